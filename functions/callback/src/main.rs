@@ -1,0 +1,6 @@
+//! The bootstrap of the `callback` function.
+
+#[tokio::main]
+async fn main() -> Result<(), lambda_runtime::Error> {
+    callback::run().await
+}

@@ -1,0 +1,6 @@
+//! The bootstrap of the `refresh` function.
+
+#[tokio::main]
+async fn main() -> Result<(), lambda_runtime::Error> {
+    refresh::run().await
+}

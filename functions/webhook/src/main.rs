@@ -1,0 +1,6 @@
+//! The bootstrap of the `webhook` function.
+
+#[tokio::main]
+async fn main() -> Result<(), lambda_runtime::Error> {
+    webhook::run().await
+}

@@ -1,0 +1,3 @@
+//! Sandbox.
+
+fn main() {}
