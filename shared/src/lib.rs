@@ -1,1 +1,17 @@
-//! Shared.
+//! What the four functions have in common.
+//!
+//! Dependencies point one way: pure rules ← [`table`] ← operations ← the functions. Pure modules take `now` and
+//! decide; operations do what was decided, each change one conditional write; the functions translate events.
+
+pub mod clock;
+pub mod config;
+pub mod http_client;
+pub mod installation;
+pub mod problem;
+pub mod quota;
+pub mod redacted;
+pub mod resource;
+pub mod seal;
+pub mod secrets;
+pub mod table;
+pub mod token;

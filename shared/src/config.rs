@@ -1,0 +1,324 @@
+//! What the environment says, read once at start. Every fault is reported at once, by the variable's name.
+
+use std::fmt;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use url::Url;
+
+use crate::quota::Limits;
+
+/// The function that reads its configuration: not all need the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Function {
+    /// Receives the redirect.
+    Callback,
+    /// Renews on a schedule.
+    Refresh,
+    /// Calls the platform for others.
+    Relay,
+    /// Hears of installs and uninstalls.
+    Webhook,
+}
+
+/// Whether an installation may start in the marketplace's own pages, which send no `state`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MarketplaceInstalls {
+    /// A callback without state is accepted.
+    Allow,
+    /// A callback without state is refused.
+    Deny,
+}
+
+/// How the authorization page is reached.
+#[derive(Clone, Debug)]
+pub struct Authorization {
+    /// Host of the consent page.
+    pub marketplace: Url,
+    /// Path of the consent page.
+    pub path: String,
+    /// Space-separated scopes, if they are to be named in the link.
+    pub scopes: Option<String>,
+    /// `version_id` of the app, without which `client_id` alone can fail.
+    pub version_id: Option<String>,
+    /// `loginWindowOpenMode`.
+    pub login_window: Option<String>,
+    /// Base of the redirect URI, where it is not the request's own domain and stage.
+    pub public_url: Option<Url>,
+    /// Installs without state.
+    pub marketplace_installs: MarketplaceInstalls,
+}
+
+/// The whole configuration of one function.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The one table.
+    pub table: String,
+    /// Id of the app's client credentials.
+    pub app_secret_id: String,
+    /// Id of the data keys. The webhook opens and seals nothing and has none.
+    pub sealing_secret_id: Option<String>,
+    /// Id of the callers' secret; the relay's only.
+    pub callers_secret_id: Option<String>,
+    /// The platform's API.
+    pub api_url: Url,
+    /// The authorization page.
+    pub authorization: Authorization,
+    /// The ceilings of what a resource may be asked.
+    pub limits: Limits,
+    /// Where a pair goes that could not be stored.
+    pub rescue_queue_url: Option<String>,
+    /// Where lifecycle events go.
+    pub event_bus_name: Option<String>,
+    /// Ed25519 keys of the platform's webhooks, 32 bytes each.
+    pub webhook_public_keys: Vec<[u8; 32]>,
+}
+
+/// Everything that is wrong with the environment.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ConfigError(Vec<String>);
+
+impl ConfigError {
+    /// One sentence for each variable.
+    #[must_use]
+    pub fn problems(&self) -> &[String] {
+        &self.0
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "configuration: {}", self.0.join("; "))
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// The marketplace's webhook key as the platform publishes it (SPKI, base64).
+const PUBLISHED_WEBHOOK_KEY: &str = "MCowBQYDK2VwAyEAi2HR1srL4o18O8BRa7gVJY7G7bupbN3H9AwJrHCDiOg=";
+
+/// DER of a `SubjectPublicKeyInfo` for Ed25519 up to the key's own 32 bytes (RFC 8410 section 4).
+const ED25519_SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+
+impl Config {
+    /// Reads the process's environment.
+    ///
+    /// # Errors
+    /// All variables that are missing or malformed.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    pub fn from_env(function: Function) -> Result<Self, ConfigError> {
+        Self::read(function, &|name| std::env::var(name).ok())
+    }
+
+    /// Reads variables from `lookup`. One that is empty counts as absent: templates set unused parameters to `""`.
+    ///
+    /// # Errors
+    /// All variables that are missing or malformed.
+    pub fn read(function: Function, lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let mut env = Reader { lookup, problems: Vec::new() };
+        let relay = function == Function::Relay;
+        let config = Self {
+            table: env.required("TABLE_NAME"),
+            app_secret_id: env.required("APP_SECRET_ID"),
+            sealing_secret_id: (function != Function::Webhook).then(|| env.required("SEALING_SECRET_ID")),
+            callers_secret_id: relay.then(|| env.required("CALLERS_SECRET_ID")),
+            api_url: env.url("API_URL", "https://services.leadconnectorhq.com"),
+            authorization: Authorization {
+                marketplace: env.url("MARKETPLACE_URL", "https://marketplace.gohighlevel.com"),
+                path: env.path("AUTHORIZATION_PATH", "/oauth/chooselocation"),
+                scopes: env.optional("SCOPES"),
+                version_id: env.optional("APP_VERSION_ID"),
+                login_window: env.optional("LOGIN_WINDOW"),
+                public_url: env.optional_url("PUBLIC_URL"),
+                marketplace_installs: env.choice(
+                    "MARKETPLACE_INSTALLS",
+                    &[("allow", MarketplaceInstalls::Allow), ("deny", MarketplaceInstalls::Deny)],
+                ),
+            },
+            limits: Limits {
+                burst: env.number("BURST_LIMIT", 100, 1..=10_000),
+                interval: Duration::from_millis(env.number("BURST_INTERVAL_MS", 10_000, 1_000..=60_000).into()),
+                daily: env.number("DAILY_LIMIT", 200_000, 1..=100_000_000),
+            },
+            rescue_queue_url: env.optional_url("RESCUE_QUEUE_URL").map(String::from),
+            event_bus_name: env.optional("EVENT_BUS_NAME"),
+            webhook_public_keys: env.webhook_keys(),
+        };
+        if env.problems.is_empty() { Ok(config) } else { Err(ConfigError(env.problems)) }
+    }
+}
+
+struct Reader<'a> {
+    lookup: &'a dyn Fn(&str) -> Option<String>,
+    problems: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn optional(&self, name: &str) -> Option<String> {
+        (self.lookup)(name).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty())
+    }
+
+    fn required(&mut self, name: &str) -> String {
+        self.optional(name).unwrap_or_else(|| {
+            self.problems.push(format!("{name} is not set"));
+            String::new()
+        })
+    }
+
+    fn optional_url(&mut self, name: &str) -> Option<Url> {
+        let text = self.optional(name)?;
+        match parse_url(&text) {
+            Ok(url) => Some(url),
+            Err(why) => {
+                self.problems.push(format!("{name} {why}"));
+                None
+            }
+        }
+    }
+
+    fn url(&mut self, name: &str, default: &str) -> Url {
+        let text = self.optional(name).unwrap_or_else(|| default.to_owned());
+        parse_url(&text).unwrap_or_else(|why| {
+            self.problems.push(format!("{name} {why}"));
+            // Never used: the problem ends the start. A Url has no empty value.
+            Url::from_directory_path("/").expect("an absolute path is a URL")
+        })
+    }
+
+    fn path(&mut self, name: &str, default: &str) -> String {
+        let path = self.optional(name).unwrap_or_else(|| default.to_owned());
+        if !path.starts_with('/') || path.starts_with("//") || path.contains(['?', '#', '\\']) {
+            self.problems.push(format!("{name} must be an absolute path without query or fragment"));
+        }
+        path
+    }
+
+    fn number(&mut self, name: &str, default: u32, range: std::ops::RangeInclusive<u32>) -> u32 {
+        let Some(text) = self.optional(name) else { return default };
+        match text.parse() {
+            Ok(n) if range.contains(&n) => n,
+            _ => {
+                self.problems.push(format!("{name} must be a whole number from {} to {}", range.start(), range.end()));
+                default
+            }
+        }
+    }
+
+    fn choice<T: Copy>(&mut self, name: &str, choices: &[(&str, T)]) -> T {
+        let text = self.optional(name).unwrap_or_else(|| choices[0].0.to_owned());
+        choices.iter().find(|(word, _)| *word == text).map_or_else(
+            || {
+                let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
+                self.problems.push(format!("{name} must be one of: {}", words.join(", ")));
+                choices[0].1
+            },
+            |(_, value)| *value,
+        )
+    }
+
+    fn webhook_keys(&mut self) -> Vec<[u8; 32]> {
+        let text = self.optional("WEBHOOK_PUBLIC_KEYS").unwrap_or_else(|| PUBLISHED_WEBHOOK_KEY.to_owned());
+        let keys: Option<Vec<_>> = text.split(',').map(|key| ed25519_key(key.trim())).collect();
+        keys.unwrap_or_else(|| {
+            self.problems.push("WEBHOOK_PUBLIC_KEYS must be comma-separated base64 SPKI Ed25519 keys".into());
+            Vec::new()
+        })
+    }
+}
+
+fn ed25519_key(spki: &str) -> Option<[u8; 32]> {
+    let der = STANDARD.decode(spki).ok()?;
+    der.strip_prefix(&ED25519_SPKI_PREFIX)?.try_into().ok()
+}
+
+fn parse_url(text: &str) -> Result<Url, &'static str> {
+    let url = Url::parse(text).map_err(|_| "is not a URL")?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("must not carry credentials");
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("must have no query or fragment");
+    }
+    match url.scheme() {
+        "https" => Ok(url),
+        "http" if is_loopback(&url) => Ok(url),
+        "http" => Err("must be https: http is for loopback hosts only"),
+        _ => Err("must be an https URL"),
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(function: Function, vars: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        Config::read(function, &|name| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
+    }
+
+    const LEAST: [(&str, &str); 4] =
+        [("TABLE_NAME", "t"), ("APP_SECRET_ID", "a"), ("SEALING_SECRET_ID", "s"), ("CALLERS_SECRET_ID", "c")];
+
+    #[test]
+    fn defaults_are_the_contracts() {
+        let config = read(Function::Relay, &LEAST).expect("the least is enough");
+        assert_eq!(config.api_url.as_str(), "https://services.leadconnectorhq.com/");
+        assert_eq!(config.authorization.path, "/oauth/chooselocation");
+        assert_eq!((config.limits.burst, config.limits.daily), (100, 200_000));
+        assert_eq!(config.limits.interval, Duration::from_secs(10));
+        assert_eq!(config.webhook_public_keys.len(), 1);
+    }
+
+    #[test]
+    fn all_faults_are_reported_at_once_by_name() {
+        let vars = [
+            ("TABLE_NAME", " "),
+            ("API_URL", "http://example.com"),
+            ("MARKETPLACE_URL", "nonsense"),
+            ("AUTHORIZATION_PATH", "//evil.example"),
+            ("MARKETPLACE_INSTALLS", "maybe"),
+            ("BURST_LIMIT", "0"),
+            ("BURST_INTERVAL_MS", "ten"),
+            ("DAILY_LIMIT", "-1"),
+            ("PUBLIC_URL", "https://user:pass@host"),
+            ("RESCUE_QUEUE_URL", "ftp://x"),
+            ("WEBHOOK_PUBLIC_KEYS", "AAAA"),
+        ];
+        let error = read(Function::Relay, &vars).expect_err("nothing is right").to_string();
+        for name in vars.iter().map(|(n, _)| *n).chain(["APP_SECRET_ID", "SEALING_SECRET_ID", "CALLERS_SECRET_ID"]) {
+            assert!(error.contains(name), "{name} is missing from: {error}");
+        }
+        assert!(!error.contains("pass@"), "values are not repeated: {error}");
+    }
+
+    #[test]
+    fn plain_http_is_for_loopback_only() {
+        for (url, good) in [
+            ("http://127.0.0.1:9/", true),
+            ("http://localhost:9", true),
+            ("http://[::1]:9", true),
+            ("http://127.0.0.1.example.com", false),
+            ("http://10.0.0.1", false),
+            ("https://10.0.0.1", true),
+        ] {
+            assert_eq!(parse_url(url).is_ok(), good, "{url}");
+        }
+    }
+
+    #[test]
+    fn only_the_relay_needs_callers_and_the_webhook_no_sealing_key() {
+        assert!(read(Function::Refresh, &LEAST[..3]).is_ok());
+        assert!(read(Function::Webhook, &LEAST[..2]).is_ok());
+        assert!(read(Function::Callback, &LEAST[..2]).is_err());
+        assert!(read(Function::Relay, &LEAST[..3]).is_err());
+    }
+}

@@ -1,0 +1,256 @@
+//! Tokens at rest: AES-256-GCM with a key of its own for each record, bound to the place where the record stands.
+//!
+//! The record's key is HKDF-SHA256 of a data key with the item's key as salt; the associated data name format, table,
+//! item, lineage, field and data key. So a ciphertext that is moved to another item or field, or an old item that is
+//! put back under newer counters, does not open.
+
+use std::collections::HashMap;
+use std::sync::{Arc, RwLock};
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::{hkdf, rand};
+use serde_json::Value;
+
+use crate::redacted::Redacted;
+
+/// First byte of every sealed value: the format's number.
+const FORMAT: u8 = 1;
+/// The least length of a data key's text, in bytes.
+const LEAST_KEY: usize = 32;
+
+/// Where a sealed value stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place<'a> {
+    /// The item's key.
+    pub item: &'a str,
+    /// The installation's lineage.
+    pub epoch: u64,
+    /// The token pair's lineage.
+    pub generation: u64,
+    /// The attribute.
+    pub field: Field,
+}
+
+/// Which of an installation's secrets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// The access token.
+    Access,
+    /// The refresh token.
+    Refresh,
+    /// The access token of the parked pair.
+    AlternateAccess,
+    /// The refresh token of the parked pair.
+    AlternateRefresh,
+    /// A whole pair on the rescue queue.
+    Rescue,
+}
+
+impl Field {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Access => "access_token",
+            Self::Refresh => "refresh_token",
+            Self::AlternateAccess => "alternate.access_token",
+            Self::AlternateRefresh => "alternate.refresh_token",
+            Self::Rescue => "rescue",
+        }
+    }
+}
+
+/// Why a value could not be sealed or opened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SealError {
+    /// Sealed under a key that is not in the secret as it was last read.
+    #[error("the data key {0:?} is not known")]
+    UnknownKey(String),
+    /// Not a sealed value, moved from another place, or tampered with.
+    #[error("the sealed value does not open at this place")]
+    DoesNotOpen,
+}
+
+/// The sealing secret is not in its documented form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(r#"the sealing secret must be {{"current":"<id>","<id>":"<at least 32 characters>"}}"#)]
+pub struct MalformedKeys;
+
+/// The data keys of the sealing secret.
+#[derive(Clone)]
+pub struct DataKeys {
+    current: String,
+    keys: HashMap<String, Redacted>,
+}
+
+impl DataKeys {
+    /// Reads `{"current":"k1","k1":"…"}`: every member but `current` is a key, by its id.
+    ///
+    /// # Errors
+    /// [`MalformedKeys`].
+    pub fn parse(json: &str) -> Result<Self, MalformedKeys> {
+        let Ok(Value::Object(mut members)) = serde_json::from_str(json) else { return Err(MalformedKeys) };
+        let Some(Value::String(current)) = members.remove("current") else { return Err(MalformedKeys) };
+        let keys = members
+            .into_iter()
+            .map(|(id, key)| match key {
+                Value::String(key) if key.len() >= LEAST_KEY && (1..=64).contains(&id.len()) => {
+                    Ok((id, Redacted::from(key)))
+                }
+                _ => Err(MalformedKeys),
+            })
+            .collect::<Result<HashMap<_, _>, _>>()?;
+        if keys.contains_key(&current) { Ok(Self { current, keys }) } else { Err(MalformedKeys) }
+    }
+}
+
+/// Seals and opens with the data keys it was last given.
+#[derive(Clone)]
+pub struct Sealer {
+    table: Arc<str>,
+    keys: Arc<RwLock<DataKeys>>,
+}
+
+impl Sealer {
+    /// A sealer for the items of one table.
+    #[must_use]
+    pub fn new(table: &str, keys: DataKeys) -> Self {
+        Self { table: table.into(), keys: Arc::new(RwLock::new(keys)) }
+    }
+
+    /// Takes the keys of a newer version of the secret.
+    pub fn replace_keys(&self, keys: DataKeys) {
+        *self.keys.write().unwrap_or_else(std::sync::PoisonError::into_inner) = keys;
+    }
+
+    /// Seals under the current data key.
+    ///
+    /// # Panics
+    /// If the system's random number generator fails.
+    #[must_use]
+    pub fn seal(&self, place: Place<'_>, secret: &str) -> Vec<u8> {
+        let keys = self.keys.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let id = &keys.current;
+        let mut nonce = [0; NONCE_LEN];
+        rand::fill(&mut nonce).expect("the system's random numbers");
+        let mut text = secret.as_bytes().to_vec();
+        record_key(&keys.keys[id], place.item)
+            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), self.aad(place, id), &mut text)
+            .expect("a token is shorter than AES-GCM's limit");
+        let mut sealed = Vec::with_capacity(2 + id.len() + NONCE_LEN + text.len());
+        sealed.push(FORMAT);
+        sealed.push(u8::try_from(id.len()).expect("ids are at most 64 bytes"));
+        sealed.extend_from_slice(id.as_bytes());
+        sealed.extend_from_slice(&nonce);
+        sealed.append(&mut text);
+        sealed
+    }
+
+    /// Opens what [`Sealer::seal`] made for the same place.
+    ///
+    /// # Errors
+    /// [`SealError`].
+    pub fn open(&self, place: Place<'_>, sealed: &[u8]) -> Result<Redacted, SealError> {
+        let (id, nonce, text) = parts(sealed).ok_or(SealError::DoesNotOpen)?;
+        let keys = self.keys.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let key = keys.keys.get(id).ok_or_else(|| SealError::UnknownKey(id.to_owned()))?;
+        let mut text = text.to_vec();
+        let opened = record_key(key, place.item)
+            .open_in_place(Nonce::assume_unique_for_key(nonce), self.aad(place, id), &mut text)
+            .map_err(|_| SealError::DoesNotOpen)?;
+        let length = opened.len();
+        text.truncate(length);
+        String::from_utf8(text).map(Redacted::from).map_err(|_| SealError::DoesNotOpen)
+    }
+
+    fn aad(&self, place: Place<'_>, key_id: &str) -> Aad<String> {
+        let Place { item, epoch, generation, field } = place;
+        Aad::from(format!("v{FORMAT}|{}|{item}|{epoch}|{generation}|{}|{key_id}", self.table, field.name()))
+    }
+}
+
+fn parts(sealed: &[u8]) -> Option<(&str, [u8; NONCE_LEN], &[u8])> {
+    let (&[FORMAT, length], rest) = sealed.split_first_chunk::<2>()? else { return None };
+    let (id, rest) = rest.split_at_checked(usize::from(length))?;
+    let (nonce, text) = rest.split_first_chunk()?;
+    Some((std::str::from_utf8(id).ok()?, *nonce, text))
+}
+
+fn record_key(data_key: &Redacted, item: &str) -> LessSafeKey {
+    let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, item.as_bytes()).extract(data_key.expose().as_bytes());
+    let okm = prk.expand(&[b"hoopai-relay token"], &AES_256_GCM).expect("32 bytes are within HKDF's limit");
+    LessSafeKey::new(UnboundKey::from(okm))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLACE: Place<'static> =
+        Place { item: "installation#location#L1", epoch: 3, generation: 7, field: Field::Refresh };
+
+    fn keys(json: &str) -> DataKeys {
+        DataKeys::parse(json).expect("well formed")
+    }
+
+    fn k1() -> DataKeys {
+        keys(r#"{"current":"k1","k1":"0123456789abcdef0123456789abcdef"}"#)
+    }
+
+    #[test]
+    fn opens_only_where_it_was_sealed() {
+        let sealer = Sealer::new("table", k1());
+        let sealed = sealer.seal(PLACE, "secret-token");
+        assert!(!sealed.windows(6).any(|w| w == b"secret"));
+        assert_eq!(sealer.open(PLACE, &sealed).expect("the same place").expose(), "secret-token");
+        let elsewhere = [
+            Place { item: "installation#location#L2", ..PLACE },
+            Place { epoch: 4, ..PLACE },
+            Place { generation: 6, ..PLACE },
+            Place { field: Field::Access, ..PLACE },
+        ];
+        for place in elsewhere {
+            assert_eq!(sealer.open(place, &sealed).err(), Some(SealError::DoesNotOpen), "{place:?}");
+        }
+        let other_table = Sealer::new("other", k1());
+        assert_eq!(other_table.open(PLACE, &sealed).err(), Some(SealError::DoesNotOpen));
+    }
+
+    #[test]
+    fn every_bit_is_authenticated() {
+        let sealer = Sealer::new("table", k1());
+        let sealed = sealer.seal(PLACE, "secret-token");
+        for byte in 0..sealed.len() {
+            let mut broken = sealed.clone();
+            broken[byte] ^= 1;
+            assert!(sealer.open(PLACE, &broken).is_err(), "byte {byte}");
+            assert!(sealer.open(PLACE, &sealed[..byte]).is_err(), "cut at {byte}");
+        }
+    }
+
+    #[test]
+    fn old_and_new_keys_open_during_a_rotation_and_an_unknown_one_is_named() {
+        let sealer = Sealer::new("table", k1());
+        let old = sealer.seal(PLACE, "old");
+        let both =
+            r#"{"current":"k2","k1":"0123456789abcdef0123456789abcdef","k2":"abcdef0123456789abcdef0123456789"}"#;
+        sealer.replace_keys(keys(both));
+        let new = sealer.seal(PLACE, "new");
+        assert_eq!(sealer.open(PLACE, &old).expect("old key is still there").expose(), "old");
+        assert_eq!(sealer.open(PLACE, &new).expect("current").expose(), "new");
+        let before = Sealer::new("table", k1());
+        assert_eq!(before.open(PLACE, &new).err(), Some(SealError::UnknownKey("k2".into())));
+    }
+
+    #[test]
+    fn malformed_secrets_are_refused() {
+        for bad in [
+            "",
+            "{}",
+            r#"{"current":"k1"}"#,
+            r#"{"current":"k1","k1":"short"}"#,
+            r#"{"current":"k2","k1":"0123456789abcdef0123456789abcdef"}"#,
+            r#"{"current":"k1","k1":"0123456789abcdef0123456789abcdef","k2":7}"#,
+        ] {
+            assert!(DataKeys::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The one home of DynamoDB. Everything that the functions share stands in one table.
+//!
+//! | partition key `pk` | what it holds | written by |
+//! |---|---|---|
+//! | `installation#location#ID`, `installation#company#ID` | state, lineage and sealed tokens of an installation | callback, refresh, relay, webhook |
+//! | `quota#location#ID`, `quota#company#ID` | the counters of a resource | relay, refresh |
+//! | `app#…` | what concerns the whole app, such as the breaker | refresh, relay |
+//!
+//! There is no sort key: each item is read and written alone. Two sparse indexes find installations: `due`
+//! (`due_shard`, `due_at`) for the schedule, `company` (`company`, `pk`) for an agency's locations.
+//! Counters stand apart from installations, so that traffic never makes the commit of a token pair fail.
+//! `expires_at` (seconds) is the TTL attribute.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::error::{DisplayErrorContext, SdkError};
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use aws_sdk_dynamodb::types::AttributeValue;
+
+use crate::resource::Resource;
+
+/// An item as the SDK gives it.
+pub type Item = HashMap<String, AttributeValue>;
+
+/// The table and the client that reaches it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// The SDK's client.
+    pub client: Client,
+    /// The table's name.
+    pub name: Arc<str>,
+}
+
+/// The store did not do what was asked, and it is not known why or whether.
+///
+/// A condition that did not hold is not an error but an answer, and each access pattern has its own for it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No answer, a refusal or an internal error of DynamoDB. The write may or may not have been applied.
+    #[error("DynamoDB: {0}")]
+    Unavailable(String),
+    /// An item that this version cannot read.
+    #[error("the item {item} has no valid {attribute}")]
+    Malformed {
+        /// The item's key.
+        item: String,
+        /// The attribute.
+        attribute: &'static str,
+    },
+}
+
+impl<E, R> From<SdkError<E, R>> for StoreError
+where
+    E: std::error::Error + 'static,
+    R: std::fmt::Debug,
+{
+    fn from(error: SdkError<E, R>) -> Self {
+        Self::Unavailable(DisplayErrorContext(&error).to_string())
+    }
+}
+
+/// What a conditional write came to.
+#[derive(Debug)]
+pub enum Written {
+    /// The condition held. The item as it is now.
+    Applied(Item),
+    /// The condition did not hold. The item as it is, or nothing if there is none.
+    Refused(Option<Item>),
+}
+
+/// Makes an answer of the result of an `UpdateItem` that asked for `ALL_NEW` and, on a failed condition, `ALL_OLD`.
+///
+/// # Errors
+/// [`StoreError::Unavailable`] for everything but a failed condition.
+pub fn written(
+    result: Result<
+        aws_sdk_dynamodb::operation::update_item::UpdateItemOutput,
+        SdkError<UpdateItemError, aws_sdk_dynamodb::config::http::HttpResponse>,
+    >,
+) -> Result<Written, StoreError> {
+    match result {
+        Ok(output) => Ok(Written::Applied(output.attributes.unwrap_or_default())),
+        Err(SdkError::ServiceError(e)) if e.err().is_conditional_check_failed_exception() => {
+            let UpdateItemError::ConditionalCheckFailedException(refused) = e.into_err() else { unreachable!() };
+            Ok(Written::Refused(refused.item))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The key of a resource's installation.
+#[must_use]
+pub fn installation_key(resource: &Resource) -> String {
+    format!("installation#{}#{}", resource.kind().as_str(), resource.id())
+}
+
+/// The key of a resource's counters.
+#[must_use]
+pub fn quota_key(resource: &Resource) -> String {
+    format!("quota#{}#{}", resource.kind().as_str(), resource.id())
+}
+
+/// A number attribute.
+#[must_use]
+pub fn n(value: impl ToString) -> AttributeValue {
+    AttributeValue::N(value.to_string())
+}
+
+/// A string attribute.
+#[must_use]
+pub fn s(value: impl Into<String>) -> AttributeValue {
+    AttributeValue::S(value.into())
+}
+
+/// Reads the attributes of one item; a missing or odd one is a [`StoreError::Malformed`] that names it.
+#[derive(Clone, Copy)]
+pub struct Attributes<'a> {
+    item: &'a Item,
+}
+
+impl<'a> Attributes<'a> {
+    /// A reader of `item`.
+    #[must_use]
+    pub fn of(item: &'a Item) -> Self {
+        Self { item }
+    }
+
+    /// A string, if it is there.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<&'a str> {
+        self.item.get(name)?.as_s().ok().map(String::as_str)
+    }
+
+    /// A number, if it is there and of this type.
+    #[must_use]
+    pub fn number<T: std::str::FromStr>(&self, name: &str) -> Option<T> {
+        self.item.get(name)?.as_n().ok()?.parse().ok()
+    }
+
+    /// Bytes, if they are there.
+    #[must_use]
+    pub fn bytes(&self, name: &str) -> Option<&'a [u8]> {
+        self.item.get(name)?.as_b().ok().map(AsRef::as_ref)
+    }
+
+    /// A map, if it is there.
+    #[must_use]
+    pub fn map(&self, name: &str) -> Option<&'a Item> {
+        self.item.get(name)?.as_m().ok()
+    }
+
+    /// The error that `attribute` is missing or odd.
+    #[must_use]
+    pub fn malformed(&self, attribute: &'static str) -> StoreError {
+        StoreError::Malformed { item: self.text("pk").unwrap_or("without a key").to_owned(), attribute }
+    }
+}

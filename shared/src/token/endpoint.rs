@@ -1,0 +1,1 @@
+//! `POST /oauth/token`: its wire format, and what each answer means.

@@ -1,0 +1,79 @@
+//! The life of a token pair: the token endpoint, the one refresh path, and what a reader gets.
+
+pub mod endpoint;
+
+use crate::clock::Millis;
+use crate::redacted::Redacted;
+use crate::resource::Resource;
+use crate::secrets::SecretError;
+use crate::table::StoreError;
+
+/// An access token and the lineage that it belongs to.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// The bearer token (RFC 6750).
+    pub token: Redacted,
+    /// When the platform stops taking it.
+    pub expires_at: Millis,
+    /// Lineage of the installation.
+    pub epoch: u64,
+    /// Lineage of the token pair.
+    pub generation: u64,
+}
+
+/// Why there is no access token.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// No installation is known.
+    #[error("not installed")]
+    NotInstalled,
+    /// The app was uninstalled.
+    #[error("uninstalled")]
+    Revoked,
+    /// The grant is gone; a human must install again, at this link if it is known.
+    #[error("a human must install again")]
+    ReauthorizationRequired {
+        /// Where to install again.
+        reinstall_url: Option<String>,
+    },
+    /// The platform has paused the location; nothing is tried before this instant.
+    #[error("the location is paused until at least {retry_at}")]
+    Suspended {
+        /// When it is tried again.
+        retry_at: Millis,
+    },
+    /// The token is being renewed, or the renewal failed and is tried again at this instant.
+    #[error("the renewal is not finished; worth another try at {retry_at}")]
+    InProgress {
+        /// When to ask again.
+        retry_at: Millis,
+    },
+    /// The app's credentials are refused by the platform, or a stored token does not open.
+    #[error("misconfigured: {0}")]
+    Misconfigured(String),
+    /// A secret cannot be read.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The table does not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What the token endpoint granted.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    /// Whose token it is, by the answer's own `userType`, `locationId` and `companyId`.
+    pub resource: Resource,
+    /// The company of a location, or the company itself, where the answer names it.
+    pub company: Option<String>,
+    /// The access token.
+    pub access: Redacted,
+    /// The single-use refresh token. An answer without one leaves the old one in force.
+    pub refresh: Option<Redacted>,
+    /// From now to the access token's end, already clamped to 60 s … 24 h.
+    pub expires_in: std::time::Duration,
+    /// The scopes granted, space separated.
+    pub scope: Option<String>,
+    /// Whether an agency installed for several locations at once.
+    pub bulk: bool,
+}
