@@ -15,3 +15,4 @@ pub mod seal;
 pub mod secrets;
 pub mod table;
 pub mod token;
+pub mod vault;

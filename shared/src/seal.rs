@@ -5,7 +5,7 @@
 //! put back under newer counters, does not open.
 
 use std::collections::HashMap;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::{hkdf, rand};
@@ -102,23 +102,18 @@ impl DataKeys {
     }
 }
 
-/// Seals and opens with the data keys it was last given.
+/// Seals and opens with one version of the data keys. Cheap to clone.
 #[derive(Clone)]
 pub struct Sealer {
     table: Arc<str>,
-    keys: Arc<RwLock<DataKeys>>,
+    keys: Arc<DataKeys>,
 }
 
 impl Sealer {
     /// A sealer for the items of one table.
     #[must_use]
-    pub fn new(table: &str, keys: DataKeys) -> Self {
-        Self { table: table.into(), keys: Arc::new(RwLock::new(keys)) }
-    }
-
-    /// Takes the keys of a newer version of the secret.
-    pub fn replace_keys(&self, keys: DataKeys) {
-        *self.keys.write().unwrap_or_else(std::sync::PoisonError::into_inner) = keys;
+    pub fn new(table: Arc<str>, keys: Arc<DataKeys>) -> Self {
+        Self { table, keys }
     }
 
     /// Seals under the current data key.
@@ -127,12 +122,11 @@ impl Sealer {
     /// If the system's random number generator fails.
     #[must_use]
     pub fn seal(&self, place: Place<'_>, secret: &str) -> Vec<u8> {
-        let keys = self.keys.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let id = &keys.current;
+        let id = &self.keys.current;
         let mut nonce = [0; NONCE_LEN];
         rand::fill(&mut nonce).expect("the system's random numbers");
         let mut text = secret.as_bytes().to_vec();
-        record_key(&keys.keys[id], place.item)
+        record_key(&self.keys.keys[id], place.item)
             .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), self.aad(place, id), &mut text)
             .expect("a token is shorter than AES-GCM's limit");
         let mut sealed = Vec::with_capacity(2 + id.len() + NONCE_LEN + text.len());
@@ -150,8 +144,7 @@ impl Sealer {
     /// [`SealError`].
     pub fn open(&self, place: Place<'_>, sealed: &[u8]) -> Result<Redacted, SealError> {
         let (id, nonce, text) = parts(sealed).ok_or(SealError::DoesNotOpen)?;
-        let keys = self.keys.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let key = keys.keys.get(id).ok_or_else(|| SealError::UnknownKey(id.to_owned()))?;
+        let key = self.keys.keys.get(id).ok_or_else(|| SealError::UnknownKey(id.to_owned()))?;
         let mut text = text.to_vec();
         let opened = record_key(key, place.item)
             .open_in_place(Nonce::assume_unique_for_key(nonce), self.aad(place, id), &mut text)
@@ -195,48 +188,51 @@ mod tests {
         keys(r#"{"current":"k1","k1":"0123456789abcdef0123456789abcdef"}"#)
     }
 
+    fn sealer(table: &str, keys: DataKeys) -> Sealer {
+        Sealer::new(table.into(), keys.into())
+    }
+
     #[test]
     fn opens_only_where_it_was_sealed() {
-        let sealer = Sealer::new("table", k1());
-        let sealed = sealer.seal(PLACE, "secret-token");
+        let here = sealer("table", k1());
+        let sealed = here.seal(PLACE, "secret-token");
         assert!(!sealed.windows(6).any(|w| w == b"secret"));
-        assert_eq!(sealer.open(PLACE, &sealed).expect("the same place").expose(), "secret-token");
+        assert_eq!(here.open(PLACE, &sealed).expect("the same place").expose(), "secret-token");
         let elsewhere = [
             Place { item: "installation#location#L2", ..PLACE },
             Place { epoch: 4, ..PLACE },
             Place { generation: 6, ..PLACE },
             Place { field: Field::Access, ..PLACE },
         ];
-        for place in elsewhere {
-            assert_eq!(sealer.open(place, &sealed).err(), Some(SealError::DoesNotOpen), "{place:?}");
+        for other in elsewhere {
+            assert_eq!(here.open(other, &sealed).err(), Some(SealError::DoesNotOpen), "{other:?}");
         }
-        let other_table = Sealer::new("other", k1());
+        let other_table = sealer("other", k1());
         assert_eq!(other_table.open(PLACE, &sealed).err(), Some(SealError::DoesNotOpen));
     }
 
     #[test]
     fn every_bit_is_authenticated() {
-        let sealer = Sealer::new("table", k1());
-        let sealed = sealer.seal(PLACE, "secret-token");
+        let here = sealer("table", k1());
+        let sealed = here.seal(PLACE, "secret-token");
         for byte in 0..sealed.len() {
             let mut broken = sealed.clone();
             broken[byte] ^= 1;
-            assert!(sealer.open(PLACE, &broken).is_err(), "byte {byte}");
-            assert!(sealer.open(PLACE, &sealed[..byte]).is_err(), "cut at {byte}");
+            assert!(here.open(PLACE, &broken).is_err(), "byte {byte}");
+            assert!(here.open(PLACE, &sealed[..byte]).is_err(), "cut at {byte}");
         }
     }
 
     #[test]
     fn old_and_new_keys_open_during_a_rotation_and_an_unknown_one_is_named() {
-        let sealer = Sealer::new("table", k1());
-        let old = sealer.seal(PLACE, "old");
+        let before = sealer("table", k1());
+        let old = before.seal(PLACE, "old");
         let both =
             r#"{"current":"k2","k1":"0123456789abcdef0123456789abcdef","k2":"abcdef0123456789abcdef0123456789"}"#;
-        sealer.replace_keys(keys(both));
-        let new = sealer.seal(PLACE, "new");
-        assert_eq!(sealer.open(PLACE, &old).expect("old key is still there").expose(), "old");
-        assert_eq!(sealer.open(PLACE, &new).expect("current").expose(), "new");
-        let before = Sealer::new("table", k1());
+        let after = sealer("table", keys(both));
+        let new = after.seal(PLACE, "new");
+        assert_eq!(after.open(PLACE, &old).expect("the old key is still there").expose(), "old");
+        assert_eq!(after.open(PLACE, &new).expect("current").expose(), "new");
         assert_eq!(before.open(PLACE, &new).err(), Some(SealError::UnknownKey("k2".into())));
     }
 

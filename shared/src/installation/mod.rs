@@ -1,1 +1,3 @@
 //! The life of an installation.
+
+pub mod state;

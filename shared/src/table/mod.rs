@@ -11,6 +11,9 @@
 //! Counters stand apart from installations, so that traffic never makes the commit of a token pair fail.
 //! `expires_at` (seconds) is the TTL attribute.
 
+pub mod app;
+pub mod installation;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 

@@ -1,6 +1,12 @@
 //! The life of a token pair: the token endpoint, the one refresh path, and what a reader gets.
 
+pub mod breaker;
 pub mod endpoint;
+pub mod pair;
+pub mod refresh;
+pub mod rescue;
+pub mod schedule;
+pub mod tokens;
 
 use crate::clock::Millis;
 use crate::redacted::Redacted;
@@ -13,6 +19,8 @@ use crate::table::StoreError;
 pub struct Access {
     /// The bearer token (RFC 6750).
     pub token: Redacted,
+    /// When the platform granted it.
+    pub issued_at: Millis,
     /// When the platform stops taking it.
     pub expires_at: Millis,
     /// Lineage of the installation.
@@ -50,7 +58,10 @@ pub enum TokenError {
     },
     /// The app's credentials are refused by the platform, or a stored token does not open.
     #[error("misconfigured: {0}")]
-    Misconfigured(String),
+    Misconfigured(&'static str),
+    /// A refresh was forced less than a minute ago and did not help: the platform's own answer is passed on.
+    #[error("a refresh was forced a moment ago")]
+    RecentlyForced,
     /// A secret cannot be read.
     #[error(transparent)]
     Secret(#[from] SecretError),

@@ -1,0 +1,96 @@
+//! A token pair in the clear, for the moment between the token endpoint and the table.
+
+use crate::clock::Millis;
+use crate::installation::state::Lineage;
+use crate::redacted::Redacted;
+use crate::resource::Resource;
+use crate::seal::{Field, Place, Sealer};
+use crate::table::installation::SealedPair;
+use crate::table::installation_key;
+use crate::token::{Access, Grant};
+
+/// Where in an item a pair stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slot {
+    /// The pair in use.
+    Current,
+    /// The parked one.
+    Alternate,
+}
+
+impl Slot {
+    /// The access token's field.
+    #[must_use]
+    pub fn access(self) -> Field {
+        match self {
+            Self::Current => Field::Access,
+            Self::Alternate => Field::AlternateAccess,
+        }
+    }
+
+    /// The refresh token's field.
+    #[must_use]
+    pub fn refresh(self) -> Field {
+        match self {
+            Self::Current => Field::Refresh,
+            Self::Alternate => Field::AlternateRefresh,
+        }
+    }
+}
+
+/// Two tokens in the clear.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// The access token.
+    pub access: Redacted,
+    /// The refresh token.
+    pub refresh: Option<Redacted>,
+    /// When it was granted.
+    pub issued_at: Millis,
+    /// When the access token ends.
+    pub expires_at: Millis,
+}
+
+impl Pair {
+    /// The pair of a grant that came at `now`. Where it brings no refresh token the one that was presented stays.
+    #[must_use]
+    pub fn granted(grant: &Grant, presented: Option<&Redacted>, now: Millis) -> Self {
+        Self {
+            access: grant.access.clone(),
+            refresh: grant.refresh.as_ref().or(presented).cloned(),
+            issued_at: now,
+            expires_at: now + grant.expires_in,
+        }
+    }
+
+    /// The pair sealed for its place.
+    #[must_use]
+    pub fn seal(&self, sealer: &Sealer, resource: &Resource, lineage: Lineage, slot: Slot) -> SealedPair {
+        let item = installation_key(resource);
+        let seal = |field, token: &Redacted| sealer.seal(place(&item, lineage, field), token.expose());
+        SealedPair {
+            access: seal(slot.access(), &self.access),
+            refresh: self.refresh.as_ref().map(|token| seal(slot.refresh(), token)),
+            access_issued_at: self.issued_at,
+            access_expires_at: self.expires_at,
+        }
+    }
+
+    /// What a reader gets of it once it is stored under `lineage`.
+    #[must_use]
+    pub fn to_access(&self, lineage: Lineage) -> Access {
+        Access {
+            token: self.access.clone(),
+            issued_at: self.issued_at,
+            expires_at: self.expires_at,
+            epoch: lineage.epoch,
+            generation: lineage.generation,
+        }
+    }
+}
+
+/// The place of a field of an installation.
+#[must_use]
+pub fn place(item: &str, lineage: Lineage, field: Field) -> Place<'_> {
+    Place { item, epoch: lineage.epoch, generation: lineage.generation, field }
+}

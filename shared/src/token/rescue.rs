@@ -1,0 +1,160 @@
+//! The rescue queue: where a granted pair goes that could not be stored, sealed like in the table.
+
+use aws_sdk_sqs::Client;
+use aws_sdk_sqs::error::DisplayErrorContext;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+
+use super::pair::{Pair, place};
+use crate::clock::Millis;
+use crate::installation::state::{Attempt, Lineage};
+use crate::redacted::Redacted;
+use crate::resource::Resource;
+use crate::seal::{Field, Sealer};
+use crate::table::installation_key;
+use crate::vault::{Vault, VaultError};
+
+/// A pair on the queue. Everything but the pair itself is in the clear.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Rescued {
+    /// Whose pair.
+    pub resource: Resource,
+    /// The attempt that was granted it.
+    pub attempt: String,
+    /// What could not be stored.
+    pub write: LostWrite,
+    sealed: String,
+    issued_at: i64,
+    expires_at: i64,
+}
+
+/// The write that a rescued pair stands for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LostWrite {
+    /// The commit of a refresh.
+    Commit {
+        /// The lineage that was presented.
+        epoch: u64,
+        /// The lineage that was presented.
+        generation: u64,
+    },
+    /// A new installation.
+    Install {
+        /// When its exchange was begun.
+        installed_at: i64,
+        /// The company, where the answer named it.
+        company: Option<String>,
+        /// The public base URL.
+        home: String,
+        /// Scopes granted.
+        scope: Option<String>,
+    },
+}
+
+impl LostWrite {
+    /// The lineage under which the pair is sealed on the queue.
+    fn lineage(&self) -> Lineage {
+        match *self {
+            Self::Commit { epoch, generation } => Lineage { epoch, generation },
+            Self::Install { .. } => Lineage { epoch: 0, generation: 0 },
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Tokens {
+    access: String,
+    refresh: Option<String>,
+}
+
+/// Why a message of the queue was not stored.
+#[derive(Debug, thiserror::Error)]
+pub enum RescueError {
+    /// It is not a message of ours.
+    #[error("the message is not a rescued pair")]
+    Unreadable,
+    /// It does not open.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    /// The table still does not answer.
+    #[error(transparent)]
+    Store(#[from] crate::table::StoreError),
+}
+
+impl Rescued {
+    /// Seals a pair for the queue.
+    ///
+    /// # Panics
+    /// Never: two strings are always JSON.
+    #[must_use]
+    pub fn seal(sealer: &Sealer, resource: &Resource, attempt: &Attempt, write: LostWrite, pair: &Pair) -> Self {
+        let tokens = Tokens {
+            access: pair.access.expose().to_owned(),
+            refresh: pair.refresh.as_ref().map(|token| token.expose().to_owned()),
+        };
+        let text = Redacted::from(serde_json::to_string(&tokens).expect("two strings are JSON"));
+        let item = installation_key(resource);
+        let sealed = sealer.seal(place(&item, write.lineage(), Field::Rescue), text.expose());
+        Self {
+            resource: resource.clone(),
+            attempt: attempt.as_str().to_owned(),
+            write,
+            sealed: STANDARD.encode(sealed),
+            issued_at: pair.issued_at.0,
+            expires_at: pair.expires_at.0,
+        }
+    }
+
+    /// Opens the pair.
+    ///
+    /// # Errors
+    /// [`RescueError`].
+    pub async fn open(&self, vault: &Vault) -> Result<Pair, RescueError> {
+        let sealed = STANDARD.decode(&self.sealed).map_err(|_| RescueError::Unreadable)?;
+        let item = installation_key(&self.resource);
+        let text = vault.open(place(&item, self.write.lineage(), Field::Rescue), &sealed).await?;
+        let tokens: Tokens = serde_json::from_str(text.expose()).map_err(|_| RescueError::Unreadable)?;
+        Ok(Pair {
+            access: tokens.access.into(),
+            refresh: tokens.refresh.map(Redacted::from),
+            issued_at: Millis(self.issued_at),
+            expires_at: Millis(self.expires_at),
+        })
+    }
+}
+
+/// The queue.
+#[derive(Clone)]
+pub struct RescueQueue {
+    client: Client,
+    url: String,
+}
+
+impl RescueQueue {
+    /// The queue at `url`.
+    #[must_use]
+    pub fn new(client: Client, url: String) -> Self {
+        Self { client, url }
+    }
+
+    /// Sends a pair. Raises the alarm in any case: somebody should look at the table.
+    ///
+    /// # Panics
+    /// Never: a [`Rescued`] is always JSON.
+    pub async fn send(&self, rescued: &Rescued) -> bool {
+        let body = serde_json::to_string(rescued).expect("a rescued pair is JSON");
+        match self.client.send_message().queue_url(&self.url).message_body(body).send().await {
+            Ok(_) => {
+                tracing::error!(alarm = "rescued", resource = %rescued.resource, "a token pair is on the rescue queue");
+                true
+            }
+            Err(error) => {
+                let error = DisplayErrorContext(&error).to_string();
+                tracing::error!(alarm = "rescue_failed", resource = %rescued.resource, error, "the rescue queue failed");
+                false
+            }
+        }
+    }
+}

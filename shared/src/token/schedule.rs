@@ -1,0 +1,138 @@
+//! When a token is fresh, and when the schedule looks at an installation next. Pure; randomness is a parameter.
+
+use std::time::Duration;
+
+use crate::clock::Millis;
+
+/// An access token is used while it has more than this left…
+const MARGIN: Duration = Duration::from_secs(60);
+/// …or, where its whole life is short, more than this part of it.
+const MARGIN_PART: u32 = 5;
+
+/// Installations used or installed within this time are kept fresh by the schedule.
+pub const HOT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// The others are renewed so seldom: each rotation is an exposure, and a refresh token lives for a year.
+const COLD: Duration = Duration::from_secs(60 * 24 * 3600);
+/// A caller's request may try a paused or blocked installation so often; the schedule does so far more seldom.
+pub const RETRY_ON_DEMAND: Duration = Duration::from_secs(60);
+/// A refused access token forces a refresh at most so often.
+pub const FORCED_APART: Duration = Duration::from_secs(60);
+
+/// Whether an access token may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// Yes.
+    Fresh,
+    /// It still works, but is renewed before it is used if that is possible.
+    Stale,
+    /// No longer.
+    Expired,
+}
+
+/// The freshness at `now` of a token that was granted at `issued` and ends at `expires`.
+#[must_use]
+pub fn freshness(issued: Millis, expires: Millis, now: Millis) -> Freshness {
+    let margin = MARGIN.min(expires.since(issued) / MARGIN_PART);
+    if now >= expires {
+        Freshness::Expired
+    } else if expires.since(now) <= margin {
+        Freshness::Stale
+    } else {
+        Freshness::Fresh
+    }
+}
+
+/// A uniformly random instant between two parts (in hundredths) of a span that begins at `from`.
+fn within(from: Millis, span: Duration, hundredths: std::ops::Range<u32>, random: f64) -> Millis {
+    let (start, end) = (f64::from(hundredths.start) / 100.0, f64::from(hundredths.end) / 100.0);
+    from + span.mul_f64(start + (end - start) * random.clamp(0.0, 1.0))
+}
+
+/// When a hot installation is refreshed: at 60–80 % of the token's life, so that what was installed in one hour is
+/// not refreshed in one hour.
+#[must_use]
+pub fn next_refresh(issued: Millis, expires: Millis, random: f64) -> Millis {
+    within(issued, expires.since(issued), 60..80, random)
+}
+
+/// When a cold installation is refreshed: after about 60 days.
+#[must_use]
+pub fn next_cold(now: Millis, random: f64) -> Millis {
+    within(now, COLD, 90..110, random)
+}
+
+/// When a failed try is repeated: 1 to 30 minutes, doubling, full jitter (AWS Architecture Blog, "Exponential Backoff
+/// And Jitter"), with a floor of a tenth so that it is never at once.
+#[must_use]
+pub fn backoff(now: Millis, failures: u32, random: f64) -> Millis {
+    let span = Duration::from_secs(60).saturating_mul(1 << failures.saturating_sub(1).min(5));
+    within(now, span.min(Duration::from_secs(30 * 60)), 10..100, random)
+}
+
+/// When a caller's request may try again after `failures` in a row: after 1 s, doubling up to 30 s. The schedule waits
+/// longer, but a caller has nothing without the token.
+#[must_use]
+pub fn on_demand(tried: Millis, failures: u32) -> Millis {
+    if failures == 0 {
+        tried
+    } else {
+        tried + Duration::from_secs(1 << failures.saturating_sub(1).min(5)).min(Duration::from_secs(30))
+    }
+}
+
+/// When a token whose fate is unknown is presented again by the schedule: the first time at once, inside the
+/// platform's 30 s of grace, later like any failure.
+#[must_use]
+pub fn after_unknown(now: Millis, failures: u32, random: f64) -> Millis {
+    if failures <= 1 { now + Duration::from_secs(1) } else { backoff(now, failures - 1, random) }
+}
+
+/// When a paused installation is tried again: after 6 to 24 hours.
+#[must_use]
+pub fn after_suspended(now: Millis, random: f64) -> Millis {
+    within(now, Duration::from_secs(24 * 3600), 25..100, random)
+}
+
+/// When an answer that nobody has classified is provoked again: after 1 to 4 hours.
+#[must_use]
+pub fn after_blocked(now: Millis, random: f64) -> Millis {
+    within(now, Duration::from_secs(4 * 3600), 25..100, random)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: i64 = 86_400_000;
+
+    #[test]
+    fn a_token_is_stale_in_its_last_minute_or_the_last_fifth_of_a_short_life() {
+        for (life, left, freshness_) in [
+            (DAY, 60_001, Freshness::Fresh),
+            (DAY, 60_000, Freshness::Stale),
+            (DAY, 1, Freshness::Stale),
+            (DAY, 0, Freshness::Expired),
+            (DAY, -1, Freshness::Expired),
+            (60_000, 60_000, Freshness::Fresh),
+            (60_000, 12_000, Freshness::Stale),
+        ] {
+            assert_eq!(freshness(Millis(0), Millis(life), Millis(life - left)), freshness_, "{life} {left}");
+        }
+    }
+
+    #[test]
+    fn instants_stay_within_their_bounds() {
+        let minutes = |m: i64| m * 60_000;
+        for random in [0.0, 0.5, 1.0] {
+            let refresh = next_refresh(Millis(0), Millis(DAY), random).0;
+            assert!((DAY * 6 / 10 - 1..=DAY * 8 / 10).contains(&refresh), "{refresh}");
+            for (failures, least, most) in
+                [(0, 6_000, minutes(1)), (1, 6_000, minutes(1)), (3, 24_000, minutes(4)), (40, minutes(3), minutes(30))]
+            {
+                let after = backoff(Millis(0), failures, random).0;
+                assert!((least - 1..=most).contains(&after), "{failures} failures: {after}");
+            }
+        }
+        assert!(after_unknown(Millis(0), 1, 1.0).0 < 30_000, "inside the grace");
+    }
+}

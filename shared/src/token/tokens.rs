@@ -1,0 +1,371 @@
+//! What a reader gets: an access token that works, from memory, from the table, or renewed.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use super::pair::{Slot, place};
+use super::refresh::{Failure, Refreshed, Refresher, Why};
+use super::schedule::{self, Freshness, freshness};
+use super::{Access, TokenError};
+use crate::clock::{Clock, Millis};
+use crate::installation::state::{Lineage, Status};
+use crate::resource::Resource;
+use crate::table::Table;
+use crate::table::installation::{Installation, SealedPair};
+use crate::vault::{Vault, VaultError};
+
+/// How long a token is used from memory. The contract promises that an uninstall is noticed within 10 s.
+const CACHED: Duration = Duration::from_secs(8);
+/// How many tokens a process remembers: 2 KB each.
+const MOST_CACHED: usize = 2_000;
+/// Who waits for another's refresh looks at the table so often, in milliseconds.
+const POLL_MS: std::ops::Range<u64> = 100..400;
+
+/// Access tokens for readers.
+pub struct Tokens {
+    table: Table,
+    vault: Arc<Vault>,
+    refresher: Arc<Refresher>,
+    clock: Clock,
+    cache: Mutex<HashMap<Resource, Cached>>,
+    /// One flight a resource: the others of this process wait here and not at the table.
+    flights: Mutex<HashMap<Resource, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+#[derive(Clone)]
+struct Cached {
+    access: Access,
+    read_at: Millis,
+}
+
+/// How an installation stands, for who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Its state.
+    pub status: Status,
+    /// When the access token ends, if there is one.
+    pub token_expires_at: Option<Millis>,
+}
+
+/// What a reader does next, decided from the item.
+enum Next<'a> {
+    Use(&'a SealedPair),
+    /// Renew; while that fails, the token that still works may be used.
+    Renew(Option<&'a SealedPair>),
+    Fail(TokenError),
+}
+
+impl Tokens {
+    /// The tokens of the installations in `table`.
+    #[must_use]
+    pub fn new(table: Table, vault: Arc<Vault>, refresher: Arc<Refresher>, clock: Clock) -> Self {
+        Self { table, vault, refresher, clock, cache: Mutex::default(), flights: Mutex::default() }
+    }
+
+    /// A token that works at this instant as far as anybody here knows. A stale one is renewed first, in an invocation
+    /// that ends at `deadline`.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub async fn access(&self, resource: &Resource, deadline: Millis) -> Result<Access, TokenError> {
+        if let Some(access) = self.cached(resource) {
+            return Ok(access);
+        }
+        let flight = self.flight(resource);
+        let _one_at_a_time = flight.lock().await;
+        if let Some(access) = self.cached(resource) {
+            return Ok(access);
+        }
+        let found = self.find(resource, None, deadline).await;
+        if let Ok(access) = &found {
+            self.remember(resource, access);
+        }
+        found
+    }
+
+    /// A token other than `used`, which the platform refused although it should work: a newer one that is stored
+    /// already, or a refresh, at most one a minute.
+    ///
+    /// # Errors
+    /// [`TokenError`]; [`TokenError::RecentlyForced`] where a refresh would not help.
+    pub async fn renew(&self, resource: &Resource, used: &Access, deadline: Millis) -> Result<Access, TokenError> {
+        self.forget(resource, used);
+        let flight = self.flight(resource);
+        let _one_at_a_time = flight.lock().await;
+        if let Some(access) = self.cached(resource).filter(|access| lineage(access) > lineage(used)) {
+            return Ok(access);
+        }
+        let found = self.find(resource, Some(lineage(used)), deadline).await;
+        if let Ok(access) = &found {
+            self.remember(resource, access);
+        }
+        found
+    }
+
+    /// How an installation stands. Reads the table.
+    ///
+    /// # Errors
+    /// [`TokenError::NotInstalled`] or [`TokenError::Store`].
+    pub async fn standing(&self, resource: &Resource) -> Result<Standing, TokenError> {
+        let stored = self.table.installation(resource).await?.ok_or(TokenError::NotInstalled)?;
+        let token_expires_at = stored.pair.as_ref().map(|pair| pair.access_expires_at);
+        Ok(Standing { status: stored.status, token_expires_at })
+    }
+
+    async fn find(
+        &self,
+        resource: &Resource,
+        refused: Option<Lineage>,
+        deadline: Millis,
+    ) -> Result<Access, TokenError> {
+        loop {
+            let stored = self.table.installation(resource).await?.ok_or(TokenError::NotInstalled)?;
+            let now = self.clock.now();
+            let usable = match next(&stored, refused, now) {
+                Next::Use(pair) => return self.open(&stored, pair).await,
+                Next::Renew(usable) => usable,
+                Next::Fail(error) => return Err(error),
+            };
+            let why = if refused == Some(stored.lineage) { Why::Forced } else { Why::Due };
+            match self.refresher.refresh(resource, stored.lineage, why, deadline).await {
+                Refreshed::Renewed(access) => return Ok(access),
+                Refreshed::Moved => {}
+                Refreshed::Gone => return Err(TokenError::NotInstalled),
+                Refreshed::Held(until) => {
+                    if let Some(pair) = usable {
+                        return self.open(&stored, pair).await;
+                    }
+                    let pause = Duration::from_millis(fastrand::u64(POLL_MS));
+                    if self.clock.now() + pause >= deadline {
+                        return Err(TokenError::InProgress { retry_at: until.max(self.clock.now()) });
+                    }
+                    tokio::time::sleep(pause).await;
+                }
+                Refreshed::Failed(failure) => {
+                    if let Some(pair) = usable {
+                        return self.open(&stored, pair).await;
+                    }
+                    return Err(told(failure, self.clock.now()));
+                }
+            }
+        }
+    }
+
+    async fn open(&self, stored: &Installation, pair: &SealedPair) -> Result<Access, TokenError> {
+        let item = stored.key();
+        let token = self.vault.open(place(&item, stored.lineage, Slot::Current.access()), &pair.access).await;
+        let token = token.map_err(|error| match error {
+            VaultError::Secret(error) => TokenError::Secret(error),
+            VaultError::Seal(error) => {
+                tracing::error!(alarm = "unseal", resource = %stored.resource, %error, "a stored token does not open");
+                TokenError::Misconfigured("a stored token does not open")
+            }
+        })?;
+        Ok(Access {
+            token,
+            issued_at: pair.access_issued_at,
+            expires_at: pair.access_expires_at,
+            epoch: stored.lineage.epoch,
+            generation: stored.lineage.generation,
+        })
+    }
+
+    fn cached(&self, resource: &Resource) -> Option<Access> {
+        let now = self.clock.now();
+        let cache = lock(&self.cache);
+        let Cached { access, read_at } = cache.get(resource)?;
+        let fresh = freshness(access.issued_at, access.expires_at, now) == Freshness::Fresh;
+        (fresh && now.since(*read_at) < CACHED).then(|| access.clone())
+    }
+
+    fn remember(&self, resource: &Resource, access: &Access) {
+        let now = self.clock.now();
+        let mut cache = lock(&self.cache);
+        if cache.len() >= MOST_CACHED {
+            cache.retain(|_, cached| now.since(cached.read_at) < CACHED);
+            if cache.len() >= MOST_CACHED {
+                cache.clear();
+            }
+        }
+        cache.insert(resource.clone(), Cached { access: access.clone(), read_at: now });
+    }
+
+    fn forget(&self, resource: &Resource, used: &Access) {
+        let mut cache = lock(&self.cache);
+        if cache.get(resource).is_some_and(|cached| lineage(&cached.access) <= lineage(used)) {
+            cache.remove(resource);
+        }
+    }
+
+    fn flight(&self, resource: &Resource) -> Arc<tokio::sync::Mutex<()>> {
+        let mut flights = lock(&self.flights);
+        if let Some(flight) = flights.get(resource).and_then(Weak::upgrade) {
+            return flight;
+        }
+        if flights.len() >= MOST_CACHED {
+            flights.retain(|_, flight| flight.strong_count() > 0);
+        }
+        let flight = Arc::new(tokio::sync::Mutex::new(()));
+        flights.insert(resource.clone(), Arc::downgrade(&flight));
+        flight
+    }
+}
+
+fn lineage(access: &Access) -> Lineage {
+    Lineage { epoch: access.epoch, generation: access.generation }
+}
+
+/// Decides from the item. `refused` is the lineage of a token that the platform has refused.
+fn next(stored: &Installation, refused: Option<Lineage>, now: Millis) -> Next<'_> {
+    if stored.status == Status::Revoked {
+        return Next::Fail(TokenError::Revoked);
+    }
+    let pair = stored.pair.as_ref().filter(|_| refused.is_none_or(|lineage| stored.lineage > lineage));
+    let freshness_of = |pair: &SealedPair| freshness(pair.access_issued_at, pair.access_expires_at, now);
+    if let Some(pair) = pair
+        && freshness_of(pair) == Freshness::Fresh
+    {
+        return Next::Use(pair);
+    }
+    let usable = pair.filter(|pair| freshness_of(pair) != Freshness::Expired);
+    let tried = stored.tried_at.unwrap_or(Millis(0));
+    let instead = match stored.status {
+        Status::Active if refused == Some(stored.lineage) && forced_recently(stored, now) => TokenError::RecentlyForced,
+        Status::Active | Status::Uncertain => {
+            let retry_at = schedule::on_demand(tried, stored.failures);
+            if retry_at <= now {
+                return Next::Renew(usable);
+            }
+            TokenError::InProgress { retry_at }
+        }
+        Status::Refreshing => return Next::Renew(usable),
+        Status::Suspended | Status::Blocked => {
+            let retry_at = tried + schedule::RETRY_ON_DEMAND;
+            if retry_at <= now {
+                return Next::Renew(usable);
+            }
+            if stored.status == Status::Suspended {
+                TokenError::Suspended { retry_at }
+            } else {
+                TokenError::InProgress { retry_at }
+            }
+        }
+        Status::NeedsReauthorization | Status::Revoked => {
+            TokenError::ReauthorizationRequired { reinstall_url: stored.reinstall_url() }
+        }
+    };
+    usable.map_or(Next::Fail(instead), Next::Use)
+}
+
+fn forced_recently(stored: &Installation, now: Millis) -> bool {
+    stored.forced_at.is_some_and(|at| now.since(at) < schedule::FORCED_APART)
+}
+
+fn told(failure: Failure, now: Millis) -> TokenError {
+    match failure {
+        Failure::TryAgain(retry_at) => TokenError::InProgress { retry_at },
+        Failure::NoTime => TokenError::InProgress { retry_at: now },
+        Failure::Suspended(retry_at) => TokenError::Suspended { retry_at },
+        Failure::NeedsReauthorization(reinstall_url) => TokenError::ReauthorizationRequired { reinstall_url },
+        Failure::Misconfigured(why) => TokenError::Misconfigured(why),
+        Failure::ForcedRecently => TokenError::RecentlyForced,
+        Failure::Secret(error) => TokenError::Secret(error),
+        Failure::Store(error) => TokenError::Store(error),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(status: Status, expires: i64) -> Installation {
+        Installation {
+            resource: Resource::location("L1").expect("valid"),
+            status,
+            lineage: Lineage { epoch: 1, generation: 7 },
+            pair: Some(SealedPair {
+                access: Vec::new(),
+                refresh: None,
+                access_issued_at: Millis(0),
+                access_expires_at: Millis(expires),
+            }),
+            alternate: None,
+            attempt: None,
+            lease_ends_at: None,
+            committed_by: None,
+            installed_at: Millis(0),
+            due_at: None,
+            forced_at: None,
+            tried_at: None,
+            claimed_from: None,
+            failures: 0,
+            company: None,
+            home: None,
+        }
+    }
+
+    const NOW: Millis = Millis(80_000_000);
+    const FRESH: i64 = 86_400_000;
+    const STALE: i64 = NOW.0 + 30_000;
+    const EXPIRED: i64 = NOW.0 - 1;
+
+    fn decision(stored: &Installation, refused: Option<Lineage>) -> &'static str {
+        match next(stored, refused, NOW) {
+            Next::Use(_) => "use",
+            Next::Renew(Some(_)) => "renew or use",
+            Next::Renew(None) => "renew",
+            Next::Fail(TokenError::Revoked) => "revoked",
+            Next::Fail(TokenError::ReauthorizationRequired { .. }) => "reauthorize",
+            Next::Fail(TokenError::Suspended { .. }) => "suspended",
+            Next::Fail(TokenError::RecentlyForced) => "pass on",
+            Next::Fail(_) => "later",
+        }
+    }
+
+    #[test]
+    fn none_but_revoked_stops_a_reader_from_a_token_that_works() {
+        use Status::*;
+        for (status, fresh, stale, expired) in [
+            (Active, "use", "renew or use", "renew"),
+            (Refreshing, "use", "renew or use", "renew"),
+            (Uncertain, "use", "renew or use", "renew"),
+            (Suspended, "use", "renew or use", "renew"),
+            (Blocked, "use", "renew or use", "renew"),
+            (NeedsReauthorization, "use", "use", "reauthorize"),
+            (Revoked, "revoked", "revoked", "revoked"),
+        ] {
+            for (expires, expected) in [(FRESH, fresh), (STALE, stale), (EXPIRED, expired)] {
+                assert_eq!(decision(&stored(status, expires), None), expected, "{status} until {expires}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_refused_token_is_renewed_unless_a_newer_one_is_stored_or_it_was_forced_a_moment_ago() {
+        let mut item = stored(Status::Active, FRESH);
+        let at = |generation| Some(Lineage { epoch: 1, generation });
+        assert_eq!(decision(&item, at(6)), "use");
+        assert_eq!(decision(&item, at(7)), "renew");
+        item.forced_at = Some(Millis(NOW.0 - 59_000));
+        assert_eq!(decision(&item, at(7)), "pass on");
+        item.forced_at = Some(Millis(NOW.0 - 60_000));
+        assert_eq!(decision(&item, at(7)), "renew");
+    }
+
+    #[test]
+    fn callers_do_not_hammer_what_has_just_failed() {
+        let mut item = stored(Status::Suspended, EXPIRED);
+        item.tried_at = Some(Millis(NOW.0 - 1_000));
+        assert_eq!(decision(&item, None), "suspended");
+        item.status = Status::Uncertain;
+        item.failures = 3;
+        assert_eq!(decision(&item, None), "later");
+        item.tried_at = Some(Millis(NOW.0 - 4_000));
+        assert_eq!(decision(&item, None), "renew");
+    }
+}
