@@ -64,7 +64,6 @@ ENVIRONMENT = {
 }
 
 
-
 def _logs_and_traces(group):
     return {
         ("logs:CreateLogStream", group, None),
@@ -110,8 +109,7 @@ PERMISSIONS = {
 PERMISSION_OF_A_BUS = ("events:PutEvents", "event-bus/EventBusName", None)
 
 # The schedule's own role, made by SAM.
-SCHEDULE_# One row a permission: action, resource, and for items the prefixes of their keys.
-PERMISSIONS = {
+SCHEDULE_PERMISSIONS = {
     ("lambda:InvokeFunction", "RefreshFunction", None),
     ("sqs:SendMessage", "ScheduleFailures", None),
 }
