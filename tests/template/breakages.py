@@ -142,6 +142,16 @@ BREAKAGES = [
         lambda t: _resource(t, "RescueQueue").update(VisibilityTimeout=449),
     ),
     (
+        checks.table_is_the_one_the_tests_use,
+        "an index without an attribute that its reader needs",
+        lambda t: _resource(t, "Table")["GlobalSecondaryIndexes"][0]["Projection"]["NonKeyAttributes"].remove("status"),
+    ),
+    (
+        checks.table_is_the_one_the_tests_use,
+        "a number as text",
+        lambda t: _resource(t, "Table")["AttributeDefinitions"][2].update(AttributeType="S"),
+    ),
+    (
         checks.nothing_that_matters_is_lost,
         "the table goes with the stack",
         lambda t: t["Resources"]["Table"].pop("DeletionPolicy"),

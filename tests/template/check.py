@@ -47,7 +47,8 @@ def check_checks(template):
         elif set(complaints(check, broken)) <= set(complaints(check, template)):
             print(f"FAIL goes unnoticed by {check.__name__}: {what}")
             ok = False
-    print(f"{'ok  ' if ok else 'FAIL'} {len(BREAKAGES)} broken templates are noticed")
+    if ok:
+        print(f"ok   {len(BREAKAGES)} broken templates are noticed")
     return ok
 
 

@@ -1,5 +1,6 @@
 """One function a promise of the template. Each takes expanded resources and yields what is wrong, in words."""
 
+import json
 import re
 
 import expected
@@ -171,6 +172,17 @@ def times_fit_into_each_other(template, full, bare):
         yield f"rescue queue: visibility {visibility} s is below six times the function's time-out"
 
 
+def table_is_the_one_the_tests_use(template, full, bare):
+    """`table.json` is a CreateTable request without the name, for whatever makes a table outside AWS."""
+    wanted = json.loads((ROOT / "tests" / "template" / "table.json").read_text())
+    for member, value in wanted.items():
+        found = full["Table"]["Properties"].get(member)
+        if found != value:
+            yield f"{member}: {found}, in table.json {value}"
+    unknown = {"LocalSecondaryIndexes", "StreamSpecification"} & set(full["Table"]["Properties"])
+    yield from (f"{member} is not in table.json" for member in sorted(unknown))
+
+
 def nothing_that_matters_is_lost(template, full, bare):
     table = full["Table"]["Properties"]
     if not table.get("DeletionProtectionEnabled"):
@@ -222,6 +234,7 @@ ALL = (
     roles_hold_exactly_the_expected_permissions,
     wildcards_only_where_aws_demands_them,
     times_fit_into_each_other,
+    table_is_the_one_the_tests_use,
     nothing_that_matters_is_lost,
     secrets_have_the_contracts_form,
 )
