@@ -1,0 +1,184 @@
+"""Templates broken on purpose: the check that must notice, what is wrong, and the edit."""
+
+import checks
+
+
+def _function(template, name):
+    return template["Resources"][f"{name}Function"]["Properties"]
+
+
+def _role(template, name):
+    return template["Resources"][f"{name}Role"]["Properties"]
+
+
+def _statement(template, role, sid):
+    statements = _role(template, role)["Policies"][0]["PolicyDocument"]["Statement"]
+    return next(statement for statement in statements if statement.get("Sid") == sid)
+
+
+def _resource(template, name):
+    return template["Resources"][name]["Properties"]
+
+
+BREAKAGES = [
+    (
+        checks.functions_are_the_four_binaries,
+        "relay is built from another binary",
+        lambda t: t["Resources"]["RelayFunction"]["Metadata"]["BuildProperties"].update(Binary="refresh"),
+    ),
+    (
+        checks.functions_are_the_four_binaries,
+        "a log group without retention",
+        lambda t: t["Resources"].update(RelayLogs={"Type": "AWS::Logs::LogGroup", "Properties": {}}),
+    ),
+    (
+        checks.routes_are_the_contracts,
+        "a route is gone",
+        lambda t: _function(t, "Callback")["Events"].pop("Done"),
+    ),
+    (
+        checks.routes_are_the_contracts,
+        "a route too many",
+        lambda t: _function(t, "Relay")["Events"]["DropIn"]["Properties"].update(Path="/{path+}"),
+    ),
+    (
+        checks.routes_are_the_contracts,
+        "an IAM route without its authorizer",
+        lambda t: _function(t, "Relay")["Events"]["IamCompany"]["Properties"].pop("Auth"),
+    ),
+    (
+        checks.routes_are_the_contracts,
+        "payload 1.0",
+        lambda t: _function(t, "Relay")["Events"]["Location"]["Properties"].update(PayloadFormatVersion="1.0"),
+    ),
+    (
+        checks.only_the_api_and_the_schedule_may_invoke,
+        "anyone may invoke the relay",
+        lambda t: t["Resources"].update(
+            Open={
+                "Type": "AWS::Lambda::Permission",
+                "Properties": {
+                    "Action": "lambda:InvokeFunction",
+                    "FunctionName": {"Ref": "RelayFunction"},
+                    "Principal": "*",
+                },
+            }
+        ),
+    ),
+    (
+        checks.environment_is_what_the_code_reads,
+        "a misspelt variable",
+        lambda t: _function(t, "Relay")["Environment"]["Variables"].update(DAYLY_LIMIT="1"),
+    ),
+    (
+        checks.environment_is_what_the_code_reads,
+        "a variable that the code needs is gone",
+        lambda t: t["Globals"]["Function"]["Environment"]["Variables"].pop("TABLE_NAME"),
+    ),
+    (
+        checks.defaults_and_ranges_are_the_codes,
+        "another host of the platform",
+        lambda t: t["Parameters"]["ApiUrl"].update(Default="https://example.com"),
+    ),
+    (
+        checks.defaults_and_ranges_are_the_codes,
+        "a limit that the code refuses at start",
+        lambda t: t["Parameters"]["BurstIntervalMs"].update(MaxValue=600000),
+    ),
+    (
+        checks.roles_hold_exactly_the_expected_permissions,
+        "one action too many",
+        lambda t: _statement(t, "Webhook", "Items")["Action"].append("dynamodb:DeleteItem"),
+    ),
+    (
+        checks.roles_hold_exactly_the_expected_permissions,
+        "one action too few",
+        lambda t: _statement(t, "Refresh", "RescuePairs")["Action"].remove("sqs:DeleteMessage"),
+    ),
+    (
+        checks.roles_hold_exactly_the_expected_permissions,
+        "the callback may write quotas",
+        lambda t: _statement(t, "Callback", "Items")["Condition"]["ForAllValues:StringLike"].update(
+            {"dynamodb:LeadingKeys": ["installation#*", "quota#*"]}
+        ),
+    ),
+    (
+        checks.roles_hold_exactly_the_expected_permissions,
+        "the webhook reads the sealing keys",
+        lambda t: _statement(t, "Webhook", "Secrets").update(Resource=[{"Ref": "AppSecret"}, {"Ref": "SealingSecret"}]),
+    ),
+    (
+        checks.roles_hold_exactly_the_expected_permissions,
+        "SAM makes the role, with managed policies",
+        lambda t: _role(t, "Relay").update(
+            ManagedPolicyArns=["arn:aws:iam::aws:policy/service-role/AWSLambdaBasicExecutionRole"]
+        ),
+    ),
+    (
+        checks.roles_hold_exactly_the_expected_permissions,
+        "events without a bus",
+        lambda t: _role(t, "Relay")["Policies"][0]["PolicyDocument"]["Statement"].append(
+            {"Effect": "Allow", "Action": "events:PutEvents", "Resource": {"Ref": "EventBusName"}}
+        ),
+    ),
+    (
+        checks.wildcards_only_where_aws_demands_them,
+        "all tables",
+        lambda t: _statement(t, "Refresh", "Lists").update(Resource="*"),
+    ),
+    (
+        checks.wildcards_only_where_aws_demands_them,
+        "all items",
+        lambda t: _statement(t, "Relay", "Items").pop("Condition"),
+    ),
+    (
+        checks.times_fit_into_each_other,
+        "the API gives up before the relay",
+        lambda t: _function(t, "Relay").update(Timeout=30),
+    ),
+    (
+        checks.times_fit_into_each_other,
+        "a rescued pair comes back while it is being stored",
+        lambda t: _resource(t, "RescueQueue").update(VisibilityTimeout=449),
+    ),
+    (
+        checks.table_is_the_one_the_tests_use,
+        "an index without an attribute that its reader needs",
+        lambda t: _resource(t, "Table")["GlobalSecondaryIndexes"][0]["Projection"]["NonKeyAttributes"].remove("status"),
+    ),
+    (
+        checks.table_is_the_one_the_tests_use,
+        "a number as text",
+        lambda t: _resource(t, "Table")["AttributeDefinitions"][2].update(AttributeType="S"),
+    ),
+    (
+        checks.nothing_that_matters_is_lost,
+        "the table goes with the stack",
+        lambda t: t["Resources"]["Table"].pop("DeletionPolicy"),
+    ),
+    (
+        checks.nothing_that_matters_is_lost,
+        "no point-in-time recovery",
+        lambda t: _resource(t, "Table").pop("PointInTimeRecoverySpecification"),
+    ),
+    (
+        checks.nothing_that_matters_is_lost,
+        "whole batches are repeated",
+        lambda t: _function(t, "Refresh")["Events"]["Rescue"]["Properties"].pop("FunctionResponseTypes"),
+    ),
+    (
+        checks.nothing_that_matters_is_lost,
+        "a schedule every five minutes",
+        lambda t: _function(t, "Refresh")["Events"]["EveryMinute"]["Properties"].update(ScheduleExpression="rate(5 minutes)"),
+    ),
+    (
+        checks.secrets_have_the_contracts_form,
+        "a short sealing key",
+        lambda t: _resource(t, "SealingSecret")["GenerateSecretString"].update(PasswordLength=16),
+    ),
+    (
+        checks.secrets_have_the_contracts_form,
+        "a parameter that takes anything",
+        lambda t: t["Parameters"]["ClientId"].pop("AllowedPattern"),
+    ),
+]

@@ -1,0 +1,240 @@
+"""One function a promise of the template. Each takes expanded resources and yields what is wrong, in words."""
+
+import json
+import re
+
+import expected
+from expand import ROOT, as_list, function_of, name_of, of_type
+
+FUNCTIONS = ("callback", "refresh", "relay", "webhook")
+API_SECONDS = 30
+
+
+def _difference(what, wanted, found):
+    for row in sorted(wanted - found, key=str):
+        yield f"{what}: missing {row}"
+    for row in sorted(found - wanted, key=str):
+        yield f"{what}: not expected {row}"
+
+
+def _functions(resources):
+    return {function_of(name): resource["Properties"] for name, resource in of_type(resources, "AWS::Lambda::Function").items()}
+
+
+def functions_are_the_four_binaries(template, full, bare):
+    found = _functions(full)
+    yield from _difference("functions", set(FUNCTIONS), set(found))
+    for name in FUNCTIONS:
+        metadata = template["Resources"].get(f"{name.capitalize()}Function", {}).get("Metadata", {})
+        if metadata.get("BuildMethod") != "rust-cargolambda" or metadata.get("BuildProperties") != {"Binary": name}:
+            yield f"{name}: is not built as the binary {name}"
+    for name, function in found.items():
+        if function["Runtime"] != "provided.al2023":
+            yield f"{name}: runs on {function['Runtime']}"
+        if function["Architectures"] != [{"Ref": "Architecture"}]:
+            yield f"{name}: its architecture is not the parameter's"
+        if function["TracingConfig"] != {"Mode": "Active"}:
+            yield f"{name}: is not traced"
+        group = name_of(function.get("LoggingConfig", {}).get("LogGroup", "none"))
+        if "RetentionInDays" not in full.get(group, {}).get("Properties", {}):
+            yield f"{name}: its log group {group} keeps lines for ever"
+
+
+def routes_are_the_contracts(template, full, bare):
+    found = {}
+    for api in of_type(full, "AWS::ApiGatewayV2::Api").values():
+        for path, methods in api["Properties"]["Body"]["paths"].items():
+            for method, operation in methods.items():
+                integration = operation["x-amazon-apigateway-integration"]
+                if integration["payloadFormatVersion"] != "2.0":
+                    yield f"{method} {path}: payload {integration['payloadFormatVersion']}"
+                function = re.search(r"\$\{(\w+)\.Arn\}", integration["uri"]["Fn::Sub"]).group(1)
+                guards = [guard for entry in operation.get("security", []) for guard in entry]
+                verb = "ANY" if method == "x-amazon-apigateway-any-method" else method.upper()
+                found[verb, path] = (function_of(function), "+".join(guards) or "open")
+    yield from _difference("routes", set(expected.ROUTES.items()), set(found.items()))
+    stages = {stage["Properties"]["StageName"] for stage in of_type(full, "AWS::ApiGatewayV2::Stage").values()}
+    yield from _difference("stages", {"$default"}, stages)
+
+
+def only_the_api_and_the_schedule_may_invoke(template, full, bare):
+    for name, permission in of_type(full, "AWS::Lambda::Permission").items():
+        properties = permission["Properties"]
+        if properties["Principal"] != "apigateway.amazonaws.com" or "SourceArn" not in properties:
+            yield f"{name}: lets {properties['Principal']} in, from {properties.get('SourceArn', 'anywhere')}"
+
+
+def environment_is_what_the_code_reads(template, full, bare):
+    functions = _functions(full)
+    for name, function in functions.items():
+        wanted = expected.ENVIRONMENT.get(name, set())
+        yield from _difference(f"environment of {name}", wanted, set(function["Environment"]["Variables"]))
+    in_template = {variable for function in functions.values() for variable in function["Environment"]["Variables"]}
+    # The log filter is read where logging starts, not by the configuration.
+    in_code = _variables_in_code() | {"RUST_LOG"}
+    yield from _difference("environment (the template against shared/src/config.rs)", in_code, in_template)
+
+
+def defaults_and_ranges_are_the_codes(template, full, bare):
+    parameter_of = {
+        variable: template["Parameters"][value["Ref"]]
+        for function in _functions(full).values()
+        for variable, value in function["Environment"]["Variables"].items()
+        if value.get("Ref") in template["Parameters"]
+    }
+    code = _configuration()
+    texts = re.findall(r'env\.(?:url|path)\(\s*"(\w+)",\s*"([^"]+)"', code)
+    numbers = re.findall(r'env\.number\(\s*"(\w+)",\s*([\d_]+),\s*([\d_]+)\.\.=([\d_]+)', code)
+    if not texts or not numbers:
+        yield "shared/src/config.rs: no defaults found, so this check reads it wrongly"
+    for variable, default in texts:
+        if parameter_of[variable].get("Default") != default:
+            yield f"{variable}: default {parameter_of[variable].get('Default')}, in the code {default}"
+    for variable, *wanted in numbers:
+        found = [parameter_of[variable].get(member) for member in ("Default", "MinValue", "MaxValue")]
+        if found != [int(number.replace("_", "")) for number in wanted]:
+            yield f"{variable}: default and range {found}, in the code {wanted}"
+
+
+def _configuration():
+    file = ROOT / "shared" / "src" / "config.rs"
+    return file.read_text().split("#[cfg(test)]")[0] if file.exists() else ""
+
+
+def _variables_in_code():
+    """Variables appear in the configuration's source as literals; the AWS SDK's own are not the template's business."""
+    literals = set(re.findall(r'"([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*)"', _configuration()))
+    return {name for name in literals if not name.startswith("AWS_")}
+
+
+def roles_hold_exactly_the_expected_permissions(template, full, bare):
+    functions = {function_of(name) for name in of_type(full, "AWS::Lambda::Function")}
+    for resources, bus in ((full, {expected.PERMISSION_OF_A_BUS}), (bare, set())):
+        roles = of_type(resources, "AWS::IAM::Role")
+        for name in functions:
+            role = name_of(resources[f"{name.capitalize()}Function"]["Properties"]["Role"])
+            found = _permissions(roles[role])
+            yield from _difference(f"role of {name}", expected.PERMISSIONS[name] | bus, found)
+        others = set(roles) - {f"{name.capitalize()}Role" for name in functions}
+        if others != {"RefreshFunctionEveryMinuteRole"}:
+            yield f"roles beside the functions' own: {sorted(others)}"
+        for name in others:
+            yield from _difference(f"role {name}", expected.SCHEDULE_PERMISSIONS, _permissions(roles[name]))
+        for name, role in roles.items():
+            if role["Properties"].get("ManagedPolicyArns"):
+                yield f"role {name}: managed policies allow more than anyone reads"
+    for name in full:
+        if full[name]["Type"] in ("AWS::IAM::Policy", "AWS::IAM::ManagedPolicy"):
+            yield f"{name}: permissions outside of the roles"
+
+
+def _permissions(role):
+    rows = set()
+    for policy in role["Properties"]["Policies"]:
+        for statement in policy["PolicyDocument"]["Statement"]:
+            if statement["Effect"] != "Allow" or set(statement) & {"NotAction", "NotResource"}:
+                raise ValueError(f"a statement of a form this test does not read: {statement}")
+            prefixes = None
+            if "Condition" in statement:
+                ((operator, condition),) = statement["Condition"].items()
+                ((key, values),) = condition.items()
+                if (operator, key) != ("ForAllValues:StringLike", "dynamodb:LeadingKeys"):
+                    raise ValueError(f"a condition this test does not read: {statement['Condition']}")
+                prefixes = tuple(sorted(as_list(values)))
+            for action in as_list(statement["Action"]):
+                for resource in as_list(statement["Resource"]):
+                    rows.add((action, name_of(resource), prefixes))
+    return rows
+
+
+def wildcards_only_where_aws_demands_them(template, full, bare):
+    for name, role in of_type(full, "AWS::IAM::Role").items():
+        for action, resource, prefixes in _permissions(role):
+            if "*" in action:
+                yield f"{name}: action {action}"
+            if "*" in resource and action not in expected.MAY_BE_WILDCARD:
+                yield f"{name}: {action} on {resource}"
+            if resource == "Table" and not prefixes:
+                yield f"{name}: {action} on every kind of item"
+            if action in ("dynamodb:Scan", "dynamodb:DeleteItem", "dynamodb:BatchWriteItem"):
+                yield f"{name}: {action} is nobody's"
+
+
+def times_fit_into_each_other(template, full, bare):
+    functions = _functions(full)
+    for name in ("callback", "relay", "webhook"):
+        if functions[name]["Timeout"] >= API_SECONDS:
+            yield f"{name}: {functions[name]['Timeout']} s is not below the API's {API_SECONDS} s"
+    if functions["refresh"]["Timeout"] < 60:
+        yield "refresh: ends before the next tick begins"
+    visibility = full["RescueQueue"]["Properties"]["VisibilityTimeout"]
+    if visibility < 6 * functions["refresh"]["Timeout"]:
+        yield f"rescue queue: visibility {visibility} s is below six times the function's time-out"
+
+
+def table_is_the_one_the_tests_use(template, full, bare):
+    """`table.json` is a CreateTable request without the name, for whatever makes a table outside AWS."""
+    wanted = json.loads((ROOT / "tests" / "template" / "table.json").read_text())
+    for member, value in wanted.items():
+        found = full["Table"]["Properties"].get(member)
+        if found != value:
+            yield f"{member}: {found}, in table.json {value}"
+    unknown = {"LocalSecondaryIndexes", "StreamSpecification"} & set(full["Table"]["Properties"])
+    yield from (f"{member} is not in table.json" for member in sorted(unknown))
+
+
+def nothing_that_matters_is_lost(template, full, bare):
+    table = full["Table"]["Properties"]
+    if not table.get("DeletionProtectionEnabled"):
+        yield "table: can be deleted"
+    if not table.get("PointInTimeRecoverySpecification", {}).get("PointInTimeRecoveryEnabled"):
+        yield "table: cannot be restored"
+    if not table.get("SSESpecification", {}).get("SSEEnabled"):
+        yield "table: not under the account's key"
+    if table.get("TimeToLiveSpecification") != {"AttributeName": "expires_at", "Enabled": True}:
+        yield "table: its time to live is not expires_at"
+    for name in ("Table", "SealingSecret", "AppSecret", "CallersSecret", "RescueQueue", "RescueFailures"):
+        for policy in ("DeletionPolicy", "UpdateReplacePolicy"):
+            if full[name].get(policy) != "Retain":
+                yield f"{name}: {policy} is not Retain"
+    for name, mapping in of_type(full, "AWS::Lambda::EventSourceMapping").items():
+        if mapping["Properties"].get("FunctionResponseTypes") != ["ReportBatchItemFailures"]:
+            yield f"{name}: one failed pair would repeat the whole batch"
+    if "deadLetterTargetArn" not in full["RescueQueue"]["Properties"].get("RedrivePolicy", {}):
+        yield "rescue queue: no queue behind it"
+    schedules = of_type(full, "AWS::Scheduler::Schedule")
+    for name, schedule in schedules.items():
+        if "DeadLetterConfig" not in schedule["Properties"]["Target"]:
+            yield f"{name}: lost ticks leave no trace"
+    if [schedule["Properties"]["ScheduleExpression"] for schedule in schedules.values()] != ["rate(1 minute)"]:
+        yield "schedule: not once a minute"
+
+
+def secrets_have_the_contracts_form(template, full, bare):
+    sealing = full["SealingSecret"]["Properties"].get("GenerateSecretString", {})
+    if sealing.get("SecretStringTemplate") != '{"current":"k1"}' or sealing.get("GenerateStringKey") != "k1":
+        yield "sealing secret: not {\"current\":\"k1\",\"k1\":…}"
+    if sealing.get("PasswordLength", 0) < 32:
+        yield "sealing secret: shorter than 32 characters"
+    if full["CallersSecret"]["Properties"].get("SecretString") != '{"callers":[]}':
+        yield "callers secret: does not start empty"
+    for name, parameter in template["Parameters"].items():
+        if "Description" not in parameter:
+            yield f"parameter {name}: no description"
+        if not set(parameter) & {"AllowedPattern", "AllowedValues", "MinValue"}:
+            yield f"parameter {name}: takes anything"
+
+
+ALL = (
+    functions_are_the_four_binaries,
+    routes_are_the_contracts,
+    only_the_api_and_the_schedule_may_invoke,
+    environment_is_what_the_code_reads,
+    defaults_and_ranges_are_the_codes,
+    roles_hold_exactly_the_expected_permissions,
+    wildcards_only_where_aws_demands_them,
+    times_fit_into_each_other,
+    table_is_the_one_the_tests_use,
+    nothing_that_matters_is_lost,
+    secrets_have_the_contracts_form,
+)

@@ -1,0 +1,118 @@
+"""What the deployed system must look like from outside, and what each role may do.
+
+These tables are written down a second time on purpose: a change of the template that nobody meant shows up as a
+difference to them. Whoever means it changes both, and the reviewer sees the permission in plain words.
+"""
+
+# (method, path) -> (function, who lets the caller in). "open" means that the function itself decides.
+ROUTES = {
+    ("GET", "/oauth/install"): ("callback", "open"),
+    ("GET", "/oauth/callback"): ("callback", "open"),
+    ("GET", "/oauth/callback/{any}"): ("callback", "open"),
+    ("GET", "/oauth/done"): ("callback", "open"),
+    ("POST", "/webhooks/marketplace"): ("webhook", "open"),
+    ("ANY", "/relay/locations/{id}/{path+}"): ("relay", "open"),
+    ("ANY", "/relay/companies/{id}/{path+}"): ("relay", "open"),
+    ("GET", "/relay/locations/{id}"): ("relay", "open"),
+    ("GET", "/relay/companies/{id}"): ("relay", "open"),
+    ("ANY", "/api/{path+}"): ("relay", "open"),
+    ("ANY", "/iam/relay/locations/{id}/{path+}"): ("relay", "AWS_IAM"),
+    ("ANY", "/iam/relay/companies/{id}/{path+}"): ("relay", "AWS_IAM"),
+    ("GET", "/iam/relay/locations/{id}"): ("relay", "AWS_IAM"),
+    ("GET", "/iam/relay/companies/{id}"): ("relay", "AWS_IAM"),
+}
+
+_EVERYWHERE = {"RUST_LOG", "TABLE_NAME", "APP_SECRET_ID"}
+
+# Environment of each function. What a parameter leaves empty counts as absent.
+ENVIRONMENT = {
+    "callback": _EVERYWHERE
+    | {
+        "SEALING_SECRET_ID",
+        "API_URL",
+        "MARKETPLACE_URL",
+        "AUTHORIZATION_PATH",
+        "SCOPES",
+        "APP_VERSION_ID",
+        "LOGIN_WINDOW",
+        "PUBLIC_URL",
+        "MARKETPLACE_INSTALLS",
+        "RESCUE_QUEUE_URL",
+        "EVENT_BUS_NAME",
+    },
+    "relay": _EVERYWHERE
+    | {
+        "SEALING_SECRET_ID",
+        "CALLERS_SECRET_ID",
+        "API_URL",
+        "BURST_LIMIT",
+        "BURST_INTERVAL_MS",
+        "DAILY_LIMIT",
+        "PUBLIC_URL",
+        "RESCUE_QUEUE_URL",
+        "EVENT_BUS_NAME",
+    },
+    "refresh": _EVERYWHERE
+    | {
+        "SEALING_SECRET_ID",
+        "API_URL",
+        "PUBLIC_URL",
+        "RESCUE_QUEUE_URL",
+        "EVENT_BUS_NAME",
+    },
+    "webhook": _EVERYWHERE | {"WEBHOOK_PUBLIC_KEYS", "EVENT_BUS_NAME"},
+}
+
+
+def _logs_and_traces(group):
+    return {
+        ("logs:CreateLogStream", group, None),
+        ("logs:PutLogEvents", group, None),
+        ("xray:PutTraceSegments", "*", None),
+        ("xray:PutTelemetryRecords", "*", None),
+    }
+
+
+def _read_and_write(*prefixes):
+    return {(action, "Table", prefixes) for action in ("dynamodb:GetItem", "dynamodb:UpdateItem")}
+
+
+def _secrets(*secrets):
+    return {("secretsmanager:GetSecretValue", secret, None) for secret in secrets}
+
+
+# One row a permission: action, resource, and for items the prefixes of their keys.
+PERMISSIONS = {
+    "callback": _read_and_write("installation#*")
+    | _secrets("AppSecret", "SealingSecret")
+    | {("sqs:SendMessage", "RescueQueue", None)}
+    | _logs_and_traces("CallbackLogs"),
+    "relay": _read_and_write("app#*", "caller-quota#*", "installation#*", "quota#*")
+    | _secrets("AppSecret", "SealingSecret", "CallersSecret")
+    | {("sqs:SendMessage", "RescueQueue", None)}
+    | _logs_and_traces("RelayLogs"),
+    "refresh": _read_and_write("app#*", "installation#*")
+    | {("dynamodb:GetItem", "Table", ("quota#*",))}
+    | {("dynamodb:Query", "Table/index/due", None), ("dynamodb:Query", "Table/index/company", None)}
+    | _secrets("AppSecret", "SealingSecret")
+    | {
+        ("sqs:SendMessage", "RescueQueue", None),
+        ("sqs:ReceiveMessage", "RescueQueue", None),
+        ("sqs:DeleteMessage", "RescueQueue", None),
+        ("sqs:GetQueueAttributes", "RescueQueue", None),
+    }
+    | _logs_and_traces("RefreshLogs"),
+    "webhook": _read_and_write("installation#*", "webhook#*") | _secrets("AppSecret") | _logs_and_traces("WebhookLogs"),
+}
+
+# On top of these, and only where there is a bus.
+PERMISSION_OF_A_BUS = ("events:PutEvents", "event-bus/EventBusName", None)
+
+# The schedule's own role, made by SAM.
+SCHEDULE_PERMISSIONS = {
+    ("lambda:InvokeFunction", "RefreshFunction", None),
+    ("sqs:SendMessage", "ScheduleFailures", None),
+}
+
+# Actions that know no resources, so that AWS demands the wildcard.
+MAY_BE_WILDCARD = {"xray:PutTraceSegments", "xray:PutTelemetryRecords"}
