@@ -3,10 +3,12 @@
 //! Dependencies point one way: pure rules ← [`table`] ← operations ← the functions. Pure modules take `now` and
 //! decide; operations do what was decided, each change one conditional write; the functions translate events.
 
+pub mod app;
 pub mod clock;
 pub mod config;
 pub mod http_client;
 pub mod installation;
+pub mod log;
 pub mod problem;
 pub mod quota;
 pub mod redacted;

@@ -1,9 +1,49 @@
-//! The `refresh` function.
+//! The `refresh` function: renews tokens on a schedule, one at an operator's wish, and stores rescued pairs.
+
+pub mod event;
+pub mod rescue;
+pub mod tick;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lambda_runtime::{Error, LambdaEvent, service_fn};
+use serde_json::Value;
+use shared::app::App;
+use shared::clock::Millis;
+use shared::config::Function;
+
+use crate::event::Event;
+
+/// What an invocation is given where the runtime does not say when it ends.
+const USUAL_TIME: Duration = Duration::from_secs(60);
 
 /// Serves events until the process is ended.
 ///
 /// # Errors
 /// Configuration that is missing or malformed, or a Runtime API that cannot be reached.
-pub async fn run() -> Result<(), lambda_runtime::Error> {
-    Ok(())
+pub async fn run() -> Result<(), Error> {
+    let app = Arc::new(App::start(Function::Refresh).await?);
+    lambda_runtime::run(service_fn(move |event| {
+        let app = app.clone();
+        async move { handle(&app, event).await }
+    }))
+    .await
+}
+
+async fn handle(app: &App, event: LambdaEvent<Value>) -> Result<Value, Error> {
+    let deadline = deadline(event.context.deadline, app.clock.now());
+    let answer = match Event::read(event.payload)? {
+        Event::Tick(shards) => serde_json::to_value(tick::run(app, shards, deadline).await?),
+        Event::One { resource, force } => serde_json::to_value(tick::run_one(app, &resource, force, deadline).await?),
+        Event::Rescue(messages) => serde_json::to_value(rescue::run(app, messages).await),
+    }?;
+    tracing::info!(%answer, "done");
+    Ok(answer)
+}
+
+/// The end of the invocation. A local emulator's may be nonsense: what is past is taken for unknown.
+fn deadline(context: u64, now: Millis) -> Millis {
+    let told = Millis(i64::try_from(context).unwrap_or(i64::MAX));
+    if told > now { told } else { now + USUAL_TIME }
 }

@@ -1,3 +1,230 @@
-//! The life of an installation.
+//! The life of an installation: how it begins and ends. What lies between is [`crate::token::refresh`].
 
 pub mod state;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::{Clock, Millis};
+use crate::installation::state::{Attempt, Lineage};
+use crate::resource::Resource;
+use crate::secrets::SecretError;
+use crate::table::installation::{Changed, NewInstallation};
+use crate::table::{StoreError, Table};
+use crate::token::pair::{Pair, Slot};
+use crate::token::rescue::{LostWrite, RescueError, RescueQueue, Rescued};
+use crate::token::{Grant, schedule};
+use crate::vault::{Vault, VaultError};
+
+/// How often an install looks at an item that changes under it.
+const ROUNDS: u32 = 10;
+
+/// What was installed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Installed {
+    /// Whose token it is.
+    pub resource: Resource,
+    /// The company, where the answer names it.
+    pub company: Option<String>,
+    /// Whether an agency installed for several locations.
+    pub bulk: bool,
+}
+
+/// Why an installation was not stored.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// Neither the table nor the rescue queue took it: it is lost, and the human must start again.
+    #[error(transparent)]
+    Store(StoreError),
+    /// The data keys cannot be read. Check with [`Installations::ready`] before the code is spent.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The table did not take it; it is on the rescue queue and will be stored.
+    #[error("the installation is on the rescue queue")]
+    Rescued,
+}
+
+/// What an uninstall came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uninstalled {
+    /// It is revoked and its tokens are erased.
+    Done,
+    /// The installation is newer than the uninstall.
+    Older,
+    /// There is no such installation.
+    Unknown,
+}
+
+/// Installs and uninstalls.
+#[derive(Clone)]
+pub struct Installations {
+    table: Table,
+    vault: Arc<Vault>,
+    rescue: Option<RescueQueue>,
+    clock: Clock,
+}
+
+impl Installations {
+    /// The installations in `table`.
+    #[must_use]
+    pub fn new(table: Table, vault: Arc<Vault>, rescue: Option<RescueQueue>, clock: Clock) -> Self {
+        Self { table, vault, rescue, clock }
+    }
+
+    /// Whether a grant could be sealed now: asked before a single-use code is spent.
+    ///
+    /// # Errors
+    /// [`SecretError`].
+    pub async fn ready(&self) -> Result<(), SecretError> {
+        self.vault.sealer().await.map(drop)
+    }
+
+    /// Stores what a code was exchanged for. `exchange_started` orders installs; `home` is the public base URL, kept
+    /// for links to install again.
+    ///
+    /// # Errors
+    /// [`InstallError`].
+    pub async fn install(
+        &self,
+        grant: &Grant,
+        exchange_started: Millis,
+        home: &str,
+    ) -> Result<Installed, InstallError> {
+        let attempt = Attempt::new();
+        let pair = Pair::granted(grant, None, self.clock.now());
+        let new = NewInstallation {
+            resource: &grant.resource,
+            attempt: &attempt,
+            installed_at: exchange_started,
+            due_at: schedule::next_refresh(pair.issued_at, pair.expires_at, fastrand::f64()),
+            company: grant.company.as_deref(),
+            home,
+            scope: grant.scope.as_deref(),
+        };
+        let sealer = self.vault.sealer().await?;
+        let mut stored = self.store(&new, &pair).await;
+        for pause in [100, 300, 900] {
+            if stored.is_ok() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            stored = self.store(&new, &pair).await;
+        }
+        match stored {
+            Ok(()) => {
+                tracing::info!(resource = %grant.resource, bulk = grant.bulk, outcome = "installed", "installed");
+                Ok(Installed { resource: grant.resource.clone(), company: grant.company.clone(), bulk: grant.bulk })
+            }
+            Err(VaultOrStore::Vault(VaultError::Secret(error))) => Err(error.into()),
+            Err(error) => {
+                let write = LostWrite::Install {
+                    installed_at: exchange_started.0,
+                    company: grant.company.clone(),
+                    home: home.to_owned(),
+                    scope: grant.scope.clone(),
+                };
+                let rescued = Rescued::seal(&sealer, &grant.resource, &attempt, write, &pair);
+                match &self.rescue {
+                    Some(queue) if queue.send(&rescued).await => Err(InstallError::Rescued),
+                    _ => Err(InstallError::Store(match error {
+                        VaultOrStore::Store(error) => error,
+                        VaultOrStore::Vault(error) => StoreError::Unavailable(error.to_string()),
+                    })),
+                }
+            }
+        }
+    }
+
+    /// Stores an installation from the rescue queue, unless a newer one is there.
+    ///
+    /// # Errors
+    /// [`RescueError`]: the message must come again.
+    pub async fn install_rescued(&self, rescued: &Rescued) -> Result<(), RescueError> {
+        let LostWrite::Install { installed_at, company, home, scope } = &rescued.write else {
+            return Err(RescueError::Unreadable);
+        };
+        let pair = rescued.open(&self.vault).await?;
+        let attempt = Attempt::from(rescued.attempt.clone());
+        let new = NewInstallation {
+            resource: &rescued.resource,
+            attempt: &attempt,
+            installed_at: Millis(*installed_at),
+            due_at: self.clock.now(),
+            company: company.as_deref(),
+            home,
+            scope: scope.as_deref(),
+        };
+        self.store(&new, &pair).await.map_err(|error| match error {
+            VaultOrStore::Store(error) => RescueError::Store(error),
+            VaultOrStore::Vault(error) => RescueError::Vault(error),
+        })
+    }
+
+    /// Revokes what was installed before `at` and erases its tokens.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn uninstall(&self, resource: &Resource, at: Millis) -> Result<Uninstalled, StoreError> {
+        let outcome = match self.table.uninstall(resource, at).await? {
+            Changed::Done(_) => Uninstalled::Done,
+            Changed::Not(_) => Uninstalled::Older,
+            Changed::Gone => Uninstalled::Unknown,
+        };
+        tracing::info!(%resource, ?outcome, "uninstall");
+        Ok(outcome)
+    }
+
+    async fn store(&self, new: &NewInstallation<'_>, pair: &Pair) -> Result<(), VaultOrStore> {
+        for _ in 0..ROUNDS {
+            let stored = self.table.installation(new.resource).await?;
+            let sealer = self.vault.sealer().await.map_err(VaultError::from)?;
+            let seen = stored.as_ref().map(|stored| stored.lineage);
+            if let Some(stored) = &stored {
+                if stored.committed_by.as_deref() == Some(new.attempt.as_str()) {
+                    return Ok(());
+                }
+                if stored.installed_at >= new.installed_at {
+                    return self.behind(new, pair, stored.lineage, &sealer).await;
+                }
+            }
+            let next = seen.unwrap_or(Lineage { epoch: 0, generation: 0 }).reinstalled();
+            let sealed = pair.seal(&sealer, new.resource, next, Slot::Current);
+            if let Changed::Done(_) = self.table.install(new, seen, &sealed).await? {
+                return Ok(());
+            }
+        }
+        Err(StoreError::Unavailable("the item changes faster than it can be written".into()).into())
+    }
+
+    /// A newer install was stored while this one was on its way. Which of the two pairs lives nobody knows: park it.
+    async fn behind(
+        &self,
+        new: &NewInstallation<'_>,
+        pair: &Pair,
+        current: Lineage,
+        sealer: &crate::seal::Sealer,
+    ) -> Result<(), VaultOrStore> {
+        let parked = pair.seal(sealer, new.resource, current, Slot::Alternate);
+        self.table.park(new.resource, current, &parked, self.clock.now()).await?;
+        tracing::warn!(resource = %new.resource, "a newer install was stored first: this one is parked");
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+enum VaultOrStore {
+    Vault(VaultError),
+    Store(StoreError),
+}
+
+impl From<VaultError> for VaultOrStore {
+    fn from(error: VaultError) -> Self {
+        Self::Vault(error)
+    }
+}
+
+impl From<StoreError> for VaultOrStore {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}

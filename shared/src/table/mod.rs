@@ -12,6 +12,7 @@
 //! `expires_at` (seconds) is the TTL attribute.
 
 pub mod app;
+pub mod clock_check;
 pub mod installation;
 
 use std::collections::HashMap;

@@ -1,0 +1,127 @@
+//! Everything that is due, until shortly before the invocation's end.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+use serde::Serialize;
+use shared::app::App;
+use shared::clock::Millis;
+use shared::resource::Resource;
+use shared::table::StoreError;
+use shared::table::installation::{DUE_SHARDS, Due, LEASE};
+use shared::token::refresh::{Failure, Refreshed, Why};
+use shared::token::schedule;
+
+use crate::event::Shards;
+
+/// How many refreshes are under way at once.
+const CONCURRENCY: usize = 16;
+/// How many entries of the index are read at once.
+const PAGE: i32 = 200;
+/// No refresh is begun with less than a lease and this left.
+const MARGIN: Duration = Duration::from_secs(1);
+
+/// What an invocation did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    /// Installations that were due.
+    pub due: u64,
+    /// Renewed by their refresh token.
+    pub refreshed: u64,
+    /// Minted from their company's token.
+    pub minted: u64,
+    /// Put off: not used of late, or in another's hands.
+    pub deferred: u64,
+    /// Tried without success, or not triable.
+    pub failed: u64,
+    /// Still due when the time was up.
+    pub left: u64,
+}
+
+impl Summary {
+    fn count(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Refreshed => self.refreshed += 1,
+            Outcome::Deferred => self.deferred += 1,
+            Outcome::Failed => self.failed += 1,
+            Outcome::NoTime => self.left += 1,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Outcome {
+    Refreshed,
+    Deferred,
+    Failed,
+    NoTime,
+}
+
+/// Refreshes what is due in some shards, in an invocation that ends at `deadline`.
+///
+/// # Errors
+/// [`StoreError`] if what is due cannot be read.
+pub async fn run(app: &App, shards: Shards, deadline: Millis) -> Result<Summary, StoreError> {
+    let mut summary = Summary::default();
+    let mut seen: HashSet<Resource> = HashSet::new();
+    for shard in (0..DUE_SHARDS).filter(|shard| shards.include(*shard)) {
+        loop {
+            let page = app.table.due(shard, app.clock.now(), PAGE).await?;
+            // The index lags behind the table, and what failed may be due again: each is looked at once.
+            let due: Vec<_> = page.into_iter().filter(|due| seen.insert(due.resource.clone())).collect();
+            if due.is_empty() {
+                break;
+            }
+            summary.due += due.len() as u64;
+            let mut outcomes = stream::iter(&due).map(|due| one(app, due, deadline)).buffer_unordered(CONCURRENCY);
+            while let Some(outcome) = outcomes.next().await {
+                summary.count(outcome);
+            }
+        }
+    }
+    Ok(summary)
+}
+
+/// Refreshes one installation now; without `force` only if its token is no longer fresh.
+///
+/// # Errors
+/// [`StoreError`] if it cannot be read.
+pub async fn run_one(app: &App, resource: &Resource, force: bool, deadline: Millis) -> Result<Summary, StoreError> {
+    let mut summary = Summary { due: 1, ..Summary::default() };
+    let Some(stored) = app.table.installation(resource).await? else {
+        tracing::warn!(%resource, "there is no such installation");
+        summary.failed = 1;
+        return Ok(summary);
+    };
+    let now = app.clock.now();
+    let fresh = stored.pair.as_ref().is_some_and(|pair| {
+        schedule::freshness(pair.access_issued_at, pair.access_expires_at, now) == schedule::Freshness::Fresh
+    });
+    if fresh && !force && stored.due_at.is_none_or(|due_at| now < due_at) {
+        summary.deferred = 1;
+        return Ok(summary);
+    }
+    let refreshed = app.refresher.refresh(resource, stored.lineage, Why::Operator, deadline).await;
+    summary.count(outcome(resource, refreshed));
+    Ok(summary)
+}
+
+async fn one(app: &App, due: &Due, deadline: Millis) -> Outcome {
+    if app.clock.now() + LEASE + MARGIN > deadline {
+        return Outcome::NoTime;
+    }
+    outcome(&due.resource, app.refresher.refresh(&due.resource, due.lineage, Why::Due, deadline).await)
+}
+
+fn outcome(resource: &Resource, refreshed: Refreshed) -> Outcome {
+    match refreshed {
+        Refreshed::Renewed(_) => Outcome::Refreshed,
+        Refreshed::Held(_) | Refreshed::Moved | Refreshed::Gone => Outcome::Deferred,
+        Refreshed::Failed(Failure::NoTime) => Outcome::NoTime,
+        Refreshed::Failed(failure) => {
+            tracing::warn!(%resource, ?failure, "not refreshed");
+            Outcome::Failed
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! What a function needs, built once at start from its configuration.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, SdkConfig};
+
+use crate::clock::Clock;
+use crate::config::{Config, ConfigError, Function};
+use crate::http_client;
+use crate::installation::Installations;
+use crate::seal::DataKeys;
+use crate::secrets::{AppCredentials, Secret};
+use crate::table::Table;
+use crate::table::clock_check::ClockCheck;
+use crate::token::endpoint::TokenEndpoint;
+use crate::token::refresh::Refresher;
+use crate::token::rescue::RescueQueue;
+use crate::token::tokens::Tokens;
+use crate::vault::Vault;
+
+/// One try of a call to an AWS service takes at most so long…
+const AWS_ATTEMPT: Duration = Duration::from_secs(2);
+/// …and the call with its retries so long. It fits several times into a lease.
+const AWS_CALL: Duration = Duration::from_secs(5);
+
+/// Everything that a function works with.
+pub struct App {
+    /// The configuration.
+    pub config: Config,
+    /// The clock.
+    pub clock: Clock,
+    /// The table.
+    pub table: Table,
+    /// The app's client credentials.
+    pub app_secret: Arc<Secret<AppCredentials>>,
+    /// The token endpoint.
+    pub endpoint: TokenEndpoint,
+    /// Installs and uninstalls.
+    pub installations: Installations,
+    /// The one refresh path.
+    pub refresher: Arc<Refresher>,
+    /// Access tokens for readers.
+    pub tokens: Tokens,
+    /// The SDK's configuration, for clients that only one function has.
+    pub aws: SdkConfig,
+}
+
+/// Why a function cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The environment.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The HTTP client's TLS set-up.
+    #[error("the HTTP client cannot be built: {0}")]
+    Http(#[from] reqwest::Error),
+}
+
+impl App {
+    /// Sets up logging, reads the environment and builds the clients. Connects to nothing yet.
+    ///
+    /// # Errors
+    /// [`StartError`], which is also logged.
+    pub async fn start(function: Function) -> Result<Self, StartError> {
+        crate::log::start();
+        let started = async {
+            let config = Config::from_env(function)?;
+            Self::build(config, &aws().await, Clock::system())
+        };
+        started.await.inspect_err(|error: &StartError| match error {
+            StartError::Config(error) => tracing::error!(problems = ?error.problems(), "{error}"),
+            StartError::Http(_) => tracing::error!("{error}"),
+        })
+    }
+
+    /// Builds everything from a configuration and the SDK's.
+    ///
+    /// # Errors
+    /// [`StartError::Http`].
+    pub fn build(config: Config, aws: &SdkConfig, clock: Clock) -> Result<Self, StartError> {
+        let dynamodb = aws_sdk_dynamodb::config::Builder::from(aws).interceptor(ClockCheck::new(clock.clone())).build();
+        let table = Table { client: aws_sdk_dynamodb::Client::from_conf(dynamodb), name: config.table.as_str().into() };
+        let secrets = aws_sdk_secretsmanager::Client::new(aws);
+        let app_secret =
+            Arc::new(Secret::new(secrets.clone(), &config.app_secret_id, clock.clone(), AppCredentials::parse));
+        // The webhook seals nothing and has no such secret.
+        let sealing_secret_id = config.sealing_secret_id.clone().unwrap_or_default();
+        let keys = Secret::new(secrets, sealing_secret_id, clock.clone(), |text| {
+            DataKeys::parse(text).map_err(|error| error.to_string())
+        });
+        let vault = Arc::new(Vault::new(keys, &config.table));
+        let rescue = config.rescue_queue_url.clone().map(|url| RescueQueue::new(aws_sdk_sqs::Client::new(aws), url));
+        let endpoint = TokenEndpoint::new(http_client::token_endpoint()?, &config.api_url, app_secret.clone());
+        let refresher =
+            Arc::new(Refresher::new(table.clone(), vault.clone(), endpoint.clone(), rescue.clone(), clock.clone()));
+        Ok(Self {
+            installations: Installations::new(table.clone(), vault.clone(), rescue, clock.clone()),
+            tokens: Tokens::new(table.clone(), vault, refresher.clone(), clock.clone()),
+            refresher,
+            endpoint,
+            app_secret,
+            table,
+            clock,
+            config,
+            aws: aws.clone(),
+        })
+    }
+}
+
+async fn aws() -> SdkConfig {
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(Duration::from_secs(1))
+        .operation_attempt_timeout(AWS_ATTEMPT)
+        .operation_timeout(AWS_CALL)
+        .build();
+    aws_config::defaults(BehaviorVersion::latest())
+        .timeout_config(timeouts)
+        .retry_config(RetryConfig::standard().with_max_attempts(3).with_initial_backoff(Duration::from_millis(50)))
+        .load()
+        .await
+}

@@ -1,0 +1,68 @@
+//! One JSON object a line on standard output, and metrics in CloudWatch's embedded format between them.
+
+use serde_json::{Value, json};
+use tracing::level_filters::LevelFilter;
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::{EnvFilter, filter_fn};
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::clock::Millis;
+
+/// Crates whose words may be logged below `WARN`. Others, such as HTTP and AWS clients, would print headers and
+/// bodies there, and with them tokens: no setting of `RUST_LOG` reaches them.
+const OURS: [&str; 5] = ["shared", "callback", "refresh", "relay", "webhook"];
+
+/// Sets the process's logging up. A second call changes nothing.
+#[expect(clippy::disallowed_methods, reason = "RUST_LOG is read before there is a configuration")]
+pub fn start() {
+    let directives = std::env::var("RUST_LOG").unwrap_or_default();
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).parse_lossy(directives);
+    let lines = tracing_subscriber::fmt::layer()
+        .json()
+        .flatten_event(true)
+        .with_current_span(true)
+        .with_span_list(false)
+        .with_ansi(false)
+        .with_filter(filter)
+        .with_filter(filter_fn(is_told));
+    let _already_set = tracing_subscriber::registry().with(lines).try_init();
+}
+
+fn is_told(metadata: &Metadata<'_>) -> bool {
+    *metadata.level() <= Level::WARN || OURS.iter().any(|name| is_of(metadata.target(), name))
+}
+
+fn is_of(target: &str, name: &str) -> bool {
+    target.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+/// A metric as CloudWatch's embedded format has it (CloudWatch User Guide, "Embedded metric format specification").
+#[must_use]
+pub fn metric(name: &str, value: u64, unit: &str, now: Millis) -> Value {
+    json!({
+        "_aws": {
+            "Timestamp": now.0,
+            "CloudWatchMetrics": [{
+                "Namespace": "HoopaiRelay",
+                "Dimensions": [[]],
+                "Metrics": [{"Name": name, "Unit": unit}],
+            }],
+        },
+        name: value,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_that_would_print_tokens_are_not_heard() {
+        for (target, ours) in
+            [("shared::token", true), ("relay", true), ("relayed", false), ("hyper::proto", false), ("aws_sdk", false)]
+        {
+            assert_eq!(OURS.iter().any(|name| is_of(target, name)), ours, "{target}");
+        }
+    }
+}
