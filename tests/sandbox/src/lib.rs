@@ -1,1 +1,31 @@
-//! Sandbox.
+//! The whole system on one machine, and the doubles it needs for that.
+//!
+//! Each part starts by itself on a free loopback port and ends when its handle is dropped; tests take the parts they
+//! need, [`Sandbox`] takes them all.
+//!
+//! | part | stands for |
+//! |---|---|
+//! | [`dynamo`] | `DynamoDB`: an embedded engine, and the one table's schema |
+//! | [`secrets`] | Secrets Manager |
+//! | [`queue`] | SQS, and Lambda's poller of it |
+//! | [`marketplace`] | the platform: consent page, token endpoint, minting, a piece of its API |
+//! | [`runtime_api`] | Lambda: the Runtime API that workers poll, and `Invoke` |
+//! | [`gateway`] | API Gateway's HTTP API with payload 2.0 |
+//! | [`process`] | workers as child processes: killed, frozen, started again |
+//!
+//! All of them tell an [`events::EventBus`] what happens.
+
+mod aws_json;
+pub mod clock;
+pub mod dynamo;
+pub mod events;
+mod form;
+pub mod gateway;
+mod identity;
+mod lock;
+pub mod marketplace;
+pub mod process;
+pub mod queue;
+pub mod runtime_api;
+pub mod secrets;
+pub mod server;

@@ -1,0 +1,30 @@
+//! The AWS JSON protocols (1.0 and 1.1) as two doubles speak them: the operation is in `X-Amz-Target`, errors carry `__type`.
+
+use axum::{body::Body, response::Response};
+use http::{HeaderMap, StatusCode};
+use serde_json::{Value, json};
+
+/// Largest request a double reads; DynamoDB's, SQS's and Secrets Manager's bounds are below it.
+pub(crate) const LARGEST_REQUEST: usize = 1 << 20;
+
+/// `GetSecretValue` of `X-Amz-Target: secretsmanager.GetSecretValue`.
+pub(crate) fn operation(headers: &HeaderMap) -> Option<&str> {
+    headers.get("x-amz-target")?.to_str().ok()?.rsplit('.').next()
+}
+
+/// An answer with a JSON body.
+pub(crate) fn answer(status: StatusCode, value: &Value) -> Response {
+    let mut response = Response::new(Body::from(value.to_string()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert("content-type", http::HeaderValue::from_static("application/x-amz-json-1.1"));
+    if let Ok(id) = http::HeaderValue::from_str(&crate::identity::uuid()) {
+        headers.insert("x-amzn-requestid", id);
+    }
+    response
+}
+
+/// An error as the SDKs read it.
+pub(crate) fn error(status: StatusCode, code: &str, message: &str) -> Response {
+    answer(status, &json!({"__type": code, "message": message, "Message": message}))
+}

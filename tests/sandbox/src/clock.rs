@@ -1,0 +1,46 @@
+//! The double's clock: monotonic, anchored to the wall once, and movable forwards, so that no test sleeps thirty seconds.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+/// A clock whose copies move together.
+#[derive(Debug, Clone)]
+pub struct Clock {
+    anchor: Instant,
+    anchor_since_epoch: Duration,
+    ahead_ms: Arc<AtomicU64>,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self {
+            anchor: Instant::now(),
+            anchor_since_epoch: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+            ahead_ms: Arc::default(),
+        }
+    }
+}
+
+impl Clock {
+    /// Time since the Unix epoch.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        self.anchor_since_epoch + self.anchor.elapsed() + Duration::from_millis(self.ahead_ms.load(Ordering::SeqCst))
+    }
+
+    /// Milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        u64::try_from(self.now().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Moves this clock and its copies forwards.
+    pub fn advance(&self, by: Duration) {
+        self.ahead_ms.fetch_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
+    }
+}

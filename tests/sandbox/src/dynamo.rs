@@ -1,0 +1,277 @@
+//! DynamoDB on this machine: an embedded engine behind the real wire protocol, and the one table's schema.
+
+use std::{path::Path, time::Duration};
+
+use aws_sdk_dynamodb::{
+    Client,
+    config::{BehaviorVersion, Credentials, Region},
+    error::DisplayErrorContext,
+    types::{
+        AttributeDefinition, BillingMode, GlobalSecondaryIndex, KeySchemaElement, KeyType, Projection, ProjectionType,
+        ScalarAttributeType, TimeToLiveSpecification,
+    },
+};
+use dynoxide::Database;
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+
+use crate::server::StartError;
+
+/// Name of a key attribute and its type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key {
+    /// Attribute name.
+    pub name: &'static str,
+    /// `S` or `N`, as `DynamoDB` writes it.
+    pub kind: &'static str,
+}
+
+/// What an index carries beside its keys and the table's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Projected {
+    /// `KEYS_ONLY`.
+    Keys,
+    /// `INCLUDE` of these attributes.
+    Include(&'static [&'static str]),
+}
+
+/// A global secondary index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Index {
+    /// Name.
+    pub name: &'static str,
+    /// Hash key.
+    pub hash: Key,
+    /// Range key.
+    pub range: Key,
+    /// Projection.
+    pub projected: Projected,
+}
+
+/// A table as `template.yaml` declares it, billed on demand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TableSchema {
+    /// The only key of the table.
+    pub hash: Key,
+    /// Its indexes.
+    pub indexes: &'static [Index],
+    /// Attribute that holds the second at which an item may go.
+    pub expires: &'static str,
+}
+
+const PK: Key = Key { name: "pk", kind: "S" };
+
+/// The one table. A test holds `template.yaml` against it.
+pub const SCHEMA: TableSchema = TableSchema {
+    hash: PK,
+    indexes: &[
+        Index {
+            name: "due",
+            hash: Key { name: "due_shard", kind: "S" },
+            range: Key { name: "due_at", kind: "N" },
+            projected: Projected::Include(&["epoch", "generation", "status", "lease_ends_at"]),
+        },
+        Index { name: "company", hash: Key { name: "company", kind: "S" }, range: PK, projected: Projected::Keys },
+    ],
+    expires: "expires_at",
+};
+
+/// Creates the table by [`SCHEMA`]; one that is there already is left alone.
+///
+/// # Errors
+/// The engine refuses.
+pub async fn create_table(client: &Client, name: &str) -> Result<(), StartError> {
+    let refused = |error: String| StartError::Table(error);
+    let mut keys = vec![SCHEMA.hash];
+    let mut create = client
+        .create_table()
+        .table_name(name)
+        .billing_mode(BillingMode::PayPerRequest)
+        .key_schema(element(SCHEMA.hash, KeyType::Hash).map_err(refused)?);
+    for index in SCHEMA.indexes {
+        create = create.global_secondary_indexes(global_index(index).map_err(refused)?);
+        keys.extend([index.hash, index.range]);
+    }
+    keys.sort_by_key(|key| key.name);
+    keys.dedup();
+    for key in keys {
+        let definition = AttributeDefinition::builder()
+            .attribute_name(key.name)
+            .attribute_type(ScalarAttributeType::from(key.kind))
+            .build();
+        create = create.attribute_definitions(definition.map_err(|error| refused(error.to_string()))?);
+    }
+    match create.send().await {
+        Ok(_) => {}
+        Err(error) if error.as_service_error().is_some_and(|error| error.is_resource_in_use_exception()) => {
+            return Ok(());
+        }
+        Err(error) => return Err(refused(DisplayErrorContext(error).to_string())),
+    }
+    let expiry = TimeToLiveSpecification::builder().enabled(true).attribute_name(SCHEMA.expires).build();
+    client
+        .update_time_to_live()
+        .table_name(name)
+        .time_to_live_specification(expiry.map_err(|error| refused(error.to_string()))?)
+        .send()
+        .await
+        .map_err(|error| refused(DisplayErrorContext(error).to_string()))?;
+    Ok(())
+}
+
+fn element(key: Key, role: KeyType) -> Result<KeySchemaElement, String> {
+    KeySchemaElement::builder().attribute_name(key.name).key_type(role).build().map_err(|error| error.to_string())
+}
+
+fn global_index(index: &Index) -> Result<GlobalSecondaryIndex, String> {
+    let projection = match index.projected {
+        Projected::Keys => Projection::builder().projection_type(ProjectionType::KeysOnly),
+        Projected::Include(names) => Projection::builder()
+            .projection_type(ProjectionType::Include)
+            .set_non_key_attributes(Some(names.iter().map(|&name| name.to_owned()).collect())),
+    };
+    GlobalSecondaryIndex::builder()
+        .index_name(index.name)
+        .key_schema(element(index.hash, KeyType::Hash)?)
+        .key_schema(element(index.range, KeyType::Range)?)
+        .projection(projection.build())
+        .build()
+        .map_err(|error| error.to_string())
+}
+
+/// A client of whatever speaks `DynamoDB`'s protocol at `url`, with credentials that open nothing.
+#[must_use]
+pub fn client(url: &str) -> Client {
+    let config = aws_sdk_dynamodb::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::from_static(crate::process::REGION))
+        .credentials_provider(Credentials::new("sandbox", "sandbox", None, None, "sandbox"))
+        .endpoint_url(url)
+        .build();
+    Client::from_conf(config)
+}
+
+/// The embedded engine and its server, which ends when this is dropped.
+#[derive(Debug)]
+pub struct Dynamo {
+    url: String,
+    client: Client,
+    serving: Serving,
+}
+
+#[derive(Debug)]
+struct Serving {
+    _stop: oneshot::Sender<()>,
+    server: JoinHandle<()>,
+    sweeper: JoinHandle<()>,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.sweeper.abort();
+        self.server.abort();
+    }
+}
+
+/// Real tables take hours to drop expired items; a minute shows that nobody relies on it.
+const SWEEP_EVERY: Duration = Duration::from_mins(1);
+
+impl Dynamo {
+    /// In memory, on a free port.
+    ///
+    /// # Errors
+    /// The engine or the port refuses.
+    pub async fn memory() -> Result<Self, StartError> {
+        Self::serve(Database::memory().map_err(|error| StartError::Database(error.to_string()))?).await
+    }
+
+    /// In a file, which is made where it is missing, on a free port.
+    ///
+    /// # Errors
+    /// The engine or the port refuses, or the file is something else.
+    pub async fn file(path: &Path) -> Result<Self, StartError> {
+        let database = Database::new(&path.to_string_lossy());
+        Self::serve(database.map_err(|error| StartError::Database(format!("{}: {error}", path.display())))?).await
+    }
+
+    async fn serve(database: Database) -> Result<Self, StartError> {
+        let refused = |source| StartError::Port { port: 0, source };
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.map_err(refused)?;
+        let url = format!("http://{}", listener.local_addr().map_err(refused)?);
+        let sweeper = tokio::spawn(sweep(database.clone()));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let server = tokio::spawn(async move {
+            let until = async {
+                let _dropped = stopped.await;
+            };
+            let _served = dynoxide::server::serve_with_shutdown(listener, database, until).await;
+        });
+        let client = client(&url);
+        Ok(Self { url, client, serving: Serving { _stop: stop, server, sweeper } })
+    }
+
+    /// Base URL, for `AWS_ENDPOINT_URL_DYNAMODB`.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// A client of it.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// Whether it still serves.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        !self.serving.server.is_finished()
+    }
+}
+
+async fn sweep(database: Database) {
+    let mut every = tokio::time::interval(SWEEP_EVERY);
+    loop {
+        every.tick().await;
+        let database = database.clone();
+        // The engine is synchronous, and one page of a large table takes a while.
+        let _swept = tokio::task::spawn_blocking(move || database.sweep_ttl()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_sdk_dynamodb::types::AttributeValue;
+
+    #[tokio::test]
+    async fn the_table_has_its_indexes_and_creating_it_twice_is_no_error() {
+        let dynamo = Dynamo::memory().await.expect("starts");
+        let client = dynamo.client();
+        for _ in 0..2 {
+            create_table(&client, "relay").await.expect("created, or there already");
+        }
+        client
+            .put_item()
+            .table_name("relay")
+            .item("pk", AttributeValue::S("a".into()))
+            .item("due_shard", AttributeValue::S("0".into()))
+            .item("due_at", AttributeValue::N("7".into()))
+            .item("epoch", AttributeValue::N("1".into()))
+            .item("sealed", AttributeValue::S("not projected".into()))
+            .send()
+            .await
+            .expect("written");
+        let due = client
+            .query()
+            .table_name("relay")
+            .index_name("due")
+            .key_condition_expression("due_shard = :s AND due_at < :t")
+            .expression_attribute_values(":s", AttributeValue::S("0".into()))
+            .expression_attribute_values(":t", AttributeValue::N("8".into()))
+            .send()
+            .await
+            .expect("queried");
+        let item = due.items().first().expect("one item is due");
+        assert!(item.contains_key("epoch") && !item.contains_key("sealed"), "{item:?}");
+    }
+}

@@ -1,0 +1,147 @@
+//! API Gateway's HTTP API on this machine: real HTTP in, payload 2.0 to the functions, their answers out.
+
+pub mod answer;
+pub mod event;
+pub mod routes;
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    extract::State as Shared,
+    response::Response,
+};
+use http::{HeaderMap, HeaderValue, Request, StatusCode};
+use serde_json::json;
+
+use self::{
+    event::{Iam, Incoming},
+    routes::{Access, Match},
+};
+use crate::{
+    events::{Event, EventBus},
+    runtime_api::{self, Invocation, RuntimeApi},
+    server::{Peer, Server, StartError, WhenClientLeaves, hang_up},
+};
+
+/// API Gateway's bounds.
+const LARGEST_BODY: usize = 10 * 1024 * 1024;
+const LARGEST_HEAD: usize = 10_240;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Time-outs of the functions behind it, as `template.yaml` sets them.
+const FUNCTION_TIMEOUT: Duration = Duration::from_secs(29);
+
+#[derive(Debug)]
+struct Behind {
+    runtime: RuntimeApi,
+    bus: EventBus,
+}
+
+/// The gateway, which ends when this is dropped.
+#[derive(Debug)]
+pub struct Gateway {
+    server: Server,
+}
+
+impl Gateway {
+    /// Starts it on 127.0.0.1; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// The port is taken.
+    pub async fn start(port: u16, runtime: RuntimeApi, bus: EventBus) -> Result<Self, StartError> {
+        let router = Router::new().fallback(serve).with_state(Arc::new(Behind { runtime, bus }));
+        let server = Server::start(port, router, WhenClientLeaves::Finish).await?;
+        Ok(Self { server })
+    }
+
+    /// Base URL, for `PUBLIC_URL`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.server.url()
+    }
+}
+
+async fn serve(Shared(behind): Shared<Arc<Behind>>, request: Request<Body>) -> Response {
+    let began = Instant::now();
+    let method = request.method().to_string();
+    let path = request.uri().path().to_owned();
+    let mut response = pass(&behind.runtime, request).await;
+    let id = crate::identity::hex(8);
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert("apigw-requestid", id);
+    }
+    let source = response.headers().get("relay-source").and_then(|value| value.to_str().ok()).map(str::to_owned);
+    behind.bus.publish(Event::Gateway {
+        method,
+        path,
+        status: response.status().as_u16(),
+        source,
+        millis: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+    });
+    response
+}
+
+async fn pass(runtime: &RuntimeApi, request: Request<Body>) -> Response {
+    let (head, body) = request.into_parts();
+    if head_size(&head.uri, &head.headers) > LARGEST_HEAD {
+        return message(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "Request Header Fields Too Large");
+    }
+    let Some(found) = routes::find(&head.method, head.uri.path()) else {
+        return message(StatusCode::NOT_FOUND, "Not Found");
+    };
+    let iam = match found.access {
+        Access::Open => None,
+        Access::Iam => match Iam::of(&head.headers) {
+            Some(iam) => Some(iam),
+            None => return message(StatusCode::FORBIDDEN, "Forbidden"),
+        },
+    };
+    let Ok(body) = to_bytes(body, LARGEST_BODY).await else {
+        return message(StatusCode::PAYLOAD_TOO_LARGE, "Request Entity Too Large");
+    };
+    let peer = head.extensions.get::<Peer>().map_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)), |peer| peer.0);
+    let mut headers = head.headers;
+    let trace_id = trace(&mut headers);
+    let Match { route_key, function, parameters, .. } = found;
+    let incoming = Incoming { method: &head.method, uri: &head.uri, headers: &headers, body: &body, peer: peer.ip() };
+    let event = event::of(&incoming, &route_key, &parameters, iam.as_ref());
+    let invocation = Invocation { qualifier: None, timeout: FUNCTION_TIMEOUT, trace_id: Some(trace_id) };
+    let invoked = runtime.invoke(function, event.to_string(), invocation);
+    match tokio::time::timeout(PATIENCE, invoked).await {
+        Err(_elapsed) => message(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable"),
+        Ok(Err(_function_error)) => message(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error"),
+        Ok(Ok(answered)) => answer::of(&answered)
+            .unwrap_or_else(|_| message(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")),
+    }
+}
+
+/// The trace id that came, or a new one, which then is in the headers too.
+fn trace(headers: &mut HeaderMap) -> String {
+    if let Some(came) = headers.get("x-amzn-trace-id").and_then(|value| value.to_str().ok()) {
+        return came.to_owned();
+    }
+    let new = runtime_api::trace_id();
+    if let Ok(value) = HeaderValue::from_str(&new) {
+        headers.insert("x-amzn-trace-id", value);
+    }
+    new
+}
+
+fn head_size(uri: &http::Uri, headers: &HeaderMap) -> usize {
+    let line = uri.path_and_query().map_or(1, |target| target.as_str().len());
+    line + headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>()
+}
+
+fn message(status: StatusCode, text: &str) -> Response {
+    Response::builder()
+        .status(status)
+        .header("content-type", "application/json")
+        .body(Body::from(json!({ "message": text }).to_string()))
+        .unwrap_or_else(|_| hang_up())
+}

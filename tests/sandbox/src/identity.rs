@@ -1,0 +1,36 @@
+//! Names nobody guesses by accident: request ids, codes, tokens.
+
+use std::fmt::Write as _;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde_json::{Value, json};
+
+/// `bytes` random bytes as lower-case hex. From a fast generator: fit to tell things apart, not to keep anything secret.
+pub(crate) fn hex(bytes: usize) -> String {
+    (0..bytes).fold(String::with_capacity(bytes * 2), |mut text, _| {
+        let _infallible = write!(text, "{:02x}", fastrand::u8(..));
+        text
+    })
+}
+
+/// A version 4 UUID.
+pub(crate) fn uuid() -> String {
+    let random = hex(16);
+    format!("{}-{}-4{}-a{}-{}", &random[0..8], &random[8..12], &random[13..16], &random[17..20], &random[20..32])
+}
+
+/// Something that looks and weighs like the platform's tokens: a signed JWT of one to two kilobytes.
+pub(crate) fn token(kind: &str, claims: &Value) -> String {
+    let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"RS256","typ":"JWT"}"#);
+    let mut claims = claims.clone();
+    claims["jti"] = json!(hex(16));
+    claims["kind"] = json!(kind);
+    claims["oauthMeta"] = json!({ "scopes": SCOPES.split(' ').collect::<Vec<_>>(), "client": "sandbox" });
+    let signature: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(256).collect();
+    format!("{header}.{}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()), URL_SAFE_NO_PAD.encode(signature))
+}
+
+/// Scopes of every token of the double.
+pub(crate) const SCOPES: &str = "contacts.readonly contacts.write locations.readonly companies.readonly oauth.readonly oauth.write \
+     calendars.readonly calendars.write conversations.readonly conversations.write opportunities.readonly opportunities.write \
+     forms.readonly invoices.readonly invoices.write medias.readonly users.readonly workflows.readonly";

@@ -1,0 +1,278 @@
+//! A piece of the platform's API: enough resources to see what a relay did to a request, and every check in the
+//! platform's own words.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    body::{Body, to_bytes},
+    extract::State as Shared,
+    response::Response,
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Uri};
+use serde_json::{Value, json};
+
+use super::{
+    ApiRequest, Platform, State,
+    faults::{Answer, Endpoint, Fault, strike},
+    grants::{AccessProblem, Resource},
+    window::{Limits, Remaining, Verdict},
+};
+use crate::{events::Event, form::Form};
+
+pub(super) const WRONG_CLASS: &str = "This authClass type is not allowed to access this scope. Please verify your IAM configuration if this is not the case.";
+const LARGEST_BODY: usize = 32 << 20;
+
+/// Who is calling.
+pub(super) enum Caller {
+    /// A valid token: whom it speaks for, and the agency above.
+    Known(Resource, String),
+    /// A token that was valid once.
+    Expired(Resource),
+    /// No token, or one that was never issued.
+    Unknown,
+}
+
+impl Caller {
+    pub(super) fn of(state: &State, headers: &HeaderMap, now_ms: u64) -> Self {
+        let bearer = headers.get("authorization").and_then(|value| value.to_str().ok());
+        let Some(token) = bearer.and_then(|value| value.strip_prefix("Bearer ")) else { return Self::Unknown };
+        match state.grants.check_access(token, now_ms) {
+            Ok((resource, company)) => Self::Known(resource, company),
+            Err(AccessProblem::Expired(resource)) => Self::Expired(resource),
+            Err(AccessProblem::Unknown) => Self::Unknown,
+        }
+    }
+
+    fn bucket(&self) -> Option<&Resource> {
+        match self {
+            Self::Known(resource, _) | Self::Expired(resource) => Some(resource),
+            Self::Unknown => None,
+        }
+    }
+}
+
+/// What is wrong with the `Version` header, in the platform's words.
+pub(super) fn version_problem(headers: &HeaderMap) -> Option<&'static str> {
+    match headers.get("version").map(http::HeaderValue::as_bytes) {
+        None => Some("version header was not found."),
+        Some(b"2021-04-15" | b"2021-07-28" | b"v3") => None,
+        Some(_) => Some("version header is invalid"),
+    }
+}
+
+/// One request as it was received.
+struct Received {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+pub(super) async fn serve(Shared(platform): Shared<Arc<Platform>>, request: Request<Body>) -> Response {
+    let (head, body) = request.into_parts();
+    let body = to_bytes(body, LARGEST_BODY).await.unwrap_or_default();
+    let received = Received { method: head.method, uri: head.uri, headers: head.headers, body };
+    let at = platform.clock.now();
+    let fault = platform.state().plans.take(&[Endpoint::Api]);
+    if let Some(Fault::Delay { millis }) = &fault {
+        tokio::time::sleep(Duration::from_millis(*millis)).await;
+    }
+    let (caller, counted) = platform.count(&received.headers, at);
+    let truth = match (&fault, counted.as_ref().map(|counted| counted.verdict)) {
+        (Some(fault), _) if !fault.lets_work_happen() => None,
+        (_, Some(Verdict::Burst | Verdict::Daily)) if matches!(caller, Caller::Known(..)) => {
+            Some(Answer::refusal(429, "Too Many Requests"))
+        }
+        _ => Some(platform.resource(&caller, &received)),
+    };
+    let status = match (&fault, &truth) {
+        (Some(Fault::HangUp { .. } | Fault::Stall { .. }), _) => None,
+        (Some(Fault::Answer { status, .. }), _) => Some(*status),
+        (_, truth) => truth.as_ref().map(|answer| answer.status.as_u16()),
+    };
+    platform.note(&received, caller.bucket(), at, status, counted.as_ref().map_or(0, |counted| counted.in_window));
+    let mut answer = truth.unwrap_or_else(|| Answer::refusal(500, "not processed"));
+    answer.headers.extend(counted.into_iter().flat_map(Counted::headers));
+    strike(fault, Some(answer)).await
+}
+
+/// What counting a request told.
+struct Counted {
+    verdict: Verdict,
+    in_window: usize,
+    limits: Limits,
+    remaining: Remaining,
+}
+
+impl Counted {
+    fn headers(self) -> [(String, String); 6] {
+        let header = |name: &str, value: u64| (name.to_owned(), value.to_string());
+        [
+            header("x-ratelimit-limit-daily", self.limits.daily),
+            header("x-ratelimit-daily-remaining", self.remaining.daily),
+            header("x-ratelimit-daily-reset", self.remaining.daily_reset_ms),
+            header("x-ratelimit-interval-milliseconds", self.limits.interval_ms),
+            header("x-ratelimit-max", self.limits.burst as u64),
+            header("x-ratelimit-remaining", self.remaining.burst as u64),
+        ]
+    }
+}
+
+impl Platform {
+    /// Counts the request in its resource's window, an expired token's too: the caller knew whose it was.
+    fn count(&self, headers: &HeaderMap, now: Duration) -> (Caller, Option<Counted>) {
+        let mut state = self.state();
+        let caller = Caller::of(&state, headers, self.clock.now_ms());
+        let counted = caller.bucket().map(|resource| {
+            let limits = state.limits(resource);
+            let window = state.windows.entry(resource.clone()).or_default();
+            let verdict = window.arrive(now, limits);
+            Counted { verdict, in_window: window.in_window(), limits, remaining: window.remaining(now, limits) }
+        });
+        (caller, counted)
+    }
+
+    fn note(
+        &self,
+        received: &Received,
+        bucket: Option<&Resource>,
+        at: Duration,
+        status: Option<u16>,
+        in_window: usize,
+    ) {
+        let method = received.method.to_string();
+        let path = received.uri.path().to_owned();
+        let target = received.uri.path_and_query().map_or_else(|| path.clone(), ToString::to_string);
+        self.state().ledger.api(bucket, ApiRequest { at, method: method.clone(), target, status });
+        self.bus.publish(Event::Platform {
+            resource: bucket.map(ToString::to_string),
+            method,
+            path,
+            status,
+            in_window,
+        });
+    }
+
+    fn resource(&self, caller: &Caller, received: &Received) -> Answer {
+        let Caller::Known(resource, company) = caller else { return Answer::refusal(401, "Invalid JWT") };
+        if let Some(problem) = version_problem(&received.headers) {
+            return Answer::refusal(401, problem);
+        }
+        let path = received.uri.path();
+        let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+        match (received.method.as_str(), segments.as_slice()) {
+            (_, ["echo", ..]) => echo(received, resource),
+            (_, ["status", status]) => answer_status(status),
+            (_, ["bytes"]) => Answer::new(200, "application/octet-stream", every_byte()),
+            ("GET", ["payments", "orders"]) => Answer::refusal(401, "The token is not authorized for this scope."),
+            ("GET", ["locations", id]) => self.location(resource, company, id),
+            ("GET", ["companies", id]) => self.company(resource, id),
+            ("GET" | "POST", ["contacts", ..]) => self.contacts(resource, received, &segments[1..]),
+            (method, _) => Answer::refusal(404, &format!("Cannot {method} {path}")),
+        }
+    }
+
+    /// Either class of token.
+    fn location(&self, resource: &Resource, company: &str, id: &str) -> Answer {
+        let state = self.state();
+        let known = state.options.locations.iter().find(|location| location.id == id);
+        let allowed = match resource {
+            Resource::Location(own) => own == id,
+            Resource::Company(own) => own == company && known.is_some(),
+        };
+        match known {
+            Some(location) if allowed => {
+                let value = json!({ "location": { "id": location.id, "name": location.name, "companyId": company } });
+                Answer::json(200, &value)
+            }
+            _ => Answer::refusal(403, NO_ACCESS),
+        }
+    }
+
+    fn company(&self, resource: &Resource, id: &str) -> Answer {
+        let state = self.state();
+        match resource {
+            Resource::Location(_) => Answer::refusal(401, WRONG_CLASS),
+            Resource::Company(own) if own == id => {
+                let count = state.options.locations.len();
+                Answer::json(200, &json!({ "company": { "id": own, "name": "Grove Agency", "locationCount": count } }))
+            }
+            Resource::Company(_) => Answer::refusal(403, "The token does not have access to this company."),
+        }
+    }
+
+    fn contacts(&self, resource: &Resource, received: &Received, rest: &[&str]) -> Answer {
+        let Resource::Location(own) = resource else { return Answer::refusal(401, WRONG_CLASS) };
+        let query = Form::of_query(received.uri.query().unwrap_or_default());
+        let body: Option<Value> = serde_json::from_slice(&received.body).ok();
+        let named = query.get("locationId").or_else(|| body.as_ref()?.get("locationId")?.as_str());
+        if named.is_some_and(|named| named != own) {
+            return Answer::refusal(403, NO_ACCESS);
+        }
+        let mut state = self.state();
+        let contacts = state.contacts.entry(own.clone()).or_insert_with(|| vec![first_contact(own)]);
+        match (received.method.as_str(), rest) {
+            ("GET", [] | [""]) => {
+                let limit = query.get("limit").and_then(|text| text.parse().ok()).unwrap_or(20);
+                let page: Vec<&Value> = contacts.iter().take(limit).collect();
+                Answer::json(200, &json!({ "contacts": page, "meta": { "total": contacts.len() } }))
+            }
+            ("GET", [id]) => match contacts.iter().find(|contact| contact["id"] == **id) {
+                Some(contact) => Answer::json(200, &json!({ "contact": contact })),
+                None => Answer::refusal(400, "Contact not found"),
+            },
+            ("POST", [] | [""]) => {
+                let Some(Value::Object(mut contact)) = body else {
+                    return Answer::refusal(422, "body must be a JSON object");
+                };
+                contact.insert("id".to_owned(), json!(crate::identity::hex(10)));
+                contact.insert("locationId".to_owned(), json!(own));
+                let contact = Value::Object(contact);
+                contacts.push(contact.clone());
+                Answer::json(201, &json!({ "contact": contact }))
+            }
+            (method, _) => Answer::refusal(404, &format!("Cannot {method} {}", received.uri.path())),
+        }
+    }
+}
+
+const NO_ACCESS: &str = "The token does not have access to this location.";
+
+fn first_contact(location: &str) -> Value {
+    json!({ "id": "HLcontact0000000001", "locationId": location, "firstName": "Ada", "email": "ada@example.com" })
+}
+
+/// Everything as it arrived: nothing decoded, nothing sorted away.
+fn echo(received: &Received, resource: &Resource) -> Answer {
+    let headers: Vec<[String; 2]> = received
+        .headers
+        .iter()
+        .filter(|(name, _)| *name != "authorization")
+        .map(|(name, value)| [name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()])
+        .collect();
+    let value = json!({
+        "method": received.method.as_str(),
+        "path": received.uri.path(),
+        "query": received.uri.query(),
+        "headers": headers,
+        "authorization": received.headers.get_all("authorization").iter().count(),
+        "resource": resource,
+        "body_base64": STANDARD.encode(&received.body),
+    });
+    Answer::json(200, &value)
+}
+
+fn answer_status(status: &str) -> Answer {
+    match status.parse::<u16>() {
+        Ok(204) => Answer::new(204, "text/plain", Bytes::new()),
+        Ok(status @ 200..=599) => Answer::json(status, &json!({ "statusCode": status, "message": "as asked" })),
+        _ => Answer::refusal(400, "not a status"),
+    }
+}
+
+/// All 256 bytes twice, the second time backwards: not UTF-8, and not a palindrome by accident.
+fn every_byte() -> Bytes {
+    (0..=255).chain((0..=254).rev()).collect()
+}

@@ -1,0 +1,195 @@
+//! The double's controls over HTTP, for people with `curl`; tests call [`Platform`] itself.
+//!
+//! | | body | |
+//! |---|---|---|
+//! | `GET /_sandbox/state` | | counts, limits, faults, which refresh tokens are alive (never the tokens) |
+//! | `POST /_sandbox/expire-access-tokens` | | every access token ends now |
+//! | `POST /_sandbox/advance` | `{"seconds":31}` | the platform's clock moves on |
+//! | `POST /_sandbox/faults` | [`Plan`]: `{"at":"refresh","fault":{"kind":"hang_up","processed":true},"times":1}` | |
+//! | `DELETE /_sandbox/faults` | | no more faults |
+//! | `POST /_sandbox/active` | `{"resource":{"location":"L1"},"active":false}` | pauses a location, or lets it go on |
+//! | `POST /_sandbox/uninstall` | `{"resource":{"location":"L1"}}` | ends its tokens |
+//! | `PUT /_sandbox/limits` | `{"burst":25,"interval_ms":10000,"daily":10000}` | for all, or with `"resource"` for one |
+//! | `PUT /_sandbox/rotation` | `{"rotation":"strict"}` | `strict`, `forgiving`, `family_revoking` |
+//! | `PUT /_sandbox/token-life` | `{"seconds":120}` | of access tokens from now on |
+//! | `POST /_sandbox/codes` | `{"resource":{"company":"C1"}}` | a code as after consent |
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::State as Shared,
+    response::Response,
+    routing::{get, post, put},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    Platform,
+    faults::{Answer, Plan},
+    grants::{Resource, Rotation},
+    window::Limits,
+};
+
+pub(super) fn routes() -> Router<Arc<Platform>> {
+    Router::new()
+        .route("/_sandbox/state", get(state))
+        .route("/_sandbox/expire-access-tokens", post(expire))
+        .route("/_sandbox/advance", post(advance))
+        .route("/_sandbox/faults", post(add_fault).delete(clear_faults))
+        .route("/_sandbox/active", post(set_active))
+        .route("/_sandbox/uninstall", post(uninstall))
+        .route("/_sandbox/limits", put(set_limits))
+        .route("/_sandbox/rotation", put(set_rotation))
+        .route("/_sandbox/token-life", put(set_token_life))
+        .route("/_sandbox/codes", post(issue_code))
+}
+
+type ThePlatform = Shared<Arc<Platform>>;
+
+fn done() -> Response {
+    Answer::json(200, &json!({ "done": true })).into_response()
+}
+
+/// Reads a control's body, or says what is wrong with it.
+fn with<T: for<'a> Deserialize<'a>>(body: &[u8], act: impl FnOnce(T) -> Response) -> Response {
+    match serde_json::from_slice(body) {
+        Ok(value) => act(value),
+        Err(error) => Answer::refusal(400, &error.to_string()).into_response(),
+    }
+}
+
+async fn state(Shared(platform): ThePlatform) -> Response {
+    Answer::json(200, &platform.summary()).into_response()
+}
+
+async fn expire(Shared(platform): ThePlatform) -> Response {
+    platform.expire_access_tokens();
+    done()
+}
+
+#[derive(Deserialize)]
+struct Seconds {
+    seconds: u64,
+}
+
+async fn advance(Shared(platform): ThePlatform, body: Bytes) -> Response {
+    with(&body, |Seconds { seconds }| {
+        platform.advance(Duration::from_secs(seconds));
+        done()
+    })
+}
+
+async fn add_fault(Shared(platform): ThePlatform, body: Bytes) -> Response {
+    with(&body, |plan: Plan| {
+        platform.plan(plan);
+        done()
+    })
+}
+
+async fn clear_faults(Shared(platform): ThePlatform) -> Response {
+    platform.clear_faults();
+    done()
+}
+
+#[derive(Deserialize)]
+struct Activity {
+    resource: Resource,
+    active: bool,
+}
+
+async fn set_active(Shared(platform): ThePlatform, body: Bytes) -> Response {
+    with(&body, |Activity { resource, active }| {
+        platform.set_active(resource, active);
+        done()
+    })
+}
+
+#[derive(Deserialize)]
+struct One {
+    resource: Resource,
+}
+
+async fn uninstall(Shared(platform): ThePlatform, body: Bytes) -> Response {
+    with(&body, |One { resource }| {
+        platform.uninstall(&resource);
+        done()
+    })
+}
+
+#[derive(Deserialize)]
+struct NewLimits {
+    resource: Option<Resource>,
+    #[serde(flatten)]
+    limits: Limits,
+}
+
+async fn set_limits(Shared(platform): ThePlatform, body: Bytes) -> Response {
+    with(&body, |NewLimits { resource, limits }| {
+        match resource {
+            Some(resource) => platform.set_limits_of(resource, limits),
+            None => platform.change(|options| options.limits = limits),
+        }
+        done()
+    })
+}
+
+#[derive(Deserialize)]
+struct NewRotation {
+    rotation: Rotation,
+}
+
+async fn set_rotation(Shared(platform): ThePlatform, body: Bytes) -> Response {
+    with(&body, |NewRotation { rotation }| {
+        platform.change(|options| options.rotation = rotation);
+        done()
+    })
+}
+
+async fn set_token_life(Shared(platform): ThePlatform, body: Bytes) -> Response {
+    with(&body, |Seconds { seconds }| {
+        platform.change(|options| options.token_life = Duration::from_secs(seconds));
+        done()
+    })
+}
+
+async fn issue_code(Shared(platform): ThePlatform, body: Bytes) -> Response {
+    with(&body, |One { resource }| {
+        let code = platform.authorize(resource);
+        Answer::json(200, &json!({ "code": code })).into_response()
+    })
+}
+
+impl Platform {
+    /// Everything countable, as JSON; no token in it.
+    #[must_use]
+    pub fn summary(&self) -> Value {
+        let now = self.clock.now();
+        let state = self.state();
+        let resources: Vec<Value> = state
+            .windows
+            .iter()
+            .map(|(resource, window)| {
+                let limits = state.limits(resource);
+                json!({
+                    "resource": resource,
+                    "requests": window.total(),
+                    "worst_window": window.worst(),
+                    "limits": limits,
+                    "remaining": window.remaining(now, limits),
+                    "live_refresh_tokens": state.grants.live_refresh_tokens(resource).len(),
+                })
+            })
+            .collect();
+        json!({
+            "token_requests": state.ledger.counts(),
+            "strangers": state.ledger.strangers(),
+            "resources": resources,
+            "faults": state.plans.list(),
+            "rotation": state.options.rotation,
+            "token_life_seconds": state.options.token_life.as_secs(),
+        })
+    }
+}

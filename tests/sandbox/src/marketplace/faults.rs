@@ -1,0 +1,264 @@
+//! What can be made to go wrong, where, and how often.
+
+use std::time::Duration;
+
+use axum::response::Response;
+use bytes::Bytes;
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::server::hang_up;
+
+/// Where a fault strikes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Endpoint {
+    /// `POST /oauth/token`, any grant.
+    Token,
+    /// `POST /oauth/token` with `grant_type=authorization_code`.
+    Exchange,
+    /// `POST /oauth/token` with `grant_type=refresh_token`.
+    Refresh,
+    /// `POST /oauth/locationToken`.
+    Mint,
+    /// `GET /oauth/installedLocations`.
+    InstalledLocations,
+    /// Every resource of the API.
+    Api,
+}
+
+/// What goes wrong. `processed` says whether the platform had done its work before: whether the token is rotated.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Fault {
+    /// The connection is closed without an answer.
+    HangUp {
+        /// Whether the work was done.
+        processed: bool,
+    },
+    /// No answer for so long that every client gives up.
+    Stall {
+        /// Whether the work was done.
+        processed: bool,
+    },
+    /// Another answer.
+    Answer {
+        /// Whether the work was done.
+        processed: bool,
+        /// HTTP status.
+        status: u16,
+        /// Body as it is.
+        body: String,
+        /// `application/json` where absent.
+        #[serde(default)]
+        content_type: Option<String>,
+    },
+    /// The true answer, cut off in the middle of its JSON.
+    Truncated,
+    /// The true answer without one member.
+    Without {
+        /// Name of the member.
+        field: String,
+    },
+    /// The true answer with one member changed or added.
+    With {
+        /// Name of the member.
+        field: String,
+        /// Its new value.
+        value: Value,
+    },
+    /// The true answer, late. The work is done before the wait, so it counts as done even if nobody waits.
+    Late {
+        /// Milliseconds.
+        millis: u64,
+    },
+    /// The work begins late.
+    Delay {
+        /// Milliseconds.
+        millis: u64,
+    },
+}
+
+impl Fault {
+    /// The token is rotated and the answer never arrives.
+    #[must_use]
+    pub fn answer_lost() -> Self {
+        Self::HangUp { processed: true }
+    }
+
+    /// A JSON refusal with the platform's usual body.
+    #[must_use]
+    pub fn refusal(status: u16, message: &str) -> Self {
+        let body = json!({ "statusCode": status, "message": message }).to_string();
+        Self::Answer { processed: false, status, body, content_type: None }
+    }
+
+    /// 429 without any header that says when to come back.
+    #[must_use]
+    pub fn throttled() -> Self {
+        Self::refusal(429, "Too Many Requests")
+    }
+
+    /// 401 as the token endpoint says it for a wrong secret.
+    #[must_use]
+    pub fn wrong_client() -> Self {
+        let body = json!({ "error": "UnAuthorized!", "error_description": "Invalid client credentials!" }).to_string();
+        Self::Answer { processed: false, status: 401, body, content_type: None }
+    }
+
+    /// 401 as the API says it, with a chosen text.
+    #[must_use]
+    pub fn unauthorized(message: &str) -> Self {
+        Self::refusal(401, message)
+    }
+
+    /// Status 200 with a page, as a proxy in between makes it.
+    #[must_use]
+    pub fn html_200(processed: bool) -> Self {
+        let body = "<!DOCTYPE html><title>Just a moment...</title>".to_owned();
+        Self::Answer { processed, status: 200, body, content_type: Some("text/html; charset=utf-8".to_owned()) }
+    }
+
+    /// Another value of `expires_in`, of whatever type.
+    #[must_use]
+    pub fn expires_in(value: Value) -> Self {
+        Self::With { field: "expires_in".to_owned(), value }
+    }
+
+    /// An answer for somebody else's location.
+    #[must_use]
+    pub fn other_location(id: &str) -> Self {
+        Self::With { field: "locationId".to_owned(), value: json!(id) }
+    }
+
+    /// Whether the platform does its work in spite of this.
+    pub(crate) fn lets_work_happen(&self) -> bool {
+        match self {
+            Self::HangUp { processed } | Self::Stall { processed } | Self::Answer { processed, .. } => *processed,
+            Self::Truncated | Self::Without { .. } | Self::With { .. } | Self::Late { .. } | Self::Delay { .. } => true,
+        }
+    }
+}
+
+/// Longer than any client's patience, short enough to end by itself.
+const FOREVER: Duration = Duration::from_mins(2);
+
+/// A true answer, before it is put on the wire.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) content_type: String,
+    pub(crate) body: Bytes,
+    pub(crate) headers: Vec<(String, String)>,
+}
+
+impl Answer {
+    pub(crate) fn json(status: u16, value: &Value) -> Self {
+        Self::new(status, "application/json; charset=utf-8", value.to_string())
+    }
+
+    pub(crate) fn new(status: u16, content_type: &str, body: impl Into<Bytes>) -> Self {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Self { status, content_type: content_type.to_owned(), body: body.into(), headers: Vec::new() }
+    }
+
+    /// `{"statusCode":…,"message":…}`.
+    pub(crate) fn refusal(status: u16, message: &str) -> Self {
+        Self::json(status, &json!({ "statusCode": status, "message": message }))
+    }
+
+    fn map_json(mut self, change: impl FnOnce(&mut Value)) -> Self {
+        if let Ok(mut value) = serde_json::from_slice(&self.body) {
+            change(&mut value);
+            self.body = value.to_string().into();
+        }
+        self
+    }
+
+    pub(crate) fn into_response(self) -> Response {
+        let mut builder = Response::builder().status(self.status).header("content-type", self.content_type);
+        for (name, value) in self.headers {
+            builder = builder.header(name, value);
+        }
+        builder.body(self.body.into()).unwrap_or_else(|_| hang_up())
+    }
+}
+
+/// Applies a fault to the true answer, or to none where the work was not done.
+pub(crate) async fn strike(fault: Option<Fault>, truth: Option<Answer>) -> Response {
+    let plain = truth.unwrap_or_else(|| Answer::refusal(500, "no answer"));
+    let answer = match fault {
+        None | Some(Fault::Delay { .. }) => plain,
+        Some(Fault::HangUp { .. }) => return hang_up(),
+        Some(Fault::Stall { .. }) => {
+            tokio::time::sleep(FOREVER).await;
+            return hang_up();
+        }
+        Some(Fault::Answer { status, body, content_type, .. }) => Answer {
+            headers: plain.headers,
+            ..Answer::new(status, content_type.as_deref().unwrap_or("application/json; charset=utf-8"), body)
+        },
+        Some(Fault::Truncated) => Answer { body: plain.body.slice(..plain.body.len() / 2), ..plain },
+        Some(Fault::Without { field }) => plain.map_json(|value| {
+            if let Some(members) = value.as_object_mut() {
+                members.remove(&field);
+            }
+        }),
+        Some(Fault::With { field, value: new }) => plain.map_json(|value| {
+            if let Some(members) = value.as_object_mut() {
+                members.insert(field, new);
+            }
+        }),
+        Some(Fault::Late { millis }) => {
+            tokio::time::sleep(Duration::from_millis(millis)).await;
+            plain
+        }
+    };
+    answer.into_response()
+}
+
+/// A fault that waits for its requests.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Where.
+    pub at: Endpoint,
+    /// What.
+    pub fault: Fault,
+    /// For the next so many requests; until reset where absent.
+    #[serde(default)]
+    pub times: Option<u32>,
+}
+
+/// All faults that wait, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Plans(Vec<Plan>);
+
+impl Plans {
+    pub(crate) fn add(&mut self, plan: Plan) {
+        self.0.push(plan);
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// The first plan for any of these endpoints, one use of it.
+    pub(crate) fn take(&mut self, endpoints: &[Endpoint]) -> Option<Fault> {
+        let index = self.0.iter().position(|plan| endpoints.contains(&plan.at))?;
+        let plan = &mut self.0[index];
+        let fault = plan.fault.clone();
+        match &mut plan.times {
+            None => {}
+            Some(times) if *times > 1 => *times -= 1,
+            Some(_) => {
+                self.0.remove(index);
+            }
+        }
+        Some(fault)
+    }
+
+    pub(crate) fn list(&self) -> &[Plan] {
+        &self.0
+    }
+}

@@ -1,0 +1,102 @@
+//! What the double saw, for a test to ask.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    time::Duration,
+};
+
+use serde::Serialize;
+
+use super::grants::Resource;
+
+/// Of each list so many entries are kept; a sandbox may run for days.
+const KEPT: usize = 100_000;
+
+/// One request to the token endpoint or the minting endpoint.
+#[derive(Debug, Clone, Serialize)]
+pub struct TokenRequest {
+    /// Arrival, on the platform's clock, since the Unix epoch.
+    pub at: Duration,
+    /// `authorization_code`, `refresh_token`, `mint`, or what else was asked for.
+    pub grant: String,
+    /// Whose token, where known.
+    pub resource: Option<Resource>,
+    /// `granted`, or the refusal's message. What the platform decided, whatever a fault then made of it.
+    pub outcome: String,
+    /// Status of the answer that left; `None` where the connection was dropped.
+    pub status: Option<u16>,
+    /// The fault that struck.
+    pub fault: Option<super::faults::Fault>,
+}
+
+/// One request to the API.
+#[derive(Debug, Clone, Serialize)]
+pub struct ApiRequest {
+    /// Arrival, on the platform's clock, since the Unix epoch.
+    pub at: Duration,
+    /// HTTP method.
+    pub method: String,
+    /// Path and query exactly as received.
+    pub target: String,
+    /// Status of the answer that left; `None` where the connection was dropped.
+    pub status: Option<u16>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    tokens: VecDeque<TokenRequest>,
+    by_grant: HashMap<String, usize>,
+    api: BTreeMap<Resource, VecDeque<ApiRequest>>,
+    strangers: u64,
+    codes: VecDeque<String>,
+}
+
+impl Ledger {
+    pub(super) fn token(&mut self, request: TokenRequest) {
+        *self.by_grant.entry(request.grant.clone()).or_default() += 1;
+        keep(&mut self.tokens, request);
+    }
+
+    /// A code leaves the grants when it is redeemed, but it must not be in a log all the same.
+    pub(super) fn code(&mut self, code: &str) {
+        keep(&mut self.codes, code.to_owned());
+    }
+
+    pub(super) fn api(&mut self, resource: Option<&Resource>, request: ApiRequest) {
+        match resource {
+            Some(resource) => keep(self.api.entry(resource.clone()).or_default(), request),
+            None => self.strangers += 1,
+        }
+    }
+
+    pub(super) fn token_requests(&self) -> Vec<TokenRequest> {
+        self.tokens.iter().cloned().collect()
+    }
+
+    pub(super) fn count(&self, grant: &str) -> usize {
+        self.by_grant.get(grant).copied().unwrap_or_default()
+    }
+
+    pub(super) fn counts(&self) -> &HashMap<String, usize> {
+        &self.by_grant
+    }
+
+    pub(super) fn api_requests(&self, resource: &Resource) -> Vec<ApiRequest> {
+        self.api.get(resource).map(|list| list.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    pub(super) fn strangers(&self) -> u64 {
+        self.strangers
+    }
+
+    pub(super) fn codes_seen(&self) -> impl Iterator<Item = &str> {
+        self.codes.iter().map(String::as_str)
+    }
+}
+
+fn keep<T>(list: &mut VecDeque<T>, entry: T) {
+    if list.len() == KEPT {
+        list.pop_front();
+    }
+    list.push_back(entry);
+}

@@ -1,0 +1,381 @@
+//! The platform's double: consent page, token endpoint, minting, a piece of the API – and everything it saw.
+//!
+//! A wrong double makes every other test lie, so what it decides is pure and tested in [`grants`] and [`window`].
+//! [`Platform`] is what a test asks and moves; the same controls are served under `/_sandbox/` for people with `curl`.
+
+mod api;
+mod consent;
+mod control;
+pub mod faults;
+pub mod grants;
+mod ledger;
+mod oauth;
+pub mod window;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    ops::Deref,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::ledger::{ApiRequest, TokenRequest};
+use self::{
+    faults::{Endpoint, Fault, Plan, Plans},
+    grants::{Grants, Resource, Rotation, Standing},
+    ledger::Ledger,
+    window::{Limits, Window},
+};
+use crate::{
+    clock::Clock,
+    events::{Event, EventBus},
+    lock::lock,
+    server::{Server, StartError, WhenClientLeaves},
+};
+
+/// A location of the agency.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Location {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// How the double behaves; all of it can be changed while it runs.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Port on 127.0.0.1; 0 takes a free one.
+    pub port: u16,
+    /// The app's client id; the part before the dash is the app id.
+    pub client_id: String,
+    /// The app's client secret.
+    pub client_secret: String,
+    /// Redirect URIs that are taken, compared exactly. Unlike the platform's they need not be https.
+    pub redirect_uris: Vec<String>,
+    /// What using a refresh token does to it.
+    pub rotation: Rotation,
+    /// Life of access tokens.
+    pub token_life: Duration,
+    /// Limits for each resource.
+    pub limits: Limits,
+    /// The agency's id.
+    pub company: String,
+    /// Its locations.
+    pub locations: Vec<Location>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let location = |id: &str, name: &str| Location { id: id.to_owned(), name: name.to_owned() };
+        Self {
+            port: 0,
+            client_id: "6512ab34cd56ef7890ab12cd-lx3kq9ab".to_owned(),
+            client_secret: format!("sandbox-secret-{}", crate::identity::hex(12)),
+            redirect_uris: Vec::new(),
+            rotation: Rotation::default(),
+            token_life: Duration::from_secs(86_399),
+            limits: Limits::default(),
+            company: "HLcompany0000000001".to_owned(),
+            locations: vec![
+                location("HLlocation000000001", "Alder Dental"),
+                location("HLlocation000000002", "Birch Fitness"),
+                location("HLlocation000000003", "Cedar Realty"),
+            ],
+        }
+    }
+}
+
+/// Ask it and move it; see [`Marketplace`].
+#[derive(Debug)]
+pub struct Platform {
+    state: Mutex<State>,
+    clock: Clock,
+    bus: EventBus,
+    /// Told after each change of the grants, so that they can be kept in a file.
+    saved_to: Mutex<Option<std::path::PathBuf>>,
+}
+
+#[derive(Debug)]
+struct State {
+    options: Options,
+    grants: Grants,
+    windows: BTreeMap<Resource, Window>,
+    limits_of: HashMap<Resource, Limits>,
+    plans: Plans,
+    ledger: Ledger,
+    not_installed: HashSet<String>,
+    contacts: BTreeMap<String, Vec<serde_json::Value>>,
+}
+
+/// The double and its server, which ends when this is dropped.
+#[derive(Debug)]
+pub struct Marketplace {
+    platform: Arc<Platform>,
+    server: Server,
+}
+
+impl Deref for Marketplace {
+    type Target = Platform;
+
+    fn deref(&self) -> &Platform {
+        &self.platform
+    }
+}
+
+impl Marketplace {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// The port is taken.
+    pub async fn start(options: Options, bus: EventBus) -> Result<Self, StartError> {
+        let port = options.port;
+        let platform = Arc::new(Platform::new(options, bus));
+        let router = consent::routes()
+            .merge(oauth::routes())
+            .merge(control::routes())
+            .fallback(api::serve)
+            .with_state(Arc::clone(&platform));
+        let server = Server::start(port, router, WhenClientLeaves::Finish).await?;
+        Ok(Self { platform, server })
+    }
+
+    /// Base URL of both the API and the consent page.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.server.url()
+    }
+
+    /// The platform without its server, to share.
+    #[must_use]
+    pub fn platform(&self) -> Arc<Platform> {
+        Arc::clone(&self.platform)
+    }
+}
+
+impl Platform {
+    fn new(options: Options, bus: EventBus) -> Self {
+        let state = State {
+            options,
+            grants: Grants::default(),
+            windows: BTreeMap::new(),
+            limits_of: HashMap::new(),
+            plans: Plans::default(),
+            ledger: Ledger::default(),
+            not_installed: HashSet::new(),
+            contacts: BTreeMap::new(),
+        };
+        Self { state: Mutex::new(state), clock: Clock::default(), bus, saved_to: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    fn control(&self, what: impl Into<String>) {
+        self.bus.publish(Event::Control { what: what.into() });
+    }
+
+    /// The clock of codes, tokens, replay windows and rate limits.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// The options as they are now.
+    #[must_use]
+    pub fn options(&self) -> Options {
+        self.state().options.clone()
+    }
+
+    /// Changes options while it runs.
+    pub fn change(&self, change: impl FnOnce(&mut Options)) {
+        change(&mut self.state().options);
+    }
+
+    /// Takes a redirect URI from now on.
+    pub fn allow_redirect(&self, uri: impl Into<String>) {
+        let uri = uri.into();
+        self.change(|options| {
+            if !options.redirect_uris.contains(&uri) {
+                options.redirect_uris.push(uri);
+            }
+        });
+    }
+
+    /// Gives one resource limits of its own.
+    pub fn set_limits_of(&self, resource: Resource, limits: Limits) {
+        self.state().limits_of.insert(resource, limits);
+    }
+
+    /// Uses up a part of a resource's day, as another program with the same app would.
+    pub fn spend_today(&self, resource: &Resource, count: u64) {
+        let now = self.clock.now();
+        self.state().windows.entry(resource.clone()).or_default().spend_today(now, count);
+    }
+
+    /// A code as after consent, without the page. It fits any registered redirect URI.
+    #[must_use]
+    pub fn authorize(&self, resource: Resource) -> String {
+        let now_ms = self.clock.now_ms();
+        let mut state = self.state();
+        let company = state.options.company.clone();
+        if let Resource::Location(id) = &resource {
+            state.not_installed.remove(id);
+        }
+        state.grants.issue_code(resource, &company, None, now_ms)
+    }
+
+    /// Makes a fault wait for the next `times` requests at `at`; `None`: until [`Platform::clear_faults`].
+    pub fn fault(&self, at: Endpoint, fault: Fault, times: Option<u32>) {
+        self.plan(Plan { at, fault, times });
+    }
+
+    fn plan(&self, plan: Plan) {
+        self.control(format!("fault at {:?}: {:?}", plan.at, plan.fault));
+        self.state().plans.add(plan);
+    }
+
+    /// Forgets every waiting fault.
+    pub fn clear_faults(&self) {
+        self.state().plans.clear();
+    }
+
+    /// Ends every access token now; the refresh tokens stay good.
+    pub fn expire_access_tokens(&self) {
+        let now_ms = self.clock.now_ms();
+        self.state().grants.expire_access(now_ms);
+        self.save();
+        self.control("all access tokens expired");
+    }
+
+    /// Moves the platform's clock: past a replay window, a rate-limit window, a token's life.
+    pub fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+        self.control(format!("the platform's clock moved on by {} s", by.as_secs()));
+    }
+
+    /// Pauses a resource (refreshing answers "Location is not active"), or lets it go on.
+    pub fn set_active(&self, resource: Resource, active: bool) {
+        self.control(format!("{resource} {}", if active { "is active again" } else { "is paused" }));
+        self.state().grants.set_active(resource, active);
+        self.save();
+    }
+
+    /// Ends everything a resource has, as when somebody uninstalls the app.
+    pub fn uninstall(&self, resource: &Resource) {
+        {
+            let mut state = self.state();
+            state.grants.uninstall(resource);
+            if let Resource::Location(id) = resource {
+                state.not_installed.insert(id.clone());
+            }
+        }
+        self.save();
+        self.control(format!("{resource} uninstalled"));
+    }
+
+    /// What presenting this refresh token would do now: is a stored grant alive?
+    #[must_use]
+    pub fn standing(&self, refresh_token: &str) -> Standing {
+        let now_ms = self.clock.now_ms();
+        let state = self.state();
+        state.grants.standing(refresh_token, state.options.rotation, now_ms)
+    }
+
+    /// The live refresh token of each chain of a resource that is not revoked, oldest chain first.
+    #[must_use]
+    pub fn live_refresh_tokens(&self, resource: &Resource) -> Vec<String> {
+        self.state().grants.live_refresh_tokens(resource)
+    }
+
+    /// Whether the API would take this access token now.
+    #[must_use]
+    pub fn takes_access_token(&self, access_token: &str) -> bool {
+        self.state().grants.check_access(access_token, self.clock.now_ms()).is_ok()
+    }
+
+    /// Every code and token there ever was, and the client's secret: what must not be in any log.
+    #[must_use]
+    pub fn every_secret(&self) -> Vec<String> {
+        let state = self.state();
+        let mut secrets: Vec<String> = state.grants.every_secret().map(str::to_owned).collect();
+        secrets.extend(state.ledger.codes_seen().map(str::to_owned));
+        secrets.push(state.options.client_secret.clone());
+        secrets
+    }
+
+    /// All requests to the token and minting endpoints, oldest first.
+    #[must_use]
+    pub fn token_requests(&self) -> Vec<TokenRequest> {
+        self.state().ledger.token_requests()
+    }
+
+    /// How many of them were for this grant: `authorization_code`, `refresh_token`, `mint`.
+    #[must_use]
+    pub fn token_requests_for(&self, grant: &str) -> usize {
+        self.state().ledger.count(grant)
+    }
+
+    /// All requests to the API for one resource, oldest first, whatever was answered.
+    #[must_use]
+    pub fn api_requests(&self, resource: &Resource) -> Vec<ApiRequest> {
+        self.state().ledger.api_requests(resource)
+    }
+
+    /// Requests to the API whose token was of nobody.
+    #[must_use]
+    pub fn strangers(&self) -> u64 {
+        self.state().ledger.strangers()
+    }
+
+    /// The most requests of a resource that ever arrived within one burst interval, wherever it is laid.
+    #[must_use]
+    pub fn worst_window(&self, resource: &Resource) -> usize {
+        self.state().windows.get(resource).map_or(0, Window::worst)
+    }
+
+    /// Forgets what was recorded and counted; tokens, limits and faults stay.
+    pub fn forget_requests(&self) {
+        let mut state = self.state();
+        state.ledger = Ledger::default();
+        state.windows.clear();
+    }
+
+    /// Keeps the grants in a file from now on, and takes those that are in it.
+    ///
+    /// # Errors
+    /// The file is there and cannot be read.
+    pub fn keep_in(&self, path: &std::path::Path) -> Result<(), StartError> {
+        let problem = |problem: String| StartError::File { path: path.display().to_string(), problem };
+        if path.exists() {
+            let text = std::fs::read_to_string(path).map_err(|error| problem(error.to_string()))?;
+            self.state().grants = serde_json::from_str(&text).map_err(|error| problem(error.to_string()))?;
+        }
+        *lock(&self.saved_to) = Some(path.to_owned());
+        Ok(())
+    }
+
+    /// Writes the grants where [`Platform::keep_in`] said.
+    fn save(&self) {
+        let Some(path) = lock(&self.saved_to).clone() else { return };
+        let Ok(text) = serde_json::to_string(&self.state().grants) else { return };
+        let unfinished = path.with_extension("unfinished");
+        let written = std::fs::write(&unfinished, text).and_then(|()| std::fs::rename(&unfinished, &path));
+        if let Err(error) = written {
+            self.control(format!("{} cannot be written: {error}", path.display()));
+        }
+    }
+}
+
+impl State {
+    fn limits(&self, resource: &Resource) -> Limits {
+        self.limits_of.get(resource).copied().unwrap_or(self.options.limits)
+    }
+
+    fn life_ms(&self) -> u64 {
+        u64::try_from(self.options.token_life.as_millis()).unwrap_or(u64::MAX)
+    }
+}

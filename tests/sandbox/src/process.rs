@@ -1,0 +1,362 @@
+//! Functions as child processes: started, watched, started again, frozen, killed, and never left behind.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    process::Stdio,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncRead, BufReader},
+    process::{Child, Command},
+    task::JoinHandle,
+};
+
+use crate::{
+    events::{Event, EventBus},
+    lock::lock,
+    runtime_api::RuntimeApi,
+    server::StartError,
+};
+
+/// Region of everything in the sandbox.
+pub const REGION: &str = "us-east-1";
+/// Account of everything in the sandbox.
+pub const ACCOUNT: &str = "000000000000";
+
+/// What is run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Program {
+    /// This very binary, as `<binary> function <name>`. It ends when its standard input does, so it cannot outlive us.
+    Itself,
+    /// The bootstrap of a function that was built before, or anything that speaks the Runtime API.
+    Path(PathBuf),
+}
+
+/// A function's process as it is to be.
+#[derive(Debug, Clone)]
+pub struct WorkerSpec {
+    /// Name of the function.
+    pub function: String,
+    /// Name of this worker among the function's.
+    pub worker: String,
+    /// What is run.
+    pub program: Program,
+    /// Environment beside Lambda's own variables; nothing is inherited but `PATH`.
+    pub environment: BTreeMap<String, String>,
+    /// Whether it is started again when it ends by itself or is killed.
+    pub restart: bool,
+}
+
+/// A signal for a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// `SIGKILL`: the process is gone in the midst of whatever it did.
+    Kill,
+    /// `SIGSTOP`: frozen, as Lambda freezes an environment, but at any moment.
+    Stop,
+    /// `SIGCONT`: thawed.
+    Continue,
+    /// `SIGTERM`.
+    Terminate,
+}
+
+/// A line of a worker's output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLine {
+    /// Name of the function.
+    pub function: String,
+    /// Name of the worker.
+    pub worker: String,
+    /// The line, without its end.
+    pub line: String,
+}
+
+/// Everything workers wrote, for a test to search.
+#[derive(Debug, Clone, Default)]
+pub struct LogBook(Arc<Mutex<Vec<LogLine>>>);
+
+/// A sandbox that runs for days forgets its oldest lines; no test writes so many.
+const MOST_LINES: usize = 200_000;
+
+impl LogBook {
+    fn write(&self, line: LogLine) {
+        let mut lines = lock(&self.0);
+        if lines.len() == MOST_LINES {
+            lines.drain(..MOST_LINES / 10);
+        }
+        lines.push(line);
+    }
+
+    /// All lines of all workers, in the order they were read.
+    #[must_use]
+    pub fn lines(&self) -> Vec<LogLine> {
+        lock(&self.0).clone()
+    }
+
+    /// The first line that contains any of these.
+    #[must_use]
+    pub fn find_any(&self, needles: &[String]) -> Option<LogLine> {
+        let found = |line: &&LogLine| needles.iter().any(|needle| line.line.contains(needle.as_str()));
+        lock(&self.0).iter().find(found).cloned()
+    }
+}
+
+/// Where workers belong to: what hands them work and hears them.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// Hands out invocations.
+    pub runtime: RuntimeApi,
+    /// Hears of starts, ends and lines.
+    pub bus: EventBus,
+    /// Keeps the lines.
+    pub logs: LogBook,
+}
+
+/// A running worker; dropping it kills the process.
+#[derive(Debug)]
+pub struct Worker {
+    function: String,
+    name: String,
+    pid: Arc<AtomicU32>,
+    starts: Arc<AtomicU64>,
+    supervisor: JoinHandle<()>,
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // The supervisor owns the child, which is killed when it is dropped.
+        self.supervisor.abort();
+    }
+}
+
+impl Worker {
+    /// Starts a worker and watches it.
+    ///
+    /// # Errors
+    /// The program does not start.
+    pub fn start(spec: WorkerSpec, around: Surroundings) -> Result<Self, StartError> {
+        let pid = Arc::new(AtomicU32::new(0));
+        let starts = Arc::new(AtomicU64::new(0));
+        let (function, name) = (spec.function.clone(), spec.worker.clone());
+        let first = spawn(&spec, &around.runtime)?;
+        pid.store(first.id().unwrap_or_default(), Ordering::SeqCst);
+        starts.store(1, Ordering::SeqCst);
+        let supervisor = tokio::spawn(supervise(first, spec, around, Arc::clone(&pid), Arc::clone(&starts)));
+        Ok(Self { function, name, pid, starts, supervisor })
+    }
+
+    /// Name of the function.
+    #[must_use]
+    pub fn function(&self) -> &str {
+        &self.function
+    }
+
+    /// Name of the worker.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Id of the process that runs now; `None` between two.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        Some(self.pid.load(Ordering::SeqCst)).filter(|&pid| pid != 0)
+    }
+
+    /// How often the process was started.
+    #[must_use]
+    pub fn starts(&self) -> u64 {
+        self.starts.load(Ordering::SeqCst)
+    }
+
+    /// Sends a signal to the process that runs now; `false` where there is none.
+    pub async fn signal(&self, signal: Signal) -> bool {
+        let Some(pid) = self.pid() else { return false };
+        let name = match signal {
+            Signal::Kill => "KILL",
+            Signal::Stop => "STOP",
+            Signal::Continue => "CONT",
+            Signal::Terminate => "TERM",
+        };
+        // The shell's own `kill` is there even where the program of that name is not.
+        let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {pid}")).stderr(Stdio::null()).status().await;
+        sent.is_ok_and(|status| status.success())
+    }
+}
+
+const PATIENCE: Duration = Duration::from_millis(100);
+const LONGEST_PATIENCE: Duration = Duration::from_secs(5);
+
+async fn supervise(
+    mut child: Child,
+    spec: WorkerSpec,
+    around: Surroundings,
+    pid: Arc<AtomicU32>,
+    starts: Arc<AtomicU64>,
+) {
+    let mut patience = PATIENCE;
+    loop {
+        let began = Instant::now();
+        // Closing our end of its standard input is what tells a worker to end: it lives as long as its child.
+        let _stdin = child.stdin.take();
+        let tell = |what: String| around.bus.publish(worker_event(&spec, what));
+        tell(format!("started, process {}", pid.load(Ordering::SeqCst)));
+        let (out, err) = (child.stdout.take(), child.stderr.take());
+        let reading = async { tokio::join!(read(out, &spec, &around), read(err, &spec, &around)) };
+        let (ended, _) = tokio::join!(child.wait(), reading);
+        let how = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
+        pid.store(0, Ordering::SeqCst);
+        around.runtime.worker_ended(&spec.function, &spec.worker, &how);
+        tell(format!("ended, {how}"));
+        if !spec.restart {
+            return;
+        }
+        patience = if began.elapsed() > LONGEST_PATIENCE { PATIENCE } else { (patience * 2).min(LONGEST_PATIENCE) };
+        loop {
+            tokio::time::sleep(patience).await;
+            match spawn(&spec, &around.runtime) {
+                Ok(again) => {
+                    child = again;
+                    break;
+                }
+                Err(error) => around.bus.publish(worker_event(&spec, error.to_string())),
+            }
+        }
+        pid.store(child.id().unwrap_or_default(), Ordering::SeqCst);
+        starts.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+fn worker_event(spec: &WorkerSpec, what: String) -> Event {
+    Event::Worker { function: spec.function.clone(), worker: spec.worker.clone(), what }
+}
+
+fn spawn(spec: &WorkerSpec, runtime: &RuntimeApi) -> Result<Child, StartError> {
+    let failed = |what: &str, error: std::io::Error| StartError::System(format!("{what}: {error}"));
+    let mut command = match &spec.program {
+        Program::Path(path) => Command::new(path),
+        Program::Itself => {
+            let itself = std::env::current_exe().map_err(|error| failed("the sandbox does not find itself", error))?;
+            let mut command = Command::new(itself);
+            command.args(["function", &spec.function]);
+            command
+        }
+    };
+    command
+        .env_clear()
+        .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+        // Where a coverage run wants its counts written.
+        .envs(std::env::var_os("LLVM_PROFILE_FILE").map(|path| ("LLVM_PROFILE_FILE", path)))
+        .envs(lambda_environment(&spec.function, &spec.worker))
+        .env("AWS_LAMBDA_RUNTIME_API", runtime.url_for(&spec.function, &spec.worker))
+        .envs(&spec.environment)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command.spawn().map_err(|error| failed(&format!("{:?} of {} does not start", spec.program, spec.function), error))
+}
+
+/// What Lambda itself puts into a function's environment.
+#[must_use]
+pub fn lambda_environment(function: &str, worker: &str) -> BTreeMap<String, String> {
+    [
+        ("AWS_LAMBDA_FUNCTION_NAME", function),
+        ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
+        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256"),
+        ("AWS_LAMBDA_LOG_GROUP_NAME", "/aws/lambda/sandbox"),
+        ("AWS_LAMBDA_LOG_STREAM_NAME", worker),
+        ("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand"),
+        ("AWS_EXECUTION_ENV", "AWS_Lambda_provided.al2023"),
+        ("AWS_REGION", REGION),
+        ("AWS_DEFAULT_REGION", REGION),
+        ("AWS_ACCESS_KEY_ID", "sandbox"),
+        ("AWS_SECRET_ACCESS_KEY", "sandbox"),
+        // Nobody's own profile may lead a sandbox to a real account.
+        ("AWS_EC2_METADATA_DISABLED", "true"),
+        ("AWS_CONFIG_FILE", "/dev/null"),
+        ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null"),
+        ("TZ", ":UTC"),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .collect()
+}
+
+async fn read(stream: Option<impl AsyncRead + Unpin>, spec: &WorkerSpec, around: &Surroundings) {
+    let Some(stream) = stream else { return };
+    let mut reader = BufReader::new(stream);
+    let mut bytes = Vec::new();
+    // Bytes, not `lines()`: a line that is not UTF-8 must not end the reading.
+    while reader.read_until(b'\n', &mut bytes).await.is_ok_and(|read| read > 0) {
+        let line = String::from_utf8_lossy(&bytes).trim_end().to_owned();
+        bytes.clear();
+        let (function, worker) = (spec.function.clone(), spec.worker.clone());
+        around.logs.write(LogLine { function: function.clone(), worker: worker.clone(), line: line.clone() });
+        around.bus.publish(Event::Log { function, worker, line });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn shell(script: &str, restart: bool) -> (Worker, Surroundings) {
+        let bus = EventBus::default();
+        let around = Surroundings {
+            runtime: RuntimeApi::start(bus.clone()).await.expect("starts"),
+            bus,
+            logs: LogBook::default(),
+        };
+        let directory = std::env::temp_dir().join(format!("worker-{}", crate::identity::hex(8)));
+        std::fs::create_dir(&directory).expect("made");
+        let path = directory.join("bootstrap");
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("written");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&path, mode).expect("may be run");
+        let spec = WorkerSpec {
+            function: "relay".into(),
+            worker: "relay-1".into(),
+            program: Program::Path(path),
+            environment: BTreeMap::from([("GIVEN".to_owned(), "yes".to_owned())]),
+            restart,
+        };
+        (Worker::start(spec, around.clone()).expect("starts"), around)
+    }
+
+    async fn line_of(around: &Surroundings, wanted: &str) {
+        let mut events = around.bus.subscribe();
+        while !around.logs.lines().iter().any(|line| line.line == wanted) {
+            let _next = tokio::time::timeout(Duration::from_secs(10), events.recv()).await.expect("something happens");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_worker_is_told_its_environment_is_killed_started_again_and_gone_after_drop() {
+        let script = r#"echo "$GIVEN $AWS_LAMBDA_FUNCTION_NAME ${HOME:-homeless}"; exec sleep 600"#;
+        let (worker, around) = shell(script, true).await;
+        line_of(&around, "yes relay homeless").await;
+        let first = worker.pid().expect("runs");
+        let mut events = around.bus.subscribe();
+        assert!(worker.signal(Signal::Kill).await);
+        while worker.starts() < 2 {
+            let _next = tokio::time::timeout(Duration::from_secs(10), events.recv()).await.expect("something happens");
+            tokio::task::yield_now().await;
+        }
+        let second = worker.pid().expect("runs again");
+        assert_ne!(first, second);
+        drop(worker);
+        let gone = async {
+            while std::path::Path::new(&format!("/proc/{second}/exe")).exists() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), gone).await.expect("the process is gone");
+    }
+}

@@ -1,0 +1,364 @@
+//! SQS on this machine: one queue, and the poller that hands its messages to a function as Lambda does.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, Instant},
+};
+
+use axum::{Router, body::Bytes, extract::State as Shared, response::Response, routing::post};
+use http::{HeaderMap, StatusCode};
+use serde_json::{Value, json};
+use tokio::{sync::Notify, task::JoinHandle};
+
+use crate::{
+    aws_json::{answer, error, operation},
+    clock::Clock,
+    identity,
+    lock::lock,
+    process::{ACCOUNT, REGION},
+    runtime_api::{Invocation, RuntimeApi},
+    server::{Server, StartError, WhenClientLeaves, hang_up},
+};
+
+const NAME: &str = "rescue";
+
+/// A message as it stands.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// Id, for good.
+    pub id: String,
+    /// Body.
+    pub body: String,
+    /// How often it was received.
+    pub receives: u32,
+    receipt: String,
+    visible_at: Instant,
+    sent_ms: u64,
+}
+
+#[derive(Debug)]
+struct State {
+    messages: Vec<Message>,
+    dead: Vec<Message>,
+    visibility: Duration,
+    most_receives: u32,
+    sent: u64,
+    failing: bool,
+}
+
+#[derive(Debug)]
+struct Shelf {
+    state: Mutex<State>,
+    arrived: Notify,
+    clock: Clock,
+}
+
+/// The queue and its endpoint, which ends when this is dropped.
+#[derive(Debug)]
+pub struct Queue {
+    shelf: Arc<Shelf>,
+    server: Server,
+}
+
+impl Queue {
+    /// Starts it on a free port, empty. A message is visible again `visibility` after it was received, and after
+    /// the fifth time it is dead.
+    ///
+    /// # Errors
+    /// No port.
+    pub async fn start(visibility: Duration) -> Result<Self, StartError> {
+        let state =
+            State { messages: Vec::new(), dead: Vec::new(), visibility, most_receives: 5, sent: 0, failing: false };
+        let shelf = Arc::new(Shelf { state: Mutex::new(state), arrived: Notify::new(), clock: Clock::default() });
+        // The JSON protocol posts to `/`, whatever the queue's URL is.
+        let router = Router::new().route("/", post(serve)).fallback(serve).with_state(Arc::clone(&shelf));
+        let server = Server::start(0, router, WhenClientLeaves::Cancel).await?;
+        Ok(Self { shelf, server })
+    }
+
+    /// Base URL, for `AWS_ENDPOINT_URL_SQS`.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        self.server.url()
+    }
+
+    /// The queue's URL, for `RESCUE_QUEUE_URL`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("{}/{ACCOUNT}/{NAME}", self.server.url())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.shelf.state)
+    }
+
+    /// Messages that are neither deleted nor dead.
+    #[must_use]
+    pub fn messages(&self) -> Vec<Message> {
+        self.state().messages.clone()
+    }
+
+    /// Messages that were received too often.
+    #[must_use]
+    pub fn dead_letters(&self) -> Vec<Message> {
+        self.state().dead.clone()
+    }
+
+    /// All messages that were ever sent.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.state().sent
+    }
+
+    /// Makes the endpoint close every connection, or lets it work.
+    pub fn fail(&self, failing: bool) {
+        self.state().failing = failing;
+    }
+
+    /// Puts a message on the queue.
+    pub fn send(&self, body: impl Into<String>) {
+        self.shelf.send(body.into(), Duration::ZERO);
+    }
+
+    /// Hands messages to a function, up to ten at a time, until the poller is dropped.
+    #[must_use]
+    pub fn deliver_to(&self, runtime: &RuntimeApi, function: &str) -> Poller {
+        let (shelf, runtime, function) = (Arc::clone(&self.shelf), runtime.clone(), function.to_owned());
+        Poller(tokio::spawn(async move {
+            loop {
+                let batch = shelf.receive(10, None, Duration::from_secs(20)).await;
+                if batch.is_empty() {
+                    continue;
+                }
+                let event = json!({ "Records": batch.iter().map(record).collect::<Vec<_>>() });
+                let answer = runtime.invoke(&function, event.to_string(), Invocation::default()).await;
+                let failed = answer.map_or(Failed::All, |answer| Failed::of(&answer, &batch));
+                for message in batch.iter().filter(|message| !failed.has(&message.id)) {
+                    shelf.delete(&message.receipt);
+                }
+            }
+        }))
+    }
+}
+
+/// Takes messages to a function until it is dropped.
+#[derive(Debug)]
+pub struct Poller(JoinHandle<()>);
+
+impl Drop for Poller {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn record(message: &Message) -> Value {
+    json!({
+        "messageId": message.id,
+        "receiptHandle": message.receipt,
+        "body": message.body,
+        "attributes": {
+            "ApproximateReceiveCount": message.receives.to_string(),
+            "SentTimestamp": message.sent_ms.to_string(),
+            "SenderId": "AROAEXAMPLE:sandbox",
+            "ApproximateFirstReceiveTimestamp": message.sent_ms.to_string(),
+        },
+        "messageAttributes": {},
+        "md5OfBody": md5_of(&message.body),
+        "eventSource": "aws:sqs",
+        "eventSourceARN": queue_arn(),
+        "awsRegion": REGION,
+    })
+}
+
+/// Which messages of a batch stay on the queue, read from the function's answer as Lambda reads it.
+#[derive(Debug, PartialEq, Eq)]
+enum Failed {
+    None,
+    Some(Vec<String>),
+    All,
+}
+
+impl Failed {
+    /// An answer without the list, or with an empty one, is success; an answer that cannot be understood, and an
+    /// identifier that is empty or unknown, fail the whole batch.
+    fn of(answer: &[u8], batch: &[Message]) -> Self {
+        let Ok(answer) = serde_json::from_slice::<Value>(answer) else { return Self::All };
+        match &answer["batchItemFailures"] {
+            Value::Null => Self::None,
+            Value::Array(items) => {
+                let ids: Option<Vec<String>> = items
+                    .iter()
+                    .map(|item| item["itemIdentifier"].as_str().map(str::to_owned))
+                    .map(|id| id.filter(|id| batch.iter().any(|message| message.id == *id)))
+                    .collect();
+                match ids {
+                    Some(ids) if ids.is_empty() => Self::None,
+                    Some(ids) => Self::Some(ids),
+                    None => Self::All,
+                }
+            }
+            _ => Self::All,
+        }
+    }
+
+    fn has(&self, id: &str) -> bool {
+        match self {
+            Self::None => false,
+            Self::Some(ids) => ids.iter().any(|failed| failed == id),
+            Self::All => true,
+        }
+    }
+}
+
+impl Shelf {
+    fn send(&self, body: String, delay: Duration) -> Message {
+        let message = Message {
+            id: identity::uuid(),
+            body,
+            receives: 0,
+            receipt: String::new(),
+            visible_at: Instant::now() + delay,
+            sent_ms: self.clock.now_ms(),
+        };
+        let mut state = lock(&self.state);
+        state.sent += 1;
+        state.messages.push(message.clone());
+        drop(state);
+        self.arrived.notify_waiters();
+        message
+    }
+
+    fn delete(&self, receipt: &str) {
+        lock(&self.state).messages.retain(|message| message.receipt != receipt || receipt.is_empty());
+    }
+
+    /// Waits for at least one message, at most so long.
+    async fn receive(&self, most: usize, visibility: Option<Duration>, wait: Duration) -> Vec<Message> {
+        let deadline = Instant::now() + wait;
+        loop {
+            let arrived = self.arrived.notified();
+            let batch = self.take(most, visibility);
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !batch.is_empty() || left.is_zero() {
+                return batch;
+            }
+            // Nothing tells when an invisible message becomes visible: look again after a moment.
+            let _looked_again = tokio::time::timeout(left.min(Duration::from_millis(200)), arrived).await;
+        }
+    }
+
+    fn take(&self, most: usize, visibility: Option<Duration>) -> Vec<Message> {
+        let now = Instant::now();
+        let mut state = lock(&self.state);
+        let visibility = visibility.unwrap_or(state.visibility);
+        let most_receives = state.most_receives;
+        let spent = |message: &Message| message.visible_at <= now && message.receives >= most_receives;
+        let dead: Vec<Message> = state.messages.extract_if(.., |message| spent(message)).collect();
+        state.dead.extend(dead);
+        let visible = state.messages.iter_mut().filter(|message| message.visible_at <= now).take(most);
+        visible
+            .map(|message| {
+                message.receives += 1;
+                message.receipt = identity::hex(24);
+                message.visible_at = now + visibility;
+                message.clone()
+            })
+            .collect()
+    }
+
+    fn attributes(&self) -> Value {
+        let now = Instant::now();
+        let state = lock(&self.state);
+        let visible = state.messages.iter().filter(|message| message.visible_at <= now).count();
+        json!({ "Attributes": {
+            "ApproximateNumberOfMessages": visible.to_string(),
+            "ApproximateNumberOfMessagesNotVisible": (state.messages.len() - visible).to_string(),
+            "ApproximateNumberOfMessagesDelayed": "0",
+            "VisibilityTimeout": state.visibility.as_secs().to_string(),
+            "QueueArn": queue_arn(),
+        }})
+    }
+}
+
+async fn serve(Shared(shelf): Shared<Arc<Shelf>>, headers: HeaderMap, body: Bytes) -> Response {
+    if lock(&shelf.state).failing {
+        return hang_up();
+    }
+    let Ok(request) = serde_json::from_slice::<Value>(&body) else {
+        return error(StatusCode::BAD_REQUEST, "InvalidMessageContents", "not JSON");
+    };
+    if !request["QueueUrl"].as_str().is_some_and(|url| url.ends_with(&format!("/{NAME}"))) {
+        let code = "AWS.SimpleQueueService.NonExistentQueue";
+        return error(StatusCode::BAD_REQUEST, code, "The specified queue does not exist.");
+    }
+    let seconds = |name: &str| request[name].as_u64().map(Duration::from_secs);
+    let value = match operation(&headers) {
+        Some("SendMessage") => {
+            let Some(text) = request["MessageBody"].as_str() else {
+                return error(StatusCode::BAD_REQUEST, "MissingRequiredParameterException", "MessageBody");
+            };
+            let message = shelf.send(text.to_owned(), seconds("DelaySeconds").unwrap_or_default());
+            json!({ "MessageId": message.id, "MD5OfMessageBody": md5_of(&message.body) })
+        }
+        Some("ReceiveMessage") => {
+            let most = request["MaxNumberOfMessages"].as_u64().and_then(|most| usize::try_from(most).ok());
+            let wait = seconds("WaitTimeSeconds").unwrap_or_default();
+            let batch = shelf.receive(most.unwrap_or(1), seconds("VisibilityTimeout"), wait).await;
+            json!({ "Messages": batch.iter().map(|message| json!({
+                "MessageId": message.id,
+                "ReceiptHandle": message.receipt,
+                "Body": message.body,
+                "MD5OfBody": md5_of(&message.body),
+                "Attributes": { "ApproximateReceiveCount": message.receives.to_string() },
+            })).collect::<Vec<_>>() })
+        }
+        Some("DeleteMessage") => {
+            shelf.delete(request["ReceiptHandle"].as_str().unwrap_or_default());
+            json!({})
+        }
+        Some("GetQueueAttributes") => shelf.attributes(),
+        _ => {
+            return error(StatusCode::BAD_REQUEST, "AWS.SimpleQueueService.UnsupportedOperation", "not in the sandbox");
+        }
+    };
+    answer(StatusCode::OK, &value)
+}
+
+fn queue_arn() -> String {
+    format!("arn:aws:sqs:{REGION}:{ACCOUNT}:{NAME}")
+}
+
+fn md5_of(body: &str) -> String {
+    format!("{:x}", md5::compute(body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batch_answers_are_read_as_lambda_reads_them() {
+        let message = |id: &str| Message {
+            id: id.to_owned(),
+            body: String::new(),
+            receives: 1,
+            receipt: String::new(),
+            visible_at: Instant::now(),
+            sent_ms: 0,
+        };
+        let batch = [message("a"), message("b")];
+        for (answer, expected) in [
+            ("null", Failed::None),
+            ("{}", Failed::None),
+            (r#"{"batchItemFailures":[]}"#, Failed::None),
+            (r#"{"batchItemFailures":null}"#, Failed::None),
+            (r#"{"batchItemFailures":[{"itemIdentifier":"b"}]}"#, Failed::Some(vec!["b".into()])),
+            (r#"{"batchItemFailures":[{"itemIdentifier":"c"}]}"#, Failed::All),
+            (r#"{"batchItemFailures":[{"itemIdentifier":""}]}"#, Failed::All),
+            (r#"{"batchItemFailures":[{"id":"a"}]}"#, Failed::All),
+            ("not json", Failed::All),
+        ] {
+            assert_eq!(Failed::of(answer.as_bytes(), &batch), expected, "{answer}");
+        }
+    }
+}
