@@ -16,7 +16,7 @@ use shared::config::Function;
 use crate::event::Event;
 
 /// What an invocation is given where the runtime does not say when it ends.
-const USUAL_TIME: Duration = Duration::from_secs(60);
+const USUAL_TIME: Duration = Duration::from_mins(1);
 
 /// Serves events until the process is ended.
 ///

@@ -198,8 +198,7 @@ impl TokenEndpoint {
         loop {
             match answer.chunk().await {
                 Ok(Some(chunk)) if body.len() + chunk.len() <= MOST_BYTES => body.extend_from_slice(&chunk),
-                Ok(Some(_)) => break,
-                Ok(None) => break,
+                Ok(Some(_) | None) => break,
                 Err(error) if error.is_timeout() => return Answer::Unknown(Cause::TimedOut),
                 Err(_) => return Answer::Unknown(Cause::Broken),
             }
@@ -328,7 +327,7 @@ fn life(expires_in: Option<&Value>) -> Duration {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 60 … 86,400 first")]
     seconds
         .filter(|s: &f64| s.is_finite())
-        .map_or(Duration::from_secs(3600), |s| Duration::from_secs(s.clamp(60.0, 86_400.0) as u64))
+        .map_or(Duration::from_hours(1), |s| Duration::from_secs(s.clamp(60.0, 86_400.0) as u64))
 }
 
 /// Names credentials without telling them: which pair was refused, so that a new one is tried at once.
