@@ -33,6 +33,10 @@ impl Installer {
 
     /// Answers an event. Whatever comes, the answer is one that a browser can show.
     pub async fn answer(&self, event: Value, request_id: &str) -> Answer {
+        self.page(event, request_id).await.header("relay-request-id", request_id)
+    }
+
+    async fn page(&self, event: Value, request_id: &str) -> Answer {
         let config = &self.app.config.authorization;
         let nowhere = Surroundings { config, public: None, entrance: Entrance::Standard, request_id };
         let request = match Request::read(event) {
@@ -56,7 +60,10 @@ impl Installer {
             (Ok(Route::Callback(path)), Ok(public)) => self.finish(&request, path, public, &mut around.entrance).await,
         };
         outcome.unwrap_or_else(|failure| {
-            tracing::info!(?failure, status = failure.status().as_u16(), "a page of failure");
+            // What is ours to repair was logged with its reason where it was found.
+            if !failure.is_ours() {
+                tracing::info!(?failure, "nothing was installed");
+            }
             pages::failure(failure, around)
         })
     }
@@ -96,12 +103,11 @@ impl Installer {
         *entrance = redirect.admit(&key, browser.as_ref(), &redirect_uri, without_state, self.app.clock.now())?;
 
         let started = self.app.clock.now();
-        let grant = self.app.endpoint.exchange(&redirect.code, &redirect_uri).await.map_err(|error| {
+        let exchanged = self.app.endpoint.exchange(&redirect.code, &redirect_uri).await;
+        let grant = exchanged.map_err(|error| {
             let failure = Failure::from(&error);
             if failure.is_ours() {
-                tracing::error!(%error, "the code could not be exchanged");
-            } else {
-                tracing::info!(%error, "the code was not accepted");
+                tracing::error!(%error, ?failure, "the code could not be exchanged");
             }
             failure
         })?;

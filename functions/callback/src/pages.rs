@@ -69,7 +69,6 @@ fn page(status: StatusCode, words: Words, around: Surroundings<'_>, reference: O
         .header("content-type", "text/html; charset=utf-8")
         .header("content-security-policy", POLICY.as_str())
         .header("cross-origin-opener-policy", "same-origin")
-        .header("relay-request-id", around.request_id)
         .body(document(words, around, reference).into_string());
     if around.public.is_some_and(PublicUrl::is_secure) {
         answer = answer.header("strict-transport-security", "max-age=31536000");
@@ -188,7 +187,6 @@ mod tests {
                 ("x-content-type-options", "nosniff"),
                 ("x-frame-options", "DENY"),
                 ("strict-transport-security", "max-age=31536000"),
-                ("relay-request-id", REQUEST_ID),
             ] {
                 assert_eq!(page.headers.get(header).map(String::as_str), Some(value), "{name}: {header}");
             }

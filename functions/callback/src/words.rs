@@ -140,7 +140,7 @@ pub fn failure(failure: Failure) -> Words {
             Tone::Bad,
             "The app is not set up correctly",
             "You did nothing wrong, and nothing was installed. Trying again will not help until this is repaired.",
-            "Please tell the maker of the app: “Your app's credentials or redirect address are not accepted.”",
+            "Please tell the maker of the app: “Your app’s credentials or redirect address are not accepted.”",
             None,
         ),
         Failure::PlatformUnavailable => (
