@@ -1,9 +1,59 @@
-//! The `callback` function.
+//! The `callback` function: the only one that an agency's admin ever sees.
+//!
+//! | route | what it does | module |
+//! |---|---|---|
+//! | `GET /oauth/install` | sends the browser to the authorization page | [`authorize`], [`state`], [`browser`] |
+//! | `GET /oauth/callback`, `GET /oauth/callback/{any}` | exchanges the code, stores the installation, 303 | [`redirect`] |
+//! | `GET /oauth/done` | says that it worked | [`pages`] |
+//!
+//! Everything that can go wrong is one [`failure::Failure`], which knows its status and its words. No page repeats
+//! anything that came with a request: pages are made of failures and configuration only.
 
-/// Serves events until the process is ended.
-///
-/// # Errors
-/// Configuration that is missing or malformed, or a Runtime API that cannot be reached.
-pub async fn run() -> Result<(), lambda_runtime::Error> {
-    Ok(())
+pub mod authorize;
+pub mod browser;
+pub mod done;
+pub mod event;
+pub mod failure;
+pub mod installer;
+pub mod pages;
+pub mod public_url;
+pub mod query;
+pub mod redirect;
+pub mod route;
+pub mod state;
+pub mod words;
+
+use std::convert::Infallible;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use lambda_runtime::{LambdaEvent, service_fn};
+use serde_json::Value;
+use shared::app::App;
+use shared::config::Function;
+
+use crate::installer::Installer;
+
+/// Serves events until the process is ended. What ends it too early is logged.
+pub async fn run() -> ExitCode {
+    let app = match Box::pin(App::start(Function::Callback)).await {
+        Ok(app) => app,
+        Err(error) => {
+            tracing::error!(%error, "the function cannot start");
+            return ExitCode::FAILURE;
+        }
+    };
+    let installer = Arc::new(Installer::new(app));
+    let serve = service_fn(move |event: LambdaEvent<Value>| {
+        let installer = installer.clone();
+        // Boxed: the SDK's futures are nested so deeply that the compiler gives up on the layout of them all in one.
+        Box::pin(async move { Ok::<_, Infallible>(installer.answer(event.payload, &event.context.request_id).await) })
+    });
+    match lambda_runtime::run_concurrent(serve).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the Runtime API cannot be served");
+            ExitCode::FAILURE
+        }
+    }
 }

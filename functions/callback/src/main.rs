@@ -1,6 +1,8 @@
 //! The bootstrap of the `callback` function.
 
+use std::process::ExitCode;
+
 #[tokio::main]
-async fn main() -> Result<(), lambda_runtime::Error> {
+async fn main() -> ExitCode {
     callback::run().await
 }

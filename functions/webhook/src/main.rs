@@ -1,6 +1,8 @@
 //! The bootstrap of the `webhook` function.
 
+use std::process::ExitCode;
+
 #[tokio::main]
-async fn main() -> Result<(), lambda_runtime::Error> {
+async fn main() -> ExitCode {
     webhook::run().await
 }
