@@ -75,19 +75,25 @@ pub enum Cause {
 }
 
 /// Why a code was not exchanged.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum ExchangeError {
     /// The code is used, too old or garbage.
+    #[error("the code is used, too old or garbage")]
     CodeRefused,
     /// The platform does not accept the app's client id and secret.
+    #[error("the platform does not accept the app's client id and secret")]
     WrongClient,
     /// The platform does not accept a parameter, such as the redirect URI.
+    #[error("the platform does not accept the request: {0}")]
     BadRequest(String),
     /// The location is paused.
+    #[error("the location is not active")]
     Suspended,
     /// No connection, no answer, a 429, a 5xx, or an answer that cannot be read.
+    #[error("the platform is unavailable: {0}")]
     Unavailable(String),
     /// The app's credentials cannot be read.
+    #[error(transparent)]
     Secret(SecretError),
 }
 
