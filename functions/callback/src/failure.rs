@@ -127,9 +127,9 @@ impl From<&ExchangeError> for Failure {
     fn from(error: &ExchangeError) -> Self {
         match error {
             ExchangeError::CodeRefused => Self::CodeRefused,
-            ExchangeError::WrongClient | ExchangeError::BadRequest => Self::Misconfigured,
+            ExchangeError::WrongClient | ExchangeError::BadRequest(_) => Self::Misconfigured,
             ExchangeError::Suspended => Self::Suspended,
-            ExchangeError::Unavailable => Self::PlatformUnavailable,
+            ExchangeError::Unavailable(_) => Self::PlatformUnavailable,
             ExchangeError::Secret(error) => error.into(),
         }
     }
@@ -163,14 +163,14 @@ mod tests {
         for (error, status, retry_after) in [
             (ExchangeError::CodeRefused, 400, None),
             (ExchangeError::WrongClient, 500, None),
-            (ExchangeError::BadRequest, 500, None),
+            (ExchangeError::BadRequest("422".into()), 500, None),
             (ExchangeError::Suspended, 409, None),
-            (ExchangeError::Unavailable, 503, Some(60)),
+            (ExchangeError::Unavailable("TimedOut".into()), 503, Some(60)),
             (ExchangeError::Secret(unreadable()), 503, Some(15)),
             (ExchangeError::Secret(malformed()), 500, None),
         ] {
             let failure = Failure::from(&error);
-            assert_eq!((failure.status().as_u16(), failure.retry_after()), (status, retry_after), "{error}");
+            assert_eq!((failure.status().as_u16(), failure.retry_after()), (status, retry_after), "{error:?}");
         }
     }
 

@@ -102,12 +102,17 @@ impl Installer {
         let without_state = self.app.config.authorization.marketplace_installs;
         *entrance = redirect.admit(&key, browser.as_ref(), &redirect_uri, without_state, self.app.clock.now())?;
 
+        // A code is single use: it is not spent where it is known that nothing could be stored.
+        self.app.installations.ready().await.map_err(|error| {
+            tracing::error!(%error, "the data keys cannot be read");
+            Failure::from(&error)
+        })?;
         let started = self.app.clock.now();
         let exchanged = self.app.endpoint.exchange(&redirect.code, &redirect_uri).await;
         let grant = exchanged.map_err(|error| {
             let failure = Failure::from(&error);
             if failure.is_ours() {
-                tracing::error!(%error, ?failure, "the code could not be exchanged");
+                tracing::error!(?error, "the code could not be exchanged");
             }
             failure
         })?;
@@ -118,10 +123,7 @@ impl Installer {
 
     async fn store(&self, grant: &Grant, started: Millis, public: &PublicUrl) -> Result<Kind, Failure> {
         match self.app.installations.install(grant, started, public.as_str()).await {
-            Ok(installed) => {
-                tracing::info!(resource = %installed.resource, bulk = installed.bulk, "installed");
-                Ok(installed.resource.kind())
-            }
+            Ok(installed) => Ok(installed.resource.kind()),
             Err(error) => {
                 tracing::error!(%error, resource = %grant.resource, "the installation could not be stored now");
                 failure::of_install(&error).map_or(Ok(grant.resource.kind()), Err)

@@ -24,36 +24,26 @@ pub mod state;
 pub mod words;
 
 use std::convert::Infallible;
-use std::process::ExitCode;
 use std::sync::Arc;
 
-use lambda_runtime::{LambdaEvent, service_fn};
+use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde_json::Value;
 use shared::app::App;
 use shared::config::Function;
 
 use crate::installer::Installer;
 
-/// Serves events until the process is ended. What ends it too early is logged.
-pub async fn run() -> ExitCode {
-    let app = match Box::pin(App::start(Function::Callback)).await {
-        Ok(app) => app,
-        Err(error) => {
-            tracing::error!(%error, "the function cannot start");
-            return ExitCode::FAILURE;
-        }
-    };
-    let installer = Arc::new(Installer::new(app));
-    let serve = service_fn(move |event: LambdaEvent<Value>| {
+/// Serves events until the process is ended.
+///
+/// # Errors
+/// Configuration that is missing or malformed, or a Runtime API that cannot be reached.
+pub async fn run() -> Result<(), Error> {
+    // Boxed, here and below: the SDK's futures are nested so deeply that the compiler gives up on the layout of them
+    // all in one.
+    let installer = Arc::new(Installer::new(Box::pin(App::start(Function::Callback)).await?));
+    lambda_runtime::run_concurrent(service_fn(move |event: LambdaEvent<Value>| {
         let installer = installer.clone();
-        // Boxed: the SDK's futures are nested so deeply that the compiler gives up on the layout of them all in one.
         Box::pin(async move { Ok::<_, Infallible>(installer.answer(event.payload, &event.context.request_id).await) })
-    });
-    match lambda_runtime::run_concurrent(serve).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(%error, "the Runtime API cannot be served");
-            ExitCode::FAILURE
-        }
-    }
+    }))
+    .await
 }

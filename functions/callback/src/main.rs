@@ -4,5 +4,6 @@ use std::process::ExitCode;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    callback::run().await
+    // What is wrong is in the log already.
+    callback::run().await.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
 }

@@ -57,14 +57,9 @@ impl Listener {
         // An instant that is still to come would also undo the installations until then.
         let at = at.map_or(now, |at| at.min(now));
         match self.app.installations.uninstall(resource, at).await {
-            Ok(outcome) => {
-                tracing::info!(%resource, ?outcome, "uninstalled at the marketplace");
-                Ok(match outcome {
-                    Uninstalled::Done => Acknowledgement::Stored,
-                    Uninstalled::Older => Acknowledgement::Superseded,
-                    Uninstalled::Unknown => Acknowledgement::Unknown,
-                })
-            }
+            Ok(Uninstalled::Done) => Ok(Acknowledgement::Stored),
+            Ok(Uninstalled::Older) => Ok(Acknowledgement::Superseded),
+            Ok(Uninstalled::Unknown) => Ok(Acknowledgement::Unknown),
             Err(error) => {
                 tracing::error!(%error, %resource, "an uninstall could not be stored");
                 Err(Refusal::TryAgain)

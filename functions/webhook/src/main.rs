@@ -4,5 +4,6 @@ use std::process::ExitCode;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    webhook::run().await
+    // What is wrong is in the log already.
+    webhook::run().await.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
 }
