@@ -63,24 +63,18 @@ impl App {
     /// Sets up logging, reads the environment and builds the clients. Connects to nothing yet.
     ///
     /// # Errors
-    /// [`StartError`], which is also logged.
+    /// [`StartError`].
     pub async fn start(function: Function) -> Result<Self, StartError> {
         crate::log::start();
-        let started = async {
-            let config = Config::from_env(function)?;
-            Self::build(config, &aws().await, Clock::system())
-        };
-        started.await.inspect_err(|error: &StartError| match error {
-            StartError::Config(error) => tracing::error!(problems = ?error.problems(), "{error}"),
-            StartError::Http(_) => tracing::error!("{error}"),
-        })
+        let config = Config::from_env(function)?;
+        Ok(Self::build(config, &aws().await, Clock::system())?)
     }
 
     /// Builds everything from a configuration and the SDK's.
     ///
     /// # Errors
-    /// [`StartError::Http`].
-    pub fn build(config: Config, aws: &SdkConfig, clock: Clock) -> Result<Self, StartError> {
+    /// A TLS set-up that cannot work.
+    pub fn build(config: Config, aws: &SdkConfig, clock: Clock) -> Result<Self, reqwest::Error> {
         let dynamodb = aws_sdk_dynamodb::config::Builder::from(aws).interceptor(ClockCheck::new(clock.clone())).build();
         let table = Table { client: aws_sdk_dynamodb::Client::from_conf(dynamodb), name: config.table.as_str().into() };
         let secrets = aws_sdk_secretsmanager::Client::new(aws);

@@ -95,6 +95,7 @@ impl Clock {
     /// Takes the store's idea of the present, which has a resolution of one second (the `Date` header, RFC 9110
     /// section 6.6.1). A difference of more than two seconds is corrected, since a clock that is ahead would free
     /// permits too early. Returns the correction where it changed.
+    #[must_use]
     pub fn correct(&self, store: Millis) -> Option<Duration> {
         const TOLERANCE_MS: i64 = 2_000;
         let Source::System { correction } = &*self.0 else { return None };

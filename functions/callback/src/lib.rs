@@ -1,9 +1,49 @@
-//! The `callback` function.
+//! The `callback` function: the only one that an agency's admin ever sees.
+//!
+//! | route | what it does | module |
+//! |---|---|---|
+//! | `GET /oauth/install` | sends the browser to the authorization page | [`authorize`], [`state`], [`browser`] |
+//! | `GET /oauth/callback`, `GET /oauth/callback/{any}` | exchanges the code, stores the installation, 303 | [`redirect`] |
+//! | `GET /oauth/done` | says that it worked | [`pages`] |
+//!
+//! Everything that can go wrong is one [`failure::Failure`], which knows its status and its words. No page repeats
+//! anything that came with a request: pages are made of failures and configuration only.
+
+pub mod authorize;
+pub mod browser;
+pub mod done;
+pub mod event;
+pub mod failure;
+pub mod installer;
+pub mod pages;
+pub mod public_url;
+pub mod query;
+pub mod redirect;
+pub mod route;
+pub mod state;
+pub mod words;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use lambda_runtime::{Error, LambdaEvent, service_fn};
+use serde_json::Value;
+use shared::app::App;
+use shared::config::Function;
+
+use crate::installer::Installer;
 
 /// Serves events until the process is ended.
 ///
 /// # Errors
 /// Configuration that is missing or malformed, or a Runtime API that cannot be reached.
-pub async fn run() -> Result<(), lambda_runtime::Error> {
-    Ok(())
+pub async fn run() -> Result<(), Error> {
+    // Boxed, here and below: the SDK's futures are nested so deeply that the compiler gives up on the layout of them
+    // all in one.
+    let installer = Arc::new(Installer::new(Box::pin(App::start(Function::Callback)).await?));
+    lambda_runtime::run_concurrent(service_fn(move |event: LambdaEvent<Value>| {
+        let installer = installer.clone();
+        Box::pin(async move { Ok::<_, Infallible>(installer.answer(event.payload, &event.context.request_id).await) })
+    }))
+    .await
 }

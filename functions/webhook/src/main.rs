@@ -1,6 +1,9 @@
 //! The bootstrap of the `webhook` function.
 
+use std::process::ExitCode;
+
 #[tokio::main]
-async fn main() -> Result<(), lambda_runtime::Error> {
-    webhook::run().await
+async fn main() -> ExitCode {
+    // What is wrong is in the log already.
+    webhook::run().await.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
 }

@@ -112,7 +112,6 @@ impl Installations {
         }
         match stored {
             Ok(()) => {
-                tracing::info!(resource = %grant.resource, bulk = grant.bulk, outcome = "installed", "installed");
                 Ok(Installed { resource: grant.resource.clone(), company: grant.company.clone(), bulk: grant.bulk })
             }
             Err(VaultOrStore::Vault(VaultError::Secret(error))) => Err(error.into()),

@@ -9,7 +9,7 @@ use crate::clock::Millis;
 
 const BREAKER: &str = "app#breaker";
 /// Refreshes are counted by intervals of this length.
-const BUCKET: Duration = Duration::from_secs(300);
+const BUCKET: Duration = Duration::from_mins(5);
 /// How many of them make up the window of 15 minutes that a judgement looks at.
 const BUCKETS: u32 = 3;
 /// A refusal is judged on at least so many refreshes of the window…

@@ -471,7 +471,7 @@ impl Table {
         let mut write = set_pair(self.update(new.resource), pair);
         for (name, value) in optional {
             if let Some(value) = value {
-                update.push_str(&format!(", {name} = :{name}"));
+                update.extend([", ", name, " = :", name]);
                 write = write.expression_attribute_values(format!(":{name}"), s(value));
             }
         }

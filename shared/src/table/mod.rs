@@ -108,7 +108,7 @@ pub fn quota_key(resource: &Resource) -> String {
 
 /// A number attribute.
 #[must_use]
-pub fn n(value: impl ToString) -> AttributeValue {
+pub fn n(value: impl std::fmt::Display) -> AttributeValue {
     AttributeValue::N(value.to_string())
 }
 

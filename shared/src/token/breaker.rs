@@ -12,7 +12,7 @@ use crate::table::{StoreError, Table};
 /// How long what was read is believed.
 const FRESH: Duration = Duration::from_secs(5);
 /// How long refused credentials are not tried again, unless they change.
-const WRONG_CLIENT: Duration = Duration::from_secs(60);
+const WRONG_CLIENT: Duration = Duration::from_mins(1);
 /// Grants are counted in memory up to this number; refusals are counted at once.
 const BATCH: u64 = 20;
 

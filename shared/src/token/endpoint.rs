@@ -75,19 +75,25 @@ pub enum Cause {
 }
 
 /// Why a code was not exchanged.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum ExchangeError {
     /// The code is used, too old or garbage.
+    #[error("the code is used, too old or garbage")]
     CodeRefused,
     /// The platform does not accept the app's client id and secret.
+    #[error("the platform does not accept the app's client id and secret")]
     WrongClient,
     /// The platform does not accept a parameter, such as the redirect URI.
+    #[error("the platform does not accept the request: {0}")]
     BadRequest(String),
     /// The location is paused.
+    #[error("the location is not active")]
     Suspended,
     /// No connection, no answer, a 429, a 5xx, or an answer that cannot be read.
+    #[error("the platform is unavailable: {0}")]
     Unavailable(String),
     /// The app's credentials cannot be read.
+    #[error(transparent)]
     Secret(SecretError),
 }
 
@@ -198,8 +204,7 @@ impl TokenEndpoint {
         loop {
             match answer.chunk().await {
                 Ok(Some(chunk)) if body.len() + chunk.len() <= MOST_BYTES => body.extend_from_slice(&chunk),
-                Ok(Some(_)) => break,
-                Ok(None) => break,
+                Ok(Some(_) | None) => break,
                 Err(error) if error.is_timeout() => return Answer::Unknown(Cause::TimedOut),
                 Err(_) => return Answer::Unknown(Cause::Broken),
             }
@@ -328,7 +333,7 @@ fn life(expires_in: Option<&Value>) -> Duration {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 60 … 86,400 first")]
     seconds
         .filter(|s: &f64| s.is_finite())
-        .map_or(Duration::from_secs(3600), |s| Duration::from_secs(s.clamp(60.0, 86_400.0) as u64))
+        .map_or(Duration::from_hours(1), |s| Duration::from_secs(s.clamp(60.0, 86_400.0) as u64))
 }
 
 /// Names credentials without telling them: which pair was refused, so that a new one is tried at once.

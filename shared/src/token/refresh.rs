@@ -28,7 +28,7 @@ const COMMIT: Duration = Duration::from_secs(2);
 /// How often a connection is tried for one presentation.
 const CONNECTIONS: u32 = 3;
 /// How long an installation is left alone after a fault that is not its own.
-const OUR_FAULT: Duration = Duration::from_secs(300);
+const OUR_FAULT: Duration = Duration::from_mins(5);
 
 /// Why a refresh is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,10 +103,14 @@ impl Refresher {
 
     /// Refreshes an installation that was seen in lineage `seen`, in an invocation that ends at `deadline`.
     pub async fn refresh(&self, resource: &Resource, seen: Lineage, why: Why, deadline: Millis) -> Refreshed {
-        match self.attempt(resource, seen, why, deadline).await {
-            Ok(attempted) => attempted.present().await,
-            Err(instead) => instead,
-        }
+        // Boxed, because it is large and every reader's future would hold room for it.
+        let refresh = async {
+            match self.attempt(resource, seen, why, deadline).await {
+                Ok(attempted) => attempted.present().await,
+                Err(instead) => instead,
+            }
+        };
+        Box::pin(refresh).await
     }
 
     /// Everything that can fail without harm, and then the claim.
@@ -269,7 +273,7 @@ impl Attempted<'_> {
                 Refreshed::Failed(Failure::TryAgain(schedule::on_demand(now, failures)))
             }
             Outcome::Throttled { retry_after } => {
-                let most = Duration::from_secs(30 * 60);
+                let most = Duration::from_mins(30);
                 let retry_at = retry_after.map_or(schedule::backoff(now, failures, random), |d| now + d.min(most));
                 self.settle(self.unchanged(), retry_at, failures, "throttled").await;
                 Refreshed::Failed(Failure::TryAgain(retry_at))

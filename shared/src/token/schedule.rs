@@ -5,18 +5,18 @@ use std::time::Duration;
 use crate::clock::Millis;
 
 /// An access token is used while it has more than this left…
-const MARGIN: Duration = Duration::from_secs(60);
+const MARGIN: Duration = Duration::from_mins(1);
 /// …or, where its whole life is short, more than this part of it.
 const MARGIN_PART: u32 = 5;
 
 /// Installations used or installed within this time are kept fresh by the schedule.
-pub const HOT: Duration = Duration::from_secs(7 * 24 * 3600);
+pub const HOT: Duration = Duration::from_hours(168);
 /// The others are renewed so seldom: each rotation is an exposure, and a refresh token lives for a year.
-const COLD: Duration = Duration::from_secs(60 * 24 * 3600);
+const COLD: Duration = Duration::from_hours(1440);
 /// A caller's request may try a paused or blocked installation so often; the schedule does so far more seldom.
-pub const RETRY_ON_DEMAND: Duration = Duration::from_secs(60);
+pub const RETRY_ON_DEMAND: Duration = Duration::from_mins(1);
 /// A refused access token forces a refresh at most so often.
-pub const FORCED_APART: Duration = Duration::from_secs(60);
+pub const FORCED_APART: Duration = Duration::from_mins(1);
 
 /// Whether an access token may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,8 +65,8 @@ pub fn next_cold(now: Millis, random: f64) -> Millis {
 /// And Jitter"), with a floor of a tenth so that it is never at once.
 #[must_use]
 pub fn backoff(now: Millis, failures: u32, random: f64) -> Millis {
-    let span = Duration::from_secs(60).saturating_mul(1 << failures.saturating_sub(1).min(5));
-    within(now, span.min(Duration::from_secs(30 * 60)), 10..100, random)
+    let span = Duration::from_mins(1).saturating_mul(1 << failures.saturating_sub(1).min(5));
+    within(now, span.min(Duration::from_mins(30)), 10..100, random)
 }
 
 /// When a caller's request may try again after `failures` in a row: after 1 s, doubling up to 30 s. The schedule waits
@@ -90,13 +90,13 @@ pub fn after_unknown(now: Millis, failures: u32, random: f64) -> Millis {
 /// When a paused installation is tried again: after 6 to 24 hours.
 #[must_use]
 pub fn after_suspended(now: Millis, random: f64) -> Millis {
-    within(now, Duration::from_secs(24 * 3600), 25..100, random)
+    within(now, Duration::from_hours(24), 25..100, random)
 }
 
 /// When an answer that nobody has classified is provoked again: after 1 to 4 hours.
 #[must_use]
 pub fn after_blocked(now: Millis, random: f64) -> Millis {
-    within(now, Duration::from_secs(4 * 3600), 25..100, random)
+    within(now, Duration::from_hours(4), 25..100, random)
 }
 
 #[cfg(test)]

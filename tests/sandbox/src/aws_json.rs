@@ -4,7 +4,7 @@ use axum::{body::Body, response::Response};
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
-/// Largest request a double reads; DynamoDB's, SQS's and Secrets Manager's bounds are below it.
+/// Largest request a double reads; SQS's and Secrets Manager's bounds are below it.
 pub(crate) const LARGEST_REQUEST: usize = 1 << 20;
 
 /// `GetSecretValue` of `X-Amz-Target: secretsmanager.GetSecretValue`.

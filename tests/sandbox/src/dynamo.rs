@@ -1,4 +1,4 @@
-//! DynamoDB on this machine: an embedded engine behind the real wire protocol, and the one table's schema.
+//! `DynamoDB` on this machine: an embedded engine behind the real wire protocol, and the one table's schema.
 
 use std::{path::Path, time::Duration};
 
@@ -6,12 +6,14 @@ use aws_sdk_dynamodb::{
     Client,
     config::{BehaviorVersion, Credentials, Region},
     error::DisplayErrorContext,
+    operation::create_table::CreateTableError,
     types::{
         AttributeDefinition, BillingMode, GlobalSecondaryIndex, KeySchemaElement, KeyType, Projection, ProjectionType,
         ScalarAttributeType, TimeToLiveSpecification,
     },
 };
 use dynoxide::Database;
+use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
 use crate::server::StartError;
@@ -75,13 +77,47 @@ pub const SCHEMA: TableSchema = TableSchema {
     expires: "expires_at",
 };
 
+impl TableSchema {
+    /// The schema as a `CreateTable` request has it, without the table's name; attributes in the order of their names.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let key = |key: Key, role: &str| json!({ "AttributeName": key.name, "KeyType": role });
+        let projection = |projected: Projected| match projected {
+            Projected::Keys => json!({ "ProjectionType": "KEYS_ONLY" }),
+            Projected::Include(names) => json!({ "ProjectionType": "INCLUDE", "NonKeyAttributes": names }),
+        };
+        let index = |index: &Index| {
+            json!({
+                "IndexName": index.name,
+                "KeySchema": [key(index.hash, "HASH"), key(index.range, "RANGE")],
+                "Projection": projection(index.projected),
+            })
+        };
+        let attribute = |key: Key| json!({ "AttributeName": key.name, "AttributeType": key.kind });
+        json!({
+            "AttributeDefinitions": self.keys().into_iter().map(attribute).collect::<Vec<_>>(),
+            "KeySchema": [key(self.hash, "HASH")],
+            "GlobalSecondaryIndexes": self.indexes.iter().map(index).collect::<Vec<_>>(),
+            "BillingMode": "PAY_PER_REQUEST",
+        })
+    }
+
+    /// Every attribute that is a key somewhere, by name.
+    fn keys(&self) -> Vec<Key> {
+        let of_indexes = self.indexes.iter().flat_map(|index| [index.hash, index.range]);
+        let mut keys: Vec<Key> = std::iter::once(self.hash).chain(of_indexes).collect();
+        keys.sort_by_key(|key| key.name);
+        keys.dedup();
+        keys
+    }
+}
+
 /// Creates the table by [`SCHEMA`]; one that is there already is left alone.
 ///
 /// # Errors
 /// The engine refuses.
 pub async fn create_table(client: &Client, name: &str) -> Result<(), StartError> {
     let refused = |error: String| StartError::Table(error);
-    let mut keys = vec![SCHEMA.hash];
     let mut create = client
         .create_table()
         .table_name(name)
@@ -89,11 +125,8 @@ pub async fn create_table(client: &Client, name: &str) -> Result<(), StartError>
         .key_schema(element(SCHEMA.hash, KeyType::Hash).map_err(refused)?);
     for index in SCHEMA.indexes {
         create = create.global_secondary_indexes(global_index(index).map_err(refused)?);
-        keys.extend([index.hash, index.range]);
     }
-    keys.sort_by_key(|key| key.name);
-    keys.dedup();
-    for key in keys {
+    for key in SCHEMA.keys() {
         let definition = AttributeDefinition::builder()
             .attribute_name(key.name)
             .attribute_type(ScalarAttributeType::from(key.kind))
@@ -102,7 +135,7 @@ pub async fn create_table(client: &Client, name: &str) -> Result<(), StartError>
     }
     match create.send().await {
         Ok(_) => {}
-        Err(error) if error.as_service_error().is_some_and(|error| error.is_resource_in_use_exception()) => {
+        Err(error) if error.as_service_error().is_some_and(CreateTableError::is_resource_in_use_exception) => {
             return Ok(());
         }
         Err(error) => return Err(refused(DisplayErrorContext(error).to_string())),

@@ -1,7 +1,7 @@
 //! The whole system on one machine, and the doubles it needs for that.
 //!
 //! Each part starts by itself on a free loopback port and ends when its handle is dropped; tests take the parts they
-//! need, [`Sandbox`] takes them all.
+//! need, [`whole::Sandbox`] takes them all.
 //!
 //! | part | stands for |
 //! |---|---|
@@ -29,3 +29,5 @@ pub mod queue;
 pub mod runtime_api;
 pub mod secrets;
 pub mod server;
+pub mod terminal;
+pub mod whole;

@@ -123,18 +123,18 @@ impl Queue {
     /// Hands messages to a function, up to ten at a time, until the poller is dropped.
     #[must_use]
     pub fn deliver_to(&self, runtime: &RuntimeApi, function: &str) -> Poller {
-        let (shelf, runtime, function) = (Arc::clone(&self.shelf), runtime.clone(), function.to_owned());
+        let (queue, lambda, function) = (Arc::clone(&self.shelf), runtime.clone(), function.to_owned());
         Poller(tokio::spawn(async move {
             loop {
-                let batch = shelf.receive(10, None, Duration::from_secs(20)).await;
+                let batch = queue.receive(10, None, Duration::from_secs(20)).await;
                 if batch.is_empty() {
                     continue;
                 }
                 let event = json!({ "Records": batch.iter().map(record).collect::<Vec<_>>() });
-                let answer = runtime.invoke(&function, event.to_string(), Invocation::default()).await;
+                let answer = lambda.invoke(&function, event.to_string(), Invocation::default()).await;
                 let failed = answer.map_or(Failed::All, |answer| Failed::of(&answer, &batch));
                 for message in batch.iter().filter(|message| !failed.has(&message.id)) {
-                    shelf.delete(&message.receipt);
+                    queue.delete(&message.receipt);
                 }
             }
         }))

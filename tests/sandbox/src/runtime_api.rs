@@ -7,7 +7,7 @@
 //! its process ends.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -130,6 +130,8 @@ struct State {
     in_flight: HashMap<String, InFlight>,
     init_errors: Vec<(String, Value)>,
     polls: HashMap<String, u64>,
+    /// Workers that have asked for work since their process started.
+    initialized: HashSet<(String, String)>,
 }
 
 struct Inner {
@@ -211,14 +213,20 @@ impl RuntimeApi {
         })
     }
 
-    /// Fails what a worker was doing, because its process has ended.
+    /// Fails what a worker was doing, because its process has ended; where it never came so far as to ask for work,
+    /// the invocation that wanted it.
     pub fn worker_ended(&self, function: &str, worker: &str, how: &str) {
         let mut state = self.inner.state();
         let theirs = |job: &InFlight| job.function == function && job.worker == worker;
         let jobs: Vec<InFlight> = state.in_flight.extract_if(|_, job| theirs(job)).map(|(_, job)| job).collect();
+        let had_started = state.initialized.remove(&(function.to_owned(), worker.to_owned()));
         drop(state);
+        let error = FunctionError::Exited(how.to_owned());
+        if !had_started {
+            self.inner.fail_waiting(function, &error);
+        }
         for job in jobs {
-            let _caller_left = job.answer.send(Err(FunctionError::Exited(how.to_owned())));
+            let _caller_left = job.answer.send(Err(error.clone()));
         }
     }
 
@@ -283,6 +291,17 @@ impl Inner {
         }
     }
 
+    /// As in Lambda, the invocation that wanted a worker is answered with its failure to start, if nobody else waits
+    /// for work.
+    fn fail_waiting(&self, function: &str, error: &FunctionError) {
+        let waiting = Arc::clone(&self.state().register(function).waiting);
+        if let Ok(mut waiting) = waiting.try_lock()
+            && let Ok(job) = waiting.try_recv()
+        {
+            let _caller_left = job.answer.send(Err(error.clone()));
+        }
+    }
+
     fn take(&self, id: &str) -> Option<InFlight> {
         self.state().in_flight.remove(id)
     }
@@ -306,6 +325,7 @@ async fn next(Shared(inner): TheInner, Path((function, worker)): Path<(String, S
     let waiting = {
         let mut state = inner.state();
         *state.polls.entry(function.clone()).or_default() += 1;
+        state.initialized.insert((function.clone(), worker.clone()));
         Arc::clone(&state.register(&function).waiting)
     };
     let job = loop {
@@ -376,17 +396,8 @@ async fn init_failed(
     let document = error_document(request).await;
     let what = format!("did not start: {}", document["errorMessage"].as_str().unwrap_or("no reason given"));
     inner.bus.publish(Event::Worker { function: function.clone(), worker, what });
-    let waiting = {
-        let mut state = inner.state();
-        state.init_errors.push((function.clone(), document.clone()));
-        Arc::clone(&state.register(&function).waiting)
-    };
-    // As in Lambda, the invocation that wanted this worker is answered with its error, if nobody else can take it.
-    if let Ok(mut waiting) = waiting.try_lock()
-        && let Ok(job) = waiting.try_recv()
-    {
-        let _caller_left = job.answer.send(Err(FunctionError::Reported(document)));
-    }
+    inner.state().init_errors.push((function.clone(), document.clone()));
+    inner.fail_waiting(&function, &FunctionError::Reported(document));
     status(StatusCode::ACCEPTED, &json!({ "status": "OK" }))
 }
 

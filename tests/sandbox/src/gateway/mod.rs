@@ -102,8 +102,10 @@ async fn pass(runtime: &RuntimeApi, request: Request<Body>) -> Response {
             None => return message(StatusCode::FORBIDDEN, "Forbidden"),
         },
     };
-    let Ok(body) = to_bytes(body, LARGEST_BODY).await else {
-        return message(StatusCode::PAYLOAD_TOO_LARGE, "Request Entity Too Large");
+    // Somewhat too large is read to its end: a client that is still writing would not hear the refusal.
+    let body = match to_bytes(body, 4 * LARGEST_BODY).await {
+        Ok(body) if body.len() <= LARGEST_BODY => body,
+        Ok(_) | Err(_) => return message(StatusCode::PAYLOAD_TOO_LARGE, "Request Entity Too Large"),
     };
     let peer = head.extensions.get::<Peer>().map_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)), |peer| peer.0);
     let mut headers = head.headers;

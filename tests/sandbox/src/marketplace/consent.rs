@@ -14,7 +14,7 @@ use maud::{DOCTYPE, Markup, html};
 use url::Url;
 
 use super::{Location, Options, Platform, grants::Resource};
-use crate::{events::Event, form::Form};
+use crate::form::Form;
 
 pub(super) fn routes() -> Router<Arc<Platform>> {
     let page = || get(ask).post(decide);
@@ -77,18 +77,20 @@ async fn decide(Shared(platform): Shared<Arc<Platform>>, request: Request<Body>)
     let Ok(mut target) = Url::parse(&wanted.redirect_uri) else {
         return page(StatusCode::BAD_REQUEST, &complaint("error.redirectUriMismatch"));
     };
-    match form.get("choice").map(str::parse::<Resource>) {
-        Some(Ok(resource)) => {
-            let code = platform.consent(resource, &options.company, wanted.redirect_uri);
-            target.query_pairs_mut().append_pair("code", &code);
-        }
-        Some(Err(_)) | None => {
-            platform.bus.publish(Event::Control { what: "consent refused".to_owned() });
-            target
-                .query_pairs_mut()
-                .append_pair("error", "access_denied")
-                .append_pair("error_description", "The user denied the request");
-        }
+    let choice = form.get("choice").unwrap_or_default();
+    if choice == REFUSE {
+        platform.control("consent refused");
+        target
+            .query_pairs_mut()
+            .append_pair("error", "access_denied")
+            .append_pair("error_description", "The user denied the request");
+    } else {
+        let known = choice.parse().ok().filter(|resource| options.has(resource));
+        let Some(resource) = known else {
+            return page(StatusCode::BAD_REQUEST, &complaint("error.locationNotFound"));
+        };
+        let code = platform.consent(resource, wanted.redirect_uri);
+        target.query_pairs_mut().append_pair("code", &code);
     }
     if let Some(state) = &wanted.state {
         target.query_pairs_mut().append_pair("state", state);
@@ -96,15 +98,13 @@ async fn decide(Shared(platform): Shared<Arc<Platform>>, request: Request<Body>)
     redirect(target.as_str())
 }
 
+/// Value of the button that says no.
+const REFUSE: &str = "refuse";
+
 impl Platform {
-    fn consent(&self, resource: Resource, company: &str, redirect_uri: String) -> String {
-        self.control(format!("consent given for {resource}"));
-        let now_ms = self.clock.now_ms();
-        let mut state = self.state();
-        if let Resource::Location(id) = &resource {
-            state.not_installed.remove(id);
-        }
-        state.grants.issue_code(resource, company, Some(redirect_uri), now_ms)
+    fn consent(&self, chosen: Resource, redirect_uri: String) -> String {
+        self.control(format!("consent given for {chosen}"));
+        self.code(chosen, Some(redirect_uri))
     }
 }
 
@@ -154,7 +154,7 @@ fn choice(wanted: &Wanted, options: &Options) -> Markup {
             button name="choice" value=(format!("company:{}", options.company)) {
                 "The whole agency" small { "Company " (options.company) ", its locations are minted from it" }
             }
-            button.refuse name="choice" value="refuse" { "Refuse" }
+            button.refuse name="choice" value=(REFUSE) { "Refuse" }
         }
     }
 }

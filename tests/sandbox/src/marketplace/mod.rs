@@ -65,6 +65,19 @@ pub struct Options {
     pub company: String,
     /// Its locations.
     pub locations: Vec<Location>,
+    /// Whether choosing one location answers the agency's token all the same, as for an agency's administrator.
+    pub bulk_install: bool,
+}
+
+impl Options {
+    /// Whether the agency is this one, or has this location.
+    #[must_use]
+    pub fn has(&self, resource: &Resource) -> bool {
+        match resource {
+            Resource::Location(id) => self.locations.iter().any(|location| location.id == *id),
+            Resource::Company(id) => self.company == *id,
+        }
+    }
 }
 
 impl Default for Options {
@@ -84,6 +97,7 @@ impl Default for Options {
                 location("HLlocation000000002", "Birch Fitness"),
                 location("HLlocation000000003", "Cedar Realty"),
             ],
+            bulk_install: false,
         }
     }
 }
@@ -219,13 +233,27 @@ impl Platform {
     /// A code as after consent, without the page. It fits any registered redirect URI.
     #[must_use]
     pub fn authorize(&self, resource: Resource) -> String {
+        self.code(resource, None)
+    }
+
+    /// A code for what was chosen, which a bulk install turns into the whole agency with one location.
+    fn code(&self, chosen: Resource, redirect_uri: Option<String>) -> String {
         let now_ms = self.clock.now_ms();
         let mut state = self.state();
         let company = state.options.company.clone();
-        if let Resource::Location(id) = &resource {
-            state.not_installed.remove(id);
-        }
-        state.grants.issue_code(resource, &company, None, now_ms)
+        let resource = match chosen {
+            Resource::Location(id) if state.options.bulk_install => {
+                let others = state.options.locations.iter().filter(|location| location.id != id);
+                state.not_installed = others.map(|location| location.id.clone()).collect();
+                Resource::Company(company.clone())
+            }
+            Resource::Location(id) => {
+                state.not_installed.remove(&id);
+                Resource::Location(id)
+            }
+            agency @ Resource::Company(_) => agency,
+        };
+        state.grants.issue_code(resource, &company, redirect_uri, now_ms)
     }
 
     /// Makes a fault wait for the next `times` requests at `at`; `None`: until [`Platform::clear_faults`].

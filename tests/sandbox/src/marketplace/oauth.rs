@@ -166,8 +166,8 @@ fn pair_answer(pair: &Pair, life_ms: u64, camel: bool, state: &State) -> Value {
             value["userType"] = json!("Company");
             value["isBulkInstallation"] = json!(true);
             value["approvedLocations"] = json!(approved);
-            value["approveAllLocations"] = json!(true);
-            value["installToFutureLocations"] = json!(true);
+            value["approveAllLocations"] = json!(state.not_installed.is_empty());
+            value["installToFutureLocations"] = json!(state.not_installed.is_empty());
         }
     }
     value

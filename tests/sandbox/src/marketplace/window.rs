@@ -106,7 +106,7 @@ impl Window {
         Remaining {
             burst: limits.burst.saturating_sub(in_window),
             daily: limits.daily.saturating_sub(today),
-            daily_reset_ms: u64::try_from((ends - now).as_millis()).unwrap_or(u64::MAX),
+            daily_reset_ms: u64::try_from(ends.saturating_sub(now).as_millis()).unwrap_or(u64::MAX),
         }
     }
 

@@ -1,0 +1,142 @@
+//! From an event to an answer: reads the request, asks the pure modules, calls the platform and the store.
+
+use http::StatusCode;
+use serde_json::Value;
+use shared::app::App;
+use shared::clock::Millis;
+use shared::resource::Kind;
+use shared::token::Grant;
+
+use crate::authorize::{Entrance, authorization_url};
+use crate::browser::Browser;
+use crate::done::Done;
+use crate::event::{Answer, Request};
+use crate::failure::{self, Failure};
+use crate::pages::{self, Surroundings};
+use crate::public_url::{PublicUrl, path_below};
+use crate::query::parameter;
+use crate::redirect::Redirect;
+use crate::route::{self, Route, route};
+use crate::state::StateKey;
+
+/// Installs the app for whoever comes by.
+pub struct Installer {
+    app: App,
+}
+
+impl Installer {
+    /// An installer for one app.
+    #[must_use]
+    pub fn new(app: App) -> Self {
+        Self { app }
+    }
+
+    /// Answers an event. Whatever comes, the answer is one that a browser can show.
+    pub async fn answer(&self, event: Value, request_id: &str) -> Answer {
+        self.page(event, request_id).await.header("relay-request-id", request_id)
+    }
+
+    async fn page(&self, event: Value, request_id: &str) -> Answer {
+        let config = &self.app.config.authorization;
+        let nowhere = Surroundings { config, public: None, entrance: Entrance::Standard, request_id };
+        let request = match Request::read(event) {
+            Ok(request) => request,
+            Err(error) => {
+                tracing::warn!(%error, "an event that is no request");
+                return pages::failure(Failure::Malformed, nowhere);
+            }
+        };
+        let public = PublicUrl::of(config.public_url.as_ref(), &request.request_context, &request.raw_path);
+        let mut around = Surroundings { public: public.as_ref().ok(), ..nowhere };
+        let path = path_below(config.public_url.as_ref(), &request.request_context, &request.raw_path);
+        let outcome = match (route(&request.request_context.http.method, path), &public) {
+            (Err(failure), _) => Err(failure),
+            (Ok(Route::Done), _) => return pages::done(Done::read(request.query()), around),
+            (Ok(_), Err(error)) => {
+                tracing::error!(%error, "no redirect URI can be made");
+                Err(Failure::Misconfigured)
+            }
+            (Ok(Route::Install), Ok(public)) => self.begin(&request, public, &mut around.entrance).await,
+            (Ok(Route::Callback(path)), Ok(public)) => self.finish(&request, path, public, &mut around.entrance).await,
+        };
+        outcome.unwrap_or_else(|failure| {
+            // What is ours to repair was logged with its reason where it was found.
+            if !failure.is_ours() {
+                tracing::info!(?failure, "nothing was installed");
+            }
+            pages::failure(failure, around)
+        })
+    }
+
+    /// `GET /oauth/install`: to the authorization page.
+    async fn begin(&self, request: &Request, public: &PublicUrl, entrance: &mut Entrance) -> Result<Answer, Failure> {
+        *entrance = match parameter(request.query(), "white_label")?.as_deref() {
+            None | Some("0" | "false") => Entrance::Standard,
+            Some("1" | "true") => Entrance::WhiteLabel,
+            Some(_) => return Err(Failure::Malformed),
+        };
+        let (key, client_id) = self.credentials().await?;
+        let browser = Browser::known(request.cookies(), public).unwrap_or_default();
+        let redirect_uri = public.at(route::CALLBACK);
+        let state = key.sign(*entrance, &browser, &redirect_uri, self.app.clock.now());
+        let link = authorization_url(&self.app.config.authorization, *entrance, &client_id, &redirect_uri, &state);
+        Ok(Answer::new(StatusCode::FOUND).header("location", link).cookie(browser.cookie(public)))
+    }
+
+    /// `GET /oauth/callback`: exchange, store, and away from the URL that holds the code.
+    async fn finish(
+        &self,
+        request: &Request,
+        path: &str,
+        public: &PublicUrl,
+        entrance: &mut Entrance,
+    ) -> Result<Answer, Failure> {
+        // Before anything else: what was not asked for must not spend the code.
+        if request.is_prefetch() {
+            return Err(Failure::Prefetched);
+        }
+        let redirect = Redirect::read(request.query())?;
+        let redirect_uri = public.at(redirect.path(path));
+        let (key, _) = self.credentials().await?;
+        let browser = Browser::known(request.cookies(), public);
+        let without_state = self.app.config.authorization.marketplace_installs;
+        *entrance = redirect.admit(&key, browser.as_ref(), &redirect_uri, without_state, self.app.clock.now())?;
+
+        // A code is single use: it is not spent where it is known that nothing could be stored.
+        self.app.installations.ready().await.map_err(|error| {
+            tracing::error!(%error, "the data keys cannot be read");
+            Failure::from(&error)
+        })?;
+        let started = self.app.clock.now();
+        let exchanged = self.app.endpoint.exchange(&redirect.code, &redirect_uri).await;
+        let grant = exchanged.map_err(|error| {
+            let failure = Failure::from(&error);
+            if failure.is_ours() {
+                tracing::error!(?error, "the code could not be exchanged");
+            }
+            failure
+        })?;
+        let kind = self.store(&grant, started, public).await?;
+        let done = Done { kind: Some(kind), entrance: *entrance };
+        Ok(Answer::new(StatusCode::SEE_OTHER).header("location", public.at(&done.path())))
+    }
+
+    async fn store(&self, grant: &Grant, started: Millis, public: &PublicUrl) -> Result<Kind, Failure> {
+        match self.app.installations.install(grant, started, public.as_str()).await {
+            Ok(installed) => Ok(installed.resource.kind()),
+            Err(error) => {
+                tracing::error!(%error, resource = %grant.resource, "the installation could not be stored now");
+                failure::of_install(&error).map_or(Ok(grant.resource.kind()), Err)
+            }
+        }
+    }
+
+    /// The key of states, and the client id.
+    async fn credentials(&self) -> Result<(StateKey, String), Failure> {
+        let credentials = self.app.app_secret.get().await.map_err(|error| {
+            tracing::error!(%error, "the app's credentials cannot be read");
+            Failure::from(&error)
+        })?;
+        Ok((StateKey::derive(&credentials.client_secret), credentials.client_id.clone()))
+    }
+}

@@ -1,0 +1,264 @@
+//! The pages themselves: HTML without script, without anything from another host, and with one inline style that the
+//! Content Security Policy names by its hash.
+//!
+//! What stands on a page comes from [`words`], from the configuration, and from the runtime's request id. There
+//! is no way for a query to reach it.
+
+use std::sync::LazyLock;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::StatusCode;
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+use shared::config::Authorization;
+
+use crate::authorize::{Entrance, marketplace};
+use crate::done::Done;
+use crate::event::Answer;
+use crate::failure::Failure;
+use crate::public_url::PublicUrl;
+use crate::route;
+use crate::words::{self, Button, Tone, Words};
+
+const STYLE: &str = include_str!("page.css");
+
+/// Nothing is allowed but the one style. `form-action` and `base-uri` do not fall back on `default-src`.
+static POLICY: LazyLock<String> = LazyLock::new(|| {
+    let style = STANDARD.encode(digest(&SHA256, STYLE.as_bytes()));
+    format!(
+        "default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+});
+
+/// Where a page's links lead, and how the request is found again in the logs.
+#[derive(Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// The configured marketplace.
+    pub config: &'a Authorization,
+    /// This function's own address, if it is known.
+    pub public: Option<&'a PublicUrl>,
+    /// The entrance that this admin uses, as far as it is known.
+    pub entrance: Entrance,
+    /// The runtime's id of this request.
+    pub request_id: &'a str,
+}
+
+/// The page of a finished installation.
+#[must_use]
+pub fn done(done: Done, around: Surroundings<'_>) -> Answer {
+    let around = Surroundings { entrance: done.entrance, ..around };
+    page(StatusCode::OK, words::done(done), around, None)
+}
+
+/// The page of a failure.
+#[must_use]
+pub fn failure(failure: Failure, around: Surroundings<'_>) -> Answer {
+    let mut answer = page(failure.status(), words::failure(failure), around, Some(around.request_id));
+    if failure == Failure::MethodNotAllowed {
+        answer = answer.header("allow", "GET");
+    }
+    if let Some(seconds) = failure.retry_after() {
+        answer = answer.header("retry-after", seconds.to_string());
+    }
+    answer
+}
+
+fn page(status: StatusCode, words: Words, around: Surroundings<'_>, reference: Option<&str>) -> Answer {
+    let mut answer = Answer::new(status)
+        .header("content-type", "text/html; charset=utf-8")
+        .header("content-security-policy", POLICY.as_str())
+        .header("cross-origin-opener-policy", "same-origin")
+        .body(document(words, around, reference).into_string());
+    if around.public.is_some_and(PublicUrl::is_secure) {
+        answer = answer.header("strict-transport-security", "max-age=31536000");
+    }
+    answer
+}
+
+fn document(words: Words, around: Surroundings<'_>, reference: Option<&str>) -> Markup {
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { (words.title) }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                main class=(class(words.tone)) {
+                    (sign(words.tone))
+                    h1 { (words.title) }
+                    p { (words.happened) }
+                    p.next { (words.next) }
+                    @if let Some((href, text)) = words.button.and_then(|button| link(button, around)) {
+                        a.button href=(href) { (text) }
+                    }
+                    @if let Some(reference) = reference.filter(|r| !r.is_empty()) {
+                        p.reference { "If you ask for help, please give this number: " code { (reference) } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn link(button: Button, around: Surroundings<'_>) -> Option<(String, &'static str)> {
+    match button {
+        Button::Marketplace => Some((marketplace(around.config, around.entrance).into(), "Back to the marketplace")),
+        Button::Install(text) => {
+            let white_label = if around.entrance == Entrance::WhiteLabel { "?white_label=1" } else { "" };
+            Some((around.public?.at(&format!("{}{white_label}", route::INSTALL)), text))
+        }
+    }
+}
+
+fn class(tone: Tone) -> &'static str {
+    match tone {
+        Tone::Good => "good",
+        Tone::Notice => "notice",
+        Tone::Bad => "bad",
+    }
+}
+
+/// A drawing that repeats the heading, so it is hidden from screen readers.
+fn sign(tone: Tone) -> Markup {
+    let drawing = match tone {
+        Tone::Good => "M15 24.5l6.5 6.5L33.5 18.5",
+        Tone::Notice => "M24 14v12M24 33v.5",
+        Tone::Bad => "M17.5 17.5l13 13M30.5 17.5l-13 13",
+    };
+    html! {
+        svg viewBox="0 0 48 48" fill="none" stroke="currentColor" stroke-width="3.5" stroke-linecap="round"
+            stroke-linejoin="round" aria-hidden="true" focusable="false" {
+            circle cx="24" cy="24" r="21" {}
+            path d=(drawing) {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authorize::tests::config;
+    use crate::event::{RequestContext, RequestLine};
+    use crate::redirect::Redirect;
+    use crate::state::StateKey;
+    use proptest::prelude::*;
+    use shared::clock::Millis;
+    use shared::config::MarketplaceInstalls;
+    use shared::redacted::Redacted;
+    use shared::resource::Kind;
+    use url::form_urlencoded::byte_serialize;
+
+    const REQUEST_ID: &str = "5f2b7e1c-0000-4000-8000-1234567890ab";
+
+    fn public() -> PublicUrl {
+        let http = RequestLine { method: "GET".into() };
+        let context = RequestContext { domain_name: Some("connect.example.com".into()), stage: None, http };
+        PublicUrl::of(None, &context, "/").expect("a domain")
+    }
+
+    fn with_surroundings<T>(entrance: Entrance, use_them: impl FnOnce(Surroundings<'_>) -> T) -> T {
+        let (config, public) = (config("https://marketplace.gohighlevel.com"), public());
+        use_them(Surroundings { config: &config, public: Some(&public), entrance, request_id: REQUEST_ID })
+    }
+
+    fn all_pages() -> Vec<(String, Answer)> {
+        with_surroundings(Entrance::Standard, |around| {
+            let failures = Failure::ALL.into_iter().map(|f| (format!("{f:?}"), failure(f, around)));
+            let kinds = [None, Some(Kind::Location), Some(Kind::Company)];
+            let dones = kinds
+                .into_iter()
+                .map(|kind| (format!("Done{kind:?}"), done(Done { kind, entrance: Entrance::Standard }, around)));
+            failures.chain(dones).collect()
+        })
+    }
+
+    #[test]
+    fn every_page_keeps_to_itself() {
+        for (name, page) in all_pages() {
+            for (header, value) in [
+                ("cache-control", "no-store"),
+                ("content-type", "text/html; charset=utf-8"),
+                ("referrer-policy", "no-referrer"),
+                ("x-content-type-options", "nosniff"),
+                ("x-frame-options", "DENY"),
+                ("strict-transport-security", "max-age=31536000"),
+            ] {
+                assert_eq!(page.headers.get(header).map(String::as_str), Some(value), "{name}: {header}");
+            }
+            let policy = &page.headers["content-security-policy"];
+            for rule in ["default-src 'none'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"] {
+                assert!(policy.contains(rule), "{name}: {policy}");
+            }
+            for never in ["<script", " style=", "src=", "<link", "@import", "url(", " onclick"] {
+                assert!(!page.body.contains(never), "{name}: {never}");
+            }
+            for needed in ["<!DOCTYPE html>", "<html lang=\"en\">", "<title>", "<main", "<h1>", "name=\"viewport\""] {
+                assert!(page.body.contains(needed), "{name}: {needed}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_policy_allows_exactly_the_style_on_the_page() {
+        for (name, page) in all_pages() {
+            let (_, rest) = page.body.split_once("<style>").expect("a style");
+            let (style, rest) = rest.split_once("</style>").expect("its end");
+            assert!(!rest.contains("<style"), "{name}: one style only");
+            let hash = STANDARD.encode(digest(&SHA256, style.as_bytes()));
+            let policy = &page.headers["content-security-policy"];
+            assert!(policy.contains(&format!("style-src 'sha256-{hash}'")), "{name}: {policy}");
+        }
+    }
+
+    #[test]
+    fn trying_again_leads_to_the_start_and_keeps_the_white_label() {
+        for (entrance, href) in [
+            (Entrance::Standard, "href=\"https://connect.example.com/oauth/install\""),
+            (Entrance::WhiteLabel, "href=\"https://connect.example.com/oauth/install?white_label=1\""),
+        ] {
+            let page = with_surroundings(entrance, |around| failure(Failure::PlatformUnavailable, around));
+            assert_eq!((page.status_code, page.headers["retry-after"].as_str()), (503, "60"));
+            assert!(page.body.contains(href), "{}", page.body);
+        }
+        let done = Done { kind: Some(Kind::Company), entrance: Entrance::WhiteLabel };
+        let page = with_surroundings(Entrance::Standard, |around| super::done(done, around));
+        assert!(page.body.contains("https://marketplace.leadconnectorhq.com"), "{}", page.body);
+        assert!(!page.body.contains("gohighlevel"), "the vendor's brand stays off a white label's page");
+    }
+
+    #[test]
+    fn a_method_that_is_not_allowed_is_told_which_is() {
+        let page = with_surroundings(Entrance::Standard, |around| failure(Failure::MethodNotAllowed, around));
+        assert_eq!(page.headers["allow"], "GET");
+    }
+
+    proptest! {
+        /// Whatever a query brings in whichever parameter, the page that comes of it does not show it.
+        #[test]
+        fn nothing_of_a_query_is_on_a_page(
+            name in "code|state|error|error_description|for|via|white_label|locationId",
+            padding in "[<>\"'&/a-z \\r\\n\\x00\u{e9}]{0,30}",
+            approved in any::<bool>(),
+        ) {
+            let hostile = format!("MARKER{padding}<i>\"{padding}");
+            let value: String = byte_serialize(hostile.as_bytes()).collect();
+            let query = if approved { format!("code=good&{name}={value}") } else { format!("{name}={value}") };
+            let key = StateKey::derive(&Redacted::from("the app's client secret"));
+            let outcome = Redirect::read(&query).and_then(|redirect| {
+                redirect.admit(&key, None, "https://x.example/", MarketplaceInstalls::Deny, Millis(0))
+            });
+            let pages = with_surroundings(Entrance::Standard, |around| {
+                [failure(outcome.expect_err("nothing is exchanged"), around), done(Done::read(&query), around)]
+            });
+            for page in pages {
+                prop_assert!(!page.body.contains("MARKER"), "{}", page.body);
+                prop_assert!(!page.headers.values().any(|value| value.contains("MARKER")));
+            }
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The `state` of an authorization request (RFC 6749 section 10.12): proof that the redirect belongs to an
+//! installation that this browser started here, not long ago.
+//!
+//! It is signed and not stored, so that any process can check what another made, and binds four things: the browser
+//! (whose secret is signed but not carried), the redirect URI, the instant, and the marketplace's entrance.
+//!
+//! The key is derived from the app's client secret. Exactly who can exchange a code needs it, and both routes read
+//! that secret anyway, while the sealing keys keep their one purpose. Whoever knows the client secret could forge a
+//! state, but could as well call the token endpoint as the app. When the secret is changed, installations that are
+//! under way must be started again, as their codes must be anyway.
+
+use std::time::Duration;
+
+use aws_lc_rs::{hkdf, hmac, rand};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use shared::clock::Millis;
+use shared::redacted::Redacted;
+
+use crate::authorize::Entrance;
+use crate::browser::Browser;
+
+/// How long the admin may take over the consent page.
+pub const LIFE: Duration = Duration::from_mins(30);
+
+const FORMAT: u8 = 1;
+const NONCE: usize = 16;
+/// Format, entrance, instant, nonce.
+const CLAIM: usize = 1 + 1 + 8 + NONCE;
+const MAC: usize = 32;
+
+/// Why a state does not prove anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StateError {
+    /// Not made here, or made for another browser or another redirect URI. Which of them cannot be told apart.
+    #[error("the state was not made for this browser and this address")]
+    Foreign,
+    /// Made here, for this browser, too long ago.
+    #[error("the state is older than {} minutes", LIFE.as_secs() / 60)]
+    Expired,
+}
+
+/// Makes and checks states.
+pub struct StateKey(hmac::Key);
+
+impl StateKey {
+    /// HKDF-SHA256 of the client secret, for this one purpose.
+    ///
+    /// # Panics
+    /// Never: 32 bytes are within HKDF's limit.
+    #[must_use]
+    pub fn derive(client_secret: &Redacted) -> Self {
+        let pseudorandom =
+            hkdf::Salt::new(hkdf::HKDF_SHA256, b"hoopai-relay").extract(client_secret.expose().as_bytes());
+        let key = pseudorandom.expand(&[b"oauth state v1"], hmac::HMAC_SHA256).expect("32 bytes are within the limit");
+        Self(key.into())
+    }
+
+    /// A state for an authorization request that this browser is sent away with now.
+    ///
+    /// # Panics
+    /// If the system's random number generator fails.
+    #[must_use]
+    pub fn sign(&self, entrance: Entrance, browser: &Browser, redirect_uri: &str, now: Millis) -> String {
+        let mut nonce = [0; NONCE];
+        rand::fill(&mut nonce).expect("the system's random numbers");
+        let mut state = Vec::with_capacity(CLAIM + MAC);
+        state.push(FORMAT);
+        state.push(entrance_byte(entrance));
+        state.extend_from_slice(&now.0.to_be_bytes());
+        state.extend_from_slice(&nonce);
+        let tag = hmac::sign(&self.0, &signed(&state, browser, redirect_uri));
+        state.extend_from_slice(tag.as_ref());
+        URL_SAFE_NO_PAD.encode(state)
+    }
+
+    /// The entrance that the installation was started through.
+    ///
+    /// # Errors
+    /// [`StateError`]. The age is looked at only after the signature.
+    pub fn verify(
+        &self,
+        state: &str,
+        browser: &Browser,
+        redirect_uri: &str,
+        now: Millis,
+    ) -> Result<Entrance, StateError> {
+        let bytes: [u8; CLAIM + MAC] =
+            URL_SAFE_NO_PAD.decode(state).ok().and_then(|b| b.try_into().ok()).ok_or(StateError::Foreign)?;
+        let (claim, tag) = bytes.split_at(CLAIM);
+        hmac::verify(&self.0, &signed(claim, browser, redirect_uri), tag).map_err(|_| StateError::Foreign)?;
+        let ([FORMAT, entrance], rest) = claim.split_at(2) else { return Err(StateError::Foreign) };
+        let issued_at = rest.first_chunk().map(|b| Millis(i64::from_be_bytes(*b))).ok_or(StateError::Foreign)?;
+        // An instant that is still to come was written by a process whose clock is ahead.
+        if now.since(issued_at) >= LIFE {
+            return Err(StateError::Expired);
+        }
+        Ok(if *entrance == entrance_byte(Entrance::WhiteLabel) { Entrance::WhiteLabel } else { Entrance::Standard })
+    }
+}
+
+/// What the signature covers. All parts but the last have a fixed length, so no two readings are possible.
+fn signed(claim: &[u8], browser: &Browser, redirect_uri: &str) -> Vec<u8> {
+    [claim, browser.bytes(), redirect_uri.as_bytes()].concat()
+}
+
+fn entrance_byte(entrance: Entrance) -> u8 {
+    match entrance {
+        Entrance::Standard => 0,
+        Entrance::WhiteLabel => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const URI: &str = "https://connect.example.com/oauth/callback";
+    const NOW: Millis = Millis(1_750_000_000_000);
+
+    fn key() -> StateKey {
+        StateKey::derive(&Redacted::from("the app's client secret"))
+    }
+
+    #[test]
+    fn a_state_is_good_in_its_browser_until_its_end_and_in_every_process() {
+        let browser = Browser::new();
+        let state = key().sign(Entrance::WhiteLabel, &browser, URI, NOW);
+        assert_eq!(key().verify(&state, &browser, URI, NOW), Ok(Entrance::WhiteLabel));
+        let last = NOW + LIFE - Duration::from_millis(1);
+        assert_eq!(key().verify(&state, &browser, URI, last), Ok(Entrance::WhiteLabel));
+        assert_eq!(key().verify(&state, &browser, URI, NOW + LIFE), Err(StateError::Expired));
+        assert_eq!(key().verify(&state, &browser, URI, NOW - LIFE), Ok(Entrance::WhiteLabel), "a clock behind");
+    }
+
+    #[test]
+    fn tabs_of_one_browser_have_states_of_their_own() {
+        let browser = Browser::new();
+        let (one, two) =
+            (key().sign(Entrance::Standard, &browser, URI, NOW), key().sign(Entrance::Standard, &browser, URI, NOW));
+        assert_ne!(one, two);
+        for state in [&two, &one] {
+            assert_eq!(key().verify(state, &browser, URI, NOW), Ok(Entrance::Standard));
+        }
+    }
+
+    #[test]
+    fn another_browser_address_or_secret_does_not_match() {
+        let browser = Browser::new();
+        let state = key().sign(Entrance::Standard, &browser, URI, NOW);
+        let other_key = StateKey::derive(&Redacted::from("another secret"));
+        let elsewhere = "https://connect.example.com/prod/oauth/callback";
+        assert_eq!(key().verify(&state, &Browser::new(), URI, NOW), Err(StateError::Foreign));
+        assert_eq!(key().verify(&state, &browser, elsewhere, NOW), Err(StateError::Foreign));
+        assert_eq!(other_key.verify(&state, &browser, URI, NOW), Err(StateError::Foreign));
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let browser = Browser::new();
+        let good = URL_SAFE_NO_PAD.decode(key().sign(Entrance::Standard, &browser, URI, NOW)).expect("base64");
+        for bit in 0..good.len() * 8 {
+            let mut forged = good.clone();
+            forged[bit / 8] ^= 1 << (bit % 8);
+            let verdict = key().verify(&URL_SAFE_NO_PAD.encode(forged), &browser, URI, NOW);
+            assert_eq!(verdict, Err(StateError::Foreign), "bit {bit}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_text_is_sent_is_foreign(state in ".{0,200}") {
+            prop_assert_eq!(key().verify(&state, &Browser::new(), URI, NOW), Err(StateError::Foreign));
+        }
+    }
+}

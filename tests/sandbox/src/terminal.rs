@@ -1,0 +1,175 @@
+//! Events as lines for a person to read, and what to click and to type.
+
+use std::{fmt::Write as _, io::IsTerminal as _};
+
+use serde_json::Value;
+
+use crate::{events::Event, marketplace::grants::Resource, whole::Sandbox};
+
+/// Whether lines may have colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Colours {
+    /// On a terminal.
+    On,
+    /// Everywhere else, and where `NO_COLOR` is set.
+    Off,
+}
+
+impl Colours {
+    /// What standard output can show.
+    #[must_use]
+    pub fn of_stdout() -> Self {
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        if wanted && std::io::stdout().is_terminal() { Self::On } else { Self::Off }
+    }
+
+    fn paint(self, colour: u8, text: &str) -> String {
+        match self {
+            Self::On => format!("\x1b[{colour}m{text}\x1b[0m"),
+            Self::Off => text.to_owned(),
+        }
+    }
+}
+
+const RED: u8 = 31;
+const GREEN: u8 = 32;
+const YELLOW: u8 = 33;
+const BLUE: u8 = 34;
+const MAGENTA: u8 = 35;
+const GREY: u8 = 90;
+
+/// The line of an event; `None` for what nobody wants to read.
+#[must_use]
+pub fn line(event: &Event, verbose: bool, colours: Colours) -> Option<String> {
+    let status = |status: Option<u16>| match status {
+        None => colours.paint(RED, "hung up"),
+        Some(ok @ 200..=399) => colours.paint(GREEN, &ok.to_string()),
+        Some(slow @ 429) => colours.paint(YELLOW, &slow.to_string()),
+        Some(bad) => colours.paint(RED, &bad.to_string()),
+    };
+    let what = |colour, name: &str| colours.paint(colour, &format!("{name:<9}"));
+    let text = match event {
+        Event::Gateway { method, path, status: answered, source, millis } => {
+            let source = source.as_ref().map(|source| format!(" from the {source}")).unwrap_or_default();
+            format!("{}{method} {path} → {}{source}, {millis} ms", what(BLUE, "request"), status(Some(*answered)))
+        }
+        Event::Invoked { function, outcome, millis, answer } => {
+            if !verbose && answer.as_deref().is_some_and(nothing_was_due) {
+                return None;
+            }
+            let answer = answer.as_deref().unwrap_or_default();
+            format!("{}{function}: {outcome} {answer} {millis} ms", what(MAGENTA, "invoked"))
+        }
+        Event::Token { grant, resource, outcome, status: answered } => {
+            let whose = resource.as_deref().unwrap_or("nobody");
+            format!("{}{grant} for {whose}: {outcome} → {}", what(MAGENTA, "token"), status(*answered))
+        }
+        Event::Platform { resource, method, path, status: answered, in_window } => {
+            let whose = resource.as_deref().unwrap_or("nobody");
+            let counted = colours.paint(GREY, &format!("{whose}, {in_window} in the window"));
+            format!("{}{method} {path} → {} {counted}", what(GREY, "platform"), status(*answered))
+        }
+        Event::Log { worker, line, .. } => {
+            let line = log_line(line, verbose)?;
+            format!("{}{} {line}", what(GREY, "log"), colours.paint(GREY, worker))
+        }
+        Event::Worker { worker, what: happened, .. } => {
+            format!("{}{worker} {happened}", what(YELLOW, "process"))
+        }
+        Event::Control { what: done } => format!("{}{done}", what(YELLOW, "sandbox")),
+    };
+    Some(text)
+}
+
+fn nothing_was_due(answer: &str) -> bool {
+    serde_json::from_str::<Value>(answer).is_ok_and(|summary| summary["due"] == 0)
+}
+
+/// A function's line, if it matters: warnings, errors, and what is not JSON. Metrics are for machines.
+fn log_line(line: &str, verbose: bool) -> Option<String> {
+    if verbose {
+        return Some(line.to_owned());
+    }
+    let Ok(Value::Object(fields)) = serde_json::from_str(line) else { return Some(line.to_owned()) };
+    if fields.contains_key("_aws") {
+        return None;
+    }
+    let level = fields.get("level").and_then(Value::as_str).unwrap_or("INFO");
+    if !matches!(level, "WARN" | "ERROR") {
+        return None;
+    }
+    let details = fields.get("fields").and_then(Value::as_object).unwrap_or(&fields);
+    let message = details.get("message").and_then(Value::as_str).unwrap_or_default();
+    let others = details
+        .iter()
+        .filter(|(name, _)| !["message", "level", "timestamp", "target", "span", "spans"].contains(&name.as_str()));
+    Some(others.fold(format!("{level} {message}"), |mut text, (name, value)| {
+        let _infallible = write!(text, " {name}={value}");
+        text
+    }))
+}
+
+/// What to click and what to type.
+#[must_use]
+pub fn welcome(sandbox: &Sandbox, colours: Colours) -> String {
+    let (gateway, platform, invoke) = (sandbox.gateway.url(), sandbox.marketplace.url(), sandbox.runtime.url());
+    let options = sandbox.marketplace.options();
+    let location = options.locations.first().map_or("LOCATION", |location| location.id.as_str());
+    let key = &sandbox.caller_key;
+    let heading = |text: &str| colours.paint(BLUE, text);
+    let alive = if sandbox.marketplace.live_refresh_tokens(&Resource::Location(location.to_owned())).is_empty() {
+        ""
+    } else {
+        "   (one location is installed already)"
+    };
+    format!(
+        "\
+{install}{alive}
+  our link, with a state      {gateway}/oauth/install
+  from the marketplace        {platform}/install
+
+{call}
+  export KEY={key}
+  curl -H \"Authorization: Bearer $KEY\" '{gateway}/relay/locations/{location}/contacts/?limit=20'
+  curl -H \"Authorization: Bearer $KEY\" '{gateway}/relay/locations/{location}'        # status and quota
+  curl -d '{{\"resource\":{{\"location\":\"{location}\"}},\"method\":\"GET\",\"path\":\"/contacts/\"}}' \\
+    '{invoke}/2015-03-31/functions/relay/invocations'                                # as a function invokes it
+
+{limit}
+  for i in $(seq {over}); do curl -so /dev/null -w '%{{http_code}} ' -H \"Authorization: Bearer $KEY\" \\
+    '{gateway}/relay/locations/{location}/contacts/'; done
+
+{renew}
+  curl -X POST '{platform}/_sandbox/expire-access-tokens'                            # then call again
+  curl -d '{{\"at\":\"refresh\",\"fault\":{{\"kind\":\"hang_up\",\"processed\":true}},\"times\":1}}' \\
+    '{platform}/_sandbox/faults'                                                     # the next answer gets lost
+  curl '{platform}/_sandbox/state'
+
+Ctrl-C ends everything.
+",
+        install = heading("Install"),
+        call = heading("Call the API through the relay"),
+        limit =
+            heading(&format!("Hit the limit ({} in {} s)", options.limits.burst, options.limits.interval_ms / 1000)),
+        over = options.limits.burst + 10,
+        renew = heading("See a token renewed"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(text: &str) -> Option<String> {
+        log_line(text, false)
+    }
+
+    #[test]
+    fn only_lines_that_matter_are_shown() {
+        assert_eq!(log(r#"{"_aws":{},"Admitted":1}"#), None);
+        assert_eq!(log(r#"{"level":"INFO","fields":{"message":"relayed"}}"#), None);
+        let warning = r#"{"timestamp":"t","level":"WARN","fields":{"message":"uncertain","epoch":1},"target":"x"}"#;
+        assert_eq!(log(warning).as_deref(), Some("WARN uncertain epoch=1"));
+        assert_eq!(log("thread 'main' panicked").as_deref(), Some("thread 'main' panicked"));
+    }
+}

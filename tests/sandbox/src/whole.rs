@@ -1,0 +1,390 @@
+//! All parts wired into the system: what `cargo run -p sandbox` starts, and what end-to-end tests drive.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use aws_lc_rs::{digest, rand};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use crate::{
+    dynamo::{self, Dynamo},
+    events::{Event, EventBus},
+    gateway::Gateway,
+    marketplace::{self, Marketplace, grants::Resource},
+    process::{LogBook, Program, Surroundings, Worker, WorkerSpec},
+    queue::{Poller, Queue},
+    runtime_api::{FunctionError, Invocation, RuntimeApi},
+    secrets::Secrets,
+    server::StartError,
+};
+
+/// Name of the table.
+pub const TABLE: &str = "hoopai-relay";
+/// Secret with the app's client id and secret.
+pub const APP_SECRET: &str = "hoopai-relay/app";
+/// Secret with the sealing keys.
+pub const SEALING_SECRET: &str = "hoopai-relay/sealing";
+/// Secret with the callers.
+pub const CALLERS_SECRET: &str = "hoopai-relay/callers";
+/// Path of the redirect URI.
+pub const CALLBACK_PATH: &str = "/oauth/callback";
+
+/// Where the functions come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Programs {
+    /// This binary contains them.
+    Itself,
+    /// A directory with the built bootstraps `callback`, `refresh`, `relay` and `webhook`.
+    Directory(PathBuf),
+    /// None are started; a test starts its own, with [`Sandbox::environment`].
+    None,
+}
+
+/// What may be chosen.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Port of the gateway on 127.0.0.1; 0 takes a free one.
+    pub port: u16,
+    /// The platform. Its client id, secret and port are taken from here too.
+    pub marketplace: marketplace::Options,
+    /// Database file; in memory where absent. What else must outlive a restart is kept beside it.
+    pub data: Option<PathBuf>,
+    /// Processes of `relay`; the other functions have one each.
+    pub relays: usize,
+    /// How often `refresh` is invoked by the schedule; never where absent.
+    pub refresh_every: Option<Duration>,
+    /// Where the functions come from.
+    pub programs: Programs,
+    /// Environment of all functions beside the one that the sandbox sets, which it overrides.
+    pub environment: BTreeMap<String, String>,
+    /// How long a message of the rescue queue stays invisible after it was received.
+    pub visibility: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            port: 0,
+            marketplace: marketplace::Options::default(),
+            data: None,
+            relays: 2,
+            refresh_every: Some(Duration::from_secs(30)),
+            programs: Programs::Itself,
+            environment: BTreeMap::new(),
+            visibility: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The running system; dropping it ends every process, server and task of it.
+#[derive(Debug)]
+pub struct Sandbox {
+    /// Processes of the functions, by function. First, because fields are dropped in order: no function sees the
+    /// parts it needs go away.
+    pub workers: Vec<Worker>,
+    _schedule: Option<Schedule>,
+    _poller: Poller,
+    /// API Gateway.
+    pub gateway: Gateway,
+    /// Lambda.
+    pub runtime: RuntimeApi,
+    /// The platform.
+    pub marketplace: Marketplace,
+    /// `DynamoDB`.
+    pub dynamo: Dynamo,
+    /// Secrets Manager.
+    pub secrets: Secrets,
+    /// The rescue queue.
+    pub queue: Queue,
+    /// Everything the functions wrote.
+    pub logs: LogBook,
+    /// What happens.
+    pub bus: EventBus,
+    /// Bearer key of the caller `sandbox`, who may do everything.
+    pub caller_key: String,
+    environment: BTreeMap<String, String>,
+}
+
+/// What must be the same after a restart, for the sealed tokens in a data file to be of use.
+#[derive(Debug, Serialize, Deserialize)]
+struct Keys {
+    client_secret: String,
+    sealing_key: String,
+    caller_key: String,
+}
+
+impl Keys {
+    fn new(client_secret: String) -> Result<Self, StartError> {
+        let caller_key = format!("rk_{}", random_hex(24)?);
+        Ok(Self { client_secret, sealing_key: random_hex(32)?, caller_key })
+    }
+
+    /// Those beside the data file, made where they are missing.
+    fn beside(data: &Path, client_secret: String) -> Result<Self, StartError> {
+        let path = beside(data, "keys.json");
+        let problem = |problem: String| StartError::File { path: path.display().to_string(), problem };
+        if path.exists() {
+            let text = std::fs::read_to_string(&path).map_err(|error| problem(error.to_string()))?;
+            return serde_json::from_str(&text).map_err(|error| problem(error.to_string()));
+        }
+        let keys = Self::new(client_secret)?;
+        let text = serde_json::to_string_pretty(&keys).map_err(|error| problem(error.to_string()))?;
+        std::fs::write(&path, text).map_err(|error| problem(error.to_string()))?;
+        Ok(keys)
+    }
+
+    fn fill(&self, secrets: &Secrets, client_id: &str) {
+        let app = json!({ "client_id": client_id, "client_secret": self.client_secret });
+        let caller = json!({ "id": "sandbox", "keys_sha256": [sha256_hex(&self.caller_key)] });
+        secrets.put(APP_SECRET, app.to_string());
+        secrets.put(SEALING_SECRET, json!({ "current": "k1", "k1": self.sealing_key }).to_string());
+        secrets.put(CALLERS_SECRET, json!({ "callers": [caller] }).to_string());
+    }
+}
+
+/// `relay.db` → `relay.db-keys.json`, which `.gitignore` covers.
+fn beside(data: &Path, ending: &str) -> PathBuf {
+    let mut name = data.as_os_str().to_owned();
+    name.push("-");
+    name.push(ending);
+    PathBuf::from(name)
+}
+
+impl Sandbox {
+    /// Starts everything and waits until every function has asked for work, or has said why it cannot.
+    ///
+    /// # Errors
+    /// A port is taken, a file is not readable, a program does not start.
+    pub async fn start(mut options: Options, bus: EventBus) -> Result<Self, StartError> {
+        let keys = match &options.data {
+            Some(data) => Keys::beside(data, options.marketplace.client_secret.clone())?,
+            None => Keys::new(options.marketplace.client_secret.clone())?,
+        };
+        options.marketplace.client_secret.clone_from(&keys.client_secret);
+        let client_id = options.marketplace.client_id.clone();
+        let dynamo = match &options.data {
+            Some(path) => Dynamo::file(path).await?,
+            None => Dynamo::memory().await?,
+        };
+        dynamo::create_table(&dynamo.client(), TABLE).await?;
+        let secrets = Secrets::start().await?;
+        keys.fill(&secrets, &client_id);
+        let queue = Queue::start(options.visibility).await?;
+        let runtime = RuntimeApi::start(bus.clone()).await?;
+        let gateway = Gateway::start(options.port, runtime.clone(), bus.clone()).await?;
+        let marketplace = Marketplace::start(options.marketplace.clone(), bus.clone()).await?;
+        marketplace.allow_redirect(format!("{}{CALLBACK_PATH}", gateway.url()));
+        if let Some(data) = &options.data {
+            marketplace.keep_in(&beside(data, "platform.json"))?;
+        }
+        let poller = queue.deliver_to(&runtime, "refresh");
+        let schedule = options.refresh_every.map(|every| Schedule::start(every, runtime.clone(), bus.clone()));
+        let mut sandbox = Self {
+            workers: Vec::new(),
+            _schedule: schedule,
+            _poller: poller,
+            gateway,
+            runtime,
+            marketplace,
+            dynamo,
+            secrets,
+            queue,
+            logs: LogBook::default(),
+            bus,
+            caller_key: keys.caller_key,
+            environment: BTreeMap::new(),
+        };
+        sandbox.environment = sandbox.contract();
+        sandbox.environment.extend(options.environment);
+        sandbox.start_functions(&options.programs, options.relays)?;
+        sandbox.wait_for_workers().await;
+        Ok(sandbox)
+    }
+
+    /// The environment that the contract names, with the addresses of this sandbox.
+    fn contract(&self) -> BTreeMap<String, String> {
+        [
+            ("TABLE_NAME", TABLE.to_owned()),
+            ("APP_SECRET_ID", APP_SECRET.to_owned()),
+            ("SEALING_SECRET_ID", SEALING_SECRET.to_owned()),
+            ("CALLERS_SECRET_ID", CALLERS_SECRET.to_owned()),
+            ("API_URL", self.marketplace.url()),
+            ("MARKETPLACE_URL", self.marketplace.url()),
+            ("PUBLIC_URL", self.gateway.url()),
+            ("RESCUE_QUEUE_URL", self.queue.url()),
+            ("AWS_ENDPOINT_URL_DYNAMODB", self.dynamo.url().to_owned()),
+            ("AWS_ENDPOINT_URL_SECRETS_MANAGER", self.secrets.url()),
+            ("AWS_ENDPOINT_URL_SQS", self.queue.endpoint()),
+        ]
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
+    }
+
+    /// Environment of the functions, Lambda's own variables aside.
+    #[must_use]
+    pub fn environment(&self) -> &BTreeMap<String, String> {
+        &self.environment
+    }
+
+    /// What a worker needs around it.
+    #[must_use]
+    pub fn surroundings(&self) -> Surroundings {
+        Surroundings { runtime: self.runtime.clone(), bus: self.bus.clone(), logs: self.logs.clone() }
+    }
+
+    fn start_functions(&mut self, programs: &Programs, relays: usize) -> Result<(), StartError> {
+        for (function, count) in [("callback", 1), ("refresh", 1), ("relay", relays), ("webhook", 1)] {
+            let program = match programs {
+                Programs::Itself => Program::Itself,
+                Programs::Directory(directory) => Program::Path(directory.join(function)),
+                Programs::None => return Ok(()),
+            };
+            for number in 1..=count {
+                self.start_worker(function, number, program.clone(), BTreeMap::new())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts one more process of a function, with environment of its own beside the sandbox's.
+    ///
+    /// # Errors
+    /// The program does not start.
+    pub fn start_worker(
+        &mut self,
+        function: &str,
+        number: usize,
+        program: Program,
+        own: BTreeMap<String, String>,
+    ) -> Result<(), StartError> {
+        let mut environment = self.environment.clone();
+        environment.extend(own);
+        let worker = format!("{function}-{number}");
+        let spec = WorkerSpec { function: function.to_owned(), worker, program, environment, restart: true };
+        self.workers.push(Worker::start(spec, self.surroundings())?);
+        Ok(())
+    }
+
+    /// The workers of a function.
+    pub fn workers_of(&self, function: &str) -> impl Iterator<Item = &Worker> {
+        self.workers.iter().filter(move |worker| worker.function() == function)
+    }
+
+    async fn wait_for_workers(&self) {
+        let started = |function: &str| {
+            let wanted = self.workers_of(function).count() as u64;
+            self.runtime.polls(function) >= wanted || !self.runtime.init_errors(function).is_empty()
+        };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < deadline && !self.workers.iter().all(|worker| started(worker.function())) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Installs the app as from the marketplace's own pages, without a state; answers the callback's status.
+    ///
+    /// # Errors
+    /// The gateway is gone.
+    pub async fn install(&self, resource: Resource) -> reqwest::Result<u16> {
+        let code = self.marketplace.authorize(resource);
+        let url = format!("{}{CALLBACK_PATH}?code={code}", self.gateway.url());
+        let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?;
+        Ok(client.get(url).send().await?.status().as_u16())
+    }
+
+    /// Invokes `refresh` as the schedule does.
+    ///
+    /// # Errors
+    /// Whatever `Invoke` would report.
+    pub async fn refresh_now(&self) -> Result<Value, FunctionError> {
+        self.runtime.invoke_json("refresh", &scheduled_event(), refresh_invocation()).await
+    }
+}
+
+/// The function's time-out in `template.yaml`.
+fn refresh_invocation() -> Invocation {
+    Invocation { timeout: Duration::from_secs(75), ..Invocation::default() }
+}
+
+/// What `EventBridge` sends for a schedule.
+#[must_use]
+pub fn scheduled_event() -> Value {
+    let now = time::OffsetDateTime::now_utc();
+    json!({
+        "version": "0",
+        "id": crate::identity::uuid(),
+        "detail-type": "Scheduled Event",
+        "source": "aws.scheduler",
+        "account": crate::process::ACCOUNT,
+        "time": now.format(&time::format_description::well_known::Rfc3339).unwrap_or_default(),
+        "region": crate::process::REGION,
+        "resources": [],
+        "detail": {},
+    })
+}
+
+/// Invokes `refresh` now and then, until it is dropped.
+#[derive(Debug)]
+struct Schedule(JoinHandle<()>);
+
+impl Drop for Schedule {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Schedule {
+    fn start(every: Duration, runtime: RuntimeApi, bus: EventBus) -> Self {
+        Self(tokio::spawn(async move {
+            let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                let began = Instant::now();
+                let answer = runtime.invoke_json("refresh", &scheduled_event(), refresh_invocation()).await;
+                let (outcome, answer) = match answer {
+                    Ok(summary) => ("ok".to_owned(), Some(summary.to_string())),
+                    Err(error) => (error.to_string(), None),
+                };
+                let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+                bus.publish(Event::Invoked { function: "refresh".to_owned(), outcome, millis, answer });
+            }
+        }))
+    }
+}
+
+/// SHA-256 as lower-case hex, as the callers secret holds keys.
+#[must_use]
+pub fn sha256_hex(text: &str) -> String {
+    to_hex(digest::digest(&digest::SHA256, text.as_bytes()).as_ref())
+}
+
+fn random_hex(bytes: usize) -> Result<String, StartError> {
+    let mut random = vec![0; bytes];
+    rand::fill(&mut random).map_err(|_| StartError::System("no random numbers".to_owned()))?;
+    Ok(to_hex(&random))
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _infallible = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_are_those_of_sha256sum() {
+        assert_eq!(sha256_hex("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    }
+}
