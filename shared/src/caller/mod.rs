@@ -192,7 +192,7 @@ impl Caller {
         &self.id
     }
 
-    /// What the entry allows in any 10 s over all resources, where it says so.
+    /// What the entry allows of each resource in any 10 s, where it says so.
     #[must_use]
     pub fn requests_per_10s(&self) -> Option<u32> {
         self.requests_per_10s

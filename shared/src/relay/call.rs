@@ -11,8 +11,9 @@ use super::refused::Refused;
 use super::request::Request;
 use super::retry::{History, Next, Outcome, Unauthorized, next};
 use super::upstream::{Attempt, Failure, Reply};
+use crate::caller::{Authorized, Caller};
 use crate::clock::Millis;
-use crate::quota::{Permit, Usage};
+use crate::quota::{Permit, QuotaError, Usage};
 use crate::token::{Access, TokenError};
 
 /// Time that a wait for a permit leaves for the platform's answer.
@@ -23,6 +24,7 @@ const LATE_PERMITS: usize = 3;
 /// Where a call stands.
 pub(super) struct Call<'a> {
     relay: &'a Relay,
+    caller: &'a Caller,
     request: &'a Request,
     deadline: Millis,
     wait_until: Option<Millis>,
@@ -46,12 +48,13 @@ pub(super) struct Course {
 type Result<T, E = Refused> = std::result::Result<T, E>;
 
 impl<'a> Call<'a> {
-    pub(super) fn new(relay: &'a Relay, request: &'a Request, deadline: Millis) -> Self {
+    pub(super) fn new(relay: &'a Relay, authorized: &'a Authorized, deadline: Millis) -> Self {
+        let (caller, request) = (authorized.caller(), authorized.request());
         let now = relay.now();
         let latest = deadline - FOR_THE_ANSWER;
         let wait_until = (!request.wait.is_zero()).then(|| (now + request.wait).min(latest)).filter(|at| *at > now);
         let (history, course) = (History::default(), Course::default());
-        Self { relay, request, deadline, wait_until, history, usage: None, course }
+        Self { relay, caller, request, deadline, wait_until, history, usage: None, course }
     }
 
     pub(super) async fn run(&mut self) -> Result<Reply> {
@@ -147,14 +150,25 @@ impl<'a> Call<'a> {
             if self.left().is_zero() {
                 return Err(Refused::by_deadline());
             }
-            let take = self.relay.quota.take(&self.request.resource, self.wait_until);
-            let Ok(permit) = tokio::time::timeout(self.left(), take).await else { return Err(Refused::by_deadline()) };
+            let Ok(permit) = tokio::time::timeout(self.left(), self.take()).await else {
+                return Err(Refused::by_deadline());
+            };
             let permit = permit.map_err(|error| Refused::by_quota(error, self.relay.now()))?;
             if self.relay.now() <= permit.send_by {
                 return Ok(permit);
             }
         }
         Err(Refused::by_deadline())
+    }
+
+    /// The caller's own share first, so that who has used it up takes nothing from the others.
+    async fn take(&self) -> std::result::Result<Permit, QuotaError> {
+        let Relay { quota, .. } = self.relay;
+        let resource = &self.request.resource;
+        if let Some(share) = self.caller.requests_per_10s() {
+            quota.take_share(self.caller.id(), resource, share, self.wait_until).await?;
+        }
+        quota.take(resource, self.wait_until).await
     }
 
     async fn attempt(&mut self, access: &Access) -> std::result::Result<Reply, Failure> {

@@ -92,7 +92,7 @@ impl Relay {
     /// answer, at the latest at the invocation's deadline.
     pub async fn call(&self, authorized: &Authorized, invocation: &Invocation) -> Answer {
         let started = self.now();
-        let mut call = Call::new(self, authorized.request(), invocation.deadline);
+        let mut call = Call::new(self, authorized, invocation.deadline);
         let result = call.run().await;
         let now = self.now();
         let mut answer = match &result {

@@ -45,7 +45,9 @@ impl Refused {
             LimitKind::Caller => (Code::BurstLimited, "caller", "this caller's own limit is used up"),
         };
         let problem = Problem::new(code, detail).retry_at(refusal.retry_at).with("limit", limit);
-        Self { problem, cause: None, usage: Some(refusal.usage) }
+        // The usage of a caller's share is not that of the resource.
+        let usage = (refusal.limit != LimitKind::Caller).then_some(refusal.usage);
+        Self { problem, cause: None, usage }
     }
 
     /// No answer of the table.
