@@ -1,5 +1,6 @@
 //! What a function needs, built once at start from its configuration.
 
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -101,6 +102,18 @@ impl App {
             config,
             aws: aws.clone(),
         })
+    }
+}
+
+/// The exit code of a function that has ended, with the reason on its last log line.
+#[must_use]
+pub fn ended<E: std::fmt::Display>(how: Result<(), E>) -> ExitCode {
+    match how {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the function ends");
+            ExitCode::FAILURE
+        }
     }
 }
 

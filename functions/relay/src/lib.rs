@@ -12,45 +12,31 @@ pub mod pairs;
 pub mod size;
 
 use std::convert::Infallible;
-use std::process::ExitCode;
 use std::sync::Arc;
 
 use lambda_runtime::layers::TracingLayer;
 use lambda_runtime::tower::util::MapRequestLayer;
-use lambda_runtime::{LambdaEvent, LambdaInvocation, Runtime, service_fn};
+use lambda_runtime::{Error, LambdaEvent, LambdaInvocation, Runtime, service_fn};
 use serde_json::value::RawValue;
-use shared::app::{App, StartError};
+use shared::app::App;
 use shared::config::Function;
 use shared::relay::Relay;
 
 use crate::event::Event;
 
-/// Serves events until the process is ended. What ends it too early is logged.
-pub async fn run() -> ExitCode {
-    let relay = match Box::pin(start()).await {
-        Ok(relay) => Arc::new(relay),
-        Err(error) => {
-            tracing::error!(%error, "the function cannot start");
-            return ExitCode::FAILURE;
-        }
-    };
+/// Serves events until the process is ended.
+///
+/// # Errors
+/// Configuration that is missing or malformed, or a Runtime API that cannot be reached.
+pub async fn run() -> Result<(), Error> {
+    // Boxed, here and below: the SDK's futures are nested so deeply that the compiler gives up on the layout of them
+    // all in one.
+    let relay = Arc::new(Relay::new(Box::pin(App::start(Function::Relay)).await?)?);
     let serve = service_fn(move |event: LambdaEvent<Box<RawValue>>| {
         let relay = relay.clone();
-        // Boxed: the SDK's futures are nested so deeply that the compiler gives up on the layout of them all in one.
         Box::pin(async move { Ok::<_, Infallible>(answer(&relay, &event).await) })
     });
-    let runtime = Runtime::new(serve).layer(MapRequestLayer::new(readable)).layer(TracingLayer::new());
-    match runtime.run_concurrent().await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(%error, "the Runtime API cannot be served");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-async fn start() -> Result<Relay, StartError> {
-    Relay::new(App::start(Function::Relay).await?)
+    Runtime::new(serve).layer(MapRequestLayer::new(readable)).layer(TracingLayer::new()).run_concurrent().await
 }
 
 async fn answer(relay: &Relay, event: &LambdaEvent<Box<RawValue>>) -> Box<RawValue> {

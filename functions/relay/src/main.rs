@@ -1,8 +1,6 @@
 //! The bootstrap of the `relay` function.
 
-use std::process::ExitCode;
-
 #[tokio::main]
-async fn main() -> ExitCode {
-    relay::run().await
+async fn main() -> std::process::ExitCode {
+    shared::app::ended(relay::run().await)
 }
