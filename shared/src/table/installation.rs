@@ -481,7 +481,9 @@ impl Table {
         let mut write = set_pair(self.update(new.resource), pair);
         for (name, value) in optional {
             if let Some(value) = value {
-                update.extend([", ", name, " = :", name]);
+                // Behind a `#`, because `scope` is one of DynamoDB's reserved words.
+                update.extend([", #", name, " = :", name]);
+                write = write.expression_attribute_names(format!("#{name}"), name);
                 write = write.expression_attribute_values(format!(":{name}"), s(value));
             }
         }
