@@ -75,6 +75,8 @@ pub struct Installation {
     pub committed_by: Option<String>,
     /// When the exchange of its code was begun.
     pub installed_at: Millis,
+    /// When it was uninstalled, as the platform says.
+    pub revoked_at: Option<Millis>,
     /// When the schedule looks at it next.
     pub due_at: Option<Millis>,
     /// When a refresh was last forced by a refused access token.
@@ -108,6 +110,7 @@ impl Installation {
             lease_ends_at: attributes.number("lease_ends_at").map(Millis),
             committed_by: attributes.text("committed_by").map(str::to_owned),
             installed_at: Millis(attributes.number("installed_at").ok_or_else(|| need("installed_at"))?),
+            revoked_at: attributes.number("revoked_at").map(Millis),
             due_at: attributes.number("due_at").map(Millis),
             forced_at: attributes.number("forced_at").map(Millis),
             tried_at: attributes.number("tried_at").map(Millis),

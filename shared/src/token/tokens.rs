@@ -299,6 +299,7 @@ mod tests {
             lease_ends_at: None,
             committed_by: None,
             installed_at: Millis(0),
+            revoked_at: None,
             due_at: None,
             forced_at: None,
             tried_at: None,
