@@ -251,9 +251,8 @@ impl Table {
         let mut write = self.change(claim.resource, claim.lineage);
         if let Some(before) = claim.forced_before {
             // Only a token that is not in doubt: one without an answer is presented again while the platform forgives.
-            condition.push_str(
-                " AND (#status <> :active OR attribute_not_exists(forced_at) OR forced_at < :forced_before)",
-            );
+            condition
+                .push_str(" AND (#status <> :active OR attribute_not_exists(forced_at) OR forced_at < :forced_before)");
             set.push_str(", forced_at = :now");
             write = write.expression_attribute_values(":forced_before", n(before));
         }
