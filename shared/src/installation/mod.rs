@@ -16,6 +16,9 @@ use crate::token::rescue::{LostWrite, RescueError, RescueQueue, Rescued};
 use crate::token::{Grant, schedule};
 use crate::vault::{Vault, VaultError};
 
+/// How long an install waits for the table before it goes to the rescue queue: well within the invocation that holds
+/// the only copy of the pair.
+const PATIENCE: Duration = Duration::from_secs(8);
 /// How often an install looks at an item that changes under it.
 const ROUNDS: u32 = 10;
 
@@ -102,14 +105,8 @@ impl Installations {
             scope: grant.scope.as_deref(),
         };
         let sealer = self.vault.sealer().await?;
-        let mut stored = self.store(&new, &pair).await;
-        for pause in [100, 300, 900] {
-            if stored.is_ok() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(pause)).await;
-            stored = self.store(&new, &pair).await;
-        }
+        let storing = tokio::time::timeout(PATIENCE, self.store_patiently(&new, &pair)).await;
+        let stored = storing.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into()).into()));
         match stored {
             Ok(()) => {
                 Ok(Installed { resource: grant.resource.clone(), company: grant.company.clone(), bulk: grant.bulk })
@@ -171,6 +168,18 @@ impl Installations {
         };
         tracing::info!(%resource, ?outcome, "uninstall");
         Ok(outcome)
+    }
+
+    async fn store_patiently(&self, new: &NewInstallation<'_>, pair: &Pair) -> Result<(), VaultOrStore> {
+        let mut stored = self.store(new, pair).await;
+        for pause in [100, 300, 900] {
+            if stored.is_ok() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            stored = self.store(new, pair).await;
+        }
+        stored
     }
 
     async fn store(&self, new: &NewInstallation<'_>, pair: &Pair) -> Result<(), VaultOrStore> {

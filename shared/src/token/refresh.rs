@@ -25,6 +25,8 @@ use crate::vault::{Vault, VaultError};
 
 /// What must be left of the lease after a presentation: the time of a commit.
 const COMMIT: Duration = Duration::from_secs(2);
+/// What the rescue queue needs of that, where the table takes nothing.
+const RESCUE: Duration = Duration::from_secs(1);
 /// How often a connection is tried for one presentation.
 const CONNECTIONS: u32 = 3;
 /// How long an installation is left alone after a fault that is not its own.
@@ -500,9 +502,12 @@ impl Commit<'_> {
     async fn until_stored(&self, lease: Lease) -> Option<Committed> {
         let mut pause = Duration::from_millis(50);
         loop {
-            match self.once().await {
-                Ok(committed) => return Some(committed),
-                Err(error) => tracing::warn!(resource = %self.resource, %error, "a granted pair is not stored yet"),
+            // A table that hangs must leave time for the queue before the lease and the invocation end.
+            let time = lease.left(self.on.clock.now()).saturating_sub(RESCUE).max(RESCUE);
+            match tokio::time::timeout(time, self.once()).await {
+                Ok(Ok(committed)) => return Some(committed),
+                Ok(Err(error)) => tracing::warn!(resource = %self.resource, %error, "a granted pair is not stored yet"),
+                Err(_) => tracing::warn!(resource = %self.resource, "a granted pair is not stored yet: no answer"),
             }
             if lease.left(self.on.clock.now()) < COMMIT + pause {
                 return None;
