@@ -249,6 +249,11 @@ impl Attempted<'_> {
                     self.log_unknown(cause);
                     self.uncertain = true;
                 }
+                // The same for an answer to somebody else: the token may be spent, and its true answer is not known.
+                Outcome::WrongTenant if !self.uncertain => {
+                    self.log_wrong_tenant();
+                    self.uncertain = true;
+                }
                 Outcome::WrongClient { fingerprint }
                     if credentials == 1 && self.credentials_changed(&fingerprint).await =>
                 {
@@ -305,7 +310,7 @@ impl Attempted<'_> {
                 self.blocked(now).await
             }
             Outcome::WrongTenant => {
-                tracing::error!(alarm = "wrong_tenant", "a grant for another location or company was refused");
+                self.log_wrong_tenant();
                 self.blocked(now).await
             }
             Outcome::Secret(error) => {
@@ -468,6 +473,11 @@ impl Attempted<'_> {
     async fn credentials_changed(&self, refused: &str) -> bool {
         let newer = self.on.endpoint.credentials(Duration::from_secs(1)).await;
         newer.is_ok_and(|app| super::endpoint::fingerprint(&app) != refused)
+    }
+
+    fn log_wrong_tenant(&self) {
+        tracing::error!(alarm = "wrong_tenant", resource = %self.installation.resource,
+            "a grant for another location or company was refused");
     }
 
     fn log_unknown(&self, cause: Cause) {
