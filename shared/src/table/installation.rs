@@ -158,6 +158,9 @@ pub struct Claim<'a> {
     pub now: Millis,
     /// The end of the lease.
     pub lease_ends_at: Millis,
+    /// Whether an installation may be claimed that was given up: an operator has reason to think that the platform's
+    /// refusal was its own fault.
+    pub given_up_too: bool,
     /// Whether a refused access token is the reason: then the last forced refresh must be older than this.
     pub forced_before: Option<Millis>,
 }
@@ -241,13 +244,15 @@ impl Table {
     /// [`StoreError`]. Nothing may be sent then.
     pub async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed, StoreError> {
         let mut condition =
-            "epoch = :epoch AND generation = :generation AND (#status IN (:active, :suspended, :blocked) \
+            "epoch = :epoch AND generation = :generation AND (#status IN (:active, :suspended, :blocked, :given_up) \
                              OR (#status IN (:refreshing, :uncertain) AND \
                              (attribute_not_exists(lease_ends_at) OR lease_ends_at <= :now)))"
                 .to_owned();
         let mut set = "SET #status = :refreshing, attempt = :attempt, lease_ends_at = :ends, due_at = :ends, \
                        due_shard = :shard, tried_at = :now, claimed_from = #status"
             .to_owned();
+        // Without leave the place is taken by a state that is in the list already.
+        let given_up = if claim.given_up_too { Status::NeedsReauthorization } else { Status::Active }.as_str();
         let mut write = self.change(claim.resource, claim.lineage);
         if let Some(before) = claim.forced_before {
             // Only a token that is not in doubt: one without an answer is presented again while the platform forgives.
@@ -263,6 +268,7 @@ impl Table {
             .expression_attribute_values(":active", s(Status::Active.as_str()))
             .expression_attribute_values(":suspended", s(Status::Suspended.as_str()))
             .expression_attribute_values(":blocked", s(Status::Blocked.as_str()))
+            .expression_attribute_values(":given_up", s(given_up))
             .expression_attribute_values(":refreshing", s(Status::Refreshing.as_str()))
             .expression_attribute_values(":uncertain", s(Status::Uncertain.as_str()))
             .expression_attribute_values(":attempt", s(claim.attempt.as_str()))

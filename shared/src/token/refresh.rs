@@ -144,6 +144,7 @@ impl Refresher {
             attempt: &attempt,
             now,
             lease_ends_at: now + LEASE,
+            given_up_too: why == Why::Operator,
             forced_before: (why == Why::Forced).then_some(now - schedule::FORCED_APART),
         };
         match self.table.claim(&claim).await.map_err(store)? {
@@ -459,7 +460,9 @@ impl Attempted<'_> {
     /// Gives the lease back. If the store fails the lease passes by itself, and the next claim does the same work.
     async fn settle(&self, status: Status, due_at: Millis, failures: u32, note: &str) {
         let Installation { resource, lineage, .. } = &self.installation;
-        let to = Settlement { status, due_at: Some(due_at), failures };
+        // What was given up is tried by an operator's wish only.
+        let due_at = (status != Status::NeedsReauthorization).then_some(due_at);
+        let to = Settlement { status, due_at, failures };
         let settled = self.on.table.settle(resource, *lineage, &self.attempt, to).await;
         let stored = match &settled {
             Ok(Changed::Done(_)) => "yes",
