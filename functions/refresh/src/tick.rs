@@ -140,7 +140,16 @@ async fn one(app: &App, due: &Due, hot: bool, deadline: Millis) -> Outcome {
             return Outcome::Deferred;
         }
     }
-    outcome(&due.resource, app.refresher.refresh(&due.resource, due.lineage, Why::Due, deadline).await)
+    let grace_ends = now + schedule::GRACE - LEASE;
+    loop {
+        let refreshed = app.refresher.refresh(&due.resource, due.lineage, Why::Due, deadline).await;
+        // The next tick would come too late for an answer that the platform gives again for a short time.
+        let Refreshed::Failed(Failure::Unanswered(at)) = refreshed else { return outcome(&due.resource, refreshed) };
+        if at > grace_ends || at + LEASE + MARGIN > deadline {
+            return outcome(&due.resource, refreshed);
+        }
+        tokio::time::sleep(at.since(app.clock.now())).await;
+    }
 }
 
 fn outcome(resource: &Resource, refreshed: Refreshed) -> Outcome {

@@ -61,8 +61,10 @@ pub enum Refreshed {
 /// Why there is no new pair.
 #[derive(Debug)]
 pub enum Failure {
-    /// The outcome is unknown, or there was none. Worth another try then.
+    /// There was no outcome. Worth another try then.
     TryAgain(Millis),
+    /// The token was presented and no answer is known. Worth another try then, within the platform's grace.
+    Unanswered(Millis),
     /// The platform has paused the location.
     Suspended(Millis),
     /// The platform refused the refresh token for good.
@@ -427,7 +429,7 @@ impl Attempted<'_> {
         let (now, failures) = (self.on.clock.now(), self.installation.failures + 1);
         let retry_at = schedule::after_unknown(now, failures, fastrand::f64());
         self.settle(Status::Uncertain, retry_at, failures, "no answer is known").await;
-        Refreshed::Failed(Failure::TryAgain(schedule::on_demand(now, failures)))
+        Refreshed::Failed(Failure::Unanswered(schedule::on_demand(now, failures)))
     }
 
     async fn blocked(&self, now: Millis) -> Refreshed {

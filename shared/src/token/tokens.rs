@@ -12,7 +12,7 @@ use crate::clock::{Clock, Millis};
 use crate::installation::state::{Lineage, Status};
 use crate::resource::Resource;
 use crate::table::Table;
-use crate::table::installation::{Installation, SealedPair};
+use crate::table::installation::{Installation, LEASE, SealedPair};
 use crate::vault::{Vault, VaultError};
 
 /// How long a token is used from memory. The contract promises that an uninstall is noticed within 10 s.
@@ -145,6 +145,9 @@ impl Tokens {
                         return Err(TokenError::InProgress { retry_at: until.max(self.clock.now()) });
                     }
                     tokio::time::sleep(pause).await;
+                }
+                Refreshed::Failed(Failure::Unanswered(at)) if usable.is_none() && at + LEASE <= deadline => {
+                    tokio::time::sleep(at.since(self.clock.now())).await;
                 }
                 Refreshed::Failed(failure) => {
                     if let Some(pair) = usable {
@@ -281,7 +284,7 @@ fn forced_recently(stored: &Installation, now: Millis) -> bool {
 
 fn told(failure: Failure, now: Millis) -> TokenError {
     match failure {
-        Failure::TryAgain(retry_at) => TokenError::InProgress { retry_at },
+        Failure::TryAgain(retry_at) | Failure::Unanswered(retry_at) => TokenError::InProgress { retry_at },
         Failure::NoTime => TokenError::InProgress { retry_at: now },
         Failure::Suspended(retry_at) => TokenError::Suspended { retry_at },
         Failure::NeedsReauthorization(reinstall_url) => TokenError::ReauthorizationRequired { reinstall_url },
