@@ -65,7 +65,7 @@ enum Outcome {
 pub async fn run(app: &App, shards: Shards, deadline: Millis) -> Result<Summary, StoreError> {
     let mut summary = Summary::default();
     let mut seen: HashSet<Resource> = HashSet::new();
-    for shard in (0..DUE_SHARDS).filter(|shard| shards.include(*shard)) {
+    'shards: for shard in (0..DUE_SHARDS).filter(|shard| shards.include(*shard)) {
         loop {
             let page = app.table.due(shard, app.clock.now(), PAGE).await?;
             // The index lags behind the table, and what failed may be due again: each is looked at once.
@@ -81,9 +81,27 @@ pub async fn run(app: &App, shards: Shards, deadline: Millis) -> Result<Summary,
             while let Some(outcome) = outcomes.next().await {
                 summary.count(outcome);
             }
+            if summary.left > 0 {
+                break 'shards;
+            }
         }
     }
+    if summary.left > 0 {
+        count_left(app, shards, &mut summary).await?;
+    }
     Ok(summary)
+}
+
+/// Counts what is still due, looked at or not.
+async fn count_left(app: &App, shards: Shards, summary: &mut Summary) -> Result<(), StoreError> {
+    let handled = summary.due - summary.left;
+    let now = app.clock.now();
+    summary.left = 0;
+    for shard in (0..DUE_SHARDS).filter(|shard| shards.include(*shard)) {
+        summary.left += app.table.count_due(shard, now).await?;
+    }
+    summary.due = handled + summary.left;
+    Ok(())
 }
 
 /// Refreshes one installation now; without `force` only if its token is no longer fresh.

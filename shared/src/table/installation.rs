@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::primitives::Blob;
-use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure, Select};
 
 use super::{Attributes, Item, StoreError, Table, Written, installation_key, n, s, written};
 use crate::clock::Millis;
@@ -542,6 +542,28 @@ impl Table {
             .send()
             .await;
         changed(written(result)?, |stored| stored.status == Status::Revoked)
+    }
+
+    /// How many are due in one shard at `now`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn count_due(&self, shard: u32, now: Millis) -> Result<u64, StoreError> {
+        let query = self
+            .client
+            .query()
+            .table_name(&*self.name)
+            .index_name("due")
+            .select(Select::Count)
+            .key_condition_expression("due_shard = :shard AND due_at <= :now")
+            .expression_attribute_values(":shard", s(shard.to_string()))
+            .expression_attribute_values(":now", n(now));
+        let mut pages = query.into_paginator().send();
+        let mut sum = 0;
+        while let Some(page) = pages.next().await {
+            sum += u64::try_from(page?.count()).unwrap_or_default();
+        }
+        Ok(sum)
     }
 
     /// What is due in one shard at `now`, longest due first, at most `limit` entries.
