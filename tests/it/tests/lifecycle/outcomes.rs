@@ -61,7 +61,7 @@ async fn an_unknown_outcome_is_presented_twice_and_then_recovered(world: World) 
         let (before, presented) = (world.stored(&l1).await, world.presented());
         world.market.fault(Endpoint::Refresh, fault.clone(), Some(2));
         let unknown = refresh(&world, &process, &l1).await;
-        assert!(matches!(unknown, Refreshed::Failed(Failure::TryAgain(_))), "{fault:?}: {unknown:?}");
+        assert!(matches!(unknown, Refreshed::Failed(Failure::Unanswered(_))), "{fault:?}: {unknown:?}");
         let stored = world.stored(&l1).await;
         assert_eq!((stored.status, stored.lineage), (Status::Uncertain, before.lineage), "{fault:?}");
         assert_eq!(world.presented() - presented, 2, "{fault:?}");

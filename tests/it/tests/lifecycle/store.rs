@@ -81,7 +81,7 @@ async fn a_lease_that_cannot_be_given_back_passes(world: World) {
     world.market.fault(Endpoint::Refresh, PlatformFault::answer_lost(), Some(2));
     process.proxy.always(Call::Settle, Fault::Unavailable);
     let unknown = process.refresher.refresh(&l1, lineage, Why::Due, world.deadline()).await;
-    assert!(matches!(unknown, Refreshed::Failed(Failure::TryAgain(_))), "{unknown:?}");
+    assert!(matches!(unknown, Refreshed::Failed(Failure::Unanswered(_))), "{unknown:?}");
     assert_eq!(world.status(&l1).await, Status::Refreshing);
     process.proxy.heal();
     world.advance(LEASE);
