@@ -133,8 +133,9 @@ impl World {
         ]);
         let config = Config::read(Function::Refresh, &|name| variables.get(name).cloned()).expect("a configuration");
         let aws = aws_defaults()
-            .region(Region::from_static("us-east-1"))
-            .credentials_provider(Credentials::new("test", "test", None, None, "test"))
+            // DynamoDB Local has tables of its own for each region and access key: those of the sandbox's client.
+            .region(Region::from_static(sandbox::process::REGION))
+            .credentials_provider(Credentials::new("sandbox", "sandbox", None, None, "sandbox"))
             .endpoint_url(proxy.url())
             .load()
             .await;

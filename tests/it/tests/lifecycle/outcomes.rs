@@ -300,6 +300,7 @@ async fn three_refusals_in_a_hundred_stop_everything(world: World) {
     // The operator: the platform is well again, the breaker's item is deleted, and what was marked is tried by force.
     world.market.clear_faults();
     world.delete("app#breaker").await;
+    world.advance(Duration::from_secs(5));
     for resource in &marked {
         let summary = world.refresh(&other, json!({ "resource": resource, "force": true })).await;
         assert_eq!(summary["refreshed"], 1, "{summary}");
