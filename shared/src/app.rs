@@ -122,6 +122,7 @@ pub fn ended<E: std::fmt::Display>(how: Result<(), E>) -> ExitCode {
 }
 
 /// How the clients of AWS services behave: short patience, few retries, so that a call fits into a lease.
+#[must_use]
 pub fn aws_defaults() -> ConfigLoader {
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(Duration::from_secs(1))
