@@ -18,7 +18,7 @@ use tokio::sync::watch;
 /// Where the real services are.
 #[derive(Clone, Debug)]
 pub struct Upstreams {
-    /// DynamoDB.
+    /// `DynamoDB`.
     pub dynamodb: String,
     /// Secrets Manager.
     pub secrets: String,
@@ -29,7 +29,7 @@ pub struct Upstreams {
 /// Which calls a fault is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
-    /// Everything that is sent to DynamoDB.
+    /// Everything that is sent to `DynamoDB`.
     Store,
     /// Every `UpdateItem`.
     Write,
@@ -297,7 +297,7 @@ impl Book {
 }
 
 /// Longer than the SDK waits, short enough to end by itself.
-const FOREVER: Duration = Duration::from_secs(60);
+const FOREVER: Duration = Duration::from_mins(1);
 
 async fn serve(State(wire): State<Arc<Wire>>, headers: HeaderMap, body: Bytes) -> Response {
     let target = headers.get("x-amz-target").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();

@@ -220,7 +220,7 @@ impl World {
 
     /// A minute's invocation of the refresh function.
     pub async fn refresh(&self, process: &Process, event: Value) -> Value {
-        self.refresh_until(process, event, self.clock.now() + Duration::from_secs(60)).await
+        self.refresh_until(process, event, self.clock.now() + Duration::from_mins(1)).await
     }
 
     /// What Lambda would hand to the refresh function of the rescue queue.
@@ -336,10 +336,7 @@ impl World {
     }
 
     async fn assert_nothing_in_clear(&self) {
-        let mut texts = Vec::new();
-        for item in self.items().await {
-            item.values().for_each(|value| collect(value, &mut texts));
-        }
+        let mut texts = self.texts().await;
         texts.extend(self.queue.messages().into_iter().map(|message| message.body.into_bytes()));
         for secret in self.market.every_secret() {
             let found = texts.iter().find(|text| holds(text, secret.as_bytes()));
@@ -349,15 +346,22 @@ impl World {
 
     /// Whether some secret of the platform stands in the table in the clear: the positive control of the search.
     pub async fn tells(&self, secret: &str) -> bool {
+        self.texts().await.iter().any(|text| holds(text, secret.as_bytes()))
+    }
+
+    /// Every text and every string of bytes in the table.
+    async fn texts(&self) -> Vec<Vec<u8>> {
         let mut texts = Vec::new();
         for item in self.items().await {
-            item.values().for_each(|value| collect(value, &mut texts));
+            for value in item.values() {
+                collect(value, &mut texts);
+            }
         }
-        texts.iter().any(|text| holds(text, secret.as_bytes()))
+        texts
     }
 }
 
-/// The embedded engine belongs to one story; DynamoDB Local takes seconds to start and is shared by those that run.
+/// The embedded engine belongs to one story; `DynamoDB` Local takes seconds to start and is shared by those that run.
 async fn engine(kind: dynamo::Kind, test: &str) -> Option<Arc<Engine>> {
     static LOCAL: Mutex<Weak<Engine>> = Mutex::new(Weak::new());
     static STARTING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

@@ -21,9 +21,9 @@ async fn a_delayed_uninstall_does_not_end_a_newer_installation(world: World) {
     let l1 = location("L1");
     let process = world.process().await;
     world.install(&process, &l1).await;
-    world.advance(Duration::from_secs(60));
+    world.advance(Duration::from_mins(1));
     let uninstalled_at = world.clock.now();
-    world.advance(Duration::from_secs(60));
+    world.advance(Duration::from_mins(1));
     world.install(&process, &l1).await;
     let before = world.stored(&l1).await;
     let told = process.installations.uninstall(&l1, uninstalled_at).await.expect("a table");
@@ -35,7 +35,7 @@ async fn an_uninstall_during_a_refresh_is_not_undone(world: World) {
     let l1 = location("L1");
     let (holder, webhook) = (world.process().await, world.process().await);
     world.install(&holder, &l1).await;
-    world.advance(Duration::from_secs(60));
+    world.advance(Duration::from_mins(1));
     let commit = holder.proxy.hold(Call::Commit);
     let story = async {
         commit.reached().await;
@@ -60,7 +60,7 @@ async fn an_install_during_a_refresh_is_not_undone(world: World) {
     let l1 = location("L1");
     let (holder, callback) = (world.process().await, world.process().await);
     world.install(&holder, &l1).await;
-    world.advance(Duration::from_secs(60));
+    world.advance(Duration::from_mins(1));
     let commit = holder.proxy.hold(Call::Commit);
     let story = async {
         commit.reached().await;
@@ -81,10 +81,10 @@ async fn what_was_uninstalled_can_be_installed_again(world: World) {
     let l1 = location("L1");
     let process = world.process().await;
     world.install(&process, &l1).await;
-    world.advance(Duration::from_secs(60));
+    world.advance(Duration::from_mins(1));
     world.market.uninstall(&grantee(&l1));
     process.installations.uninstall(&l1, world.clock.now()).await.expect("a table");
-    world.advance(Duration::from_secs(60));
+    world.advance(Duration::from_mins(1));
     world.install(&process, &l1).await;
     let stored = world.stored(&l1).await;
     assert_eq!((stored.status, stored.lineage.epoch), (Status::Active, 3));

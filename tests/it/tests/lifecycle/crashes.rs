@@ -111,7 +111,7 @@ async fn between_grant_and_commit_a_strict_platform_costs_the_grant_and_one_noti
     let Refreshed::Failed(Failure::NeedsReauthorization(link)) = refused else { panic!("{refused:?}") };
     assert_eq!(link.as_deref(), Some("https://relay.example/oauth/install"));
     let presented = world.presented();
-    world.advance(Duration::from_secs(3600));
+    world.advance(Duration::from_hours(1));
     assert_eq!(world.refresh(&other, json!({})).await["due"], 0);
     assert_eq!(world.presented(), presented, "one notice");
     // The access token that was stored is good until its end all the same.

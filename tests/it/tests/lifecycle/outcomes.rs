@@ -259,9 +259,9 @@ async fn a_paused_location_recovers_by_itself(world: World) {
     for resource in [&l1, &l2] {
         world.market.set_active(it::world::grantee(resource), true);
     }
-    world.advance(Duration::from_secs(60));
+    world.advance(Duration::from_mins(1));
     process.tokens.access(&l1, world.deadline()).await.expect("a caller ends the pause");
-    world.advance(Duration::from_secs(24 * 3600));
+    world.advance(Duration::from_hours(24));
     let summary = world.refresh(&process, json!({})).await;
     assert_eq!((world.status(&l2).await, &summary["failed"]), (Status::Active, &json!(0)), "{summary}");
     world.end().await;
@@ -291,7 +291,7 @@ async fn three_refusals_in_a_hundred_stop_everything(world: World) {
         }
     }
     assert_eq!(marked.len(), 2, "the one that stopped it is not marked");
-    world.advance(Duration::from_secs(7 * 24 * 3600));
+    world.advance(Duration::from_hours(168));
     let other = world.process().await;
     let stopped = refresh(&world, &other, &all[99]).await;
     assert!(matches!(stopped, Refreshed::Failed(Failure::Misconfigured("mass_refusal"))), "{stopped:?}");

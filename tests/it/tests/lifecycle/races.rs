@@ -191,7 +191,7 @@ async fn thawed_after_twenty_minutes_nothing_is_sent(world: World) {
         while world.status(&l1).await != Status::Refreshing || world.status(&l2).await != Status::Refreshing {
             tokio::task::yield_now().await;
         }
-        world.advance(Duration::from_secs(20 * 60));
+        world.advance(Duration::from_mins(20));
         assert!(matches!(refresh(&world, &other, &l2).await, Refreshed::Renewed(_)));
         claim.open();
     };

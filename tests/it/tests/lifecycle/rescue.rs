@@ -35,7 +35,7 @@ async fn refresh_without_commits(world: &World, process: &Process, resource: &Re
         while world.presented() == presented {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        world.advance(LEASE - Duration::from_secs(2));
+        world.advance(LEASE.saturating_sub(Duration::from_secs(2)));
     };
     let refreshed = process.refresher.refresh(resource, lineage, Why::Due, world.deadline());
     tokio::join!(refreshed, time).0
@@ -73,7 +73,7 @@ async fn a_rescued_pair_is_dropped_after_a_newer_install(world: World) {
     world.install(&process, &l1).await;
     let served = refresh_without_commits(&world, &process, &l1, Fault::Unavailable).await;
     assert!(matches!(served, Refreshed::Renewed(_)), "{served:?}");
-    world.advance(Duration::from_secs(60));
+    world.advance(Duration::from_mins(1));
     world.install(&other, &l1).await;
     let installed = world.stored(&l1).await;
     let dropped = world.refresh(&other, world.rescued()).await;
@@ -89,7 +89,7 @@ async fn a_rescued_pair_undoes_the_refusal_that_it_caused(world: World) {
     let served = refresh_without_commits(&world, &process, &l1, Fault::Unavailable).await;
     assert!(matches!(served, Refreshed::Renewed(_)), "{served:?}");
     // The table is back before the queue's message, and the grace is over.
-    world.advance(Duration::from_secs(60));
+    world.advance(Duration::from_mins(1));
     world.refresh(&other, json!({})).await;
     assert_eq!(world.status(&l1).await, Status::NeedsReauthorization);
     world.refresh(&other, world.rescued()).await;

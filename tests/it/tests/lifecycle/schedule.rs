@@ -24,7 +24,7 @@ async fn everything_due_is_refreshed_and_nothing_else(world: World) {
     }
     let none = json!({ "due": 0, "refreshed": 0, "minted": 0, "deferred": 0, "failed": 0, "left": 0 });
     assert_eq!(world.refresh(&process, json!({})).await, none);
-    world.advance(Duration::from_secs(20 * 3600));
+    world.advance(Duration::from_hours(20));
     let late = location("late");
     world.install(&process, &late).await;
     let all = json!({ "due": 30, "refreshed": 30, "minted": 0, "deferred": 0, "failed": 0, "left": 0 });
@@ -40,7 +40,7 @@ async fn parts_share_the_work(world: World) {
     for n in 0..12 {
         world.install(&process, &location(&format!("P{n}"))).await;
     }
-    world.advance(Duration::from_secs(20 * 3600));
+    world.advance(Duration::from_hours(20));
     let part = |shard| world.refresh(&process, json!({ "shard": shard, "shards": 3 }));
     let (one, two, three) = tokio::join!(part(0), part(1), part(2));
     let refreshed = [&one, &two, &three].iter().filter_map(|part| part["refreshed"].as_u64()).sum::<u64>();
@@ -53,7 +53,7 @@ async fn a_tick_that_runs_out_of_time_says_how_much_is_left(world: World) {
     for n in 0..24 {
         world.install(&process, &location(&format!("T{n}"))).await;
     }
-    world.advance(Duration::from_secs(20 * 3600));
+    world.advance(Duration::from_hours(20));
     let soon = world.clock.now() + Duration::from_secs(15);
     let nothing = world.refresh_until(&process, json!({}), soon).await;
     assert_eq!((&nothing["left"], &nothing["due"], world.presented()), (&json!(24), &json!(24), 0), "{nothing}");
@@ -82,7 +82,7 @@ async fn a_tick_counts_what_it_never_came_to(world: World) {
         item.insert("pk".into(), AttributeValue::S(format!("installation#location#copy{n}")));
         world.put(item.clone()).await;
     }
-    world.advance(Duration::from_secs(20 * 3600));
+    world.advance(Duration::from_hours(20));
     let soon = world.clock.now() + Duration::from_secs(15);
     let summary = world.refresh_until(&process, json!({}), soon).await;
     assert_eq!((&summary["left"], &summary["due"]), (&json!(450), &json!(450)), "{summary}");
@@ -92,7 +92,7 @@ async fn a_tick_counts_what_it_never_came_to(world: World) {
 async fn no_answer_at_all_is_repeated_within_the_grace_by_the_same_tick(world: World) {
     let (l1, process) = (location("L1"), world.process().await);
     world.install(&process, &l1).await;
-    world.advance(Duration::from_secs(20 * 3600));
+    world.advance(Duration::from_hours(20));
     world.market.fault(Endpoint::Refresh, Fault::answer_lost(), Some(2));
     let summary = world.refresh(&process, json!({})).await;
     assert_eq!(

@@ -105,7 +105,7 @@ async fn sealing_keys_are_rotated_under_traffic(world: World) {
     }
     // Every item is sealed anew by now, and the old key can go.
     world.secrets.put(SEALING_SECRET, r#"{"current":"k2","k2":"abcdef0123456789abcdef0123456789"}"#);
-    world.advance(Duration::from_secs(60));
+    world.advance(Duration::from_mins(1));
     for resource in &all {
         old.tokens.access(resource, world.deadline()).await.expect("nothing fails");
     }
