@@ -183,32 +183,7 @@ impl World {
         let nothing: &dyn Fn(&mut Self) = &|_| {};
         match &self.workers[who] {
             Work::Idle => {
-                if let (true, true, Some(token)) =
-                    (self.left.claims > 0, self.item.is_claimable(self.now), self.item.token)
-                {
-                    let unchanged = match self.item.status {
-                        Status::Refreshing | Status::Uncertain => Status::Uncertain,
-                        status => status,
-                    };
-                    let claim = Claimed {
-                        attempt: self.attempts,
-                        from: self.item.line,
-                        token,
-                        alternate: self.item.alternate,
-                        unchanged,
-                        lease_ends: self.now + 1,
-                        unanswered: 0,
-                    };
-                    steps.push((
-                        "claim",
-                        true,
-                        then(Work::Present(claim), &|next| {
-                            next.item.claim(next.attempts, next.now);
-                            next.attempts += 1;
-                            next.left.claims -= 1;
-                        }),
-                    ));
-                }
+                self.claims(who, steps);
                 return;
             }
             Work::Present(claim) if self.now < claim.lease_ends => {
@@ -276,6 +251,33 @@ impl World {
         if self.left.crashes > 0 {
             steps.push(("crash", false, then(Work::Idle, &|next| next.left.crashes -= 1)));
         }
+    }
+
+    fn claims(&self, who: usize, steps: &mut Vec<Step>) {
+        let Some(token) = self.item.token else { return };
+        if self.left.claims == 0 || !self.item.is_claimable(self.now) {
+            return;
+        }
+        let unchanged = match self.item.status {
+            Status::Refreshing | Status::Uncertain => Status::Uncertain,
+            status => status,
+        };
+        let claim = Claimed {
+            attempt: self.attempts,
+            from: self.item.line,
+            token,
+            alternate: self.item.alternate,
+            unchanged,
+            lease_ends: self.now + 1,
+            unanswered: 0,
+        };
+        let claimed = self.with(|next| {
+            next.item.claim(next.attempts, next.now);
+            next.attempts += 1;
+            next.left.claims -= 1;
+            next.workers[who] = Work::Present(claim);
+        });
+        steps.push(("claim", true, claimed));
     }
 
     /// What can come of a request that is under way.
