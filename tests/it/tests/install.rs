@@ -1,5 +1,5 @@
 //! An admin installs the app: from the link to the page that says so, against the marketplace's double, with every
-//! way in which it can fail.
+//! way in which it can fail. And the marketplace tells that it was uninstalled.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,6 +7,10 @@ use std::time::Duration;
 #[expect(deprecated, reason = "the SDK's only way to name endpoints without touching the process's environment")]
 use aws_config::profile::profile_file::{ProfileFileKind, ProfileFiles};
 use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_lc_rs::encoding::AsDer as _;
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use callback::event::Answer;
 use callback::installer::Installer;
 use callback::state;
@@ -19,9 +23,11 @@ use serde_json::{Value, json};
 use shared::app::App;
 use shared::clock::{Clock, Millis};
 use shared::config::{Config, Function};
+use shared::installation::state::Status;
 use shared::resource::Resource;
 use shared::table::Table;
 use url::Url;
+use webhook::listener::Listener;
 
 const HOME: &str = "https://connect.example.com";
 const LOCATION: &str = "location:HLlocation000000001";
@@ -30,6 +36,8 @@ const COMPANY: &str = "company:HLcompany0000000001";
 /// The function and all that it talks to.
 struct World {
     installer: Installer,
+    listener: Listener,
+    signer: Ed25519KeyPair,
     marketplace: Marketplace,
     secrets: Secrets,
     dynamo: Dynamo,
@@ -62,12 +70,42 @@ impl World {
             ("MARKETPLACE_URL", url.as_str()),
         ]);
         variables.extend(further.iter().copied());
+        let signer = Ed25519KeyPair::generate().expect("a key");
+        let spki = signer.public_key().as_der().expect("a public key");
+        let spki = STANDARD.encode(spki.as_ref());
+        variables.insert("WEBHOOK_PUBLIC_KEYS", &spki);
         let lookup = |name: &str| variables.get(name).map(|value| (*value).to_owned());
-        let config = Config::read(Function::Callback, &lookup).expect("complete");
         let clock = Clock::manual(Millis(1_800_000_000_000));
         let aws = aws(dynamo.url(), &secrets.url()).await;
-        let app = App::build(config, &aws, clock.clone()).expect("built");
-        Self { installer: Installer::new(app), marketplace, secrets, dynamo, clock }
+        let app = |function| {
+            let config = Config::read(function, &lookup).expect("complete");
+            App::build(config, &aws, clock.clone()).expect("built")
+        };
+        let (installer, listener) = (Installer::new(app(Function::Callback)), Listener::new(app(Function::Webhook)));
+        Self { installer, listener, signer, marketplace, secrets, dynamo, clock }
+    }
+
+    /// The marketplace sends a webhook, signed.
+    async fn hear(&self, webhook: &Value) -> (u16, String) {
+        let body = webhook.to_string();
+        let event = json!({
+            "version": "2.0",
+            "rawPath": "/webhooks/marketplace",
+            "headers": {"x-ghl-signature": STANDARD.encode(self.signer.sign(body.as_bytes()))},
+            "requestContext": {"stage": "$default", "http": {"method": "POST"}},
+            "body": body,
+            "isBase64Encoded": false,
+        });
+        let answer = self.listener.answer(event, "request-2").await;
+        assert_eq!(answer.headers.contains_key("retry-after"), answer.status_code == 429);
+        let body: Value = serde_json::from_str(&answer.body).expect("JSON");
+        (answer.status_code, body["outcome"].as_str().unwrap_or_default().to_owned())
+    }
+
+    fn uninstall(&self, at: Millis) -> Value {
+        let client_id = self.marketplace.options().client_id;
+        let app_id = client_id.split('-').next();
+        json!({"type": "UNINSTALL", "appId": app_id, "locationId": "HLlocation000000001", "timestamp": at.rfc3339()})
     }
 
     /// A browser asks for a page.
@@ -124,12 +162,11 @@ impl World {
         self.marketplace.token_requests_for("authorization_code")
     }
 
-    async fn installed(&self, resource: &str) -> Option<Value> {
+    async fn status(&self, resource: &str) -> Option<Status> {
         let (kind, id) = resource.split_once(':').expect("kind and id");
         let resource = serde_json::from_value::<Resource>(json!({ (kind): id })).expect("a resource");
         let table = Table { client: self.dynamo.client(), name: "relay".into() };
-        let stored = table.installation(&resource).await.expect("read");
-        stored.map(|installation| json!(format!("{installation:?}")))
+        table.installation(&resource).await.expect("read").map(|installation| installation.status)
     }
 
     /// The whole table as text.
@@ -153,6 +190,10 @@ async fn aws(dynamodb: &str, secrets: &str) -> SdkConfig {
     aws_config::defaults(BehaviorVersion::latest()).profile_files(files).region(Region::new("us-east-1")).load().await
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+}
+
 fn title(answer: &Answer) -> &str {
     let (_, rest) = answer.body.split_once("<title>").expect("a page");
     rest.split('<').next().unwrap_or_default()
@@ -165,18 +206,17 @@ async fn from_the_link_to_the_page_that_says_so() {
         let (back, cookie) = world.approve(choice).await;
         let answer = world.get(&back, Some(&cookie)).await;
         assert_eq!((answer.status_code, answer.headers["location"].as_str()), (303, format!("{HOME}{done}").as_str()));
-        assert!(world.installed(choice).await.is_some(), "{choice} is stored");
+        assert_eq!(world.status(choice).await, Some(Status::Active), "{choice}");
         let page = world.get(done, Some(&cookie)).await;
         assert_eq!(page.status_code, 200);
         assert!(title(&page).starts_with("The app is connected"), "{}", page.body);
     }
     let table = world.table().await;
+    assert!(table.contains(&hex(b"\x01\x02k1")), "bytes are printed like this, so that they can be searched: {table}");
     let secrets = world.marketplace.every_secret();
     assert!(secrets.len() > 6, "tokens, codes and the client secret");
     for secret in secrets {
-        let bytes = format!("{:?}", secret.as_bytes());
-        let bytes = bytes.trim_matches(['[', ']']);
-        assert!(!table.contains(&secret) && !table.contains(bytes), "a secret is in the table in clear");
+        assert!(!table.contains(&secret) && !table.contains(&hex(secret.as_bytes())), "a secret is there in clear");
     }
 }
 
@@ -195,7 +235,7 @@ async fn from_the_marketplace_at_the_address_that_is_registered() {
     let back = world.decide(&page, LOCATION).await;
     assert!(back.starts_with("/oauth/callback/my-app?code="), "{back}");
     assert_eq!(world.get(&back, None).await.status_code, 303);
-    assert!(world.installed(LOCATION).await.is_some());
+    assert_eq!(world.status(LOCATION).await, Some(Status::Active));
 }
 
 #[tokio::test]
@@ -271,7 +311,7 @@ async fn a_link_works_once() {
 async fn consent_that_is_refused_is_no_error_of_anyone() {
     let world = World::new().await;
     let (page, cookie) = world.begin().await;
-    let back = world.decide(&page, "").await;
+    let back = world.decide(&page, "refuse").await;
     assert!(back.contains("error=access_denied"), "{back}");
     let answer = world.get(&back, Some(&cookie)).await;
     assert_eq!((answer.status_code, title(&answer)), (400, "The app was not installed"));
@@ -330,4 +370,49 @@ async fn a_store_that_does_not_answer_is_worth_another_try() {
     create_table(&client, "relay").await.expect("back");
     let (again, cookie) = world.approve(LOCATION).await;
     assert_eq!(world.get(&again, Some(&cookie)).await.status_code, 303);
+}
+
+#[tokio::test]
+async fn an_uninstall_revokes_what_is_older_and_nothing_newer() {
+    let world = World::new().await;
+    assert_eq!(world.hear(&world.uninstall(world.clock.now())).await, (200, "unknown".into()));
+    let before = world.clock.now() - Duration::from_mins(1);
+    let (back, cookie) = world.approve(LOCATION).await;
+    assert_eq!(world.get(&back, Some(&cookie)).await.status_code, 303);
+
+    assert_eq!(world.hear(&world.uninstall(before)).await, (200, "superseded".into()));
+    assert_eq!(world.status(LOCATION).await, Some(Status::Active), "a late webhook of an earlier uninstall");
+
+    world.clock.advance(Duration::from_mins(1));
+    assert_eq!(world.hear(&world.uninstall(world.clock.now())).await, (200, "stored".into()));
+    assert_eq!(world.status(LOCATION).await, Some(Status::Revoked));
+
+    let (back, cookie) = world.approve(LOCATION).await;
+    assert_eq!(world.get(&back, Some(&cookie)).await.status_code, 303);
+    assert_eq!(world.status(LOCATION).await, Some(Status::Active), "installed again");
+}
+
+#[tokio::test]
+async fn an_uninstall_of_tomorrow_is_one_of_now() {
+    let world = World::new().await;
+    let (back, cookie) = world.approve(LOCATION).await;
+    assert_eq!(world.get(&back, Some(&cookie)).await.status_code, 303);
+    world.clock.advance(Duration::from_secs(1));
+    let tomorrow = world.uninstall(world.clock.now() + Duration::from_hours(24));
+    assert_eq!(world.hear(&tomorrow).await, (200, "stored".into()));
+    let (table, now) = (world.table().await, world.clock.now());
+    assert!(table.contains(&format!("\"revoked_at\": N(\"{now}\")")), "{table}");
+}
+
+#[tokio::test]
+async fn a_webhook_is_taken_again_where_it_could_not_be_stored() {
+    let world = World::new().await;
+    let webhook = world.uninstall(world.clock.now());
+    world.secrets.fail(Some(SecretFailure::AccessDenied));
+    assert_eq!(world.hear(&webhook).await.0, 429, "whether it is for this app is not known");
+    world.secrets.fail(None);
+    world.dynamo.client().delete_table().table_name("relay").send().await.expect("gone");
+    assert_eq!(world.hear(&webhook).await.0, 429);
+    let foreign = json!({"type": "UNINSTALL", "appId": "another", "locationId": "HLlocation000000001"});
+    assert_eq!(world.hear(&foreign).await, (403, "foreign_app".into()));
 }
