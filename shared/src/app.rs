@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Function};
 use crate::http_client;
 use crate::installation::Installations;
+use crate::quota::Quota;
 use crate::seal::DataKeys;
 use crate::secrets::{AppCredentials, Secret};
 use crate::table::Table;
@@ -41,6 +42,8 @@ pub struct App {
     pub endpoint: TokenEndpoint,
     /// Installs and uninstalls.
     pub installations: Installations,
+    /// The limits of all resources.
+    pub quota: Quota,
     /// The one refresh path.
     pub refresher: Arc<Refresher>,
     /// Access tokens for readers.
@@ -93,6 +96,7 @@ impl App {
             Arc::new(Refresher::new(table.clone(), vault.clone(), endpoint.clone(), rescue.clone(), clock.clone()));
         Ok(Self {
             installations: Installations::new(table.clone(), vault.clone(), rescue, clock.clone()),
+            quota: Quota::new(table.clone(), clock.clone(), config.limits),
             tokens: Tokens::new(table.clone(), vault, refresher.clone(), clock.clone()),
             refresher,
             endpoint,

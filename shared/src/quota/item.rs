@@ -15,7 +15,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
-use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
+use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes, ReturnValue, ReturnValuesOnConditionCheckFailure};
 
 use super::counters::{Closed, Counters, Day, FURTHEST_DAY, LimitKind};
 use super::decision::{MOST_SLOTS, Rewrite, Take};
@@ -71,6 +71,27 @@ pub(crate) fn decode(item: &Item) -> Result<Counters, StoreError> {
 pub(crate) async fn read(table: &Table, key: &str) -> Result<Option<Counters>, StoreError> {
     let get = table.client.get_item().table_name(&*table.name).key("pk", s(key)).consistent_read(true);
     get.send().await?.item.as_ref().map(decode).transpose()
+}
+
+/// How many items are read at once (`BatchGetItem`'s own bound).
+pub(crate) const MOST_READ: usize = 100;
+
+/// Which of at most [`MOST_READ`] items are there and not past their time. What DynamoDB leaves out of its answer under
+/// load counts as there: whoever asks wants to know what is surely unused.
+pub(crate) async fn kept<'a>(
+    table: &Table,
+    keys: impl Iterator<Item = &'a str>,
+    now: Millis,
+) -> Result<Vec<String>, StoreError> {
+    let keys: Vec<Item> = keys.map(|key| HashMap::from([("pk".to_owned(), s(key))])).collect();
+    let wanted = KeysAndAttributes::builder().set_keys(Some(keys)).projection_expression("pk, expires_at").build();
+    let wanted = wanted.map_err(|error| StoreError::Unavailable(error.to_string()))?;
+    let answer = table.client.batch_get_item().request_items(&*table.name, wanted).send().await?;
+    let key = |item: &Item| Attributes::of(item).text("pk").map(str::to_owned);
+    let alive = |item: &&Item| Attributes::of(item).number::<i64>("expires_at").is_none_or(|at| at > now.seconds());
+    let found = answer.responses().into_iter().flat_map(HashMap::values).flatten().filter(alive).filter_map(key);
+    let left = answer.unprocessed_keys().into_iter().flat_map(HashMap::values).flat_map(KeysAndAttributes::keys);
+    Ok(found.chain(left.filter_map(key)).collect())
 }
 
 /// [`Take`]s.

@@ -27,7 +27,7 @@ mod learn;
 mod limits;
 mod window;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -156,6 +156,22 @@ impl Quota {
         let Shared { table, clock, ceilings, .. } = &*self.0;
         let counters = item::read(table, &quota_key(resource)).await?;
         Ok(Standing::of(counters.as_ref(), *ceilings, clock.now()).usage())
+    }
+
+    /// Which of `resources` were called within the last week: a day's counters are kept for so long.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn in_use(&self, resources: &[&Resource]) -> Result<HashSet<Resource>, StoreError> {
+        let Shared { table, clock, .. } = &*self.0;
+        let mut in_use = HashSet::new();
+        for some in resources.chunks(item::MOST_READ) {
+            let keys: HashMap<String, &Resource> =
+                some.iter().map(|resource| (quota_key(resource), *resource)).collect();
+            let kept = item::kept(table, keys.keys().map(String::as_str), clock.now()).await?;
+            in_use.extend(kept.iter().filter_map(|key| keys.get(key)).map(|resource| (*resource).clone()));
+        }
+        Ok(in_use)
     }
 
     fn lane(&self, key: String, burst_kind: LimitKind) -> Arc<Lane> {

@@ -66,7 +66,7 @@ impl Relay {
         let id = app.config.callers_secret_id.clone().unwrap_or_default();
         let secrets = aws_sdk_secretsmanager::Client::new(&app.aws);
         Ok(Self {
-            quota: Quota::new(app.table.clone(), app.clock.clone(), app.config.limits),
+            quota: app.quota.clone(),
             callers: Secret::new(secrets, id, app.clock.clone(), Callers::parse),
             client: http_client::relayed()?,
             not_helped: Mutex::default(),
