@@ -1,5 +1,6 @@
 //! What a function needs, built once at start from its configuration.
 
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Function};
 use crate::http_client;
 use crate::installation::Installations;
+use crate::quota::Quota;
 use crate::seal::DataKeys;
 use crate::secrets::{AppCredentials, Secret};
 use crate::table::Table;
@@ -40,6 +42,8 @@ pub struct App {
     pub endpoint: TokenEndpoint,
     /// Installs and uninstalls.
     pub installations: Installations,
+    /// The limits of all resources.
+    pub quota: Quota,
     /// The one refresh path.
     pub refresher: Arc<Refresher>,
     /// Access tokens for readers.
@@ -92,6 +96,7 @@ impl App {
             Arc::new(Refresher::new(table.clone(), vault.clone(), endpoint.clone(), rescue.clone(), clock.clone()));
         Ok(Self {
             installations: Installations::new(table.clone(), vault.clone(), rescue, clock.clone()),
+            quota: Quota::new(table.clone(), clock.clone(), config.limits),
             tokens: Tokens::new(table.clone(), vault, refresher.clone(), clock.clone()),
             refresher,
             endpoint,
@@ -101,6 +106,18 @@ impl App {
             config,
             aws: aws.clone(),
         })
+    }
+}
+
+/// The exit code of a function that has ended, with the reason on its last log line.
+#[must_use]
+pub fn ended<E: std::fmt::Display>(how: Result<(), E>) -> ExitCode {
+    match how {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the function ends");
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! decide; operations do what was decided, each change one conditional write; the functions translate events.
 
 pub mod app;
+pub mod caller;
 pub mod clock;
 pub mod config;
 pub mod http_client;
@@ -12,6 +13,7 @@ pub mod log;
 pub mod problem;
 pub mod quota;
 pub mod redacted;
+pub mod relay;
 pub mod resource;
 pub mod seal;
 pub mod secrets;

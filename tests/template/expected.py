@@ -92,7 +92,7 @@ PERMISSIONS = {
     | {("sqs:SendMessage", "RescueQueue", None)}
     | _logs_and_traces("RelayLogs"),
     "refresh": _read_and_write("app#*", "installation#*")
-    | {("dynamodb:GetItem", "Table", ("quota#*",))}
+    | {("dynamodb:BatchGetItem", "Table", ("quota#*",))}
     | {("dynamodb:Query", "Table/index/due", None), ("dynamodb:Query", "Table/index/company", None)}
     | _secrets("AppSecret", "SealingSecret")
     | {

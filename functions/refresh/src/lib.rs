@@ -4,7 +4,6 @@ pub mod event;
 pub mod rescue;
 pub mod tick;
 
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,26 +18,17 @@ use crate::event::Event;
 /// What an invocation is given where the runtime does not say when it ends.
 const USUAL_TIME: Duration = Duration::from_mins(1);
 
-/// Serves events until the process is ended. What ends it too early is logged.
-pub async fn run() -> ExitCode {
-    let app = match App::start(Function::Refresh).await {
-        Ok(app) => Arc::new(app),
-        Err(error) => {
-            tracing::error!(%error, "the function cannot start");
-            return ExitCode::FAILURE;
-        }
-    };
+/// Serves events until the process is ended.
+///
+/// # Errors
+/// Configuration that is missing or malformed, or a Runtime API that cannot be reached.
+pub async fn run() -> Result<(), Error> {
+    let app = Arc::new(Box::pin(App::start(Function::Refresh)).await?);
     let serve = service_fn(move |event| {
         let app = app.clone();
         async move { handle(&app, event).await }
     });
-    match lambda_runtime::run(serve).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(%error, "the Runtime API cannot be served");
-            ExitCode::FAILURE
-        }
-    }
+    Box::pin(lambda_runtime::run(serve)).await
 }
 
 async fn handle(app: &App, event: LambdaEvent<Value>) -> Result<Value, Error> {

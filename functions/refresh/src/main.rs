@@ -2,5 +2,5 @@
 
 #[tokio::main]
 async fn main() -> std::process::ExitCode {
-    refresh::run().await
+    shared::app::ended(refresh::run().await)
 }

@@ -7,9 +7,9 @@ use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 use shared::app::App;
 use shared::clock::Millis;
-use shared::resource::Resource;
+use shared::resource::{Kind, Resource};
 use shared::table::StoreError;
-use shared::table::installation::{DUE_SHARDS, Due, LEASE};
+use shared::table::installation::{Changed, DUE_SHARDS, Due, LEASE};
 use shared::token::refresh::{Failure, Refreshed, Why};
 use shared::token::schedule;
 
@@ -74,7 +74,10 @@ pub async fn run(app: &App, shards: Shards, deadline: Millis) -> Result<Summary,
                 break;
             }
             summary.due += due.len() as u64;
-            let mut outcomes = stream::iter(&due).map(|due| one(app, due, deadline)).buffer_unordered(CONCURRENCY);
+            let hot = hot(app, &due).await;
+            let mut outcomes = stream::iter(&due)
+                .map(|due| one(app, due, hot.as_ref().is_none_or(|hot| hot.contains(&due.resource)), deadline))
+                .buffer_unordered(CONCURRENCY);
             while let Some(outcome) = outcomes.next().await {
                 summary.count(outcome);
             }
@@ -107,9 +110,35 @@ pub async fn run_one(app: &App, resource: &Resource, force: bool, deadline: Mill
     Ok(summary)
 }
 
-async fn one(app: &App, due: &Due, deadline: Millis) -> Outcome {
-    if app.clock.now() + LEASE + MARGIN > deadline {
+/// Which of them were called of late; nothing, if the counters do not say.
+async fn hot(app: &App, due: &[Due]) -> Option<HashSet<Resource>> {
+    // A company's token is what its locations' tokens are minted from, whether it is called itself or not.
+    let (locations, companies): (Vec<_>, Vec<_>) =
+        due.iter().map(|due| &due.resource).partition(|resource| resource.kind() == Kind::Location);
+    match app.quota.in_use(&locations).await {
+        Ok(mut hot) => {
+            hot.extend(companies.into_iter().cloned());
+            Some(hot)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the counters do not say what is in use: all is refreshed");
+            None
+        }
+    }
+}
+
+async fn one(app: &App, due: &Due, hot: bool, deadline: Millis) -> Outcome {
+    let now = app.clock.now();
+    if now + LEASE + MARGIN > deadline {
         return Outcome::NoTime;
+    }
+    if !hot {
+        let until = schedule::next_cold(now, fastrand::f64());
+        let deferred = app.table.defer(due, until, now - schedule::HOT, now - schedule::OLDEST_COLD).await;
+        // New, long not renewed, or not as the index says: then it is refreshed after all.
+        if matches!(deferred, Ok(Changed::Done(_))) {
+            return Outcome::Deferred;
+        }
     }
     outcome(&due.resource, app.refresher.refresh(&due.resource, due.lineage, Why::Due, deadline).await)
 }

@@ -1,9 +1,56 @@
-//! The `relay` function.
+//! The `relay` function: events in, answers out.
+//!
+//! [`event`] says which of the two kinds an event is. [`http`] is API Gateway's payload 2.0, [`direct`] an invocation
+//! by another function, single or in a batch. Both make of an event a request of [`shared::relay`] and of its answer
+//! what the sender expects. An event that cannot be read is answered, too: only a bug is a function error.
+
+pub mod direct;
+pub mod event;
+pub mod gateway;
+pub mod http;
+pub mod pairs;
+pub mod size;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use lambda_runtime::layers::TracingLayer;
+use lambda_runtime::tower::util::MapRequestLayer;
+use lambda_runtime::{Error, LambdaEvent, LambdaInvocation, Runtime, service_fn};
+use serde_json::value::RawValue;
+use shared::app::App;
+use shared::config::Function;
+use shared::relay::Relay;
+
+use crate::event::Event;
 
 /// Serves events until the process is ended.
 ///
 /// # Errors
 /// Configuration that is missing or malformed, or a Runtime API that cannot be reached.
-pub async fn run() -> Result<(), lambda_runtime::Error> {
-    Ok(())
+pub async fn run() -> Result<(), Error> {
+    // Boxed, here and below: the SDK's futures are nested so deeply that the compiler gives up on the layout of them
+    // all in one.
+    let relay = Arc::new(Relay::new(Box::pin(App::start(Function::Relay)).await?)?);
+    let serve = service_fn(move |event: LambdaEvent<Box<RawValue>>| {
+        let relay = relay.clone();
+        Box::pin(async move { Ok::<_, Infallible>(answer(&relay, &event).await) })
+    });
+    Runtime::new(serve).layer(MapRequestLayer::new(readable)).layer(TracingLayer::new()).run_concurrent().await
+}
+
+async fn answer(relay: &Relay, event: &LambdaEvent<Box<RawValue>>) -> Box<RawValue> {
+    match Event::of(&event.payload) {
+        Event::Http => http::answer(relay, event).await,
+        Event::Direct => direct::answer(relay, event).await,
+    }
+}
+
+/// An event that is no JSON would be a function error before any code of ours sees it. `null` is malformed, too, and
+/// gets an answer.
+fn readable(mut invocation: LambdaInvocation) -> LambdaInvocation {
+    if serde_json::from_slice::<&RawValue>(&invocation.body).is_err() {
+        invocation.body = "null".into();
+    }
+    invocation
 }

@@ -1,6 +1,6 @@
 //! The bootstrap of the `relay` function.
 
 #[tokio::main]
-async fn main() -> Result<(), lambda_runtime::Error> {
-    relay::run().await
+async fn main() -> std::process::ExitCode {
+    shared::app::ended(relay::run().await)
 }

@@ -430,21 +430,31 @@ impl Table {
         })
     }
 
-    /// Lets the schedule look again later at an installation that nobody is refreshing.
+    /// Lets the schedule look again later at an installation that nobody has used for a while: only if it was installed
+    /// before `cold_since`, and its pair is younger than `oldest`, for every grant must be renewed now and then.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn defer(&self, due: &Due, until: Millis) -> Result<Changed, StoreError> {
+    pub async fn defer(
+        &self,
+        due: &Due,
+        until: Millis,
+        cold_since: Millis,
+        oldest: Millis,
+    ) -> Result<Changed, StoreError> {
         let result = self
             .change(&due.resource, due.lineage)
             .condition_expression(
-                "epoch = :epoch AND generation = :generation AND due_at = :seen AND #status <> :refreshing",
+                "epoch = :epoch AND generation = :generation AND due_at = :seen AND #status = :active \
+                 AND installed_at < :cold_since AND access_issued_at > :oldest",
             )
             .update_expression("SET due_at = :until")
             .expression_attribute_names("#status", "status")
-            .expression_attribute_values(":refreshing", s(Status::Refreshing.as_str()))
+            .expression_attribute_values(":active", s(Status::Active.as_str()))
             .expression_attribute_values(":seen", n(due.due_at))
             .expression_attribute_values(":until", n(until))
+            .expression_attribute_values(":cold_since", n(cold_since))
+            .expression_attribute_values(":oldest", n(oldest))
             .send()
             .await;
         changed(written(result)?, |_| false)
@@ -471,8 +481,11 @@ impl Table {
         let mut write = set_pair(self.update(new.resource), pair);
         for (name, value) in optional {
             if let Some(value) = value {
-                update.extend([", ", name, " = :", name]);
-                write = write.expression_attribute_values(format!(":{name}"), s(value));
+                // `scope` is a reserved word of DynamoDB.
+                update.extend([", #", name, " = :", name]);
+                write = write
+                    .expression_attribute_names(format!("#{name}"), name)
+                    .expression_attribute_values(format!(":{name}"), s(value));
             }
         }
         update.push_str(" REMOVE attempt, lease_ends_at, alternate, revoked_at, forced_at, expires_at");

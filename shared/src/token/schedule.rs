@@ -13,6 +13,8 @@ const MARGIN_PART: u32 = 5;
 pub const HOT: Duration = Duration::from_hours(168);
 /// The others are renewed so seldom: each rotation is an exposure, and a refresh token lives for a year.
 const COLD: Duration = Duration::from_hours(1440);
+/// A cold installation whose pair is older than this is refreshed all the same.
+pub const OLDEST_COLD: Duration = Duration::from_hours(45 * 24);
 /// A caller's request may try a paused or blocked installation so often; the schedule does so far more seldom.
 pub const RETRY_ON_DEMAND: Duration = Duration::from_mins(1);
 /// A refused access token forces a refresh at most so often.

@@ -1,0 +1,334 @@
+//! Direct invocation: one request, or up to a hundred.
+
+use ::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use ::http::{HeaderMap, HeaderName, HeaderValue};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use lambda_runtime::LambdaEvent;
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
+use shared::caller::{Callers, Identity};
+use shared::problem::{Code, Problem};
+use shared::relay::answer::{Answer, Source};
+use shared::relay::path::{Path, Query};
+use shared::relay::refused::Refused;
+use shared::relay::request::{self, Request};
+use shared::relay::{Invocation, Relay};
+use shared::resource::Resource;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::event::Event;
+use crate::pairs::Pairs;
+use crate::size::{Room, too_large};
+
+/// The most requests of a batch.
+const MOST: usize = 100;
+/// How many of them are under way at once.
+const AT_ONCE: usize = 16;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Batch {
+    requests: Vec<Box<RawValue>>,
+}
+
+/// Whether an event is meant as a batch.
+#[derive(Deserialize)]
+struct Marks {
+    requests: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    resource: Resource,
+    method: String,
+    path: String,
+    query: Option<WrittenQuery>,
+    #[serde(default)]
+    headers: Pairs,
+    body: Option<Box<RawValue>>,
+    body_base64: Option<String>,
+    #[serde(default)]
+    wait_ms: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum WrittenQuery {
+    Raw(String),
+    Pairs(Pairs),
+}
+
+#[derive(Serialize)]
+struct Told {
+    status: u16,
+    source: &'static str,
+    headers: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body_base64: Option<String>,
+}
+
+/// Answers a direct invocation.
+pub async fn answer(relay: &Relay, event: &LambdaEvent<Box<RawValue>>) -> Box<RawValue> {
+    let invocation = Event::Direct.invocation(&event.context, relay.now());
+    let direct = Direct { relay, arn: &event.context.invoked_function_arn, invocation: &invocation };
+    let payload = event.payload.get();
+    let is_batch = serde_json::from_str::<Marks>(payload).is_ok_and(|marks| marks.requests.is_some());
+    if !is_batch {
+        return direct.one(&event.payload, &Room::for_one()).await;
+    }
+    let batch = serde_json::from_str(payload).map_err(|e| invalid(&format!("the batch is malformed: {e}")));
+    match batch {
+        Ok(Batch { requests }) if requests.len() <= MOST => direct.several(&requests).await,
+        Ok(_) => direct.refuse(&invalid(&format!("a batch has at most {MOST} requests")).into()),
+        Err(problem) => direct.refuse(&problem.into()),
+    }
+}
+
+struct Direct<'a> {
+    relay: &'a Relay,
+    arn: &'a str,
+    invocation: &'a Invocation,
+}
+
+impl Direct<'_> {
+    async fn several(&self, requests: &[Box<RawValue>]) -> Box<RawValue> {
+        let room = Room::for_batch();
+        let calls: Vec<_> = requests.iter().map(|request| self.one(request, &room)).collect();
+        let answers: Vec<_> = stream::iter(calls).buffered(AT_ONCE).collect().await;
+        raw(&BTreeMap::from([("responses", answers)]))
+    }
+
+    async fn one(&self, request: &RawValue, room: &Room) -> Box<RawValue> {
+        let answer = match self.relayed(request).await {
+            Ok(answer) => answer,
+            Err(refused) => return self.refuse(&refused),
+        };
+        let told = told(&answer);
+        if room.takes(&told) || answer.source == Source::Relay {
+            return told;
+        }
+        self.refuse(&too_large(answer.status).into())
+    }
+
+    async fn relayed(&self, request: &RawValue) -> Result<Answer, Refused> {
+        let request = read(request)?;
+        let callers = self.relay.callers().await?;
+        let caller = authenticate(&callers, self.arn)?;
+        let authorized = caller.authorize(request)?;
+        Ok(self.relay.call(&authorized, self.invocation).await)
+    }
+
+    fn refuse(&self, refused: &Refused) -> Box<RawValue> {
+        told(&self.relay.refuse(refused, self.invocation))
+    }
+}
+
+fn authenticate(callers: &Callers, arn: &str) -> Result<shared::caller::Caller, Refused> {
+    Ok(callers.authenticate(Identity::Invocation(arn))?)
+}
+
+fn invalid(detail: &str) -> Problem {
+    Problem::new(Code::InvalidRequest, detail)
+}
+
+/// Reads one request.
+fn read(raw: &RawValue) -> Result<Request, Refused> {
+    let written: Written =
+        serde_json::from_str(raw.get()).map_err(|e| invalid(&format!("the request is malformed: {e}")))?;
+    let method = request::method(&written.method).ok_or_else(|| invalid("the method is none that is relayed"))?;
+    let mut headers = header_map(&written.headers)?;
+    let body = body(written.body, written.body_base64, &mut headers)?;
+    let query = match &written.query {
+        None => Query::default(),
+        Some(WrittenQuery::Raw(raw)) => Query::parse(raw)?,
+        Some(WrittenQuery::Pairs(Pairs(pairs))) => Query::from_pairs(pairs.iter().map(|(n, v)| (&**n, &**v)))?,
+    };
+    let path = Path::parse(&written.path)?;
+    let wait = Duration::from_millis(written.wait_ms);
+    Ok(Request { query, headers, body, wait, ..Request::new(written.resource, method, path) })
+}
+
+fn header_map(pairs: &Pairs) -> Result<HeaderMap, Problem> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in &pairs.0 {
+        let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) else {
+            return Err(invalid("a header's name or value has a character that it may not have"));
+        };
+        headers.append(name, value);
+    }
+    Ok(headers)
+}
+
+/// The bytes of a body. JSON goes on as it was written, with its content type where the caller named none.
+fn body(json: Option<Box<RawValue>>, base64: Option<String>, headers: &mut HeaderMap) -> Result<Bytes, Problem> {
+    match (json, base64) {
+        (Some(_), Some(_)) => Err(invalid("a request has body or body_base64, not both")),
+        (None, None) => Ok(Bytes::new()),
+        (None, Some(base64)) => {
+            let bytes = STANDARD.decode(base64).map_err(|_| invalid("body_base64 is not base64"))?;
+            Ok(bytes.into())
+        }
+        (Some(json), None) => {
+            if let Ok(text) = serde_json::from_str::<String>(json.get()) {
+                return Ok(text.into());
+            }
+            headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
+            Ok(Box::<str>::from(json).into_string().into())
+        }
+    }
+}
+
+/// An answer in the form of a direct invocation: JSON as it came, text as a string, anything else in base64.
+fn told(answer: &Answer) -> Box<RawValue> {
+    let text = std::str::from_utf8(&answer.body).ok().filter(|_| !answer.headers.contains_key(CONTENT_ENCODING));
+    let body = text.map(|text| match is_json(&answer.headers).then(|| RawValue::from_string(text.to_owned())) {
+        Some(Ok(json)) => json,
+        _ => raw(&text),
+    });
+    let body_base64 = body.is_none().then(|| STANDARD.encode(&answer.body));
+    let (status, source) = (answer.status.as_u16(), answer.source.as_str());
+    raw(&Told { status, source, headers: header_texts(&answer.headers), body, body_base64 })
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(Ok(content_type)) = headers.get(CONTENT_TYPE).map(HeaderValue::to_str) else { return false };
+    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json" || essence.ends_with("+json")
+}
+
+/// Headers as payload 2.0 and direct answers have them: several of one name in one, separated by commas (RFC 9110
+/// section 5.2).
+pub(crate) fn header_texts(headers: &HeaderMap) -> BTreeMap<String, String> {
+    let mut texts = BTreeMap::<String, String>::new();
+    for (name, value) in headers {
+        let value = String::from_utf8_lossy(value.as_bytes());
+        texts
+            .entry(name.as_str().to_owned())
+            .and_modify(|text| {
+                text.push_str(", ");
+                text.push_str(&value);
+            })
+            .or_insert_with(|| value.clone().into_owned());
+    }
+    texts
+}
+
+/// JSON of what is always JSON.
+pub(crate) fn raw(value: &impl Serialize) -> Box<RawValue> {
+    to_raw_value(value).expect("strings, numbers and string keys are always JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ::http::{Method, StatusCode};
+
+    fn request(json: &str) -> Result<Request, Refused> {
+        read(&serde_json::from_str::<Box<RawValue>>(json).expect("JSON"))
+    }
+
+    #[test]
+    fn a_request_is_read_as_the_contract_has_it() {
+        let read = request(
+            r#"{"resource":{"location":"L1"},"method":"POST","path":"/contacts/","query":{"limit":"20","tag":["a b","c"]},
+            "headers":{"Version":"v3","X":["1","2"]},"body":{"b" : 1.0, "a":"\u00e4"},"wait_ms":1500}"#,
+        )
+        .expect("complete");
+        assert_eq!((read.resource.to_string().as_str(), &read.method), ("location:L1", &Method::POST));
+        assert_eq!((read.path.as_str(), read.query.as_str()), ("/contacts/", Some("limit=20&tag=a%20b&tag=c")));
+        assert_eq!(read.body, r#"{"b" : 1.0, "a":"\u00e4"}"#, "byte for byte");
+        assert_eq!(
+            (&read.headers["version"], &read.headers["content-type"]),
+            (&"v3".parse().expect("a value"), &"application/json".parse().expect("a value"))
+        );
+        assert_eq!(read.headers.get_all("x").iter().count(), 2);
+        assert_eq!(read.wait, Duration::from_millis(1_500));
+        let least = request(r#"{"resource":{"company":"C1"},"method":"GET","path":"/x","query":"a=%2F&a=b+c"}"#)
+            .expect("the least");
+        assert_eq!((least.query.as_str(), least.body.len(), least.headers.len()), (Some("a=%2F&a=b+c"), 0, 0));
+    }
+
+    #[test]
+    fn bodies_are_text_or_bytes() {
+        let of =
+            |body: &str| request(&format!(r#"{{"resource":{{"location":"L1"}},"method":"PUT","path":"/x",{body}}}"#));
+        let text = of(r#""body":"a\u0000ü""#).expect("text");
+        assert_eq!((&text.body[..], text.headers.len()), ("a\0ü".as_bytes(), 0));
+        assert_eq!(&of(r#""body_base64":"AP8=""#).expect("bytes").body[..], [0, 255]);
+        assert_eq!(&of(r#""body":null"#).expect("none").body[..], b"");
+        assert_eq!(&of(r#""body":[1, 2]"#).expect("JSON").body[..], b"[1, 2]");
+        assert!(of(r#""body":"a","body_base64":"AA==""#).is_err());
+        assert!(of(r#""body_base64":"%""#).is_err());
+    }
+
+    #[test]
+    fn what_is_malformed_is_an_invalid_request() {
+        for json in [
+            "null",
+            "7",
+            "[]",
+            "{}",
+            r#"{"resource":{"location":"L1"},"method":"GET"}"#,
+            r#"{"resource":{"location":"../x"},"method":"GET","path":"/x"}"#,
+            r#"{"resource":{"location":"L1","company":"C1"},"method":"GET","path":"/x"}"#,
+            r#"{"resource":{"location":"L1"},"method":"get","path":"/x"}"#,
+            r#"{"resource":{"location":"L1"},"method":"TRACE","path":"/x"}"#,
+            r#"{"resource":{"location":"L1"},"method":"GET","path":"//x"}"#,
+            r#"{"resource":{"location":"L1"},"method":"GET","path":"/x","query":7}"#,
+            r#"{"resource":{"location":"L1"},"method":"GET","path":"/x","query":"a#b"}"#,
+            r#"{"resource":{"location":"L1"},"method":"GET","path":"/x","headers":{"a b":"c"}}"#,
+            r#"{"resource":{"location":"L1"},"method":"GET","path":"/x","headers":{"a":"b\r\nc: d"}}"#,
+            r#"{"resource":{"location":"L1"},"method":"GET","path":"/x","wait_ms":-1}"#,
+            r#"{"resource":{"location":"L1"},"method":"GET","path":"/x","waitMs":1}"#,
+        ] {
+            let refused = request(json).map(|_| ()).expect_err(json);
+            assert_eq!(refused.problem.code, Code::InvalidRequest, "{json}");
+        }
+    }
+
+    #[test]
+    fn answers_are_json_text_or_bytes() {
+        let answer = |content_type: &'static str, encoding: Option<&'static str>, body: &'static [u8]| {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+            encoding.map(|e| headers.insert(CONTENT_ENCODING, HeaderValue::from_static(e)));
+            let status = StatusCode::OK;
+            told(&Answer { status, source: Source::Platform, headers, body: Bytes::from_static(body) }).get().to_owned()
+        };
+        for (content_type, encoding, body, expected) in [
+            ("application/json; charset=utf-8", None, &b"{\"b\" : 1.0}"[..], r#""body":{"b" : 1.0}"#),
+            ("application/problem+json", None, b"null", r#""body":null"#),
+            ("application/json", None, b"{broken", r#""body":"{broken""#),
+            ("application/json", None, b"", r#""body":"""#),
+            ("text/plain", None, b"{}", r#""body":"{}""#),
+            ("application/json", Some("gzip"), b"{}", r#""body_base64":"e30=""#),
+            ("image/png", None, b"\x89P", r#""body_base64":"iVA=""#),
+            ("application/json", None, b"\xff", r#""body_base64":"/w==""#),
+        ] {
+            let told = answer(content_type, encoding, body);
+            assert!(told.ends_with(&format!("{expected}}}")), "{content_type}: {told}");
+            assert_eq!(told.matches("body").count(), 1, "{told}");
+        }
+        assert!(
+            answer("text/plain", None, b"")
+                .starts_with(r#"{"status":200,"source":"platform","headers":{"content-type":"text/plain"}"#)
+        );
+    }
+
+    #[test]
+    fn several_headers_of_a_name_are_one() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("link", "<a>"), ("vary", "x"), ("link", "<b>")] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        let expected = [("link", "<a>, <b>"), ("vary", "x")].map(|(n, v)| (n.to_owned(), v.to_owned()));
+        assert_eq!(header_texts(&headers), BTreeMap::from(expected));
+    }
+}

@@ -1,0 +1,264 @@
+//! API Gateway's payload 2.0, read as far as the relay needs it, and the routes.
+
+use std::collections::HashMap;
+
+use ::http::{HeaderMap, HeaderName, HeaderValue};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde::Deserialize;
+use shared::problem::{Code, Problem};
+use shared::resource::Kind;
+
+/// An event of API Gateway's HTTP API (API Gateway Developer Guide, "Lambda proxy integrations", payload format 2.0).
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpEvent {
+    raw_path: String,
+    raw_query_string: Option<String>,
+    #[serde(default)]
+    headers: HashMap<String, String>,
+    request_context: RequestContext,
+    body: Option<String>,
+    #[serde(default)]
+    is_base64_encoded: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct RequestContext {
+    stage: Option<String>,
+    http: Http,
+    authorizer: Option<Authorizer>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Http {
+    method: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Authorizer {
+    iam: Option<Iam>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Iam {
+    user_arn: Option<String>,
+}
+
+/// Who checks the sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// The relay, by a bearer key.
+    Key,
+    /// API Gateway, by a SigV4 signature.
+    Iam,
+}
+
+/// Where an event leads. Texts as they came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route<'a> {
+    /// A request for the platform.
+    Relay {
+        /// Who checks the sender.
+        door: Door,
+        /// Location or company.
+        kind: Kind,
+        /// Its id.
+        id: &'a str,
+        /// The platform's path, with its first slash.
+        path: &'a str,
+    },
+    /// A look at an installation.
+    Status {
+        /// Who checks the sender.
+        door: Door,
+        /// Location or company.
+        kind: Kind,
+        /// Its id.
+        id: &'a str,
+    },
+    /// The platform's own paths, where the resource is named elsewhere in the request.
+    Api,
+    /// None of the relay's.
+    Unknown,
+}
+
+impl HttpEvent {
+    /// # Errors
+    /// What is missing or of the wrong type.
+    pub fn read(json: &str) -> Result<Self, Problem> {
+        serde_json::from_str(json).map_err(|e| invalid(format!("the event is malformed: {e}")))
+    }
+
+    /// The method as it came.
+    #[must_use]
+    pub fn method(&self) -> &str {
+        &self.request_context.http.method
+    }
+
+    /// The query as it came.
+    #[must_use]
+    pub fn query(&self) -> &str {
+        self.raw_query_string.as_deref().unwrap_or_default()
+    }
+
+    /// The ARN of who signed the request, if API Gateway's authorizer ran.
+    #[must_use]
+    pub fn principal(&self) -> Option<&str> {
+        self.request_context.authorizer.as_ref()?.iam.as_ref()?.user_arn.as_deref()
+    }
+
+    /// # Errors
+    /// A header that cannot be one.
+    pub fn headers(&self) -> Result<HeaderMap, Problem> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in &self.headers {
+            let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) else {
+                return Err(invalid("a header's name or value has a character that it may not have"));
+            };
+            headers.append(name, value);
+        }
+        Ok(headers)
+    }
+
+    /// # Errors
+    /// A body that is said to be base64 and is not.
+    pub fn into_body(self) -> Result<Bytes, Problem> {
+        let body = self.body.unwrap_or_default();
+        if !self.is_base64_encoded {
+            return Ok(body.into());
+        }
+        let bytes = STANDARD.decode(body).map_err(|_| invalid("the event's body is not base64"))?;
+        Ok(bytes.into())
+    }
+
+    /// Where it leads. A stage's prefix is cut off where one is there.
+    #[must_use]
+    pub fn route(&self) -> Route<'_> {
+        let stage = self.request_context.stage.as_deref().filter(|stage| !stage.is_empty());
+        let without_stage = stage.and_then(|stage| {
+            let rest = self.raw_path.strip_prefix('/')?.strip_prefix(stage)?;
+            rest.starts_with('/').then_some(rest)
+        });
+        match without_stage.map(route) {
+            // A stage may be called as a route is, and on a domain of one's own there is no prefix.
+            None | Some(Route::Unknown) => route(&self.raw_path),
+            Some(found) => found,
+        }
+    }
+}
+
+fn route(path: &str) -> Route<'_> {
+    if path.starts_with("/api/") {
+        return Route::Api;
+    }
+    let (door, rest) = match path.strip_prefix("/iam") {
+        Some(rest) => (Door::Iam, rest),
+        None => (Door::Key, path),
+    };
+    let kinds = [("/relay/locations/", Kind::Location), ("/relay/companies/", Kind::Company)];
+    let found = kinds.into_iter().find_map(|(prefix, kind)| Some((kind, rest.strip_prefix(prefix)?)));
+    let Some((kind, rest)) = found else { return Route::Unknown };
+    let (id, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    match path {
+        "" | "/" => Route::Status { door, kind, id },
+        _ => Route::Relay { door, kind, id, path },
+    }
+}
+
+/// A refusal of what cannot be read.
+pub(crate) fn invalid(detail: impl Into<String>) -> Problem {
+    Problem::new(Code::InvalidRequest, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(path: &str, stage: &str) -> HttpEvent {
+        let event = serde_json::json!({
+            "version": "2.0", "rawPath": path, "rawQueryString": "a=%2F&a=b",
+            "requestContext": {"stage": stage, "http": {"method": "GET", "path": path}},
+        });
+        HttpEvent::read(&event.to_string()).expect("an event")
+    }
+
+    #[test]
+    fn routes_are_found_with_and_without_a_stage() {
+        let relay = |door, kind, id, path| Route::Relay { door, kind, id, path };
+        let (location, company) = (Kind::Location, Kind::Company);
+        for (path, stage, expected) in [
+            ("/relay/locations/L1/contacts/", "$default", relay(Door::Key, location, "L1", "/contacts/")),
+            ("/relay/companies/C1/x", "$default", relay(Door::Key, company, "C1", "/x")),
+            ("/iam/relay/locations/L1/x", "$default", relay(Door::Iam, location, "L1", "/x")),
+            ("/prod/relay/locations/L1/x", "prod", relay(Door::Key, location, "L1", "/x")),
+            ("/relay/locations/L1/x", "prod", relay(Door::Key, location, "L1", "/x")),
+            ("/relay/relay/locations/L1/x", "relay", relay(Door::Key, location, "L1", "/x")),
+            ("/relay/locations/L1/x", "relay", relay(Door::Key, location, "L1", "/x")),
+            ("/iam/relay/locations/L1/x", "iam", relay(Door::Key, location, "L1", "/x")),
+            ("/relay/locations/L1//x", "$default", relay(Door::Key, location, "L1", "//x")),
+            ("/relay/locations/L1/../../x", "$default", relay(Door::Key, location, "L1", "/../../x")),
+            ("/relay/locations/L1@e/x", "$default", relay(Door::Key, location, "L1@e", "/x")),
+            ("/relay/locations/L1", "$default", Route::Status { door: Door::Key, kind: location, id: "L1" }),
+            ("/relay/companies/C1/", "$default", Route::Status { door: Door::Key, kind: company, id: "C1" }),
+            ("/iam/relay/companies/C1", "$default", Route::Status { door: Door::Iam, kind: company, id: "C1" }),
+            ("/relay/locations/", "$default", Route::Status { door: Door::Key, kind: location, id: "" }),
+            ("/api/contacts/1", "$default", Route::Api),
+            ("/prod/api/contacts/1", "prod", Route::Api),
+            ("/prodx/relay/locations/L1/x", "prod", Route::Unknown),
+            ("/relay", "$default", Route::Unknown),
+            ("/", "$default", Route::Unknown),
+            ("", "", Route::Unknown),
+            ("//relay/locations/L1/x", "", Route::Unknown),
+        ] {
+            assert_eq!(event(path, stage).route(), expected, "{path} at {stage}");
+        }
+    }
+
+    #[test]
+    fn the_signer_is_who_the_authorizer_names() {
+        let principal = |authorizer: serde_json::Value| {
+            let event = serde_json::json!({
+                "rawPath": "/", "requestContext": {"http": {"method": "GET"}, "authorizer": authorizer},
+            });
+            HttpEvent::read(&event.to_string()).expect("an event").principal().map(str::to_owned)
+        };
+        assert_eq!(principal(serde_json::json!({"iam": {"userArn": "arn:x"}})), Some("arn:x".to_owned()));
+        for none in [
+            serde_json::json!(null),
+            serde_json::json!({}),
+            serde_json::json!({"iam": null}),
+            serde_json::json!({"jwt": {}}),
+        ] {
+            assert_eq!(principal(none.clone()), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn bodies_are_decoded_once() {
+        let body = |body: &str, base64: bool| {
+            let event = serde_json::json!({
+                "rawPath": "/", "requestContext": {"http": {"method": "POST"}}, "body": body, "isBase64Encoded": base64,
+            });
+            HttpEvent::read(&event.to_string()).expect("an event").into_body()
+        };
+        assert_eq!(&body("AP8=", true).expect("bytes")[..], [0, 255]);
+        assert_eq!(&body("AP8=", false).expect("text")[..], b"AP8=");
+        assert!(body("%", true).is_err());
+    }
+
+    #[test]
+    fn what_is_malformed_is_an_invalid_request() {
+        for json in [
+            r#"{"rawPath":"/"}"#,
+            r#"{"requestContext":{"http":{"method":"GET"}}}"#,
+            r#"{"rawPath":7,"requestContext":{"http":{"method":"GET"}}}"#,
+            r#"{"rawPath":"/","requestContext":{"http":{"method":"GET"}},"headers":[]}"#,
+            r#"{"rawPath":"/","requestContext":{}}"#,
+        ] {
+            assert_eq!(HttpEvent::read(json).map(|_| ()).expect_err(json).code, Code::InvalidRequest, "{json}");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Requests that came through API Gateway, and their answers.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ::http::header::{AUTHORIZATION, CONTENT_ENCODING};
+use ::http::{HeaderMap, Method};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use lambda_runtime::LambdaEvent;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use shared::caller::{Caller, Callers, Identity};
+use shared::problem::{Code, Problem};
+use shared::relay::answer::{Answer, Source};
+use shared::relay::headers::WAIT_MS;
+use shared::relay::path::{Path, Query};
+use shared::relay::refused::Refused;
+use shared::relay::request::{self, Request};
+use shared::relay::{Invocation, Relay};
+use shared::resource::{Kind, Resource};
+
+use crate::direct::{header_texts, raw};
+use crate::event::Event;
+use crate::gateway::{Door, HttpEvent, Route, invalid};
+use crate::size::{Room, too_large};
+
+/// An answer in payload 2.0.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Told {
+    status_code: u16,
+    headers: BTreeMap<String, String>,
+    body: String,
+    is_base64_encoded: bool,
+}
+
+/// Answers an event of API Gateway.
+pub async fn answer(relay: &Relay, event: &LambdaEvent<Box<RawValue>>) -> Box<RawValue> {
+    let invocation = Event::Http.invocation(&event.context, relay.now());
+    let refuse = |refused: &Refused| told(&relay.refuse(refused, &invocation));
+    let arn = &event.context.invoked_function_arn;
+    let answer = match relayed(relay, event.payload.get(), arn, &invocation).await {
+        Ok(answer) => answer,
+        Err(refused) => return refuse(&refused),
+    };
+    let told = told(&answer);
+    if Room::for_one().takes(&told) || answer.source == Source::Relay {
+        return told;
+    }
+    refuse(&too_large(answer.status).into())
+}
+
+async fn relayed(relay: &Relay, json: &str, arn: &str, invocation: &Invocation) -> Result<Answer, Refused> {
+    let event = HttpEvent::read(json)?;
+    let callers = relay.callers().await?;
+    callers.expect_gateway(arn)?;
+    match event.route() {
+        Route::Relay { door, kind, id, path } => {
+            let caller = authenticate(&callers, door, &event)?;
+            let (resource, path) = (resource(kind, id)?, Path::parse(path)?);
+            let authorized = caller.authorize(request(resource, path, event)?)?;
+            Ok(relay.call(&authorized, invocation).await)
+        }
+        Route::Status { door, kind, id } => {
+            let caller = authenticate(&callers, door, &event)?;
+            let resource = resource(kind, id)?;
+            if event.method() != Method::GET {
+                return Err(invalid("a path of the platform is missing; without one only GET is answered").into());
+            }
+            Ok(relay.status(&caller.authorize_status(resource)?, invocation).await)
+        }
+        Route::Api => {
+            authenticate(&callers, Door::Key, &event)?;
+            let detail = "name the location or company: /relay/locations/{id}/… or /relay/companies/{id}/…";
+            Err(Problem::new(Code::ResourceUnclear, detail).into())
+        }
+        Route::Unknown => Err(invalid("no route of the relay").into()),
+    }
+}
+
+fn authenticate(callers: &Callers, door: Door, event: &HttpEvent) -> Result<Caller, Refused> {
+    let headers = event.headers()?;
+    let identity = match door {
+        // A value that is no text is no key.
+        Door::Key => Identity::Bearer(headers.get(AUTHORIZATION).map(|value| value.to_str().unwrap_or_default())),
+        Door::Iam => Identity::Principal(event.principal()),
+    };
+    Ok(callers.authenticate(identity)?)
+}
+
+fn resource(kind: Kind, id: &str) -> Result<Resource, Problem> {
+    Resource::new(kind, id).map_err(|error| invalid(error.to_string()))
+}
+
+fn request(resource: Resource, path: Path, event: HttpEvent) -> Result<Request, Refused> {
+    let method = request::method(event.method()).ok_or_else(|| invalid("the method is none that is relayed"))?;
+    let query = Query::parse(event.query())?;
+    let headers = event.headers()?;
+    let wait = wait(&headers)?;
+    let body = event.into_body()?;
+    Ok(Request { query, headers, body, wait, ..Request::new(resource, method, path) })
+}
+
+fn wait(headers: &HeaderMap) -> Result<Duration, Problem> {
+    let Some(value) = headers.get(WAIT_MS) else { return Ok(Duration::ZERO) };
+    let milliseconds = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+    milliseconds.map(Duration::from_millis).ok_or_else(|| invalid("Relay-Wait-Ms is a whole number of milliseconds"))
+}
+
+/// An answer in payload 2.0: text as it is, anything else in base64.
+fn told(answer: &Answer) -> Box<RawValue> {
+    let text = std::str::from_utf8(&answer.body).ok().filter(|_| !answer.headers.contains_key(CONTENT_ENCODING));
+    let is_base64_encoded = text.is_none();
+    let body = text.map_or_else(|| STANDARD.encode(&answer.body), str::to_owned);
+    let (status_code, headers) = (answer.status.as_u16(), header_texts(&answer.headers));
+    raw(&Told { status_code, headers, body, is_base64_encoded })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ::http::{HeaderValue, StatusCode};
+    use bytes::Bytes;
+
+    #[test]
+    fn answers_are_text_or_bytes() {
+        let answer = |encoding: Option<&'static str>, body: &'static [u8]| {
+            let mut headers = HeaderMap::new();
+            encoding.map(|e| headers.insert(CONTENT_ENCODING, HeaderValue::from_static(e)));
+            let (status, source) = (StatusCode::CREATED, Source::Platform);
+            told(&Answer { status, source, headers, body: Bytes::from_static(body) }).get().to_owned()
+        };
+        assert_eq!(
+            answer(None, b"{\"a\": 1}"),
+            r#"{"statusCode":201,"headers":{},"body":"{\"a\": 1}","isBase64Encoded":false}"#
+        );
+        assert!(answer(None, b"\x89P").contains(r#""body":"iVA=","isBase64Encoded":true"#));
+        assert!(answer(Some("br"), b"x").contains(r#""body":"eA==","isBase64Encoded":true"#));
+    }
+
+    #[test]
+    fn a_wait_is_milliseconds_or_refused() {
+        let of = |value: &'static str| wait(&HeaderMap::from_iter([(WAIT_MS, HeaderValue::from_static(value))]));
+        assert_eq!(wait(&HeaderMap::new()), Ok(Duration::ZERO));
+        assert_eq!(of(" 1500 "), Ok(Duration::from_millis(1_500)));
+        for bad in ["", "1.5", "-1", "soon", "99999999999999999999"] {
+            assert!(of(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The callers' secret: `{"callers":[…]}`, read strictly, since a misspelt restriction would be none.
+
+use std::collections::HashSet;
+use std::fmt::Display;
+
+use http::Method;
+use serde::Deserialize;
+
+use super::pattern::{PathPattern, Wildcard};
+use super::{Callers, Entry, Permissions, ResourcePattern};
+use crate::resource::{Kind, Resource};
+
+/// The methods that are relayed at all.
+pub(crate) const METHODS: [Method; 7] =
+    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    callers: Vec<Written>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    id: String,
+    #[serde(default)]
+    keys_sha256: Vec<String>,
+    #[serde(default)]
+    aliases: Vec<String>,
+    #[serde(default)]
+    principals: Vec<String>,
+    resources: Option<Vec<String>>,
+    methods: Option<Vec<String>>,
+    paths: Option<Vec<String>>,
+    requests_per_10s: Option<u32>,
+}
+
+impl Callers {
+    /// Reads the secret's value.
+    ///
+    /// # Errors
+    /// The first thing that is not as documented, by the caller's id. Keys are not repeated.
+    pub fn parse(json: &str) -> Result<Self, String> {
+        let document: Document =
+            serde_json::from_str(json).map_err(|e| format!(r#"expected {{"callers":[…]}}: {}"#, told(&e)))?;
+        let entries = document.callers.into_iter().map(entry).collect::<Result<Vec<_>, _>>()?;
+        unique("the id", entries.iter().map(|e| &*e.id))?;
+        unique("an alias", entries.iter().flat_map(|e| &e.aliases))?;
+        // A key of two callers would make one of them silently act as the other.
+        let mut seen = HashSet::new();
+        match entries.iter().find(|e| !e.keys.iter().all(|key| seen.insert(key))) {
+            Some(entry) => Err(format!("caller {}: a key is there twice", entry.id)),
+            None => Ok(Self { entries }),
+        }
+    }
+}
+
+/// What serde says, but without the values that it quotes: one could be a key put into the wrong member.
+fn told(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let name_only = text.starts_with("unknown field") || text.starts_with("missing field");
+    let place = format!("line {} column {}", error.line(), error.column());
+    if name_only { text } else { format!("not the documented form at {place}") }
+}
+
+fn unique<T: Display + Eq + std::hash::Hash>(what: &str, names: impl Iterator<Item = T>) -> Result<(), String> {
+    let mut seen = HashSet::new();
+    for name in names {
+        let told = format!("{what} {name} is there twice");
+        if !seen.insert(name) {
+            return Err(told);
+        }
+    }
+    Ok(())
+}
+
+fn entry(written: Written) -> Result<Entry, String> {
+    let Written { id, keys_sha256, aliases, principals, resources, methods, paths, requests_per_10s } = written;
+    let id_is_plain = (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic() && b != b'"');
+    if !id_is_plain {
+        return Err("a caller's id is 1 to 64 visible ASCII characters".into());
+    }
+    let fault = |what: &dyn Display| format!("caller {id}: {what}");
+    if requests_per_10s == Some(0) {
+        return Err(fault(&"requests_per_10s must be at least 1"));
+    }
+    let keys = keys_sha256.iter().map(|hex| digest(hex).ok_or_else(|| fault(&"keys_sha256 holds 64 hex digits each")));
+    let aliases = aliases.into_iter().map(|alias| {
+        if names_an_alias(&alias) { Ok(alias) } else { Err(fault(&"an alias is no version number and not $LATEST")) }
+    });
+    let principals = principals.iter().map(|principal| {
+        if principal.is_empty() { Err(fault(&"a principal is empty")) } else { Ok(Wildcard::new(principal)) }
+    });
+    let may = Permissions {
+        resources: all(resources, |text| resource(text).ok_or_else(|| fault(&format!("resource {text:?} is none"))))?,
+        methods: all(methods, |text| method(text).ok_or_else(|| fault(&format!("method {text:?} is none"))))?,
+        paths: all(paths, |text| PathPattern::parse(text).map_err(|why| fault(&format!("path {text:?} {why}"))))?,
+    };
+    Ok(Entry {
+        keys: keys.collect::<Result<_, _>>()?,
+        aliases: aliases.collect::<Result<_, _>>()?,
+        principals: principals.collect::<Result<_, _>>()?,
+        may,
+        requests_per_10s,
+        id: id.into(),
+    })
+}
+
+fn all<T>(texts: Option<Vec<String>>, read: impl Fn(&str) -> Result<T, String>) -> Result<Option<Vec<T>>, String> {
+    texts.map(|texts| texts.iter().map(|text| read(text)).collect()).transpose()
+}
+
+fn digest(hex: &str) -> Option<[u8; 32]> {
+    let mut digest = [0; 32];
+    let digits = hex.as_bytes();
+    if digits.len() != 64 {
+        return None;
+    }
+    for (byte, pair) in digest.iter_mut().zip(digits.chunks_exact(2)) {
+        let nibble = |digit: u8| char::from(digit).to_digit(16).and_then(|n| u8::try_from(n).ok());
+        *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+    }
+    Some(digest)
+}
+
+/// A qualifier that is a version's number or `$LATEST` names no alias (Lambda's own rule for alias names).
+pub(super) fn names_an_alias(qualifier: &str) -> bool {
+    let plain = qualifier.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    !qualifier.is_empty() && plain && !qualifier.bytes().all(|b| b.is_ascii_digit())
+}
+
+fn resource(text: &str) -> Option<ResourcePattern> {
+    let (kind, id) = text.split_once(':')?;
+    let kind = match kind {
+        "location" => Kind::Location,
+        "company" => Kind::Company,
+        _ => return None,
+    };
+    match id {
+        "*" => Some(ResourcePattern::Every(kind)),
+        _ => Resource::new(kind, id).ok().map(ResourcePattern::One),
+    }
+}
+
+fn method(text: &str) -> Option<Method> {
+    METHODS.into_iter().find(|method| method.as_str() == text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_form_is_read() {
+        let callers = Callers::parse(
+            r#"{"callers":[{"id":"billing","keys_sha256":["9F86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"],
+            "aliases":["billing"],"principals":["arn:aws:sts::1:assumed-role/billing/*"],"resources":["location:*","company:C1"],
+            "methods":["GET","POST"],"paths":["/contacts/**"],"requests_per_10s":50},{"id":"least"}]}"#,
+        )
+        .expect("the contract's example");
+        assert_eq!(callers.entries.len(), 2);
+        assert_eq!(callers.entries[0].keys[0][..2], [0x9f, 0x86]);
+        assert!(Callers::parse(r#"{"callers":[]}"#).is_ok());
+    }
+
+    #[test]
+    fn each_fault_is_named_and_no_key_repeated() {
+        let key = "00".repeat(32);
+        for (json, word) in [
+            ("".to_owned(), "callers"),
+            (r#"{"callers":[{"id":"a","path":["/a"]}]}"#.to_owned(), "`path`"),
+            (r#"{"callers":[{"id":"a","keys_sha256":"hush-hush"}]}"#.to_owned(), "documented form"),
+            (r#"{"callers":[{}]}"#.to_owned(), "`id`"),
+            (r#"{"callers":[],"extra":1}"#.to_owned(), "`extra`"),
+            (r#"{"callers":[{"id":""}]}"#.to_owned(), "id"),
+            (r#"{"callers":[{"id":"a"},{"id":"a"}]}"#.to_owned(), "the id a is there twice"),
+            (r#"{"callers":[{"id":"a","keys_sha256":["hush-hush"]}]}"#.to_owned(), "keys_sha256"),
+            (r#"{"callers":[{"id":"a","aliases":["7"]}]}"#.to_owned(), "alias"),
+            (r#"{"callers":[{"id":"a","aliases":["x"]},{"id":"b","aliases":["x"]}]}"#.to_owned(), "alias x"),
+            (r#"{"callers":[{"id":"a","principals":[""]}]}"#.to_owned(), "principal"),
+            (r#"{"callers":[{"id":"a","resources":["team:1"]}]}"#.to_owned(), "team:1"),
+            (r#"{"callers":[{"id":"a","resources":["*"]}]}"#.to_owned(), "resource"),
+            (r#"{"callers":[{"id":"a","methods":["get"]}]}"#.to_owned(), "get"),
+            (r#"{"callers":[{"id":"a","paths":["contacts"]}]}"#.to_owned(), "must begin with /"),
+            (r#"{"callers":[{"id":"a","requests_per_10s":0}]}"#.to_owned(), "requests_per_10s"),
+            (
+                format!(r#"{{"callers":[{{"id":"a","keys_sha256":["{key}"]}},{{"id":"b","keys_sha256":["{key}"]}}]}}"#),
+                "b",
+            ),
+        ] {
+            let fault = Callers::parse(&json).map(|_| ()).expect_err(&json);
+            assert!(fault.contains(word), "{json}: {fault}");
+            assert!(!fault.contains("hush") && !fault.contains(&key), "{fault}");
+        }
+    }
+}

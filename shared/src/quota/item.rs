@@ -1,0 +1,278 @@
+//! The item of one resource and the conditional writes on it.
+//!
+//! | attribute | |
+//! |---|---|
+//! | `slot_ms`, `newest`, `slots`, `held` | length of a slot, newest slot, map *slot → permits*, their sum |
+//! | `day_used`, `day_ends`, `day_told` | requests of the day, its end (ms), whether the platform named that end |
+//! | `learnt` | the platform's own limits where they differ, see [`Learnt::to_text`] |
+//! | `closed_until`, `closed_by` | nothing may be sent before (ms), after a 429 |
+//! | `expires_at` | TTL (s), a week after the day: an item tells for so long that its resource is in use |
+//!
+//! A map of 100 slots makes an item of 0.8 KB: one write unit.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
+use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes, ReturnValue, ReturnValuesOnConditionCheckFailure};
+
+use super::counters::{Closed, Counters, Day, FURTHEST_DAY, LimitKind};
+use super::decision::{MOST_SLOTS, Rewrite, Take};
+use super::learn::{Correction, DayChange};
+use super::limits::Learnt;
+use super::window::{slot_key, slot_of_key};
+use crate::clock::Millis;
+use crate::table::{Attributes, Item, StoreError, Table, Written, n, s, written};
+
+/// How long an item is kept after its last day.
+const KEPT: Duration = Duration::from_hours(24 * 7);
+
+/// What a write came to.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// Done; the item as it is now.
+    Applied(Counters),
+    /// The item was not as assumed; as it is, if there is one.
+    Refused(Option<Counters>),
+}
+
+/// Reads an item.
+pub(crate) fn decode(item: &Item) -> Result<Counters, StoreError> {
+    let attributes = Attributes::of(item);
+    let number = |name: &'static str| attributes.number::<i64>(name).ok_or_else(|| attributes.malformed(name));
+    let count = |name: &'static str| attributes.number::<u32>(name).ok_or_else(|| attributes.malformed(name));
+    let newest = number("newest")?;
+    let map = attributes.map("slots").ok_or_else(|| attributes.malformed("slots"))?;
+    let mut slots = map
+        .iter()
+        .map(|(key, value)| Some((slot_of_key(key, newest)?, value.as_n().ok()?.parse().ok()?)))
+        .collect::<Option<Vec<_>>>()
+        .ok_or_else(|| attributes.malformed("slots"))?;
+    slots.sort_unstable();
+    let learnt =
+        attributes.text("learnt").map(|text| Learnt::from_text(text).ok_or_else(|| attributes.malformed("learnt")));
+    let closed_until = attributes.number("closed_until").map(Millis);
+    Ok(Counters {
+        slot_ms: number("slot_ms")?.max(1),
+        newest,
+        slots,
+        total: count("held")?,
+        day: Day { used: count("day_used")?, ends: Millis(number("day_ends")?), told: item.contains_key("day_told") },
+        learnt: learnt.transpose()?,
+        closed: closed_until.map(|until| Closed {
+            until,
+            by: if attributes.text("closed_by") == Some("daily") { LimitKind::Daily } else { LimitKind::Burst },
+        }),
+    })
+}
+
+/// Reads the item of `key`, with everything written before.
+pub(crate) async fn read(table: &Table, key: &str) -> Result<Option<Counters>, StoreError> {
+    let get = table.client.get_item().table_name(&*table.name).key("pk", s(key)).consistent_read(true);
+    get.send().await?.item.as_ref().map(decode).transpose()
+}
+
+/// How many items are read at once (`BatchGetItem`'s own bound).
+pub(crate) const MOST_READ: usize = 100;
+
+/// Which of at most [`MOST_READ`] items are there and not past their time. What DynamoDB leaves out of its answer under
+/// load counts as there: whoever asks wants to know what is surely unused.
+pub(crate) async fn kept<'a>(
+    table: &Table,
+    keys: impl Iterator<Item = &'a str>,
+    now: Millis,
+) -> Result<Vec<String>, StoreError> {
+    let keys: Vec<Item> = keys.map(|key| HashMap::from([("pk".to_owned(), s(key))])).collect();
+    let wanted = KeysAndAttributes::builder().set_keys(Some(keys)).projection_expression("pk, expires_at").build();
+    let wanted = wanted.map_err(|error| StoreError::Unavailable(error.to_string()))?;
+    let answer = table.client.batch_get_item().request_items(&*table.name, wanted).send().await?;
+    let key = |item: &Item| Attributes::of(item).text("pk").map(str::to_owned);
+    let alive = |item: &&Item| Attributes::of(item).number::<i64>("expires_at").is_none_or(|at| at > now.seconds());
+    let found = answer.responses().into_iter().flat_map(HashMap::values).flatten().filter(alive).filter_map(key);
+    let left = answer.unprocessed_keys().into_iter().flat_map(HashMap::values).flat_map(KeysAndAttributes::keys);
+    Ok(found.chain(left.filter_map(key)).collect())
+}
+
+/// [`Take`]s.
+pub(crate) async fn take(table: &Table, key: &str, take: &Take) -> Result<Outcome, StoreError> {
+    let mut write = Expression::default();
+    let (permits, dropped) = (i64::from(take.permits), i64::from(take.dropped()));
+    write.name("#slot", slot_key(take.slot));
+    write.value(":slot", n(take.slot));
+    write.value(":permits", n(permits));
+    write.value(":change", n(permits - dropped));
+    write.value(":zero", n(0));
+    write.update.push_str(
+        "SET slots.#slot = if_not_exists(slots.#slot, :zero) + :permits, newest = :slot, \
+         held = held + :change, day_used = day_used + :permits",
+    );
+    write.value(":room", n(i64::from(take.limits.burst) - permits + dropped));
+    write.value(":day_room", n(i64::from(take.limits.daily) - permits));
+    write.value(":most", n(MOST_SLOTS + take.drops.len()));
+    write.value(":slot_ms", n(take.slot_ms));
+    write.value(":tomorrow", n(take.now + FURTHEST_DAY));
+    write.holds("held <= :room AND newest <= :slot AND size(slots) <= :most AND day_used <= :day_room");
+    write.holds("slot_ms = :slot_ms AND day_ends > :now AND day_ends <= :tomorrow");
+    write.is_open(take.now);
+    write.learnt_is(take.learnt);
+    for (i, (slot, count)) in take.drops.iter().enumerate() {
+        write.name(&format!("#dead{i}"), slot_key(*slot));
+        write.value(&format!(":dead{i}"), n(count));
+        write.holds(&format!("slots.#dead{i} = :dead{i}"));
+        let _ = write!(write.update, "{} slots.#dead{i}", if i == 0 { " REMOVE" } else { "," });
+    }
+    write.send(table, key).await
+}
+
+/// [`Rewrite`]s.
+pub(crate) async fn rewrite(table: &Table, key: &str, rewrite: &Rewrite) -> Result<Outcome, StoreError> {
+    let Rewrite { next, seen, now, .. } = rewrite;
+    let mut write = Expression::default();
+    write.update.push_str("SET slots = :slots, newest = :newest, held = :held, slot_ms = :slot_ms, ");
+    write.update.push_str("day_used = :day_used, day_ends = :day_ends, expires_at = :expires_at");
+    write.update.push_str(if next.day.told { ", day_told = :yes " } else { " " });
+    write.update.push_str("REMOVE closed_until, closed_by");
+    if next.day.told {
+        write.value(":yes", AttributeValue::Bool(true));
+    } else {
+        write.update.push_str(", day_told");
+    }
+    let slots = next.slots.iter().map(|&(slot, count)| (slot_key(slot), n(count)));
+    write.value(":slots", AttributeValue::M(slots.collect()));
+    write.value(":newest", n(next.newest));
+    write.value(":held", n(next.total));
+    write.value(":slot_ms", n(next.slot_ms));
+    write.value(":day_used", n(next.day.used));
+    write.value(":day_ends", n(next.day.ends));
+    write.value(":expires_at", n((next.day.ends + KEPT).seconds()));
+    let Some(seen) = seen else {
+        write.holds("attribute_not_exists(pk)");
+        return write.send(table, key).await;
+    };
+    // The day's count grows with every permit and its end moves with every new day: what has both is unchanged.
+    write.value(":was_newest", n(seen.newest));
+    write.value(":was_held", n(seen.total));
+    write.value(":was_used", n(seen.day.used));
+    write.value(":was_end", n(seen.day.ends));
+    write.holds("newest = :was_newest AND held = :was_held AND day_used = :was_used AND day_ends = :was_end");
+    write.learnt_is(seen.learnt);
+    match seen.closed {
+        Some(closed) => {
+            write.value(":closed", n(closed.until));
+            write.holds("closed_until = :closed");
+        }
+        None => write.is_open(*now),
+    }
+    write.send(table, key).await
+}
+
+/// Applies a [`Correction`] to the item that was `seen`.
+pub(crate) async fn correct(
+    table: &Table,
+    key: &str,
+    seen: &Counters,
+    correction: &Correction,
+) -> Result<Outcome, StoreError> {
+    let mut write = Expression::default();
+    let mut sets = Vec::new();
+    write.learnt_is(seen.learnt);
+    write.value(":was_end", n(seen.day.ends));
+    write.holds("day_ends = :was_end");
+    if let Some(learnt) = correction.learnt {
+        write.value(":new_learnt", s(learnt.to_text()));
+        sets.push("learnt = :new_learnt");
+    }
+    match correction.day {
+        None => {}
+        Some(DayChange::Used(used)) => {
+            write.value(":used", n(used));
+            write.holds("day_used < :used");
+            sets.push("day_used = :used");
+        }
+        Some(DayChange::Replaced(day)) => {
+            write.value(":was_used", n(seen.day.used));
+            write.holds("day_used = :was_used");
+            write.value(":used", n(day.used));
+            write.value(":end", n(day.ends));
+            write.value(":yes", AttributeValue::Bool(true));
+            write.value(":expires_at", n((day.ends + KEPT).seconds()));
+            sets.extend(["day_used = :used", "day_ends = :end", "day_told = :yes", "expires_at = :expires_at"]);
+        }
+    }
+    if let Some(closed) = correction.closed {
+        write.value(":until", n(closed.until));
+        write.value(":by", s(if closed.by == LimitKind::Daily { "daily" } else { "burst" }));
+        match seen.closed {
+            Some(was) => {
+                write.value(":was_closed", n(was.until));
+                write.holds("closed_until = :was_closed");
+            }
+            None => write.holds("attribute_not_exists(closed_until)"),
+        }
+        sets.extend(["closed_until = :until", "closed_by = :by"]);
+    }
+    let _ = write!(write.update, "SET {}", sets.join(", "));
+    write.send(table, key).await
+}
+
+/// An update in the making.
+#[derive(Default)]
+struct Expression {
+    update: String,
+    condition: String,
+    names: HashMap<String, String>,
+    values: Item,
+}
+
+impl Expression {
+    fn name(&mut self, placeholder: &str, name: String) {
+        self.names.insert(placeholder.to_owned(), name);
+    }
+
+    fn value(&mut self, placeholder: &str, value: AttributeValue) {
+        self.values.insert(placeholder.to_owned(), value);
+    }
+
+    fn holds(&mut self, condition: &str) {
+        if !self.condition.is_empty() {
+            self.condition.push_str(" AND ");
+        }
+        self.condition.push_str(condition);
+    }
+
+    /// No 429 forbids it.
+    fn is_open(&mut self, now: Millis) {
+        self.value(":now", n(now));
+        self.holds("(attribute_not_exists(closed_until) OR closed_until <= :now)");
+    }
+
+    /// The limits that were assumed are those that are stored, or this process would not be bound by what another
+    /// has learnt.
+    fn learnt_is(&mut self, learnt: Option<Learnt>) {
+        if let Some(learnt) = learnt {
+            self.value(":learnt", s(learnt.to_text()));
+            self.holds("learnt = :learnt");
+        } else {
+            self.holds("attribute_not_exists(learnt)");
+        }
+    }
+
+    async fn send(self, table: &Table, key: &str) -> Result<Outcome, StoreError> {
+        let update: UpdateItemFluentBuilder = table
+            .client
+            .update_item()
+            .table_name(&*table.name)
+            .key("pk", s(key))
+            .update_expression(self.update)
+            .condition_expression(self.condition)
+            .set_expression_attribute_names((!self.names.is_empty()).then_some(self.names))
+            .set_expression_attribute_values(Some(self.values))
+            .return_values(ReturnValue::AllNew)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        Ok(match written(update.send().await)? {
+            Written::Applied(item) => Outcome::Applied(decode(&item)?),
+            Written::Refused(item) => Outcome::Refused(item.as_ref().map(decode).transpose()?),
+        })
+    }
+}

@@ -1,0 +1,142 @@
+//! What the platform's answers teach, and when that is worth a write. Pure.
+
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode};
+
+use super::counters::{Closed, Counters, Day, FURTHEST_DAY, LimitKind, Standing};
+use super::limits::{Learnt, Limits};
+use super::window::Window;
+use crate::clock::Millis;
+
+/// A day's end is written again when it has moved by more than this; the header counts milliseconds from an instant
+/// that we only know roughly.
+const DAY_END_TOLERANCE: Duration = Duration::from_mins(1);
+/// A daily refusal that does not say when the day ends is believed for so long.
+const UNTOLD_DAILY_CLOSURE: Duration = Duration::from_mins(15);
+/// A `Retry-After` is honoured up to this.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(15);
+/// Windows outside of this are taken for a mistake.
+const PLAUSIBLE_INTERVALS: std::ops::RangeInclusive<u64> = 100..=600_000;
+
+/// What one answer of the platform says about its limits.
+///
+/// `X-RateLimit-Remaining` is not used: it also counts what others send for the same app, in a window whose shape is
+/// not documented, and a request of ours that is on its way is not in it. A 429 says the same without doubt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Heard {
+    learnt: Learnt,
+    daily_remaining: Option<i64>,
+    daily_reset: Option<Duration>,
+    refused: bool,
+    retry_after: Option<Duration>,
+}
+
+impl Heard {
+    /// Reads the headers; one that is absent, negative, zero or garbage teaches nothing.
+    pub(crate) fn read(status: StatusCode, headers: &HeaderMap) -> Self {
+        let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<i64>().ok();
+        let positive = |name: &str| number(name).filter(|&n| n > 0);
+        let count = |name: &str| positive(name).and_then(|n| u32::try_from(n).ok());
+        let interval = positive("x-ratelimit-interval-milliseconds").and_then(|n| u64::try_from(n).ok());
+        let length = |name: &str, unit: fn(u64) -> Duration| positive(name)?.try_into().ok().map(unit);
+        Self {
+            learnt: Learnt {
+                burst: count("x-ratelimit-max"),
+                interval: interval.filter(|ms| PLAUSIBLE_INTERVALS.contains(ms)).map(Duration::from_millis),
+                daily: count("x-ratelimit-limit-daily"),
+            },
+            daily_remaining: number("x-ratelimit-daily-remaining"),
+            daily_reset: length("x-ratelimit-daily-reset", Duration::from_millis).filter(|&reset| reset < FURTHEST_DAY),
+            refused: status == StatusCode::TOO_MANY_REQUESTS,
+            retry_after: length("retry-after", Duration::from_secs),
+        }
+    }
+
+    /// Whether there is anything to learn at all.
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A change to an item that the platform's word asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Correction {
+    pub(crate) learnt: Option<Learnt>,
+    pub(crate) day: Option<DayChange>,
+    pub(crate) closed: Option<Closed>,
+}
+
+/// A change to the day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DayChange {
+    /// Others use the same app: at least so many are used.
+    Used(u32),
+    /// The day is another one than we thought.
+    Replaced(Day),
+}
+
+/// What must be written so that `counters` agree with what was heard; `None` if they already do.
+pub(crate) fn correction(counters: &Counters, ceilings: Limits, heard: &Heard, now: Millis) -> Option<Correction> {
+    let known = counters.learnt.unwrap_or_default();
+    let learnt = known.updated_by(heard.learnt);
+    let standing = Standing::of(Some(counters), ceilings, now);
+    let limits = learnt.under(ceilings);
+    // Written only where it makes a difference: an app with the configured limits never pays for it.
+    let learnt = (limits != standing.limits).then_some(learnt);
+
+    let out_of_day = heard.refused && heard.daily_remaining.is_some_and(|left| left <= 0);
+    // Without an end for the day, a full counter would be a guess that locks the resource for up to a day.
+    let end_is_known = heard.daily_reset.is_some() || standing.day.told;
+    let day = if out_of_day && !end_is_known { None } else { day_change(&standing, limits, heard) };
+    let day = day.filter(|change| matches!(change, DayChange::Replaced(_)) || standing.day.ends == counters.day.ends);
+    let closed = heard.refused.then(|| closure(&standing, heard, limits, out_of_day, end_is_known)).flatten();
+    let closed = closed.filter(|new| standing.closed.is_none_or(|old| old.until < new.until));
+    let correction = Correction { learnt, day, closed };
+    (correction != Correction::default()).then_some(correction)
+}
+
+fn day_change(standing: &Standing, limits: Limits, heard: &Heard) -> Option<DayChange> {
+    let day = standing.day;
+    let left = heard.daily_remaining.map(|left| u32::try_from(left.max(0)).unwrap_or(u32::MAX));
+    let mut used = day.used;
+    if let Some(left) = left {
+        let ours = limits.daily.saturating_sub(day.used);
+        // Some tolerance while much is left, or another user of the app would cost us a write for each of its requests.
+        if left < ours.saturating_sub(left / 100) {
+            used = limits.daily - left;
+        }
+    }
+    let told = heard.daily_reset.map(|reset| standing.now + reset);
+    let Some(ends) = told.filter(|&end| apart(end, day.ends) > DAY_END_TOLERANCE || (left == Some(0) && !day.told))
+    else {
+        return (used > day.used).then_some(DayChange::Used(used));
+    };
+    if apart(ends, day.ends) > DAY_END_TOLERANCE
+        && ends > day.ends
+        && let (Some(limit), Some(left)) = (heard.learnt.daily, left)
+    {
+        // A day that began later than we thought: what we counted before its start is not in it, what may still be on
+        // its way to the platform is.
+        used = used.min(limit.saturating_sub(left).saturating_add(standing.held()));
+    }
+    Some(DayChange::Replaced(Day { used, ends, told: true }))
+}
+
+fn closure(standing: &Standing, heard: &Heard, limits: Limits, out_of_day: bool, end_is_known: bool) -> Option<Closed> {
+    let now = standing.now;
+    if out_of_day {
+        let until = (now + UNTOLD_DAILY_CLOSURE).min(standing.day.ends);
+        return (!end_is_known).then_some(Closed { until, by: LimitKind::Daily });
+    }
+    // A full interval, as if the refused request had taken a permit: all refusals of a slot ask for the same instant,
+    // so that a volley of them is one write.
+    let window = Window::new(limits.interval);
+    let until = window.dies_at(window.slot_at(now));
+    let asked = heard.retry_after.map_or(until, |after| now + after.min(LONGEST_RETRY_AFTER));
+    Some(Closed { until: asked.max(until), by: LimitKind::Burst })
+}
+
+fn apart(a: Millis, b: Millis) -> Duration {
+    a.since(b).max(b.since(a))
+}

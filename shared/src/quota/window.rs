@@ -1,0 +1,123 @@
+//! The burst window, cut into slots.
+//!
+//! A permit belongs to a slot and is given up ("dead") at the instant `slot end + interval + slack`. A request leaves
+//! at the latest half a slack after the end of its permit's slot ([`Window::send_by`]), so between it and the first
+//! request that can be sent in its place lies a full interval and half a slack: room for the difference of two
+//! machines' clocks and of two requests' ways to the platform.
+//!
+//! At an interval of 10 s a slot is 200 ms and the slack 400 ms, so that a permit lives 10.4 to 10.6 s. Shorter slots
+//! would make the item larger; longer ones hold permits longer than the platform does.
+
+use std::time::Duration;
+
+use crate::clock::Millis;
+
+/// Number of a slot: its start since the Unix epoch in slot lengths.
+pub(crate) type Slot = i64;
+
+/// Slots in an interval.
+const SLOTS: i64 = 50;
+/// Slacks in an interval.
+const SLACKS: i64 = 25;
+/// Slot keys are three characters of six bits.
+const KEYS: Slot = 1 << 18;
+const KEY_CHARACTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+/// A burst window of some length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Window {
+    interval: i64,
+}
+
+impl Window {
+    pub(crate) fn new(interval: Duration) -> Self {
+        Self { interval: i64::try_from(interval.as_millis()).unwrap_or(i64::MAX / 4).max(1) }
+    }
+
+    /// The length of a slot in milliseconds.
+    pub(crate) fn slot_ms(self) -> i64 {
+        (self.interval / SLOTS).max(1)
+    }
+
+    fn slack(self) -> i64 {
+        self.interval / SLACKS
+    }
+
+    /// The slot that `instant` lies in.
+    pub(crate) fn slot_at(self, instant: Millis) -> Slot {
+        instant.0.div_euclid(self.slot_ms())
+    }
+
+    /// The first instant of `slot`.
+    pub(crate) fn start(self, slot: Slot) -> Millis {
+        Millis(slot.saturating_mul(self.slot_ms()))
+    }
+
+    /// The first instant after `slot`.
+    pub(crate) fn end(self, slot: Slot) -> Millis {
+        self.start(slot.saturating_add(1))
+    }
+
+    /// The instant from which the permits of `slot` are free again.
+    pub(crate) fn dies_at(self, slot: Slot) -> Millis {
+        Millis(self.end(slot).0.saturating_add(self.interval + self.slack()))
+    }
+
+    /// The last instant at which a request may leave on a permit of `slot`.
+    pub(crate) fn send_by(self, slot: Slot) -> Millis {
+        Millis(self.end(slot).0.saturating_add(self.slack() / 2))
+    }
+}
+
+/// The name of `slot` in the item: short, so that an item with a full map stays under 1 KB and a write costs one unit.
+/// Names repeat after 2^18 slots, 14.5 hours at an interval of 10 s.
+pub(crate) fn slot_key(slot: Slot) -> String {
+    let number = slot.rem_euclid(KEYS);
+    [12, 6, 0]
+        .into_iter()
+        .map(|shift| char::from(KEY_CHARACTERS[usize::try_from((number >> shift) & 63).unwrap_or_default()]))
+        .collect()
+}
+
+/// The slot that `key` names in an item whose newest slot is `newest`; `None` if it is no key.
+///
+/// A key that has been left for longer than names last is taken for a later slot than it was, which can only hold a
+/// permit back and never free one.
+pub(crate) fn slot_of_key(key: &str, newest: Slot) -> Option<Slot> {
+    if key.len() != 3 {
+        return None;
+    }
+    let mut number: Slot = 0;
+    for byte in key.bytes() {
+        let digit = KEY_CHARACTERS.iter().position(|&c| c == byte)?;
+        number = (number << 6) | i64::try_from(digit).ok()?;
+    }
+    Some(newest - (newest - number).rem_euclid(KEYS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ten_seconds_are_cut_as_documented() {
+        let window = Window::new(Duration::from_secs(10));
+        assert_eq!(window.slot_ms(), 200);
+        let slot = window.slot_at(Millis(1_000_399));
+        assert_eq!((window.start(slot), window.end(slot)), (Millis(1_000_200), Millis(1_000_400)));
+        assert_eq!(window.send_by(slot), Millis(1_000_600));
+        assert_eq!(window.dies_at(slot), Millis(1_010_800));
+    }
+
+    #[test]
+    fn keys_name_the_newest_slots_that_they_can() {
+        for newest in [8_500_000_000_i64, 262_143, 262_144, 0] {
+            for back in [0, 1, 53, KEYS - 1] {
+                assert_eq!(slot_of_key(&slot_key(newest - back), newest), Some(newest - back));
+            }
+            assert_eq!(slot_of_key(&slot_key(newest - KEYS), newest), Some(newest), "names repeat");
+        }
+        assert_eq!(slot_of_key("A", 5), None);
+        assert_eq!(slot_of_key("A.A", 5), None);
+    }
+}

@@ -1,0 +1,225 @@
+//! One relayed request from its token to its answer: what [`super::retry`] decides, done.
+
+use std::time::Duration;
+
+use http::{StatusCode, header};
+
+use super::Relay;
+use super::headers;
+use super::path::target;
+use super::refused::Refused;
+use super::request::Request;
+use super::retry::{History, Next, Outcome, Unauthorized, next};
+use super::upstream::{Attempt, Failure, Reply};
+use crate::caller::{Authorized, Caller};
+use crate::clock::Millis;
+use crate::quota::{Permit, QuotaError, Usage};
+use crate::token::{Access, TokenError};
+
+/// Time that a wait for a permit leaves for the platform's answer.
+const FOR_THE_ANSWER: Duration = Duration::from_secs(2);
+/// How often a permit may come too late to be used. Each was paid for from the budget.
+const LATE_PERMITS: usize = 3;
+
+/// Where a call stands.
+pub(super) struct Call<'a> {
+    relay: &'a Relay,
+    caller: &'a Caller,
+    request: &'a Request,
+    deadline: Millis,
+    wait_until: Option<Millis>,
+    history: History,
+    /// What is known of the limits, from the last permit or refusal.
+    pub(super) usage: Option<Usage>,
+    pub(super) course: Course,
+}
+
+/// What the log is told of a call's course. Times in milliseconds.
+#[derive(Debug, Default)]
+pub(super) struct Course {
+    pub(super) attempts: u32,
+    pub(super) generation: Option<u64>,
+    pub(super) token_ms: u64,
+    pub(super) permit_ms: u64,
+    pub(super) platform_ms: u64,
+}
+
+/// What the platform made of an attempt that may be followed by another.
+type Result<T, E = Refused> = std::result::Result<T, E>;
+
+impl<'a> Call<'a> {
+    pub(super) fn new(relay: &'a Relay, authorized: &'a Authorized, deadline: Millis) -> Self {
+        let (caller, request) = (authorized.caller(), authorized.request());
+        let now = relay.now();
+        let latest = deadline - FOR_THE_ANSWER;
+        let wait_until = (!request.wait.is_zero()).then(|| (now + request.wait).min(latest)).filter(|at| *at > now);
+        let (history, course) = (History::default(), Course::default());
+        Self { relay, caller, request, deadline, wait_until, history, usage: None, course }
+    }
+
+    pub(super) async fn run(&mut self) -> Result<Reply> {
+        let mut access = self.access().await?;
+        // An answer that is passed on if there is neither permit nor time for another attempt.
+        let mut in_hand: Option<Reply> = None;
+        loop {
+            let permitted = self.permit().await;
+            if let (Err(_), Some(reply)) = (&permitted, in_hand.take()) {
+                return Ok(reply);
+            }
+            permitted?;
+            let result = self.attempt(&access).await;
+            let outcome = outcome(&result);
+            let decision = match self.relay.no_token_helps(self.request, &access, outcome, self.history.renewed) {
+                true => Next::PassOn,
+                false => next(&self.request.method, outcome, self.history),
+            };
+            match (decision, result) {
+                (Next::Renew, Ok(reply)) => match self.renew(&access).await? {
+                    Some(renewed) => access = renewed,
+                    None => return Ok(reply),
+                },
+                (Next::AskPlainly, Ok(_)) => self.history.asked_plainly = true,
+                (Next::Wait, Ok(reply)) => {
+                    self.history.waits += 1;
+                    if self.wait_until.is_none() {
+                        return Ok(reply);
+                    }
+                    in_hand = Some(reply);
+                }
+                (Next::Repeat(within), result) => {
+                    self.history.repeats += 1;
+                    let pause = within.mul_f64(fastrand::f64());
+                    if self.left() <= pause {
+                        return result.map_err(|failure| Refused::by_platform(&failure));
+                    }
+                    tokio::time::sleep(pause).await;
+                    in_hand = result.ok();
+                }
+                (_, result) => return result.map_err(|failure| Refused::by_platform(&failure)),
+            }
+        }
+    }
+
+    fn left(&self) -> Duration {
+        self.deadline.since(self.relay.now())
+    }
+
+    async fn access(&mut self) -> Result<Access> {
+        let started = self.relay.now();
+        let access = self.relay.app.tokens.access(&self.request.resource, self.deadline).await;
+        self.got_token(started, access.as_ref().ok());
+        access.map_err(|error| Refused::by_token(&error, self.relay.now()))
+    }
+
+    /// Another token, or none if the platform's 401 should be passed on.
+    async fn renew(&mut self, used: &Access) -> Result<Option<Access>> {
+        self.history.renewed = true;
+        let started = self.relay.now();
+        let access = self.relay.app.tokens.renew(&self.request.resource, used, self.deadline).await;
+        self.got_token(started, access.as_ref().ok());
+        match access {
+            Ok(access) => Ok(Some(access)),
+            Err(TokenError::RecentlyForced) => Ok(None),
+            Err(error) => Err(Refused::by_token(&error, self.relay.now())),
+        }
+    }
+
+    fn got_token(&mut self, started: Millis, access: Option<&Access>) {
+        self.course.token_ms += self.since(started);
+        self.course.generation = access.map(|a| a.generation).or(self.course.generation);
+    }
+
+    fn since(&self, started: Millis) -> u64 {
+        u64::try_from(self.relay.now().since(started).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// A permit that is still good, directly before the attempt that it is for.
+    async fn permit(&mut self) -> Result<()> {
+        let started = self.relay.now();
+        let permit = self.good_permit().await;
+        self.course.permit_ms += self.since(started);
+        self.usage = match &permit {
+            Ok(permit) => Some(permit.usage),
+            Err(refused) => refused.usage.or(self.usage.take()),
+        };
+        permit.map(|_| ())
+    }
+
+    async fn good_permit(&self) -> Result<Permit> {
+        for _ in 0..LATE_PERMITS {
+            if self.left().is_zero() {
+                return Err(Refused::by_deadline());
+            }
+            let Ok(permit) = tokio::time::timeout(self.left(), self.take()).await else {
+                return Err(Refused::by_deadline());
+            };
+            let permit = permit.map_err(|error| Refused::by_quota(error, self.relay.now()))?;
+            if self.relay.now() <= permit.send_by {
+                return Ok(permit);
+            }
+        }
+        Err(Refused::by_deadline())
+    }
+
+    /// The caller's own share first, so that who has used it up takes nothing from the others.
+    async fn take(&self) -> std::result::Result<Permit, QuotaError> {
+        let Relay { quota, .. } = self.relay;
+        let resource = &self.request.resource;
+        if let Some(share) = self.caller.requests_per_10s() {
+            quota.take_share(self.caller.id(), resource, share, self.wait_until).await?;
+        }
+        quota.take(resource, self.wait_until).await
+    }
+
+    async fn attempt(&mut self, access: &Access) -> std::result::Result<Reply, Failure> {
+        let request = self.request;
+        let url = target(&self.relay.app.config.api_url, &request.path, &request.query)
+            .map_err(|reason| Failure::NotSent(reason.to_string()))?;
+        let mut headers = headers::to_platform(&request.headers, &request.path);
+        if self.history.asked_plainly {
+            headers.remove(header::ACCEPT_ENCODING);
+        }
+        let (method, body, token) = (&request.method, request.body.clone(), &access.token);
+        let started = self.relay.now();
+        let result = Attempt { method, url, headers, body, token }.send(&self.relay.client, self.left()).await;
+        self.course.attempts += 1;
+        self.course.platform_ms += self.since(started);
+        if let Ok(reply) = &result {
+            self.observe(reply).await;
+        }
+        result
+    }
+
+    /// Lets the quota learn from an answer. The answer counts more than what could be learnt from it.
+    async fn observe(&mut self, reply: &Reply) {
+        let quota = &self.relay.quota;
+        let resource = &self.request.resource;
+        let learn = async {
+            quota.observe(resource, reply.status, &reply.headers).await?;
+            if reply.status == StatusCode::TOO_MANY_REQUESTS {
+                return quota.usage(resource).await.map(Some);
+            }
+            Ok(None)
+        };
+        match tokio::time::timeout(self.left(), learn).await {
+            Ok(Ok(usage)) => self.usage = usage.or(self.usage.take()),
+            Ok(Err(error)) => tracing::warn!(%resource, %error, "nothing was learnt from the platform's limits"),
+            Err(_) => tracing::warn!(%resource, "no time was left to learn from the platform's limits"),
+        }
+    }
+}
+
+fn outcome(result: &std::result::Result<Reply, Failure>) -> Outcome {
+    match result {
+        Ok(reply) => {
+            let encoding = reply.headers.get(header::CONTENT_ENCODING).map(|v| v.to_str().unwrap_or("unreadable"));
+            let reason = (reply.status == StatusCode::UNAUTHORIZED).then(|| Unauthorized::of(encoding, &reply.body));
+            Outcome::Answered(reply.status, reason)
+        }
+        Err(Failure::NotSent(_)) => Outcome::NotSent,
+        Err(Failure::Broken { .. }) => Outcome::Broken,
+        Err(Failure::TimedOut) => Outcome::TimedOut,
+        // It is there, only not here: a second time it would be as large.
+        Err(Failure::TooLarge(status)) => Outcome::Answered(*status, None),
+    }
+}

@@ -1,0 +1,309 @@
+//! Which headers go on, in both directions. What is not named here does not pass.
+//!
+//! So credentials, cookies, `Host`, hop-by-hop fields (RFC 9110 section 7.6.1), forwarding fields and CORS never do.
+
+use std::time::Duration;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use super::path::Path;
+use crate::clock::Millis;
+use crate::problem::Problem;
+use crate::quota::Usage;
+
+/// Says who made the answer.
+pub const SOURCE: HeaderName = HeaderName::from_static("relay-source");
+/// Lambda's id of the invocation.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("relay-request-id");
+/// When to come back, in milliseconds.
+pub const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("relay-retry-after-ms");
+/// How long the caller would wait for a permit, in milliseconds.
+pub const WAIT_MS: HeaderName = HeaderName::from_static("relay-wait-ms");
+/// The platform's API version.
+pub const VERSION: HeaderName = HeaderName::from_static("version");
+
+/// The platform's own names for what is left.
+mod limits {
+    use super::HeaderName;
+    pub(super) const MAX: HeaderName = HeaderName::from_static("x-ratelimit-max");
+    pub(super) const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+    pub(super) const INTERVAL: HeaderName = HeaderName::from_static("x-ratelimit-interval-milliseconds");
+    pub(super) const DAILY_MAX: HeaderName = HeaderName::from_static("x-ratelimit-limit-daily");
+    pub(super) const DAILY_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-daily-remaining");
+    pub(super) const DAILY_RESET: HeaderName = HeaderName::from_static("x-ratelimit-daily-reset");
+}
+
+/// From the caller to the platform. `channel` and `source` are the platform's own, sent by its SDKs.
+const TO_PLATFORM: [&str; 23] = [
+    "accept",
+    "accept-encoding",
+    "accept-language",
+    "channel",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "content-md5",
+    "content-type",
+    "idempotency-key",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "prefer",
+    "range",
+    "source",
+    "traceparent",
+    "tracestate",
+    "user-agent",
+    "version",
+    "x-request-id",
+];
+
+/// From the platform to the caller.
+const FROM_PLATFORM: [&str; 24] = [
+    "accept-ranges",
+    "age",
+    "allow",
+    "cache-control",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "content-location",
+    "content-range",
+    "content-type",
+    "deprecation",
+    "etag",
+    "expires",
+    "last-modified",
+    "link",
+    "location",
+    "retry-after",
+    "sunset",
+    "trace-id",
+    "traceid",
+    "vary",
+    "version",
+    "x-request-id",
+    "x-trace-id",
+];
+
+/// Path prefixes whose operations want the older version.
+const OLDER: [&str; 10] = [
+    "/agent-studio",
+    "/calendars",
+    "/conversation-ai",
+    "/conversations",
+    "/knowledge-base",
+    "/knowledge-bases",
+    "/links/search",
+    "/saas",
+    "/saas-api",
+    "/voice-ai",
+];
+
+/// The headers that the platform gets, but for `Authorization`.
+#[must_use]
+pub fn to_platform(caller: &HeaderMap, path: &Path) -> HeaderMap {
+    let mut headers = allowed(caller, &TO_PLATFORM);
+    headers.entry(VERSION).or_insert_with(|| HeaderValue::from_static(version(path)));
+    headers
+}
+
+/// The version that the platform's documents name for a path. `v3` cannot be told from the path: who wants it says so.
+#[must_use]
+pub fn version(path: &Path) -> &'static str {
+    let [segments, _] = path.readings();
+    let is_below = |prefix: &&str| {
+        let mut segments = segments.iter();
+        prefix[1..].split('/').all(|segment| segments.next().is_some_and(|s| s == segment))
+    };
+    if OLDER.iter().any(|prefix| is_below(&prefix)) { "2021-04-15" } else { "2021-07-28" }
+}
+
+/// The headers of a platform's answer that the caller gets. Its limits come with [`tighten`].
+#[must_use]
+pub fn from_platform(platform: &HeaderMap) -> HeaderMap {
+    allowed(platform, &FROM_PLATFORM)
+}
+
+fn allowed(from: &HeaderMap, names: &[&str]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in from {
+        if names.contains(&name.as_str()) {
+            headers.append(name.clone(), value.clone());
+        }
+    }
+    headers
+}
+
+/// Writes the platform's limit headers, each with the tighter of the platform's view and the relay's.
+pub fn tighten(headers: &mut HeaderMap, platform: &HeaderMap, usage: &Usage, interval: Duration, now: Millis) {
+    let theirs = |name: &HeaderName| platform.get(name)?.to_str().ok()?.trim().parse::<i64>().ok();
+    let tighter = |name: &HeaderName, ours: u32| {
+        let ours = i64::from(ours);
+        theirs(name).map_or(ours, |theirs| theirs.min(ours)).max(0)
+    };
+    let reset = i64::try_from(usage.daily.resets_at.since(now).as_millis()).unwrap_or(i64::MAX);
+    let interval = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX);
+    for (name, value) in [
+        (limits::MAX, tighter(&limits::MAX, usage.burst.limit)),
+        (limits::REMAINING, tighter(&limits::REMAINING, usage.burst.remaining)),
+        (limits::INTERVAL, theirs(&limits::INTERVAL).unwrap_or(interval)),
+        (limits::DAILY_MAX, tighter(&limits::DAILY_MAX, usage.daily.limit)),
+        (limits::DAILY_REMAINING, tighter(&limits::DAILY_REMAINING, usage.daily.remaining)),
+        (limits::DAILY_RESET, theirs(&limits::DAILY_RESET).unwrap_or(reset)),
+    ] {
+        headers.insert(name, value.into());
+    }
+}
+
+/// The platform's limits as they came, where the relay has no view of its own.
+pub fn repeat_limits(headers: &mut HeaderMap, platform: &HeaderMap) {
+    for (name, value) in platform.iter().filter(|(name, _)| name.as_str().starts_with("x-ratelimit-")) {
+        headers.append(name.clone(), value.clone());
+    }
+}
+
+/// Says when to come back, where the problem says it.
+pub fn retry_after(headers: &mut HeaderMap, problem: &Problem, now: Millis) {
+    if let Some((seconds, milliseconds)) = problem.retry_after(now) {
+        headers.insert(header::RETRY_AFTER, seconds.into());
+        headers.insert(RETRY_AFTER_MS, milliseconds.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::problem::Code;
+    use crate::quota::Meter;
+
+    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect()
+    }
+
+    fn path(text: &str) -> Path {
+        Path::parse(text).expect("a safe path")
+    }
+
+    #[test]
+    fn only_what_is_named_reaches_the_platform() {
+        let caller = map(&[
+            ("authorization", "Bearer caller-key"),
+            ("cookie", "a=b"),
+            ("host", "relay.example"),
+            ("connection", "keep-alive"),
+            ("transfer-encoding", "chunked"),
+            ("content-length", "7"),
+            ("expect", "100-continue"),
+            ("upgrade", "h2c"),
+            ("proxy-authorization", "x"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("forwarded", "for=1.2.3.4"),
+            ("via", "1.1 x"),
+            ("origin", "https://x"),
+            ("relay-wait-ms", "5"),
+            ("x-amzn-trace-id", "Root=1"),
+            ("x-http-method-override", "DELETE"),
+            ("x-original-url", "/oauth/token"),
+            ("content-type", "application/json"),
+            ("accept-encoding", "br"),
+            ("version", "v3"),
+        ]);
+        let expected = map(&[("content-type", "application/json"), ("accept-encoding", "br"), ("version", "v3")]);
+        assert_eq!(to_platform(&caller, &path("/contacts/")), expected);
+        let added = to_platform(&HeaderMap::new(), &path("/contacts/"));
+        assert_eq!(
+            added,
+            map(&[("version", "2021-07-28")]),
+            "no encoding is asked for that the caller did not ask for"
+        );
+    }
+
+    #[test]
+    fn only_what_is_named_comes_back() {
+        let platform = map(&[
+            ("content-type", "text/csv"),
+            ("content-encoding", "gzip"),
+            ("location", "/elsewhere"),
+            ("set-cookie", "a=b"),
+            ("access-control-allow-origin", "*"),
+            ("transfer-encoding", "chunked"),
+            ("connection", "close"),
+            ("server", "x"),
+            ("www-authenticate", "Bearer"),
+            ("relay-source", "relay"),
+            ("strict-transport-security", "x"),
+        ]);
+        let expected = map(&[("content-type", "text/csv"), ("content-encoding", "gzip"), ("location", "/elsewhere")]);
+        assert_eq!(from_platform(&platform), expected);
+    }
+
+    #[test]
+    fn every_published_operation_gets_its_version() {
+        let mut seen = 0;
+        for line in include_str!("operations.tsv").lines().skip(1) {
+            let mut fields = line.split('\t');
+            let (Some("v2"), _, Some(method), Some(template), _, Some(documented)) =
+                (fields.next(), fields.next(), fields.next(), fields.next(), fields.next(), fields.next())
+            else {
+                continue;
+            };
+            if !documented.starts_with("2021-") {
+                continue;
+            }
+            let path = path(&template.replace(['{', '}'], ""));
+            assert_eq!(version(&path), documented, "{method} {template}");
+            seen += 1;
+        }
+        assert!(seen > 500, "only {seen} operations were looked at");
+        assert_eq!(version(&path("/calendarsx")), "2021-07-28");
+    }
+
+    #[test]
+    fn the_tighter_view_of_each_limit_is_told() {
+        let usage = Usage {
+            burst: Meter { limit: 100, remaining: 40, resets_at: Millis(9_000) },
+            daily: Meter { limit: 200_000, remaining: 7, resets_at: Millis(61_000) },
+        };
+        let tell = |platform: &HeaderMap| {
+            let mut headers = HeaderMap::new();
+            tighten(&mut headers, platform, &usage, Duration::from_secs(10), Millis(1_000));
+            headers
+        };
+        let ours = map(&[
+            ("x-ratelimit-max", "100"),
+            ("x-ratelimit-remaining", "40"),
+            ("x-ratelimit-interval-milliseconds", "10000"),
+            ("x-ratelimit-limit-daily", "200000"),
+            ("x-ratelimit-daily-remaining", "7"),
+            ("x-ratelimit-daily-reset", "60000"),
+        ]);
+        assert_eq!(tell(&HeaderMap::new()), ours);
+        let theirs = map(&[
+            ("x-ratelimit-max", "25"),
+            ("x-ratelimit-remaining", "99"),
+            ("x-ratelimit-interval-milliseconds", "20000"),
+            ("x-ratelimit-limit-daily", "nonsense"),
+            ("x-ratelimit-daily-remaining", "-3"),
+            ("x-ratelimit-daily-reset", "5"),
+        ]);
+        let both = map(&[
+            ("x-ratelimit-max", "25"),
+            ("x-ratelimit-remaining", "40"),
+            ("x-ratelimit-interval-milliseconds", "20000"),
+            ("x-ratelimit-limit-daily", "200000"),
+            ("x-ratelimit-daily-remaining", "0"),
+            ("x-ratelimit-daily-reset", "5"),
+        ]);
+        assert_eq!(tell(&theirs), both);
+    }
+
+    #[test]
+    fn seconds_are_rounded_up_and_milliseconds_exact() {
+        let mut headers = HeaderMap::new();
+        retry_after(&mut headers, &Problem::new(Code::BurstLimited, "").retry_at(Millis(2_001)), Millis(1_000));
+        assert_eq!(headers, map(&[("retry-after", "2"), ("relay-retry-after-ms", "1001")]));
+    }
+}

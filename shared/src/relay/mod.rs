@@ -1,0 +1,213 @@
+//! The relay: a request that its caller may send goes to the platform with a token and a permit.
+//!
+//! Pure: [`path`], [`headers`], [`retry`]. One attempt: [`upstream`]. Together: [`Relay::call`].
+
+pub mod answer;
+mod call;
+pub mod headers;
+pub mod path;
+pub mod refused;
+pub mod request;
+pub mod retry;
+pub mod upstream;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::app::{App, StartError};
+use crate::caller::{Authorized, Callers, Visible};
+use crate::clock::Millis;
+use crate::http_client;
+use crate::quota::{Meter, Quota, Usage};
+use crate::resource::Resource;
+use crate::secrets::Secret;
+use crate::token::Access;
+use answer::{Answer, Source};
+use call::{Call, Course};
+use refused::Refused;
+use request::Request;
+use retry::{Outcome, Unauthorized};
+use upstream::Reply;
+
+/// How many resources are remembered whose 401 no renewal helps.
+const REMEMBERED: usize = 1_000;
+
+/// The relay's operation. One a process.
+pub struct Relay {
+    app: App,
+    quota: Quota,
+    callers: Secret<Callers>,
+    client: reqwest::Client,
+    /// The token (epoch and generation) that answered with a 401 of unknown text although it had just been renewed.
+    not_helped: Mutex<HashMap<Resource, (u64, u64)>>,
+}
+
+/// What a call has from the event that brought it.
+#[derive(Clone, Debug)]
+pub struct Invocation {
+    /// Lambda's id of the invocation.
+    pub request_id: String,
+    /// X-Ray's trace.
+    pub trace_id: Option<String>,
+    /// When the answer must be on its way.
+    pub deadline: Millis,
+}
+
+impl Relay {
+    /// A relay with connections of its own.
+    ///
+    /// # Errors
+    /// [`StartError::Http`].
+    pub fn new(app: App) -> Result<Self, StartError> {
+        // The configuration of the relay always names the callers' secret.
+        let id = app.config.callers_secret_id.clone().unwrap_or_default();
+        let secrets = aws_sdk_secretsmanager::Client::new(&app.aws);
+        Ok(Self {
+            quota: app.quota.clone(),
+            callers: Secret::new(secrets, id, app.clock.clone(), Callers::parse),
+            client: http_client::relayed()?,
+            not_helped: Mutex::default(),
+            app,
+        })
+    }
+
+    /// The present instant, as the relay sees it.
+    #[must_use]
+    pub fn now(&self) -> Millis {
+        self.app.clock.now()
+    }
+
+    /// Who may call. A change of the secret is noticed within a minute.
+    ///
+    /// # Errors
+    /// A secret that cannot be read.
+    pub async fn callers(&self) -> Result<Arc<Callers>, Refused> {
+        self.callers.get().await.map_err(|error| Refused::by_secret(&error, self.now()))
+    }
+
+    /// Sends a request: a token, a permit as late as possible, an attempt, and what [`retry`] says. There is always an
+    /// answer, at the latest at the invocation's deadline.
+    pub async fn call(&self, authorized: &Authorized, invocation: &Invocation) -> Answer {
+        let started = self.now();
+        let mut call = Call::new(self, authorized, invocation.deadline);
+        let result = call.run().await;
+        let now = self.now();
+        let mut answer = match &result {
+            Ok(reply) => Answer::of_platform(reply),
+            Err(refused) => Answer::refused(refused, now),
+        };
+        let platform = result.as_ref().map(|reply| reply.headers.clone()).unwrap_or_default();
+        match &call.usage {
+            Some(usage) => {
+                headers::tighten(&mut answer.headers, &platform, usage, self.app.config.limits.interval, now);
+                self.say_when(&mut answer, result.as_ref().ok(), usage, now);
+            }
+            None => headers::repeat_limits(&mut answer.headers, &platform),
+        }
+        log(authorized, invocation, &result, &call.course, now.since(started).as_millis());
+        answer.stamped(&invocation.request_id)
+    }
+
+    /// A 429 of the platform says when to come back only if it does so by itself; the quota knows.
+    fn say_when(&self, answer: &mut Answer, reply: Option<&Reply>, usage: &Usage, now: Millis) {
+        if reply.is_none_or(|reply| reply.status != StatusCode::TOO_MANY_REQUESTS) {
+            return;
+        }
+        let meter = if usage.daily.remaining == 0 { &usage.daily } else { &usage.burst };
+        let left = now.max(meter.resets_at).since(now).max(std::time::Duration::from_millis(1));
+        let milliseconds = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        answer.headers.entry(http::header::RETRY_AFTER).or_insert_with(|| milliseconds.div_ceil(1000).into());
+        answer.headers.insert(headers::RETRY_AFTER_MS, milliseconds.into());
+    }
+
+    /// How an installation and its limits stand. Takes no permit.
+    pub async fn status(&self, visible: &Visible, invocation: &Invocation) -> Answer {
+        let answer = match self.standing(visible.resource()).await {
+            Ok(document) => Answer::json(&document),
+            Err(refused) => return self.refuse(&refused, invocation),
+        };
+        answer.stamped(&invocation.request_id)
+    }
+
+    /// The answer to what never became a call. What came in is not logged: it has not been checked.
+    pub fn refuse(&self, refused: &Refused, invocation: &Invocation) -> Answer {
+        let (code, cause) = (refused.problem.code, refused.cause.as_deref());
+        tracing::info!(
+            request_id = invocation.request_id,
+            trace_id = invocation.trace_id,
+            source = Source::Relay.as_str(),
+            status = code.status().as_u16(),
+            outcome = code.as_str(),
+            cause,
+            "refused"
+        );
+        Answer::refused(refused, self.now()).stamped(&invocation.request_id)
+    }
+
+    async fn standing(&self, resource: &Resource) -> Result<Value, Refused> {
+        let standing = self.app.tokens.standing(resource).await.map_err(|e| Refused::by_token(&e, self.now()))?;
+        let usage = self.quota.usage(resource).await.map_err(|e| Refused::by_store(&e, self.now()))?;
+        let meter = |meter: &Meter| json!({"limit": meter.limit, "remaining": meter.remaining, "resets_at": meter.resets_at.rfc3339()});
+        Ok(json!({
+            "resource": resource,
+            "status": standing.status.as_str(),
+            "token_expires_at": standing.token_expires_at.map(Millis::rfc3339),
+            "quota": {"burst": meter(&usage.burst), "daily": meter(&usage.daily)},
+        }))
+    }
+
+    /// Whether a 401 of unknown text came although the token had just been renewed because of one. It is remembered
+    /// with the token, so that the next call does not renew it in vain again.
+    fn no_token_helps(&self, request: &Request, used: &Access, outcome: Outcome, renewed: bool) -> bool {
+        let Outcome::Answered(_, Some(Unauthorized::Unknown)) = outcome else { return false };
+        let lineage = (used.epoch, used.generation);
+        let mut not_helped = self.not_helped.lock().unwrap_or_else(PoisonError::into_inner);
+        if renewed {
+            if not_helped.len() >= REMEMBERED {
+                not_helped.clear();
+            }
+            not_helped.insert(request.resource.clone(), lineage);
+        }
+        not_helped.get(&request.resource) == Some(&lineage)
+    }
+}
+
+/// One line a call: who, what and how long, never with which query, headers or body.
+fn log(
+    authorized: &Authorized,
+    invocation: &Invocation,
+    result: &Result<Reply, Refused>,
+    course: &Course,
+    total_ms: u128,
+) {
+    let request = authorized.request();
+    let (source, status, outcome, cause) = match result {
+        Ok(reply) => (Source::Platform, reply.status, "answered", None),
+        Err(refused) => {
+            let code = refused.problem.code;
+            (Source::Relay, code.status(), code.as_str(), refused.cause.as_deref())
+        }
+    };
+    tracing::info!(
+        request_id = invocation.request_id,
+        trace_id = invocation.trace_id,
+        resource = %request.resource,
+        caller = authorized.caller().id(),
+        method = request.method.as_str(),
+        path = request.path.as_str(),
+        source = source.as_str(),
+        status = status.as_u16(),
+        outcome,
+        cause,
+        attempts = course.attempts,
+        generation = course.generation,
+        token_ms = course.token_ms,
+        permit_ms = course.permit_ms,
+        platform_ms = course.platform_ms,
+        total_ms = u64::try_from(total_ms).unwrap_or(u64::MAX),
+        "relayed"
+    );
+}

@@ -1,0 +1,395 @@
+//! Paths and queries that cannot lead away from the platform's API.
+//!
+//! A legal path goes on byte for byte. What two programs could read differently is refused: dot segments, empty
+//! segments, backslashes and control characters, encoded any number of times.
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use url::Url;
+
+/// The longest path, in bytes. API Gateway allows 10,240 for request line and headers together.
+const LONGEST_PATH: usize = 2_048;
+/// The longest query, in bytes.
+const LONGEST_QUERY: usize = 8_192;
+/// How often an escape may itself be escaped. No client means more.
+const DECODINGS: usize = 4;
+
+/// What stands for itself in a path: `pchar` and `/` (RFC 3986 section 3.3), and the escapes that are there already.
+const OUTSIDE_PATH: AsciiSet = NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b'!')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'\'')
+    .remove(b'(')
+    .remove(b')')
+    .remove(b'*')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b';')
+    .remove(b'=')
+    .remove(b':')
+    .remove(b'@')
+    .remove(b'/')
+    .remove(b'%');
+
+/// Why a path or query is not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unsafe {
+    /// It does not begin with `/`.
+    #[error("the path must begin with /")]
+    NotAbsolute,
+    /// The first segment looks like part of a host name.
+    #[error("the first segment of the path must not begin with @ or .")]
+    LikeAnAuthority,
+    /// Over the limit.
+    #[error("the path or query is too long")]
+    TooLong,
+    /// `//`.
+    #[error("the path has an empty segment")]
+    EmptySegment,
+    /// `.` or `..`.
+    #[error("the path has a dot segment")]
+    DotSegment,
+    /// A backslash, which some programs read as `/`.
+    #[error("the path has a backslash")]
+    Backslash,
+    /// A control character.
+    #[error("the path or query has a control character")]
+    Control,
+    /// `?` or `#`, which end a path.
+    #[error("the path has a ? or #; the query has a place of its own")]
+    Delimiter,
+    /// `#` in a query.
+    #[error("the query has a #")]
+    Fragment,
+    /// `%` that begins no escape.
+    #[error("the path has a % without two hex digits")]
+    BrokenEscape,
+    /// Escapes of escapes of escapes.
+    #[error("the path is escaped too many times over")]
+    TooDeep,
+    /// The URL that came out is not below the platform's. Unreachable by the rules above, and checked nevertheless.
+    #[error("the path leads away from the platform")]
+    Elsewhere,
+}
+
+/// A path of the platform that means the same to everybody who reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Path {
+    wire: String,
+    readings: [Vec<String>; 2],
+}
+
+impl Path {
+    /// Reads a path as a client wrote it or as API Gateway passes it on, which may have removed one layer of escapes.
+    /// A character that cannot stand in a path is escaped; nothing else is touched.
+    ///
+    /// # Errors
+    /// [`Unsafe`].
+    pub fn parse(raw: &str) -> Result<Self, Unsafe> {
+        if raw.len() > LONGEST_PATH {
+            return Err(Unsafe::TooLong);
+        }
+        if raw.contains(['?', '#']) {
+            return Err(Unsafe::Delimiter);
+        }
+        expect_whole_escapes(raw)?;
+        let mut decoded = raw.to_owned();
+        expect_unambiguous(&decoded)?;
+        for round in 0.. {
+            let next = percent_decode_str(&decoded).decode_utf8_lossy().into_owned();
+            if next == decoded {
+                break;
+            }
+            if round == DECODINGS {
+                return Err(Unsafe::TooDeep);
+            }
+            expect_unambiguous(&next)?;
+            decoded = next;
+        }
+        let as_sent = raw.split('/').map(fully_decoded).filter(|segment| !segment.is_empty()).collect();
+        let as_decoded = decoded.split('/').filter(|segment| !segment.is_empty()).map(str::to_owned).collect();
+        let wire = utf8_percent_encode(raw, &OUTSIDE_PATH).to_string();
+        Ok(Self { wire, readings: [as_sent, as_decoded] })
+    }
+
+    /// The path as it is sent.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.wire
+    }
+
+    /// The decoded segments in the two ways in which routers read a path: cut first and then decoded, or decoded and
+    /// then cut. They differ where a slash is escaped. A slash at the end leaves no segment.
+    #[must_use]
+    pub fn readings(&self) -> &[Vec<String>; 2] {
+        &self.readings
+    }
+}
+
+fn expect_whole_escapes(raw: &str) -> Result<(), Unsafe> {
+    let bytes = raw.as_bytes();
+    let broken = |at: usize| !bytes.get(at + 1..at + 3).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit));
+    let escapes = bytes.iter().enumerate().filter(|(_, b)| **b == b'%');
+    if escapes.map(|(at, _)| at).any(broken) { Err(Unsafe::BrokenEscape) } else { Ok(()) }
+}
+
+/// Holds for the path as sent and for each of its decodings.
+fn expect_unambiguous(path: &str) -> Result<(), Unsafe> {
+    if path.contains(char::is_control) {
+        return Err(Unsafe::Control);
+    }
+    if path.contains('\\') {
+        return Err(Unsafe::Backslash);
+    }
+    let rest = path.strip_prefix('/').ok_or(Unsafe::NotAbsolute)?;
+    let inner = rest.strip_suffix('/').unwrap_or(rest);
+    if rest == "/" || (!inner.is_empty() && inner.split('/').any(str::is_empty)) {
+        return Err(Unsafe::EmptySegment);
+    }
+    // `..;x` is a dot segment to servers that cut off path parameters.
+    let meaning = |segment: &str| segment.split(';').next().unwrap_or_default().trim().to_owned();
+    if inner.split('/').map(meaning).any(|segment| segment == "." || segment == "..") {
+        return Err(Unsafe::DotSegment);
+    }
+    if rest.starts_with(['@', '.']) { Err(Unsafe::LikeAnAuthority) } else { Ok(()) }
+}
+
+fn fully_decoded(segment: &str) -> String {
+    let mut decoded = segment.to_owned();
+    for _ in 0..DECODINGS {
+        decoded = percent_decode_str(&decoded).decode_utf8_lossy().into_owned();
+    }
+    decoded
+}
+
+/// A query without its question mark, in the client's own bytes.
+///
+/// Two exceptions, both of the URL standard's making: what cannot stand in a query (such as a space) is escaped, and
+/// `'` is sent as `%27`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Query(Option<String>);
+
+impl Query {
+    /// # Errors
+    /// [`Unsafe::TooLong`], [`Unsafe::Control`] or [`Unsafe::Fragment`].
+    pub fn parse(raw: &str) -> Result<Self, Unsafe> {
+        if raw.len() > LONGEST_QUERY {
+            return Err(Unsafe::TooLong);
+        }
+        if raw.contains(char::is_control) {
+            return Err(Unsafe::Control);
+        }
+        if raw.contains('#') {
+            return Err(Unsafe::Fragment);
+        }
+        Ok(Self((!raw.is_empty()).then(|| raw.to_owned())))
+    }
+
+    /// Makes a query of names and values, in their order, each escaped (RFC 3986 section 2.1).
+    ///
+    /// # Errors
+    /// [`Unsafe::TooLong`].
+    pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, Unsafe> {
+        const OUTSIDE_VALUE: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+        let escaped = |text: &'a str| utf8_percent_encode(text, &OUTSIDE_VALUE);
+        let pairs: Vec<_> = pairs.into_iter().map(|(n, v)| format!("{}={}", escaped(n), escaped(v))).collect();
+        Self::parse(&pairs.join("&"))
+    }
+
+    /// The query, if there is one.
+    #[must_use]
+    pub fn as_str(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+}
+
+/// The platform's URL for a path and query.
+///
+/// # Errors
+/// [`Unsafe::Elsewhere`] if scheme, host, port or path are not those expected.
+pub fn target(base: &Url, path: &Path, query: &Query) -> Result<Url, Unsafe> {
+    let wanted = format!("{}{}", base.path().trim_end_matches('/'), path.as_str());
+    let mut url =
+        Url::parse(&format!("{}{wanted}", base.origin().ascii_serialization())).map_err(|_| Unsafe::Elsewhere)?;
+    url.set_query(query.as_str());
+    let same_origin = url.scheme() == base.scheme() && url.host() == base.host() && url.port() == base.port();
+    let no_user = url.username().is_empty() && url.password().is_none();
+    if same_origin && no_user && url.path() == wanted && url.fragment().is_none() {
+        Ok(url)
+    } else {
+        Err(Unsafe::Elsewhere)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sent(path: &str, query: &str) -> Result<String, Unsafe> {
+        let base = Url::parse("https://platform.example:8443/base/").expect("a URL");
+        target(&base, &Path::parse(path)?, &Query::parse(query)?).map(String::from)
+    }
+
+    #[test]
+    fn legal_paths_and_queries_keep_their_bytes() {
+        for (path, query) in [
+            ("/contacts/", ""),
+            ("/contacts", "limit=20&tag=a&tag=b"),
+            ("/contacts/a%20b", "q=a%20b+c%2Fd&empty=&bare&x=%E4%BD%A0"),
+            ("/contacts/a%2Fb", "q=%27&r=a/b?c:d@e"),
+            ("/a:b@c!$&'()*+,;=~-._/d", "q=!$()*+,;[]{}|`^"),
+            ("/contacts/%ff", "q=%ff"),
+            ("/a%2520b", "q=%2520"),
+            ("/", "?double"),
+            ("/x/..y/z..", "q=../.."),
+        ] {
+            let expected =
+                format!("https://platform.example:8443/base{path}{}{query}", if query.is_empty() { "" } else { "?" });
+            assert_eq!(sent(path, query), Ok(expected), "{path}?{query}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_stand_in_a_path_or_query_is_escaped() {
+        assert_eq!(sent("/a b/ä\"<>^`{|}[]", "q=a b&r=ä'\"<>"), Ok("https://platform.example:8443/base/a%20b/%C3%A4%22%3C%3E%5E%60%7B%7C%7D%5B%5D?q=a%20b&r=%C3%A4%27%22%3C%3E".into()));
+    }
+
+    #[test]
+    fn each_way_out_is_closed() {
+        use Unsafe::*;
+        let overlong = "/".to_owned() + &"a".repeat(LONGEST_PATH);
+        for (path, expected) in [
+            ("", NotAbsolute),
+            ("e", NotAbsolute),
+            ("@e", NotAbsolute),
+            (".e", NotAbsolute),
+            (":8080/e", NotAbsolute),
+            ("https://evil.example/", NotAbsolute),
+            ("/https://evil.example/", EmptySegment),
+            ("//e", EmptySegment),
+            ("//", EmptySegment),
+            ("/a//b", EmptySegment),
+            ("/a//", EmptySegment),
+            ("/a%2f%2fb", EmptySegment),
+            ("/%2fe", EmptySegment),
+            ("/\\e", Backslash),
+            ("/%5ce", Backslash),
+            ("/%255ce", Backslash),
+            ("/\te", Control),
+            ("\t/e", Control),
+            ("/a%09b", Control),
+            ("/a%00", Control),
+            ("/a\0", Control),
+            ("/a%250d%250aHost:x", Control),
+            ("/a\r\nHost: x", Control),
+            ("/@e", LikeAnAuthority),
+            ("/%40e", LikeAnAuthority),
+            ("/.e", LikeAnAuthority),
+            ("/..", DotSegment),
+            ("/.", DotSegment),
+            ("/a/../b", DotSegment),
+            ("/a/./b", DotSegment),
+            ("/a/..", DotSegment),
+            ("/a/%2e%2e/b", DotSegment),
+            ("/a/.%2E/b", DotSegment),
+            ("/a/..%2fb", DotSegment),
+            ("/a/%252e%252e/b", DotSegment),
+            ("/a/%25252e%25252e/b", DotSegment),
+            ("/a/..;x=1/b", DotSegment),
+            ("/a/..%20/b", DotSegment),
+            ("/a?b", Delimiter),
+            ("/a#b", Delimiter),
+            ("/a%", BrokenEscape),
+            ("/a%2", BrokenEscape),
+            ("/a%zz", BrokenEscape),
+            ("/%252525252525", TooDeep),
+            (&overlong, TooLong),
+        ] {
+            assert_eq!(Path::parse(path), Err(expected), "{path:?}");
+        }
+        for (query, expected) in
+            [("a#b", Fragment), ("a\r\nb", Control), ("a\0", Control), (&*"a".repeat(LONGEST_QUERY + 1), TooLong)]
+        {
+            assert_eq!(Query::parse(query), Err(expected), "{query:?}");
+        }
+    }
+
+    #[test]
+    fn pairs_are_escaped_in_their_order() {
+        let query = Query::from_pairs([("tag", "a b"), ("tag", "c&d=e"), ("ü", "#")]).expect("short");
+        assert_eq!(query.as_str(), Some("tag=a%20b&tag=c%26d%3De&%C3%BC=%23"));
+        assert_eq!(Query::from_pairs([]), Ok(Query(None)));
+    }
+
+    fn hostile() -> impl Strategy<Value = String> {
+        let pieces = prop::sample::select(vec![
+            "/",
+            "//",
+            "\\",
+            "..",
+            ".",
+            "%2e",
+            "%2f",
+            "%5c",
+            "%25",
+            "%00",
+            "\t",
+            "\0",
+            "@",
+            ":",
+            "evil.example",
+            "?",
+            "#",
+            "a",
+            "ä",
+            "%C3",
+            ";",
+            " ",
+            "[",
+            "]",
+            "|",
+            "base",
+            "oauth",
+            "\u{2028}",
+            "\u{ff0f}",
+            "\u{ad}",
+        ]);
+        prop_oneof![prop::collection::vec(pieces, 0..12).prop_map(|p| p.concat()), "\\PC*", any::<String>()]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+        /// Whatever comes in, what goes out is the platform's, below its base, and read alike by who reads it again.
+        #[test]
+        fn nothing_leads_elsewhere(path in hostile(), slash in any::<bool>(), query in hostile()) {
+            for base in ["https://platform.example:8443/base/", "https://platform.example", "http://[::1]:9/a/b"] {
+                let base = Url::parse(base).expect("a URL");
+                let path = if slash { format!("/{path}") } else { path.clone() };
+                let (Ok(path), Ok(query)) = (Path::parse(&path), Query::parse(&query)) else { continue };
+                let url = target(&base, &path, &query).expect("a safe path stays where it is");
+                prop_assert_eq!((url.scheme(), url.host(), url.port()), (base.scheme(), base.host(), base.port()));
+                prop_assert!(url.path().starts_with(base.path()));
+                prop_assert_eq!(url.fragment(), None);
+                prop_assert!(url.username().is_empty() && url.password().is_none());
+                prop_assert!(url.as_str().bytes().all(|b| b.is_ascii_graphic()));
+                let again = Path::parse(path.as_str()).expect("what is sent is safe");
+                prop_assert_eq!(again.as_str(), path.as_str());
+                let dots = |s: &String| s == "." || s == "..";
+                prop_assert!(!again.readings().iter().flatten().any(dots));
+            }
+        }
+
+        #[test]
+        fn a_path_of_legal_characters_is_kept(path in "(/[a-zA-Z0-9_~!$&'()*+,;=:-]{1,12}){1,6}/?") {
+            let parsed = Path::parse(&path).expect("legal");
+            prop_assert_eq!(parsed.as_str(), &path);
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! What a caller wants to be sent.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method};
+
+use super::path::{Path, Query};
+use crate::caller::METHODS;
+use crate::resource::Resource;
+
+/// One request for the platform, in the caller's terms. Its parts are checked, its sender is not.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// For whom: this decides token and quota.
+    pub resource: Resource,
+    /// One of those that are relayed.
+    pub method: Method,
+    /// Where to.
+    pub path: Path,
+    /// With which query.
+    pub query: Query,
+    /// All headers of the caller; the allow-list comes later.
+    pub headers: HeaderMap,
+    /// The body, untouched; nothing if it is empty.
+    pub body: Bytes,
+    /// How long the caller would wait for a permit.
+    pub wait: Duration,
+}
+
+impl Request {
+    /// A request without query, headers or body.
+    #[must_use]
+    pub fn new(resource: Resource, method: Method, path: Path) -> Self {
+        Self {
+            resource,
+            method,
+            path,
+            query: Query::default(),
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            wait: Duration::ZERO,
+        }
+    }
+}
+
+/// The method of this name, if it is one that is relayed.
+#[must_use]
+pub fn method(name: &str) -> Option<Method> {
+    METHODS.into_iter().find(|method| method.as_str() == name)
+}

@@ -1,0 +1,250 @@
+//! What follows an attempt. Pure: the operation does what is decided here.
+//!
+//! The platform has no idempotency keys, so nothing is sent twice that may have been carried out, but for GET and
+//! HEAD. A 401 or a 429 was not carried out.
+
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use serde::Deserialize;
+
+/// How often a failed attempt of any one kind is repeated.
+const REPEATS: u8 = 2;
+/// The largest body in which the reason of a 401 is looked for, in bytes.
+const REASON_LIMIT: usize = 16 * 1024;
+
+/// What a 401 of the platform is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unauthorized {
+    /// The token is expired or not one: another one helps.
+    Token,
+    /// Scope, class of token, version header: no token of this installation helps.
+    NotTheToken,
+    /// A text that is not known: another token may help, once.
+    Unknown,
+    /// The text is compressed, as the caller asked, and so cannot be read here.
+    Unreadable,
+}
+
+impl Unauthorized {
+    /// Reads the reason of a 401. `encoding` is the answer's `Content-Encoding`.
+    #[must_use]
+    pub fn of(encoding: Option<&str>, body: &[u8]) -> Self {
+        if encoding.is_some_and(|e| !e.trim().is_empty() && !e.trim().eq_ignore_ascii_case("identity")) {
+            return Self::Unreadable;
+        }
+        if body.len() > REASON_LIMIT {
+            return Self::Unknown;
+        }
+        let text = serde_json::from_slice::<Reason>(body)
+            .map_or_else(|_| String::from_utf8_lossy(body).into_owned(), Reason::text)
+            .to_lowercase();
+        Self::of_text(text.trim())
+    }
+
+    /// The platform's texts, verbatim but for case; see the tests.
+    fn of_text(text: &str) -> Self {
+        const NOT_THE_TOKEN: [&str; 5] = [
+            "the token is not authorized for this scope",
+            "this authclass type is not allowed to access this scope",
+            "token's user type mismatch",
+            "version header was not found",
+            "version header is invalid",
+        ];
+        if NOT_THE_TOKEN.iter().any(|known| text.starts_with(known)) {
+            return Self::NotTheToken;
+        }
+        let names_token = text.contains("token") || text.contains("jwt");
+        if text == "invalid jwt" || (names_token && text.contains("expired")) { Self::Token } else { Self::Unknown }
+    }
+}
+
+#[derive(Deserialize)]
+struct Reason {
+    message: Option<Message>,
+    error_description: Option<String>,
+    error: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Message {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Reason {
+    fn text(self) -> String {
+        match self.message {
+            Some(Message::One(text)) => text,
+            Some(Message::Several(texts)) => texts.join(" "),
+            None => self.error_description.or(self.error).unwrap_or_default(),
+        }
+    }
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// There was no connection, so nothing was sent.
+    NotSent,
+    /// The connection broke: it is not known what the platform did.
+    Broken,
+    /// The time was up: it is not known what the platform did.
+    TimedOut,
+    /// An answer; a 401 with its reason.
+    Answered(StatusCode, Option<Unauthorized>),
+}
+
+/// What has been done about earlier attempts of the same request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    /// Another token was fetched.
+    pub renewed: bool,
+    /// The request was sent without `Accept-Encoding`.
+    pub asked_plainly: bool,
+    /// Attempts repeated because of the connection or a 5xx.
+    pub repeats: u8,
+    /// Attempts repeated because of a 429.
+    pub waits: u8,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Give the caller the answer, or the failure if there is none.
+    PassOn,
+    /// Fetch another token, and send the request again with it.
+    Renew,
+    /// Send it again without `Accept-Encoding`, to be able to read the reason.
+    AskPlainly,
+    /// Send it again once the quota permits, if that is within what the caller would wait.
+    Wait,
+    /// Send it again after a random time up to this.
+    Repeat(Duration),
+}
+
+/// Decides what follows an attempt.
+#[must_use]
+pub fn next(method: &Method, outcome: Outcome, history: History) -> Next {
+    let repeat = |allowed: bool| {
+        let within = Duration::from_millis(100 << history.repeats.min(8));
+        if allowed && history.repeats < REPEATS { Next::Repeat(within) } else { Next::PassOn }
+    };
+    let reads_only = method == Method::GET || method == Method::HEAD;
+    match outcome {
+        Outcome::NotSent => repeat(true),
+        Outcome::Broken => repeat(reads_only),
+        Outcome::TimedOut => Next::PassOn,
+        Outcome::Answered(StatusCode::UNAUTHORIZED, reason) => match reason {
+            Some(Unauthorized::Token | Unauthorized::Unknown) if !history.renewed => Next::Renew,
+            Some(Unauthorized::Unreadable) if !history.asked_plainly => Next::AskPlainly,
+            _ => Next::PassOn,
+        },
+        Outcome::Answered(StatusCode::TOO_MANY_REQUESTS, _) if history.waits < REPEATS => Next::Wait,
+        Outcome::Answered(
+            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT,
+            _,
+        ) => repeat(reads_only),
+        Outcome::Answered(..) => Next::PassOn,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_of_a_401_is_read() {
+        use Unauthorized::*;
+        let message = |text: &str| serde_json::json!({"statusCode": 401, "message": text}).to_string();
+        let cases = [
+            ("an expired or garbled token", None, message("Invalid JWT"), Token),
+            ("an expired token in other words", None, message("The access token has expired."), Token),
+            ("the same about the JWT", None, message("jwt expired"), Token),
+            ("a missing scope", None, message("The token is not authorized for this scope."), NotTheToken),
+            (
+                "a company's token on a location's route",
+                None,
+                message(
+                    "This authClass type is not allowed to access this scope. Please verify your IAM configuration if this is not the case.",
+                ),
+                NotTheToken,
+            ),
+            ("the wrong class", None, message("Token's user type mismatch!"), NotTheToken),
+            ("no version", None, message("version header was not found."), NotTheToken),
+            ("a wrong version", None, message("version header is invalid"), NotTheToken),
+            ("another text", None, message("Unauthorized"), Unknown),
+            ("something else that expired", None, message("the trial has expired"), Unknown),
+            ("several messages", None, r#"{"message":["Invalid JWT"]}"#.to_owned(), Token),
+            (
+                "an OAuth error",
+                None,
+                r#"{"error":"invalid_token","error_description":"token expired"}"#.to_owned(),
+                Token,
+            ),
+            ("no JSON", None, "Invalid JWT\n".to_owned(), Token),
+            ("HTML", None, "<html>".to_owned(), Unknown),
+            ("nothing", None, String::new(), Unknown),
+            ("a message of another type", None, r#"{"message":{"a":1}}"#.to_owned(), Unknown),
+            ("compressed", Some("gzip"), "\x1f".to_owned(), Unreadable),
+            ("said to be plain", Some("Identity"), message("Invalid JWT"), Token),
+            ("too long to be a reason", None, message(&"token expired ".repeat(2_000)), Unknown),
+        ];
+        for (name, encoding, body, expected) in cases {
+            assert_eq!(Unauthorized::of(encoding, body.as_bytes()), expected, "{name}");
+        }
+        assert_eq!(Unauthorized::of(None, &[0xff, 0xfe]), Unknown, "not text at all");
+    }
+
+    #[test]
+    fn each_outcome_has_its_consequence() {
+        use Outcome::*;
+        let fresh = History::default();
+        let renewed = History { renewed: true, ..fresh };
+        let plain = History { asked_plainly: true, ..fresh };
+        let once = History { repeats: 1, ..fresh };
+        let twice = History { repeats: 2, ..fresh };
+        let waited = History { waits: 2, ..fresh };
+        let (get, head, post, put, delete) = (Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE);
+        let ms = Duration::from_millis;
+        let answered = |status: u16| Answered(StatusCode::from_u16(status).expect("a status"), None);
+        let refused = |reason| Answered(StatusCode::UNAUTHORIZED, Some(reason));
+        let cases = [
+            ("not sent: any method again", &post, NotSent, fresh, Next::Repeat(ms(100))),
+            ("and again, later", &post, NotSent, once, Next::Repeat(ms(200))),
+            ("not a third time", &post, NotSent, twice, Next::PassOn),
+            ("a read that broke", &get, Broken, fresh, Next::Repeat(ms(100))),
+            ("a HEAD that broke", &head, Broken, once, Next::Repeat(ms(200))),
+            ("a read that broke too often", &get, Broken, twice, Next::PassOn),
+            ("a POST that broke may have been carried out", &post, Broken, fresh, Next::PassOn),
+            ("so may a PUT", &put, Broken, fresh, Next::PassOn),
+            ("and a DELETE", &delete, Broken, fresh, Next::PassOn),
+            ("out of time", &get, TimedOut, fresh, Next::PassOn),
+            ("502 to a read", &get, answered(502), fresh, Next::Repeat(ms(100))),
+            ("503 to a read", &get, answered(503), fresh, Next::Repeat(ms(100))),
+            ("504 to a read", &get, answered(504), once, Next::Repeat(ms(200))),
+            ("504 to a read, too often", &get, answered(504), twice, Next::PassOn),
+            ("503 to a POST", &post, answered(503), fresh, Next::PassOn),
+            ("500 is an answer", &get, answered(500), fresh, Next::PassOn),
+            ("400 is an answer", &get, answered(400), fresh, Next::PassOn),
+            ("a redirect is an answer", &get, answered(302), fresh, Next::PassOn),
+            ("403 is an answer", &get, answered(403), fresh, Next::PassOn),
+            ("200", &post, answered(200), fresh, Next::PassOn),
+            ("a dead token", &post, refused(Unauthorized::Token), fresh, Next::Renew),
+            ("a dead token after repeats", &get, refused(Unauthorized::Token), twice, Next::Renew),
+            ("a dead token again", &post, refused(Unauthorized::Token), renewed, Next::PassOn),
+            ("a scope", &get, refused(Unauthorized::NotTheToken), fresh, Next::PassOn),
+            ("an unknown reason", &get, refused(Unauthorized::Unknown), fresh, Next::Renew),
+            ("an unknown reason again", &get, refused(Unauthorized::Unknown), renewed, Next::PassOn),
+            ("a compressed reason", &post, refused(Unauthorized::Unreadable), fresh, Next::AskPlainly),
+            ("compressed although not asked for", &post, refused(Unauthorized::Unreadable), plain, Next::PassOn),
+            ("a dead token, asked plainly", &post, refused(Unauthorized::Token), plain, Next::Renew),
+            ("too many", &post, answered(429), fresh, Next::Wait),
+            ("too many, although twice waited for", &post, answered(429), waited, Next::PassOn),
+        ];
+        for (name, method, outcome, history, expected) in cases {
+            assert_eq!(next(method, outcome, history), expected, "{name}");
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! One attempt: a request to the platform and its whole answer, within a time and a size.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use reqwest::{Client, Response};
+use url::Url;
+
+use crate::redacted::Redacted;
+
+/// The largest body that an answer can have, in bytes: what Lambda carries (6 MB) less some room for headers.
+/// A body that is no text grows by a third on top, which is seen when it is encoded.
+pub const LARGEST_BODY: usize = 6 * 1024 * 1024 - 16 * 1024;
+
+/// What is sent.
+#[derive(Debug)]
+pub struct Attempt<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// Where to; made by [`super::path::target`].
+    pub url: Url,
+    /// Everything but `Authorization`.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Bytes,
+    /// The bearer token.
+    pub token: &'a Redacted,
+}
+
+/// The platform's answer.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// Its status.
+    pub status: StatusCode,
+    /// All its headers.
+    pub headers: HeaderMap,
+    /// Its body as sent, encoded or not.
+    pub body: Bytes,
+}
+
+/// Why there is no answer. The texts hold no URL.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// No connection: nothing was sent.
+    #[error("no connection: {0}")]
+    NotSent(String),
+    /// The connection broke; where the status was there already, it is here.
+    #[error("the connection broke: {cause}")]
+    Broken {
+        /// What the HTTP client says.
+        cause: String,
+        /// The status, if only the body is missing.
+        status: Option<StatusCode>,
+    },
+    /// Not within the time.
+    #[error("no answer in time")]
+    TimedOut,
+    /// The body is larger than [`LARGEST_BODY`].
+    #[error("the answer is too large")]
+    TooLarge(StatusCode),
+}
+
+impl Attempt<'_> {
+    /// Sends it, once.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn send(self, client: &Client, time: Duration) -> Result<Reply, Failure> {
+        tokio::time::timeout(time, self.send_untimed(client)).await.map_err(|_| Failure::TimedOut)?
+    }
+
+    async fn send_untimed(self, client: &Client) -> Result<Reply, Failure> {
+        let mut bearer = HeaderValue::try_from(format!("Bearer {}", self.token.expose()))
+            .map_err(|_| Failure::NotSent("the token has a character that no header may have".into()))?;
+        bearer.set_sensitive(true);
+        let mut request =
+            client.request(self.method.clone(), self.url).headers(self.headers).header(AUTHORIZATION, bearer);
+        // A method that is expected to have a body says `Content-Length: 0` (RFC 9110 section 8.6).
+        let expects_body = [Method::POST, Method::PUT, Method::PATCH].contains(self.method);
+        if !self.body.is_empty() {
+            request = request.body(self.body);
+        } else if expects_body {
+            request = request.header(CONTENT_LENGTH, 0);
+        }
+        let response = request.send().await.map_err(|e| failure(e, None))?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = body(response).await?;
+        Ok(Reply { status, headers, body })
+    }
+}
+
+async fn body(mut response: Response) -> Result<Bytes, Failure> {
+    let status = response.status();
+    let too_large = || Failure::TooLarge(status);
+    let announced = response.content_length().unwrap_or(0);
+    if announced > LARGEST_BODY as u64 {
+        return Err(too_large());
+    }
+    let mut body = BytesMut::new();
+    while let Some(chunk) = response.chunk().await.map_err(|e| failure(e, Some(status)))? {
+        if body.len() + chunk.len() > LARGEST_BODY {
+            return Err(too_large());
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body.freeze())
+}
+
+/// A server that closes before reading the request and one that closes after give the same error; only a failure to
+/// connect means that nothing was sent.
+fn failure(error: reqwest::Error, status: Option<StatusCode>) -> Failure {
+    let not_sent = error.is_connect() || error.is_builder();
+    // The URL may hold a customer's data in its query.
+    let cause = chain(&error.without_url());
+    if not_sent { Failure::NotSent(cause) } else { Failure::Broken { cause, status } }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(error.source(), |e| e.source());
+    sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Answers one connection with these bytes and closes it. Gives back what it was sent.
+    async fn serve(answer: Vec<u8>) -> (Url, tokio::task::JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let served = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let mut seen = Vec::new();
+            while !complete(&seen) && stream.read_buf(&mut seen).await.is_ok_and(|n| n > 0) {}
+            // The client may have hung up on an answer that is too large.
+            let _ = stream.write_all(&answer).await;
+            String::from_utf8_lossy(&seen).into_owned()
+        });
+        (Url::parse(&format!("http://{address}/a/%20b?q='%2F+")).expect("a URL"), served)
+    }
+
+    /// Whether the head and as much body as it announces is there.
+    fn complete(seen: &[u8]) -> bool {
+        let text = String::from_utf8_lossy(seen).to_lowercase();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+        let announced = head.split_once("content-length: ").and_then(|(_, n)| n.lines().next()?.parse().ok());
+        body.len() >= announced.unwrap_or(0)
+    }
+
+    async fn attempt(url: Url, method: Method, body: &'static str) -> Result<Reply, Failure> {
+        let client = crate::http_client::relayed().expect("a client");
+        let token = Redacted::from("the-token");
+        let attempt = Attempt { method: &method, url, headers: HeaderMap::new(), body: body.into(), token: &token };
+        attempt.send(&client, Duration::from_secs(5)).await
+    }
+
+    #[tokio::test]
+    async fn bytes_go_both_ways_unchanged() {
+        let (url, served) =
+            serve(b"HTTP/1.1 302 Found\r\nlocation: /x\r\ncontent-encoding: gzip\r\ncontent-length: 4\r\n\r\n\x1f\x8b\x00\xff".into()).await;
+        let reply = attempt(url, Method::POST, r#"{"a" : 1}"#).await.expect("an answer");
+        assert_eq!((reply.status.as_u16(), &reply.body[..]), (302, &b"\x1f\x8b\x00\xff"[..]));
+        assert_eq!(reply.headers["location"], "/x");
+        let seen = served.await.expect("served");
+        assert!(seen.starts_with("POST /a/%20b?q=%27%2F+ HTTP/1.1\r\n"), "{seen}");
+        assert!(seen.contains("authorization: Bearer the-token\r\n"), "{seen}");
+        assert!(!seen.contains("accept-encoding"), "{seen}");
+        assert!(seen.ends_with("\r\n\r\n{\"a\" : 1}"), "{seen}");
+    }
+
+    #[tokio::test]
+    async fn a_method_without_body_announces_none_unless_one_is_expected() {
+        for (method, announced) in [(Method::GET, false), (Method::DELETE, false), (Method::POST, true)] {
+            let (url, served) = serve(b"HTTP/1.1 204 No Content\r\n\r\n".into()).await;
+            assert!(attempt(url, method.clone(), "").await.expect("an answer").body.is_empty());
+            let seen = served.await.expect("served").to_lowercase();
+            assert_eq!(seen.contains("content-length: 0"), announced, "{method}: {seen}");
+        }
+    }
+
+    #[tokio::test]
+    async fn failures_are_told_apart() {
+        let closed = TcpListener::bind("127.0.0.1:0").await.expect("a free port").local_addr().expect("bound");
+        let nobody = Url::parse(&format!("http://{closed}/?secret=1")).expect("a URL");
+        let failure = attempt(nobody, Method::GET, "").await.expect_err("nobody listens");
+        assert!(matches!(&failure, Failure::NotSent(cause) if !cause.contains("secret")), "{failure:?}");
+
+        let (url, _served) = serve(Vec::new()).await;
+        let failure = attempt(url, Method::GET, "").await.expect_err("closed without a word");
+        assert!(matches!(failure, Failure::Broken { status: None, .. }), "{failure:?}");
+
+        let (url, _served) = serve(b"HTTP/1.1 201 Created\r\ncontent-length: 9\r\n\r\nhalf".into()).await;
+        let failure = attempt(url, Method::POST, "").await.expect_err("half an answer");
+        assert!(matches!(failure, Failure::Broken { status: Some(StatusCode::CREATED), .. }), "{failure:?}");
+    }
+
+    #[tokio::test]
+    async fn a_body_is_bounded_whether_announced_or_not() {
+        for head in ["content-length: 7000000", "connection: close"] {
+            let mut answer = format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n").into_bytes();
+            answer.resize(7_000_000, b'a');
+            let (url, _served) = serve(answer).await;
+            let failure = attempt(url, Method::GET, "").await.expect_err("too large");
+            assert!(matches!(failure, Failure::TooLarge(StatusCode::OK)), "{head}: {failure:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn silence_ends_with_the_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = Url::parse(&format!("http://{}/", listener.local_addr().expect("bound"))).expect("a URL");
+        let (client, token) = (crate::http_client::relayed().expect("a client"), Redacted::from("t"));
+        let attempt =
+            Attempt { method: &Method::GET, url, headers: HeaderMap::new(), body: Bytes::new(), token: &token };
+        let failure = attempt.send(&client, Duration::from_millis(50)).await.expect_err("nobody answers");
+        assert!(matches!(failure, Failure::TimedOut), "{failure:?}");
+    }
+}

@@ -1,0 +1,183 @@
+//! Real engines: DynamoDB embedded in the test's own process, and DynamoDB Local where Java and its jar are at hand.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::config::interceptors::BeforeTransmitInterceptorContextRef;
+use aws_sdk_dynamodb::config::{BehaviorVersion, ConfigBag, Credentials, Intercept, Region, RuntimeComponents};
+use aws_sdk_dynamodb::error::BoxError;
+use aws_sdk_dynamodb::types::{AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType};
+use shared::table::Table;
+use tokio::net::TcpListener;
+
+/// Where a table can live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// dynoxide, on an in-memory `SQLite`.
+    Embedded,
+    /// AWS's own test double.
+    Local,
+}
+
+/// A running engine. Dropping it stops it.
+#[derive(Debug)]
+pub struct Engine {
+    address: SocketAddr,
+    _process: Option<Process>,
+    _shutdown: Option<tokio::sync::oneshot::Sender<()>>,
+}
+
+#[derive(Debug)]
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Requests that were sent to an engine, SDK-internal retries included.
+#[derive(Clone, Debug, Default)]
+pub struct Calls(Arc<AtomicUsize>);
+
+impl Calls {
+    /// How many so far.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+impl Intercept for Calls {
+    fn name(&self) -> &'static str {
+        "Calls"
+    }
+
+    fn read_before_transmit(
+        &self,
+        _: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+impl Engine {
+    /// Starts an engine. `None`, with a line that names `test`, where DynamoDB Local is not to be had.
+    ///
+    /// # Panics
+    /// If an engine that is there does not start, or if none is there though `CI=true`.
+    pub async fn start(kind: Kind, test: &str) -> Option<Self> {
+        match kind {
+            Kind::Embedded => Some(Self::embedded().await),
+            Kind::Local => {
+                let Some(folder) = local_folder() else {
+                    assert!(!in_ci(), "{test} needs DynamoDB Local, and CI has to have it");
+                    report_skip(test);
+                    return None;
+                };
+                Some(Self::local(&folder).await)
+            }
+        }
+    }
+
+    async fn embedded() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let database = dynoxide::Database::memory().expect("a database in memory");
+        let (shutdown, stopped) = tokio::sync::oneshot::channel::<()>();
+        tokio::spawn(async move {
+            let stopped = async {
+                let _ = stopped.await;
+            };
+            dynoxide::server::serve_with_shutdown(listener, database, stopped).await
+        });
+        Self { address, _process: None, _shutdown: Some(shutdown) }
+    }
+
+    async fn local(folder: &Path) -> Self {
+        // Nobody can hand DynamoDB Local a bound socket, so the port is free a moment before.
+        let address = {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+            listener.local_addr().expect("an address")
+        };
+        let child = Command::new("java")
+            .current_dir(folder)
+            .args(["-Djava.library.path=./DynamoDBLocal_lib", "-jar", "DynamoDBLocal.jar", "-inMemory", "-port"])
+            .arg(address.port().to_string())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("java starts");
+        let engine = Self { address, _process: Some(Process(child)), _shutdown: None };
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        while tokio::net::TcpStream::connect(address).await.is_err() {
+            assert!(tokio::time::Instant::now() < deadline, "DynamoDB Local does not listen");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        engine
+    }
+
+    /// A client of its own, as a process has one, and the count of what it sends.
+    #[must_use]
+    pub fn client(&self) -> (Client, Calls) {
+        let calls = Calls::default();
+        let config = aws_sdk_dynamodb::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new("us-east-1"))
+            .credentials_provider(Credentials::new("test", "test", None, None, "test"))
+            .endpoint_url(format!("http://{}", self.address))
+            .interceptor(calls.clone())
+            .build();
+        (Client::from_conf(config), calls)
+    }
+
+    /// A table of its own, with a partition key only.
+    ///
+    /// # Panics
+    /// If the engine does not create it.
+    pub async fn table(&self) -> Table {
+        let name = format!("it-{:016x}", fastrand::u64(..));
+        let (client, _) = self.client();
+        let key = KeySchemaElement::builder().attribute_name("pk").key_type(KeyType::Hash).build();
+        let attribute =
+            AttributeDefinition::builder().attribute_name("pk").attribute_type(ScalarAttributeType::S).build();
+        client
+            .create_table()
+            .table_name(&name)
+            .billing_mode(BillingMode::PayPerRequest)
+            .key_schema(key.expect("a key"))
+            .attribute_definitions(attribute.expect("an attribute"))
+            .send()
+            .await
+            .expect("a table");
+        Table { client, name: name.into() }
+    }
+}
+
+fn local_folder() -> Option<PathBuf> {
+    let folder = variable("DYNAMODB_LOCAL_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/dynamodb-local"), PathBuf::from);
+    folder.join("DynamoDBLocal.jar").exists().then_some(folder)
+}
+
+fn in_ci() -> bool {
+    variable("CI").is_some_and(|ci| ci == "true")
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+#[expect(clippy::print_stdout, reason = "a test that did not run says so")]
+fn report_skip(test: &str) {
+    println!("skipped: {test} (no DynamoDB Local: set DYNAMODB_LOCAL_DIR)");
+}
