@@ -126,6 +126,12 @@ impl Engine {
         engine
     }
 
+    /// Base URL.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
     /// A client of its own, as a process has one, and the count of what it sends.
     #[must_use]
     pub fn client(&self) -> (Client, Calls) {
@@ -134,7 +140,7 @@ impl Engine {
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new("us-east-1"))
             .credentials_provider(Credentials::new("test", "test", None, None, "test"))
-            .endpoint_url(format!("http://{}", self.address))
+            .endpoint_url(self.url())
             .interceptor(calls.clone())
             .build();
         (Client::from_conf(config), calls)

@@ -1,3 +1,5 @@
 //! Test support.
 
 pub mod dynamo;
+pub mod proxy;
+pub mod world;
