@@ -54,7 +54,7 @@ impl Listener {
 
     async fn uninstall(&self, resource: &Resource, at: Option<Millis>) -> Result<Acknowledgement, Refusal> {
         let now = self.app.clock.now();
-        // An instant that is still to come would also undo the installations until then.
+        // The platform's clock may be ahead of ours; nothing is stored that is still to come.
         let at = at.map_or(now, |at| at.min(now));
         match self.app.installations.uninstall(resource, at).await {
             Ok(Uninstalled::Done) => Ok(Acknowledgement::Stored),

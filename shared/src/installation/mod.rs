@@ -191,7 +191,7 @@ impl Installations {
                 if stored.committed_by.as_deref() == Some(new.attempt.as_str()) {
                     return Ok(());
                 }
-                if stored.revoked_at.is_some_and(|at| at >= new.installed_at) {
+                if stored.revoked_at.is_some_and(|at| at > new.installed_at) {
                     tracing::warn!(resource = %new.resource, "an install that was uninstalled before it could be stored");
                     return Ok(());
                 }

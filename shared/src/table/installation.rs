@@ -492,10 +492,11 @@ impl Table {
         let mut write = set_pair(self.update(new.resource), pair);
         for (name, value) in optional {
             if let Some(value) = value {
-                // Behind a `#`, because `scope` is one of DynamoDB's reserved words.
+                // `scope` is a reserved word of DynamoDB.
                 update.extend([", #", name, " = :", name]);
-                write = write.expression_attribute_names(format!("#{name}"), name);
-                write = write.expression_attribute_values(format!(":{name}"), s(value));
+                write = write
+                    .expression_attribute_names(format!("#{name}"), name)
+                    .expression_attribute_values(format!(":{name}"), s(value));
             }
         }
         update.push_str(" REMOVE attempt, lease_ends_at, alternate, revoked_at, forced_at, expires_at");
