@@ -9,7 +9,8 @@ macro_rules! stories {
             async fn $name() {
                 let name = concat!(module_path!(), "::", stringify!($name));
                 let world = it::world::World::start(it::dynamo::Kind::Embedded, name).await;
-                super::$name(world.expect("the embedded engine is always there")).await;
+                let story = super::$name(world.expect("the embedded engine is always there"));
+                crate::told(story).await;
             })*
         }
         mod local {
@@ -17,7 +18,7 @@ macro_rules! stories {
             async fn $name() {
                 let name = concat!(module_path!(), "::", stringify!($name));
                 if let Some(world) = it::world::World::start(it::dynamo::Kind::Local, name).await {
-                    super::$name(world).await;
+                    crate::told(super::$name(world)).await;
                 }
             })*
         }
@@ -34,3 +35,9 @@ mod rescue;
 mod schedule;
 mod sealing;
 mod store;
+
+/// Tells a story to its end, which a lost token or a stopped clock must not put off for ever.
+async fn told(story: impl Future<Output = ()>) {
+    let told = tokio::time::timeout(std::time::Duration::from_mins(2), story).await;
+    assert!(told.is_ok(), "the story does not end");
+}
