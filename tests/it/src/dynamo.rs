@@ -126,6 +126,12 @@ impl Engine {
         engine
     }
 
+    /// Base URL, for `AWS_ENDPOINT_URL_DYNAMODB`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
     /// A client of its own, as a process has one, and the count of what it sends.
     #[must_use]
     pub fn client(&self) -> (Client, Calls) {
