@@ -4,6 +4,7 @@
 //! decide; operations do what was decided, each change one conditional write; the functions translate events.
 
 pub mod app;
+pub mod aws_error;
 pub mod caller;
 pub mod clock;
 pub mod config;

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_secretsmanager::Client;
-use aws_sdk_secretsmanager::error::DisplayErrorContext;
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
+use crate::aws_error::describe;
 use crate::clock::{Clock, Millis};
 use crate::redacted::Redacted;
 
@@ -127,13 +127,8 @@ impl<T> Secret<T> {
 
     async fn read(&self) -> Result<T, SecretError> {
         let unavailable = |reason: String| SecretError::Unavailable { id: self.id.clone(), reason };
-        let answer = self
-            .client
-            .get_secret_value()
-            .secret_id(&self.id)
-            .send()
-            .await
-            .map_err(|e| unavailable(DisplayErrorContext(&e).to_string()))?;
+        let answer =
+            self.client.get_secret_value().secret_id(&self.id).send().await.map_err(|e| unavailable(describe(&e)))?;
         let text = answer.secret_string().ok_or_else(|| unavailable("it has no SecretString".into()))?;
         (self.parse)(text).map_err(|reason| SecretError::Malformed { id: self.id.clone(), reason })
     }

@@ -9,7 +9,7 @@ use futures_util::{StreamExt as _, stream};
 use lambda_runtime::LambdaEvent;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
-use shared::caller::{Callers, Identity};
+use shared::caller::{Authorized, Caller, Identity};
 use shared::problem::{Code, Problem};
 use shared::relay::answer::{Answer, Source};
 use shared::relay::path::{Path, Query};
@@ -42,7 +42,7 @@ struct Marks {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object with resource, method and path")]
 struct Written {
     resource: Resource,
     method: String,
@@ -120,8 +120,8 @@ impl Direct<'_> {
     async fn relayed(&self, request: &RawValue) -> Result<Answer, Refused> {
         let request = read(request)?;
         let callers = self.relay.callers().await?;
-        let caller = authenticate(&callers, self.arn)?;
-        let authorized = caller.authorize(request)?;
+        let caller = callers.authenticate(Identity::Invocation(self.arn))?;
+        let authorized = authorize(caller, request)?;
         Ok(self.relay.call(&authorized, self.invocation).await)
     }
 
@@ -130,8 +130,10 @@ impl Direct<'_> {
     }
 }
 
-fn authenticate(callers: &Callers, arn: &str) -> Result<shared::caller::Caller, Refused> {
-    Ok(callers.authenticate(Identity::Invocation(arn))?)
+/// Allows a request, or refuses it with the caller's name for the log.
+pub(crate) fn authorize(caller: Caller, request: Request) -> Result<Authorized, Refused> {
+    let (id, resource) = (caller.id().to_owned(), request.resource.clone());
+    caller.authorize(request).map_err(|reason| Refused::by_permissions(reason, &id, &resource))
 }
 
 fn invalid(detail: &str) -> Problem {

@@ -20,7 +20,7 @@ use shared::relay::request::{self, Request};
 use shared::relay::{Invocation, Relay};
 use shared::resource::{Kind, Resource};
 
-use crate::direct::{header_texts, raw};
+use crate::direct::{authorize, header_texts, raw};
 use crate::event::Event;
 use crate::gateway::{Door, HttpEvent, Route, invalid};
 use crate::size::{Room, too_large};
@@ -59,16 +59,19 @@ async fn relayed(relay: &Relay, json: &str, arn: &str, invocation: &Invocation) 
         Route::Relay { door, kind, id, path } => {
             let caller = authenticate(&callers, door, &event)?;
             let (resource, path) = (resource(kind, id)?, Path::parse(path)?);
-            let authorized = caller.authorize(request(resource, path, event)?)?;
+            let authorized = authorize(caller, request(resource, path, event)?)?;
             Ok(relay.call(&authorized, invocation).await)
         }
         Route::Status { door, kind, id } => {
             let caller = authenticate(&callers, door, &event)?;
-            let resource = resource(kind, id)?;
+            let (resource, id) = (resource(kind, id)?, caller.id().to_owned());
             if event.method() != Method::GET {
                 return Err(invalid("a path of the platform is missing; without one only GET is answered").into());
             }
-            Ok(relay.status(&caller.authorize_status(resource)?, invocation).await)
+            let visible = caller
+                .authorize_status(resource.clone())
+                .map_err(|reason| Refused::by_permissions(reason, &id, &resource))?;
+            Ok(relay.status(&visible, invocation).await)
         }
         Route::Api => {
             authenticate(&callers, Door::Key, &event)?;

@@ -54,3 +54,23 @@ fn readable(mut invocation: LambdaInvocation) -> LambdaInvocation {
     }
     invocation
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_json_becomes_an_event_that_can_be_answered() {
+        for (body, expected) in [
+            (&b"{\"a\": 1}"[..], &b"{\"a\": 1}"[..]),
+            (b"", b"null"),
+            (b"{bad", b"null"),
+            (b"{} {}", b"null"),
+            (b"\"\xff\"", b"null"),
+        ] {
+            let (parts, ()) = ::http::Response::new(()).into_parts();
+            let invocation = LambdaInvocation { parts, body: body.into(), context: lambda_runtime::Context::default() };
+            assert_eq!(readable(invocation).body, expected, "{body:?}");
+        }
+    }
+}

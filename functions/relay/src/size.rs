@@ -43,3 +43,23 @@ pub fn too_large(status: ::http::StatusCode) -> Problem {
         .with("limit_bytes", LARGEST_ANSWER)
         .with("platform_status", status.as_u16())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(length: usize) -> Box<RawValue> {
+        RawValue::from_string(format!("\"{}\"", "a".repeat(length - 2))).expect("a string")
+    }
+
+    #[test]
+    fn answers_are_taken_until_the_room_is_used_up() {
+        let (half, rest) = (text(LARGEST_ANSWER / 2), text(LARGEST_ANSWER / 2 - 2));
+        let room = Room::for_one();
+        assert!(room.takes(&half));
+        assert!(!room.takes(&half), "with its comma it is a byte too long");
+        assert!(room.takes(&rest), "what does not fit takes no room");
+        assert!(!room.takes(&text(2)));
+        assert!(!Room::for_batch().takes(&text(LARGEST_ANSWER - 1)), "refusals must fit, too");
+    }
+}

@@ -59,7 +59,7 @@ enum ResourcePattern {
 pub enum Identity<'a> {
     /// The value of the `Authorization` header, if there is one.
     Bearer(Option<&'a str>),
-    /// The ARN that API Gateway's AWS_IAM authorizer found, if it ran.
+    /// The ARN that API Gateway's `AWS_IAM` authorizer found, if it ran.
     Principal(Option<&'a str>),
     /// The ARN that a direct invocation was sent to.
     Invocation(&'a str),
@@ -281,12 +281,13 @@ mod tests {
     use super::*;
 
     const KEY: &str = "a-caller-key";
+    // printf %s a-caller-key | sha256sum
+    const KEY_SHA256: &str = "54a36547385eeb6bbb9b6d494306732da043fedd0270f19c4d8f364d4bb770b4";
 
     fn callers() -> Callers {
-        let hex: String = digest(&SHA256, KEY.as_bytes()).as_ref().iter().map(|b| format!("{b:02x}")).collect();
         Callers::parse(&format!(
             r#"{{"callers":[{{"id":"free","principals":["arn:aws:sts::1:assumed-role/free/*"]}},
-            {{"id":"billing","keys_sha256":["{}","{hex}"],"aliases":["billing"],"principals":["arn:aws:sts::1:assumed-role/billing/*"],
+            {{"id":"billing","keys_sha256":["{}","{KEY_SHA256}"],"aliases":["billing"],"principals":["arn:aws:sts::1:assumed-role/billing/*"],
               "resources":["location:L1","company:*"],"methods":["GET"],"paths":["/contacts/*/notes","/contacts/"]}}]}}"#,
             "00".repeat(32)
         ))

@@ -168,7 +168,7 @@ mod tests {
     fn each_fault_is_named_and_no_key_repeated() {
         let key = "00".repeat(32);
         for (json, word) in [
-            ("".to_owned(), "callers"),
+            (String::new(), "callers"),
             (r#"{"callers":[{"id":"a","path":["/a"]}]}"#.to_owned(), "`path`"),
             (r#"{"callers":[{"id":"a","keys_sha256":"hush-hush"}]}"#.to_owned(), "documented form"),
             (r#"{"callers":[{}]}"#.to_owned(), "`id`"),

@@ -84,7 +84,7 @@ mod tests {
         let lower = learnt(25, 10, 10_000).under(CEILINGS);
         assert_eq!((lower.burst, lower.daily), (25, 10_000));
         assert_eq!(learnt(500, 5, 900_000).under(CEILINGS), CEILINGS);
-        assert_eq!(learnt(100, 60, 200_000).under(CEILINGS).interval, Duration::from_secs(60));
+        assert_eq!(learnt(100, 60, 200_000).under(CEILINGS).interval, Duration::from_mins(1));
     }
 
     #[test]

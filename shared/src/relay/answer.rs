@@ -69,7 +69,9 @@ impl Answer {
     pub fn refusal(problem: &Problem, now: Millis) -> Self {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        headers::retry_after(&mut headers, problem, now);
+        if let Some(at) = problem.retry_at {
+            headers::retry_after(&mut headers, at, now);
+        }
         if problem.code == Code::Unauthenticated {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }

@@ -69,10 +69,8 @@ impl<'a> Call<'a> {
             permitted?;
             let result = self.attempt(&access).await;
             let outcome = outcome(&result);
-            let decision = match self.relay.no_token_helps(self.request, &access, outcome, self.history.renewed) {
-                true => Next::PassOn,
-                false => next(&self.request.method, outcome, self.history),
-            };
+            let in_vain = self.relay.no_token_helps(self.request, &access, outcome, self.history.renewed);
+            let decision = if in_vain { Next::PassOn } else { next(&self.request.method, outcome, self.history) };
             match (decision, result) {
                 (Next::Renew, Ok(reply)) => match self.renew(&access).await? {
                     Some(renewed) => access = renewed,

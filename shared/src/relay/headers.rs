@@ -8,7 +8,6 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::path::Path;
 use crate::clock::Millis;
-use crate::problem::Problem;
 use crate::quota::Usage;
 
 /// Says who made the answer.
@@ -114,11 +113,11 @@ pub fn to_platform(caller: &HeaderMap, path: &Path) -> HeaderMap {
 #[must_use]
 pub fn version(path: &Path) -> &'static str {
     let [segments, _] = path.readings();
-    let is_below = |prefix: &&str| {
+    let is_below = |prefix: &str| {
         let mut segments = segments.iter();
         prefix[1..].split('/').all(|segment| segments.next().is_some_and(|s| s == segment))
     };
-    if OLDER.iter().any(|prefix| is_below(&prefix)) { "2021-04-15" } else { "2021-07-28" }
+    if OLDER.iter().any(|prefix| is_below(prefix)) { "2021-04-15" } else { "2021-07-28" }
 }
 
 /// The headers of a platform's answer that the caller gets. Its limits come with [`tighten`].
@@ -165,18 +164,16 @@ pub fn repeat_limits(headers: &mut HeaderMap, platform: &HeaderMap) {
     }
 }
 
-/// Says when to come back, where the problem says it.
-pub fn retry_after(headers: &mut HeaderMap, problem: &Problem, now: Millis) {
-    if let Some((seconds, milliseconds)) = problem.retry_after(now) {
-        headers.insert(header::RETRY_AFTER, seconds.into());
-        headers.insert(RETRY_AFTER_MS, milliseconds.into());
-    }
+/// Says when to come back: in whole seconds, rounded up and at least 1 (RFC 9110 section 10.2.3), and in milliseconds.
+pub fn retry_after(headers: &mut HeaderMap, at: Millis, now: Millis) {
+    let milliseconds = u64::try_from(at.since(now).as_millis()).unwrap_or(u64::MAX);
+    headers.insert(header::RETRY_AFTER, milliseconds.div_ceil(1_000).max(1).into());
+    headers.insert(RETRY_AFTER_MS, milliseconds.into());
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::problem::Code;
     use crate::quota::Meter;
 
     fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -302,8 +299,12 @@ mod tests {
 
     #[test]
     fn seconds_are_rounded_up_and_milliseconds_exact() {
-        let mut headers = HeaderMap::new();
-        retry_after(&mut headers, &Problem::new(Code::BurstLimited, "").retry_at(Millis(2_001)), Millis(1_000));
-        assert_eq!(headers, map(&[("retry-after", "2"), ("relay-retry-after-ms", "1001")]));
+        for (at, seconds, milliseconds) in
+            [(2_001, "2", "1001"), (2_000, "1", "1000"), (1_000, "1", "0"), (0, "1", "0")]
+        {
+            let mut headers = HeaderMap::new();
+            retry_after(&mut headers, Millis(at), Millis(1_000));
+            assert_eq!(headers, map(&[("retry-after", seconds), ("relay-retry-after-ms", milliseconds)]), "{at}");
+        }
     }
 }

@@ -103,7 +103,7 @@ impl Relay {
         match &call.usage {
             Some(usage) => {
                 headers::tighten(&mut answer.headers, &platform, usage, self.app.config.limits.interval, now);
-                self.say_when(&mut answer, result.as_ref().ok(), usage, now);
+                Self::say_when(&mut answer, result.as_ref().ok(), usage, now);
             }
             None => headers::repeat_limits(&mut answer.headers, &platform),
         }
@@ -112,15 +112,13 @@ impl Relay {
     }
 
     /// A 429 of the platform says when to come back only if it does so by itself; the quota knows.
-    fn say_when(&self, answer: &mut Answer, reply: Option<&Reply>, usage: &Usage, now: Millis) {
-        if reply.is_none_or(|reply| reply.status != StatusCode::TOO_MANY_REQUESTS) {
+    fn say_when(answer: &mut Answer, reply: Option<&Reply>, usage: &Usage, now: Millis) {
+        let silent = !answer.headers.contains_key(http::header::RETRY_AFTER);
+        if !silent || reply.is_none_or(|reply| reply.status != StatusCode::TOO_MANY_REQUESTS) {
             return;
         }
         let meter = if usage.daily.remaining == 0 { &usage.daily } else { &usage.burst };
-        let left = now.max(meter.resets_at).since(now).max(std::time::Duration::from_millis(1));
-        let milliseconds = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-        answer.headers.entry(http::header::RETRY_AFTER).or_insert_with(|| milliseconds.div_ceil(1000).into());
-        answer.headers.insert(headers::RETRY_AFTER_MS, milliseconds.into());
+        headers::retry_after(&mut answer.headers, meter.resets_at, now);
     }
 
     /// How an installation and its limits stand. Takes no permit.

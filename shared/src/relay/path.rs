@@ -321,6 +321,15 @@ mod tests {
     }
 
     #[test]
+    fn a_path_that_slipped_through_is_stopped_at_the_url() {
+        let base = Url::parse("https://platform.example").expect("a URL");
+        for wire in ["@evil.example/", ".evil.example/", ":8443/", "/a/../b", "/\\b", "/a#b", "/a?b"] {
+            let unchecked = Path { wire: wire.to_owned(), readings: [Vec::new(), Vec::new()] };
+            assert_eq!(target(&base, &unchecked, &Query::default()), Err(Unsafe::Elsewhere), "{wire}");
+        }
+    }
+
+    #[test]
     fn pairs_are_escaped_in_their_order() {
         let query = Query::from_pairs([("tag", "a b"), ("tag", "c&d=e"), ("ü", "#")]).expect("short");
         assert_eq!(query.as_str(), Some("tag=a%20b&tag=c%26d%3De&%C3%BC=%23"));

@@ -9,6 +9,7 @@ use crate::caller::{Forbidden, Unauthenticated};
 use crate::clock::Millis;
 use crate::problem::{Code, Problem};
 use crate::quota::{LimitKind, QuotaError, Usage};
+use crate::resource::Resource;
 use crate::secrets::SecretError;
 use crate::table::StoreError;
 use crate::token::TokenError;
@@ -20,7 +21,7 @@ const SOON: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Refused {
     /// What the caller is told.
-    pub problem: Problem,
+    pub problem: Box<Problem>,
     /// What the log is told, where that is more.
     pub cause: Option<String>,
     /// What is left of the resource's limits, where that is why.
@@ -29,7 +30,7 @@ pub struct Refused {
 
 impl Refused {
     fn because(problem: Problem, cause: &impl Display) -> Self {
-        Self { problem, cause: Some(cause.to_string()), usage: None }
+        Self { problem: problem.into(), cause: Some(cause.to_string()), usage: None }
     }
 
     /// No permit.
@@ -47,7 +48,7 @@ impl Refused {
         let problem = Problem::new(code, detail).retry_at(refusal.retry_at).with("limit", limit);
         // The usage of a caller's share is not that of the resource.
         let usage = (refusal.limit != LimitKind::Caller).then_some(refusal.usage);
-        Self { problem, cause: None, usage }
+        Self { problem: problem.into(), cause: None, usage }
     }
 
     /// No answer of the table.
@@ -98,7 +99,7 @@ impl Refused {
             TokenError::Secret(error) => return Self::by_secret(error, now),
             TokenError::Store(error) => return Self::by_store(error, now),
         };
-        Self { problem, cause: None, usage: None }
+        Self { problem: problem.into(), cause: None, usage: None }
     }
 
     /// No answer of the platform. The caller is told whether the request may have been carried out.
@@ -129,6 +130,13 @@ impl Refused {
         Self::because(problem, failure)
     }
 
+    /// A known caller that may not do this. The log is told which one.
+    #[must_use]
+    pub fn by_permissions(reason: Forbidden, caller: &str, resource: &Resource) -> Self {
+        let cause = format!("{reason} (caller {caller}, {resource})");
+        Self { cause: Some(cause), ..Self::from(reason) }
+    }
+
     /// The time was up before anything was sent.
     #[must_use]
     pub fn by_deadline() -> Self {
@@ -138,7 +146,7 @@ impl Refused {
 
 impl From<Problem> for Refused {
     fn from(problem: Problem) -> Self {
-        Self { problem, cause: None, usage: None }
+        Self { problem: problem.into(), cause: None, usage: None }
     }
 }
 

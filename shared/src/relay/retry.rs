@@ -134,19 +134,21 @@ pub fn next(method: &Method, outcome: Outcome, history: History) -> Next {
     let reads_only = method == Method::GET || method == Method::HEAD;
     match outcome {
         Outcome::NotSent => repeat(true),
-        Outcome::Broken => repeat(reads_only),
-        Outcome::TimedOut => Next::PassOn,
-        Outcome::Answered(StatusCode::UNAUTHORIZED, reason) => match reason {
-            Some(Unauthorized::Token | Unauthorized::Unknown) if !history.renewed => Next::Renew,
-            Some(Unauthorized::Unreadable) if !history.asked_plainly => Next::AskPlainly,
-            _ => Next::PassOn,
-        },
-        Outcome::Answered(StatusCode::TOO_MANY_REQUESTS, _) if history.waits < REPEATS => Next::Wait,
-        Outcome::Answered(
+        Outcome::Broken
+        | Outcome::Answered(
             StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT,
             _,
         ) => repeat(reads_only),
-        Outcome::Answered(..) => Next::PassOn,
+        Outcome::Answered(StatusCode::UNAUTHORIZED, Some(Unauthorized::Token | Unauthorized::Unknown))
+            if !history.renewed =>
+        {
+            Next::Renew
+        }
+        Outcome::Answered(StatusCode::UNAUTHORIZED, Some(Unauthorized::Unreadable)) if !history.asked_plainly => {
+            Next::AskPlainly
+        }
+        Outcome::Answered(StatusCode::TOO_MANY_REQUESTS, _) if history.waits < REPEATS => Next::Wait,
+        Outcome::TimedOut | Outcome::Answered(..) => Next::PassOn,
     }
 }
 

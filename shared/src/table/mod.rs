@@ -19,10 +19,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::error::{DisplayErrorContext, SdkError};
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::AttributeValue;
 
+use crate::aws_error::describe;
 use crate::resource::Resource;
 
 /// An item as the SDK gives it.
@@ -55,13 +56,9 @@ pub enum StoreError {
     },
 }
 
-impl<E, R> From<SdkError<E, R>> for StoreError
-where
-    E: std::error::Error + 'static,
-    R: std::fmt::Debug,
-{
+impl<E: ProvideErrorMetadata, R> From<SdkError<E, R>> for StoreError {
     fn from(error: SdkError<E, R>) -> Self {
-        Self::Unavailable(DisplayErrorContext(&error).to_string())
+        Self::Unavailable(describe(&error))
     }
 }
 

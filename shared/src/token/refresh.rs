@@ -3,7 +3,7 @@
 //! Claim, guard, present, commit. The claim is the lease, the record of the intent and the proof that the store can
 //! be written; the guard looks at the lease directly before each presentation; the commit goes by lineage, so that a
 //! granted pair is stored whoever holds the lease by then. What each outcome of a presentation leads to is decided in
-//! [`Attempted::conclude`].
+//! `Attempted::conclude`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,12 +1,12 @@
 //! The rescue queue: where a granted pair goes that could not be stored, sealed like in the table.
 
 use aws_sdk_sqs::Client;
-use aws_sdk_sqs::error::DisplayErrorContext;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::pair::{Pair, place};
+use crate::aws_error::describe;
 use crate::clock::Millis;
 use crate::installation::state::{Attempt, Lineage};
 use crate::redacted::Redacted;
@@ -151,7 +151,7 @@ impl RescueQueue {
                 true
             }
             Err(error) => {
-                let error = DisplayErrorContext(&error).to_string();
+                let error = describe(&error);
                 tracing::error!(alarm = "rescue_failed", resource = %rescued.resource, error, "the rescue queue failed");
                 false
             }

@@ -1,6 +1,12 @@
 //! `cargo run -p sandbox`: the whole system on this machine.
 
-use std::{collections::BTreeMap, io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io::Write as _,
+    path::PathBuf,
+    process::{ExitCode, Termination as _},
+    time::Duration,
+};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use sandbox::{
@@ -139,18 +145,11 @@ async fn be(function: Function) -> ExitCode {
         let _closed = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         std::process::exit(0);
     });
-    let ended = match function {
-        Function::Callback => callback::run().await,
-        Function::Refresh => refresh::run().await,
-        Function::Relay => relay::run().await,
-        Function::Webhook => webhook::run().await,
-    };
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            say_error(&error.to_string());
-            ExitCode::FAILURE
-        }
+    match function {
+        Function::Callback => callback::run().await.report(),
+        Function::Refresh => refresh::run().await.report(),
+        Function::Relay => relay::run().await.report(),
+        Function::Webhook => webhook::run().await.report(),
     }
 }
 
@@ -169,7 +168,7 @@ async fn show(arguments: Arguments) -> Result<(), StartError> {
     loop {
         let event = tokio::select! {
             event = events.recv() => event,
-            () = &mut ended => return Ok(()),
+            () = &mut ended => break,
         };
         match event {
             Ok(event) => {
@@ -178,9 +177,11 @@ async fn show(arguments: Arguments) -> Result<(), StartError> {
                 }
             }
             Err(RecvError::Lagged(missed)) => say(&format!("({missed} lines left out)")),
-            Err(RecvError::Closed) => return Ok(()),
+            Err(RecvError::Closed) => break,
         }
     }
+    sandbox.end().await;
+    Ok(())
 }
 
 /// Ctrl-C, or a polite request to end.

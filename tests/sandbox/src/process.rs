@@ -6,7 +6,7 @@ use std::{
     process::Stdio,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -123,9 +123,18 @@ pub struct Surroundings {
 pub struct Worker {
     function: String,
     name: String,
-    pid: Arc<AtomicU32>,
-    starts: Arc<AtomicU64>,
+    life: Arc<Life>,
     supervisor: JoinHandle<()>,
+}
+
+/// What a worker and its supervisor both know.
+#[derive(Debug)]
+struct Life {
+    /// Of the process that runs now; 0 between two.
+    pid: AtomicU32,
+    starts: AtomicU64,
+    /// Whether the process is started again when it ends.
+    restart: AtomicBool,
 }
 
 impl Drop for Worker {
@@ -141,14 +150,26 @@ impl Worker {
     /// # Errors
     /// The program does not start.
     pub fn start(spec: WorkerSpec, around: Surroundings) -> Result<Self, StartError> {
-        let pid = Arc::new(AtomicU32::new(0));
-        let starts = Arc::new(AtomicU64::new(0));
         let (function, name) = (spec.function.clone(), spec.worker.clone());
         let first = spawn(&spec, &around.runtime)?;
-        pid.store(first.id().unwrap_or_default(), Ordering::SeqCst);
-        starts.store(1, Ordering::SeqCst);
-        let supervisor = tokio::spawn(supervise(first, spec, around, Arc::clone(&pid), Arc::clone(&starts)));
-        Ok(Self { function, name, pid, starts, supervisor })
+        let life = Arc::new(Life {
+            pid: AtomicU32::new(first.id().unwrap_or_default()),
+            starts: AtomicU64::new(1),
+            restart: AtomicBool::new(spec.restart),
+        });
+        let supervisor = tokio::spawn(supervise(first, spec, around, Arc::clone(&life)));
+        Ok(Self { function, name, life, supervisor })
+    }
+
+    /// Kills the process, does not start it again, and waits until it is gone. Dropping a worker kills it too, but
+    /// leaves the waiting to others.
+    pub async fn end(mut self) {
+        self.life.restart.store(false, Ordering::SeqCst);
+        // More than once, because a process may just be starting whose id is not known yet.
+        while !self.supervisor.is_finished() {
+            self.signal(Signal::Kill).await;
+            let _ended = tokio::time::timeout(PATIENCE, &mut self.supervisor).await;
+        }
     }
 
     /// Name of the function.
@@ -166,13 +187,13 @@ impl Worker {
     /// Id of the process that runs now; `None` between two.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
-        Some(self.pid.load(Ordering::SeqCst)).filter(|&pid| pid != 0)
+        Some(self.life.pid.load(Ordering::SeqCst)).filter(|&pid| pid != 0)
     }
 
     /// How often the process was started.
     #[must_use]
     pub fn starts(&self) -> u64 {
-        self.starts.load(Ordering::SeqCst)
+        self.life.starts.load(Ordering::SeqCst)
     }
 
     /// Sends a signal to the process that runs now; `false` where there is none.
@@ -193,43 +214,37 @@ impl Worker {
 const PATIENCE: Duration = Duration::from_millis(100);
 const LONGEST_PATIENCE: Duration = Duration::from_secs(5);
 
-async fn supervise(
-    mut child: Child,
-    spec: WorkerSpec,
-    around: Surroundings,
-    pid: Arc<AtomicU32>,
-    starts: Arc<AtomicU64>,
-) {
+async fn supervise(mut child: Child, spec: WorkerSpec, around: Surroundings, life: Arc<Life>) {
     let mut patience = PATIENCE;
+    let tell = |what: String| around.bus.publish(worker_event(&spec, what));
     loop {
         let began = Instant::now();
         // Closing our end of its standard input is what tells a worker to end: it lives as long as its child.
         let _stdin = child.stdin.take();
-        let tell = |what: String| around.bus.publish(worker_event(&spec, what));
-        tell(format!("started, process {}", pid.load(Ordering::SeqCst)));
+        tell(format!("started, process {}", life.pid.load(Ordering::SeqCst)));
         let (out, err) = (child.stdout.take(), child.stderr.take());
         let reading = async { tokio::join!(read(out, &spec, &around), read(err, &spec, &around)) };
         let (ended, _) = tokio::join!(child.wait(), reading);
         let how = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
-        pid.store(0, Ordering::SeqCst);
+        life.pid.store(0, Ordering::SeqCst);
         around.runtime.worker_ended(&spec.function, &spec.worker, &how);
         tell(format!("ended, {how}"));
-        if !spec.restart {
-            return;
-        }
         patience = if began.elapsed() > LONGEST_PATIENCE { PATIENCE } else { (patience * 2).min(LONGEST_PATIENCE) };
-        loop {
-            tokio::time::sleep(patience).await;
-            match spawn(&spec, &around.runtime) {
-                Ok(again) => {
-                    child = again;
-                    break;
-                }
-                Err(error) => around.bus.publish(worker_event(&spec, error.to_string())),
+        child = loop {
+            if !life.restart.load(Ordering::SeqCst) {
+                return;
             }
-        }
-        pid.store(child.id().unwrap_or_default(), Ordering::SeqCst);
-        starts.fetch_add(1, Ordering::SeqCst);
+            tokio::time::sleep(patience).await;
+            if !life.restart.load(Ordering::SeqCst) {
+                return;
+            }
+            match spawn(&spec, &around.runtime) {
+                Ok(again) => break again,
+                Err(error) => tell(error.to_string()),
+            }
+        };
+        life.pid.store(child.id().unwrap_or_default(), Ordering::SeqCst);
+        life.starts.fetch_add(1, Ordering::SeqCst);
     }
 }
 

@@ -505,7 +505,8 @@ mod tests {
 
     async fn poll(runtime: &RuntimeApi, worker: &str) -> reqwest::Response {
         let url = format!("{}/2018-06-01/runtime/invocation/next", runtime.url_for("relay", worker));
-        reqwest::get(url).await.expect("a job")
+        let job = tokio::time::timeout(Duration::from_secs(10), reqwest::get(url)).await;
+        job.expect("a job, before long").expect("a job")
     }
 
     fn header(response: &reqwest::Response, name: &str) -> String {

@@ -287,6 +287,14 @@ impl Sandbox {
         }
     }
 
+    /// Ends every process and waits until it is gone, then everything else. Dropping the sandbox ends the same things
+    /// without waiting.
+    pub async fn end(mut self) {
+        for worker in self.workers.drain(..) {
+            worker.end().await;
+        }
+    }
+
     /// Installs the app as from the marketplace's own pages, without a state; answers the callback's status.
     ///
     /// # Errors
