@@ -140,10 +140,8 @@ impl System {
         system.tell(&system.sandbox.caller_key);
         // The most that can be logged must not be too much either.
         let all_logs = ("RUST_LOG", "trace".to_owned());
-        let environment: BTreeMap<_, _> = std::iter::once(all_logs)
-            .chain(setup.environment)
-            .map(|(name, value)| (name.to_owned(), value))
-            .collect();
+        let environment: BTreeMap<_, _> =
+            std::iter::once(all_logs).chain(setup.environment).map(|(name, value)| (name.to_owned(), value)).collect();
         for (function, count) in [("callback", 1), ("refresh", 1), ("relay", setup.relays), ("webhook", 1)] {
             let mut own = environment.clone();
             let at_once = if function == "relay" { setup.at_once } else { 1 };
@@ -275,6 +273,14 @@ impl System {
         self.sandbox.marketplace.api_requests(resource).len()
     }
 
+    /// Processes of `relay` that have relayed anything.
+    #[must_use]
+    pub fn busy_relays(&self) -> usize {
+        let lines = self.sandbox.logs.lines();
+        let relayed = lines.iter().filter(|line| line.function == "relay" && line.line.contains("\"relayed\""));
+        relayed.map(|line| line.worker.clone()).collect::<BTreeSet<_>>().len()
+    }
+
     /// Sets numbers in a stored installation, as if it had been stored at another time.
     ///
     /// # Panics
@@ -337,10 +343,7 @@ impl System {
         // A process that is gone for its supervisor has been read to the end.
         assert!(until(|| self.workers.iter().all(|worker| worker.pid().is_none())).await, "they end when told to");
         let lines = self.sandbox.logs.lines();
-        for worker in &self.workers {
-            let wrote = lines.iter().any(|line| line.worker == worker.name());
-            assert!(wrote || worker.function() != "relay", "{} has written nothing", worker.name());
-        }
+        assert!(!lines.is_empty(), "nothing was read from any process");
         for line in &lines {
             let is_json = serde_json::from_str::<Value>(&line.line).is_ok_and(|value| value.is_object());
             assert!(is_json, "{} wrote a line that is no JSON: {}", line.worker, line.line);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use http::Method;
-use it::outside::{Answer, Setup, System, bootstrap, company, location, route, send};
+use it::outside::{Answer, Setup, System, bootstrap, company, location, route, send, until};
 use sandbox::marketplace::faults::{Endpoint, Fault};
 use sandbox::runtime_api::{FunctionError, Invocation};
 use sandbox::secrets::Failure;
@@ -37,7 +37,13 @@ fn get(path: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_are_known_and_may_do_what_their_entry_says() {
-    let keys = ["rk_reader_0123456789", "rk_contacts_0123456789", "rk_one_0123456789", "rk_nothing_0123456789", "rk_slow_0123456789"];
+    let keys = [
+        "rk_reader_0123456789",
+        "rk_contacts_0123456789",
+        "rk_one_0123456789",
+        "rk_nothing_0123456789",
+        "rk_slow_0123456789",
+    ];
     let [reader, contacts, one, nothing, slow] = keys;
     let entry = |id: &str, key: &str, more: Value| {
         let mut entry = json!({ "id": id, "keys_sha256": [sha256_hex(key)] });
@@ -163,6 +169,9 @@ async fn malformed_events_are_answered() {
         "null".to_owned(),
         "7".to_owned(),
         "[]".to_owned(),
+        "[1,2]".to_owned(),
+        r#"[[{"resource":{"location":"x"},"method":"GET","path":"/"}]]"#.to_owned(),
+        r#"[{"location":"x"},"GET","/"]"#.to_owned(),
         "{}".to_owned(),
         deep.clone(),
         huge,
@@ -192,13 +201,26 @@ async fn malformed_events_are_answered() {
     }
     let mut odd = event("/relay/locations/x/y", &system.sandbox.caller_key);
     odd["requestContext"]["http"] = json!(7);
-    for bad in [json!({ "rawPath": 7 }), json!({ "requestContext": null, "rawPath": "/" }), odd, event("", ""), event("/nothing", "x")] {
+    for bad in [
+        json!({ "rawPath": 7 }),
+        json!({ "requestContext": null, "rawPath": "/" }),
+        odd,
+        event("", ""),
+        event("/nothing", "x"),
+    ] {
         let answer = system.invoke(bad.to_string(), None).await;
-        assert_eq!((&answer["statusCode"], &answer["headers"]["relay-source"]), (&json!(400), &json!("relay")), "{bad}: {answer}");
+        assert_eq!(
+            (&answer["statusCode"], &answer["headers"]["relay-source"]),
+            (&json!(400), &json!("relay")),
+            "{bad}: {answer}"
+        );
     }
     for path in ["/relay/locations/%2e%2e/echo", "/relay/locations/a b/echo", "/relay/locations/x@evil.example/echo"] {
         assert_eq!(event_answer(&system, path, &system.sandbox.caller_key).await, 400, "{path}");
     }
+    let listed = json!({ "requests": [[location(1), "GET", "/echo", null, {}, null, null, 0]] });
+    let answer = system.invoke(listed.to_string(), None).await;
+    assert_eq!(answer["responses"][0]["status"], 400, "a list is no request: {answer}");
     assert_eq!(system.arrived(&location(1)), before, "nothing was sent");
 
     // Functions of other payloads answer or report; they do not end.
@@ -230,22 +252,43 @@ async fn a_store_that_is_gone_and_comes_back() {
         expect(&answer, 503, "store_unavailable");
         assert!(answer.retry_after() <= Duration::from_secs(30));
     }
-    expect(&system.get(&location(1), "").await, 503, "store_unavailable");
-    let code = system.sandbox.marketplace.authorize(location(2));
-    let back = format!("{}/oauth/callback?code={code}", system.sandbox.gateway.url());
-    let page = system.browse(&back, None).await;
-    assert_eq!(page.status, 503, "{page:?}");
-    assert!(!page.header("retry-after").is_empty(), "{page:?}");
+    expect(&system.get(&here, "").await, 503, "store_unavailable");
     assert!(system.refresh(&json!({})).await.is_err(), "a tick that can read nothing says so");
-    assert_eq!((system.arrived(&location(1)), system.refreshes()), before, "nothing is sent blind");
+    assert_eq!((system.arrived(&here), system.refreshes()), before, "nothing is sent blind");
+    // A pair that has been granted is kept on the queue.
+    let back = callback(&system);
+    assert_eq!(system.browse(&back, None).await.status, 303);
+    assert_eq!(system.sandbox.queue.sent(), 1);
 
     system.store.mend();
     expect_works(&system).await;
-    assert_eq!(system.browse(&back, None).await.status, 303, "the code was not spent");
+    assert!(until(|| system.sandbox.queue.messages().is_empty()).await, "it is stored once that is possible");
+    assert!(system.sandbox.queue.dead_letters().is_empty());
     assert_eq!(system.get(&location(2), "/echo").await.status, 200);
     system.sandbox.marketplace.expire_access_tokens();
     expect_works(&system).await;
     system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_code_is_not_spent_where_nothing_can_be_stored() {
+    let environment = vec![("RESCUE_QUEUE_URL", String::new())];
+    let system = System::start(Setup { relays: 1, environment, ..Setup::default() }).await;
+    system.store.cut();
+    let back = callback(&system);
+    let page = system.browse(&back, None).await;
+    assert_eq!(page.status, 503, "{page:?}");
+    assert!(page.header("retry-after").parse::<u32>().is_ok(), "{page:?}");
+    system.store.mend();
+    assert_eq!(system.browse(&back, None).await.status, 303, "it can still be used");
+    assert_eq!(system.get(&location(2), "/echo").await.status, 200);
+    system.end().await;
+}
+
+/// Where the platform sends a browser after consent for the second location.
+fn callback(system: &System) -> String {
+    let code = system.sandbox.marketplace.authorize(location(2));
+    format!("{}/oauth/callback?code={code}", system.sandbox.gateway.url())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -256,10 +299,15 @@ async fn a_platform_that_is_down_or_slow() {
     platform(Fault::HangUp { processed: false }, 1);
     expect_works(&system).await;
     platform(Fault::HangUp { processed: true }, 1);
-    let post = send(system.relay(Method::POST, &route(&location(1), "/contacts/")).body(r#"{"firstName":"Once"}"#)).await;
+    let post =
+        send(system.relay(Method::POST, &route(&location(1), "/contacts/")).body(r#"{"firstName":"Once"}"#)).await;
     expect(&post, 502, "platform_unreachable");
     let contacts = system.get(&location(1), "/contacts/").await.body;
-    assert_eq!(String::from_utf8_lossy(&contacts).matches("Once").count(), 1, "what may have been done is not done twice");
+    assert_eq!(
+        String::from_utf8_lossy(&contacts).matches("Once").count(),
+        1,
+        "what may have been done is not done twice"
+    );
 
     platform(Fault::HangUp { processed: false }, 3);
     expect(&system.get(&location(1), "/echo").await, 502, "platform_unreachable");
@@ -270,7 +318,8 @@ async fn a_platform_that_is_down_or_slow() {
     platform(Fault::Stall { processed: false }, 1);
     let began = Instant::now();
     let invocation = Invocation { timeout: Duration::from_secs(4), ..Invocation::default() };
-    let answer = system.sandbox.runtime.invoke_json("relay", &get("/echo"), invocation).await.expect("an answer in time");
+    let answer =
+        system.sandbox.runtime.invoke_json("relay", &get("/echo"), invocation).await.expect("an answer in time");
     assert_eq!((&answer["status"], &answer["body"]["code"]), (&json!(504), &json!("platform_timeout")), "{answer}");
     assert!(began.elapsed() > Duration::from_secs(2), "it was not given up at once");
     expect_works(&system).await;
@@ -290,7 +339,7 @@ async fn a_platform_that_is_down_or_slow() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn secrets_that_are_missing_malformed_or_out_of_reach() {
-    let mut system = installed(Setup::default()).await;
+    let mut system = installed(Setup { relays: 1, ..Setup::default() }).await;
     expect_works(&system).await;
     let good = |secret: &str| system.sandbox.secrets.get(secret).expect("a secret");
     let (app, sealing) = (good(APP_SECRET), good(SEALING_SECRET));
@@ -298,7 +347,12 @@ async fn secrets_that_are_missing_malformed_or_out_of_reach() {
     for (function, variable, value, whole) in [
         ("relay-without-callers", "CALLERS_SECRET_ID", None, json!({ "callers": [] }).to_string()),
         ("relay-without-keys", "SEALING_SECRET_ID", None, sealing.clone()),
-        ("relay-with-bad-callers", "CALLERS_SECRET_ID", Some(r#"{"callers":[{"id":"a","kyes":["k-hush-hush-1"]}]}"#), json!({ "callers": [] }).to_string()),
+        (
+            "relay-with-bad-callers",
+            "CALLERS_SECRET_ID",
+            Some(r#"{"callers":[{"id":"a","kyes":["k-hush-hush-1"]}]}"#),
+            json!({ "callers": [] }).to_string(),
+        ),
         ("relay-with-bad-keys", "SEALING_SECRET_ID", Some(r#"{"current":"k1","k1":"hush-hush-2"}"#), sealing.clone()),
     ] {
         let id = format!("secret-of-{function}");
@@ -307,7 +361,11 @@ async fn secrets_that_are_missing_malformed_or_out_of_reach() {
         }
         system.start_apart("relay", function, &[(variable, &id)]).await;
         let answer = system.invoke_as(function, get("/echo").to_string(), None).await;
-        assert_eq!((&answer["status"], &answer["body"]["code"]), (&json!(503), &json!("misconfigured")), "{function}: {answer}");
+        assert_eq!(
+            (&answer["status"], &answer["body"]["code"]),
+            (&json!(503), &json!("misconfigured")),
+            "{function}: {answer}"
+        );
         assert!(!answer.to_string().contains(&id), "a caller is not told names: {answer}");
         system.sandbox.secrets.put(&id, whole);
         let answer = system.invoke_as(function, get("/echo").to_string(), None).await;
@@ -324,7 +382,10 @@ async fn secrets_that_are_missing_malformed_or_out_of_reach() {
     assert_eq!((&answer["status"], &answer["body"]["code"]), (&json!(503), &json!("misconfigured")), "{answer}");
     system.sandbox.secrets.fail(None);
 
-    system.sandbox.secrets.put(APP_SECRET, r#"{"client_id":"6512ab34cd56ef7890ab12cd-lx3kq9ab","client_secret":"a-wrong-client-secret"}"#);
+    system.sandbox.secrets.put(
+        APP_SECRET,
+        r#"{"client_id":"6512ab34cd56ef7890ab12cd-lx3kq9ab","client_secret":"a-wrong-client-secret"}"#,
+    );
     system.tell("a-wrong-client-secret");
     system.start_apart("relay", "relay-wrong-client", &[]).await;
     let tokens = system.sandbox.marketplace.live_refresh_tokens(&location(1));
@@ -337,7 +398,7 @@ async fn secrets_that_are_missing_malformed_or_out_of_reach() {
     system.start_apart("relay", "relay-right-again", &[]).await;
     let answer = system.invoke_as("relay-right-again", get("/echo").to_string(), None).await;
     assert_eq!(answer["status"], 200, "the right secret closes the breaker: {answer}");
-    assert_eq!(system.get(&location(1), "").await.json()["status"], "active");
+    assert_eq!(system.get(&location(1), "").await.json()["status"], "Active");
     system.end().await;
 }
 

@@ -92,7 +92,10 @@ impl Storm {
         report(name, self, ideal, worst);
         assert!(worst <= limit, "{name}: {worst} requests within an interval");
         assert!(self.admitted * 100 >= ideal * 95, "{name}: {} of the ideal {ideal} admitted", self.admitted);
-        assert!(platform.api_requests(resource).iter().all(|seen| seen.status == Some(200)), "{name}: refused by the platform");
+        assert!(
+            platform.api_requests(resource).iter().all(|seen| seen.status == Some(200)),
+            "{name}: refused by the platform"
+        );
         assert!(arrived >= self.admitted);
         assert!(self.refusals.len() >= 40, "{name}: not enough contention");
         for refusal in &self.refusals {
@@ -105,7 +108,8 @@ impl Storm {
     /// still on its way.)
     fn expect_none_before_its_promise(&self, name: &str, system: &System, resource: &Resource) {
         const ON_ITS_WAY: Duration = Duration::from_millis(700);
-        let seen: Vec<Duration> = system.sandbox.marketplace.api_requests(resource).iter().map(|seen| seen.at).collect();
+        let seen: Vec<Duration> =
+            system.sandbox.marketplace.api_requests(resource).iter().map(|seen| seen.at).collect();
         for refusal in &self.refusals {
             let wrong = seen.iter().find(|at| **at > refusal.received + ON_ITS_WAY && **at < refusal.promised().0);
             assert_eq!(wrong, None, "{name}: somebody was admitted before {refusal:?} promised");
@@ -117,7 +121,10 @@ impl Storm {
 fn report(name: &str, storm: &Storm, ideal: usize, worst: usize) {
     let percent = storm.admitted * 100 / ideal;
     let refused = storm.refusals.len();
-    println!("{name}: {} of the ideal {ideal} admitted ({percent} %), worst window {worst}, {refused} refused", storm.admitted);
+    println!(
+        "{name}: {} of the ideal {ideal} admitted ({percent} %), worst window {worst}, {refused} refused",
+        storm.admitted
+    );
 }
 
 async fn storm_on(name: &str, store: Option<String>) {
@@ -129,7 +136,11 @@ async fn storm_on(name: &str, store: Option<String>) {
         let mut served = 0;
         for _ in 0..50 {
             let answer = system.get(&location(2), PATH).await;
-            assert_eq!((answer.status, answer.source()), (200, "platform"), "a calm location is independent: {answer:?}");
+            assert_eq!(
+                (answer.status, answer.source()),
+                (200, "platform"),
+                "a calm location is independent: {answer:?}"
+            );
             served += 1;
             tokio::time::sleep(LASTING / 60).await;
         }

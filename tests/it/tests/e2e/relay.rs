@@ -52,7 +52,10 @@ async fn over_http() {
     let here = |path: &str| route(&location(1), path);
 
     let echo = echoed(&system.get(&location(1), &format!("/echo/a-b/c.d/?{QUERY}")).await);
-    assert_eq!((&echo["method"], &echo["path"], &echo["query"]), (&json!("GET"), &json!("/echo/a-b/c.d/"), &json!(QUERY)));
+    assert_eq!(
+        (&echo["method"], &echo["path"], &echo["query"]),
+        (&json!("GET"), &json!("/echo/a-b/c.d/"), &json!(QUERY))
+    );
     assert_eq!((&echo["resource"], &echo["authorization"]), (&json!({"location": location(1).id()}), &json!(1)));
     assert!(body_of(&echo).is_empty());
 
@@ -77,7 +80,10 @@ async fn over_http() {
 
     let answer = send(system.relay(Method::HEAD, &here("/echo"))).await;
     assert_eq!((answer.status, answer.source(), answer.body.len()), (200, "platform", 0));
-    assert_eq!(system.sandbox.marketplace.api_requests(&location(1)).last().map(|seen| seen.method.clone()), Some("HEAD".into()));
+    assert_eq!(
+        system.sandbox.marketplace.api_requests(&location(1)).last().map(|seen| seen.method.clone()),
+        Some("HEAD".into())
+    );
 
     for status in [204, 301, 404, 422, 500] {
         let answer = system.get(&location(1), &format!("/status/{status}")).await;
@@ -176,7 +182,11 @@ async fn by_direct_invocation() {
             8 => (404, "relay"),
             _ => (200, "platform"),
         };
-        assert_eq!((&response["status"], &response["source"]), (&json!(expected.0), &json!(expected.1)), "{number}: {response}");
+        assert_eq!(
+            (&response["status"], &response["source"]),
+            (&json!(expected.0), &json!(expected.1)),
+            "{number}: {response}"
+        );
         if expected.0 == 200 {
             assert_eq!(response["body"]["path"], format!("/echo/{number}"), "in order");
         }
@@ -209,7 +219,7 @@ async fn status_and_signed_routes() {
         assert_eq!((answer.status, answer.source()), (200, "relay"), "{answer:?}");
         let status = answer.json();
         assert_eq!(status["resource"], json!(resource), "{status}");
-        assert_eq!(status["status"], "active", "{status}");
+        assert_eq!(status["status"], "Active", "{status}");
         for instant in ["/token_expires_at", "/quota/burst/resets_at", "/quota/daily/resets_at"] {
             let instant = status.pointer(instant).and_then(Value::as_str).expect(instant);
             let read = time::OffsetDateTime::parse(instant, &time::format_description::well_known::Rfc3339);
@@ -225,13 +235,17 @@ async fn status_and_signed_routes() {
     }
     assert_eq!(system.get(&location(1), "/contacts/").await.status, 200);
     let status = system.get(&location(1), "").await.json();
-    assert_eq!((&status["quota"]["burst"]["remaining"], &status["quota"]["daily"]["remaining"]), (&json!(99), &json!(199_999)));
+    assert_eq!(
+        (&status["quota"]["burst"]["remaining"], &status["quota"]["daily"]["remaining"]),
+        (&json!(99), &json!(199_999))
+    );
     assert_eq!(system.get(&location(2), "").await.refusal(), (404, "not_installed".to_owned()));
     let agency = system.get(&company(), &format!("/companies/{}", company().id())).await;
     assert_eq!((agency.status, agency.source()), (200, "platform"), "{agency:?}");
 
     let signed = |role: &str, method: Method, path: &str| {
-        let signature = format!("AWS4-HMAC-SHA256 Credential={role}/20261101/us-east-1/execute-api/aws4_request, Signature=00");
+        let signature =
+            format!("AWS4-HMAC-SHA256 Credential={role}/20261101/us-east-1/execute-api/aws4_request, Signature=00");
         system.request(method, &format!("/iam{}", route(&location(1), path))).header("authorization", signature)
     };
     let echo = echoed(&send(signed("billing", Method::GET, "/echo")).await);
@@ -239,8 +253,18 @@ async fn status_and_signed_routes() {
     assert_eq!(send(signed("billing", Method::GET, "")).await.status, 200);
     let refused = send(signed("billing", Method::POST, "/echo")).await;
     assert_eq!(refused.refusal(), (403, "forbidden".to_owned()), "its entry names no POST");
-    assert_eq!(send(signed("deploy", Method::POST, "/echo")).await.status, 200, "IAM allowed it, no entry restricts it");
-    assert_eq!(system.browse(&format!("{}/iam{}", system.sandbox.gateway.url(), route(&location(1), "/echo")), None).await.status, 403);
+    assert_eq!(
+        send(signed("deploy", Method::POST, "/echo")).await.status,
+        200,
+        "IAM allowed it, no entry restricts it"
+    );
+    assert_eq!(
+        system
+            .browse(&format!("{}/iam{}", system.sandbox.gateway.url(), route(&location(1), "/echo")), None)
+            .await
+            .status,
+        403
+    );
 
     for key in ["rk_old_key_of_twin", "rk_new_key_of_twin"] {
         let answer = send(system.request(Method::GET, &route(&location(1), "/echo")).bearer_auth(key)).await;

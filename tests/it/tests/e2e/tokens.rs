@@ -52,9 +52,12 @@ async fn an_expired_token_under_forty_calls_is_renewed_once() {
     system.sandbox.marketplace.expire_access_tokens();
     expect_all_served(&volley(&system, 40, "/echo").await);
     assert_eq!(system.refreshes(), 1, "{:?}", system.sandbox.marketplace.token_requests());
-    let refused = system.sandbox.marketplace.api_requests(&location(1)).iter().filter(|seen| seen.status == Some(401)).count();
+    let refused =
+        system.sandbox.marketplace.api_requests(&location(1)).iter().filter(|seen| seen.status == Some(401)).count();
     assert!(refused >= 2, "no contention: only {refused} calls met the expired token");
     expect_alive(&system, &location(1));
+
+    assert!(system.busy_relays() >= 3, "no contention: only {} processes had work", system.busy_relays());
 
     expect_all_served(&volley(&system, 4, "/echo").await);
     assert_eq!(system.refreshes(), 1, "the new one is used from now on");
@@ -95,11 +98,16 @@ async fn a_stale_token_is_renewed_before_it_is_used() {
     let system = system().await;
     system.install(&location(1)).await;
     let now = now_ms();
-    system.set_stored(&location(1), &[("access_issued_at", now - 1440 * MINUTE), ("access_expires_at", now + MINUTE / 2)]).await;
+    system
+        .set_stored(&location(1), &[("access_issued_at", now - 1440 * MINUTE), ("access_expires_at", now + MINUTE / 2)])
+        .await;
     expect_all_served(&volley(&system, 20, "/echo").await);
     assert_eq!(system.refreshes(), 1, "{:?}", system.sandbox.marketplace.token_requests());
     let seen = system.sandbox.marketplace.api_requests(&location(1));
-    assert!(seen.iter().all(|seen| seen.status == Some(200)), "nothing was tried with a token that might end on the way");
+    assert!(
+        seen.iter().all(|seen| seen.status == Some(200)),
+        "nothing was tried with a token that might end on the way"
+    );
     expect_alive(&system, &location(1));
     system.end().await;
 }
@@ -111,13 +119,12 @@ async fn the_schedule_renews_what_is_due_and_says_so() {
     for resource in &all {
         system.install(resource).await;
     }
-    let summary = |due: u64, refreshed: u64, failed: u64| {
-        json!({ "due": due, "refreshed": refreshed, "minted": 0, "deferred": 0, "failed": failed, "left": 0 })
-    };
+    let summary = |due: u64, refreshed: u64, failed: u64| json!({ "due": due, "refreshed": refreshed, "minted": 0, "deferred": 0, "failed": failed, "left": 0 });
     let tick = async || system.refresh(&scheduled_event()).await.expect("a summary");
     assert_eq!(tick().await, summary(0, 0, 0), "what is new is not due");
 
-    let before: Vec<Vec<String>> = all.iter().map(|resource| system.sandbox.marketplace.live_refresh_tokens(resource)).collect();
+    let before: Vec<Vec<String>> =
+        all.iter().map(|resource| system.sandbox.marketplace.live_refresh_tokens(resource)).collect();
     system.sandbox.marketplace.set_active(location(3), false);
     let due = [location(1), location(2), location(3), company()];
     for resource in &due {
@@ -132,13 +139,13 @@ async fn the_schedule_renews_what_is_due_and_says_so() {
         expect_alive(&system, resource);
     }
     assert_eq!(tick().await, summary(0, 0, 0), "nothing is due twice");
-    assert_eq!(system.get(&location(3), "").await.json()["status"], "suspended");
+    assert_eq!(system.get(&location(3), "").await.json()["status"], "Suspended");
     assert_eq!(system.get(&location(3), "/echo").await.status, 200, "its token still works");
 
     system.sandbox.marketplace.set_active(location(3), true);
     let one = json!({ "resource": location(3), "force": true });
     assert_eq!(system.refresh(&one).await.expect("a summary"), summary(1, 1, 0));
-    assert_eq!(system.get(&location(3), "").await.json()["status"], "active");
+    assert_eq!(system.get(&location(3), "").await.json()["status"], "Active");
     for resource in &all {
         let path = if *resource == company() { format!("/companies/{}", resource.id()) } else { "/echo".to_owned() };
         let answer = system.get(resource, &path).await;
@@ -149,7 +156,10 @@ async fn the_schedule_renews_what_is_due_and_says_so() {
     for bad in [json!({ "shard": 4, "shards": 4 }), json!({ "resource": { "team": "x" } }), json!({ "Records": 7 })] {
         assert!(system.refresh(&bad).await.is_err(), "{bad}");
     }
-    assert_eq!(system.refresh(&json!({ "resource": { "location": "HLnobody" } })).await.expect("a summary")["failed"], 1);
+    assert_eq!(
+        system.refresh(&json!({ "resource": { "location": "HLnobody" } })).await.expect("a summary")["failed"],
+        1
+    );
     assert_eq!(system.refresh(&Value::Null).await.expect("a summary"), summary(0, 0, 0));
     assert_eq!(system.refreshes(), refreshes);
     system.end().await;
