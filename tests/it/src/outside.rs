@@ -1,7 +1,7 @@
 //! The system as someone outside meets it: the built functions as processes of their own, reached through the gateway
 //! or by invocation, and nothing of their insides.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -31,14 +31,13 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// If it has not been built.
 #[must_use]
 pub fn bootstrap(function: &str) -> PathBuf {
-    let (path, build) = match std::env::var_os("FUNCTIONS_DIR") {
-        Some(folder) => (Path::new(&folder).join(function).join("bootstrap"), "cargo lambda build --release"),
-        None => {
-            let test = std::env::current_exe().expect("the test's own path");
-            // target/debug/deps/<test> → target/debug/<function>
-            let folder = test.parent().and_then(Path::parent).expect("a target folder");
-            (folder.join(function), "cargo build --workspace --bins")
-        }
+    let (path, build) = if let Some(folder) = std::env::var_os("FUNCTIONS_DIR") {
+        (Path::new(&folder).join(function).join("bootstrap"), "cargo lambda build --release")
+    } else {
+        let test = std::env::current_exe().expect("the test's own path");
+        // target/debug/deps/<test> → target/debug/<function>
+        let folder = test.parent().and_then(Path::parent).expect("a target folder");
+        (folder.join(function), "cargo build --workspace --bins")
     };
     assert!(path.is_file(), "{} is not there; build the functions first: {build}", path.display());
     path
@@ -185,6 +184,9 @@ impl System {
     }
 
     /// Remembers a secret that no log may contain.
+    ///
+    /// # Panics
+    /// If it is so short that it could be found by chance.
     pub fn tell(&self, secret: &str) {
         assert!(secret.len() >= 8, "too short to be looked for");
         self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(secret.to_owned());
@@ -200,13 +202,11 @@ impl System {
     }
 
     /// A request to the gateway, as it is.
-    #[must_use]
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.client.request(method, format!("{}{path}", self.sandbox.gateway.url()))
     }
 
     /// A request to the gateway with the key of the caller who may do everything.
-    #[must_use]
     pub fn relay(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.request(method, path).bearer_auth(&self.sandbox.caller_key)
     }
@@ -308,7 +308,7 @@ impl System {
         let scan = self.sandbox.dynamo.client().scan().table_name(TABLE).send().await.expect("read");
         let mut text = String::new();
         for item in scan.items() {
-            item.iter().for_each(|(name, value)| print_attribute(name, value, &mut text));
+            print_attributes(item, &mut text);
         }
         text
     }
@@ -379,13 +379,19 @@ impl System {
     }
 }
 
+fn print_attributes(attributes: &HashMap<String, AttributeValue>, text: &mut String) {
+    for (name, value) in attributes {
+        print_attribute(name, value, text);
+    }
+}
+
 fn print_attribute(name: &str, value: &AttributeValue, text: &mut String) {
     use std::fmt::Write as _;
     let _infallible = match value {
         AttributeValue::S(value) | AttributeValue::N(value) => writeln!(text, "{name} {value}"),
         AttributeValue::B(value) => writeln!(text, "{name} {}", String::from_utf8_lossy(value.as_ref())),
         AttributeValue::M(map) => {
-            map.iter().for_each(|(name, value)| print_attribute(name, value, text));
+            print_attributes(map, text);
             Ok(())
         }
         other => writeln!(text, "{name} {other:?}"),

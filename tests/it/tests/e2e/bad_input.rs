@@ -58,7 +58,9 @@ async fn callers_are_known_and_may_do_what_their_entry_says() {
         entry("slow", slow, json!({ "requests_per_10s": 3 })),
     ];
     let system = installed(Setup { callers, ..Setup::default() }).await;
-    keys.iter().for_each(|key| system.tell(key));
+    for key in keys {
+        system.tell(key);
+    }
     system.install(&location(2)).await;
 
     let here = |path: &str| route(&location(1), path);
@@ -122,12 +124,11 @@ async fn callers_are_known_and_may_do_what_their_entry_says() {
     let mut served = 0;
     for _ in 0..5 {
         let answer = send(system.request(Method::GET, &here("/echo")).bearer_auth(slow)).await;
-        match answer.status {
-            200 => served += 1,
-            _ => {
-                expect(&answer, 429, "burst_limited");
-                assert!(answer.retry_after() <= Duration::from_secs(11));
-            }
+        if answer.status == 200 {
+            served += 1;
+        } else {
+            expect(&answer, 429, "burst_limited");
+            assert!(answer.retry_after() <= Duration::from_secs(11));
         }
     }
     assert_eq!(served, 3, "a caller's own share");
@@ -228,7 +229,7 @@ async fn malformed_events_are_answered() {
         for bad in ["not json", "7", "[]", r#"{"rawPath":7}"#, r#"{"Records":[7]}"#, deep.as_str()] {
             let answer = system.sandbox.runtime.invoke(function, bad.to_owned(), Invocation::default()).await;
             let answered = matches!(answer, Ok(_) | Err(FunctionError::Reported(_)));
-            assert!(answered, "{function} does not answer {:.20}: {answer:?}", bad);
+            assert!(answered, "{function} does not answer {bad:.20}: {answer:?}");
         }
     }
 

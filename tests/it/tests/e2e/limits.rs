@@ -68,7 +68,7 @@ impl Storm {
                     Ok(_) => seen.admitted += 1,
                     Err(refusal) => {
                         seen.refusals.push(refusal);
-                        let told = if number % 5 == 0 { Duration::from_millis(150) } else { refusal.after };
+                        let told = if number.is_multiple_of(5) { Duration::from_millis(150) } else { refusal.after };
                         tokio::time::sleep(told.min(end.saturating_duration_since(Instant::now()))).await;
                     }
                 }
@@ -204,7 +204,7 @@ async fn whoever_comes_back_when_promised_is_admitted_and_not_before() {
         let mut refusals = vec![first];
         // Tries before the time are refused, and hear of the same instant, whichever process they meet.
         for early in [2_000, 1_000, 400] {
-            let at = first.promised().0 - Duration::from_millis(early);
+            let at = first.promised().0.saturating_sub(Duration::from_millis(early));
             tokio::time::sleep(at.saturating_sub(now())).await;
             match Refusal::or_answer(&system, resource).await {
                 Err(refusal) => refusals.push(refusal),
