@@ -37,6 +37,11 @@ fn expect_all_served(answers: &[Answer]) {
     }
 }
 
+/// A renewal takes so long that every process comes to want one meanwhile.
+fn slow_renewals(system: &System) {
+    system.sandbox.marketplace.fault(Endpoint::Refresh, Fault::Delay { millis: 800 }, None);
+}
+
 /// Every stored grant is alive, or somebody would have to install again.
 fn expect_alive(system: &System, resource: &Resource) {
     assert_eq!(system.sandbox.marketplace.live_refresh_tokens(resource).len(), 1, "{resource} has one live chain");
@@ -49,6 +54,7 @@ async fn an_expired_token_under_forty_calls_is_renewed_once() {
     expect_all_served(&volley(&system, 12, "/echo").await);
     assert_eq!(system.refreshes(), 0);
 
+    slow_renewals(&system);
     system.sandbox.marketplace.expire_access_tokens();
     expect_all_served(&volley(&system, 40, "/echo").await);
     assert_eq!(system.refreshes(), 1, "{:?}", system.sandbox.marketplace.token_requests());
@@ -101,7 +107,9 @@ async fn a_stale_token_is_renewed_before_it_is_used() {
     system
         .set_stored(&location(1), &[("access_issued_at", now - 1440 * MINUTE), ("access_expires_at", now + MINUTE / 2)])
         .await;
-    expect_all_served(&volley(&system, 20, "/echo").await);
+    slow_renewals(&system);
+    expect_all_served(&volley(&system, 40, "/echo").await);
+    assert!(system.busy_relays() >= 3, "no contention: only {} processes had work", system.busy_relays());
     assert_eq!(system.refreshes(), 1, "{:?}", system.sandbox.marketplace.token_requests());
     let seen = system.sandbox.marketplace.api_requests(&location(1));
     assert!(
