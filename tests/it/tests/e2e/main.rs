@@ -5,6 +5,7 @@
 //! leaves them. Each scenario ends with a search of everything its processes have written.
 
 mod bad_input;
+mod dynamodb_local;
 mod install;
 mod limits;
 mod relay;
