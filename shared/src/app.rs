@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, SdkConfig};
+use aws_config::{BehaviorVersion, ConfigLoader, SdkConfig};
 
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Function};
@@ -71,7 +71,7 @@ impl App {
     pub async fn start(function: Function) -> Result<Self, StartError> {
         crate::log::start();
         let config = Config::from_env(function)?;
-        Ok(Self::build(config, &aws().await, Clock::system())?)
+        Ok(Self::build(config, &aws_defaults().load().await, Clock::system())?)
     }
 
     /// Builds everything from a configuration and the SDK's.
@@ -121,7 +121,9 @@ pub fn ended<E: std::fmt::Display>(how: Result<(), E>) -> ExitCode {
     }
 }
 
-async fn aws() -> SdkConfig {
+/// How the clients of AWS services behave: short patience, few retries, so that a call fits into a lease.
+#[must_use]
+pub fn aws_defaults() -> ConfigLoader {
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(Duration::from_secs(1))
         .operation_attempt_timeout(AWS_ATTEMPT)
@@ -130,6 +132,4 @@ async fn aws() -> SdkConfig {
     aws_config::defaults(BehaviorVersion::latest())
         .timeout_config(timeouts)
         .retry_config(RetryConfig::standard().with_max_attempts(3).with_initial_backoff(Duration::from_millis(50)))
-        .load()
-        .await
 }

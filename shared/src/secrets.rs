@@ -82,6 +82,8 @@ struct Cached<T> {
     read_at: Millis,
     /// Before this instant no further read is tried.
     next_read_at: Millis,
+    /// When it was last read again out of turn.
+    urged_at: Option<Millis>,
 }
 
 impl<T> Secret<T> {
@@ -103,22 +105,41 @@ impl<T> Secret<T> {
     /// # Errors
     /// [`SecretError`] if there is neither a new value nor an old one.
     pub async fn read_if_older_than(&self, age: Duration) -> Result<Arc<T>, SecretError> {
+        self.read_unless(|cached, now| now.since(cached.read_at) < age || now < cached.next_read_at, false).await
+    }
+
+    /// The value, read again however new it is, but so at most once in `apart`: for who has met something that the
+    /// value does not know yet.
+    ///
+    /// # Errors
+    /// [`SecretError`] if there is neither a new value nor an old one.
+    pub async fn read_again(&self, apart: Duration) -> Result<Arc<T>, SecretError> {
+        self.read_unless(|cached, now| cached.urged_at.is_some_and(|at| now.since(at) < apart), true).await
+    }
+
+    async fn read_unless(
+        &self,
+        is_good: impl Fn(&Cached<T>, Millis) -> bool + Send,
+        urged: bool,
+    ) -> Result<Arc<T>, SecretError> {
         let mut cached = self.cached.lock().await;
         let now = self.clock.now();
         if let Some(c) = &*cached
-            && (now.since(c.read_at) < age || now < c.next_read_at)
+            && is_good(c, now)
         {
             return Ok(c.value.clone());
         }
+        let urged_at = if urged { Some(now) } else { cached.as_ref().and_then(|c| c.urged_at) };
         match (self.read().await, &mut *cached) {
             (Ok(value), slot) => {
                 let value = Arc::new(value);
-                *slot = Some(Cached { value: value.clone(), read_at: now, next_read_at: now });
+                *slot = Some(Cached { value: value.clone(), read_at: now, next_read_at: now, urged_at });
                 Ok(value)
             }
             (Err(error), Some(old)) => {
                 tracing::warn!(%error, "an older value of a secret is used");
                 old.next_read_at = now + RETRY;
+                old.urged_at = urged_at;
                 Ok(old.value.clone())
             }
             (Err(error), None) => Err(error),

@@ -49,7 +49,7 @@ impl Vault {
     pub async fn open(&self, place: Place<'_>, sealed: &[u8]) -> Result<Redacted, VaultError> {
         match self.sealer().await?.open(place, sealed) {
             Err(SealError::UnknownKey(_)) => {
-                let keys = self.keys.read_if_older_than(UNKNOWN_KEY).await?;
+                let keys = self.keys.read_again(UNKNOWN_KEY).await?;
                 Ok(Sealer::new(self.table.clone(), keys).open(place, sealed)?)
             }
             opened => Ok(opened?),

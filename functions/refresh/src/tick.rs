@@ -65,7 +65,7 @@ enum Outcome {
 pub async fn run(app: &App, shards: Shards, deadline: Millis) -> Result<Summary, StoreError> {
     let mut summary = Summary::default();
     let mut seen: HashSet<Resource> = HashSet::new();
-    for shard in (0..DUE_SHARDS).filter(|shard| shards.include(*shard)) {
+    'shards: for shard in (0..DUE_SHARDS).filter(|shard| shards.include(*shard)) {
         loop {
             let page = app.table.due(shard, app.clock.now(), PAGE).await?;
             // The index lags behind the table, and what failed may be due again: each is looked at once.
@@ -81,9 +81,27 @@ pub async fn run(app: &App, shards: Shards, deadline: Millis) -> Result<Summary,
             while let Some(outcome) = outcomes.next().await {
                 summary.count(outcome);
             }
+            if summary.left > 0 {
+                break 'shards;
+            }
         }
     }
+    if summary.left > 0 {
+        count_left(app, shards, &mut summary).await?;
+    }
     Ok(summary)
+}
+
+/// Counts what is still due, looked at or not.
+async fn count_left(app: &App, shards: Shards, summary: &mut Summary) -> Result<(), StoreError> {
+    let handled = summary.due - summary.left;
+    let now = app.clock.now();
+    summary.left = 0;
+    for shard in (0..DUE_SHARDS).filter(|shard| shards.include(*shard)) {
+        summary.left += app.table.count_due(shard, now).await?;
+    }
+    summary.due = handled + summary.left;
+    Ok(())
 }
 
 /// Refreshes one installation now; without `force` only if its token is no longer fresh.
@@ -140,7 +158,16 @@ async fn one(app: &App, due: &Due, hot: bool, deadline: Millis) -> Outcome {
             return Outcome::Deferred;
         }
     }
-    outcome(&due.resource, app.refresher.refresh(&due.resource, due.lineage, Why::Due, deadline).await)
+    let grace_ends = now + schedule::GRACE - LEASE;
+    loop {
+        let refreshed = app.refresher.refresh(&due.resource, due.lineage, Why::Due, deadline).await;
+        // The next tick would come too late for an answer that the platform gives again for a short time.
+        let Refreshed::Failed(Failure::Unanswered(at)) = refreshed else { return outcome(&due.resource, refreshed) };
+        if at > grace_ends || at + LEASE + MARGIN > deadline {
+            return outcome(&due.resource, refreshed);
+        }
+        tokio::time::sleep(at.since(app.clock.now())).await;
+    }
 }
 
 fn outcome(resource: &Resource, refreshed: Refreshed) -> Outcome {

@@ -16,6 +16,9 @@ use crate::token::rescue::{LostWrite, RescueError, RescueQueue, Rescued};
 use crate::token::{Grant, schedule};
 use crate::vault::{Vault, VaultError};
 
+/// How long an install waits for the table before it goes to the rescue queue: well within the invocation that holds
+/// the only copy of the pair.
+const PATIENCE: Duration = Duration::from_secs(8);
 /// How often an install looks at an item that changes under it.
 const ROUNDS: u32 = 10;
 
@@ -108,14 +111,8 @@ impl Installations {
             scope: grant.scope.as_deref(),
         };
         let sealer = self.vault.sealer().await?;
-        let mut stored = self.store(&new, &pair).await;
-        for pause in [100, 300, 900] {
-            if stored.is_ok() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(pause)).await;
-            stored = self.store(&new, &pair).await;
-        }
+        let storing = tokio::time::timeout(PATIENCE, self.store_patiently(&new, &pair)).await;
+        let stored = storing.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into()).into()));
         match stored {
             Ok(()) => {
                 Ok(Installed { resource: grant.resource.clone(), company: grant.company.clone(), bulk: grant.bulk })
@@ -179,6 +176,18 @@ impl Installations {
         Ok(outcome)
     }
 
+    async fn store_patiently(&self, new: &NewInstallation<'_>, pair: &Pair) -> Result<(), VaultOrStore> {
+        let mut stored = self.store(new, pair).await;
+        for pause in [100, 300, 900] {
+            if stored.is_ok() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            stored = self.store(new, pair).await;
+        }
+        stored
+    }
+
     async fn store(&self, new: &NewInstallation<'_>, pair: &Pair) -> Result<(), VaultOrStore> {
         for _ in 0..ROUNDS {
             let stored = self.table.installation(new.resource).await?;
@@ -186,6 +195,10 @@ impl Installations {
             let seen = stored.as_ref().map(|stored| stored.lineage);
             if let Some(stored) = &stored {
                 if stored.committed_by.as_deref() == Some(new.attempt.as_str()) {
+                    return Ok(());
+                }
+                if stored.revoked_at.is_some_and(|at| at > new.installed_at) {
+                    tracing::warn!(resource = %new.resource, "an install that was uninstalled before it could be stored");
                     return Ok(());
                 }
                 if stored.installed_at >= new.installed_at {

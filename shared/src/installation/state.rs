@@ -57,7 +57,7 @@ impl Status {
     }
 
     /// Whether an attempt may claim an installation in this state, `lease_ends_at` being the end of the last lease.
-    /// The condition of the claim's write says the same to DynamoDB.
+    /// The condition of the claim's write says the same to DynamoDB. An operator may also claim what was given up.
     #[must_use]
     pub fn claimable(self, lease_ends_at: Option<Millis>, now: Millis) -> bool {
         match self {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::primitives::Blob;
-use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure, Select};
 
 use super::{Attributes, Item, StoreError, Table, Written, installation_key, n, s, written};
 use crate::clock::Millis;
@@ -75,6 +75,8 @@ pub struct Installation {
     pub committed_by: Option<String>,
     /// When the exchange of its code was begun.
     pub installed_at: Millis,
+    /// When it was uninstalled, as the platform says.
+    pub revoked_at: Option<Millis>,
     /// When the schedule looks at it next.
     pub due_at: Option<Millis>,
     /// When a refresh was last forced by a refused access token.
@@ -108,6 +110,7 @@ impl Installation {
             lease_ends_at: attributes.number("lease_ends_at").map(Millis),
             committed_by: attributes.text("committed_by").map(str::to_owned),
             installed_at: Millis(attributes.number("installed_at").ok_or_else(|| need("installed_at"))?),
+            revoked_at: attributes.number("revoked_at").map(Millis),
             due_at: attributes.number("due_at").map(Millis),
             forced_at: attributes.number("forced_at").map(Millis),
             tried_at: attributes.number("tried_at").map(Millis),
@@ -155,6 +158,9 @@ pub struct Claim<'a> {
     pub now: Millis,
     /// The end of the lease.
     pub lease_ends_at: Millis,
+    /// Whether an installation may be claimed that was given up: an operator has reason to think that the platform's
+    /// refusal was its own fault.
+    pub given_up_too: bool,
     /// Whether a refused access token is the reason: then the last forced refresh must be older than this.
     pub forced_before: Option<Millis>,
 }
@@ -238,16 +244,20 @@ impl Table {
     /// [`StoreError`]. Nothing may be sent then.
     pub async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed, StoreError> {
         let mut condition =
-            "epoch = :epoch AND generation = :generation AND (#status IN (:active, :suspended, :blocked) \
+            "epoch = :epoch AND generation = :generation AND (#status IN (:active, :suspended, :blocked, :given_up) \
                              OR (#status IN (:refreshing, :uncertain) AND \
                              (attribute_not_exists(lease_ends_at) OR lease_ends_at <= :now)))"
                 .to_owned();
         let mut set = "SET #status = :refreshing, attempt = :attempt, lease_ends_at = :ends, due_at = :ends, \
                        due_shard = :shard, tried_at = :now, claimed_from = #status"
             .to_owned();
+        // Without leave the place is taken by a state that is in the list already.
+        let given_up = if claim.given_up_too { Status::NeedsReauthorization } else { Status::Active }.as_str();
         let mut write = self.change(claim.resource, claim.lineage);
         if let Some(before) = claim.forced_before {
-            condition.push_str(" AND (attribute_not_exists(forced_at) OR forced_at < :forced_before)");
+            // Only a token that is not in doubt: one without an answer is presented again while the platform forgives.
+            condition
+                .push_str(" AND (#status <> :active OR attribute_not_exists(forced_at) OR forced_at < :forced_before)");
             set.push_str(", forced_at = :now");
             write = write.expression_attribute_values(":forced_before", n(before));
         }
@@ -258,6 +268,7 @@ impl Table {
             .expression_attribute_values(":active", s(Status::Active.as_str()))
             .expression_attribute_values(":suspended", s(Status::Suspended.as_str()))
             .expression_attribute_values(":blocked", s(Status::Blocked.as_str()))
+            .expression_attribute_values(":given_up", s(given_up))
             .expression_attribute_values(":refreshing", s(Status::Refreshing.as_str()))
             .expression_attribute_values(":uncertain", s(Status::Uncertain.as_str()))
             .expression_attribute_values(":attempt", s(claim.attempt.as_str()))
@@ -534,6 +545,28 @@ impl Table {
             .send()
             .await;
         changed(written(result)?, |stored| stored.status == Status::Revoked)
+    }
+
+    /// How many are due in one shard at `now`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn count_due(&self, shard: u32, now: Millis) -> Result<u64, StoreError> {
+        let query = self
+            .client
+            .query()
+            .table_name(&*self.name)
+            .index_name("due")
+            .select(Select::Count)
+            .key_condition_expression("due_shard = :shard AND due_at <= :now")
+            .expression_attribute_values(":shard", s(shard.to_string()))
+            .expression_attribute_values(":now", n(now));
+        let mut pages = query.into_paginator().send();
+        let mut sum = 0;
+        while let Some(page) = pages.next().await {
+            sum += u64::try_from(page?.count()).unwrap_or_default();
+        }
+        Ok(sum)
     }
 
     /// What is due in one shard at `now`, longest due first, at most `limit` entries.

@@ -25,6 +25,8 @@ use crate::vault::{Vault, VaultError};
 
 /// What must be left of the lease after a presentation: the time of a commit.
 const COMMIT: Duration = Duration::from_secs(2);
+/// What the rescue queue needs of that, where the table takes nothing.
+const RESCUE: Duration = Duration::from_secs(1);
 /// How often a connection is tried for one presentation.
 const CONNECTIONS: u32 = 3;
 /// How long an installation is left alone after a fault that is not its own.
@@ -59,8 +61,10 @@ pub enum Refreshed {
 /// Why there is no new pair.
 #[derive(Debug)]
 pub enum Failure {
-    /// The outcome is unknown, or there was none. Worth another try then.
+    /// There was no outcome. Worth another try then.
     TryAgain(Millis),
+    /// The token was presented and no answer is known. Worth another try then, within the platform's grace.
+    Unanswered(Millis),
     /// The platform has paused the location.
     Suspended(Millis),
     /// The platform refused the refresh token for good.
@@ -142,6 +146,7 @@ impl Refresher {
             attempt: &attempt,
             now,
             lease_ends_at: now + LEASE,
+            given_up_too: why == Why::Operator,
             forced_before: (why == Why::Forced).then_some(now - schedule::FORCED_APART),
         };
         match self.table.claim(&claim).await.map_err(store)? {
@@ -247,6 +252,11 @@ impl Attempted<'_> {
                     self.log_unknown(cause);
                     self.uncertain = true;
                 }
+                // The same for an answer to somebody else: the token may be spent, and its true answer is not known.
+                Outcome::WrongTenant if !self.uncertain => {
+                    self.log_wrong_tenant();
+                    self.uncertain = true;
+                }
                 Outcome::WrongClient { fingerprint }
                     if credentials == 1 && self.credentials_changed(&fingerprint).await =>
                 {
@@ -303,7 +313,7 @@ impl Attempted<'_> {
                 self.blocked(now).await
             }
             Outcome::WrongTenant => {
-                tracing::error!(alarm = "wrong_tenant", "a grant for another location or company was refused");
+                self.log_wrong_tenant();
                 self.blocked(now).await
             }
             Outcome::Secret(error) => {
@@ -419,7 +429,7 @@ impl Attempted<'_> {
         let (now, failures) = (self.on.clock.now(), self.installation.failures + 1);
         let retry_at = schedule::after_unknown(now, failures, fastrand::f64());
         self.settle(Status::Uncertain, retry_at, failures, "no answer is known").await;
-        Refreshed::Failed(Failure::TryAgain(schedule::on_demand(now, failures)))
+        Refreshed::Failed(Failure::Unanswered(schedule::on_demand(now, failures)))
     }
 
     async fn blocked(&self, now: Millis) -> Refreshed {
@@ -452,7 +462,9 @@ impl Attempted<'_> {
     /// Gives the lease back. If the store fails the lease passes by itself, and the next claim does the same work.
     async fn settle(&self, status: Status, due_at: Millis, failures: u32, note: &str) {
         let Installation { resource, lineage, .. } = &self.installation;
-        let to = Settlement { status, due_at: Some(due_at), failures };
+        // What was given up is tried by an operator's wish only.
+        let due_at = (status != Status::NeedsReauthorization).then_some(due_at);
+        let to = Settlement { status, due_at, failures };
         let settled = self.on.table.settle(resource, *lineage, &self.attempt, to).await;
         let stored = match &settled {
             Ok(Changed::Done(_)) => "yes",
@@ -466,6 +478,11 @@ impl Attempted<'_> {
     async fn credentials_changed(&self, refused: &str) -> bool {
         let newer = self.on.endpoint.credentials(Duration::from_secs(1)).await;
         newer.is_ok_and(|app| super::endpoint::fingerprint(&app) != refused)
+    }
+
+    fn log_wrong_tenant(&self) {
+        tracing::error!(alarm = "wrong_tenant", resource = %self.installation.resource,
+            "a grant for another location or company was refused");
     }
 
     fn log_unknown(&self, cause: Cause) {
@@ -500,9 +517,12 @@ impl Commit<'_> {
     async fn until_stored(&self, lease: Lease) -> Option<Committed> {
         let mut pause = Duration::from_millis(50);
         loop {
-            match self.once().await {
-                Ok(committed) => return Some(committed),
-                Err(error) => tracing::warn!(resource = %self.resource, %error, "a granted pair is not stored yet"),
+            // A table that hangs must leave time for the queue before the lease and the invocation end.
+            let time = lease.left(self.on.clock.now()).saturating_sub(RESCUE).max(RESCUE);
+            match tokio::time::timeout(time, self.once()).await {
+                Ok(Ok(committed)) => return Some(committed),
+                Ok(Err(error)) => tracing::warn!(resource = %self.resource, %error, "a granted pair is not stored yet"),
+                Err(_) => tracing::warn!(resource = %self.resource, "a granted pair is not stored yet: no answer"),
             }
             if lease.left(self.on.clock.now()) < COMMIT + pause {
                 return None;

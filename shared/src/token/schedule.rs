@@ -20,6 +20,9 @@ pub const RETRY_ON_DEMAND: Duration = Duration::from_mins(1);
 /// A refused access token forces a refresh at most so often.
 pub const FORCED_APART: Duration = Duration::from_mins(1);
 
+/// For so long the platform answers a refresh token again that it has already taken (its changelog: "30 seconds").
+pub const GRACE: Duration = Duration::from_secs(30);
+
 /// Whether an access token may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freshness {

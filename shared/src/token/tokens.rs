@@ -12,7 +12,7 @@ use crate::clock::{Clock, Millis};
 use crate::installation::state::{Lineage, Status};
 use crate::resource::Resource;
 use crate::table::Table;
-use crate::table::installation::{Installation, SealedPair};
+use crate::table::installation::{Installation, LEASE, SealedPair};
 use crate::vault::{Vault, VaultError};
 
 /// How long a token is used from memory. The contract promises that an uninstall is noticed within 10 s.
@@ -128,7 +128,11 @@ impl Tokens {
                 Next::Fail(error) => return Err(error),
             };
             let why = if refused == Some(stored.lineage) { Why::Forced } else { Why::Due };
-            match self.refresher.refresh(resource, stored.lineage, why, deadline).await {
+            let refreshed = match held(&stored, now) {
+                Some(until) => Refreshed::Held(until),
+                None => self.refresher.refresh(resource, stored.lineage, why, deadline).await,
+            };
+            match refreshed {
                 Refreshed::Renewed(access) => return Ok(access),
                 Refreshed::Moved => {}
                 Refreshed::Gone => return Err(TokenError::NotInstalled),
@@ -141,6 +145,9 @@ impl Tokens {
                         return Err(TokenError::InProgress { retry_at: until.max(self.clock.now()) });
                     }
                     tokio::time::sleep(pause).await;
+                }
+                Refreshed::Failed(Failure::Unanswered(at)) if usable.is_none() && at + LEASE <= deadline => {
+                    tokio::time::sleep(at.since(self.clock.now())).await;
                 }
                 Refreshed::Failed(failure) => {
                     if let Some(pair) = usable {
@@ -225,6 +232,7 @@ fn next(stored: &Installation, refused: Option<Lineage>, now: Millis) -> Next<'_
     let freshness_of = |pair: &SealedPair| freshness(pair.access_issued_at, pair.access_expires_at, now);
     if let Some(pair) = pair
         && freshness_of(pair) == Freshness::Fresh
+        && !is_unanswered(stored, now)
     {
         return Next::Use(pair);
     }
@@ -258,13 +266,25 @@ fn next(stored: &Installation, refused: Option<Lineage>, now: Millis) -> Next<'_
     usable.map_or(Next::Fail(instead), Next::Use)
 }
 
+/// Until when somebody else holds the lease. Whoever waits for that needs no time for a lease of its own.
+fn held(stored: &Installation, now: Millis) -> Option<Millis> {
+    stored.lease_ends_at.filter(|end| stored.status == Status::Refreshing && *end > now)
+}
+
+/// Whether the refresh token was presented a moment ago, for all that is known, and its answer is missing. The
+/// platform gives it again for a short time only, so it is asked for although the access token still works.
+fn is_unanswered(stored: &Installation, now: Millis) -> bool {
+    let open = stored.status == Status::Uncertain || stored.status == Status::Refreshing && held(stored, now).is_none();
+    open && stored.tried_at.is_some_and(|at| now.since(at) < schedule::GRACE)
+}
+
 fn forced_recently(stored: &Installation, now: Millis) -> bool {
     stored.forced_at.is_some_and(|at| now.since(at) < schedule::FORCED_APART)
 }
 
 fn told(failure: Failure, now: Millis) -> TokenError {
     match failure {
-        Failure::TryAgain(retry_at) => TokenError::InProgress { retry_at },
+        Failure::TryAgain(retry_at) | Failure::Unanswered(retry_at) => TokenError::InProgress { retry_at },
         Failure::NoTime => TokenError::InProgress { retry_at: now },
         Failure::Suspended(retry_at) => TokenError::Suspended { retry_at },
         Failure::NeedsReauthorization(reinstall_url) => TokenError::ReauthorizationRequired { reinstall_url },
@@ -299,6 +319,7 @@ mod tests {
             lease_ends_at: None,
             committed_by: None,
             installed_at: Millis(0),
+            revoked_at: None,
             due_at: None,
             forced_at: None,
             tried_at: None,
@@ -355,6 +376,24 @@ mod tests {
         assert_eq!(decision(&item, at(7)), "pass on");
         item.forced_at = Some(Millis(NOW.0 - 60_000));
         assert_eq!(decision(&item, at(7)), "renew");
+    }
+
+    #[test]
+    fn a_missing_answer_is_asked_for_while_the_platform_gives_it_again() {
+        let ago = |ms| Some(Millis(NOW.0 - ms));
+        let mut item = stored(Status::Uncertain, FRESH);
+        item.failures = 1;
+        for (tried, expected) in
+            [(ago(999), "use"), (ago(1_000), "renew or use"), (ago(29_999), "renew or use"), (ago(30_000), "use")]
+        {
+            item.tried_at = tried;
+            assert_eq!(decision(&item, None), expected, "{tried:?}");
+        }
+        item.status = Status::Refreshing;
+        (item.tried_at, item.lease_ends_at) = (ago(14_999), Some(Millis(NOW.0 + 1)));
+        assert_eq!(decision(&item, None), "use", "its holder may live");
+        (item.tried_at, item.lease_ends_at) = (ago(15_000), Some(NOW));
+        assert_eq!(decision(&item, None), "renew or use");
     }
 
     #[test]

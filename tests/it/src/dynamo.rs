@@ -126,7 +126,7 @@ impl Engine {
         engine
     }
 
-    /// Base URL, for `AWS_ENDPOINT_URL_DYNAMODB`.
+    /// Base URL.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
@@ -140,7 +140,7 @@ impl Engine {
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new("us-east-1"))
             .credentials_provider(Credentials::new("test", "test", None, None, "test"))
-            .endpoint_url(format!("http://{}", self.address))
+            .endpoint_url(self.url())
             .interceptor(calls.clone())
             .build();
         (Client::from_conf(config), calls)

@@ -2,3 +2,5 @@
 
 pub mod dynamo;
 pub mod outside;
+pub mod proxy;
+pub mod world;

@@ -1,0 +1,419 @@
+//! The world of a story: the platform, the table, the secrets, the queue, and any number of processes in it.
+//!
+//! All processes share a clock that stands still until the story moves it; the platform's moves with it. Time that a
+//! story waits for in earnest is only that of a connection.
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use aws_config::Region;
+use aws_sdk_dynamodb::config::Credentials;
+use aws_sdk_dynamodb::primitives::Blob;
+use aws_sdk_dynamodb::types::AttributeValue;
+use refresh::event::{Event, Message};
+use refresh::{rescue, tick};
+use sandbox::events::EventBus;
+use sandbox::marketplace::grants::{Resource as Grantee, Standing};
+use sandbox::marketplace::{Location, Marketplace, Options};
+use sandbox::queue::Queue;
+use sandbox::secrets::Secrets;
+use serde_json::{Value, json};
+use shared::app::{App, aws_defaults};
+use shared::clock::{Clock, Millis};
+use shared::config::{Config, Function};
+use shared::installation::state::Status;
+use shared::redacted::Redacted;
+use shared::resource::{Kind, Resource};
+use shared::seal::{DataKeys, Sealer};
+use shared::table::installation::{Installation, SealedPair};
+use shared::table::{Item, Table};
+use shared::token::pair::{Slot, place};
+use shared::token::{Access, Grant};
+
+use crate::dynamo::{self, Engine};
+use crate::proxy::{Proxy, Upstreams};
+
+/// Id of the app's secret.
+pub const APP_SECRET: &str = "app";
+/// Id of the sealing secret.
+pub const SEALING_SECRET: &str = "sealing";
+/// Base of the pages, for links to install again.
+pub const HOME: &str = "https://relay.example";
+/// An invocation that a story does not end by itself.
+const INVOCATION: Duration = Duration::from_secs(29);
+
+/// Everything outside the processes.
+pub struct World {
+    /// The platform.
+    pub market: Marketplace,
+    /// Secrets Manager.
+    pub secrets: Secrets,
+    /// The rescue queue.
+    pub queue: Queue,
+    /// Moved by [`World::advance`] only.
+    pub clock: Clock,
+    /// The table, reached without a proxy.
+    pub table: Table,
+    engine: Arc<Engine>,
+}
+
+/// One process: its own clients, caches and connections.
+pub struct Process {
+    app: App,
+    /// What lies between it and AWS.
+    pub proxy: Proxy,
+}
+
+impl Deref for Process {
+    type Target = App;
+
+    fn deref(&self) -> &App {
+        &self.app
+    }
+}
+
+impl World {
+    /// A new world on one engine; `None`, with a line that names `test`, where that engine is not to be had.
+    ///
+    /// # Panics
+    /// If a part does not start.
+    pub async fn start(kind: dynamo::Kind, test: &str) -> Option<Self> {
+        let engine = engine(kind, test).await?;
+        let locations = (1..=3).map(|n| Location { id: format!("L{n}"), name: format!("Location {n}") }).collect();
+        let options = Options { locations, ..Options::default() };
+        let market = Marketplace::start(options, EventBus::default()).await.expect("the platform starts");
+        let secrets = Secrets::start().await.expect("secrets start");
+        let queue = Queue::start(Duration::ZERO).await.expect("the queue starts");
+        let Options { client_id, client_secret, .. } = market.options();
+        secrets.put(APP_SECRET, json!({ "client_id": client_id, "client_secret": client_secret }).to_string());
+        secrets.put(SEALING_SECRET, r#"{"current":"k1","k1":"0123456789abcdef0123456789abcdef"}"#);
+        let client = sandbox::dynamo::client(&engine.url());
+        let name = format!("life-{:016x}", fastrand::u64(..));
+        sandbox::dynamo::create_table(&client, &name).await.expect("a table");
+        let clock = Clock::manual(Millis(i64::try_from(market.clock().now_ms()).expect("a time")));
+        Some(Self { market, secrets, queue, clock, table: Table { client, name: name.into() }, engine })
+    }
+
+    /// A new process.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub async fn process(&self) -> Process {
+        self.process_by(self.clock.clone()).await
+    }
+
+    /// A new process with a clock of its own.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub async fn process_by(&self, clock: Clock) -> Process {
+        self.process_of(clock, self.market.url()).await
+    }
+
+    /// A new process for which the platform's API is at `api`.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub async fn process_at(&self, api: &str) -> Process {
+        self.process_of(self.clock.clone(), api.to_owned()).await
+    }
+
+    async fn process_of(&self, clock: Clock, api: String) -> Process {
+        let upstreams =
+            Upstreams { dynamodb: self.engine.url(), secrets: self.secrets.url(), queue: self.queue.endpoint() };
+        let proxy = Proxy::start(upstreams).await.expect("a proxy");
+        let variables = BTreeMap::from([
+            ("TABLE_NAME", self.table.name.to_string()),
+            ("APP_SECRET_ID", APP_SECRET.to_owned()),
+            ("SEALING_SECRET_ID", SEALING_SECRET.to_owned()),
+            ("API_URL", api),
+            ("RESCUE_QUEUE_URL", self.queue.url()),
+        ]);
+        let config = Config::read(Function::Refresh, &|name| variables.get(name).cloned()).expect("a configuration");
+        let aws = aws_defaults()
+            // DynamoDB Local has tables of its own for each region and access key: those of the sandbox's client.
+            .region(Region::from_static(sandbox::process::REGION))
+            .credentials_provider(Credentials::new("sandbox", "sandbox", None, None, "sandbox"))
+            .endpoint_url(proxy.url())
+            .load()
+            .await;
+        Process { app: App::build(config, &aws, clock).expect("an app"), proxy }
+    }
+
+    /// Moves every clock on.
+    pub fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+        self.market.clock().advance(by);
+    }
+
+    /// When an invocation that begins now ends.
+    #[must_use]
+    pub fn deadline(&self) -> Millis {
+        self.clock.now() + INVOCATION
+    }
+
+    /// What a human's consent to a location or a company leads to.
+    ///
+    /// # Panics
+    /// If the platform grants nothing.
+    pub async fn consent(&self, process: &Process, resource: &Resource) -> Grant {
+        let code = self.market.authorize(grantee(resource));
+        process.endpoint.exchange(&code.into(), HOME).await.expect("a grant")
+    }
+
+    /// Installs the app.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub async fn install(&self, process: &Process, resource: &Resource) {
+        let started = self.clock.now();
+        let grant = self.consent(process, resource).await;
+        process.installations.install(&grant, started, HOME).await.expect("installed");
+    }
+
+    /// Ends every access token, by the clock.
+    pub fn expire(&self) {
+        self.advance(self.market.options().token_life);
+    }
+
+    /// An installation as it stands in the table.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub async fn stored(&self, resource: &Resource) -> Installation {
+        self.table.installation(resource).await.expect("a table").expect("an installation")
+    }
+
+    /// The state of an installation.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub async fn status(&self, resource: &Resource) -> Status {
+        self.stored(resource).await.status
+    }
+
+    /// How many refresh tokens were presented.
+    #[must_use]
+    pub fn presented(&self) -> usize {
+        self.market.token_requests_for("refresh_token")
+    }
+
+    /// Invokes the refresh function in an invocation that ends at `deadline`.
+    ///
+    /// # Panics
+    /// If it answers with an error.
+    pub async fn refresh_until(&self, process: &Process, event: Value, deadline: Millis) -> Value {
+        let answer = match Event::read(event).expect("an event") {
+            Event::Tick(shards) => {
+                serde_json::to_value(tick::run(process, shards, deadline).await.expect("what is due can be read"))
+            }
+            Event::One { resource, force } => {
+                let done = tick::run_one(process, &resource, force, deadline).await;
+                serde_json::to_value(done.expect("it can be read"))
+            }
+            Event::Rescue(messages) => serde_json::to_value(rescue::run(process, messages).await),
+        };
+        answer.expect("an answer is JSON")
+    }
+
+    /// A minute's invocation of the refresh function.
+    pub async fn refresh(&self, process: &Process, event: Value) -> Value {
+        self.refresh_until(process, event, self.clock.now() + Duration::from_mins(1)).await
+    }
+
+    /// What Lambda would hand to the refresh function of the rescue queue.
+    #[must_use]
+    pub fn rescued(&self) -> Value {
+        let record = |message: sandbox::queue::Message| json!({ "messageId": message.id, "body": message.body });
+        json!({ "Records": self.queue.messages().into_iter().map(record).collect::<Vec<_>>() })
+    }
+
+    /// The messages of the rescue queue, by their ids.
+    #[must_use]
+    pub fn rescued_messages(&self) -> Vec<Message> {
+        let message = |message: sandbox::queue::Message| Message { message_id: message.id, body: message.body };
+        self.queue.messages().into_iter().map(message).collect()
+    }
+
+    /// Every item of the table.
+    ///
+    /// # Panics
+    /// If the table cannot be read.
+    pub async fn items(&self) -> Vec<Item> {
+        let scan =
+            self.table.client.scan().table_name(&*self.table.name).consistent_read(true).into_paginator().items();
+        scan.send().collect::<Result<_, _>>().await.expect("the table can be read")
+    }
+
+    /// Writes an item as it is.
+    ///
+    /// # Panics
+    /// If the table cannot be written.
+    pub async fn put(&self, item: Item) {
+        let put = self.table.client.put_item().table_name(&*self.table.name).set_item(Some(item));
+        put.send().await.expect("the table can be written");
+    }
+
+    /// Deletes an item.
+    ///
+    /// # Panics
+    /// If the table cannot be written.
+    pub async fn delete(&self, key: &str) {
+        let delete = self.table.client.delete_item().table_name(&*self.table.name);
+        delete.key("pk", AttributeValue::S(key.to_owned())).send().await.expect("the table can be written");
+    }
+
+    /// The refresh token of one of an installation's pairs.
+    ///
+    /// # Panics
+    /// If it does not open.
+    #[must_use]
+    pub fn open(&self, stored: &Installation, slot: Slot, pair: &SealedPair) -> Option<Redacted> {
+        let keys = DataKeys::parse(&self.secrets.get(SEALING_SECRET).expect("a sealing secret")).expect("keys");
+        let sealer = Sealer::new(self.table.name.clone(), Arc::new(keys));
+        let item = stored.key();
+        let refresh = pair.refresh.as_ref()?;
+        Some(sealer.open(place(&item, stored.lineage, slot.refresh()), refresh).expect("it opens"))
+    }
+
+    /// What the platform would say to the stored refresh token.
+    pub async fn standing(&self, resource: &Resource) -> Option<Standing> {
+        let stored = self.stored(resource).await;
+        let token = self.open(&stored, Slot::Current, stored.pair.as_ref()?)?;
+        Some(self.market.standing(token.expose()))
+    }
+
+    /// Ends a story: what every story must leave behind, whatever happened in it.
+    ///
+    /// Faults end and paused locations go on. Then every installation that has a live grant at the platform must be
+    /// usable by what the product itself does next: rescued pairs, the schedule, a caller. And no secret stands in
+    /// the table or on the queue in the clear.
+    ///
+    /// # Panics
+    /// If that does not hold.
+    pub async fn end(self) {
+        self.end_without(&[]).await;
+    }
+
+    /// [`World::end`], where the story has shown that these grants cannot be held.
+    ///
+    /// # Panics
+    /// If that does not hold, or if one of them is usable after all.
+    pub async fn end_without(self, lost: &[&Resource]) {
+        self.market.clear_faults();
+        let process = self.process().await;
+        let failed = self.refresh(&process, self.rescued()).await;
+        assert_eq!(failed, json!({ "batchItemFailures": [] }), "every rescued pair finds its place");
+        for item in self.items().await {
+            let Some(resource) = installation_of(&item) else { continue };
+            self.market.set_active(grantee(&resource), true);
+            let live = !self.market.live_refresh_tokens(&grantee(&resource)).is_empty();
+            let usable = self.becomes_usable(&process, &resource).await;
+            let expected = live && !lost.contains(&&resource);
+            assert_eq!(usable, expected, "{resource}: {:?}", self.stored(&resource).await);
+        }
+        self.assert_nothing_in_clear().await;
+    }
+
+    async fn becomes_usable(&self, process: &Process, resource: &Resource) -> bool {
+        // Three times a minute: whoever held a lease has lost it, and every forced refresh is a minute old.
+        for _ in 0..3 {
+            self.refresh(process, json!({})).await;
+            self.refresh(process, json!({ "resource": resource, "force": true })).await;
+            let access = process.tokens.access(resource, self.deadline()).await;
+            if self.works(access.ok().as_ref()) && self.standing(resource).await == Some(Standing::Live) {
+                return true;
+            }
+            self.advance(Duration::from_secs(16));
+        }
+        false
+    }
+
+    fn works(&self, access: Option<&Access>) -> bool {
+        access.is_some_and(|access| self.market.takes_access_token(access.token.expose()))
+    }
+
+    async fn assert_nothing_in_clear(&self) {
+        let mut texts = self.texts().await;
+        texts.extend(self.queue.messages().into_iter().map(|message| message.body.into_bytes()));
+        for secret in self.market.every_secret() {
+            let found = texts.iter().find(|text| holds(text, secret.as_bytes()));
+            assert!(found.is_none(), "a secret is in the clear: {:?}", found.map(|text| String::from_utf8_lossy(text)));
+        }
+    }
+
+    /// Whether some secret of the platform stands in the table in the clear: the positive control of the search.
+    pub async fn tells(&self, secret: &str) -> bool {
+        self.texts().await.iter().any(|text| holds(text, secret.as_bytes()))
+    }
+
+    /// Every text and every string of bytes in the table.
+    async fn texts(&self) -> Vec<Vec<u8>> {
+        let mut texts = Vec::new();
+        for item in self.items().await {
+            for value in item.values() {
+                collect(value, &mut texts);
+            }
+        }
+        texts
+    }
+}
+
+/// The embedded engine belongs to one story; `DynamoDB` Local takes seconds to start and is shared by those that run.
+async fn engine(kind: dynamo::Kind, test: &str) -> Option<Arc<Engine>> {
+    static LOCAL: Mutex<Weak<Engine>> = Mutex::new(Weak::new());
+    static STARTING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    if kind == dynamo::Kind::Embedded {
+        return Engine::start(kind, test).await.map(Arc::new);
+    }
+    let _one_at_a_time = STARTING.lock().await;
+    let running = LOCAL.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+    if running.is_some() {
+        return running;
+    }
+    let started = Arc::new(Engine::start(kind, test).await?);
+    *LOCAL.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&started);
+    Some(started)
+}
+
+/// The platform's name of a resource.
+#[must_use]
+pub fn grantee(resource: &Resource) -> Grantee {
+    match resource.kind() {
+        Kind::Location => Grantee::Location(resource.id().to_owned()),
+        Kind::Company => Grantee::Company(resource.id().to_owned()),
+    }
+}
+
+/// A location of the story.
+///
+/// # Panics
+/// If it is no id.
+#[must_use]
+pub fn location(id: &str) -> Resource {
+    Resource::location(id).expect("an id")
+}
+
+fn installation_of(item: &Item) -> Option<Resource> {
+    let (kind, id) = item.get("pk")?.as_s().ok()?.strip_prefix("installation#")?.split_once('#')?;
+    Resource::new(if kind == "company" { Kind::Company } else { Kind::Location }, id).ok()
+}
+
+/// Every text and every string of bytes of a value.
+fn collect(value: &AttributeValue, texts: &mut Vec<Vec<u8>>) {
+    match value {
+        AttributeValue::S(text) => texts.push(text.clone().into_bytes()),
+        AttributeValue::B(bytes) => texts.push(bytes.as_ref().to_vec()),
+        AttributeValue::Ss(all) => texts.extend(all.iter().map(|text| text.clone().into_bytes())),
+        AttributeValue::Bs(all) => texts.extend(all.iter().map(Blob::as_ref).map(<[u8]>::to_vec)),
+        AttributeValue::L(values) => values.iter().for_each(|value| collect(value, texts)),
+        AttributeValue::M(values) => values.values().for_each(|value| collect(value, texts)),
+        _ => {}
+    }
+}
+
+fn holds(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}

@@ -1,0 +1,173 @@
+//! A process dies at some point of a refresh. Here its future is dropped while a call is under way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use it::proxy::{Call, Fault, Gate};
+use it::world::{Process, World, location};
+use sandbox::marketplace::grants::{Rotation, Standing};
+use serde_json::json;
+use shared::installation::state::Status;
+use shared::resource::Resource;
+use shared::table::installation::LEASE;
+use shared::token::refresh::{Failure, Refreshed, Why};
+
+stories!(
+    before_the_claim_is_carried_out_nothing_has_happened,
+    after_the_claim_the_schedule_finds_it_with_one_presentation,
+    after_the_claim_the_next_caller_finds_it,
+    between_grant_and_commit_a_forgiving_platform_answers_again,
+    between_grant_and_commit_a_strict_platform_costs_the_grant_and_one_notice,
+    after_the_commit_nothing_is_missing,
+    an_answer_of_the_table_may_be_lost_at_every_write,
+);
+
+/// Begins a refresh and drops it at the gate.
+async fn dies_at(world: &World, process: Process, resource: &Resource, gate: &Gate) {
+    let lineage = world.stored(resource).await.lineage;
+    let (process, resource, deadline) = (Arc::new(process), resource.clone(), world.deadline());
+    let doomed = process.clone();
+    let task = tokio::spawn(async move {
+        doomed.refresher.refresh(&resource, lineage, Why::Due, deadline).await;
+    });
+    gate.reached().await;
+    task.abort();
+    assert!(task.await.is_err_and(|error| error.is_cancelled()), "it did not live to the end");
+}
+
+async fn before_the_claim_is_carried_out_nothing_has_happened(world: World) {
+    let l1 = location("L1");
+    let (doomed, other) = (world.process().await, world.process().await);
+    world.install(&doomed, &l1).await;
+    let before = world.stored(&l1).await;
+    let gate = doomed.proxy.hold(Call::Claim);
+    dies_at(&world, doomed, &l1, &gate).await;
+    assert_eq!((world.stored(&l1).await, world.presented()), (before, 0));
+    world.expire();
+    other.tokens.access(&l1, world.deadline()).await.expect("a token");
+    // What was under way arrives after all, when everything is over.
+    gate.open();
+    tokio::task::yield_now().await;
+    world.end().await;
+}
+
+async fn after_the_claim_the_schedule_finds_it_with_one_presentation(world: World) {
+    let l1 = location("L1");
+    let (doomed, other) = (world.process().await, world.process().await);
+    world.install(&doomed, &l1).await;
+    let gate = doomed.proxy.hold_answer(Call::Claim);
+    dies_at(&world, doomed, &l1, &gate).await;
+    assert_eq!(world.status(&l1).await, Status::Refreshing);
+    let lineage = world.stored(&l1).await.lineage;
+    let held = other.refresher.refresh(&l1, lineage, Why::Due, world.deadline()).await;
+    assert!(matches!(held, Refreshed::Held(_)), "the lease of a dead holder holds: {held:?}");
+    assert_eq!(world.refresh(&other, json!({})).await["due"], 0, "and it is not due before");
+    world.advance(LEASE);
+    let summary = world.refresh(&other, json!({})).await;
+    assert_eq!((&summary["due"], &summary["refreshed"]), (&json!(1), &json!(1)), "{summary}");
+    assert_eq!((world.status(&l1).await, world.presented()), (Status::Active, 1));
+    world.end().await;
+}
+
+async fn after_the_claim_the_next_caller_finds_it(world: World) {
+    let l1 = location("L1");
+    let (doomed, other) = (world.process().await, world.process().await);
+    world.install(&doomed, &l1).await;
+    world.expire();
+    let gate = doomed.proxy.hold_answer(Call::Claim);
+    dies_at(&world, doomed, &l1, &gate).await;
+    world.advance(LEASE);
+    let access = other.tokens.access(&l1, world.deadline()).await.expect("a token");
+    assert_eq!((access.generation, world.presented()), (2, 1));
+    world.end().await;
+}
+
+async fn between_grant_and_commit_a_forgiving_platform_answers_again(world: World) {
+    let l1 = location("L1");
+    let (doomed, other) = (world.process().await, world.process().await);
+    world.install(&doomed, &l1).await;
+    let gate = doomed.proxy.hold(Call::Commit);
+    dies_at(&world, doomed, &l1, &gate).await;
+    assert_eq!(world.standing(&l1).await, Some(Standing::Replayable));
+    world.advance(LEASE);
+    // A caller whose access token is still good, for a day.
+    let access = other.tokens.access(&l1, world.deadline()).await.expect("a token");
+    assert!(world.market.takes_access_token(access.token.expose()));
+    assert_eq!((world.status(&l1).await, world.presented()), (Status::Active, 2));
+    assert_eq!(world.standing(&l1).await, Some(Standing::Live));
+    world.end().await;
+}
+
+async fn between_grant_and_commit_a_strict_platform_costs_the_grant_and_one_notice(world: World) {
+    let l1 = location("L1");
+    let (doomed, other) = (world.process().await, world.process().await);
+    world.install(&doomed, &l1).await;
+    world.market.change(|options| options.rotation = Rotation::Strict);
+    let gate = doomed.proxy.hold(Call::Commit);
+    dies_at(&world, doomed, &l1, &gate).await;
+    world.advance(LEASE);
+    let lineage = world.stored(&l1).await.lineage;
+    let refused = other.refresher.refresh(&l1, lineage, Why::Due, world.deadline()).await;
+    let Refreshed::Failed(Failure::NeedsReauthorization(link)) = refused else { panic!("{refused:?}") };
+    assert_eq!(link.as_deref(), Some("https://relay.example/oauth/install"));
+    let presented = world.presented();
+    world.advance(Duration::from_hours(1));
+    assert_eq!(world.refresh(&other, json!({})).await["due"], 0);
+    assert_eq!(world.presented(), presented, "one notice");
+    // The access token that was stored is good until its end all the same.
+    other.tokens.access(&l1, world.deadline()).await.expect("the old token");
+    world.end_without(&[&l1]).await;
+}
+
+async fn after_the_commit_nothing_is_missing(world: World) {
+    let l1 = location("L1");
+    let doomed = world.process().await;
+    world.install(&doomed, &l1).await;
+    let gate = doomed.proxy.hold_answer(Call::Commit);
+    dies_at(&world, doomed, &l1, &gate).await;
+    let stored = world.stored(&l1).await;
+    assert_eq!((stored.status, stored.lineage.generation), (Status::Active, 2));
+    world.end().await;
+}
+
+async fn an_answer_of_the_table_may_be_lost_at_every_write(world: World) {
+    let l1 = location("L1");
+    let process = world.process().await;
+    let lost = Fault::HangUp { applied: true };
+    process.proxy.once(Call::Install, lost.clone());
+    world.install(&process, &l1).await;
+    assert_eq!((world.stored(&l1).await.lineage.epoch, process.proxy.struck()), (1, 1));
+    process.proxy.once(Call::Claim, lost.clone());
+    // More than the SDK repeats: the commit has to recognise itself.
+    process.proxy.fault(Call::Commit, 0, Some(3), lost.clone());
+    let lineage = world.stored(&l1).await.lineage;
+    let renewed = process.refresher.refresh(&l1, lineage, Why::Due, world.deadline()).await;
+    assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
+    assert_eq!((world.presented(), process.proxy.struck()), (1, 5));
+    let stored = world.stored(&l1).await;
+    assert_eq!((stored.status, stored.lineage.generation, stored.alternate), (Status::Active, 2, None));
+    process.proxy.once(Call::Settle, lost.clone());
+    world.market.fault(
+        sandbox::marketplace::faults::Endpoint::Refresh,
+        sandbox::marketplace::faults::Fault::throttled(),
+        Some(1),
+    );
+    let throttled = process.refresher.refresh(&l1, stored.lineage, Why::Due, world.deadline()).await;
+    assert!(matches!(throttled, Refreshed::Failed(Failure::TryAgain(_))), "{throttled:?}");
+    assert_eq!((world.status(&l1).await, process.proxy.struck()), (Status::Active, 6));
+    // A claim whose answers are all lost: nothing is sent, and the lease passes by itself.
+    process.proxy.fault(Call::Claim, 0, Some(3), lost.clone());
+    let unknown = process.refresher.refresh(&l1, stored.lineage, Why::Due, world.deadline()).await;
+    assert!(matches!(unknown, Refreshed::Failed(Failure::Store(_))), "{unknown:?}");
+    assert_eq!((world.status(&l1).await, world.presented()), (Status::Refreshing, 2));
+    world.advance(LEASE);
+    let renewed = process.refresher.refresh(&l1, stored.lineage, Why::Due, world.deadline()).await;
+    assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
+    process.proxy.once(Call::Uninstall, lost);
+    let at = world.clock.now();
+    let done = process.installations.uninstall(&l1, at).await.expect("a table");
+    assert_eq!(done, shared::installation::Uninstalled::Done);
+    assert_eq!((world.stored(&l1).await.lineage.epoch, process.proxy.struck()), (2, 10));
+    world.market.uninstall(&it::world::grantee(&l1));
+    world.end().await;
+}

@@ -1,0 +1,309 @@
+//! What the platform can answer to a refresh token, and what each answer leads to.
+
+use std::time::Duration;
+
+use it::world::{APP_SECRET, Process, World, location};
+use sandbox::marketplace::faults::{Endpoint, Fault};
+use sandbox::marketplace::grants::Standing;
+use serde_json::{Value, json};
+use shared::installation::state::Status;
+use shared::resource::Resource;
+use shared::table::app::BreakerReason;
+use shared::token::TokenError;
+use shared::token::pair::Slot;
+use shared::token::refresh::{Failure, Refreshed, Why};
+
+stories!(
+    an_unknown_outcome_is_presented_twice_and_then_recovered,
+    a_time_out_is_answered_by_the_second_presentation,
+    without_a_connection_nothing_is_sent_and_nothing_changes,
+    a_429_changes_nothing,
+    odd_lives_are_clamped,
+    a_grant_without_a_refresh_token_keeps_the_old_one,
+    a_grant_for_another_location_is_not_stored,
+    a_rotated_client_secret_is_read_again_at_once,
+    a_wrong_client_secret_marks_nobody_and_passes_by_itself,
+    a_paused_location_recovers_by_itself,
+    three_refusals_in_a_hundred_stop_everything,
+);
+
+async fn refresh(world: &World, process: &Process, resource: &Resource) -> Refreshed {
+    let lineage = world.stored(resource).await.lineage;
+    process.refresher.refresh(resource, lineage, Why::Due, world.deadline()).await
+}
+
+fn answered(processed: bool, status: u16, body: &str) -> Fault {
+    Fault::Answer { processed, status, body: body.to_owned(), content_type: None }
+}
+
+async fn an_unknown_outcome_is_presented_twice_and_then_recovered(world: World) {
+    let l1 = location("L1");
+    let process = world.process().await;
+    world.install(&process, &l1).await;
+    let faults = [
+        Fault::HangUp { processed: false },
+        Fault::HangUp { processed: true },
+        answered(true, 500, "{}"),
+        answered(true, 502, "<html>"),
+        answered(false, 503, r#"{"message":"refresh token is invalid"}"#),
+        answered(true, 302, ""),
+        answered(true, 408, ""),
+        answered(true, 400, r#"{"statusCode":400,"message":"Request Timeout after 30000ms"}"#),
+        answered(true, 200, ""),
+        answered(true, 200, "[]"),
+        answered(true, 200, r#"{"access_token":null}"#),
+        Fault::Truncated,
+        Fault::Without { field: "access_token".into() },
+        Fault::html_200(true),
+        Fault::html_200(false),
+    ];
+    for fault in faults {
+        let (before, presented) = (world.stored(&l1).await, world.presented());
+        world.market.fault(Endpoint::Refresh, fault.clone(), Some(2));
+        let unknown = refresh(&world, &process, &l1).await;
+        assert!(matches!(unknown, Refreshed::Failed(Failure::Unanswered(_))), "{fault:?}: {unknown:?}");
+        let stored = world.stored(&l1).await;
+        assert_eq!((stored.status, stored.lineage), (Status::Uncertain, before.lineage), "{fault:?}");
+        assert_eq!(world.presented() - presented, 2, "{fault:?}");
+        world.advance(Duration::from_secs(1));
+        let summary = world.refresh(&process, json!({})).await;
+        assert_eq!(summary["refreshed"], 1, "{fault:?}: {summary}");
+        assert_eq!(world.status(&l1).await, Status::Active, "{fault:?}");
+        assert_eq!(world.presented() - presented, 3, "{fault:?}");
+        assert_eq!(world.standing(&l1).await, Some(Standing::Live), "{fault:?}");
+    }
+    world.end().await;
+}
+
+async fn a_time_out_is_answered_by_the_second_presentation(world: World) {
+    let l1 = location("L1");
+    let process = world.process().await;
+    world.install(&process, &l1).await;
+    world.market.fault(Endpoint::Refresh, Fault::Stall { processed: true }, Some(1));
+    let renewed = refresh(&world, &process, &l1).await;
+    assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
+    assert_eq!(world.presented(), 2);
+    world.end().await;
+}
+
+async fn without_a_connection_nothing_is_sent_and_nothing_changes(world: World) {
+    let l1 = location("L1");
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port");
+    let (installer, process) = (world.process().await, world.process_at(&format!("http://{closed}")).await);
+    world.install(&installer, &l1).await;
+    let failed = refresh(&world, &process, &l1).await;
+    assert!(matches!(failed, Refreshed::Failed(Failure::TryAgain(_))), "{failed:?}");
+    let stored = world.stored(&l1).await;
+    assert_eq!((stored.status, stored.failures, world.presented()), (Status::Active, 1, 0));
+    world.end().await;
+}
+
+async fn a_429_changes_nothing(world: World) {
+    let l1 = location("L1");
+    let process = world.process().await;
+    world.install(&process, &l1).await;
+    world.market.fault(Endpoint::Refresh, Fault::throttled(), Some(1));
+    let failed = refresh(&world, &process, &l1).await;
+    assert!(matches!(failed, Refreshed::Failed(Failure::TryAgain(_))), "{failed:?}");
+    let stored = world.stored(&l1).await;
+    assert_eq!((stored.status, stored.failures, world.presented()), (Status::Active, 1, 1));
+    world.end().await;
+}
+
+async fn odd_lives_are_clamped(world: World) {
+    let l1 = location("L1");
+    let process = world.process().await;
+    world.install(&process, &l1).await;
+    for (said, seconds) in [
+        (json!(0), 60),
+        (json!(-1), 60),
+        (json!("soon"), 3_600),
+        (json!(1e12), 86_400),
+        (json!("7200"), 7_200),
+        (Value::Null, 3_600),
+    ] {
+        world.market.fault(Endpoint::Refresh, Fault::expires_in(said.clone()), Some(1));
+        let renewed = refresh(&world, &process, &l1).await;
+        assert!(matches!(renewed, Refreshed::Renewed(_)), "{said}: {renewed:?}");
+        let stored = world.stored(&l1).await;
+        let pair = stored.pair.expect("a pair");
+        assert_eq!(pair.access_expires_at.since(pair.access_issued_at).as_secs(), seconds, "{said}");
+        assert!(stored.due_at.is_some_and(|due| due < pair.access_expires_at), "{said}");
+    }
+    world.end().await;
+}
+
+async fn a_grant_without_a_refresh_token_keeps_the_old_one(world: World) {
+    let l1 = location("L1");
+    let process = world.process().await;
+    world.install(&process, &l1).await;
+    let before = world.stored(&l1).await;
+    let old = before.pair.as_ref().and_then(|pair| world.open(&before, Slot::Current, pair)).expect("a token");
+    for field in ["refresh_token", "userType"] {
+        world.market.fault(Endpoint::Refresh, Fault::Without { field: field.into() }, Some(1));
+        let renewed = refresh(&world, &process, &l1).await;
+        assert!(matches!(renewed, Refreshed::Renewed(_)), "{field}: {renewed:?}");
+        if field == "refresh_token" {
+            let after = world.stored(&l1).await;
+            let kept = after.pair.as_ref().and_then(|pair| world.open(&after, Slot::Current, pair)).expect("a token");
+            assert_eq!(kept.expose(), old.expose());
+        }
+    }
+    world.end().await;
+}
+
+async fn a_grant_for_another_location_is_not_stored(world: World) {
+    let (l1, l2) = (location("L1"), location("L2"));
+    let process = world.process().await;
+    world.install(&process, &l1).await;
+    world.install(&process, &l2).await;
+    let others = world.stored(&l2).await;
+    let wrong = [
+        Fault::other_location("L2"),
+        Fault::With { field: "userType".into(), value: json!("Company") },
+        Fault::other_location("../L1"),
+    ];
+    for fault in wrong {
+        let presented = world.presented();
+        world.market.fault(Endpoint::Refresh, fault.clone(), Some(1));
+        let renewed = refresh(&world, &process, &l1).await;
+        assert!(
+            matches!(renewed, Refreshed::Renewed(_)),
+            "the true answer comes within the grace: {fault:?} {renewed:?}"
+        );
+        assert_eq!(world.presented() - presented, 2, "{fault:?}");
+        assert_eq!(world.standing(&l1).await, Some(Standing::Live), "{fault:?}");
+    }
+    // One that stays wrong: nothing of it is stored, and it is not asked for in a loop.
+    let (before, presented) = (world.stored(&l1).await, world.presented());
+    world.market.fault(Endpoint::Refresh, Fault::other_location("L2"), Some(2));
+    let refused = refresh(&world, &process, &l1).await;
+    assert!(matches!(refused, Refreshed::Failed(Failure::TryAgain(_))), "{refused:?}");
+    let stored = world.stored(&l1).await;
+    assert_eq!((stored.status, stored.lineage, &stored.pair), (Status::Blocked, before.lineage, &before.pair));
+    assert_eq!(world.presented() - presented, 2);
+    assert_eq!(world.stored(&l2).await, others);
+    world.end().await;
+}
+
+/// Gives the app a new secret at the platform, and returns the secret as Secrets Manager should hold it.
+fn rotate_client_secret(world: &World) -> String {
+    let secret = format!("rotated-{:016x}", fastrand::u64(..));
+    world.market.change(|options| options.client_secret.clone_from(&secret));
+    json!({ "client_id": world.market.options().client_id, "client_secret": secret }).to_string()
+}
+
+async fn a_rotated_client_secret_is_read_again_at_once(world: World) {
+    let l1 = location("L1");
+    let process = world.process().await;
+    world.install(&process, &l1).await;
+    world.advance(Duration::from_secs(2));
+    let new = rotate_client_secret(&world);
+    world.secrets.put(APP_SECRET, new);
+    let renewed = refresh(&world, &process, &l1).await;
+    assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
+    assert_eq!(world.presented(), 2, "once with the old secret, once with the new");
+    world.end().await;
+}
+
+async fn a_wrong_client_secret_marks_nobody_and_passes_by_itself(world: World) {
+    let (l1, l2) = (location("L1"), location("L2"));
+    let (process, other) = (world.process().await, world.process().await);
+    world.install(&process, &l1).await;
+    world.install(&process, &l2).await;
+    let new = rotate_client_secret(&world);
+    let refused = refresh(&world, &process, &l1).await;
+    assert!(matches!(refused, Refreshed::Failed(Failure::Misconfigured(_))), "{refused:?}");
+    assert_eq!(world.presented(), 1);
+    for process in [&process, &other] {
+        let stopped = refresh(&world, process, &l2).await;
+        assert!(matches!(stopped, Refreshed::Failed(Failure::Misconfigured("wrong_client"))), "{stopped:?}");
+    }
+    assert_eq!(world.presented(), 1, "the breaker is open for every process");
+    for resource in [&l1, &l2] {
+        let stored = world.stored(resource).await;
+        assert_eq!((stored.status, stored.failures), (Status::Active, 0), "{resource}");
+        process.tokens.access(resource, world.deadline()).await.expect("the token still works");
+    }
+    world.secrets.put(APP_SECRET, new);
+    world.advance(Duration::from_secs(5));
+    for process in [&process, &other] {
+        let renewed = refresh(&world, process, &l2).await;
+        assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
+    }
+    let renewed = refresh(&world, &other, &l1).await;
+    assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
+    world.end().await;
+}
+
+async fn a_paused_location_recovers_by_itself(world: World) {
+    let (l1, l2) = (location("L1"), location("L2"));
+    let process = world.process().await;
+    for resource in [&l1, &l2] {
+        world.install(&process, resource).await;
+        world.market.set_active(it::world::grantee(resource), false);
+        let paused = refresh(&world, &process, resource).await;
+        assert!(matches!(paused, Refreshed::Failed(Failure::Suspended(_))), "{paused:?}");
+        let stored = world.stored(resource).await;
+        assert_eq!((stored.status, stored.failures), (Status::Suspended, 0));
+        process.tokens.access(resource, world.deadline()).await.expect("the access token works on");
+    }
+    world.expire();
+    let presented = world.presented();
+    for _ in 0..10 {
+        let paused = process.tokens.access(&l1, world.deadline()).await;
+        assert!(matches!(paused, Err(TokenError::Suspended { .. })), "{paused:?}");
+        world.advance(Duration::from_secs(5));
+    }
+    assert_eq!(world.presented() - presented, 1, "callers do not hammer the platform");
+    for resource in [&l1, &l2] {
+        world.market.set_active(it::world::grantee(resource), true);
+    }
+    world.advance(Duration::from_mins(1));
+    process.tokens.access(&l1, world.deadline()).await.expect("a caller ends the pause");
+    world.advance(Duration::from_hours(24));
+    let summary = world.refresh(&process, json!({})).await;
+    assert_eq!((world.status(&l2).await, &summary["failed"]), (Status::Active, &json!(0)), "{summary}");
+    world.end().await;
+}
+
+async fn three_refusals_in_a_hundred_stop_everything(world: World) {
+    let process = world.process().await;
+    let all: Vec<_> = (0..100).map(|n| location(&format!("M{n}"))).collect();
+    for resource in &all {
+        world.install(&process, resource).await;
+    }
+    for resource in &all[..60] {
+        let renewed = refresh(&world, &process, resource).await;
+        assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
+    }
+    let refusal = Fault::refusal(400, "Invalid grant: refresh token is invalid");
+    world.market.fault(Endpoint::Refresh, refusal, None);
+    let presented = world.presented();
+    for resource in &all[60..] {
+        refresh(&world, &process, resource).await;
+    }
+    assert_eq!(world.presented() - presented, 3, "the third of 63 stops it");
+    let mut marked = Vec::new();
+    for resource in &all {
+        if world.status(resource).await == Status::NeedsReauthorization {
+            marked.push(resource.clone());
+        }
+    }
+    assert_eq!(marked.len(), 2, "the one that stopped it is not marked");
+    world.advance(Duration::from_hours(168));
+    let other = world.process().await;
+    let stopped = refresh(&world, &other, &all[99]).await;
+    assert!(matches!(stopped, Refreshed::Failed(Failure::Misconfigured("mass_refusal"))), "{stopped:?}");
+    let open = world.table.breaker().await.expect("a table").expect("a breaker");
+    assert_eq!(open.reason, BreakerReason::MassRefusal);
+    // The operator: the platform is well again, the breaker's item is deleted, and what was marked is tried by force.
+    world.market.clear_faults();
+    world.delete("app#breaker").await;
+    world.advance(Duration::from_secs(5));
+    for resource in &marked {
+        let summary = world.refresh(&other, json!({ "resource": resource, "force": true })).await;
+        assert_eq!(summary["refreshed"], 1, "{summary}");
+    }
+    world.end().await;
+}

@@ -1,0 +1,105 @@
+//! The schedule's tick: everything that is due, within the invocation's time, and a truthful account of it.
+
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use it::proxy::Call;
+use it::world::{World, location};
+use sandbox::marketplace::faults::{Endpoint, Fault};
+use serde_json::json;
+use shared::installation::state::Status;
+
+stories!(
+    everything_due_is_refreshed_and_nothing_else,
+    parts_share_the_work,
+    a_tick_that_runs_out_of_time_says_how_much_is_left,
+    a_tick_counts_what_it_never_came_to,
+    no_answer_at_all_is_repeated_within_the_grace_by_the_same_tick,
+);
+
+async fn everything_due_is_refreshed_and_nothing_else(world: World) {
+    let process = world.process().await;
+    for n in 0..30 {
+        world.install(&process, &location(&format!("D{n}"))).await;
+    }
+    let none = json!({ "due": 0, "refreshed": 0, "minted": 0, "deferred": 0, "failed": 0, "left": 0 });
+    assert_eq!(world.refresh(&process, json!({})).await, none);
+    world.advance(Duration::from_hours(20));
+    let late = location("late");
+    world.install(&process, &late).await;
+    let all = json!({ "due": 30, "refreshed": 30, "minted": 0, "deferred": 0, "failed": 0, "left": 0 });
+    assert_eq!(world.refresh(&process, json!({ "source": "aws.events" })).await, all);
+    assert_eq!(world.presented(), 30);
+    assert_eq!(world.stored(&late).await.lineage.generation, 1);
+    assert_eq!(world.refresh(&process, json!({})).await, none);
+    world.end().await;
+}
+
+async fn parts_share_the_work(world: World) {
+    let process = world.process().await;
+    for n in 0..12 {
+        world.install(&process, &location(&format!("P{n}"))).await;
+    }
+    world.advance(Duration::from_hours(20));
+    let part = |shard| world.refresh(&process, json!({ "shard": shard, "shards": 3 }));
+    let (one, two, three) = tokio::join!(part(0), part(1), part(2));
+    let refreshed = [&one, &two, &three].iter().filter_map(|part| part["refreshed"].as_u64()).sum::<u64>();
+    assert_eq!((refreshed, world.presented()), (12, 12), "{one} {two} {three}");
+    world.end().await;
+}
+
+async fn a_tick_that_runs_out_of_time_says_how_much_is_left(world: World) {
+    let process = world.process().await;
+    for n in 0..24 {
+        world.install(&process, &location(&format!("T{n}"))).await;
+    }
+    world.advance(Duration::from_hours(20));
+    let soon = world.clock.now() + Duration::from_secs(15);
+    let nothing = world.refresh_until(&process, json!({}), soon).await;
+    assert_eq!((&nothing["left"], &nothing["due"], world.presented()), (&json!(24), &json!(24), 0), "{nothing}");
+    world.market.fault(Endpoint::Refresh, Fault::Delay { millis: 100 }, None);
+    let time = async {
+        while process.proxy.calls(Call::Claim) == 0 {
+            tokio::task::yield_now().await;
+        }
+        world.clock.advance(Duration::from_secs(2));
+    };
+    let deadline = world.clock.now() + Duration::from_secs(17);
+    let (some, ()) = tokio::join!(world.refresh_until(&process, json!({}), deadline), time);
+    let number = |name: &str| some[name].as_u64().unwrap_or_default();
+    assert_eq!((number("due"), number("refreshed") + number("left")), (24, 24), "{some}");
+    assert!(number("left") >= 1 && number("refreshed") >= 1, "{some}");
+    assert_eq!(world.presented() as u64, number("refreshed"));
+    world.end().await;
+}
+
+async fn a_tick_counts_what_it_never_came_to(world: World) {
+    let process = world.process().await;
+    world.install(&process, &location("first")).await;
+    let mut item = world.items().await.remove(0);
+    for n in 0..449 {
+        // Copies in one shard of the index; nothing of them is ever opened.
+        item.insert("pk".into(), AttributeValue::S(format!("installation#location#copy{n}")));
+        world.put(item.clone()).await;
+    }
+    world.advance(Duration::from_hours(20));
+    let soon = world.clock.now() + Duration::from_secs(15);
+    let summary = world.refresh_until(&process, json!({}), soon).await;
+    assert_eq!((&summary["left"], &summary["due"]), (&json!(450), &json!(450)), "{summary}");
+    assert_eq!(world.presented(), 0);
+}
+
+async fn no_answer_at_all_is_repeated_within_the_grace_by_the_same_tick(world: World) {
+    let (l1, process) = (location("L1"), world.process().await);
+    world.install(&process, &l1).await;
+    world.advance(Duration::from_hours(20));
+    world.market.fault(Endpoint::Refresh, Fault::answer_lost(), Some(2));
+    let summary = world.refresh(&process, json!({})).await;
+    assert_eq!(
+        (&summary["due"], &summary["refreshed"], &summary["failed"]),
+        (&json!(1), &json!(1), &json!(0)),
+        "{summary}"
+    );
+    assert_eq!(world.status(&l1).await, Status::Active);
+    world.end().await;
+}

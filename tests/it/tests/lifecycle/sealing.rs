@@ -1,0 +1,133 @@
+//! Tokens at rest: what is moved or put back does not open, and then nothing is sent.
+
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use futures_util::future::join_all;
+use it::world::{SEALING_SECRET, World, location};
+use shared::resource::Resource;
+use shared::table::Item;
+use shared::token::TokenError;
+use shared::token::refresh::{Failure, Refreshed, Why};
+
+stories!(
+    a_token_copied_from_another_item_does_not_open,
+    an_older_token_under_newer_counters_does_not_open,
+    sealing_keys_are_rotated_under_traffic,
+    an_unknown_sealing_key_keeps_the_token_unsent,
+);
+
+async fn item(world: &World, resource: &Resource) -> Item {
+    let key = world.stored(resource).await.key();
+    let found = world.items().await.into_iter().find(|item| item.get("pk") == Some(&AttributeValue::S(key.clone())));
+    found.expect("an item")
+}
+
+/// Puts `from`'s sealed tokens into `into`.
+fn with_tokens_of(into: &Item, from: &Item) -> Item {
+    let mut mixed = into.clone();
+    for name in ["access_token", "refresh_token"] {
+        mixed.insert(name.to_owned(), from[name].clone());
+    }
+    mixed
+}
+
+async fn nothing_is_sent(world: &World, resource: &Resource) {
+    let process = world.process().await;
+    let (before, presented) = (world.stored(resource).await, world.presented());
+    let read = process.tokens.access(resource, world.deadline()).await;
+    assert!(matches!(read, Err(TokenError::Misconfigured(_))), "{read:?}");
+    let refused = process.refresher.refresh(resource, before.lineage, Why::Due, world.deadline()).await;
+    assert!(matches!(refused, Refreshed::Failed(Failure::Misconfigured(_))), "{refused:?}");
+    let after = world.stored(resource).await;
+    assert_eq!((after.status, after.lineage, after.failures), (before.status, before.lineage, before.failures));
+    assert_eq!(world.presented(), presented);
+}
+
+async fn a_token_copied_from_another_item_does_not_open(world: World) {
+    let (l1, l2) = (location("L1"), location("L2"));
+    let process = world.process().await;
+    world.install(&process, &l1).await;
+    world.install(&process, &l2).await;
+    let (own, others) = (item(&world, &l1).await, item(&world, &l2).await);
+    world.put(with_tokens_of(&own, &others)).await;
+    nothing_is_sent(&world, &l1).await;
+    world.put(own).await;
+    world.end().await;
+}
+
+async fn an_older_token_under_newer_counters_does_not_open(world: World) {
+    let l1 = location("L1");
+    let process = world.process().await;
+    world.install(&process, &l1).await;
+    let old = item(&world, &l1).await;
+    let lineage = world.stored(&l1).await.lineage;
+    let renewed = process.refresher.refresh(&l1, lineage, Why::Due, world.deadline()).await;
+    assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
+    let new = item(&world, &l1).await;
+    world.put(with_tokens_of(&new, &old)).await;
+    nothing_is_sent(&world, &l1).await;
+    world.put(new).await;
+    world.end().await;
+}
+
+const BOTH: &str =
+    r#"{"current":"k2","k1":"0123456789abcdef0123456789abcdef","k2":"abcdef0123456789abcdef0123456789"}"#;
+
+async fn sealing_keys_are_rotated_under_traffic(world: World) {
+    let all: Vec<_> = (0..6).map(|n| location(&format!("S{n}"))).collect();
+    let old = world.process().await;
+    for resource in &all {
+        world.install(&old, resource).await;
+    }
+    world.advance(Duration::from_secs(10));
+    // The old process reads its keys a moment before they change.
+    world.advance(Duration::from_secs(40));
+    old.installations.ready().await.expect("keys");
+    world.secrets.put(SEALING_SECRET, BOTH);
+    let new = world.process().await;
+    for _ in 0..12 {
+        for resource in &all {
+            let lineage = world.stored(resource).await.lineage;
+            let one = new.refresher.refresh(resource, lineage, Why::Operator, world.deadline());
+            let reads = join_all([&old, &new].map(|process| process.tokens.access(resource, world.deadline())));
+            let (renewed, reads) = tokio::join!(one, reads);
+            assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
+            for read in reads {
+                let access = read.expect("nothing fails");
+                assert!(world.market.takes_access_token(access.token.expose()));
+            }
+            let lineage = world.stored(resource).await.lineage;
+            let renewed = old.refresher.refresh(resource, lineage, Why::Operator, world.deadline()).await;
+            assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
+        }
+        world.advance(Duration::from_secs(9));
+    }
+    // Every item is sealed anew by now, and the old key can go.
+    world.secrets.put(SEALING_SECRET, r#"{"current":"k2","k2":"abcdef0123456789abcdef0123456789"}"#);
+    world.advance(Duration::from_mins(1));
+    for resource in &all {
+        old.tokens.access(resource, world.deadline()).await.expect("nothing fails");
+    }
+    world.end().await;
+}
+
+async fn an_unknown_sealing_key_keeps_the_token_unsent(world: World) {
+    let l1 = location("L1");
+    let process = world.process().await;
+    world.install(&process, &l1).await;
+    let before = world.secrets.get(SEALING_SECRET).expect("a secret");
+    world.secrets.put(SEALING_SECRET, r#"{"current":"k9","k9":"abcdef0123456789abcdef0123456789"}"#);
+    nothing_is_sent(&world, &l1).await;
+    let cold = world.process().await;
+    let reads = world.secrets.requests_for(SEALING_SECRET);
+    for _ in 0..10 {
+        let read = cold.tokens.access(&l1, world.deadline()).await;
+        assert!(matches!(read, Err(TokenError::Misconfigured(_))), "{read:?}");
+        world.advance(Duration::from_secs(1));
+    }
+    let reads = world.secrets.requests_for(SEALING_SECRET) - reads;
+    assert!(reads <= 2, "{reads} reads in ten seconds: the first, and once for the unknown key");
+    world.secrets.put(SEALING_SECRET, before);
+    world.end().await;
+}

@@ -1,0 +1,91 @@
+//! The table fails before the platform is asked: then the platform is not asked.
+
+use it::proxy::{Call, Fault};
+use it::world::{World, location};
+use sandbox::secrets::Failure as SecretsFailure;
+use shared::installation::state::Status;
+use shared::table::installation::LEASE;
+use shared::token::TokenError;
+use shared::token::refresh::{Failure, Refreshed, Why};
+
+stories!(
+    a_table_that_cannot_be_written_keeps_the_token_unsent,
+    a_table_that_cannot_be_read_keeps_the_token_unsent,
+    secrets_that_cannot_be_read_keep_the_token_unsent,
+    a_lease_that_cannot_be_given_back_passes,
+);
+
+async fn a_table_that_cannot_be_written_keeps_the_token_unsent(world: World) {
+    let l1 = location("L1");
+    let process = world.process().await;
+    world.install(&process, &l1).await;
+    world.expire();
+    let before = world.stored(&l1).await;
+    for fault in [Fault::AccessDenied, Fault::Throttled, Fault::Unavailable, Fault::HangUp { applied: false }] {
+        process.proxy.always(Call::Write, fault.clone());
+        let failed = process.refresher.refresh(&l1, before.lineage, Why::Due, world.deadline()).await;
+        assert!(matches!(failed, Refreshed::Failed(Failure::Store(_))), "{fault:?}: {failed:?}");
+        let failed = process.tokens.access(&l1, world.deadline()).await;
+        assert!(matches!(failed, Err(TokenError::Store(_))), "{fault:?}: {failed:?}");
+        assert_eq!((world.presented(), world.stored(&l1).await), (0, before.clone()), "{fault:?}");
+        process.proxy.heal();
+    }
+    assert!(process.proxy.struck() >= 8);
+    world.end().await;
+}
+
+async fn a_table_that_cannot_be_read_keeps_the_token_unsent(world: World) {
+    let l1 = location("L1");
+    let process = world.process().await;
+    world.install(&process, &l1).await;
+    world.expire();
+    let lineage = world.stored(&l1).await.lineage;
+    process.proxy.always(Call::Read, Fault::Unavailable);
+    let failed = process.refresher.refresh(&l1, lineage, Why::Due, world.deadline()).await;
+    assert!(matches!(failed, Refreshed::Failed(Failure::Store(_))), "without the breaker's state: {failed:?}");
+    let failed = process.tokens.access(&l1, world.deadline()).await;
+    assert!(matches!(failed, Err(TokenError::Store(_))), "{failed:?}");
+    assert_eq!(world.presented(), 0);
+    world.end().await;
+}
+
+async fn secrets_that_cannot_be_read_keep_the_token_unsent(world: World) {
+    let l1 = location("L1");
+    let installer = world.process().await;
+    world.install(&installer, &l1).await;
+    let before = world.stored(&l1).await;
+    for failure in [SecretsFailure::Unavailable, SecretsFailure::AccessDenied, SecretsFailure::HangUp] {
+        let cold = world.process().await;
+        world.secrets.fail(Some(failure));
+        let failed = cold.refresher.refresh(&l1, before.lineage, Why::Due, world.deadline()).await;
+        assert!(matches!(failed, Refreshed::Failed(Failure::Secret(_))), "{failure:?}: {failed:?}");
+        assert_eq!((world.presented(), world.stored(&l1).await), (0, before.clone()), "{failure:?}");
+        world.secrets.fail(None);
+        let renewed = cold.refresher.refresh(&l1, before.lineage, Why::Due, before.installed_at).await;
+        assert!(matches!(renewed, Refreshed::Failed(Failure::NoTime)), "no claim near the end: {renewed:?}");
+    }
+    // A process that has read them once works on without.
+    world.secrets.fail(Some(SecretsFailure::AccessDenied));
+    let renewed = installer.refresher.refresh(&l1, before.lineage, Why::Due, world.deadline()).await;
+    assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
+    world.secrets.fail(None);
+    world.end().await;
+}
+
+async fn a_lease_that_cannot_be_given_back_passes(world: World) {
+    use sandbox::marketplace::faults::{Endpoint, Fault as PlatformFault};
+    let l1 = location("L1");
+    let process = world.process().await;
+    world.install(&process, &l1).await;
+    let lineage = world.stored(&l1).await.lineage;
+    world.market.fault(Endpoint::Refresh, PlatformFault::answer_lost(), Some(2));
+    process.proxy.always(Call::Settle, Fault::Unavailable);
+    let unknown = process.refresher.refresh(&l1, lineage, Why::Due, world.deadline()).await;
+    assert!(matches!(unknown, Refreshed::Failed(Failure::Unanswered(_))), "{unknown:?}");
+    assert_eq!(world.status(&l1).await, Status::Refreshing);
+    process.proxy.heal();
+    world.advance(LEASE);
+    let summary = world.refresh(&process, serde_json::json!({})).await;
+    assert_eq!(summary["refreshed"], 1, "{summary}");
+    world.end().await;
+}
