@@ -25,6 +25,8 @@ mod item;
 mod lane;
 mod learn;
 mod limits;
+#[cfg(test)]
+mod simulation;
 mod window;
 
 use std::collections::{HashMap, HashSet};
