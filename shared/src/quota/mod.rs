@@ -8,7 +8,7 @@
 //! # How one is refused
 //! A condition that fails answers with the item. If nothing is free in it, the [`Refusal`] names the instant at which
 //! the oldest permits are given up, and until then the process refuses (or lets wait) without any call.
-//! If something is free after all, because dead slots still stand in the sum, the next write drops them.
+//! If something is free after all, because the sum holds dead slots, the next write knows what is live and takes it.
 //!
 //! # How the platform is heard
 //! [`Quota::observe`] reads the headers of each answer and writes only what differs. A stored limit is part of every
@@ -25,6 +25,8 @@ mod item;
 mod lane;
 mod learn;
 mod limits;
+#[cfg(test)]
+mod simulation;
 mod window;
 
 use std::collections::{HashMap, HashSet};
