@@ -235,9 +235,9 @@ mod tests {
         let counters = counters(&[(-9_000, 2), (-1_000, 1)], 3);
         let standing = Standing::of(Some(&counters), LIMITS, NOW);
         let at = |ahead| standing.opening(ahead).at.since(NOW).as_millis();
-        assert_eq!([at(0), at(1), at(2)], [1_600, 1_600, 9_600]);
+        assert_eq!([at(0), at(1), at(2)], [1_700, 1_700, 9_700]);
         // A window further on: after those who take the first three as soon as they can.
-        assert_eq!([at(3), at(4), at(5)], [12_200, 12_200, 20_200]);
+        assert_eq!([at(3), at(4), at(5)], [12_400, 12_400, 20_400]);
         assert_eq!((standing.opening(97).limit, at(97)), (LimitKind::Daily, 3_600_000));
     }
 
@@ -256,6 +256,6 @@ mod tests {
         counters.closed = Some(Closed { until: NOW + year, by: LimitKind::Burst });
         let standing = Standing::of(Some(&counters), LIMITS, NOW);
         assert_eq!((standing.held(), standing.day.used, standing.closed), (3, 0, None));
-        assert_eq!(standing.opening(2).at, NOW + Duration::from_millis(10_600));
+        assert_eq!(standing.opening(2).at, NOW + Duration::from_millis(10_700));
     }
 }

@@ -226,7 +226,7 @@ mod tests {
     fn a_429_closes_for_an_interval_or_the_day() {
         let closed = |headers: &[(&'static str, &str)], of: &Counters| says(429, headers, of).expect("news");
         let burst = closed(&[], &counters(3)).closed.expect("closed");
-        assert_eq!(burst, Closed { until: Millis(NOW.0 + 10_600), by: LimitKind::Burst });
+        assert_eq!(burst, Closed { until: Millis(NOW.0 + 10_700), by: LimitKind::Burst });
         let already = Counters { closed: Some(burst), ..counters(3) };
         assert_eq!(says(429, &[], &already), None, "a volley is one write");
         let longer = closed(&[("retry-after", "30")], &counters(3)).closed.expect("closed");

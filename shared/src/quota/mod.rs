@@ -15,7 +15,7 @@
 //! condition, so a process that has not heard of it is bound by it all the same. A 429 closes the resource for all.
 //!
 //! # Clocks
-//! Processes need the same time to within half a slack (200 ms at an interval of 10 s). One that is behind uses the
+//! Processes need the same time to within 300 ms (at an interval of 10 s). One that is behind uses the
 //! newest slot of the item and so frees nothing too early. Slots, days and closures further ahead than could be right
 //! (a minute, 48 hours, 20 minutes) come from a clock that is out of order and bind for a window only.
 

@@ -218,7 +218,7 @@ prop_compose! {
         burst in 1_u32..12,
         interval in prop::sample::select(vec![1_000_u64, 1_700, 10_000]),
         processes in 1_usize..6,
-        // Half a slack is what two clocks may differ by.
+        // What is left of the slack is what two clocks may differ by.
         skew in 0_i64..=50,
         latency in 0_i64..120,
         (lost, forgetful) in (0_u32..30, 0_u32..40),
@@ -240,7 +240,7 @@ prop_compose! {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// The promise to the platform, whatever happens to processes, and as long as clocks agree to half a slack.
+    /// The promise to the platform, whatever happens to processes, and as long as clocks agree to what is left of the slack.
     #[test]
     fn never_more_than_the_limit_in_any_interval(world in worlds()) {
         let tally = world.run();
@@ -297,7 +297,7 @@ proptest! {
         let mut at = now;
         while at < now + Duration::from_secs(12) {
             let due: u32 = seen.slots.iter().filter(|(slot, _)| {
-                (slot + 1) * slot_ms + 10_400 > at.0
+                (slot + 1) * slot_ms + 10_500 > at.0
             }).map(|(_, count)| count).sum();
             let kept = Standing::of(Some(&rewrite.next), limits, at).held();
             let own = u32::from(window.dies_at(rewrite.slot) > at);
@@ -367,8 +367,8 @@ fn under_pressure_nearly_all_that_may_leave_does() {
     assert_eq!((in_25_seconds, tally.most_in_any(10_000)), (300, 100));
     assert!(tally.failed > 0, "nobody was in anybody's way");
 
-    // Evenly spread, a permit that is held for 10.4 to 10.6 s instead of 10 leaves about 95 of 100.
+    // Evenly spread, a permit that is held for 10.5 to 10.7 s instead of 10 leaves about 94 of 100.
     let steady = four_processes(traffic(12.0, 120.0, false), false).run();
-    assert!(steady.sent.len() >= 1_130, "{} of 1200", steady.sent.len());
+    assert!(steady.sent.len() >= 1_120, "{} of 1200", steady.sent.len());
     assert!(steady.most_in_any(10_000) <= 100);
 }

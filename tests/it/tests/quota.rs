@@ -89,7 +89,7 @@ async fn one_process_takes_all_and_is_refused_by_memory(engine: &Engine) {
     assert_eq!(calls.count(), 101, "one failed since there was no item, then one each");
 
     let refusal = refused(quota.take(&resource, None).await);
-    assert_eq!((refusal.limit, refusal.retry_at), (LimitKind::Burst, START + Duration::from_millis(10_600)));
+    assert_eq!((refusal.limit, refusal.retry_at), (LimitKind::Burst, START + Duration::from_millis(10_700)));
     for _ in 0..50 {
         assert_eq!(refused(quota.take(&resource, Some(refusal.retry_at - Duration::from_millis(1))).await), refusal);
     }
@@ -255,7 +255,7 @@ async fn a_429_closes_for_all(engine: &Engine) {
         processes[0].0.observe(&resource, StatusCode::TOO_MANY_REQUESTS, &HeaderMap::new()).await.expect("closed");
     }
     assert_eq!(processes[0].1.count(), before + 1, "a volley of refusals is one write");
-    let until = START + Duration::from_millis(10_600);
+    let until = START + Duration::from_millis(10_700);
     for (quota, _) in &processes {
         let refusal = refused(quota.take(&resource, None).await);
         assert_eq!((refusal.limit, refusal.retry_at, refusal.usage.burst.remaining), (LimitKind::Burst, until, 0));
