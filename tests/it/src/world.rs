@@ -378,6 +378,19 @@ async fn engine(kind: dynamo::Kind, test: &str) -> Option<Arc<Engine>> {
     Some(started)
 }
 
+/// Waits until something holds that another part of the story brings about.
+///
+/// # Panics
+/// If it does not within half a minute.
+pub async fn until(what: &str, holds: impl AsyncFn() -> bool) {
+    let waiting = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(30), waiting).await.is_ok(), "never: {what}");
+}
+
 /// The platform's name of a resource.
 #[must_use]
 pub fn grantee(resource: &Resource) -> Grantee {

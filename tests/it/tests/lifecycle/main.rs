@@ -26,6 +26,7 @@ macro_rules! stories {
 
 mod beginning_and_end;
 mod crashes;
+mod model;
 mod outcomes;
 mod races;
 mod readers;

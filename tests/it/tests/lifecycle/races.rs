@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use it::proxy::Call;
-use it::world::{HOME, Process, World, location};
+use it::world::{HOME, Process, World, location, until};
 use sandbox::marketplace::grants::{Rotation, Standing};
 use shared::installation::state::Status;
 use shared::resource::Resource;
@@ -65,9 +65,7 @@ async fn a_rivals_refusal_does_not_mark_what_was_committed_meanwhile(world: Worl
     let order = async {
         settle.reached().await;
         commit.open();
-        while world.status(&l1).await != Status::Active {
-            tokio::task::yield_now().await;
-        }
+        until("the grant is stored", async || world.status(&l1).await == Status::Active).await;
         settle.open();
     };
     let (renewed, refused, ()) = tokio::join!(refresh(&world, &holder, &l1), rivals, order);
@@ -185,11 +183,8 @@ async fn thawed_after_twenty_minutes_nothing_is_sent(world: World) {
     let claim = frozen.proxy.hold_answer(Call::Claim);
     let story = async {
         claim.reached().await;
-        while frozen.proxy.calls(Call::Claim) < 2 {
-            tokio::task::yield_now().await;
-        }
-        while world.status(&l1).await != Status::Refreshing || world.status(&l2).await != Status::Refreshing {
-            tokio::task::yield_now().await;
+        for resource in [&l1, &l2] {
+            until("it is claimed", async || world.status(resource).await == Status::Refreshing).await;
         }
         world.advance(Duration::from_mins(20));
         assert!(matches!(refresh(&world, &other, &l2).await, Refreshed::Renewed(_)));

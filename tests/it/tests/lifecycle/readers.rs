@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::join_all;
-use it::world::{World, location};
+use it::world::{World, location, until};
 use sandbox::marketplace::faults::{Endpoint, Fault};
 use shared::installation::state::Status;
 use shared::table::Item;
@@ -141,9 +141,7 @@ async fn a_waiter_with_little_time_left_waits_all_the_same(world: World) {
         let waiting = waiter.tokens.access(&l1, soon);
         let opening = async {
             // Only once the waiter has looked at the table is it known to wait.
-            while waiter.proxy.calls(it::proxy::Call::Read) == 0 {
-                tokio::task::yield_now().await;
-            }
+            until("the waiter has looked", async || waiter.proxy.calls(it::proxy::Call::Read) > 0).await;
             commit.open();
         };
         tokio::join!(waiting, opening).0

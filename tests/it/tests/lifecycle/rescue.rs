@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use it::proxy::{Call, Fault};
-use it::world::{HOME, Process, World, grantee, location};
+use it::world::{HOME, Process, World, grantee, location, until};
 use sandbox::marketplace::faults::{Endpoint, Fault as PlatformFault};
 use sandbox::marketplace::grants::Standing;
 use serde_json::json;
@@ -32,9 +32,7 @@ async fn refresh_without_commits(world: &World, process: &Process, resource: &Re
     world.market.fault(Endpoint::Refresh, PlatformFault::Late { millis: 300 }, Some(1));
     let lineage = world.stored(resource).await.lineage;
     let time = async {
-        while world.presented() == presented {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        until("the token is presented", async || world.presented() > presented).await;
         world.advance(LEASE.saturating_sub(Duration::from_secs(2)));
     };
     let refreshed = process.refresher.refresh(resource, lineage, Why::Due, world.deadline());
@@ -142,9 +140,7 @@ async fn without_table_and_queue_it_is_tried_to_the_end(world: World) {
     world.install(&process, &l1).await;
     process.proxy.always(Call::Queue, Fault::AccessDenied);
     let story = async {
-        while process.proxy.calls(Call::Queue) == 0 {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        until("the queue is tried", async || process.proxy.calls(Call::Queue) > 0).await;
         process.proxy.heal();
     };
     let (served, ()) = tokio::join!(refresh_without_commits(&world, &process, &l1, Fault::Unavailable), story);

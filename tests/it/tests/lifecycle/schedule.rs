@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use it::proxy::Call;
-use it::world::{World, location};
+use it::world::{World, location, until};
 use sandbox::marketplace::faults::{Endpoint, Fault};
 use serde_json::json;
 use shared::installation::state::Status;
@@ -59,9 +59,7 @@ async fn a_tick_that_runs_out_of_time_says_how_much_is_left(world: World) {
     assert_eq!((&nothing["left"], &nothing["due"], world.presented()), (&json!(24), &json!(24), 0), "{nothing}");
     world.market.fault(Endpoint::Refresh, Fault::Delay { millis: 100 }, None);
     let time = async {
-        while process.proxy.calls(Call::Claim) == 0 {
-            tokio::task::yield_now().await;
-        }
+        until("the tick has begun", async || process.proxy.calls(Call::Claim) > 0).await;
         world.clock.advance(Duration::from_secs(2));
     };
     let deadline = world.clock.now() + Duration::from_secs(17);

@@ -1,0 +1,536 @@
+//! The life of an installation, searched exhaustively: two workers, and everything that can go wrong between any two
+//! of their steps, up to a budget. Designs that lose tokens are searched too, so that the search is known to find them.
+//!
+//! Three things must hold in every order of events: no write discards the last token that is worth anything; what was
+//! uninstalled comes back by a newer install only; nobody is marked for a new authorization who holds a live grant.
+
+mod item;
+mod provider;
+
+use std::collections::{HashSet, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher as _};
+
+use shared::installation::state::Status;
+
+use self::item::{Design, Item, Line, Wrote};
+use self::provider::{Mode, Provider, Token};
+
+/// How much may go wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Budget {
+    /// Claims, by either worker.
+    claims: u8,
+    /// Crashes of a worker.
+    crashes: u8,
+    /// Requests or answers of the platform that are lost.
+    lost: u8,
+    /// Lost requests that arrive later all the same.
+    ghosts: u8,
+    /// Writes that are applied while their answer is lost.
+    ambiguous: u8,
+    /// Pairs that go over the rescue queue, and messages that come twice.
+    rescues: u8,
+    /// Installs and uninstalls.
+    installs: u8,
+    uninstalls: u8,
+    /// Passing of a lease's time.
+    ticks: u8,
+}
+
+/// What a worker is about to do.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Work {
+    Idle,
+    /// It has claimed, or presents once more.
+    Present(Claimed),
+    /// Its request is under way.
+    Asked(Claimed),
+    Commit(Granted),
+    Park {
+        at: Line,
+        token: Token,
+    },
+    Refused(Claimed),
+    Promote {
+        claim: Claimed,
+        seen: Token,
+    },
+    Settle(Claimed, Status),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Claimed {
+    attempt: u8,
+    from: Line,
+    token: Token,
+    alternate: Option<Token>,
+    /// The state to go back to where nothing is sent.
+    unchanged: Status,
+    lease_ends: u8,
+    unanswered: u8,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Granted {
+    attempt: u8,
+    from: Line,
+    token: Token,
+}
+
+/// A code that was exchanged and is not stored yet.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Exchanged {
+    attempt: u8,
+    at: u8,
+    token: Token,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct World {
+    now: u8,
+    item: Item,
+    provider: Provider,
+    workers: [Work; 2],
+    queue: Option<Granted>,
+    exchanged: Vec<Exchanged>,
+    /// An uninstall's message that has not come yet.
+    uninstall: Option<u8>,
+    /// A request that was taken for lost.
+    ghost: Option<Token>,
+    /// Orders installs and uninstalls.
+    stamp: u8,
+    attempts: u8,
+    left: Budget,
+}
+
+/// A step, by its name, and whether it is one write of the product.
+type Step = (&'static str, bool, World);
+
+impl World {
+    fn new(mode: Mode, left: Budget) -> Self {
+        let mut provider = Provider::new(mode);
+        let item = Item::installed(provider.grant(), 0);
+        Self {
+            now: 0,
+            item,
+            provider,
+            workers: [Work::Idle, Work::Idle],
+            queue: None,
+            exchanged: Vec::new(),
+            uninstall: None,
+            ghost: None,
+            stamp: 1,
+            attempts: 1,
+            left,
+        }
+    }
+
+    /// Whether anybody who can still bring it in holds a token that is worth anything.
+    fn holds_something(&self) -> bool {
+        let current = |granted: &Granted| granted.from.0 == self.item.line.0;
+        let working = self.workers.iter().filter_map(|work| match work {
+            Work::Commit(granted) => current(granted).then_some(granted.token),
+            Work::Park { at, token } => (at.0 == self.item.line.0).then_some(*token),
+            // What is presented (once more) can still be answered.
+            Work::Present(claim) | Work::Asked(claim) => (self.now < claim.lease_ends).then_some(claim.token),
+            _ => None,
+        });
+        let queued = self.queue.iter().filter(|granted| current(granted)).map(|granted| granted.token);
+        let stored = self.item.token.into_iter().chain(self.item.alternate);
+        stored.chain(working).chain(queued).any(|token| self.provider.is_good(token, self.now))
+    }
+
+    /// What is wrong with a step, if anything is.
+    fn violation(&self, is_write: bool, after: &Self) -> Option<&'static str> {
+        if is_write && self.holds_something() && !after.holds_something() {
+            return Some("a write discards the last live token");
+        }
+        let was_revoked = self.item.status == Status::Revoked;
+        if was_revoked && after.item.status != Status::Revoked && after.item.installed_at <= self.item.revoked_at {
+            return Some("an uninstalled installation comes back");
+        }
+        let held = after.item.token.into_iter().chain(after.item.alternate);
+        if after.item.status == Status::NeedsReauthorization
+            && held.into_iter().any(|token| after.provider.is_good(token, after.now))
+        {
+            return Some("marked for a new authorization with a live grant in hand");
+        }
+        None
+    }
+
+    fn steps(&self, design: Design) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for who in 0..2 {
+            self.work(who, design, &mut steps);
+        }
+        self.outside(design, &mut steps);
+        steps
+    }
+
+    fn with(&self, change: impl FnOnce(&mut Self)) -> Self {
+        let mut next = self.clone();
+        change(&mut next);
+        next
+    }
+
+    fn work(&self, who: usize, design: Design, steps: &mut Vec<Step>) {
+        let then = |work: Work, change: &dyn Fn(&mut Self)| {
+            self.with(|next| {
+                change(next);
+                next.workers[who] = work;
+            })
+        };
+        let nothing: &dyn Fn(&mut Self) = &|_| {};
+        match &self.workers[who] {
+            Work::Idle => {
+                self.claims(who, steps);
+                return;
+            }
+            Work::Present(claim) if self.now < claim.lease_ends => {
+                steps.push(("send", false, then(Work::Asked(claim.clone()), nothing)));
+            }
+            Work::Present(claim) => {
+                let to = if claim.unanswered > 0 { Status::Uncertain } else { claim.unchanged };
+                steps.push(("the guard holds it back", false, then(Work::Settle(claim.clone(), to), nothing)));
+            }
+            Work::Asked(claim) => self.answers(who, claim, design, steps),
+            Work::Commit(granted) => {
+                let mut next = self.clone();
+                let Granted { attempt, from, token } = *granted;
+                let wrote = next.item.commit(design, from, attempt, token);
+                if self.left.ambiguous > 0 {
+                    let mut unsure = next.clone();
+                    unsure.left.ambiguous -= 1;
+                    steps.push(("commit, its answer lost", true, unsure));
+                }
+                next.workers[who] = match wrote {
+                    Wrote::ParkAt(at) => Work::Park { at, token },
+                    Wrote::Done | Wrote::Moved | Wrote::HasAlternate => Work::Idle,
+                };
+                steps.push(("commit", true, next));
+                if self.left.rescues > 0 && self.queue.is_none() {
+                    steps.push((
+                        "rescue",
+                        true,
+                        then(Work::Idle, &|next| {
+                            next.queue = Some(granted.clone());
+                            next.left.rescues -= 1;
+                        }),
+                    ));
+                }
+            }
+            Work::Park { at, token } => {
+                steps.push(("park", true, then(Work::Idle, &|next| next.item.park(*at, *token))));
+            }
+            Work::Refused(claim) => {
+                let work = match claim.alternate {
+                    Some(seen) => Work::Promote { claim: claim.clone(), seen },
+                    None => Work::Settle(claim.clone(), Status::NeedsReauthorization),
+                };
+                steps.push(("refused", false, then(work, nothing)));
+            }
+            Work::Promote { claim, seen } => {
+                let promote = |next: &mut Self| next.item.promote(claim.from, claim.attempt, *seen);
+                steps.push(("promote", true, then(Work::Idle, &promote)));
+            }
+            Work::Settle(claim, to) => {
+                let mut next = self.clone();
+                let wrote = next.item.settle(claim.from, claim.attempt, *to);
+                if self.left.ambiguous > 0 {
+                    let mut unsure = next.clone();
+                    unsure.left.ambiguous -= 1;
+                    steps.push(("settle, its answer lost", true, unsure));
+                }
+                next.workers[who] = match (wrote, self.item.alternate) {
+                    (Wrote::HasAlternate, Some(seen)) => Work::Promote { claim: claim.clone(), seen },
+                    _ => Work::Idle,
+                };
+                steps.push(("settle", true, next));
+            }
+        }
+        if self.left.crashes > 0 {
+            steps.push(("crash", false, then(Work::Idle, &|next| next.left.crashes -= 1)));
+        }
+    }
+
+    fn claims(&self, who: usize, steps: &mut Vec<Step>) {
+        let Some(token) = self.item.token else { return };
+        if self.left.claims == 0 || !self.item.is_claimable(self.now) {
+            return;
+        }
+        let unchanged = match self.item.status {
+            Status::Refreshing | Status::Uncertain => Status::Uncertain,
+            status => status,
+        };
+        let claim = Claimed {
+            attempt: self.attempts,
+            from: self.item.line,
+            token,
+            alternate: self.item.alternate,
+            unchanged,
+            lease_ends: self.now + 1,
+            unanswered: 0,
+        };
+        let claimed = self.with(|next| {
+            next.item.claim(next.attempts, next.now);
+            next.attempts += 1;
+            next.left.claims -= 1;
+            next.workers[who] = Work::Present(claim);
+        });
+        steps.push(("claim", true, claimed));
+    }
+
+    /// What can come of a request that is under way.
+    fn answers(&self, who: usize, claim: &Claimed, design: Design, steps: &mut Vec<Step>) {
+        let answered = self.with(|next| {
+            next.workers[who] = match next.provider.present(claim.token, next.now) {
+                Some(token) => Work::Commit(Granted { attempt: claim.attempt, from: claim.from, token }),
+                None => Work::Refused(claim.clone()),
+            };
+        });
+        steps.push(("answered", false, answered));
+        if self.left.lost == 0 {
+            return;
+        }
+        let unanswered = |next: &mut Self| {
+            let claim = Claimed { unanswered: claim.unanswered + 1, ..claim.clone() };
+            next.left.lost -= 1;
+            next.workers[who] = match claim.unanswered {
+                1 => Work::Present(claim),
+                _ if design == Design::GivesUpUnanswered => Work::Settle(claim, Status::NeedsReauthorization),
+                _ => Work::Settle(claim, Status::Uncertain),
+            };
+        };
+        steps.push(("the request is lost", false, self.with(unanswered)));
+        steps.push((
+            "the answer is lost",
+            false,
+            self.with(|next| {
+                next.provider.present(claim.token, next.now);
+                unanswered(next);
+            }),
+        ));
+        if self.left.ghosts > 0 && self.ghost.is_none() {
+            steps.push((
+                "the request is late",
+                false,
+                self.with(|next| {
+                    next.left.ghosts -= 1;
+                    next.ghost = Some(claim.token);
+                    unanswered(next);
+                }),
+            ));
+        }
+    }
+
+    fn outside(&self, design: Design, steps: &mut Vec<Step>) {
+        if self.left.ticks > 0 {
+            steps.push((
+                "a lease's time passes",
+                false,
+                self.with(|next| {
+                    next.left.ticks -= 1;
+                    next.now += 1;
+                }),
+            ));
+        }
+        if let Some(token) = self.ghost {
+            steps.push((
+                "the late request arrives",
+                false,
+                self.with(|next| {
+                    next.ghost = None;
+                    next.provider.present(token, next.now);
+                }),
+            ));
+        }
+        if let Some(Granted { attempt, from, token }) = self.queue.clone() {
+            let mut next = self.clone();
+            if let Wrote::ParkAt(at) = next.item.commit(design, from, attempt, token) {
+                next.item.park(at, token);
+            }
+            if self.left.rescues > 0 {
+                let again = next.with(|next| next.left.rescues -= 1);
+                steps.push(("rescued, and the message comes again", true, again));
+            }
+            next.queue = None;
+            steps.push(("rescued", true, next));
+        }
+        if self.left.installs > 0 {
+            steps.push((
+                "somebody installs",
+                false,
+                self.with(|next| {
+                    next.left.installs -= 1;
+                    next.stamp += 1;
+                    let token = next.provider.grant();
+                    next.exchanged.push(Exchanged { attempt: next.attempts, at: next.stamp, token });
+                    next.attempts += 1;
+                }),
+            ));
+        }
+        for index in 0..self.exchanged.len() {
+            steps.push((
+                "the install is stored",
+                false,
+                self.with(|next| {
+                    let Exchanged { attempt, at, token } = next.exchanged.remove(index);
+                    next.item.install(attempt, at, token);
+                }),
+            ));
+        }
+        if self.left.uninstalls > 0 && self.uninstall.is_none() {
+            steps.push((
+                "somebody uninstalls",
+                false,
+                self.with(|next| {
+                    next.left.uninstalls -= 1;
+                    next.stamp += 1;
+                    next.uninstall = Some(next.stamp);
+                    next.provider.uninstall();
+                }),
+            ));
+        }
+        if let Some(at) = self.uninstall {
+            steps.push((
+                "the uninstall is heard of",
+                false,
+                self.with(|next| {
+                    next.uninstall = None;
+                    next.item.uninstall(at);
+                }),
+            ));
+        }
+    }
+}
+
+/// Searches every order of events, breadth first. The number of states, or the shortest way to a violation.
+///
+/// A state that was seen is remembered by its hash only: two of a million share one of 64 bits with a chance of one in
+/// ten million. The workers are alike, so that of two mirrored states one is searched.
+fn search(design: Design, mode: Mode, budget: Budget) -> Result<usize, String> {
+    let mut known = HashSet::new();
+    let mut trail = vec![(0, "begin")];
+    let mut frontier = VecDeque::from([(World::new(mode, budget), 0)]);
+    while let Some((world, from)) = frontier.pop_front() {
+        for (name, is_write, mut after) in world.steps(design) {
+            if let Some(violation) = world.violation(is_write, &after) {
+                return Err(story(&trail, from, name, violation));
+            }
+            if hash(&after.workers[0]) > hash(&after.workers[1]) {
+                after.workers.swap(0, 1);
+            }
+            if known.insert(hash(&after)) {
+                trail.push((from, name));
+                frontier.push_back((after, trail.len() - 1));
+            }
+        }
+    }
+    Ok(trail.len())
+}
+
+fn hash(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The names of the steps that lead to a violation.
+fn story(trail: &[(usize, &'static str)], from: usize, last: &str, violation: &str) -> String {
+    let (mut at, mut names) = (from, vec![last]);
+    while at > 0 {
+        names.push(trail[at].1);
+        at = trail[at].0;
+    }
+    names.reverse();
+    format!("{violation}: {}", names.join(" → "))
+}
+
+const NONE: Budget = Budget {
+    claims: 0,
+    crashes: 0,
+    lost: 0,
+    ghosts: 0,
+    ambiguous: 0,
+    rescues: 0,
+    installs: 0,
+    uninstalls: 0,
+    ticks: 0,
+};
+/// Two workers and a bad network.
+const NETWORK: Budget = Budget { claims: 3, crashes: 1, lost: 2, ghosts: 1, ambiguous: 1, ticks: 2, ..NONE };
+/// Two workers, and people who install and uninstall meanwhile.
+const PEOPLE: Budget = Budget { claims: 2, ambiguous: 1, installs: 2, uninstalls: 1, ticks: 1, ..NONE };
+/// Two workers and a table that fails at the worst moment.
+const RESCUE: Budget = Budget { claims: 2, rescues: 2, installs: 1, uninstalls: 1, ticks: 2, ..NONE };
+const MODES: [Mode; 4] = [Mode::Strict, Mode::FamilyRevoking, Mode::Forgiving, Mode::Reissuing];
+
+/// Whatever happens in whatever order: no write discards the last live token, none but a newer install revives an
+/// installation, and no live grant is marked.
+fn holds(mode: Mode, budgets: &[Budget]) {
+    for &budget in budgets {
+        match search(Design::ByLineage, mode, budget) {
+            Ok(states) => assert!(states > 500, "{budget:?}: only {states} states"),
+            Err(story) => panic!("{budget:?}: {story}"),
+        }
+    }
+}
+
+#[test]
+fn holds_with_a_strict_platform() {
+    holds(Mode::Strict, &[NETWORK, PEOPLE, RESCUE]);
+}
+
+#[test]
+fn holds_with_a_forgiving_platform() {
+    holds(Mode::Forgiving, &[NETWORK, PEOPLE, RESCUE]);
+}
+
+/// Races only: whatever is lost there makes a pair worthless that was granted before, and its holder cannot know.
+#[test]
+fn holds_with_a_platform_that_answers_another_token_each_time() {
+    holds(Mode::Reissuing, &[Budget { claims: 3, ambiguous: 1, ticks: 2, ..NONE }, PEOPLE, RESCUE]);
+}
+
+/// Without two installs at once: there a granted pair that was killed by a rival's presentation may take the place of
+/// the parked one.
+#[test]
+fn holds_with_a_platform_that_revokes_families() {
+    holds(Mode::FamilyRevoking, &[NETWORK, RESCUE]);
+}
+
+/// The shortest way in which a design fails, over all platforms and budgets.
+fn failures(design: Design) -> Vec<String> {
+    MODES
+        .into_iter()
+        .flat_map(|mode| [NETWORK, PEOPLE, RESCUE].map(|budget| search(design, mode, budget).err()))
+        .flatten()
+        .collect()
+}
+
+#[test]
+fn a_blind_write_revives_what_was_uninstalled_and_discards_live_tokens() {
+    let failures = failures(Design::BlindWrite);
+    assert!(failures.iter().any(|story| story.starts_with("an uninstalled")), "{failures:#?}");
+    assert!(failures.iter().any(|story| story.starts_with("a write discards")), "{failures:#?}");
+}
+
+#[test]
+fn a_commit_only_by_the_holder_of_the_lease_discards_a_live_token_without_any_crash() {
+    let calm = Budget { claims: 2, ticks: 1, ..NONE };
+    let failure = search(Design::ByLeaseHolder, Mode::Strict, calm).expect_err("it is known to fail");
+    assert!(failure.starts_with("a write discards the last live token"), "{failure}");
+    assert_eq!(search(Design::ByLineage, Mode::Strict, calm).err(), None);
+}
+
+#[test]
+fn giving_up_after_unanswered_tries_marks_a_live_grant() {
+    let failure = search(Design::GivesUpUnanswered, Mode::Strict, NETWORK).expect_err("it is known to fail");
+    assert!(failure.starts_with("marked for a new authorization"), "{failure}");
+}
+
+#[test]
+fn dropping_the_pair_that_comes_second_discards_the_live_one() {
+    let failure = search(Design::DropsTheSecond, Mode::Reissuing, NETWORK).expect_err("it is known to fail");
+    assert!(failure.starts_with("a write discards the last live token"), "{failure}");
+}
