@@ -237,7 +237,7 @@ mod tests {
         let at = |ahead| standing.opening(ahead).at.since(NOW).as_millis();
         assert_eq!([at(0), at(1), at(2)], [1_700, 1_700, 9_700]);
         // A window further on: after those who take the first three as soon as they can.
-        assert_eq!([at(3), at(4), at(5)], [12_400, 12_400, 20_400]);
+        assert_eq!([at(3), at(4), at(5)], [12_300, 12_300, 20_300]);
         assert_eq!((standing.opening(97).limit, at(97)), (LimitKind::Daily, 3_600_000));
     }
 
