@@ -104,8 +104,8 @@ impl Installer {
 
         // A code is single use: it is not spent where it is known that nothing could be stored.
         self.app.installations.ready().await.map_err(|error| {
-            tracing::error!(%error, "the data keys cannot be read");
-            Failure::from(&error)
+            tracing::error!(%error, "a grant could not be stored: the code is not spent");
+            failure::of_install(&error).unwrap_or(Failure::Unavailable)
         })?;
         let started = self.app.clock.now();
         let exchanged = self.app.endpoint.exchange(&redirect.code, &redirect_uri).await;

@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::event::Event;
+use crate::is_object;
 use crate::pairs::Pairs;
 use crate::size::{Room, too_large};
 
@@ -142,6 +143,9 @@ fn invalid(detail: &str) -> Problem {
 
 /// Reads one request.
 fn read(raw: &RawValue) -> Result<Request, Refused> {
+    if !is_object(raw) {
+        return Err(invalid("the request is malformed: it is no object").into());
+    }
     let written: Written =
         serde_json::from_str(raw.get()).map_err(|e| invalid(&format!("the request is malformed: {e}")))?;
     let method = request::method(&written.method).ok_or_else(|| invalid("the method is none that is relayed"))?;

@@ -47,12 +47,17 @@ async fn answer(relay: &Relay, event: &LambdaEvent<Box<RawValue>>) -> Box<RawVal
 }
 
 /// An event that is no JSON would be a function error before any code of ours sees it. `null` is malformed, too, and
-/// gets an answer.
+/// gets an answer. So is every event that is no object: a list would be read as an object's members in their order.
 fn readable(mut invocation: LambdaInvocation) -> LambdaInvocation {
-    if serde_json::from_slice::<&RawValue>(&invocation.body).is_err() {
+    if !serde_json::from_slice(&invocation.body).is_ok_and(is_object) {
         invocation.body = "null".into();
     }
     invocation
+}
+
+/// Whether JSON is an object. Serde would take a list for one, too.
+pub(crate) fn is_object(json: &RawValue) -> bool {
+    json.get().starts_with('{')
 }
 
 #[cfg(test)]
@@ -63,7 +68,9 @@ mod tests {
     fn what_is_no_json_becomes_an_event_that_can_be_answered() {
         for (body, expected) in [
             (&b"{\"a\": 1}"[..], &b"{\"a\": 1}"[..]),
+            (b" \n{} ", b" \n{} "),
             (b"", b"null"),
+            (b"[{}]", b"null"),
             (b"{bad", b"null"),
             (b"{} {}", b"null"),
             (b"\"\xff\"", b"null"),

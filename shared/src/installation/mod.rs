@@ -74,12 +74,18 @@ impl Installations {
         Self { table, vault, rescue, clock }
     }
 
-    /// Whether a grant could be sealed now: asked before a single-use code is spent.
+    /// Whether a grant could be sealed and stored now: asked before a single-use code is spent. Where there is a rescue
+    /// queue, the table need not answer.
     ///
     /// # Errors
-    /// [`SecretError`].
-    pub async fn ready(&self) -> Result<(), SecretError> {
-        self.vault.sealer().await.map(drop)
+    /// [`InstallError::Secret`] or [`InstallError::Store`].
+    pub async fn ready(&self) -> Result<(), InstallError> {
+        self.vault.sealer().await?;
+        if self.rescue.is_none() {
+            // Any item will do: the installation's own is not known yet.
+            self.table.breaker().await.map_err(InstallError::Store)?;
+        }
+        Ok(())
     }
 
     /// Stores what a code was exchanged for. `exchange_started` orders installs; `home` is the public base URL, kept

@@ -214,3 +214,48 @@ fn live(counters: &Counters, window: Window, now: Millis) -> Vec<(Slot, u32)> {
     });
     live
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { burst: 3, interval: Duration::from_secs(10), daily: 100 };
+    const NOW: Millis = Millis(1_800_000_000_000);
+
+    fn counters(slots: &[(i64, u32)], used: u32) -> Counters {
+        let slots: Vec<_> = slots.iter().map(|(ms, count)| ((NOW.0 + ms) / 200, *count)).collect();
+        let newest = slots.last().map_or(0, |(slot, _)| *slot);
+        let total = slots.iter().map(|(_, count)| count).sum();
+        let day = Day { used, ends: NOW + Duration::from_hours(1), told: false };
+        Counters { slot_ms: 200, newest, slots, total, day, learnt: None, closed: None }
+    }
+
+    #[test]
+    fn whoever_comes_later_is_served_later() {
+        let counters = counters(&[(-9_000, 2), (-1_000, 1)], 3);
+        let standing = Standing::of(Some(&counters), LIMITS, NOW);
+        let at = |ahead| standing.opening(ahead).at.since(NOW).as_millis();
+        assert_eq!([at(0), at(1), at(2)], [1_700, 1_700, 9_700]);
+        // A window further on: after those who take the first three as soon as they can.
+        assert_eq!([at(3), at(4), at(5)], [12_300, 12_300, 20_300]);
+        assert_eq!((standing.opening(97).limit, at(97)), (LimitKind::Daily, 3_600_000));
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_uses_the_newest_slot() {
+        let counters = counters(&[(30_000, 1)], 1);
+        let standing = Standing::of(Some(&counters), LIMITS, NOW);
+        assert_eq!((standing.free(), standing.slot(Duration::ZERO)), (2, counters.newest));
+    }
+
+    #[test]
+    fn what_a_broken_clock_wrote_binds_for_a_window_only() {
+        let year = Duration::from_hours(24 * 365);
+        let mut counters = counters(&[(-1_000, 1), (31_536_000_000, 2)], 99);
+        counters.day.ends = NOW + year;
+        counters.closed = Some(Closed { until: NOW + year, by: LimitKind::Burst });
+        let standing = Standing::of(Some(&counters), LIMITS, NOW);
+        assert_eq!((standing.held(), standing.day.used, standing.closed), (3, 0, None));
+        assert_eq!(standing.opening(2).at, NOW + Duration::from_millis(10_700));
+    }
+}

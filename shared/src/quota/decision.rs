@@ -7,9 +7,9 @@ use super::limits::{Learnt, Limits};
 use super::window::{Slot, slot_key};
 use crate::clock::Millis;
 
-/// Entries that the map may have before dead ones must go.
+/// Entries that the map may have before dead ones must go, and with them the bound of an item's size.
 pub(crate) const MOST_SLOTS: usize = 100;
-/// Slots that one [`Take`] drops at most; more are left to a [`Rewrite`], whose expression does not grow with them.
+/// Slots that one [`Take`] drops at most.
 const MOST_DROPS: usize = 16;
 
 /// What this process knows of an item.
@@ -35,7 +35,7 @@ impl Seen {
 pub(crate) enum Plan {
     /// The common case.
     Take(Take),
-    /// A new item, a new day, other slots, or too much that is dead.
+    /// A new item, a new day, other slots, or too many of them.
     Rewrite(Rewrite),
     /// Nothing is free before then, whatever others do.
     Wait(Opening),
@@ -43,6 +43,11 @@ pub(crate) enum Plan {
 
 /// Counts permits on top of whatever the item holds. It needs no memory: without any it assumes that nothing was
 /// learnt, and the condition fails if something was.
+///
+/// There is room if either bound says so, for each alone is enough:
+/// - The sum of all slots that stand in the item leaves room. Dead ones may be among them.
+/// - So few permits were taken since the item was seen that they fit beside those which were live in it and still are.
+///   This one looks through dead slots, so a process with a memory never fails for want of somebody to drop them.
 #[derive(Clone, Debug)]
 pub(crate) struct Take {
     pub(crate) permits: u32,
@@ -51,6 +56,7 @@ pub(crate) struct Take {
     pub(crate) limits: Limits,
     pub(crate) learnt: Option<Learnt>,
     pub(crate) now: Millis,
+    pub(crate) known: Option<Known>,
     /// Dead slots that go with it. The condition holds only while they are what they were when seen, so two
     /// processes cannot subtract the same permits twice.
     pub(crate) drops: Vec<(Slot, u32)>,
@@ -61,6 +67,14 @@ impl Take {
     pub(crate) fn dropped(&self) -> u32 {
         self.drops.iter().map(|(_, count)| count).sum()
     }
+}
+
+/// What a process that has seen the item may rely on: in the day that ends at `day_ends`, up to `used_at_most` may
+/// have been used before the permits of this take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub(crate) used_at_most: u32,
+    pub(crate) day_ends: Millis,
 }
 
 /// Writes the live slots, their sum and the new permits in one, if the item is still the one seen.
@@ -79,7 +93,8 @@ pub(crate) fn plan(seen: &Seen, own: &[Slot], ceilings: Limits, now: Millis, lea
     let counters = match seen {
         Seen::Never => {
             let standing = Standing::of(None, ceilings, now);
-            return Plan::Take(take(&standing, None, lead, wanted.min(standing.free()), Vec::new()));
+            let permits = wanted.min(standing.free());
+            return Plan::Take(Take { permits, ..take(&standing, lead) });
         }
         Seen::Absent => None,
         Seen::Item(counters) => Some(counters),
@@ -92,51 +107,43 @@ pub(crate) fn plan(seen: &Seen, own: &[Slot], ceilings: Limits, now: Millis, lea
     let Some(counters) = counters else {
         return Plan::Rewrite(rewrite(&standing, None, lead, permits));
     };
-    match drops(&standing, counters, own, lead, permits) {
-        Some(drops) => Plan::Take(take(&standing, counters.learnt, lead, permits, drops)),
-        None => Plan::Rewrite(rewrite(&standing, Some(counters), lead, permits)),
+    if !fits(&standing, counters, lead) {
+        return Plan::Rewrite(rewrite(&standing, Some(counters), lead, permits));
     }
-}
-
-/// The dead slots that a take drops; `None` where a take will not do.
-fn drops(
-    standing: &Standing,
-    counters: &Counters,
-    own: &[Slot],
-    lead: Duration,
-    permits: u32,
-) -> Option<Vec<(Slot, u32)>> {
-    let fits = counters.slot_ms == standing.window.slot_ms()
-        && counters.newest <= standing.slot(lead)
-        && counters.day.ends == standing.day.ends
-        && counters.closed.is_none_or(|closed| closed.until <= standing.now);
-    if !fits {
-        return None;
-    }
-    let target = slot_key(standing.slot(lead));
-    if counters.slots.iter().any(|&(slot, _)| slot != standing.slot(lead) && slot_key(slot) == target) {
-        // An entry so old that names have come round. One expression cannot both remove and set it.
-        return None;
-    }
-    let is_dead = |slot: Slot| standing.window.dies_at(slot) <= standing.now;
-    let full = counters.total.saturating_add(permits) > standing.limits.burst || counters.slots.len() >= MOST_SLOTS;
-    let dead = counters.slots.iter().copied().filter(|&(slot, _)| is_dead(slot));
-    if full {
-        let dead: Vec<_> = dead.collect();
-        return (dead.len() <= MOST_DROPS).then_some(dead);
-    }
-    Some(dead.filter(|(slot, _)| *slot < counters.newest && own.contains(slot)).take(MOST_DROPS).collect())
-}
-
-fn take(standing: &Standing, learnt: Option<Learnt>, lead: Duration, permits: u32, drops: Vec<(Slot, u32)>) -> Take {
-    Take {
+    let used_at_most = counters.day.used.saturating_add(standing.limits.burst - standing.held() - permits);
+    let dead = counters.slots.iter().filter(|(slot, _)| standing.window.dies_at(*slot) <= now);
+    Plan::Take(Take {
         permits,
+        learnt: counters.learnt,
+        known: Some(Known { used_at_most, day_ends: counters.day.ends }),
+        drops: dead.filter(|(slot, _)| own.contains(slot)).take(MOST_DROPS).copied().collect(),
+        ..take(&standing, lead)
+    })
+}
+
+/// Whether a take will do for an item that holds `counters`.
+fn fits(standing: &Standing, counters: &Counters, lead: Duration) -> bool {
+    let target = standing.slot(lead);
+    let key = slot_key(target);
+    counters.slot_ms == standing.window.slot_ms()
+        && counters.newest <= target
+        && counters.day.ends == standing.day.ends
+        && counters.closed.is_none_or(|closed| closed.until <= standing.now)
+        && counters.slots.len() <= MOST_SLOTS
+        // An entry so old that names have come round: one expression cannot both remove and set it.
+        && counters.slots.iter().all(|&(slot, _)| slot == target || slot_key(slot) != key)
+}
+
+fn take(standing: &Standing, lead: Duration) -> Take {
+    Take {
+        permits: 0,
         slot: standing.slot(lead),
         slot_ms: standing.window.slot_ms(),
         limits: standing.limits,
-        learnt,
+        learnt: None,
         now: standing.now,
-        drops,
+        known: None,
+        drops: Vec::new(),
     }
 }
 
@@ -166,8 +173,8 @@ fn rewrite(standing: &Standing, seen: Option<&Counters>, lead: Duration, permits
 
 /// Whether a write of `permits` into `slot` that left `counters` behind was the first into that slot.
 ///
-/// Whoever opened a slot drops it with its first take after the slot's death, unless a full item made somebody do it
-/// sooner. So each dead slot has one process that drops it, and processes do not race for it.
+/// Whoever opened a slot drops it with its first take after the slot's death. So each dead slot has one process that
+/// drops it, and processes do not race for it. Those of a process that has ended stay until a [`Rewrite`].
 pub(crate) fn opened(counters: &Counters, slot: Slot, permits: u32) -> bool {
     counters.slots.last() == Some(&(slot, permits))
 }

@@ -109,10 +109,17 @@ pub(crate) async fn take(table: &Table, key: &str, take: &Take) -> Result<Outcom
     );
     write.value(":room", n(i64::from(take.limits.burst) - permits + dropped));
     write.value(":day_room", n(i64::from(take.limits.daily) - permits));
-    write.value(":most", n(MOST_SLOTS + take.drops.len()));
+    write.value(":most", n(MOST_SLOTS));
     write.value(":slot_ms", n(take.slot_ms));
     write.value(":tomorrow", n(take.now + FURTHEST_DAY));
-    write.holds("held <= :room AND newest <= :slot AND size(slots) <= :most AND day_used <= :day_room");
+    if let Some(known) = take.known {
+        write.value(":known", n(known.used_at_most));
+        write.value(":known_end", n(known.day_ends));
+        write.holds("(held <= :room OR (day_used <= :known AND day_ends = :known_end))");
+    } else {
+        write.holds("held <= :room");
+    }
+    write.holds("newest <= :slot AND size(slots) <= :most AND day_used <= :day_room");
     write.holds("slot_ms = :slot_ms AND day_ends > :now AND day_ends <= :tomorrow");
     write.is_open(take.now);
     write.learnt_is(take.learnt);

@@ -29,6 +29,9 @@ const REMEMBERED: Duration = Duration::from_secs(70);
 const LONGEST_NAP: Duration = Duration::from_secs(1);
 /// Failed conditions in a row after which the others are left to finish first.
 const EAGER_ATTEMPTS: u32 = 3;
+/// Failed conditions in a row after which something else must be wrong: others can be faster only as often as there are
+/// permits.
+const MOST_ATTEMPTS: u32 = 100;
 /// Writes in a row that came too late for their permits before the store counts as out of order.
 const LATE_WRITES: u32 = 3;
 /// Slots whose opening is remembered.
@@ -195,7 +198,7 @@ impl Lane {
                 None => return Ok(()),
             },
         };
-        for attempt in 0.. {
+        for attempt in 0..MOST_ATTEMPTS {
             let Some(change) = correction(&counters, ceilings, heard, heard_at) else { break };
             match item::correct(table, &self.key, &counters, &change).await? {
                 Outcome::Applied(now) => {
@@ -321,6 +324,11 @@ impl Driver {
                     self.lane.state().saw(found.map_or(Seen::Absent, Seen::Item), self.clock.now());
                     pause_after(failed).await;
                     failed += 1;
+                    if failed == MOST_ATTEMPTS {
+                        failed = 0;
+                        let error = StoreError::Unavailable(format!("{MOST_ATTEMPTS} writes in a row were refused"));
+                        self.lane.state().fail_all(&error.into());
+                    }
                 }
                 Ok(Outcome::Applied(counters)) => {
                     failed = 0;
@@ -422,5 +430,50 @@ async fn pause_after(failed: u32) {
     if failed >= EAGER_ATTEMPTS {
         let most = 2_u64 << failed.min(5);
         tokio::time::sleep(Duration::from_millis(fastrand::u64(1..=most))).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quota::{Meter, Usage};
+
+    const LIMITS: Limits = Limits { burst: 2, interval: Duration::from_secs(10), daily: 9 };
+
+    fn permit(send_by: i64) -> Permit {
+        let meter = Meter { limit: 2, remaining: 1, resets_at: Millis(0) };
+        Permit { usage: Usage { burst: meter, daily: meter }, send_by: Millis(send_by) }
+    }
+
+    fn stand_in_line(lane: &Lane) -> Waiting<'_> {
+        let (sender, answer) = oneshot::channel();
+        lane.state().queue.push_back(Waiter { until: None, answer: sender });
+        Waiting { lane, answer, answered: false }
+    }
+
+    #[tokio::test]
+    async fn a_permit_that_comes_to_somebody_who_has_left_goes_to_the_next() {
+        let lane = Lane::new("quota#location#L".to_owned(), LimitKind::Burst, LIMITS, Millis(0));
+        let (gone, first, second) = (stand_in_line(&lane), stand_in_line(&lane), stand_in_line(&lane));
+        drop(gone);
+        lane.state().give(permit(1));
+        drop(first); // It was given the permit, and never looked.
+        assert_eq!(second.wait().await.expect("handed on").send_by, Millis(1));
+        lane.state().give(permit(2));
+        assert_eq!(lane.state().spare, [permit(2)], "nobody is left");
+    }
+
+    #[tokio::test]
+    async fn a_driver_that_is_torn_down_leaves_nobody_waiting() {
+        let lane = Arc::new(Lane::new("quota#location#L".to_owned(), LimitKind::Burst, LIMITS, Millis(0)));
+        let waiting = stand_in_line(&lane);
+        lane.state().driven = true;
+        let config = aws_sdk_dynamodb::Config::builder()
+            .behavior_version(aws_sdk_dynamodb::config::BehaviorVersion::latest())
+            .build();
+        let table = Table { client: aws_sdk_dynamodb::Client::from_conf(config), name: "t".into() };
+        drop(Driver { lane: Arc::clone(&lane), table, clock: Clock::manual(Millis(0)), ended: false });
+        assert!(matches!(waiting.wait().await, Err(QuotaError::Store(_))));
+        assert!(!lane.state().driven, "the next one starts another driver");
     }
 }

@@ -140,3 +140,104 @@ fn closure(standing: &Standing, heard: &Heard, limits: Limits, out_of_day: bool,
 fn apart(a: Millis, b: Millis) -> Duration {
     a.since(b).max(b.since(a))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CEILINGS: Limits = Limits { burst: 100, interval: Duration::from_secs(10), daily: 200_000 };
+    const NOW: Millis = Millis(1_800_000_000_000);
+    const HOUR: i64 = 3_600_000;
+
+    fn counters(used: u32) -> Counters {
+        let newest = NOW.0 / 200;
+        let day = Day { used, ends: Millis(NOW.0 + 5 * HOUR), told: true };
+        Counters { slot_ms: 200, newest, slots: vec![(newest, 3)], total: 3, day, learnt: None, closed: None }
+    }
+
+    fn heard(status: u16, headers: &[(&'static str, &str)]) -> Heard {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.insert(*name, value.parse().expect("a value"));
+        }
+        Heard::read(StatusCode::from_u16(status).expect("a status"), &map)
+    }
+
+    fn says(status: u16, headers: &[(&'static str, &str)], of: &Counters) -> Option<Correction> {
+        correction(of, CEILINGS, &heard(status, headers), NOW)
+    }
+
+    #[test]
+    fn an_answer_that_agrees_costs_nothing() {
+        let usual = [
+            ("x-ratelimit-limit-daily", "200000"),
+            ("x-ratelimit-daily-remaining", "199998"),
+            ("x-ratelimit-interval-milliseconds", "10000"),
+            ("x-ratelimit-max", "100"),
+            ("x-ratelimit-remaining", "0"),
+            ("x-ratelimit-daily-reset", "17999000"),
+        ];
+        assert_eq!(says(200, &usual, &counters(3)), None);
+        assert!(heard(200, &[]).is_empty());
+        let garbage =
+            [("x-ratelimit-max", "-5"), ("x-ratelimit-limit-daily", "many"), ("x-ratelimit-daily-reset", "0")];
+        assert!(heard(200, &garbage).is_empty());
+        assert!(heard(200, &[("x-ratelimit-interval-milliseconds", "99999999999")]).is_empty());
+    }
+
+    #[test]
+    fn lower_limits_are_learnt_and_raised_again() {
+        let sandbox = [("x-ratelimit-limit-daily", "10000"), ("x-ratelimit-max", "25")];
+        let learnt = says(200, &sandbox, &counters(3)).and_then(|c| c.learnt).expect("new");
+        assert_eq!((learnt.burst, learnt.interval, learnt.daily), (Some(25), None, Some(10_000)));
+        let knows = Counters { learnt: Some(learnt), ..counters(3) };
+        assert_eq!(says(200, &sandbox, &knows), None);
+        let raised = says(200, &[("x-ratelimit-max", "50")], &knows).and_then(|c| c.learnt).expect("new");
+        assert_eq!((raised.burst, raised.daily), (Some(50), Some(10_000)), "what is not said stays");
+    }
+
+    #[test]
+    fn the_use_that_others_make_counts() {
+        let day =
+            |left: &str, used| says(200, &[("x-ratelimit-daily-remaining", left)], &counters(used)).and_then(|c| c.day);
+        assert_eq!(day("150000", 3), Some(DayChange::Used(50_000)));
+        assert_eq!(day("199000", 900), None, "a hundred of so many is no news");
+        assert_eq!(day("50", 199_949), Some(DayChange::Used(199_950)), "near the end each counts");
+        assert_eq!(day("199999", 3), None, "ours on their way are not taken back");
+    }
+
+    #[test]
+    fn the_end_of_the_day_is_learnt() {
+        let reset = |ms: i64| ("x-ratelimit-daily-reset", ms.to_string());
+        let at = |ms: i64, more: &[(&'static str, &str)]| {
+            let (name, value) = reset(ms);
+            let mut headers = vec![(name, value.as_str())];
+            headers.extend_from_slice(more);
+            says(200, &headers, &counters(500)).and_then(|c| c.day)
+        };
+        let ends = |ms: i64, used| Some(DayChange::Replaced(Day { used, ends: Millis(NOW.0 + ms), told: true }));
+        assert_eq!(at(5 * HOUR - 59_000, &[]), None);
+        assert_eq!(at(4 * HOUR, &[]), ends(4 * HOUR, 500));
+        let fresh = [("x-ratelimit-limit-daily", "200000"), ("x-ratelimit-daily-remaining", "199999")];
+        assert_eq!(at(24 * HOUR, &fresh), ends(24 * HOUR, 4), "a new day: theirs, and what is on its way");
+    }
+
+    #[test]
+    fn a_429_closes_for_an_interval_or_the_day() {
+        let closed = |headers: &[(&'static str, &str)], of: &Counters| says(429, headers, of).expect("news");
+        let burst = closed(&[], &counters(3)).closed.expect("closed");
+        assert_eq!(burst, Closed { until: Millis(NOW.0 + 10_700), by: LimitKind::Burst });
+        let already = Counters { closed: Some(burst), ..counters(3) };
+        assert_eq!(says(429, &[], &already), None, "a volley is one write");
+        let longer = closed(&[("retry-after", "30")], &counters(3)).closed.expect("closed");
+        assert_eq!(longer.until, Millis(NOW.0 + 30_000));
+
+        let none_left = [("x-ratelimit-daily-remaining", "0")];
+        let told = closed(&none_left, &counters(3));
+        assert_eq!((told.day, told.closed), (Some(DayChange::Used(200_000)), None), "until the end that we know");
+        let guessed = Counters { day: Day { told: false, ..counters(3).day }, ..counters(3) };
+        let blind = closed(&none_left, &guessed);
+        let quarter = Closed { until: Millis(NOW.0 + 900_000), by: LimitKind::Daily };
+        assert_eq!((blind.day, blind.closed), (None, Some(quarter)), "a guess must not lock for hours");
+    }
+}

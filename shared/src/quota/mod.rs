@@ -8,14 +8,14 @@
 //! # How one is refused
 //! A condition that fails answers with the item. If nothing is free in it, the [`Refusal`] names the instant at which
 //! the oldest permits are given up, and until then the process refuses (or lets wait) without any call.
-//! If something is free after all, because dead slots still stand in the sum, the next write drops them.
+//! If something is free after all, because the sum holds dead slots, the next write knows what is live and takes it.
 //!
 //! # How the platform is heard
 //! [`Quota::observe`] reads the headers of each answer and writes only what differs. A stored limit is part of every
 //! condition, so a process that has not heard of it is bound by it all the same. A 429 closes the resource for all.
 //!
 //! # Clocks
-//! Processes need the same time to within half a slack (200 ms at an interval of 10 s). One that is behind uses the
+//! Processes need the same time to within 300 ms (at an interval of 10 s). One that is behind uses the
 //! newest slot of the item and so frees nothing too early. Slots, days and closures further ahead than could be right
 //! (a minute, 48 hours, 20 minutes) come from a clock that is out of order and bind for a window only.
 
@@ -25,6 +25,8 @@ mod item;
 mod lane;
 mod learn;
 mod limits;
+#[cfg(test)]
+mod simulation;
 mod window;
 
 use std::collections::{HashMap, HashSet};

@@ -1,11 +1,11 @@
 //! The burst window, cut into slots.
 //!
 //! A permit belongs to a slot and is given up ("dead") at the instant `slot end + interval + slack`. A request leaves
-//! at the latest half a slack after the end of its permit's slot ([`Window::send_by`]), so between it and the first
-//! request that can be sent in its place lies a full interval and half a slack: room for the difference of two
-//! machines' clocks and of two requests' ways to the platform.
+//! at the latest a slot's length after the end of its permit's slot ([`Window::send_by`]), so between it and the first
+//! request that can be sent in its place lies a full interval and the rest of the slack (300 ms at 10 s): room for the
+//! difference of two machines' clocks and of two requests' ways to the platform.
 //!
-//! At an interval of 10 s a slot is 200 ms and the slack 400 ms, so that a permit lives 10.4 to 10.6 s. Shorter slots
+//! At an interval of 10 s a slot is 200 ms and the slack 500 ms, so that a permit lives 10.5 to 10.7 s. Shorter slots
 //! would make the item larger; longer ones hold permits longer than the platform does.
 
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub(crate) type Slot = i64;
 /// Slots in an interval.
 const SLOTS: i64 = 50;
 /// Slacks in an interval.
-const SLACKS: i64 = 25;
+const SLACKS: i64 = 20;
 /// Slot keys are three characters of six bits.
 const KEYS: Slot = 1 << 18;
 const KEY_CHARACTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -65,7 +65,7 @@ impl Window {
 
     /// The last instant at which a request may leave on a permit of `slot`.
     pub(crate) fn send_by(self, slot: Slot) -> Millis {
-        Millis(self.end(slot).0.saturating_add(self.slack() / 2))
+        Millis(self.end(slot).0.saturating_add(self.slot_ms()))
     }
 }
 
@@ -106,7 +106,7 @@ mod tests {
         let slot = window.slot_at(Millis(1_000_399));
         assert_eq!((window.start(slot), window.end(slot)), (Millis(1_000_200), Millis(1_000_400)));
         assert_eq!(window.send_by(slot), Millis(1_000_600));
-        assert_eq!(window.dies_at(slot), Millis(1_010_800));
+        assert_eq!(window.dies_at(slot), Millis(1_010_900));
     }
 
     #[test]

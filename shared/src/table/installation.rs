@@ -418,6 +418,8 @@ impl Table {
             Some(_) => (", due_at = :due, due_shard = :shard", ""),
             None => ("", ", due_at, due_shard"),
         };
+        // Active without a new pair: nothing was renewed, so nothing was forced either.
+        let forced = if to.status == Status::Active { ", forced_at" } else { "" };
         let mut write = self.change(resource, lineage);
         if let Some(due_at) = to.due_at {
             write = write
@@ -428,7 +430,7 @@ impl Table {
             .condition_expression(condition)
             .update_expression(format!(
                 "SET #status = :status, failures = :failures, settled_by = :attempt{due} \
-                 REMOVE attempt, lease_ends_at{remove}"
+                 REMOVE attempt, lease_ends_at{remove}{forced}"
             ))
             .expression_attribute_names("#status", "status")
             .expression_attribute_values(":status", s(to.status.as_str()))

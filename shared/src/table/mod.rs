@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `installation#location#ID`, `installation#company#ID` | state, lineage and sealed tokens of an installation | callback, refresh, relay, webhook |
 //! | `quota#location#ID`, `quota#company#ID` | the counters of a resource | relay, refresh |
+//! | `caller-quota#CALLER#location#ID`, … | the counters of a caller's share of a resource | relay |
 //! | `app#…` | what concerns the whole app, such as the breaker | refresh, relay |
 //!
 //! There is no sort key: each item is read and written alone. Two sparse indexes find installations: `due`

@@ -105,12 +105,15 @@ impl Engine {
     }
 
     async fn local(folder: &Path) -> Self {
-        // Nobody can hand DynamoDB Local a bound socket, so the port is free a moment before.
-        let address = {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
-            listener.local_addr().expect("an address")
+        // Nobody can hand DynamoDB Local a bound socket, so the port is free a moment before. It is below those that
+        // outgoing connections use: a probe of such a port can connect to itself and so occupy it.
+        let address = loop {
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, fastrand::u16(20_000..30_000)));
+            if TcpListener::bind(address).await.is_ok() {
+                break address;
+            }
         };
-        let child = Command::new("java")
+        let mut child = Command::new("java")
             .current_dir(folder)
             .args(["-Djava.library.path=./DynamoDBLocal_lib", "-jar", "DynamoDBLocal.jar", "-inMemory", "-port"])
             .arg(address.port().to_string())
@@ -118,13 +121,13 @@ impl Engine {
             .stderr(Stdio::null())
             .spawn()
             .expect("java starts");
-        let engine = Self { address, _process: Some(Process(child)), _shutdown: None };
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        let deadline = tokio::time::Instant::now() + Duration::from_mins(1);
         while tokio::net::TcpStream::connect(address).await.is_err() {
+            assert_eq!(child.try_wait().expect("a child"), None, "DynamoDB Local ended at once");
             assert!(tokio::time::Instant::now() < deadline, "DynamoDB Local does not listen");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        engine
+        Self { address, _process: Some(Process(child)), _shutdown: None }
     }
 
     /// Base URL.

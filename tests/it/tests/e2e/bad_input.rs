@@ -1,0 +1,420 @@
+//! What is wrong from outside is answered by the contract's codes; nothing panics, nothing is lost.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use http::Method;
+use it::outside::{Answer, Setup, System, bootstrap, company, location, route, send, until};
+use sandbox::marketplace::faults::{Endpoint, Fault};
+use sandbox::runtime_api::{FunctionError, Invocation};
+use sandbox::secrets::Failure;
+use sandbox::whole::{APP_SECRET, SEALING_SECRET, sha256_hex};
+use serde_json::{Value, json};
+
+async fn installed(setup: Setup) -> System {
+    let system = System::start(setup).await;
+    system.install(&location(1)).await;
+    system
+}
+
+async fn expect_works(system: &System) {
+    let answer = system.get(&location(1), "/echo").await;
+    assert_eq!((answer.status, answer.source()), (200, "platform"), "{answer:?}");
+}
+
+fn expect(answer: &Answer, status: u16, code: &str) {
+    assert_eq!(answer.refusal(), (status, code.to_owned()), "{answer:?}");
+    let body = String::from_utf8_lossy(&answer.body).into_owned();
+    for trace in ["panicked", "src/", ".rs:", "RUST_BACKTRACE", "aws_sdk", "127.0.0.1"] {
+        assert!(!body.contains(trace), "{body}");
+    }
+}
+
+fn get(path: &str) -> Value {
+    json!({ "resource": location(1), "method": "GET", "path": path })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_are_known_and_may_do_what_their_entry_says() {
+    let keys = [
+        "rk_reader_0123456789",
+        "rk_contacts_0123456789",
+        "rk_one_0123456789",
+        "rk_nothing_0123456789",
+        "rk_slow_0123456789",
+    ];
+    let [reader, contacts, one, nothing, slow] = keys;
+    let entry = |id: &str, key: &str, more: Value| {
+        let mut entry = json!({ "id": id, "keys_sha256": [sha256_hex(key)] });
+        more.as_object().expect("members").iter().for_each(|(name, value)| entry[name] = value.clone());
+        entry
+    };
+    let callers = vec![
+        entry("reader", reader, json!({ "methods": ["GET", "HEAD"] })),
+        entry("contacts", contacts, json!({ "paths": ["/contacts/**"], "resources": ["location:*"] })),
+        entry("one", one, json!({ "resources": [format!("location:{}", location(1).id())] })),
+        entry("nothing", nothing, json!({ "resources": [], "methods": [], "paths": [] })),
+        entry("slow", slow, json!({ "requests_per_10s": 3 })),
+    ];
+    let system = installed(Setup { callers, ..Setup::default() }).await;
+    for key in keys {
+        system.tell(key);
+    }
+    system.install(&location(2)).await;
+
+    let here = |path: &str| route(&location(1), path);
+    let before = system.arrived(&location(1));
+    for bad in [
+        None,
+        Some("Bearer wrong-key-0123456789".to_owned()),
+        Some(format!("Basic {reader}")),
+        Some(format!("Bearer{reader}")),
+        Some("Bearer ".to_owned()),
+        Some(format!("Bearer {}", sha256_hex(reader))),
+        Some(format!("Bearer {reader}x")),
+        Some(format!("Bearer {reader}, Bearer {contacts}")),
+    ] {
+        let request = system.request(Method::GET, &here("/echo"));
+        let request = match &bad {
+            Some(value) => request.header("authorization", value),
+            None => request,
+        };
+        let answer = send(request).await;
+        expect(&answer, 401, "unauthenticated");
+        assert_eq!(answer.header("www-authenticate"), "Bearer", "{bad:?}");
+    }
+
+    let agency = route(&company(), "/companies/x");
+    for (key, method, path, status) in [
+        (reader, Method::GET, here("/echo"), 200),
+        (reader, Method::POST, here("/echo"), 403),
+        (reader, Method::GET, here(""), 200),
+        (contacts, Method::GET, here("/contacts/"), 200),
+        (contacts, Method::POST, here("/contacts/"), 201),
+        (contacts, Method::GET, here("/echo"), 403),
+        (contacts, Method::GET, here("/contacts/../echo"), 400),
+        (contacts, Method::GET, here("/contacts/..;/../echo"), 400),
+        (contacts, Method::GET, here("/contactsx"), 403),
+        (contacts, Method::GET, agency.clone(), 403),
+        (one, Method::GET, here("/echo"), 200),
+        (one, Method::GET, route(&location(2), "/echo"), 403),
+        (one, Method::GET, route(&location(2), ""), 403),
+        (one, Method::GET, agency, 403),
+        (nothing, Method::GET, here("/echo"), 403),
+        (nothing, Method::GET, here(""), 403),
+        (&system.sandbox.caller_key, Method::POST, here("/oauth/token"), 403),
+        (&system.sandbox.caller_key, Method::POST, here("/oauth/locationToken"), 403),
+    ] {
+        // The client would resolve dots itself: what is odd goes by the event that API Gateway would send.
+        let answer = if path.contains("..") {
+            event_answer(&system, &path, key).await
+        } else {
+            let body = if method == Method::POST { "{}" } else { "" };
+            let answer = send(system.request(method.clone(), &path).bearer_auth(key).body(body)).await;
+            if status == 403 {
+                expect(&answer, 403, "forbidden");
+            }
+            answer.status.into()
+        };
+        assert_eq!(answer, status, "{key} {method} {path}");
+    }
+    assert_eq!(system.arrived(&location(1)) - before, 4, "what was refused has sent nothing");
+
+    let mut served = 0;
+    for _ in 0..5 {
+        let answer = send(system.request(Method::GET, &here("/echo")).bearer_auth(slow)).await;
+        if answer.status == 200 {
+            served += 1;
+        } else {
+            expect(&answer, 429, "burst_limited");
+            assert!(answer.retry_after() <= Duration::from_secs(11));
+        }
+    }
+    assert_eq!(served, 3, "a caller's own share");
+    expect(&system.get(&location(3), "/echo").await, 404, "not_installed");
+    expect(&system.get(&location(9), "").await, 404, "not_installed");
+    expect_works(&system).await;
+    system.end().await;
+}
+
+/// An event as API Gateway sends it, with a path that no client would.
+fn event(path: &str, key: &str) -> Value {
+    json!({
+        "version": "2.0", "rawPath": path, "rawQueryString": "", "headers": { "authorization": format!("Bearer {key}") },
+        "requestContext": { "stage": "$default", "domainName": "x.example", "http": { "method": "GET", "path": path } },
+        "isBase64Encoded": false,
+    })
+}
+
+async fn event_answer(system: &System, path: &str, key: &str) -> u64 {
+    let answer = system.invoke(event(path, key).to_string(), None).await;
+    answer["statusCode"].as_u64().unwrap_or_else(|| panic!("{answer}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn malformed_events_are_answered() {
+    let system = installed(Setup::default()).await;
+    let before = system.arrived(&location(1));
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let huge = format!("{{\"resource\":\"{}\"}}", "x".repeat(5 << 20));
+    let with = |name: &str, value: Value| {
+        let mut request = get("/echo");
+        request[name] = value;
+        request.to_string()
+    };
+    for bad in [
+        String::new(),
+        "not json".to_owned(),
+        "\u{fffd}\u{0}".to_owned(),
+        "null".to_owned(),
+        "7".to_owned(),
+        "[]".to_owned(),
+        "[1,2]".to_owned(),
+        r#"[[{"resource":{"location":"x"},"method":"GET","path":"/"}]]"#.to_owned(),
+        r#"[{"location":"x"},"GET","/"]"#.to_owned(),
+        "{}".to_owned(),
+        deep.clone(),
+        huge,
+        with("resource", json!({ "location": "../../x" })),
+        with("resource", json!({ "team": "x" })),
+        with("resource", json!({ "location": "a", "company": "b" })),
+        with("method", json!("TRACE")),
+        with("method", json!("GET / HTTP/1.1\r\nX: y")),
+        with("path", json!("echo")),
+        with("path", json!("/../echo")),
+        with("path", json!("//evil.example/")),
+        with("path", json!("/\\evil.example/")),
+        with("path", json!("/echo?x=1")),
+        with("query", json!({ "a": { "b": 1 } })),
+        with("headers", json!({ "bad name": "x" })),
+        with("headers", json!({ "x": "a\r\nb" })),
+        with("body_base64", json!("%")),
+        with("wait_ms", json!(-1)),
+        with("surprise", json!(1)),
+        json!({ "requests": 7 }).to_string(),
+        json!({ "requests": vec![get("/echo"); 101] }).to_string(),
+    ] {
+        let answer = system.invoke(bad.clone(), None).await;
+        let short: String = bad.chars().take(80).collect();
+        assert_eq!((&answer["status"], &answer["source"]), (&json!(400), &json!("relay")), "{short}: {answer}");
+        assert_eq!(answer["body"]["code"], "invalid_request", "{short}: {answer}");
+    }
+    let mut odd = event("/relay/locations/x/y", &system.sandbox.caller_key);
+    odd["requestContext"]["http"] = json!(7);
+    for bad in [
+        json!({ "rawPath": 7 }),
+        json!({ "requestContext": null, "rawPath": "/" }),
+        odd,
+        event("", ""),
+        event("/nothing", "x"),
+    ] {
+        let answer = system.invoke(bad.to_string(), None).await;
+        assert_eq!(
+            (&answer["statusCode"], &answer["headers"]["relay-source"]),
+            (&json!(400), &json!("relay")),
+            "{bad}: {answer}"
+        );
+    }
+    for path in ["/relay/locations/%2e%2e/echo", "/relay/locations/a b/echo", "/relay/locations/x@evil.example/echo"] {
+        assert_eq!(event_answer(&system, path, &system.sandbox.caller_key).await, 400, "{path}");
+    }
+    let listed = json!({ "requests": [[location(1), "GET", "/echo", null, {}, null, null, 0]] });
+    let answer = system.invoke(listed.to_string(), None).await;
+    assert_eq!(answer["responses"][0]["status"], 400, "a list is no request: {answer}");
+    assert_eq!(system.arrived(&location(1)), before, "nothing was sent");
+
+    // Functions of other payloads answer or report; they do not end.
+    for function in ["callback", "webhook", "refresh"] {
+        for bad in ["not json", "7", "[]", r#"{"rawPath":7}"#, r#"{"Records":[7]}"#, deep.as_str()] {
+            let answer = system.sandbox.runtime.invoke(function, bad.to_owned(), Invocation::default()).await;
+            let answered = matches!(answer, Ok(_) | Err(FunctionError::Reported(_)));
+            assert!(answered, "{function} does not answer {bad:.20}: {answer:?}");
+        }
+    }
+
+    // More than an invocation can carry back.
+    let large = json!({ "resource": location(1), "method": "POST", "path": "/echo", "body": "x".repeat(5 << 20) });
+    let answer = system.invoke(large.to_string(), None).await;
+    assert_eq!((&answer["status"], &answer["body"]["code"]), (&json!(413), &json!("payload_too_large")), "{answer}");
+    assert_eq!(answer["body"]["platform_status"], 200, "the caller is told that it was carried out");
+    expect_works(&system).await;
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_gone_and_comes_back() {
+    let system = installed(Setup { relays: 4, ..Setup::default() }).await;
+    expect_works(&system).await;
+    let before = (system.arrived(&location(1)), system.refreshes());
+    system.store.cut();
+    let here = location(1);
+    for answer in join_all((0..8).map(|_| system.get(&here, "/echo"))).await {
+        expect(&answer, 503, "store_unavailable");
+        assert!(answer.retry_after() <= Duration::from_secs(30));
+    }
+    expect(&system.get(&here, "").await, 503, "store_unavailable");
+    assert!(system.refresh(&json!({})).await.is_err(), "a tick that can read nothing says so");
+    assert_eq!((system.arrived(&here), system.refreshes()), before, "nothing is sent blind");
+    // A pair that has been granted is kept on the queue.
+    let back = callback(&system);
+    assert_eq!(system.browse(&back, None).await.status, 303);
+    assert_eq!(system.sandbox.queue.sent(), 1);
+
+    system.store.mend();
+    expect_works(&system).await;
+    assert!(until(|| system.sandbox.queue.messages().is_empty()).await, "it is stored once that is possible");
+    assert!(system.sandbox.queue.dead_letters().is_empty());
+    assert_eq!(system.get(&location(2), "/echo").await.status, 200);
+    system.sandbox.marketplace.expire_access_tokens();
+    expect_works(&system).await;
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_code_is_not_spent_where_nothing_can_be_stored() {
+    let environment = vec![("RESCUE_QUEUE_URL", String::new())];
+    let system = System::start(Setup { relays: 1, environment, ..Setup::default() }).await;
+    system.store.cut();
+    let back = callback(&system);
+    let page = system.browse(&back, None).await;
+    assert_eq!(page.status, 503, "{page:?}");
+    assert!(page.header("retry-after").parse::<u32>().is_ok(), "{page:?}");
+    system.store.mend();
+    assert_eq!(system.browse(&back, None).await.status, 303, "it can still be used");
+    assert_eq!(system.get(&location(2), "/echo").await.status, 200);
+    system.end().await;
+}
+
+/// Where the platform sends a browser after consent for the second location.
+fn callback(system: &System) -> String {
+    let code = system.sandbox.marketplace.authorize(location(2));
+    format!("{}/oauth/callback?code={code}", system.sandbox.gateway.url())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_platform_that_is_down_or_slow() {
+    let mut system = installed(Setup::default()).await;
+    let platform = |fault: Fault, times: u32| system.sandbox.marketplace.fault(Endpoint::Api, fault, Some(times));
+
+    platform(Fault::HangUp { processed: false }, 1);
+    expect_works(&system).await;
+    platform(Fault::HangUp { processed: true }, 1);
+    let post =
+        send(system.relay(Method::POST, &route(&location(1), "/contacts/")).body(r#"{"firstName":"Once"}"#)).await;
+    expect(&post, 502, "platform_unreachable");
+    let contacts = system.get(&location(1), "/contacts/").await.body;
+    assert_eq!(
+        String::from_utf8_lossy(&contacts).matches("Once").count(),
+        1,
+        "what may have been done is not done twice"
+    );
+
+    platform(Fault::HangUp { processed: false }, 3);
+    expect(&system.get(&location(1), "/echo").await, 502, "platform_unreachable");
+    platform(Fault::refusal(503, "maintenance"), 3);
+    let answer = system.get(&location(1), "/echo").await;
+    assert_eq!((answer.status, answer.source()), (503, "platform"), "its own answer is passed on");
+
+    platform(Fault::Stall { processed: false }, 1);
+    let began = Instant::now();
+    let invocation = Invocation { timeout: Duration::from_secs(4), ..Invocation::default() };
+    let answer =
+        system.sandbox.runtime.invoke_json("relay", &get("/echo"), invocation).await.expect("an answer in time");
+    assert_eq!((&answer["status"], &answer["body"]["code"]), (&json!(504), &json!("platform_timeout")), "{answer}");
+    assert!(began.elapsed() > Duration::from_secs(2), "it was not given up at once");
+    expect_works(&system).await;
+
+    // Nothing listens on port 1.
+    system.start_apart("relay", "relay-astray", &[("API_URL", "http://127.0.0.1:1")]).await;
+    let answer = system.invoke_as("relay-astray", get("/echo").to_string(), None).await;
+    assert_eq!((&answer["status"], &answer["body"]["code"]), (&json!(502), &json!("platform_unreachable")), "{answer}");
+
+    let refreshes = system.refreshes();
+    system.sandbox.marketplace.expire_access_tokens();
+    system.sandbox.marketplace.fault(Endpoint::Refresh, Fault::HangUp { processed: false }, Some(1));
+    expect_works(&system).await;
+    assert!(system.refreshes() > refreshes, "renewed, in spite of the lost connection");
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_that_are_missing_malformed_or_out_of_reach() {
+    let mut system = installed(Setup { relays: 1, ..Setup::default() }).await;
+    expect_works(&system).await;
+    let good = |secret: &str| system.sandbox.secrets.get(secret).expect("a secret");
+    let (app, sealing) = (good(APP_SECRET), good(SEALING_SECRET));
+
+    for (function, variable, value, whole) in [
+        ("relay-without-callers", "CALLERS_SECRET_ID", None, json!({ "callers": [] }).to_string()),
+        ("relay-without-keys", "SEALING_SECRET_ID", None, sealing.clone()),
+        (
+            "relay-with-bad-callers",
+            "CALLERS_SECRET_ID",
+            Some(r#"{"callers":[{"id":"a","kyes":["k-hush-hush-1"]}]}"#),
+            json!({ "callers": [] }).to_string(),
+        ),
+        ("relay-with-bad-keys", "SEALING_SECRET_ID", Some(r#"{"current":"k1","k1":"hush-hush-2"}"#), sealing.clone()),
+    ] {
+        let id = format!("secret-of-{function}");
+        if let Some(value) = value {
+            system.sandbox.secrets.put(&id, value);
+        }
+        system.start_apart("relay", function, &[(variable, &id)]).await;
+        let answer = system.invoke_as(function, get("/echo").to_string(), None).await;
+        assert_eq!(
+            (&answer["status"], &answer["body"]["code"]),
+            (&json!(503), &json!("misconfigured")),
+            "{function}: {answer}"
+        );
+        assert!(!answer.to_string().contains(&id), "a caller is not told names: {answer}");
+        system.sandbox.secrets.put(&id, whole);
+        let answer = system.invoke_as(function, get("/echo").to_string(), None).await;
+        assert_eq!(answer["status"], 200, "{function}, once its secret is there: {answer}");
+    }
+    system.tell("hush-hush-2");
+    system.tell("k-hush-hush-1");
+
+    // A value that is known goes on being used; one that is not is waited for, and the token is not spent.
+    system.sandbox.secrets.fail(Some(Failure::AccessDenied));
+    expect_works(&system).await;
+    system.start_apart("relay", "relay-denied", &[]).await;
+    let answer = system.invoke_as("relay-denied", get("/echo").to_string(), None).await;
+    assert_eq!((&answer["status"], &answer["body"]["code"]), (&json!(503), &json!("misconfigured")), "{answer}");
+    system.sandbox.secrets.fail(None);
+
+    system.sandbox.secrets.put(
+        APP_SECRET,
+        r#"{"client_id":"6512ab34cd56ef7890ab12cd-lx3kq9ab","client_secret":"a-wrong-client-secret"}"#,
+    );
+    system.tell("a-wrong-client-secret");
+    system.start_apart("relay", "relay-wrong-client", &[]).await;
+    let tokens = system.sandbox.marketplace.live_refresh_tokens(&location(1));
+    system.sandbox.marketplace.expire_access_tokens();
+    let answer = system.invoke_as("relay-wrong-client", get("/echo").to_string(), None).await;
+    assert_eq!((&answer["status"], &answer["body"]["code"]), (&json!(503), &json!("misconfigured")), "{answer}");
+    assert_eq!(system.sandbox.marketplace.live_refresh_tokens(&location(1)), tokens, "the grant is not touched");
+    system.tell(serde_json::from_str::<Value>(&app).expect("JSON")["client_secret"].as_str().expect("a secret"));
+    system.sandbox.secrets.put(APP_SECRET, app);
+    system.start_apart("relay", "relay-right-again", &[]).await;
+    let answer = system.invoke_as("relay-right-again", get("/echo").to_string(), None).await;
+    assert_eq!(answer["status"], 200, "the right secret closes the breaker: {answer}");
+    assert_eq!(system.get(&location(1), "").await.json()["status"], "Active");
+    system.end().await;
+}
+
+#[test]
+fn variables_that_are_missing_are_all_named_and_nothing_starts() {
+    for (function, names) in [
+        ("callback", vec!["TABLE_NAME", "APP_SECRET_ID", "SEALING_SECRET_ID"]),
+        ("refresh", vec!["TABLE_NAME", "APP_SECRET_ID", "SEALING_SECRET_ID"]),
+        ("relay", vec!["TABLE_NAME", "APP_SECRET_ID", "SEALING_SECRET_ID", "CALLERS_SECRET_ID"]),
+        ("webhook", vec!["TABLE_NAME", "APP_SECRET_ID"]),
+    ] {
+        let output = Command::new(bootstrap(function)).env_clear().output().expect("it can be run");
+        assert!(!output.status.success(), "{function} has started");
+        let log = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(log.lines().any(|line| names.iter().all(|name| line.contains(name))), "{function}: {log}");
+        assert!(!log.contains("panicked"), "{log}");
+    }
+}

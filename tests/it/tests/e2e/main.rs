@@ -1,0 +1,12 @@
+//! From outside: the built functions as processes under a Lambda Runtime API, several of `relay` at once, against the
+//! doubles of everything around them.
+//!
+//! The functions are found beside this test (`cargo build --workspace --bins`), or in `FUNCTIONS_DIR` as cargo-lambda
+//! leaves them. Each scenario ends with a search of everything its processes have written.
+
+mod bad_input;
+mod dynamodb_local;
+mod install;
+mod limits;
+mod relay;
+mod tokens;
