@@ -1,3 +1,4 @@
 //! Test support.
 
 pub mod dynamo;
+pub mod proxy;

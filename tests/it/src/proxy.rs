@@ -1,0 +1,370 @@
+//! What lies between one process and AWS: passes every call on, and fails the ones it is told to.
+//!
+//! Each process of a story has a proxy of its own, so that the store can be down for one and up for the others.
+//! Calls are told apart by the operation, and writes of an installation by what they set.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::response::Response;
+use http::{HeaderMap, StatusCode};
+use sandbox::server::{Server, StartError, WhenClientLeaves, hang_up};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+/// Where the real services are.
+#[derive(Clone, Debug)]
+pub struct Upstreams {
+    /// `DynamoDB`.
+    pub dynamodb: String,
+    /// Secrets Manager.
+    pub secrets: String,
+    /// SQS.
+    pub queue: String,
+}
+
+/// Which calls a fault is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// Everything that is sent to `DynamoDB`.
+    Store,
+    /// Every `UpdateItem`.
+    Write,
+    /// The claim of an installation.
+    Claim,
+    /// The commit of a refresh.
+    Commit,
+    /// A lease given back.
+    Settle,
+    /// A pair put beside the current one.
+    Park,
+    /// A parked pair made the current one.
+    Promote,
+    /// A new installation.
+    Install,
+    /// An uninstall.
+    Uninstall,
+    /// The count of how refreshes were answered.
+    Tally,
+    /// `GetItem`.
+    Read,
+    /// Everything that is sent to SQS.
+    Queue,
+    /// Everything that is sent to Secrets Manager.
+    Secrets,
+}
+
+/// What becomes of a call.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// The service says that it is out of order, and has done nothing. The SDK tries again.
+    Unavailable,
+    /// The service says that there is too much, and has done nothing. The SDK tries again.
+    Throttled,
+    /// The service says no, and the SDK does not try again.
+    AccessDenied,
+    /// The connection is closed without an answer.
+    HangUp {
+        /// Whether the call was carried out.
+        applied: bool,
+    },
+    /// No answer for longer than anybody waits.
+    Stall {
+        /// Whether the call was carried out.
+        applied: bool,
+    },
+    /// The call waits at this gate before it is carried out.
+    Hold(Gate),
+    /// The call is carried out, and its answer waits at this gate.
+    HoldAnswer(Gate),
+}
+
+/// A place where a call waits until it is let through.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    reached: watch::Sender<bool>,
+    open: watch::Sender<bool>,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self { reached: watch::Sender::new(false), open: watch::Sender::new(false) }
+    }
+}
+
+impl Gate {
+    /// A closed gate.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Returns when a call has arrived.
+    ///
+    /// # Panics
+    /// If none arrives within half a minute.
+    pub async fn reached(&self) {
+        let mut reached = self.reached.subscribe();
+        let arrived = tokio::time::timeout(Duration::from_secs(30), reached.wait_for(|reached| *reached)).await;
+        assert!(arrived.is_ok(), "no call arrives at the gate");
+    }
+
+    /// Lets through what waits and what will come.
+    pub fn open(&self) {
+        self.open.send_replace(true);
+    }
+
+    async fn pass(&self) {
+        self.reached.send_replace(true);
+        let mut open = self.open.subscribe();
+        // A gate that is gone is open.
+        let _opened = open.wait_for(|open| *open).await;
+    }
+}
+
+#[derive(Debug)]
+struct Rule {
+    call: Call,
+    skip: u32,
+    times: Option<u32>,
+    fault: Fault,
+}
+
+#[derive(Debug, Default)]
+struct Book {
+    rules: Vec<Rule>,
+    calls: Vec<Vec<Call>>,
+    struck: u32,
+}
+
+#[derive(Debug)]
+struct Wire {
+    http: reqwest::Client,
+    upstreams: Upstreams,
+    book: Mutex<Book>,
+}
+
+impl Wire {
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The proxy, which ends when this is dropped.
+#[derive(Debug)]
+pub struct Proxy {
+    wire: Arc<Wire>,
+    server: Server,
+}
+
+impl Proxy {
+    /// Starts it on a free port, passing everything on.
+    ///
+    /// # Errors
+    /// No port.
+    pub async fn start(upstreams: Upstreams) -> Result<Self, StartError> {
+        let wire = Arc::new(Wire { http: reqwest::Client::new(), upstreams, book: Mutex::default() });
+        let router = Router::new().fallback(serve).with_state(wire.clone());
+        // What was begun is finished, as in a real service: a client that leaves undoes nothing.
+        let server = Server::start(0, router, WhenClientLeaves::Finish).await?;
+        Ok(Self { wire, server })
+    }
+
+    /// Base URL: the endpoint of all three services.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.server.url()
+    }
+
+    /// Fails the next `times` of these calls after `skip` of them were passed on; `None`: until [`Proxy::heal`].
+    pub fn fault(&self, call: Call, skip: u32, times: Option<u32>, fault: Fault) {
+        self.wire.book().rules.push(Rule { call, skip, times, fault });
+    }
+
+    /// Fails the next of these calls.
+    pub fn once(&self, call: Call, fault: Fault) {
+        self.fault(call, 0, Some(1), fault);
+    }
+
+    /// Fails all of these calls until [`Proxy::heal`].
+    pub fn always(&self, call: Call, fault: Fault) {
+        self.fault(call, 0, None, fault);
+    }
+
+    /// Stops these calls before they are carried out, until the gate is opened.
+    #[must_use]
+    pub fn hold(&self, call: Call) -> Gate {
+        let gate = Gate::new();
+        self.always(call, Fault::Hold(gate.clone()));
+        gate
+    }
+
+    /// Stops the answers of these calls, until the gate is opened.
+    #[must_use]
+    pub fn hold_answer(&self, call: Call) -> Gate {
+        let gate = Gate::new();
+        self.always(call, Fault::HoldAnswer(gate.clone()));
+        gate
+    }
+
+    /// Forgets every fault.
+    pub fn heal(&self) {
+        self.wire.book().rules.clear();
+    }
+
+    /// How often a fault struck.
+    #[must_use]
+    pub fn struck(&self) -> u32 {
+        self.wire.book().struck
+    }
+
+    /// How many such calls were made, the SDK's own retries included.
+    #[must_use]
+    pub fn calls(&self, call: Call) -> usize {
+        self.wire.book().calls.iter().filter(|kinds| kinds.contains(&call)).count()
+    }
+}
+
+/// What a call is, from the most general to the most special.
+fn kinds(target: &str, body: &[u8]) -> Vec<Call> {
+    if target.starts_with("secretsmanager") {
+        return vec![Call::Secrets];
+    }
+    if target.starts_with("AmazonSQS") {
+        return vec![Call::Queue];
+    }
+    let operation = target.rsplit('.').next().unwrap_or_default();
+    let mut kinds = vec![Call::Store];
+    match operation {
+        "GetItem" => kinds.push(Call::Read),
+        "UpdateItem" => {
+            kinds.push(Call::Write);
+            let body: Value = serde_json::from_slice(body).unwrap_or_default();
+            kinds.extend(written(body["UpdateExpression"].as_str().unwrap_or_default()));
+        }
+        _ => {}
+    }
+    kinds
+}
+
+/// Which write of the life of an installation sets this.
+fn written(update: &str) -> Option<Call> {
+    let sets = |part: &str| update.contains(part);
+    if sets("installed_at = ") {
+        Some(Call::Install)
+    } else if sets("revoked_at = ") {
+        Some(Call::Uninstall)
+    } else if sets("claimed_from = ") {
+        Some(Call::Claim)
+    } else if sets("settled_by = ") {
+        Some(Call::Settle)
+    } else if sets("committed_by = ") {
+        Some(if sets("failures = ") { Call::Commit } else { Call::Promote })
+    } else if sets("alternate = ") {
+        Some(Call::Park)
+    } else if sets("ADD answered") {
+        Some(Call::Tally)
+    } else {
+        None
+    }
+}
+
+impl Book {
+    fn take(&mut self, kinds: &[Call]) -> Option<Fault> {
+        let index = self.rules.iter_mut().position(|rule| {
+            let meant = kinds.contains(&rule.call);
+            if meant && rule.skip > 0 {
+                rule.skip -= 1;
+                return false;
+            }
+            meant
+        })?;
+        let rule = &mut self.rules[index];
+        let fault = rule.fault.clone();
+        match &mut rule.times {
+            None => {}
+            Some(times) if *times > 1 => *times -= 1,
+            Some(_) => {
+                self.rules.remove(index);
+            }
+        }
+        self.struck += 1;
+        Some(fault)
+    }
+}
+
+/// Longer than the SDK waits, short enough to end by itself.
+const FOREVER: Duration = Duration::from_mins(1);
+
+async fn serve(State(wire): State<Arc<Wire>>, headers: HeaderMap, body: Bytes) -> Response {
+    let target = headers.get("x-amz-target").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let kinds = kinds(&target, &body);
+    let fault = {
+        let mut book = wire.book();
+        let fault = book.take(&kinds);
+        book.calls.push(kinds.clone());
+        fault
+    };
+    let url = match kinds[0] {
+        Call::Secrets => &wire.upstreams.secrets,
+        Call::Queue => &wire.upstreams.queue,
+        _ => &wire.upstreams.dynamodb,
+    };
+    let pass = || pass(&wire.http, url, &headers, body.clone());
+    match fault {
+        None => pass().await,
+        Some(Fault::Unavailable) => refusal(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError"),
+        Some(Fault::Throttled) => refusal(StatusCode::BAD_REQUEST, "ThrottlingException"),
+        Some(Fault::AccessDenied) => refusal(StatusCode::BAD_REQUEST, "AccessDeniedException"),
+        Some(Fault::HangUp { applied }) => {
+            if applied {
+                pass().await;
+            }
+            hang_up()
+        }
+        Some(Fault::Stall { applied }) => {
+            if applied {
+                pass().await;
+            }
+            tokio::time::sleep(FOREVER).await;
+            hang_up()
+        }
+        Some(Fault::Hold(gate)) => {
+            gate.pass().await;
+            pass().await
+        }
+        Some(Fault::HoldAnswer(gate)) => {
+            let answer = pass().await;
+            gate.pass().await;
+            answer
+        }
+    }
+}
+
+async fn pass(http: &reqwest::Client, url: &str, headers: &HeaderMap, body: Bytes) -> Response {
+    let mut headers = headers.clone();
+    for hop in ["host", "connection", "content-length", "transfer-encoding"] {
+        headers.remove(hop);
+    }
+    let Ok(answer) = http.post(url).headers(headers).body(body).send().await else { return hang_up() };
+    let (status, mut headers) = (answer.status(), answer.headers().clone());
+    let Ok(body) = answer.bytes().await else { return hang_up() };
+    for hop in ["connection", "content-length", "transfer-encoding"] {
+        headers.remove(hop);
+    }
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+fn refusal(status: StatusCode, kind: &str) -> Response {
+    let body = json!({ "__type": format!("com.amazonaws#{kind}"), "message": "as the story wants it" });
+    let mut response = Response::new(Body::from(body.to_string()));
+    *response.status_mut() = status;
+    response.headers_mut().insert("content-type", http::HeaderValue::from_static("application/x-amz-json-1.0"));
+    response
+}
