@@ -25,7 +25,7 @@ use shared::table::installation::Installation;
 use tokio::task::JoinHandle;
 
 /// How long anything may take that is waited for. Only a failing test waits so long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 /// The location of the story.
 const LOCATION: &str = "HLlocation000000001";
 
@@ -49,14 +49,13 @@ pub(crate) struct Process {
 
 /// The bootstrap of a function: of the release build where `FUNCTIONS_DIR` says so, else beside this test.
 fn bootstrap(function: &str) -> PathBuf {
-    let (path, build) = match std::env::var_os("FUNCTIONS_DIR") {
-        Some(folder) => (Path::new(&folder).join(function).join("bootstrap"), "cargo lambda build --release"),
-        None => {
-            let test = std::env::current_exe().expect("the test's own path");
-            // target/debug/deps/<test> → target/debug/<function>
-            let folder = test.parent().and_then(Path::parent).expect("a target folder");
-            (folder.join(function), "cargo build --workspace --bins")
-        }
+    let (path, build) = if let Some(folder) = std::env::var_os("FUNCTIONS_DIR") {
+        (Path::new(&folder).join(function).join("bootstrap"), "cargo lambda build --release")
+    } else {
+        let test = std::env::current_exe().expect("the test's own path");
+        // target/debug/deps/<test> → target/debug/<function>
+        let folder = test.parent().and_then(Path::parent).expect("a target folder");
+        (folder.join(function), "cargo build --workspace --bins")
     };
     assert!(path.is_file(), "{} is not there; build the functions first: {build}", path.display());
     path
