@@ -5,7 +5,7 @@ use sandbox::marketplace::faults::{Endpoint, Fault};
 use sandbox::marketplace::grants::Rotation;
 use serde_json::{Value, json};
 
-use crate::scene::{Scene, Story, grantee, together};
+use crate::scene::{Scene, Story, grantee, together, until};
 
 fn bad_gateway() -> Fault {
     let body = "<html><title>502 Bad Gateway</title></html>".to_owned();
@@ -35,7 +35,7 @@ async fn once(fault: Fault, rotation: Rotation) {
 /// All answers are lost for a while: at most two presentations a claim, and never is the installation given up.
 async fn for_a_while(fault: Fault) {
     let scene = Scene::set(Rotation::Forgiving).await;
-    let relay = scene.start("relay", "relay").await;
+    let (relay, _refresh) = tokio::join!(scene.start("relay", "relay"), scene.start("refresh", "refresh"));
     scene.sandbox.marketplace.fault(Endpoint::Refresh, fault, None);
     let (status, problem) = scene.call().await;
     assert_eq!((status, &problem["code"]), (503, &json!("refresh_in_progress")), "{problem}");
@@ -45,8 +45,23 @@ async fn for_a_while(fault: Fault) {
     scene.sandbox.marketplace.clear_faults();
     assert!(!scene.sandbox.marketplace.live_refresh_tokens(&grantee()).is_empty());
     // An operator's wish, since the schedule may look again later than the platform forgives.
-    let _refresh = scene.start("refresh", "refresh").await;
     assert_eq!(scene.refresh_by_force().await["refreshed"], 1);
+    scene.assert_usable().await;
+    scene.end();
+}
+
+/// Both answers of a claim time out: the next claim has the third, in the same call or in another.
+async fn twice_in_time_outs() {
+    let scene = Scene::set(Rotation::Forgiving).await;
+    let relay = scene.start("relay", "relay").await;
+    scene.sandbox.marketplace.fault(Endpoint::Refresh, Fault::Stall { processed: true }, Some(2));
+    let served = until(|| async {
+        let (status, problem) = scene.call().await;
+        assert!(status == 200 || problem["code"] == "refresh_in_progress", "{problem}");
+        status == 200
+    });
+    assert!(served.await, "it is served before long");
+    assert_eq!((relay.proxy.calls(Call::Claim), scene.presented().len()), (2, 3));
     scene.assert_usable().await;
     scene.end();
 }
@@ -57,12 +72,12 @@ async fn an_answer_that_is_lost_is_asked_for_again_and_nobody_gives_up_without_o
     let stories: Vec<Story<()>> = vec![
         ("reset, forgiving".to_owned(), Box::pin(once(Fault::answer_lost(), Rotation::Forgiving))),
         ("502, forgiving".to_owned(), Box::pin(once(bad_gateway(), Rotation::Forgiving))),
-        ("time-out, forgiving".to_owned(), Box::pin(once(stall.clone(), Rotation::Forgiving))),
+        ("time-out, forgiving".to_owned(), Box::pin(once(stall, Rotation::Forgiving))),
         ("reset, strict".to_owned(), Box::pin(once(Fault::answer_lost(), Rotation::Strict))),
         ("reset, family-revoking".to_owned(), Box::pin(once(Fault::answer_lost(), Rotation::FamilyRevoking))),
         ("resets".to_owned(), Box::pin(for_a_while(Fault::answer_lost()))),
         ("502s".to_owned(), Box::pin(for_a_while(bad_gateway()))),
-        ("time-outs".to_owned(), Box::pin(for_a_while(stall))),
+        ("time-outs".to_owned(), Box::pin(twice_in_time_outs())),
     ];
     together(stories).await;
 }

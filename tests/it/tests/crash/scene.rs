@@ -143,13 +143,17 @@ impl Scene {
         assert!(asked, "{function} does not ask for work: {:?}", self.sandbox.logs.lines());
     }
 
-    /// Begins an invocation: the schedule's of `refresh`, a relayed call of `relay`.
+    /// Begins an invocation: the schedule's of `refresh`, a relayed call of `relay`; one that is long enough for a
+    /// process that is frozen for a lease to answer all the same.
     pub(crate) fn invoke(&self, bootstrap_of: &str, function: &str) -> JoinHandle<Answered> {
+        self.invoke_for(bootstrap_of, function, Duration::from_secs(75))
+    }
+
+    fn invoke_for(&self, bootstrap_of: &str, function: &str, timeout: Duration) -> JoinHandle<Answered> {
         let (runtime, function) = (self.sandbox.runtime.clone(), function.to_owned());
         let call = json!({ "resource": { "location": LOCATION }, "method": "GET", "path": "/contacts/" });
         let event = if bootstrap_of == "refresh" { scheduled_event() } else { call };
-        // Long enough for a process that is frozen for a lease to answer all the same.
-        let invocation = Invocation { timeout: Duration::from_secs(75), ..Invocation::default() };
+        let invocation = Invocation { timeout, ..Invocation::default() };
         tokio::spawn(async move { runtime.invoke_json(&function, &event, invocation).await })
     }
 
@@ -167,7 +171,7 @@ impl Scene {
 
     /// A relayed call; its status and, where it is the relay's own, its problem.
     pub(crate) async fn call(&self) -> (u64, Value) {
-        told(&self.invoke("relay", "relay").await.expect("no panic"))
+        told(&self.invoke_for("relay", "relay", Duration::from_secs(30)).await.expect("no panic"))
     }
 
     /// The status route's word on the installation.
