@@ -13,7 +13,7 @@ const READERS: u64 = 50;
 async fn fifty_processes_and_one_expired_token_make_one_post() {
     let scene = Scene::set(Rotation::FamilyRevoking).await;
     let names: Vec<_> = (1..=READERS).map(|number| format!("relay-{number}")).collect();
-    let processes = join_all(names.iter().map(|name| scene.begin("relay", "relay", name, &[]))).await;
+    let processes = join_all(names.iter().map(|name| scene.begin("relay", "relay", name))).await;
     scene.has_started("relay", READERS).await;
     // All of them have seen that the token is expired, and all of them try to claim.
     let gates: Vec<_> = processes.iter().map(|process| process.proxy.hold(Call::Claim)).collect();

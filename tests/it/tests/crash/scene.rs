@@ -113,19 +113,18 @@ impl Scene {
 
     /// Starts a process of a function, under a name of its own where it is to be invoked apart from others.
     pub(crate) async fn start(&self, bootstrap_of: &str, function: &str) -> Process {
-        let process = self.begin(bootstrap_of, function, function, &[]).await;
+        let process = self.begin(bootstrap_of, function, function).await;
         self.has_started(function, 1).await;
         process
     }
 
     /// Starts a process without waiting for it.
-    pub(crate) async fn begin(&self, bootstrap_of: &str, function: &str, name: &str, own: &[(&str, &str)]) -> Process {
+    pub(crate) async fn begin(&self, bootstrap_of: &str, function: &str, name: &str) -> Process {
         let proxy = way(&self.sandbox).await;
         let mut environment = self.sandbox.environment().clone();
         for service in ["DYNAMODB", "SECRETS_MANAGER", "SQS"] {
             environment.insert(format!("AWS_ENDPOINT_URL_{service}"), proxy.url());
         }
-        environment.extend(own.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let spec = WorkerSpec {
             function: function.to_owned(),
             worker: name.to_owned(),
