@@ -1,6 +1,7 @@
 //! What a function needs, built once at start from its configuration.
 
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, ConfigLoader, SdkConfig};
 
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError, Function};
+use crate::config::{Config, ConfigError, Function, runtime_variables, variable};
 use crate::http_client;
 use crate::installation::Installations;
 use crate::quota::Quota;
@@ -61,6 +62,9 @@ pub enum StartError {
     /// The HTTP client's TLS set-up.
     #[error("the HTTP client cannot be built: {0}")]
     Http(#[from] reqwest::Error),
+    /// The process could not be started again with a complete environment.
+    #[error("the process cannot be started again with {0}")]
+    Environment(String),
 }
 
 impl App {
@@ -71,6 +75,7 @@ impl App {
     pub async fn start(function: Function) -> Result<Self, StartError> {
         crate::log::start();
         let config = Config::from_env(function)?;
+        complete_environment(function)?;
         Ok(Self::build(config, &aws_defaults().load().await, Clock::system())?)
     }
 
@@ -107,6 +112,20 @@ impl App {
             aws: aws.clone(),
         })
     }
+}
+
+/// Starts the process again where the Runtime API's client would find a variable missing and panic. An environment
+/// cannot be changed safely in a running process (`std::env::set_var` is unsafe for that reason).
+fn complete_environment(function: Function) -> Result<(), StartError> {
+    let wanted = runtime_variables(function, &variable);
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let names = wanted.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+    let failed = |error: std::io::Error| StartError::Environment(format!("{names}: {error}"));
+    let program = std::env::current_exe().map_err(failed)?;
+    let arguments = std::env::args_os().skip(1);
+    Err(failed(Command::new(program).args(arguments).envs(wanted).exec()))
 }
 
 /// The exit code of a function that has ended, with the reason on its last log line.

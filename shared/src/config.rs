@@ -95,6 +95,15 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+/// Where the AWS SDK takes its endpoints from.
+const AWS_ENDPOINTS: [&str; 5] = [
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_DYNAMODB",
+    "AWS_ENDPOINT_URL_SECRETS_MANAGER",
+    "AWS_ENDPOINT_URL_SQS",
+    "AWS_ENDPOINT_URL_EVENTBRIDGE",
+];
+
 /// The marketplace's webhook key as the platform publishes it (SPKI, base64).
 const PUBLISHED_WEBHOOK_KEY: &str = "MCowBQYDK2VwAyEAi2HR1srL4o18O8BRa7gVJY7G7bupbN3H9AwJrHCDiOg=";
 
@@ -106,9 +115,14 @@ impl Config {
     ///
     /// # Errors
     /// All variables that are missing or malformed.
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     pub fn from_env(function: Function) -> Result<Self, ConfigError> {
-        Self::read(function, &|name| std::env::var(name).ok())
+        let read = Self::read(function, &variable);
+        if variable("AWS_LAMBDA_RUNTIME_API").is_some() {
+            return read;
+        }
+        let mut problems = read.err().map(|error| error.0).unwrap_or_default();
+        problems.push("AWS_LAMBDA_RUNTIME_API is not set: the function runs under a Lambda Runtime API".into());
+        Err(ConfigError(problems))
     }
 
     /// Reads variables from `lookup`. One that is empty counts as absent: templates set unused parameters to `""`.
@@ -145,8 +159,44 @@ impl Config {
             event_bus_name: env.optional("EVENT_BUS_NAME"),
             webhook_public_keys: env.webhook_keys(),
         };
+        for name in AWS_ENDPOINTS {
+            // Used by the AWS SDK; tokens and secrets pass there.
+            env.optional_url(name);
+        }
         if env.problems.is_empty() { Ok(config) } else { Err(ConfigError(env.problems)) }
     }
+}
+
+/// What the Runtime API's client needs beyond `AWS_LAMBDA_RUNTIME_API` and panics without, as it must be set; empty
+/// where everything is there. Lambda sets all of it; other Runtime APIs may not.
+#[must_use]
+pub fn runtime_variables(function: Function, lookup: &dyn Fn(&str) -> Option<String>) -> Vec<(&'static str, String)> {
+    let mut wanted = Vec::new();
+    let name = format!("{function:?}").to_lowercase();
+    for (variable, value) in [
+        ("AWS_LAMBDA_FUNCTION_NAME", name.as_str()),
+        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128"),
+        ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
+    ] {
+        let found = lookup(variable);
+        let good = found.is_some_and(|found| !variable.ends_with("SIZE") || found.parse::<i32>().is_ok());
+        if !good {
+            wanted.push((variable, value.to_owned()));
+        }
+    }
+    if let Some(api) = lookup("AWS_LAMBDA_RUNTIME_API")
+        && !api.contains("://")
+        && api.contains('/')
+    {
+        wanted.push(("AWS_LAMBDA_RUNTIME_API", format!("http://{api}")));
+    }
+    wanted
+}
+
+/// A variable of the process's environment.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+pub(crate) fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 struct Reader<'a> {
@@ -292,6 +342,7 @@ mod tests {
             ("PUBLIC_URL", "https://user:pass@host"),
             ("RESCUE_QUEUE_URL", "ftp://x"),
             ("WEBHOOK_PUBLIC_KEYS", "AAAA"),
+            ("AWS_ENDPOINT_URL_DYNAMODB", "http://10.0.0.1:8000"),
         ];
         let error = read(Function::Relay, &vars).expect_err("nothing is right").to_string();
         for name in vars.iter().map(|(n, _)| *n).chain(["APP_SECRET_ID", "SEALING_SECRET_ID", "CALLERS_SECRET_ID"]) {
@@ -312,6 +363,23 @@ mod tests {
         ] {
             assert_eq!(parse_url(url).is_ok(), good, "{url}");
         }
+    }
+
+    #[test]
+    fn any_runtime_api_will_do() {
+        let of = |vars: &[(&str, &str)]| {
+            runtime_variables(Function::Relay, &|name| {
+                vars.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())
+            })
+        };
+        let api = ("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9/relay");
+        let set = of(&[api]);
+        assert!(set.contains(&("AWS_LAMBDA_FUNCTION_NAME", "relay".into())), "{set:?}");
+        assert!(set.contains(&("AWS_LAMBDA_RUNTIME_API", "http://127.0.0.1:9/relay".into())), "{set:?}");
+        let set: Vec<_> = set.iter().map(|(n, v)| (*n, v.as_str())).collect();
+        assert_eq!(of(&set), [], "nothing is left to set");
+        let lambda = [("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9001"), set[0], set[1], set[2]];
+        assert_eq!(of(&lambda), [], "Lambda's own are left alone");
     }
 
     #[test]

@@ -8,16 +8,20 @@ use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::clock::Millis;
+use crate::config::variable;
 
-/// Crates whose words may be logged below `WARN`. Others, such as HTTP and AWS clients, would print headers and
+/// Crates whose words may be logged below `ERROR`. Others, such as HTTP and AWS clients, would print headers and
 /// bodies there, and with them tokens: no setting of `RUST_LOG` reaches them.
 const OURS: [&str; 5] = ["shared", "callback", "refresh", "relay", "webhook"];
 
 /// Sets the process's logging up. A second call changes nothing.
-#[expect(clippy::disallowed_methods, reason = "RUST_LOG is read before there is a configuration")]
 pub fn start() {
-    let directives = std::env::var("RUST_LOG").unwrap_or_default();
-    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).parse_lossy(directives);
+    let directives = variable("RUST_LOG").unwrap_or_default();
+    let builder = || EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
+    let (filter, fault) = match builder().parse(directives) {
+        Ok(filter) => (filter, None),
+        Err(error) => (builder().parse_lossy(""), Some(error)),
+    };
     let lines = tracing_subscriber::fmt::layer()
         .json()
         .flatten_event(true)
@@ -27,10 +31,13 @@ pub fn start() {
         .with_filter(filter)
         .with_filter(filter_fn(is_told));
     let _already_set = tracing_subscriber::registry().with(lines).try_init();
+    if let Some(error) = fault {
+        tracing::warn!(%error, "RUST_LOG is not understood; info is taken");
+    }
 }
 
 fn is_told(metadata: &Metadata<'_>) -> bool {
-    *metadata.level() <= Level::WARN || OURS.iter().any(|name| is_of(metadata.target(), name))
+    *metadata.level() <= Level::ERROR || OURS.iter().any(|name| is_of(metadata.target(), name))
 }
 
 fn is_of(target: &str, name: &str) -> bool {

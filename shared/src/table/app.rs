@@ -22,6 +22,8 @@ const LEAST_REFUSED: u64 = 3;
 pub enum BreakerReason {
     /// The platform does not accept the app's client id and secret.
     WrongClient,
+    /// The platform does not accept a parameter of the token request.
+    BadRequest,
     /// The platform refuses so many refresh tokens that the fault is likely its own.
     MassRefusal,
 }
@@ -32,6 +34,7 @@ impl BreakerReason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::WrongClient => "wrong_client",
+            Self::BadRequest => "bad_request",
             Self::MassRefusal => "mass_refusal",
         }
     }
@@ -84,6 +87,7 @@ impl Table {
             let attributes = Attributes::of(item);
             let reason = match attributes.text("reason")? {
                 "wrong_client" => BreakerReason::WrongClient,
+                "bad_request" => BreakerReason::BadRequest,
                 _ => BreakerReason::MassRefusal,
             };
             let fingerprint = attributes.text("fingerprint").map(str::to_owned);

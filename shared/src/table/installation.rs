@@ -85,6 +85,8 @@ pub struct Installation {
     pub tried_at: Option<Millis>,
     /// The state that the last claim found.
     pub claimed_from: Option<Status>,
+    /// Before this nobody tries again, since the platform has asked for it.
+    pub retry_at: Option<Millis>,
     /// How many tries in a row have failed.
     pub failures: u32,
     /// The company, where it is known.
@@ -115,6 +117,7 @@ impl Installation {
             forced_at: attributes.number("forced_at").map(Millis),
             tried_at: attributes.number("tried_at").map(Millis),
             claimed_from: attributes.text("claimed_from").and_then(Status::parse),
+            retry_at: attributes.number("retry_at").map(Millis),
             failures: attributes.number("failures").unwrap_or(0),
             company: attributes.text("company").map(str::to_owned),
             home: attributes.text("home").map(str::to_owned),
@@ -196,6 +199,8 @@ pub struct Settlement {
     pub due_at: Option<Millis>,
     /// Failures in a row, this one included.
     pub failures: u32,
+    /// Before this nobody tries again, since the platform has asked for it.
+    pub retry_at: Option<Millis>,
 }
 
 /// What is stored about a new installation besides its tokens.
@@ -261,6 +266,7 @@ impl Table {
             set.push_str(", forced_at = :now");
             write = write.expression_attribute_values(":forced_before", n(before));
         }
+        set.push_str(" REMOVE retry_at");
         let result = write
             .condition_expression(condition)
             .update_expression(set)
@@ -420,7 +426,11 @@ impl Table {
         };
         // Active without a new pair: nothing was renewed, so nothing was forced either.
         let forced = if to.status == Status::Active { ", forced_at" } else { "" };
+        let asked = if to.retry_at.is_some() { ", retry_at = :retry_at" } else { "" };
         let mut write = self.change(resource, lineage);
+        if let Some(retry_at) = to.retry_at {
+            write = write.expression_attribute_values(":retry_at", n(retry_at));
+        }
         if let Some(due_at) = to.due_at {
             write = write
                 .expression_attribute_values(":due", n(due_at))
@@ -429,7 +439,7 @@ impl Table {
         let result = write
             .condition_expression(condition)
             .update_expression(format!(
-                "SET #status = :status, failures = :failures, settled_by = :attempt{due} \
+                "SET #status = :status, failures = :failures, settled_by = :attempt{due}{asked} \
                  REMOVE attempt, lease_ends_at{remove}{forced}"
             ))
             .expression_attribute_names("#status", "status")

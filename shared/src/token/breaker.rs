@@ -11,8 +11,8 @@ use crate::table::{StoreError, Table};
 
 /// How long what was read is believed.
 const FRESH: Duration = Duration::from_secs(5);
-/// How long refused credentials are not tried again, unless they change.
-const WRONG_CLIENT: Duration = Duration::from_mins(1);
+/// How long what the platform does not accept is not tried again; refused credentials are as soon as they change.
+const OUR_FAULT: Duration = Duration::from_mins(1);
 /// Grants are counted in memory up to this number; refusals are counted at once.
 const BATCH: u64 = 20;
 
@@ -73,8 +73,15 @@ impl Breaker {
             alarm = "wrong_client",
             "the platform refuses the app's client id and secret: nothing is refreshed until they change"
         );
-        let until = self.clock.now() + WRONG_CLIENT;
+        let until = self.clock.now() + OUR_FAULT;
         self.open(OpenBreaker { reason: BreakerReason::WrongClient, until, fingerprint: Some(fingerprint) }).await;
+    }
+
+    /// Opens it because the platform does not accept a parameter, whosever token is presented.
+    pub async fn bad_request(&self, message: &str) {
+        tracing::error!(alarm = "bad_request", message, "the token endpoint does not accept our request");
+        let until = self.clock.now() + OUR_FAULT;
+        self.open(OpenBreaker { reason: BreakerReason::BadRequest, until, fingerprint: None }).await;
     }
 
     /// Counts a grant.

@@ -126,6 +126,7 @@ impl Refresher {
         deadline: Millis,
     ) -> Result<Attempted<'_>, Refreshed> {
         if self.clock.now() + LEASE > deadline {
+            tracing::warn!(%resource, "not refreshed: a renewal needs 15 s of the invocation, and less are left");
             return Err(Refreshed::Failed(Failure::NoTime));
         }
         let secret = |error| Refreshed::Failed(Failure::Secret(error));
@@ -285,8 +286,10 @@ impl Attempted<'_> {
             Outcome::Throttled { retry_after } => {
                 let most = Duration::from_mins(30);
                 let retry_at = retry_after.map_or(schedule::backoff(now, failures, random), |d| now + d.min(most));
-                self.settle(self.unchanged(), retry_at, failures, "throttled").await;
-                Refreshed::Failed(Failure::TryAgain(retry_at))
+                let asked = retry_after.is_some().then_some(retry_at);
+                let (status, due_at) = (self.unchanged(), Some(retry_at));
+                self.settle_as(Settlement { status, due_at, failures, retry_at: asked }, "throttled").await;
+                Refreshed::Failed(Failure::TryAgain(asked.unwrap_or(schedule::on_demand(now, failures))))
             }
             Outcome::Unknown(cause) => {
                 self.log_unknown(cause);
@@ -304,7 +307,7 @@ impl Attempted<'_> {
                 Refreshed::Failed(Failure::Misconfigured("the platform refuses the app's client credentials"))
             }
             Outcome::BadRequest(message) => {
-                tracing::error!(alarm = "bad_request", message, "the token endpoint does not accept our request");
+                self.on.breaker.bad_request(&message).await;
                 self.our_fault("bad request").await;
                 Refreshed::Failed(Failure::Misconfigured("the platform does not accept the token request"))
             }
@@ -328,8 +331,9 @@ impl Attempted<'_> {
         let Installation { lineage, pair, .. } = &self.installation;
         let Some(sealed) = pair.as_ref().and_then(|pair| pair.refresh.as_deref()) else {
             tracing::error!(alarm = "no_refresh_token", resource = %self.installation.resource, "nothing to present");
-            self.our_fault("no refresh token").await;
-            return Err(Refreshed::Failed(Failure::Misconfigured("the installation holds no refresh token")));
+            let now = self.on.clock.now();
+            self.settle(Status::NeedsReauthorization, now, self.installation.failures + 1, "no refresh token").await;
+            return Err(Refreshed::Failed(Failure::NeedsReauthorization(self.installation.reinstall_url())));
         };
         let item = self.installation.key();
         match self.on.vault.open(place(&item, *lineage, Slot::Current.refresh()), sealed).await {
@@ -385,8 +389,12 @@ impl Attempted<'_> {
             return self.promote(alternate, self.installation.lineage).await;
         }
         let Installation { resource, lineage, .. } = &self.installation;
-        let to =
-            Settlement { status: Status::NeedsReauthorization, due_at: None, failures: self.installation.failures + 1 };
+        let to = Settlement {
+            status: Status::NeedsReauthorization,
+            due_at: None,
+            failures: self.installation.failures + 1,
+            retry_at: None,
+        };
         match self.on.table.settle(resource, *lineage, &self.attempt, to).await {
             Ok(Changed::Done(_)) => {
                 tracing::warn!(%resource, generation = lineage.generation, outcome = "refused",
@@ -428,7 +436,10 @@ impl Attempted<'_> {
     async fn unknown(&self) -> Refreshed {
         let (now, failures) = (self.on.clock.now(), self.installation.failures + 1);
         let retry_at = schedule::after_unknown(now, failures, fastrand::f64());
-        self.settle(Status::Uncertain, retry_at, failures, "no answer is known").await;
+        let moved = self.settle(Status::Uncertain, retry_at, failures, "no answer is known").await;
+        if moved {
+            return Refreshed::Moved;
+        }
         Refreshed::Failed(Failure::Unanswered(schedule::on_demand(now, failures)))
     }
 
@@ -440,13 +451,15 @@ impl Attempted<'_> {
 
     async fn out_of_time(&self) -> Refreshed {
         let now = self.on.clock.now();
-        self.settle(self.unchanged(), now, self.installation.failures, "out of time before it was sent").await;
-        Refreshed::Failed(Failure::NoTime)
+        let note = "out of time before it was sent";
+        let moved = self.settle(self.unchanged(), now, self.installation.failures, note).await;
+        if moved { Refreshed::Moved } else { Refreshed::Failed(Failure::NoTime) }
     }
 
     async fn our_fault(&self, note: &str) {
         let at = self.on.clock.now() + OUR_FAULT.mul_f64(0.5 + fastrand::f64() / 2.0);
-        self.settle(self.unchanged(), at, self.installation.failures, note).await;
+        // Counted as a failure, so that callers do not claim it again at once.
+        self.settle(self.unchanged(), at, self.installation.failures + 1, note).await;
     }
 
     /// The state that the claim found; one whose holder died is uncertain.
@@ -459,12 +472,17 @@ impl Attempted<'_> {
         }
     }
 
-    /// Gives the lease back. If the store fails the lease passes by itself, and the next claim does the same work.
-    async fn settle(&self, status: Status, due_at: Millis, failures: u32, note: &str) {
-        let Installation { resource, lineage, .. } = &self.installation;
+    /// Gives the lease back; says whether the installation has meanwhile moved on. If the store fails the lease passes
+    /// by itself, and the next claim does the same work.
+    async fn settle(&self, status: Status, due_at: Millis, failures: u32, note: &str) -> bool {
         // What was given up is tried by an operator's wish only.
         let due_at = (status != Status::NeedsReauthorization).then_some(due_at);
-        let to = Settlement { status, due_at, failures };
+        self.settle_as(Settlement { status, due_at, failures, retry_at: None }, note).await
+    }
+
+    async fn settle_as(&self, to: Settlement, note: &str) -> bool {
+        let Installation { resource, lineage, .. } = &self.installation;
+        let Settlement { status, failures, .. } = to;
         let settled = self.on.table.settle(resource, *lineage, &self.attempt, to).await;
         let stored = match &settled {
             Ok(Changed::Done(_)) => "yes",
@@ -473,6 +491,7 @@ impl Attempted<'_> {
         };
         tracing::warn!(%resource, generation = lineage.generation, outcome = %status, failures, stored, note,
             "token not refreshed");
+        matches!(&settled, Ok(Changed::Not(stored)) if stored.lineage != *lineage)
     }
 
     async fn credentials_changed(&self, refused: &str) -> bool {

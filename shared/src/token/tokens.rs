@@ -241,7 +241,7 @@ fn next(stored: &Installation, refused: Option<Lineage>, now: Millis) -> Next<'_
     let instead = match stored.status {
         Status::Active if refused == Some(stored.lineage) && forced_recently(stored, now) => TokenError::RecentlyForced,
         Status::Active | Status::Uncertain => {
-            let retry_at = schedule::on_demand(tried, stored.failures);
+            let retry_at = schedule::on_demand(tried, stored.failures).max(stored.retry_at.unwrap_or(tried));
             if retry_at <= now {
                 return Next::Renew(usable);
             }
@@ -285,7 +285,7 @@ fn forced_recently(stored: &Installation, now: Millis) -> bool {
 fn told(failure: Failure, now: Millis) -> TokenError {
     match failure {
         Failure::TryAgain(retry_at) | Failure::Unanswered(retry_at) => TokenError::InProgress { retry_at },
-        Failure::NoTime => TokenError::InProgress { retry_at: now },
+        Failure::NoTime => TokenError::InProgress { retry_at: now + Duration::from_secs(1) },
         Failure::Suspended(retry_at) => TokenError::Suspended { retry_at },
         Failure::NeedsReauthorization(reinstall_url) => TokenError::ReauthorizationRequired { reinstall_url },
         Failure::Misconfigured(why) => TokenError::Misconfigured(why),
@@ -324,6 +324,7 @@ mod tests {
             forced_at: None,
             tried_at: None,
             claimed_from: None,
+            retry_at: None,
             failures: 0,
             company: None,
             home: None,
@@ -394,6 +395,15 @@ mod tests {
         assert_eq!(decision(&item, None), "use", "its holder may live");
         (item.tried_at, item.lease_ends_at) = (ago(15_000), Some(NOW));
         assert_eq!(decision(&item, None), "renew or use");
+    }
+
+    #[test]
+    fn what_the_platform_asked_for_is_waited_for() {
+        let mut item = stored(Status::Active, EXPIRED);
+        (item.failures, item.tried_at, item.retry_at) = (1, Some(Millis(NOW.0 - 5_000)), Some(Millis(NOW.0 + 1)));
+        assert_eq!(decision(&item, None), "later");
+        item.retry_at = Some(NOW);
+        assert_eq!(decision(&item, None), "renew");
     }
 
     #[test]
