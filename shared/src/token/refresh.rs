@@ -303,12 +303,12 @@ impl Attempted<'_> {
             }
             Outcome::WrongClient { fingerprint } => {
                 self.on.breaker.wrong_client(fingerprint).await;
-                self.our_fault("wrong client credentials").await;
+                self.stopped("wrong client credentials").await;
                 Refreshed::Failed(Failure::Misconfigured("the platform refuses the app's client credentials"))
             }
             Outcome::BadRequest(message) => {
                 self.on.breaker.bad_request(&message).await;
-                self.our_fault("bad request").await;
+                self.stopped("bad request").await;
                 Refreshed::Failed(Failure::Misconfigured("the platform does not accept the token request"))
             }
             Outcome::Unclassified { status, message } => {
@@ -377,7 +377,7 @@ impl Attempted<'_> {
         match self.on.breaker.refused().await {
             Ok(false) => {}
             Ok(true) => {
-                self.our_fault("refused, like too many others").await;
+                self.stopped("refused, like too many others").await;
                 return Refreshed::Failed(Failure::Misconfigured("mass_refusal"));
             }
             Err(error) => {
@@ -456,10 +456,18 @@ impl Attempted<'_> {
         if moved { Refreshed::Moved } else { Refreshed::Failed(Failure::NoTime) }
     }
 
+    /// The breaker is open: the installation is as it was.
+    async fn stopped(&self, note: &str) {
+        self.settle(self.unchanged(), self.after_our_fault(), self.installation.failures, note).await;
+    }
+
+    /// Counted as a failure, so that callers do not claim it again at once.
     async fn our_fault(&self, note: &str) {
-        let at = self.on.clock.now() + OUR_FAULT.mul_f64(0.5 + fastrand::f64() / 2.0);
-        // Counted as a failure, so that callers do not claim it again at once.
-        self.settle(self.unchanged(), at, self.installation.failures + 1, note).await;
+        self.settle(self.unchanged(), self.after_our_fault(), self.installation.failures + 1, note).await;
+    }
+
+    fn after_our_fault(&self) -> Millis {
+        self.on.clock.now() + OUR_FAULT.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 
     /// The state that the claim found; one whose holder died is uncertain.

@@ -19,6 +19,9 @@ stories!(
     a_time_out_is_answered_by_the_second_presentation,
     without_a_connection_nothing_is_sent_and_nothing_changes,
     a_429_changes_nothing,
+    callers_wait_as_long_as_the_token_endpoint_asks,
+    a_parameter_that_is_not_accepted_stops_everybody_for_a_minute,
+    a_grant_that_never_had_a_refresh_token_asks_for_a_human,
     odd_lives_are_clamped,
     a_grant_without_a_refresh_token_keeps_the_old_one,
     a_grant_for_another_location_is_not_stored,
@@ -108,6 +111,59 @@ async fn a_429_changes_nothing(world: World) {
     assert!(matches!(failed, Refreshed::Failed(Failure::TryAgain(_))), "{failed:?}");
     let stored = world.stored(&l1).await;
     assert_eq!((stored.status, stored.failures, world.presented()), (Status::Active, 1, 1));
+    world.end().await;
+}
+
+async fn callers_wait_as_long_as_the_token_endpoint_asks(world: World) {
+    let l1 = location("L1");
+    let process = world.process().await;
+    world.install(&process, &l1).await;
+    world.expire();
+    world.market.fault(Endpoint::Refresh, Fault::ComeBack { seconds: 120 }, Some(1));
+    let asked_at = world.clock.now();
+    let failed = process.tokens.access(&l1, world.deadline()).await;
+    let Err(TokenError::InProgress { retry_at }) = failed else { panic!("{failed:?}") };
+    assert_eq!(retry_at, asked_at + Duration::from_mins(2));
+    world.advance(Duration::from_secs(119));
+    let early = process.tokens.access(&l1, world.deadline()).await;
+    assert!(matches!(early, Err(TokenError::InProgress { retry_at: again }) if again == retry_at), "{early:?}");
+    assert_eq!(world.presented(), 1, "nobody asks before");
+    world.advance(retry_at.since(world.clock.now()));
+    process.tokens.access(&l1, world.deadline()).await.expect("at the promised instant");
+    world.end().await;
+}
+
+async fn a_parameter_that_is_not_accepted_stops_everybody_for_a_minute(world: World) {
+    let (l1, l2) = (location("L1"), location("L2"));
+    let process = world.process().await;
+    for resource in [&l1, &l2] {
+        world.install(&process, resource).await;
+    }
+    world.expire();
+    world.market.fault(Endpoint::Refresh, Fault::refusal(400, "Missing parameter: clientId"), None);
+    for resource in [&l1, &l2, &l1, &l1] {
+        let failed = process.tokens.access(resource, world.deadline()).await;
+        assert!(matches!(failed, Err(TokenError::Misconfigured(_))), "{failed:?}");
+    }
+    assert_eq!(world.presented(), 1);
+    assert_eq!(world.stored(&l1).await.status, Status::Active);
+    world.market.clear_faults();
+    world.advance(Duration::from_mins(1));
+    process.tokens.access(&l1, world.deadline()).await.expect("tried again by itself");
+    world.end().await;
+}
+
+async fn a_grant_that_never_had_a_refresh_token_asks_for_a_human(world: World) {
+    let l1 = location("L1");
+    let process = world.process().await;
+    world.market.fault(Endpoint::Exchange, Fault::Without { field: "refresh_token".into() }, Some(1));
+    world.install(&process, &l1).await;
+    world.expire();
+    let failed = process.tokens.access(&l1, world.deadline()).await;
+    assert!(matches!(failed, Err(TokenError::ReauthorizationRequired { .. })), "{failed:?}");
+    assert_eq!((world.stored(&l1).await.status, world.presented()), (Status::NeedsReauthorization, 0));
+    world.install(&process, &l1).await;
+    process.tokens.access(&l1, world.deadline()).await.expect("installed again");
     world.end().await;
 }
 

@@ -54,6 +54,11 @@ pub enum Fault {
         #[serde(default)]
         content_type: Option<String>,
     },
+    /// A 429 that says when to come back. The work is not done.
+    ComeBack {
+        /// `Retry-After`, in seconds.
+        seconds: u64,
+    },
     /// The true answer, cut off in the middle of its JSON.
     Truncated,
     /// The true answer without one member.
@@ -136,6 +141,7 @@ impl Fault {
     pub(crate) fn lets_work_happen(&self) -> bool {
         match self {
             Self::HangUp { processed } | Self::Stall { processed } | Self::Answer { processed, .. } => *processed,
+            Self::ComeBack { .. } => false,
             Self::Truncated | Self::Without { .. } | Self::With { .. } | Self::Late { .. } | Self::Delay { .. } => true,
         }
     }
@@ -199,6 +205,11 @@ pub(crate) async fn strike(fault: Option<Fault>, truth: Option<Answer>) -> Respo
             headers: plain.headers,
             ..Answer::new(status, content_type.as_deref().unwrap_or("application/json; charset=utf-8"), body)
         },
+        Some(Fault::ComeBack { seconds }) => {
+            let mut refused = Answer::refusal(429, "Too Many Requests");
+            refused.headers.push(("retry-after".to_owned(), seconds.to_string()));
+            refused
+        }
         Some(Fault::Truncated) => Answer { body: plain.body.slice(..plain.body.len() / 2), ..plain },
         Some(Fault::Without { field }) => plain.map_json(|value| {
             if let Some(members) = value.as_object_mut() {
