@@ -159,12 +159,11 @@ impl<'a> Call<'a> {
         Err(Refused::by_deadline())
     }
 
-    /// The caller's own share first, so that who has used it up takes nothing from the others.
     async fn take(&self) -> std::result::Result<Permit, QuotaError> {
         let Relay { quota, .. } = self.relay;
         let resource = &self.request.resource;
         if let Some(share) = self.caller.requests_per_10s() {
-            quota.take_share(self.caller.id(), resource, share, self.wait_until).await?;
+            return quota.take_within_share(self.caller.id(), resource, share, self.wait_until).await;
         }
         quota.take(resource, self.wait_until).await
     }
