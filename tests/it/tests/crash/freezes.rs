@@ -1,0 +1,135 @@
+//! A process is frozen in the midst of a refresh, as Lambda freezes an environment, and wakes up when its lease has
+//! passed and another has done the work: it sends nothing more, and what it holds is stored by its lineage only.
+
+use it::proxy::Call;
+use sandbox::marketplace::faults::{Endpoint, Fault};
+use sandbox::marketplace::grants::Rotation;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use crate::scene::{Answered, Process, Scene, Story, together, told, until};
+
+/// A process that will freeze, one that refreshes after it, and the one that callers of the story ask.
+struct Three {
+    frozen: Process,
+    rival: Process,
+    _relay: Process,
+}
+
+async fn three(scene: &Scene) -> Three {
+    let (frozen, rival, relay) =
+        tokio::join!(scene.start("relay", "frozen"), scene.start("refresh", "refresh"), scene.start("relay", "relay"));
+    Three { frozen, rival, _relay: relay }
+}
+
+/// Whoever had asked the frozen process is served with the token that is stored, or told to come again: what it waited
+/// for is overdue by its own clock, too. Whoever asks it next is served.
+async fn assert_serves(scene: &Scene, invocation: JoinHandle<Answered>) {
+    let (status, problem) = told(&invocation.await.expect("no panic"));
+    let again = ["refresh_in_progress", "store_unavailable"].map(Value::from);
+    assert!(status == 200 || status == 503 && again.contains(&problem["code"]), "{status} {problem}");
+    assert_eq!(told(&scene.invoke("relay", "frozen").await.expect("no panic")), (200, Value::Null));
+}
+
+/// The answer to its claim finds it frozen.
+async fn between_the_claim_and_the_post() {
+    let scene = Scene::set(Rotation::FamilyRevoking).await;
+    let Three { frozen, rival: _rival, _relay } = three(&scene).await;
+    let gate = frozen.proxy.hold_answer(Call::Claim);
+    let invocation = scene.invoke("relay", "frozen");
+    gate.reached().await;
+    frozen.freezes().await;
+    scene.lease_is_over().await;
+    assert_eq!(scene.tick().await["refreshed"], 1);
+    gate.open();
+    frozen.thaws().await;
+    assert_serves(&scene, invocation).await;
+    assert_eq!((scene.presented().len(), scene.stored().await.lineage.generation), (1, 2), "only the rival's");
+    scene.assert_usable().await;
+    scene.end();
+}
+
+/// Its POST never arrives. When it wakes up the time for an answer is over; it must not present the token once more.
+async fn in_the_post() {
+    let scene = Scene::set(Rotation::FamilyRevoking).await;
+    let Three { frozen, rival: _rival, _relay } = three(&scene).await;
+    scene.sandbox.marketplace.fault(Endpoint::Refresh, Fault::Stall { processed: false }, None);
+    let invocation = scene.invoke("relay", "frozen");
+    scene.has_presented(1).await;
+    frozen.freezes().await;
+    scene.sandbox.marketplace.clear_faults();
+    scene.lease_is_over().await;
+    assert_eq!(scene.tick().await["refreshed"], 1);
+    frozen.thaws().await;
+    assert_serves(&scene, invocation).await;
+    let outcomes: Vec<_> = scene.presented().into_iter().map(|request| request.outcome).collect();
+    assert_eq!(outcomes, ["not processed", "granted"], "nothing is sent after the lease");
+    assert_eq!(scene.stored().await.lineage.generation, 2);
+    scene.assert_usable().await;
+    scene.end();
+}
+
+/// Its commit is late: the platform forgives, and the rival's pair is in the table. The frozen one's is parked.
+async fn with_a_commit_that_comes_second() {
+    let scene = Scene::set(Rotation::Forgiving).await;
+    let Three { frozen, rival: _rival, _relay } = three(&scene).await;
+    let gate = frozen.proxy.hold(Call::Commit);
+    let invocation = scene.invoke("relay", "frozen");
+    gate.reached().await;
+    frozen.freezes().await;
+    scene.lease_is_over().await;
+    assert_eq!(scene.tick().await["refreshed"], 1);
+    let rivals = scene.stored().await;
+    gate.open();
+    frozen.thaws().await;
+    assert_serves(&scene, invocation).await;
+    let stored = scene.stored().await;
+    assert!(stored.alternate.is_some(), "kept beside the rival's");
+    assert_eq!((stored.lineage, stored.pair, stored.committed_by), (rivals.lineage, rivals.pair, rivals.committed_by));
+    assert_eq!((stored.status.as_str(), scene.presented().len()), ("Active", 2));
+    scene.assert_usable().await;
+    assert_eq!(scene.stored().await.alternate, None, "until the next pair");
+    scene.end();
+}
+
+/// Its commit is late: the platform is strict, and the rival is just being refused. The frozen one's is the only live
+/// pair. It is stored although the rival holds the lease, and the rival's refusal does not mark the installation.
+async fn with_a_commit_that_comes_between_a_rival_and_its_refusal() {
+    let scene = Scene::set(Rotation::Strict).await;
+    let Three { frozen, rival, _relay } = three(&scene).await;
+    let gate = frozen.proxy.hold(Call::Commit);
+    let invocation = scene.invoke("relay", "frozen");
+    gate.reached().await;
+    frozen.freezes().await;
+    scene.lease_is_over().await;
+    // The rival's refusal does not arrive before the commit has.
+    scene.sandbox.marketplace.fault(Endpoint::Refresh, Fault::Stall { processed: true }, None);
+    let tick = scene.invoke("refresh", "refresh");
+    scene.has_presented(2).await;
+    assert_eq!(rival.proxy.calls(Call::Claim), 1, "the rival holds the lease");
+    gate.open();
+    assert!(until(|| async { scene.stored().await.lineage.generation == 2 }).await, "the holder's pair is stored");
+    scene.sandbox.marketplace.clear_faults();
+    frozen.thaws().await;
+    assert_serves(&scene, invocation).await;
+    let summary = tick.await.expect("no panic").expect("an answer");
+    assert_eq!(summary["refreshed"], json!(0), "{summary}");
+    assert_eq!((scene.status().await.as_str(), scene.stored().await.lineage.generation), ("Active", 2));
+    assert_eq!(scene.stored().await.alternate, None, "the late commit knows its own write");
+    scene.assert_usable().await;
+    scene.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frozen_beyond_the_lease_and_thawed() {
+    let stories: Vec<Story<()>> = vec![
+        ("between the claim and the POST".to_owned(), Box::pin(between_the_claim_and_the_post())),
+        ("in the POST".to_owned(), Box::pin(in_the_post())),
+        ("commit comes second".to_owned(), Box::pin(with_a_commit_that_comes_second())),
+        (
+            "commit comes between a rival and its refusal".to_owned(),
+            Box::pin(with_a_commit_that_comes_between_a_rival_and_its_refusal()),
+        ),
+    ];
+    together(stories).await;
+}

@@ -1,0 +1,322 @@
+//! The place of a story: a platform, a table, secrets and a queue, and processes that can be struck one by one.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use aws_config::{BehaviorVersion, Region};
+use aws_sdk_dynamodb::config::Credentials;
+use aws_sdk_dynamodb::types::AttributeValue;
+use it::proxy::{Proxy, Upstreams};
+use sandbox::events::EventBus;
+use sandbox::marketplace::grants::{Resource as Grantee, Rotation};
+use sandbox::marketplace::{Options as Platform, TokenRequest};
+use sandbox::process::{Program, REGION, Signal, Worker, WorkerSpec};
+use sandbox::runtime_api::{FunctionError, Invocation};
+use sandbox::whole::{CALLBACK_PATH, Options, Programs, Sandbox, TABLE, scheduled_event};
+use serde_json::{Value, json};
+use shared::app::App;
+use shared::clock::Millis;
+use shared::config::{Config, Function};
+use shared::resource::Resource;
+use shared::table::installation::Installation;
+use tokio::task::JoinHandle;
+
+/// How long anything may take that is waited for. Only a failing test waits so long.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+/// The location of the story.
+const LOCATION: &str = "HLlocation000000001";
+
+/// What an invocation came to.
+pub(crate) type Answered = Result<Value, FunctionError>;
+
+/// The place of one story. Dropping it ends everything in it.
+pub(crate) struct Scene {
+    /// All parts but the functions.
+    pub(crate) sandbox: Sandbox,
+    /// Installs the app and reads the table: the one part that nothing ever strikes.
+    hand: App,
+    _way_of_hand: Proxy,
+}
+
+/// A function's process, and the proxy between it and AWS.
+pub(crate) struct Process {
+    pub(crate) worker: Worker,
+    pub(crate) proxy: Proxy,
+}
+
+/// The bootstrap of a function: of the release build where `FUNCTIONS_DIR` says so, else beside this test.
+fn bootstrap(function: &str) -> PathBuf {
+    let (path, build) = if let Some(folder) = std::env::var_os("FUNCTIONS_DIR") {
+        (Path::new(&folder).join(function).join("bootstrap"), "cargo lambda build --release")
+    } else {
+        let test = std::env::current_exe().expect("the test's own path");
+        // target/debug/deps/<test> → target/debug/<function>
+        let folder = test.parent().and_then(Path::parent).expect("a target folder");
+        (folder.join(function), "cargo build --workspace --bins")
+    };
+    assert!(path.is_file(), "{} is not there; build the functions first: {build}", path.display());
+    path
+}
+
+impl Scene {
+    /// Everything but the functions, with the app installed and its access token expired.
+    pub(crate) async fn set(rotation: Rotation) -> Self {
+        let options = Options {
+            programs: Programs::None,
+            refresh_every: None,
+            marketplace: Platform { rotation, ..Platform::default() },
+            visibility: Duration::from_secs(1),
+            ..Options::default()
+        };
+        let sandbox = Sandbox::start(options, EventBus::default()).await.expect("the sandbox starts");
+        let way = way(&sandbox).await;
+        let config = Config::read(Function::Callback, &|name| sandbox.environment().get(name).cloned());
+        let aws = aws_config::defaults(BehaviorVersion::latest())
+            .region(Region::from_static(REGION))
+            .credentials_provider(Credentials::new("sandbox", "sandbox", None, None, "sandbox"))
+            .endpoint_url(way.url())
+            .load()
+            .await;
+        let hand = App::build(config.expect("a configuration"), &aws, shared::clock::Clock::system());
+        let scene = Self { sandbox, hand: hand.expect("an app"), _way_of_hand: way };
+        scene.install().await;
+        scene.expire().await;
+        scene
+    }
+
+    /// What a human's consent leads to.
+    pub(crate) async fn install(&self) {
+        let started = self.hand.clock.now();
+        let code = self.sandbox.marketplace.authorize(grantee());
+        let redirect = format!("{}{CALLBACK_PATH}", self.home());
+        let grant = self.hand.endpoint.exchange(&code.into(), &redirect).await.expect("a grant");
+        self.hand.installations.install(&grant, started, &self.home()).await.expect("installed");
+    }
+
+    /// Base of the pages, for links to install again.
+    pub(crate) fn home(&self) -> String {
+        self.sandbox.gateway.url()
+    }
+
+    /// Ends every access token, at the platform and for whoever reads the table, and makes the installation due.
+    pub(crate) async fn expire(&self) {
+        self.sandbox.marketplace.expire_access_tokens();
+        let update = self.sandbox.dynamo.client().update_item().table_name(TABLE);
+        let past = AttributeValue::N((now().0 - 1_000).to_string());
+        let key = AttributeValue::S(format!("installation#location#{LOCATION}"));
+        let update = update.key("pk", key).update_expression("SET access_expires_at = :past, due_at = :past");
+        update.expression_attribute_values(":past", past).send().await.expect("the table can be written");
+    }
+
+    /// Starts a process of a function, under a name of its own where it is to be invoked apart from others.
+    pub(crate) async fn start(&self, bootstrap_of: &str, function: &str) -> Process {
+        let process = self.begin(bootstrap_of, function, function).await;
+        self.has_started(function, 1).await;
+        process
+    }
+
+    /// Starts a process without waiting for it.
+    pub(crate) async fn begin(&self, bootstrap_of: &str, function: &str, name: &str) -> Process {
+        let proxy = way(&self.sandbox).await;
+        let mut environment = self.sandbox.environment().clone();
+        for service in ["DYNAMODB", "SECRETS_MANAGER", "SQS"] {
+            environment.insert(format!("AWS_ENDPOINT_URL_{service}"), proxy.url());
+        }
+        let spec = WorkerSpec {
+            function: function.to_owned(),
+            worker: name.to_owned(),
+            program: Program::Path(bootstrap(bootstrap_of)),
+            environment,
+            restart: false,
+        };
+        let worker = Worker::start(spec, self.sandbox.surroundings()).expect("the function starts");
+        Process { worker, proxy }
+    }
+
+    /// Waits until a function's processes have asked for work so often.
+    pub(crate) async fn has_started(&self, function: &str, polls: u64) {
+        let asked = until(|| async { self.sandbox.runtime.polls(function) >= polls }).await;
+        assert!(asked, "{function} does not ask for work: {:?}", self.sandbox.logs.lines());
+    }
+
+    /// Begins an invocation: the schedule's of `refresh`, a relayed call of `relay`; one that is long enough for a
+    /// process that is frozen for a lease to answer all the same.
+    pub(crate) fn invoke(&self, bootstrap_of: &str, function: &str) -> JoinHandle<Answered> {
+        self.invoke_for(bootstrap_of, function, Duration::from_secs(75))
+    }
+
+    fn invoke_for(&self, bootstrap_of: &str, function: &str, timeout: Duration) -> JoinHandle<Answered> {
+        let (runtime, function) = (self.sandbox.runtime.clone(), function.to_owned());
+        let call = json!({ "resource": { "location": LOCATION }, "method": "GET", "path": "/contacts/" });
+        let event = if bootstrap_of == "refresh" { scheduled_event() } else { call };
+        let invocation = Invocation { timeout, ..Invocation::default() };
+        tokio::spawn(async move { runtime.invoke_json(&function, &event, invocation).await })
+    }
+
+    /// The schedule's invocation of `refresh`.
+    pub(crate) async fn tick(&self) -> Value {
+        self.invoke("refresh", "refresh").await.expect("no panic").expect("an answer")
+    }
+
+    /// An operator's invocation of `refresh`.
+    pub(crate) async fn refresh_by_force(&self) -> Value {
+        let event = json!({ "resource": { "location": LOCATION }, "force": true });
+        let answer = self.sandbox.runtime.invoke_json("refresh", &event, Invocation::default()).await;
+        answer.expect("an answer")
+    }
+
+    /// A relayed call; its status and, where it is the relay's own, its problem.
+    pub(crate) async fn call(&self) -> (u64, Value) {
+        told(&self.invoke_for("relay", "relay", Duration::from_secs(30)).await.expect("no panic"))
+    }
+
+    /// The status route's word on the installation.
+    pub(crate) async fn status(&self) -> String {
+        let url = format!("{}/relay/locations/{LOCATION}", self.home());
+        let request = reqwest::Client::new().get(url).bearer_auth(&self.sandbox.caller_key);
+        let answer = request.send().await.expect("an answer").bytes().await.expect("a body");
+        let answer: Value = serde_json::from_slice(&answer).expect("JSON");
+        answer["status"].as_str().unwrap_or_else(|| panic!("a status: {answer}")).to_owned()
+    }
+
+    /// The installation as it stands in the table.
+    pub(crate) async fn stored(&self) -> Installation {
+        let location = Resource::location(LOCATION).expect("an id");
+        self.hand.table.installation(&location).await.expect("a table").expect("an installation")
+    }
+
+    /// Every presentation of a refresh token, oldest first.
+    pub(crate) fn presented(&self) -> Vec<TokenRequest> {
+        let requests = self.sandbox.marketplace.token_requests();
+        requests.into_iter().filter(|request| request.grant == "refresh_token").collect()
+    }
+
+    /// Waits until the platform has seen so many presentations.
+    pub(crate) async fn has_presented(&self, count: usize) {
+        assert!(until(|| async { self.presented().len() >= count }).await, "nothing is presented");
+    }
+
+    /// Waits until the lease that is stored now has passed.
+    pub(crate) async fn lease_is_over(&self) {
+        if let Some(end) = self.stored().await.lease_ends_at {
+            tokio::time::sleep(end.since(now()) + Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Whether the stored pair is alive, both tokens of it: what must hold wherever the platform left a live grant.
+    pub(crate) async fn assert_usable(&self) {
+        assert_eq!(self.status().await, "Active");
+        let before = self.presented().len();
+        assert_eq!(self.call().await, (200, Value::Null), "the access token works");
+        self.expire().await;
+        assert_eq!(self.call().await, (200, Value::Null), "the refresh token works");
+        let presented = self.presented();
+        let outcomes: Vec<_> = presented[before..].iter().map(|request| request.outcome.as_str()).collect();
+        assert_eq!(outcomes, ["granted"], "and is all that is presented");
+    }
+
+    /// How many log lines of all processes have this member.
+    pub(crate) fn logged(&self, member: &str, value: &str) -> usize {
+        let has = |line: &str| serde_json::from_str::<Value>(line).is_ok_and(|line| has(&line, member, value));
+        self.sandbox.logs.lines().iter().filter(|line| has(&line.line)).count()
+    }
+
+    /// Ends a story: nothing that was written tells a secret.
+    pub(crate) fn end(self) {
+        let mut secrets = self.sandbox.marketplace.every_secret();
+        secrets.push(self.sandbox.caller_key.clone());
+        let found = self.sandbox.logs.find_any(&secrets);
+        assert!(found.is_none(), "a secret is in a log: {found:?}");
+    }
+}
+
+/// A member of a log line, wherever the subscriber puts its fields.
+fn has(line: &Value, member: &str, value: &str) -> bool {
+    line.as_object().is_some_and(|members| {
+        members.iter().any(|(name, found)| name == member && found == value || has(found, member, value))
+    })
+}
+
+impl Process {
+    /// Kills it.
+    pub(crate) async fn is_killed(&self) {
+        assert!(self.worker.signal(Signal::Kill).await, "it is killed");
+        assert!(until(|| async { self.worker.pid().is_none() }).await, "it is gone");
+    }
+
+    /// Kills it; what it was asked for has no answer.
+    pub(crate) async fn dies(&self, invocation: JoinHandle<Answered>) {
+        self.is_killed().await;
+        let answered = invocation.await.expect("no panic");
+        assert!(matches!(answered, Err(FunctionError::Exited(_))), "it died before it could answer: {answered:?}");
+    }
+
+    /// Freezes it.
+    pub(crate) async fn freezes(&self) {
+        assert!(self.worker.signal(Signal::Stop).await, "it is stopped");
+    }
+
+    /// Lets it go on.
+    pub(crate) async fn thaws(&self) {
+        assert!(self.worker.signal(Signal::Continue).await, "it goes on");
+    }
+}
+
+/// Status and problem of a direct answer.
+pub(crate) fn told(answered: &Answered) -> (u64, Value) {
+    let answer = answered.as_ref().expect("an answer");
+    let problem = if answer["source"] == "relay" { answer["body"].clone() } else { Value::Null };
+    (answer["status"].as_u64().expect("a status"), problem)
+}
+
+async fn way(sandbox: &Sandbox) -> Proxy {
+    let upstreams = Upstreams {
+        dynamodb: sandbox.dynamo.url().to_owned(),
+        secrets: sandbox.secrets.url(),
+        queue: sandbox.queue.endpoint(),
+    };
+    Proxy::start(upstreams).await.expect("a proxy")
+}
+
+/// The platform's name of the location.
+pub(crate) fn grantee() -> Grantee {
+    Grantee::Location(LOCATION.to_owned())
+}
+
+/// The machine's clock.
+pub(crate) fn now() -> Millis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    Millis(i64::try_from(since.as_millis()).expect("before the year 292 million"))
+}
+
+/// Waits for a condition, at most [`PATIENCE`]; whether it came.
+pub(crate) async fn until<F: Future<Output = bool>>(mut condition: impl FnMut() -> F) -> bool {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition().await {
+        if Instant::now() > deadline {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    true
+}
+
+/// A story and its name.
+pub(crate) type Story<T> = (String, Pin<Box<dyn Future<Output = T> + Send>>);
+
+/// Tells stories side by side, so that they wait for the end of their leases together.
+pub(crate) async fn together<T: Send + 'static>(stories: Vec<Story<T>>) -> BTreeMap<String, T> {
+    let told: Vec<_> = stories.into_iter().map(|(name, story)| (name, tokio::spawn(story))).collect();
+    let (mut ended, mut failed) = (BTreeMap::new(), Vec::new());
+    for (name, story) in told {
+        match story.await {
+            Ok(outcome) => drop(ended.insert(name, outcome)),
+            Err(error) => failed.push(format!("{name}: {error}")),
+        }
+    }
+    assert!(failed.is_empty(), "{failed:#?}");
+    ended
+}
