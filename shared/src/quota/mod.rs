@@ -166,6 +166,14 @@ impl Quota {
         }
     }
 
+    /// When a permit for `resource` is free again as far as this process remembers, if none is now. Costs nothing.
+    #[must_use]
+    pub fn opens_at(&self, resource: &Resource) -> Option<Millis> {
+        let Shared { clock, ceilings, .. } = &*self.0;
+        let refusal = self.lane(quota_key(resource), LimitKind::Burst).foreseen(*ceilings, clock.now(), None)?;
+        Some(refusal.retry_at)
+    }
+
     /// How the limits of `resource` stand as far as this process remembers. Costs nothing.
     #[must_use]
     pub fn remembered_usage(&self, resource: &Resource) -> Option<Usage> {
