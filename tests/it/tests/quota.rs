@@ -223,7 +223,7 @@ async fn a_longer_interval_is_adopted_by_all_without_losing_a_permit(engine: &En
     clock.advance(Duration::from_secs(12));
     let usage = processes[0].usage(&resource).await.expect("a read");
     assert_eq!((usage.burst.remaining, usage.daily.remaining), (88, 199_988), "held for the longer interval");
-    clock.advance(Duration::from_millis(9_200));
+    clock.advance(Duration::from_millis(9_400));
     assert_eq!(processes[0].usage(&resource).await.expect("a read").burst.remaining, 100);
 }
 
@@ -262,7 +262,7 @@ async fn a_429_closes_for_all(engine: &Engine) {
         let refusal = refused(quota.take(&resource, None).await);
         assert_eq!((refusal.limit, refusal.retry_at, refusal.usage.burst.remaining), (LimitKind::Burst, until, 0));
     }
-    clock.advance(Duration::from_millis(10_599));
+    clock.advance(Duration::from_millis(10_699));
     for (quota, _) in &processes {
         refused(quota.take(&resource, None).await);
     }
