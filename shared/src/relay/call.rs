@@ -138,7 +138,11 @@ impl<'a> Call<'a> {
         self.course.permit_ms += self.since(started);
         self.usage = match &permit {
             Ok(permit) => Some(permit.usage),
-            Err(refused) => refused.usage.or(self.usage.take()),
+            // A refusal by the caller's share tells nothing of the resource's limits; the quota may know.
+            Err(refused) => refused
+                .usage
+                .or(self.usage.take())
+                .or_else(|| self.relay.quota.remembered_usage(&self.request.resource)),
         };
         permit.map(|_| ())
     }

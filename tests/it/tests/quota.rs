@@ -370,6 +370,8 @@ async fn callers_have_shares_of_their_own(engine: &Engine) {
     }
     let refusal = refused(quota.take_within_share("billing", &resource, 5, None).await);
     assert_eq!((refusal.limit, refusal.usage.burst.limit), (LimitKind::Caller, 5));
+    let known = quota.remembered_usage(&resource).expect("just taken of");
+    assert_eq!((known.burst.limit, known.burst.remaining), (100, 95), "the resource's own, for the headers");
     quota.take_within_share("sync", &resource, 5, None).await.expect("another's");
     let taken = quota.take(&resource, None).await.expect("free").usage;
     assert_eq!(taken.burst.remaining, 93, "what shares are taken of is the resource's");
