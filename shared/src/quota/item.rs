@@ -14,6 +14,8 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use aws_sdk_dynamodb::config::Builder;
+use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes, ReturnValue, ReturnValuesOnConditionCheckFailure};
 
@@ -21,7 +23,7 @@ use super::counters::{Closed, Counters, Day, FURTHEST_DAY, LimitKind};
 use super::decision::{MOST_SLOTS, Rewrite, Take};
 use super::learn::{Correction, DayChange};
 use super::limits::Learnt;
-use super::window::{slot_key, slot_of_key};
+use super::window::{Slot, slot_key, slot_of_key};
 use crate::clock::Millis;
 use crate::table::{Attributes, Item, StoreError, Table, Written, n, s, written};
 
@@ -174,6 +176,19 @@ pub(crate) async fn rewrite(table: &Table, key: &str, rewrite: &Rewrite) -> Resu
     write.send(table, key).await
 }
 
+/// Gives back one permit of `slot`, which is `slot_ms` long. The day's count stays: it tells that an item has changed.
+///
+/// Never sent twice: an answer that was lost would give back two, and so allow one too many.
+pub(crate) async fn give_back(table: &Table, key: &str, slot: Slot, slot_ms: i64) -> Result<Outcome, StoreError> {
+    let mut write = Expression { once: true, ..Expression::default() };
+    write.name("#slot", slot_key(slot));
+    write.value(":one", n(1));
+    write.value(":slot_ms", n(slot_ms));
+    write.update.push_str("SET slots.#slot = slots.#slot - :one, held = held - :one");
+    write.holds("slots.#slot >= :one AND held >= :one AND slot_ms = :slot_ms");
+    write.send(table, key).await
+}
+
 /// Applies a [`Correction`] to the item that was `seen`.
 pub(crate) async fn correct(
     table: &Table,
@@ -230,6 +245,8 @@ struct Expression {
     condition: String,
     names: HashMap<String, String>,
     values: Item,
+    /// Whether a lost answer must not lead to another try.
+    once: bool,
 }
 
 impl Expression {
@@ -277,7 +294,9 @@ impl Expression {
             .set_expression_attribute_values(Some(self.values))
             .return_values(ReturnValue::AllNew)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        Ok(match written(update.send().await)? {
+        let retries = self.once.then(RetryConfig::disabled);
+        let config = retries.map_or_else(Builder::new, |retries| Builder::new().retry_config(retries));
+        Ok(match written(update.customize().config_override(config).send().await)? {
             Written::Applied(item) => Outcome::Applied(decode(&item)?),
             Written::Refused(item) => Outcome::Refused(item.as_ref().map(decode).transpose()?),
         })

@@ -17,8 +17,8 @@ use super::decision::{Plan, Rewrite, Seen, Take, opened, plan};
 use super::item::{self, Outcome};
 use super::learn::{Heard, correction};
 use super::limits::Limits;
-use super::window::Slot;
-use super::{Permit, QuotaError, Refusal};
+use super::window::{Slot, Window};
+use super::{Permit, QuotaError, Refusal, Usage};
 use crate::clock::{Clock, Millis};
 use crate::table::{StoreError, Table};
 
@@ -144,6 +144,30 @@ impl Lane {
             answer
         };
         Waiting { lane: self, answer, answered: false }.wait().await
+    }
+
+    /// The refusal that a [`Lane::take`] would have at once and without a call, if so.
+    pub(crate) fn foreseen(&self, ceilings: Limits, now: Millis, until: Option<Millis>) -> Option<Refusal> {
+        let mut state = self.state();
+        state.ceilings = ceilings;
+        self.known_refusal(&mut state, now, until)
+    }
+
+    /// How things stand, if that is known.
+    pub(crate) fn remembered_usage(&self, now: Millis) -> Option<Usage> {
+        self.state().standing(now).map(|standing| standing.usage())
+    }
+
+    /// Gives back a permit on which nothing was sent and nothing will be. Not for the lane of a resource: what was
+    /// counted of a day stays counted.
+    pub(crate) async fn give_back(&self, table: &Table, clock: &Clock, permit: &Permit) -> Result<(), StoreError> {
+        let slot_ms = Window::new(self.state().ceilings.interval).slot_ms();
+        // Nothing is left to give back where the slot is dead and dropped, or the item is numbered anew.
+        if let Outcome::Applied(counters) = item::give_back(table, &self.key, permit.slot, slot_ms).await? {
+            self.state().saw(Seen::Item(counters), clock.now());
+            self.changed.notify_one();
+        }
+        Ok(())
     }
 
     /// A refusal that needs no call: what was seen last leaves nothing in time for one more behind those who wait.
@@ -407,7 +431,7 @@ impl Driver {
             return false;
         }
         for _ in 0..permits {
-            state.give(Permit { usage, send_by });
+            state.give(Permit { usage, send_by, slot });
         }
         true
     }
@@ -436,13 +460,13 @@ async fn pause_after(failed: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quota::{Meter, Usage};
+    use crate::quota::Meter;
 
     const LIMITS: Limits = Limits { burst: 2, interval: Duration::from_secs(10), daily: 9 };
 
     fn permit(send_by: i64) -> Permit {
         let meter = Meter { limit: 2, remaining: 1, resets_at: Millis(0) };
-        Permit { usage: Usage { burst: meter, daily: meter }, send_by: Millis(send_by) }
+        Permit { usage: Usage { burst: meter, daily: meter }, send_by: Millis(send_by), slot: 0 }
     }
 
     fn stand_in_line(lane: &Lane) -> Waiting<'_> {

@@ -43,6 +43,7 @@ pub use self::counters::{LimitKind, Meter, Usage};
 use self::lane::Lane;
 use self::learn::Heard;
 pub use self::limits::Limits;
+use self::window::Slot;
 use crate::clock::{Clock, Millis};
 use crate::resource::Resource;
 use crate::table::{StoreError, Table, quota_key};
@@ -58,6 +59,8 @@ pub struct Permit {
     /// The request must be handed to the connection by then, or another permit is needed: what is promised is when
     /// requests leave, not when they were allowed to.
     pub send_by: Millis,
+    /// Where it is counted, so that it can be given back.
+    slot: Slot,
 }
 
 /// No permit in time.
@@ -80,6 +83,16 @@ pub enum QuotaError {
     /// The counters do not answer. Nothing is sent blind.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl QuotaError {
+    /// Of two refusals the one that ends later.
+    fn or_later(self, other: Option<Refusal>) -> Self {
+        match (self, other) {
+            (Self::Refused(this), Some(other)) if this.retry_at < other.retry_at => Self::Refused(other),
+            (this, _) => this,
+        }
+    }
 }
 
 /// The limits of all resources. Cheap to clone.
@@ -114,11 +127,15 @@ impl Quota {
         self.lane(quota_key(resource), LimitKind::Burst).take(table, clock, *ceilings, wait_until).await
     }
 
-    /// The same for `caller`'s own share of `resource`: `burst` requests in an interval, without a daily limit.
+    /// The same within `caller`'s own share of `resource`: `burst` requests in an interval, without a daily limit.
+    ///
+    /// The share is asked first, so that who has used it up takes nothing from the others. It counts what is sent: a
+    /// request that the resource's limits refuse takes nothing of it. If both refuse, the answer is the refusal that
+    /// ends later, for until then nothing can be sent.
     ///
     /// # Errors
-    /// [`QuotaError`]; a refusal is [`LimitKind::Caller`].
-    pub async fn take_share(
+    /// [`QuotaError`]; a refusal by the share is [`LimitKind::Caller`], with the share's usage.
+    pub async fn take_within_share(
         &self,
         caller: &str,
         resource: &Resource,
@@ -128,7 +145,39 @@ impl Quota {
         let Shared { table, clock, ceilings, .. } = &*self.0;
         let key = format!("caller-quota#{caller}#{}#{}", resource.kind().as_str(), resource.id());
         let share = Limits { burst, daily: u32::MAX, ..*ceilings };
-        self.lane(key, LimitKind::Caller).take(table, clock, share, wait_until).await
+        let (own, all) = (self.lane(key, LimitKind::Caller), self.lane(quota_key(resource), LimitKind::Burst));
+        let own_refusal = || own.foreseen(share, clock.now(), wait_until);
+        let refusal_of_all = || all.foreseen(*ceilings, clock.now(), wait_until);
+        if let Some(refusal) = refusal_of_all() {
+            return Err(QuotaError::Refused(refusal).or_later(own_refusal()));
+        }
+        let part = match own.take(table, clock, share, wait_until).await {
+            Ok(part) => part,
+            Err(error) => return Err(error.or_later(refusal_of_all())),
+        };
+        match all.take(table, clock, *ceilings, wait_until).await {
+            Ok(permit) => Ok(permit),
+            Err(error) => {
+                if let Err(error) = own.give_back(table, clock, &part).await {
+                    tracing::warn!(caller, %resource, %error, "a part of a share is lost for an interval");
+                }
+                Err(error.or_later(own_refusal()))
+            }
+        }
+    }
+
+    /// When a permit for `resource` is free again as far as this process remembers, if none is now. Costs nothing.
+    #[must_use]
+    pub fn opens_at(&self, resource: &Resource) -> Option<Millis> {
+        let Shared { clock, ceilings, .. } = &*self.0;
+        let refusal = self.lane(quota_key(resource), LimitKind::Burst).foreseen(*ceilings, clock.now(), None)?;
+        Some(refusal.retry_at)
+    }
+
+    /// How the limits of `resource` stand as far as this process remembers. Costs nothing.
+    #[must_use]
+    pub fn remembered_usage(&self, resource: &Resource) -> Option<Usage> {
+        self.lane(quota_key(resource), LimitKind::Burst).remembered_usage(self.0.clock.now())
     }
 
     /// Learns from an answer of the platform: its limits, the end of its day, the use that others make of them, and

@@ -138,7 +138,11 @@ impl<'a> Call<'a> {
         self.course.permit_ms += self.since(started);
         self.usage = match &permit {
             Ok(permit) => Some(permit.usage),
-            Err(refused) => refused.usage.or(self.usage.take()),
+            // A refusal by the caller's share tells nothing of the resource's limits; the quota may know.
+            Err(refused) => refused
+                .usage
+                .or(self.usage.take())
+                .or_else(|| self.relay.quota.remembered_usage(&self.request.resource)),
         };
         permit.map(|_| ())
     }
@@ -159,12 +163,11 @@ impl<'a> Call<'a> {
         Err(Refused::by_deadline())
     }
 
-    /// The caller's own share first, so that who has used it up takes nothing from the others.
     async fn take(&self) -> std::result::Result<Permit, QuotaError> {
         let Relay { quota, .. } = self.relay;
         let resource = &self.request.resource;
         if let Some(share) = self.caller.requests_per_10s() {
-            quota.take_share(self.caller.id(), resource, share, self.wait_until).await?;
+            return quota.take_within_share(self.caller.id(), resource, share, self.wait_until).await;
         }
         quota.take(resource, self.wait_until).await
     }

@@ -103,22 +103,12 @@ impl Relay {
         match &call.usage {
             Some(usage) => {
                 headers::tighten(&mut answer.headers, &platform, usage, self.app.config.limits.interval, now);
-                Self::say_when(&mut answer, result.as_ref().ok(), usage, now);
+                say_when(&mut answer, usage, self.quota.opens_at(&authorized.request().resource), now);
             }
             None => headers::repeat_limits(&mut answer.headers, &platform),
         }
         log(authorized, invocation, &result, &call.course, now.since(started).as_millis());
         answer.stamped(&invocation.request_id)
-    }
-
-    /// A 429 of the platform says when to come back only if it does so by itself; the quota knows.
-    fn say_when(answer: &mut Answer, reply: Option<&Reply>, usage: &Usage, now: Millis) {
-        let silent = !answer.headers.contains_key(http::header::RETRY_AFTER);
-        if !silent || reply.is_none_or(|reply| reply.status != StatusCode::TOO_MANY_REQUESTS) {
-            return;
-        }
-        let meter = if usage.daily.remaining == 0 { &usage.daily } else { &usage.burst };
-        headers::retry_after(&mut answer.headers, meter.resets_at, now);
     }
 
     /// How an installation and its limits stand. Takes no permit.
@@ -173,6 +163,17 @@ impl Relay {
     }
 }
 
+/// With a 429 of the platform goes the instant at which the relay sends again, whatever the platform said: it may say
+/// nothing, a date, or less than the relay holds back for. What it said is part of the closure if it is any longer.
+/// `opens_at` is that instant; without it, it is when all is free again.
+fn say_when(answer: &mut Answer, usage: &Usage, opens_at: Option<Millis>, now: Millis) {
+    if answer.source != Source::Platform || answer.status != StatusCode::TOO_MANY_REQUESTS {
+        return;
+    }
+    let meter = if usage.daily.remaining == 0 { &usage.daily } else { &usage.burst };
+    headers::retry_after(&mut answer.headers, opens_at.unwrap_or(meter.resets_at), now);
+}
+
 /// One line a call: who, what and how long, never with which query, headers or body.
 fn log(
     authorized: &Authorized,
@@ -208,4 +209,36 @@ fn log(
         total_ms = u64::try_from(total_ms).unwrap_or(u64::MAX),
         "relayed"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use http::{HeaderMap, HeaderValue, header};
+
+    #[test]
+    fn a_429_of_the_platform_says_when_the_relay_sends_again() {
+        let usage = Usage {
+            burst: Meter { limit: 100, remaining: 0, resets_at: Millis(12_000) },
+            daily: Meter { limit: 200_000, remaining: 7, resets_at: Millis(99_000) },
+        };
+        let told = |status: u16, source, platform: Option<&'static str>, opens_at| {
+            let said = platform.map(|value| (header::RETRY_AFTER, HeaderValue::from_static(value)));
+            let status = StatusCode::from_u16(status).expect("a status");
+            let mut answer = Answer { status, source, headers: HeaderMap::from_iter(said), body: Bytes::new() };
+            say_when(&mut answer, &usage, opens_at, Millis(1_000));
+            let text = |name| answer.headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
+            assert!(answer.headers.get_all(header::RETRY_AFTER).iter().count() <= 1);
+            (text(header::RETRY_AFTER), text(headers::RETRY_AFTER_MS))
+        };
+        let both = |seconds: &str, ms: &str| (Some(seconds.to_owned()), Some(ms.to_owned()));
+        for said in [None, Some("Wed, 21 Oct 2015 07:28:00 GMT"), Some("1"), Some("3600"), Some("soon")] {
+            assert_eq!(told(429, Source::Platform, said, Some(Millis(11_400))), both("11", "10400"), "{said:?}");
+            assert_eq!(told(429, Source::Platform, said, None), both("11", "11000"), "{said:?}");
+        }
+        let kept = (Some("7".to_owned()), None);
+        assert_eq!(told(503, Source::Platform, Some("7"), Some(Millis(11_400))), kept);
+        assert_eq!(told(429, Source::Relay, Some("7"), Some(Millis(11_400))), kept, "a refusal has its own instant");
+    }
 }

@@ -57,6 +57,8 @@ stories!(
     a_cancelled_wait_takes_no_permit,
     those_who_wait_are_served_in_order,
     callers_have_shares_of_their_own,
+    a_refused_request_takes_nothing_of_its_callers_share,
+    of_two_limits_the_later_refusal_counts,
     a_large_burst_keeps_the_item_small,
     a_store_that_is_gone_refuses_all,
 );
@@ -221,7 +223,7 @@ async fn a_longer_interval_is_adopted_by_all_without_losing_a_permit(engine: &En
     clock.advance(Duration::from_secs(12));
     let usage = processes[0].usage(&resource).await.expect("a read");
     assert_eq!((usage.burst.remaining, usage.daily.remaining), (88, 199_988), "held for the longer interval");
-    clock.advance(Duration::from_millis(9_200));
+    clock.advance(Duration::from_millis(9_400));
     assert_eq!(processes[0].usage(&resource).await.expect("a read").burst.remaining, 100);
 }
 
@@ -260,7 +262,7 @@ async fn a_429_closes_for_all(engine: &Engine) {
         let refusal = refused(quota.take(&resource, None).await);
         assert_eq!((refusal.limit, refusal.retry_at, refusal.usage.burst.remaining), (LimitKind::Burst, until, 0));
     }
-    clock.advance(Duration::from_millis(10_599));
+    clock.advance(Duration::from_millis(10_699));
     for (quota, _) in &processes {
         refused(quota.take(&resource, None).await);
     }
@@ -364,13 +366,66 @@ async fn callers_have_shares_of_their_own(engine: &Engine) {
     let quota = process(engine, &table, &clock, TEN_SECONDS).0;
     let resource = location();
     for _ in 0..5 {
-        quota.take_share("billing", &resource, 5, None).await.expect("free");
+        quota.take_within_share("billing", &resource, 5, None).await.expect("free");
     }
-    let refusal = refused(quota.take_share("billing", &resource, 5, None).await);
+    let refusal = refused(quota.take_within_share("billing", &resource, 5, None).await);
     assert_eq!((refusal.limit, refusal.usage.burst.limit), (LimitKind::Caller, 5));
-    quota.take_share("sync", &resource, 5, None).await.expect("another's");
+    let known = quota.remembered_usage(&resource).expect("just taken of");
+    assert_eq!((known.burst.limit, known.burst.remaining), (100, 95), "the resource's own, for the headers");
+    quota.take_within_share("sync", &resource, 5, None).await.expect("another's");
     let taken = quota.take(&resource, None).await.expect("free").usage;
-    assert_eq!(taken.burst.remaining, 99, "shares are counted apart from the resource");
+    assert_eq!(taken.burst.remaining, 93, "what shares are taken of is the resource's");
+}
+
+async fn a_refused_request_takes_nothing_of_its_callers_share(engine: &Engine) {
+    let clock = Clock::manual(START);
+    let table = engine.table().await;
+    let limits = Limits { burst: 5, ..TEN_SECONDS };
+    let (others, _) = process(engine, &table, &clock, limits);
+    let (quota, calls) = process(engine, &table, &clock, limits);
+    let resource = location();
+    for _ in 0..5 {
+        others.take(&resource, None).await.expect("free");
+    }
+    // The first is refused by the table, the others by memory: in either case later than the share was asked.
+    let opens = START + Duration::from_millis(10_700);
+    let first = refused(quota.take_within_share("billing", &resource, 3, None).await);
+    assert_eq!((first.limit, first.retry_at), (LimitKind::Burst, opens));
+    let so_far = calls.count();
+    for _ in 0..20 {
+        clock.advance(Duration::from_millis(500));
+        assert_eq!(refused(quota.take_within_share("billing", &resource, 3, None).await).retry_at, opens);
+    }
+    assert_eq!(calls.count(), so_far, "a known refusal costs nothing, and nothing of the share");
+    clock.advance(opens.since(clock.now()));
+    // Without its memory, as in a process of its own: the promised instant holds.
+    let (quota, _) = process(engine, &table, &clock, limits);
+    for _ in 0..3 {
+        quota.take_within_share("billing", &resource, 3, None).await.expect("all of the share is there");
+    }
+    assert_eq!(refused(quota.take_within_share("billing", &resource, 3, None).await).limit, LimitKind::Caller);
+}
+
+async fn of_two_limits_the_later_refusal_counts(engine: &Engine) {
+    let clock = Clock::manual(START);
+    let table = engine.table().await;
+    let (quota, _) = process(engine, &table, &clock, Limits { burst: 4, ..TEN_SECONDS });
+    let resource = location();
+    let take = async |caller, share| quota.take_within_share(caller, &resource, share, None).await;
+    let (early, late) = (START + Duration::from_millis(10_700), START + Duration::from_millis(12_700));
+    take("billing", 1).await.expect("free");
+    quota.take(&resource, None).await.expect("free");
+    clock.advance(Duration::from_secs(2));
+    take("sync", 1).await.expect("free");
+    quota.take(&resource, None).await.expect("free");
+    for (caller, share, limit, retry_at) in [
+        ("billing", 1, LimitKind::Burst, early),
+        ("sync", 1, LimitKind::Caller, late),
+        ("new", 1, LimitKind::Burst, early),
+    ] {
+        let refusal = refused(take(caller, share).await);
+        assert_eq!((refusal.limit, refusal.retry_at), (limit, retry_at), "{caller}");
+    }
 }
 
 async fn a_large_burst_keeps_the_item_small(engine: &Engine) {

@@ -129,6 +129,7 @@ async fn callers_are_known_and_may_do_what_their_entry_says() {
         } else {
             expect(&answer, 429, "burst_limited");
             assert!(answer.retry_after() <= Duration::from_secs(11));
+            assert_eq!(answer.header("x-ratelimit-max"), "100", "the resource's own limit");
         }
     }
     assert_eq!(served, 3, "a caller's own share");
