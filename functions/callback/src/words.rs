@@ -58,6 +58,7 @@ pub fn done(done: Done) -> Words {
 
 /// The words of a failure.
 #[must_use]
+#[expect(clippy::too_many_lines, reason = "one list of texts, which reads best in one piece")]
 pub fn failure(failure: Failure) -> Words {
     const START_AGAIN: Option<Button> = Some(Button::Install("Start again"));
     const TRY_AGAIN: Option<Button> = Some(Button::Install("Try again"));
