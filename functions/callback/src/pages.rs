@@ -234,7 +234,8 @@ mod tests {
     #[test]
     fn a_method_that_is_not_allowed_is_told_which_is() {
         let page = with_surroundings(Entrance::Standard, |around| failure(Failure::MethodNotAllowed, around));
-        assert_eq!(page.headers["allow"], "GET");
+        assert_eq!((page.status_code, page.headers["allow"].as_str()), (405, "GET"));
+        assert!(!page.body.contains("no such page"), "the page is there: {}", page.body);
     }
 
     proptest! {

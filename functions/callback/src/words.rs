@@ -58,15 +58,23 @@ pub fn done(done: Done) -> Words {
 
 /// The words of a failure.
 #[must_use]
+#[expect(clippy::too_many_lines, reason = "one list of texts, which reads best in one piece")]
 pub fn failure(failure: Failure) -> Words {
     const START_AGAIN: Option<Button> = Some(Button::Install("Start again"));
     const TRY_AGAIN: Option<Button> = Some(Button::Install("Try again"));
     let (tone, title, happened, next, button) = match failure {
-        Failure::NotFound | Failure::MethodNotAllowed => (
+        Failure::NotFound => (
             Tone::Notice,
             "There is no such page",
             "The address may be incomplete or mistyped.",
             "If you followed a link to install the app, please ask whoever gave it to you for a new one.",
+            None,
+        ),
+        Failure::MethodNotAllowed => (
+            Tone::Notice,
+            "This page can only be opened",
+            "Something was sent to it, which it does not take. Nothing was installed.",
+            "Open the address in your browser, or follow the link to install the app once more.",
             None,
         ),
         Failure::Prefetched => (

@@ -48,20 +48,11 @@ struct Written {
     resource: Resource,
     method: String,
     path: String,
-    query: Option<WrittenQuery>,
-    #[serde(default)]
-    headers: Pairs,
+    query: Option<Box<RawValue>>,
+    headers: Option<Pairs>,
     body: Option<Box<RawValue>>,
     body_base64: Option<String>,
-    #[serde(default)]
-    wait_ms: u64,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum WrittenQuery {
-    Raw(String),
-    Pairs(Pairs),
+    wait_ms: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -149,16 +140,23 @@ fn read(raw: &RawValue) -> Result<Request, Refused> {
     let written: Written =
         serde_json::from_str(raw.get()).map_err(|e| invalid(&format!("the request is malformed: {e}")))?;
     let method = request::method(&written.method).ok_or_else(|| invalid("the method is none that is relayed"))?;
-    let mut headers = header_map(&written.headers)?;
+    let mut headers = header_map(&written.headers.unwrap_or_default())?;
     let body = body(written.body, written.body_base64, &mut headers)?;
-    let query = match &written.query {
-        None => Query::default(),
-        Some(WrittenQuery::Raw(raw)) => Query::parse(raw)?,
-        Some(WrittenQuery::Pairs(Pairs(pairs))) => Query::from_pairs(pairs.iter().map(|(n, v)| (&**n, &**v)))?,
-    };
+    let query = written.query.as_deref().map_or_else(|| Ok(Query::default()), query)?;
     let path = Path::parse(&written.path)?;
-    let wait = Duration::from_millis(written.wait_ms);
+    let wait = Duration::from_millis(written.wait_ms.unwrap_or_default());
     Ok(Request { query, headers, body, wait, ..Request::new(written.resource, method, path) })
+}
+
+/// A query as a string, with or without its question mark, or as names and values.
+fn query(written: &RawValue) -> Result<Query, Refused> {
+    let malformed = |error| invalid(&format!("query is malformed: {error}"));
+    if written.get().starts_with('"') {
+        let raw: String = serde_json::from_str(written.get()).map_err(malformed)?;
+        return Ok(Query::parse(raw.strip_prefix('?').unwrap_or(&raw))?);
+    }
+    let Pairs(pairs) = serde_json::from_str(written.get()).map_err(malformed)?;
+    Ok(Query::from_pairs(pairs.iter().map(|(n, v)| (&**n, &**v)))?)
 }
 
 fn header_map(pairs: &Pairs) -> Result<HeaderMap, Problem> {
@@ -259,6 +257,37 @@ mod tests {
         let least = request(r#"{"resource":{"company":"C1"},"method":"GET","path":"/x","query":"a=%2F&a=b+c"}"#)
             .expect("the least");
         assert_eq!((least.query.as_str(), least.body.len(), least.headers.len()), (Some("a=%2F&a=b+c"), 0, 0));
+    }
+
+    #[test]
+    fn null_is_the_same_as_nothing() {
+        let read = request(
+            r#"{"resource":{"location":"L1"},"method":"GET","path":"/x","query":null,"headers":null,"body":null,
+            "body_base64":null,"wait_ms":null}"#,
+        )
+        .expect("as if none of them were there");
+        assert_eq!((read.query.as_str(), read.headers.len(), read.body.len(), read.wait), (None, 0, 0, Duration::ZERO));
+    }
+
+    #[test]
+    fn queries_are_text_or_names_and_values() {
+        let of = |query: &str| {
+            request(&format!(r#"{{"resource":{{"location":"L1"}},"method":"GET","path":"/x","query":{query}}}"#))
+        };
+        for (query, expected) in [
+            (r#""?a=1""#, Some("a=1")),
+            (r#""??a=1""#, Some("?a=1")),
+            (r#""?""#, None),
+            (
+                r#"{"lat":1.5,"big":12345678901234567890123,"on":true}"#,
+                Some("lat=1.5&big=12345678901234567890123&on=true"),
+            ),
+        ] {
+            assert_eq!(of(query).expect(query).query.as_str(), expected, "{query}");
+        }
+        let refused = of(r#"{"limit":null}"#).map(|_| ()).expect_err("null is no text");
+        let told = serde_json::to_string(&refused.problem.detail).expect("text");
+        assert!(told.contains("query") && told.contains("limit") && told.contains("null"), "{told}");
     }
 
     #[test]

@@ -16,12 +16,10 @@ use shared::resource::Kind;
 pub struct HttpEvent {
     raw_path: String,
     raw_query_string: Option<String>,
-    #[serde(default)]
-    headers: HashMap<String, String>,
+    headers: Option<HashMap<String, String>>,
     request_context: RequestContext,
     body: Option<String>,
-    #[serde(default)]
-    is_base64_encoded: bool,
+    is_base64_encoded: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -114,7 +112,7 @@ impl HttpEvent {
     /// A header that cannot be one.
     pub fn headers(&self) -> Result<HeaderMap, Problem> {
         let mut headers = HeaderMap::new();
-        for (name, value) in &self.headers {
+        for (name, value) in self.headers.iter().flatten() {
             let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) else {
                 return Err(invalid("a header's name or value has a character that it may not have"));
             };
@@ -127,7 +125,7 @@ impl HttpEvent {
     /// A body that is said to be base64 and is not.
     pub fn into_body(self) -> Result<Bytes, Problem> {
         let body = self.body.unwrap_or_default();
-        if !self.is_base64_encoded {
+        if self.is_base64_encoded != Some(true) {
             return Ok(body.into());
         }
         let bytes = STANDARD.decode(body).map_err(|_| invalid("the event's body is not base64"))?;
@@ -234,6 +232,17 @@ mod tests {
         ] {
             assert_eq!(principal(none.clone()), None, "{none}");
         }
+    }
+
+    #[test]
+    fn null_is_the_same_as_nothing() {
+        let event = HttpEvent::read(
+            r#"{"rawPath":"/","rawQueryString":null,"headers":null,"body":null,"isBase64Encoded":null,
+            "requestContext":{"stage":null,"http":{"method":"GET"},"authorizer":null}}"#,
+        )
+        .expect("as if none of them were there");
+        assert_eq!((event.query(), event.headers().expect("none").len()), ("", 0));
+        assert!(event.into_body().expect("none").is_empty());
     }
 
     #[test]

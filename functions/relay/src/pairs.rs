@@ -2,9 +2,11 @@
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
+use serde_json::value::RawValue;
 
-/// `{"limit":"20","tag":["a","b"]}` as `limit=20`, `tag=a`, `tag=b`. Numbers and booleans are taken as their text.
+/// `{"limit":"20","tag":["a","b"]}` as `limit=20`, `tag=a`, `tag=b`. Numbers and booleans are taken as they
+/// were written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pairs(pub Vec<(String, String)>);
 
@@ -25,65 +27,30 @@ impl<'de> Visitor<'de> for Object {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
         let mut pairs = Vec::new();
-        while let Some((name, Texts(values))) = map.next_entry::<String, Texts>()? {
-            pairs.extend(values.into_iter().map(|value| (name.clone(), value)));
+        while let Some((name, value)) = map.next_entry::<String, Box<RawValue>>()? {
+            let texts =
+                texts(&value).map_err(|wrong| A::Error::custom(format_args!("the value of {name:?} is {wrong}")))?;
+            pairs.extend(texts.into_iter().map(|text| (name.clone(), text)));
         }
         Ok(Pairs(pairs))
     }
 }
 
-struct Texts(Vec<String>);
-
-impl<'de> Deserialize<'de> for Texts {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Value)
+/// The texts of a value: of one, or of a list of them.
+fn texts(value: &RawValue) -> Result<Vec<String>, &'static str> {
+    if !value.get().starts_with('[') {
+        return Ok(vec![text(value)?]);
     }
+    let list: Vec<Box<RawValue>> = serde_json::from_str(value.get()).map_err(|_| "malformed")?;
+    list.iter().map(|one| if one.get().starts_with('[') { Err("a list in a list") } else { text(one) }).collect()
 }
 
-struct Value;
-
-impl<'de> Visitor<'de> for Value {
-    type Value = Texts;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string, or a list of strings")
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Texts, E> {
-        Ok(Texts(vec![text.to_owned()]))
-    }
-
-    fn visit_bool<E: Error>(self, value: bool) -> Result<Texts, E> {
-        Ok(Texts(vec![value.to_string()]))
-    }
-
-    fn visit_u64<E: Error>(self, value: u64) -> Result<Texts, E> {
-        Ok(Texts(vec![value.to_string()]))
-    }
-
-    fn visit_i64<E: Error>(self, value: i64) -> Result<Texts, E> {
-        Ok(Texts(vec![value.to_string()]))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Texts, A::Error> {
-        let mut texts = Vec::new();
-        while let Some(One(text)) = list.next_element()? {
-            texts.push(text);
-        }
-        Ok(Texts(texts))
-    }
-}
-
-/// An element of a list, which is no list itself.
-struct One(String);
-
-impl<'de> Deserialize<'de> for One {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Texts(mut texts) = Texts::deserialize(deserializer)?;
-        match (texts.pop(), texts.is_empty()) {
-            (Some(text), true) => Ok(Self(text)),
-            _ => Err(D::Error::custom("a list in a list")),
-        }
+fn text(value: &RawValue) -> Result<String, &'static str> {
+    match value.get().as_bytes().first() {
+        Some(b'"') => serde_json::from_str(value.get()).map_err(|_| "malformed"),
+        Some(b'n') => Err("null; leave the name out, or give it an empty string"),
+        Some(b'{') => Err("an object; it may be a string, a number, a boolean or a list of these"),
+        _ => Ok(value.get().to_owned()),
     }
 }
 
@@ -93,12 +60,17 @@ mod tests {
 
     #[test]
     fn order_and_repetition_are_kept() {
-        let pairs: Pairs =
-            serde_json::from_str(r#"{"z":"1","a":["x","y"],"n":-7,"b":true,"z":"2","none":[]}"#).expect("pairs");
-        let expected = [("z", "1"), ("a", "x"), ("a", "y"), ("n", "-7"), ("b", "true"), ("z", "2")];
-        assert_eq!(pairs.0, expected.map(|(n, v)| (n.to_owned(), v.to_owned())));
+        let pairs: Pairs = serde_json::from_str(
+            r#"{"z":"1","a":["x","y"],"n":-7,"b": true ,"f":1.50,"g":[2.0 ,1e400],"z":"\u00fc","none":[]}"#,
+        )
+        .expect("pairs");
+        let expected = [("z", "1"), ("a", "x"), ("a", "y"), ("n", "-7"), ("b", "true"), ("f", "1.50")];
+        let expected = expected.into_iter().chain([("g", "2.0"), ("g", "1e400"), ("z", "ü")]);
+        assert_eq!(pairs.0, expected.map(|(n, v)| (n.to_owned(), v.to_owned())).collect::<Vec<_>>());
         for bad in [r#"{"a":null}"#, r#"{"a":{}}"#, r#"{"a":[["b","c"]]}"#, r#"{"a":[null]}"#, "[]", "7"] {
             assert!(serde_json::from_str::<Pairs>(bad).is_err(), "{bad}");
         }
+        let error = serde_json::from_str::<Pairs>(r#"{"a":"b","limit":null}"#).expect_err("null is no text");
+        assert!(error.to_string().starts_with("the value of \"limit\" is null;"), "{error}");
     }
 }

@@ -28,7 +28,7 @@ pub struct Request {
     pub body: Option<String>,
     /// Which of them.
     #[serde(default)]
-    pub is_base64_encoded: bool,
+    pub is_base64_encoded: Option<bool>,
     /// What API Gateway itself says of the request.
     pub request_context: RequestContext,
 }
@@ -91,11 +91,12 @@ impl Request {
     /// [`Refusal::TooLarge`], or [`Refusal::Malformed`] for a body that says it is base64 and is not.
     pub fn bytes(&self) -> Result<Cow<'_, [u8]>, Refusal> {
         let body = self.body.as_deref().unwrap_or_default();
-        let longest = if self.is_base64_encoded { LARGEST_BODY.div_ceil(3) * 4 } else { LARGEST_BODY };
+        let is_base64_encoded = self.is_base64_encoded == Some(true);
+        let longest = if is_base64_encoded { LARGEST_BODY.div_ceil(3) * 4 } else { LARGEST_BODY };
         if body.len() > longest {
             return Err(Refusal::TooLarge);
         }
-        if self.is_base64_encoded {
+        if is_base64_encoded {
             STANDARD.decode(body).map(Cow::Owned).map_err(|_| Refusal::Malformed)
         } else {
             Ok(Cow::Borrowed(body.as_bytes()))
@@ -133,10 +134,19 @@ mod tests {
         let mut request = request("POST", "/webhooks/marketplace", "$default");
         request.body = Some("{ \"a\" : 1 }\n".into());
         assert_eq!(request.bytes().as_deref(), Ok(b"{ \"a\" : 1 }\n".as_slice()));
-        request.is_base64_encoded = true;
+        request.is_base64_encoded = Some(true);
         assert_eq!(request.bytes(), Err(Refusal::Malformed));
         request.body = Some(STANDARD.encode(b"\xff\x00\n"));
         assert_eq!(request.bytes().as_deref(), Ok(b"\xff\x00\n".as_slice()));
+    }
+
+    #[test]
+    fn null_is_the_same_as_nothing() {
+        let context = json!({"stage": null, "http": {"method": "POST"}});
+        let event =
+            json!({"rawPath": "/", "headers": null, "body": null, "isBase64Encoded": null, "requestContext": context});
+        let request = Request::read(event).expect("a request");
+        assert_eq!((request.header("x"), request.bytes().as_deref()), (None, Ok(&b""[..])));
     }
 
     #[test]
