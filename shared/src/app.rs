@@ -19,6 +19,7 @@ use crate::secrets::{AppCredentials, Secret};
 use crate::table::Table;
 use crate::table::clock_check::ClockCheck;
 use crate::token::endpoint::TokenEndpoint;
+use crate::token::mint::Minter;
 use crate::token::refresh::Refresher;
 use crate::token::rescue::RescueQueue;
 use crate::token::tokens::Tokens;
@@ -99,10 +100,12 @@ impl App {
         let endpoint = TokenEndpoint::new(http_client::token_endpoint()?, &config.api_url, app_secret.clone());
         let refresher =
             Arc::new(Refresher::new(table.clone(), vault.clone(), endpoint.clone(), rescue.clone(), clock.clone()));
+        let quota = Quota::new(table.clone(), clock.clone(), config.limits);
+        let minter = Minter::new(table.clone(), vault.clone(), endpoint.clone(), quota.clone(), clock.clone());
         Ok(Self {
             installations: Installations::new(table.clone(), vault.clone(), rescue, clock.clone()),
-            quota: Quota::new(table.clone(), clock.clone(), config.limits),
-            tokens: Tokens::new(table.clone(), vault, refresher.clone(), clock.clone()),
+            quota,
+            tokens: Tokens::new(table.clone(), vault, refresher.clone(), minter, clock.clone()),
             refresher,
             endpoint,
             app_secret,

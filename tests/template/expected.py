@@ -56,6 +56,9 @@ ENVIRONMENT = {
     | {
         "SEALING_SECRET_ID",
         "API_URL",
+        "BURST_LIMIT",
+        "BURST_INTERVAL_MS",
+        "DAILY_LIMIT",
         "PUBLIC_URL",
         "RESCUE_QUEUE_URL",
         "EVENT_BUS_NAME",
@@ -83,7 +86,7 @@ def _secrets(*secrets):
 
 # One row a permission: action, resource, and for items the prefixes of their keys.
 PERMISSIONS = {
-    "callback": _read_and_write("installation#*")
+    "callback": _read_and_write("app#companies", "installation#*")
     | _secrets("AppSecret", "SealingSecret")
     | {("sqs:SendMessage", "RescueQueue", None)}
     | _logs_and_traces("CallbackLogs"),
@@ -91,7 +94,7 @@ PERMISSIONS = {
     | _secrets("AppSecret", "SealingSecret", "CallersSecret")
     | {("sqs:SendMessage", "RescueQueue", None)}
     | _logs_and_traces("RelayLogs"),
-    "refresh": _read_and_write("app#*", "installation#*")
+    "refresh": _read_and_write("app#*", "caller-quota#(supposed)#*", "installation#*", "quota#*")
     | {("dynamodb:BatchGetItem", "Table", ("quota#*",))}
     | {("dynamodb:Query", "Table/index/due", None), ("dynamodb:Query", "Table/index/company", None)}
     | _secrets("AppSecret", "SealingSecret")
@@ -102,7 +105,9 @@ PERMISSIONS = {
         ("sqs:GetQueueAttributes", "RescueQueue", None),
     }
     | _logs_and_traces("RefreshLogs"),
-    "webhook": _read_and_write("installation#*", "webhook#*") | _secrets("AppSecret") | _logs_and_traces("WebhookLogs"),
+    "webhook": _read_and_write("app#companies", "installation#*", "webhook#*")
+    | _secrets("AppSecret")
+    | _logs_and_traces("WebhookLogs"),
 }
 
 # On top of these, and only where there is a bus.

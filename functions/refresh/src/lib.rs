@@ -1,5 +1,6 @@
 //! The `refresh` function: renews tokens on a schedule, one at an operator's wish, and stores rescued pairs.
 
+pub mod companies;
 pub mod event;
 pub mod rescue;
 pub mod tick;

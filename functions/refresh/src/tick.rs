@@ -9,10 +9,13 @@ use shared::app::App;
 use shared::clock::Millis;
 use shared::resource::{Kind, Resource};
 use shared::table::StoreError;
-use shared::table::installation::{Changed, DUE_SHARDS, Due, LEASE};
+use shared::table::company::Task;
+use shared::table::installation::{Changed, DUE_SHARDS, Due, Installation, LEASE};
+use shared::token::TokenError;
 use shared::token::refresh::{Failure, Refreshed, Why};
 use shared::token::schedule;
 
+use crate::companies;
 use crate::event::Shards;
 
 /// How many refreshes are under way at once.
@@ -43,6 +46,7 @@ impl Summary {
     fn count(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::Refreshed => self.refreshed += 1,
+            Outcome::Minted => self.minted += 1,
             Outcome::Deferred => self.deferred += 1,
             Outcome::Failed => self.failed += 1,
             Outcome::NoTime => self.left += 1,
@@ -53,16 +57,28 @@ impl Summary {
 #[derive(Clone, Copy, Debug)]
 enum Outcome {
     Refreshed,
+    Minted,
     Deferred,
     Failed,
     NoTime,
 }
 
-/// Refreshes what is due in some shards, in an invocation that ends at `deadline`.
+/// Refreshes what is due in some shards, in an invocation that ends at `deadline`. Beside it, one of the parts sees to
+/// the companies.
 ///
 /// # Errors
 /// [`StoreError`] if what is due cannot be read.
 pub async fn run(app: &App, shards: Shards, deadline: Millis) -> Result<Summary, StoreError> {
+    let companies = async {
+        if shards.include(0) {
+            companies::run(app, deadline).await;
+        }
+    };
+    // Boxed, because both are large.
+    tokio::join!(Box::pin(refresh(app, shards, deadline)), Box::pin(companies)).0
+}
+
+async fn refresh(app: &App, shards: Shards, deadline: Millis) -> Result<Summary, StoreError> {
     let mut summary = Summary::default();
     let mut seen: HashSet<Resource> = HashSet::new();
     'shards: for shard in (0..DUE_SHARDS).filter(|shard| shards.include(*shard)) {
@@ -123,8 +139,12 @@ pub async fn run_one(app: &App, resource: &Resource, force: bool, deadline: Mill
         summary.deferred = 1;
         return Ok(summary);
     }
-    let refreshed = app.refresher.refresh(resource, stored.lineage, Why::Operator, deadline).await;
-    summary.count(outcome(resource, refreshed));
+    let done = if stored.minted.is_some() {
+        mint(app, &stored, Why::Operator, deadline).await
+    } else {
+        outcome(resource, app.refresher.refresh(resource, stored.lineage, Why::Operator, deadline).await)
+    };
+    summary.count(done);
     Ok(summary)
 }
 
@@ -161,6 +181,12 @@ async fn one(app: &App, due: &Due, hot: bool, deadline: Millis) -> Outcome {
     let grace_ends = now + schedule::GRACE - LEASE;
     loop {
         let refreshed = app.refresher.refresh(&due.resource, due.lineage, Why::Due, deadline).await;
+        if matches!(refreshed, Refreshed::IsMinted) {
+            return remint(app, due, deadline).await;
+        }
+        if due.resource.kind() == Kind::Company && matches!(refreshed, Refreshed::Renewed(_)) {
+            read_again(app, &due.resource).await;
+        }
         // The next tick would come too late for an answer that the platform gives again for a short time.
         let Refreshed::Failed(Failure::Unanswered(at)) = refreshed else { return outcome(&due.resource, refreshed) };
         if at > grace_ends || at + LEASE + MARGIN > deadline {
@@ -170,10 +196,54 @@ async fn one(app: &App, due: &Due, hot: bool, deadline: Millis) -> Outcome {
     }
 }
 
+/// Mints the token of a location that has none of its own; lets it rest if there is nothing to mint from.
+async fn remint(app: &App, due: &Due, deadline: Millis) -> Outcome {
+    let stored = match app.table.installation(&due.resource).await {
+        Ok(Some(stored)) => stored,
+        Ok(None) => return Outcome::Deferred,
+        Err(error) => {
+            tracing::warn!(resource = %due.resource, %error, "not minted");
+            return Outcome::Failed;
+        }
+    };
+    if stored.lineage != due.lineage {
+        return Outcome::Deferred;
+    }
+    mint(app, &stored, Why::Due, deadline).await
+}
+
+async fn mint(app: &App, stored: &Installation, why: Why, deadline: Millis) -> Outcome {
+    let resource = &stored.resource;
+    match app.tokens.mint(stored, why, deadline).await {
+        Ok(Refreshed::Renewed(_)) => Outcome::Minted,
+        Ok(otherwise) => outcome(resource, otherwise),
+        // Whoever calls it finds out by himself whether that has changed.
+        Err(TokenError::Revoked | TokenError::NotInstalled) => match app.table.rest(resource, stored.lineage).await {
+            Ok(_) => Outcome::Deferred,
+            Err(error) => {
+                tracing::warn!(%resource, %error, "it stays due");
+                Outcome::Failed
+            }
+        },
+        Err(error) => {
+            tracing::warn!(%resource, %error, "not minted");
+            Outcome::Failed
+        }
+    }
+}
+
+/// With each renewal of a company's token, about once a day, its list of locations is read again.
+async fn read_again(app: &App, company: &Resource) {
+    let task = Task { company: company.id().to_owned(), at: app.clock.now() };
+    if let Err(error) = app.table.add_company(&task).await {
+        tracing::warn!(%company, %error, "its locations are not read again today");
+    }
+}
+
 fn outcome(resource: &Resource, refreshed: Refreshed) -> Outcome {
     match refreshed {
         Refreshed::Renewed(_) => Outcome::Refreshed,
-        Refreshed::Held(_) | Refreshed::Moved | Refreshed::Gone => Outcome::Deferred,
+        Refreshed::Held(_) | Refreshed::Moved | Refreshed::IsMinted | Refreshed::Gone => Outcome::Deferred,
         Refreshed::Failed(Failure::NoTime) => Outcome::NoTime,
         Refreshed::Failed(failure) => {
             tracing::warn!(%resource, ?failure, "not refreshed");

@@ -5,9 +5,10 @@ use shared::app::App;
 use shared::clock::Millis;
 use shared::installation::Uninstalled;
 use shared::resource::Resource;
+use shared::table::StoreError;
 
 use crate::event::Request;
-use crate::notice::Notice;
+use crate::notice::{Notice, Webhook};
 use crate::signature;
 use crate::verdict::{self, Acknowledgement, Answer, Refusal};
 
@@ -46,24 +47,52 @@ impl Listener {
             tracing::error!(%error, "the app's id is not known");
             Refusal::TryAgain
         })?;
-        match Notice::read(&body, credentials.app_id())? {
-            Notice::Install | Notice::Other => Ok(Acknowledgement::Ignored),
-            Notice::Uninstall { resource, at } => self.uninstall(&resource, at).await,
+        let webhook = Webhook::read(&body, credentials.app_id())?;
+        let now = self.app.clock.now();
+        let table = &self.app.table;
+        // Marked after its effect: a crash between them repeats the effect, which the installation's own times judge.
+        if let Some(id) = &webhook.id
+            && webhook.notice != Notice::Other
+            && table.is_webhook_done(id, now).await.map_err(|error| not_stored(&error))?
+        {
+            return Ok(Acknowledgement::Repeated);
         }
+        // The platform's clock may be ahead of ours; nothing is stored that is still to come.
+        let past = |at: Option<Millis>| at.map_or(now, |at| at.min(now));
+        let done = match webhook.notice {
+            Notice::Other => return Ok(Acknowledgement::Ignored),
+            Notice::Install { resource, company, at } => self.install(&resource, company.as_deref(), past(at)).await?,
+            Notice::Uninstall { resource, at } => self.uninstall(&resource, past(at)).await?,
+        };
+        if let Some(id) = &webhook.id
+            && let Err(error) = table.set_webhook_done(id, now).await
+        {
+            tracing::warn!(%error, "a webhook is not marked as done: sent again, it is judged once more");
+        }
+        Ok(done)
     }
 
-    async fn uninstall(&self, resource: &Resource, at: Option<Millis>) -> Result<Acknowledgement, Refusal> {
-        let now = self.app.clock.now();
-        // The platform's clock may be ahead of ours; nothing is stored that is still to come.
-        let at = at.map_or(now, |at| at.min(now));
-        match self.app.installations.uninstall(resource, at).await {
-            Ok(Uninstalled::Done) => Ok(Acknowledgement::Stored),
-            Ok(Uninstalled::Older) => Ok(Acknowledgement::Superseded),
-            Ok(Uninstalled::Unknown) => Ok(Acknowledgement::Unknown),
-            Err(error) => {
-                tracing::error!(%error, %resource, "an uninstall could not be stored");
-                Err(Refusal::TryAgain)
-            }
+    async fn install(
+        &self,
+        resource: &Resource,
+        company: Option<&str>,
+        at: Millis,
+    ) -> Result<Acknowledgement, Refusal> {
+        let news = self.app.installations.hear_of(resource, company, at).await.map_err(|error| not_stored(&error))?;
+        Ok(if news { Acknowledgement::Stored } else { Acknowledgement::Ignored })
+    }
+
+    async fn uninstall(&self, resource: &Resource, at: Millis) -> Result<Acknowledgement, Refusal> {
+        match self.app.installations.uninstall(resource, at).await.map_err(|error| not_stored(&error))? {
+            Uninstalled::Done => Ok(Acknowledgement::Stored),
+            Uninstalled::Older => Ok(Acknowledgement::Superseded),
+            Uninstalled::Unknown => Ok(Acknowledgement::Unknown),
         }
     }
+}
+
+/// Nothing is acknowledged that is not stored.
+fn not_stored(error: &StoreError) -> Refusal {
+    tracing::error!(%error, "a webhook could not be stored");
+    Refusal::TryAgain
 }

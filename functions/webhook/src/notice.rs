@@ -4,7 +4,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 use shared::clock::Millis;
-use shared::resource::Resource;
+use shared::resource::{Kind, Resource};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -13,11 +13,30 @@ use crate::verdict::Refusal;
 /// Epoch numbers below this are seconds and not milliseconds: as milliseconds they would be from before 1973-03-03.
 const SECONDS_BELOW: i64 = 100_000_000_000;
 
+/// Longer ids than this are no ids.
+const LONGEST_ID: usize = 200;
+
+/// A webhook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Webhook {
+    /// Its id, which it keeps when it is sent again.
+    pub id: Option<String>,
+    /// What it says.
+    pub notice: Notice,
+}
+
 /// What is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// The app was installed. The grant itself comes by the redirect.
-    Install,
+    /// The app was installed. The grant itself comes by the redirect, if it is not the company's.
+    Install {
+        /// Where.
+        resource: Resource,
+        /// A location's company, where the webhook says so: one for a location that was made later may not.
+        company: Option<String>,
+        /// When, where the webhook says so.
+        at: Option<Millis>,
+    },
     /// The app was uninstalled.
     Uninstall {
         /// From where.
@@ -39,9 +58,10 @@ struct Wire {
     location_id: Option<Value>,
     company_id: Option<Value>,
     timestamp: Option<Value>,
+    webhook_id: Option<Value>,
 }
 
-impl Notice {
+impl Webhook {
     /// Reads a body whose signature was checked, for the app with this id.
     ///
     /// # Errors
@@ -52,20 +72,28 @@ impl Notice {
         if wire.app_id.as_ref().is_some_and(|id| id != app_id) {
             return Err(Refusal::ForeignApp);
         }
-        if !matches!(wire.r#type.as_str(), "INSTALL" | "UNINSTALL") {
-            return Ok(Self::Other);
-        }
-        if wire.app_id.is_none() {
-            return Err(Refusal::Malformed);
-        }
-        if wire.r#type == "INSTALL" {
-            return Ok(Self::Install);
-        }
-        Ok(Self::Uninstall { resource: wire.resource()?, at: wire.timestamp.as_ref().and_then(instant) })
+        let id = wire.webhook_id.as_ref().and_then(Value::as_str);
+        let id = id.filter(|id| (1..=LONGEST_ID).contains(&id.len())).map(str::to_owned);
+        Ok(Self { id, notice: wire.notice()? })
     }
 }
 
 impl Wire {
+    fn notice(&self) -> Result<Notice, Refusal> {
+        let at = self.timestamp.as_ref().and_then(instant);
+        let resource = match (self.r#type.as_str(), &self.app_id) {
+            ("INSTALL" | "UNINSTALL", Some(_)) => self.resource()?,
+            ("INSTALL" | "UNINSTALL", None) => return Err(Refusal::Malformed),
+            _ => return Ok(Notice::Other),
+        };
+        if self.r#type == "UNINSTALL" {
+            return Ok(Notice::Uninstall { resource, at });
+        }
+        let company = self.company_id.as_ref().and_then(Value::as_str).filter(|_| resource.kind() == Kind::Location);
+        let company = company.filter(|id| Resource::company(id).is_ok()).map(str::to_owned);
+        Ok(Notice::Install { resource, company, at })
+    }
+
     /// A location where one is named: its company may be named beside it, and must not lose all others with it.
     fn resource(&self) -> Result<Resource, Refusal> {
         let given = |id: &&Value| id.as_str() != Some("");
@@ -100,7 +128,7 @@ mod tests {
     use serde_json::json;
 
     fn read(body: &Value) -> Result<Notice, Refusal> {
-        Notice::read(body.to_string().as_bytes(), "app")
+        Webhook::read(body.to_string().as_bytes(), "app").map(|webhook| webhook.notice)
     }
 
     #[test]
@@ -132,7 +160,7 @@ mod tests {
             (json!({"type": "INSTALL", "appId": "app-2"}), Err(Refusal::ForeignApp)),
             (json!({"type": "ContactCreate", "appId": "other"}), Err(Refusal::ForeignApp)),
             (json!({"type": "UNINSTALL", "locationId": "L1"}), Err(Refusal::Malformed)),
-            (json!({"type": "INSTALL", "appId": "app"}), Ok(Notice::Install)),
+            (json!({"type": "INSTALL", "appId": "app"}), Err(Refusal::Malformed)),
             (json!({"type": "ContactCreate", "locationId": "L1"}), Ok(Notice::Other)),
             (json!({"type": "PlanChange", "appId": "app", "locationId": ["L1"]}), Ok(Notice::Other)),
             (json!({"appId": "app"}), Err(Refusal::Malformed)),
@@ -141,8 +169,41 @@ mod tests {
         ] {
             assert_eq!(read(&body), expected, "{body}");
         }
-        assert_eq!(Notice::read(b"\xff{", "app"), Err(Refusal::Malformed));
-        assert_eq!(Notice::read(b"", "app"), Err(Refusal::Malformed));
+        assert_eq!(Webhook::read(b"\xff{", "app"), Err(Refusal::Malformed));
+        assert_eq!(Webhook::read(b"", "app"), Err(Refusal::Malformed));
+    }
+
+    #[test]
+    fn an_install_names_its_company_if_it_can() {
+        let location = Resource::location("L1").expect("an id");
+        let install = |company: Option<&str>| {
+            Ok(Notice::Install { resource: location.clone(), company: company.map(str::to_owned), at: None })
+        };
+        for (company, expected) in [
+            (json!("C1"), install(Some("C1"))),
+            (json!(null), install(None)),
+            (json!(""), install(None)),
+            (json!("../x"), install(None)),
+            (json!(7), install(None)),
+        ] {
+            let whole = json!({"type": "INSTALL", "appId": "app", "locationId": "L1", "companyId": company});
+            assert_eq!(read(&whole), expected, "{whole}");
+        }
+        let whole = json!({"type": "INSTALL", "appId": "app", "companyId": "C1"});
+        let resource = Resource::company("C1").expect("an id");
+        assert_eq!(read(&whole), Ok(Notice::Install { resource, company: None, at: None }));
+    }
+
+    #[test]
+    fn an_id_is_a_short_text() {
+        let id = |id: Value| {
+            let body = json!({"type": "X", "webhookId": id}).to_string();
+            Webhook::read(body.as_bytes(), "app").expect("a webhook").id
+        };
+        assert_eq!(id(json!("w-1")), Some("w-1".to_owned()));
+        for none in [json!(""), json!(7), json!(null), json!("x".repeat(201))] {
+            assert_eq!(id(none.clone()), None, "{none}");
+        }
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub enum Acknowledgement {
     Stored,
     /// Overtaken by a newer installation, so without effect.
     Superseded,
+    /// Dealt with when it came the first time.
+    Repeated,
     /// Of something that this system has never known.
     Unknown,
     /// Nothing had to be done.
@@ -84,6 +86,7 @@ impl Acknowledgement {
         match self {
             Self::Stored => "stored",
             Self::Superseded => "superseded",
+            Self::Repeated => "repeated",
             Self::Unknown => "unknown",
             Self::Ignored => "ignored",
         }
@@ -134,6 +137,7 @@ mod tests {
         for (verdict, status, header) in [
             (Ok(Acknowledgement::Stored), 200, None),
             (Ok(Acknowledgement::Superseded), 200, None),
+            (Ok(Acknowledgement::Repeated), 200, None),
             (Ok(Acknowledgement::Unknown), 200, None),
             (Ok(Acknowledgement::Ignored), 200, None),
             (Err(Refusal::NotSigned), 401, Some("www-authenticate")),

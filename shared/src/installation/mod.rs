@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use crate::clock::{Clock, Millis};
 use crate::installation::state::{Attempt, Lineage};
-use crate::resource::Resource;
+use crate::resource::{Kind, Resource};
 use crate::secrets::SecretError;
+use crate::table::company::Task;
 use crate::table::installation::{Changed, NewInstallation};
+use crate::table::minted::Learnt;
 use crate::table::{StoreError, Table};
 use crate::token::pair::{Pair, Slot};
 use crate::token::rescue::{LostWrite, RescueError, RescueQueue, Rescued};
@@ -19,6 +21,8 @@ use crate::vault::{Vault, VaultError};
 /// How long an install waits for the table before it goes to the rescue queue: well within the invocation that holds
 /// the only copy of the pair.
 const PATIENCE: Duration = Duration::from_secs(8);
+/// How long an install waits for its note to be taken.
+const ANNOUNCEMENT: Duration = Duration::from_secs(2);
 /// How often an install looks at an item that changes under it.
 const ROUNDS: u32 = 10;
 
@@ -111,6 +115,7 @@ impl Installations {
             scope: grant.scope.as_deref(),
         };
         let sealer = self.vault.sealer().await?;
+        self.announce(&grant.resource, exchange_started).await;
         let storing = tokio::time::timeout(PATIENCE, self.store_patiently(&new, &pair)).await;
         let stored = storing.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into()).into()));
         match stored {
@@ -156,17 +161,35 @@ impl Installations {
             home,
             scope: scope.as_deref(),
         };
+        self.announce(&rescued.resource, Millis(*installed_at)).await;
         self.store(&new, &pair).await.map_err(|error| match error {
             VaultOrStore::Store(error) => RescueError::Store(error),
             VaultOrStore::Vault(error) => RescueError::Vault(error),
         })
     }
 
-    /// Revokes what was installed before `at` and erases its tokens.
+    /// Hears that the app was installed somewhere at `at`. The grant comes by the redirect; what this adds is a location
+    /// that its company's token can be minted for, and that a company's locations have changed. True if it was news.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn hear_of(&self, resource: &Resource, company: Option<&str>, at: Millis) -> Result<bool, StoreError> {
+        if resource.kind() == Kind::Location {
+            return self.table.learn(resource, Learnt { company, at }).await;
+        }
+        self.table.add_task(&Task { company: resource.id().to_owned(), at }).await?;
+        Ok(true)
+    }
+
+    /// Revokes what was installed before `at` and erases its tokens. Those of a company's locations are useless from
+    /// then on, and erased by the schedule.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn uninstall(&self, resource: &Resource, at: Millis) -> Result<Uninstalled, StoreError> {
+        if resource.kind() == Kind::Company {
+            self.table.add_task(&Task { company: resource.id().to_owned(), at }).await?;
+        }
         let outcome = match self.table.uninstall(resource, at).await? {
             Changed::Done(_) => Uninstalled::Done,
             Changed::Not(_) => Uninstalled::Older,
@@ -174,6 +197,19 @@ impl Installations {
         };
         tracing::info!(%resource, ?outcome, "uninstall");
         Ok(outcome)
+    }
+
+    /// Notes a company before it is stored: its locations can be minted at once, and the schedule reads which they are.
+    /// Without the note the daily renewal of the company's token makes up for it.
+    async fn announce(&self, resource: &Resource, at: Millis) {
+        if resource.kind() == Kind::Location {
+            return;
+        }
+        let task = Task { company: resource.id().to_owned(), at };
+        let noted = tokio::time::timeout(ANNOUNCEMENT, self.table.add_company(&task)).await;
+        if !matches!(noted, Ok(Ok(()))) {
+            tracing::warn!(%resource, "a company's locations will be found later");
+        }
     }
 
     async fn store_patiently(&self, new: &NewInstallation<'_>, pair: &Pair) -> Result<(), VaultOrStore> {
@@ -201,7 +237,7 @@ impl Installations {
                     tracing::warn!(resource = %new.resource, "an install that was uninstalled before it could be stored");
                     return Ok(());
                 }
-                if stored.installed_at >= new.installed_at {
+                if stored.minted.is_none() && stored.installed_at >= new.installed_at {
                     return self.behind(new, pair, stored.lineage, &sealer).await;
                 }
             }

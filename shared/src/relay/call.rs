@@ -10,6 +10,7 @@ use super::path::target;
 use super::refused::Refused;
 use super::request::Request;
 use super::retry::{History, Next, Outcome, Unauthorized, next};
+use super::token_class;
 use super::upstream::{Attempt, Failure, Reply};
 use crate::caller::{Authorized, Caller};
 use crate::clock::Millis;
@@ -58,6 +59,7 @@ impl<'a> Call<'a> {
     }
 
     pub(super) async fn run(&mut self) -> Result<Reply> {
+        token_class::check(self.request)?;
         let mut access = self.access().await?;
         // An answer that is passed on if there is neither permit nor time for another attempt.
         let mut in_hand: Option<Reply> = None;

@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn every_published_operation_gets_its_version() {
         let mut seen = 0;
-        for line in include_str!("operations.tsv").lines().skip(1) {
+        for line in include_str!("../../../tests/it/data/operations.tsv").lines().skip(1) {
             let mut fields = line.split('\t');
             let (Some("v2"), _, Some(method), Some(template), _, Some(documented)) =
                 (fields.next(), fields.next(), fields.next(), fields.next(), fields.next(), fields.next())

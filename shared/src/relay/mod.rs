@@ -1,6 +1,6 @@
 //! The relay: a request that its caller may send goes to the platform with a token and a permit.
 //!
-//! Pure: [`path`], [`headers`], [`retry`]. One attempt: [`upstream`]. Together: [`Relay::call`].
+//! Pure: [`path`], [`headers`], [`retry`], [`token_class`]. One attempt: [`upstream`]. Together: [`Relay::call`].
 
 pub mod answer;
 mod call;
@@ -9,6 +9,7 @@ pub mod path;
 pub mod refused;
 pub mod request;
 pub mod retry;
+pub mod token_class;
 pub mod upstream;
 
 use std::collections::HashMap;

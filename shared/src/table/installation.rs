@@ -93,6 +93,19 @@ pub struct Installation {
     pub company: Option<String>,
     /// The public base URL of the deployment's pages, for a link to install again.
     pub home: Option<String>,
+    /// A location without a grant of its own: its token is minted from its company's.
+    pub minted: Option<Minted>,
+}
+
+/// What is known of a location whose token is minted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Minted {
+    /// The epoch of the company's installation that the stored token comes from.
+    pub company_epoch: u64,
+    /// No company has the app there, as the platform said; nobody asks again before this.
+    pub absent_until: Option<Millis>,
+    /// Nobody but a caller has ever named this location.
+    pub supposed: bool,
 }
 
 impl Installation {
@@ -121,6 +134,11 @@ impl Installation {
             failures: attributes.number("failures").unwrap_or(0),
             company: attributes.text("company").map(str::to_owned),
             home: attributes.text("home").map(str::to_owned),
+            minted: attributes.flag("minted").then(|| Minted {
+                company_epoch: attributes.number("company_epoch").unwrap_or(0),
+                absent_until: attributes.number("absent_until").map(Millis),
+                supposed: attributes.flag("supposed"),
+            }),
         })
     }
 
@@ -166,6 +184,8 @@ pub struct Claim<'a> {
     pub given_up_too: bool,
     /// Whether a refused access token is the reason: then the last forced refresh must be older than this.
     pub forced_before: Option<Millis>,
+    /// Whether the claim is for minting. A minted location has no refresh token, and what has one is not minted.
+    pub minting: bool,
 }
 
 /// What a claim came to.
@@ -222,7 +242,7 @@ pub struct NewInstallation<'a> {
     pub scope: Option<&'a str>,
 }
 
-const SET_PAIR: &str = "access_token = :access, refresh_token = :refresh, access_issued_at = :issued, \
+pub(super) const SET_PAIR: &str = "access_token = :access, refresh_token = :refresh, access_issued_at = :issued, \
                         access_expires_at = :expires";
 
 impl Table {
@@ -259,6 +279,11 @@ impl Table {
         // Without leave the place is taken by a state that is in the list already.
         let given_up = if claim.given_up_too { Status::NeedsReauthorization } else { Status::Active }.as_str();
         let mut write = self.change(claim.resource, claim.lineage);
+        condition.push_str(if claim.minting {
+            " AND attribute_exists(minted)"
+        } else {
+            " AND attribute_not_exists(minted)"
+        });
         if let Some(before) = claim.forced_before {
             // Only a token that is not in doubt: one without an answer is presented again while the platform forgives.
             condition
@@ -511,11 +536,18 @@ impl Table {
                     .expression_attribute_values(format!(":{name}"), s(value));
             }
         }
-        update.push_str(" REMOVE attempt, lease_ends_at, alternate, revoked_at, forced_at, expires_at");
+        update.push_str(
+            " REMOVE attempt, lease_ends_at, alternate, revoked_at, forced_at, expires_at, minted, company_epoch, \
+             absent_until, supposed",
+        );
         write = match seen {
             None => write.condition_expression("attribute_not_exists(pk)"),
             Some(_) => write
-                .condition_expression("epoch = :epoch AND generation = :generation AND installed_at < :installed")
+                // A grant of its own is more than a minted token, whatever was heard of the location before.
+                .condition_expression(
+                    "epoch = :epoch AND generation = :generation AND (installed_at < :installed OR \
+                     attribute_exists(minted))",
+                )
                 .expression_attribute_values(":epoch", n(lineage.epoch))
                 .expression_attribute_values(":generation", n(lineage.generation)),
         };
@@ -600,7 +632,7 @@ impl Table {
         Ok(answer.items().iter().filter_map(readable).collect())
     }
 
-    fn update(&self, resource: &Resource) -> UpdateItemFluentBuilder {
+    pub(super) fn update(&self, resource: &Resource) -> UpdateItemFluentBuilder {
         self.client
             .update_item()
             .table_name(&*self.name)
@@ -609,14 +641,14 @@ impl Table {
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
     }
 
-    fn change(&self, resource: &Resource, lineage: Lineage) -> UpdateItemFluentBuilder {
+    pub(super) fn change(&self, resource: &Resource, lineage: Lineage) -> UpdateItemFluentBuilder {
         self.update(resource)
             .expression_attribute_values(":epoch", n(lineage.epoch))
             .expression_attribute_values(":generation", n(lineage.generation))
     }
 }
 
-fn set_pair(write: UpdateItemFluentBuilder, pair: &SealedPair) -> UpdateItemFluentBuilder {
+pub(super) fn set_pair(write: UpdateItemFluentBuilder, pair: &SealedPair) -> UpdateItemFluentBuilder {
     let refresh = pair.refresh.as_deref().map_or(AttributeValue::Null(true), b);
     write
         .expression_attribute_values(":access", b(&pair.access))
@@ -625,7 +657,7 @@ fn set_pair(write: UpdateItemFluentBuilder, pair: &SealedPair) -> UpdateItemFlue
         .expression_attribute_values(":expires", n(pair.access_expires_at))
 }
 
-fn changed(written: Written, mine: impl Fn(&Installation) -> bool) -> Result<Changed, StoreError> {
+pub(super) fn changed(written: Written, mine: impl Fn(&Installation) -> bool) -> Result<Changed, StoreError> {
     Ok(match written {
         Written::Applied(item) => Changed::Done(Installation::read(&item)?.into()),
         Written::Refused(None) => Changed::Gone,
@@ -649,7 +681,7 @@ fn read_due(item: &Item) -> Result<Due, StoreError> {
     })
 }
 
-fn resource_of(key: &str) -> Option<Resource> {
+pub(super) fn resource_of(key: &str) -> Option<Resource> {
     let (kind, id) = key.strip_prefix("installation#")?.split_once('#')?;
     let kind = match kind {
         "location" => Kind::Location,
@@ -660,7 +692,7 @@ fn resource_of(key: &str) -> Option<Resource> {
 }
 
 /// The shard of the index that an installation is in: any spread that does not change will do (FNV-1a).
-fn due_shard(resource: &Resource) -> String {
+pub(super) fn due_shard(resource: &Resource) -> String {
     let hash = installation_key(resource)
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));

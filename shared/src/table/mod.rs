@@ -6,6 +6,9 @@
 //! | `quota#location#ID`, `quota#company#ID` | the counters of a resource | relay, refresh |
 //! | `caller-quota#CALLER#location#ID`, … | the counters of a caller's share of a resource | relay |
 //! | `app#…` | what concerns the whole app, such as the breaker | refresh, relay |
+//! | `app#companies` | the companies that have the app, and what is to be done for them in the background | callback, refresh, webhook |
+//! | `app#company#ID` | how far the list of a company's locations was read | refresh |
+//! | `webhook#ID` | a webhook that was dealt with | webhook |
 //!
 //! There is no sort key: each item is read and written alone. Two sparse indexes find installations: `due`
 //! (`due_shard`, `due_at`) for the schedule, `company` (`company`, `pk`) for an agency's locations.
@@ -14,7 +17,10 @@
 
 pub mod app;
 pub mod clock_check;
+pub mod company;
 pub mod installation;
+pub mod minted;
+pub mod webhook;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -145,6 +151,18 @@ impl<'a> Attributes<'a> {
     #[must_use]
     pub fn bytes(&self, name: &str) -> Option<&'a [u8]> {
         self.item.get(name)?.as_b().ok().map(AsRef::as_ref)
+    }
+
+    /// Whether it is there and true.
+    #[must_use]
+    pub fn flag(&self, name: &str) -> bool {
+        self.item.get(name).is_some_and(|value| value.as_bool() == Ok(&true))
+    }
+
+    /// The strings of a set; none if it is not there.
+    pub fn texts(&self, name: &str) -> impl Iterator<Item = &'a str> {
+        let set = self.item.get(name).and_then(|value| value.as_ss().ok());
+        set.into_iter().flatten().map(String::as_str)
     }
 
     /// A map, if it is there.

@@ -19,7 +19,7 @@ pub const PRESENTATION: Duration = Duration::from_secs(5);
 /// The same for the exchange of a code, which holds no lease.
 const EXCHANGE: Duration = Duration::from_secs(10);
 /// An answer of the token endpoint is 2 to 5 KB.
-const MOST_BYTES: usize = 256 * 1024;
+pub(super) const MOST_BYTES: usize = 256 * 1024;
 
 /// What a presentation of a refresh token came to.
 #[derive(Clone, Debug)]
@@ -100,7 +100,7 @@ pub enum ExchangeError {
 /// The platform's token endpoint, as this app uses it.
 #[derive(Clone)]
 pub struct TokenEndpoint {
-    http: Client,
+    pub(super) http: Client,
     url: Url,
     app: Arc<Secret<AppCredentials>>,
 }
@@ -112,6 +112,14 @@ impl TokenEndpoint {
         let mut url = api.clone();
         url.set_path(&format!("{}/oauth/token", api.path().trim_end_matches('/')));
         Self { http, url, app }
+    }
+
+    /// Another path of the same API.
+    pub(super) fn beside(&self, path: &str) -> Url {
+        let mut url = self.url.clone();
+        let base = url.path().trim_end_matches("/oauth/token").to_owned();
+        url.set_path(&format!("{base}{path}"));
+        url
     }
 
     /// The app's credentials, at most `age` old where they can be read.
@@ -271,7 +279,7 @@ fn classify(status: StatusCode, retry_after: Option<u64>, body: Vec<u8>) -> Answ
 
 /// What the platform says in words: `message` (text or list of texts), `error_description` and `error`, cut short and
 /// without anything that looks like a token.
-fn message(body: &Value) -> String {
+pub(super) fn message(body: &Value) -> String {
     let mut words = Vec::new();
     for member in ["message", "error_description", "error"] {
         match &body[member] {
@@ -286,14 +294,14 @@ fn message(body: &Value) -> String {
 }
 
 #[derive(Debug, PartialEq)]
-enum BadGrant {
+pub(super) enum BadGrant {
     Unreadable,
     WrongTenant,
 }
 
 /// Reads a grant in the mixed case of v2 or the camel case of v3. `expected` is whose refresh token was presented: an
 /// answer that leaves the ids out is believed to be for it, one that names another is not.
-fn read_grant(body: &Map<String, Value>, expected: Option<&Resource>) -> Result<Grant, BadGrant> {
+pub(super) fn read_grant(body: &Map<String, Value>, expected: Option<&Resource>) -> Result<Grant, BadGrant> {
     let text = |names: &[&str]| {
         names.iter().find_map(|name| body.get(*name)?.as_str().filter(|text| !text.is_empty()).map(str::to_owned))
     };
@@ -347,7 +355,7 @@ pub fn fingerprint(app: &AppCredentials) -> String {
     digest.finish().as_ref()[..8].iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
-fn encode_form<'a>(fields: impl Iterator<Item = &'a (&'a str, &'a str)>) -> String {
+pub(super) fn encode_form<'a>(fields: impl Iterator<Item = &'a (&'a str, &'a str)>) -> String {
     let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
     fields.map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect::<Vec<_>>().join("&")
 }

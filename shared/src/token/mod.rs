@@ -1,7 +1,10 @@
 //! The life of a token pair: the token endpoint, the one refresh path, and what a reader gets.
 
 pub mod breaker;
+pub mod company_api;
 pub mod endpoint;
+pub mod mint;
+mod minted;
 pub mod pair;
 pub mod refresh;
 pub mod rescue;

@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 
 use super::breaker::{Breaker, BreakerError};
 use super::endpoint::{Cause, Outcome, PRESENTATION, TokenEndpoint};
+use super::mint::Company;
 use super::pair::{Pair, Slot, place};
 use super::rescue::{LostWrite, RescueError, RescueQueue, Rescued};
 use super::{Access, Grant, schedule};
 use crate::clock::{Clock, Millis};
 use crate::installation::state::{Attempt, Lineage, LostCommit, Status, lost_commit};
 use crate::redacted::Redacted;
-use crate::resource::Resource;
+use crate::resource::{Kind, Resource};
 use crate::seal::Sealer;
 use crate::secrets::{FRESH, SecretError};
 use crate::table::installation::{Changed, Claim, Claimed, Installation, LEASE, SealedPair, Settlement};
@@ -52,6 +53,8 @@ pub enum Refreshed {
     Held(Millis),
     /// The installation is not as it was seen: read it again.
     Moved,
+    /// It has no refresh token: its token is minted.
+    IsMinted,
     /// There is no such installation.
     Gone,
     /// It was tried, or could not be tried.
@@ -69,6 +72,10 @@ pub enum Failure {
     Suspended(Millis),
     /// The platform refused the refresh token for good.
     NeedsReauthorization(Option<String>),
+    /// No known company has the app in the location.
+    NotInstalled,
+    /// The platform does not take the company's token, which a location's was to be minted from.
+    CompanyRefused(Box<Company>),
     /// The app's credentials, a parameter or a sealed token are wrong, or refreshing is stopped.
     Misconfigured(&'static str),
     /// The last forced refresh was less than a minute ago.
@@ -149,6 +156,7 @@ impl Refresher {
             lease_ends_at: now + LEASE,
             given_up_too: why == Why::Operator,
             forced_before: (why == Why::Forced).then_some(now - schedule::FORCED_APART),
+            minting: false,
         };
         match self.table.claim(&claim).await.map_err(store)? {
             Claimed::Mine(installation) => {
@@ -156,6 +164,7 @@ impl Refresher {
                 Ok(Attempted { on: self, installation: *installation, attempt, lease, sealer, uncertain: false })
             }
             Claimed::Gone => Err(Refreshed::Gone),
+            Claimed::Not(stored) if stored.minted.is_some() => Err(Refreshed::IsMinted),
             Claimed::Not(stored) => Err(not_claimed(&stored, seen, why, now)),
         }
     }
@@ -189,7 +198,7 @@ impl Refresher {
 }
 
 /// Why a claim was not granted, from the item that it found.
-fn not_claimed(stored: &Installation, seen: Lineage, why: Why, now: Millis) -> Refreshed {
+pub(super) fn not_claimed(stored: &Installation, seen: Lineage, why: Why, now: Millis) -> Refreshed {
     if stored.lineage != seen {
         return Refreshed::Moved;
     }
@@ -389,6 +398,11 @@ impl Attempted<'_> {
             return self.promote(alternate, self.installation.lineage).await;
         }
         let Installation { resource, lineage, .. } = &self.installation;
+        match self.company_lives().await {
+            Ok(false) => {}
+            Ok(true) => return self.become_minted(now).await,
+            Err(error) => return Refreshed::Failed(Failure::Store(error)),
+        }
         let to = Settlement {
             status: Status::NeedsReauthorization,
             due_at: None,
@@ -405,6 +419,30 @@ impl Attempted<'_> {
                 Some(alternate) => self.promote(alternate, *lineage).await,
                 None => Refreshed::Held(stored.lease_ends_at.unwrap_or(now)),
             },
+            Ok(Changed::Not(_)) => Refreshed::Moved,
+            Ok(Changed::Gone) => Refreshed::Gone,
+            Err(error) => Refreshed::Failed(Failure::Store(error)),
+        }
+    }
+
+    /// Whether there is a company that the location's token can be minted from.
+    async fn company_lives(&self) -> Result<bool, StoreError> {
+        let Installation { resource, company, .. } = &self.installation;
+        let company = company.as_deref().filter(|_| resource.kind() == Kind::Location);
+        let Some(company) = company.and_then(|id| Resource::company(id).ok()) else { return Ok(false) };
+        let stored = self.on.table.installation(&company).await?;
+        Ok(stored.is_some_and(|stored| !matches!(stored.status, Status::Revoked | Status::NeedsReauthorization)))
+    }
+
+    /// The location's own grant is gone, and its company's is not.
+    async fn become_minted(&self, now: Millis) -> Refreshed {
+        let Installation { resource, lineage, .. } = &self.installation;
+        match self.on.table.become_minted(resource, *lineage, &self.attempt, now).await {
+            Ok(Changed::Done(_)) => {
+                tracing::warn!(%resource, generation = lineage.generation, outcome = "to be minted",
+                    "the grant is gone: its token is minted from the company's from now on");
+                Refreshed::Moved
+            }
             Ok(Changed::Not(_)) => Refreshed::Moved,
             Ok(Changed::Gone) => Refreshed::Gone,
             Err(error) => Refreshed::Failed(Failure::Store(error)),

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use super::mint::Minter;
+use super::minted::Agency;
 use super::pair::{Slot, place};
 use super::refresh::{Failure, Refreshed, Refresher, Why};
 use super::schedule::{self, Freshness, freshness};
@@ -16,18 +18,23 @@ use crate::table::installation::{Installation, LEASE, SealedPair};
 use crate::vault::{Vault, VaultError};
 
 /// How long a token is used from memory. The contract promises that an uninstall is noticed within 10 s.
-const CACHED: Duration = Duration::from_secs(8);
+pub(super) const CACHED: Duration = Duration::from_secs(8);
 /// How many tokens a process remembers: 2 KB each.
-const MOST_CACHED: usize = 2_000;
+pub(super) const MOST_CACHED: usize = 2_000;
 /// Who waits for another's refresh looks at the table so often, in milliseconds.
 const POLL_MS: std::ops::Range<u64> = 100..400;
 
 /// Access tokens for readers.
 pub struct Tokens {
-    table: Table,
+    pub(super) table: Table,
     vault: Arc<Vault>,
     refresher: Arc<Refresher>,
-    clock: Clock,
+    pub(super) minter: Minter,
+    pub(super) clock: Clock,
+    /// Companies, as the readers of their minted locations see them.
+    pub(super) agencies: Mutex<HashMap<Resource, Agency>>,
+    /// Companies to ask about a location that is not known, and when they were listed.
+    pub(super) listed: Mutex<Option<(Millis, Vec<Resource>)>>,
     cache: Mutex<HashMap<Resource, Cached>>,
     /// One flight a resource: the others of this process wait here and not at the table.
     flights: Mutex<HashMap<Resource, Weak<tokio::sync::Mutex<()>>>>,
@@ -59,8 +66,18 @@ enum Next<'a> {
 impl Tokens {
     /// The tokens of the installations in `table`.
     #[must_use]
-    pub fn new(table: Table, vault: Arc<Vault>, refresher: Arc<Refresher>, clock: Clock) -> Self {
-        Self { table, vault, refresher, clock, cache: Mutex::default(), flights: Mutex::default() }
+    pub fn new(table: Table, vault: Arc<Vault>, refresher: Arc<Refresher>, minter: Minter, clock: Clock) -> Self {
+        Self {
+            table,
+            vault,
+            refresher,
+            minter,
+            clock,
+            agencies: Mutex::default(),
+            listed: Mutex::default(),
+            cache: Mutex::default(),
+            flights: Mutex::default(),
+        }
     }
 
     /// A token that works at this instant as far as anybody here knows. A stale one is renewed first, in an invocation
@@ -77,11 +94,9 @@ impl Tokens {
         if let Some(access) = self.cached(resource) {
             return Ok(access);
         }
-        let found = self.find(resource, None, deadline).await;
-        if let Ok(access) = &found {
-            self.remember(resource, access);
-        }
-        found
+        let (access, as_of) = self.find(resource, None, deadline).await?;
+        self.remember(resource, &access, as_of);
+        Ok(access)
     }
 
     /// A token other than `used`, which the platform refused although it should work: a newer one that is stored
@@ -96,11 +111,9 @@ impl Tokens {
         if let Some(access) = self.cached(resource).filter(|access| lineage(access) > lineage(used)) {
             return Ok(access);
         }
-        let found = self.find(resource, Some(lineage(used)), deadline).await;
-        if let Ok(access) = &found {
-            self.remember(resource, access);
-        }
-        found
+        let (access, as_of) = self.find(resource, Some(lineage(used)), deadline).await?;
+        self.remember(resource, &access, as_of);
+        Ok(access)
     }
 
     /// How an installation stands. Reads the table.
@@ -108,37 +121,58 @@ impl Tokens {
     /// # Errors
     /// [`TokenError::NotInstalled`] or [`TokenError::Store`].
     pub async fn standing(&self, resource: &Resource) -> Result<Standing, TokenError> {
-        let stored = self.table.installation(resource).await?.ok_or(TokenError::NotInstalled)?;
+        let mut stored = self.table.installation(resource).await?.ok_or(TokenError::NotInstalled)?;
+        if let Some(minted) = stored.minted {
+            if minted.supposed {
+                return Err(TokenError::NotInstalled);
+            }
+            match self.under_company(&mut stored).await {
+                Err(TokenError::Revoked) => return Ok(Standing { status: Status::Revoked, token_expires_at: None }),
+                looked => looked?,
+            };
+        }
         let token_expires_at = stored.pair.as_ref().map(|pair| pair.access_expires_at);
         Ok(Standing { status: stored.status, token_expires_at })
     }
 
+    /// A token, and as of when it is known that it may be used.
     async fn find(
         &self,
         resource: &Resource,
         refused: Option<Lineage>,
         deadline: Millis,
-    ) -> Result<Access, TokenError> {
+    ) -> Result<(Access, Millis), TokenError> {
         loop {
-            let stored = self.table.installation(resource).await?.ok_or(TokenError::NotInstalled)?;
             let now = self.clock.now();
+            let Some(mut stored) = self.table.installation(resource).await? else {
+                self.suppose(resource).await?;
+                continue;
+            };
+            let is_minted = stored.minted.is_some();
+            let as_of = if is_minted { self.under_company(&mut stored).await?.min(now) } else { now };
+            let use_it = async |pair| self.open(&stored, pair).await.map(|access| (access, as_of));
             let usable = match next(&stored, refused, now) {
-                Next::Use(pair) => return self.open(&stored, pair).await,
+                Next::Use(pair) => return use_it(pair).await,
                 Next::Renew(usable) => usable,
                 Next::Fail(error) => return Err(error),
             };
             let why = if refused == Some(stored.lineage) { Why::Forced } else { Why::Due };
             let refreshed = match held(&stored, now) {
                 Some(until) => Refreshed::Held(until),
+                None if is_minted => match (self.mint(&stored, why, deadline).await, usable) {
+                    (Ok(minted), _) => minted,
+                    (Err(error), Some(pair)) if !matches!(error, TokenError::Revoked) => return use_it(pair).await,
+                    (Err(error), _) => return Err(error),
+                },
                 None => self.refresher.refresh(resource, stored.lineage, why, deadline).await,
             };
             match refreshed {
-                Refreshed::Renewed(access) => return Ok(access),
-                Refreshed::Moved => {}
-                Refreshed::Gone => return Err(TokenError::NotInstalled),
+                Refreshed::Renewed(access) => return Ok((access, as_of)),
+                Refreshed::Moved | Refreshed::IsMinted => {}
+                Refreshed::Gone | Refreshed::Failed(Failure::NotInstalled) => return Err(TokenError::NotInstalled),
                 Refreshed::Held(until) => {
                     if let Some(pair) = usable {
-                        return self.open(&stored, pair).await;
+                        return use_it(pair).await;
                     }
                     let pause = Duration::from_millis(fastrand::u64(POLL_MS));
                     if self.clock.now() + pause >= deadline {
@@ -151,7 +185,7 @@ impl Tokens {
                 }
                 Refreshed::Failed(failure) => {
                     if let Some(pair) = usable {
-                        return self.open(&stored, pair).await;
+                        return use_it(pair).await;
                     }
                     return Err(told(failure, self.clock.now()));
                 }
@@ -186,7 +220,7 @@ impl Tokens {
         (fresh && now.since(*read_at) < CACHED).then(|| access.clone())
     }
 
-    fn remember(&self, resource: &Resource, access: &Access) {
+    fn remember(&self, resource: &Resource, access: &Access, as_of: Millis) {
         let now = self.clock.now();
         let mut cache = lock(&self.cache);
         if cache.len() >= MOST_CACHED {
@@ -195,10 +229,10 @@ impl Tokens {
                 cache.clear();
             }
         }
-        cache.insert(resource.clone(), Cached { access: access.clone(), read_at: now });
+        cache.insert(resource.clone(), Cached { access: access.clone(), read_at: as_of });
     }
 
-    fn forget(&self, resource: &Resource, used: &Access) {
+    pub(super) fn forget(&self, resource: &Resource, used: &Access) {
         let mut cache = lock(&self.cache);
         if cache.get(resource).is_some_and(|cached| lineage(&cached.access) <= lineage(used)) {
             cache.remove(resource);
@@ -284,6 +318,8 @@ fn forced_recently(stored: &Installation, now: Millis) -> bool {
 
 fn told(failure: Failure, now: Millis) -> TokenError {
     match failure {
+        Failure::NotInstalled => TokenError::NotInstalled,
+        Failure::CompanyRefused(_) => TokenError::InProgress { retry_at: now + schedule::FORCED_APART },
         Failure::TryAgain(retry_at) | Failure::Unanswered(retry_at) => TokenError::InProgress { retry_at },
         Failure::NoTime => TokenError::InProgress { retry_at: now + Duration::from_secs(1) },
         Failure::Suspended(retry_at) => TokenError::Suspended { retry_at },
@@ -295,7 +331,7 @@ fn told(failure: Failure, now: Millis) -> TokenError {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -328,6 +364,7 @@ mod tests {
             failures: 0,
             company: None,
             home: None,
+            minted: None,
         }
     }
 

@@ -121,17 +121,33 @@ impl World {
     }
 
     async fn process_of(&self, clock: Clock, api: String) -> Process {
+        let (app, proxy) = self.app(Function::Refresh, clock, api, &[]).await;
+        Process { app, proxy }
+    }
+
+    /// What a function is built of, in a process of its own, with further variables.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub async fn app(
+        &self,
+        function: Function,
+        clock: Clock,
+        api: String,
+        further: &[(&'static str, &str)],
+    ) -> (App, Proxy) {
         let upstreams =
             Upstreams { dynamodb: self.engine.url(), secrets: self.secrets.url(), queue: self.queue.endpoint() };
         let proxy = Proxy::start(upstreams).await.expect("a proxy");
-        let variables = BTreeMap::from([
+        let mut variables = BTreeMap::from([
             ("TABLE_NAME", self.table.name.to_string()),
             ("APP_SECRET_ID", APP_SECRET.to_owned()),
             ("SEALING_SECRET_ID", SEALING_SECRET.to_owned()),
             ("API_URL", api),
             ("RESCUE_QUEUE_URL", self.queue.url()),
         ]);
-        let config = Config::read(Function::Refresh, &|name| variables.get(name).cloned()).expect("a configuration");
+        variables.extend(further.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        let config = Config::read(function, &|name| variables.get(name).cloned()).expect("a configuration");
         let aws = aws_defaults()
             // DynamoDB Local has tables of its own for each region and access key: those of the sandbox's client.
             .region(Region::from_static(sandbox::process::REGION))
@@ -139,7 +155,7 @@ impl World {
             .endpoint_url(proxy.url())
             .load()
             .await;
-        Process { app: App::build(config, &aws, clock).expect("an app"), proxy }
+        (App::build(config, &aws, clock).expect("an app"), proxy)
     }
 
     /// Moves every clock on.
@@ -307,7 +323,8 @@ impl World {
         let failed = self.refresh(&process, self.rescued()).await;
         assert_eq!(failed, json!({ "batchItemFailures": [] }), "every rescued pair finds its place");
         for item in self.items().await {
-            let Some(resource) = installation_of(&item) else { continue };
+            // A minted location has no grant of its own; its company's is looked at.
+            let Some(resource) = installation_of(&item).filter(|_| !item.contains_key("minted")) else { continue };
             self.market.set_active(grantee(&resource), true);
             let live = !self.market.live_refresh_tokens(&grantee(&resource)).is_empty();
             let usable = self.becomes_usable(&process, &resource).await;

@@ -1,0 +1,287 @@
+//! Locations without a grant of their own: the writes that only they have.
+//!
+//! Such an installation has `minted` set and holds an access token at most. It says which company it belongs to and,
+//! with each token, from which epoch of the company's installation that comes: a company that was uninstalled or
+//! installed again makes all of them stale by one write on its own item.
+
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+
+use super::installation::{Changed, SET_PAIR, SealedPair, changed, due_shard, resource_of, set_pair};
+use super::{Attributes, StoreError, Table, Written, installation_key, n, s, written};
+use crate::clock::Millis;
+use crate::installation::state::{Attempt, Lineage, Status};
+use crate::resource::{Kind, Resource};
+
+/// A location that no company turned out to have is forgotten after this.
+const SUPPOSED: Duration = Duration::from_hours(1);
+
+/// Which company a token was minted from.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// The company's id.
+    pub company: &'a str,
+    /// The epoch of its installation.
+    pub epoch: u64,
+}
+
+/// What is told of a location besides its name.
+#[derive(Clone, Copy, Debug)]
+pub struct Learnt<'a> {
+    /// The company, where it is told.
+    pub company: Option<&'a str>,
+    /// Since when it is so, by the platform's word.
+    pub at: Millis,
+}
+
+impl Table {
+    /// Keeps a place for a location that a caller has named and nobody else, so that it can be claimed. Does nothing if
+    /// there is one.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn suppose(&self, location: &Resource, now: Millis) -> Result<(), StoreError> {
+        let result = self
+            .update(location)
+            .condition_expression("attribute_not_exists(pk)")
+            .update_expression(
+                "SET #status = :active, minted = :true, supposed = :true, epoch = :one, generation = :zero, \
+                 installed_at = :now, expires_at = :expires",
+            )
+            .expression_attribute_names("#status", "status")
+            .expression_attribute_values(":active", s(Status::Active.as_str()))
+            .expression_attribute_values(":true", AttributeValue::Bool(true))
+            .expression_attribute_values(":one", n(1))
+            .expression_attribute_values(":zero", n(0))
+            .expression_attribute_values(":now", n(now))
+            .expression_attribute_values(":expires", n((now + SUPPOSED).seconds()))
+            .send()
+            .await;
+        written(result).map(drop)
+    }
+
+    /// Notes that the app is installed in a location, so that its token can be minted. A grant of its own that still
+    /// holds stays; one that was refused for good or uninstalled before `at` gives way. True if anything changed.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn learn(&self, location: &Resource, learnt: Learnt<'_>) -> Result<bool, StoreError> {
+        // Three kinds of items, three conditions: none yet or a minted one; one that had its end; one that holds.
+        let set_company = learnt.company.map_or("", |_| ", company = :company");
+        let company = learnt.company.map(s);
+        let other_company = learnt.company.map_or("", |_| " OR attribute_not_exists(company) OR company <> :company");
+        let write = |condition: String, update: String| {
+            self.update(location)
+                .condition_expression(condition)
+                .update_expression(update)
+                .set_expression_attribute_values(company.clone().map(|c| [(":company".to_owned(), c)].into()))
+                .expression_attribute_names("#status", "status")
+                .expression_attribute_values(":revoked", s(Status::Revoked.as_str()))
+                .expression_attribute_values(":given_up", s(Status::NeedsReauthorization.as_str()))
+        };
+        let minted = write(
+            format!(
+                "attribute_not_exists(pk) OR (attribute_exists(minted) AND NOT #status IN (:revoked, :given_up) \
+                 AND (installed_at < :at OR attribute_exists(absent_until) OR attribute_exists(supposed)\
+                 {other_company}))"
+            ),
+            format!(
+                "SET #status = if_not_exists(#status, :active), minted = :true, epoch = if_not_exists(epoch, :one), \
+                 generation = if_not_exists(generation, :zero), installed_at = :at{set_company} \
+                 REMOVE absent_until, supposed, expires_at"
+            ),
+        )
+        .expression_attribute_values(":active", s(Status::Active.as_str()))
+        .expression_attribute_values(":true", AttributeValue::Bool(true))
+        .expression_attribute_values(":one", n(1))
+        .expression_attribute_values(":zero", n(0))
+        .expression_attribute_values(":at", n(learnt.at))
+        .send()
+        .await;
+        let Written::Refused(Some(item)) = written(minted)? else { return Ok(true) };
+        let attributes = Attributes::of(&item);
+        let status = attributes.text("status").and_then(Status::parse).ok_or_else(|| attributes.malformed("status"))?;
+        let ended = matches!(status, Status::Revoked | Status::NeedsReauthorization);
+        // Without a company nothing says what its token could be minted from: who installed will come by the redirect.
+        let minted = attributes.flag("minted");
+        let result = if ended && (minted || learnt.company.is_some()) {
+            write(
+                "(#status = :revoked AND revoked_at < :at) OR (#status = :given_up AND installed_at < :at)".to_owned(),
+                format!(
+                    "SET #status = :active, minted = :true, epoch = epoch + :one, installed_at = :at, \
+                     failures = :zero{set_company} REMOVE absent_until, supposed, expires_at, revoked_at, \
+                     access_token, refresh_token, access_issued_at, access_expires_at, alternate, attempt, \
+                     lease_ends_at, tried_at, forced_at"
+                ),
+            )
+            .expression_attribute_values(":active", s(Status::Active.as_str()))
+            .expression_attribute_values(":true", AttributeValue::Bool(true))
+            .expression_attribute_values(":one", n(1))
+            .expression_attribute_values(":zero", n(0))
+            .expression_attribute_values(":at", n(learnt.at))
+            .send()
+            .await
+        } else if !ended && !minted && learnt.company.is_some_and(|c| attributes.text("company") != Some(c)) {
+            let holds = "attribute_not_exists(minted) AND NOT #status IN (:revoked, :given_up)";
+            write(holds.to_owned(), "SET company = :company".to_owned()).send().await
+        } else {
+            return Ok(false);
+        };
+        Ok(matches!(written(result)?, Written::Applied(_)))
+    }
+
+    /// Lets a location whose own grant was refused be minted from its company instead. Only the holder of the lease can.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn become_minted(
+        &self,
+        location: &Resource,
+        lineage: Lineage,
+        attempt: &Attempt,
+        now: Millis,
+    ) -> Result<Changed, StoreError> {
+        let result = self
+            .change(location, lineage)
+            .condition_expression(
+                "epoch = :epoch AND generation = :generation AND attempt = :attempt AND attribute_not_exists(alternate)",
+            )
+            .update_expression(
+                "SET #status = :active, minted = :true, failures = :zero, due_at = :now, due_shard = :shard \
+                 REMOVE access_token, refresh_token, access_issued_at, access_expires_at, attempt, lease_ends_at",
+            )
+            .expression_attribute_names("#status", "status")
+            .expression_attribute_values(":active", s(Status::Active.as_str()))
+            .expression_attribute_values(":true", AttributeValue::Bool(true))
+            .expression_attribute_values(":zero", n(0))
+            .expression_attribute_values(":attempt", s(attempt.as_str()))
+            .expression_attribute_values(":now", n(now))
+            .expression_attribute_values(":shard", s(due_shard(location)))
+            .send()
+            .await;
+        changed(written(result)?, |stored| stored.minted.is_some() && stored.lineage == lineage)
+    }
+
+    /// Stores a minted token, which is sealed under the next lineage and comes without a refresh token.
+    ///
+    /// # Errors
+    /// [`StoreError`]. Nothing is lost: it can be minted again.
+    pub async fn commit_minted(
+        &self,
+        location: &Resource,
+        from: Lineage,
+        attempt: &Attempt,
+        pair: &SealedPair,
+        source: Source<'_>,
+        due_at: Millis,
+    ) -> Result<Changed, StoreError> {
+        let result = set_pair(self.change(location, from), pair)
+            .condition_expression(
+                "epoch = :epoch AND generation = :generation AND #status <> :revoked AND attribute_exists(minted)",
+            )
+            .update_expression(format!(
+                "SET #status = :active, generation = :next, committed_by = :attempt, due_at = :due, \
+                 due_shard = :shard, failures = :zero, company = :company, company_epoch = :company_epoch, {SET_PAIR} \
+                 REMOVE attempt, lease_ends_at, alternate, absent_until, supposed, expires_at"
+            ))
+            .expression_attribute_names("#status", "status")
+            .expression_attribute_values(":active", s(Status::Active.as_str()))
+            .expression_attribute_values(":revoked", s(Status::Revoked.as_str()))
+            .expression_attribute_values(":next", n(from.next().generation))
+            .expression_attribute_values(":attempt", s(attempt.as_str()))
+            .expression_attribute_values(":due", n(due_at))
+            .expression_attribute_values(":shard", s(due_shard(location)))
+            .expression_attribute_values(":zero", n(0))
+            .expression_attribute_values(":company", s(source.company))
+            .expression_attribute_values(":company_epoch", n(source.epoch))
+            .send()
+            .await;
+        changed(written(result)?, |stored| stored.committed_by.as_deref() == Some(attempt.as_str()))
+    }
+
+    /// Gives the lease back because no company that is known has the app in the location. Its token is erased, and
+    /// nobody asks again before `until`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn settle_absent(
+        &self,
+        location: &Resource,
+        lineage: Lineage,
+        attempt: &Attempt,
+        until: Millis,
+    ) -> Result<Changed, StoreError> {
+        let result = self
+            .change(location, lineage)
+            .condition_expression("epoch = :epoch AND generation = :generation AND attempt = :attempt")
+            .update_expression(
+                "SET #status = :active, failures = :zero, absent_until = :until REMOVE access_token, refresh_token, \
+                 access_issued_at, access_expires_at, attempt, lease_ends_at, due_at, due_shard",
+            )
+            .expression_attribute_names("#status", "status")
+            .expression_attribute_values(":active", s(Status::Active.as_str()))
+            .expression_attribute_values(":zero", n(0))
+            .expression_attribute_values(":attempt", s(attempt.as_str()))
+            .expression_attribute_values(":until", n(until))
+            .send()
+            .await;
+        changed(written(result)?, |stored| stored.lineage == lineage && stored.attempt.is_none())
+    }
+
+    /// Takes a minted location from what is due: there is nothing to mint its token from.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn rest(&self, location: &Resource, lineage: Lineage) -> Result<Changed, StoreError> {
+        let result = self
+            .change(location, lineage)
+            .condition_expression("epoch = :epoch AND generation = :generation AND attribute_exists(minted)")
+            .update_expression("REMOVE due_at, due_shard")
+            .send()
+            .await;
+        changed(written(result)?, |_| false)
+    }
+
+    /// Erases a token that was minted from a company's installation before `epoch`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn erase_minted(&self, location: &Resource, company: &str, epoch: u64) -> Result<(), StoreError> {
+        let result = self
+            .update(location)
+            .condition_expression(
+                "attribute_exists(minted) AND attribute_exists(access_token) AND company = :company \
+                 AND company_epoch < :company_epoch",
+            )
+            .update_expression(
+                "REMOVE access_token, refresh_token, access_issued_at, access_expires_at, alternate, due_at, due_shard",
+            )
+            .expression_attribute_values(":company", s(company))
+            .expression_attribute_values(":company_epoch", n(epoch))
+            .send()
+            .await;
+        written(result).map(drop)
+    }
+
+    /// A page of the locations that are known to belong to a company, after `after`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn locations_of(&self, company: &str, after: Option<&Resource>) -> Result<Vec<Resource>, StoreError> {
+        let least = after.map_or_else(|| "installation#location#".to_owned(), installation_key);
+        let answer = self
+            .client
+            .query()
+            .table_name(&*self.name)
+            .index_name("company")
+            .key_condition_expression("company = :company AND pk > :least")
+            .expression_attribute_values(":company", s(company))
+            .expression_attribute_values(":least", s(least))
+            .limit(500)
+            .send()
+            .await?;
+        let key = |item| Attributes::of(item).text("pk").and_then(resource_of);
+        Ok(answer.items().iter().filter_map(key).filter(|found| found.kind() == Kind::Location).collect())
+    }
+}
