@@ -227,11 +227,14 @@ impl Minter {
             let due_at = retry_at.unwrap_or(self.clock.now());
             Setback { status: None, due_at, retry_at, failures, note, told }
         };
-        if claimant.location.minted.is_some_and(|minted| minted.supposed) {
-            self.quota.take_share(SUPPOSED, company, SUPPOSED_BURST, Some(until)).await.map_err(refused)?;
-        }
+        let supposed = claimant.location.minted.is_some_and(|minted| minted.supposed);
         for _ in 0..LATE_PERMITS {
-            let permit = self.quota.take(company, Some(until)).await.map_err(refused)?;
+            let permit = if supposed {
+                self.quota.take_within_share(SUPPOSED, company, SUPPOSED_BURST, Some(until)).await
+            } else {
+                self.quota.take(company, Some(until)).await
+            };
+            let permit = permit.map_err(refused)?;
             let now = self.clock.now();
             if now <= permit.send_by && now <= until {
                 return Ok(());
