@@ -1,13 +1,16 @@
 //! One JSON object a line on standard output, and metrics in CloudWatch's embedded format between them.
 
+use std::io::Write as _;
+
 use serde_json::{Value, json};
+use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
-use tracing::{Level, Metadata};
+use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::filter::{EnvFilter, filter_fn};
-use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::clock::Millis;
+use crate::clock::{Clock, Millis};
 use crate::config::variable;
 
 /// Crates whose words may be logged below `ERROR`. Others, such as HTTP and AWS clients, would print headers and
@@ -30,10 +33,40 @@ pub fn start() {
         .with_ansi(false)
         .with_filter(filter)
         .with_filter(filter_fn(is_told));
-    let _already_set = tracing_subscriber::registry().with(lines).try_init();
+    let _already_set = tracing_subscriber::registry().with(lines).with(Alarms).try_init();
     if let Some(error) = fault {
         tracing::warn!(%error, "RUST_LOG is not understood; info is taken");
     }
+}
+
+/// Makes a metric of each event that has a member `alarm`: `Alarm`, counted by name. The names are few, since they are
+/// written in the source.
+struct Alarms;
+
+impl<S: Subscriber> Layer<S> for Alarms {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut alarm = AlarmName::default();
+        event.record(&mut alarm);
+        if let Some(name) = alarm.0 {
+            let mut line = alarm_metric(&name, Clock::system().now()).to_string();
+            line.push('\n');
+            // Standard output is the log; without it there is nobody to tell.
+            let _ = std::io::stdout().lock().write_all(line.as_bytes());
+        }
+    }
+}
+
+#[derive(Default)]
+struct AlarmName(Option<String>);
+
+impl Visit for AlarmName {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "alarm" {
+            self.0 = Some(value.to_owned());
+        }
+    }
+
+    fn record_debug(&mut self, _: &Field, _: &dyn std::fmt::Debug) {}
 }
 
 fn is_told(metadata: &Metadata<'_>) -> bool {
@@ -44,19 +77,19 @@ fn is_of(target: &str, name: &str) -> bool {
     target.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
-/// A metric as CloudWatch's embedded format has it (CloudWatch User Guide, "Embedded metric format specification").
-#[must_use]
-pub fn metric(name: &str, value: u64, unit: &str, now: Millis) -> Value {
+/// One alarm as CloudWatch's embedded format has it (CloudWatch User Guide, "Embedded metric format specification").
+fn alarm_metric(name: &str, now: Millis) -> Value {
     json!({
         "_aws": {
             "Timestamp": now.0,
             "CloudWatchMetrics": [{
                 "Namespace": "HoopaiRelay",
-                "Dimensions": [[]],
-                "Metrics": [{"Name": name, "Unit": unit}],
+                "Dimensions": [["Name"]],
+                "Metrics": [{"Name": "Alarm", "Unit": "Count"}],
             }],
         },
-        name: value,
+        "Name": name,
+        "Alarm": 1,
     })
 }
 

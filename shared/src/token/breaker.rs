@@ -79,7 +79,7 @@ impl Breaker {
 
     /// Opens it because the platform does not accept a parameter, whosever token is presented.
     pub async fn bad_request(&self, message: &str) {
-        tracing::error!(alarm = "bad_request", message, "the token endpoint does not accept our request");
+        tracing::error!(alarm = "bad_request", said = message, "the token endpoint does not accept our request");
         let until = self.clock.now() + OUR_FAULT;
         self.open(OpenBreaker { reason: BreakerReason::BadRequest, until, fingerprint: None }).await;
     }

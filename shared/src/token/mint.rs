@@ -203,7 +203,7 @@ impl Minter {
                 told: Failure::Suspended(now + schedule::RETRY_ON_DEMAND),
             },
             Asked::NotAllowed(message) => {
-                tracing::error!(alarm = "not_allowed", company = %company.resource, message,
+                tracing::error!(alarm = "not_allowed", company = %company.resource, said = message,
                     "a company's token may not mint: does the app have the scope oauth.write?");
                 blocked("not allowed", Failure::Misconfigured("the company's token may not mint"))
             }

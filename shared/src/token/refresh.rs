@@ -321,7 +321,7 @@ impl Attempted<'_> {
                 Refreshed::Failed(Failure::Misconfigured("the platform does not accept the token request"))
             }
             Outcome::Unclassified { status, message } => {
-                tracing::error!(alarm = "unclassified", status = status.as_u16(), message, "an unknown refusal");
+                tracing::error!(alarm = "unclassified", status = status.as_u16(), said = message, "an unknown refusal");
                 self.blocked(now).await
             }
             Outcome::WrongTenant => {

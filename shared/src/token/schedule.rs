@@ -140,4 +140,49 @@ mod tests {
         }
         assert!(after_unknown(Millis(0), 1, 1.0).0 < 30_000, "inside the grace");
     }
+
+    const HOUR: i64 = 3_600_000;
+
+    /// How many fall into the busiest stretch of `length` that begins with one of them.
+    fn busiest(instants: &mut [i64], length: i64) -> usize {
+        instants.sort_unstable();
+        let within = |i: usize| instants.partition_point(|at| *at < instants[i] + length) - i;
+        (0..instants.len()).map(within).max().unwrap_or(0)
+    }
+
+    #[test]
+    fn a_hundred_thousand_installs_in_an_hour_are_no_herd_the_next_days() {
+        let mut random = fastrand::Rng::with_seed(19);
+        let mut issued: Vec<i64> = (0..100_000).map(|i| i * HOUR / 100_000).collect();
+        for day in 1..=3 {
+            let next = |at: &i64| next_refresh(Millis(*at), Millis(at + DAY), random.f64()).0;
+            let mut due: Vec<i64> = issued.iter().map(next).collect();
+            let most = busiest(&mut due, 60_000);
+            assert!(most <= 500, "day {day}: {most} in a minute; 100,000 over 4 h are 417");
+            assert!(due[99_000] - due[1_000] >= 4 * HOUR, "day {day}");
+            issued = due;
+        }
+    }
+
+    #[test]
+    fn after_eight_hours_without_the_platform_nothing_has_expired_and_nobody_stampedes() {
+        let mut random = fastrand::Rng::with_seed(8);
+        // The worst moment: all were installed within an hour, and the platform goes when the first are due.
+        let (down, up) = (DAY * 6 / 10, DAY * 6 / 10 + 8 * HOUR);
+        let mut recovered = Vec::new();
+        for i in 0..100_000_i64 {
+            let issued = i * HOUR / 100_000;
+            let expires = issued + DAY;
+            let mut at = next_refresh(Millis(issued), Millis(expires), random.f64());
+            let mut failures = 0;
+            while (down..up).contains(&at.0) {
+                failures += 1;
+                at = backoff(at, failures, random.f64());
+            }
+            assert!(at.0 < expires, "installed at {issued}, renewed at {at}");
+            recovered.push(at.0);
+        }
+        let most = busiest(&mut recovered, 60_000);
+        assert!(most <= 7_000, "{most} in a minute; evenly spread over the longest pause of 30 min they were 3,333");
+    }
 }
