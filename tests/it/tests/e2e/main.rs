@@ -4,6 +4,7 @@
 //! The functions are found beside this test (`cargo build --workspace --bins`), or in `FUNCTIONS_DIR` as cargo-lambda
 //! leaves them. Each scenario ends with a search of everything its processes have written.
 
+mod agency;
 mod bad_input;
 mod dynamodb_local;
 mod install;
