@@ -178,9 +178,9 @@ pub fn runtime_variables(function: Function, lookup: &dyn Fn(&str) -> Option<Str
         ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128"),
         ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
     ] {
-        let found = lookup(variable);
-        let good = found.is_some_and(|found| !variable.ends_with("SIZE") || found.parse::<i32>().is_ok());
-        if !good {
+        // The size must be a number, too; a default that is one tells which variable that is.
+        let is_number = |text: &str| text.parse::<i32>().is_ok();
+        if !lookup(variable).is_some_and(|found| is_number(&found) || !is_number(value)) {
             wanted.push((variable, value.to_owned()));
         }
     }

@@ -210,6 +210,15 @@ pub enum Changed {
     Gone,
 }
 
+/// What becomes of a parked pair when another is committed.
+#[derive(Clone, Debug, Default)]
+pub struct Beside {
+    /// The parked pair that is known.
+    pub seen: Option<SealedPair>,
+    /// The same pair sealed for the next lineage.
+    pub keep: Option<SealedPair>,
+}
+
 /// How a lease is given back without a new pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settlement {
@@ -322,7 +331,8 @@ impl Table {
         })
     }
 
-    /// Stores a new pair in place of the one of lineage `from`: by lineage, whoever holds the lease.
+    /// Stores a new pair in place of the one of lineage `from`: by lineage, whoever holds the lease. A parked pair
+    /// stays `beside` it; if another one is parked than is known, the condition fails.
     ///
     /// # Errors
     /// [`StoreError`]: the pair may or may not have been stored. Try again; a second try recognises the first.
@@ -333,13 +343,27 @@ impl Table {
         attempt: &Attempt,
         pair: &SealedPair,
         due_at: Millis,
+        beside: &Beside,
     ) -> Result<Changed, StoreError> {
-        let write = set_pair(self.change(resource, from), pair);
+        let mut write = set_pair(self.change(resource, from), pair);
+        let mut known = "attribute_not_exists(alternate)".to_owned();
+        if let Some(seen) = &beside.seen {
+            known.push_str(" OR alternate = :seen");
+            write = write.expression_attribute_values(":seen", seen.to_map());
+        }
+        let (keep, drop) = if let Some(keep) = &beside.keep {
+            write = write.expression_attribute_values(":keep", keep.to_map());
+            (", alternate = :keep", "")
+        } else {
+            ("", ", alternate")
+        };
         let result = write
-            .condition_expression("epoch = :epoch AND generation = :generation AND #status <> :revoked")
+            .condition_expression(format!(
+                "epoch = :epoch AND generation = :generation AND #status <> :revoked AND ({known})"
+            ))
             .update_expression(format!(
                 "SET #status = :active, generation = :next, committed_by = :attempt, due_at = :due, \
-                 due_shard = :shard, failures = :zero, {SET_PAIR} REMOVE attempt, lease_ends_at, alternate"
+                 due_shard = :shard, failures = :zero, {SET_PAIR}{keep} REMOVE attempt, lease_ends_at{drop}"
             ))
             .expression_attribute_names("#status", "status")
             .expression_attribute_values(":active", s(Status::Active.as_str()))

@@ -20,7 +20,7 @@ use crate::redacted::Redacted;
 use crate::resource::{Kind, Resource};
 use crate::seal::Sealer;
 use crate::secrets::{FRESH, SecretError};
-use crate::table::installation::{Changed, Claim, Claimed, Installation, LEASE, SealedPair, Settlement};
+use crate::table::installation::{Beside, Changed, Claim, Claimed, Installation, LEASE, SealedPair, Settlement};
 use crate::table::{StoreError, Table};
 use crate::vault::{Vault, VaultError};
 
@@ -183,6 +183,7 @@ impl Refresher {
         let sealer = self.vault.sealer().await.map_err(VaultError::from)?;
         let commit = Commit {
             on: self,
+            parked: None,
             resource: &rescued.resource,
             from: Lineage { epoch, generation },
             attempt: &Attempt::from(rescued.attempt.clone()),
@@ -364,7 +365,8 @@ impl Attempted<'_> {
         let Installation { resource, lineage, .. } = &self.installation;
         let renewed = pair.to_access(lineage.next());
         let (sealer, attempt) = (&self.sealer, &self.attempt);
-        let commit = Commit { on: self.on, resource, from: *lineage, attempt, sealer, pair: &pair };
+        let parked = self.installation.alternate.as_ref();
+        let commit = Commit { on: self.on, resource, from: *lineage, attempt, sealer, pair: &pair, parked };
         match commit.until_stored(self.lease).await {
             Some(Committed::Stored) => {
                 tracing::info!(%resource, generation = renewed.generation, outcome = "refreshed", "token refreshed");
@@ -564,6 +566,9 @@ struct Commit<'a> {
     attempt: &'a Attempt,
     sealer: &'a Sealer,
     pair: &'a Pair,
+    /// The parked pair that the claim has seen. It may be the live one even now, so it stays beside the new pair until
+    /// it is tried.
+    parked: Option<&'a SealedPair>,
 }
 
 /// Where a granted pair ended up.
@@ -600,11 +605,18 @@ impl Commit<'_> {
     async fn once(&self) -> Result<Committed, StoreError> {
         let sealed = self.pair.seal(self.sealer, self.resource, self.from.next(), Slot::Current);
         let due_at = schedule::next_refresh(self.pair.issued_at, self.pair.expires_at, fastrand::f64());
-        let changed = self.on.table.commit(self.resource, self.from, self.attempt, &sealed, due_at).await?;
-        let stored = match changed {
-            Changed::Done(_) => return Ok(Committed::Stored),
-            Changed::Gone => return Ok(Committed::Superseded),
-            Changed::Not(stored) => stored,
+        let mut beside = self.keep_beside(self.parked.cloned()).await?;
+        let stored = loop {
+            let (table, attempt) = (&self.on.table, self.attempt);
+            match table.commit(self.resource, self.from, attempt, &sealed, due_at, &beside).await? {
+                Changed::Done(_) => return Ok(Committed::Stored),
+                Changed::Gone => return Ok(Committed::Superseded),
+                // Another pair was parked since the claim.
+                Changed::Not(stored) if stored.lineage == self.from && stored.alternate.is_some() => {
+                    beside = self.keep_beside(stored.alternate).await?;
+                }
+                Changed::Not(stored) => break stored,
+            }
         };
         match lost_commit(self.attempt, self.from, stored.lineage, stored.committed_by.as_deref()) {
             LostCommit::AlreadyMine => Ok(Committed::Stored),
@@ -621,6 +633,22 @@ impl Commit<'_> {
                 Ok(Committed::Parked)
             }
         }
+    }
+}
+
+impl Commit<'_> {
+    /// Seals a parked pair again, for the lineage that the commit begins.
+    async fn keep_beside(&self, parked: Option<SealedPair>) -> Result<Beside, StoreError> {
+        let Some(seen) = parked else { return Ok(Beside::default()) };
+        let keep = match self.on.open(self.resource, self.from, Slot::Alternate, &seen).await {
+            Ok(pair) => Some(pair.seal(self.sealer, self.resource, self.from.next(), Slot::Alternate)),
+            Err(VaultError::Secret(error)) => return Err(StoreError::Unavailable(error.to_string())),
+            Err(VaultError::Seal(error)) => {
+                tracing::error!(alarm = "unseal", resource = %self.resource, %error, "a parked pair does not open");
+                None
+            }
+        };
+        Ok(Beside { seen: Some(seen), keep })
     }
 }
 

@@ -88,6 +88,7 @@ impl Item {
         self.lease_ends = Some(now + 1);
     }
 
+    /// Stores a granted pair. A parked one stays beside it until it is tried.
     pub(super) fn commit(&mut self, design: Design, from: Line, attempt: u8, token: Token) -> Wrote {
         let by_lineage = self.line == from && self.status != Status::Revoked;
         let may = match design {
@@ -96,7 +97,9 @@ impl Item {
             _ => by_lineage,
         };
         if may {
+            let kept = self.alternate;
             self.replace(line(lineage(from).next()), attempt, token);
+            self.alternate = kept;
             return Wrote::Done;
         }
         if design == Design::ByLeaseHolder {

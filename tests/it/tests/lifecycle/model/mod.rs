@@ -492,11 +492,9 @@ fn holds_with_a_platform_that_answers_another_token_each_time() {
     holds(Mode::Reissuing, &[Budget { claims: 3, ambiguous: 1, ticks: 2, ..NONE }, PEOPLE, RESCUE]);
 }
 
-/// Without two installs at once: there a granted pair that was killed by a rival's presentation may take the place of
-/// the parked one.
 #[test]
 fn holds_with_a_platform_that_revokes_families() {
-    holds(Mode::FamilyRevoking, &[NETWORK, RESCUE]);
+    holds(Mode::FamilyRevoking, &[NETWORK, PEOPLE, RESCUE]);
 }
 
 /// The shortest way in which a design fails, over all platforms and budgets.
