@@ -3,6 +3,7 @@
 //! Each write is one `UpdateItem` whose condition names the lineage that it starts from. A condition that fails is
 //! an answer and brings the item as it is.
 
+use std::fmt;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
@@ -17,8 +18,8 @@ use crate::resource::{Kind, Resource};
 /// In how many partitions the index of what is due is spread.
 pub const DUE_SHARDS: u32 = 8;
 
-/// Two sealed tokens and the life of the access token.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Two sealed tokens and the life of the access token. `Debug` tells their lengths only.
+#[derive(Clone, PartialEq, Eq)]
 pub struct SealedPair {
     /// The sealed access token.
     pub access: Vec<u8>,
@@ -28,6 +29,13 @@ pub struct SealedPair {
     pub access_issued_at: Millis,
     /// When the access token ends.
     pub access_expires_at: Millis,
+}
+
+impl fmt::Debug for SealedPair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (access, refresh) = (self.access.len(), self.refresh.as_ref().map_or(0, Vec::len));
+        write!(f, "SealedPair({access} and {refresh} bytes, until {})", self.access_expires_at)
+    }
 }
 
 impl SealedPair {
