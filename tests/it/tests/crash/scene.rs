@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use aws_config::{BehaviorVersion, Region};
 use aws_sdk_dynamodb::config::Credentials;
 use aws_sdk_dynamodb::types::AttributeValue;
+use it::outside::bootstrap;
 use it::proxy::{Proxy, Upstreams};
 use sandbox::events::EventBus;
 use sandbox::marketplace::grants::{Resource as Grantee, Rotation};
@@ -45,20 +45,6 @@ pub(crate) struct Scene {
 pub(crate) struct Process {
     pub(crate) worker: Worker,
     pub(crate) proxy: Proxy,
-}
-
-/// The bootstrap of a function: of the release build where `FUNCTIONS_DIR` says so, else beside this test.
-fn bootstrap(function: &str) -> PathBuf {
-    let (path, build) = if let Some(folder) = std::env::var_os("FUNCTIONS_DIR") {
-        (Path::new(&folder).join(function).join("bootstrap"), "cargo lambda build --release")
-    } else {
-        let test = std::env::current_exe().expect("the test's own path");
-        // target/debug/deps/<test> → target/debug/<function>
-        let folder = test.parent().and_then(Path::parent).expect("a target folder");
-        (folder.join(function), "cargo build --workspace --bins")
-    };
-    assert!(path.is_file(), "{} is not there; build the functions first: {build}", path.display());
-    path
 }
 
 impl Scene {
