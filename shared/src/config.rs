@@ -31,6 +31,15 @@ pub enum MarketplaceInstalls {
     Deny,
 }
 
+/// What `GET /oauth/install` does where its query does not say through which of the marketplace's hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InstallChoice {
+    /// Straight to the configured host.
+    Direct,
+    /// A page that lets the admin choose between that and the white label.
+    Ask,
+}
+
 /// How the authorization page is reached.
 #[derive(Clone, Debug)]
 pub struct Authorization {
@@ -48,6 +57,39 @@ pub struct Authorization {
     pub public_url: Option<Url>,
     /// Installs without state.
     pub marketplace_installs: MarketplaceInstalls,
+    /// The start of an installation.
+    pub install_choice: InstallChoice,
+}
+
+/// A colour of the sRGB space, `#rrggbb`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Colour {
+    /// Red, green and blue.
+    pub rgb: [u8; 3],
+}
+
+impl Colour {
+    /// Reads `#rrggbb`, and no other of CSS's many ways: the value ends in a style sheet.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.strip_prefix('#').filter(|rest| rest.len() == 6 && rest.is_ascii())?;
+        let channel = |at: usize| {
+            let pair = &digits[at..at + 2];
+            u8::from_str_radix(pair, 16).ok().filter(|_| pair.bytes().all(|b| b.is_ascii_hexdigit()))
+        };
+        Some(Self { rgb: [channel(0)?, channel(2)?, channel(4)?] })
+    }
+}
+
+/// Whose pages they are, for the admin who reads them.
+#[derive(Clone, Debug, Default)]
+pub struct Brand {
+    /// Name above each page.
+    pub name: Option<String>,
+    /// Colour of the button.
+    pub accent: Option<Colour>,
+    /// Where help is to be had: an `https:` or a `mailto:` URL.
+    pub support: Option<Url>,
 }
 
 /// The whole configuration of one function.
@@ -65,6 +107,8 @@ pub struct Config {
     pub api_url: Url,
     /// The authorization page.
     pub authorization: Authorization,
+    /// How the pages look.
+    pub brand: Brand,
     /// The ceilings of what a resource may be asked.
     pub limits: Limits,
     /// Where a pair goes that could not be stored.
@@ -148,6 +192,17 @@ impl Config {
                 marketplace_installs: env.choice(
                     "MARKETPLACE_INSTALLS",
                     &[("allow", MarketplaceInstalls::Allow), ("deny", MarketplaceInstalls::Deny)],
+                ),
+                install_choice: env
+                    .choice("INSTALL_CHOICE", &[("direct", InstallChoice::Direct), ("ask", InstallChoice::Ask)]),
+            },
+            brand: Brand {
+                name: env.checked("BRAND_NAME", "must be at most 60 characters without control characters", brand_name),
+                accent: env.checked("ACCENT_COLOR", "must be a colour of the form #1d4ed8", Colour::parse),
+                support: env.checked(
+                    "SUPPORT_URL",
+                    "must be an https or a mailto URL without credentials",
+                    support_url,
                 ),
             },
             limits: Limits {
@@ -267,6 +322,14 @@ impl Reader<'_> {
         )
     }
 
+    fn checked<T>(&mut self, name: &str, problem: &str, read: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+        let value = read(&self.optional(name)?);
+        if value.is_none() {
+            self.problems.push(format!("{name} {problem}"));
+        }
+        value
+    }
+
     fn webhook_keys(&mut self) -> Vec<[u8; 32]> {
         let text = self.optional("WEBHOOK_PUBLIC_KEYS").unwrap_or_else(|| PUBLISHED_WEBHOOK_KEY.to_owned());
         let keys: Option<Vec<_>> = text.split(',').map(|key| ed25519_key(key.trim())).collect();
@@ -280,6 +343,25 @@ impl Reader<'_> {
 fn ed25519_key(spki: &str) -> Option<[u8; 32]> {
     let der = STANDARD.decode(spki).ok()?;
     der.strip_prefix(&ED25519_SPKI_PREFIX)?.try_into().ok()
+}
+
+/// The longest name that stands above a page, in characters.
+const LONGEST_BRAND: usize = 60;
+
+fn brand_name(text: &str) -> Option<String> {
+    let plain = text.chars().count() <= LONGEST_BRAND && !text.chars().any(char::is_control);
+    plain.then(|| text.to_owned())
+}
+
+/// A link on a page: no scheme that runs anything, and a host or an address to go to.
+fn support_url(text: &str) -> Option<Url> {
+    let url = Url::parse(text).ok()?;
+    let good = match url.scheme() {
+        "https" => url.username().is_empty() && url.password().is_none(),
+        "mailto" => url.path().contains('@'),
+        _ => false,
+    };
+    good.then_some(url)
 }
 
 fn parse_url(text: &str) -> Result<Url, &'static str> {
@@ -342,6 +424,10 @@ mod tests {
             ("PUBLIC_URL", "https://user:pass@host"),
             ("RESCUE_QUEUE_URL", "ftp://x"),
             ("WEBHOOK_PUBLIC_KEYS", "AAAA"),
+            ("INSTALL_CHOICE", "both"),
+            ("BRAND_NAME", "a\u{7}b"),
+            ("ACCENT_COLOR", "red"),
+            ("SUPPORT_URL", "javascript:alert(1)"),
             ("AWS_ENDPOINT_URL_DYNAMODB", "http://10.0.0.1:8000"),
         ];
         let error = read(Function::Relay, &vars).expect_err("nothing is right").to_string();
@@ -349,6 +435,30 @@ mod tests {
             assert!(error.contains(name), "{name} is missing from: {error}");
         }
         assert!(!error.contains("pass@"), "values are not repeated: {error}");
+    }
+
+    #[test]
+    fn a_colour_is_six_hexadecimal_digits_and_nothing_that_css_would_go_on_with() {
+        assert_eq!(Colour::parse("#1d4eD8"), Some(Colour { rgb: [0x1d, 0x4e, 0xd8] }));
+        for odd in ["", "#", "#fff", "1d4ed8", "#1d4ed8 ", "#1d4ed8;", "#+1+2+3", "#1d4ed", "#é1d4e", "red}*{"] {
+            assert_eq!(Colour::parse(odd), None, "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_support_link_leads_to_a_page_or_an_address() {
+        for (text, good) in [
+            ("https://example.com/help?from=install#top", true),
+            ("mailto:help@example.com?subject=Install", true),
+            ("mailto:", false),
+            ("http://example.com", false),
+            ("https://user:pass@example.com", false),
+            ("javascript:alert(1)", false),
+            ("data:text/html,x", false),
+            ("/help", false),
+        ] {
+            assert_eq!(support_url(text).is_some(), good, "{text}");
+        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Writes every page to a folder, to be looked at: `cargo run -p callback --example pages -- <folder>`.
+//! Writes every page to a folder, to be looked at and checked: `cargo run -p callback --example pages -- <folder>`.
+//! Each stands there twice, without a brand and, in the folder `branded`, with one.
 
 use std::path::PathBuf;
 use std::{env, fs, io};
@@ -9,7 +10,7 @@ use callback::event::{RequestContext, RequestLine};
 use callback::failure::Failure;
 use callback::pages::{self, Surroundings};
 use callback::public_url::PublicUrl;
-use shared::config::{Authorization, MarketplaceInstalls};
+use shared::config::{Authorization, Brand, Colour, InstallChoice, MarketplaceInstalls};
 use shared::resource::Kind;
 use url::Url;
 
@@ -23,22 +24,30 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         login_window: None,
         public_url: None,
         marketplace_installs: MarketplaceInstalls::Allow,
+        install_choice: InstallChoice::Ask,
+    };
+    let brand = Brand {
+        name: Some("Grove & Co <Reviews>".into()),
+        accent: Colour::parse("#ffd60a"),
+        support: Some(Url::parse("mailto:help@example.com?subject=Installing the app")?),
     };
     let http = RequestLine { method: "GET".into() };
     let context = RequestContext { domain_name: Some("connect.example.com".into()), stage: None, http };
     let public = PublicUrl::of(None, &context, "/")?;
     let entrance = Entrance::Standard;
     let request_id = "8476a536-e9f4-11e8-9739-2dfe598c3fcd";
-    let around = Surroundings { config: &config, public: Some(&public), entrance, request_id };
-
-    fs::create_dir_all(&folder)?;
-    let write = |name: String, html: String| -> io::Result<()> { fs::write(folder.join(name + ".html"), html) };
-    for kind in [None, Some(Kind::Location), Some(Kind::Company)] {
-        let name = kind.map_or("done", Kind::as_str);
-        write(name.to_owned(), pages::done(Done { kind, entrance }, around).body)?;
-    }
-    for failure in Failure::ALL {
-        write(format!("{failure:?}"), pages::failure(failure, around).body)?;
+    for (folder, brand) in [(folder.clone(), &Brand::default()), (folder.join("branded"), &brand)] {
+        let around = Surroundings { config: &config, brand, public: Some(&public), entrance, request_id };
+        fs::create_dir_all(&folder)?;
+        let write =
+            |name: &str, html: String| -> io::Result<()> { fs::write(folder.join(format!("{name}.html")), html) };
+        for kind in [None, Some(Kind::Location), Some(Kind::Company)] {
+            write(kind.map_or("done", Kind::as_str), pages::done(Done { kind, entrance }, around).body)?;
+        }
+        write("choice", pages::choice(around).body)?;
+        for failure in Failure::ALL {
+            write(&format!("{failure:?}"), pages::failure(failure, around).body)?;
+        }
     }
     Ok(())
 }

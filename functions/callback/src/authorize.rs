@@ -63,7 +63,7 @@ pub fn authorization_url(
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use shared::config::MarketplaceInstalls;
+    use shared::config::{InstallChoice, MarketplaceInstalls};
 
     pub(crate) fn config(marketplace: &str) -> Authorization {
         Authorization {
@@ -74,6 +74,7 @@ pub(crate) mod tests {
             login_window: None,
             public_url: None,
             marketplace_installs: MarketplaceInstalls::Allow,
+            install_choice: InstallChoice::Direct,
         }
     }
 

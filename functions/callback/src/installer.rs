@@ -4,6 +4,7 @@ use http::StatusCode;
 use serde_json::Value;
 use shared::app::App;
 use shared::clock::Millis;
+use shared::config::InstallChoice;
 use shared::resource::Kind;
 use shared::token::Grant;
 
@@ -37,8 +38,8 @@ impl Installer {
     }
 
     async fn page(&self, event: Value, request_id: &str) -> Answer {
-        let config = &self.app.config.authorization;
-        let nowhere = Surroundings { config, public: None, entrance: Entrance::Standard, request_id };
+        let (config, brand) = (&self.app.config.authorization, &self.app.config.brand);
+        let nowhere = Surroundings { config, brand, public: None, entrance: Entrance::Standard, request_id };
         let request = match Request::read(event) {
             Ok(request) => request,
             Err(error) => {
@@ -56,7 +57,14 @@ impl Installer {
                 tracing::error!(%error, "no redirect URI can be made");
                 Err(Failure::Misconfigured)
             }
-            (Ok(Route::Install), Ok(public)) => self.begin(&request, public, &mut around.entrance).await,
+            (Ok(Route::Install), Ok(public)) => match self.chosen(&request) {
+                Ok(None) => return pages::choice(around),
+                Ok(Some(chosen)) => {
+                    around.entrance = chosen;
+                    self.begin(&request, public, chosen).await
+                }
+                Err(failure) => Err(failure),
+            },
             (Ok(Route::Callback(path)), Ok(public)) => self.finish(&request, path, public, &mut around.entrance).await,
         };
         outcome.unwrap_or_else(|failure| {
@@ -68,18 +76,23 @@ impl Installer {
         })
     }
 
+    /// Which of the marketplace's hosts `GET /oauth/install` is to take; nothing where the admin is to be asked.
+    fn chosen(&self, request: &Request) -> Result<Option<Entrance>, Failure> {
+        match (parameter(request.query(), "white_label")?.as_deref(), self.app.config.authorization.install_choice) {
+            (None, InstallChoice::Ask) => Ok(None),
+            (None, InstallChoice::Direct) | (Some("0" | "false"), _) => Ok(Some(Entrance::Standard)),
+            (Some("1" | "true"), _) => Ok(Some(Entrance::WhiteLabel)),
+            (Some(_), _) => Err(Failure::Malformed),
+        }
+    }
+
     /// `GET /oauth/install`: to the authorization page.
-    async fn begin(&self, request: &Request, public: &PublicUrl, entrance: &mut Entrance) -> Result<Answer, Failure> {
-        *entrance = match parameter(request.query(), "white_label")?.as_deref() {
-            None | Some("0" | "false") => Entrance::Standard,
-            Some("1" | "true") => Entrance::WhiteLabel,
-            Some(_) => return Err(Failure::Malformed),
-        };
+    async fn begin(&self, request: &Request, public: &PublicUrl, entrance: Entrance) -> Result<Answer, Failure> {
         let (key, client_id) = self.credentials().await?;
         let browser = Browser::known(request.cookies(), public).unwrap_or_default();
         let redirect_uri = public.at(route::CALLBACK);
-        let state = key.sign(*entrance, &browser, &redirect_uri, self.app.clock.now());
-        let link = authorization_url(&self.app.config.authorization, *entrance, &client_id, &redirect_uri, &state);
+        let state = key.sign(entrance, &browser, &redirect_uri, self.app.clock.now());
+        let link = authorization_url(&self.app.config.authorization, entrance, &client_id, &redirect_uri, &state);
         Ok(Answer::new(StatusCode::FOUND).header("location", link).cookie(browser.cookie(public)))
     }
 

@@ -2,13 +2,14 @@
 //!
 //! | route | what it does | module |
 //! |---|---|---|
-//! | `GET /oauth/install` | sends the browser to the authorization page | [`authorize`], [`state`], [`browser`] |
+//! | `GET /oauth/install` | sends the browser to the authorization page, or asks to which | [`authorize`], [`state`], [`browser`] |
 //! | `GET /oauth/callback`, `GET /oauth/callback/{any}` | exchanges the code, stores the installation, 303 | [`redirect`] |
 //! | `GET /oauth/done` | says that it worked | [`pages`] |
 //!
 //! Everything that can go wrong is one [`failure::Failure`], which knows its status and its words. No page repeats
 //! anything that came with a request: pages are made of failures and configuration only.
 
+pub mod accent;
 pub mod authorize;
 pub mod browser;
 pub mod done;

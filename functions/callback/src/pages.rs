@@ -4,38 +4,49 @@
 //! What stands on a page comes from [`words`], from the configuration, and from the runtime's request id. There
 //! is no way for a query to reach it.
 
-use std::sync::LazyLock;
-
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
-use shared::config::Authorization;
+use shared::config::{Authorization, Brand};
 
+use crate::accent;
 use crate::authorize::{Entrance, marketplace};
 use crate::done::Done;
 use crate::event::Answer;
 use crate::failure::Failure;
 use crate::public_url::PublicUrl;
 use crate::route;
-use crate::words::{self, Button, Tone, Words};
+use crate::words::{self, Destination, Link, Tone, Words};
 
 const STYLE: &str = include_str!("page.css");
 
-/// Nothing is allowed but the one style. `form-action` and `base-uri` do not fall back on `default-src`.
-static POLICY: LazyLock<String> = LazyLock::new(|| {
-    let style = STANDARD.encode(digest(&SHA256, STYLE.as_bytes()));
+/// The one style of a page: `page.css`, and the brand's colours where there are any.
+fn style(brand: &Brand) -> String {
+    let mut style = STYLE.trim_end().to_owned();
+    if let Some(colour) = brand.accent {
+        style.push('\n');
+        style.push_str(&accent::style(colour));
+    }
+    style
+}
+
+/// Nothing is allowed but that style. `form-action` and `base-uri` do not fall back on `default-src`.
+fn policy(style: &str) -> String {
+    let style = STANDARD.encode(digest(&SHA256, style.as_bytes()));
     format!(
         "default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
-});
+}
 
 /// Where a page's links lead, and how the request is found again in the logs.
 #[derive(Clone, Copy)]
 pub struct Surroundings<'a> {
     /// The configured marketplace.
     pub config: &'a Authorization,
+    /// Whose pages they are.
+    pub brand: &'a Brand,
     /// This function's own address, if it is known.
     pub public: Option<&'a PublicUrl>,
     /// The entrance that this admin uses, as far as it is known.
@@ -49,6 +60,12 @@ pub struct Surroundings<'a> {
 pub fn done(done: Done, around: Surroundings<'_>) -> Answer {
     let around = Surroundings { entrance: done.entrance, ..around };
     page(StatusCode::OK, words::done(done), around, None)
+}
+
+/// The page that asks through which of the marketplace's hosts the admin wants to go.
+#[must_use]
+pub fn choice(around: Surroundings<'_>) -> Answer {
+    page(StatusCode::OK, words::choice(), around, None)
 }
 
 /// The page of a failure.
@@ -65,18 +82,20 @@ pub fn failure(failure: Failure, around: Surroundings<'_>) -> Answer {
 }
 
 fn page(status: StatusCode, words: Words, around: Surroundings<'_>, reference: Option<&str>) -> Answer {
+    let style = style(around.brand);
     let mut answer = Answer::new(status)
         .header("content-type", "text/html; charset=utf-8")
-        .header("content-security-policy", POLICY.as_str())
+        .header("content-security-policy", policy(&style))
         .header("cross-origin-opener-policy", "same-origin")
-        .body(document(words, around, reference).into_string());
+        .body(document(words, around, &style, reference).into_string());
     if around.public.is_some_and(PublicUrl::is_secure) {
         answer = answer.header("strict-transport-security", "max-age=31536000");
     }
     answer
 }
 
-fn document(words: Words, around: Surroundings<'_>, reference: Option<&str>) -> Markup {
+fn document(words: Words, around: Surroundings<'_>, style: &str, reference: Option<&str>) -> Markup {
+    let Brand { name, support, .. } = around.brand;
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -84,33 +103,52 @@ fn document(words: Words, around: Surroundings<'_>, reference: Option<&str>) -> 
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
-                title { (words.title) }
-                style { (PreEscaped(STYLE)) }
+                meta name="robots" content="noindex";
+                title { (words.title) @if let Some(name) = name { " · " (name) } }
+                style { (PreEscaped(style)) }
             }
             body {
+                @if let Some(name) = name { header { p.brand { (name) } } }
                 main class=(class(words.tone)) {
                     (sign(words.tone))
                     h1 { (words.title) }
                     p { (words.happened) }
-                    p.next { (words.next) }
-                    @if let Some((href, text)) = words.button.and_then(|button| link(button, around)) {
-                        a.button href=(href) { (text) }
-                    }
+                    @if !words.next.is_empty() { p.next { (words.next) } }
+                    (links(words.links, around))
                     @if let Some(reference) = reference.filter(|r| !r.is_empty()) {
                         p.reference { "If you ask for help, please give this number: " code { (reference) } }
                     }
+                }
+                @if let Some(support) = support {
+                    footer { p { "Do you need help? " a href=(support) { "Contact support" } } }
                 }
             }
         }
     }
 }
 
-fn link(button: Button, around: Surroundings<'_>) -> Option<(String, &'static str)> {
-    match button {
-        Button::Marketplace => Some((marketplace(around.config, around.entrance).into(), "Back to the marketplace")),
-        Button::Install(text) => {
-            let white_label = if around.entrance == Entrance::WhiteLabel { "?white_label=1" } else { "" };
-            Some((around.public?.at(&format!("{}{white_label}", route::INSTALL)), text))
+/// The first link is the one to take; others stand below it.
+fn links(links: &[Link], around: Surroundings<'_>) -> Markup {
+    let known: Vec<_> = links.iter().filter_map(|link| Some((destination(link.to, around)?, link.text))).collect();
+    match known.as_slice() {
+        [] => html! {},
+        [(href, text)] => html! { p.actions { a.button href=(href) { (text) } } },
+        several => html! {
+            ul.actions { @for (href, text) in several { li { a.button href=(href) { (text) } } } }
+        },
+    }
+}
+
+fn destination(to: Destination, around: Surroundings<'_>) -> Option<String> {
+    match to {
+        Destination::Marketplace => Some(marketplace(around.config, around.entrance).into()),
+        Destination::Install(entrance) => {
+            let white_label = match entrance.or((around.entrance == Entrance::WhiteLabel).then_some(around.entrance)) {
+                None => "",
+                Some(Entrance::Standard) => "?white_label=0",
+                Some(Entrance::WhiteLabel) => "?white_label=1",
+            };
+            Some(around.public?.at(&format!("{}{white_label}", route::INSTALL)))
         }
     }
 }
@@ -118,6 +156,7 @@ fn link(button: Button, around: Surroundings<'_>) -> Option<(String, &'static st
 fn class(tone: Tone) -> &'static str {
     match tone {
         Tone::Good => "good",
+        Tone::Question => "question",
         Tone::Notice => "notice",
         Tone::Bad => "bad",
     }
@@ -127,6 +166,7 @@ fn class(tone: Tone) -> &'static str {
 fn sign(tone: Tone) -> Markup {
     let drawing = match tone {
         Tone::Good => "M15 24.5l6.5 6.5L33.5 18.5",
+        Tone::Question => "M15 24h18M26 17l7 7-7 7",
         Tone::Notice => "M24 14v12M24 33v.5",
         Tone::Bad => "M17.5 17.5l13 13M30.5 17.5l-13 13",
     };
@@ -148,9 +188,10 @@ mod tests {
     use crate::state::StateKey;
     use proptest::prelude::*;
     use shared::clock::Millis;
-    use shared::config::MarketplaceInstalls;
+    use shared::config::{Colour, MarketplaceInstalls};
     use shared::redacted::Redacted;
     use shared::resource::Kind;
+    use url::Url;
     use url::form_urlencoded::byte_serialize;
 
     const REQUEST_ID: &str = "5f2b7e1c-0000-4000-8000-1234567890ab";
@@ -162,18 +203,35 @@ mod tests {
     }
 
     fn with_surroundings<T>(entrance: Entrance, use_them: impl FnOnce(Surroundings<'_>) -> T) -> T {
+        with_brand(&Brand::default(), entrance, use_them)
+    }
+
+    fn with_brand<T>(brand: &Brand, entrance: Entrance, use_them: impl FnOnce(Surroundings<'_>) -> T) -> T {
         let (config, public) = (config("https://marketplace.gohighlevel.com"), public());
-        use_them(Surroundings { config: &config, public: Some(&public), entrance, request_id: REQUEST_ID })
+        use_them(Surroundings { config: &config, brand, public: Some(&public), entrance, request_id: REQUEST_ID })
+    }
+
+    /// Markup, quotes and an accent, wherever configuration has its say.
+    fn odd_brand() -> Brand {
+        Brand {
+            name: Some("<b>\"Ä&'".into()),
+            accent: Colour::parse("#ffd60a"),
+            support: Some(Url::parse("https://help.example.com/?a=1&b='<\">").expect("a URL")),
+        }
     }
 
     fn all_pages() -> Vec<(String, Answer)> {
-        with_surroundings(Entrance::Standard, |around| {
+        [Brand::default(), odd_brand()].iter().flat_map(pages_of).collect()
+    }
+
+    fn pages_of(brand: &Brand) -> Vec<(String, Answer)> {
+        with_brand(brand, Entrance::Standard, |around| {
             let failures = Failure::ALL.into_iter().map(|f| (format!("{f:?}"), failure(f, around)));
             let kinds = [None, Some(Kind::Location), Some(Kind::Company)];
             let dones = kinds
                 .into_iter()
                 .map(|kind| (format!("Done{kind:?}"), done(Done { kind, entrance: Entrance::Standard }, around)));
-            failures.chain(dones).collect()
+            failures.chain(dones).chain([("Choice".to_owned(), choice(around))]).collect()
         })
     }
 
@@ -229,6 +287,29 @@ mod tests {
         let page = with_surroundings(Entrance::Standard, |around| super::done(done, around));
         assert!(page.body.contains("https://marketplace.leadconnectorhq.com"), "{}", page.body);
         assert!(!page.body.contains("gohighlevel"), "the vendor's brand stays off a white label's page");
+    }
+
+    #[test]
+    fn a_brand_is_on_every_page_and_is_text() {
+        for (name, page) in pages_of(&odd_brand()) {
+            assert!(page.body.contains("<p class=\"brand\">&lt;b&gt;&quot;Ä&amp;'</p>"), "{name}: {}", page.body);
+            assert!(!page.body.contains("<b>"), "{name}");
+            let link = "<a href=\"https://help.example.com/?a=1&amp;b=%27%3C%22%3E\">";
+            assert!(page.body.contains(link), "{name}: {}", page.body);
+            assert!(page.body.contains("--accent:#ffd60a"), "{name}: the dark scheme's button");
+        }
+        for (name, page) in pages_of(&Brand::default()) {
+            assert!(!page.body.contains("<header") && !page.body.contains("<footer"), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_choice_leads_to_both_and_is_not_asked_again() {
+        let page = with_surroundings(Entrance::Standard, choice);
+        for answer in ["0", "1"] {
+            let href = format!("href=\"https://connect.example.com/oauth/install?white_label={answer}\"");
+            assert!(page.body.contains(&href), "{}", page.body);
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use shared::resource::Kind;
 
+use crate::authorize::Entrance;
 use crate::done::Done;
 use crate::failure::Failure;
 
@@ -10,19 +11,30 @@ use crate::failure::Failure;
 pub enum Tone {
     /// It worked.
     Good,
+    /// The admin is asked something.
+    Question,
     /// Nothing happened; the admin can go on.
     Notice,
     /// Nothing happened; someone has something to repair.
     Bad,
 }
 
-/// The one button of a page.
+/// Where a link leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Button {
+pub enum Destination {
     /// To the marketplace.
     Marketplace,
-    /// To the start of an installation, with these words.
-    Install(&'static str),
+    /// To the start of an installation, by this entrance; where none is named, by the one that was taken before.
+    Install(Option<Entrance>),
+}
+
+/// A button of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Where it leads.
+    pub to: Destination,
+    /// What stands on it.
+    pub text: &'static str,
 }
 
 /// The text of a page.
@@ -34,10 +46,31 @@ pub struct Words {
     pub title: &'static str,
     /// What happened.
     pub happened: &'static str,
-    /// What to do now.
+    /// What to do now; empty where the buttons say it.
     pub next: &'static str,
-    /// Its button.
-    pub button: Option<Button>,
+    /// Its buttons.
+    pub links: &'static [Link],
+}
+
+const fn install(text: &'static str) -> Link {
+    Link { to: Destination::Install(None), text }
+}
+
+const START_AGAIN: &[Link] = &[install("Start again")];
+const TRY_AGAIN: &[Link] = &[install("Try again")];
+const FROM_HERE: &[Link] = &[install("Install the app")];
+const TO_THE_MARKETPLACE: &[Link] = &[Link { to: Destination::Marketplace, text: "Back to the marketplace" }];
+const EITHER: &[Link] = &[
+    Link { to: Destination::Install(Some(Entrance::Standard)), text: "At the marketplace" },
+    Link { to: Destination::Install(Some(Entrance::WhiteLabel)), text: "At my agency’s own address" },
+];
+
+/// The words of the question by which way to go.
+#[must_use]
+pub fn choice() -> Words {
+    let happened = "You will be asked to sign in and to approve the app. Choose the way you usually sign in: agencies \
+                    that use the platform under a name of their own take their own address.";
+    Words { tone: Tone::Question, title: "Where do you sign in?", happened, next: "", links: EITHER }
 }
 
 /// The words of a finished installation.
@@ -53,36 +86,35 @@ pub fn done(done: Done) -> Words {
         None => ("The app is connected", "It can now work with what you chose."),
     };
     let next = "There is nothing left to do here. You can close this page.";
-    Words { tone: Tone::Good, title, happened, next, button: Some(Button::Marketplace) }
+    Words { tone: Tone::Good, title, happened, next, links: TO_THE_MARKETPLACE }
 }
 
 /// The words of a failure.
 #[must_use]
 #[expect(clippy::too_many_lines, reason = "one list of texts, which reads best in one piece")]
 pub fn failure(failure: Failure) -> Words {
-    const START_AGAIN: Option<Button> = Some(Button::Install("Start again"));
-    const TRY_AGAIN: Option<Button> = Some(Button::Install("Try again"));
-    let (tone, title, happened, next, button) = match failure {
+    const NOTHING: &[Link] = &[];
+    let (tone, title, happened, next, links) = match failure {
         Failure::NotFound => (
             Tone::Notice,
             "There is no such page",
             "The address may be incomplete or mistyped.",
             "If you followed a link to install the app, please ask whoever gave it to you for a new one.",
-            None,
+            NOTHING,
         ),
         Failure::MethodNotAllowed => (
             Tone::Notice,
             "This page can only be opened",
             "Something was sent to it, which it does not take. Nothing was installed.",
             "Open the address in your browser, or follow the link to install the app once more.",
-            None,
+            NOTHING,
         ),
         Failure::Prefetched => (
             Tone::Notice,
             "Please open this page yourself",
             "Your browser tried to load it ahead of time, which this page does not allow.",
             "Reload the page to go on.",
-            None,
+            NOTHING,
         ),
         Failure::Malformed => (
             Tone::Notice,
@@ -127,7 +159,7 @@ pub fn failure(failure: Failure) -> Words {
             "Please start the installation from here",
             "This app cannot be installed straight from the marketplace, so it is not connected yet.",
             "Start again with the button below.",
-            Some(Button::Install("Install the app")),
+            FROM_HERE,
         ),
         Failure::CodeRefused => (
             Tone::Notice,
@@ -149,7 +181,7 @@ pub fn failure(failure: Failure) -> Words {
             "The app is not set up correctly",
             "You did nothing wrong, and nothing was installed. Trying again will not help until this is repaired.",
             "Please tell the maker of the app: “Your app’s credentials or redirect address are not accepted.”",
-            None,
+            NOTHING,
         ),
         Failure::PlatformUnavailable => (
             Tone::Bad,
@@ -166,7 +198,7 @@ pub fn failure(failure: Failure) -> Words {
             TRY_AGAIN,
         ),
     };
-    Words { tone, title, happened, next, button }
+    Words { tone, title, happened, next, links }
 }
 
 #[cfg(test)]
@@ -187,7 +219,7 @@ mod tests {
 
     #[test]
     fn whoever_can_help_himself_is_given_a_button_and_no_one_else() {
-        let without: Vec<_> = Failure::ALL.into_iter().filter(|f| failure(*f).button.is_none()).collect();
+        let without: Vec<_> = Failure::ALL.into_iter().filter(|f| failure(*f).links.is_empty()).collect();
         let expected = [Failure::NotFound, Failure::MethodNotAllowed, Failure::Prefetched, Failure::Misconfigured];
         assert_eq!(without, expected);
     }

@@ -249,6 +249,22 @@ async fn from_the_marketplace_where_the_configuration_denies_it() {
 }
 
 #[tokio::test]
+async fn a_link_asks_by_which_way_to_go_where_the_configuration_says_so() {
+    let world =
+        World::with(&[("INSTALL_CHOICE", "ask"), ("BRAND_NAME", "Grove & Co"), ("ACCENT_COLOR", "#123456")]).await;
+    let asked = world.get("/oauth/install", None).await;
+    assert_eq!((asked.status_code, title(&asked)), (200, "Where do you sign in? · Grove &amp; Co"));
+    assert!(asked.cookies.is_empty(), "nothing has begun");
+    assert!(asked.body.contains("--accent:#123456"), "{}", asked.body);
+    for answer in ["0", "1"] {
+        let path = format!("/oauth/install?white_label={answer}");
+        assert!(asked.body.contains(&format!("href=\"{HOME}{path}\"")), "{}", asked.body);
+        assert_eq!(world.get(&path, None).await.status_code, 302, "{path}");
+    }
+    assert_eq!(world.get("/oauth/install?white_label=perhaps", None).await.status_code, 400);
+}
+
+#[tokio::test]
 async fn a_code_is_exchanged_for_the_browser_that_began_only() {
     let world = World::new().await;
     let (back, cookie) = world.approve(LOCATION).await;
