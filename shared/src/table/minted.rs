@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use super::installation::{Changed, SET_PAIR, SealedPair, changed, due_shard, resource_of, set_pair};
+use super::installation::writing::{InstallationWrite as _, SET_PAIR, changed};
+use super::installation::{Changed, SealedPair, resource_of};
 use super::{Attributes, StoreError, Table, Written, installation_key, n, s, written};
 use crate::clock::Millis;
 use crate::installation::state::{Attempt, Lineage, Status};
@@ -49,8 +50,7 @@ impl Table {
                 "SET #status = :active, minted = :true, supposed = :true, epoch = :one, generation = :zero, \
                  installed_at = :now, expires_at = :expires",
             )
-            .expression_attribute_names("#status", "status")
-            .expression_attribute_values(":active", s(Status::Active.as_str()))
+            .status(":active", Status::Active)
             .expression_attribute_values(":true", AttributeValue::Bool(true))
             .expression_attribute_values(":one", n(1))
             .expression_attribute_values(":zero", n(0))
@@ -76,9 +76,8 @@ impl Table {
                 .condition_expression(condition)
                 .update_expression(update)
                 .set_expression_attribute_values(company.clone().map(|c| [(":company".to_owned(), c)].into()))
-                .expression_attribute_names("#status", "status")
-                .expression_attribute_values(":revoked", s(Status::Revoked.as_str()))
-                .expression_attribute_values(":given_up", s(Status::NeedsReauthorization.as_str()))
+                .status(":revoked", Status::Revoked)
+                .status(":given_up", Status::NeedsReauthorization)
         };
         let minted = write(
             format!(
@@ -92,7 +91,7 @@ impl Table {
                  REMOVE absent_until, supposed, expires_at"
             ),
         )
-        .expression_attribute_values(":active", s(Status::Active.as_str()))
+        .status(":active", Status::Active)
         .expression_attribute_values(":true", AttributeValue::Bool(true))
         .expression_attribute_values(":one", n(1))
         .expression_attribute_values(":zero", n(0))
@@ -115,7 +114,7 @@ impl Table {
                      lease_ends_at, tried_at, forced_at"
                 ),
             )
-            .expression_attribute_values(":active", s(Status::Active.as_str()))
+            .status(":active", Status::Active)
             .expression_attribute_values(":true", AttributeValue::Bool(true))
             .expression_attribute_values(":one", n(1))
             .expression_attribute_values(":zero", n(0))
@@ -148,16 +147,14 @@ impl Table {
                 "epoch = :epoch AND generation = :generation AND attempt = :attempt AND attribute_not_exists(alternate)",
             )
             .update_expression(
-                "SET #status = :active, minted = :true, failures = :zero, due_at = :now, due_shard = :shard \
+                "SET #status = :active, minted = :true, failures = :zero, due_at = :due, due_shard = :shard \
                  REMOVE access_token, refresh_token, access_issued_at, access_expires_at, attempt, lease_ends_at",
             )
-            .expression_attribute_names("#status", "status")
-            .expression_attribute_values(":active", s(Status::Active.as_str()))
+            .status(":active", Status::Active)
             .expression_attribute_values(":true", AttributeValue::Bool(true))
             .expression_attribute_values(":zero", n(0))
-            .expression_attribute_values(":attempt", s(attempt.as_str()))
-            .expression_attribute_values(":now", n(now))
-            .expression_attribute_values(":shard", s(due_shard(location)))
+            .by(attempt)
+            .due(location, now)
             .send()
             .await;
         changed(written(result)?, |stored| stored.minted.is_some() && stored.lineage == lineage)
@@ -176,7 +173,9 @@ impl Table {
         source: Source<'_>,
         due_at: Millis,
     ) -> Result<Changed, StoreError> {
-        let result = set_pair(self.change(location, from), pair)
+        let result = self
+            .change(location, from)
+            .pair(pair)
             .condition_expression(
                 "epoch = :epoch AND generation = :generation AND #status <> :revoked AND attribute_exists(minted)",
             )
@@ -185,13 +184,11 @@ impl Table {
                  due_shard = :shard, failures = :zero, company = :company, company_epoch = :company_epoch, {SET_PAIR} \
                  REMOVE attempt, lease_ends_at, alternate, absent_until, supposed, expires_at"
             ))
-            .expression_attribute_names("#status", "status")
-            .expression_attribute_values(":active", s(Status::Active.as_str()))
-            .expression_attribute_values(":revoked", s(Status::Revoked.as_str()))
+            .status(":active", Status::Active)
+            .status(":revoked", Status::Revoked)
             .expression_attribute_values(":next", n(from.next().generation))
-            .expression_attribute_values(":attempt", s(attempt.as_str()))
-            .expression_attribute_values(":due", n(due_at))
-            .expression_attribute_values(":shard", s(due_shard(location)))
+            .by(attempt)
+            .due(location, due_at)
             .expression_attribute_values(":zero", n(0))
             .expression_attribute_values(":company", s(source.company))
             .expression_attribute_values(":company_epoch", n(source.epoch))
@@ -219,10 +216,9 @@ impl Table {
                 "SET #status = :active, failures = :zero, absent_until = :until REMOVE access_token, refresh_token, \
                  access_issued_at, access_expires_at, attempt, lease_ends_at, due_at, due_shard",
             )
-            .expression_attribute_names("#status", "status")
-            .expression_attribute_values(":active", s(Status::Active.as_str()))
+            .status(":active", Status::Active)
             .expression_attribute_values(":zero", n(0))
-            .expression_attribute_values(":attempt", s(attempt.as_str()))
+            .by(attempt)
             .expression_attribute_values(":until", n(until))
             .send()
             .await;

@@ -1,0 +1,119 @@
+//! The sparse index of what is due, which the schedule reads.
+
+use aws_sdk_dynamodb::types::Select;
+
+use super::resource_of;
+use super::writing::{Changed, InstallationWrite as _, changed};
+use crate::clock::Millis;
+use crate::installation::state::{Lineage, Status};
+use crate::resource::Resource;
+use crate::table::{Attributes, Item, StoreError, Table, installation_key, n, s, written};
+
+/// In how many partitions the index of what is due is spread.
+pub const DUE_SHARDS: u32 = 8;
+
+/// One entry of the index of what is due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// Whose installation.
+    pub resource: Resource,
+    /// The lineage that the index shows. It may lag behind the item; the claim's condition finds out.
+    pub lineage: Lineage,
+    /// Since when it is due.
+    pub due_at: Millis,
+}
+
+impl Table {
+    /// How many are due in one shard at `now`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn count_due(&self, shard: u32, now: Millis) -> Result<u64, StoreError> {
+        let query = self
+            .client
+            .query()
+            .table_name(&*self.name)
+            .index_name("due")
+            .select(Select::Count)
+            .key_condition_expression("due_shard = :shard AND due_at <= :now")
+            .expression_attribute_values(":shard", s(shard.to_string()))
+            .expression_attribute_values(":now", n(now));
+        let mut pages = query.into_paginator().send();
+        let mut sum = 0;
+        while let Some(page) = pages.next().await {
+            sum += u64::try_from(page?.count()).unwrap_or_default();
+        }
+        Ok(sum)
+    }
+
+    /// What is due in one shard at `now`, longest due first, at most `limit` entries.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn due(&self, shard: u32, now: Millis, limit: i32) -> Result<Vec<Due>, StoreError> {
+        let answer = self
+            .client
+            .query()
+            .table_name(&*self.name)
+            .index_name("due")
+            .key_condition_expression("due_shard = :shard AND due_at <= :now")
+            .expression_attribute_values(":shard", s(shard.to_string()))
+            .expression_attribute_values(":now", n(now))
+            .limit(limit)
+            .send()
+            .await?;
+        // An item that cannot be read must not hide the others.
+        let readable = |item| read_due(item).inspect_err(|error| tracing::error!(%error, "a due item is skipped")).ok();
+        Ok(answer.items().iter().filter_map(readable).collect())
+    }
+
+    /// Lets the schedule look again later at an installation that nobody has used for a while: only if it was installed
+    /// before `cold_since`, and its pair is younger than `oldest`, for every grant must be renewed now and then.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn defer(
+        &self,
+        due: &Due,
+        until: Millis,
+        cold_since: Millis,
+        oldest: Millis,
+    ) -> Result<Changed, StoreError> {
+        let result = self
+            .change(&due.resource, due.lineage)
+            .condition_expression(
+                "epoch = :epoch AND generation = :generation AND due_at = :seen AND #status = :active \
+                 AND installed_at < :cold_since AND access_issued_at > :oldest",
+            )
+            .update_expression("SET due_at = :until")
+            .status(":active", Status::Active)
+            .expression_attribute_values(":seen", n(due.due_at))
+            .expression_attribute_values(":until", n(until))
+            .expression_attribute_values(":cold_since", n(cold_since))
+            .expression_attribute_values(":oldest", n(oldest))
+            .send()
+            .await;
+        changed(written(result)?, |_| false)
+    }
+}
+
+fn read_due(item: &Item) -> Result<Due, StoreError> {
+    let attributes = Attributes::of(item);
+    let need = |name: &'static str| attributes.malformed(name);
+    Ok(Due {
+        resource: resource_of(attributes.text("pk").unwrap_or_default()).ok_or_else(|| need("pk"))?,
+        lineage: Lineage {
+            epoch: attributes.number("epoch").ok_or_else(|| need("epoch"))?,
+            generation: attributes.number("generation").ok_or_else(|| need("generation"))?,
+        },
+        due_at: Millis(attributes.number("due_at").ok_or_else(|| need("due_at"))?),
+    })
+}
+
+/// The shard of the index that an installation is in: any spread that does not change will do (FNV-1a).
+pub(super) fn due_shard(resource: &Resource) -> String {
+    let hash = installation_key(resource)
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    (hash % u64::from(DUE_SHARDS)).to_string()
+}

@@ -1,0 +1,107 @@
+//! How an installation begins and ends.
+
+use super::SealedPair;
+use super::writing::{Changed, InstallationWrite as _, SET_PAIR, changed};
+use crate::clock::Millis;
+use crate::installation::state::{Attempt, Lineage, Status};
+use crate::resource::Resource;
+use crate::table::{StoreError, Table, n, s, written};
+
+/// What is stored about a new installation besides its tokens.
+#[derive(Clone, Debug)]
+pub struct NewInstallation<'a> {
+    /// Whose it is.
+    pub resource: &'a Resource,
+    /// The attempt that exchanged the code.
+    pub attempt: &'a Attempt,
+    /// When the exchange was begun.
+    pub installed_at: Millis,
+    /// When the schedule looks first.
+    pub due_at: Millis,
+    /// The company, where the answer names it.
+    pub company: Option<&'a str>,
+    /// The public base URL.
+    pub home: &'a str,
+    /// Scopes granted.
+    pub scope: Option<&'a str>,
+}
+
+impl Table {
+    /// Stores a new installation over `seen`, whose pair must be sealed under [`Lineage::reinstalled`] of it (of a
+    /// lineage of zeros if there is none).
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn install(
+        &self,
+        new: &NewInstallation<'_>,
+        seen: Option<Lineage>,
+        pair: &SealedPair,
+    ) -> Result<Changed, StoreError> {
+        let lineage = seen.unwrap_or(Lineage { epoch: 0, generation: 0 });
+        let next = lineage.reinstalled();
+        let optional = [("company", new.company), ("scope", new.scope)];
+        let mut update = format!(
+            "SET #status = :active, epoch = :next_epoch, generation = :next, committed_by = :attempt, \
+             installed_at = :installed, due_at = :due, due_shard = :shard, failures = :zero, home = :home, {SET_PAIR}"
+        );
+        let mut write = self.update(new.resource).pair(pair);
+        for (name, value) in optional {
+            if let Some(value) = value {
+                // `scope` is a reserved word of DynamoDB.
+                update.extend([", #", name, " = :", name]);
+                write = write
+                    .expression_attribute_names(format!("#{name}"), name)
+                    .expression_attribute_values(format!(":{name}"), s(value));
+            }
+        }
+        update.push_str(
+            " REMOVE attempt, lease_ends_at, alternate, revoked_at, forced_at, expires_at, minted, company_epoch, \
+             absent_until, supposed",
+        );
+        write = match seen {
+            None => write.condition_expression("attribute_not_exists(pk)"),
+            Some(_) => write
+                // A grant of its own is more than a minted token, whatever was heard of the location before.
+                .condition_expression(
+                    "epoch = :epoch AND generation = :generation AND (installed_at < :installed OR \
+                     attribute_exists(minted))",
+                )
+                .expression_attribute_values(":epoch", n(lineage.epoch))
+                .expression_attribute_values(":generation", n(lineage.generation)),
+        };
+        let result = write
+            .update_expression(update)
+            .status(":active", Status::Active)
+            .expression_attribute_values(":next_epoch", n(next.epoch))
+            .expression_attribute_values(":next", n(next.generation))
+            .by(new.attempt)
+            .expression_attribute_values(":installed", n(new.installed_at))
+            .due(new.resource, new.due_at)
+            .expression_attribute_values(":home", s(new.home))
+            .expression_attribute_values(":zero", n(0))
+            .send()
+            .await;
+        changed(written(result)?, |stored| stored.committed_by.as_deref() == Some(new.attempt.as_str()))
+    }
+
+    /// Revokes an installation that is older than `at`, and erases its tokens.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn uninstall(&self, resource: &Resource, at: Millis) -> Result<Changed, StoreError> {
+        let result = self
+            .update(resource)
+            .condition_expression("installed_at < :at AND #status <> :revoked")
+            .update_expression(
+                "SET #status = :revoked, epoch = epoch + :one, revoked_at = :at REMOVE access_token, refresh_token, \
+                 access_issued_at, access_expires_at, alternate, attempt, lease_ends_at, due_at, due_shard",
+            )
+            .status(":revoked", Status::Revoked)
+            .expression_attribute_values(":at", n(at))
+            .expression_attribute_values(":one", n(1))
+            .send()
+            .await;
+        changed(written(result)?, |stored| stored.status == Status::Revoked)
+    }
+}

@@ -1,0 +1,89 @@
+//! What the writes of installations have in common.
+
+use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
+
+use super::due::due_shard;
+use super::{Installation, SealedPair, b};
+use crate::clock::Millis;
+use crate::installation::state::{Attempt, Lineage, Status};
+use crate::resource::Resource;
+use crate::table::{StoreError, Table, Written, installation_key, n, s};
+
+/// What a write by lineage came to.
+#[derive(Debug)]
+pub enum Changed {
+    /// It was applied, now or by an earlier try of the same attempt.
+    Done(Box<Installation>),
+    /// The condition did not hold, and this is how the installation stands.
+    Not(Box<Installation>),
+    /// There is no such installation.
+    Gone,
+}
+
+pub(in crate::table) const SET_PAIR: &str = "access_token = :access, refresh_token = :refresh, access_issued_at = :issued, \
+                        access_expires_at = :expires";
+
+impl Table {
+    /// A write of any installation, whatever its lineage.
+    pub(in crate::table) fn update(&self, resource: &Resource) -> UpdateItemFluentBuilder {
+        self.client
+            .update_item()
+            .table_name(&*self.name)
+            .key("pk", s(installation_key(resource)))
+            .return_values(ReturnValue::AllNew)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+    }
+
+    /// A write that starts from a lineage: `:epoch` and `:generation`.
+    pub(in crate::table) fn change(&self, resource: &Resource, lineage: Lineage) -> UpdateItemFluentBuilder {
+        self.update(resource)
+            .expression_attribute_values(":epoch", n(lineage.epoch))
+            .expression_attribute_values(":generation", n(lineage.generation))
+    }
+}
+
+/// The values that most writes name.
+pub(in crate::table) trait InstallationWrite: Sized {
+    /// `#status`, a reserved word of `DynamoDB`, and a state in the place of that name.
+    fn status(self, place: &str, status: Status) -> Self;
+    /// `:attempt`.
+    fn by(self, attempt: &Attempt) -> Self;
+    /// `:due` and `:shard`.
+    fn due(self, resource: &Resource, at: Millis) -> Self;
+    /// Those of [`SET_PAIR`].
+    fn pair(self, pair: &SealedPair) -> Self;
+}
+
+impl InstallationWrite for UpdateItemFluentBuilder {
+    fn status(self, place: &str, status: Status) -> Self {
+        self.expression_attribute_names("#status", "status").expression_attribute_values(place, s(status.as_str()))
+    }
+
+    fn by(self, attempt: &Attempt) -> Self {
+        self.expression_attribute_values(":attempt", s(attempt.as_str()))
+    }
+
+    fn due(self, resource: &Resource, at: Millis) -> Self {
+        self.expression_attribute_values(":due", n(at)).expression_attribute_values(":shard", s(due_shard(resource)))
+    }
+
+    fn pair(self, pair: &SealedPair) -> Self {
+        let refresh = pair.refresh.as_deref().map_or(AttributeValue::Null(true), b);
+        self.expression_attribute_values(":access", b(&pair.access))
+            .expression_attribute_values(":refresh", refresh)
+            .expression_attribute_values(":issued", n(pair.access_issued_at))
+            .expression_attribute_values(":expires", n(pair.access_expires_at))
+    }
+}
+
+pub(in crate::table) fn changed(written: Written, mine: impl Fn(&Installation) -> bool) -> Result<Changed, StoreError> {
+    Ok(match written {
+        Written::Applied(item) => Changed::Done(Installation::read(&item)?.into()),
+        Written::Refused(None) => Changed::Gone,
+        Written::Refused(Some(item)) => {
+            let stored = Installation::read(&item)?;
+            if mine(&stored) { Changed::Done(stored.into()) } else { Changed::Not(stored.into()) }
+        }
+    })
+}

@@ -1,0 +1,169 @@
+//! A claimed installation: its refresh token is presented, and what that comes to.
+
+use std::time::Duration;
+
+use super::commit::{Commit, Committed};
+use super::lease::Lease;
+use super::{Failure, Refreshed, Refresher};
+use crate::installation::state::{Attempt, Status};
+use crate::redacted::Redacted;
+use crate::seal::Sealer;
+use crate::table::installation::{Installation, Settlement};
+use crate::token::endpoint::Outcome;
+use crate::token::pair::{Pair, Slot, place};
+use crate::token::rescue::{LostWrite, Rescued};
+use crate::token::{Grant, schedule};
+use crate::vault::VaultError;
+
+/// How often a connection is tried for one presentation.
+const CONNECTIONS: u32 = 3;
+
+/// A claimed installation.
+pub(super) struct Attempted<'a> {
+    pub(super) on: &'a Refresher,
+    pub(super) installation: Installation,
+    pub(super) attempt: Attempt,
+    pub(super) lease: Lease,
+    pub(super) sealer: Sealer,
+    /// Whether this attempt has presented the token without an answer that can be read.
+    pub(super) uncertain: bool,
+}
+
+impl Attempted<'_> {
+    pub(super) async fn present(mut self) -> Refreshed {
+        let token = match self.refresh_token().await {
+            Ok(token) => token,
+            Err(failed) => return failed,
+        };
+        let mut connections = 1;
+        let mut credentials = 1;
+        while self.lease.allows_presentation(self.on.clock.now()) {
+            match self.on.endpoint.present(&self.installation.resource, &token).await {
+                Outcome::NotSent if connections < CONNECTIONS => {
+                    connections += 1;
+                    tokio::time::sleep(Duration::from_millis(100 + fastrand::u64(..200))).await;
+                }
+                // The same token once more at once: the platform answers it again for 30 s.
+                Outcome::Unknown(cause) if !self.uncertain => {
+                    self.log_unknown(cause);
+                    self.uncertain = true;
+                }
+                // The same for an answer to somebody else: the token may be spent, and its true answer is not known.
+                Outcome::WrongTenant if !self.uncertain => {
+                    self.log_wrong_tenant();
+                    self.uncertain = true;
+                }
+                Outcome::WrongClient { fingerprint }
+                    if credentials == 1 && self.credentials_changed(&fingerprint).await =>
+                {
+                    credentials += 1;
+                }
+                outcome => return self.conclude(outcome, &token).await,
+            }
+        }
+        if self.uncertain { self.unknown().await } else { self.out_of_time().await }
+    }
+
+    /// What the outcome of the last presentation leads to.
+    async fn conclude(self, outcome: Outcome, token: &Redacted) -> Refreshed {
+        let (now, random, failures) = (self.on.clock.now(), fastrand::f64(), self.installation.failures + 1);
+        match outcome {
+            Outcome::Granted(grant) => {
+                let (renewed, ()) = tokio::join!(self.granted(&grant, token), self.on.breaker.granted());
+                renewed
+            }
+            Outcome::NotSent | Outcome::Throttled { .. } if self.uncertain => self.unknown().await,
+            Outcome::NotSent => {
+                let retry_at = schedule::backoff(now, failures, random);
+                self.settle(self.unchanged(), retry_at, failures, "no connection").await;
+                Refreshed::Failed(Failure::TryAgain(schedule::on_demand(now, failures)))
+            }
+            Outcome::Throttled { retry_after } => {
+                let most = Duration::from_mins(30);
+                let retry_at = retry_after.map_or(schedule::backoff(now, failures, random), |d| now + d.min(most));
+                let asked = retry_after.is_some().then_some(retry_at);
+                let (status, due_at) = (self.unchanged(), Some(retry_at));
+                self.settle_as(Settlement { status, due_at, failures, retry_at: asked }, "throttled").await;
+                Refreshed::Failed(Failure::TryAgain(asked.unwrap_or(schedule::on_demand(now, failures))))
+            }
+            Outcome::Unknown(cause) => {
+                self.log_unknown(cause);
+                self.unknown().await
+            }
+            Outcome::Refused => self.refused().await,
+            Outcome::Suspended => {
+                let retry_at = schedule::after_suspended(now, random);
+                self.settle(Status::Suspended, retry_at, 0, "the location is not active").await;
+                Refreshed::Failed(Failure::Suspended(now + schedule::RETRY_ON_DEMAND))
+            }
+            Outcome::WrongClient { fingerprint } => {
+                self.on.breaker.wrong_client(fingerprint).await;
+                self.stopped("wrong client credentials").await;
+                Refreshed::Failed(Failure::Misconfigured("the platform refuses the app's client credentials"))
+            }
+            Outcome::BadRequest(message) => {
+                self.on.breaker.bad_request(&message).await;
+                self.stopped("bad request").await;
+                Refreshed::Failed(Failure::Misconfigured("the platform does not accept the token request"))
+            }
+            Outcome::Unclassified { status, message } => {
+                tracing::error!(alarm = "unclassified", status = status.as_u16(), said = message, "an unknown refusal");
+                self.blocked(now).await
+            }
+            Outcome::WrongTenant => {
+                self.log_wrong_tenant();
+                self.blocked(now).await
+            }
+            Outcome::Secret(error) => {
+                self.our_fault("the app's secret cannot be read").await;
+                Refreshed::Failed(Failure::Secret(error))
+            }
+        }
+    }
+
+    /// The refresh token of the item that the claim returned, and no other.
+    async fn refresh_token(&self) -> Result<Redacted, Refreshed> {
+        let Installation { lineage, pair, .. } = &self.installation;
+        let Some(sealed) = pair.as_ref().and_then(|pair| pair.refresh.as_deref()) else {
+            tracing::error!(alarm = "no_refresh_token", resource = %self.installation.resource, "nothing to present");
+            let now = self.on.clock.now();
+            self.settle(Status::NeedsReauthorization, now, self.installation.failures + 1, "no refresh token").await;
+            return Err(Refreshed::Failed(Failure::NeedsReauthorization(self.installation.reinstall_url())));
+        };
+        let item = self.installation.key();
+        match self.on.vault.open(place(&item, *lineage, Slot::Current.refresh()), sealed).await {
+            Ok(token) => Ok(token),
+            Err(error) => {
+                tracing::error!(alarm = "unseal", resource = %self.installation.resource, %error,
+                    "a stored refresh token does not open: nothing is sent");
+                self.our_fault("does not open").await;
+                Err(Refreshed::Failed(match error {
+                    VaultError::Secret(error) => Failure::Secret(error),
+                    VaultError::Seal(_) => Failure::Misconfigured("a stored token does not open"),
+                }))
+            }
+        }
+    }
+
+    async fn granted(&self, grant: &Grant, presented: &Redacted) -> Refreshed {
+        let pair = Pair::granted(grant, Some(presented), self.on.clock.now());
+        let Installation { resource, lineage, .. } = &self.installation;
+        let renewed = pair.to_access(lineage.next());
+        let (sealer, attempt) = (&self.sealer, &self.attempt);
+        let parked = self.installation.alternate.as_ref();
+        let commit = Commit { on: self.on, resource, from: *lineage, attempt, sealer, pair: &pair, parked };
+        match commit.until_stored(self.lease).await {
+            Some(Committed::Stored) => {
+                tracing::info!(%resource, generation = renewed.generation, outcome = "refreshed", "token refreshed");
+                Refreshed::Renewed(renewed)
+            }
+            Some(Committed::Parked | Committed::Superseded) => Refreshed::Moved,
+            None => {
+                let write = LostWrite::Commit { epoch: lineage.epoch, generation: lineage.generation };
+                let rescued = Rescued::seal(sealer, resource, attempt, write, &pair);
+                self.on.last_resort(&rescued, &commit, self.lease.deadline).await;
+                Refreshed::Renewed(renewed)
+            }
+        }
+    }
+}

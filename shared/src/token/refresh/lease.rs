@@ -1,0 +1,32 @@
+//! The time that an attempt has.
+
+use std::time::{Duration, Instant};
+
+use crate::clock::Millis;
+use crate::table::installation::LEASE;
+use crate::token::endpoint::PRESENTATION;
+
+/// What must be left of the lease after a presentation: the time of a commit.
+pub(super) const COMMIT: Duration = Duration::from_secs(2);
+/// What the rescue queue needs of that, where the table takes nothing.
+pub(super) const RESCUE: Duration = Duration::from_secs(1);
+
+/// The time that an attempt has, by two clocks: a frozen execution environment wakes up late, and only the wall clock
+/// knows; a wall clock that is set back is seen through by the monotonic one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lease {
+    pub(super) ends_at: Millis,
+    pub(super) claimed_at: Instant,
+    pub(super) deadline: Millis,
+}
+
+impl Lease {
+    pub(super) fn left(&self, now: Millis) -> Duration {
+        let by_wall = self.ends_at.min(self.deadline).since(now);
+        by_wall.min(LEASE.saturating_sub(self.claimed_at.elapsed()))
+    }
+
+    pub(super) fn allows_presentation(&self, now: Millis) -> bool {
+        self.left(now) >= PRESENTATION + COMMIT
+    }
+}

@@ -1,0 +1,232 @@
+//! The one path that rotates a refresh token, for the schedule, for callers' requests and for the operator alike.
+//!
+//! Claim, guard, present, commit. The claim is the lease, the record of the intent and the proof that the store can
+//! be written; the guard looks at the lease directly before each presentation ([`lease`]); what each outcome of a
+//! presentation leads to is decided in [`attempt`], and how the lease is given back without a pair in [`setback`]; the
+//! [`commit`] goes by lineage, so that a granted pair is stored whoever holds the lease by then.
+
+mod attempt;
+mod commit;
+mod lease;
+mod setback;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use self::attempt::Attempted;
+use self::commit::{Commit, Committed};
+use self::lease::Lease;
+use super::breaker::{Breaker, BreakerError};
+use super::endpoint::TokenEndpoint;
+use super::mint::Company;
+use super::pair::{Pair, Slot, place};
+use super::rescue::{RescueError, RescueQueue, Rescued};
+use super::{Access, schedule};
+use crate::clock::{Clock, Millis};
+use crate::installation::state::{Attempt, Lineage, Status};
+use crate::resource::Resource;
+use crate::secrets::{FRESH, SecretError};
+use crate::table::installation::{Claim, Claimed, Installation, LEASE, SealedPair};
+use crate::table::{StoreError, Table};
+use crate::vault::{Vault, VaultError};
+
+/// Why a refresh is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The schedule says so, or the token is stale.
+    Due,
+    /// The platform refused an access token that was thought to be good.
+    Forced,
+    /// An operator says so.
+    Operator,
+}
+
+/// What came of a refresh.
+#[derive(Debug)]
+pub enum Refreshed {
+    /// A new pair is stored, or on its way into the store.
+    Renewed(Access),
+    /// Somebody else holds the lease until this instant.
+    Held(Millis),
+    /// The installation is not as it was seen: read it again.
+    Moved,
+    /// It has no refresh token: its token is minted.
+    IsMinted,
+    /// There is no such installation.
+    Gone,
+    /// It was tried, or could not be tried.
+    Failed(Failure),
+}
+
+/// Why there is no new pair.
+#[derive(Debug)]
+pub enum Failure {
+    /// There was no outcome. Worth another try then.
+    TryAgain(Millis),
+    /// The token was presented and no answer is known. Worth another try then, within the platform's grace.
+    Unanswered(Millis),
+    /// The platform has paused the location.
+    Suspended(Millis),
+    /// The platform refused the refresh token for good.
+    NeedsReauthorization(Option<String>),
+    /// No known company has the app in the location.
+    NotInstalled,
+    /// The platform does not take the company's token, which a location's was to be minted from.
+    CompanyRefused(Box<Company>),
+    /// The app's credentials, a parameter or a sealed token are wrong, or refreshing is stopped.
+    Misconfigured(&'static str),
+    /// The last forced refresh was less than a minute ago.
+    ForcedRecently,
+    /// The invocation ends too soon to begin.
+    NoTime,
+    /// A secret cannot be read. Nothing was sent.
+    Secret(SecretError),
+    /// The table does not answer. Nothing was sent.
+    Store(StoreError),
+}
+
+/// Refreshes installations.
+pub struct Refresher {
+    table: Table,
+    vault: Arc<Vault>,
+    endpoint: TokenEndpoint,
+    breaker: Breaker,
+    rescue: Option<RescueQueue>,
+    clock: Clock,
+}
+
+impl Refresher {
+    /// A refresher of the installations in `table`.
+    #[must_use]
+    pub fn new(
+        table: Table,
+        vault: Arc<Vault>,
+        endpoint: TokenEndpoint,
+        rescue: Option<RescueQueue>,
+        clock: Clock,
+    ) -> Self {
+        let breaker = Breaker::new(table.clone(), clock.clone());
+        Self { table, vault, endpoint, breaker, rescue, clock }
+    }
+
+    /// Refreshes an installation that was seen in lineage `seen`, in an invocation that ends at `deadline`.
+    pub async fn refresh(&self, resource: &Resource, seen: Lineage, why: Why, deadline: Millis) -> Refreshed {
+        // Boxed, because it is large and every reader's future would hold room for it.
+        let refresh = async {
+            match self.attempt(resource, seen, why, deadline).await {
+                Ok(attempted) => attempted.present().await,
+                Err(instead) => instead,
+            }
+        };
+        Box::pin(refresh).await
+    }
+
+    /// Everything that can fail without harm, and then the claim.
+    async fn attempt(
+        &self,
+        resource: &Resource,
+        seen: Lineage,
+        why: Why,
+        deadline: Millis,
+    ) -> Result<Attempted<'_>, Refreshed> {
+        if self.clock.now() + LEASE > deadline {
+            tracing::warn!(%resource, "not refreshed: a renewal needs 15 s of the invocation, and less are left");
+            return Err(Refreshed::Failed(Failure::NoTime));
+        }
+        let secret = |error| Refreshed::Failed(Failure::Secret(error));
+        let store = |error| Refreshed::Failed(Failure::Store(error));
+        let (sealer, app) = tokio::join!(self.vault.sealer(), self.endpoint.credentials(FRESH));
+        let sealer = sealer.map_err(secret)?;
+        app.map_err(secret)?;
+        match self.breaker.check(&self.endpoint).await {
+            Ok(None) => {}
+            Ok(Some(open)) => return Err(Refreshed::Failed(Failure::Misconfigured(open.reason.as_str()))),
+            Err(BreakerError::Store(error)) => return Err(store(error)),
+            Err(BreakerError::Secret(error)) => return Err(secret(error)),
+        }
+        let (now, claimed_at, attempt) = (self.clock.now(), Instant::now(), Attempt::new());
+        let claim = Claim {
+            resource,
+            lineage: seen,
+            attempt: &attempt,
+            now,
+            lease_ends_at: now + LEASE,
+            given_up_too: why == Why::Operator,
+            forced_before: (why == Why::Forced).then_some(now - schedule::FORCED_APART),
+            minting: false,
+        };
+        match self.table.claim(&claim).await.map_err(store)? {
+            Claimed::Mine(installation) => {
+                let lease = Lease { ends_at: now + LEASE, claimed_at, deadline };
+                Ok(Attempted { on: self, installation: *installation, attempt, lease, sealer, uncertain: false })
+            }
+            Claimed::Gone => Err(Refreshed::Gone),
+            Claimed::Not(stored) if stored.minted.is_some() => Err(Refreshed::IsMinted),
+            Claimed::Not(stored) => Err(not_claimed(&stored, seen, why, now)),
+        }
+    }
+
+    /// Stores a pair from the rescue queue, by the same conditional commit.
+    ///
+    /// # Errors
+    /// [`RescueError`]: the message must come again.
+    pub async fn commit_rescued(
+        &self,
+        rescued: &Rescued,
+        epoch: u64,
+        generation: u64,
+    ) -> Result<&'static str, RescueError> {
+        let pair = rescued.open(&self.vault).await?;
+        let sealer = self.vault.sealer().await.map_err(VaultError::from)?;
+        let commit = Commit {
+            on: self,
+            parked: None,
+            resource: &rescued.resource,
+            from: Lineage { epoch, generation },
+            attempt: &Attempt::from(rescued.attempt.clone()),
+            sealer: &sealer,
+            pair: &pair,
+        };
+        Ok(match commit.once().await? {
+            Committed::Stored => "stored",
+            Committed::Parked => "parked",
+            Committed::Superseded => "superseded",
+        })
+    }
+
+    /// Opens a stored pair.
+    async fn open(
+        &self,
+        resource: &Resource,
+        lineage: Lineage,
+        slot: Slot,
+        sealed: &SealedPair,
+    ) -> Result<Pair, VaultError> {
+        let item = crate::table::installation_key(resource);
+        let refresh = match &sealed.refresh {
+            Some(refresh) => Some(self.vault.open(place(&item, lineage, slot.refresh()), refresh).await?),
+            None => None,
+        };
+        Ok(Pair {
+            access: self.vault.open(place(&item, lineage, slot.access()), &sealed.access).await?,
+            refresh,
+            issued_at: sealed.access_issued_at,
+            expires_at: sealed.access_expires_at,
+        })
+    }
+}
+
+/// Why a claim was not granted, from the item that it found.
+pub(super) fn not_claimed(stored: &Installation, seen: Lineage, why: Why, now: Millis) -> Refreshed {
+    if stored.lineage != seen {
+        return Refreshed::Moved;
+    }
+    match (stored.status, stored.lease_ends_at) {
+        (Status::Refreshing | Status::Uncertain, Some(end)) if end > now => Refreshed::Held(end),
+        (Status::NeedsReauthorization, _) => Refreshed::Failed(Failure::NeedsReauthorization(stored.reinstall_url())),
+        (Status::Revoked, _) => Refreshed::Moved,
+        _ if why == Why::Forced => Refreshed::Failed(Failure::ForcedRecently),
+        // It was claimable a moment later than this clock says.
+        _ => Refreshed::Held(now),
+    }
+}

@@ -1,0 +1,194 @@
+//! How an attempt ends without a new pair: the lease is given back, and the installation says why.
+
+use std::time::Duration;
+
+use super::attempt::Attempted;
+use super::{Failure, Refreshed};
+use crate::clock::Millis;
+use crate::installation::state::{Lineage, Status};
+use crate::resource::{Kind, Resource};
+use crate::table::StoreError;
+use crate::table::installation::{Changed, Installation, SealedPair, Settlement};
+use crate::token::endpoint::{Cause, fingerprint};
+use crate::token::pair::Slot;
+use crate::token::schedule;
+
+/// How long an installation is left alone after a fault that is not its own.
+const OUR_FAULT: Duration = Duration::from_mins(5);
+
+impl Attempted<'_> {
+    /// An answered refusal of the current token by the current attempt: the parked pair, or a human.
+    pub(super) async fn refused(self) -> Refreshed {
+        let now = self.on.clock.now();
+        match self.on.breaker.refused().await {
+            Ok(false) => {}
+            Ok(true) => {
+                self.stopped("refused, like too many others").await;
+                return Refreshed::Failed(Failure::Misconfigured("mass_refusal"));
+            }
+            Err(error) => {
+                // Not marked, since nobody knows whether it is one of many. The lease passes by itself.
+                return Refreshed::Failed(Failure::Store(error));
+            }
+        }
+        if let Some(alternate) = &self.installation.alternate {
+            return self.promote(alternate, self.installation.lineage).await;
+        }
+        let Installation { resource, lineage, .. } = &self.installation;
+        match self.company_lives().await {
+            Ok(false) => {}
+            Ok(true) => return self.become_minted(now).await,
+            Err(error) => return Refreshed::Failed(Failure::Store(error)),
+        }
+        let to = Settlement {
+            status: Status::NeedsReauthorization,
+            due_at: None,
+            failures: self.installation.failures + 1,
+            retry_at: None,
+        };
+        match self.on.table.settle(resource, *lineage, &self.attempt, to).await {
+            Ok(Changed::Done(_)) => {
+                tracing::warn!(%resource, generation = lineage.generation, outcome = "refused",
+                    "the grant is gone: the app must be installed again");
+                Refreshed::Failed(Failure::NeedsReauthorization(self.installation.reinstall_url()))
+            }
+            Ok(Changed::Not(stored)) if stored.lineage == *lineage => match &stored.alternate {
+                Some(alternate) => self.promote(alternate, *lineage).await,
+                None => Refreshed::Held(stored.lease_ends_at.unwrap_or(now)),
+            },
+            Ok(Changed::Not(_)) => Refreshed::Moved,
+            Ok(Changed::Gone) => Refreshed::Gone,
+            Err(error) => Refreshed::Failed(Failure::Store(error)),
+        }
+    }
+
+    /// Whether there is a company that the location's token can be minted from.
+    async fn company_lives(&self) -> Result<bool, StoreError> {
+        let Installation { resource, company, .. } = &self.installation;
+        let company = company.as_deref().filter(|_| resource.kind() == Kind::Location);
+        let Some(company) = company.and_then(|id| Resource::company(id).ok()) else { return Ok(false) };
+        let stored = self.on.table.installation(&company).await?;
+        Ok(stored.is_some_and(|stored| !matches!(stored.status, Status::Revoked | Status::NeedsReauthorization)))
+    }
+
+    /// The location's own grant is gone, and its company's is not.
+    async fn become_minted(&self, now: Millis) -> Refreshed {
+        let Installation { resource, lineage, .. } = &self.installation;
+        match self.on.table.become_minted(resource, *lineage, &self.attempt, now).await {
+            Ok(Changed::Done(_)) => {
+                tracing::warn!(%resource, generation = lineage.generation, outcome = "to be minted",
+                    "the grant is gone: its token is minted from the company's from now on");
+                Refreshed::Moved
+            }
+            Ok(Changed::Not(_)) => Refreshed::Moved,
+            Ok(Changed::Gone) => Refreshed::Gone,
+            Err(error) => Refreshed::Failed(Failure::Store(error)),
+        }
+    }
+
+    async fn promote(&self, alternate: &SealedPair, lineage: Lineage) -> Refreshed {
+        let resource = &self.installation.resource;
+        let pair = match self.on.open(resource, lineage, Slot::Alternate, alternate).await {
+            Ok(pair) => pair,
+            Err(error) => {
+                tracing::error!(alarm = "unseal", %resource, %error, "a parked pair does not open");
+                self.our_fault("the parked pair does not open").await;
+                return Refreshed::Failed(Failure::Misconfigured("a stored token does not open"));
+            }
+        };
+        let sealed = pair.seal(&self.sealer, resource, lineage.next(), Slot::Current);
+        let now = self.on.clock.now();
+        match self.on.table.promote(resource, lineage, &self.attempt, &sealed, now).await {
+            Ok(_) => {
+                tracing::warn!(%resource, generation = lineage.next().generation, outcome = "promoted",
+                    "the current pair was refused and the parked one takes its place");
+                Refreshed::Moved
+            }
+            Err(error) => Refreshed::Failed(Failure::Store(error)),
+        }
+    }
+
+    pub(super) async fn unknown(&self) -> Refreshed {
+        let (now, failures) = (self.on.clock.now(), self.installation.failures + 1);
+        let retry_at = schedule::after_unknown(now, failures, fastrand::f64());
+        let moved = self.settle(Status::Uncertain, retry_at, failures, "no answer is known").await;
+        if moved {
+            return Refreshed::Moved;
+        }
+        Refreshed::Failed(Failure::Unanswered(schedule::on_demand(now, failures)))
+    }
+
+    pub(super) async fn blocked(&self, now: Millis) -> Refreshed {
+        let retry_at = schedule::after_blocked(now, fastrand::f64());
+        self.settle(Status::Blocked, retry_at, self.installation.failures + 1, "an unclassified answer").await;
+        Refreshed::Failed(Failure::TryAgain(now + schedule::RETRY_ON_DEMAND))
+    }
+
+    pub(super) async fn out_of_time(&self) -> Refreshed {
+        let now = self.on.clock.now();
+        let note = "out of time before it was sent";
+        let moved = self.settle(self.unchanged(), now, self.installation.failures, note).await;
+        if moved { Refreshed::Moved } else { Refreshed::Failed(Failure::NoTime) }
+    }
+
+    /// The breaker is open: the installation is as it was.
+    pub(super) async fn stopped(&self, note: &str) {
+        self.settle(self.unchanged(), self.after_our_fault(), self.installation.failures, note).await;
+    }
+
+    /// Counted as a failure, so that callers do not claim it again at once.
+    pub(super) async fn our_fault(&self, note: &str) {
+        self.settle(self.unchanged(), self.after_our_fault(), self.installation.failures + 1, note).await;
+    }
+
+    fn after_our_fault(&self) -> Millis {
+        self.on.clock.now() + OUR_FAULT.mul_f64(0.5 + fastrand::f64() / 2.0)
+    }
+
+    /// The state that the claim found; one whose holder died is uncertain.
+    pub(super) fn unchanged(&self) -> Status {
+        match self.installation.claimed_from {
+            _ if self.uncertain => Status::Uncertain,
+            Some(Status::Refreshing | Status::Uncertain) => Status::Uncertain,
+            Some(status) => status,
+            None => Status::Active,
+        }
+    }
+
+    /// Gives the lease back; says whether the installation has meanwhile moved on. If the store fails the lease passes
+    /// by itself, and the next claim does the same work.
+    pub(super) async fn settle(&self, status: Status, due_at: Millis, failures: u32, note: &str) -> bool {
+        // What was given up is tried by an operator's wish only.
+        let due_at = (status != Status::NeedsReauthorization).then_some(due_at);
+        self.settle_as(Settlement { status, due_at, failures, retry_at: None }, note).await
+    }
+
+    pub(super) async fn settle_as(&self, to: Settlement, note: &str) -> bool {
+        let Installation { resource, lineage, .. } = &self.installation;
+        let Settlement { status, failures, .. } = to;
+        let settled = self.on.table.settle(resource, *lineage, &self.attempt, to).await;
+        let stored = match &settled {
+            Ok(Changed::Done(_)) => "yes",
+            Ok(_) => "no: it has moved on",
+            Err(_) => "no: the table does not answer",
+        };
+        tracing::warn!(%resource, generation = lineage.generation, outcome = %status, failures, stored, note,
+            "token not refreshed");
+        matches!(&settled, Ok(Changed::Not(stored)) if stored.lineage != *lineage)
+    }
+
+    pub(super) async fn credentials_changed(&self, refused: &str) -> bool {
+        let newer = self.on.endpoint.credentials(Duration::from_secs(1)).await;
+        newer.is_ok_and(|app| fingerprint(&app) != refused)
+    }
+
+    pub(super) fn log_wrong_tenant(&self) {
+        tracing::error!(alarm = "wrong_tenant", resource = %self.installation.resource,
+            "a grant for another location or company was refused");
+    }
+
+    pub(super) fn log_unknown(&self, cause: Cause) {
+        let resource = &self.installation.resource;
+        tracing::warn!(%resource, generation = self.installation.lineage.generation, ?cause, "no answer is known");
+    }
+}
