@@ -34,7 +34,7 @@ pub struct Resource {
 }
 
 /// An id that is empty, too long, or has a character that no id of the platform has.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a resource id is 1 to 64 characters of A-Z a-z 0-9 _ -")]
 pub struct InvalidId;
 

@@ -77,8 +77,11 @@ pub enum Route<'a> {
         /// Its id.
         id: &'a str,
     },
-    /// The platform's own paths, where the resource is named elsewhere in the request.
-    Api,
+    /// A request for the platform that names its resource itself, as the platform's own clients do.
+    Api {
+        /// The platform's path, with its first slash.
+        path: &'a str,
+    },
     /// None of the relay's.
     Unknown,
 }
@@ -149,8 +152,8 @@ impl HttpEvent {
 }
 
 fn route(path: &str) -> Route<'_> {
-    if path.starts_with("/api/") {
-        return Route::Api;
+    if let Some(path) = path.strip_prefix("/api").filter(|rest| rest.starts_with('/')) {
+        return Route::Api { path };
     }
     let (door, rest) = match path.strip_prefix("/iam") {
         Some(rest) => (Door::Iam, rest),
@@ -203,8 +206,10 @@ mod tests {
             ("/relay/companies/C1/", "$default", Route::Status { door: Door::Key, kind: company, id: "C1" }),
             ("/iam/relay/companies/C1", "$default", Route::Status { door: Door::Iam, kind: company, id: "C1" }),
             ("/relay/locations/", "$default", Route::Status { door: Door::Key, kind: location, id: "" }),
-            ("/api/contacts/1", "$default", Route::Api),
-            ("/prod/api/contacts/1", "prod", Route::Api),
+            ("/api/contacts/1", "$default", Route::Api { path: "/contacts/1" }),
+            ("/prod/api/contacts/1", "prod", Route::Api { path: "/contacts/1" }),
+            ("/api//contacts", "$default", Route::Api { path: "//contacts" }),
+            ("/apix/contacts", "$default", Route::Unknown),
             ("/prodx/relay/locations/L1/x", "prod", Route::Unknown),
             ("/relay", "$default", Route::Unknown),
             ("/", "$default", Route::Unknown),

@@ -11,12 +11,12 @@ use lambda_runtime::LambdaEvent;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use shared::caller::{Caller, Callers, Identity};
-use shared::problem::{Code, Problem};
+use shared::problem::Problem;
 use shared::relay::answer::{Answer, Source};
 use shared::relay::headers::WAIT_MS;
 use shared::relay::path::{Path, Query};
 use shared::relay::refused::Refused;
-use shared::relay::request::{self, Request};
+use shared::relay::request::{self, Unaddressed};
 use shared::relay::{Invocation, Relay};
 use shared::resource::{Kind, Resource};
 
@@ -59,7 +59,7 @@ async fn relayed(relay: &Relay, json: &str, arn: &str, invocation: &Invocation) 
         Route::Relay { door, kind, id, path } => {
             let caller = authenticate(&callers, door, &event)?;
             let (resource, path) = (resource(kind, id)?, Path::parse(path)?);
-            let authorized = authorize(caller, request(resource, path, event)?)?;
+            let authorized = authorize(caller, unaddressed(path, event)?.to(resource))?;
             Ok(relay.call(&authorized, invocation).await)
         }
         Route::Status { door, kind, id } => {
@@ -73,10 +73,12 @@ async fn relayed(relay: &Relay, json: &str, arn: &str, invocation: &Invocation) 
                 .map_err(|reason| Refused::by_permissions(reason, &id, &resource))?;
             Ok(relay.status(&visible, invocation).await)
         }
-        Route::Api => {
-            authenticate(&callers, Door::Key, &event)?;
-            let detail = "name the location or company: /relay/locations/{id}/… or /relay/companies/{id}/…";
-            Err(Problem::new(Code::ResourceUnclear, detail).into())
+        Route::Api { path } => {
+            let (caller, path) = (authenticate(&callers, Door::Key, &event)?, Path::parse(path)?);
+            let unaddressed = unaddressed(path, event)?;
+            let resource = relay.resource_of(&unaddressed).await?;
+            let authorized = authorize(caller, unaddressed.to(resource))?;
+            Ok(relay.call(&authorized, invocation).await)
         }
         Route::Unknown => Err(invalid("no route of the relay").into()),
     }
@@ -96,13 +98,13 @@ fn resource(kind: Kind, id: &str) -> Result<Resource, Problem> {
     Resource::new(kind, id).map_err(|error| invalid(error.to_string()))
 }
 
-fn request(resource: Resource, path: Path, event: HttpEvent) -> Result<Request, Refused> {
+fn unaddressed(path: Path, event: HttpEvent) -> Result<Unaddressed, Refused> {
     let method = request::method(event.method()).ok_or_else(|| invalid("the method is none that is relayed"))?;
     let query = Query::parse(event.query())?;
     let headers = event.headers()?;
     let wait = wait(&headers)?;
     let body = event.into_body()?;
-    Ok(Request { query, headers, body, wait, ..Request::new(resource, method, path) })
+    Ok(Unaddressed { method, path, query, headers, body, wait })
 }
 
 fn wait(headers: &HeaderMap) -> Result<Duration, Problem> {

@@ -13,6 +13,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 use http::Method;
 
+use crate::relay::named::{Names, Parts};
 use crate::relay::path::Path;
 use crate::relay::request::Request;
 use crate::resource::{Kind, Resource};
@@ -82,6 +83,9 @@ pub enum Forbidden {
     /// Not on this path.
     #[error("this caller may not use this path")]
     Path,
+    /// For this location or company, but it names another one.
+    #[error("the request names another location or company than the one it is for")]
+    OtherResource,
     /// The platform's token endpoint and its neighbours: nobody may.
     #[error("/oauth of the platform is never relayed")]
     TokenEndpoint,
@@ -205,6 +209,10 @@ impl Caller {
     pub fn authorize(self, request: Request) -> Result<Authorized, Forbidden> {
         self.may.act_for(&request.resource)?;
         self.may.send(&request.method, &request.path)?;
+        let names = [Names::in_headers(&request.headers), Names::elsewhere(&Parts::from(&request))];
+        if names.iter().any(|names| names.contradict(&request.resource)) {
+            return Err(Forbidden::OtherResource);
+        }
         Ok(Authorized { caller: self, request })
     }
 

@@ -32,23 +32,29 @@ mod limits {
     pub(super) const DAILY_RESET: HeaderName = HeaderName::from_static("x-ratelimit-daily-reset");
 }
 
-/// From the caller to the platform. `channel` and `source` are the platform's own, sent by its SDKs.
-const TO_PLATFORM: [&str; 23] = [
+/// From the caller to the platform, in alphabetical order. `channel` and `source` are the platform's own; its SDKs send
+/// their version, and who they call for.
+const TO_PLATFORM: [&str; 31] = [
     "accept",
     "accept-encoding",
     "accept-language",
     "channel",
+    "company-id",
+    "companyid",
     "content-disposition",
     "content-encoding",
     "content-language",
     "content-md5",
     "content-type",
+    "ghl-sdk-version",
     "idempotency-key",
     "if-match",
     "if-modified-since",
     "if-none-match",
     "if-range",
     "if-unmodified-since",
+    "location-id",
+    "locationid",
     "prefer",
     "range",
     "source",
@@ -56,10 +62,13 @@ const TO_PLATFORM: [&str; 23] = [
     "tracestate",
     "user-agent",
     "version",
+    "x-company-id",
+    "x-location-id",
     "x-request-id",
+    "x-sdk-version",
 ];
 
-/// From the platform to the caller.
+/// From the platform to the caller, in alphabetical order.
 const FROM_PLATFORM: [&str; 24] = [
     "accept-ranges",
     "age",
@@ -129,7 +138,7 @@ pub fn from_platform(platform: &HeaderMap) -> HeaderMap {
 fn allowed(from: &HeaderMap, names: &[&str]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in from {
-        if names.contains(&name.as_str()) {
+        if names.binary_search(&name.as_str()).is_ok() {
             headers.append(name.clone(), value.clone());
         }
     }
@@ -182,6 +191,11 @@ mod tests {
 
     fn path(text: &str) -> Path {
         Path::parse(text).expect("a safe path")
+    }
+
+    #[test]
+    fn the_lists_are_in_order() {
+        assert!(TO_PLATFORM.is_sorted() && FROM_PLATFORM.is_sorted());
     }
 
     #[test]

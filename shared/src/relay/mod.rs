@@ -1,10 +1,12 @@
 //! The relay: a request that its caller may send goes to the platform with a token and a permit.
 //!
-//! Pure: [`path`], [`headers`], [`retry`], [`token_class`]. One attempt: [`upstream`]. Together: [`Relay::call`].
+//! Pure: [`path`], [`headers`], [`named`], [`inference`], [`retry`], [`token_class`]. One attempt: [`upstream`]. Together: [`Relay::call`].
 
 pub mod answer;
 mod call;
 pub mod headers;
+pub mod inference;
+pub mod named;
 pub mod path;
 pub mod refused;
 pub mod request;
@@ -22,14 +24,17 @@ use crate::app::{App, StartError};
 use crate::caller::{Authorized, Callers, Visible};
 use crate::clock::Millis;
 use crate::http_client;
+use crate::problem::{Code, Problem};
 use crate::quota::{Meter, Quota, Usage};
 use crate::resource::Resource;
 use crate::secrets::Secret;
 use crate::token::Access;
 use answer::{Answer, Source};
 use call::{Call, Course};
+use inference::For;
+use named::Parts;
 use refused::Refused;
-use request::Request;
+use request::{Request, Unaddressed};
 use retry::{Outcome, Unauthorized};
 use upstream::Reply;
 
@@ -87,6 +92,22 @@ impl Relay {
     /// A secret that cannot be read.
     pub async fn callers(&self) -> Result<Arc<Callers>, Refused> {
         self.callers.get().await.map_err(|error| Refused::by_secret(&error, self.now()))
+    }
+
+    /// Whom a request is for that says so itself.
+    ///
+    /// # Errors
+    /// It does not, or it needs a company's token and the company of the location that it names is not known.
+    pub async fn resource_of(&self, request: &Unaddressed) -> Result<Resource, Refused> {
+        let location = match inference::infer(&request.method, &Parts::from(request)).map_err(Problem::from)? {
+            For::Resource(resource) => return Ok(resource),
+            For::CompanyOf(location) => location,
+        };
+        let stored = self.app.table.installation(&location).await.map_err(|e| Refused::by_store(&e, self.now()))?;
+        let company = stored.and_then(|stored| Resource::company(&stored.company?).ok());
+        let detail = "the platform takes this operation with a company's token only, and the company of the location \
+                      is not known: send the header x-company-id";
+        company.ok_or_else(|| Problem::new(Code::ResourceUnclear, detail).into())
     }
 
     /// Sends a request: a token, a permit as late as possible, an attempt, and what [`retry`] says. There is always an

@@ -44,6 +44,32 @@ impl Request {
     }
 }
 
+/// The same without saying for whom.
+#[derive(Clone, Debug)]
+pub struct Unaddressed {
+    /// One of those that are relayed.
+    pub method: Method,
+    /// Where to.
+    pub path: Path,
+    /// With which query.
+    pub query: Query,
+    /// All headers of the caller.
+    pub headers: HeaderMap,
+    /// The body, untouched.
+    pub body: Bytes,
+    /// How long the caller would wait for a permit.
+    pub wait: Duration,
+}
+
+impl Unaddressed {
+    /// For this resource.
+    #[must_use]
+    pub fn to(self, resource: Resource) -> Request {
+        let Self { method, path, query, headers, body, wait } = self;
+        Request { resource, method, path, query, headers, body, wait }
+    }
+}
+
 /// The method of this name, if it is one that is relayed.
 #[must_use]
 pub fn method(name: &str) -> Option<Method> {

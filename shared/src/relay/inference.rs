@@ -1,0 +1,248 @@
+//! Which location or company a request is for that says so itself, as clients of the platform's own API do. Pure.
+//!
+//! Headers are the explicit way and come first; then path, query and body count alike ([`super::named`]). Where both a
+//! location and a company are named, the operation decides: some take a company's token only
+//! ([`super::token_class`]), all others are for the location. Two of the chosen kind that differ are a conflict.
+
+use http::Method;
+
+use super::named::{Names, Parts};
+use super::token_class::needs_company;
+use crate::problem::{Code, Problem};
+use crate::resource::{InvalidId, Kind, Resource};
+
+/// For whom a request is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum For {
+    /// This one.
+    Resource(Resource),
+    /// The company that this location belongs to: the operation needs its token, and only the location is named.
+    CompanyOf(Resource),
+}
+
+/// Why that cannot be said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Undecided {
+    /// It names none.
+    Unclear,
+    /// It names two.
+    Conflict,
+    /// What it names is no id.
+    NoId(InvalidId),
+}
+
+/// Decides for whom a request is.
+///
+/// # Errors
+/// [`Undecided`].
+pub fn infer(method: &Method, parts: &Parts<'_>) -> Result<For, Undecided> {
+    let by_header = Names::in_headers(parts.headers);
+    let elsewhere = Names::elsewhere(parts);
+    let sources = [&by_header, &elsewhere];
+    let first = |kind| sources.iter().find_map(|names| names.first(kind));
+    let agreed = |found: Option<Result<Resource, InvalidId>>| -> Result<Option<Resource>, Undecided> {
+        let Some(resource) = found.transpose().map_err(Undecided::NoId)? else { return Ok(None) };
+        if sources.iter().any(|names| names.contradict(&resource)) {
+            return Err(Undecided::Conflict);
+        }
+        Ok(Some(resource))
+    };
+    if needs_company(method, parts.path) {
+        if let Some(company) = agreed(first(Kind::Company))? {
+            return Ok(For::Resource(company));
+        }
+        return agreed(first(Kind::Location))?.map(For::CompanyOf).ok_or(Undecided::Unclear);
+    }
+    // A company in the headers is meant, even where a location of its is named elsewhere.
+    let by_kind = [
+        by_header.first(Kind::Location),
+        by_header.first(Kind::Company),
+        elsewhere.first(Kind::Location),
+        elsewhere.first(Kind::Company),
+    ];
+    agreed(by_kind.into_iter().flatten().next())?.map(For::Resource).ok_or(Undecided::Unclear)
+}
+
+impl From<Undecided> for Problem {
+    fn from(undecided: Undecided) -> Self {
+        match undecided {
+            Undecided::Unclear => Self::new(
+                Code::ResourceUnclear,
+                "nothing in this request names its location or company: send the header x-location-id or x-company-id",
+            ),
+            Undecided::Conflict => Self::new(
+                Code::ResourceConflict,
+                "headers, path, query and body of this request name different locations or companies",
+            ),
+            Undecided::NoId(error) => Self::new(Code::InvalidRequest, error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::CONTENT_TYPE;
+    use http::{HeaderMap, HeaderName, HeaderValue};
+
+    use super::*;
+    use crate::relay::path::{Path, Query};
+
+    struct Sent<'a> {
+        method: &'a str,
+        path: &'a str,
+        query: &'a str,
+        headers: &'a [(&'static str, &'static str)],
+        body: &'a str,
+    }
+
+    const GET: Sent<'static> = Sent { method: "GET", path: "/contacts/1", query: "", headers: &[], body: "" };
+
+    fn inferred(sent: &Sent<'_>) -> Result<For, Undecided> {
+        let mut headers: HeaderMap =
+            sent.headers.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect();
+        headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
+        let (path, query) = (Path::parse(sent.path).expect("a path"), Query::parse(sent.query).expect("a query"));
+        let parts = Parts { path: &path, query: &query, headers: &headers, body: sent.body.as_bytes() };
+        infer(&sent.method.parse().expect("a method"), &parts)
+    }
+
+    fn location(id: &str) -> For {
+        For::Resource(Resource::location(id).expect("an id"))
+    }
+
+    fn company(id: &str) -> For {
+        For::Resource(Resource::company(id).expect("an id"))
+    }
+
+    #[test]
+    fn headers_come_first_and_nothing_may_contradict() {
+        let both = &[("x-location-id", "L1"), ("x-company-id", "C1")][..];
+        let cases = [
+            ("nothing", GET, Err(Undecided::Unclear)),
+            ("a header", Sent { headers: &[("locationid", "L1")], ..GET }, Ok(location("L1"))),
+            (
+                "two that agree",
+                Sent { headers: &[("locationid", "L1"), ("x-location-id", "L1")], ..GET },
+                Ok(location("L1")),
+            ),
+            (
+                "two that do not",
+                Sent { headers: &[("locationid", "L1"), ("x-location-id", "L2")], ..GET },
+                Err(Undecided::Conflict),
+            ),
+            ("both kinds", Sent { headers: both, ..GET }, Ok(location("L1"))),
+            (
+                "both kinds where a company is needed",
+                Sent { headers: both, method: "POST", path: "/locations/", ..GET },
+                Ok(company("C1")),
+            ),
+            (
+                "a header against the query",
+                Sent { headers: both, query: "locationId=L2", ..GET },
+                Err(Undecided::Conflict),
+            ),
+            (
+                "a header against the path",
+                Sent { headers: both, path: "/locations/L2/tags", ..GET },
+                Err(Undecided::Conflict),
+            ),
+            (
+                "a header against the body",
+                Sent { headers: both, body: r#"{"altId":"L2"}"#, ..GET },
+                Err(Undecided::Conflict),
+            ),
+            (
+                "a location and another company",
+                Sent { headers: both, query: "companyId=C2", ..GET },
+                Ok(location("L1")),
+            ),
+            (
+                "a company that names a location",
+                Sent { headers: &[("companyid", "C1")], query: "locationId=L1", ..GET },
+                Ok(company("C1")),
+            ),
+            (
+                "a company against another",
+                Sent { headers: &[("companyid", "C1")], query: "companyId=C2", ..GET },
+                Err(Undecided::Conflict),
+            ),
+            (
+                "query against body",
+                Sent { query: "locationId=L1", body: r#"{"locationId":"L2"}"#, ..GET },
+                Err(Undecided::Conflict),
+            ),
+            (
+                "the query",
+                Sent { query: "companyId=C1&locationId=L1", path: "/users/search", ..GET },
+                Ok(location("L1")),
+            ),
+            ("the query's company", Sent { query: "companyId=C1", path: "/users/search", ..GET }, Ok(company("C1"))),
+            (
+                "a company needed, one named",
+                Sent { method: "PUT", path: "/locations/L1", body: r#"{"companyId":"C1"}"#, ..GET },
+                Ok(company("C1")),
+            ),
+            (
+                "a company needed, its location named",
+                Sent { method: "DELETE", path: "/locations/L1", ..GET },
+                Ok(For::CompanyOf(Resource::location("L1").expect("an id"))),
+            ),
+            ("a company needed, nobody named", Sent { path: "/custom-menus/", ..GET }, Err(Undecided::Unclear)),
+            ("no id", Sent { query: "locationId=a/b", ..GET }, Err(Undecided::NoId(InvalidId))),
+        ];
+        for (name, sent, expected) in cases {
+            assert_eq!(inferred(&sent), expected, "{name}");
+        }
+    }
+
+    /// A request as the operation's documents have it, with the ids where they say.
+    fn documented(template: &str, places: &str) -> (String, String, String) {
+        let path = template.replace("{locationId}", "L1").replace("{companyId}", "C1").replace(['{', '}'], "");
+        let (mut query, mut body) = (Vec::new(), serde_json::Map::new());
+        for place in places.split(',').filter(|place| *place != "-") {
+            let (part, name) = place.split_once(':').expect("part:name");
+            let value = match name {
+                "locationId" | "location_id" | "altId" => "L1",
+                "companyId" => "C1",
+                "altType" => "location",
+                other => panic!("{other} is new in the table"),
+            };
+            match part {
+                "path" => assert!(path.contains(value), "{template}"),
+                "query" => query.push(format!("{name}={value}")),
+                "body" => {
+                    body.insert(name.to_owned(), value.into());
+                }
+                other => panic!("{other} is new in the table"),
+            }
+        }
+        let body = if body.is_empty() { String::new() } else { serde_json::Value::Object(body).to_string() };
+        (path, query.join("&"), body)
+    }
+
+    #[test]
+    fn every_published_operation_finds_its_resource_or_asks_for_a_header() {
+        let (mut named, mut unnamed) = (0, 0);
+        for line in include_str!("../../../tests/it/data/operations.tsv").lines().skip(1) {
+            let fields: Vec<_> = line.split('\t').collect();
+            let (method, template, classes, places) = (fields[2], fields[3], fields[4], fields[6]);
+            let told = format!("{method} {template} ({classes}, {places})");
+            let (path, query, body) = documented(template, places);
+            let sent = Sent { method, path: &path, query: &query, headers: &[], body: &body };
+            let of_company =
+                matches!(classes, "Agency-Access" | "Agency-Access-Only") && !template.starts_with("/oauth/");
+            let names_location = places.contains("ocation") || places.contains("altId");
+            let expected = match (of_company, places.contains("companyId"), names_location) {
+                (_, false, false) => Err(Undecided::Unclear),
+                (true, true, _) | (false, true, false) => Ok(company("C1")),
+                (true, false, true) => Ok(For::CompanyOf(Resource::location("L1").expect("an id"))),
+                (false, _, true) => Ok(location("L1")),
+            };
+            *(if expected.is_ok() { &mut named } else { &mut unnamed }) += 1;
+            assert_eq!(inferred(&sent), expected, "{told}");
+            let helped = inferred(&Sent { headers: &[("x-location-id", "L1"), ("x-company-id", "C1")], ..sent });
+            assert_eq!(helped, Ok(if of_company { company("C1") } else { location("L1") }), "{told}");
+        }
+        assert_eq!((named, unnamed), (956, 247), "of 1,203 operations");
+    }
+}

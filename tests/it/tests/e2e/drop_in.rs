@@ -1,0 +1,155 @@
+//! A client of the platform's API is given another base URL and a key, and that is all.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::Method;
+use it::outside::{Answer, Setup, System, company, location, route, send};
+use sandbox::whole::sha256_hex;
+use serde_json::{Value, json};
+
+const MINE: &str = "rk_first_location_only";
+
+async fn system() -> System {
+    let resources = [format!("location:{}", location(1).id()), format!("company:{}", company().id())];
+    let callers = vec![json!({ "id": "mine", "keys_sha256": [sha256_hex(MINE)], "resources": resources })];
+    let system = System::start(Setup { callers, ..Setup::default() }).await;
+    system.tell(MINE);
+    for resource in [location(1), location(2), company()] {
+        system.install(&resource).await;
+    }
+    system
+}
+
+/// Whom the platform took a request for, and with which body.
+fn for_whom(answer: &Answer) -> Value {
+    assert_eq!((answer.status, answer.source()), (200, "platform"), "{answer:?}");
+    answer.json()["resource"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_resource_is_found_where_the_request_names_it() {
+    let system = system().await;
+    let (one, agency) = (location(1), company());
+    let (of_one, of_agency) = (json!({ "location": one.id() }), json!({ "company": agency.id() }));
+    let api = |method: Method, path: &str| system.relay(method, &format!("/api{path}"));
+
+    for header in ["x-location-id", "location-id", "locationId", "X-LOCATION-ID"] {
+        let answer = send(api(Method::GET, "/echo/contacts/7").header(header, one.id())).await;
+        assert_eq!(for_whom(&answer), of_one, "{header}");
+    }
+    for header in ["x-company-id", "company-id", "companyId"] {
+        let answer = send(api(Method::GET, "/echo").header(header, agency.id())).await;
+        assert_eq!(for_whom(&answer), of_agency, "{header}");
+    }
+    for (query, expected) in [
+        (format!("locationId={}", one.id()), &of_one),
+        (format!("location_id={}", one.id()), &of_one),
+        (format!("altId={}&altType=location", one.id()), &of_one),
+        (format!("altType=company&altId={}", agency.id()), &of_agency),
+        (format!("companyId={}&locationId={}", agency.id(), one.id()), &of_one),
+    ] {
+        let answer = send(api(Method::GET, &format!("/echo?{query}"))).await;
+        assert_eq!(for_whom(&answer), *expected, "{query}");
+        assert_eq!(answer.json()["query"], query, "as it was written");
+    }
+    let json = format!("{{ \"name\" : \"x\", \"locationId\":\"{}\" }}", one.id());
+    let form = format!("a=1&locationId={}", one.id());
+    let parts = format!(
+        "--b\r\ncontent-disposition: form-data; name=\"altId\"\r\n\r\n{}\r\n--b\r\ncontent-disposition: form-data; \
+         name=\"file\"; filename=\"x\"\r\n\r\n\u{0}\u{1}\r\n--b--\r\n",
+        one.id()
+    );
+    for (content_type, body) in [
+        ("application/json", &json),
+        ("application/x-www-form-urlencoded", &form),
+        ("multipart/form-data; boundary=b", &parts),
+    ] {
+        let request = api(Method::POST, "/echo").header("content-type", content_type).body(body.clone());
+        let answer = send(request).await;
+        assert_eq!(for_whom(&answer), of_one, "{content_type}");
+        let sent = answer.json()["body_base64"].as_str().expect("a body").to_owned();
+        assert_eq!(STANDARD.decode(sent).expect("base64"), body.as_bytes());
+    }
+
+    let answer = send(api(Method::GET, &format!("/locations/{}", one.id()))).await;
+    assert_eq!(answer.json()["location"]["id"], one.id(), "by the path");
+    let answer = send(api(Method::GET, &format!("/companies/{}", agency.id()))).await;
+    assert_eq!(answer.json()["company"]["id"], agency.id(), "by the path");
+    // It takes the company's token only, and names a location: the double, which knows no such operation, was asked.
+    let asked = system.arrived(&agency);
+    let answer = send(api(Method::DELETE, &format!("/locations/{}", one.id()))).await;
+    assert_eq!((answer.status, answer.source()), (404, "platform"), "{answer:?}");
+    assert_eq!(system.arrived(&agency), asked + 1, "with the token of the location's company");
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_unclear_or_contradicts_itself_is_not_sent() {
+    let system = system().await;
+    let (one, two) = (location(1), location(2));
+    let api =
+        |path: &str| system.relay(Method::POST, &format!("/api{path}")).header("content-type", "application/json");
+    let refused = async |request: reqwest::RequestBuilder| send(request).await.refusal();
+    let expect = |status: u16, code: &str| (status, code.to_owned());
+    let before = system.arrived(&one) + system.arrived(&two) + system.arrived(&company());
+
+    let unclear = expect(400, "resource_unclear");
+    assert_eq!(refused(api("/contacts/7")).await, unclear);
+    assert_eq!(refused(api("/contacts/7").body(r#"{"contact":{"locationId":"x"}}"#)).await, unclear);
+    assert_eq!(refused(api("/custom-menus/")).await, unclear);
+    assert_eq!(refused(api("/objects/").body(r#"{"locationId":"HLunknown"}"#)).await, unclear, "of which company?");
+    let body = |id: &str| format!(r#"{{"locationId":"{id}"}}"#);
+    let conflict = expect(400, "resource_conflict");
+    assert_eq!(refused(api("/contacts/").header("locationId", one.id()).body(body(two.id()))).await, conflict);
+    assert_eq!(refused(api(&format!("/locations/{}/tags", one.id())).body(body(two.id()))).await, conflict);
+    assert_eq!(refused(api("/contacts/").header("x-location-id", "no id")).await, expect(400, "invalid_request"));
+    assert_eq!(refused(api("/oauth/token").header("x-location-id", one.id())).await, expect(403, "forbidden"));
+    assert_eq!(refused(api("/x").header("x-location-id", "HLnobody")).await, expect(404, "not_installed"));
+
+    let mine = |path: &str| system.request(Method::GET, &format!("/api{path}")).bearer_auth(MINE);
+    assert_eq!(refused(mine("/echo").header("x-location-id", two.id())).await, expect(403, "forbidden"));
+    assert_eq!(refused(mine(&format!("/echo?locationId={}", two.id()))).await, expect(403, "forbidden"));
+    assert_eq!(refused(system.request(Method::GET, "/api/echo")).await, expect(401, "unauthenticated"));
+    let after = system.arrived(&one) + system.arrived(&two) + system.arrived(&company());
+    assert_eq!(after, before, "nothing was sent");
+    assert_eq!(send(mine("/echo").header("x-location-id", one.id())).await.status, 200);
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_names_another_location_than_the_one_they_act_for() {
+    let system = system().await;
+    let (one, two) = (location(1), location(2));
+    let before = system.arrived(&one);
+    let post = |path: &str| system.relay(Method::POST, &route(&one, path)).header("content-type", "application/json");
+    let body = format!(r#"{{"firstName":"x","locationId":"{}"}}"#, two.id());
+    for request in [
+        post(&format!("/locations/{}/tags", two.id())),
+        post(&format!("/echo?locationId={}", two.id())),
+        post(&format!("/echo?altType=location&altId={}", two.id())),
+        post(&format!("/echo?locationId={}&locationId={}", one.id(), two.id())),
+        post("/contacts/").body(body.clone()),
+        post("/contacts/").body(body.replace("locationId", "\\u006cocationId")),
+        post("/echo").header("x-location-id", two.id()),
+    ] {
+        let answer = send(request).await;
+        assert_eq!(answer.refusal(), (403, "forbidden".to_owned()), "{answer:?}");
+    }
+    let direct = json!({ "resource": one, "method": "POST", "path": "/contacts/", "body": { "locationId": two.id() } });
+    let answer = system.invoke(direct.to_string(), None).await;
+    assert_eq!((&answer["status"], &answer["body"]["code"]), (&json!(403), &json!("forbidden")), "{answer}");
+    let logged = system.sandbox.logs.lines().iter().filter(|line| line.line.contains("names another location")).count();
+    assert_eq!(logged, 8, "each is logged");
+    assert_eq!(system.arrived(&one), before, "and none was sent");
+
+    // What is nested is the platform's, and a company may speak of its locations.
+    let nested = format!(r#"{{"contact":{{"locationId":"{}"}},"note":"locationId"}}"#, two.id());
+    assert_eq!(for_whom(&send(post("/echo").body(nested)).await), json!({ "location": one.id() }));
+    let own = send(post(&format!("/echo?locationId={}", one.id()))).await;
+    assert_eq!(for_whom(&own), json!({ "location": one.id() }));
+    let agency = send(system.relay(Method::GET, &route(&company(), &format!("/echo?locationId={}", two.id())))).await;
+    assert_eq!(for_whom(&agency), json!({ "company": company().id() }));
+    let other = send(system.relay(Method::GET, &route(&company(), "/echo?companyId=HLother"))).await;
+    assert_eq!(other.refusal(), (403, "forbidden".to_owned()), "{other:?}");
+    system.end().await;
+}
