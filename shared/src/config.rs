@@ -249,8 +249,9 @@ pub fn runtime_variables(function: Function, lookup: &dyn Fn(&str) -> Option<Str
 }
 
 /// A variable of the process's environment.
+#[must_use]
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
-pub(crate) fn variable(name: &str) -> Option<String> {
+pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
@@ -364,7 +365,11 @@ fn support_url(text: &str) -> Option<Url> {
     good.then_some(url)
 }
 
-fn parse_url(text: &str) -> Result<Url, &'static str> {
+/// A URL that tokens and secrets may pass to.
+///
+/// # Errors
+/// What is wrong with it, to be read after its name.
+pub fn parse_url(text: &str) -> Result<Url, &'static str> {
     let url = Url::parse(text).map_err(|_| "is not a URL")?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err("must not carry credentials");
@@ -380,7 +385,9 @@ fn parse_url(text: &str) -> Result<Url, &'static str> {
     }
 }
 
-fn is_loopback(url: &Url) -> bool {
+/// Whether a URL leads to this machine.
+#[must_use]
+pub fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
         Some(url::Host::Ipv4(ip)) => ip.is_loopback(),

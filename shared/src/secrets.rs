@@ -3,6 +3,8 @@
 //! A value that is older than [`FRESH`] is read again; while the service does not answer, the old value goes on being
 //! used. Only one caller of a process reads at a time.
 
+pub mod edit;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -4,6 +4,7 @@
 //! [`Authorized`], which is all that the relay accepts. So no request is sent that was not compared with the caller's
 //! entry, and none other than the one compared.
 
+pub mod edit;
 mod pattern;
 mod secret;
 
@@ -117,6 +118,12 @@ pub struct Visible {
 }
 
 impl Callers {
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Recognises the sender of a request.
     ///
     /// A principal or a direct invocation without an entry is allowed what IAM allowed it, which is everything: IAM

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt::Display;
 
 use http::Method;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::pattern::{PathPattern, Wildcard};
 use super::{Callers, Entry, Permissions, ResourcePattern};
@@ -14,26 +14,39 @@ use crate::resource::{Kind, Resource};
 pub(crate) const METHODS: [Method; 7] =
     [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct Document {
-    callers: Vec<Written>,
+pub(super) struct Document {
+    pub(super) callers: Vec<Written>,
 }
 
-#[derive(Deserialize)]
+/// An entry as it is written; what it means is read by [`Callers::parse`]. The contract describes the members.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
-    id: String,
-    #[serde(default)]
-    keys_sha256: Vec<String>,
-    #[serde(default)]
-    aliases: Vec<String>,
-    #[serde(default)]
-    principals: Vec<String>,
-    resources: Option<Vec<String>>,
-    methods: Option<Vec<String>>,
-    paths: Option<Vec<String>>,
-    requests_per_10s: Option<u32>,
+pub struct Written {
+    /// The caller's name.
+    pub id: String,
+    /// SHA-256 of its keys, in hex.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys_sha256: Vec<String>,
+    /// Aliases of the relay function that name it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
+    /// ARNs of IAM principals that are it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub principals: Vec<String>,
+    /// For whom it may act; absent for everybody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Vec<String>>,
+    /// With which methods; absent for all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub methods: Option<Vec<String>>,
+    /// On which paths; absent for all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paths: Option<Vec<String>>,
+    /// Its share of each resource's burst limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests_per_10s: Option<u32>,
 }
 
 impl Callers {
@@ -57,7 +70,7 @@ impl Callers {
 }
 
 /// What serde says, but without the values that it quotes: one could be a key put into the wrong member.
-fn told(error: &serde_json::Error) -> String {
+pub(super) fn told(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let name_only = text.starts_with("unknown field") || text.starts_with("missing field");
     let place = format!("line {} column {}", error.line(), error.column());

@@ -26,7 +26,8 @@ pub enum Status {
 }
 
 impl Status {
-    const ALL: [Self; 7] = [
+    /// All states.
+    pub const ALL: [Self; 7] = [
         Self::Active,
         Self::Refreshing,
         Self::Uncertain,

@@ -83,16 +83,7 @@ impl Table {
     pub async fn breaker(&self) -> Result<Option<OpenBreaker>, StoreError> {
         let answer =
             self.client.get_item().table_name(&*self.name).key("pk", s(BREAKER)).consistent_read(true).send().await?;
-        Ok(answer.item().and_then(|item| {
-            let attributes = Attributes::of(item);
-            let reason = match attributes.text("reason")? {
-                "wrong_client" => BreakerReason::WrongClient,
-                "bad_request" => BreakerReason::BadRequest,
-                _ => BreakerReason::MassRefusal,
-            };
-            let fingerprint = attributes.text("fingerprint").map(str::to_owned);
-            Some(OpenBreaker { reason, until: Millis(attributes.number("open_until")?), fingerprint })
-        }))
+        Ok(answer.item().and_then(read_breaker))
     }
 
     /// Opens the breaker, or keeps it open.
@@ -119,17 +110,58 @@ impl Table {
             })
     }
 
+    /// Closes the breaker, whatever has opened it; what it was before.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn close_breaker(&self) -> Result<Option<OpenBreaker>, StoreError> {
+        let write = self.client.update_item().table_name(&*self.name).key("pk", s(BREAKER));
+        let write = write.update_expression("REMOVE reason, open_until, fingerprint");
+        let closed = write.return_values(ReturnValue::AllOld).send().await?;
+        Ok(closed.attributes.as_ref().and_then(read_breaker))
+    }
+
+    /// How the refreshes of the last 15 minutes were answered, as far as they were counted.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn recent_tally(&self, now: Millis) -> Result<Tally, StoreError> {
+        let mut sum = Tally::default();
+        for key in bucket_keys(now) {
+            let answer = self.client.get_item().table_name(&*self.name).key("pk", s(key)).send().await?;
+            sum = sum + answer.item().map(read_tally).unwrap_or_default();
+        }
+        Ok(sum)
+    }
+
+    /// Forgets how the refreshes of the last 15 minutes were answered: what is refused from now on is judged by itself.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn forget_tally(&self, now: Millis) -> Result<(), StoreError> {
+        for key in bucket_keys(now) {
+            self.client
+                .update_item()
+                .table_name(&*self.name)
+                .key("pk", s(key))
+                .update_expression("SET expires_at = :expires REMOVE answered, refused")
+                .expression_attribute_values(":expires", n(now.seconds() + 24 * 3600))
+                .send()
+                .await?;
+        }
+        Ok(())
+    }
+
     /// Adds to the count of how refreshes were answered, and returns that of the last 15 minutes.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn tally(&self, add: Tally, now: Millis) -> Result<Tally, StoreError> {
-        let bucket = now.seconds().div_euclid(BUCKET.as_secs().cast_signed());
         let written = self
             .client
             .update_item()
             .table_name(&*self.name)
-            .key("pk", s(bucket_key(bucket)))
+            .key("pk", s(bucket_key(bucket_of(now))))
             .update_expression("SET expires_at = :expires ADD answered :answered, refused :refused")
             .expression_attribute_values(":answered", n(add.answered))
             .expression_attribute_values(":refused", n(add.refused))
@@ -141,13 +173,32 @@ impl Table {
         if add.refused == 0 {
             return Ok(sum);
         }
-        for earlier in 1..=i64::from(BUCKETS) {
-            let key = s(bucket_key(bucket - earlier));
-            let answer = self.client.get_item().table_name(&*self.name).key("pk", key).send().await?;
+        for key in bucket_keys(now).skip(1) {
+            let answer = self.client.get_item().table_name(&*self.name).key("pk", s(key)).send().await?;
             sum = sum + answer.item().map(read_tally).unwrap_or_default();
         }
         Ok(sum)
     }
+}
+
+fn read_breaker(item: &super::Item) -> Option<OpenBreaker> {
+    let attributes = Attributes::of(item);
+    let reason = match attributes.text("reason")? {
+        "wrong_client" => BreakerReason::WrongClient,
+        "bad_request" => BreakerReason::BadRequest,
+        _ => BreakerReason::MassRefusal,
+    };
+    let fingerprint = attributes.text("fingerprint").map(str::to_owned);
+    Some(OpenBreaker { reason, until: Millis(attributes.number("open_until")?), fingerprint })
+}
+
+fn bucket_of(now: Millis) -> i64 {
+    now.seconds().div_euclid(BUCKET.as_secs().cast_signed())
+}
+
+/// The present bucket and those before it that the window touches.
+fn bucket_keys(now: Millis) -> impl Iterator<Item = String> {
+    (0..=i64::from(BUCKETS)).map(move |earlier| bucket_key(bucket_of(now) - earlier))
 }
 
 fn bucket_key(bucket: i64) -> String {

@@ -10,6 +10,8 @@
 //! | `app#company#ID` | how far the list of a company's locations was read | refresh |
 //! | `webhook#ID` | a webhook that was dealt with | webhook |
 //!
+//! Operators read and close the breaker, and go through all installations: [`survey`], [`sealed`]. No function scans.
+//!
 //! There is no sort key: each item is read and written alone. Two sparse indexes find installations: `due`
 //! (`due_shard`, `due_at`) for the schedule, `company` (`company`, `pk`) for an agency's locations.
 //! Counters stand apart from installations, so that traffic never makes the commit of a token pair fail.
@@ -20,6 +22,8 @@ pub mod clock_check;
 pub mod company;
 pub mod installation;
 pub mod minted;
+pub mod sealed;
+pub mod survey;
 pub mod webhook;
 
 use std::collections::HashMap;

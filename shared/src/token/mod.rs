@@ -8,6 +8,7 @@ mod minted;
 pub mod pair;
 pub mod refresh;
 pub mod rescue;
+pub mod reseal;
 pub mod schedule;
 pub mod tokens;
 

@@ -278,6 +278,20 @@ fn spawn(spec: &WorkerSpec, runtime: &RuntimeApi) -> Result<Child, StartError> {
     command.spawn().map_err(|error| failed(&format!("{:?} of {} does not start", spec.program, spec.function), error))
 }
 
+/// Region and credentials of an account that is nowhere.
+pub(crate) fn account() -> [(&'static str, &'static str); 7] {
+    [
+        ("AWS_REGION", REGION),
+        ("AWS_DEFAULT_REGION", REGION),
+        ("AWS_ACCESS_KEY_ID", "sandbox"),
+        ("AWS_SECRET_ACCESS_KEY", "sandbox"),
+        // Nobody's own profile may lead a sandbox to a real account.
+        ("AWS_EC2_METADATA_DISABLED", "true"),
+        ("AWS_CONFIG_FILE", "/dev/null"),
+        ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null"),
+    ]
+}
+
 /// What Lambda itself puts into a function's environment.
 #[must_use]
 pub fn lambda_environment(function: &str, worker: &str) -> BTreeMap<String, String> {
@@ -289,17 +303,10 @@ pub fn lambda_environment(function: &str, worker: &str) -> BTreeMap<String, Stri
         ("AWS_LAMBDA_LOG_STREAM_NAME", worker),
         ("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand"),
         ("AWS_EXECUTION_ENV", "AWS_Lambda_provided.al2023"),
-        ("AWS_REGION", REGION),
-        ("AWS_DEFAULT_REGION", REGION),
-        ("AWS_ACCESS_KEY_ID", "sandbox"),
-        ("AWS_SECRET_ACCESS_KEY", "sandbox"),
-        // Nobody's own profile may lead a sandbox to a real account.
-        ("AWS_EC2_METADATA_DISABLED", "true"),
-        ("AWS_CONFIG_FILE", "/dev/null"),
-        ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null"),
         ("TZ", ":UTC"),
     ]
     .into_iter()
+    .chain(account())
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .collect()
 }

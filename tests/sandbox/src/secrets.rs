@@ -1,8 +1,9 @@
-//! Secrets Manager on this machine: three operations in memory, counted, and able to fail.
+//! Secrets Manager on this machine: four operations in memory, counted, and able to fail.
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use axum::{Router, body::Bytes, extract::State as Shared, response::Response, routing::post};
@@ -34,10 +35,37 @@ struct State {
     failure: Option<Failure>,
 }
 
-#[derive(Debug, Clone)]
+/// Versions by their ids, and which of them has which label.
+#[derive(Debug, Clone, Default)]
 struct Secret {
+    versions: BTreeMap<String, Version>,
+    labels: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone)]
+struct Version {
     value: String,
-    version: String,
+    /// Seconds since the Unix epoch.
+    made_at: f64,
+}
+
+const CURRENT: &str = "AWSCURRENT";
+const PREVIOUS: &str = "AWSPREVIOUS";
+
+impl Secret {
+    fn label(&mut self, label: &str, version: &str) {
+        if label == CURRENT
+            && let Some(before) = self.labels.get(CURRENT).cloned()
+        {
+            self.labels.insert(PREVIOUS.to_owned(), before);
+        }
+        self.labels.insert(label.to_owned(), version.to_owned());
+    }
+
+    fn current(&self) -> Option<(&str, &Version)> {
+        let id = self.labels.get(CURRENT)?;
+        Some((id, self.versions.get(id)?))
+    }
 }
 
 /// The endpoint, which ends when this is dropped.
@@ -71,7 +99,7 @@ impl Secrets {
 
     /// Sets a secret's string; a new version from now on.
     pub fn put(&self, id: &str, value: impl Into<String>) {
-        self.state().put(id, value.into());
+        self.state().put(id, value.into(), &identity::uuid(), &[CURRENT]);
     }
 
     /// Takes a secret away: `ResourceNotFoundException` from now on.
@@ -82,7 +110,7 @@ impl Secrets {
     /// A secret's string.
     #[must_use]
     pub fn get(&self, id: &str) -> Option<String> {
-        self.state().secrets.get(id).map(|secret| secret.value.clone())
+        self.state().secrets.get(id)?.current().map(|(_, version)| version.value.clone())
     }
 
     /// Makes every request fail, or none.
@@ -104,10 +132,13 @@ impl Secrets {
 }
 
 impl State {
-    fn put(&mut self, id: &str, value: String) -> Secret {
-        let secret = Secret { value, version: identity::uuid() };
-        self.secrets.insert(id.to_owned(), secret.clone());
-        secret
+    fn put(&mut self, id: &str, value: String, version: &str, labels: &[&str]) {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let secret = self.secrets.entry(id.to_owned()).or_default();
+        secret.versions.insert(version.to_owned(), Version { value, made_at: since.as_secs_f64() });
+        for label in labels {
+            secret.label(label, version);
+        }
     }
 }
 
@@ -137,32 +168,56 @@ async fn serve(Shared(state): Shared<Arc<Mutex<State>>>, headers: HeaderMap, bod
         let Some(value) = request["SecretString"].as_str() else {
             return aws_json::error(StatusCode::BAD_REQUEST, "InvalidParameterException", "SecretString is missing");
         };
-        let secret = state.put(&id, value.to_owned());
-        return answer(StatusCode::OK, &described(&id, &secret));
+        let version = request["ClientRequestToken"].as_str().map_or_else(identity::uuid, str::to_owned);
+        let labels: Vec<&str> =
+            request["VersionStages"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        state.put(&id, value.to_owned(), &version, if labels.is_empty() { &[CURRENT] } else { &labels });
+        return answer(StatusCode::OK, &described(&id, &version));
     }
-    let Some(secret) = state.secrets.get(&id).cloned() else {
+    let Some(secret) = state.secrets.get_mut(&id) else {
         let message = "Secrets Manager can't find the specified secret.";
         return aws_json::error(StatusCode::BAD_REQUEST, "ResourceNotFoundException", message);
     };
-    let mut value = described(&id, &secret);
+    if operation == "UpdateSecretVersionStage" {
+        return move_label(&id, secret, &request);
+    }
+    let Some((version, held)) = secret.current() else {
+        let message = "Secrets Manager can't find the specified secret value for staging label: AWSCURRENT";
+        return aws_json::error(StatusCode::BAD_REQUEST, "ResourceNotFoundException", message);
+    };
+    let mut value = described(&id, version);
     match operation {
         "GetSecretValue" => {
-            value["SecretString"] = json!(secret.value);
-            value["VersionStages"] = json!(["AWSCURRENT"]);
-            value["CreatedDate"] = json!(1_780_000_000);
+            value["SecretString"] = json!(held.value);
+            value["VersionStages"] = json!([CURRENT]);
+            value["CreatedDate"] = json!(held.made_at);
         }
         "DescribeSecret" => {
-            value["VersionIdsToStages"] = json!({ secret.version: ["AWSCURRENT"] });
+            value["VersionIdsToStages"] = json!({ version: [CURRENT] });
         }
         _ => return aws_json::error(StatusCode::BAD_REQUEST, "InvalidRequestException", "not in the sandbox"),
     }
     answer(StatusCode::OK, &value)
 }
 
+/// A label that is on one version moves to another only if the request names the one that it is on.
+fn move_label(id: &str, secret: &mut Secret, request: &Value) -> Response {
+    let text = |name: &str| request[name].as_str().unwrap_or_default();
+    let (label, to, from) = (text("VersionStage"), text("MoveToVersionId"), text("RemoveFromVersionId"));
+    let known = secret.versions.contains_key(to);
+    let is_named = secret.labels.get(label).is_none_or(|on| on == from);
+    if !known || !is_named {
+        let message = "the label is not on the version that is named, or there is no such version";
+        return aws_json::error(StatusCode::BAD_REQUEST, "InvalidParameterException", message);
+    }
+    secret.label(label, to);
+    answer(StatusCode::OK, &json!({ "ARN": arn(id), "Name": id }))
+}
+
 fn arn(name: &str) -> String {
     format!("arn:aws:secretsmanager:{}:{}:secret:{name}-AbCdEf", crate::process::REGION, crate::process::ACCOUNT)
 }
 
-fn described(id: &str, secret: &Secret) -> Value {
-    json!({ "ARN": arn(id), "Name": id, "VersionId": secret.version })
+fn described(id: &str, version: &str) -> Value {
+    json!({ "ARN": arn(id), "Name": id, "VersionId": version })
 }

@@ -145,6 +145,9 @@ pub fn welcome(sandbox: &Sandbox, colours: Colours) -> String {
     '{platform}/_sandbox/faults'                                                     # the next answer gets lost
   curl '{platform}/_sandbox/state'
 
+{operate}
+  cargo run -qp ops -- --sandbox={platform} doctor
+
 Ctrl-C ends everything.
 ",
         install = heading("Install"),
@@ -153,6 +156,7 @@ Ctrl-C ends everything.
             heading(&format!("Hit the limit ({} in {} s)", options.limits.burst, options.limits.interval_ms / 1000)),
         over = options.limits.burst + 10,
         renew = heading("See a token renewed"),
+        operate = heading("Look after it"),
     )
 }
 

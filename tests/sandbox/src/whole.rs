@@ -16,7 +16,7 @@ use crate::{
     events::{Event, EventBus},
     gateway::Gateway,
     marketplace::{self, Marketplace, grants::Resource},
-    process::{LogBook, Program, Surroundings, Worker, WorkerSpec},
+    process::{self, LogBook, Program, Surroundings, Worker, WorkerSpec},
     queue::{Poller, Queue},
     runtime_api::{FunctionError, Invocation, RuntimeApi},
     secrets::Secrets,
@@ -201,6 +201,7 @@ impl Sandbox {
         };
         sandbox.environment = sandbox.contract();
         sandbox.environment.extend(options.environment);
+        sandbox.marketplace.tell_operators(sandbox.operators_environment());
         sandbox.start_functions(&options.programs, options.relays)?;
         sandbox.wait_for_workers().await;
         Ok(sandbox)
@@ -230,6 +231,15 @@ impl Sandbox {
     #[must_use]
     pub fn environment(&self) -> &BTreeMap<String, String> {
         &self.environment
+    }
+
+    /// Environment of the operator's commands: that of the functions, and the way to the function `refresh`.
+    #[must_use]
+    pub fn operators_environment(&self) -> BTreeMap<String, String> {
+        let own = [("REFRESH_FUNCTION", "refresh".to_owned()), ("AWS_ENDPOINT_URL_LAMBDA", self.runtime.url())];
+        let own = own.map(|(name, value)| (name.to_owned(), value));
+        let account = process::account().into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+        account.chain(self.environment.clone()).chain(own).collect()
     }
 
     /// What a worker needs around it.

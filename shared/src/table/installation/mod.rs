@@ -55,7 +55,7 @@ impl SealedPair {
         })
     }
 
-    fn to_map(&self) -> AttributeValue {
+    pub(super) fn to_map(&self) -> AttributeValue {
         let mut map = Item::from([
             ("access_token".to_owned(), b(&self.access)),
             ("access_issued_at".to_owned(), n(self.access_issued_at)),
@@ -123,7 +123,7 @@ pub struct Minted {
 }
 
 impl Installation {
-    fn read(item: &Item) -> Result<Self, StoreError> {
+    pub(super) fn read(item: &Item) -> Result<Self, StoreError> {
         let attributes = Attributes::of(item);
         let need = |name: &'static str| attributes.malformed(name);
         Ok(Self {
@@ -197,6 +197,6 @@ pub(super) fn resource_of(key: &str) -> Option<Resource> {
     Resource::new(kind, id).ok()
 }
 
-fn b(bytes: &[u8]) -> AttributeValue {
+pub(super) fn b(bytes: &[u8]) -> AttributeValue {
     AttributeValue::B(Blob::new(bytes))
 }

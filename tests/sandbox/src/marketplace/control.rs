@@ -3,6 +3,7 @@
 //! | | body | |
 //! |---|---|---|
 //! | `GET /_sandbox/state` | | counts, limits, faults, which refresh tokens are alive (never the tokens) |
+//! | `GET /_sandbox/environment` | | the environment in which `ops` works on this sandbox |
 //! | `POST /_sandbox/expire-access-tokens` | | every access token ends now |
 //! | `POST /_sandbox/advance` | `{"seconds":31}` | the platform's clock moves on |
 //! | `POST /_sandbox/faults` | [`Plan`]: `{"at":"refresh","fault":{"kind":"hang_up","processed":true},"times":1}` | |
@@ -26,6 +27,8 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::lock::lock;
+
 use super::{
     Platform,
     faults::{Answer, Plan},
@@ -36,6 +39,7 @@ use super::{
 pub(super) fn routes() -> Router<Arc<Platform>> {
     Router::new()
         .route("/_sandbox/state", get(state))
+        .route("/_sandbox/environment", get(environment))
         .route("/_sandbox/expire-access-tokens", post(expire))
         .route("/_sandbox/advance", post(advance))
         .route("/_sandbox/faults", post(add_fault).delete(clear_faults))
@@ -63,6 +67,10 @@ fn with<T: for<'a> Deserialize<'a>>(body: &[u8], act: impl FnOnce(T) -> Response
 
 async fn state(Shared(platform): ThePlatform) -> Response {
     Answer::json(200, &platform.summary()).into_response()
+}
+
+async fn environment(Shared(platform): ThePlatform) -> Response {
+    Answer::json(200, &json!(*lock(&platform.operators_environment))).into_response()
 }
 
 async fn expire(Shared(platform): ThePlatform) -> Response {

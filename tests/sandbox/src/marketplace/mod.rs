@@ -110,6 +110,8 @@ pub struct Platform {
     bus: EventBus,
     /// Told after each change of the grants, so that they can be kept in a file.
     saved_to: Mutex<Option<std::path::PathBuf>>,
+    /// Told to `ops`; the platform's double is the only part with a place for it.
+    operators_environment: Mutex<BTreeMap<String, String>>,
 }
 
 #[derive(Debug)]
@@ -181,7 +183,13 @@ impl Platform {
             not_installed: HashSet::new(),
             contacts: BTreeMap::new(),
         };
-        Self { state: Mutex::new(state), clock: Clock::default(), bus, saved_to: Mutex::default() }
+        Self {
+            state: Mutex::new(state),
+            clock: Clock::default(),
+            bus,
+            saved_to: Mutex::default(),
+            operators_environment: Mutex::default(),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -190,6 +198,11 @@ impl Platform {
 
     fn control(&self, what: impl Into<String>) {
         self.bus.publish(Event::Control { what: what.into() });
+    }
+
+    /// What `GET /_sandbox/environment` answers from now on.
+    pub fn tell_operators(&self, environment: BTreeMap<String, String>) {
+        *lock(&self.operators_environment) = environment;
     }
 
     /// The clock of codes, tokens, replay windows and rate limits.

@@ -1,0 +1,142 @@
+//! Installations as an operator may see them: everything but the tokens, which never leave the table here.
+
+use super::{Attributes, Item, StoreError, Table, installation_key, s};
+use crate::clock::Millis;
+use crate::installation::state::{Lineage, Status};
+use crate::resource::Resource;
+use crate::table::installation::resource_of;
+
+/// What is read of an item. Sealed tokens are not among it.
+const READ: [&str; 19] = [
+    "pk",
+    "status",
+    "epoch",
+    "generation",
+    "company",
+    "minted",
+    "supposed",
+    "installed_at",
+    "revoked_at",
+    "access_issued_at",
+    "access_expires_at",
+    "due_at",
+    "lease_ends_at",
+    "tried_at",
+    "retry_at",
+    "failures",
+    "scope",
+    "home",
+    "absent_until",
+];
+
+/// An installation without its tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overview {
+    /// Whose it is.
+    pub resource: Resource,
+    /// Its state.
+    pub status: Status,
+    /// Its lineage.
+    pub lineage: Lineage,
+    /// The company, where it is known.
+    pub company: Option<String>,
+    /// Whether its token is minted from its company's.
+    pub minted: bool,
+    /// Whether nobody but a caller has ever named it.
+    pub supposed: bool,
+    /// When the exchange of its code was begun, or when it was heard of.
+    pub installed_at: Millis,
+    /// When it was uninstalled.
+    pub revoked_at: Option<Millis>,
+    /// When the access token was granted.
+    pub access_issued_at: Option<Millis>,
+    /// When the access token ends.
+    pub access_expires_at: Option<Millis>,
+    /// When the schedule looks at it next.
+    pub due_at: Option<Millis>,
+    /// When the lease of the attempt under way ends.
+    pub lease_ends_at: Option<Millis>,
+    /// When the refresh token was last tried.
+    pub tried_at: Option<Millis>,
+    /// Before this nobody tries again.
+    pub retry_at: Option<Millis>,
+    /// How many tries in a row have failed.
+    pub failures: u32,
+    /// The scopes granted.
+    pub scope: Option<String>,
+    /// Where a human installs again.
+    pub reinstall_url: Option<String>,
+}
+
+impl Overview {
+    fn read(item: &Item) -> Result<Self, StoreError> {
+        let attributes = Attributes::of(item);
+        let need = |name: &'static str| attributes.malformed(name);
+        let instant = |name| attributes.number(name).map(Millis);
+        Ok(Self {
+            resource: resource_of(attributes.text("pk").unwrap_or_default()).ok_or_else(|| need("pk"))?,
+            status: attributes.text("status").and_then(Status::parse).ok_or_else(|| need("status"))?,
+            lineage: Lineage {
+                epoch: attributes.number("epoch").ok_or_else(|| need("epoch"))?,
+                generation: attributes.number("generation").ok_or_else(|| need("generation"))?,
+            },
+            company: attributes.text("company").map(str::to_owned),
+            minted: attributes.flag("minted"),
+            supposed: attributes.flag("supposed"),
+            installed_at: instant("installed_at").ok_or_else(|| need("installed_at"))?,
+            revoked_at: instant("revoked_at"),
+            access_issued_at: instant("access_issued_at"),
+            access_expires_at: instant("access_expires_at"),
+            due_at: instant("due_at"),
+            lease_ends_at: instant("lease_ends_at"),
+            tried_at: instant("tried_at"),
+            retry_at: instant("retry_at"),
+            failures: attributes.number("failures").unwrap_or(0),
+            scope: attributes.text("scope").map(str::to_owned),
+            reinstall_url: attributes.text("home").map(|home| format!("{}/oauth/install", home.trim_end_matches('/'))),
+        })
+    }
+}
+
+/// Some of the items, and where to read on.
+#[derive(Debug)]
+pub struct Part<T> {
+    /// What was read. An item that this version cannot read must not hide the others.
+    pub items: Vec<Result<T, StoreError>>,
+    /// Where to read on; nothing at the end.
+    pub next: Option<Item>,
+}
+
+impl Table {
+    /// One installation without its tokens.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn overview(&self, resource: &Resource) -> Result<Option<Overview>, StoreError> {
+        let read = self.client.get_item().table_name(&*self.name).key("pk", s(installation_key(resource)));
+        let (projection, names) = projection();
+        let read = read.projection_expression(projection).set_expression_attribute_names(Some(names));
+        read.consistent_read(true).send().await?.item().map(Overview::read).transpose()
+    }
+
+    /// Some installations without their tokens. Reads the whole table, a megabyte at a time, counters included: for
+    /// operators, not for functions.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn overviews(&self, from: Option<Item>) -> Result<Part<Overview>, StoreError> {
+        let (projection, names) = projection();
+        let scan = self.client.scan().table_name(&*self.name).set_exclusive_start_key(from);
+        let scan = scan.projection_expression(projection).set_expression_attribute_names(Some(names));
+        let scan = scan.filter_expression("begins_with(#pk, :kind)");
+        let answer = scan.expression_attribute_values(":kind", s("installation#")).send().await?;
+        let items = answer.items().iter().map(Overview::read).collect();
+        Ok(Part { items, next: answer.last_evaluated_key })
+    }
+}
+
+/// Every name behind a `#`: some are reserved words of DynamoDB.
+fn projection() -> (String, std::collections::HashMap<String, String>) {
+    let names: Vec<String> = READ.iter().map(|name| format!("#{name}")).collect();
+    (names.join(", "), names.iter().cloned().zip(READ.map(str::to_owned)).collect())
+}
