@@ -63,6 +63,9 @@ pub enum StartError {
     /// The HTTP client's TLS set-up.
     #[error("the HTTP client cannot be built: {0}")]
     Http(#[from] reqwest::Error),
+    /// The same for the one of relayed calls.
+    #[error("the HTTP client cannot be built: {0}")]
+    Tls(#[from] rustls::Error),
     /// The process could not be started again with a complete environment.
     #[error("the process cannot be started again with {0}")]
     Environment(String),

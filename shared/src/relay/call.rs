@@ -176,7 +176,7 @@ impl<'a> Call<'a> {
 
     async fn attempt(&mut self, access: &Access) -> std::result::Result<Reply, Failure> {
         let request = self.request;
-        let url = target(&self.relay.app.config.api_url, &request.path, &request.query)
+        let uri = target(&self.relay.app.config.api_url, &request.path, &request.query)
             .map_err(|reason| Failure::NotSent(reason.to_string()))?;
         let mut headers = headers::to_platform(&request.headers, &request.path);
         if self.history.asked_plainly {
@@ -184,7 +184,7 @@ impl<'a> Call<'a> {
         }
         let (method, body, token) = (&request.method, request.body.clone(), &access.token);
         let started = self.relay.now();
-        let result = Attempt { method, url, headers, body, token }.send(&self.relay.client, self.left()).await;
+        let result = Attempt { method, uri, headers, body, token }.send(&self.relay.client, self.left()).await;
         self.course.attempts += 1;
         self.course.platform_ms += self.since(started);
         if let Ok(reply) = &result {

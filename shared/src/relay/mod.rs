@@ -46,7 +46,7 @@ pub struct Relay {
     app: App,
     quota: Quota,
     callers: Secret<Callers>,
-    client: reqwest::Client,
+    client: http_client::Relayed,
     /// The token (epoch and generation) that answered with a 401 of unknown text although it had just been renewed.
     not_helped: Mutex<HashMap<Resource, (u64, u64)>>,
 }
@@ -66,7 +66,7 @@ impl Relay {
     /// A relay with connections of its own.
     ///
     /// # Errors
-    /// [`StartError::Http`].
+    /// [`StartError::Tls`].
     pub fn new(app: App) -> Result<Self, StartError> {
         // The configuration of the relay always names the callers' secret.
         let id = app.config.callers_secret_id.clone().unwrap_or_default();

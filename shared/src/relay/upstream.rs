@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{AUTHORIZATION, CONTENT_LENGTH};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use reqwest::{Client, Response};
-use url::Url;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body as _, Incoming};
 
+use crate::http_client::Relayed;
 use crate::redacted::Redacted;
 
 /// The largest body that an answer can have, in bytes: what Lambda carries (6 MB) less some room for headers.
@@ -20,7 +21,7 @@ pub struct Attempt<'a> {
     /// The method.
     pub method: &'a Method,
     /// Where to; made by [`super::path::target`].
-    pub url: Url,
+    pub uri: Uri,
     /// Everything but `Authorization`.
     pub headers: HeaderMap,
     /// The body.
@@ -67,54 +68,56 @@ impl Attempt<'_> {
     ///
     /// # Errors
     /// [`Failure`].
-    pub async fn send(self, client: &Client, time: Duration) -> Result<Reply, Failure> {
+    pub async fn send(self, client: &Relayed, time: Duration) -> Result<Reply, Failure> {
         tokio::time::timeout(time, self.send_untimed(client)).await.map_err(|_| Failure::TimedOut)?
     }
 
-    async fn send_untimed(self, client: &Client) -> Result<Reply, Failure> {
+    async fn send_untimed(self, client: &Relayed) -> Result<Reply, Failure> {
+        let response = client.request(self.request()?).await.map_err(|error| {
+            // A server that closes before reading the request and one that closes after give the same error; only a
+            // failure to connect means that nothing was sent.
+            let cause = chain(&error);
+            if error.is_connect() { Failure::NotSent(cause) } else { Failure::Broken { cause, status: None } }
+        })?;
+        let (head, body) = response.into_parts();
+        let body = whole(body, head.status).await?;
+        Ok(Reply { status: head.status, headers: head.headers, body })
+    }
+
+    fn request(self) -> Result<Request<Full<Bytes>>, Failure> {
         let mut bearer = HeaderValue::try_from(format!("Bearer {}", self.token.expose()))
             .map_err(|_| Failure::NotSent("the token has a character that no header may have".into()))?;
         bearer.set_sensitive(true);
-        let mut request =
-            client.request(self.method.clone(), self.url).headers(self.headers).header(AUTHORIZATION, bearer);
+        let mut headers = self.headers;
+        headers.insert(AUTHORIZATION, bearer);
         // A method that is expected to have a body says `Content-Length: 0` (RFC 9110 section 8.6).
-        let expects_body = [Method::POST, Method::PUT, Method::PATCH].contains(self.method);
-        if !self.body.is_empty() {
-            request = request.body(self.body);
-        } else if expects_body {
-            request = request.header(CONTENT_LENGTH, 0);
+        if self.body.is_empty() && [Method::POST, Method::PUT, Method::PATCH].contains(self.method) {
+            headers.insert(CONTENT_LENGTH, 0.into());
         }
-        let response = request.send().await.map_err(|e| failure(e, None))?;
-        let (status, headers) = (response.status(), response.headers().clone());
-        let body = body(response).await?;
-        Ok(Reply { status, headers, body })
+        let mut request = Request::new(Full::new(self.body));
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri;
+        *request.headers_mut() = headers;
+        Ok(request)
     }
 }
 
-async fn body(mut response: Response) -> Result<Bytes, Failure> {
-    let status = response.status();
+async fn whole(mut body: Incoming, status: StatusCode) -> Result<Bytes, Failure> {
     let too_large = || Failure::TooLarge(status);
-    let announced = response.content_length().unwrap_or(0);
-    if announced > LARGEST_BODY as u64 {
+    if body.size_hint().lower() > LARGEST_BODY as u64 {
         return Err(too_large());
     }
-    let mut body = BytesMut::new();
-    while let Some(chunk) = response.chunk().await.map_err(|e| failure(e, Some(status)))? {
-        if body.len() + chunk.len() > LARGEST_BODY {
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| Failure::Broken { cause: chain(&e), status: Some(status) })?;
+        // What is no data is a trailer, which API Gateway would not carry.
+        let Ok(data) = frame.into_data() else { continue };
+        if whole.len() + data.len() > LARGEST_BODY {
             return Err(too_large());
         }
-        body.extend_from_slice(&chunk);
+        whole.extend_from_slice(&data);
     }
-    Ok(body.freeze())
-}
-
-/// A server that closes before reading the request and one that closes after give the same error; only a failure to
-/// connect means that nothing was sent.
-fn failure(error: reqwest::Error, status: Option<StatusCode>) -> Failure {
-    let not_sent = error.is_connect() || error.is_builder();
-    // The URL may hold a customer's data in its query.
-    let cause = chain(&error.without_url());
-    if not_sent { Failure::NotSent(cause) } else { Failure::Broken { cause, status } }
+    Ok(whole.freeze())
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
@@ -130,7 +133,7 @@ mod tests {
     use super::*;
 
     /// Answers one connection with these bytes and closes it. Gives back what it was sent.
-    async fn serve(answer: Vec<u8>) -> (Url, tokio::task::JoinHandle<String>) {
+    async fn serve(answer: Vec<u8>) -> (Uri, tokio::task::JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let served = tokio::spawn(async move {
@@ -141,7 +144,7 @@ mod tests {
             let _ = stream.write_all(&answer).await;
             String::from_utf8_lossy(&seen).into_owned()
         });
-        (Url::parse(&format!("http://{address}/a/%20b?q='%2F+")).expect("a URL"), served)
+        (format!("http://{address}/a/%20b?q='%2F+").parse().expect("a target"), served)
     }
 
     /// Whether the head and as much body as it announces is there.
@@ -152,10 +155,10 @@ mod tests {
         body.len() >= announced.unwrap_or(0)
     }
 
-    async fn attempt(url: Url, method: Method, body: &'static str) -> Result<Reply, Failure> {
+    async fn attempt(uri: Uri, method: Method, body: &'static str) -> Result<Reply, Failure> {
         let client = crate::http_client::relayed().expect("a client");
         let token = Redacted::from("the-token");
-        let attempt = Attempt { method: &method, url, headers: HeaderMap::new(), body: body.into(), token: &token };
+        let attempt = Attempt { method: &method, uri, headers: HeaderMap::new(), body: body.into(), token: &token };
         attempt.send(&client, Duration::from_secs(5)).await
     }
 
@@ -167,9 +170,11 @@ mod tests {
         assert_eq!((reply.status.as_u16(), &reply.body[..]), (302, &b"\x1f\x8b\x00\xff"[..]));
         assert_eq!(reply.headers["location"], "/x");
         let seen = served.await.expect("served");
-        assert!(seen.starts_with("POST /a/%20b?q=%27%2F+ HTTP/1.1\r\n"), "{seen}");
+        assert!(seen.starts_with("POST /a/%20b?q='%2F+ HTTP/1.1\r\n"), "{seen}");
         assert!(seen.contains("authorization: Bearer the-token\r\n"), "{seen}");
-        assert!(!seen.contains("accept-encoding"), "{seen}");
+        for added in ["accept", "user-agent", "connection", "transfer-encoding"] {
+            assert!(!seen.contains(&format!("\r\n{added}")), "{added} in {seen}");
+        }
         assert!(seen.ends_with("\r\n\r\n{\"a\" : 1}"), "{seen}");
     }
 
@@ -186,7 +191,7 @@ mod tests {
     #[tokio::test]
     async fn failures_are_told_apart() {
         let closed = TcpListener::bind("127.0.0.1:0").await.expect("a free port").local_addr().expect("bound");
-        let nobody = Url::parse(&format!("http://{closed}/?secret=1")).expect("a URL");
+        let nobody = format!("http://{closed}/?secret=1").parse().expect("a target");
         let failure = attempt(nobody, Method::GET, "").await.expect_err("nobody listens");
         assert!(matches!(&failure, Failure::NotSent(cause) if !cause.contains("secret")), "{failure:?}");
 
@@ -213,10 +218,10 @@ mod tests {
     #[tokio::test]
     async fn silence_ends_with_the_time() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let url = Url::parse(&format!("http://{}/", listener.local_addr().expect("bound"))).expect("a URL");
+        let uri = format!("http://{}/", listener.local_addr().expect("bound")).parse().expect("a target");
         let (client, token) = (crate::http_client::relayed().expect("a client"), Redacted::from("t"));
         let attempt =
-            Attempt { method: &Method::GET, url, headers: HeaderMap::new(), body: Bytes::new(), token: &token };
+            Attempt { method: &Method::GET, uri, headers: HeaderMap::new(), body: Bytes::new(), token: &token };
         let failure = attempt.send(&client, Duration::from_millis(50)).await.expect_err("nobody answers");
         assert!(matches!(failure, Failure::TimedOut), "{failure:?}");
     }

@@ -17,6 +17,7 @@ use super::{
     ApiRequest, Platform, State,
     faults::{Answer, Endpoint, Fault, strike},
     grants::{AccessProblem, Resource},
+    published::Operation,
     window::{Limits, Remaining, Verdict},
 };
 use crate::{events::Event, form::Form};
@@ -57,7 +58,8 @@ impl Caller {
 pub(super) fn version_problem(headers: &HeaderMap) -> Option<&'static str> {
     match headers.get("version").map(http::HeaderValue::as_bytes) {
         None => Some("version header was not found."),
-        Some(b"2021-04-15" | b"2021-07-28" | b"v3") => None,
+        // 2023-02-21 is what the official Node SDK sends unless told otherwise.
+        Some(b"2021-04-15" | b"2021-07-28" | b"2023-02-21" | b"v3") => None,
         Some(_) => Some("version header is invalid"),
     }
 }
@@ -165,12 +167,13 @@ impl Platform {
         match (received.method.as_str(), segments.as_slice()) {
             (_, ["echo", ..]) => echo(received, resource),
             (_, ["status", status]) => answer_status(status),
+            (_, ["gzip"]) => compressed(),
             (_, ["bytes"]) => Answer::new(200, "application/octet-stream", every_byte()),
             ("GET", ["payments", "orders"]) => Answer::refusal(401, "The token is not authorized for this scope."),
             ("GET", ["locations", id]) => self.location(resource, company, id),
             ("GET", ["companies", id]) => self.company(resource, id),
             ("GET" | "POST", ["contacts", ..]) => self.contacts(resource, received, &segments[1..]),
-            (method, _) => Answer::refusal(404, &format!("Cannot {method} {path}")),
+            (method, _) => published(method, path, received, resource),
         }
     }
 
@@ -244,6 +247,15 @@ fn first_contact(location: &str) -> Value {
     json!({ "id": "HLcontact0000000001", "locationId": location, "firstName": "Ada", "email": "ada@example.com" })
 }
 
+/// What is not modelled answers with what it was asked, if there is such an operation and it takes such a token.
+fn published(method: &str, path: &str, received: &Received, resource: &Resource) -> Answer {
+    match Operation::of(method, path) {
+        None => Answer::refusal(404, &format!("Cannot {method} {path}")),
+        Some(operation) if operation.takes(resource) => echo(received, resource),
+        Some(_) => Answer::refusal(401, WRONG_CLASS),
+    }
+}
+
 /// Everything as it arrived: nothing decoded, nothing sorted away.
 fn echo(received: &Received, resource: &Resource) -> Answer {
     let headers: Vec<[String; 2]> = received
@@ -271,6 +283,31 @@ fn answer_status(status: &str) -> Answer {
         _ => Answer::refusal(400, "not a status"),
     }
 }
+
+/// Compressed whether or not that was asked for, and with every header that a relay might keep or drop.
+fn compressed() -> Answer {
+    let mut answer = Answer::new(200, "application/json", Bytes::from_static(&GZIP));
+    let headers = [
+        ("content-encoding", "gzip"),
+        ("etag", "\"7\""),
+        ("vary", "accept-encoding"),
+        ("cache-control", "private, max-age=5"),
+        ("x-request-id", "of-the-platform"),
+        ("link", "</a>; rel=next"),
+        ("set-cookie", "session=of-the-platform"),
+        ("access-control-allow-origin", "*"),
+        ("keep-alive", "timeout=5"),
+        ("server", "double"),
+    ];
+    answer.headers.extend(headers.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    answer
+}
+
+/// `{"a":1}`.
+const GZIP: [u8; 27] = [
+    0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0x03, 0xab, 0x56, 0x4a, 0x54, 0xb2, 0x32, 0xac, 0x05, 0x00,
+    0xaf, 0xac, 0x1b, 0x56, 0x07, 0x00, 0x00, 0x00,
+];
 
 /// All 256 bytes twice, the second time backwards: not UTF-8, and not a palindrome by accident.
 fn every_byte() -> Bytes {

@@ -10,6 +10,7 @@ pub mod faults;
 pub mod grants;
 mod ledger;
 mod oauth;
+mod published;
 pub mod window;
 
 use std::{

@@ -1,0 +1,74 @@
+//! The operations that the platform has published, as far as a double needs them: which there are, and whose token each
+//! takes.
+
+use std::sync::LazyLock;
+
+use super::grants::Resource;
+
+/// The platform's list, one operation a line.
+const OPERATIONS: &str = include_str!("../../../it/data/operations.tsv");
+
+/// One operation.
+#[derive(Debug)]
+pub(super) struct Operation {
+    method: &'static str,
+    segments: Vec<&'static str>,
+    locations: bool,
+    companies: bool,
+}
+
+impl Operation {
+    /// The operation of a request, if there is one.
+    pub(super) fn of(method: &str, path: &str) -> Option<&'static Self> {
+        static ALL: LazyLock<Vec<Operation>> = LazyLock::new(|| OPERATIONS.lines().skip(1).filter_map(read).collect());
+        let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
+        let fitting = ALL.iter().filter(|operation| operation.method == method && operation.fits(&segments));
+        // `/locations/search` rather than `/locations/{locationId}`.
+        fitting.min_by_key(|operation| operation.segments.iter().filter(|part| part.starts_with('{')).count())
+    }
+
+    fn fits(&self, segments: &[&str]) -> bool {
+        let mut pairs = self.segments.iter().zip(segments);
+        self.segments.len() == segments.len() && pairs.all(|(part, segment)| part.starts_with('{') || part == segment)
+    }
+
+    /// Whether it takes a token of this class.
+    pub(super) fn takes(&self, resource: &Resource) -> bool {
+        match resource {
+            Resource::Location(_) => self.locations,
+            Resource::Company(_) => self.companies,
+        }
+    }
+}
+
+fn read(line: &'static str) -> Option<Operation> {
+    let mut fields = line.split('\t').skip(2);
+    let (method, path, classes) = (fields.next()?, fields.next()?, fields.next()?);
+    let is_agencys = |class: &str| class.starts_with("Agency-Access");
+    // Of those without a class nothing is known but that a token is needed.
+    let companies = classes.split('+').any(|class| is_agencys(class) || class == "bearer" || class == "-");
+    let locations = !classes.split('+').all(is_agencys);
+    let segments = path.split('/').filter(|segment| !segment.is_empty()).collect();
+    Some(Operation { method, segments, locations, companies })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operations_know_whose_token_they_take() {
+        let (location, company) = (Resource::Location("L".into()), Resource::Company("C".into()));
+        for (method, path, takes) in [
+            ("GET", "/calendars/", Some((true, true))),
+            ("GET", "/locations/search", Some((true, true))),
+            ("DELETE", "/locations/L", Some((false, true))),
+            ("GET", "/payments/orders/7", Some((true, false))),
+            ("PATCH", "/calendars/", None),
+            ("GET", "/echo", None),
+        ] {
+            let found = Operation::of(method, path);
+            assert_eq!(found.map(|o| (o.takes(&location), o.takes(&company))), takes, "{method} {path}");
+        }
+    }
+}
