@@ -1,0 +1,178 @@
+//! What a permit costs in time, against the least that a shared counter can cost: one conditional `UpdateItem`.
+
+use std::time::{Duration, Instant};
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::types::AttributeValue;
+use futures_util::future::join_all;
+use shared::clock::Clock;
+use shared::quota::{Limits, Quota};
+use shared::resource::Resource;
+use shared::table::{Table, n, s};
+
+use crate::pairs::{alternate, p50, rate};
+use crate::report::{Row, Target};
+use crate::store::{self, Store};
+
+/// High enough that nobody is ever refused.
+const UNLIMITED: Limits = Limits { burst: 1_000_000_000, interval: Duration::from_secs(10), daily: 2_000_000_000 };
+const CALLERS: usize = 32;
+
+/// A counter as small as it can be: no window, no day, nothing given back.
+#[derive(Clone)]
+pub(crate) struct RawCounter {
+    client: Client,
+    table: String,
+}
+
+impl RawCounter {
+    /// Counters in this table.
+    pub(crate) fn new(table: &Table) -> Self {
+        Self { client: table.client.clone(), table: table.name.to_string() }
+    }
+
+    /// Makes a counter.
+    pub(crate) async fn create(&self, key: &str) {
+        let item = [("pk".to_owned(), s(key)), ("used".to_owned(), n(0))];
+        let put = self.client.put_item().table_name(&self.table).set_item(Some(item.into()));
+        put.send().await.expect("a counter");
+    }
+
+    /// Counts one, if there is room.
+    pub(crate) async fn take(&self, key: &str) {
+        self.client
+            .update_item()
+            .table_name(&self.table)
+            .key("pk", s(key))
+            .update_expression("SET used = used + :one")
+            .condition_expression("used < :most")
+            .expression_attribute_values(":one", AttributeValue::N("1".to_owned()))
+            .expression_attribute_values(":most", AttributeValue::N("1000000000".to_owned()))
+            .send()
+            .await
+            .expect("room for one more");
+    }
+}
+
+fn location(number: usize) -> Resource {
+    Resource::location(&format!("benchLocation{number:07}")).expect("an id")
+}
+
+struct Scene {
+    raw: RawCounter,
+    quota: Quota,
+}
+
+impl Scene {
+    async fn new(store: &Store) -> Self {
+        let made = store.table().await;
+        // The same client, configured as a function's, for both.
+        let table = Table { client: store::client(&store.url()).await, name: made.name };
+        let raw = RawCounter::new(&table);
+        for number in 0..CALLERS {
+            raw.create(&format!("raw#{number}")).await;
+        }
+        Self { raw, quota: Quota::new(table, Clock::system(), UNLIMITED) }
+    }
+
+    async fn permit(&self, resource: &Resource) {
+        self.quota.take(resource, None).await.expect("no limit");
+    }
+
+    /// Takes permits until the item has a slot for each stretch of the window, as that of a busy resource has.
+    async fn fill(&self, resources: &[Resource]) {
+        let until = Instant::now() + Duration::from_millis(10_800);
+        while Instant::now() < until {
+            join_all(resources.iter().map(|resource| self.permit(resource))).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// One caller.
+pub(crate) async fn latency(store: &Store, quick: bool) -> Vec<Row> {
+    let scene = Scene::new(store).await;
+    let resource = location(0);
+    let (pairs, batch) = if quick { (5, 20) } else { (60, 50) };
+    p50(200, async || scene.raw.take("raw#0").await).await;
+    if quick {
+        p50(20, async || scene.permit(&resource).await).await;
+    } else {
+        scene.fill(std::slice::from_ref(&resource)).await;
+    }
+    let ratio = alternate(
+        pairs,
+        async || p50(batch, async || scene.raw.take("raw#0").await).await,
+        async || p50(batch, async || scene.permit(&resource).await).await,
+    );
+    let what = "permit taken, 1 caller: p50 against a raw conditional UpdateItem";
+    vec![Row::ratio("permit.latency", store.name, what, Target::AtMost(1.1), &ratio.await, "µs")]
+}
+
+/// Thirty-two callers, each with a resource of its own.
+pub(crate) async fn throughput(store: &Store, quick: bool) -> Vec<Row> {
+    let scene = Scene::new(store).await;
+    let resources: Vec<Resource> = (0..CALLERS).map(location).collect();
+    let (pairs, batch) = if quick { (3, 5) } else { (30, 25) };
+    let raw = async || {
+        let began = Instant::now();
+        let caller = async |number: usize| {
+            let key = format!("raw#{number}");
+            for _ in 0..batch {
+                scene.raw.take(&key).await;
+            }
+        };
+        join_all((0..CALLERS).map(caller)).await;
+        rate(CALLERS * batch, began.elapsed())
+    };
+    let permits = async || {
+        let began = Instant::now();
+        let caller = async |resource| {
+            for _ in 0..batch {
+                scene.permit(resource).await;
+            }
+        };
+        join_all(resources.iter().map(caller)).await;
+        rate(CALLERS * batch, began.elapsed())
+    };
+    raw().await;
+    permits().await;
+    if !quick {
+        scene.fill(&resources).await;
+    }
+    let ratio = alternate(pairs, raw, permits).await;
+    let what = "permits a second, 32 callers on 32 resources, against the raw rate";
+    vec![Row::ratio("permit.throughput", store.name, what, Target::AtLeast(0.9), &ratio, "/s")]
+}
+
+/// Thirty-two callers of one process on one resource.
+pub(crate) async fn group(store: &Store, quick: bool) -> Vec<Row> {
+    let scene = Scene::new(store).await;
+    let resource = location(0);
+    let (pairs, batch) = if quick { (3, 5) } else { (30, 25) };
+    let raw = async || {
+        let began = Instant::now();
+        let caller = async |_| {
+            for _ in 0..batch {
+                scene.raw.take("raw#0").await;
+            }
+        };
+        join_all((0..CALLERS).map(caller)).await;
+        rate(CALLERS * batch, began.elapsed())
+    };
+    let permits = async || {
+        let began = Instant::now();
+        let caller = async |_| {
+            for _ in 0..batch {
+                scene.permit(&resource).await;
+            }
+        };
+        join_all((0..CALLERS).map(caller)).await;
+        rate(CALLERS * batch, began.elapsed())
+    };
+    raw().await;
+    permits().await;
+    let ratio = alternate(pairs, raw, permits).await;
+    let what = "32 callers of one process on one resource, against the raw rate on one item";
+    vec![Row::ratio("permit.group", store.name, what, Target::AtLeast(5.0), &ratio, "/s")]
+}

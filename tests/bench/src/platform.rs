@@ -1,0 +1,104 @@
+//! A platform that does nothing but answer: what a call costs is then the relay's cost.
+//!
+//! Refresh tokens name their location (`r.LOCATION.N`), so that nothing has to be remembered.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::response::Response;
+use axum::routing::post;
+use http::{HeaderValue, header};
+use sandbox::server::{Server, WhenClientLeaves};
+use serde_json::json;
+
+/// What it answers to everything but a token request: one contact, as the platform writes it.
+const CONTACT: &str = r#"{"contact":{"id":"sx6wyHhbFdRXh302LLNR","locationId":"L1","firstName":"Ada","lastName":"Lovelace","email":"ada@example.com","phone":"+15555550100","tags":["customer"],"dateAdded":"2026-01-02T03:04:05.678Z"},"traceId":"0af76519-16cd-43dd-8448-eb211c80319c"}"#;
+
+struct Inner {
+    takes: Duration,
+    requests: AtomicUsize,
+    grants: AtomicUsize,
+}
+
+/// The platform, which ends when this is dropped.
+pub(crate) struct Platform {
+    inner: Arc<Inner>,
+    server: Server,
+}
+
+impl Platform {
+    /// Starts one that takes so long for each answer.
+    pub(crate) async fn that_takes(takes: Duration) -> Self {
+        let inner = Arc::new(Inner { takes, requests: AtomicUsize::new(0), grants: AtomicUsize::new(0) });
+        let router = Router::new().route("/oauth/token", post(grant)).fallback(answer).with_state(Arc::clone(&inner));
+        let server = Server::start(0, router, WhenClientLeaves::Finish).await.expect("a free port");
+        Self { inner, server }
+    }
+
+    /// Base URL.
+    pub(crate) fn url(&self) -> String {
+        self.server.url()
+    }
+
+    /// Requests other than for tokens.
+    pub(crate) fn requests(&self) -> usize {
+        self.inner.requests.load(Ordering::SeqCst)
+    }
+
+    /// Token requests.
+    pub(crate) fn grants(&self) -> usize {
+        self.inner.grants.load(Ordering::SeqCst)
+    }
+}
+
+async fn answer(State(inner): State<Arc<Inner>>) -> Response {
+    inner.requests.fetch_add(1, Ordering::SeqCst);
+    if !inner.takes.is_zero() {
+        tokio::time::sleep(inner.takes).await;
+    }
+    let mut response = Response::new(Body::from(CONTACT));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+    for (name, value) in [
+        ("x-ratelimit-limit-daily", "100000000"),
+        ("x-ratelimit-daily-remaining", "99999999"),
+        ("x-ratelimit-interval-milliseconds", "1000"),
+        ("x-ratelimit-max", "10000"),
+        ("x-ratelimit-remaining", "9999"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+async fn grant(State(inner): State<Arc<Inner>>, form: Bytes) -> Response {
+    let number = inner.grants.fetch_add(1, Ordering::SeqCst);
+    if !inner.takes.is_zero() {
+        tokio::time::sleep(inner.takes).await;
+    }
+    let form = String::from_utf8_lossy(&form);
+    let token = form.split('&').find_map(|field| field.strip_prefix("refresh_token=")).unwrap_or_default();
+    let location = token.split('.').nth(1).unwrap_or_default();
+    let grant = json!({
+        "access_token": access_token(number), "token_type": "Bearer", "expires_in": 86_399,
+        "refresh_token": refresh_token(location, number), "scope": "contacts.readonly contacts.write",
+        "userType": "Location", "locationId": location, "companyId": "C1", "userId": "U1",
+    });
+    let mut response = Response::new(Body::from(grant.to_string()));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// As long as the platform's own: a JWT of some 1.2 KB.
+pub(crate) fn access_token(number: usize) -> String {
+    format!("{number:0>1200}")
+}
+
+/// As long as the platform's own.
+pub(crate) fn refresh_token(location: &str, number: usize) -> String {
+    format!("r.{location}.{number:0>800}")
+}

@@ -1,0 +1,208 @@
+//! What was measured, as a table and as JSON.
+
+use std::io::Write as _;
+
+use serde_json::{Value, json};
+
+use crate::pairs::Ratio;
+
+/// What a figure should be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Target {
+    /// No more than this.
+    AtMost(f64),
+    /// No less than this.
+    AtLeast(f64),
+    /// This and nothing else.
+    Exactly(f64),
+    /// Anything: it is only told.
+    Told,
+}
+
+impl Target {
+    fn is_met_by(self, figure: f64) -> bool {
+        match self {
+            Self::AtMost(most) => figure <= most,
+            Self::AtLeast(least) => figure >= least,
+            Self::Exactly(wanted) => (figure - wanted).abs() < 1e-9,
+            Self::Told => true,
+        }
+    }
+
+    fn text(self) -> String {
+        match self {
+            Self::AtMost(most) => format!("≤ {most}"),
+            Self::AtLeast(least) => format!("≥ {least}"),
+            Self::Exactly(wanted) => format!("= {wanted}"),
+            Self::Told => "told".to_owned(),
+        }
+    }
+}
+
+/// Whether a figure is the same on every machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It is counted: a miss fails the run.
+    Count,
+    /// It is timed: a miss is shown, for a busy machine can make it.
+    Time,
+}
+
+/// One figure.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    name: &'static str,
+    engine: &'static str,
+    what: String,
+    kind: Kind,
+    target: Target,
+    measured: f64,
+    detail: String,
+    ratio: Option<Ratio>,
+}
+
+impl Row {
+    /// A figure that is counted.
+    pub(crate) fn count(name: &'static str, engine: &'static str, what: &str, target: Target, measured: f64) -> Self {
+        let (what, detail) = (what.to_owned(), String::new());
+        Self { name, engine, what, kind: Kind::Count, target, measured, detail, ratio: None }
+    }
+
+    /// A figure that is timed.
+    pub(crate) fn time(name: &'static str, engine: &'static str, what: &str, target: Target, measured: f64) -> Self {
+        Self { kind: Kind::Time, ..Self::count(name, engine, what, target, measured) }
+    }
+
+    /// A ratio of times or rates; `unit` is that of both sides.
+    pub(crate) fn ratio(
+        name: &'static str,
+        engine: &'static str,
+        what: &str,
+        target: Target,
+        ratio: &Ratio,
+        unit: &str,
+    ) -> Self {
+        let Ratio { raw, system, quartiles: (low, high), pairs, .. } = ratio;
+        let detail = format!(
+            "{} {unit} against {}; half of {pairs} pairs within {low:.2} to {high:.2}",
+            figure(*system),
+            figure(*raw)
+        );
+        Self { detail, ratio: Some(ratio.clone()), ..Self::time(name, engine, what, target, ratio.median) }
+    }
+
+    /// With a remark.
+    pub(crate) fn told(self, detail: impl Into<String>) -> Self {
+        let (detail, more) = (self.detail, detail.into());
+        let detail = if detail.is_empty() { more } else { format!("{detail}; {more}") };
+        Self { detail, ..self }
+    }
+
+    fn is_met(&self) -> bool {
+        self.target.is_met_by(self.measured)
+    }
+
+    fn to_json(&self) -> Value {
+        let ratio = self.ratio.as_ref().map(|ratio| {
+            let (low, high) = ratio.quartiles;
+            json!({ "raw": ratio.raw, "system": ratio.system, "quartiles": [low, high], "pairs": ratio.pairs })
+        });
+        json!({
+            "name": self.name, "engine": self.engine, "what": self.what, "target": self.target.text(),
+            "measured": self.measured, "pass": self.is_met(),
+            "gates": self.kind == Kind::Count && self.target != Target::Told,
+            "detail": self.detail, "ratio": ratio,
+        })
+    }
+}
+
+/// All figures of a run, and what could not be measured.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    rows: Vec<Row>,
+    missing: Vec<String>,
+}
+
+impl Report {
+    /// Adds figures, and shows them at once.
+    pub(crate) fn add(&mut self, rows: impl IntoIterator<Item = Row>) {
+        for row in rows {
+            say(&line(&row));
+            self.rows.push(row);
+        }
+    }
+
+    /// Something that could not be measured, and why.
+    pub(crate) fn missing(&mut self, what: &str, why: &str) {
+        say(&format!("not measured: {what}: {why}"));
+        self.missing.push(format!("{what}: {why}"));
+    }
+
+    /// Whether every figure that is counted is what it should be.
+    pub(crate) fn holds(&self) -> bool {
+        self.rows.iter().all(|row| row.kind == Kind::Time || row.is_met())
+    }
+
+    /// Everything, with what it was measured on.
+    pub(crate) fn to_json(&self, machine: &Value) -> Value {
+        json!({
+            "machine": machine,
+            "rows": self.rows.iter().map(Row::to_json).collect::<Vec<_>>(),
+            "not_measured": self.missing,
+        })
+    }
+
+    /// The table, once more and in one piece.
+    pub(crate) fn print(&self) {
+        say("");
+        say("| what | engine | target | measured | |");
+        say("|---|---|---|---|---|");
+        for row in &self.rows {
+            say(&line(row));
+        }
+        for missing in &self.missing {
+            say(&format!("\nnot measured: {missing}"));
+        }
+    }
+}
+
+fn line(row: &Row) -> String {
+    let verdict = match (row.target, row.is_met()) {
+        (Target::Told, _) => "",
+        (_, true) => "yes",
+        (_, false) => "**no**",
+    };
+    let Row { what, engine, target, measured, detail, .. } = row;
+    format!("| {what} | {engine} | {} | {} {verdict} | {detail} |", target.text(), figure(*measured))
+}
+
+/// A figure with as many digits as say something.
+fn figure(value: f64) -> String {
+    let text = if value.abs() >= 100.0 { format!("{value:.0}") } else { format!("{value:.3}") };
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+}
+
+/// Prints a line: the program's answer is text.
+pub(crate) fn say(line: &str) {
+    let _nobody_reads = writeln!(std::io::stdout(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missed_count_fails_the_run_and_a_missed_time_does_not() {
+        let row = |kind, measured| Row { kind, ..Row::count("a", "", "b", Target::AtMost(1.0), measured) };
+        for (kind, measured, holds) in [(Kind::Count, 1.0, true), (Kind::Count, 1.01, false), (Kind::Time, 2.0, true)] {
+            let report = Report { rows: vec![row(kind, measured)], missing: Vec::new() };
+            assert_eq!(report.holds(), holds, "{kind:?} {measured}");
+            assert_eq!(report.to_json(&Value::Null)["rows"][0]["pass"], measured <= 1.0);
+        }
+    }
+
+    #[test]
+    fn figures_are_short() {
+        assert_eq!([0.5, 1.0, 1.2345, 99.96, 1234.5].map(figure), ["0.5", "1", "1.234", "99.96", "1234"]);
+    }
+}

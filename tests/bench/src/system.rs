@@ -1,0 +1,188 @@
+//! The functions as they are deployed: release binaries as processes of their own, under a Runtime API.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use sandbox::events::EventBus;
+use sandbox::process::{LogBook, Program, Surroundings, Worker, WorkerSpec};
+use sandbox::runtime_api::{Invocation, RuntimeApi};
+use sandbox::secrets::Secrets;
+use serde_json::{Value, json};
+use shared::app::App;
+use shared::clock::Clock;
+use shared::config::{Config, Function};
+use shared::resource::Resource;
+use shared::table::Table;
+use shared::token::Grant;
+
+use crate::platform::{Platform, access_token, refresh_token};
+use crate::store::{self, Store};
+use crate::wire::{Upstreams, Wire};
+
+/// Where the built functions are.
+#[derive(Clone, Debug)]
+pub(crate) struct Functions(pub(crate) PathBuf);
+
+impl Functions {
+    /// The bootstrap of a function: as cargo or as cargo-lambda leaves it.
+    pub(crate) fn bootstrap(&self, function: &str) -> PathBuf {
+        let packed = self.0.join(function).join("bootstrap");
+        if packed.is_file() { packed } else { self.0.join(function) }
+    }
+}
+
+/// How long answers take that in reality come from another machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Distances {
+    pub(crate) dynamodb: Duration,
+    pub(crate) secrets: Duration,
+    pub(crate) platform: Duration,
+}
+
+/// Whether calls to AWS go through the counting proxy or straight to where they belong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Through {
+    Wire,
+    Nothing,
+}
+
+/// Everything around the functions.
+pub(crate) struct System {
+    /// Lambda.
+    pub(crate) runtime: RuntimeApi,
+    /// What counts the calls to AWS.
+    pub(crate) wire: Wire,
+    /// The platform.
+    pub(crate) platform: Platform,
+    /// The table, reached without the proxy.
+    pub(crate) table: Table,
+    /// Everything that a function is built of, to prepare the table with.
+    pub(crate) app: App,
+    environment: BTreeMap<String, String>,
+    surroundings: Surroundings,
+    functions: Functions,
+    _secrets: Secrets,
+}
+
+impl System {
+    pub(crate) async fn new(store: &Store, functions: &Functions, through: Through, distances: Distances) -> Self {
+        let secrets = Secrets::start().await.expect("secrets");
+        secrets.put("app", r#"{"client_id":"bench-app","client_secret":"bench-client-secret"}"#);
+        secrets.put("sealing", r#"{"current":"k1","k1":"0123456789abcdef0123456789abcdef"}"#);
+        secrets.put("callers", r#"{"callers":[]}"#);
+        let table = store.table().await;
+        let platform = Platform::that_takes(distances.platform).await;
+        let wire = Wire::to(Upstreams {
+            dynamodb: store.url(),
+            dynamodb_takes: distances.dynamodb,
+            secrets: secrets.url(),
+            secrets_take: distances.secrets,
+        })
+        .await;
+        let (dynamodb, secrets_manager) = match through {
+            Through::Wire => (wire.url(), wire.url()),
+            Through::Nothing => (store.url(), secrets.url()),
+        };
+        let environment: BTreeMap<String, String> = [
+            ("TABLE_NAME", table.name.to_string()),
+            ("APP_SECRET_ID", "app".to_owned()),
+            ("SEALING_SECRET_ID", "sealing".to_owned()),
+            ("CALLERS_SECRET_ID", "callers".to_owned()),
+            ("API_URL", platform.url()),
+            ("AWS_ENDPOINT_URL_DYNAMODB", dynamodb),
+            ("AWS_ENDPOINT_URL_SECRETS_MANAGER", secrets_manager),
+            // As high as they can be set: a benchmark calls more often than a platform allows.
+            ("BURST_LIMIT", "10000".to_owned()),
+            ("BURST_INTERVAL_MS", "1000".to_owned()),
+            ("DAILY_LIMIT", "100000000".to_owned()),
+        ]
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
+        let bus = EventBus::default();
+        let runtime = RuntimeApi::start(bus.clone()).await.expect("a Runtime API");
+        let surroundings = Surroundings { runtime: runtime.clone(), bus, logs: LogBook::default() };
+        let app = app(&environment, &store.url(), &secrets.url()).await;
+        let functions = functions.clone();
+        Self { runtime, wire, platform, table, app, environment, surroundings, functions, _secrets: secrets }
+    }
+
+    /// Starts a process.
+    pub(crate) fn start(&self, program: &Path, function: &str, own: &[(&str, String)]) -> Worker {
+        let mut environment = self.environment.clone();
+        environment.extend(own.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        let spec = WorkerSpec {
+            function: function.to_owned(),
+            worker: format!("{function}-1"),
+            program: Program::Path(program.to_owned()),
+            environment,
+            restart: false,
+        };
+        Worker::start(spec, self.surroundings.clone()).expect("the function is built")
+    }
+
+    /// Starts a process of a function.
+    pub(crate) fn start_function(&self, function: &str) -> Worker {
+        self.start(&self.functions.bootstrap(function), function, &[])
+    }
+
+    /// The variables that all functions are given.
+    pub(crate) fn environment(&self) -> &BTreeMap<String, String> {
+        &self.environment
+    }
+
+    /// Invokes a function and gives back its answer.
+    pub(crate) async fn invoke(&self, function: &str, payload: impl Into<Bytes>) -> Bytes {
+        let invocation = Invocation { timeout: Duration::from_secs(75), ..Invocation::default() };
+        match self.runtime.invoke(function, payload, invocation).await {
+            Ok(answer) => answer,
+            Err(error) => panic!("{function}: {error}: {:?}", self.surroundings.logs.lines().last()),
+        }
+    }
+
+    /// Calls the platform through the relay.
+    pub(crate) async fn relay(&self, payload: &Bytes) {
+        let answer = self.invoke("relay", payload.clone()).await;
+        let answered: Value = serde_json::from_slice(&answer).expect("JSON");
+        assert_eq!((&answered["status"], &answered["source"]), (&json!(200), &json!("platform")), "{answered}");
+    }
+
+    /// Installs the app in a location.
+    pub(crate) async fn install(&self, location: &Resource, number: usize) {
+        let grant = Grant {
+            resource: location.clone(),
+            company: Some("C1".to_owned()),
+            access: access_token(number).into(),
+            refresh: Some(refresh_token(location.id(), number).into()),
+            expires_in: Duration::from_secs(86_399),
+            scope: None,
+            bulk: false,
+        };
+        let started = self.app.clock.now();
+        self.app.installations.install(&grant, started, "https://relay.example").await.expect("installed");
+    }
+}
+
+/// A request through the relay, as another function invokes it.
+pub(crate) fn request(location: &Resource) -> Bytes {
+    let request = json!({
+        "resource": { "location": location.id() }, "method": "GET", "path": "/contacts/sx6wyHhbFdRXh302LLNR",
+        "headers": { "accept": "application/json" },
+    });
+    request.to_string().into()
+}
+
+/// A location by number.
+pub(crate) fn location(number: usize) -> Resource {
+    Resource::location(&format!("benchLocation{number:07}")).expect("an id")
+}
+
+async fn app(environment: &BTreeMap<String, String>, dynamodb: &str, secrets: &str) -> App {
+    let config = Config::read(Function::Relay, &|name| environment.get(name).cloned()).expect("a configuration");
+    // One process asks all services at one URL: a proxy of the benchmark's own tells them apart.
+    let upstreams = Upstreams { dynamodb: dynamodb.to_owned(), secrets: secrets.to_owned(), ..Upstreams::default() };
+    let wire = Box::leak(Box::new(Wire::to(upstreams).await));
+    App::build(config, &store::sdk(&wire.url()).await, Clock::system()).expect("an app")
+}
