@@ -34,7 +34,7 @@ async fn environment(address: &str) -> Result<BTreeMap<String, String>, String> 
         return Err("a sandbox is on this machine only".to_owned());
     }
     let url = format!("{}/_sandbox/environment", address.trim_end_matches('/'));
-    let client = http_client::relayed().map_err(|error| error.to_string())?;
+    let client = http_client::token_endpoint().map_err(|error| error.to_string())?;
     let answer = client.get(url).timeout(Duration::from_secs(5)).send().await.map_err(|error| innermost(&error))?;
     let bytes = answer.error_for_status().map_err(|error| error.to_string())?.bytes().await;
     serde_json::from_slice(&bytes.map_err(|error| error.to_string())?).map_err(|error| error.to_string())

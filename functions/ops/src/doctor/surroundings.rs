@@ -56,7 +56,7 @@ fn clock(stack: &Stack) -> Finding {
 /// Any answer will do: without a token it is a refusal.
 async fn platform(stack: &Stack) -> Finding {
     let (what, url) = ("platform", &stack.app.config.api_url);
-    let client = match http_client::relayed() {
+    let client = match http_client::token_endpoint() {
         Ok(client) => client,
         Err(error) => return Finding::fail(what, error.to_string(), "this machine has no root certificates"),
     };
