@@ -120,6 +120,11 @@ impl Queue {
         self.shelf.send(body.into(), Duration::ZERO);
     }
 
+    /// Drops all messages.
+    pub fn purge(&self) {
+        self.state().messages.clear();
+    }
+
     /// Hands messages to a function, up to ten at a time, until the poller is dropped.
     #[must_use]
     pub fn deliver_to(&self, runtime: &RuntimeApi, function: &str) -> Poller {

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use axum::{Router, body::Bytes, extract::State as Shared, response::Response, routing::post};
@@ -111,6 +111,13 @@ impl Secrets {
     #[must_use]
     pub fn get(&self, id: &str) -> Option<String> {
         self.state().secrets.get(id)?.current().map(|(_, version)| version.value.clone())
+    }
+
+    /// Lets a secret's current version have been made earlier.
+    pub fn age(&self, id: &str, by: Duration) {
+        for version in self.state().secrets.get_mut(id).into_iter().flat_map(|secret| secret.versions.values_mut()) {
+            version.made_at -= by.as_secs_f64();
+        }
     }
 
     /// Makes every request fail, or none.

@@ -11,5 +11,6 @@ mod drop_in;
 mod dynamodb_local;
 mod install;
 mod limits;
+mod operator;
 mod relay;
 mod tokens;

@@ -1,0 +1,360 @@
+//! The operator's commands, as somebody types them: the built program against a running system. Nothing that it prints
+//! holds a secret, except a caller's new key, once.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use futures_util::future::join_all;
+use http::Method;
+use it::outside::{Setup, System, company, location, route, send};
+use sandbox::whole::{APP_SECRET, CALLERS_SECRET, SEALING_SECRET, TABLE, sha256_hex};
+use serde_json::{Value, json};
+use shared::redacted::Redacted;
+use shared::secrets::edit::{EditedSecret, Replaced};
+use shared::table::Table;
+use shared::table::app::{BreakerReason, OpenBreaker, Tally};
+use tokio::process::Command;
+
+/// What a command said and how it ended.
+#[derive(Debug)]
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Said {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// The exit code, and what was said instead of an answer.
+    fn refusal(&self) -> (i32, &str) {
+        assert_eq!(self.out, "", "{self:?}");
+        (self.code, self.err.trim_end())
+    }
+}
+
+fn program() -> PathBuf {
+    let test = std::env::current_exe().expect("the test's own path");
+    let folder = test.parent().and_then(|folder| folder.parent()).expect("a target folder");
+    let program = folder.join("ops");
+    assert!(program.is_file(), "{} is not there: cargo build --workspace --bins", program.display());
+    program
+}
+
+async fn run(environment: impl IntoIterator<Item = (String, String)>, arguments: &[&str]) -> Said {
+    let mut command = Command::new(program());
+    let done = command.env_clear().envs(environment).args(arguments).output().await.expect("it runs");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    Said { code: done.status.code().expect("it is not killed"), out: text(done.stdout), err: text(done.stderr) }
+}
+
+/// Runs a command, and looks for secrets in what it says.
+async fn ops(system: &System, arguments: &[&str]) -> Said {
+    let said = run(system.sandbox.operators_environment(), arguments).await;
+    for secret in system.secrets() {
+        assert!(!said.out.contains(&secret) && !said.err.contains(&secret), "{arguments:?} prints {secret}");
+    }
+    said
+}
+
+async fn done(system: &System, arguments: &[&str]) -> Value {
+    let arguments = [&["--json"], arguments].concat();
+    let said = ops(system, &arguments).await;
+    assert_eq!(said.code, 0, "{arguments:?}: {said:?}");
+    said.json()
+}
+
+fn table(system: &System) -> Table {
+    Table { client: system.sandbox.dynamo.client(), name: TABLE.into() }
+}
+
+fn now() -> shared::clock::Millis {
+    shared::clock::Clock::system().now()
+}
+
+/// States of the findings about `what`.
+fn findings(said: &Value, what: &str) -> Vec<String> {
+    let all = said["findings"].as_array().expect("findings");
+    let about = all.iter().filter(|finding| finding["what"] == what);
+    about.map(|finding| finding["state"].as_str().expect("a state").to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn installations_are_listed_shown_renewed_and_revoked() {
+    let system = System::start(Setup { relays: 1, ..Setup::default() }).await;
+    assert_eq!(done(&system, &["list"]).await, json!({ "installations": [] }));
+    for resource in [location(1), location(2), company()] {
+        system.install(&resource).await;
+    }
+    let (first, second) = (location(1).to_string(), location(2).to_string());
+    let listed = done(&system, &["list"]).await;
+    let names = |listed: &Value| -> Vec<Value> {
+        let all = listed["installations"].as_array().expect("a list").iter();
+        all.map(|one| one["resource"].clone()).collect()
+    };
+    let (json_1, json_2) = (json!({ "location": location(1).id() }), json!({ "location": location(2).id() }));
+    assert_eq!(names(&listed), [json_1.clone(), json_2.clone(), json!({ "company": company().id() })]);
+    assert_eq!(names(&done(&system, &["list", "--status", "revoked"]).await), Vec::<Value>::new());
+    let capped = ops(&system, &["--json", "list", "--limit", "2"]).await;
+    assert_eq!((names(&capped.json()).len(), capped.err.trim_end()), (2, "there are more than 2: see --limit"));
+
+    assert_eq!(system.get(&location(1), "/echo").await.status, 200);
+    assert_eq!(done(&system, &["quota", &first]).await["burst"]["remaining"], 99);
+    assert_eq!(done(&system, &["quota", &second]).await["daily"]["remaining"], 200_000);
+
+    let shown = done(&system, &["show", &first]).await;
+    assert_eq!((&shown["status"], &shown["generation"]), (&json!("Active"), &json!(1)));
+    let renewed = done(&system, &["refresh", &first]).await;
+    assert_eq!((&renewed["summary"]["refreshed"], system.refreshes()), (&json!(1), 1));
+    assert_eq!(done(&system, &["show", &first]).await["generation"], 2);
+    assert_eq!(done(&system, &["refresh", &first, "--if-due"]).await["summary"]["deferred"], 1);
+    system.sandbox.marketplace.set_active(location(2), false);
+    let paused = ops(&system, &["refresh", &second]).await;
+    let expected = format!("ops: {second} has no new token (Suspended); the log of refresh says why");
+    assert_eq!(paused.refusal(), (1, expected.as_str()));
+
+    let not_yet = ops(&system, &["revoke", &second]).await;
+    assert_eq!(not_yet.code, 4, "{not_yet:?}");
+    assert_eq!(done(&system, &["show", &second]).await["status"], "Suspended", "nothing was done");
+    done(&system, &["revoke", &second, "--yes"]).await;
+    assert_eq!(system.get(&location(2), "/echo").await.refusal(), (410, "revoked".to_owned()));
+    assert_eq!(names(&done(&system, &["list", "--status", "Revoked"]).await), [json_2]);
+
+    assert_eq!(ops(&system, &["show", "location:nobody"]).await.refusal(), (3, "ops: location:nobody is not known"));
+    for wrong in [&["show", "L1"][..], &["list", "--status", "fine"], &["dance"], &[]] {
+        assert_eq!(ops(&system, wrong).await.refusal().0, 2, "{wrong:?}");
+    }
+    let bare = run([], &["--json", "list"]).await;
+    let told: Value = serde_json::from_str(&bare.err).expect("JSON");
+    assert_eq!((bare.code, &told["exit_code"]), (2, &json!(2)));
+    assert!(told["error"].as_str().is_some_and(|text| text.contains("TABLE_NAME")), "{told}");
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_is_found_by_the_doctor_and_lifted() {
+    let system = System::start(Setup { relays: 1, ..Setup::default() }).await;
+    system.install(&location(1)).await;
+    let healthy = ops(&system, &["--json", "doctor"]).await;
+    assert_eq!((healthy.code, &healthy.json()["faults"]), (0, &json!(0)), "{healthy:?}");
+
+    let table = table(&system);
+    let until = shared::clock::Millis(i64::MAX);
+    let stop = OpenBreaker { reason: BreakerReason::MassRefusal, until, fingerprint: None };
+    table.open_breaker(&stop).await.expect("stored");
+    table.tally(Tally { answered: 100, refused: 7 }, now()).await.expect("counted");
+    let resource = location(1).to_string();
+    assert_eq!(ops(&system, &["refresh", &resource]).await.code, 1, "stopped");
+    assert_eq!(system.refreshes(), 0);
+    let ill = ops(&system, &["--json", "doctor"]).await;
+    assert_eq!((ill.code, findings(&ill.json(), "refreshing")), (5, vec!["fail".to_owned()]), "{ill:?}");
+    assert_eq!(findings(&ill.json(), "refusals"), ["warn"]);
+
+    assert_eq!(done(&system, &["resume"]).await["was_stopped"], "mass_refusal");
+    assert_eq!(table.recent_tally(now()).await.expect("read").refused, 7, "they count on");
+    assert_eq!(done(&system, &["resume", "--forget"]).await["was_stopped"], Value::Null);
+    assert_eq!(table.recent_tally(now()).await.expect("read"), Tally::default());
+    // The function believes for 5 s what it has read.
+    let mut tries = 0;
+    while ops(&system, &["refresh", &resource]).await.code != 0 {
+        tries += 1;
+        assert!(tries < 100, "it goes on within 5 s");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(system.refreshes(), 1);
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_says_what_is_wrong() {
+    let system = System::start(Setup { relays: 1, ..Setup::default() }).await;
+    system.install(&location(1)).await;
+    let ill = async |what: &str| {
+        let said = ops(&system, &["--json", "doctor"]).await;
+        (said.code, findings(&said.json(), what))
+    };
+    let fail = || (5, vec!["fail".to_owned()]);
+
+    system.set_stored(&location(1), &[("due_at", now().0 - 600_000)]).await;
+    assert_eq!(ill("due").await, fail());
+    system.set_stored(&location(1), &[("due_at", now().0 + 600_000)]).await;
+    assert_eq!(ill("due").await, (0, vec!["ok".to_owned()]), "the control");
+
+    system.sandbox.queue.send("not a pair");
+    assert_eq!(ill("rescue queue").await, (0, vec!["warn".to_owned()]));
+    let app = system.sandbox.secrets.get(APP_SECRET).expect("there");
+    system.sandbox.secrets.put(APP_SECRET, r#"{"client_id":"abc","client_secret":""}"#);
+    assert_eq!(ill("app secret").await, fail());
+    system.sandbox.secrets.put(APP_SECRET, app);
+    let sealing = system.sandbox.secrets.get(SEALING_SECRET).expect("there");
+    system.sandbox.secrets.remove(SEALING_SECRET);
+    assert_eq!(ill("sealing secret").await, fail());
+    system.sandbox.secrets.put(SEALING_SECRET, sealing);
+    system.sandbox.secrets.put(CALLERS_SECRET, r#"{"callers":[{"id":"x","key":"y"}]}"#);
+    assert_eq!(ill("callers").await, fail());
+    system.sandbox.secrets.put(CALLERS_SECRET, r#"{"callers":[]}"#);
+    assert_eq!(ill("callers").await, (0, vec!["warn".to_owned()]));
+
+    let elsewhere = |name: &str, value: &str| {
+        let mut environment = system.sandbox.operators_environment();
+        environment.insert(name.to_owned(), value.to_owned());
+        environment
+    };
+    for (name, value, what) in [
+        ("TABLE_NAME", "no-such-table", "table"),
+        ("API_URL", "http://127.0.0.1:9", "platform"),
+        ("TABLE_NAME", "", "environment"),
+        ("API_URL", "http://example.com", "environment"),
+    ] {
+        let said = run(elsewhere(name, value), &["--json", "doctor"]).await;
+        assert_eq!((said.code, findings(&said.json(), what)), fail(), "{name}={value}: {said:?}");
+    }
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callers_key_is_printed_once_and_two_edits_at_once_lose_nothing() {
+    let system = System::start(Setup { relays: 1, ..Setup::default() }).await;
+    system.install(&location(1)).await;
+    let added = done(&system, &["callers", "add", "billing", "--method", "GET", "--path", "/echo/**"]).await;
+    let key = added["key"].as_str().expect("a key").to_owned();
+    system.tell(&key);
+    assert_eq!(added["sha256"], sha256_hex(&key));
+    let call = |method: Method| send(system.request(method, &route(&location(1), "/echo")).bearer_auth(&key));
+    assert_eq!(call(Method::GET).await.status, 200);
+    assert_eq!(call(Method::POST).await.refusal(), (403, "forbidden".to_owned()));
+
+    let rotated = done(&system, &["callers", "rotate", "billing"]).await;
+    let newer = rotated["key"].as_str().expect("a key").to_owned();
+    system.tell(&newer);
+    let keys = async || {
+        let listed = done(&system, &["callers", "list"]).await;
+        let callers = listed["callers"].as_array().expect("a list").clone();
+        let billing = callers.into_iter().find(|caller| caller["id"] == "billing").expect("listed");
+        billing["keys"].as_array().expect("keys").clone()
+    };
+    let short = |key: &str| json!(sha256_hex(key)[..12]);
+    assert_eq!(keys().await, [short(&key), short(&newer)]);
+    assert_eq!(done(&system, &["callers", "retire", "billing"]).await["ended"], 1);
+    assert_eq!(keys().await, [short(&newer)]);
+    let prefix = &sha256_hex(&newer)[..8];
+    assert_eq!(ops(&system, &["callers", "remove", "billing", "--key", prefix]).await.code, 4, "not without --yes");
+    assert_eq!(ops(&system, &["callers", "remove", "billing", "--key", "ffff0", "--yes"]).await.code, 3);
+    done(&system, &["callers", "remove", "billing", "--key", prefix, "--yes"]).await;
+    assert_eq!(keys().await, Vec::<Value>::new());
+    assert_eq!(ops(&system, &["callers", "add", "billing"]).await.code, 4, "there is one");
+    assert_eq!(
+        ops(&system, &["callers", "add", "odd", "--method", "FETCH"]).await.code,
+        2,
+        "the relay would refuse it"
+    );
+    assert_eq!(ops(&system, &["callers", "remove", "nobody", "--yes"]).await.code, 3);
+    let stored = system.sandbox.secrets.get(CALLERS_SECRET).expect("there");
+    assert!(!stored.contains(&key) && !stored.contains(&newer) && stored.contains("sandbox"), "{stored}");
+
+    // Eight at once: who is told that it is done is in the list, and who is not is not.
+    let names: Vec<String> = (1..=8).map(|number| format!("caller-{number}")).collect();
+    let adding = names.iter().map(async |name| ops(&system, &["callers", "add", name, "--no-key"]).await.code);
+    let codes = join_all(adding).await;
+    let listed = done(&system, &["callers", "list"]).await.to_string();
+    for (name, code) in names.iter().zip(&codes) {
+        assert!([0, 4].contains(code), "{codes:?}");
+        assert_eq!(listed.contains(&format!("\"{name}\"")), *code == 0, "{name} of {codes:?}: {listed}");
+    }
+    assert!(codes.contains(&0), "{codes:?}");
+
+    // And for certain: both have read the same version.
+    let secret = || {
+        let config = aws_sdk_secretsmanager::Config::builder()
+            .behavior_version(aws_sdk_secretsmanager::config::BehaviorVersion::latest())
+            .region(aws_sdk_secretsmanager::config::Region::new("us-east-1"))
+            .credentials_provider(aws_sdk_secretsmanager::config::Credentials::new("a", "b", None, None, "test"))
+            .endpoint_url(system.sandbox.secrets.url());
+        EditedSecret::new(aws_sdk_secretsmanager::Client::from_conf(config.build()), CALLERS_SECRET.to_owned())
+    };
+    let (one, other) = (secret().read().await.expect("read"), secret().read().await.expect("read"));
+    let text = |id: &str| Redacted::from(json!({ "callers": [{ "id": id }] }).to_string());
+    assert_eq!(secret().replace(&one, &text("mine")).await, Ok(Replaced::Done));
+    assert_eq!(secret().replace(&other, &text("yours")).await, Ok(Replaced::Changed));
+    assert!(secret().read().await.is_ok_and(|now| now.text.expose().contains("mine")));
+    system.end().await;
+}
+
+/// The item of an installation, whole.
+async fn item(system: &System, number: usize) -> shared::table::Item {
+    let key = AttributeValue::S(format!("installation#location#{}", location(number).id()));
+    let got = system.sandbox.dynamo.client().get_item().table_name(TABLE).key("pk", key).send().await;
+    got.expect("read").item.expect("there")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sealing_key_is_rotated_under_traffic_and_retired_when_nothing_needs_it() {
+    let system = System::start(Setup { relays: 2, at_once: 10, locations: 30, ..Setup::default() }).await;
+    for number in 1..=30 {
+        system.install(&location(number)).await;
+    }
+    let sealing = |system: &System| -> Value {
+        serde_json::from_str(&system.sandbox.secrets.get(SEALING_SECRET).expect("there")).expect("JSON")
+    };
+    let old_key = sealing(&system)["k1"].as_str().expect("a key").to_owned();
+    system.tell(&old_key);
+    let values = |listed: &Value| -> Vec<(String, String, u64)> {
+        let text = |key: &Value, name: &str| key[name].as_str().expect("text").to_owned();
+        let keys = listed["keys"].as_array().expect("keys").iter();
+        keys.map(|key| (text(key, "id"), text(key, "state"), key["values"].as_u64().expect("a count"))).collect()
+    };
+    let row = |id: &str, state: &str, count| (id.to_owned(), state.to_owned(), count);
+    assert_eq!(values(&done(&system, &["sealing", "list"]).await), [row("k1", "current", 60)]);
+    let before = item(&system, 30).await;
+
+    // Tokens are renewed and used all the while.
+    let rotation = done(&system, &["sealing", "rotate"]);
+    let traffic = async {
+        for round in 0..3 {
+            let calls = (1..=12).map(async |number| system.get(&location(number), "/echo").await);
+            for answer in join_all(calls).await {
+                assert_eq!((answer.status, answer.source()), (200, "platform"), "{answer:?}");
+            }
+            let renewing = json!({ "resource": location(1 + round), "force": true });
+            assert_eq!(system.refresh(&renewing).await.expect("a summary")["refreshed"], 1);
+        }
+    };
+    let (rotated, ()) = tokio::join!(rotation, traffic);
+    assert_eq!((&rotated["current"], &rotated["to_retire"]), (&json!("k2"), &json!(["k1"])));
+    system.tell(sealing(&system)["k2"].as_str().expect("a key"));
+    done(&system, &["sealing", "reseal"]).await;
+    assert_eq!(values(&done(&system, &["sealing", "list"]).await), [row("k1", "old", 0), row("k2", "current", 60)]);
+    assert_eq!(ops(&system, &["sealing", "rotate"]).await.code, 4, "one rotation at a time");
+
+    let refused = async |why: &str| {
+        let said = ops(&system, &["sealing", "retire", "k1"]).await;
+        let (code, text) = said.refusal();
+        assert!(code == 4 && text.contains(why), "{said:?}");
+        assert_eq!(sealing(&system)["k1"], old_key, "it stays");
+    };
+    refused("until").await;
+    system.sandbox.secrets.age(SEALING_SECRET, Duration::from_mins(3));
+    let now = item(&system, 30).await;
+    let put = |item| system.sandbox.dynamo.client().put_item().table_name(TABLE).set_item(Some(item)).send();
+    put(before).await.expect("put back");
+    refused("2 values are sealed under k1").await;
+    put(now).await.expect("put back");
+    system.sandbox.queue.send("not a pair");
+    refused("the rescue queue holds 1 messages").await;
+    system.sandbox.queue.purge();
+
+    assert_eq!(ops(&system, &["sealing", "retire", "k2"]).await.code, 4, "the current one");
+    assert_eq!(ops(&system, &["sealing", "retire", "k7"]).await.code, 3);
+    assert_eq!(done(&system, &["sealing", "retire", "k1"]).await["retired"], "k1");
+    assert_eq!(sealing(&system).as_object().map(serde_json::Map::len), Some(2), "k2 and which is current");
+    for number in 1..=30 {
+        let answer = system.get(&location(number), "/echo").await;
+        assert_eq!((answer.status, answer.source()), (200, "platform"), "{number}: {answer:?}");
+    }
+    let one = json!({ "resource": location(9), "force": true });
+    assert_eq!(system.refresh(&one).await.expect("a summary")["refreshed"], 1);
+    system.end().await;
+}
