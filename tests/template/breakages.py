@@ -172,6 +172,58 @@ BREAKAGES = [
         lambda t: _function(t, "Refresh")["Events"]["EveryMinute"]["Properties"].update(ScheduleExpression="rate(5 minutes)"),
     ),
     (
+        checks.what_is_optional_comes_only_when_asked_for,
+        "a role escapes the boundary",
+        lambda t: _role(t, "Refresh").pop("PermissionsBoundary"),
+    ),
+    (
+        checks.what_is_optional_comes_only_when_asked_for,
+        "the schedule's role escapes the boundary",
+        lambda t: _function(t, "Refresh")["Events"]["EveryMinute"]["Properties"].pop("PermissionsBoundary"),
+    ),
+    (
+        checks.what_is_optional_comes_only_when_asked_for,
+        "concurrency is always reserved",
+        lambda t: _function(t, "Webhook").update(ReservedConcurrentExecutions=10),
+    ),
+    (
+        checks.what_is_optional_comes_only_when_asked_for,
+        "a record without a zone",
+        lambda t: t["Resources"]["DomainRecord"].update(Condition="HasDomain"),
+    ),
+    (
+        checks.the_api_is_bounded_and_logs_no_code,
+        "no throttling",
+        lambda t: _resource(t, "Api").pop("DefaultRouteSettings"),
+    ),
+    (
+        checks.the_api_is_bounded_and_logs_no_code,
+        "the path is logged",
+        lambda t: _resource(t, "Api")["AccessLogSettings"].update(Format="$context.status $context.path"),
+    ),
+    (
+        checks.a_failed_tick_is_not_repeated_and_a_lost_one_is_seen,
+        "Lambda repeats a failed tick",
+        lambda t: _function(t, "Refresh")["EventInvokeConfig"].update(MaximumRetryAttempts=2),
+    ),
+    (
+        checks.a_failed_tick_is_not_repeated_and_a_lost_one_is_seen,
+        "a tick of yesterday",
+        lambda t: _function(t, "Refresh")["Events"]["EveryMinute"]["Properties"].pop("RetryPolicy"),
+    ),
+    (
+        checks.outputs_are_the_documented_ones,
+        "an output is gone",
+        lambda t: t["Outputs"].pop("RelayUrl"),
+    ),
+    (
+        checks.outputs_are_the_documented_ones,
+        "operators are not told a queue",
+        lambda t: t["Outputs"].update(
+            OperatorEnvironment={"Value": t["Outputs"]["OperatorEnvironment"]["Value"]["Fn::Sub"].replace("RESCUE_FAILURES_URL", "X")}
+        ),
+    ),
+    (
         checks.secrets_have_the_contracts_form,
         "a short sealing key",
         lambda t: _resource(t, "SealingSecret")["GenerateSecretString"].update(PasswordLength=16),

@@ -210,6 +210,62 @@ def nothing_that_matters_is_lost(template, full, bare):
         yield "schedule: not once a minute"
 
 
+def what_is_optional_comes_only_when_asked_for(template, full, bare):
+    boundary = {"Ref": "PermissionsBoundaryArn"}
+    for name, role in of_type(full, "AWS::IAM::Role").items():
+        if role["Properties"].get("PermissionsBoundary") != boundary:
+            yield f"role {name}: outside of the boundary that was asked for"
+    for name, role in of_type(bare, "AWS::IAM::Role").items():
+        if "PermissionsBoundary" in role["Properties"]:
+            yield f"role {name}: in a boundary that nobody asked for"
+    reserved = {name: "ReservedConcurrentExecutions" in function for name, function in _functions(full).items()}
+    if reserved != {name: name == "relay" for name in FUNCTIONS}:
+        yield f"reserved concurrency: {reserved}"
+    if any("ReservedConcurrentExecutions" in function for function in _functions(bare).values()):
+        yield "concurrency is reserved that nobody asked for"
+    for name, condition in expected.ON_DEMAND.items():
+        if full.get(name, {}).get("Condition") != condition:
+            yield f"{name}: not only under {condition}"
+
+
+def the_api_is_bounded_and_logs_no_code(template, full, bare):
+    for stage in of_type(full, "AWS::ApiGatewayV2::Stage").values():
+        settings = stage["Properties"].get("DefaultRouteSettings", {})
+        if not {"ThrottlingRateLimit", "ThrottlingBurstLimit"} <= set(settings):
+            yield "API: not throttled"
+        line = stage["Properties"].get("AccessLogSettings", {}).get("Format", "")
+        if "$context.status" not in line:
+            yield "API: no access log"
+        # A redirect's query holds a code; a path holds who is called for.
+        for variable in ("$context.path", "querystring", "$request"):
+            if variable in line:
+                yield f"API: its access log has {variable}"
+
+
+def a_failed_tick_is_not_repeated_and_a_lost_one_is_seen(template, full, bare):
+    configurations = of_type(full, "AWS::Lambda::EventInvokeConfig").values()
+    found = [(name_of(one["Properties"]["FunctionName"]), one["Properties"].get("MaximumRetryAttempts")) for one in configurations]
+    if found != [("RefreshFunction", 0)]:
+        yield f"asynchronous invocations: {found}, expected RefreshFunction without retries"
+    for name, schedule in of_type(full, "AWS::Scheduler::Schedule").items():
+        retry = schedule["Properties"]["Target"].get("RetryPolicy", {})
+        if not 60 <= retry.get("MaximumEventAgeInSeconds", 86400) <= 120:
+            yield f"{name}: a tick may come when it is long stale"
+
+
+def outputs_are_the_documented_ones(template, full, bare):
+    outputs = template["Outputs"]
+    yield from _difference("outputs", expected.OUTPUTS, set(outputs))
+    told = set(re.findall(r"(\w+)=", json.dumps(outputs.get("OperatorEnvironment", {}))))
+    crate = ROOT / "functions" / "ops" / "src"
+    read = {name for file in crate.rglob("*.rs") for name in re.findall(r'given\("(\w+)"\)', file.read_text())}
+    required = set(re.findall(r'env\.required\("(\w+)"\)', _configuration()))
+    if not read or not required:
+        yield "functions/ops or shared/src/config.rs: no variables found, so this check reads them wrongly"
+    missing = (read | required | {"AWS_REGION", "API_URL", "RESCUE_QUEUE_URL"}) - told
+    yield from (f"OperatorEnvironment: without {name}" for name in sorted(missing))
+
+
 def secrets_have_the_contracts_form(template, full, bare):
     sealing = full["SealingSecret"]["Properties"].get("GenerateSecretString", {})
     if sealing.get("SecretStringTemplate") != '{"current":"k1"}' or sealing.get("GenerateStringKey") != "k1":
@@ -236,5 +292,9 @@ ALL = (
     times_fit_into_each_other,
     table_is_the_one_the_tests_use,
     nothing_that_matters_is_lost,
+    what_is_optional_comes_only_when_asked_for,
+    the_api_is_bounded_and_logs_no_code,
+    a_failed_tick_is_not_repeated_and_a_lost_one_is_seen,
+    outputs_are_the_documented_ones,
     secrets_have_the_contracts_form,
 )

@@ -125,3 +125,28 @@ SCHEDULE_PERMISSIONS = {
 
 # Actions that know no resources, so that AWS demands the wildcard.
 MAY_BE_WILDCARD = {"xray:PutTraceSegments", "xray:PutTelemetryRecords"}
+
+# Resources that are there only under a condition.
+ON_DEMAND = {"Domain": "HasDomain", "DomainMapping": "HasDomain", "DomainRecord": "HasHostedZone"}
+
+# What a deployment tells; README and docs name them.
+OUTPUTS = {
+    "InstallUrl",
+    "CallbackUrl",
+    "WebhookUrl",
+    "RelayUrl",
+    "DropInUrl",
+    "DomainTarget",
+    "PutClientSecret",
+    "OperatorEnvironment",
+    "CallbackFunctionArn",
+    "RelayFunctionArn",
+    "RefreshFunctionArn",
+    "WebhookFunctionArn",
+    "AppSecretArn",
+    "CallersSecretArn",
+    "SealingSecretArn",
+    "TableName",
+    "RescueQueueUrl",
+    "RescueFailuresUrl",
+}
