@@ -13,7 +13,7 @@ async fn main() -> Result<(), Error> {
         return run(service_fn(async |event: LambdaEvent<Box<RawValue>>| Ok::<_, Error>(event.payload))).await;
     };
     let dynamodb = aws_sdk_dynamodb::Client::new(&shared::app::aws_defaults().load().await);
-    let http = shared::http_client::relayed()?;
+    let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?;
     let (table, url, token, dynamodb, http) = (&table, &url, &token, &dynamodb, &http);
     run(service_fn(async |_: LambdaEvent<Box<RawValue>>| {
         dynamodb
