@@ -55,6 +55,15 @@ pub enum Event {
         /// Requests of this resource in the window that ends now, this one included.
         in_window: usize,
     },
+    /// The platform told the app of something.
+    Webhook {
+        /// `INSTALL` or `UNINSTALL`.
+        kind: String,
+        /// Of what.
+        resource: String,
+        /// Status of the answer; absent where there was none.
+        status: Option<u16>,
+    },
     /// A function's process wrote a line.
     Log {
         /// Name of the function.

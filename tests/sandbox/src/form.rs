@@ -35,6 +35,11 @@ impl Form {
         let camel = camel_case(name);
         self.0.iter().find(|(known, _)| *known == name || *known == camel).map(|(_, value)| value.as_str())
     }
+
+    /// All values of a name, spelled as it is.
+    pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
 }
 
 fn camel_case(snake: &str) -> String {

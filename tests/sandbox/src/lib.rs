@@ -11,17 +11,20 @@
 //! | [`marketplace`] | the platform: consent page, token endpoint, minting, a piece of its API |
 //! | [`runtime_api`] | Lambda: the Runtime API that workers poll, and `Invoke` |
 //! | [`gateway`] | API Gateway's HTTP API with payload 2.0 |
+//! | [`console`] | nothing of theirs: a page that shows the system live, with buttons |
 //! | [`process`] | workers as child processes: killed, frozen, started again |
 //!
 //! All of them tell an [`events::EventBus`] what happens.
 
 mod aws_json;
 pub mod clock;
+pub mod console;
 pub mod dynamo;
 pub mod events;
 mod form;
 pub mod gateway;
 mod identity;
+mod local;
 mod lock;
 pub mod marketplace;
 pub mod process;

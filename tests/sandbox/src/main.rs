@@ -30,6 +30,12 @@ struct Arguments {
     /// Port of the platform's double; 0 takes a free one
     #[arg(long, default_value_t = 8090)]
     platform_port: u16,
+    /// Port of the console; 0 takes a free one
+    #[arg(long, default_value_t = 8070)]
+    console_port: u16,
+    /// No console
+    #[arg(long, conflicts_with = "console_port")]
+    no_console: bool,
     /// Keep the database, the keys and the platform's tokens in this file and beside it (default: in memory)
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
@@ -118,6 +124,8 @@ impl Arguments {
             refresh_every: (self.refresh_every > 0).then(|| Duration::from_secs(self.refresh_every)),
             programs: self.bootstraps.map_or(Programs::Itself, Programs::Directory),
             environment: BTreeMap::from_iter(self.environment),
+            webhooks: true,
+            console: (!self.no_console).then_some(self.console_port),
             ..Options::default()
         }
     }

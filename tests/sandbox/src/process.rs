@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Deref,
     path::PathBuf,
     process::Stdio,
     sync::{
@@ -121,10 +122,24 @@ pub struct Surroundings {
 /// A running worker; dropping it kills the process.
 #[derive(Debug)]
 pub struct Worker {
+    handle: Handle,
+    supervisor: JoinHandle<()>,
+}
+
+/// A worker to look at and to signal, by those who do not own it.
+#[derive(Debug, Clone)]
+pub struct Handle {
     function: String,
     name: String,
     life: Arc<Life>,
-    supervisor: JoinHandle<()>,
+}
+
+impl Deref for Worker {
+    type Target = Handle;
+
+    fn deref(&self) -> &Handle {
+        &self.handle
+    }
 }
 
 /// What a worker and its supervisor both know.
@@ -158,13 +173,13 @@ impl Worker {
             restart: AtomicBool::new(spec.restart),
         });
         let supervisor = tokio::spawn(supervise(first, spec, around, Arc::clone(&life)));
-        Ok(Self { function, name, life, supervisor })
+        Ok(Self { handle: Handle { function, name, life }, supervisor })
     }
 
     /// Kills the process, does not start it again, and waits until it is gone. Dropping a worker kills it too, but
     /// leaves the waiting to others.
     pub async fn end(mut self) {
-        self.life.restart.store(false, Ordering::SeqCst);
+        self.handle.life.restart.store(false, Ordering::SeqCst);
         // More than once, because a process may just be starting whose id is not known yet.
         while !self.supervisor.is_finished() {
             self.signal(Signal::Kill).await;
@@ -172,6 +187,14 @@ impl Worker {
         }
     }
 
+    /// The worker without its life: dropping a handle ends nothing.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+}
+
+impl Handle {
     /// Name of the function.
     #[must_use]
     pub fn function(&self) -> &str {

@@ -75,6 +75,17 @@ pub struct Secrets {
     server: Server,
 }
 
+/// Sets secrets of an endpoint.
+#[derive(Debug, Clone)]
+pub struct Writer(Arc<Mutex<State>>);
+
+impl Writer {
+    /// As [`Secrets::put`].
+    pub fn put(&self, id: &str, value: impl Into<String>) {
+        lock(&self.0).put(id, value.into(), &identity::uuid(), &[CURRENT]);
+    }
+}
+
 impl Secrets {
     /// Starts it on a free port, empty.
     ///
@@ -95,6 +106,12 @@ impl Secrets {
 
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+
+    /// Something to set secrets with, for those who do not own the endpoint.
+    #[must_use]
+    pub fn writer(&self) -> Writer {
+        Writer(Arc::clone(&self.state))
     }
 
     /// Sets a secret's string; a new version from now on.

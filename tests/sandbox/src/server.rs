@@ -17,7 +17,8 @@ use tokio::{
 pub enum StartError {
     /// The port is in use, or not ours to take.
     #[error(
-        "port {port} on 127.0.0.1 cannot be used ({source}); choose another with --port, or let --port 0 take a free one"
+        "port {port} on 127.0.0.1 cannot be used ({source}); choose another with --port, --platform-port or --console-port, \
+         0 for a free one"
     )]
     Port {
         /// The port that was asked for.

@@ -69,6 +69,9 @@ pub fn line(event: &Event, verbose: bool, colours: Colours) -> Option<String> {
             let counted = colours.paint(GREY, &format!("{whose}, {in_window} in the window"));
             format!("{}{method} {path} → {} {counted}", what(GREY, "platform"), status(*answered))
         }
+        Event::Webhook { kind, resource, status: answered } => {
+            format!("{}{kind} of {resource} → {}", what(MAGENTA, "webhook"), status(*answered))
+        }
         Event::Log { worker, line, .. } => {
             let line = log_line(line, verbose)?;
             format!("{}{} {line}", what(GREY, "log"), colours.paint(GREY, worker))
@@ -81,12 +84,12 @@ pub fn line(event: &Event, verbose: bool, colours: Colours) -> Option<String> {
     Some(text)
 }
 
-fn nothing_was_due(answer: &str) -> bool {
+pub(crate) fn nothing_was_due(answer: &str) -> bool {
     serde_json::from_str::<Value>(answer).is_ok_and(|summary| summary["due"] == 0)
 }
 
 /// A function's line, if it matters: warnings, errors, and what is not JSON. Metrics are for machines.
-fn log_line(line: &str, verbose: bool) -> Option<String> {
+pub(crate) fn log_line(line: &str, verbose: bool) -> Option<String> {
     if verbose {
         return Some(line.to_owned());
     }
@@ -124,6 +127,7 @@ pub fn welcome(sandbox: &Sandbox, colours: Colours) -> String {
     };
     format!(
         "\
+{watch}
 {install}{alive}
   our link, with a state      {gateway}/oauth/install
   from the marketplace        {platform}/install
@@ -150,6 +154,9 @@ pub fn welcome(sandbox: &Sandbox, colours: Colours) -> String {
 
 Ctrl-C ends everything.
 ",
+        watch = sandbox.console.as_ref().map_or_else(String::new, |console| {
+            format!("{}\n  the console, with buttons   {}\n", heading("Watch it"), console.url())
+        }),
         install = heading("Install"),
         call = heading("Call the API through the relay"),
         limit =

@@ -9,9 +9,11 @@ use std::{
 use aws_lc_rs::{digest, rand};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use shared::table::Table;
 use tokio::task::JoinHandle;
 
 use crate::{
+    console::{Console, Controls},
     dynamo::{self, Dynamo},
     events::{Event, EventBus},
     gateway::Gateway,
@@ -33,6 +35,8 @@ pub const SEALING_SECRET: &str = "hoopai-relay/sealing";
 pub const CALLERS_SECRET: &str = "hoopai-relay/callers";
 /// Path of the redirect URI.
 pub const CALLBACK_PATH: &str = "/oauth/callback";
+/// Path of the app's webhook URL.
+pub const WEBHOOK_PATH: &str = "/webhooks/marketplace";
 
 /// Where the functions come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +68,10 @@ pub struct Options {
     pub environment: BTreeMap<String, String>,
     /// How long a message of the rescue queue stays invisible after it was received.
     pub visibility: Duration,
+    /// Whether the platform tells the app of installs and uninstalls; a test that counts what happens may not want it.
+    pub webhooks: bool,
+    /// Port of the console on 127.0.0.1, 0 for a free one; none where absent.
+    pub console: Option<u16>,
 }
 
 impl Default for Options {
@@ -77,6 +85,8 @@ impl Default for Options {
             programs: Programs::Itself,
             environment: BTreeMap::new(),
             visibility: Duration::from_secs(5),
+            webhooks: false,
+            console: None,
         }
     }
 }
@@ -105,6 +115,8 @@ pub struct Sandbox {
     pub logs: LogBook,
     /// What happens.
     pub bus: EventBus,
+    /// The page that shows it.
+    pub console: Option<Console>,
     /// Bearer key of the caller `sandbox`, who may do everything.
     pub caller_key: String,
     environment: BTreeMap<String, String>,
@@ -196,6 +208,7 @@ impl Sandbox {
             queue,
             logs: LogBook::default(),
             bus,
+            console: None,
             caller_key: keys.caller_key,
             environment: BTreeMap::new(),
         };
@@ -204,7 +217,28 @@ impl Sandbox {
         sandbox.marketplace.tell_operators(sandbox.operators_environment());
         sandbox.start_functions(&options.programs, options.relays)?;
         sandbox.wait_for_workers().await;
+        if options.webhooks {
+            sandbox.marketplace.webhooks().send_to(format!("{}{WEBHOOK_PATH}", sandbox.gateway.url()));
+        }
+        if let Some(port) = options.console {
+            sandbox.console = Some(Console::start(port, sandbox.controls()).await?);
+        }
         Ok(sandbox)
+    }
+
+    /// What the console needs of it all.
+    fn controls(&self) -> Controls {
+        Controls {
+            platform: self.marketplace.platform(),
+            platform_url: self.marketplace.url(),
+            gateway_url: self.gateway.url(),
+            runtime: self.runtime.clone(),
+            secrets: self.secrets.writer(),
+            table: Table { client: self.dynamo.client(), name: TABLE.into() },
+            caller_key: self.caller_key.clone(),
+            workers: self.workers.iter().map(Worker::handle).collect(),
+            bus: self.bus.clone(),
+        }
     }
 
     /// The environment that the contract names, with the addresses of this sandbox.
@@ -218,6 +252,7 @@ impl Sandbox {
             ("MARKETPLACE_URL", self.marketplace.url()),
             ("PUBLIC_URL", self.gateway.url()),
             ("RESCUE_QUEUE_URL", self.queue.url()),
+            ("WEBHOOK_PUBLIC_KEYS", self.marketplace.webhooks().public_key()),
             ("AWS_ENDPOINT_URL_DYNAMODB", self.dynamo.url().to_owned()),
             ("AWS_ENDPOINT_URL_SECRETS_MANAGER", self.secrets.url()),
             ("AWS_ENDPOINT_URL_SQS", self.queue.endpoint()),
@@ -326,7 +361,7 @@ impl Sandbox {
 }
 
 /// The function's time-out in `template.yaml`.
-fn refresh_invocation() -> Invocation {
+pub(crate) fn refresh_invocation() -> Invocation {
     Invocation { timeout: Duration::from_secs(75), ..Invocation::default() }
 }
 

@@ -1,7 +1,8 @@
 //! The page where somebody chooses a location, or the agency, and says yes or no.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use axum::{
     Router,
     body::{Body, to_bytes},
@@ -9,12 +10,13 @@ use axum::{
     response::Response,
     routing::get,
 };
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{Request, StatusCode};
-use maud::{DOCTYPE, Markup, html};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 use url::Url;
 
-use super::{Location, Options, Platform, grants::Resource};
-use crate::form::Form;
+use super::{Location, Options, Platform, grants::Resource, webhooks::Kind};
+use crate::{form::Form, identity::SCOPES};
 
 pub(super) fn routes() -> Router<Arc<Platform>> {
     let page = || get(ask).post(decide);
@@ -78,7 +80,7 @@ async fn decide(Shared(platform): Shared<Arc<Platform>>, request: Request<Body>)
         return page(StatusCode::BAD_REQUEST, &complaint("error.redirectUriMismatch"));
     };
     let choice = form.get("choice").unwrap_or_default();
-    if choice == REFUSE {
+    if choice == REFUSE || form.get("decision") == Some(REFUSE) {
         platform.control("consent refused");
         target
             .query_pairs_mut()
@@ -89,7 +91,8 @@ async fn decide(Shared(platform): Shared<Arc<Platform>>, request: Request<Body>)
         let Some(resource) = known else {
             return page(StatusCode::BAD_REQUEST, &complaint("error.locationNotFound"));
         };
-        let code = platform.consent(resource, wanted.redirect_uri);
+        let left_out = left_out(&form, &options, &resource);
+        let code = platform.consent(&resource, left_out, wanted.redirect_uri);
         target.query_pairs_mut().append_pair("code", &code);
     }
     if let Some(state) = &wanted.state {
@@ -101,10 +104,29 @@ async fn decide(Shared(platform): Shared<Arc<Platform>>, request: Request<Body>)
 /// Value of the button that says no.
 const REFUSE: &str = "refuse";
 
+/// With the agency, the page lists its locations, each with a tick: those whose tick was taken away.
+fn left_out(form: &Form, options: &Options, chosen: &Resource) -> Option<HashSet<String>> {
+    let is_agency = matches!(chosen, Resource::Company(_));
+    (is_agency && form.get("listed").is_some()).then(|| {
+        let ticked: HashSet<&str> = form.all("approved").collect();
+        options
+            .locations
+            .iter()
+            .filter(|known| !ticked.contains(known.id.as_str()))
+            .map(|known| known.id.clone())
+            .collect()
+    })
+}
+
 impl Platform {
-    fn consent(&self, chosen: Resource, redirect_uri: String) -> String {
+    fn consent(&self, chosen: &Resource, left_out: Option<HashSet<String>>, redirect_uri: String) -> String {
         self.control(format!("consent given for {chosen}"));
-        self.code(chosen, Some(redirect_uri))
+        if let Some(left_out) = left_out {
+            self.state().not_installed = left_out;
+        }
+        let code = self.code(chosen.clone(), Some(redirect_uri));
+        self.tell(Kind::Install, chosen);
+        code
     }
 }
 
@@ -113,48 +135,79 @@ fn redirect(target: &str) -> Response {
     response.unwrap_or_else(|_| crate::server::hang_up())
 }
 
+/// The policy allows the one style. It does not name `form-action`: that would hold for the redirect after the form too.
 fn page(status: StatusCode, content: &Markup) -> Response {
     let document = html! {
         (DOCTYPE)
         html lang="en" {
             head {
                 meta charset="utf-8";
-                meta name="viewport" content="width=device-width";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
                 title { "Sandbox marketplace" }
-                style { (STYLE) }
+                style { (PreEscaped(STYLE)) }
             }
-            body { main { (content) } }
+            body {
+                header { p { strong { "Sandbox marketplace" } } p { "stands in for the platform’s consent page" } }
+                main { (content) }
+            }
         }
     };
+    let style = STANDARD.encode(digest(&SHA256, STYLE.as_bytes()));
+    let policy = format!("default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; frame-ancestors 'none'");
     let response = Response::builder()
         .status(status)
         .header("content-type", "text/html; charset=utf-8")
+        .header("content-security-policy", policy)
+        .header("referrer-policy", "no-referrer")
+        .header("x-content-type-options", "nosniff")
         .header("cache-control", "no-store")
         .body(Body::from(document.into_string()));
     response.unwrap_or_else(|_| crate::server::hang_up())
 }
 
-const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;background:#f4f5f7;color:#1b2430}\
-main{max-width:32rem;margin:8vh auto;padding:2rem;background:#fff;border-radius:.75rem;box-shadow:0 1px 8px #0002}\
-button{display:block;width:100%;margin:.5rem 0;padding:.75rem 1rem;font:inherit;text-align:left;border:1px solid #c9d0d9;border-radius:.5rem;background:#fff;cursor:pointer}\
-button:hover,button:focus{border-color:#2563eb}small{color:#5b6675;display:block}.refuse{text-align:center;border-color:transparent;color:#b42318}";
+const STYLE: &str = include_str!("consent.css");
 
 fn choice(wanted: &Wanted, options: &Options) -> Markup {
     html! {
-        h1 { "Install the app" }
-        p { "This page stands in for the platform's consent page. Choose where the app is installed." }
+        h1 { "Install the app?" }
+        p { "It asks for access to your account. Choose where it is installed, then approve or refuse." }
         form method="post" action="/oauth/chooselocation" {
             input type="hidden" name="response_type" value="code";
             input type="hidden" name="client_id" value=(options.client_id);
             input type="hidden" name="redirect_uri" value=(wanted.redirect_uri);
             @if let Some(state) = &wanted.state { input type="hidden" name="state" value=(state); }
-            @for Location { id, name } in &options.locations {
-                button name="choice" value=(format!("location:{id}")) { (name) small { "Location " (id) } }
+            fieldset {
+                legend { "One location" }
+                @for (number, Location { id, name }) in options.locations.iter().enumerate() {
+                    label.choice {
+                        input type="radio" name="choice" value=(format!("location:{id}")) required checked[number == 0];
+                        span { (name) small { (id) } }
+                    }
+                }
             }
-            button name="choice" value=(format!("company:{}", options.company)) {
-                "The whole agency" small { "Company " (options.company) ", its locations are minted from it" }
+            fieldset {
+                legend { "Or the whole agency" }
+                label.choice {
+                    input type="radio" name="choice" value=(format!("company:{}", options.company)) required;
+                    span { "Grove Agency" small { (options.company) } }
+                }
+                details {
+                    summary { "with all its locations" }
+                    input type="hidden" name="listed" value="yes";
+                    @for Location { id, name } in &options.locations {
+                        label.tick { input type="checkbox" name="approved" value=(id) checked; (name) }
+                    }
+                }
             }
-            button.refuse name="choice" value=(REFUSE) { "Refuse" }
+            details {
+                summary { "What the app will be able to do" }
+                ul.scopes { @for scope in SCOPES.split(' ') { li { code { (scope) } } } }
+            }
+            div.decide {
+                button.approve name="decision" value="approve" { "Approve" }
+                button.refuse name="decision" value=(REFUSE) { "Refuse" }
+            }
         }
     }
 }

@@ -27,14 +27,13 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::lock::lock;
-
 use super::{
     Platform,
     faults::{Answer, Plan},
     grants::{Resource, Rotation},
     window::Limits,
 };
+use crate::{local, lock::lock};
 
 pub(super) fn routes() -> Router<Arc<Platform>> {
     Router::new()
@@ -49,6 +48,7 @@ pub(super) fn routes() -> Router<Arc<Platform>> {
         .route("/_sandbox/rotation", put(set_rotation))
         .route("/_sandbox/token-life", put(set_token_life))
         .route("/_sandbox/codes", post(issue_code))
+        .layer(axum::middleware::from_fn(local::only_this_machine))
 }
 
 type ThePlatform = Shared<Arc<Platform>>;

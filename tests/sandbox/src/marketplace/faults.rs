@@ -1,6 +1,6 @@
 //! What can be made to go wrong, where, and how often.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use axum::response::Response;
 use bytes::Bytes;
@@ -241,6 +241,26 @@ pub struct Plan {
     pub times: Option<u32>,
 }
 
+impl fmt::Display for Plan {
+    /// For people: `refresh: the answer gets lost, 2×`.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}: ", format!("{:?}", self.at).to_lowercase())?;
+        match &self.fault {
+            Fault::HangUp { processed: true } => out.write_str("the answer gets lost")?,
+            Fault::HangUp { processed: false } => out.write_str("the request gets lost")?,
+            Fault::Stall { .. } => out.write_str("no answer for minutes")?,
+            Fault::Answer { status, .. } => write!(out, "the answer is {status}")?,
+            Fault::ComeBack { seconds } => write!(out, "the answer is 429, come back in {seconds} s")?,
+            Fault::Truncated => out.write_str("the answer is cut off")?,
+            Fault::Without { field } => write!(out, "the answer has no {field}")?,
+            Fault::With { field, .. } => write!(out, "the answer has another {field}")?,
+            Fault::Late { millis } => write!(out, "the answer comes {millis} ms late")?,
+            Fault::Delay { millis } => write!(out, "the work begins {millis} ms late")?,
+        }
+        self.times.map_or(Ok(()), |times| write!(out, ", {times}×"))
+    }
+}
+
 /// All faults that wait, oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct Plans(Vec<Plan>);
@@ -252,6 +272,12 @@ impl Plans {
 
     pub(crate) fn clear(&mut self) {
         self.0.clear();
+    }
+
+    pub(crate) fn forget(&mut self, at: Endpoint, fault: &Fault) {
+        if let Some(index) = self.0.iter().position(|plan| plan.at == at && plan.fault == *fault) {
+            self.0.remove(index);
+        }
     }
 
     /// The first plan for any of these endpoints, one use of it.

@@ -148,6 +148,8 @@ struct Spent {
 struct Access {
     resource: Resource,
     company: String,
+    #[serde(default)]
+    issued_at_ms: u64,
     expires_at_ms: u64,
 }
 
@@ -266,6 +268,27 @@ impl Grants {
         }
     }
 
+    /// The same for one resource.
+    pub fn expire_access_of(&mut self, resource: &Resource, now_ms: u64) {
+        for access in self.access.values_mut().filter(|access| access.resource == *resource) {
+            access.expires_at_ms = access.expires_at_ms.min(now_ms);
+        }
+    }
+
+    /// When the last of those access tokens of a resource ends that were issued until `issued_by_ms`; it may have ended
+    /// already. Milliseconds since the epoch, both.
+    #[must_use]
+    pub fn access_until(&self, resource: &Resource, issued_by_ms: u64) -> Option<u64> {
+        let theirs = |access: &&Access| access.resource == *resource && access.issued_at_ms <= issued_by_ms;
+        self.access.values().filter(theirs).map(|access| access.expires_at_ms).max()
+    }
+
+    /// Whether a resource is paused.
+    #[must_use]
+    pub fn is_paused(&self, resource: &Resource) -> bool {
+        self.paused.contains(resource)
+    }
+
     /// Ends everything a resource has.
     pub fn uninstall(&mut self, resource: &Resource) {
         for family in self.families.iter_mut().filter(|family| family.resource == *resource) {
@@ -331,7 +354,8 @@ impl Grants {
         let expires_at_ms = now_ms + life_ms;
         let claims = json!({ "authClass": class, "authClassId": resource.id(), "iat": now_ms / 1000, "exp": expires_at_ms / 1000 });
         let access = identity::token("access", &claims);
-        let known = Access { resource: resource.clone(), company: company.clone(), expires_at_ms };
+        let known =
+            Access { resource: resource.clone(), company: company.clone(), issued_at_ms: now_ms, expires_at_ms };
         self.access.insert(access.clone(), known);
         Pair { resource, company, access, refresh, expires_at_ms }
     }
@@ -407,7 +431,14 @@ mod tests {
         let known = Ok((pair.resource.clone(), "C1".to_owned()));
         assert_eq!(grants.check_access(&pair.access, NOW + LIFE - 1), known);
         assert_eq!(grants.check_access(&pair.access, NOW + LIFE), Err(AccessProblem::Expired(pair.resource.clone())));
-        grants.expire_access(NOW);
+        let resource = &pair.resource;
+        assert_eq!(
+            (grants.access_until(resource, NOW), grants.access_until(resource, NOW - 1)),
+            (Some(NOW + LIFE), None)
+        );
+        grants.expire_access_of(&Resource::Location("other".into()), NOW);
+        assert_eq!(grants.access_until(resource, NOW), Some(NOW + LIFE), "another's");
+        grants.expire_access_of(resource, NOW);
         assert_eq!(grants.check_access(&pair.access, NOW), Err(AccessProblem::Expired(pair.resource.clone())));
         let pair = grants.rotate(&pair.refresh, Rotation::Strict, LIFE, NOW).expect("refresh tokens outlive it");
         grants.uninstall(&pair.resource);

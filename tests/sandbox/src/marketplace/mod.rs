@@ -11,6 +11,7 @@ pub mod grants;
 mod ledger;
 mod oauth;
 mod published;
+pub mod webhooks;
 pub mod window;
 
 use std::{
@@ -27,7 +28,8 @@ use self::{
     faults::{Endpoint, Fault, Plan, Plans},
     grants::{Grants, Resource, Rotation, Standing},
     ledger::Ledger,
-    window::{Limits, Window},
+    webhooks::{Kind, Webhooks},
+    window::{Limits, Remaining, Window},
 };
 use crate::{
     clock::Clock,
@@ -113,6 +115,7 @@ pub struct Platform {
     saved_to: Mutex<Option<std::path::PathBuf>>,
     /// Told to `ops`; the platform's double is the only part with a place for it.
     operators_environment: Mutex<BTreeMap<String, String>>,
+    webhooks: Webhooks,
 }
 
 #[derive(Debug)]
@@ -125,6 +128,19 @@ struct State {
     ledger: Ledger,
     not_installed: HashSet<String>,
     contacts: BTreeMap<String, Vec<serde_json::Value>>,
+}
+
+/// How the platform sees a resource.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Glance {
+    /// Whether its access token is over, whatever its holder thinks.
+    pub refuses_token: bool,
+    /// Whether it is paused.
+    pub paused: bool,
+    /// What it may ask.
+    pub limits: Limits,
+    /// What is left of that.
+    pub remaining: Remaining,
 }
 
 /// The double and its server, which ends when this is dropped.
@@ -149,7 +165,7 @@ impl Marketplace {
     /// The port is taken.
     pub async fn start(options: Options, bus: EventBus) -> Result<Self, StartError> {
         let port = options.port;
-        let platform = Arc::new(Platform::new(options, bus));
+        let platform = Arc::new(Platform::new(options, bus)?);
         let router = consent::routes()
             .merge(oauth::routes())
             .merge(control::routes())
@@ -173,7 +189,7 @@ impl Marketplace {
 }
 
 impl Platform {
-    fn new(options: Options, bus: EventBus) -> Self {
+    fn new(options: Options, bus: EventBus) -> Result<Self, StartError> {
         let state = State {
             options,
             grants: Grants::default(),
@@ -184,13 +200,15 @@ impl Platform {
             not_installed: HashSet::new(),
             contacts: BTreeMap::new(),
         };
-        Self {
+        let webhooks = Webhooks::new(bus.clone())?;
+        Ok(Self {
             state: Mutex::new(state),
             clock: Clock::default(),
             bus,
             saved_to: Mutex::default(),
             operators_environment: Mutex::default(),
-        }
+            webhooks,
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -244,6 +262,36 @@ impl Platform {
         self.state().windows.entry(resource.clone()).or_default().spend_today(now, count);
     }
 
+    /// What tells the app of installs and uninstalls, once it knows where.
+    #[must_use]
+    pub fn webhooks(&self) -> &Webhooks {
+        &self.webhooks
+    }
+
+    /// Somebody installs the app from the marketplace, an agency with all its locations: a code as after consent, and the
+    /// app is told.
+    #[must_use]
+    pub fn install(&self, resource: &Resource) -> String {
+        if let Resource::Company(_) = resource {
+            self.state().not_installed.clear();
+        }
+        let code = self.authorize(resource.clone());
+        self.tell(Kind::Install, resource);
+        code
+    }
+
+    /// Tells the app of a resource, and with an agency of each of its locations that has the app.
+    fn tell(&self, kind: Kind, resource: &Resource) {
+        let state = self.state();
+        let at = self.clock.now();
+        self.webhooks.send(kind, resource, &state.options, at);
+        if let (Kind::Install, Resource::Company(_)) = (kind, resource) {
+            for location in state.options.locations.iter().filter(|known| !state.not_installed.contains(&known.id)) {
+                self.webhooks.send(kind, &Resource::Location(location.id.clone()), &state.options, at);
+            }
+        }
+    }
+
     /// A code as after consent, without the page. It fits any registered redirect URI.
     #[must_use]
     pub fn authorize(&self, resource: Resource) -> String {
@@ -276,7 +324,7 @@ impl Platform {
     }
 
     fn plan(&self, plan: Plan) {
-        self.control(format!("fault at {:?}: {:?}", plan.at, plan.fault));
+        self.control(format!("the platform is made to fail: {plan}"));
         self.state().plans.add(plan);
     }
 
@@ -291,6 +339,41 @@ impl Platform {
         self.state().grants.expire_access(now_ms);
         self.save();
         self.control("all access tokens expired");
+    }
+
+    /// The same for one resource.
+    pub fn expire_access_tokens_of(&self, resource: &Resource) {
+        let now_ms = self.clock.now_ms();
+        self.state().grants.expire_access_of(resource, now_ms);
+        self.save();
+        self.control(format!("the access tokens of {resource} expired"));
+    }
+
+    /// How the platform sees a resource, for people who watch: whether it still takes the access tokens that were issued
+    /// until `issued_by_ms`, and what it counts.
+    #[must_use]
+    pub fn glance(&self, resource: &Resource, issued_by_ms: u64) -> Glance {
+        let now_ms = self.clock.now_ms();
+        let state = self.state();
+        let limits = state.limits(resource);
+        let window = state.windows.get(resource).cloned().unwrap_or_default();
+        Glance {
+            refuses_token: state.grants.access_until(resource, issued_by_ms).is_some_and(|until| until <= now_ms),
+            paused: state.grants.is_paused(resource),
+            limits,
+            remaining: window.remaining(self.clock.now(), limits),
+        }
+    }
+
+    /// Forgets one waiting fault, the oldest of its kind.
+    pub fn forget_fault(&self, at: Endpoint, fault: &Fault) {
+        self.state().plans.forget(at, fault);
+    }
+
+    /// The faults that wait, oldest first.
+    #[must_use]
+    pub fn faults(&self) -> Vec<Plan> {
+        self.state().plans.list().to_vec()
     }
 
     /// Moves the platform's clock: past a replay window, a rate-limit window, a token's life.
@@ -317,6 +400,7 @@ impl Platform {
         }
         self.save();
         self.control(format!("{resource} uninstalled"));
+        self.tell(Kind::Uninstall, resource);
     }
 
     /// What presenting this refresh token would do now: is a stored grant alive?

@@ -1,0 +1,322 @@
+//! The buttons. Each answers with a sentence about what was done; what comes of it is seen in the events.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use serde::Deserialize;
+use serde_json::json;
+use shared::installation::state::Status;
+use tokio::sync::broadcast::{Receiver, error::RecvError};
+
+use super::Desk;
+use crate::{
+    events::Event,
+    marketplace::{
+        faults::{Endpoint, Fault},
+        grants::Resource,
+    },
+    process::Signal,
+    whole::{APP_SECRET, CALLBACK_PATH, refresh_invocation},
+};
+
+/// What a button asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(tag = "action", rename_all = "snake_case")]
+pub(super) enum Action {
+    /// Install the app, as from the marketplace.
+    Install { resource: Resource },
+    /// Uninstall it.
+    Uninstall { resource: Resource },
+    /// Call the platform through the relay, so often at once.
+    Call { resource: Resource, times: usize },
+    /// End the access tokens at the platform.
+    Expire { resource: Resource },
+    /// Refresh, as an operator does.
+    Refresh { resource: Resource },
+    /// Refresh, and kill the process once the platform has spent the token.
+    Kill { resource: Resource },
+    /// Pause a location at the platform, or let it go on.
+    Pause { resource: Resource, paused: bool },
+    /// The platform's next answers to token requests get lost.
+    LoseAnswers,
+    /// The platform answers everything with 503.
+    FailAll,
+    /// Somebody makes a new client secret in the marketplace and tells nobody.
+    ChangeSecret,
+    /// Everything is in order again.
+    Mend,
+}
+
+/// The most calls at once.
+const MOST_CALLS: usize = 500;
+/// How long the platform's answer is on its way when its receiver is killed.
+const ON_ITS_WAY: Duration = Duration::from_secs(4);
+/// Longest wait for the platform to spend the token.
+const SPENT_WITHIN: Duration = Duration::from_secs(10);
+/// Callers go on calling so often and so long after a kill.
+const CALL_AGAIN: Duration = Duration::from_secs(2);
+const CALLS_AFTER_KILL: u32 = 22;
+
+type Said = Result<String, String>;
+
+impl Action {
+    fn resource(&self) -> Option<&Resource> {
+        match self {
+            Self::Install { resource }
+            | Self::Uninstall { resource }
+            | Self::Call { resource, .. }
+            | Self::Expire { resource }
+            | Self::Refresh { resource }
+            | Self::Kill { resource }
+            | Self::Pause { resource, .. } => Some(resource),
+            Self::LoseAnswers | Self::FailAll | Self::ChangeSecret | Self::Mend => None,
+        }
+    }
+}
+
+impl Desk {
+    /// Does what a button asks for.
+    ///
+    /// # Errors
+    /// Why it cannot be done, for people.
+    pub(super) async fn act(desk: &Arc<Self>, action: Action) -> Said {
+        let platform = &desk.controls.platform;
+        if action.resource().is_some_and(|resource| !platform.options().has(resource)) {
+            return Err("the agency has no such location".to_owned());
+        }
+        match action {
+            Action::Install { resource } => desk.install(&resource).await,
+            Action::Uninstall { resource } => {
+                platform.uninstall(&resource);
+                Ok("Uninstalled. The webhook is on its way.".to_owned())
+            }
+            Action::Call { resource, times } if (1..=MOST_CALLS).contains(&times) => desk.call(&resource, times).await,
+            Action::Call { .. } => Err(format!("1 to {MOST_CALLS} calls at once")),
+            Action::Expire { resource } => {
+                platform.expire_access_tokens_of(&resource);
+                Ok("The platform takes the access token no more. The next call will find out.".to_owned())
+            }
+            Action::Refresh { resource } => desk.refresh(&resource).await,
+            Action::Kill { resource } => Self::kill(desk, &resource).await,
+            Action::Pause { resource, paused } => {
+                platform.set_active(resource, !paused);
+                Ok(if paused { "Paused. It shows at the next refresh." } else { "Active again at the platform." }
+                    .to_owned())
+            }
+            Action::LoseAnswers => {
+                platform.fault(Endpoint::Token, Fault::answer_lost(), Some(2));
+                Ok("The next two answers to token requests will get lost, after the token is spent.".to_owned())
+            }
+            Action::FailAll => {
+                for at in [Endpoint::Token, Endpoint::Mint, Endpoint::Api] {
+                    platform.fault(at, Fault::refusal(503, "Service Unavailable"), None);
+                }
+                Ok("The platform answers everything with 503 until it is mended.".to_owned())
+            }
+            Action::ChangeSecret => {
+                platform
+                    .change(|options| options.client_secret = format!("sandbox-secret-{}", crate::identity::hex(12)));
+                desk.control("the client secret was changed in the marketplace");
+                Ok("The app's secret in Secrets Manager is wrong now. The next refresh will find out.".to_owned())
+            }
+            Action::Mend => {
+                platform.clear_faults();
+                let options = platform.options();
+                let app = json!({ "client_id": options.client_id, "client_secret": options.client_secret });
+                desk.controls.secrets.put(APP_SECRET, app.to_string());
+                desk.control("faults are gone, and the app's secret is right");
+                Ok("The platform is well, and the app's secret is right. A new secret is noticed within a minute."
+                    .to_owned())
+            }
+        }
+    }
+
+    fn control(&self, what: impl Into<String>) {
+        self.controls.bus.publish(Event::Control { what: what.into() });
+    }
+
+    async fn install(&self, resource: &Resource) -> Said {
+        let code = self.controls.platform.install(resource);
+        let url = format!("{}{CALLBACK_PATH}?code={code}", self.controls.gateway_url);
+        let answer = self.client.get(url).send().await.map_err(|error| error.to_string())?;
+        match answer.status().as_u16() {
+            200 => Ok("Installed: the code is exchanged, the tokens are sealed and stored.".to_owned()),
+            status => Err(format!("the callback answered {status}")),
+        }
+    }
+
+    async fn one_call(&self, resource: &Resource) -> Outcome {
+        let path = match resource {
+            Resource::Location(id) => format!("/relay/locations/{id}/contacts/?limit=1"),
+            Resource::Company(id) => format!("/relay/companies/{id}/companies/{id}"),
+        };
+        let url = format!("{}{path}", self.controls.gateway_url);
+        let Ok(answer) = self.client.get(url).bearer_auth(&self.controls.caller_key).send().await else {
+            return Outcome::default();
+        };
+        let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let (source, retry) = (header("relay-source"), header("relay-retry-after-ms"));
+        let status = answer.status().as_u16();
+        let code = match (source.as_deref(), status) {
+            (Some("relay"), 400..) => code_of(&answer.bytes().await.unwrap_or_default()),
+            _ => None,
+        };
+        Outcome { status, source, code, retry_ms: retry.and_then(|text| text.parse().ok()) }
+    }
+
+    async fn call(&self, resource: &Resource, times: usize) -> Said {
+        let began = Instant::now();
+        let outcomes = join_all((0..times).map(|_| self.one_call(resource))).await;
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for outcome in &outcomes {
+            *counts.entry(outcome.in_words()).or_default() += 1;
+        }
+        let counts: Vec<String> = counts.into_iter().map(|(what, count)| format!("{count} {what}")).collect();
+        let again = outcomes.iter().filter_map(|outcome| outcome.retry_ms).min();
+        let again = again.map_or_else(String::new, |ms| format!(" Worth another try in {} s.", ms.div_ceil(1000)));
+        Ok(format!("{} in {} ms.{again}", counts.join(", "), began.elapsed().as_millis()))
+    }
+
+    async fn refresh(&self, resource: &Resource) -> Said {
+        let event = json!({ "resource": resource, "force": true });
+        let answer = self.controls.runtime.invoke_json("refresh", &event, refresh_invocation()).await;
+        let summary = answer.map_err(|error| error.to_string())?;
+        let count = |name: &str| summary[name].as_u64().unwrap_or_default();
+        match (count("refreshed"), count("minted"), count("deferred"), count("failed")) {
+            (1, ..) => Ok("Refreshed: a new pair is stored.".to_owned()),
+            (_, 1, ..) => Ok("Minted: a new token from the agency's is stored.".to_owned()),
+            (_, _, 1, _) => Ok("Deferred: it will be tried again.".to_owned()),
+            _ => {
+                let stored = self.stored(resource).await?;
+                let now = stored.map_or("not installed".to_owned(), |stored| format!("{} now", stored.status));
+                Ok(format!("Not refreshed; it is {now}. The events say why."))
+            }
+        }
+    }
+
+    /// Lets `refresh` present the token, waits until the platform has spent it, and kills the process while the answer
+    /// with the only copy of the new pair is on its way.
+    async fn kill(desk: &Arc<Self>, resource: &Resource) -> Said {
+        let stored = desk.stored(resource).await?.ok_or("it is not installed")?;
+        let holder = desk.controls.workers.iter().find(|worker| worker.function() == "refresh");
+        let holder = holder.ok_or("the sandbox runs no refresh process of its own")?;
+        let at = if stored.minted.is_some() { Endpoint::Mint } else { Endpoint::Refresh };
+        let platform = &desk.controls.platform;
+        let late = Fault::Late { millis: u64::try_from(ON_ITS_WAY.as_millis()).unwrap_or(u64::MAX) };
+        platform.fault(at, late.clone(), Some(1));
+        let events = desk.controls.bus.subscribe();
+        let refreshing = tokio::spawn({
+            let (desk, resource) = (Arc::clone(desk), resource.clone());
+            async move { desk.refresh(&resource).await }
+        });
+        let spent = tokio::time::timeout(SPENT_WITHIN, token_granted(events, resource)).await;
+        if spent.is_err() {
+            platform.forget_fault(at, &late);
+            return Err(match refreshing.await {
+                Ok(Ok(said) | Err(said)) => format!("the platform granted nothing: {said}"),
+                Err(_) => "the platform granted nothing".to_owned(),
+            });
+        }
+        if !holder.signal(Signal::Kill).await {
+            return Err("the process was gone already".to_owned());
+        }
+        let name = holder.name();
+        desk.control(format!(
+            "{name} was killed (SIGKILL) after the platform had spent the token, before its answer came"
+        ));
+        tokio::spawn({
+            let (desk, resource) = (Arc::clone(desk), resource.clone());
+            async move { desk.go_on_calling(&resource, stored.lineage.generation).await }
+        });
+        Ok(format!(
+            "{name} is dead, the platform's answer lost. Callers go on; watch the lease run out and the token come back."
+        ))
+    }
+
+    /// What a team's functions do: they call, whatever happened to a refresh.
+    async fn go_on_calling(&self, resource: &Resource, generation: u64) {
+        for _ in 0..CALLS_AFTER_KILL {
+            tokio::time::sleep(CALL_AGAIN).await;
+            let _seen_in_the_events = self.one_call(resource).await;
+            match self.stored(resource).await {
+                Ok(Some(now)) if now.lineage.generation > generation => {
+                    self.control(format!(
+                        "{resource} has recovered: the same token was presented again, and its pair is stored"
+                    ));
+                    return;
+                }
+                Ok(Some(now)) if matches!(now.status, Status::NeedsReauthorization | Status::Revoked) => {
+                    self.control(format!("{resource} was not saved: {}", now.status));
+                    return;
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Waits until the platform has granted a token for a resource.
+async fn token_granted(mut events: Receiver<Event>, resource: &Resource) {
+    let wanted = resource.to_string();
+    loop {
+        match events.recv().await {
+            Ok(Event::Token { grant, resource: Some(resource), outcome, .. })
+                if resource == wanted && outcome == "granted" && grant != "authorization_code" =>
+            {
+                return;
+            }
+            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}
+
+/// What came of a call; status 0 where there was no answer.
+#[derive(Debug, Default)]
+struct Outcome {
+    status: u16,
+    source: Option<String>,
+    code: Option<String>,
+    retry_ms: Option<u64>,
+}
+
+impl Outcome {
+    fn in_words(&self) -> String {
+        match (self.status, self.source.as_deref(), self.code.as_deref()) {
+            (0, ..) => "without an answer".to_owned(),
+            (429, Some("relay"), _) => "held back by the relay (429)".to_owned(),
+            (status, Some("platform"), _) => format!("answered by the platform ({status})"),
+            (status, _, Some(code)) => format!("refused by the relay ({status} {code})"),
+            (status, ..) => format!("answered {status}"),
+        }
+    }
+}
+
+fn code_of(body: &[u8]) -> Option<String> {
+    let problem: serde_json::Value = serde_json::from_slice(body).ok()?;
+    problem["code"].as_str().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buttons_speak_json() {
+        let read = |text: &str| serde_json::from_str::<Action>(text).ok();
+        let resource = Resource::Location("L1".into());
+        assert_eq!(
+            read(r#"{"action":"call","resource":{"location":"L1"},"times":150}"#),
+            Some(Action::Call { resource: resource.clone(), times: 150 })
+        );
+        assert_eq!(read(r#"{"action":"kill","resource":{"location":"L1"}}"#), Some(Action::Kill { resource }));
+        assert_eq!(read(r#"{"action":"lose_answers"}"#), Some(Action::LoseAnswers));
+        for odd in [r#"{"action":"kill"}"#, r#"{"action":"rm"}"#, "{}", "[]"] {
+            assert_eq!(read(odd), None, "{odd}");
+        }
+    }
+}

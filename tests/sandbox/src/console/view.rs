@@ -1,0 +1,125 @@
+//! How everything stands now: what the table says of each installation, beside what the platform thinks of it.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use shared::table::installation::Installation;
+
+use super::Desk;
+use crate::{
+    marketplace::{Options, grants::Resource},
+    whole::CALLBACK_PATH,
+};
+
+/// Between two looks, while anybody watches.
+const EVERY: Duration = Duration::from_millis(250);
+
+/// A stored token was issued so soon after the request for it; one that was issued later is another. Milliseconds.
+const ISSUED_WITHIN: u64 = 2_000;
+
+impl Desk {
+    /// What does not change while the sandbox runs.
+    pub(super) fn hello(&self, run: &str) -> Value {
+        let options = self.controls.platform.options();
+        json!({
+            "run": run,
+            "link": format!("{}/oauth/install", self.controls.gateway_url),
+            "marketplace": format!("{}/install", self.controls.platform_url),
+            "callback": format!("{}{CALLBACK_PATH}", self.controls.gateway_url),
+            "limits": options.limits,
+        })
+    }
+
+    /// Tells all pages how things stand, whenever that has changed.
+    pub(super) async fn watch(&self) {
+        let mut ticks = tokio::time::interval(EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            if self.feed.view.receiver_count() == 0 {
+                continue;
+            }
+            let view = self.view().await;
+            self.feed.view.send_if_modified(|known| {
+                let changed = *known != view;
+                *known = view;
+                changed
+            });
+        }
+    }
+
+    /// How things stand, as JSON. There is no token in it, and nothing that changes with every look.
+    pub(super) async fn view(&self) -> String {
+        let options = self.controls.platform.options();
+        let mut resources = Vec::new();
+        for (resource, name) in all(&options) {
+            resources.push(self.resource(&resource, &name).await);
+        }
+        let workers: Vec<Value> = self
+            .controls
+            .workers
+            .iter()
+            .map(|worker| json!({ "name": worker.name(), "pid": worker.pid(), "starts": worker.starts() }))
+            .collect();
+        let faults: Vec<String> = self.controls.platform.faults().iter().map(ToString::to_string).collect();
+        json!({ "resources": resources, "workers": workers, "faults": faults }).to_string()
+    }
+
+    async fn resource(&self, resource: &Resource, name: &str) -> Value {
+        let stored = self.stored(resource).await;
+        let (kind, id) = match resource {
+            Resource::Location(id) => ("location", id),
+            Resource::Company(id) => ("company", id),
+        };
+        let pair = stored.as_ref().ok().and_then(Option::as_ref).and_then(|stored| stored.pair.as_ref());
+        let issued_at = pair.and_then(|pair| u64::try_from(pair.access_issued_at.0).ok()).unwrap_or_default();
+        let mut platform = json!(self.controls.platform.glance(resource, issued_at + ISSUED_WITHIN));
+        // It falls with every look, and the page does not show it.
+        if let Some(remaining) = platform["remaining"].as_object_mut() {
+            remaining.remove("daily_reset_ms");
+        }
+        json!({
+            "resource": resource.to_string(),
+            "kind": kind,
+            "id": id,
+            "name": name,
+            "installation": stored.as_ref().ok().and_then(Option::as_ref).map(installation),
+            "problem": stored.as_ref().err().map(ToString::to_string),
+            "platform": platform,
+            "chart": self.feed.chart(&resource.to_string()),
+        })
+    }
+
+    /// The installation as the functions see it.
+    pub(super) async fn stored(&self, resource: &Resource) -> Result<Option<Installation>, String> {
+        let key = match resource {
+            Resource::Location(id) => shared::resource::Resource::location(id),
+            Resource::Company(id) => shared::resource::Resource::company(id),
+        };
+        let key = key.map_err(|error| error.to_string())?;
+        self.controls.table.installation(&key).await.map_err(|error| error.to_string())
+    }
+}
+
+/// The agency's locations, and the agency.
+fn all(options: &Options) -> Vec<(Resource, String)> {
+    let locations = options.locations.iter().take(12);
+    let locations = locations.map(|location| (Resource::Location(location.id.clone()), location.name.clone()));
+    let agency = (Resource::Company(options.company.clone()), "Grove Agency".to_owned());
+    locations.chain([agency]).collect()
+}
+
+fn installation(stored: &Installation) -> Value {
+    json!({
+        "status": stored.status.as_str(),
+        "epoch": stored.lineage.epoch,
+        "generation": stored.lineage.generation,
+        "issued_at": stored.pair.as_ref().map(|pair| pair.access_issued_at.0),
+        "expires_at": stored.pair.as_ref().map(|pair| pair.access_expires_at.0),
+        "lease_ends_at": stored.lease_ends_at.map(|at| at.0),
+        "retry_at": stored.retry_at.map(|at| at.0),
+        "failures": stored.failures,
+        "minted": stored.minted.is_some(),
+        "supposed": stored.minted.is_some_and(|minted| minted.supposed),
+    })
+}

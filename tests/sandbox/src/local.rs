@@ -1,0 +1,107 @@
+//! Who may use what changes the sandbox: people and programs on this machine, but no web page of somebody else that
+//! happens to be open in a browser here.
+//!
+//! Two ways lead from such a page to a server on loopback. A request across origins carries that page's `Origin`. After
+//! DNS rebinding it carries the page's host name as `Host`, and the browser takes the two for one origin.
+
+use axum::{
+    extract::Request,
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
+use http::{HeaderMap, Method, StatusCode, header};
+
+/// Refuses what a stranger's page makes a browser send, before any handler sees it.
+pub(crate) async fn only_this_machine(request: Request, next: Next) -> Response {
+    match stranger(request.method(), request.headers()) {
+        None => next.run(request).await,
+        Some(why) => (StatusCode::FORBIDDEN, format!("{why}\n")).into_response(),
+    }
+}
+
+/// Why a request is not one from here.
+fn stranger(method: &Method, headers: &HeaderMap) -> Option<&'static str> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let host = text(header::HOST).unwrap_or_default();
+    if !is_loopback(host) {
+        return Some("the host is not this machine's");
+    }
+    if matches!(*method, Method::GET | Method::HEAD) {
+        return None;
+    }
+    // Programs send neither of these; every browser sends the first with a POST.
+    let same_origin = |origin: &str| origin.strip_prefix("http://") == Some(host);
+    if text(header::ORIGIN).is_some_and(|origin| !same_origin(origin))
+        || headers.get_all(header::ORIGIN).iter().count() > 1
+    {
+        return Some("the request comes from another page");
+    }
+    let site = headers.get("sec-fetch-site").map(http::HeaderValue::as_bytes);
+    site.is_some_and(|site| site != b"same-origin" && site != b"none").then_some("the request comes from another site")
+}
+
+/// Whether a `Host` names this machine; the port may be another one where it is forwarded.
+fn is_loopback(host: &str) -> bool {
+    let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, rest)) => (address, rest.strip_prefix(':')),
+        None => match host.split_once(':') {
+            Some((name, port)) => (name, Some(port)),
+            None => (host, None),
+        },
+    };
+    let is_port = port.is_none_or(|port| port.parse::<u16>().is_ok());
+    is_port && (matches!(name, "127.0.0.1" | "::1") || name.eq_ignore_ascii_case("localhost"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn refused(method: &Method, headers: &[(&'static str, &'static str)]) -> bool {
+        let headers =
+            headers.iter().map(|(name, value)| ((*name).parse().expect("a name"), HeaderValue::from_static(value)));
+        stranger(method, &headers.collect()).is_some()
+    }
+
+    #[test]
+    fn another_name_for_this_machine_is_a_strangers() {
+        for (host, expected) in [
+            ("127.0.0.1:8070", false),
+            ("localhost:8070", false),
+            ("LOCALHOST", false),
+            ("[::1]:8070", false),
+            ("localhost.evil.example:8070", true),
+            ("evil.example", true),
+            ("127.0.0.1.evil.example", true),
+            ("127.0.0.1:8070@evil.example", true),
+            ("[::1]evil.example", true),
+            ("0.0.0.0:8070", true),
+            ("", true),
+        ] {
+            assert_eq!(refused(&Method::GET, &[("host", host)]), expected, "{host}");
+        }
+        assert!(refused(&Method::GET, &[]));
+    }
+
+    #[test]
+    fn a_page_of_another_origin_changes_nothing() {
+        let host = ("host", "127.0.0.1:8070");
+        for (origin, expected) in [
+            ("http://127.0.0.1:8070", false),
+            ("http://127.0.0.1:3000", true),
+            ("http://localhost:8070", true),
+            ("https://127.0.0.1:8070", true),
+            ("https://evil.example", true),
+            ("null", true),
+            ("", true),
+        ] {
+            assert_eq!(refused(&Method::POST, &[host, ("origin", origin)]), expected, "{origin}");
+            assert!(!refused(&Method::GET, &[host, ("origin", origin)]), "reading is for the browser to prevent");
+        }
+        assert!(!refused(&Method::POST, &[host]), "curl");
+        assert!(refused(&Method::DELETE, &[host, ("sec-fetch-site", "cross-site")]));
+        assert!(refused(&Method::PUT, &[host, ("sec-fetch-site", "same-site")]), "another port is another origin");
+        assert!(!refused(&Method::PUT, &[host, ("sec-fetch-site", "same-origin")]));
+    }
+}
