@@ -150,8 +150,9 @@ impl<T> Secret<T> {
 
     async fn read(&self) -> Result<T, SecretError> {
         let unavailable = |reason: String| SecretError::Unavailable { id: self.id.clone(), reason };
-        let answer =
-            self.client.get_secret_value().secret_id(&self.id).send().await.map_err(|e| unavailable(describe(&e)))?;
+        // The label is the default, but not every double of the service knows that.
+        let asked = self.client.get_secret_value().secret_id(&self.id).version_stage(edit::CURRENT);
+        let answer = asked.send().await.map_err(|e| unavailable(describe(&e)))?;
         let text = answer.secret_string().ok_or_else(|| unavailable("it has no SecretString".into()))?;
         (self.parse)(text).map_err(|reason| SecretError::Malformed { id: self.id.clone(), reason })
     }

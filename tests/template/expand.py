@@ -24,27 +24,30 @@ def source():
     return yaml_parse((ROOT / "template.yaml").read_text())
 
 
-def expand(template, optional_parameters_given):
-    """CloudFormation's resources, with every `Fn::If` decided as if all optional parameters had a value, or none."""
+def expand(template, holds):
+    """CloudFormation's resources, with every `Fn::If` decided: by a function that knows conditions by name, or by True
+    or False, as if all optional parameters had a value, or none."""
+    if isinstance(holds, bool):
+        return expand(template, lambda condition: holds)
     template = copy.deepcopy(template)
     # The code is only a name here; the translator accepts no folder.
     template["Globals"]["Function"]["CodeUri"] = "s3://bucket/key"
     expanded = transform(template, {}, ManagedPolicyLoader(None))
-    return _decided(expanded["Resources"], optional_parameters_given)
+    return _decided(expanded["Resources"], holds)
 
 
 _NO_VALUE = {"Ref": "AWS::NoValue"}
 
 
-def _decided(value, given):
+def _decided(value, holds):
     if isinstance(value, dict):
         if set(value) == {"Fn::If"}:
-            _, then, otherwise = value["Fn::If"]
-            return _decided(then if given else otherwise, given)
-        decided = {key: _decided(member, given) for key, member in value.items()}
+            condition, then, otherwise = value["Fn::If"]
+            return _decided(then if holds(condition) else otherwise, holds)
+        decided = {key: _decided(member, holds) for key, member in value.items()}
         return {key: member for key, member in decided.items() if member != _NO_VALUE}
     if isinstance(value, list):
-        decided = [_decided(member, given) for member in value]
+        decided = [_decided(member, holds) for member in value]
         return [member for member in decided if member != _NO_VALUE]
     return value
 

@@ -15,7 +15,8 @@ use crate::redacted::Redacted;
 
 /// The label under which a value waits to become the current one.
 const PROPOSED: &str = "PROPOSED";
-const CURRENT: &str = "AWSCURRENT";
+/// The label of the version that is in force.
+pub(super) const CURRENT: &str = "AWSCURRENT";
 
 /// One version of a secret, as it was read.
 #[derive(Clone, Debug)]
@@ -56,7 +57,7 @@ impl EditedSecret {
     /// # Errors
     /// [`SecretError`].
     pub async fn read(&self) -> Result<Version, SecretError> {
-        let answer = self.client.get_secret_value().secret_id(&self.id).send().await;
+        let answer = self.client.get_secret_value().secret_id(&self.id).version_stage(CURRENT).send().await;
         let answer = answer.map_err(|error| self.unavailable(describe(&error)))?;
         let text = answer.secret_string().ok_or_else(|| self.unavailable("it has no SecretString".into()))?;
         Ok(Version {

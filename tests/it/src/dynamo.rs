@@ -82,7 +82,7 @@ impl Engine {
             Kind::Local => {
                 let Some(folder) = local_folder() else {
                     assert!(!in_ci(), "{test} needs DynamoDB Local, and CI has to have it");
-                    report_skip(test);
+                    report_skip(test, "no DynamoDB Local: set DYNAMODB_LOCAL_DIR");
                     return None;
                 };
                 Some(Self::local(&folder).await)
@@ -179,15 +179,15 @@ fn local_folder() -> Option<PathBuf> {
     folder.join("DynamoDBLocal.jar").exists().then_some(folder)
 }
 
-fn in_ci() -> bool {
+pub(crate) fn in_ci() -> bool {
     variable("CI").is_some_and(|ci| ci == "true")
 }
 
-fn variable(name: &str) -> Option<String> {
+pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
 /// Past the test harness, which keeps what a passing test prints to itself.
-fn report_skip(test: &str) {
-    let _told = writeln!(std::io::stderr(), "skipped: {test} (no DynamoDB Local: set DYNAMODB_LOCAL_DIR)");
+pub(crate) fn report_skip(test: &str, why: &str) {
+    let _told = writeln!(std::io::stderr(), "skipped: {test} ({why})");
 }

@@ -1,5 +1,6 @@
 //! Test support.
 
+pub mod deployment;
 pub mod dynamo;
 pub mod outside;
 pub mod proxy;

@@ -22,6 +22,8 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use crate::deployment::Deployment;
+
 /// How long anything may take that is waited for. Only a failing test waits so long.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -93,6 +95,8 @@ pub struct System {
     pub sandbox: Sandbox,
     /// The way to the store; can be cut.
     pub store: Line,
+    /// The account, where it is not the sandbox's own.
+    pub deployment: Option<Deployment>,
     workers: Vec<Worker>,
     client: reqwest::Client,
     /// What must not be logged, beside what the platform has issued.
@@ -116,6 +120,31 @@ impl System {
     /// # Panics
     /// If anything does not start.
     pub async fn start(setup: Setup) -> Self {
+        let sandbox = Self::surroundings(&setup).await;
+        let url = setup.store.clone().unwrap_or_else(|| sandbox.dynamo.url().to_owned());
+        create_table(&sandbox::dynamo::client(&url), TABLE).await.expect("the table is there");
+        let mut callers = setup.callers.clone();
+        callers.push(json!({ "id": "sandbox", "keys_sha256": [sha256_hex(&sandbox.caller_key)] }));
+        sandbox.secrets.put(CALLERS_SECRET, json!({ "callers": callers }).to_string());
+        Self::run_all(setup, sandbox, &url, None).await
+    }
+
+    /// Starts it in an account that the template was deployed to, as it is directly after that: without a client secret
+    /// and without callers. `None` where the doubles of the account are not to be had.
+    ///
+    /// # Panics
+    /// If anything that is to be had does not start.
+    pub async fn deployed(setup: Setup, test: &str) -> Option<Self> {
+        let sandbox = Self::surroundings(&setup).await;
+        let (platform, client_id) = (sandbox.marketplace.url(), sandbox.marketplace.options().client_id);
+        let parameters =
+            [("ClientId", &*client_id), ("ApiUrl", &*platform), ("MarketplaceUrl", &*platform), ("LogLevel", "trace")];
+        let deployment = Deployment::make(test, &parameters, &sandbox.gateway.url()).await?;
+        let url = deployment.store();
+        Some(Self::run_all(setup, sandbox, &url, Some(deployment)).await)
+    }
+
+    async fn surroundings(setup: &Setup) -> Sandbox {
         let locations = (1..=setup.locations)
             .map(|number| Location { id: location(number).id().to_owned(), name: format!("Location {number}") })
             .collect();
@@ -125,17 +154,20 @@ impl System {
             marketplace: Marketplace { locations, ..Marketplace::default() },
             ..Whole::default()
         };
-        let sandbox = Sandbox::start(options, EventBus::default()).await.expect("the sandbox starts");
-        let url = setup.store.unwrap_or_else(|| sandbox.dynamo.url().to_owned());
-        create_table(&sandbox::dynamo::client(&url), TABLE).await.expect("the table is there");
-        let store = Line::to(&url).await;
-        let mut callers = setup.callers;
-        callers.push(json!({ "id": "sandbox", "keys_sha256": [sha256_hex(&sandbox.caller_key)] }));
-        sandbox.secrets.put(CALLERS_SECRET, json!({ "callers": callers }).to_string());
+        Sandbox::start(options, EventBus::default()).await.expect("the sandbox starts")
+    }
 
+    async fn run_all(setup: Setup, sandbox: Sandbox, url: &str, deployment: Option<Deployment>) -> Self {
+        let store = Line::to(url).await;
         let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build();
-        let mut system =
-            Self { sandbox, store, workers: Vec::new(), client: client.expect("a client"), told: Mutex::default() };
+        let mut system = Self {
+            sandbox,
+            store,
+            deployment,
+            workers: Vec::new(),
+            client: client.expect("a client"),
+            told: Mutex::default(),
+        };
         system.tell(&system.sandbox.caller_key);
         // The most that can be logged must not be too much either.
         let all_logs = ("RUST_LOG", "trace".to_owned());
@@ -158,7 +190,10 @@ impl System {
     }
 
     fn run(&mut self, bootstrap_of: &str, function: &str, number: usize, own: BTreeMap<String, String>) {
-        let mut environment = self.sandbox.environment().clone();
+        let mut environment = match &self.deployment {
+            Some(deployment) => deployment.environment(bootstrap_of),
+            None => self.sandbox.environment().clone(),
+        };
         environment.insert("AWS_ENDPOINT_URL_DYNAMODB".to_owned(), self.store.url());
         environment.extend(own);
         let spec = WorkerSpec {
@@ -169,6 +204,19 @@ impl System {
             restart: false,
         };
         self.workers.push(Worker::start(spec, self.sandbox.surroundings()).expect("the function starts"));
+    }
+
+    /// Environment of the operator's commands.
+    #[must_use]
+    pub fn operators_environment(&self) -> BTreeMap<String, String> {
+        let sandbox = self.sandbox.operators_environment();
+        match &self.deployment {
+            None => sandbox,
+            Some(deployment) => {
+                let lambda = sandbox.into_iter().filter(|(name, _)| name == "AWS_ENDPOINT_URL_LAMBDA");
+                deployment.operators_environment().into_iter().chain(lambda).collect()
+            }
+        }
     }
 
     async fn wait_for_polls(&self, function: &str, polls: usize) {

@@ -18,10 +18,10 @@ use tokio::process::Command;
 
 /// What a command said and how it ended.
 #[derive(Debug)]
-struct Said {
-    code: i32,
-    out: String,
-    err: String,
+pub(crate) struct Said {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Said {
@@ -52,15 +52,15 @@ async fn run(environment: impl IntoIterator<Item = (String, String)>, arguments:
 }
 
 /// Runs a command, and looks for secrets in what it says.
-async fn ops(system: &System, arguments: &[&str]) -> Said {
-    let said = run(system.sandbox.operators_environment(), arguments).await;
+pub(crate) async fn ops(system: &System, arguments: &[&str]) -> Said {
+    let said = run(system.operators_environment(), arguments).await;
     for secret in system.secrets() {
         assert!(!said.out.contains(&secret) && !said.err.contains(&secret), "{arguments:?} prints {secret}");
     }
     said
 }
 
-async fn done(system: &System, arguments: &[&str]) -> Value {
+pub(crate) async fn done(system: &System, arguments: &[&str]) -> Value {
     let arguments = [&["--json"], arguments].concat();
     let said = ops(system, &arguments).await;
     assert_eq!(said.code, 0, "{arguments:?}: {said:?}");

@@ -1,0 +1,128 @@
+//! The path that a deployment takes, minus AWS: the table, secrets and queues of `template.yaml` on DynamoDB Local and
+//! moto, the functions with the environment that the template gives them, and the documented commands as they are typed.
+
+use std::time::Duration;
+
+use http::Method;
+use it::outside::{Answer, PATIENCE, Setup, System, location, route, send};
+use sandbox::marketplace::faults::{Endpoint, Fault};
+use serde_json::{Value, json};
+
+use crate::operator::{done, ops};
+
+/// As somebody who follows the README: the client secret, then a caller. Gives back the caller's key.
+async fn put_into_service(system: &System) -> String {
+    let deployment = system.deployment.as_ref().expect("it is deployed");
+    let secret = system.sandbox.marketplace.options().client_secret;
+    let printed = deployment.type_in(deployment.output("PutClientSecret"), &format!("{secret}\n")).await;
+    assert!(!printed.contains(&secret), "{printed}");
+    let sealing = deployment.output("SealingSecretArn");
+    let read = format!("aws secretsmanager get-secret-value --secret-id {sealing} --query SecretString --output text");
+    let keys: Value = serde_json::from_str(&deployment.type_in(&read, "").await).expect("the documented form");
+    assert_eq!(keys["current"], "k1");
+    system.tell(keys["k1"].as_str().expect("a generated key"));
+    let added = done(system, &["callers", "add", "billing"]).await;
+    let key = added["key"].as_str().expect("a key").to_owned();
+    system.tell(&key);
+    key
+}
+
+async fn call(system: &System, key: &str, number: usize) -> Answer {
+    send(system.request(Method::GET, &route(&location(number), "/echo")).bearer_auth(key)).await
+}
+
+fn expect_served(answer: &Answer) {
+    assert_eq!((answer.status, answer.source()), (200, "platform"), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_is_put_into_service_and_looked_after() {
+    let name = "deployment::a_deployment_is_put_into_service_and_looked_after";
+    let Some(system) = System::deployed(Setup::default(), name).await else { return };
+    let deployment = system.deployment.as_ref().expect("it is deployed");
+    assert_eq!(deployment.output("CallbackUrl"), format!("{}/oauth/callback", system.sandbox.gateway.url()));
+
+    let early = system.sandbox.install(location(1)).await.expect("an answer");
+    assert_eq!(early, 500, "misconfigured until the client secret is there");
+    let ill = ops(&system, &["doctor"]).await;
+    assert!(ill.code == 5 && ill.out.contains("FAIL  app secret"), "{ill:?}");
+
+    let key = put_into_service(&system).await;
+    for number in 1..=3 {
+        system.install(&location(number)).await;
+        expect_served(&call(&system, &key, number).await);
+    }
+    system.sandbox.marketplace.expire_access_tokens();
+    expect_served(&call(&system, &key, 1).await);
+    assert_eq!(system.refreshes(), 1);
+    assert_eq!(call(&system, "rk_000000000000", 1).await.refusal(), (401, "unauthenticated".to_owned()));
+
+    let healthy = ops(&system, &["doctor"]).await;
+    assert_eq!(healthy.code, 0, "{healthy:?}");
+    assert_eq!(done(&system, &["list"]).await["installations"].as_array().map(Vec::len), Some(3));
+    let resource = location(2).to_string();
+    assert_eq!(done(&system, &["refresh", &resource]).await["summary"]["refreshed"], 1);
+    assert_eq!(done(&system, &["sealing", "rotate"]).await["sealed"], 3);
+    let listed = done(&system, &["sealing", "list"]).await;
+    assert_eq!(listed["keys"][0], json!({ "id": "k1", "state": "old", "values": 0 }));
+    for number in 1..=3 {
+        expect_served(&call(&system, &key, number).await);
+    }
+    done(&system, &["revoke", &resource, "--yes"]).await;
+    let refused = async || call(&system, &key, 2).await.refusal() == (410, "revoked".to_owned());
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(11);
+    while !refused().await {
+        assert!(tokio::time::Instant::now() < deadline, "every process notices within 10 s");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pair_that_the_table_does_not_take_comes_back_from_the_queue() {
+    let name = "deployment::a_pair_that_the_table_does_not_take_comes_back_from_the_queue";
+    let Some(system) = System::deployed(Setup { relays: 1, ..Setup::default() }, name).await else { return };
+    let deployment = system.deployment.as_ref().expect("it is deployed");
+    let key = put_into_service(&system).await;
+    system.install(&location(1)).await;
+    // The table goes away while the platform's answer is on its way.
+    system.sandbox.marketplace.fault(Endpoint::Refresh, Fault::Delay { millis: 3_000 }, Some(1));
+    let one = json!({ "resource": location(1), "force": true });
+    let renewal = system.refresh(&one);
+    let cut = async {
+        let resource = location(1).to_string();
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while done(&system, &["show", &resource]).await["status"] != "Refreshing" {
+            assert!(tokio::time::Instant::now() < deadline, "it is claimed");
+        }
+        system.store.cut();
+    };
+    let (renewed, ()) = tokio::join!(renewal, cut);
+    assert_eq!(renewed.expect("a summary")["refreshed"], 1);
+    let waiting = ops(&system, &["doctor"]).await;
+    assert!(waiting.out.contains("1 token pairs wait to be stored"), "{waiting:?}");
+    system.store.mend();
+
+    let config = aws_sdk_sqs::Config::builder()
+        .behavior_version(aws_sdk_sqs::config::BehaviorVersion::latest())
+        .region(aws_sdk_sqs::config::Region::new("us-east-1"))
+        .credentials_provider(aws_sdk_sqs::config::Credentials::new("test", "test", None, None, "test"))
+        .endpoint_url(&system.operators_environment()["AWS_ENDPOINT_URL_SQS"]);
+    let (sqs, queue) = (aws_sdk_sqs::Client::from_conf(config.build()), deployment.output("RescueQueueUrl"));
+    let policy = aws_sdk_sqs::types::QueueAttributeName::RedrivePolicy;
+    let attributes = sqs.get_queue_attributes().queue_url(queue).attribute_names(policy.clone()).send().await;
+    let attributes = attributes.expect("an answer").attributes.expect("attributes");
+    let redrive: Value = serde_json::from_str(&attributes[&policy]).expect("JSON");
+    assert!(redrive["deadLetterTargetArn"].as_str().is_some_and(|arn| arn.contains("RescueFailures")), "{redrive}");
+    let received = sqs.receive_message().queue_url(queue).send().await.expect("an answer");
+    let message = received.messages().first().expect("the pair");
+    let record = json!({ "messageId": message.message_id(), "body": message.body(), "eventSource": "aws:sqs" });
+    let answer = system.refresh(&json!({ "Records": [record] })).await.expect("an answer");
+    assert_eq!(answer, json!({ "batchItemFailures": [] }));
+    let resource = location(1).to_string();
+    let shown = done(&system, &["show", &resource]).await;
+    assert_eq!((&shown["status"], &shown["generation"]), (&json!("Active"), &json!(2)), "{shown}");
+    expect_served(&call(&system, &key, 1).await);
+    assert_eq!(done(&system, &["refresh", &resource]).await["summary"]["refreshed"], 1, "the pair is the live one");
+    system.end().await;
+}
