@@ -1,0 +1,123 @@
+"""The official Python client, the AWS SDK and curl against a relay that runs.
+
+Started by tests/it/tests/sdk.rs, which says in the environment where.
+"""
+
+import ast
+import asyncio
+import inspect
+import os
+import pathlib
+import re
+import subprocess
+
+from highlevel import HighLevel
+from highlevel.error import GHLError
+
+README = (pathlib.Path(__file__).resolve().parents[2] / "README.md").read_text()
+LOCATION, COMPANY = os.environ["LOCATION_ID"], os.environ["COMPANY_ID"]
+HERE = {"headers": {"locationId": LOCATION}}
+
+
+def example(name: str, language: str) -> str:
+    """The README's example after `<!-- example:NAME -->`, as it is written."""
+    found = re.search(rf"<!-- example:{name} -->\s*```{language}\n(.*?)\n```", README, re.S)
+    assert found, f"README.md has no {language} block after <!-- example:{name} -->"
+    return found[1]
+
+
+async def run_python(name: str) -> dict:
+    names = {"location_id": LOCATION, "contact_id": "HLcontact0000000001"}
+    code = compile(example(name, "python"), name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    result = eval(code, names)  # the README's own code
+    if inspect.isawaitable(result):
+        await result
+    return names
+
+
+def run_shell(name: str, **variables: str) -> str:
+    script = example(name, "sh")
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], env={**os.environ, **variables}, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
+
+
+async def services(client: HighLevel) -> int:
+    location, company = {"location": LOCATION}, {"company": COMPANY}
+    alternate = {"alt_id": LOCATION, "alt_type": "location"}
+    calls = {
+        "businesses": (client.businesses.get_businesses_by_location(LOCATION), location),
+        "calendars": (client.calendars.get_calendars(LOCATION), location),
+        "conversations": (client.conversations.search_conversation(LOCATION, query="a b&c'd"), location),
+        "forms": (client.forms.get_forms(LOCATION), location),
+        "funnels": (client.funnels.get_funnels(LOCATION), location),
+        "invoices": (client.invoices.list_invoice_templates(**alternate, limit="10", offset="0"), location),
+        "links": (client.links.get_links(LOCATION), location),
+        "medias": (client.medias.fetch_media_content("a", "asc", "file", "location", LOCATION), location),
+        "opportunities": (client.opportunities.search_opportunity(LOCATION), location),
+        "payments": (client.payments.list_transactions(**alternate), location),
+        "surveys": (client.surveys.get_surveys(LOCATION), location),
+        "tags, by the path": (client.locations.get_location_tags(LOCATION), location),
+        "users, both named": (client.users.search_users(COMPANY, location_id=LOCATION), location),
+        "users, a company named": (client.users.search_users(COMPANY), company),
+        "workflows": (client.workflows.get_workflow(LOCATION), location),
+        "a header": (client.opportunities.get_opportunity("O1", options=HERE), location),
+        "custom menus": (client.custom_menus.get_custom_menus(location_id=LOCATION), company),
+    }
+    for name, (call, expected) in calls.items():
+        echo = await call
+        assert echo["resource"] == expected, (name, echo)
+    assert (await client.locations.get_location(LOCATION))["location"]["id"] == LOCATION
+    assert (await client.companies.get_company(COMPANY))["company"]["id"] == COMPANY
+    contact = (await client.contacts.create_contact({"locationId": LOCATION, "firstName": "Grace", "tags": ["ü"]}))["contact"]
+    read = await client.contacts.get_contact(contact["id"], options=HERE)
+    assert read["contact"] == contact, read
+    return len(calls) + 4
+
+
+async def refused(call) -> GHLError:
+    try:
+        answer = await call
+    except GHLError as error:
+        return error
+    raise AssertionError(f"it was answered: {answer}")
+
+
+async def errors(client: HighLevel) -> None:
+    unknown = await refused(client.contacts.get_contact("HLnobody", options=HERE))
+    assert (unknown.status_code, "Contact not found" in str(unknown)) == (400, True), unknown
+    unclear = await refused(client.contacts.get_contact("C1"))
+    assert (unclear.status_code, "x-location-id" in str(unclear)) == (400, True), unclear
+    elsewhere = await refused(client.forms.get_forms("HLnotinstalled0001"))
+    assert elsewhere.status_code == 404, elsewhere
+    stranger = await refused(HighLevel(private_integration_token="rk_of_nobody").forms.get_forms(LOCATION))
+    assert stranger.status_code == 401, stranger
+
+
+async def limits(client: HighLevel) -> None:
+    limited = os.environ["LIMITED_LOCATION_ID"]
+    for _ in range(200):
+        try:
+            await client.forms.get_forms(limited)
+        except GHLError as error:
+            assert error.status_code == 429, error
+            break
+    else:
+        raise AssertionError("no limit was met")
+    waited = await client.forms.get_forms(limited, options={"headers": {"Relay-Wait-Ms": "15000"}})
+    assert waited["resource"] == {"location": limited}, "who waits is served"
+
+
+async def main() -> None:
+    client = (await run_python("sdk-python"))["client"]
+    answered = await services(client)
+    await errors(client)
+    await limits(client)
+    answer = (await run_python("invoke-python"))["answer"]
+    assert (answer["status"], answer["source"]) == (200, "platform"), answer
+    assert '"contacts"' in run_shell("key-curl")
+    assert '"contacts"' in run_shell("sigv4-curl")
+    print(f"python: {answered} operations, errors, limits, invoke; curl with a key and signed")
+
+
+asyncio.run(main())
