@@ -1,9 +1,12 @@
 //! What goes through the relay arrives as it was sent, both ways, whichever way it came in.
 
+use std::time::SystemTime;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::Method;
 use it::outside::{Answer, Setup, System, company, location, route, send};
+use sandbox::gateway::signature::Signable;
 use sandbox::whole::sha256_hex;
 use serde_json::{Value, json};
 
@@ -25,6 +28,19 @@ async fn system() -> System {
     system.tell("rk_new_key_of_twin");
     system.install(&location(1)).await;
     system
+}
+
+/// The same request signed with AWS credentials; the sandbox takes the access key for a role's name.
+fn sign(role: &str, mut request: reqwest::Request) -> reqwest::RequestBuilder {
+    let authority = request.url().authority().to_owned();
+    request.headers_mut().insert("host", authority.parse().expect("a value"));
+    let (method, uri) =
+        (request.method().clone(), request.url()[url::Position::BeforePath..].parse().expect("a target"));
+    let signable = Signable { method: &method, uri: &uri, headers: request.headers(), body: b"" };
+    for (name, value) in signable.signed(role, SystemTime::now()).expect("signed") {
+        request.headers_mut().insert(name, value.parse().expect("a value"));
+    }
+    reqwest::RequestBuilder::from_parts(reqwest::Client::new(), request)
 }
 
 /// What the platform says it has received; fails where the answer is not its own.
@@ -244,9 +260,8 @@ async fn status_and_signed_routes() {
     assert_eq!((agency.status, agency.source()), (200, "platform"), "{agency:?}");
 
     let signed = |role: &str, method: Method, path: &str| {
-        let signature =
-            format!("AWS4-HMAC-SHA256 Credential={role}/20261101/us-east-1/execute-api/aws4_request, Signature=00");
-        system.request(method, &format!("/iam{}", route(&location(1), path))).header("authorization", signature)
+        let request = system.request(method, &format!("/iam{}", route(&location(1), path))).build().expect("a request");
+        sign(role, request)
     };
     let echo = echoed(&send(signed("billing", Method::GET, "/echo")).await);
     assert_eq!(echo["authorization"], 1);
@@ -258,6 +273,10 @@ async fn status_and_signed_routes() {
         200,
         "IAM allowed it, no entry restricts it"
     );
+    let mut forged = signed("billing", Method::GET, "/echo").build().expect("a request");
+    forged.url_mut().set_query(Some("more=1"));
+    let client = reqwest::Client::new();
+    assert_eq!(client.execute(forged).await.expect("an answer").status(), 403, "signed for something else");
     assert_eq!(
         system
             .browse(&format!("{}/iam{}", system.sandbox.gateway.url(), route(&location(1), "/echo")), None)

@@ -3,11 +3,12 @@
 pub mod answer;
 pub mod event;
 pub mod routes;
+pub mod signature;
 
 use std::{
     net::SocketAddr,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use axum::{
@@ -22,6 +23,7 @@ use serde_json::json;
 use self::{
     event::{Iam, Incoming},
     routes::{Access, Match},
+    signature::Signable,
 };
 use crate::{
     events::{Event, EventBus},
@@ -95,17 +97,20 @@ async fn pass(runtime: &RuntimeApi, request: Request<Body>) -> Response {
     let Some(found) = routes::find(&head.method, head.uri.path()) else {
         return message(StatusCode::NOT_FOUND, "Not Found");
     };
-    let iam = match found.access {
-        Access::Open => None,
-        Access::Iam => match Iam::of(&head.headers) {
-            Some(iam) => Some(iam),
-            None => return message(StatusCode::FORBIDDEN, "Forbidden"),
-        },
-    };
     // Somewhat too large is read to its end: a client that is still writing would not hear the refusal.
     let body = match to_bytes(body, 4 * LARGEST_BODY).await {
         Ok(body) if body.len() <= LARGEST_BODY => body,
         Ok(_) | Err(_) => return message(StatusCode::PAYLOAD_TOO_LARGE, "Request Entity Too Large"),
+    };
+    let iam = match found.access {
+        Access::Open => None,
+        Access::Iam => {
+            let signable = Signable { method: &head.method, uri: &head.uri, headers: &head.headers, body: &body };
+            match signable.signer(SystemTime::now()) {
+                Some(access_key) => Some(Iam::of(access_key)),
+                None => return message(StatusCode::FORBIDDEN, "Forbidden"),
+            }
+        }
     };
     let peer = head.extensions.get::<Peer>().map_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)), |peer| peer.0);
     let mut headers = head.headers;
