@@ -2,6 +2,7 @@
 
 pub mod deployment;
 pub mod dynamo;
+pub mod meter;
 pub mod outside;
 pub mod proxy;
 pub mod world;

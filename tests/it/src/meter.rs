@@ -1,0 +1,111 @@
+//! What is sent to a store and what it costs: a proxy that has each answer say which capacity it has consumed. The
+//! store says it, so nothing here computes units.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::response::Response;
+use http::{HeaderMap, StatusCode};
+use sandbox::server::{Server, WhenClientLeaves};
+use serde_json::{Value, json};
+
+/// Calls and capacity units, indexes included.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Reading {
+    /// Calls by operation.
+    pub calls: BTreeMap<String, u64>,
+    /// Units of writes.
+    pub write_units: f64,
+    /// Units of reads.
+    pub read_units: f64,
+}
+
+/// The proxy. Dropping it ends it.
+#[derive(Debug)]
+pub struct Meter {
+    state: Arc<Metered>,
+    server: Server,
+}
+
+#[derive(Debug)]
+struct Metered {
+    store: String,
+    client: reqwest::Client,
+    reading: Mutex<Reading>,
+}
+
+impl Meter {
+    /// Before the store at `store`.
+    ///
+    /// # Panics
+    /// If there is no free port.
+    pub async fn before(store: &str) -> Self {
+        let (store, client) = (store.to_owned(), reqwest::Client::new());
+        let state = Arc::new(Metered { store, client, reading: Mutex::default() });
+        let router = Router::new().fallback(pass_on).with_state(Arc::clone(&state));
+        let server = Server::start(0, router, WhenClientLeaves::Finish).await.expect("a free port");
+        Self { state, server }
+    }
+
+    /// Base URL.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.server.url()
+    }
+
+    /// What was consumed since the last time this was asked.
+    #[must_use]
+    pub fn take(&self) -> Reading {
+        std::mem::take(&mut *self.state.reading.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+async fn pass_on(State(state): State<Arc<Metered>>, headers: HeaderMap, body: Bytes) -> Response {
+    let target = headers.get("x-amz-target").and_then(|target| target.to_str().ok()).unwrap_or_default();
+    let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
+    let mut request: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let reads = ["GetItem", "BatchGetItem", "Query", "Scan"].contains(&operation.as_str());
+    if reads || operation == "UpdateItem" {
+        request["ReturnConsumedCapacity"] = json!("TOTAL");
+    }
+    let mut sent = state.client.post(&state.store).body(request.to_string());
+    for name in ["x-amz-target", "content-type", "authorization", "x-amz-date"] {
+        if let Some(value) = headers.get(name) {
+            sent = sent.header(name, value);
+        }
+    }
+    let Ok(answer) = sent.send().await else { return refused() };
+    let (status, headers) = (answer.status(), answer.headers().clone());
+    let Ok(bytes) = answer.bytes().await else { return refused() };
+    let told: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    let consumed = &told["ConsumedCapacity"];
+    let units: f64 = match consumed {
+        Value::Array(tables) => tables.iter().filter_map(|table| table["CapacityUnits"].as_f64()).sum(),
+        one => one["CapacityUnits"].as_f64().unwrap_or(0.0),
+    };
+    let mut reading = state.reading.lock().unwrap_or_else(PoisonError::into_inner);
+    if reads {
+        reading.read_units += units;
+    } else {
+        reading.write_units += units;
+    }
+    *reading.calls.entry(operation).or_default() += 1;
+    drop(reading);
+    let mut response = Response::new(Body::from(bytes));
+    *response.status_mut() = status;
+    for name in ["content-type", "x-amzn-requestid", "date"] {
+        if let Some(value) = headers.get(name) {
+            response.headers_mut().insert(name, value.clone());
+        }
+    }
+    response
+}
+
+fn refused() -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::BAD_GATEWAY;
+    response
+}
