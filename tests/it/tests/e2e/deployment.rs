@@ -68,6 +68,17 @@ async fn a_deployment_is_put_into_service_and_looked_after() {
     for number in 1..=3 {
         expect_served(&call(&system, &key, number).await);
     }
+    let rotated = done(&system, &["callers", "rotate", "billing"]).await;
+    system.tell(rotated["key"].as_str().expect("a key"));
+    assert_eq!(done(&system, &["callers", "retire", "billing"]).await["ended"], 1);
+
+    // A new client secret: the function still has the old one, is refused, and looks again.
+    let newer = "a-new-client-secret-0123456789";
+    system.tell(newer);
+    system.sandbox.marketplace.change(|options| options.client_secret = newer.to_owned());
+    deployment.type_in(deployment.output("PutClientSecret"), &format!("{newer}\n")).await;
+    assert_eq!(done(&system, &["refresh", &resource]).await["summary"]["refreshed"], 1);
+
     done(&system, &["revoke", &resource, "--yes"]).await;
     let refused = async || call(&system, &key, 2).await.refusal() == (410, "revoked".to_owned());
     let deadline = tokio::time::Instant::now() + Duration::from_secs(11);
