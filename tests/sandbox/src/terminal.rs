@@ -57,11 +57,12 @@ pub fn line(event: &Event, verbose: bool, colours: Colours) -> Option<String> {
             if !verbose && answer.as_deref().is_some_and(nothing_was_due) {
                 return None;
             }
-            let answer = answer.as_deref().unwrap_or_default();
-            format!("{}{function}: {outcome} {answer} {millis} ms", what(MAGENTA, "invoked"))
+            let answer = one_line(answer.as_deref().unwrap_or_default());
+            format!("{}{function}: {} {answer} {millis} ms", what(MAGENTA, "invoked"), one_line(outcome))
         }
         Event::Token { grant, resource, outcome, status: answered } => {
             let whose = resource.as_deref().unwrap_or("nobody");
+            let (grant, whose, outcome) = (one_line(grant), one_line(whose), one_line(outcome));
             format!("{}{grant} for {whose}: {outcome} → {}", what(MAGENTA, "token"), status(*answered))
         }
         Event::Platform { resource, method, path, status: answered, in_window } => {
@@ -73,15 +74,21 @@ pub fn line(event: &Event, verbose: bool, colours: Colours) -> Option<String> {
             format!("{}{kind} of {resource} → {}", what(MAGENTA, "webhook"), status(*answered))
         }
         Event::Log { worker, line, .. } => {
-            let line = log_line(line, verbose)?;
+            let line = one_line(&log_line(line, verbose)?);
             format!("{}{} {line}", what(GREY, "log"), colours.paint(GREY, worker))
         }
         Event::Worker { worker, what: happened, .. } => {
-            format!("{}{worker} {happened}", what(YELLOW, "process"))
+            format!("{}{worker} {}", what(YELLOW, "process"), one_line(happened))
         }
-        Event::Control { what: done } => format!("{}{done}", what(YELLOW, "sandbox")),
+        Event::Control { what: done } => format!("{}{}", what(YELLOW, "sandbox"), one_line(done)),
     };
     Some(text)
+}
+
+/// Text that came from elsewhere, such as the grant that somebody asks for: it stays on its line, and gives the terminal
+/// no orders.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 pub(crate) fn nothing_was_due(answer: &str) -> bool {
@@ -170,6 +177,24 @@ Ctrl-C ends everything.
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_event_is_one_line_whatever_it_carries() {
+        let hostile = "x\n\x1b[2Jy\u{9b}31m";
+        let (text, other) = (|| hostile.to_owned(), || "relay".to_owned());
+        for event in [
+            Event::Token { grant: text(), resource: Some(text()), outcome: text(), status: None },
+            Event::Invoked { function: other(), outcome: text(), millis: 1, answer: Some(text()) },
+            Event::Log { function: other(), worker: other(), line: text() },
+            Event::Worker { function: other(), worker: other(), what: text() },
+            Event::Control { what: text() },
+        ] {
+            let plain = line(&event, true, Colours::Off).expect("a line");
+            assert!(!plain.contains(char::is_control), "{plain:?}");
+            let painted = line(&event, true, Colours::On).expect("a line");
+            assert!(painted.contains("\x1b[") && !painted.contains("\x1b[2J"), "{painted:?}");
+        }
+    }
 
     fn log(text: &str) -> Option<String> {
         log_line(text, false)

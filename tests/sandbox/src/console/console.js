@@ -317,7 +317,7 @@ function addEvent(happened) {
   row.millis = make("span", { className: "millis" });
   const text = make("span", { className: "text" }, shown.text);
   if (shown.who) text.append(" ", make("span", { className: "who", textContent: shown.who }));
-  text.append(row.times);
+  text.append(" ", row.times);
   row.node = make(
     "li",
     { className: "event" },

@@ -193,7 +193,7 @@ fn choice(wanted: &Wanted, options: &Options) -> Markup {
                     span { "Grove Agency" small { (options.company) } }
                 }
                 details {
-                    summary { "with all its locations" }
+                    summary { "with all its locations, or only some" }
                     input type="hidden" name="listed" value="yes";
                     @for Location { id, name } in &options.locations {
                         label.tick { input type="checkbox" name="approved" value=(id) checked; (name) }
