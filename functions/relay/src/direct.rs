@@ -133,7 +133,7 @@ fn invalid(detail: &str) -> Problem {
 }
 
 /// Reads one request.
-fn read(raw: &RawValue) -> Result<Request, Refused> {
+pub(crate) fn read(raw: &RawValue) -> Result<Request, Refused> {
     if !is_object(raw) {
         return Err(invalid("the request is malformed: it is no object").into());
     }

@@ -11,7 +11,7 @@ use shared::problem::{Code, Problem};
 use shared::resource::Kind;
 
 /// An event of API Gateway's HTTP API (API Gateway Developer Guide, "Lambda proxy integrations", payload format 2.0).
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpEvent {
     raw_path: String,
@@ -22,24 +22,24 @@ pub struct HttpEvent {
     is_base64_encoded: Option<bool>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 struct RequestContext {
     stage: Option<String>,
     http: Http,
     authorizer: Option<Authorizer>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 struct Http {
     method: String,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 struct Authorizer {
     iam: Option<Iam>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Iam {
     user_arn: Option<String>,

@@ -98,7 +98,7 @@ fn resource(kind: Kind, id: &str) -> Result<Resource, Problem> {
     Resource::new(kind, id).map_err(|error| invalid(error.to_string()))
 }
 
-fn unaddressed(path: Path, event: HttpEvent) -> Result<Unaddressed, Refused> {
+pub(crate) fn unaddressed(path: Path, event: HttpEvent) -> Result<Unaddressed, Refused> {
     let method = request::method(event.method()).ok_or_else(|| invalid("the method is none that is relayed"))?;
     let query = Query::parse(event.query())?;
     let headers = event.headers()?;

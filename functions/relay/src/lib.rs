@@ -6,6 +6,8 @@
 
 pub mod direct;
 pub mod event;
+#[cfg(test)]
+mod fuzz;
 pub mod gateway;
 pub mod http;
 pub mod pairs;

@@ -213,6 +213,7 @@ fn part(part: &[u8]) -> Option<(Field, &str)> {
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
+    use proptest::prelude::*;
 
     use super::super::Names;
     use super::*;
@@ -292,5 +293,77 @@ mod tests {
             assert_eq!(names(Some("multipart/form-data; boundary=x"), broken.as_bytes()), ids(&[], &[]), "{broken}");
         }
         assert_eq!(names(Some("multipart/form-data"), body.as_bytes()), ids(&[], &[]));
+    }
+
+    fn json() -> impl Strategy<Value = serde_json::Value> {
+        let name =
+            prop::sample::select(vec!["locationId", "location_id", "companyId", "altId", "altType", "a", "é\"\\"]);
+        let text = prop::sample::select(vec!["L1", "C1", "location", "company", "", "locationId", "\u{1F332}\n", "{"]);
+        let leaf = prop_oneof![
+            text.prop_map(serde_json::Value::from),
+            any::<f64>().prop_map(serde_json::Value::from),
+            any::<bool>().prop_map(serde_json::Value::from),
+            Just(serde_json::Value::Null),
+        ];
+        leaf.prop_recursive(3, 24, 6, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(serde_json::Value::from),
+                prop::collection::hash_map(name.clone().prop_map(str::to_owned), inner, 0..6)
+                    .prop_map(|members| members.into_iter().collect::<serde_json::Map<_, _>>().into()),
+            ]
+        })
+    }
+
+    /// What a reader of whole documents finds.
+    fn at_the_top(document: &serde_json::Value) -> (Vec<String>, Vec<String>) {
+        let text =
+            |name: &str| document.get(name)?.as_str().map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned);
+        let mut found = (Vec::new(), Vec::new());
+        found.0.extend(["locationId", "location_id"].iter().filter_map(|name| text(name)));
+        found.1.extend(["companyId", "company_id"].iter().filter_map(|name| text(name)));
+        let kind = document.get("altType").and_then(serde_json::Value::as_str).map(str::trim);
+        match kind {
+            None | Some("" | "location") => found.0.extend(text("altId")),
+            Some("company" | "agency") => found.1.extend(text("altId")),
+            Some(_) => {}
+        }
+        found.0.sort();
+        found.1.sort();
+        found
+    }
+
+    fn sorted((mut locations, mut companies): (Vec<String>, Vec<String>)) -> (Vec<String>, Vec<String>) {
+        locations.sort();
+        companies.sort();
+        (locations, companies)
+    }
+
+    proptest! {
+        // PROPTEST_CASES asks for more.
+        #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.max(1_000)))]
+
+        #[test]
+        fn json_names_what_a_reader_of_whole_documents_finds(document in json(), pretty in any::<bool>(), escaped in any::<bool>()) {
+            let mut text = if pretty { serde_json::to_string_pretty(&document) } else { serde_json::to_string(&document) }
+                .expect("JSON");
+            if escaped {
+                text = text.replace("\"locationId\"", "\"loc\\u0061tionId\"").replace("\"altId\"", "\"\\u0061ltId\"");
+            }
+            prop_assert_eq!(sorted(names(Some("application/json"), text.as_bytes())), at_the_top(&document), "{}", text);
+        }
+
+        #[test]
+        fn no_bytes_do_harm(body in prop::collection::vec(any::<u8>(), 0..200), pieces in prop::collection::vec(
+            prop::sample::select(vec!["{", "}", "[", "]", ",", ":", "\"", "\"locationId\"", "\"altId\":\"L1\"", "\\u", "\\ud800", "\\",
+                "--x", "--x\r\n", "\r\n\r\n", "\r\n", "Content-Disposition: form-data; name=\"locationId\"", "name=", ";", "=", "&", "%", "locationId=L1", "[",
+                "\u{feff}", "null", "1e999", "-"]), 0..24)) {
+            let text = pieces.concat();
+            for body in [&body[..], text.as_bytes()] {
+                for content_type in [None, Some("application/json"), Some("application/x-www-form-urlencoded"), Some("multipart/form-data; boundary=x"), Some("multipart/form-data; boundary=\"")] {
+                    let (locations, companies) = names(content_type, body);
+                    prop_assert!(locations.iter().chain(&companies).all(|id| !id.is_empty()));
+                }
+            }
+        }
     }
 }
