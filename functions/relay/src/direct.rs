@@ -98,7 +98,7 @@ impl Direct<'_> {
     }
 
     async fn one(&self, request: &RawValue, room: &Room) -> Box<RawValue> {
-        let answer = match self.relayed(request).await {
+        let answer = match self.relay.in_time(self.invocation, Box::pin(self.relayed(request))).await {
             Ok(answer) => answer,
             Err(refused) => return self.refuse(&refused),
         };

@@ -40,7 +40,8 @@ pub async fn answer(relay: &Relay, event: &LambdaEvent<Box<RawValue>>) -> Box<Ra
     let invocation = Event::Http.invocation(&event.context, relay.now());
     let refuse = |refused: &Refused| told(&relay.refuse(refused, &invocation));
     let arn = &event.context.invoked_function_arn;
-    let answer = match relayed(relay, event.payload.get(), arn, &invocation).await {
+    let work = Box::pin(relayed(relay, event.payload.get(), arn, &invocation));
+    let answer = match relay.in_time(&invocation, work).await {
         Ok(answer) => answer,
         Err(refused) => return refuse(&refused),
     };

@@ -48,6 +48,8 @@ use crate::clock::{Clock, Millis};
 use crate::resource::Resource;
 use crate::table::{StoreError, Table, quota_key};
 
+/// What a caller's share is counted in, whatever the interval of the resource's limit.
+const SHARE_INTERVAL: Duration = Duration::from_secs(10);
 /// Lanes that a process keeps. One holds up to 2 KB.
 const MOST_LANES: usize = 1_024;
 
@@ -127,7 +129,7 @@ impl Quota {
         self.lane(quota_key(resource), LimitKind::Burst).take(table, clock, *ceilings, wait_until).await
     }
 
-    /// The same within `caller`'s own share of `resource`: `burst` requests in an interval, without a daily limit.
+    /// The same within `caller`'s own share of `resource`: `burst` requests in any 10 s, without a daily limit.
     ///
     /// The share is asked first, so that who has used it up takes nothing from the others. It counts what is sent: a
     /// request that the resource's limits refuse takes nothing of it. If both refuse, the answer is the refusal that
@@ -144,7 +146,7 @@ impl Quota {
     ) -> Result<Permit, QuotaError> {
         let Shared { table, clock, ceilings, .. } = &*self.0;
         let key = format!("caller-quota#{caller}#{}#{}", resource.kind().as_str(), resource.id());
-        let share = Limits { burst, daily: u32::MAX, ..*ceilings };
+        let share = Limits { burst, interval: SHARE_INTERVAL, daily: u32::MAX };
         let (own, all) = (self.lane(key, LimitKind::Caller), self.lane(quota_key(resource), LimitKind::Burst));
         let own_refusal = || own.foreseen(share, clock.now(), wait_until);
         let refusal_of_all = || all.foreseen(*ceilings, clock.now(), wait_until);
@@ -152,15 +154,16 @@ impl Quota {
             return Err(QuotaError::Refused(refusal).or_later(own_refusal()));
         }
         let part = match own.take(table, clock, share, wait_until).await {
-            Ok(part) => part,
+            Ok(permit) => Part { quota: self, lane: &own, permit: Some(permit) },
             Err(error) => return Err(error.or_later(refusal_of_all())),
         };
         match all.take(table, clock, *ceilings, wait_until).await {
-            Ok(permit) => Ok(permit),
+            Ok(permit) => {
+                part.spend();
+                Ok(permit)
+            }
             Err(error) => {
-                if let Err(error) = own.give_back(table, clock, &part).await {
-                    tracing::warn!(caller, %resource, %error, "a part of a share is lost for an interval");
-                }
+                part.give_back().await;
                 Err(error.or_later(own_refusal()))
             }
         }
@@ -237,6 +240,44 @@ impl Quota {
         let lane = Arc::new(Lane::new(key, burst_kind, *ceilings, clock.now()));
         lanes.insert(lane.key().to_owned(), Arc::clone(&lane));
         lane
+    }
+}
+
+/// A part of a caller's share on which nothing was sent yet. It is given back, also where whoever took it goes away
+/// while waiting for the resource's permit.
+struct Part<'a> {
+    quota: &'a Quota,
+    lane: &'a Arc<Lane>,
+    permit: Option<Permit>,
+}
+
+impl Part<'_> {
+    fn spend(mut self) {
+        self.permit = None;
+    }
+
+    async fn give_back(mut self) {
+        if let Some(giving) = self.giving() {
+            giving.await;
+        }
+    }
+
+    fn giving(&mut self) -> Option<impl Future<Output = ()> + Send + 'static> {
+        let permit = self.permit.take()?;
+        let (quota, lane) = (self.quota.clone(), Arc::clone(self.lane));
+        Some(async move {
+            if let Err(error) = lane.give_back(&quota.0.table, &quota.0.clock, &permit).await {
+                tracing::warn!(share = lane.key(), %error, "a part of a share is lost for 10 s");
+            }
+        })
+    }
+}
+
+impl Drop for Part<'_> {
+    fn drop(&mut self) {
+        if let (Some(giving), Ok(runtime)) = (self.giving(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(giving);
+        }
     }
 }
 

@@ -16,6 +16,7 @@ pub mod upstream;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -38,6 +39,8 @@ use request::{Request, Unaddressed};
 use retry::{Outcome, Unauthorized};
 use upstream::Reply;
 
+/// How much later than a call everything else gives up.
+const BEYOND_THE_DEADLINE: Duration = Duration::from_millis(100);
 /// How many resources are remembered whose 401 no renewal helps.
 const REMEMBERED: usize = 1_000;
 
@@ -92,6 +95,20 @@ impl Relay {
     /// A secret that cannot be read.
     pub async fn callers(&self) -> Result<Arc<Callers>, Refused> {
         self.callers.get().await.map_err(|error| Refused::by_secret(&error, self.now()))
+    }
+
+    /// Does all that an invocation asks for, or says in time that there was none. A call keeps its time by itself, and
+    /// knows better what it was doing; this is for what comes before it (secrets, the table).
+    ///
+    /// # Errors
+    /// Those of the work, or [`Code::PlatformTimeout`].
+    pub async fn in_time<T>(
+        &self,
+        invocation: &Invocation,
+        work: impl Future<Output = Result<T, Refused>>,
+    ) -> Result<T, Refused> {
+        let left = invocation.deadline.since(self.now()) + BEYOND_THE_DEADLINE;
+        tokio::time::timeout(left, work).await.unwrap_or_else(|_| Err(Refused::by_deadline()))
     }
 
     /// Whom a request is for that says so itself.

@@ -58,6 +58,7 @@ stories!(
     those_who_wait_are_served_in_order,
     callers_have_shares_of_their_own,
     a_refused_request_takes_nothing_of_its_callers_share,
+    who_goes_away_leaves_its_part_of_a_share,
     of_two_limits_the_later_refusal_counts,
     a_large_burst_keeps_the_item_small,
     a_store_that_is_gone_refuses_all,
@@ -405,6 +406,28 @@ async fn a_refused_request_takes_nothing_of_its_callers_share(engine: &Engine) {
         quota.take_within_share("billing", &resource, 3, None).await.expect("all of the share is there");
     }
     assert_eq!(refused(quota.take_within_share("billing", &resource, 3, None).await).limit, LimitKind::Caller);
+}
+
+async fn who_goes_away_leaves_its_part_of_a_share(engine: &Engine) {
+    let (clock, table) = (Clock::system(), engine.table().await);
+    let limits = Limits { burst: 1, interval: Duration::from_secs(1), daily: 9 };
+    let resource = location();
+    process(engine, &table, &clock, limits).0.take(&resource, None).await.expect("free");
+    let quota = process(engine, &table, &clock, limits).0;
+    let until = Some(clock.now() + Duration::from_secs(9));
+    let waiting = quota.take_within_share("billing", &resource, 1, until);
+    assert!(tokio::time::timeout(Duration::from_millis(300), waiting).await.is_err(), "it waits for the resource");
+    // The share's interval is 10 s, ten times the resource's: only what was given back can be taken by then. It is given
+    // back beside, so a first look may come too early.
+    let given_back = async {
+        while quota.take_within_share("billing", &resource, 1, until).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), given_back).await.expect("given back");
+    let until = Some(clock.now() + Duration::from_secs(3));
+    let refusal = refused(quota.take_within_share("billing", &resource, 1, until).await);
+    assert_eq!(refusal.limit, LimitKind::Caller, "10 s, not the resource's interval");
 }
 
 async fn of_two_limits_the_later_refusal_counts(engine: &Engine) {

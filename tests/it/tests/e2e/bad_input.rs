@@ -419,3 +419,21 @@ fn variables_that_are_missing_are_all_named_and_nothing_starts() {
         assert!(!log.contains("panicked"), "{log}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_answer_is_given_up_before_the_invocation_ends() {
+    let mut system = installed(Setup::default()).await;
+    // It takes connections and never answers.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}", silent.local_addr().expect("bound"));
+    for (function, variable) in
+        [("relay-no-secrets", "AWS_ENDPOINT_URL_SECRETS_MANAGER"), ("relay-no-store", "AWS_ENDPOINT_URL_DYNAMODB")]
+    {
+        system.start_apart("relay", function, &[(variable, &url)]).await;
+        let invocation = Invocation { timeout: Duration::from_secs(3), ..Invocation::default() };
+        let answer = system.sandbox.runtime.invoke_json(function, &get("/echo"), invocation).await;
+        let answer = answer.unwrap_or_else(|error| panic!("{function} does not answer in time: {error}"));
+        assert_eq!((&answer["status"], &answer["source"]), (&json!(504), &json!("relay")), "{function}: {answer}");
+    }
+    system.end().await;
+}
