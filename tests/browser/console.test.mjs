@@ -158,7 +158,7 @@ test("an agency's locations work at the first call", async () => {
   await choose(BIRCH);
   await press("Send one call", "1 answered by the platform (200)");
   await happens("token", "minting: granted Birch Fitness");
-  await notes(BIRCH, "minted from the agency’s");
+  await notes(BIRCH, /token pair \d+ · minted from the agency’s ·/);
 });
 
 test("filters and clearing", async () => {

@@ -30,9 +30,9 @@ struct Arguments {
     /// Port of the platform's double; 0 takes a free one
     #[arg(long, default_value_t = 8090)]
     platform_port: u16,
-    /// Port of the console; 0 takes a free one
-    #[arg(long, default_value_t = 8070)]
-    console_port: u16,
+    /// Port of the console; 0 takes a free one (default: 8070, or a free one where that is taken)
+    #[arg(long)]
+    console_port: Option<u16>,
     /// No console
     #[arg(long, conflicts_with = "console_port")]
     no_console: bool,
@@ -67,6 +67,9 @@ struct Arguments {
     #[arg(long, short)]
     verbose: bool,
 }
+
+/// Where a browser looks for the console again after the sandbox was started again.
+const CONSOLE_PORT: u16 = 8070;
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum RotationArgument {
@@ -125,7 +128,11 @@ impl Arguments {
             programs: self.bootstraps.map_or(Programs::Itself, Programs::Directory),
             environment: BTreeMap::from_iter(self.environment),
             webhooks: true,
-            console: (!self.no_console).then_some(self.console_port),
+            console: match (self.no_console, self.console_port) {
+                (true, _) => Vec::new(),
+                (false, Some(port)) => vec![port],
+                (false, None) => vec![CONSOLE_PORT, 0],
+            },
             ..Options::default()
         }
     }

@@ -70,8 +70,8 @@ pub struct Options {
     pub visibility: Duration,
     /// Whether the platform tells the app of installs and uninstalls; a test that counts what happens may not want it.
     pub webhooks: bool,
-    /// Port of the console on 127.0.0.1, 0 for a free one; none where absent.
-    pub console: Option<u16>,
+    /// Ports of 127.0.0.1 that the console tries one after the other, 0 for a free one; there is none without.
+    pub console: Vec<u16>,
 }
 
 impl Default for Options {
@@ -86,7 +86,7 @@ impl Default for Options {
             environment: BTreeMap::new(),
             visibility: Duration::from_secs(5),
             webhooks: false,
-            console: None,
+            console: Vec::new(),
         }
     }
 }
@@ -220,9 +220,7 @@ impl Sandbox {
         if options.webhooks {
             sandbox.marketplace.webhooks().send_to(format!("{}{WEBHOOK_PATH}", sandbox.gateway.url()));
         }
-        if let Some(port) = options.console {
-            sandbox.console = Some(Console::start(port, sandbox.controls()).await?);
-        }
+        sandbox.console = Console::start_on_one_of(&options.console, &sandbox.controls()).await?;
         Ok(sandbox)
     }
 

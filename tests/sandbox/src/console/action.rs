@@ -244,9 +244,11 @@ impl Desk {
             let _seen_in_the_events = self.one_call(resource).await;
             match self.stored(resource).await {
                 Ok(Some(now)) if now.lineage.generation > generation => {
-                    self.control(format!(
-                        "{resource} has recovered: the same token was presented again, and its pair is stored"
-                    ));
+                    let how = match now.minted {
+                        None => "the same token was presented again, and its pair is stored",
+                        Some(_) => "its token was minted again",
+                    };
+                    self.control(format!("{resource} has recovered: {how}"));
                     return;
                 }
                 Ok(Some(now)) if matches!(now.status, Status::NeedsReauthorization | Status::Revoked) => {

@@ -162,8 +162,11 @@ function drawCard(parts, { installation, platform, chart: traffic, problem }, no
     alarm.push("lease over: whoever comes next presents the token again");
   }
   if (installation?.retry_at > now) alarm.push(`next try in ${duration(installation.retry_at - now)}`);
-  if (installation && !installation.supposed) notes.push(`token pair ${installation.generation}`);
-  if (installation?.minted && !installation.supposed) notes.push("minted from the agency’s");
+  if (installation && !installation.supposed) {
+    const { minted, generation } = installation;
+    if (generation > 0) notes.push(`token pair ${generation}`);
+    if (minted) notes.push(generation > 0 ? "minted from the agency’s" : "minted from the agency’s at the first call");
+  }
   notes.push(`${number(platform.remaining.daily)} calls left today`);
   const strong = alarm.length ? [make("strong", { textContent: `${alarm.join(" · ")} · ` })] : [];
   const wanted = [...strong, notes.join(" · ")];
@@ -301,10 +304,9 @@ const rows = [];
 function addEvent(happened) {
   const shown = described(happened);
   const key = [shown.kind, shown.text, shown.who, shown.outcome].join("|");
-  const same = rows.slice(0, 12).find((row) => row.key === key && happened.at - row.last < MERGED_WITHIN_MS);
+  const same = rows.slice(0, 12).find((row) => row.key === key && happened.at - row.first < MERGED_WITHIN_MS);
   if (same) {
     same.count += 1;
-    same.last = happened.at;
     if (shown.millis !== undefined) {
       same.least = Math.min(same.least, shown.millis);
       same.most = Math.max(same.most, shown.millis);
@@ -312,7 +314,7 @@ function addEvent(happened) {
     drawRow(same);
     return;
   }
-  const row = { key, last: happened.at, count: 1, least: shown.millis, most: shown.millis, group: shown.group };
+  const row = { key, first: happened.at, count: 1, least: shown.millis, most: shown.millis, group: shown.group };
   row.times = make("span", { className: "times" });
   row.millis = make("span", { className: "millis" });
   const text = make("span", { className: "text" }, shown.text);

@@ -110,6 +110,21 @@ impl Console {
         Ok(Self { server, tasks })
     }
 
+    /// The same on the first of these ports that is free; none where there are none to try.
+    ///
+    /// # Errors
+    /// All are taken.
+    pub async fn start_on_one_of(ports: &[u16], controls: &Controls) -> Result<Option<Self>, StartError> {
+        let mut refused = None;
+        for port in ports {
+            match Self::start(*port, controls.clone()).await {
+                Ok(console) => return Ok(Some(console)),
+                Err(error) => refused = Some(error),
+            }
+        }
+        refused.map_or(Ok(None), Err)
+    }
+
     /// Its address.
     #[must_use]
     pub fn url(&self) -> String {

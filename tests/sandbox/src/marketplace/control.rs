@@ -9,7 +9,7 @@
 //! | `POST /_sandbox/faults` | [`Plan`]: `{"at":"refresh","fault":{"kind":"hang_up","processed":true},"times":1}` | |
 //! | `DELETE /_sandbox/faults` | | no more faults |
 //! | `POST /_sandbox/active` | `{"resource":{"location":"L1"},"active":false}` | pauses a location, or lets it go on |
-//! | `POST /_sandbox/uninstall` | `{"resource":{"location":"L1"}}` | ends its tokens |
+//! | `POST /_sandbox/uninstall` | `{"resource":{"location":"L1"}}` | ends its tokens, and tells the app |
 //! | `PUT /_sandbox/limits` | `{"burst":25,"interval_ms":10000,"daily":10000}` | for all, or with `"resource"` for one |
 //! | `PUT /_sandbox/rotation` | `{"rotation":"strict"}` | `strict`, `forgiving`, `family_revoking` |
 //! | `PUT /_sandbox/token-life` | `{"seconds":120}` | of access tokens from now on |
