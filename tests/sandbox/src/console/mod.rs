@@ -3,8 +3,8 @@
 //! | route | |
 //! |---|---|
 //! | `GET /` | the page; its style and its script stand beside it, embedded in this program |
-//! | `GET /events` | what happens, as server-sent events: [`feed`] and [`view`] |
-//! | `POST /actions` | one button: [`action`] |
+//! | `GET /events` | what happens, as server-sent events: `feed` and `view` |
+//! | `POST /actions` | one button: `action` |
 //!
 //! The page holds no key and no token: calls are made here, with the sandbox's own key.
 
