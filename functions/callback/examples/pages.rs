@@ -32,7 +32,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         support: Some(Url::parse("mailto:help@example.com?subject=Installing the app")?),
     };
     let http = RequestLine { method: "GET".into() };
-    let context = RequestContext { domain_name: Some("connect.example.com".into()), stage: None, http };
+    let context =
+        RequestContext { domain_name: Some("connect.example.com".into()), stage: None, http, authorizer: None };
     let public = PublicUrl::of(None, &context, "/")?;
     let entrance = Entrance::Standard;
     let request_id = "8476a536-e9f4-11e8-9739-2dfe598c3fcd";

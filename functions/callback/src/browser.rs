@@ -76,7 +76,7 @@ mod tests {
 
     fn public(domain: &str) -> PublicUrl {
         let http = RequestLine { method: "GET".into() };
-        let context = RequestContext { domain_name: Some(domain.into()), stage: None, http };
+        let context = RequestContext { domain_name: Some(domain.into()), stage: None, http, authorizer: None };
         PublicUrl::of(None, &context, "/").expect("a domain")
     }
 

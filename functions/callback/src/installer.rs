@@ -1,7 +1,6 @@
 //! From an event to an answer: reads the request, asks the pure modules, calls the platform and the store.
 
 use http::StatusCode;
-use serde_json::Value;
 use shared::app::App;
 use shared::clock::Millis;
 use shared::config::InstallChoice;
@@ -11,7 +10,7 @@ use shared::token::Grant;
 use crate::authorize::{Entrance, authorization_url};
 use crate::browser::Browser;
 use crate::done::Done;
-use crate::event::{Answer, Request};
+use crate::event::{Answer, Request, is_prefetch};
 use crate::failure::{self, Failure};
 use crate::pages::{self, Surroundings};
 use crate::public_url::{PublicUrl, path_below};
@@ -33,11 +32,11 @@ impl Installer {
     }
 
     /// Answers an event. Whatever comes, the answer is one that a browser can show.
-    pub async fn answer(&self, event: Value, request_id: &str) -> Answer {
+    pub async fn answer(&self, event: &str, request_id: &str) -> Answer {
         self.page(event, request_id).await.header("relay-request-id", request_id)
     }
 
-    async fn page(&self, event: Value, request_id: &str) -> Answer {
+    async fn page(&self, event: &str, request_id: &str) -> Answer {
         let (config, brand) = (&self.app.config.authorization, &self.app.config.brand);
         let nowhere = Surroundings { config, brand, public: None, entrance: Entrance::Standard, request_id };
         let request = match Request::read(event) {
@@ -105,7 +104,7 @@ impl Installer {
         entrance: &mut Entrance,
     ) -> Result<Answer, Failure> {
         // Before anything else: what was not asked for must not spend the code.
-        if request.is_prefetch() {
+        if is_prefetch(request) {
             return Err(Failure::Prefetched);
         }
         let redirect = Redirect::read(request.query())?;

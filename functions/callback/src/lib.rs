@@ -24,15 +24,13 @@ pub mod route;
 pub mod state;
 pub mod words;
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
-use lambda_runtime::layers::TracingLayer;
-use lambda_runtime::tower::util::MapRequestLayer;
-use lambda_runtime::{Error, LambdaEvent, LambdaInvocation, Runtime, service_fn};
-use serde_json::Value;
+use lambda_runtime::{Error, LambdaEvent};
+use serde_json::value::RawValue;
 use shared::app::App;
 use shared::config::Function;
+use shared::serve::serve;
 
 use crate::installer::Installer;
 
@@ -41,45 +39,10 @@ use crate::installer::Installer;
 /// # Errors
 /// Configuration that is missing or malformed, or a Runtime API that cannot be reached.
 pub async fn run() -> Result<(), Error> {
-    // Boxed, here and below: the SDK's futures are nested so deeply that the compiler gives up on the layout of them
-    // all in one.
     let installer = Arc::new(Installer::new(Box::pin(App::start(Function::Callback)).await?));
-    let serve = service_fn(move |event: LambdaEvent<Value>| {
+    let answer = move |event: LambdaEvent<Box<RawValue>>| {
         let installer = installer.clone();
-        Box::pin(async move { Ok::<_, Infallible>(installer.answer(event.payload, &event.context.request_id).await) })
-    });
-    Runtime::new(serve).layer(MapRequestLayer::new(readable)).layer(TracingLayer::new()).run_concurrent().await
-}
-
-/// An event that is no JSON would be a function error before any code of ours sees it. `null` is no request either, and
-/// is answered.
-fn readable(mut invocation: LambdaInvocation) -> LambdaInvocation {
-    if serde_json::from_slice::<Value>(&invocation.body).is_err() {
-        invocation.body = "null".into();
-    }
-    invocation
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_no_json_becomes_an_event_that_can_be_answered() {
-        for (body, expected) in [
-            (&b" {\"a\": 1}"[..], &b" {\"a\": 1}"[..]),
-            (b"", b"null"),
-            (b"{bad", b"null"),
-            (b"{} {}", b"null"),
-            (b"\"\xff\"", b"null"),
-            (b"\"\\ud800\"", b"null"),
-            (b"1e999", b"null"),
-        ] {
-            let (parts, ()) = ::http::Response::new(()).into_parts();
-            let invocation = LambdaInvocation { parts, body: body.into(), context: lambda_runtime::Context::default() };
-            let body = readable(invocation).body;
-            assert_eq!(body, expected);
-            assert!(serde_json::from_slice::<Value>(&body).is_ok());
-        }
-    }
+        async move { installer.answer(event.payload.get(), &event.context.request_id).await }
+    };
+    serve(answer).await
 }

@@ -198,7 +198,8 @@ mod tests {
 
     fn public() -> PublicUrl {
         let http = RequestLine { method: "GET".into() };
-        let context = RequestContext { domain_name: Some("connect.example.com".into()), stage: None, http };
+        let context =
+            RequestContext { domain_name: Some("connect.example.com".into()), stage: None, http, authorizer: None };
         PublicUrl::of(None, &context, "/").expect("a domain")
     }
 

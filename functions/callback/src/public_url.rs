@@ -117,6 +117,7 @@ mod tests {
             domain_name: Some(domain.to_owned()),
             stage: Some(stage.to_owned()),
             http: RequestLine { method: "GET".into() },
+            authorizer: None,
         }
     }
 

@@ -17,11 +17,11 @@ use shared::relay::refused::Refused;
 use shared::relay::request::{self, Request};
 use shared::relay::{Invocation, Relay};
 use shared::resource::Resource;
+use shared::serve::is_object;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::event::Event;
-use crate::is_object;
 use crate::pairs::Pairs;
 use crate::size::{Room, too_large};
 

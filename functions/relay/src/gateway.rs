@@ -1,49 +1,14 @@
-//! API Gateway's payload 2.0, read as far as the relay needs it, and the routes.
-
-use std::collections::HashMap;
+//! What the relay makes of API Gateway's payload 2.0, and the routes.
 
 use ::http::{HeaderMap, HeaderName, HeaderValue};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::Deserialize;
+use shared::gateway::Request;
 use shared::problem::{Code, Problem};
 use shared::resource::Kind;
 
-/// An event of API Gateway's HTTP API (API Gateway Developer Guide, "Lambda proxy integrations", payload format 2.0).
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct HttpEvent {
-    raw_path: String,
-    raw_query_string: Option<String>,
-    headers: Option<HashMap<String, String>>,
-    request_context: RequestContext,
-    body: Option<String>,
-    is_base64_encoded: Option<bool>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct RequestContext {
-    stage: Option<String>,
-    http: Http,
-    authorizer: Option<Authorizer>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct Http {
-    method: String,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct Authorizer {
-    iam: Option<Iam>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Iam {
-    user_arn: Option<String>,
-}
+/// An event of API Gateway's HTTP API.
+#[derive(Clone, Debug)]
+pub struct HttpEvent(Request);
 
 /// Who checks the sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,32 +55,32 @@ impl HttpEvent {
     /// # Errors
     /// What is missing or of the wrong type.
     pub fn read(json: &str) -> Result<Self, Problem> {
-        serde_json::from_str(json).map_err(|e| invalid(format!("the event is malformed: {e}")))
+        serde_json::from_str(json).map(Self).map_err(|e| invalid(format!("the event is malformed: {e}")))
     }
 
     /// The method as it came.
     #[must_use]
     pub fn method(&self) -> &str {
-        &self.request_context.http.method
+        self.0.method()
     }
 
     /// The query as it came.
     #[must_use]
     pub fn query(&self) -> &str {
-        self.raw_query_string.as_deref().unwrap_or_default()
+        self.0.query()
     }
 
     /// The ARN of who signed the request, if API Gateway's authorizer ran.
     #[must_use]
     pub fn principal(&self) -> Option<&str> {
-        self.request_context.authorizer.as_ref()?.iam.as_ref()?.user_arn.as_deref()
+        self.0.principal()
     }
 
     /// # Errors
     /// A header that cannot be one.
     pub fn headers(&self) -> Result<HeaderMap, Problem> {
         let mut headers = HeaderMap::new();
-        for (name, value) in self.headers.iter().flatten() {
+        for (name, value) in self.0.headers.iter().flatten() {
             let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) else {
                 return Err(invalid("a header's name or value has a character that it may not have"));
             };
@@ -126,26 +91,21 @@ impl HttpEvent {
 
     /// # Errors
     /// A body that is said to be base64 and is not.
-    pub fn into_body(self) -> Result<Bytes, Problem> {
-        let body = self.body.unwrap_or_default();
-        if self.is_base64_encoded != Some(true) {
-            return Ok(body.into());
-        }
-        let bytes = STANDARD.decode(body).map_err(|_| invalid("the event's body is not base64"))?;
-        Ok(bytes.into())
+    pub fn into_body(mut self) -> Result<Bytes, Problem> {
+        self.0.take_body().map_err(|error| invalid(error.to_string()))
     }
 
     /// Where it leads. A stage's prefix is cut off where one is there.
     #[must_use]
     pub fn route(&self) -> Route<'_> {
-        let stage = self.request_context.stage.as_deref().filter(|stage| !stage.is_empty());
+        let stage = self.0.request_context.stage.as_deref().filter(|stage| !stage.is_empty());
         let without_stage = stage.and_then(|stage| {
-            let rest = self.raw_path.strip_prefix('/')?.strip_prefix(stage)?;
+            let rest = self.0.raw_path.strip_prefix('/')?.strip_prefix(stage)?;
             rest.starts_with('/').then_some(rest)
         });
         match without_stage.map(route) {
             // A stage may be called as a route is, and on a domain of one's own there is no prefix.
-            None | Some(Route::Unknown) => route(&self.raw_path),
+            None | Some(Route::Unknown) => route(&self.0.raw_path),
             Some(found) => found,
         }
     }

@@ -1,107 +1,38 @@
-//! API Gateway's payload 2.0, as far as a webhook needs it, taken apart here and not by `lambda_http`: that crate
-//! panics where the `Host` header, the path and the query that someone sent do not make a URI.
+//! The one route of a webhook, and how much of a body is looked at.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
-
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
-use serde_json::Value;
+use bytes::Bytes;
+pub use shared::gateway::Request;
 
 use crate::verdict::Refusal;
 
 /// The largest body that is looked at, in bytes. The platform's own have less than a thousandth of it.
 pub const LARGEST_BODY: usize = 1024 * 1024;
 
-/// A request, as far as this function looks at it.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Request {
-    /// The path as it was sent, with the stage's prefix if the URL had it.
-    pub raw_path: String,
-    /// Headers, by their names in lower case.
-    #[serde(default)]
-    pub headers: Option<HashMap<String, String>>,
-    /// The body as text or base64.
-    #[serde(default)]
-    pub body: Option<String>,
-    /// Which of them.
-    #[serde(default)]
-    pub is_base64_encoded: Option<bool>,
-    /// What API Gateway itself says of the request.
-    pub request_context: RequestContext,
+/// Refuses what is not `POST /webhooks/marketplace`, with or without the stage.
+///
+/// # Errors
+/// [`Refusal::NotFound`], [`Refusal::MethodNotAllowed`].
+pub fn check_route(request: &Request) -> Result<(), Refusal> {
+    const PATH: &str = "/webhooks/marketplace";
+    let stage = request.request_context.stage.as_deref().unwrap_or_default();
+    let prefix = request.raw_path.strip_suffix(PATH).ok_or(Refusal::NotFound)?;
+    if !prefix.is_empty() && prefix.strip_prefix('/') != Some(stage) {
+        return Err(Refusal::NotFound);
+    }
+    if request.method() == "POST" { Ok(()) } else { Err(Refusal::MethodNotAllowed) }
 }
 
-/// The part of a request that comes from API Gateway and not from the caller.
-#[derive(Clone, Debug, Deserialize)]
-pub struct RequestContext {
-    /// The stage; `$default` has no prefix in the path.
-    #[serde(default)]
-    pub stage: Option<String>,
-    /// The request line.
-    pub http: RequestLine,
-}
-
-/// The request line.
-#[derive(Clone, Debug, Deserialize)]
-pub struct RequestLine {
-    /// The method, in capitals.
-    pub method: String,
-}
-
-/// Not a payload 2.0 request.
-#[derive(Debug, thiserror::Error)]
-#[error("not an HTTP event of payload version 2.0")]
-pub struct NotARequest;
-
-impl Request {
-    /// Reads an event.
-    ///
-    /// # Errors
-    /// [`NotARequest`], without the parser's words: they may quote the body.
-    pub fn read(event: Value) -> Result<Self, NotARequest> {
-        serde_json::from_value(event).map_err(|_| NotARequest)
+/// The body's bytes exactly as they were sent; the signature covers these and no re-serialised form of them.
+///
+/// # Errors
+/// [`Refusal::TooLarge`], or [`Refusal::Malformed`] for a body that says it is base64 and is not.
+pub fn take_body(request: &mut Request) -> Result<Bytes, Refusal> {
+    // Before it is decoded: what is too large costs nothing.
+    if request.body_limit() > LARGEST_BODY + 2 {
+        return Err(Refusal::TooLarge);
     }
-
-    /// A header's value, by its name in lower case.
-    #[must_use]
-    pub fn header(&self, name: &str) -> Option<&str> {
-        let headers = self.headers.as_ref()?;
-        headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
-    }
-
-    /// Refuses what is not `POST /webhooks/marketplace`, with or without the stage.
-    ///
-    /// # Errors
-    /// [`Refusal::NotFound`], [`Refusal::MethodNotAllowed`].
-    pub fn check_route(&self) -> Result<(), Refusal> {
-        const PATH: &str = "/webhooks/marketplace";
-        let stage = self.request_context.stage.as_deref().unwrap_or_default();
-        let prefix = self.raw_path.strip_suffix(PATH).ok_or(Refusal::NotFound)?;
-        if !prefix.is_empty() && prefix.strip_prefix('/') != Some(stage) {
-            return Err(Refusal::NotFound);
-        }
-        if self.request_context.http.method == "POST" { Ok(()) } else { Err(Refusal::MethodNotAllowed) }
-    }
-
-    /// The body's bytes exactly as they were sent; the signature covers these and no re-serialised form of them.
-    ///
-    /// # Errors
-    /// [`Refusal::TooLarge`], or [`Refusal::Malformed`] for a body that says it is base64 and is not.
-    pub fn bytes(&self) -> Result<Cow<'_, [u8]>, Refusal> {
-        let body = self.body.as_deref().unwrap_or_default();
-        let is_base64_encoded = self.is_base64_encoded == Some(true);
-        let longest = if is_base64_encoded { LARGEST_BODY.div_ceil(3) * 4 } else { LARGEST_BODY };
-        if body.len() > longest {
-            return Err(Refusal::TooLarge);
-        }
-        if is_base64_encoded {
-            STANDARD.decode(body).map(Cow::Owned).map_err(|_| Refusal::Malformed)
-        } else {
-            Ok(Cow::Borrowed(body.as_bytes()))
-        }
-    }
+    let body = request.take_body().map_err(|_| Refusal::Malformed)?;
+    if body.len() > LARGEST_BODY { Err(Refusal::TooLarge) } else { Ok(body) }
 }
 
 #[cfg(test)]
@@ -111,7 +42,7 @@ mod tests {
 
     fn request(method: &str, path: &str, stage: &str) -> Request {
         let context = json!({"stage": stage, "http": {"method": method}});
-        Request::read(json!({"rawPath": path, "requestContext": context})).expect("a request")
+        Request::read(&json!({"rawPath": path, "requestContext": context}).to_string()).expect("a request")
     }
 
     #[test]
@@ -125,36 +56,23 @@ mod tests {
             ("POST", "", "prod", Err(Refusal::NotFound)),
             ("GET", "/webhooks/marketplace", "prod", Err(Refusal::MethodNotAllowed)),
         ] {
-            assert_eq!(request(method, path, stage).check_route(), expected, "{method} {path} {stage}");
+            assert_eq!(check_route(&request(method, path, stage)), expected, "{method} {path} {stage}");
         }
     }
 
     #[test]
-    fn the_body_is_the_bytes_that_were_sent() {
-        let mut request = request("POST", "/webhooks/marketplace", "$default");
-        request.body = Some("{ \"a\" : 1 }\n".into());
-        assert_eq!(request.bytes().as_deref(), Ok(b"{ \"a\" : 1 }\n".as_slice()));
-        request.is_base64_encoded = Some(true);
-        assert_eq!(request.bytes(), Err(Refusal::Malformed));
-        request.body = Some(STANDARD.encode(b"\xff\x00\n"));
-        assert_eq!(request.bytes().as_deref(), Ok(b"\xff\x00\n".as_slice()));
-    }
-
-    #[test]
-    fn null_is_the_same_as_nothing() {
-        let context = json!({"stage": null, "http": {"method": "POST"}});
-        let event =
-            json!({"rawPath": "/", "headers": null, "body": null, "isBase64Encoded": null, "requestContext": context});
-        let request = Request::read(event).expect("a request");
-        assert_eq!((request.header("x"), request.bytes().as_deref()), (None, Ok(&b""[..])));
-    }
-
-    #[test]
     fn a_large_body_is_not_even_decoded() {
-        let mut request = request("POST", "/webhooks/marketplace", "$default");
-        request.body = Some("a".repeat(LARGEST_BODY + 1));
-        assert_eq!(request.bytes(), Err(Refusal::TooLarge));
-        request.body = Some("a".repeat(LARGEST_BODY));
-        assert!(request.bytes().is_ok());
+        for (length, base64, expected) in [
+            (LARGEST_BODY + 1, false, Err(Refusal::TooLarge)),
+            (LARGEST_BODY, false, Ok(LARGEST_BODY)),
+            (LARGEST_BODY.div_ceil(3) * 4, true, Err(Refusal::TooLarge)),
+            (LARGEST_BODY / 3 * 4, true, Ok(LARGEST_BODY / 3 * 3)),
+            (LARGEST_BODY * 2, true, Err(Refusal::TooLarge)),
+            (5, true, Err(Refusal::Malformed)),
+        ] {
+            let mut request = request("POST", "/webhooks/marketplace", "$default");
+            (request.body, request.is_base64_encoded) = (Some("a".repeat(length)), Some(base64));
+            assert_eq!(take_body(&mut request).map(|body| body.len()), expected, "{length} {base64}");
+        }
     }
 }

@@ -1,13 +1,12 @@
 //! From an event to an answer: reads the webhook, checks it, and tells the store.
 
-use serde_json::Value;
 use shared::app::App;
 use shared::clock::Millis;
 use shared::installation::Uninstalled;
 use shared::resource::Resource;
 use shared::table::StoreError;
 
-use crate::event::Request;
+use crate::event::{Request, check_route, take_body};
 use crate::notice::{Notice, Webhook};
 use crate::signature;
 use crate::verdict::{self, Acknowledgement, Answer, Refusal};
@@ -25,9 +24,9 @@ impl Listener {
     }
 
     /// Answers an event, whatever comes.
-    pub async fn answer(&self, event: Value, request_id: &str) -> Answer {
+    pub async fn answer(&self, event: &str, request_id: &str) -> Answer {
         let verdict = match Request::read(event) {
-            Ok(request) => self.judge(&request).await,
+            Ok(mut request) => self.judge(&mut request).await,
             Err(error) => {
                 tracing::warn!(%error, "an event that is no request");
                 Err(Refusal::Malformed)
@@ -38,9 +37,9 @@ impl Listener {
     }
 
     /// The signature comes first: before it is known to be good, nothing is read, parsed or fetched.
-    async fn judge(&self, request: &Request) -> Result<Acknowledgement, Refusal> {
-        request.check_route()?;
-        let body = request.bytes()?;
+    async fn judge(&self, request: &mut Request) -> Result<Acknowledgement, Refusal> {
+        check_route(request)?;
+        let body = take_body(request)?;
         signature::verify(&self.app.config.webhook_public_keys, &body, request.header(signature::HEADER))
             .map_err(|_| Refusal::NotSigned)?;
         let credentials = self.app.app_secret.get().await.map_err(|error| {

@@ -137,7 +137,7 @@ impl Ear {
             "body": body,
             "isBase64Encoded": false,
         });
-        let answer = self.listener.answer(event, "request").await;
+        let answer = self.listener.answer(&event.to_string(), "request").await;
         let body: Value = serde_json::from_str(&answer.body).expect("JSON");
         (answer.status_code, body["outcome"].as_str().unwrap_or_default().to_owned())
     }

@@ -96,7 +96,7 @@ impl World {
             "body": body,
             "isBase64Encoded": false,
         });
-        let answer = self.listener.answer(event, "request-2").await;
+        let answer = self.listener.answer(&event.to_string(), "request-2").await;
         assert_eq!(answer.headers.contains_key("retry-after"), answer.status_code == 429);
         let body: Value = serde_json::from_str(&answer.body).expect("JSON");
         (answer.status_code, body["outcome"].as_str().unwrap_or_default().to_owned())
@@ -128,7 +128,7 @@ impl World {
             },
             "isBase64Encoded": false,
         });
-        let answer = self.installer.answer(event, "request-1").await;
+        let answer = self.installer.answer(&event.to_string(), "request-1").await;
         assert_eq!(answer.headers["relay-request-id"], "request-1");
         answer
     }
