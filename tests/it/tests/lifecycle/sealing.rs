@@ -1,19 +1,25 @@
 //! Tokens at rest: what is moved or put back does not open, and then nothing is sent.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::join_all;
 use it::world::{SEALING_SECRET, World, location};
 use shared::resource::Resource;
+use shared::seal::{DataKeys, SealError, Sealer};
 use shared::table::Item;
+use shared::table::installation::{Installation, SealedPair};
 use shared::token::TokenError;
+use shared::token::pair::{Pair, Slot};
 use shared::token::refresh::{Failure, Refreshed, Why};
+use shared::token::reseal::{Resealed, keys_of, reseal};
 
 stories!(
     a_token_copied_from_another_item_does_not_open,
     an_older_token_under_newer_counters_does_not_open,
     sealing_keys_are_rotated_under_traffic,
+    what_is_sealed_anew_is_what_was_seen_and_nothing_newer,
     an_unknown_sealing_key_keeps_the_token_unsent,
 );
 
@@ -110,6 +116,72 @@ async fn sealing_keys_are_rotated_under_traffic(world: World) {
     for resource in &all {
         old.tokens.access(resource, world.deadline()).await.expect("nothing fails");
     }
+    world.end().await;
+}
+
+async fn what_is_sealed_anew_is_what_was_seen_and_nothing_newer(world: World) {
+    let l1 = location("L1");
+    let process = world.process().await;
+    world.install(&process, &l1).await;
+    let table = &world.table;
+    let sealer = |json: &str| Sealer::new(table.name.clone(), DataKeys::parse(json).expect("well formed").into());
+    // A parked pair, too.
+    let before = world.secrets.get(SEALING_SECRET).expect("a secret");
+    let first = world.stored(&l1).await;
+    let current = first.pair.as_ref().expect("a pair");
+    let pair = Pair {
+        access: "a parked access token".into(),
+        refresh: Some("a parked refresh token".into()),
+        issued_at: current.access_issued_at,
+        expires_at: current.access_expires_at,
+    };
+    let parked = pair.seal(&sealer(&before), &l1, first.lineage, Slot::Alternate);
+    table.park(&l1, first.lineage, &parked, world.clock.now()).await.expect("parked");
+
+    world.secrets.put(SEALING_SECRET, BOTH);
+    let (both, seen) = (sealer(BOTH), world.stored(&l1).await);
+    let keys = |stored: &Installation| {
+        let mut keys = BTreeMap::new();
+        keys_of(stored, &mut keys);
+        keys
+    };
+    assert_eq!(keys(&seen), BTreeMap::from([("k1".to_owned(), 4)]));
+    assert_eq!(reseal(table, &both, "k2", seen.clone()).await.ok(), Some(Resealed::Done));
+    let anew = world.stored(&l1).await;
+    assert_eq!((keys(&anew), anew.lineage), (BTreeMap::from([("k2".to_owned(), 4)]), seen.lineage));
+    assert_eq!(reseal(table, &both, "k2", anew.clone()).await.ok(), Some(Resealed::Already));
+    let parked = anew.alternate.as_ref().expect("it is still parked");
+    let opened = world.open(&anew, Slot::Alternate, parked).expect("a refresh token");
+    assert_eq!(opened.expose(), "a parked refresh token");
+
+    // What is stored is not as it was seen: by its bytes, its parked pair or its lineage.
+    let replaced = async |seen: &Installation| {
+        table.reseal(seen, seen.pair.as_ref(), seen.alternate.as_ref()).await.expect("an answer")
+    };
+    assert!(!replaced(&seen).await);
+    assert!(!replaced(&Installation { alternate: seen.alternate.clone(), ..anew.clone() }).await);
+    let (old, new) = (seen.pair.clone().expect("a pair"), anew.pair.clone().expect("a pair"));
+    let mixed = [
+        SealedPair { access: old.access.clone(), ..new.clone() },
+        SealedPair { refresh: old.refresh.clone(), ..new.clone() },
+    ];
+    for pair in mixed {
+        assert!(!replaced(&Installation { pair: Some(pair), ..anew.clone() }).await, "each token is compared");
+    }
+    assert!(replaced(&anew).await, "the control");
+    let renewed = process.refresher.refresh(&l1, anew.lineage, Why::Operator, world.deadline()).await;
+    assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
+    // By a process that has not heard of the new key yet.
+    let newer = world.stored(&l1).await;
+    assert!(keys(&newer).contains_key("k1"));
+    assert!(!replaced(&anew).await);
+    assert_eq!(world.stored(&l1).await, newer, "and it stays");
+    assert_eq!(reseal(table, &both, "k2", seen).await.ok(), Some(Resealed::Done), "it looks again");
+    let newest = world.stored(&l1).await;
+    assert_eq!((keys(&newest).contains_key("k1"), newest.lineage), (false, newer.lineage));
+    let unknown = sealer(r#"{"current":"k9","k9":"abcdef0123456789abcdef0123456789"}"#);
+    let shut = reseal(table, &unknown, "k9", newest).await.expect("an answer");
+    assert_eq!(shut, Resealed::DoesNotOpen(SealError::UnknownKey("k2".into())));
     world.end().await;
 }
 
