@@ -6,7 +6,7 @@
 //! | where | what names a location or company |
 //! |---|---|
 //! | headers | `x-location-id`, `location-id`, `locationId`, and the same for a company |
-//! | path | the segment that stands for one in the platform's operations: [`path`] |
+//! | path | the segment that stands for one in the platform's operations: `path` |
 //! | query, body | `locationId`, `location_id`, `companyId`, `company_id`, and `altId` for what `altType` says |
 //!
 //! In a body these are members at the top: what is nested belongs to the platform's own objects. A body that is

@@ -1,9 +1,9 @@
 //! The one path that rotates a refresh token, for the schedule, for callers' requests and for the operator alike.
 //!
 //! Claim, guard, present, commit. The claim is the lease, the record of the intent and the proof that the store can
-//! be written; the guard looks at the lease directly before each presentation ([`lease`]); what each outcome of a
-//! presentation leads to is decided in [`attempt`], and how the lease is given back without a pair in [`setback`]; the
-//! [`commit`] goes by lineage, so that a granted pair is stored whoever holds the lease by then.
+//! be written; the guard looks at the lease directly before each presentation (`lease`); what each outcome of a
+//! presentation leads to is decided in `attempt`, and how the lease is given back without a pair in `setback`; the
+//! `commit` goes by lineage, so that a granted pair is stored whoever holds the lease by then.
 
 mod attempt;
 mod commit;
