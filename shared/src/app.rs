@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Function, runtime_variables, variable};
 use crate::http_client;
 use crate::installation::Installations;
+use crate::lifecycle::Events;
 use crate::quota::Quota;
 use crate::seal::DataKeys;
 use crate::secrets::{AppCredentials, Secret};
@@ -44,6 +45,10 @@ pub struct App {
     pub endpoint: TokenEndpoint,
     /// Installs and uninstalls.
     pub installations: Installations,
+    /// The rescue queue, if there is one.
+    pub rescue: Option<RescueQueue>,
+    /// Lifecycle events.
+    pub events: Events,
     /// The limits of all resources.
     pub quota: Quota,
     /// The one refresh path.
@@ -101,12 +106,29 @@ impl App {
         let vault = Arc::new(Vault::new(keys, &config.table));
         let rescue = config.rescue_queue_url.clone().map(|url| RescueQueue::new(aws_sdk_sqs::Client::new(aws), url));
         let endpoint = TokenEndpoint::new(http_client::token_endpoint()?, &config.api_url, app_secret.clone());
-        let refresher =
-            Arc::new(Refresher::new(table.clone(), vault.clone(), endpoint.clone(), rescue.clone(), clock.clone()));
+        let bus = config.event_bus_name.clone().map(|name| (aws_sdk_eventbridge::Client::new(aws), name));
+        let events = Events::new(bus, table.clone(), clock.clone());
+        let refresher = Arc::new(Refresher::new(
+            table.clone(),
+            vault.clone(),
+            endpoint.clone(),
+            rescue.clone(),
+            events.clone(),
+            clock.clone(),
+        ));
         let quota = Quota::new(table.clone(), clock.clone(), config.limits);
-        let minter = Minter::new(table.clone(), vault.clone(), endpoint.clone(), quota.clone(), clock.clone());
+        let minter =
+            Minter::new(table.clone(), vault.clone(), endpoint.clone(), quota.clone(), events.clone(), clock.clone());
         Ok(Self {
-            installations: Installations::new(table.clone(), vault.clone(), rescue, clock.clone()),
+            installations: Installations::new(
+                table.clone(),
+                vault.clone(),
+                rescue.clone(),
+                events.clone(),
+                clock.clone(),
+            ),
+            rescue,
+            events,
             quota,
             tokens: Tokens::new(table.clone(), vault, refresher.clone(), minter, clock.clone()),
             refresher,

@@ -11,6 +11,7 @@ pub mod config;
 pub mod gateway;
 pub mod http_client;
 pub mod installation;
+pub mod lifecycle;
 pub mod log;
 pub mod problem;
 pub mod quota;

@@ -1,6 +1,7 @@
 """Templates broken on purpose: the check that must notice, what is wrong, and the edit."""
 
 import checks
+import monitoring
 
 
 def _function(template, name):
@@ -232,5 +233,57 @@ BREAKAGES = [
         checks.secrets_have_the_contracts_form,
         "a parameter that takes anything",
         lambda t: t["Parameters"]["ClientId"].pop("AllowedPattern"),
+    ),
+    (
+        monitoring.alarms_watch_what_exists,
+        "an alarm for a metric that nobody writes",
+        lambda t: _resource(t, "OldestDueAlarm").update(MetricName="OldestAge"),
+    ),
+    (
+        monitoring.alarms_watch_what_exists,
+        "an alarm by a dimension that the metric does not have",
+        lambda t: _resource(t, "BreakerOpenAlarm").update(Dimensions=[{"Name": "outcome", "Value": "open"}]),
+    ),
+    (
+        monitoring.alarms_watch_what_exists,
+        "an alarm for an outcome that nothing has",
+        lambda t: _resource(t, "NeedsReauthorizationAlarm")["Dimensions"][0].update(Value="NeedsReauth"),
+    ),
+    (
+        monitoring.alarms_watch_what_exists,
+        "an alarm for a queue of that name only",
+        lambda t: _resource(t, "RescueFailuresAlarm")["Dimensions"][0].update(Value="RescueFailures"),
+    ),
+    (
+        monitoring.alarms_watch_what_exists,
+        "a schedule that stands still is fine",
+        lambda t: _resource(t, "RefreshNotRunAlarm").update(TreatMissingData="notBreaching"),
+    ),
+    (
+        monitoring.alarms_watch_what_exists,
+        "an alarm is gone",
+        lambda t: t["Resources"].pop("ThrottlesAlarm"),
+    ),
+    (
+        monitoring.each_raised_alarm_is_watched,
+        "an alarm that nobody hears of",
+        lambda t: t["Resources"].pop("UnsealAlarm"),
+    ),
+    (
+        monitoring.alarms_lead_to_a_runbook,
+        "a runbook that does not exist",
+        lambda t: _resource(t, "UnsealAlarm").update(AlarmDescription={"Fn::Sub": "Look. ${RunbookUrl}#nothing"}),
+    ),
+    (
+        monitoring.alarms_lead_to_a_runbook,
+        "an alarm that tells nobody",
+        lambda t: _resource(t, "UnsealAlarm").pop("AlarmActions"),
+    ),
+    (
+        monitoring.dashboard_shows_what_is_written,
+        "a widget of nothing",
+        lambda t: _resource(t, "Dashboard").update(
+            DashboardBody={"Fn::Sub": _resource(t, "Dashboard")["DashboardBody"]["Fn::Sub"].replace("OldestDueAge", "OldestAge")}
+        ),
     ),
 ]

@@ -4,6 +4,7 @@ import json
 import re
 
 import expected
+import monitoring
 from expand import ROOT, as_list, function_of, name_of, of_type
 
 FUNCTIONS = ("callback", "refresh", "relay", "webhook")
@@ -109,12 +110,12 @@ def _variables_in_code():
 
 def roles_hold_exactly_the_expected_permissions(template, full, bare):
     functions = {function_of(name) for name in of_type(full, "AWS::Lambda::Function")}
-    for resources, bus in ((full, {expected.PERMISSION_OF_A_BUS}), (bare, set())):
+    for resources, has_bus in ((full, True), (bare, False)):
         roles = of_type(resources, "AWS::IAM::Role")
         for name in functions:
             role = name_of(resources[f"{name.capitalize()}Function"]["Properties"]["Role"])
             found = _permissions(roles[role])
-            yield from _difference(f"role of {name}", expected.PERMISSIONS[name] | bus, found)
+            yield from _difference(f"role of {name}", expected.PERMISSIONS[name] | (expected.PERMISSIONS_OF_A_BUS[name] if has_bus else set()), found)
         others = set(roles) - {f"{name.capitalize()}Role" for name in functions}
         if others != {"RefreshFunctionEveryMinuteRole"}:
             yield f"roles beside the functions' own: {sorted(others)}"
@@ -297,4 +298,4 @@ ALL = (
     a_failed_tick_is_not_repeated_and_a_lost_one_is_seen,
     outputs_are_the_documented_ones,
     secrets_have_the_contracts_form,
-)
+) + monitoring.ALL

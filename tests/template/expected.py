@@ -115,7 +115,13 @@ PERMISSIONS = {
 }
 
 # On top of these, and only where there is a bus.
-PERMISSION_OF_A_BUS = ("events:PutEvents", "event-bus/EventBusName", None)
+_PUT_EVENTS = {("events:PutEvents", "event-bus/EventBusName", None)}
+PERMISSIONS_OF_A_BUS = {
+    "callback": _PUT_EVENTS,
+    "relay": _PUT_EVENTS,
+    "refresh": _PUT_EVENTS | {("dynamodb:Query", "Table/index/outbox", None)},
+    "webhook": _PUT_EVENTS,
+}
 
 # The schedule's own role, made by SAM.
 SCHEDULE_PERMISSIONS = {
@@ -149,4 +155,42 @@ OUTPUTS = {
     "TableName",
     "RescueQueueUrl",
     "RescueFailuresUrl",
+}
+
+# What somebody is woken for; the runbook of each is in docs/operations.md.
+ALARMS = {
+    "RescueQueueAlarm",
+    "PairAtRiskAlarm",
+    "RescueFailuresAlarm",
+    "ScheduleFailuresAlarm",
+    "RefreshNotRunAlarm",
+    "OldestDueAlarm",
+    "BreakerOpenAlarm",
+    "MassRefusalAlarm",
+    "NeedsReauthorizationAlarm",
+    "RelayErrorsAlarm",
+    "InstallFailuresAlarm",
+    "WebhookFailuresAlarm",
+    "UnsealAlarm",
+    "ConfigurationAlarm",
+    "OddAnswersAlarm",
+    "EventsAlarm",
+    "FunctionErrorsAlarm",
+    "ThrottlesAlarm",
+}
+
+# For these no news is bad news; for all others no data means that nothing happened.
+SILENCE_IS_AN_ALARM = {"RefreshNotRunAlarm"}
+
+# Raised in the code and heard of by another metric: a pair on the queue is in its depth.
+ALARMS_SEEN_OTHERWISE = {"rescued", "rescue"}
+
+# Metrics that AWS itself writes, and what tells them apart.
+METRICS_OF_AWS = {
+    ("AWS/SQS", "ApproximateNumberOfMessagesVisible"): ("QueueName",),
+    ("AWS/Lambda", "Errors"): ("FunctionName",),
+    ("AWS/Lambda", "Throttles"): ("FunctionName",),
+    ("AWS/Lambda", "Duration"): ("FunctionName",),
+    ("AWS/DynamoDB", "ReadThrottleEvents"): ("TableName",),
+    ("AWS/DynamoDB", "WriteThrottleEvents"): ("TableName",),
 }

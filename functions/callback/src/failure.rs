@@ -63,6 +63,27 @@ impl Failure {
         Self::Unavailable,
     ];
 
+    /// The name in the log and its metric.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::Prefetched => "prefetched",
+            Self::Malformed => "malformed",
+            Self::NotApproved => "not_approved",
+            Self::BrowserUnknown => "browser_unknown",
+            Self::StateForeign => "state_foreign",
+            Self::StateExpired => "state_expired",
+            Self::StateRequired => "state_required",
+            Self::CodeRefused => "code_refused",
+            Self::Suspended => "suspended",
+            Self::Misconfigured => "misconfigured",
+            Self::PlatformUnavailable => "platform_unavailable",
+            Self::Unavailable => "unavailable",
+        }
+    }
+
     /// The status code.
     #[must_use]
     pub fn status(self) -> StatusCode {

@@ -49,7 +49,10 @@ impl Installer {
         let public = PublicUrl::of(config.public_url.as_ref(), &request.request_context, &request.raw_path);
         let mut around = Surroundings { public: public.as_ref().ok(), ..nowhere };
         let path = path_below(config.public_url.as_ref(), &request.request_context, &request.raw_path);
-        let outcome = match (route(&request.request_context.http.method, path), &public) {
+        let began = self.app.clock.now();
+        let found = route(&request.request_context.http.method, path);
+        let installs = matches!(found, Ok(Route::Callback(_))).then_some(1);
+        let outcome = match (found, &public) {
             (Err(failure), _) => Err(failure),
             (Ok(Route::Done), _) => return pages::done(Done::read(request.query()), around),
             (Ok(_), Err(error)) => {
@@ -66,13 +69,22 @@ impl Installer {
             },
             (Ok(Route::Callback(path)), Ok(public)) => self.finish(&request, path, public, &mut around.entrance).await,
         };
-        outcome.unwrap_or_else(|failure| {
-            // What is ours to repair was logged with its reason where it was found.
-            if !failure.is_ours() {
-                tracing::info!(?failure, "nothing was installed");
-            }
-            pages::failure(failure, around)
-        })
+        let name = match (&outcome, installs) {
+            (Err(failure), _) => failure.name(),
+            (Ok(_), Some(_)) => "installed",
+            (Ok(_), None) => "redirected",
+        };
+        // What is ours to repair was logged with its reason where it was found.
+        let is_ours = outcome.as_ref().is_err_and(|failure| failure.is_ours());
+        tracing::info!(
+            outcome = name,
+            status = outcome.as_ref().map_or_else(|failure| failure.status().as_u16(), |answer| answer.status_code),
+            total_ms = u64::try_from(self.app.clock.now().since(began).as_millis()).unwrap_or(u64::MAX),
+            Installs = installs,
+            InstallFailures = u8::from(is_ours),
+            "install"
+        );
+        outcome.unwrap_or_else(|failure| pages::failure(failure, around))
     }
 
     /// Which of the marketplace's hosts `GET /oauth/install` is to take; nothing where the admin is to be asked.

@@ -120,7 +120,7 @@ async fn discover(app: &App, company: &Installation, deadline: Millis) -> Result
         let page = page(app, &company.resource, skip, deadline).await?;
         let at = (asked_at - LAG).max(company.installed_at);
         let learnt = stream::iter(&page.installed)
-            .map(|location| app.table.learn(location, Learnt { company: Some(id), at }))
+            .map(|location| app.table.learn(location, Learnt { company: Some(id), at, event: None, now: asked_at }))
             .buffer_unordered(CONCURRENCY);
         let news: Vec<bool> = learnt.try_collect().await?;
         skip += page.entries;

@@ -33,13 +33,15 @@ pub async fn run() -> Result<(), Error> {
 }
 
 async fn handle(app: &App, event: LambdaEvent<Value>) -> Result<Value, Error> {
-    let deadline = deadline(event.context.deadline, app.clock.now());
+    let began = app.clock.now();
+    let deadline = deadline(event.context.deadline, began);
     let answer = match Event::read(event.payload)? {
         Event::Tick(shards) => serde_json::to_value(tick::run(app, shards, deadline).await?),
         Event::One { resource, force } => serde_json::to_value(tick::run_one(app, &resource, force, deadline).await?),
         Event::Rescue(messages) => serde_json::to_value(rescue::run(app, messages).await),
     }?;
-    tracing::info!(%answer, "done");
+    let total_ms = u64::try_from(app.clock.now().since(began).as_millis()).unwrap_or(u64::MAX);
+    tracing::info!(%answer, total_ms, "done");
     Ok(answer)
 }
 

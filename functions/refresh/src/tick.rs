@@ -74,16 +74,72 @@ pub async fn run(app: &App, shards: Shards, deadline: Millis) -> Result<Summary,
             companies::run(app, deadline).await;
         }
     };
-    // Boxed, because both are large.
-    tokio::join!(Box::pin(refresh(app, shards, deadline)), Box::pin(companies)).0
+    let events = async {
+        if shards.include(0) {
+            app.events.tell_what_is_left(deadline).await;
+        }
+    };
+    // Boxed, because they are large.
+    let (refreshed, (), (), gauges) = tokio::join!(
+        Box::pin(refresh(app, shards, deadline)),
+        Box::pin(companies),
+        Box::pin(events),
+        Box::pin(Gauges::read(app, shards))
+    );
+    let (summary, oldest) = refreshed?;
+    tracing::info!(
+        refreshed = summary.refreshed,
+        minted = summary.minted,
+        deferred = summary.deferred,
+        failed = summary.failed,
+        Ticks = 1,
+        Due = summary.due,
+        Left = summary.left,
+        OldestDueAge = oldest.as_secs(),
+        BreakerOpen = gauges.breaker_open.map(u8::from),
+        RescueDepth = gauges.rescue_depth,
+        "tick"
+    );
+    Ok(summary)
 }
 
-async fn refresh(app: &App, shards: Shards, deadline: Millis) -> Result<Summary, StoreError> {
+/// What is measured once a tick, by one of its parts.
+#[derive(Clone, Copy, Debug, Default)]
+struct Gauges {
+    breaker_open: Option<bool>,
+    rescue_depth: Option<u64>,
+}
+
+impl Gauges {
+    async fn read(app: &App, shards: Shards) -> Self {
+        if !shards.include(0) {
+            return Self::default();
+        }
+        let depth = async {
+            match &app.rescue {
+                Some(queue) => queue.depth().await,
+                None => None,
+            }
+        };
+        let (breaker, rescue_depth) = tokio::join!(app.table.breaker(), depth);
+        let now = app.clock.now();
+        let breaker_open = breaker.ok().map(|breaker| breaker.is_some_and(|open| now < open.until));
+        Self { breaker_open, rescue_depth }
+    }
+}
+
+/// Refreshes what is due. Also since when the oldest of it was, when the tick began.
+async fn refresh(app: &App, shards: Shards, deadline: Millis) -> Result<(Summary, Duration), StoreError> {
+    let began = app.clock.now();
+    let mut oldest = began;
+    let mut unread: Vec<u32> = (0..DUE_SHARDS).filter(|shard| shards.include(*shard)).collect();
     let mut summary = Summary::default();
     let mut seen: HashSet<Resource> = HashSet::new();
     'shards: for shard in (0..DUE_SHARDS).filter(|shard| shards.include(*shard)) {
         loop {
             let page = app.table.due(shard, app.clock.now(), PAGE).await?;
+            unread.retain(|other| *other != shard);
+            oldest = page.first().map_or(oldest, |first| oldest.min(first.due_at));
             // The index lags behind the table, and what failed may be due again: each is looked at once.
             let due: Vec<_> = page.into_iter().filter(|due| seen.insert(due.resource.clone())).collect();
             if due.is_empty() {
@@ -105,7 +161,11 @@ async fn refresh(app: &App, shards: Shards, deadline: Millis) -> Result<Summary,
     if summary.left > 0 {
         count_left(app, shards, &mut summary).await?;
     }
-    Ok(summary)
+    for shard in unread {
+        let first = app.table.due(shard, began, 1).await?;
+        oldest = first.first().map_or(oldest, |first| oldest.min(first.due_at));
+    }
+    Ok((summary, began.since(oldest)))
 }
 
 /// Counts what is still due, looked at or not.

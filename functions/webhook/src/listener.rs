@@ -25,6 +25,7 @@ impl Listener {
 
     /// Answers an event, whatever comes.
     pub async fn answer(&self, event: &str, request_id: &str) -> Answer {
+        let began = self.app.clock.now();
         let verdict = match Request::read(event) {
             Ok(mut request) => self.judge(&mut request).await,
             Err(error) => {
@@ -32,8 +33,16 @@ impl Listener {
                 Err(Refusal::Malformed)
             }
         };
-        tracing::info!(?verdict, "webhook");
-        verdict::answer(verdict, request_id)
+        let answer = verdict::answer(verdict, request_id);
+        tracing::info!(
+            outcome = verdict::name(verdict),
+            status = answer.status_code,
+            total_ms = u64::try_from(self.app.clock.now().since(began).as_millis()).unwrap_or(u64::MAX),
+            Webhooks = 1,
+            WebhookFailures = u8::from(verdict == Err(Refusal::TryAgain)),
+            "webhook"
+        );
+        answer
     }
 
     /// The signature comes first: before it is known to be good, nothing is read, parsed or fetched.

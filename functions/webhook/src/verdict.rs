@@ -107,6 +107,12 @@ pub struct Answer {
     pub is_base64_encoded: bool,
 }
 
+/// The name of a verdict, in answers, in the log and in its metric.
+#[must_use]
+pub fn name(verdict: Result<Acknowledgement, Refusal>) -> &'static str {
+    verdict.map_or_else(Refusal::name, Acknowledgement::name)
+}
+
 /// Makes an answer of a verdict.
 #[must_use]
 pub fn answer(verdict: Result<Acknowledgement, Refusal>, request_id: &str) -> Answer {

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Clock, Millis};
-use crate::installation::state::{Attempt, Lineage};
+use crate::installation::state::{Attempt, Lineage, Status};
+use crate::lifecycle::Events;
 use crate::resource::{Kind, Resource};
 use crate::secrets::SecretError;
 use crate::table::company::Task;
-use crate::table::installation::{Changed, NewInstallation};
+use crate::table::installation::{Changed, Installation, NewInstallation};
 use crate::table::minted::Learnt;
 use crate::table::{StoreError, Table};
 use crate::token::pair::{Pair, Slot};
@@ -68,14 +69,15 @@ pub struct Installations {
     table: Table,
     vault: Arc<Vault>,
     rescue: Option<RescueQueue>,
+    events: Events,
     clock: Clock,
 }
 
 impl Installations {
     /// The installations in `table`.
     #[must_use]
-    pub fn new(table: Table, vault: Arc<Vault>, rescue: Option<RescueQueue>, clock: Clock) -> Self {
-        Self { table, vault, rescue, clock }
+    pub fn new(table: Table, vault: Arc<Vault>, rescue: Option<RescueQueue>, events: Events, clock: Clock) -> Self {
+        Self { table, vault, rescue, events, clock }
     }
 
     /// Whether a grant could be sealed and stored now: asked before a single-use code is spent. Where there is a rescue
@@ -113,13 +115,17 @@ impl Installations {
             company: grant.company.as_deref(),
             home,
             scope: grant.scope.as_deref(),
+            now: self.clock.now(),
         };
         let sealer = self.vault.sealer().await?;
         self.announce(&grant.resource, exchange_started).await;
         let storing = tokio::time::timeout(PATIENCE, self.store_patiently(&new, &pair)).await;
         let stored = storing.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into()).into()));
         match stored {
-            Ok(()) => {
+            Ok(stored) => {
+                if let Some(stored) = stored {
+                    self.events.tell(&stored, self.clock.now() + PATIENCE).await;
+                }
                 Ok(Installed { resource: grant.resource.clone(), company: grant.company.clone(), bulk: grant.bulk })
             }
             Err(VaultOrStore::Vault(VaultError::Secret(error))) => Err(error.into()),
@@ -160,12 +166,17 @@ impl Installations {
             company: company.as_deref(),
             home,
             scope: scope.as_deref(),
+            now: self.clock.now(),
         };
         self.announce(&rescued.resource, Millis(*installed_at)).await;
-        self.store(&new, &pair).await.map_err(|error| match error {
+        let stored = self.store(&new, &pair).await.map_err(|error| match error {
             VaultOrStore::Store(error) => RescueError::Store(error),
             VaultOrStore::Vault(error) => RescueError::Vault(error),
-        })
+        })?;
+        if let Some(stored) = stored {
+            self.events.tell(&stored, self.clock.now() + PATIENCE).await;
+        }
+        Ok(())
     }
 
     /// Hears that the app was installed somewhere at `at`. The grant comes by the redirect; what this adds is a location
@@ -175,7 +186,7 @@ impl Installations {
     /// [`StoreError`].
     pub async fn hear_of(&self, resource: &Resource, company: Option<&str>, at: Millis) -> Result<bool, StoreError> {
         if resource.kind() == Kind::Location {
-            return self.table.learn(resource, Learnt { company, at }).await;
+            return self.learn(resource, Learnt { company, at, event: None, now: self.clock.now() }).await;
         }
         self.table.add_task(&Task { company: resource.id().to_owned(), at }).await?;
         Ok(true)
@@ -190,13 +201,57 @@ impl Installations {
         if resource.kind() == Kind::Company {
             self.table.add_task(&Task { company: resource.id().to_owned(), at }).await?;
         }
-        let outcome = match self.table.uninstall(resource, at).await? {
-            Changed::Done(_) => Uninstalled::Done,
+        let outcome = match self.revoke(resource, at).await? {
+            Changed::Done(stored) => {
+                self.events.tell(&stored, self.clock.now() + PATIENCE).await;
+                Uninstalled::Done
+            }
             Changed::Not(_) => Uninstalled::Older,
             Changed::Gone => Uninstalled::Unknown,
         };
         tracing::info!(%resource, ?outcome, "uninstall");
         Ok(outcome)
+    }
+
+    /// What the marketplace tells of one location. If that begins an installation, there is an event of it.
+    async fn learn(&self, location: &Resource, learnt: Learnt<'_>) -> Result<bool, StoreError> {
+        if !self.events.are_told() {
+            return self.table.learn(location, learnt).await;
+        }
+        let mut before = None;
+        for _ in 0..ROUNDS {
+            let seen = self.table.installation(location).await?.map(|seen| (seen.lineage, begins(Some(&seen))));
+            if before.is_some() && before == Some(seen) {
+                return Ok(false);
+            }
+            before = Some(seen);
+            let epoch = seen.map_or_else(|| begins(None), |(_, epoch)| epoch);
+            let event = epoch.and_then(|epoch| self.events.installed(epoch, learnt.at));
+            if self.table.learn(location, Learnt { event, ..learnt }).await? {
+                self.events.tell_of(location, self.clock.now() + PATIENCE).await?;
+                return Ok(true);
+            }
+            if event.is_none() {
+                return Ok(false);
+            }
+        }
+        Err(StoreError::Unavailable("the item changes faster than it can be written".into()))
+    }
+
+    async fn revoke(&self, resource: &Resource, at: Millis) -> Result<Changed, StoreError> {
+        if !self.events.are_told() {
+            return self.table.uninstall(resource, at, None, self.clock.now()).await;
+        }
+        // The event names the epoch that follows, so the one before must be known.
+        for _ in 0..ROUNDS {
+            let Some(seen) = self.table.installation(resource).await? else { return Ok(Changed::Gone) };
+            let event = self.events.uninstalled(seen.lineage.epoch + 1, at);
+            match self.table.uninstall(resource, at, event, self.clock.now()).await? {
+                Changed::Not(stored) if stored.lineage.epoch != seen.lineage.epoch => {}
+                changed => return Ok(changed),
+            }
+        }
+        Err(StoreError::Unavailable("the item changes faster than it can be written".into()))
     }
 
     /// Notes a company before it is stored: its locations can be minted at once, and the schedule reads which they are.
@@ -212,7 +267,7 @@ impl Installations {
         }
     }
 
-    async fn store_patiently(&self, new: &NewInstallation<'_>, pair: &Pair) -> Result<(), VaultOrStore> {
+    async fn store_patiently(&self, new: &NewInstallation<'_>, pair: &Pair) -> Result<Stored, VaultOrStore> {
         let mut stored = self.store(new, pair).await;
         for pause in [100, 300, 900] {
             if stored.is_ok() {
@@ -224,18 +279,18 @@ impl Installations {
         stored
     }
 
-    async fn store(&self, new: &NewInstallation<'_>, pair: &Pair) -> Result<(), VaultOrStore> {
+    async fn store(&self, new: &NewInstallation<'_>, pair: &Pair) -> Result<Stored, VaultOrStore> {
         for _ in 0..ROUNDS {
             let stored = self.table.installation(new.resource).await?;
             let sealer = self.vault.sealer().await.map_err(VaultError::from)?;
             let seen = stored.as_ref().map(|stored| stored.lineage);
-            if let Some(stored) = &stored {
+            if let Some(stored) = stored {
                 if stored.committed_by.as_deref() == Some(new.attempt.as_str()) {
-                    return Ok(());
+                    return Ok(Some(stored.into()));
                 }
                 if stored.revoked_at.is_some_and(|at| at > new.installed_at) {
                     tracing::warn!(resource = %new.resource, "an install that was uninstalled before it could be stored");
-                    return Ok(());
+                    return Ok(None);
                 }
                 if stored.minted.is_none() && stored.installed_at >= new.installed_at {
                     return self.behind(new, pair, stored.lineage, &sealer).await;
@@ -243,8 +298,9 @@ impl Installations {
             }
             let next = seen.unwrap_or(Lineage { epoch: 0, generation: 0 }).reinstalled();
             let sealed = pair.seal(&sealer, new.resource, next, Slot::Current);
-            if let Changed::Done(_) = self.table.install(new, seen, &sealed).await? {
-                return Ok(());
+            let event = self.events.installed(next.epoch, new.installed_at);
+            if let Changed::Done(stored) = self.table.install(new, seen, &sealed, event).await? {
+                return Ok(Some(stored));
             }
         }
         Err(StoreError::Unavailable("the item changes faster than it can be written".into()).into())
@@ -257,13 +313,27 @@ impl Installations {
         pair: &Pair,
         current: Lineage,
         sealer: &crate::seal::Sealer,
-    ) -> Result<(), VaultOrStore> {
+    ) -> Result<Stored, VaultOrStore> {
         let parked = pair.seal(sealer, new.resource, current, Slot::Alternate);
         self.table.park(new.resource, current, &parked, self.clock.now()).await?;
         tracing::warn!(resource = %new.resource, "a newer install was stored first: this one is parked");
-        Ok(())
+        Ok(None)
     }
 }
+
+/// The epoch that a location begins with, of which the marketplace tells that the app was installed there: none, if it
+/// is known to be.
+fn begins(seen: Option<&Installation>) -> Option<u64> {
+    let Some(seen) = seen else { return Some(1) };
+    let Lineage { epoch, .. } = seen.lineage;
+    match seen.status {
+        Status::Revoked | Status::NeedsReauthorization => Some(epoch + 1),
+        _ => seen.minted.is_some_and(|minted| minted.supposed).then_some(epoch),
+    }
+}
+
+/// The installation that was stored, if it is the current one.
+type Stored = Option<Box<Installation>>;
 
 #[derive(Debug)]
 enum VaultOrStore {

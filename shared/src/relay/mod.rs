@@ -169,6 +169,8 @@ impl Relay {
             status = code.status().as_u16(),
             outcome = code.as_str(),
             cause,
+            Calls = 1,
+            RelayErrors = u8::from(code.status().is_server_error()),
             "refused"
         );
         Answer::refused(refused, self.now()).stamped(&invocation.request_id)
@@ -229,6 +231,8 @@ fn log(
             (Source::Relay, code.status(), code.as_str(), refused.cause.as_deref())
         }
     };
+    let limit = result.as_ref().err().and_then(Refused::limit);
+    let is_error = status.is_server_error();
     tracing::info!(
         request_id = invocation.request_id,
         trace_id = invocation.trace_id,
@@ -246,6 +250,12 @@ fn log(
         permit_ms = course.permit_ms,
         platform_ms = course.platform_ms,
         total_ms = u64::try_from(total_ms).unwrap_or(u64::MAX),
+        limit,
+        Calls = 1,
+        RelayErrors = u8::from(is_error && source == Source::Relay),
+        PlatformErrors = u8::from(is_error && source == Source::Platform),
+        PlatformLatency = (course.attempts > 0).then_some(course.platform_ms),
+        PermitsRefused = limit.map(|_| 1),
         "relayed"
     );
 }

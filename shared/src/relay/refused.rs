@@ -51,6 +51,13 @@ impl Refused {
         Self { problem: problem.into(), cause: None, usage }
     }
 
+    /// Which limit was used up, if that is why: `burst`, `daily` or `caller`.
+    #[must_use]
+    pub fn limit(&self) -> Option<&str> {
+        let limited = matches!(self.problem.code, Code::BurstLimited | Code::DailyLimited);
+        self.problem.members.get("limit").and_then(serde_json::Value::as_str).filter(|_| limited)
+    }
+
     /// No answer of the table.
     #[must_use]
     pub fn by_store(error: &StoreError, now: Millis) -> Self {

@@ -9,10 +9,12 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::installation::writing::{InstallationWrite as _, SET_PAIR, changed};
-use super::installation::{Changed, SealedPair, resource_of};
+use super::installation::{Changed, Renewal, resource_of};
+use super::outbox::Telling;
 use super::{Attributes, StoreError, Table, Written, installation_key, n, s, written};
 use crate::clock::Millis;
 use crate::installation::state::{Attempt, Lineage, Status};
+use crate::lifecycle::event::Event;
 use crate::resource::{Kind, Resource};
 
 /// A location that no company turned out to have is forgotten after this.
@@ -34,6 +36,10 @@ pub struct Learnt<'a> {
     pub company: Option<&'a str>,
     /// Since when it is so, by the platform's word.
     pub at: Millis,
+    /// What is told if that begins an installation; then nothing else is written of the location's beginning.
+    pub event: Option<Event>,
+    /// The present.
+    pub now: Millis,
 }
 
 impl Table {
@@ -71,6 +77,7 @@ impl Table {
         let set_company = learnt.company.map_or("", |_| ", company = :company");
         let company = learnt.company.map(s);
         let other_company = learnt.company.map_or("", |_| " OR attribute_not_exists(company) OR company <> :company");
+        let telling = Telling::of(learnt.event, learnt.now);
         let write = |condition: String, update: String| {
             self.update(location)
                 .condition_expression(condition)
@@ -79,18 +86,25 @@ impl Table {
                 .status(":revoked", Status::Revoked)
                 .status(":given_up", Status::NeedsReauthorization)
         };
-        let minted = write(
+        // With an event only what begins, for of that alone it is true.
+        let or_changes = if learnt.event.is_some() {
+            String::new()
+        } else {
+            format!(" OR installed_at < :at OR attribute_exists(absent_until){other_company}")
+        };
+        let minted = telling.values(write(
             format!(
                 "attribute_not_exists(pk) OR (attribute_exists(minted) AND NOT #status IN (:revoked, :given_up) \
-                 AND (installed_at < :at OR attribute_exists(absent_until) OR attribute_exists(supposed)\
-                 {other_company}))"
+                 AND (attribute_exists(supposed){or_changes}))"
             ),
             format!(
                 "SET #status = if_not_exists(#status, :active), minted = :true, epoch = if_not_exists(epoch, :one), \
-                 generation = if_not_exists(generation, :zero), installed_at = :at{set_company} \
-                 REMOVE absent_until, supposed, expires_at"
+                 generation = if_not_exists(generation, :zero), installed_at = :at{set_company}{} \
+                 REMOVE absent_until, supposed, expires_at{}",
+                telling.set(),
+                telling.add()
             ),
-        )
+        ))
         .status(":active", Status::Active)
         .expression_attribute_values(":true", AttributeValue::Bool(true))
         .expression_attribute_values(":one", n(1))
@@ -105,22 +119,35 @@ impl Table {
         // Without a company nothing says what its token could be minted from: who installed will come by the redirect.
         let minted = attributes.flag("minted");
         let result = if ended && (minted || learnt.company.is_some()) {
-            write(
-                "(#status = :revoked AND revoked_at < :at) OR (#status = :given_up AND installed_at < :at)".to_owned(),
+            let mut condition =
+                "((#status = :revoked AND revoked_at < :at) OR (#status = :given_up AND installed_at < :at))"
+                    .to_owned();
+            if learnt.event.is_some() {
+                condition.push_str(" AND epoch = :before");
+            }
+            let revived = telling.values(write(
+                condition,
                 format!(
                     "SET #status = :active, minted = :true, epoch = epoch + :one, installed_at = :at, \
-                     failures = :zero{set_company} REMOVE absent_until, supposed, expires_at, revoked_at, \
+                     failures = :zero{set_company}{} REMOVE absent_until, supposed, expires_at, revoked_at, \
                      access_token, refresh_token, access_issued_at, access_expires_at, alternate, attempt, \
-                     lease_ends_at, tried_at, forced_at"
+                     lease_ends_at, tried_at, forced_at, told{}",
+                    telling.set(),
+                    telling.add()
                 ),
-            )
-            .status(":active", Status::Active)
-            .expression_attribute_values(":true", AttributeValue::Bool(true))
-            .expression_attribute_values(":one", n(1))
-            .expression_attribute_values(":zero", n(0))
-            .expression_attribute_values(":at", n(learnt.at))
-            .send()
-            .await
+            ));
+            let revived = match learnt.event {
+                Some(event) => revived.expression_attribute_values(":before", n(event.epoch.saturating_sub(1))),
+                None => revived,
+            };
+            revived
+                .status(":active", Status::Active)
+                .expression_attribute_values(":true", AttributeValue::Bool(true))
+                .expression_attribute_values(":one", n(1))
+                .expression_attribute_values(":zero", n(0))
+                .expression_attribute_values(":at", n(learnt.at))
+                .send()
+                .await
         } else if !ended && !minted && learnt.company.is_some_and(|c| attributes.text("company") != Some(c)) {
             let holds = "attribute_not_exists(minted) AND NOT #status IN (:revoked, :given_up)";
             write(holds.to_owned(), "SET company = :company".to_owned()).send().await
@@ -168,21 +195,23 @@ impl Table {
         &self,
         location: &Resource,
         from: Lineage,
-        attempt: &Attempt,
-        pair: &SealedPair,
+        renewal: Renewal<'_>,
         source: Source<'_>,
-        due_at: Millis,
     ) -> Result<Changed, StoreError> {
-        let result = self
-            .change(location, from)
-            .pair(pair)
+        let Renewal { attempt, pair, due_at, event } = renewal;
+        let telling = Telling::of(event, pair.access_issued_at);
+        let over = if event.is_some() { ", told" } else { "" };
+        let result = telling
+            .values(self.change(location, from).pair(pair))
             .condition_expression(
                 "epoch = :epoch AND generation = :generation AND #status <> :revoked AND attribute_exists(minted)",
             )
             .update_expression(format!(
                 "SET #status = :active, generation = :next, committed_by = :attempt, due_at = :due, \
-                 due_shard = :shard, failures = :zero, company = :company, company_epoch = :company_epoch, {SET_PAIR} \
-                 REMOVE attempt, lease_ends_at, alternate, absent_until, supposed, expires_at"
+                 due_shard = :shard, failures = :zero, company = :company, company_epoch = :company_epoch, {SET_PAIR}{} \
+                 REMOVE attempt, lease_ends_at, alternate, absent_until, supposed, expires_at{over}{}",
+                telling.set(),
+                telling.add()
             ))
             .status(":active", Status::Active)
             .status(":revoked", Status::Revoked)

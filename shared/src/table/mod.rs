@@ -12,8 +12,9 @@
 //!
 //! Operators read and close the breaker, and go through all installations: [`survey`], [`sealed`]. No function scans.
 //!
-//! There is no sort key: each item is read and written alone. Two sparse indexes find installations: `due`
-//! (`due_shard`, `due_at`) for the schedule, `company` (`company`, `pk`) for an agency's locations.
+//! There is no sort key: each item is read and written alone. Three sparse indexes find installations: `due`
+//! (`due_shard`, `due_at`) for the schedule, `company` (`company`, `pk`) for an agency's locations, `outbox`
+//! (`outbox_shard`, `outbox_at`) for events that are stored and not yet sent.
 //! Counters stand apart from installations, so that traffic never makes the commit of a token pair fail.
 //! `expires_at` (seconds) is the TTL attribute.
 
@@ -22,6 +23,7 @@ pub mod clock_check;
 pub mod company;
 pub mod installation;
 pub mod minted;
+pub mod outbox;
 pub mod sealed;
 pub mod survey;
 pub mod webhook;

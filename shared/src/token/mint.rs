@@ -9,15 +9,17 @@ use std::time::Duration;
 use super::company_api::Asked;
 use super::endpoint::{PRESENTATION, TokenEndpoint};
 use super::pair::{Pair, Slot};
+use super::refresh::setback::outcome_of;
 use super::refresh::{Failure, Refreshed, Why, not_claimed};
 use super::{Access, Grant, schedule};
 use crate::clock::{Clock, Millis};
 use crate::installation::state::{Attempt, Lineage, Status};
+use crate::lifecycle::Events;
 use crate::quota::{Quota, QuotaError};
 use crate::resource::Resource;
 use crate::seal::Sealer;
 use crate::table::Table;
-use crate::table::installation::{Changed, Claim, Claimed, Installation, LEASE, Settlement};
+use crate::table::installation::{Changed, Claim, Claimed, Installation, LEASE, Renewal, Settlement};
 use crate::table::minted::Source;
 use crate::vault::Vault;
 
@@ -50,6 +52,7 @@ pub struct Minter {
     vault: Arc<Vault>,
     endpoint: TokenEndpoint,
     quota: Quota,
+    events: Events,
     clock: Clock,
 }
 
@@ -59,6 +62,7 @@ struct Claimant {
     attempt: Attempt,
     sealer: Sealer,
     ends: Millis,
+    deadline: Millis,
 }
 
 /// Why a company gave no token.
@@ -83,8 +87,15 @@ struct Setback {
 impl Minter {
     /// A minter of the locations in `table`.
     #[must_use]
-    pub fn new(table: Table, vault: Arc<Vault>, endpoint: TokenEndpoint, quota: Quota, clock: Clock) -> Self {
-        Self { table, vault, endpoint, quota, clock }
+    pub fn new(
+        table: Table,
+        vault: Arc<Vault>,
+        endpoint: TokenEndpoint,
+        quota: Quota,
+        events: Events,
+        clock: Clock,
+    ) -> Self {
+        Self { table, vault, endpoint, quota, events, clock }
     }
 
     /// Mints the token of a location that was seen in lineage `seen`, from the first of `companies` that has the app
@@ -139,7 +150,9 @@ impl Minter {
             minting: true,
         };
         match self.table.claim(&claim).await.map_err(|error| Refreshed::Failed(Failure::Store(error)))? {
-            Claimed::Mine(location) => Ok(Claimant { location: *location, attempt, sealer, ends: now + LEASE }),
+            Claimed::Mine(location) => {
+                Ok(Claimant { location: *location, attempt, sealer, ends: now + LEASE, deadline })
+            }
             Claimed::Gone => Err(Refreshed::Gone),
             Claimed::Not(stored) if stored.minted.is_none() => Err(Refreshed::Moved),
             Claimed::Not(stored) => Err(not_claimed(&stored, seen, why, now)),
@@ -251,10 +264,13 @@ impl Minter {
         let sealed = pair.seal(&claimant.sealer, location, from.next(), Slot::Current);
         let due_at = schedule::next_refresh(pair.issued_at, pair.expires_at, fastrand::f64());
         let source = Source { company: company.resource.id(), epoch: company.access.epoch };
-        let stored = self.table.commit_minted(location, from, &claimant.attempt, &sealed, source, due_at).await;
+        let event = self.events.renewed(&claimant.location);
+        let renewal = Renewal { attempt: &claimant.attempt, pair: &sealed, due_at, event };
+        let stored = self.table.commit_minted(location, from, renewal, source).await;
         match stored {
-            Ok(Changed::Done(_)) => {
-                tracing::info!(resource = %location, generation = from.next().generation, outcome = "minted", "token minted");
+            Ok(Changed::Done(stored)) => {
+                self.events.tell(&stored, claimant.deadline).await;
+                tracing::info!(resource = %location, generation = from.next().generation, outcome = "minted", Refreshes = 1, "token minted");
             }
             Ok(Changed::Not(_) | Changed::Gone) => return Refreshed::Moved,
             // The lease passes, and then somebody mints again. The caller has nothing to do with that.
@@ -269,21 +285,21 @@ impl Minter {
         let reinstall_url = claimant.location.reinstall_url();
         let (settled, told) = if reinstall_url.is_some() {
             let (status, failures) = (Status::NeedsReauthorization, failures + 1);
-            let to = Settlement { status, due_at: None, failures, retry_at: None };
-            let settled = self.table.settle(resource, *lineage, &claimant.attempt, to).await;
+            let to = Settlement { status, due_at: None, failures, retry_at: None, now: self.clock.now() };
+            let settled = self.events.settle(&claimant.location, &claimant.attempt, to, claimant.deadline).await;
             (settled, Failure::NeedsReauthorization(reinstall_url))
         } else {
             let until = self.clock.now() + ABSENT;
             let settled = self.table.settle_absent(resource, *lineage, &claimant.attempt, until).await;
             (settled, Failure::NotInstalled)
         };
-        tracing::info!(%resource, stored = settled.is_ok(), outcome = "absent", "no known company has the app there");
+        tracing::info!(%resource, stored = settled.is_ok(), outcome = "absent", Refreshes = 1, "no known company has the app there");
         Refreshed::Failed(told)
     }
 
     /// Gives the lease back. If the store fails the lease passes by itself.
     async fn set_back(&self, claimant: &Claimant, setback: Setback) -> Refreshed {
-        let Installation { resource, lineage, claimed_from, minted, .. } = &claimant.location;
+        let Installation { resource, claimed_from, minted, .. } = &claimant.location;
         let found = match claimed_from {
             Some(status @ (Status::Suspended | Status::Blocked | Status::NeedsReauthorization)) => *status,
             _ => Status::Active,
@@ -292,9 +308,10 @@ impl Minter {
         let status = status.unwrap_or(found);
         // What was given up, or never named by anybody who must know, is tried again by a caller's wish only.
         let wanted = status != Status::NeedsReauthorization && !minted.is_some_and(|minted| minted.supposed);
-        let to = Settlement { status, due_at: wanted.then_some(due_at), failures, retry_at };
-        let settled = self.table.settle(resource, *lineage, &claimant.attempt, to).await;
-        tracing::warn!(%resource, outcome = %status, failures, stored = settled.is_ok(), note, "token not minted");
+        let due_at = wanted.then_some(due_at);
+        let to = Settlement { status, due_at, failures, retry_at, now: self.clock.now() };
+        let settled = self.events.settle(&claimant.location, &claimant.attempt, to, claimant.deadline).await;
+        tracing::warn!(%resource, outcome = outcome_of(status), failures, stored = settled.is_ok(), note, Refreshes = 1, "token not minted");
         Refreshed::Failed(told)
     }
 }

@@ -139,6 +139,22 @@ impl RescueQueue {
         Self { client, url }
     }
 
+    /// How many pairs are on it, in flight and delayed ones too, as far as SQS knows. None if it does not say.
+    pub async fn depth(&self) -> Option<u64> {
+        use aws_sdk_sqs::types::QueueAttributeName as Name;
+        let counts = [
+            Name::ApproximateNumberOfMessages,
+            Name::ApproximateNumberOfMessagesNotVisible,
+            Name::ApproximateNumberOfMessagesDelayed,
+        ];
+        let request = self.client.get_queue_attributes().queue_url(&self.url);
+        let answer = request.set_attribute_names(Some(counts.to_vec())).send().await;
+        let answer = answer.inspect_err(|error| tracing::warn!(error = describe(error), "the rescue queue is silent"));
+        let answer = answer.ok()?;
+        let attributes = answer.attributes()?;
+        counts.iter().map(|name| attributes.get(name)?.parse::<u64>().ok()).sum()
+    }
+
     /// Sends a pair. Raises the alarm in any case: somebody should look at the table.
     ///
     /// # Panics

@@ -365,6 +365,8 @@ mod tests {
             company: None,
             home: None,
             minted: None,
+            told: None,
+            outbox: Vec::new(),
         }
     }
 

@@ -2,7 +2,9 @@
 
 pub mod deployment;
 pub mod dynamo;
+pub mod emf;
 pub mod meter;
 pub mod outside;
 pub mod proxy;
+pub mod redaction;
 pub mod world;

@@ -22,6 +22,9 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use crate::emf;
+use crate::redaction::{Search, forms};
+
 use crate::deployment::Deployment;
 
 /// How long anything may take that is waited for. Only a failing test waits so long.
@@ -399,18 +402,22 @@ impl System {
         }
         let secrets = self.secrets();
         assert!(secrets.len() >= 3, "client secret, sealing key and caller key at least");
-        if let Some(line) = self.sandbox.logs.find_any(&secrets) {
-            let which: Vec<_> = secrets.iter().filter(|secret| line.line.contains(*secret)).collect();
-            panic!("{} has logged {which:?}: {}", line.worker, line.line);
+        let search = Search::for_secrets(&secrets);
+        for line in &lines {
+            if let Some(found) = search.find(&line.line) {
+                panic!("{} has logged {found}: {}", line.worker, line.line);
+            }
+            // Whatever is a metric is one that CloudWatch takes.
+            let _metrics = emf::metrics(&serde_json::from_str(&line.line).expect("seen to be JSON"));
         }
         self.expect_found_if_written(&secrets).await;
     }
 
     /// The positive control: a process writes the secrets, and the same search finds each.
     async fn expect_found_if_written(&self, secrets: &[String]) {
-        // As many as an environment has room for.
-        let some = || secrets.iter().rev().take(200);
-        let environment = some().enumerate().map(|(number, secret)| (format!("S{number}"), format!("a{secret}z")));
+        // As many as an environment has room for, each in all its forms.
+        let some = || secrets.iter().rev().take(100).flat_map(|secret| forms(secret));
+        let environment = some().enumerate().map(|(number, form)| (format!("S{number}"), format!("a{form}z")));
         let spec = WorkerSpec {
             function: "control".to_owned(),
             worker: "control-1".to_owned(),
@@ -420,9 +427,13 @@ impl System {
         };
         let control = Worker::start(spec, self.sandbox.surroundings()).expect("env is everywhere");
         assert!(until(|| control.pid().is_none()).await, "env ends by itself");
-        for secret in some() {
-            let found = self.sandbox.logs.find_any(std::slice::from_ref(secret));
-            assert!(found.is_some_and(|line| line.worker == "control-1"), "the search does not find {secret}");
+        let search = Search::for_secrets(secrets);
+        let lines = self.sandbox.logs.lines();
+        let written: Vec<_> = lines.iter().filter(|line| line.worker == "control-1").collect();
+        for form in some() {
+            let found =
+                written.iter().filter(|line| line.line.contains(&form)).any(|line| search.find(&line.line).is_some());
+            assert!(found, "the search does not find {form}");
         }
     }
 }

@@ -24,6 +24,8 @@ pub struct Upstreams {
     pub secrets: String,
     /// SQS.
     pub queue: String,
+    /// `EventBridge`.
+    pub events: String,
 }
 
 /// Which calls a fault is for.
@@ -55,6 +57,10 @@ pub enum Call {
     Queue,
     /// Everything that is sent to Secrets Manager.
     Secrets,
+    /// Everything that is sent to `EventBridge`.
+    Events,
+    /// An outbox is emptied.
+    Strike,
 }
 
 /// What becomes of a call.
@@ -173,7 +179,7 @@ impl Proxy {
         Ok(Self { wire, server })
     }
 
-    /// Base URL: the endpoint of all three services.
+    /// Base URL: the endpoint of all services.
     #[must_use]
     pub fn url(&self) -> String {
         self.server.url()
@@ -236,6 +242,9 @@ fn kinds(target: &str, body: &[u8]) -> Vec<Call> {
     if target.starts_with("AmazonSQS") {
         return vec![Call::Queue];
     }
+    if target.starts_with("AWSEvents") {
+        return vec![Call::Events];
+    }
     let operation = target.rsplit('.').next().unwrap_or_default();
     let mut kinds = vec![Call::Store];
     match operation {
@@ -265,6 +274,8 @@ fn written(update: &str) -> Option<Call> {
         Some(if sets("failures = ") { Call::Commit } else { Call::Promote })
     } else if sets("alternate = ") {
         Some(Call::Park)
+    } else if sets("REMOVE outbox") || sets("SET outbox = ") {
+        Some(Call::Strike)
     } else if sets("ADD answered") {
         Some(Call::Tally)
     } else {
@@ -311,6 +322,7 @@ async fn serve(State(wire): State<Arc<Wire>>, headers: HeaderMap, body: Bytes) -
     let url = match kinds[0] {
         Call::Secrets => &wire.upstreams.secrets,
         Call::Queue => &wire.upstreams.queue,
+        Call::Events => &wire.upstreams.events,
         _ => &wire.upstreams.dynamodb,
     };
     let pass = || pass(&wire.http, url, &headers, body.clone());

@@ -14,6 +14,7 @@ use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 use refresh::event::{Event, Message};
 use refresh::{rescue, tick};
+use sandbox::event_bridge::{self, EventBridge};
 use sandbox::events::EventBus;
 use sandbox::marketplace::grants::{Resource as Grantee, Standing};
 use sandbox::marketplace::{Location, Marketplace, Options};
@@ -34,6 +35,7 @@ use shared::token::{Access, Grant};
 
 use crate::dynamo::{self, Engine};
 use crate::proxy::{Proxy, Upstreams};
+use crate::redaction::Search;
 
 /// Id of the app's secret.
 pub const APP_SECRET: &str = "app";
@@ -52,11 +54,15 @@ pub struct World {
     pub secrets: Secrets,
     /// The rescue queue.
     pub queue: Queue,
+    /// The bus, for processes that are told of it.
+    pub event_bridge: EventBridge,
     /// Moved by [`World::advance`] only.
     pub clock: Clock,
     /// The table, reached without a proxy.
     pub table: Table,
     engine: Arc<Engine>,
+    /// How many lines had been written when this story began.
+    lines_before: usize,
 }
 
 /// One process: its own clients, caches and connections.
@@ -81,11 +87,14 @@ impl World {
     /// If a part does not start.
     pub async fn start(kind: dynamo::Kind, test: &str) -> Option<Self> {
         let engine = engine(kind, test).await?;
+        shared::log::capture(|line| lines().push(String::from_utf8_lossy(line).into_owned()));
+        let lines_before = lines().len();
         let locations = (1..=3).map(|n| Location { id: format!("L{n}"), name: format!("Location {n}") }).collect();
         let options = Options { locations, ..Options::default() };
         let market = Marketplace::start(options, EventBus::default()).await.expect("the platform starts");
         let secrets = Secrets::start().await.expect("secrets start");
         let queue = Queue::start(Duration::ZERO).await.expect("the queue starts");
+        let event_bridge = EventBridge::start(EventBus::default()).await.expect("the bus starts");
         let Options { client_id, client_secret, .. } = market.options();
         secrets.put(APP_SECRET, json!({ "client_id": client_id, "client_secret": client_secret }).to_string());
         secrets.put(SEALING_SECRET, r#"{"current":"k1","k1":"0123456789abcdef0123456789abcdef"}"#);
@@ -93,7 +102,16 @@ impl World {
         let name = format!("life-{:016x}", fastrand::u64(..));
         sandbox::dynamo::create_table(&client, &name).await.expect("a table");
         let clock = Clock::manual(Millis(i64::try_from(market.clock().now_ms()).expect("a time")));
-        Some(Self { market, secrets, queue, clock, table: Table { client, name: name.into() }, engine })
+        Some(Self {
+            market,
+            secrets,
+            queue,
+            event_bridge,
+            clock,
+            table: Table { client, name: name.into() },
+            engine,
+            lines_before,
+        })
     }
 
     /// A new process.
@@ -120,6 +138,16 @@ impl World {
         self.process_of(self.clock.clone(), api.to_owned()).await
     }
 
+    /// A new process that tells of what happens on the bus.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub async fn teller(&self) -> Process {
+        let bus = [("EVENT_BUS_NAME", event_bridge::NAME)];
+        let (app, proxy) = self.app(Function::Refresh, self.clock.clone(), self.market.url(), &bus).await;
+        Process { app, proxy }
+    }
+
     async fn process_of(&self, clock: Clock, api: String) -> Process {
         let (app, proxy) = self.app(Function::Refresh, clock, api, &[]).await;
         Process { app, proxy }
@@ -136,8 +164,12 @@ impl World {
         api: String,
         further: &[(&'static str, &str)],
     ) -> (App, Proxy) {
-        let upstreams =
-            Upstreams { dynamodb: self.engine.url(), secrets: self.secrets.url(), queue: self.queue.endpoint() };
+        let upstreams = Upstreams {
+            dynamodb: self.engine.url(),
+            secrets: self.secrets.url(),
+            queue: self.queue.endpoint(),
+            events: self.event_bridge.url(),
+        };
         let proxy = Proxy::start(upstreams).await.expect("a proxy");
         let mut variables = BTreeMap::from([
             ("TABLE_NAME", self.table.name.to_string()),
@@ -332,6 +364,21 @@ impl World {
             assert_eq!(usable, expected, "{resource}: {:?}", self.stored(&resource).await);
         }
         self.assert_nothing_in_clear().await;
+        self.assert_nothing_logged();
+    }
+
+    /// No line that was written since the story began tells a secret of it.
+    fn assert_nothing_logged(&self) {
+        let secrets = self.market.every_secret();
+        let search = Search::for_secrets(&secrets);
+        let control = secrets.last().expect("the platform has issued something");
+        tracing::info!(target: "shared", control, "the positive control");
+        let lines: Vec<String> = lines()[self.lines_before..].to_vec();
+        let (of_control, others): (Vec<_>, Vec<_>) =
+            lines.iter().partition(|line| line.contains("the positive control"));
+        assert!(of_control.iter().any(|line| search.find(line).is_some()), "the search finds what is written");
+        let found = others.iter().find_map(|line| Some((search.find(line)?, line)));
+        assert!(found.is_none(), "a secret is in the log: {found:?}");
     }
 
     async fn becomes_usable(&self, process: &Process, resource: &Resource) -> bool {
@@ -376,6 +423,12 @@ impl World {
         }
         texts
     }
+}
+
+/// Everything that the processes of all stories have logged; they share this test's own.
+fn lines() -> std::sync::MutexGuard<'static, Vec<String>> {
+    static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    LINES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The embedded engine belongs to one story; `DynamoDB` Local takes seconds to start and is shared by those that run.

@@ -73,6 +73,12 @@ pub const SCHEMA: TableSchema = TableSchema {
             projected: Projected::Include(&["epoch", "generation", "status", "lease_ends_at"]),
         },
         Index { name: "company", hash: Key { name: "company", kind: "S" }, range: PK, projected: Projected::Keys },
+        Index {
+            name: "outbox",
+            hash: Key { name: "outbox_shard", kind: "S" },
+            range: Key { name: "outbox_at", kind: "N" },
+            projected: Projected::Keys,
+        },
     ],
     expires: "expires_at",
 };

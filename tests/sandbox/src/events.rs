@@ -82,6 +82,13 @@ pub enum Event {
         /// What happened, for people.
         what: String,
     },
+    /// The system told of an installation on the lifecycle bus.
+    Lifecycle {
+        /// The event's `detail-type`, for example `Installed`.
+        name: String,
+        /// Its detail.
+        detail: serde_json::Value,
+    },
     /// Somebody used a control of the sandbox.
     Control {
         /// What was done, for people.

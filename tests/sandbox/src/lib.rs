@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`dynamo`] | `DynamoDB`: an embedded engine, and the one table's schema |
 //! | [`secrets`] | Secrets Manager |
+//! | [`event_bridge`] | `EventBridge`: the bus of lifecycle events |
 //! | [`queue`] | SQS, and Lambda's poller of it |
 //! | [`marketplace`] | the platform: consent page, token endpoint, minting, a piece of its API |
 //! | [`runtime_api`] | Lambda: the Runtime API that workers poll, and `Invoke` |
@@ -20,6 +21,7 @@ mod aws_json;
 pub mod clock;
 pub mod console;
 pub mod dynamo;
+pub mod event_bridge;
 pub mod events;
 mod form;
 pub mod gateway;

@@ -80,6 +80,9 @@ pub fn line(event: &Event, verbose: bool, colours: Colours) -> Option<String> {
         Event::Worker { worker, what: happened, .. } => {
             format!("{}{worker} {}", what(YELLOW, "process"), one_line(happened))
         }
+        Event::Lifecycle { name, detail } => {
+            format!("{}{}", what(MAGENTA, "lifecycle"), one_line(&format!("{name} {detail}")))
+        }
         Event::Control { what: done } => format!("{}{}", what(YELLOW, "sandbox"), one_line(done)),
     };
     Some(text)

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use crate::{
     console::{Console, Controls},
     dynamo::{self, Dynamo},
+    event_bridge::{self, EventBridge},
     events::{Event, EventBus},
     gateway::Gateway,
     marketplace::{self, Marketplace, grants::Resource},
@@ -111,6 +112,8 @@ pub struct Sandbox {
     pub secrets: Secrets,
     /// The rescue queue.
     pub queue: Queue,
+    /// The bus of lifecycle events.
+    pub event_bridge: EventBridge,
     /// Everything the functions wrote.
     pub logs: LogBook,
     /// What happens.
@@ -187,6 +190,7 @@ impl Sandbox {
         let secrets = Secrets::start().await?;
         keys.fill(&secrets, &client_id);
         let queue = Queue::start(options.visibility).await?;
+        let event_bridge = EventBridge::start(bus.clone()).await?;
         let runtime = RuntimeApi::start(bus.clone()).await?;
         let gateway = Gateway::start(options.port, runtime.clone(), bus.clone()).await?;
         let marketplace = Marketplace::start(options.marketplace.clone(), bus.clone()).await?;
@@ -206,6 +210,7 @@ impl Sandbox {
             dynamo,
             secrets,
             queue,
+            event_bridge,
             logs: LogBook::default(),
             bus,
             console: None,
@@ -251,6 +256,8 @@ impl Sandbox {
             ("PUBLIC_URL", self.gateway.url()),
             ("RESCUE_QUEUE_URL", self.queue.url()),
             ("WEBHOOK_PUBLIC_KEYS", self.marketplace.webhooks().public_key()),
+            ("EVENT_BUS_NAME", event_bridge::NAME.to_owned()),
+            ("AWS_ENDPOINT_URL_EVENTBRIDGE", self.event_bridge.url()),
             ("AWS_ENDPOINT_URL_DYNAMODB", self.dynamo.url().to_owned()),
             ("AWS_ENDPOINT_URL_SECRETS_MANAGER", self.secrets.url()),
             ("AWS_ENDPOINT_URL_SQS", self.queue.endpoint()),

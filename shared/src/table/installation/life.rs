@@ -4,7 +4,9 @@ use super::SealedPair;
 use super::writing::{Changed, InstallationWrite as _, SET_PAIR, changed};
 use crate::clock::Millis;
 use crate::installation::state::{Attempt, Lineage, Status};
+use crate::lifecycle::event::Event;
 use crate::resource::Resource;
+use crate::table::outbox::Telling;
 use crate::table::{StoreError, Table, n, s, written};
 
 /// What is stored about a new installation besides its tokens.
@@ -24,6 +26,8 @@ pub struct NewInstallation<'a> {
     pub home: &'a str,
     /// Scopes granted.
     pub scope: Option<&'a str>,
+    /// The present.
+    pub now: Millis,
 }
 
 impl Table {
@@ -37,15 +41,17 @@ impl Table {
         new: &NewInstallation<'_>,
         seen: Option<Lineage>,
         pair: &SealedPair,
+        event: Option<Event>,
     ) -> Result<Changed, StoreError> {
         let lineage = seen.unwrap_or(Lineage { epoch: 0, generation: 0 });
         let next = lineage.reinstalled();
+        let telling = Telling::of(event, new.now);
         let optional = [("company", new.company), ("scope", new.scope)];
         let mut update = format!(
             "SET #status = :active, epoch = :next_epoch, generation = :next, committed_by = :attempt, \
              installed_at = :installed, due_at = :due, due_shard = :shard, failures = :zero, home = :home, {SET_PAIR}"
         );
-        let mut write = self.update(new.resource).pair(pair);
+        let mut write = telling.values(self.update(new.resource).pair(pair));
         for (name, value) in optional {
             if let Some(value) = value {
                 // `scope` is a reserved word of DynamoDB.
@@ -55,10 +61,12 @@ impl Table {
                     .expression_attribute_values(format!(":{name}"), s(value));
             }
         }
+        update.push_str(telling.set());
         update.push_str(
             " REMOVE attempt, lease_ends_at, alternate, revoked_at, forced_at, expires_at, minted, company_epoch, \
-             absent_until, supposed",
+             absent_until, supposed, told",
         );
+        update.push_str(telling.add());
         write = match seen {
             None => write.condition_expression("attribute_not_exists(pk)"),
             Some(_) => write
@@ -85,18 +93,33 @@ impl Table {
         changed(written(result)?, |stored| stored.committed_by.as_deref() == Some(new.attempt.as_str()))
     }
 
-    /// Revokes an installation that is older than `at`, and erases its tokens.
+    /// Revokes an installation that is older than `at`, and erases its tokens. With an `event`, only if that names the
+    /// epoch which follows.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn uninstall(&self, resource: &Resource, at: Millis) -> Result<Changed, StoreError> {
-        let result = self
-            .update(resource)
-            .condition_expression("installed_at < :at AND #status <> :revoked")
-            .update_expression(
-                "SET #status = :revoked, epoch = epoch + :one, revoked_at = :at REMOVE access_token, refresh_token, \
-                 access_issued_at, access_expires_at, alternate, attempt, lease_ends_at, due_at, due_shard",
-            )
+    pub async fn uninstall(
+        &self,
+        resource: &Resource,
+        at: Millis,
+        event: Option<Event>,
+        now: Millis,
+    ) -> Result<Changed, StoreError> {
+        let telling = Telling::of(event, now);
+        let mut condition = "installed_at < :at AND #status <> :revoked".to_owned();
+        let mut write = telling.values(self.update(resource));
+        if let Some(event) = event {
+            condition.push_str(" AND epoch = :before");
+            write = write.expression_attribute_values(":before", n(event.epoch.saturating_sub(1)));
+        }
+        let result = write
+            .condition_expression(condition)
+            .update_expression(format!(
+                "SET #status = :revoked, epoch = epoch + :one, revoked_at = :at{} REMOVE access_token, refresh_token, \
+                 access_issued_at, access_expires_at, alternate, attempt, lease_ends_at, due_at, due_shard, told{}",
+                telling.set(),
+                telling.add()
+            ))
             .status(":revoked", Status::Revoked)
             .expression_attribute_values(":at", n(at))
             .expression_attribute_values(":one", n(1))

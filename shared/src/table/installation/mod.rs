@@ -14,14 +14,15 @@ use std::fmt;
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use super::{Attributes, Item, StoreError, Table, installation_key, n, s};
+use super::{Attributes, Item, StoreError, Table, installation_key, n, outbox, s};
 use crate::clock::Millis;
 use crate::installation::state::{Lineage, Status};
+use crate::lifecycle::event::Event;
 use crate::resource::{Kind, Resource};
 
 pub use due::{DUE_SHARDS, Due};
 pub use life::NewInstallation;
-pub use rotation::{Beside, Claim, Claimed, LEASE, Settlement};
+pub use rotation::{Beside, Claim, Claimed, LEASE, Renewal, Settlement};
 pub use writing::Changed;
 
 /// Two sealed tokens and the life of the access token. `Debug` tells their lengths only.
@@ -109,6 +110,10 @@ pub struct Installation {
     pub home: Option<String>,
     /// A location without a grant of its own: its token is minted from its company's.
     pub minted: Option<Minted>,
+    /// The state without a token that the world was told of last, and since when nothing else was told.
+    pub told: Option<Status>,
+    /// Events that are not known to have been sent.
+    pub outbox: Vec<Event>,
 }
 
 /// What is known of a location whose token is minted.
@@ -153,6 +158,8 @@ impl Installation {
                 absent_until: attributes.number("absent_until").map(Millis),
                 supposed: attributes.flag("supposed"),
             }),
+            told: attributes.text("told").and_then(Status::parse),
+            outbox: outbox::read(item),
         })
     }
 

@@ -6,7 +6,9 @@ use super::writing::{Changed, InstallationWrite as _, SET_PAIR, changed};
 use super::{Installation, SealedPair};
 use crate::clock::Millis;
 use crate::installation::state::{Attempt, Lineage, Status};
+use crate::lifecycle::event::Event;
 use crate::resource::Resource;
+use crate::table::outbox::Telling;
 use crate::table::{StoreError, Table, Written, n, written};
 
 /// How long a claim holds: time for two presentations and a commit, and short enough that whoever comes next can
@@ -46,6 +48,19 @@ pub enum Claimed {
     Gone,
 }
 
+/// A granted token and what is stored with it.
+#[derive(Clone, Copy, Debug)]
+pub struct Renewal<'a> {
+    /// The attempt that was granted it.
+    pub attempt: &'a Attempt,
+    /// The token or pair, sealed under the next lineage.
+    pub pair: &'a SealedPair,
+    /// When the schedule looks again.
+    pub due_at: Millis,
+    /// What is told once it is stored.
+    pub event: Option<Event>,
+}
+
 /// What becomes of a parked pair when another is committed.
 #[derive(Clone, Debug, Default)]
 pub struct Beside {
@@ -66,6 +81,8 @@ pub struct Settlement {
     pub failures: u32,
     /// Before this nobody tries again, since the platform has asked for it.
     pub retry_at: Option<Millis>,
+    /// The present.
+    pub now: Millis,
 }
 
 impl Table {
@@ -136,12 +153,14 @@ impl Table {
         &self,
         resource: &Resource,
         from: Lineage,
-        attempt: &Attempt,
-        pair: &SealedPair,
-        due_at: Millis,
+        renewal: Renewal<'_>,
         beside: &Beside,
     ) -> Result<Changed, StoreError> {
-        let mut write = self.change(resource, from).pair(pair);
+        let Renewal { attempt, pair, due_at, event } = renewal;
+        // Only who knows what was told last may say that it is over; else the next commit does.
+        let telling = Telling::of(event, pair.access_issued_at);
+        let over = if event.is_some() { ", told" } else { "" };
+        let mut write = telling.values(self.change(resource, from).pair(pair));
         let mut known = "attribute_not_exists(alternate)".to_owned();
         if let Some(seen) = &beside.seen {
             known.push_str(" OR alternate = :seen");
@@ -159,7 +178,10 @@ impl Table {
             ))
             .update_expression(format!(
                 "SET #status = :active, generation = :next, committed_by = :attempt, due_at = :due, \
-                 due_shard = :shard, failures = :zero, {SET_PAIR}{keep} REMOVE attempt, lease_ends_at{drop}"
+                 due_shard = :shard, failures = :zero, {SET_PAIR}{keep}{} \
+                 REMOVE attempt, lease_ends_at{drop}{over}{}",
+                telling.set(),
+                telling.add()
             ))
             .status(":active", Status::Active)
             .status(":revoked", Status::Revoked)
@@ -255,6 +277,7 @@ impl Table {
         lineage: Lineage,
         attempt: &Attempt,
         to: Settlement,
+        event: Option<Event>,
     ) -> Result<Changed, StoreError> {
         let mut condition = "epoch = :epoch AND generation = :generation AND attempt = :attempt".to_owned();
         if to.status == Status::NeedsReauthorization {
@@ -267,7 +290,9 @@ impl Table {
         // Active without a new pair: nothing was renewed, so nothing was forced either.
         let forced = if to.status == Status::Active { ", forced_at" } else { "" };
         let asked = if to.retry_at.is_some() { ", retry_at = :retry_at" } else { "" };
-        let mut write = self.change(resource, lineage);
+        let telling = Telling::of(event, to.now);
+        let told = if event.is_some() { ", told = :status" } else { "" };
+        let mut write = telling.values(self.change(resource, lineage));
         if let Some(retry_at) = to.retry_at {
             write = write.expression_attribute_values(":retry_at", n(retry_at));
         }
@@ -277,8 +302,10 @@ impl Table {
         let result = write
             .condition_expression(condition)
             .update_expression(format!(
-                "SET #status = :status, failures = :failures, settled_by = :attempt{due}{asked} \
-                 REMOVE attempt, lease_ends_at{remove}{forced}"
+                "SET #status = :status, failures = :failures, settled_by = :attempt{due}{asked}{told}{} \
+                 REMOVE attempt, lease_ends_at{remove}{forced}{}",
+                telling.set(),
+                telling.add()
             ))
             .status(":status", to.status)
             .expression_attribute_values(":failures", n(to.failures))

@@ -83,7 +83,7 @@ impl Attempted<'_> {
                 let retry_at = retry_after.map_or(schedule::backoff(now, failures, random), |d| now + d.min(most));
                 let asked = retry_after.is_some().then_some(retry_at);
                 let (status, due_at) = (self.unchanged(), Some(retry_at));
-                self.settle_as(Settlement { status, due_at, failures, retry_at: asked }, "throttled").await;
+                self.settle_as(Settlement { status, due_at, failures, retry_at: asked, now }, "throttled").await;
                 Refreshed::Failed(Failure::TryAgain(asked.unwrap_or(schedule::on_demand(now, failures))))
             }
             Outcome::Unknown(cause) => {
@@ -151,10 +151,13 @@ impl Attempted<'_> {
         let renewed = pair.to_access(lineage.next());
         let (sealer, attempt) = (&self.sealer, &self.attempt);
         let parked = self.installation.alternate.as_ref();
-        let commit = Commit { on: self.on, resource, from: *lineage, attempt, sealer, pair: &pair, parked };
+        let event = self.on.events.renewed(&self.installation);
+        let commit = Commit { on: self.on, resource, from: *lineage, attempt, sealer, pair: &pair, parked, event };
         match commit.until_stored(self.lease).await {
-            Some(Committed::Stored) => {
-                tracing::info!(%resource, generation = renewed.generation, outcome = "refreshed", "token refreshed");
+            Some(Committed::Stored(stored)) => {
+                self.on.events.tell(&stored, self.lease.deadline).await;
+                tracing::info!(%resource, generation = renewed.generation, outcome = "refreshed",
+                    total_ms = self.lease.held_ms(), Refreshes = 1, "token refreshed");
                 Refreshed::Renewed(renewed)
             }
             Some(Committed::Parked | Committed::Superseded) => Refreshed::Moved,

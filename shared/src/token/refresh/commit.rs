@@ -6,10 +6,11 @@ use super::Refresher;
 use super::lease::{COMMIT, Lease, RESCUE};
 use crate::clock::Millis;
 use crate::installation::state::{Attempt, Lineage, LostCommit, lost_commit};
+use crate::lifecycle::event::Event;
 use crate::resource::Resource;
 use crate::seal::Sealer;
 use crate::table::StoreError;
-use crate::table::installation::{Beside, Changed, SealedPair};
+use crate::table::installation::{Beside, Changed, Installation, Renewal, SealedPair};
 use crate::token::pair::{Pair, Slot};
 use crate::token::rescue::Rescued;
 use crate::token::schedule;
@@ -26,13 +27,15 @@ pub(super) struct Commit<'a> {
     /// The parked pair that the claim has seen. It may be the live one even now, so it stays beside the new pair until
     /// it is tried.
     pub(super) parked: Option<&'a SealedPair>,
+    /// What is told if it is stored.
+    pub(super) event: Option<Event>,
 }
 
 /// Where a granted pair ended up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Committed {
     /// It is the current one.
-    Stored,
+    Stored(Box<Installation>),
     /// Another was stored first; it is kept beside that.
     Parked,
     /// It belongs to the past.
@@ -64,9 +67,10 @@ impl Commit<'_> {
         let due_at = schedule::next_refresh(self.pair.issued_at, self.pair.expires_at, fastrand::f64());
         let mut beside = self.keep_beside(self.parked.cloned()).await?;
         let stored = loop {
-            let (table, attempt) = (&self.on.table, self.attempt);
-            match table.commit(self.resource, self.from, attempt, &sealed, due_at, &beside).await? {
-                Changed::Done(_) => return Ok(Committed::Stored),
+            let renewal = Renewal { attempt: self.attempt, pair: &sealed, due_at, event: self.event };
+            let table = &self.on.table;
+            match table.commit(self.resource, self.from, renewal, &beside).await? {
+                Changed::Done(stored) => return Ok(Committed::Stored(stored)),
                 Changed::Gone => return Ok(Committed::Superseded),
                 // Another pair was parked since the claim.
                 Changed::Not(stored) if stored.lineage == self.from && stored.alternate.is_some() => {
@@ -76,7 +80,7 @@ impl Commit<'_> {
             }
         };
         match lost_commit(self.attempt, self.from, stored.lineage, stored.committed_by.as_deref()) {
-            LostCommit::AlreadyMine => Ok(Committed::Stored),
+            LostCommit::AlreadyMine => Ok(Committed::Stored(stored)),
             LostCommit::Superseded => {
                 tracing::warn!(resource = %self.resource, generation = self.from.next().generation,
                     "a granted pair belongs to the past and is dropped");

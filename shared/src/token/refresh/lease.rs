@@ -26,6 +26,11 @@ impl Lease {
         by_wall.min(LEASE.saturating_sub(self.claimed_at.elapsed()))
     }
 
+    /// For so long, in milliseconds.
+    pub(super) fn held_ms(&self) -> u64 {
+        u64::try_from(self.claimed_at.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     pub(super) fn allows_presentation(&self, now: Millis) -> bool {
         self.left(now) >= PRESENTATION + COMMIT
     }

@@ -8,7 +8,7 @@
 mod attempt;
 mod commit;
 mod lease;
-mod setback;
+pub(super) mod setback;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,6 +24,7 @@ use super::rescue::{RescueError, RescueQueue, Rescued};
 use super::{Access, schedule};
 use crate::clock::{Clock, Millis};
 use crate::installation::state::{Attempt, Lineage, Status};
+use crate::lifecycle::Events;
 use crate::resource::Resource;
 use crate::secrets::{FRESH, SecretError};
 use crate::table::installation::{Claim, Claimed, Installation, LEASE, SealedPair};
@@ -92,6 +93,7 @@ pub struct Refresher {
     endpoint: TokenEndpoint,
     breaker: Breaker,
     rescue: Option<RescueQueue>,
+    events: Events,
     clock: Clock,
 }
 
@@ -103,10 +105,11 @@ impl Refresher {
         vault: Arc<Vault>,
         endpoint: TokenEndpoint,
         rescue: Option<RescueQueue>,
+        events: Events,
         clock: Clock,
     ) -> Self {
         let breaker = Breaker::new(table.clone(), clock.clone());
-        Self { table, vault, endpoint, breaker, rescue, clock }
+        Self { table, vault, endpoint, breaker, rescue, events, clock }
     }
 
     /// Refreshes an installation that was seen in lineage `seen`, in an invocation that ends at `deadline`.
@@ -114,7 +117,7 @@ impl Refresher {
         // Boxed, because it is large and every reader's future would hold room for it.
         let refresh = async {
             match self.attempt(resource, seen, why, deadline).await {
-                Ok(attempted) => attempted.present().await,
+                Ok(attempted) => Box::pin(attempted.present()).await,
                 Err(instead) => instead,
             }
         };
@@ -178,9 +181,11 @@ impl Refresher {
     ) -> Result<&'static str, RescueError> {
         let pair = rescued.open(&self.vault).await?;
         let sealer = self.vault.sealer().await.map_err(VaultError::from)?;
+        let stored = self.table.installation(&rescued.resource).await?;
         let commit = Commit {
             on: self,
             parked: None,
+            event: stored.and_then(|stored| self.events.renewed(&stored)),
             resource: &rescued.resource,
             from: Lineage { epoch, generation },
             attempt: &Attempt::from(rescued.attempt.clone()),
@@ -188,7 +193,10 @@ impl Refresher {
             pair: &pair,
         };
         Ok(match commit.once().await? {
-            Committed::Stored => "stored",
+            Committed::Stored(stored) => {
+                self.events.tell(&stored, self.clock.now() + LEASE).await;
+                "stored"
+            }
             Committed::Parked => "parked",
             Committed::Superseded => "superseded",
         })

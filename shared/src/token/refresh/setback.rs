@@ -16,6 +16,17 @@ use crate::token::schedule;
 /// How long an installation is left alone after a fault that is not its own.
 const OUR_FAULT: Duration = Duration::from_mins(5);
 
+/// What an attempt without a new token is called in the log and its metric.
+pub(in crate::token) fn outcome_of(left: Status) -> &'static str {
+    match left {
+        Status::Active | Status::Refreshing | Status::Revoked => "unchanged",
+        Status::Uncertain => "uncertain",
+        Status::Suspended => "suspended",
+        Status::Blocked => "blocked",
+        Status::NeedsReauthorization => "needs_reauthorization",
+    }
+}
+
 impl Attempted<'_> {
     /// An answered refusal of the current token by the current attempt: the parked pair, or a human.
     pub(super) async fn refused(self) -> Refreshed {
@@ -45,10 +56,12 @@ impl Attempted<'_> {
             due_at: None,
             failures: self.installation.failures + 1,
             retry_at: None,
+            now,
         };
-        match self.on.table.settle(resource, *lineage, &self.attempt, to).await {
+        match self.on.events.settle(&self.installation, &self.attempt, to, self.lease.deadline).await {
             Ok(Changed::Done(_)) => {
-                tracing::warn!(%resource, generation = lineage.generation, outcome = "refused",
+                tracing::warn!(%resource, generation = lineage.generation, outcome = outcome_of(Status::NeedsReauthorization),
+                    total_ms = self.lease.held_ms(), Refreshes = 1,
                     "the grant is gone: the app must be installed again");
                 Refreshed::Failed(Failure::NeedsReauthorization(self.installation.reinstall_url()))
             }
@@ -76,7 +89,7 @@ impl Attempted<'_> {
         let Installation { resource, lineage, .. } = &self.installation;
         match self.on.table.become_minted(resource, *lineage, &self.attempt, now).await {
             Ok(Changed::Done(_)) => {
-                tracing::warn!(%resource, generation = lineage.generation, outcome = "to be minted",
+                tracing::warn!(%resource, generation = lineage.generation, outcome = "to_be_minted", Refreshes = 1,
                     "the grant is gone: its token is minted from the company's from now on");
                 Refreshed::Moved
             }
@@ -100,7 +113,7 @@ impl Attempted<'_> {
         let now = self.on.clock.now();
         match self.on.table.promote(resource, lineage, &self.attempt, &sealed, now).await {
             Ok(_) => {
-                tracing::warn!(%resource, generation = lineage.next().generation, outcome = "promoted",
+                tracing::warn!(%resource, generation = lineage.next().generation, outcome = "promoted", Refreshes = 1,
                     "the current pair was refused and the parked one takes its place");
                 Refreshed::Moved
             }
@@ -160,19 +173,21 @@ impl Attempted<'_> {
     pub(super) async fn settle(&self, status: Status, due_at: Millis, failures: u32, note: &str) -> bool {
         // What was given up is tried by an operator's wish only.
         let due_at = (status != Status::NeedsReauthorization).then_some(due_at);
-        self.settle_as(Settlement { status, due_at, failures, retry_at: None }, note).await
+        let now = self.on.clock.now();
+        self.settle_as(Settlement { status, due_at, failures, retry_at: None, now }, note).await
     }
 
     pub(super) async fn settle_as(&self, to: Settlement, note: &str) -> bool {
         let Installation { resource, lineage, .. } = &self.installation;
         let Settlement { status, failures, .. } = to;
-        let settled = self.on.table.settle(resource, *lineage, &self.attempt, to).await;
+        let settled = self.on.events.settle(&self.installation, &self.attempt, to, self.lease.deadline).await;
         let stored = match &settled {
             Ok(Changed::Done(_)) => "yes",
             Ok(_) => "no: it has moved on",
             Err(_) => "no: the table does not answer",
         };
-        tracing::warn!(%resource, generation = lineage.generation, outcome = %status, failures, stored, note,
+        tracing::warn!(%resource, generation = lineage.generation, outcome = outcome_of(status), failures, stored, note,
+            total_ms = self.lease.held_ms(), Refreshes = 1,
             "token not refreshed");
         matches!(&settled, Ok(Changed::Not(stored)) if stored.lineage != *lineage)
     }

@@ -195,7 +195,7 @@ async fn assert_lost(scene: &Scene) {
     }
     assert_eq!(scene.stored().await.due_at, None, "the schedule leaves it alone");
     assert_eq!(scene.presented().len(), presented.len(), "nothing more is presented");
-    assert_eq!(scene.logged("outcome", "refused"), 1, "one notice");
+    assert_eq!(scene.logged("outcome", "needs_reauthorization"), 1, "one notice");
     scene.install().await;
 }
 

@@ -7,6 +7,7 @@
 
 mod answers;
 mod deaths;
+mod events;
 mod freezes;
 mod readers;
 mod scene;

@@ -10,6 +10,7 @@ use aws_sdk_dynamodb::config::Credentials;
 use aws_sdk_dynamodb::types::AttributeValue;
 use it::outside::bootstrap;
 use it::proxy::{Proxy, Upstreams};
+use it::redaction::Search;
 use sandbox::events::EventBus;
 use sandbox::marketplace::grants::{Resource as Grantee, Rotation};
 use sandbox::marketplace::{Options as Platform, TokenRequest};
@@ -108,7 +109,7 @@ impl Scene {
     pub(crate) async fn begin(&self, bootstrap_of: &str, function: &str, name: &str) -> Process {
         let proxy = way(&self.sandbox).await;
         let mut environment = self.sandbox.environment().clone();
-        for service in ["DYNAMODB", "SECRETS_MANAGER", "SQS"] {
+        for service in ["DYNAMODB", "SECRETS_MANAGER", "SQS", "EVENTBRIDGE"] {
             environment.insert(format!("AWS_ENDPOINT_URL_{service}"), proxy.url());
         }
         let spec = WorkerSpec {
@@ -214,8 +215,12 @@ impl Scene {
     pub(crate) fn end(self) {
         let mut secrets = self.sandbox.marketplace.every_secret();
         secrets.push(self.sandbox.caller_key.clone());
-        let found = self.sandbox.logs.find_any(&secrets);
+        let search = Search::for_secrets(&secrets);
+        let lines = self.sandbox.logs.lines();
+        let found = lines.iter().find_map(|line| Some((search.find(&line.line)?, &line.line)));
         assert!(found.is_none(), "a secret is in a log: {found:?}");
+        let control = format!("a line that tells {}", secrets.last().expect("a key"));
+        assert!(search.find(&control).is_some(), "the search finds what is there");
     }
 }
 
@@ -263,6 +268,7 @@ async fn way(sandbox: &Sandbox) -> Proxy {
         dynamodb: sandbox.dynamo.url().to_owned(),
         secrets: sandbox.secrets.url(),
         queue: sandbox.queue.endpoint(),
+        events: sandbox.event_bridge.url(),
     };
     Proxy::start(upstreams).await.expect("a proxy")
 }

@@ -1,0 +1,213 @@
+//! A line of the log.
+
+use std::fmt::{self, Write as _};
+
+use serde_json::{Value, json};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::layer::{Context, Layer};
+use tracing_subscriber::registry::LookupSpan;
+
+use super::metrics;
+use crate::clock::{Clock, Millis};
+
+/// The span that the Runtime API's client opens for each invocation.
+pub(super) const INVOCATION: &str = "Lambda runtime invoke";
+
+/// Writes a line for each event.
+pub(super) struct Lines<W> {
+    write: W,
+    clock: Clock,
+}
+
+impl<W: Fn(&[u8])> Lines<W> {
+    pub(super) fn new(write: W) -> Self {
+        Self { write, clock: Clock::system() }
+    }
+}
+
+impl<S, W> Layer<S> for Lines<W>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    W: Fn(&[u8]) + 'static,
+{
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        if attributes.metadata().name() == INVOCATION
+            && let Some(span) = context.span(id)
+        {
+            let mut ids = Ids::default();
+            attributes.record(&mut ids);
+            span.extensions_mut().insert(ids);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let now = self.clock.now();
+        let mut line = Line::begun(now, event);
+        event.record(&mut line);
+        let spans = context.event_scope(event).into_iter().flatten();
+        for span in spans {
+            if let Some(ids) = span.extensions().get::<Ids>() {
+                line.add_ids(ids);
+            }
+        }
+        (self.write)(&line.ended(now));
+    }
+}
+
+/// What an invocation is called.
+#[derive(Default)]
+struct Ids {
+    request: Option<String>,
+    trace: Option<String>,
+}
+
+impl Visit for Ids {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "requestId" => self.request = Some(value.to_owned()),
+            "xrayTraceId" => self.trace = Some(value.to_owned()),
+            _ => {}
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.record_str(field, format!("{value:?}").trim_matches('"'));
+    }
+}
+
+/// A line that is being written, its members in the order in which they are said.
+struct Line {
+    text: String,
+    has_request_id: bool,
+    has_trace_id: bool,
+    metrics: Vec<&'static metrics::Metric>,
+}
+
+impl Line {
+    fn begun(now: Millis, event: &Event<'_>) -> Self {
+        let text = format!(
+            "{{\"timestamp\":{},\"level\":\"{}\",\"target\":{}",
+            json!(now.rfc3339()),
+            event.metadata().level(),
+            json!(event.metadata().target())
+        );
+        Self { text, has_request_id: false, has_trace_id: false, metrics: Vec::new() }
+    }
+
+    fn add(&mut self, name: &str, value: &Value) {
+        match name {
+            "request_id" => self.has_request_id = true,
+            "trace_id" => self.has_trace_id = true,
+            _ => {}
+        }
+        let _infallible = write!(self.text, ",{}:{value}", json!(name));
+        if let Some(metric) = metrics::of(name) {
+            self.metrics.push(metric);
+        }
+        // An alarm is counted wherever it is raised.
+        if name == "alarm" {
+            self.add("Alarm", &json!(1));
+        }
+    }
+
+    fn add_ids(&mut self, ids: &Ids) {
+        if let Some(request) = ids.request.as_ref().filter(|_| !self.has_request_id) {
+            self.add("request_id", &json!(request));
+        }
+        if let Some(trace) = ids.trace.as_ref().filter(|_| !self.has_trace_id) {
+            self.add("trace_id", &json!(trace));
+        }
+    }
+
+    fn ended(mut self, now: Millis) -> Vec<u8> {
+        if !self.metrics.is_empty() {
+            let _infallible = write!(self.text, ",\"_aws\":{}", metrics::directives(&self.metrics, now));
+        }
+        self.text.push_str("}\n");
+        self.text.into_bytes()
+    }
+}
+
+impl Visit for Line {
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.add(field.name(), &json!(value));
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.add(field.name(), &json!(value));
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.add(field.name(), &json!(value));
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.add(field.name(), &json!(value));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.add(field.name(), &json!(value));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.add(field.name(), &json!(format!("{value:?}")));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    fn lines(say: impl FnOnce()) -> Vec<Value> {
+        let book = Arc::new(Mutex::new(Vec::new()));
+        let kept = book.clone();
+        let write = move |line: &[u8]| kept.lock().expect("a book").push(line.to_vec());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(Lines::new(write)), say);
+        let book = book.lock().expect("a book");
+        book.iter().map(|line| serde_json::from_slice(line).expect("a JSON object")).collect()
+    }
+
+    #[test]
+    fn a_line_has_its_fields_and_the_ids_of_its_invocation() {
+        let told = lines(|| {
+            let span = tracing::info_span!("Lambda runtime invoke", requestId = "r-1", xrayTraceId = "t-1");
+            let _in = span.enter();
+            let none: Option<&str> = None;
+            tracing::warn!(resource = %"location:L1", total_ms = 7_u64, ok = true, cause = none, "said \"so\"\n");
+            tracing::info!(request_id = "mine", "again");
+        });
+        let line = &told[0];
+        assert_eq!((&line["level"], &line["message"]), (&json!("WARN"), &json!("said \"so\"\n")));
+        assert_eq!((&line["request_id"], &line["trace_id"]), (&json!("r-1"), &json!("t-1")));
+        assert_eq!(
+            (&line["resource"], &line["total_ms"], &line["ok"]),
+            (&json!("location:L1"), &json!(7), &json!(true))
+        );
+        assert!(line.get("cause").is_none() && line.get("_aws").is_none(), "{line}");
+        assert_eq!(told[1]["request_id"], "mine");
+    }
+
+    #[test]
+    fn a_field_that_is_a_metric_makes_the_line_one() {
+        let told = lines(|| {
+            tracing::info!(outcome = "answered", Calls = 1, RelayErrors = 0, PlatformLatency = 12, "relayed");
+            tracing::error!(alarm = "clock", "off");
+        });
+        let directives = &told[0]["_aws"]["CloudWatchMetrics"];
+        assert_eq!(
+            directives,
+            &json!([
+                {"Namespace": "HoopaiRelay", "Dimensions": [[], ["outcome"]], "Metrics": [{"Name": "Calls", "Unit": "Count"}]},
+                {"Namespace": "HoopaiRelay", "Dimensions": [[]], "Metrics": [
+                    {"Name": "RelayErrors", "Unit": "Count"}, {"Name": "PlatformLatency", "Unit": "Milliseconds"}]},
+            ])
+        );
+        assert!(told[0]["_aws"]["Timestamp"].is_i64());
+        assert_eq!((&told[1]["Alarm"], &told[1]["alarm"]), (&json!(1), &json!("clock")));
+        assert_eq!(told[1]["_aws"]["CloudWatchMetrics"][0]["Dimensions"], json!([["alarm"]]));
+    }
+}

@@ -1,0 +1,42 @@
+//! Metrics as CloudWatch reads them out of a line (CloudWatch User Guide, "Embedded metric format specification").
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+/// One metric by one set of dimensions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Datum {
+    /// The metric.
+    pub name: String,
+    /// Dimensions and their values.
+    pub dimensions: BTreeMap<String, String>,
+    /// Its value.
+    pub value: f64,
+}
+
+/// The metrics of a line; none if it is not one.
+///
+/// # Panics
+/// If CloudWatch would not take the line as it is meant.
+#[must_use]
+pub fn metrics(line: &Value) -> Vec<Datum> {
+    let Some(aws) = line.get("_aws") else { return Vec::new() };
+    assert!(aws["Timestamp"].is_i64(), "{line}");
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_else(|| panic!("a list in {line}"));
+    let text = |value: &Value| value.as_str().map_or_else(|| panic!("a text in {line}"), str::to_owned);
+    let mut data = Vec::new();
+    for directive in list(&aws["CloudWatchMetrics"]) {
+        assert_eq!(directive["Namespace"], "HoopaiRelay", "{line}");
+        for set in list(&directive["Dimensions"]) {
+            let dimensions = list(&set).iter().map(|key| (text(key), text(&line[text(key)]))).collect();
+            for metric in list(&directive["Metrics"]) {
+                let name = text(&metric["Name"]);
+                let value = line[&name].as_f64().unwrap_or_else(|| panic!("{name} is no number in {line}"));
+                data.push(Datum { name, dimensions: BTreeMap::clone(&dimensions), value });
+            }
+        }
+    }
+    assert!(!data.is_empty(), "{line}");
+    data
+}

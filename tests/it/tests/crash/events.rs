@@ -1,0 +1,51 @@
+//! `kill -9` between a state that is stored and the event that tells of it.
+
+use it::proxy::Call;
+use sandbox::event_bridge::Put;
+use sandbox::marketplace::faults::{Endpoint, Fault};
+use sandbox::marketplace::grants::Rotation;
+use serde_json::json;
+
+use crate::scene::{Scene, Story, together, until};
+
+fn told(scene: &Scene, name: &str) -> Vec<Put> {
+    scene.sandbox.event_bridge.events().into_iter().filter(|put| put.detail_type == name).collect()
+}
+
+/// A process of `doomed` marks an installation and dies before or after the event is sent; the schedule comes by.
+async fn story(doomed: &'static str, struck: Call) {
+    let scene = Scene::set(Rotation::Strict).await;
+    let (process, _refresh) = tokio::join!(scene.start(doomed, "doomed"), scene.start("refresh", "refresh"));
+    assert_eq!(told(&scene, "Installed").len(), 1);
+    let refusal = Fault::refusal(400, "Invalid grant: refresh token is invalid");
+    scene.sandbox.marketplace.fault(Endpoint::Refresh, refusal, None);
+    let gate = process.proxy.hold(struck);
+    let invocation = scene.invoke(doomed, "doomed");
+    gate.reached().await;
+    process.dies(invocation).await;
+    assert_eq!(scene.stored().await.status.as_str(), "NeedsReauthorization", "the state is stored first");
+    let before = usize::from(struck == Call::Strike);
+    assert_eq!(told(&scene, "NeedsReauthorization").len(), before);
+    let found = until(|| async {
+        scene.tick().await;
+        told(&scene, "NeedsReauthorization").len() > before
+    });
+    assert!(found.await, "the schedule finds it");
+    let put = told(&scene, "NeedsReauthorization").pop().expect("told");
+    assert_eq!(put.detail["reinstall_url"], json!(format!("{}/oauth/install", scene.home())));
+    assert!(scene.stored().await.outbox.is_empty(), "and strikes it out");
+    scene.tick().await;
+    assert_eq!(told(&scene, "NeedsReauthorization").len(), before + 1, "once");
+    scene.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_outlives_the_process_that_was_to_send_it() {
+    let mut stories: Vec<Story<()>> = Vec::new();
+    for doomed in ["relay", "refresh"] {
+        for struck in [Call::Events, Call::Strike] {
+            stories.push((format!("{doomed}, {struck:?}"), Box::pin(story(doomed, struck))));
+        }
+    }
+    together(stories).await;
+}

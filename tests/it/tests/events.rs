@@ -1,0 +1,317 @@
+//! Lifecycle events: each is sent after what it tells is stored, at least once, whoever dies in between, and never more
+//! of them than somebody wants to read.
+
+use std::time::Duration;
+
+use it::proxy::{Call, Fault as Cut};
+use it::world::{HOME, Process, World, grantee, location};
+use sandbox::event_bridge::Failure;
+use sandbox::marketplace::Location;
+use sandbox::marketplace::faults::{Endpoint, Fault};
+use serde_json::{Value, json};
+use shared::installation::state::Status;
+use shared::resource::Resource;
+use shared::token::refresh::{Refreshed, Why};
+
+/// Makes a test of each story, on each engine.
+macro_rules! stories {
+    ($($name:ident),* $(,)?) => {
+        mod embedded {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                let name = concat!(module_path!(), "::", stringify!($name));
+                let world = it::world::World::start(it::dynamo::Kind::Embedded, name).await;
+                super::$name(world.expect("the embedded engine is always there")).await;
+            })*
+        }
+        mod local {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                let name = concat!(module_path!(), "::", stringify!($name));
+                if let Some(world) = it::world::World::start(it::dynamo::Kind::Local, name).await {
+                    super::$name(world).await;
+                }
+            })*
+        }
+    };
+}
+
+stories!(
+    each_change_is_told_once_when_it_is_stored,
+    what_is_not_sent_is_found_by_the_schedule,
+    what_is_sent_and_not_struck_is_sent_again,
+    a_bus_that_is_down_fails_nobody_and_loses_nothing,
+    the_schedule_sends_ten_in_one_request,
+    an_entry_that_is_refused_is_sent_again,
+    an_event_beside_one_that_is_being_struck_stays,
+    a_pause_with_a_lost_answer_in_it_is_told_and_ends,
+    a_company_comes_and_goes_as_one_event,
+    a_location_that_the_marketplace_reports_is_told_once,
+    without_a_bus_nothing_is_stored,
+);
+
+fn company() -> Resource {
+    Resource::company("HLcompany0000000001").expect("an id")
+}
+
+/// Names and epochs of what was put on the bus.
+fn told(world: &World) -> Vec<(String, u64)> {
+    let events = world.event_bridge.events();
+    events.into_iter().map(|put| (put.detail_type, put.detail["epoch"].as_u64().expect("an epoch"))).collect()
+}
+
+fn expect(world: &World, expected: &[(&str, u64)]) {
+    let expected: Vec<_> = expected.iter().map(|(name, epoch)| ((*name).to_owned(), *epoch)).collect();
+    assert_eq!(told(world), expected);
+}
+
+/// Nothing waits to be sent.
+async fn expect_nothing_left(world: &World) {
+    for item in world.items().await {
+        let left: Vec<_> = item.keys().filter(|name| name.starts_with("outbox")).collect();
+        assert!(left.is_empty(), "{left:?} of {:?}", item["pk"]);
+    }
+    world.advance(Duration::from_secs(10));
+    assert_eq!(world.table.unsent(world.clock.now(), 10).await.expect("the index can be read"), []);
+}
+
+async fn refresh(world: &World, process: &Process, resource: &Resource) -> Refreshed {
+    let lineage = world.stored(resource).await.lineage;
+    process.refresher.refresh(resource, lineage, Why::Operator, world.deadline()).await
+}
+
+fn refusal() -> Fault {
+    Fault::refusal(400, "Invalid grant: refresh token is invalid")
+}
+
+/// The schedule comes by, when it is sure that nobody else sends any more.
+async fn tick(world: &World, process: &Process) {
+    world.advance(Duration::from_secs(6));
+    world.refresh(process, json!({})).await;
+}
+
+async fn each_change_is_told_once_when_it_is_stored(world: World) {
+    let (l1, process) = (location("L1"), world.teller().await);
+    let installed_at = world.clock.now();
+    world.install(&process, &l1).await;
+    world.market.set_active(grantee(&l1), false);
+    for _ in 0..3 {
+        refresh(&world, &process, &l1).await;
+        world.advance(Duration::from_mins(1));
+    }
+    world.market.set_active(grantee(&l1), true);
+    for _ in 0..3 {
+        assert!(matches!(refresh(&world, &process, &l1).await, Refreshed::Renewed(_)));
+    }
+    world.market.fault(Endpoint::Refresh, refusal(), Some(2));
+    for _ in 0..2 {
+        refresh(&world, &process, &l1).await;
+    }
+    // The platform takes the token again that it refused: what was told is over.
+    assert!(matches!(refresh(&world, &process, &l1).await, Refreshed::Renewed(_)));
+    let uninstalled_at = world.clock.now();
+    for _ in 0..2 {
+        process.installations.uninstall(&l1, uninstalled_at).await.expect("a table");
+    }
+    world.advance(Duration::from_secs(1));
+    world.install(&process, &l1).await;
+    expect(
+        &world,
+        &[
+            ("Installed", 1),
+            ("Suspended", 1),
+            ("Resumed", 1),
+            ("NeedsReauthorization", 1),
+            ("Resumed", 1),
+            ("Uninstalled", 2),
+            ("Installed", 3),
+        ],
+    );
+    let events = world.event_bridge.events();
+    assert!(
+        events.iter().all(|put| put.source == "hoopai.relay" && put.detail["resource"] == json!({"location": "L1"}))
+    );
+    let expected =
+        json!({"resource": {"location": "L1"}, "company": company().id(), "at": installed_at.rfc3339(), "epoch": 1});
+    assert_eq!(events[0].detail, expected);
+    assert_eq!(events[3].detail["reinstall_url"], json!(format!("{HOME}/oauth/install")));
+    assert_eq!(events[5].detail["at"], json!(uninstalled_at.rfc3339()));
+    assert_eq!(process.proxy.calls(Call::Events), 7, "one request each");
+    expect_nothing_left(&world).await;
+    tick(&world, &process).await;
+    assert_eq!(told(&world).len(), 7, "and the schedule adds nothing");
+    world.end().await;
+}
+
+async fn what_is_not_sent_is_found_by_the_schedule(world: World) {
+    let (l1, doomed, schedule) = (location("L1"), world.teller().await, world.teller().await);
+    let sending = doomed.proxy.hold(Call::Events);
+    {
+        let install = world.install(&doomed, &l1);
+        tokio::select! {
+            () = install => panic!("it waits for the bus"),
+            // It dies here: the state is stored, and nothing was sent.
+            () = sending.reached() => {}
+        }
+    }
+    assert_eq!(world.status(&l1).await, Status::Active);
+    world.refresh(&schedule, json!({})).await;
+    expect(&world, &[]);
+    assert_eq!(schedule.proxy.calls(Call::Events), 0, "whoever wrote it may be sending it");
+    tick(&world, &schedule).await;
+    expect(&world, &[("Installed", 1)]);
+    expect_nothing_left(&world).await;
+}
+
+async fn what_is_sent_and_not_struck_is_sent_again(world: World) {
+    let (l1, doomed, schedule) = (location("L1"), world.teller().await, world.teller().await);
+    doomed.proxy.always(Call::Strike, Cut::HangUp { applied: false });
+    world.install(&doomed, &l1).await;
+    expect(&world, &[("Installed", 1)]);
+    tick(&world, &schedule).await;
+    expect(&world, &[("Installed", 1), ("Installed", 1)]);
+    expect_nothing_left(&world).await;
+    world.end().await;
+}
+
+async fn a_bus_that_is_down_fails_nobody_and_loses_nothing(world: World) {
+    let (l1, process) = (location("L1"), world.teller().await);
+    world.event_bridge.fail(Some(Failure::HangUp));
+    world.install(&process, &l1).await;
+    process.proxy.always(Call::Events, Cut::Stall { applied: false });
+    let began = std::time::Instant::now();
+    world.advance(Duration::from_secs(1));
+    process.installations.uninstall(&l1, world.clock.now()).await.expect("it is stored all the same");
+    world.advance(Duration::from_secs(1));
+    world.install(&process, &l1).await;
+    assert!(began.elapsed() < Duration::from_secs(8), "two bounded waits: {:?}", began.elapsed());
+    process.proxy.heal();
+    world.event_bridge.fail(Some(Failure::AccessDenied));
+    tick(&world, &process).await;
+    expect(&world, &[]);
+    world.event_bridge.fail(None);
+    tick(&world, &process).await;
+    expect(&world, &[("Installed", 1), ("Uninstalled", 2), ("Installed", 3)]);
+    expect_nothing_left(&world).await;
+    world.end().await;
+}
+
+async fn the_schedule_sends_ten_in_one_request(world: World) {
+    let process = world.teller().await;
+    world.event_bridge.fail(Some(Failure::AccessDenied));
+    for n in 0..25 {
+        world.install(&process, &location(&format!("T{n}"))).await;
+    }
+    let before = world.event_bridge.requests();
+    tick(&world, &process).await;
+    assert_eq!(world.event_bridge.requests() - before, 1, "a bus that takes nothing is not asked for each");
+    world.event_bridge.fail(None);
+    let before = world.event_bridge.requests();
+    tick(&world, &process).await;
+    assert_eq!((told(&world).len(), world.event_bridge.requests() - before), (25, 3));
+    expect_nothing_left(&world).await;
+}
+
+async fn an_entry_that_is_refused_is_sent_again(world: World) {
+    let (l1, process) = (location("L1"), world.teller().await);
+    world.event_bridge.fail(Some(Failure::Entries));
+    world.install(&process, &l1).await;
+    tick(&world, &process).await;
+    expect(&world, &[]);
+    world.event_bridge.fail(None);
+    tick(&world, &process).await;
+    expect(&world, &[("Installed", 1)]);
+    expect_nothing_left(&world).await;
+}
+
+async fn an_event_beside_one_that_is_being_struck_stays(world: World) {
+    let (l1, slow, other) = (location("L1"), world.teller().await, world.teller().await);
+    let strike = slow.proxy.hold(Call::Strike);
+    let story = async {
+        strike.reached().await;
+        world.event_bridge.fail(Some(Failure::HangUp));
+        world.advance(Duration::from_secs(1));
+        other.installations.uninstall(&l1, world.clock.now()).await.expect("a table");
+        world.event_bridge.fail(None);
+        strike.open();
+    };
+    tokio::join!(world.install(&slow, &l1), story);
+    expect(&world, &[("Installed", 1)]);
+    tick(&world, &other).await;
+    let told = told(&world);
+    assert_eq!(told.last(), Some(&("Uninstalled".to_owned(), 2)), "{told:?}");
+    expect_nothing_left(&world).await;
+}
+
+async fn a_pause_with_a_lost_answer_in_it_is_told_and_ends(world: World) {
+    let (l1, process) = (location("L1"), world.teller().await);
+    world.install(&process, &l1).await;
+    world.market.set_active(grantee(&l1), false);
+    refresh(&world, &process, &l1).await;
+    world.market.set_active(grantee(&l1), true);
+    world.market.fault(Endpoint::Refresh, Fault::HangUp { processed: true }, Some(2));
+    refresh(&world, &process, &l1).await;
+    assert_eq!(world.status(&l1).await, Status::Uncertain);
+    expect(&world, &[("Installed", 1), ("Suspended", 1)]);
+    world.advance(Duration::from_secs(16));
+    assert!(matches!(refresh(&world, &process, &l1).await, Refreshed::Renewed(_)));
+    expect(&world, &[("Installed", 1), ("Suspended", 1), ("Resumed", 1)]);
+    expect_nothing_left(&world).await;
+    world.end().await;
+}
+
+async fn a_company_comes_and_goes_as_one_event(world: World) {
+    let all: Vec<_> = (0..120).map(|n| format!("A{n}")).collect();
+    let locations = all.iter().map(|id| Location { id: id.clone(), name: "A location".into() }).collect();
+    world.market.change(|options| options.locations = locations);
+    let process = world.teller().await;
+    world.install(&process, &company()).await;
+    process.tokens.access(&location("A7"), world.deadline()).await.expect("minted at the first call");
+    tick(&world, &process).await;
+    world.advance(Duration::from_secs(1));
+    process.installations.uninstall(&company(), world.clock.now()).await.expect("a table");
+    tick(&world, &process).await;
+    expect(&world, &[("Installed", 1), ("Uninstalled", 2)]);
+    let events = world.event_bridge.events();
+    assert!(events.iter().all(|put| put.detail["resource"] == json!({"company": company().id()})));
+    assert!(events.iter().all(|put| put.detail["company"] == json!(company().id())));
+    expect_nothing_left(&world).await;
+}
+
+async fn a_location_that_the_marketplace_reports_is_told_once(world: World) {
+    let (l1, process) = (location("L1"), world.teller().await);
+    let hear = async || process.installations.hear_of(&l1, Some(company().id()), world.clock.now()).await;
+    assert!(hear().await.expect("a table"));
+    world.advance(Duration::from_secs(1));
+    assert!(hear().await.expect("a table"));
+    expect(&world, &[("Installed", 1)]);
+    world.advance(Duration::from_secs(1));
+    process.installations.uninstall(&l1, world.clock.now()).await.expect("a table");
+    assert!(!hear().await.expect("a table"), "one that is no later than the uninstall");
+    world.advance(Duration::from_secs(1));
+    assert!(hear().await.expect("a table"));
+    expect(&world, &[("Installed", 1), ("Uninstalled", 2), ("Installed", 3)]);
+    assert_eq!(world.event_bridge.events()[2].detail["company"], json!(company().id()));
+    expect_nothing_left(&world).await;
+}
+
+async fn without_a_bus_nothing_is_stored(world: World) {
+    let (l1, process) = (location("L1"), world.process().await);
+    world.install(&process, &l1).await;
+    world.market.set_active(grantee(&l1), false);
+    refresh(&world, &process, &l1).await;
+    world.market.set_active(grantee(&l1), true);
+    refresh(&world, &process, &l1).await;
+    world.advance(Duration::from_secs(1));
+    process.installations.uninstall(&l1, world.clock.now()).await.expect("a table");
+    let reads = process.proxy.calls(Call::Store);
+    tick(&world, &process).await;
+    let item: Value = json!(world.items().await[0].keys().collect::<Vec<_>>());
+    assert!(!item.to_string().contains("outbox") && !item.to_string().contains("told"), "{item}");
+    assert_eq!((world.event_bridge.requests(), process.proxy.calls(Call::Events)), (0, 0));
+    assert_eq!(
+        process.proxy.calls(Call::Store) - reads,
+        10,
+        "eight parts of what is due, the companies and the breaker"
+    );
+}

@@ -1,0 +1,145 @@
+//! `EventBridge` on this machine: one bus, which keeps what was put on it, and can fail.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use axum::{Router, body::Bytes, extract::State as Shared, response::Response, routing::post};
+use http::{HeaderMap, StatusCode};
+use serde_json::{Value, json};
+
+use crate::{
+    aws_json::{self, answer, operation},
+    events::{Event, EventBus as Bus},
+    identity,
+    lock::lock,
+    server::{Server, StartError, WhenClientLeaves, hang_up},
+};
+
+/// The bus.
+pub const NAME: &str = "lifecycle";
+/// The most entries of a request.
+const MOST: usize = 10;
+
+/// An event as it was put on the bus.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Put {
+    /// Who sent it.
+    pub source: String,
+    /// What kind of event it is.
+    pub detail_type: String,
+    /// Its content.
+    pub detail: Value,
+}
+
+/// How the endpoint fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// The connection is closed.
+    HangUp,
+    /// `AccessDeniedException`.
+    AccessDenied,
+    /// 200, and each entry refused in it.
+    Entries,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    events: Vec<Put>,
+    requests: u64,
+    failure: Option<Failure>,
+}
+
+#[derive(Debug, Default)]
+struct Desk {
+    state: Mutex<State>,
+    told: Bus,
+}
+
+/// The endpoint, which ends when this is dropped.
+#[derive(Debug)]
+pub struct EventBridge {
+    desk: Arc<Desk>,
+    server: Server,
+}
+
+impl EventBridge {
+    /// Starts it on a free port. What is put on the bus is published to `told`, too.
+    ///
+    /// # Errors
+    /// No port.
+    pub async fn start(told: Bus) -> Result<Self, StartError> {
+        let desk = Arc::new(Desk { state: Mutex::default(), told });
+        let router = Router::new().route("/", post(serve)).with_state(Arc::clone(&desk));
+        let server = Server::start(0, router, WhenClientLeaves::Finish).await?;
+        Ok(Self { desk, server })
+    }
+
+    /// Base URL, for `AWS_ENDPOINT_URL_EVENTBRIDGE`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.server.url()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.desk.state)
+    }
+
+    /// Everything that was put on the bus, in the order in which it came.
+    #[must_use]
+    pub fn events(&self) -> Vec<Put> {
+        self.state().events.clone()
+    }
+
+    /// Requests, failed ones too.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.state().requests
+    }
+
+    /// Makes every request fail, or none.
+    pub fn fail(&self, failure: Option<Failure>) {
+        self.state().failure = failure;
+    }
+}
+
+async fn serve(Shared(desk): Shared<Arc<Desk>>, headers: HeaderMap, body: Bytes) -> Response {
+    let mut state = lock(&desk.state);
+    state.requests += 1;
+    match state.failure {
+        Some(Failure::HangUp) => return hang_up(),
+        Some(Failure::AccessDenied) => {
+            return aws_json::error(StatusCode::BAD_REQUEST, "AccessDeniedException", "not authorized");
+        }
+        Some(Failure::Entries) | None => {}
+    }
+    let request: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let entries = request["Entries"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if operation(&headers) != Some("PutEvents") || entries.is_empty() || entries.len() > MOST {
+        return aws_json::error(StatusCode::BAD_REQUEST, "ValidationException", "not a PutEvents of 1 to 10 entries");
+    }
+    let refused = |code: &str| json!({ "ErrorCode": code, "ErrorMessage": "as the double wants it" });
+    let answers: Vec<Value> = entries
+        .iter()
+        .map(|entry| {
+            let put = read(entry);
+            match put {
+                _ if state.failure.is_some() => refused("InternalFailure"),
+                None => refused("MalformedDetail"),
+                Some(put) => {
+                    desk.told.publish(Event::Lifecycle { name: put.detail_type.clone(), detail: put.detail.clone() });
+                    state.events.push(put);
+                    json!({ "EventId": identity::uuid() })
+                }
+            }
+        })
+        .collect();
+    let failed = answers.iter().filter(|answer| answer["ErrorCode"].is_string()).count();
+    answer(StatusCode::OK, &json!({ "FailedEntryCount": failed, "Entries": answers }))
+}
+
+/// An entry that the real bus takes: named, addressed, with an object for a detail.
+fn read(entry: &Value) -> Option<Put> {
+    let text = |name: &str| entry[name].as_str().filter(|text| !text.is_empty());
+    let detail: Value = serde_json::from_str(text("Detail")?).ok()?;
+    (text("EventBusName")? == NAME && detail.is_object()).then_some(())?;
+    Some(Put { source: text("Source")?.to_owned(), detail_type: text("DetailType")?.to_owned(), detail })
+}

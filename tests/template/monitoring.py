@@ -1,0 +1,125 @@
+"""Alarms and dashboard against the metrics that the code writes and the runbooks that the documents have."""
+
+import json
+import re
+
+import expected
+from expand import ROOT, of_type
+
+SOURCES = [path for folder in ("shared", "functions") for path in (ROOT / folder).rglob("*.rs")]
+
+
+def _code():
+    return "\n".join(path.read_text() for path in SOURCES)
+
+
+def metrics_in_code():
+    """Name -> sets of dimensions, from the list in `shared/src/log/metrics.rs`."""
+    text = (ROOT / "shared" / "src" / "log" / "metrics.rs").read_text()
+    named = {"ALONE": "&[&[]]", "BY_OUTCOME": '&[&["outcome"]]'}
+    found = {}
+    for name, dimensions in re.findall(r'metric\("(\w+)", "\w+", (.+)\),\n', text):
+        sets = re.findall(r"&\[([^\[\]]*)\]", named.get(dimensions, dimensions)[2:-1])
+        found[name] = {tuple(sorted(re.findall(r'"(\w+)"', one))) for one in sets}
+    return found
+
+
+def _watched(alarm):
+    """(namespace, name, {dimension: value}, statistic) of everything that an alarm looks at."""
+    if "MetricName" in alarm:
+        yield alarm["Namespace"], alarm["MetricName"], alarm.get("Dimensions", []), alarm["Statistic"]
+    for query in alarm.get("Metrics", []):
+        if "MetricStat" in query:
+            metric = query["MetricStat"]["Metric"]
+            yield metric["Namespace"], metric["MetricName"], metric.get("Dimensions", []), query["MetricStat"]["Stat"]
+
+
+def _anchors():
+    headings = re.findall(r"^#+ (.+)$", (ROOT / "docs" / "operations.md").read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def alarms_watch_what_exists(template, full, bare):
+    ours, code = metrics_in_code(), _code()
+    alarms = of_type(full, "AWS::CloudWatch::Alarm")
+    for name in sorted(expected.ALARMS - set(alarms)):
+        yield f"{name} is missing"
+    for name, alarm in alarms.items():
+        properties = alarm["Properties"]
+        for namespace, metric, dimensions, _ in _watched(properties):
+            keys = tuple(sorted(dimension["Name"] for dimension in dimensions))
+            if namespace == "HoopaiRelay":
+                if keys not in ours.get(metric, set()):
+                    yield f"{name}: no {metric} by {keys} is written; there is {ours.get(metric)}"
+                for dimension in dimensions:
+                    if f'"{dimension["Value"]}"' not in code:
+                        yield f"{name}: nothing says {dimension['Name']}={dimension['Value']}"
+                    if dimension["Name"] == "alarm" and f'alarm = "{dimension["Value"]}"' not in code:
+                        yield f"{name}: nothing raises the alarm {dimension['Value']}"
+            elif keys != expected.METRICS_OF_AWS.get((namespace, metric)):
+                yield f"{name}: {namespace} has no {metric} by {keys}"
+            else:
+                for dimension in dimensions:
+                    if not isinstance(dimension["Value"], dict):
+                        yield f"{name}: {dimension['Name']} is no resource of the stack"
+        missing = "breaching" if name in expected.SILENCE_IS_AN_ALARM else "notBreaching"
+        if properties.get("TreatMissingData") != missing:
+            yield f"{name}: missing data is {properties.get('TreatMissingData')}, not {missing}"
+
+
+def each_raised_alarm_is_watched(template, full, bare):
+    raised = set(re.findall(r'alarm = "(\w+)"', _code()))
+    watched = {
+        dimension["Value"]
+        for alarm in of_type(full, "AWS::CloudWatch::Alarm").values()
+        for _, metric, dimensions, _ in _watched(alarm["Properties"])
+        for dimension in dimensions
+        if metric == "Alarm"
+    }
+    for name in sorted(raised - watched - set(expected.ALARMS_SEEN_OTHERWISE)):
+        yield f"nobody hears of {name}"
+
+
+def alarms_lead_to_a_runbook(template, full, bare):
+    anchors = _anchors()
+    for name, alarm in of_type(full, "AWS::CloudWatch::Alarm").items():
+        said = alarm["Properties"].get("AlarmDescription", {})
+        text = said.get("Fn::Sub", "") if isinstance(said, dict) else said
+        anchor = re.search(r"\$\{RunbookUrl\}#([\w-]+)$", text)
+        if not anchor or anchor.group(1) not in anchors:
+            yield f"{name}: leads to no heading of docs/operations.md: {text}"
+        for kind in ("AlarmActions", "OKActions"):
+            if alarm["Properties"].get(kind) != [{"Ref": "AlarmTopic"}]:
+                yield f"{name}: {kind} tell nobody"
+            if kind in bare[name]["Properties"] and bare[name]["Properties"][kind]:
+                yield f"{name}: {kind} without an address"
+        if alarm.get("Condition") not in ("IsMonitored", "IsMonitoredWithBus"):
+            yield f"{name}: cannot be done without"
+
+
+def dashboard_shows_what_is_written(template, full, bare):
+    ours, shown = metrics_in_code(), set()
+    (dashboard,) = of_type(full, "AWS::CloudWatch::Dashboard").values()
+    for widget in json.loads(dashboard["Properties"]["DashboardBody"]["Fn::Sub"])["widgets"]:
+        for metric in widget["properties"]["metrics"]:
+            if isinstance(metric[0], dict):
+                by, name = re.search(r'\{HoopaiRelay,(\w+)\} MetricName="(\w+)"', metric[0]["expression"]).groups()
+                if (by,) not in ours.get(name, set()):
+                    yield f"{widget['properties']['title']}: no {name} by {by}"
+                shown.add(name)
+            elif metric[0] == "HoopaiRelay":
+                if () not in ours.get(metric[1], set()):
+                    yield f"{widget['properties']['title']}: no {metric[1]} without dimensions"
+                shown.add(metric[1])
+            elif metric[0] != "..." and (metric[0], metric[1]) not in expected.METRICS_OF_AWS:
+                yield f"{widget['properties']['title']}: {metric[0]} has no {metric[1]}"
+    for name in sorted(set(ours) - shown):
+        yield f"{name} is written and shown nowhere"
+
+
+ALL = (
+    alarms_watch_what_exists,
+    each_raised_alarm_is_watched,
+    alarms_lead_to_a_runbook,
+    dashboard_shows_what_is_written,
+)
