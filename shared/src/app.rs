@@ -41,6 +41,8 @@ pub struct App {
     pub table: Table,
     /// The app's client credentials.
     pub app_secret: Arc<Secret<AppCredentials>>,
+    /// The sealer of what is stored.
+    pub vault: Arc<Vault>,
     /// The token endpoint.
     pub endpoint: TokenEndpoint,
     /// Installs and uninstalls.
@@ -82,10 +84,34 @@ impl App {
     /// # Errors
     /// [`StartError`].
     pub async fn start(function: Function) -> Result<Self, StartError> {
+        Self::of(Self::configure(function)?).await
+    }
+
+    /// The first half of [`App::start`], which takes no time: logging and the environment.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn configure(function: Function) -> Result<Config, StartError> {
         crate::log::start();
         let config = Config::from_env(function)?;
         complete_environment(function)?;
+        Ok(config)
+    }
+
+    /// The second half: the clients. Most of it is reading the machine's root certificates.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn of(config: Config) -> Result<Self, StartError> {
         Ok(Self::build(config, &aws_defaults().load().await, Clock::system())?)
+    }
+
+    /// Reads the secrets, all at once, so that they are there when they are needed. What fails is read again then.
+    pub async fn fetch_secrets(&self) {
+        let (app, keys) = tokio::join!(self.app_secret.get(), self.vault.sealer());
+        for error in [app.err(), keys.err()].into_iter().flatten() {
+            tracing::warn!(%error, "a secret was not read in advance");
+        }
     }
 
     /// Builds everything from a configuration and the SDK's.
@@ -130,8 +156,9 @@ impl App {
             rescue,
             events,
             quota,
-            tokens: Tokens::new(table.clone(), vault, refresher.clone(), minter, clock.clone()),
+            tokens: Tokens::new(table.clone(), vault.clone(), refresher.clone(), minter, clock.clone()),
             refresher,
+            vault,
             endpoint,
             app_secret,
             table,
@@ -177,6 +204,7 @@ pub fn aws_defaults() -> ConfigLoader {
         .operation_timeout(AWS_CALL)
         .build();
     aws_config::defaults(BehaviorVersion::latest())
+        .http_client(http_client::aws())
         .timeout_config(timeouts)
         .retry_config(RetryConfig::standard().with_max_attempts(3).with_initial_backoff(Duration::from_millis(50)))
 }

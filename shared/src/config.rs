@@ -248,6 +248,12 @@ pub fn runtime_variables(function: Function, lookup: &dyn Fn(&str) -> Option<Str
     wanted
 }
 
+/// Whether Lambda has started this process because a call waits for it, and not in advance.
+#[must_use]
+pub fn starts_for_a_call() -> bool {
+    variable("AWS_LAMBDA_INITIALIZATION_TYPE").is_none_or(|kind| kind == "on-demand")
+}
+
 /// A variable of the process's environment.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]

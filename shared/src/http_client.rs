@@ -1,8 +1,15 @@
-//! The two HTTP clients of the product, and why they differ.
+//! The HTTP clients of the product, and why they differ.
+//!
+//! Reading a machine's root certificates is most of what a process does at its start. So it is done once for the two
+//! clients of the platform, and once for all of AWS.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use aws_smithy_http_client::tls::Provider;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_runtime_api::client::http::{HttpClient, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector};
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use bytes::Bytes;
 use http::Uri;
 use http_body_util::Full;
@@ -39,17 +46,43 @@ pub fn relayed() -> Result<Relayed, rustls::Error> {
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_keepalive(Some(Duration::from_secs(30)));
-    // The cryptography and the roots that the other client has.
-    let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_platform_verifier()?
-        .with_no_client_auth();
-    let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
+    let https = HttpsConnectorBuilder::new().with_tls_config(tls()?).https_or_http().enable_http1().wrap_connector(tcp);
     let connector = BoxCloneSyncService::new(Timeout::new(https, CONNECT));
     Ok(legacy::Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(KEPT)
         .build(connector))
+}
+
+/// The machine's roots and the one cryptography, read once a process.
+fn tls() -> Result<ClientConfig, rustls::Error> {
+    static TLS: OnceLock<ClientConfig> = OnceLock::new();
+    if let Some(tls) = TLS.get() {
+        return Ok(tls.clone());
+    }
+    let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_platform_verifier()?
+        .with_no_client_auth();
+    Ok(TLS.get_or_init(|| tls).clone())
+}
+
+/// For AWS: one for the clients of all its services, which would otherwise each read the root certificates.
+#[must_use]
+pub fn aws() -> SharedHttpClient {
+    let https = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc));
+    SharedHttpClient::new(OneForAll(https.build_https()))
+}
+
+/// Leaves out the validation of each service's configuration, in which the SDK reads the root certificates to throw
+/// them away.
+#[derive(Debug)]
+struct OneForAll(SharedHttpClient);
+
+impl HttpClient for OneForAll {
+    fn http_connector(&self, settings: &HttpConnectorSettings, components: &RuntimeComponents) -> SharedHttpConnector {
+        self.0.http_connector(settings, components)
+    }
 }
 
 /// For the token endpoint: each call has a connection of its own. A kept connection that died while idle fails only
@@ -59,7 +92,13 @@ pub fn relayed() -> Result<Relayed, rustls::Error> {
 /// As [`relayed`].
 #[expect(clippy::disallowed_methods, reason = "the one place that makes HTTP clients")]
 pub fn token_endpoint() -> Result<reqwest::Client, reqwest::Error> {
-    reqwest::Client::builder()
+    let client = reqwest::Client::builder();
+    // Where the roots cannot be read, let it say so itself.
+    let client = match tls() {
+        Ok(tls) => client.tls_backend_preconfigured(tls),
+        Err(_) => client,
+    };
+    client
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
         .connect_timeout(CONNECT)

@@ -17,10 +17,11 @@ use std::sync::Arc;
 
 use lambda_runtime::{Error, LambdaEvent};
 use serde_json::value::RawValue;
-use shared::app::App;
-use shared::config::Function;
+use shared::app::{App, StartError};
+use shared::config::{Config, Function, starts_for_a_call};
 use shared::relay::Relay;
 use shared::serve::serve;
+use tokio::sync::SetOnce;
 
 use crate::event::Event;
 
@@ -29,12 +30,42 @@ use crate::event::Event;
 /// # Errors
 /// Configuration that is missing or malformed, or a Runtime API that cannot be reached.
 pub async fn run() -> Result<(), Error> {
-    let relay = Arc::new(Relay::new(Box::pin(App::start(Function::Relay)).await?)?);
+    let config = App::configure(Function::Relay)?;
+    let ready: Arc<SetOnce<Relay>> = Arc::default();
+    let mut preparing = Some(tokio::spawn(prepare(config, ready.clone())));
+    // Time until a call comes is free, and a process may be frozen as soon as it has asked for one.
+    if !starts_for_a_call()
+        && let Some(preparing) = preparing.take()
+    {
+        preparing.await??;
+    }
     let answer = move |event: LambdaEvent<Box<RawValue>>| {
-        let relay = relay.clone();
-        async move { answer(&relay, &event).await }
+        let ready = ready.clone();
+        async move { answer(ready.wait().await, &event).await }
     };
-    serve(answer).await
+    let failing = async {
+        match preparing {
+            None => std::future::pending().await,
+            Some(preparing) => match preparing.await {
+                Ok(Ok(())) => std::future::pending().await,
+                Ok(Err(error)) => Error::from(error),
+                Err(panicked) => Error::from(panicked),
+            },
+        }
+    };
+    tokio::select! {
+        served = serve(answer) => served,
+        error = failing => Err(error),
+    }
+}
+
+/// Makes the relay, and then reads its secrets, which the first call waits for if it comes meanwhile.
+async fn prepare(config: Config, ready: Arc<SetOnce<Relay>>) -> Result<(), StartError> {
+    let relay = Relay::new(Box::pin(App::of(config)).await?)?;
+    if ready.set(relay).is_ok() {
+        Box::pin(ready.wait().await.fetch_secrets()).await;
+    }
+    Ok(())
 }
 
 async fn answer(relay: &Relay, event: &LambdaEvent<Box<RawValue>>) -> Box<RawValue> {

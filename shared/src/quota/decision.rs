@@ -9,6 +9,10 @@ use crate::clock::Millis;
 
 /// Entries that the map may have before dead ones must go, and with them the bound of an item's size.
 pub(crate) const MOST_SLOTS: usize = 100;
+/// What a write that does not look at the map leaves for others that do not look either.
+const MARGIN_SLOTS: usize = 20;
+/// Slots since the newest after which an item was not seen a moment ago: others may have taken many permits.
+const RECENT: Slot = 10;
 /// Slots that one [`Take`] drops at most.
 const MOST_DROPS: usize = 16;
 
@@ -44,10 +48,7 @@ pub(crate) enum Plan {
 /// Counts permits on top of whatever the item holds. It needs no memory: without any it assumes that nothing was
 /// learnt, and the condition fails if something was.
 ///
-/// There is room if either bound says so, for each alone is enough:
-/// - The sum of all slots that stand in the item leaves room. Dead ones may be among them.
-/// - So few permits were taken since the item was seen that they fit beside those which were live in it and still are.
-///   This one looks through dead slots, so a process with a memory never fails for want of somebody to drop them.
+/// Two bounds say that there is room, and each alone is enough, see [`Room`].
 #[derive(Clone, Debug)]
 pub(crate) struct Take {
     pub(crate) permits: u32,
@@ -56,7 +57,9 @@ pub(crate) struct Take {
     pub(crate) limits: Limits,
     pub(crate) learnt: Option<Learnt>,
     pub(crate) now: Millis,
-    pub(crate) known: Option<Known>,
+    pub(crate) room: Room,
+    /// Whether the slot is later than the newest that was seen.
+    pub(crate) is_later: bool,
     /// Dead slots that go with it. The condition holds only while they are what they were when seen, so two
     /// processes cannot subtract the same permits twice.
     pub(crate) drops: Vec<(Slot, u32)>,
@@ -67,6 +70,20 @@ impl Take {
     pub(crate) fn dropped(&self) -> u32 {
         self.drops.iter().map(|(_, count)| count).sum()
     }
+}
+
+/// What a take relies on for there to be room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// The sum of all slots that stand in the item leaves room. Dead ones may be among them.
+    Sum,
+    /// So few permits were taken since the item was seen that they fit beside those which were live in it and still
+    /// are. This looks through dead slots, so a process with a memory never fails for want of somebody to drop them.
+    /// It also is the cheapest to check, since nothing else may have changed either: for when the item was seen a
+    /// moment ago and there is plenty of room.
+    Known(Known),
+    /// Either of them.
+    Either(Known),
 }
 
 /// What a process that has seen the item may rely on: in the day that ends at `day_ends`, up to `used_at_most` may
@@ -110,12 +127,22 @@ pub(crate) fn plan(seen: &Seen, own: &[Slot], ceilings: Limits, now: Millis, lea
     if !fits(&standing, counters, lead) {
         return Plan::Rewrite(rewrite(&standing, Some(counters), lead, permits));
     }
-    let used_at_most = counters.day.used.saturating_add(standing.limits.burst - standing.held() - permits);
+    let target = standing.slot(lead);
+    let spare = standing.limits.burst - standing.held() - permits;
+    let used_at_most = counters.day.used.saturating_add(spare);
+    let known = Known { used_at_most, day_ends: counters.day.ends };
+    let is_recent = target - counters.newest <= RECENT && counters.slots.len() <= MOST_SLOTS - MARGIN_SLOTS;
+    let room = if is_recent && spare >= standing.limits.burst / 2 && counters.closed.is_none() {
+        Room::Known(Known { used_at_most: used_at_most.min(standing.limits.daily - permits), ..known })
+    } else {
+        Room::Either(known)
+    };
     let dead = counters.slots.iter().filter(|(slot, _)| standing.window.dies_at(*slot) <= now);
     Plan::Take(Take {
         permits,
         learnt: counters.learnt,
-        known: Some(Known { used_at_most, day_ends: counters.day.ends }),
+        room,
+        is_later: target > counters.newest,
         drops: dead.filter(|(slot, _)| own.contains(slot)).take(MOST_DROPS).copied().collect(),
         ..take(&standing, lead)
     })
@@ -142,7 +169,8 @@ fn take(standing: &Standing, lead: Duration) -> Take {
         limits: standing.limits,
         learnt: None,
         now: standing.now,
-        known: None,
+        room: Room::Sum,
+        is_later: true,
         drops: Vec::new(),
     }
 }

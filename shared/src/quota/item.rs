@@ -20,7 +20,7 @@ use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes, ReturnValue, ReturnValuesOnConditionCheckFailure};
 
 use super::counters::{Closed, Counters, Day, FURTHEST_DAY, LimitKind};
-use super::decision::{MOST_SLOTS, Rewrite, Take};
+use super::decision::{MOST_SLOTS, Rewrite, Room, Take};
 use super::learn::{Correction, DayChange};
 use super::limits::Learnt;
 use super::window::{Slot, slot_key, slot_of_key};
@@ -106,24 +106,34 @@ pub(crate) async fn take(table: &Table, key: &str, take: &Take) -> Result<Outcom
     write.value(":change", n(permits - dropped));
     write.value(":zero", n(0));
     write.update.push_str(
-        "SET slots.#slot = if_not_exists(slots.#slot, :zero) + :permits, newest = :slot, \
-         held = held + :change, day_used = day_used + :permits",
+        "SET slots.#slot = if_not_exists(slots.#slot, :zero) + :permits, held = held + :change, \
+         day_used = day_used + :permits",
     );
-    write.value(":room", n(i64::from(take.limits.burst) - permits + dropped));
-    write.value(":day_room", n(i64::from(take.limits.daily) - permits));
-    write.value(":most", n(MOST_SLOTS));
+    if take.is_later {
+        write.update.push_str(", newest = :slot");
+    }
     write.value(":slot_ms", n(take.slot_ms));
-    write.value(":tomorrow", n(take.now + FURTHEST_DAY));
-    if let Some(known) = take.known {
+    write.holds(if take.is_later { "newest <= :slot" } else { "newest = :slot" });
+    write.holds("slot_ms = :slot_ms");
+    if let Room::Known(known) | Room::Either(known) = take.room {
         write.value(":known", n(known.used_at_most));
         write.value(":known_end", n(known.day_ends));
-        write.holds("(held <= :room OR (day_used <= :known AND day_ends = :known_end))");
-    } else {
-        write.holds("held <= :room");
     }
-    write.holds("newest <= :slot AND size(slots) <= :most AND day_used <= :day_room");
-    write.holds("slot_ms = :slot_ms AND day_ends > :now AND day_ends <= :tomorrow");
-    write.is_open(take.now);
+    if let Room::Known(_) = take.room {
+        // The day and the closure are as they were seen, which was found to be good.
+        write.holds("day_used <= :known AND day_ends = :known_end AND attribute_not_exists(closed_until)");
+    } else {
+        write.value(":room", n(i64::from(take.limits.burst) - permits + dropped));
+        write.value(":day_room", n(i64::from(take.limits.daily) - permits));
+        write.value(":most", n(MOST_SLOTS));
+        write.value(":tomorrow", n(take.now + FURTHEST_DAY));
+        write.holds(match take.room {
+            Room::Sum => "held <= :room",
+            _ => "(held <= :room OR (day_used <= :known AND day_ends = :known_end))",
+        });
+        write.holds("size(slots) <= :most AND day_used <= :day_room AND day_ends > :now AND day_ends <= :tomorrow");
+        write.is_open(take.now);
+    }
     write.learnt_is(take.learnt);
     for (i, (slot, count)) in take.drops.iter().enumerate() {
         write.name(&format!("#dead{i}"), slot_key(*slot));
@@ -294,9 +304,14 @@ impl Expression {
             .set_expression_attribute_values(Some(self.values))
             .return_values(ReturnValue::AllNew)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        let retries = self.once.then(RetryConfig::disabled);
-        let config = retries.map_or_else(Builder::new, |retries| Builder::new().retry_config(retries));
-        Ok(match written(update.customize().config_override(config).send().await)? {
+        // An override costs each call a configuration of its own, even where it changes nothing.
+        let sent = if self.once {
+            let once = Builder::new().retry_config(RetryConfig::disabled());
+            update.customize().config_override(once).send().await
+        } else {
+            update.send().await
+        };
+        Ok(match written(sent)? {
             Written::Applied(item) => Outcome::Applied(decode(&item)?),
             Written::Refused(item) => Outcome::Refused(item.as_ref().map(decode).transpose()?),
         })

@@ -8,7 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::counters::{Counters, FURTHEST_DAY, Standing};
-use super::decision::{Known, MOST_SLOTS, Plan, Rewrite, Seen, Take, opened, plan};
+use super::decision::{Known, MOST_SLOTS, Plan, Rewrite, Room, Seen, Take, opened, plan};
 use super::limits::Limits;
 use super::window::{Slot, Window};
 use crate::clock::Millis;
@@ -31,15 +31,21 @@ impl Store {
                 let Some(item) = &mut self.item else { return Err(None) };
                 let held = i64::from(item.total) + i64::from(take.permits) - i64::from(take.dropped());
                 let known = |known: Known| item.day.used <= known.used_at_most && item.day.ends == known.day_ends;
-                let holds = (held <= i64::from(take.limits.burst) || take.known.is_some_and(known))
-                    && item.newest <= take.slot
-                    && item.slots.len() <= MOST_SLOTS
+                let by_sum = held <= i64::from(take.limits.burst);
+                let unseen = item.slots.len() <= MOST_SLOTS
                     && item.day.used + take.permits <= take.limits.daily
                     && item.day.ends > take.now
                     && item.day.ends <= take.now + FURTHEST_DAY
+                    && item.closed.is_none_or(|closed| closed.until <= take.now);
+                let room = match take.room {
+                    Room::Sum => by_sum && unseen,
+                    Room::Known(bound) => known(bound) && item.closed.is_none(),
+                    Room::Either(bound) => (by_sum || known(bound)) && unseen,
+                };
+                let holds = room
+                    && if take.is_later { item.newest <= take.slot } else { item.newest == take.slot }
                     && item.slot_ms == take.slot_ms
                     && item.learnt == take.learnt
-                    && item.closed.is_none_or(|closed| closed.until <= take.now)
                     && take.drops.iter().all(|drop| item.slots.contains(drop));
                 if !holds {
                     return Err(Some(item.clone()));
@@ -50,7 +56,9 @@ impl Store {
                     None => item.slots.push((take.slot, take.permits)),
                 }
                 item.slots.sort_unstable();
-                item.newest = take.slot;
+                if take.is_later {
+                    item.newest = take.slot;
+                }
                 item.total = u32::try_from(held).expect("never less than nothing");
                 item.day.used += take.permits;
                 Ok(item.clone())

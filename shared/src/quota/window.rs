@@ -89,10 +89,21 @@ pub(crate) fn slot_of_key(key: &str, newest: Slot) -> Option<Slot> {
     }
     let mut number: Slot = 0;
     for byte in key.bytes() {
-        let digit = KEY_CHARACTERS.iter().position(|&c| c == byte)?;
-        number = (number << 6) | i64::try_from(digit).ok()?;
+        number = (number << 6) | Slot::from(digit(byte)?);
     }
     Some(newest - (newest - number).rem_euclid(KEYS))
+}
+
+/// Where a byte stands among the [`KEY_CHARACTERS`].
+fn digit(byte: u8) -> Option<u8> {
+    Some(match byte {
+        b'A'..=b'Z' => byte - b'A',
+        b'a'..=b'z' => byte - b'a' + 26,
+        b'0'..=b'9' => byte - b'0' + 52,
+        b'-' => 62,
+        b'_' => 63,
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

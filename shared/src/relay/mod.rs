@@ -14,7 +14,7 @@ pub mod retry;
 pub mod token_class;
 pub mod upstream;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ use upstream::Reply;
 
 /// How much later than a call everything else gives up.
 const BEYOND_THE_DEADLINE: Duration = Duration::from_millis(100);
-/// How many resources are remembered whose 401 no renewal helps.
+/// How many resources are remembered whose 401 no renewal helps, and how many that have no token.
 const REMEMBERED: usize = 1_000;
 
 /// The relay's operation. One a process.
@@ -52,6 +52,8 @@ pub struct Relay {
     client: http_client::Relayed,
     /// The token (epoch and generation) that answered with a 401 of unknown text although it had just been renewed.
     not_helped: Mutex<HashMap<Resource, (u64, u64)>>,
+    /// Resources whose last call found no token.
+    without_token: Mutex<HashSet<Resource>>,
 }
 
 /// What a call has from the event that brought it.
@@ -79,8 +81,17 @@ impl Relay {
             callers: Secret::new(secrets, id, app.clock.clone(), Callers::parse),
             client: http_client::relayed()?,
             not_helped: Mutex::default(),
+            without_token: Mutex::default(),
             app,
         })
+    }
+
+    /// Reads all secrets at once, in advance of the first call. What fails is read again then.
+    pub async fn fetch_secrets(&self) {
+        let (callers, ()) = tokio::join!(self.callers.get(), self.app.fetch_secrets());
+        if let Err(error) = callers {
+            tracing::warn!(%error, "the callers were not read in advance");
+        }
     }
 
     /// The present instant, as the relay sees it.
@@ -186,6 +197,24 @@ impl Relay {
             "token_expires_at": standing.token_expires_at.map(Millis::rfc3339),
             "quota": {"burst": meter(&usage.burst), "daily": meter(&usage.daily)},
         }))
+    }
+
+    /// Whether a token is so likely to be found that a permit is taken while it is looked for: it must be, since a
+    /// permit that is not used is lost for an interval.
+    fn expects_token(&self, resource: &Resource) -> bool {
+        !self.without_token.lock().unwrap_or_else(PoisonError::into_inner).contains(resource)
+    }
+
+    fn remember_whether_token(&self, resource: &Resource, found: bool) {
+        let mut without = self.without_token.lock().unwrap_or_else(PoisonError::into_inner);
+        if found {
+            without.remove(resource);
+            return;
+        }
+        if without.len() >= REMEMBERED {
+            without.clear();
+        }
+        without.insert(resource.clone());
     }
 
     /// Whether a 401 of unknown text came although the token had just been renewed because of one. It is remembered

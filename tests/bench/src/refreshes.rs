@@ -2,14 +2,15 @@
 
 use std::time::Instant;
 
+use aws_sdk_dynamodb::primitives::Blob;
+use aws_sdk_dynamodb::types::AttributeValue;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use serde_json::Value;
-use shared::table::{Table, installation_key, n, quota_key, s};
+use shared::table::{Table, installation_key, n, s};
 
 use crate::pairs::{alternate, float, rate};
-use crate::permits::RawCounter;
-use crate::platform::refresh_token;
+use crate::platform::{access_token, refresh_token};
 use crate::report::{Row, Target};
 use crate::store::{self, Store};
 use crate::system::{Distances, Functions, System, Through, location};
@@ -25,25 +26,21 @@ pub(crate) async fn rate_of_one(store: &Store, functions: &Functions, quick: boo
     let _refresh = system.start_function("refresh");
 
     let table = Table { client: store::client(&store.url()).await, name: system.table.name.clone() };
-    let counter = RawCounter::new(&table);
-    for number in 0..due {
-        counter.create(&format!("raw#{number}")).await;
-    }
+    let copies = Copies::of_installations(&system, table, due).await;
     let http = shared::http_client::token_endpoint().expect("a client");
     let url = format!("{}/oauth/token", system.platform.url());
-    let (system, counter, http, url) = (&system, &counter, &http, &url);
+    let (system, copies, http, url) = (&system, &copies, &http, &url);
     let raw = async || {
         let began = Instant::now();
         let one = |number: usize| async move {
-            let key = format!("raw#{number}");
-            counter.take(&key).await;
+            copies.claim(number).await;
             let form = format!(
                 "grant_type=refresh_token&refresh_token={}&user_type=Location&client_id=bench-app&client_secret=x",
                 refresh_token(location(number).id(), number)
             );
             let answer = http.post(url).header("content-type", "application/x-www-form-urlencoded").body(form);
             answer.send().await.expect("an answer").bytes().await.expect("a grant");
-            counter.take(&key).await;
+            copies.commit(number).await;
         };
         stream::iter(0..due).for_each_concurrent(AT_ONCE, one).await;
         rate(due, began.elapsed())
@@ -92,12 +89,69 @@ async fn counts(store: &Store, functions: &Functions, due: usize) -> Vec<Row> {
     ]
 }
 
+/// Items as large and as indexed as installations, on which two writes as large as a claim and a commit are made, with
+/// one condition each and nothing else.
+struct Copies {
+    table: Table,
+}
+
+impl Copies {
+    async fn of_installations(system: &System, table: Table, count: usize) -> Self {
+        for number in 0..count {
+            let get = system.table.client.get_item().table_name(&*table.name);
+            let found = get.key("pk", s(installation_key(&location(number)))).send().await.expect("an answer");
+            let mut item = found.item.expect("an installation");
+            item.insert("pk".to_owned(), s(format!("copy#{number}")));
+            // Indexed like the others, but never due.
+            item.insert("due_shard".to_owned(), s("copies"));
+            table.client.put_item().table_name(&*table.name).set_item(Some(item)).send().await.expect("a copy");
+        }
+        Self { table }
+    }
+
+    async fn claim(&self, number: usize) {
+        let update = self.table.client.update_item().table_name(&*self.table.name);
+        update
+            .key("pk", s(format!("copy#{number}")))
+            .update_expression(
+                "SET #status = :status, attempt = :attempt, lease_ends_at = :at, due_at = :at, tried_at = :at",
+            )
+            .condition_expression("attribute_exists(pk)")
+            .expression_attribute_names("#status", "status")
+            .expression_attribute_values(":status", s("refreshing"))
+            .expression_attribute_values(":attempt", s("0af76519-16cd-43dd-8448-eb211c80319c"))
+            .expression_attribute_values(":at", n(1_900_000_000_000_i64))
+            .return_values(aws_sdk_dynamodb::types::ReturnValue::AllNew)
+            .send()
+            .await
+            .expect("written");
+    }
+
+    async fn commit(&self, number: usize) {
+        let token = |text: String| AttributeValue::B(Blob::new(text));
+        let update = self.table.client.update_item().table_name(&*self.table.name);
+        update
+            .key("pk", s(format!("copy#{number}")))
+            .update_expression("SET #status = :status, #access = :access, #refresh = :refresh, due_at = :at REMOVE attempt, lease_ends_at")
+            .condition_expression("attribute_exists(pk)")
+            .expression_attribute_names("#status", "status")
+            .expression_attribute_names("#access", "access_token")
+            .expression_attribute_names("#refresh", "refresh_token")
+            .expression_attribute_values(":status", s("active"))
+            .expression_attribute_values(":access", token(access_token(number)))
+            .expression_attribute_values(":refresh", token(refresh_token(location(number).id(), number)))
+            .expression_attribute_values(":at", n(1_900_000_000_001_i64))
+            .send()
+            .await
+            .expect("written");
+    }
+}
+
 /// Installations that were called of late.
 async fn prepare(system: &System, due: usize) {
     let one = |number: usize| async move {
         system.install(&location(number), number).await;
         system.app.quota.take(&location(number), None).await.expect("a permit");
-        debug_assert!(quota_key(&location(number)).starts_with("quota#"));
     };
     stream::iter(0..due).for_each_concurrent(AT_ONCE, one).await;
 }
