@@ -165,7 +165,9 @@ fn header_map(pairs: &Pairs) -> Result<HeaderMap, Problem> {
         let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) else {
             return Err(invalid("a header's name or value has a character that it may not have"));
         };
-        headers.append(name, value);
+        if headers.try_append(name, value).is_err() {
+            return Err(invalid("there are too many headers"));
+        }
     }
     Ok(headers)
 }
@@ -303,6 +305,12 @@ mod tests {
         assert!(of(r#""body_base64":"%""#).is_err());
     }
 
+    /// More than `HeaderMap` holds, which it says by a panic.
+    fn with_headers(count: usize) -> String {
+        let headers: Vec<_> = (0..count).map(|n| format!(r#""x-{n}":"""#)).collect();
+        format!(r#"{{"resource":{{"location":"L1"}},"method":"GET","path":"/x","headers":{{{}}}}}"#, headers.join(","))
+    }
+
     #[test]
     fn what_is_malformed_is_an_invalid_request() {
         for json in [
@@ -322,6 +330,7 @@ mod tests {
             r#"{"resource":{"location":"L1"},"method":"GET","path":"/x","headers":{"a":"b\r\nc: d"}}"#,
             r#"{"resource":{"location":"L1"},"method":"GET","path":"/x","wait_ms":-1}"#,
             r#"{"resource":{"location":"L1"},"method":"GET","path":"/x","waitMs":1}"#,
+            &with_headers(40_000),
         ] {
             let refused = request(json).map(|_| ()).expect_err(json);
             assert_eq!(refused.problem.code, Code::InvalidRequest, "{json}");

@@ -84,7 +84,9 @@ impl HttpEvent {
             let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) else {
                 return Err(invalid("a header's name or value has a character that it may not have"));
             };
-            headers.append(name, value);
+            if headers.try_append(name, value).is_err() {
+                return Err(invalid("there are too many headers"));
+            }
         }
         Ok(headers)
     }
@@ -178,6 +180,16 @@ mod tests {
         ] {
             assert_eq!(event(path, stage).route(), expected, "{path} at {stage}");
         }
+    }
+
+    #[test]
+    fn more_headers_than_can_be_held_are_refused() {
+        let headers: serde_json::Map<_, _> = (0..40_000).map(|n| (format!("x-{n}"), "".into())).collect();
+        let event = serde_json::json!({
+            "rawPath": "/", "headers": headers, "requestContext": {"http": {"method": "GET"}},
+        });
+        let refused = HttpEvent::read(&event.to_string()).expect("an event").headers().expect_err("too many");
+        assert_eq!(refused.code, Code::InvalidRequest);
     }
 
     #[test]
