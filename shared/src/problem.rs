@@ -5,6 +5,10 @@ use serde_json::{Map, Value, json};
 
 use crate::clock::Millis;
 
+/// The longest detail, in bytes. A parser quotes what it cannot read, at whatever length it was sent, and that must not
+/// fill the room of other answers.
+const LONGEST_DETAIL: usize = 300;
+
 /// Why the relay itself refused, as callers see it in `code`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Code {
@@ -124,10 +128,15 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A refusal without further members.
+    /// A refusal without further members. The detail is cut off at [`LONGEST_DETAIL`].
     #[must_use]
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), retry_at: None, members: Map::new() }
+        let mut detail = detail.into();
+        if detail.len() > LONGEST_DETAIL {
+            detail.truncate(detail.floor_char_boundary(LONGEST_DETAIL));
+            detail.push('…');
+        }
+        Self { code, detail, retry_at: None, members: Map::new() }
     }
 
     /// The same, worth another try at `at`.
@@ -161,5 +170,19 @@ impl Problem {
     pub fn retry_after(&self, now: Millis) -> Option<(u64, u64)> {
         let ms = u64::try_from(self.retry_at?.since(now).as_millis()).unwrap_or(u64::MAX);
         Some((ms.div_ceil(1000).max(1), ms))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_detail_is_a_sentence_however_much_it_quotes() {
+        let short = "ä".repeat(LONGEST_DETAIL / 2);
+        assert_eq!(Problem::new(Code::InvalidRequest, &*short).detail, short);
+        let long = format!("a{}", "ä".repeat(1_000_000));
+        let detail = Problem::new(Code::InvalidRequest, &*long).detail;
+        assert!(detail.len() < LONGEST_DETAIL + '…'.len_utf8() && detail.ends_with("ä…"), "{detail}");
     }
 }

@@ -225,6 +225,17 @@ async fn malformed_events_are_answered() {
     assert_eq!(answer["responses"][0]["status"], 400, "a list is no request: {answer}");
     assert_eq!(system.arrived(&location(1)), before, "nothing was sent");
 
+    // What is quoted of one request, and more headers than can be held, leave the others of a batch alone.
+    let mut talkative = get("/echo");
+    talkative["wait_ms"] = json!("\\".repeat(1 << 20));
+    let mut many = get("/echo");
+    many["headers"] = (0..40_000).map(|n| (format!("x-{n}"), json!(""))).collect::<serde_json::Map<_, _>>().into();
+    let large = json!({ "resource": location(1), "method": "POST", "path": "/echo", "body": "x".repeat(1 << 20) });
+    let batch = json!({ "requests": [talkative, large, many, large, large] });
+    let answer = system.invoke(batch.to_string(), None).await;
+    let statuses = [0, 1, 2, 3, 4].map(|n| answer["responses"][n]["status"].as_u64());
+    assert_eq!(statuses, [400, 200, 400, 200, 200].map(Some), "{answer:.500}");
+
     // Functions of other payloads answer or report; they do not end.
     for function in ["callback", "webhook", "refresh"] {
         for bad in ["not json", "7", "[]", r#"{"rawPath":7}"#, r#"{"Records":[7]}"#, deep.as_str()] {
