@@ -257,10 +257,11 @@ impl Permissions {
     }
 }
 
-/// Routers differ in case and in what they make of `;parameters`: whatever could be read as `/oauth` is.
+/// Routers differ in case and in what they make of `;parameters`, and some decode a path before they look for its end
+/// at `?` or `#`: whatever could be read as `/oauth` is.
 fn is_token_endpoint(segments: &[String]) -> bool {
     let Some(first) = segments.first() else { return false };
-    first.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("oauth")
+    first.split([';', '?', '#']).next().unwrap_or_default().trim().eq_ignore_ascii_case("oauth")
 }
 
 impl Authorized {
@@ -386,6 +387,8 @@ mod tests {
             "/oauth%2Ftoken",
             "/oauth;v=1/token",
             "/oauth%20/token",
+            "/oauth%3Fx/token",
+            "/oauth%2523",
         ] {
             let caller = callers().authenticate(Identity::Invocation("")).expect("IAM decided");
             let refused = caller.authorize(request(r#"{"location":"L1"}"#, Method::POST, path)).err();
