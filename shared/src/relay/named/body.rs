@@ -1,9 +1,11 @@
-//! What a body names. It is read where it stands: nothing of it is copied but an id.
+//! What a body names. It is read where it stands: nothing of it is copied but an id, unless it is JSON that is no UTF-8.
 
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
 use memchr::memmem;
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use percent_encoding::percent_decode_str;
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
 use std::fmt;
 
 use super::{Field, Fields};
@@ -12,16 +14,16 @@ use super::{Field, Fields};
 const LONGEST_VALUE: usize = 256;
 
 /// What a body is, by its content type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Format<'a> {
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Format {
     Json,
     Form,
-    Multipart { boundary: &'a str },
+    Multipart { boundary: String },
     Other,
 }
 
-impl<'a> Format<'a> {
-    fn of(headers: &'a HeaderMap, body: &[u8]) -> Self {
+impl Format {
+    fn of(headers: &HeaderMap, body: &[u8]) -> Self {
         let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
         if text(CONTENT_ENCODING).is_some_and(|encoding| !encoding.trim().eq_ignore_ascii_case("identity")) {
             return Self::Other;
@@ -31,7 +33,8 @@ impl<'a> Format<'a> {
         };
         let (essence, parameters) = content_type.split_once(';').unwrap_or((content_type, ""));
         let essence = essence.trim().to_ascii_lowercase();
-        let charset = parameter(parameters, "charset").unwrap_or("utf-8");
+        let charset = parameter(parameters, "charset");
+        let charset = charset.as_deref().unwrap_or("utf-8");
         let readable = ["utf-8", "utf8", "us-ascii"].iter().any(|known| charset.eq_ignore_ascii_case(known));
         match essence.as_str() {
             "application/json" if readable => Self::Json,
@@ -45,11 +48,32 @@ impl<'a> Format<'a> {
     }
 }
 
-/// A parameter of a content type (RFC 9110 section 5.6.6), without its quotes.
-fn parameter<'a>(parameters: &'a str, name: &str) -> Option<&'a str> {
-    let mut pairs = parameters.split(';').filter_map(|pair| pair.split_once('='));
-    let (_, value) = pairs.find(|(key, _)| key.trim().eq_ignore_ascii_case(name))?;
-    Some(value.trim().trim_matches('"')).filter(|value| !value.is_empty())
+/// Parameters (RFC 9110 section 5.6.6), their names in small letters, their values without quotes.
+fn parameters(written: &str) -> Vec<(String, String)> {
+    let (mut found, mut name, mut value) = (Vec::new(), String::new(), None::<String>);
+    let (mut quoted, mut characters) = (false, written.chars());
+    loop {
+        match (characters.next(), &mut value) {
+            (Some('"'), Some(_)) => quoted = !quoted,
+            (Some('\\'), Some(value)) if quoted => value.extend(characters.next()),
+            (Some('='), None) => value = Some(String::new()),
+            (Some(c), Some(value)) if quoted || c != ';' => value.push(c),
+            (Some(c), None) if c != ';' => name.push(c),
+            (end, _) => {
+                let name = std::mem::take(&mut name).trim().to_ascii_lowercase();
+                found.extend(value.take().map(|value| (name, value.trim().to_owned())));
+                if end.is_none() {
+                    return found;
+                }
+            }
+        }
+    }
+}
+
+/// The first parameter of a name, unless it is empty.
+fn parameter(written: &str, name: &str) -> Option<String> {
+    let mut found = parameters(written).into_iter();
+    found.find(|(key, _)| key == name).map(|(_, value)| value).filter(|value| !value.is_empty())
 }
 
 /// Adds what the body names.
@@ -57,8 +81,9 @@ pub(super) fn read(headers: &HeaderMap, body: &[u8], fields: &mut Fields) {
     match Format::of(headers, body) {
         Format::Json if may_name(body) => read_json(body, fields),
         Format::Form => fields.read_form(body),
-        Format::Multipart { boundary } if may_name(body) => read_multipart(body, boundary, fields),
-        Format::Json | Format::Multipart { .. } | Format::Other => {}
+        // Its names can be escaped in more ways than one.
+        Format::Multipart { boundary } => read_multipart(body, &boundary, fields),
+        Format::Json | Format::Other => {}
     }
 }
 
@@ -72,7 +97,9 @@ fn may_name(body: &[u8]) -> bool {
 /// The members at the top of a JSON object. What was read before a mistake counts.
 fn read_json(body: &[u8], fields: &mut Fields) {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-    let mut json = serde_json::Deserializer::from_slice(body);
+    // Parsers of text replace what is none.
+    let text = String::from_utf8_lossy(body);
+    let mut json = serde_json::Deserializer::from_str(&text);
     // A body that is no JSON is the platform's to refuse.
     let _no_json = json.deserialize_map(Members(fields));
 }
@@ -93,7 +120,7 @@ impl<'de> Visitor<'de> for Members<'_> {
                     members.next_value::<IgnoredAny>()?;
                 }
                 Some(field) => {
-                    if let Some(value) = members.next_value_seed(Text)? {
+                    if let Some(value) = text(members.next_value()?) {
                         self.0.take(field, &value);
                     }
                 }
@@ -126,56 +153,26 @@ impl Visitor<'_> for Name {
     }
 }
 
-/// A value, if it is a string.
-struct Text;
-
-impl<'de> DeserializeSeed<'de> for Text {
-    type Value = Option<String>;
-
-    fn deserialize<D: Deserializer<'de>>(self, value: D) -> Result<Self::Value, D::Error> {
-        value.deserialize_any(self)
+/// A value, if it is a string. What other parsers take and this one does not (half a surrogate pair, a number of any
+/// size) must not keep the members after it from being read.
+fn text(value: &RawValue) -> Option<String> {
+    if !value.get().starts_with('"') {
+        return None;
     }
+    serde_json::Deserializer::from_str(value.get()).deserialize_bytes(Text).ok()
 }
 
-impl<'de> Visitor<'de> for Text {
-    type Value = Option<String>;
+struct Text;
+
+impl Visitor<'_> for Text {
+    type Value = String;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value")
+        f.write_str("a string")
     }
 
-    fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Some(text.to_owned()))
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_bool<E: Error>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_u64<E: Error>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_i64<E: Error>(self, _: i64) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_f64<E: Error>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
-        while items.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(None)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
-        while members.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(None)
+    fn visit_bytes<E: Error>(self, text: &[u8]) -> Result<Self::Value, E> {
+        Ok(String::from_utf8_lossy(text).into_owned())
     }
 }
 
@@ -198,16 +195,24 @@ fn part(part: &[u8]) -> Option<(Field, &str)> {
     if value.len() > LONGEST_VALUE {
         return None;
     }
-    let head = std::str::from_utf8(head).ok()?;
+    // A line that begins with a space belongs to the one before it.
+    let head = String::from_utf8_lossy(head).replace("\r\n ", " ").replace("\r\n\t", " ");
     let disposition = head.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
         name.trim().eq_ignore_ascii_case("content-disposition").then_some(value)
     })?;
-    let (_, parameters) = disposition.split_once(';')?;
-    if parameter(parameters, "filename").is_some() {
+    let (_, written) = disposition.split_once(';')?;
+    let parameters = parameters(written);
+    if parameters.iter().any(|(name, _)| matches!(&**name, "filename" | "filename*")) {
         return None;
     }
-    Some((Field::of(parameter(parameters, "name")?.as_bytes())?, std::str::from_utf8(value).ok()?))
+    let field = parameters.iter().find_map(|(name, value)| match &**name {
+        "name" => Field::of_form(value),
+        // RFC 8187: `utf-8''escaped`.
+        "name*" => Field::of_form(&percent_decode_str(value.rsplit('\'').next()?).decode_utf8_lossy()),
+        _ => None,
+    })?;
+    Some((field, std::str::from_utf8(value).ok()?))
 }
 
 #[cfg(test)]
@@ -254,6 +259,11 @@ mod tests {
             (b"{\"\xff\":\"\xff\",\"locationId\":\"L1\"}", ids(&["L1"], &[])),
             (b"\xef\xbb\xbf{\"locationId\":\"L1\"}", ids(&["L1"], &[])),
             (br#"{"locationId":"L1",broken"#, ids(&["L1"], &[])),
+            // What other parsers read past must not end the reading.
+            (br#"{"altType":1e999,"locationId":"L1"}"#, ids(&["L1"], &[])),
+            (br#"{"companyId":"\ud800","locationId":"L1"}"#, ids(&["L1"], &["\u{fffd}\u{fffd}\u{fffd}"])),
+            (b"{\"companyId\":\"\xff\",\"locationId\":\"L1\"}", ids(&["L1"], &["\u{fffd}"])),
+            (br#"{"altType":"location","altId":"L1","altType":"user"}"#, ids(&["L1"], &[])),
             (br#"{"name":"locationId=L9"}"#, ids(&[], &[])),
         ] {
             let told = String::from_utf8_lossy(body);
@@ -288,6 +298,18 @@ mod tests {
         for boundary in ["x", "\"x\""] {
             let content_type = format!("multipart/form-data; boundary={boundary}");
             assert_eq!(names(Some(&content_type), body.as_bytes()), ids(&["L1", "L2"], &[]));
+        }
+        for disposition in [
+            "form-data;\r\n name=\"locationId\"",
+            "form-data; x=\"a;b\"; name=\"locationId\"",
+            "form-data; x=\"; filename=y\"; name=\"locationId\"",
+            "form-data; name=\"location\\Id\"",
+            "form-data; name=\"locationId[]\"",
+            "form-data; name*=utf-8''location%49d",
+        ] {
+            let body = format!("--a;b\r\nX: é\r\nContent-Disposition: {disposition}\r\n\r\nL1\r\n--a;b--\r\n");
+            let content_type = "multipart/form-data; boundary=\"a;b\"";
+            assert_eq!(names(Some(content_type), body.as_bytes()), ids(&["L1"], &[]), "{disposition}");
         }
         for broken in ["", "--", "--x", "--x--x", "--x\r\n\r\n--x", "--x\r\n\r\n\r\n--x", "--xlocationId--x--x--"] {
             assert_eq!(names(Some("multipart/form-data; boundary=x"), broken.as_bytes()), ids(&[], &[]), "{broken}");

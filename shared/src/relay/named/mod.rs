@@ -131,7 +131,8 @@ impl Names {
 struct Fields {
     names: Names,
     alternates: Vec<String>,
-    alternate_type: Option<String>,
+    /// Each one that is there: of several, servers differ in which they take.
+    alternate_types: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,6 +152,12 @@ impl Field {
             _ => None,
         }
     }
+
+    /// The same for a form, with the brackets that the platform's servers read as the same name: `a[]`, `a[0]`, `[a]`.
+    fn of_form(name: &str) -> Option<Self> {
+        let name = name.strip_prefix('[').unwrap_or(name);
+        Self::of(name.split(['[', ']']).next().unwrap_or_default().as_bytes())
+    }
 }
 
 impl Fields {
@@ -160,28 +167,27 @@ impl Fields {
             Field::Id(kind) => self.names.add(kind, value),
             Field::Alternate if !value.is_empty() => self.alternates.push(value.to_owned()),
             Field::Alternate => {}
-            Field::AlternateType => self.alternate_type = Some(value.to_owned()),
+            Field::AlternateType => self.alternate_types.push(value.to_ascii_lowercase()),
         }
     }
 
-    /// `a=1&b=2`, with the names in the brackets that the platform's servers read as the same: `a[]`, `a[0]`, `[a]`.
+    /// `a=1&b=2`.
     fn read_form(&mut self, form: &[u8]) {
         for (name, value) in url::form_urlencoded::parse(form) {
-            let name = name.strip_prefix('[').unwrap_or(&name);
-            let name = name.split(['[', ']']).next().unwrap_or_default();
-            if let Some(field) = Field::of(name.as_bytes()) {
+            if let Some(field) = Field::of_form(&name) {
                 self.take(field, &value);
             }
         }
     }
 
     fn tell(self, names: &mut Names) {
-        let Self { names: mut named, alternates, alternate_type } = self;
+        let Self { names: mut named, alternates, alternate_types: types } = self;
         // Operations that know locations only leave the type out.
-        match alternate_type.as_deref() {
-            None | Some("" | "location") => named.locations.extend(alternates),
-            Some("company" | "agency") => named.companies.extend(alternates),
-            Some(_) => {}
+        if types.is_empty() || types.iter().any(|t| matches!(&**t, "" | "location")) {
+            named.locations.extend_from_slice(&alternates);
+        }
+        if types.iter().any(|t| matches!(&**t, "company" | "agency")) {
+            named.companies.extend(alternates);
         }
         names.locations.append(&mut named.locations);
         names.companies.append(&mut named.companies);
@@ -242,6 +248,9 @@ mod tests {
             ("altId=L1", names(&["L1"], &[])),
             ("altId=U1&altType=user", names(&[], &[])),
             ("altType=location", names(&[], &[])),
+            ("altId=L1&altType=Location", names(&["L1"], &[])),
+            ("altId=L1&altType=location&altType=user", names(&["L1"], &[])),
+            ("altId=X1&altType=company&altType=location", names(&["X1"], &["X1"])),
         ] {
             assert_eq!(of("/x", query, &[], b"").1, expected, "{query}");
         }

@@ -64,7 +64,8 @@ fn read_segments(segments: &[String], names: &mut Names) {
                 "*" => true,
                 "{location}" => is_id(segment, Kind::Location, &mut found),
                 "{company}" => is_id(segment, Kind::Company, &mut found),
-                name => name == segment,
+                // Routers differ in case and in what they make of `;parameters`.
+                name => segment.split(';').next().is_some_and(|s| s.trim().eq_ignore_ascii_case(name)),
             }
         });
         if matches {
@@ -106,6 +107,9 @@ mod tests {
             ("/companies/C1", &[], &["C1"]),
             ("/locations/L1%2FL2", &["L1/L2", "L1"], &[]),
             ("/locations%2FL1", &["L1"], &[]),
+            ("/Locations/L1", &["L1"], &[]),
+            ("/locations;x=1/L1/tags", &["L1"], &[]),
+            ("/%6Cocations%20/L1", &["L1"], &[]),
         ] {
             let mut names = Names::default();
             read(&Path::parse(path).expect("a path"), &mut names);
