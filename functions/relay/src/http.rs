@@ -77,7 +77,7 @@ async fn relayed(relay: &Relay, json: &str, arn: &str, invocation: &Invocation) 
         Route::Api { path } => {
             let (caller, path) = (authenticate(&callers, Door::Key, &event)?, Path::parse(path)?);
             let unaddressed = unaddressed(path, event)?;
-            let resource = relay.resource_of(&unaddressed).await?;
+            let resource = relay.resource_of(&unaddressed, &caller).await?;
             let authorized = authorize(caller, unaddressed.to(resource))?;
             Ok(relay.call(&authorized, invocation).await)
         }

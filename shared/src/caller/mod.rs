@@ -223,6 +223,31 @@ impl Caller {
         Ok(Authorized { caller: self, request })
     }
 
+    /// Allows to find out which company a location belongs to: who may act for no company has no use for it.
+    ///
+    /// # Errors
+    /// [`Forbidden::Resource`].
+    pub fn may_ask_for_company(&self) -> Result<(), Forbidden> {
+        let of_company = |pattern: &ResourcePattern| match pattern {
+            ResourcePattern::Every(kind) => *kind == Kind::Company,
+            ResourcePattern::One(one) => one.kind() == Kind::Company,
+        };
+        let allowed = self.may.resources.as_ref().is_none_or(|patterns| patterns.iter().any(of_company));
+        if allowed { Ok(()) } else { Err(Forbidden::Resource) }
+    }
+
+    /// Allows to hear that nothing is known of a location: whoever may act for it, or for whatever company it has.
+    ///
+    /// # Errors
+    /// [`Forbidden::Resource`].
+    pub fn may_hear_of(&self, location: &Resource) -> Result<(), Forbidden> {
+        let every = |pattern: &ResourcePattern| matches!(pattern, ResourcePattern::Every(Kind::Company));
+        if self.may.resources.as_ref().is_none_or(|patterns| patterns.iter().any(every)) {
+            return Ok(());
+        }
+        self.may.act_for(location)
+    }
+
     /// Allows a look at a resource's status: whoever may act for it may see it.
     ///
     /// # Errors

@@ -22,7 +22,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::app::{App, StartError};
-use crate::caller::{Authorized, Callers, Visible};
+use crate::caller::{Authorized, Caller, Callers, Visible};
 use crate::clock::Millis;
 use crate::http_client;
 use crate::problem::{Code, Problem};
@@ -122,20 +122,27 @@ impl Relay {
         tokio::time::timeout(left, work).await.unwrap_or_else(|_| Err(Refused::by_deadline()))
     }
 
-    /// Whom a request is for that says so itself.
+    /// Whom a request is for that says so itself. The table is asked, and an answer that depends on it given, only where
+    /// the caller may know: else anybody could find out where the app is installed.
     ///
     /// # Errors
     /// It does not, or it needs a company's token and the company of the location that it names is not known.
-    pub async fn resource_of(&self, request: &Unaddressed) -> Result<Resource, Refused> {
+    pub async fn resource_of(&self, request: &Unaddressed, caller: &Caller) -> Result<Resource, Refused> {
         let location = match inference::infer(&request.method, &Parts::from(request)).map_err(Problem::from)? {
             For::Resource(resource) => return Ok(resource),
             For::CompanyOf(location) => location,
         };
+        let forbidden = |reason| Refused::by_permissions(reason, caller.id(), &location);
+        caller.may_ask_for_company().map_err(forbidden)?;
         let stored = self.app.table.installation(&location).await.map_err(|e| Refused::by_store(&e, self.now()))?;
         let company = stored.and_then(|stored| Resource::company(&stored.company?).ok());
         let detail = "the platform takes this operation with a company's token only, and the company of the location \
                       is not known: send the header x-company-id";
-        company.ok_or_else(|| Problem::new(Code::ResourceUnclear, detail).into())
+        if let Some(company) = company {
+            return Ok(company);
+        }
+        caller.may_hear_of(&location).map_err(forbidden)?;
+        Err(Problem::new(Code::ResourceUnclear, detail).into())
     }
 
     /// Sends a request: a token, a permit as late as possible, an attempt, and what [`retry`] says. There is always an

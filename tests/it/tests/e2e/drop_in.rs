@@ -8,12 +8,17 @@ use sandbox::whole::sha256_hex;
 use serde_json::{Value, json};
 
 const MINE: &str = "rk_first_location_only";
+const NO_COMPANY: &str = "rk_first_location_and_no_company";
 
 async fn system() -> System {
     let resources = [format!("location:{}", location(1).id()), format!("company:{}", company().id())];
-    let callers = vec![json!({ "id": "mine", "keys_sha256": [sha256_hex(MINE)], "resources": resources })];
+    let callers = vec![
+        json!({ "id": "mine", "keys_sha256": [sha256_hex(MINE)], "resources": resources }),
+        json!({ "id": "no-company", "keys_sha256": [sha256_hex(NO_COMPANY)], "resources": &resources[..1] }),
+    ];
     let system = System::start(Setup { callers, ..Setup::default() }).await;
     system.tell(MINE);
+    system.tell(NO_COMPANY);
     for resource in [location(1), location(2), company()] {
         system.install(&resource).await;
     }
@@ -108,6 +113,11 @@ async fn what_is_unclear_or_contradicts_itself_is_not_sent() {
     assert_eq!(refused(mine("/echo").header("x-location-id", two.id())).await, expect(403, "forbidden"));
     assert_eq!(refused(mine(&format!("/echo?locationId={}", two.id()))).await, expect(403, "forbidden"));
     assert_eq!(refused(system.request(Method::GET, "/api/echo")).await, expect(401, "unauthenticated"));
+    // Whether the app is installed in a location is not to be seen by who may not act for it.
+    for (key, id) in [(NO_COMPANY, one.id()), (NO_COMPANY, two.id()), (NO_COMPANY, "HLunknown"), (MINE, "HLunknown")] {
+        let of_company = system.request(Method::DELETE, &format!("/api/locations/{id}")).bearer_auth(key);
+        assert_eq!(refused(of_company).await, expect(403, "forbidden"), "{id}");
+    }
     let after = system.arrived(&one) + system.arrived(&two) + system.arrived(&company());
     assert_eq!(after, before, "nothing was sent");
     assert_eq!(send(mine("/echo").header("x-location-id", one.id())).await.status, 200);
@@ -129,6 +139,8 @@ async fn nobody_names_another_location_than_the_one_they_act_for() {
         post("/contacts/").body(body.clone()),
         post("/contacts/").body(body.replace("locationId", "\\u006cocationId")),
         post("/echo").header("x-location-id", two.id()),
+        post("/echo").body(body.replace('{', "{\"altType\":1e999,")),
+        post(&format!("/echo?altId={}&altType=location&altType=user", two.id())),
     ] {
         let answer = send(request).await;
         assert_eq!(answer.refusal(), (403, "forbidden".to_owned()), "{answer:?}");
@@ -137,7 +149,7 @@ async fn nobody_names_another_location_than_the_one_they_act_for() {
     let answer = system.invoke(direct.to_string(), None).await;
     assert_eq!((&answer["status"], &answer["body"]["code"]), (&json!(403), &json!("forbidden")), "{answer}");
     let logged = system.sandbox.logs.lines().iter().filter(|line| line.line.contains("names another location")).count();
-    assert_eq!(logged, 8, "each is logged");
+    assert_eq!(logged, 10, "each is logged");
     assert_eq!(system.arrived(&one), before, "and none was sent");
 
     // What is nested is the platform's, and a company may speak of its locations.
