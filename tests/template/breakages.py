@@ -213,6 +213,11 @@ BREAKAGES = [
         lambda t: _function(t, "Refresh")["Events"]["EveryMinute"]["Properties"].pop("RetryPolicy"),
     ),
     (
+        checks.a_second_stack_finds_every_name_free,
+        "SAM names the schedule",
+        lambda t: _function(t, "Refresh")["Events"]["EveryMinute"]["Properties"].pop("OmitName"),
+    ),
+    (
         checks.outputs_are_the_documented_ones,
         "an output is gone",
         lambda t: t["Outputs"].pop("RelayUrl"),

@@ -254,6 +254,17 @@ def a_failed_tick_is_not_repeated_and_a_lost_one_is_seen(template, full, bare):
             yield f"{name}: a tick may come when it is long stale"
 
 
+def a_second_stack_finds_every_name_free(template, full, bare):
+    # A domain is the only name that its owner chooses.
+    named = ("Name", "QueueName", "TableName", "TopicName", "RoleName", "FunctionName", "LogGroupName", "AlarmName", "DashboardName")
+    for name, resource in full.items():
+        if resource["Type"] == "AWS::Route53::RecordSet":
+            continue
+        for member in named:
+            if isinstance(resource["Properties"].get(member), str):
+                yield f"{name}: is named {resource['Properties'][member]} in every stack"
+
+
 def outputs_are_the_documented_ones(template, full, bare):
     outputs = template["Outputs"]
     yield from _difference("outputs", expected.OUTPUTS, set(outputs))
@@ -296,6 +307,7 @@ ALL = (
     what_is_optional_comes_only_when_asked_for,
     the_api_is_bounded_and_logs_no_code,
     a_failed_tick_is_not_repeated_and_a_lost_one_is_seen,
+    a_second_stack_finds_every_name_free,
     outputs_are_the_documented_ones,
     secrets_have_the_contracts_form,
 ) + monitoring.ALL
