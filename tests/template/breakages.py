@@ -266,6 +266,11 @@ BREAKAGES = [
     ),
     (
         monitoring.alarms_watch_what_exists,
+        "an alarm that is over before its lines arrive",
+        lambda t: _resource(t, "PairAtRiskAlarm").update(EvaluationPeriods=1),
+    ),
+    (
+        monitoring.alarms_watch_what_exists,
         "an alarm is gone",
         lambda t: t["Resources"].pop("ThrottlesAlarm"),
     ),
