@@ -34,9 +34,10 @@ async function control(method, path, body) {
 }
 
 /** Presses something, and answers the last response of the navigation that comes of it. */
-async function arriving(path, act) {
+async function arriving(path, act, at = path) {
   const [response] = await Promise.all([page.waitForResponse((found) => new URL(found.url()).pathname === path), act()]);
-  await page.waitForLoadState();
+  // The response comes before the page that it makes.
+  await page.waitForURL((url) => url.pathname === at);
   return response;
 }
 
@@ -79,7 +80,7 @@ test("refusing is no error of anyone, and leads back to the start", async () => 
 
 test("a link that was used already says so, and can be started again", async () => {
   await page.goto(sandbox.link);
-  const callback = await arriving("/oauth/callback", () => press("Approve"));
+  const callback = await arriving("/oauth/callback", () => press("Approve"), "/oauth/done");
   const again = await page.goto(callback.url());
   assert.equal(again.status(), 400);
   isPrivate(again, "reuse");

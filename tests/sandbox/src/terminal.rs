@@ -98,24 +98,23 @@ pub(crate) fn nothing_was_due(answer: &str) -> bool {
     serde_json::from_str::<Value>(answer).is_ok_and(|summary| summary["due"] == 0)
 }
 
-/// A function's line, if it matters: warnings, errors, and what is not JSON. Metrics are for machines.
+/// A function's line, if it matters: warnings, errors, and what is not JSON. Their metrics are for machines.
 pub(crate) fn log_line(line: &str, verbose: bool) -> Option<String> {
     if verbose {
         return Some(line.to_owned());
     }
     let Ok(Value::Object(fields)) = serde_json::from_str(line) else { return Some(line.to_owned()) };
-    if fields.contains_key("_aws") {
-        return None;
-    }
     let level = fields.get("level").and_then(Value::as_str).unwrap_or("INFO");
     if !matches!(level, "WARN" | "ERROR") {
         return None;
     }
     let details = fields.get("fields").and_then(Value::as_object).unwrap_or(&fields);
     let message = details.get("message").and_then(Value::as_str).unwrap_or_default();
-    let others = details
-        .iter()
-        .filter(|(name, _)| !["message", "level", "timestamp", "target", "span", "spans"].contains(&name.as_str()));
+    let is_told = |name: &str| {
+        let is_metric = name.starts_with(|first: char| first.is_ascii_uppercase());
+        !is_metric && !["message", "level", "timestamp", "target", "span", "spans", "_aws"].contains(&name)
+    };
+    let others = details.iter().filter(|(name, _)| is_told(name));
     Some(others.fold(format!("{level} {message}"), |mut text, (name, value)| {
         let _infallible = write!(text, " {name}={value}");
         text
@@ -209,6 +208,8 @@ mod tests {
         assert_eq!(log(r#"{"level":"INFO","fields":{"message":"relayed"}}"#), None);
         let warning = r#"{"timestamp":"t","level":"WARN","fields":{"message":"uncertain","epoch":1},"target":"x"}"#;
         assert_eq!(log(warning).as_deref(), Some("WARN uncertain epoch=1"));
+        let alarm = r#"{"level":"ERROR","message":"refused","alarm":"wrong_client","Alarm":1,"_aws":{"Timestamp":1}}"#;
+        assert_eq!(log(alarm).as_deref(), Some("ERROR refused alarm=\"wrong_client\""));
         assert_eq!(log("thread 'main' panicked").as_deref(), Some("thread 'main' panicked"));
     }
 }

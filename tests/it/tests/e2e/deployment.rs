@@ -38,7 +38,7 @@ fn expect_served(answer: &Answer) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deployment_is_put_into_service_and_looked_after() {
     let name = "deployment::a_deployment_is_put_into_service_and_looked_after";
-    let Some(system) = System::deployed(Setup::default(), name).await else { return };
+    let Some(mut system) = System::deployed(Setup { relays: 0, ..Setup::default() }, name).await else { return };
     let deployment = system.deployment.as_ref().expect("it is deployed");
     assert_eq!(deployment.output("CallbackUrl"), format!("{}/oauth/callback", system.sandbox.gateway.url()));
 
@@ -48,6 +48,9 @@ async fn a_deployment_is_put_into_service_and_looked_after() {
     assert!(ill.code == 5 && ill.out.contains("FAIL  app secret"), "{ill:?}");
 
     let key = put_into_service(&system).await;
+    // A process knows the callers as it starts, and notices a change within a minute.
+    system.start_apart("relay", "relay", &[]).await;
+    let deployment = system.deployment.as_ref().expect("it is deployed");
     for number in 1..=3 {
         system.install(&location(number)).await;
         expect_served(&call(&system, &key, number).await);
@@ -92,9 +95,10 @@ async fn a_deployment_is_put_into_service_and_looked_after() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pair_that_the_table_does_not_take_comes_back_from_the_queue() {
     let name = "deployment::a_pair_that_the_table_does_not_take_comes_back_from_the_queue";
-    let Some(system) = System::deployed(Setup { relays: 1, ..Setup::default() }, name).await else { return };
-    let deployment = system.deployment.as_ref().expect("it is deployed");
+    let Some(mut system) = System::deployed(Setup { relays: 0, ..Setup::default() }, name).await else { return };
     let key = put_into_service(&system).await;
+    system.start_apart("relay", "relay", &[]).await;
+    let deployment = system.deployment.as_ref().expect("it is deployed");
     system.install(&location(1)).await;
     // The table goes away while the platform's answer is on its way.
     system.sandbox.marketplace.fault(Endpoint::Refresh, Fault::Delay { millis: 3_000 }, Some(1));
