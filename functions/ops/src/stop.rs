@@ -35,7 +35,7 @@ pub(crate) fn advice(open: &OpenBreaker) -> (&'static str, &'static str) {
             "look for the alarm bad_request in the logs of refresh: it has the platform's words",
         ),
         BreakerReason::MassRefusal => (
-            "the platform has refused so many refresh tokens that refreshing was stopped; no installation was marked",
+            "the platform has refused so many refresh tokens that refreshing was stopped; a few installations may be marked",
             "see whether the platform has an incident; when it is over: ops resume",
         ),
     }

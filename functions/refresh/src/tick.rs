@@ -86,7 +86,19 @@ pub async fn run(app: &App, shards: Shards, deadline: Millis) -> Result<Summary,
         Box::pin(events),
         Box::pin(Gauges::read(app, shards))
     );
-    let (summary, oldest) = refreshed?;
+    let (summary, oldest) = match refreshed {
+        Ok(done) => done,
+        Err(error) => {
+            // When the table does not answer, pairs come to the rescue queue: its depth is told all the same.
+            tracing::error!(
+                %error,
+                BreakerOpen = gauges.breaker_open.map(u8::from),
+                RescueDepth = gauges.rescue_depth,
+                "what is due cannot be read"
+            );
+            return Err(error);
+        }
+    };
     tracing::info!(
         refreshed = summary.refreshed,
         minted = summary.minted,

@@ -146,7 +146,7 @@ impl Events {
         let left = self.table.unsent(self.clock.now() - LEFT_ALONE, MOST_A_TICK).await;
         let left = match left {
             Ok(left) => left,
-            Err(error) => return tracing::warn!(%error, "unsent lifecycle events cannot be read"),
+            Err(error) => return tracing::error!(alarm = "events", %error, "unsent lifecycle events cannot be read"),
         };
         // A few at a time: what is read is what is sent.
         for some in left.chunks(MOST) {

@@ -11,7 +11,8 @@ use crate::stack::Stack;
 const DEPLOY: &str = "compare it with template.yaml and deploy again";
 
 /// Every index of `shared::table`, with its keys.
-const INDEXES: [(&str, [&str; 2]); 2] = [("due", ["due_shard", "due_at"]), ("company", ["company", "pk"])];
+const INDEXES: [(&str, [&str; 2]); 3] =
+    [("due", ["due_shard", "due_at"]), ("company", ["company", "pk"]), ("outbox", ["outbox_shard", "outbox_at"])];
 
 pub(super) async fn look(stack: &Stack) -> Vec<Finding> {
     let table = &stack.app.table;
@@ -44,7 +45,11 @@ fn schema(table: &TableDescription) -> Finding {
             return Finding::fail(what, format!("its index {name} has other keys"), DEPLOY);
         }
         if index.index_status().is_some_and(|status| status.as_str() != "ACTIVE") {
-            return Finding::warn(what, format!("its index {name} is being built"), "wait; what is due is found late");
+            return Finding::warn(
+                what,
+                format!("its index {name} is being built"),
+                "wait; what it lists is found late",
+            );
         }
     }
     let items = table.item_count().unwrap_or(0);
