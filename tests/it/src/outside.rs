@@ -377,7 +377,9 @@ impl System {
         secrets.into_iter().filter(|secret| !secret.is_empty()).collect()
     }
 
-    fn last_lines(&self) -> Vec<String> {
+    /// What the processes have written last.
+    #[must_use]
+    pub fn last_lines(&self) -> Vec<String> {
         let lines = self.sandbox.logs.lines();
         lines.iter().rev().take(20).rev().map(|line| format!("{}: {}", line.worker, line.line)).collect()
     }

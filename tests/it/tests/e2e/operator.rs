@@ -63,7 +63,7 @@ pub(crate) async fn ops(system: &System, arguments: &[&str]) -> Said {
 pub(crate) async fn done(system: &System, arguments: &[&str]) -> Value {
     let arguments = [&["--json"], arguments].concat();
     let said = ops(system, &arguments).await;
-    assert_eq!(said.code, 0, "{arguments:?}: {said:?}");
+    assert_eq!(said.code, 0, "{arguments:?}: {said:?}, after {:#?}", system.last_lines());
     said.json()
 }
 
