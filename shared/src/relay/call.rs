@@ -48,9 +48,6 @@ pub(super) struct Course {
 /// What the platform made of an attempt that may be followed by another.
 type Result<T, E = Refused> = std::result::Result<T, E>;
 
-/// What the quota said.
-type Taken = std::result::Result<Permit, QuotaError>;
-
 impl<'a> Call<'a> {
     pub(super) fn new(relay: &'a Relay, authorized: &'a Authorized, deadline: Millis) -> Self {
         let (caller, request) = (authorized.caller(), authorized.request());
@@ -63,11 +60,11 @@ impl<'a> Call<'a> {
 
     pub(super) async fn run(&mut self) -> Result<Reply> {
         token_class::check(self.request)?;
-        let (mut access, mut taken) = self.begin().await?;
+        let mut access = self.access().await?;
         // An answer that is passed on if there is neither permit nor time for another attempt.
         let mut in_hand: Option<Reply> = None;
         loop {
-            let permitted = self.permit(taken.take()).await;
+            let permitted = self.permit().await;
             if let (Err(_), Some(reply)) = (&permitted, in_hand.take()) {
                 return Ok(reply);
             }
@@ -107,23 +104,11 @@ impl<'a> Call<'a> {
         self.deadline.since(self.relay.now())
     }
 
-    /// A token. Where it must be looked for, a permit is taken meanwhile, so that one way to the table is waited for
-    /// and not two.
-    async fn begin(&mut self) -> Result<(Access, Option<Taken>)> {
-        let Relay { app, .. } = self.relay;
-        let (resource, deadline, started) = (&self.request.resource, self.deadline, self.relay.now());
-        let access = app.tokens.access(resource, deadline);
-        let (access, taken) = if !app.tokens.has_at_hand(resource) && self.relay.expects_token(resource) {
-            let take = tokio::time::timeout(self.left(), self.take());
-            // Boxed, because it is large and seldom.
-            let (access, taken) = Box::pin(async { tokio::join!(access, take) }).await;
-            (access, taken.ok())
-        } else {
-            (access.await, None)
-        };
+    async fn access(&mut self) -> Result<Access> {
+        let started = self.relay.now();
+        let access = self.relay.app.tokens.access(&self.request.resource, self.deadline).await;
         self.got_token(started, access.as_ref().ok());
-        self.relay.remember_whether_token(resource, access.is_ok());
-        Ok((access.map_err(|error| Refused::by_token(&error, self.relay.now()))?, taken))
+        access.map_err(|error| Refused::by_token(&error, self.relay.now()))
     }
 
     /// Another token, or none if the platform's 401 should be passed on.
@@ -148,10 +133,10 @@ impl<'a> Call<'a> {
         u64::try_from(self.relay.now().since(started).as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// A permit that is still good, directly before the attempt that it is for: the one `taken` if it is.
-    async fn permit(&mut self, taken: Option<Taken>) -> Result<()> {
+    /// A permit that is still good, directly before the attempt that it is for.
+    async fn permit(&mut self) -> Result<()> {
         let started = self.relay.now();
-        let permit = self.good_permit(taken).await;
+        let permit = self.good_permit().await;
         self.course.permit_ms += self.since(started);
         self.usage = match &permit {
             Ok(permit) => Some(permit.usage),
@@ -164,14 +149,13 @@ impl<'a> Call<'a> {
         permit.map(|_| ())
     }
 
-    async fn good_permit(&self, mut taken: Option<Taken>) -> Result<Permit> {
+    async fn good_permit(&self) -> Result<Permit> {
         for _ in 0..LATE_PERMITS {
             if self.left().is_zero() {
                 return Err(Refused::by_deadline());
             }
-            let permit = match taken.take() {
-                Some(taken) => taken,
-                None => tokio::time::timeout(self.left(), self.take()).await.map_err(|_| Refused::by_deadline())?,
+            let Ok(permit) = tokio::time::timeout(self.left(), self.take()).await else {
+                return Err(Refused::by_deadline());
             };
             let permit = permit.map_err(|error| Refused::by_quota(error, self.relay.now()))?;
             if self.relay.now() <= permit.send_by {
@@ -181,7 +165,7 @@ impl<'a> Call<'a> {
         Err(Refused::by_deadline())
     }
 
-    async fn take(&self) -> Taken {
+    async fn take(&self) -> std::result::Result<Permit, QuotaError> {
         let Relay { quota, .. } = self.relay;
         let resource = &self.request.resource;
         if let Some(share) = self.caller.requests_per_10s() {

@@ -14,7 +14,7 @@ pub mod retry;
 pub mod token_class;
 pub mod upstream;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ use upstream::Reply;
 
 /// How much later than a call everything else gives up.
 const BEYOND_THE_DEADLINE: Duration = Duration::from_millis(100);
-/// How many resources are remembered whose 401 no renewal helps, and how many that have no token.
+/// How many resources are remembered whose 401 no renewal helps.
 const REMEMBERED: usize = 1_000;
 
 /// The relay's operation. One a process.
@@ -52,8 +52,6 @@ pub struct Relay {
     client: http_client::Relayed,
     /// The token (epoch and generation) that answered with a 401 of unknown text although it had just been renewed.
     not_helped: Mutex<HashMap<Resource, (u64, u64)>>,
-    /// Resources whose last call found no token.
-    without_token: Mutex<HashSet<Resource>>,
 }
 
 /// What a call has from the event that brought it.
@@ -81,7 +79,6 @@ impl Relay {
             callers: Secret::new(secrets, id, app.clock.clone(), Callers::parse),
             client: http_client::relayed()?,
             not_helped: Mutex::default(),
-            without_token: Mutex::default(),
             app,
         })
     }
@@ -204,24 +201,6 @@ impl Relay {
             "token_expires_at": standing.token_expires_at.map(Millis::rfc3339),
             "quota": {"burst": meter(&usage.burst), "daily": meter(&usage.daily)},
         }))
-    }
-
-    /// Whether a token is so likely to be found that a permit is taken while it is looked for: it must be, since a
-    /// permit that is not used is lost for an interval.
-    fn expects_token(&self, resource: &Resource) -> bool {
-        !self.without_token.lock().unwrap_or_else(PoisonError::into_inner).contains(resource)
-    }
-
-    fn remember_whether_token(&self, resource: &Resource, found: bool) {
-        let mut without = self.without_token.lock().unwrap_or_else(PoisonError::into_inner);
-        if found {
-            without.remove(resource);
-            return;
-        }
-        if without.len() >= REMEMBERED {
-            without.clear();
-        }
-        without.insert(resource.clone());
     }
 
     /// Whether a 401 of unknown text came although the token had just been renewed because of one. It is remembered

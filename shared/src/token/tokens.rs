@@ -99,12 +99,6 @@ impl Tokens {
         Ok(access)
     }
 
-    /// Whether [`Tokens::access`] needs no look at the table.
-    #[must_use]
-    pub fn has_at_hand(&self, resource: &Resource) -> bool {
-        self.cached(resource).is_some()
-    }
-
     /// A token other than `used`, which the platform refused although it should work: a newer one that is stored
     /// already, or a refresh, at most one a minute.
     ///
