@@ -43,7 +43,8 @@ fn stranger(method: &Method, headers: &HeaderMap) -> Option<&'static str> {
 /// Whether a `Host` names this machine; the port may be another one where it is forwarded.
 fn is_loopback(host: &str) -> bool {
     let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((address, rest)) => (address, rest.strip_prefix(':')),
+        Some((address, "")) => (address, None),
+        Some((address, rest)) => (address, Some(rest.strip_prefix(':').unwrap_or(rest))),
         None => match host.split_once(':') {
             Some((name, port)) => (name, Some(port)),
             None => (host, None),
