@@ -128,7 +128,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A refusal without further members. The detail is cut off at [`LONGEST_DETAIL`].
+    /// A refusal without further members. The detail is cut off after 300 bytes.
     #[must_use]
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         let mut detail = detail.into();
