@@ -1,7 +1,7 @@
 //! What a function needs, built once at start from its configuration.
 
 use std::os::unix::process::CommandExt as _;
-use std::process::{Command, ExitCode};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -181,18 +181,6 @@ fn complete_environment(function: Function) -> Result<(), StartError> {
     let program = std::env::current_exe().map_err(failed)?;
     let arguments = std::env::args_os().skip(1);
     Err(failed(Command::new(program).args(arguments).envs(wanted).exec()))
-}
-
-/// The exit code of a function that has ended, with the reason on its last log line.
-#[must_use]
-pub fn ended<E: std::fmt::Display>(how: Result<(), E>) -> ExitCode {
-    match how {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(%error, "the function ends");
-            ExitCode::FAILURE
-        }
-    }
 }
 
 /// How the clients of AWS services behave: short patience, few retries, so that a call fits into a lease.

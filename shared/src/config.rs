@@ -254,6 +254,12 @@ pub fn starts_for_a_call() -> bool {
     variable("AWS_LAMBDA_INITIALIZATION_TYPE").is_none_or(|kind| kind == "on-demand")
 }
 
+/// How many events Lambda gives this process at once: one, but on Lambda Managed Instances.
+#[must_use]
+pub fn events_at_once() -> u32 {
+    variable("AWS_LAMBDA_MAX_CONCURRENCY").and_then(|number| number.parse().ok()).unwrap_or(1).max(1)
+}
+
 /// A variable of the process's environment.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]

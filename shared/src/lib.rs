@@ -14,6 +14,7 @@ pub mod installation;
 pub mod lifecycle;
 pub mod log;
 pub mod problem;
+pub mod process;
 pub mod quota;
 pub mod redacted;
 pub mod relay;

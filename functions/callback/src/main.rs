@@ -1,6 +1,5 @@
 //! The bootstrap of the `callback` function.
 
-#[tokio::main]
-async fn main() -> std::process::ExitCode {
-    shared::app::ended(callback::run().await)
+fn main() -> std::process::ExitCode {
+    shared::process::run(callback::run())
 }

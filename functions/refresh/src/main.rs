@@ -1,6 +1,5 @@
 //! The bootstrap of the `refresh` function.
 
-#[tokio::main]
-async fn main() -> std::process::ExitCode {
-    shared::app::ended(refresh::run().await)
+fn main() -> std::process::ExitCode {
+    shared::process::run(refresh::run())
 }

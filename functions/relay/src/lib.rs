@@ -21,6 +21,7 @@ use shared::app::{App, StartError};
 use shared::config::{Config, Function, starts_for_a_call};
 use shared::relay::Relay;
 use shared::serve::serve;
+use tokio::runtime::Handle;
 use tokio::sync::SetOnce;
 
 use crate::event::Event;
@@ -32,7 +33,9 @@ use crate::event::Event;
 pub async fn run() -> Result<(), Error> {
     let config = App::configure(Function::Relay)?;
     let ready: Arc<SetOnce<Relay>> = Arc::default();
-    let mut preparing = Some(tokio::spawn(prepare(config, ready.clone())));
+    // On a thread of its own, since reading certificates keeps a thread busy, and the first poll need not wait for it.
+    let preparing = prepare(config, ready.clone());
+    let mut preparing = Some(tokio::task::spawn_blocking(|| Handle::current().block_on(preparing)));
     // Time until a call comes is free, and a process may be frozen as soon as it has asked for one.
     if !starts_for_a_call()
         && let Some(preparing) = preparing.take()

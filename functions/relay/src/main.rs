@@ -1,6 +1,5 @@
 //! The bootstrap of the `relay` function.
 
-#[tokio::main]
-async fn main() -> std::process::ExitCode {
-    shared::app::ended(relay::run().await)
+fn main() -> std::process::ExitCode {
+    shared::process::run(relay::run())
 }

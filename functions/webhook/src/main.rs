@@ -1,6 +1,5 @@
 //! The bootstrap of the `webhook` function.
 
-#[tokio::main]
-async fn main() -> std::process::ExitCode {
-    shared::app::ended(webhook::run().await)
+fn main() -> std::process::ExitCode {
+    shared::process::run(webhook::run())
 }
