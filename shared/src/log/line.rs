@@ -1,8 +1,8 @@
 //! A line of the log.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
-use serde_json::{Value, json};
+use serde::{Serialize, Serializer};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id};
 use tracing::{Event, Subscriber};
@@ -14,6 +14,8 @@ use crate::clock::{Clock, Millis};
 
 /// The span that the Runtime API's client opens for each invocation.
 pub(super) const INVOCATION: &str = "Lambda runtime invoke";
+/// Room for the line of a call, in bytes.
+const USUAL_LENGTH: usize = 1_024;
 
 /// Writes a line for each event.
 pub(super) struct Lines<W> {
@@ -77,9 +79,10 @@ impl Visit for Ids {
     }
 }
 
-/// A line that is being written, its members in the order in which they are said.
+/// A line that is being written, its members in the order in which they are said. Each is written straight into it:
+/// there is a line for every call.
 struct Line {
-    text: String,
+    text: Vec<u8>,
     has_request_id: bool,
     has_trace_id: bool,
     metrics: Vec<&'static metrics::Metric>,
@@ -87,78 +90,100 @@ struct Line {
 
 impl Line {
     fn begun(now: Millis, event: &Event<'_>) -> Self {
-        let text = format!(
-            "{{\"timestamp\":{},\"level\":\"{}\",\"target\":{}",
-            json!(now.rfc3339()),
-            event.metadata().level(),
-            json!(event.metadata().target())
-        );
-        Self { text, has_request_id: false, has_trace_id: false, metrics: Vec::new() }
+        let mut text = Vec::with_capacity(USUAL_LENGTH);
+        text.push(b'{');
+        let mut line = Self { text, has_request_id: false, has_trace_id: false, metrics: Vec::new() };
+        line.write("timestamp", &now.rfc3339());
+        line.write("level", event.metadata().level().as_str());
+        line.write("target", event.metadata().target());
+        line
     }
 
-    fn add(&mut self, name: &str, value: &Value) {
+    fn add<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) {
         match name {
             "request_id" => self.has_request_id = true,
             "trace_id" => self.has_trace_id = true,
             _ => {}
         }
-        let _infallible = write!(self.text, ",{}:{value}", json!(name));
-        if let Some(metric) = metrics::of(name) {
-            self.metrics.push(metric);
-        }
+        self.write(name, value);
+        self.metrics.extend(metrics::of(name));
         // An alarm is counted wherever it is raised.
         if name == "alarm" {
-            self.add("Alarm", &json!(1));
+            self.add("Alarm", &1);
         }
+    }
+
+    fn write<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) {
+        if self.text.len() > 1 {
+            self.text.push(b',');
+        }
+        self.json(name);
+        self.text.push(b':');
+        self.json(value);
+    }
+
+    fn json<T: Serialize + ?Sized>(&mut self, value: &T) {
+        let _infallible = serde_json::to_writer(&mut self.text, value);
     }
 
     fn add_ids(&mut self, ids: &Ids) {
         if let Some(request) = ids.request.as_ref().filter(|_| !self.has_request_id) {
-            self.add("request_id", &json!(request));
+            self.add("request_id", request);
         }
         if let Some(trace) = ids.trace.as_ref().filter(|_| !self.has_trace_id) {
-            self.add("trace_id", &json!(trace));
+            self.add("trace_id", trace);
         }
     }
 
     fn ended(mut self, now: Millis) -> Vec<u8> {
         if !self.metrics.is_empty() {
-            let _infallible = write!(self.text, ",\"_aws\":{}", metrics::directives(&self.metrics, now));
+            let directives = metrics::directives(&self.metrics, now);
+            self.write("_aws", &directives);
         }
-        self.text.push_str("}\n");
-        self.text.into_bytes()
+        self.text.extend_from_slice(b"}\n");
+        self.text
+    }
+}
+
+/// A value as its `Debug` says it.
+struct Said<'a>(&'a dyn fmt::Debug);
+
+impl Serialize for Said<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:?}", self.0))
     }
 }
 
 impl Visit for Line {
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.add(field.name(), &json!(value));
+        self.add(field.name(), &value);
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.add(field.name(), &json!(value));
+        self.add(field.name(), &value);
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.add(field.name(), &json!(value));
+        self.add(field.name(), &value);
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.add(field.name(), &json!(value));
+        self.add(field.name(), &value);
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.add(field.name(), &json!(value));
+        self.add(field.name(), value);
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.add(field.name(), &json!(format!("{value:?}")));
+        self.add(field.name(), &Said(value));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::{Value, json};
     use std::sync::{Arc, Mutex};
     use tracing_subscriber::layer::SubscriberExt as _;
 

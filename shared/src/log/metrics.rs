@@ -4,7 +4,7 @@
 //! company or a caller, since each combination is a metric of its own that is paid for by the month. The template's
 //! alarms and dashboard are compared with this list.
 
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::clock::Millis;
 
@@ -57,20 +57,58 @@ pub static METRICS: [Metric; 17] = [
 /// The metric of that name.
 #[must_use]
 pub fn of(name: &str) -> Option<&'static Metric> {
+    // As all metrics are and hardly any other field is, and every field of every line is asked for.
+    if !name.starts_with(|first: char| first.is_ascii_uppercase()) {
+        return None;
+    }
     METRICS.iter().find(|metric| metric.name == name)
 }
 
 /// What tells CloudWatch which members of a line are metrics.
-pub(super) fn directives(metrics: &[&Metric], now: Millis) -> Value {
-    let mut sets: Vec<(&[&[&str]], Vec<Value>)> = Vec::new();
-    for metric in metrics {
-        let told = json!({ "Name": metric.name, "Unit": metric.unit });
-        match sets.iter_mut().find(|(dimensions, _)| *dimensions == metric.dimensions) {
-            Some((_, metrics)) => metrics.push(told),
-            None => sets.push((metric.dimensions, vec![told])),
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Directives {
+    timestamp: i64,
+    #[serde(rename = "CloudWatchMetrics")]
+    sets: Vec<Directive>,
+}
+
+/// Metrics that are told apart by the same members.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Directive {
+    namespace: &'static str,
+    dimensions: &'static [&'static [&'static str]],
+    metrics: Vec<Named>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Named {
+    name: &'static str,
+    unit: &'static str,
+}
+
+/// The directives for the metrics of a line.
+pub(super) fn directives(metrics: &[&Metric], now: Millis) -> Directives {
+    let mut sets: Vec<Directive> = Vec::new();
+    for &&Metric { name, unit, dimensions } in metrics {
+        let named = Named { name, unit };
+        match sets.iter_mut().find(|set| set.dimensions == dimensions) {
+            Some(set) => set.metrics.push(named),
+            None => sets.push(Directive { namespace: NAMESPACE, dimensions, metrics: vec![named] }),
         }
     }
-    let directive = |(dimensions, metrics): (&[&[&str]], Vec<Value>)| json!({ "Namespace": NAMESPACE, "Dimensions": dimensions, "Metrics": metrics });
-    let directives: Vec<_> = sets.into_iter().map(directive).collect();
-    json!({ "Timestamp": now.0, "CloudWatchMetrics": directives })
+    Directives { timestamp: now.0, sets }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_found_by_its_name() {
+        assert!(METRICS.iter().all(|metric| of(metric.name).is_some_and(|found| found.name == metric.name)));
+        assert!(of("calls").is_none() && of("outcome").is_none());
+    }
 }
