@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{AUTHORIZATION, CONTENT_LENGTH};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
+use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
 
 use crate::http_client::Relayed;
-use crate::redacted::Redacted;
+use crate::token::bearer::Bearer;
 
 /// The largest body that an answer can have, in bytes: what Lambda carries (6 MB) less some room for headers.
 /// A body that is no text grows by a third on top, which is seen when it is encoded.
@@ -27,7 +27,7 @@ pub struct Attempt<'a> {
     /// The body.
     pub body: Bytes,
     /// The bearer token.
-    pub token: &'a Redacted,
+    pub token: &'a Bearer,
 }
 
 /// The platform's answer.
@@ -85,11 +85,9 @@ impl Attempt<'_> {
     }
 
     fn request(self) -> Result<Request<Full<Bytes>>, Failure> {
-        let mut bearer = HeaderValue::try_from(format!("Bearer {}", self.token.expose()))
-            .map_err(|_| Failure::NotSent("the token has a character that no header may have".into()))?;
-        bearer.set_sensitive(true);
+        let bearer = self.token.header().ok_or_else(no_header)?;
         let mut headers = self.headers;
-        headers.insert(AUTHORIZATION, bearer);
+        headers.insert(AUTHORIZATION, bearer.clone());
         // A method that is expected to have a body says `Content-Length: 0` (RFC 9110 section 8.6).
         if self.body.is_empty() && [Method::POST, Method::PUT, Method::PATCH].contains(self.method) {
             headers.insert(CONTENT_LENGTH, 0.into());
@@ -100,6 +98,10 @@ impl Attempt<'_> {
         *request.headers_mut() = headers;
         Ok(request)
     }
+}
+
+fn no_header() -> Failure {
+    Failure::NotSent("the token has a character that no header may have".into())
 }
 
 async fn whole(mut body: Incoming, status: StatusCode) -> Result<Bytes, Failure> {
@@ -131,6 +133,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::redacted::Redacted;
 
     /// Answers one connection with these bytes and closes it. Gives back what it was sent.
     async fn serve(answer: Vec<u8>) -> (Uri, tokio::task::JoinHandle<String>) {
@@ -157,7 +160,7 @@ mod tests {
 
     async fn attempt(uri: Uri, method: Method, body: &'static str) -> Result<Reply, Failure> {
         let client = crate::http_client::relayed().expect("a client");
-        let token = Redacted::from("the-token");
+        let token = Bearer::from(&Redacted::from("the-token"));
         let attempt = Attempt { method: &method, uri, headers: HeaderMap::new(), body: body.into(), token: &token };
         attempt.send(&client, Duration::from_secs(5)).await
     }
@@ -219,7 +222,7 @@ mod tests {
     async fn silence_ends_with_the_time() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let uri = format!("http://{}/", listener.local_addr().expect("bound")).parse().expect("a target");
-        let (client, token) = (crate::http_client::relayed().expect("a client"), Redacted::from("t"));
+        let (client, token) = (crate::http_client::relayed().expect("a client"), Bearer::from(&Redacted::from("t")));
         let attempt =
             Attempt { method: &Method::GET, uri, headers: HeaderMap::new(), body: Bytes::new(), token: &token };
         let failure = attempt.send(&client, Duration::from_millis(50)).await.expect_err("nobody answers");

@@ -143,8 +143,11 @@ async fn ask(
     access: &Access,
     most_bytes: usize,
 ) -> (Result<Map<String, Value>, Otherwise>, Heard) {
+    let Some(bearer) = access.token.header() else {
+        return (Err(Otherwise::Unanswered("a token that no header may have")), Heard::default());
+    };
     let request = request
-        .bearer_auth(access.token.expose())
+        .header(http::header::AUTHORIZATION, bearer)
         .header("version", VERSION)
         .header(http::header::ACCEPT, "application/json");
     let mut answer = match request.send().await {

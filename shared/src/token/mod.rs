@@ -1,5 +1,6 @@
 //! The life of a token pair: the token endpoint, the one refresh path, and what a reader gets.
 
+pub mod bearer;
 pub mod breaker;
 pub mod company_api;
 pub mod endpoint;
@@ -12,6 +13,7 @@ pub mod reseal;
 pub mod schedule;
 pub mod tokens;
 
+use self::bearer::Bearer;
 use crate::clock::Millis;
 use crate::redacted::Redacted;
 use crate::resource::Resource;
@@ -21,8 +23,8 @@ use crate::table::StoreError;
 /// An access token and the lineage that it belongs to.
 #[derive(Clone, Debug)]
 pub struct Access {
-    /// The bearer token (RFC 6750).
-    pub token: Redacted,
+    /// The token.
+    pub token: Bearer,
     /// When the platform granted it.
     pub issued_at: Millis,
     /// When the platform stops taking it.

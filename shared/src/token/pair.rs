@@ -80,7 +80,7 @@ impl Pair {
     #[must_use]
     pub fn to_access(&self, lineage: Lineage) -> Access {
         Access {
-            token: self.access.clone(),
+            token: (&self.access).into(),
             issued_at: self.issued_at,
             expires_at: self.expires_at,
             epoch: lineage.epoch,

@@ -204,7 +204,7 @@ impl Tokens {
             }
         })?;
         Ok(Access {
-            token,
+            token: (&token).into(),
             issued_at: pair.access_issued_at,
             expires_at: pair.access_expires_at,
             epoch: stored.lineage.epoch,
