@@ -109,7 +109,11 @@ impl Path {
         expect_whole_escapes(raw)?;
         let mut decoded = raw.to_owned();
         expect_unambiguous(&decoded)?;
+        // Most paths have no escape. A string that has none is not overlong either.
         for round in 0.. {
+            if !decoded.contains('%') {
+                break;
+            }
             let bytes: Cow<'_, [u8]> = percent_decode_str(&decoded).into();
             if has_overlong(&bytes) {
                 return Err(Unsafe::Overlong);
@@ -193,6 +197,9 @@ fn has_overlong(bytes: &[u8]) -> bool {
 fn fully_decoded(segment: &str) -> String {
     let mut decoded = segment.to_owned();
     for _ in 0..DECODINGS {
+        if !decoded.contains('%') {
+            break;
+        }
         decoded = percent_decode_str(&decoded).decode_utf8_lossy().into_owned();
     }
     decoded
