@@ -1,6 +1,7 @@
 //! Everything that is due, until shortly before the invocation's end.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
+use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
@@ -141,43 +142,108 @@ impl Gauges {
 }
 
 /// Refreshes what is due. Also since when the oldest of it was, when the tick began.
+///
+/// The next shard of the index is read while what was found before is refreshed, so that as much is under way as may be.
+/// Shards that had something are read again once that is done: there may be more of it than a page.
 async fn refresh(app: &App, shards: Shards, deadline: Millis) -> Result<(Summary, Duration), StoreError> {
     let began = app.clock.now();
-    let mut oldest = began;
-    let mut unread: Vec<u32> = (0..DUE_SHARDS).filter(|shard| shards.include(*shard)).collect();
+    let mut index = Index::new(app, shards, deadline);
     let mut summary = Summary::default();
-    let mut seen: HashSet<Resource> = HashSet::new();
-    'shards: for shard in (0..DUE_SHARDS).filter(|shard| shards.include(*shard)) {
-        loop {
-            let page = app.table.due(shard, app.clock.now(), PAGE).await?;
-            unread.retain(|other| *other != shard);
-            oldest = page.first().map_or(oldest, |first| oldest.min(first.due_at));
-            // The index lags behind the table, and what failed may be due again: each is looked at once.
-            let due: Vec<_> = page.into_iter().filter(|due| seen.insert(due.resource.clone())).collect();
-            if due.is_empty() {
-                break;
-            }
-            summary.due += due.len() as u64;
-            let hot = hot(app, &due).await;
-            let mut outcomes = stream::iter(&due)
-                .map(|due| one(app, due, hot.as_ref().is_none_or(|hot| hot.contains(&due.resource)), deadline))
-                .buffer_unordered(CONCURRENCY);
-            while let Some(outcome) = outcomes.next().await {
-                summary.count(outcome);
-            }
-            if summary.left > 0 {
-                break 'shards;
-            }
+    while index.begin_round() {
+        let pages = stream::unfold(&mut index, async |index| Some((index.page().await?, index)));
+        let refreshes = pages.flat_map(stream::iter).map(|found| one(app, found, deadline));
+        let mut outcomes = pin!(refreshes.buffer_unordered(CONCURRENCY));
+        while let Some(outcome) = outcomes.next().await {
+            summary.count(outcome);
         }
     }
-    if summary.left > 0 {
-        count_left(app, shards, &mut summary).await?;
+    let Index { found, mut oldest, unread, stop, .. } = index;
+    summary.due = found;
+    match stop {
+        Some(Stop::Failed(error)) => return Err(error),
+        Some(Stop::NoTime) => count_left(app, shards, &mut summary).await?,
+        None => {}
     }
     for shard in unread {
         let first = app.table.due(shard, began, 1).await?;
         oldest = first.first().map_or(oldest, |first| oldest.min(first.due_at));
     }
     Ok((summary, began.since(oldest)))
+}
+
+/// The index of what is due, on its way through the shards of one part.
+struct Index<'a> {
+    app: &'a App,
+    deadline: Millis,
+    /// Shards to read in this round.
+    unread: VecDeque<u32>,
+    /// Shards to read in the next, since they had something new in this one.
+    again: VecDeque<u32>,
+    /// The index lags behind the table, and what failed may be due again: each is looked at once.
+    seen: HashSet<Resource>,
+    /// How many were due.
+    found: u64,
+    /// Since when the first of them was.
+    oldest: Millis,
+    stop: Option<Stop>,
+}
+
+/// Why the index is not read to its end.
+enum Stop {
+    NoTime,
+    Failed(StoreError),
+}
+
+/// What is due, and whether it was called of late.
+struct Found {
+    due: Due,
+    hot: bool,
+}
+
+impl<'a> Index<'a> {
+    fn new(app: &'a App, shards: Shards, deadline: Millis) -> Self {
+        let again = (0..DUE_SHARDS).filter(|shard| shards.include(*shard)).collect();
+        let (unread, seen, oldest) = (VecDeque::new(), HashSet::new(), app.clock.now());
+        Self { app, deadline, unread, again, seen, found: 0, oldest, stop: None }
+    }
+
+    /// Whether there is a round to go.
+    fn begin_round(&mut self) -> bool {
+        if self.stop.is_some() {
+            return false;
+        }
+        self.unread = std::mem::take(&mut self.again);
+        !self.unread.is_empty()
+    }
+
+    /// The next that are due, if there are any in this round. Never an error, which would end what is under way.
+    async fn page(&mut self) -> Option<Vec<Found>> {
+        while let Some(&shard) = self.unread.front().filter(|_| self.stop.is_none()) {
+            if !leaves_time(self.app.clock.now(), self.deadline) {
+                self.stop = Some(Stop::NoTime);
+                return None;
+            }
+            let page = match self.app.table.due(shard, self.app.clock.now(), PAGE).await {
+                Ok(page) => page,
+                Err(error) => {
+                    self.stop = Some(Stop::Failed(error));
+                    return None;
+                }
+            };
+            self.unread.pop_front();
+            self.oldest = page.first().map_or(self.oldest, |first| self.oldest.min(first.due_at));
+            let due: Vec<_> = page.into_iter().filter(|due| self.seen.insert(due.resource.clone())).collect();
+            if due.is_empty() {
+                continue;
+            }
+            self.again.push_back(shard);
+            self.found += due.len() as u64;
+            let hot = hot(self.app, &due).await;
+            let is_hot = |due: &Due| hot.as_ref().is_none_or(|hot| hot.contains(&due.resource));
+            return Some(due.into_iter().map(|due| Found { hot: is_hot(&due), due }).collect());
+        }
+        None
+    }
 }
 
 /// Counts what is still due, looked at or not.
@@ -237,11 +303,17 @@ async fn hot(app: &App, due: &[Due]) -> Option<HashSet<Resource>> {
     }
 }
 
-async fn one(app: &App, due: &Due, hot: bool, deadline: Millis) -> Outcome {
+/// Whether a refresh may still be begun.
+fn leaves_time(now: Millis, deadline: Millis) -> bool {
+    now + LEASE + MARGIN <= deadline
+}
+
+async fn one(app: &App, Found { due, hot }: Found, deadline: Millis) -> Outcome {
     let now = app.clock.now();
-    if now + LEASE + MARGIN > deadline {
+    if !leaves_time(now, deadline) {
         return Outcome::NoTime;
     }
+    let due = &due;
     if !hot {
         let until = schedule::next_cold(now, fastrand::f64());
         let deferred = app.table.defer(due, until, now - schedule::HOT, now - schedule::OLDEST_COLD).await;
