@@ -132,7 +132,8 @@ impl<T> Secret<T> {
             return Ok(c.value.clone());
         }
         let urged_at = if urged { Some(now) } else { cached.as_ref().and_then(|c| c.urged_at) };
-        match (self.read().await, &mut *cached) {
+        // Boxed, like all that is rare on the way of a call: a future is moved with the room for its rarest part.
+        match (Box::pin(self.read()).await, &mut *cached) {
             (Ok(value), slot) => {
                 let value = Arc::new(value);
                 *slot = Some(Cached { value: value.clone(), read_at: now, next_read_at: now, urged_at });

@@ -72,7 +72,7 @@ async fn relayed(relay: &Relay, json: &str, arn: &str, invocation: &Invocation) 
             let visible = caller
                 .authorize_status(resource.clone())
                 .map_err(|reason| Refused::by_permissions(reason, &id, &resource))?;
-            Ok(relay.status(&visible, invocation).await)
+            Ok(Box::pin(relay.status(&visible, invocation)).await)
         }
         Route::Api { path } => {
             let (caller, path) = (authenticate(&callers, Door::Key, &event)?, Path::parse(path)?);

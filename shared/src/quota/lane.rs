@@ -211,6 +211,16 @@ impl Lane {
         {
             return Ok(());
         }
+        Box::pin(self.learn_more(table, clock, ceilings, heard)).await
+    }
+
+    async fn learn_more(
+        &self,
+        table: &Table,
+        clock: &Clock,
+        ceilings: Limits,
+        heard: &Heard,
+    ) -> Result<(), StoreError> {
         let _one_at_a_time = self.learning.lock().await;
         let heard_at = clock.now();
         let known = self.state().seen.counters().cloned();

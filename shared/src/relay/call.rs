@@ -169,7 +169,8 @@ impl<'a> Call<'a> {
         let Relay { quota, .. } = self.relay;
         let resource = &self.request.resource;
         if let Some(share) = self.caller.requests_per_10s() {
-            return quota.take_within_share(self.caller.id(), resource, share, self.wait_until).await;
+            let within = quota.take_within_share(self.caller.id(), resource, share, self.wait_until);
+            return Box::pin(within).await;
         }
         quota.take(resource, self.wait_until).await
     }
@@ -200,7 +201,7 @@ impl<'a> Call<'a> {
         let learn = async {
             quota.observe(resource, reply.status, &reply.headers).await?;
             if reply.status == StatusCode::TOO_MANY_REQUESTS {
-                return quota.usage(resource).await.map(Some);
+                return Box::pin(quota.usage(resource)).await.map(Some);
             }
             Ok(None)
         };

@@ -131,7 +131,8 @@ impl Relay {
         };
         let forbidden = |reason| Refused::by_permissions(reason, caller.id(), &location);
         caller.may_ask_for_company().map_err(forbidden)?;
-        let stored = self.app.table.installation(&location).await.map_err(|e| Refused::by_store(&e, self.now()))?;
+        let reading = Box::pin(self.app.table.installation(&location));
+        let stored = reading.await.map_err(|e| Refused::by_store(&e, self.now()))?;
         let company = stored.and_then(|stored| Resource::company(&stored.company?).ok());
         let detail = "the platform takes this operation with a company's token only, and the company of the location \
                       is not known: send the header x-company-id";

@@ -94,7 +94,7 @@ impl Tokens {
         if let Some(access) = self.cached(resource) {
             return Ok(access);
         }
-        let (access, as_of) = self.find(resource, None, deadline).await?;
+        let (access, as_of) = Box::pin(self.find(resource, None, deadline)).await?;
         self.remember(resource, &access, as_of);
         Ok(access)
     }
@@ -111,7 +111,7 @@ impl Tokens {
         if let Some(access) = self.cached(resource).filter(|access| lineage(access) > lineage(used)) {
             return Ok(access);
         }
-        let (access, as_of) = self.find(resource, Some(lineage(used)), deadline).await?;
+        let (access, as_of) = Box::pin(self.find(resource, Some(lineage(used)), deadline)).await?;
         self.remember(resource, &access, as_of);
         Ok(access)
     }
