@@ -55,7 +55,12 @@ pub(super) fn read(path: &Path, names: &mut Names) {
 }
 
 fn read_segments(segments: &[String], names: &mut Names) {
-    for beginning in BEGINNINGS {
+    let Some(first) = segments.first().map(|segment| plain(segment)) else { return };
+    let begins = |beginning: &str| {
+        let name = beginning.split('/').next();
+        name.is_some_and(|name| name.eq_ignore_ascii_case(first))
+    };
+    for beginning in BEGINNINGS.iter().filter(|beginning| begins(beginning)) {
         let mut found = Names::default();
         let mut segments = segments.iter();
         let matches = beginning.split('/').all(|part| {
@@ -64,8 +69,7 @@ fn read_segments(segments: &[String], names: &mut Names) {
                 "*" => true,
                 "{location}" => is_id(segment, Kind::Location, &mut found),
                 "{company}" => is_id(segment, Kind::Company, &mut found),
-                // Routers differ in case and in what they make of `;parameters`.
-                name => segment.split(';').next().is_some_and(|s| s.trim().eq_ignore_ascii_case(name)),
+                name => plain(segment).eq_ignore_ascii_case(name),
             }
         });
         if matches {
@@ -73,6 +77,11 @@ fn read_segments(segments: &[String], names: &mut Names) {
             names.companies.append(&mut found.companies);
         }
     }
+}
+
+/// A segment as a name of the platform's: routers differ in what they make of `;parameters`, and in case, too.
+fn plain(segment: &str) -> &str {
+    segment.split(';').next().unwrap_or_default().trim()
 }
 
 /// The platform has names in the places of ids (`/locations/search`, `/social-media-posting/statistics`), all in small
