@@ -24,7 +24,9 @@ where
         let answering = answer(event);
         Box::pin(async move { Ok::<_, Infallible>(answering.await) })
     });
-    Runtime::new(service).layer(MapRequestLayer::new(readable)).layer(TracingLayer::new()).run_concurrent().await
+    let runtime = Runtime::new(service).layer(MapRequestLayer::new(readable)).layer(TracingLayer::new());
+    // A task is woken by a place in a queue; what a process blocks on, by a system call for each answer.
+    tokio::spawn(runtime.run_concurrent()).await?
 }
 
 /// An event that is no JSON would be a function error before any code of ours sees it. `null` is malformed, too, and
