@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
+use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, ConfigLoader, SdkConfig};
 
@@ -193,6 +194,8 @@ pub fn aws_defaults() -> ConfigLoader {
         .build();
     aws_config::defaults(BehaviorVersion::latest())
         .http_client(http_client::aws())
+        // It ends what has made no progress for 5 s, and no try lasts that long.
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .timeout_config(timeouts)
         .retry_config(RetryConfig::standard().with_max_attempts(3).with_initial_backoff(Duration::from_millis(50)))
 }
