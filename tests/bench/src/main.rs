@@ -5,6 +5,7 @@
 
 mod counts;
 mod footprint;
+mod instructions;
 mod options;
 mod pairs;
 mod peers;
@@ -31,8 +32,11 @@ use crate::store::Store;
 #[tokio::main]
 async fn main() -> ExitCode {
     let options = Options::parse();
-    if let Some(Command::Caller(caller)) = options.command {
-        pressure::call(caller).await;
+    if let Some(command) = options.command {
+        match command {
+            Command::Caller(caller) => pressure::call(caller).await,
+            Command::Taker(taker) => instructions::take(taker).await,
+        }
         return ExitCode::SUCCESS;
     }
     let mut report = Report::default();
@@ -67,37 +71,37 @@ async fn measure(options: &Options, report: &mut Report) -> Result<(), String> {
     }
     if options.engine != Engines::Embedded {
         match Store::local().await {
-            Some(local) => stores.push(local),
-            None => report.missing("DynamoDB Local", "needs Java 17 and its jar; .ci/run installs it"),
+            Ok(local) => stores.push(local),
+            Err(why) => report.missing("DynamoDB Local, and the peers on it", &why),
         }
     }
     for (number, store) in stores.iter().enumerate() {
         if options.wants("permit.latency") {
-            report.add(permits::latency(store, quick).await);
+            report.part("permit.latency", async || permits::latency(store, quick).await).await;
         }
         if options.wants("permit.throughput") {
-            report.add(permits::throughput(store, quick).await);
+            report.part("permit.throughput", async || permits::throughput(store, quick).await).await;
         }
         if options.wants("permit.group") {
-            report.add(permits::group(store, quick).await);
+            report.part("permit.group", async || permits::group(store, quick).await).await;
         }
         if options.wants("calls.admitted") {
-            report.add(counts::admitted(store, quick).await);
+            report.part("calls.admitted", async || counts::admitted(store, quick).await).await;
         }
         if options.wants("calls.refusal") {
-            report.add(counts::refused(store).await);
+            report.part("calls.refusal", async || counts::refused(store).await).await;
         }
         if options.wants("pressure") {
-            report.add(pressure::pressure(store, quick).await);
+            report.part("pressure", async || pressure::pressure(store, quick).await).await;
         }
         if options.wants("relayed.counts") {
-            report.add(relayed::counts(store, &functions, quick).await);
+            report.part("relayed.counts", async || relayed::counts(store, &functions, quick).await).await;
         }
         if options.wants("relayed.latency") {
-            report.add(relayed::latency(store, &functions, &bare, quick).await);
+            report.part("relayed.latency", async || relayed::latency(store, &functions, &bare, quick).await).await;
         }
         if options.wants("refresh") {
-            report.add(Box::pin(refreshes::rate_of_one(store, &functions, quick)).await);
+            report.part("refresh", async || Box::pin(refreshes::rate_of_one(store, &functions, quick)).await).await;
         }
         if options.wants("peers") && !quick && store.is_local() {
             peers::measure(store, &options::peers()?, report).await;
@@ -107,13 +111,16 @@ async fn measure(options: &Options, report: &mut Report) -> Result<(), String> {
             continue;
         }
         if options.wants("start.poll") {
-            report.add(start::poll(store, &functions, &bare, quick).await);
+            report.part("start.poll", async || start::poll(store, &functions, &bare, quick).await).await;
         }
         if options.wants("start.answer") {
-            report.add(start::answer(store, &functions, quick).await);
+            report.part("start.answer", async || start::answer(store, &functions, quick).await).await;
+        }
+        if options.wants("instructions") && !quick {
+            instructions::measure(store, &functions, &bare, report).await;
         }
         if options.wants("memory") {
-            report.add(footprint::memory(store, &functions, quick).await);
+            report.part("memory", async || footprint::memory(store, &functions, quick).await).await;
         }
     }
     Ok(())

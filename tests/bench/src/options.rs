@@ -6,6 +6,7 @@ use std::process::Command as Process;
 use clap::{Parser, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
+use crate::instructions::Taker;
 use crate::pressure::Caller;
 use crate::system::Functions;
 
@@ -20,7 +21,8 @@ pub(crate) struct Options {
     /// Only what begins with this name, such as `permit`; can be given more than once.
     #[arg(long, value_name = "NAME")]
     pub(crate) only: Vec<String>,
-    /// One to two minutes: what is counted is as good as ever, what is timed is hardly more than a sign of life.
+    /// Two minutes: what is counted is as good as ever, what is timed is hardly more than a sign of life; peers and
+    /// instructions are left out.
     #[arg(long)]
     pub(crate) quick: bool,
     /// Which DynamoDB.
@@ -37,6 +39,9 @@ pub(crate) enum Command {
     /// One of the processes that want permits.
     #[command(hide = true)]
     Caller(Caller),
+    /// A process whose instructions are counted.
+    #[command(hide = true)]
+    Taker(Taker),
 }
 
 /// Engines to measure on.
@@ -85,12 +90,17 @@ fn own_folder() -> Result<PathBuf, String> {
     path.parent().map(PathBuf::from).ok_or_else(|| "this program has no folder".to_owned())
 }
 
-/// All binaries at once, so that no crate is built with other features than by this program's own build.
+/// What is measured, with the features that the whole workspace has, as deployments do. Nothing is built twice by it:
+/// this program has the same (see its manifest).
 fn build() -> Result<(), String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Process::new(cargo);
-    build.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--workspace", "--bins", "--locked"]);
-    if !cfg!(debug_assertions) {
+    build.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--workspace", "--locked"]);
+    build.args(["--bin", "relay", "--bin", "refresh", "--bin", "bare"]);
+    if let Some(target) = own_folder()?.parent() {
+        build.arg("--target-dir").arg(target);
+    }
+    if crate::report::OPTIMIZED {
         build.arg("--release");
     }
     let status = build.status().map_err(|error| format!("cargo does not start: {error}"))?;
@@ -109,6 +119,6 @@ pub(crate) fn machine() -> Value {
         "kernel": read("/proc/sys/kernel/osrelease").trim(),
         "load": load.split(' ').next(),
         "at": shared::clock::Clock::system().now().rfc3339(),
-        "optimized": !cfg!(debug_assertions),
+        "optimized": crate::report::OPTIMIZED,
     })
 }

@@ -15,7 +15,8 @@ use crate::report::{Row, Target};
 use crate::store::{self, Store};
 
 /// High enough that nobody is ever refused.
-const UNLIMITED: Limits = Limits { burst: 1_000_000_000, interval: Duration::from_secs(10), daily: 2_000_000_000 };
+pub(crate) const UNLIMITED: Limits =
+    Limits { burst: 1_000_000_000, interval: Duration::from_secs(10), daily: 2_000_000_000 };
 const CALLERS: usize = 32;
 
 /// A counter as small as it can be: no window, no day, nothing given back.

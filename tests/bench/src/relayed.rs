@@ -1,6 +1,7 @@
 //! What a warm call through the relay costs, in calls and in time.
 
 use bytes::Bytes;
+use sandbox::process::Program;
 use serde_json::Value;
 
 use crate::pairs::{alternate, float, p50};
@@ -65,8 +66,8 @@ pub(crate) async fn latency(store: &Store, functions: &Functions, bare: &std::pa
 
     // The same two calls made by a function that does nothing else, under the same Runtime API.
     let own = [("RAW_TABLE", system.table.name.to_string()), ("RAW_URL", url.clone()), ("RAW_TOKEN", token.clone())];
-    let _raw = system.start(bare, "raw", &own);
-    let _echo = system.start(bare, "echo", &[]);
+    let _raw = system.start(Program::Path(bare.to_owned()), "raw", &own);
+    let _echo = system.start(Program::Path(bare.to_owned()), "echo", &[]);
     let raw_function = async || {
         let answer: Value =
             serde_json::from_slice(&system.invoke("raw", Bytes::from_static(b"{}")).await).expect("JSON");

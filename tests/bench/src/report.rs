@@ -1,10 +1,15 @@
 //! What was measured, as a table and as JSON.
 
 use std::io::Write as _;
+use std::panic::AssertUnwindSafe;
 
+use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 
 use crate::pairs::Ratio;
+
+/// Whether this program, and with it every raw baseline, is a release build.
+pub(crate) const OPTIMIZED: bool = !cfg!(debug_assertions);
 
 /// What a figure should be.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -121,9 +126,22 @@ impl Row {
 pub(crate) struct Report {
     rows: Vec<Row>,
     missing: Vec<String>,
+    failed: Vec<&'static str>,
 }
 
 impl Report {
+    /// Adds the figures of a part. One that panics, because something answered as it must not, fails the run, but does
+    /// not keep the others from being measured.
+    pub(crate) async fn part(&mut self, name: &'static str, rows: impl AsyncFnOnce() -> Vec<Row>) {
+        match AssertUnwindSafe(Box::pin(rows())).catch_unwind().await {
+            Ok(rows) => self.add(rows),
+            Err(_said_already) => {
+                say(&format!("failed: {name}"));
+                self.failed.push(name);
+            }
+        }
+    }
+
     /// Adds figures, and shows them at once.
     pub(crate) fn add(&mut self, rows: impl IntoIterator<Item = Row>) {
         for row in rows {
@@ -138,9 +156,9 @@ impl Report {
         self.missing.push(format!("{what}: {why}"));
     }
 
-    /// Whether every figure that is counted is what it should be.
+    /// Whether every figure that is counted is what it should be, and all parts have come to an end.
     pub(crate) fn holds(&self) -> bool {
-        self.rows.iter().all(|row| row.kind == Kind::Time || row.is_met())
+        self.failed.is_empty() && self.rows.iter().all(|row| row.kind == Kind::Time || row.is_met())
     }
 
     /// Everything, with what it was measured on.
@@ -149,6 +167,7 @@ impl Report {
             "machine": machine,
             "rows": self.rows.iter().map(Row::to_json).collect::<Vec<_>>(),
             "not_measured": self.missing,
+            "failed": self.failed,
         })
     }
 
@@ -163,12 +182,23 @@ impl Report {
         for missing in &self.missing {
             say(&format!("\nnot measured: {missing}"));
         }
+        for row in self.rows.iter().filter(|row| row.kind == Kind::Count && !row.is_met()) {
+            let Row { what, engine, target, measured, .. } = row;
+            say(&format!("\nmissed: {what} ({engine}): {}, target {}", figure(*measured), target.text()));
+        }
+        for failed in &self.failed {
+            say(&format!("\nfailed: {failed}"));
+        }
+        if !OPTIMIZED {
+            say("\nWhat is timed says nothing here: this program, which is the raw baseline, is not optimized.");
+        }
     }
 }
 
 fn line(row: &Row) -> String {
     let verdict = match (row.target, row.is_met()) {
         (Target::Told, _) => "",
+        _ if row.kind == Kind::Time && !OPTIMIZED => "",
         (_, true) => "yes",
         (_, false) => "**no**",
     };
@@ -195,10 +225,23 @@ mod tests {
     fn a_missed_count_fails_the_run_and_a_missed_time_does_not() {
         let row = |kind, measured| Row { kind, ..Row::count("a", "", "b", Target::AtMost(1.0), measured) };
         for (kind, measured, holds) in [(Kind::Count, 1.0, true), (Kind::Count, 1.01, false), (Kind::Time, 2.0, true)] {
-            let report = Report { rows: vec![row(kind, measured)], missing: Vec::new() };
+            let report = Report { rows: vec![row(kind, measured)], ..Report::default() };
             assert_eq!(report.holds(), holds, "{kind:?} {measured}");
             assert_eq!(report.to_json(&Value::Null)["rows"][0]["pass"], measured <= 1.0);
         }
+    }
+
+    #[tokio::test]
+    async fn a_part_that_panics_fails_the_run_and_leaves_the_others() {
+        let row = Row::count("a", "", "b", Target::Exactly(1.0), 1.0);
+        let mut report = Report::default();
+        report.part("good", async || vec![row.clone()]).await;
+        assert!(report.holds());
+        report.part("bad", async || panic!("on purpose")).await;
+        report.part("good", async || vec![row.clone()]).await;
+        assert!(!report.holds());
+        let json = report.to_json(&Value::Null);
+        assert_eq!((&json["failed"], json["rows"].as_array().map(Vec::len)), (&json!(["bad"]), Some(2)));
     }
 
     #[test]

@@ -1,10 +1,14 @@
 //! The two engines, and clients of them as the functions have.
 
+use std::path::Path;
+use std::process::Stdio;
+
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::{Credentials, Region};
-use it::dynamo::{Engine, Kind};
+use it::dynamo::{Engine, Kind, local_folder, usual_local_folder};
 use shared::app::aws_defaults;
 use shared::table::Table;
+use tokio::process::Command;
 
 const LOCAL: &str = "DynamoDB Local";
 
@@ -22,9 +26,17 @@ impl Store {
         Self { name: "embedded", engine }
     }
 
-    /// DynamoDB Local, where it is to be had.
-    pub(crate) async fn local() -> Option<Self> {
-        Some(Self { name: LOCAL, engine: Engine::start(Kind::Local, "bench").await? })
+    /// DynamoDB Local, which is installed if it is not there; else why it cannot be had.
+    pub(crate) async fn local() -> Result<Self, String> {
+        let java = Command::new("java").arg("-version").stdout(Stdio::null()).stderr(Stdio::null()).status().await;
+        if !java.is_ok_and(|status| status.success()) {
+            return Err("needs Java 17".to_owned());
+        }
+        if local_folder().is_none() {
+            install().await?;
+        }
+        let engine = Engine::start(Kind::Local, "bench").await.ok_or("no jar in DYNAMODB_LOCAL_DIR")?;
+        Ok(Self { name: LOCAL, engine })
     }
 
     /// Whether it is DynamoDB Local.
@@ -44,6 +56,21 @@ impl Store {
         sandbox::dynamo::create_table(&client, &name).await.expect("a table");
         Table { client, name: name.into() }
     }
+}
+
+/// Installs DynamoDB Local where it is looked for.
+async fn install() -> Result<(), String> {
+    if std::env::var_os("DYNAMODB_LOCAL_DIR").is_some() {
+        return Err("no DynamoDBLocal.jar in DYNAMODB_LOCAL_DIR".to_owned());
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.ci/dynamodb-local");
+    let output = Command::new(script).arg(usual_local_folder()).output().await;
+    let output = output.map_err(|error| format!(".ci/dynamodb-local does not start: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(format!("`.ci/dynamodb-local` fails: {}", said.trim().lines().last().unwrap_or("without a word")))
 }
 
 /// The SDK's configuration of a function, for services at `url`.

@@ -173,10 +173,17 @@ impl Engine {
     }
 }
 
-fn local_folder() -> Option<PathBuf> {
-    let folder = variable("DYNAMODB_LOCAL_DIR")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/dynamodb-local"), PathBuf::from);
+/// Where DynamoDB Local is, if it is there.
+#[must_use]
+pub fn local_folder() -> Option<PathBuf> {
+    let folder = variable("DYNAMODB_LOCAL_DIR").map_or_else(usual_local_folder, PathBuf::from);
     folder.join("DynamoDBLocal.jar").exists().then_some(folder)
+}
+
+/// Where DynamoDB Local is installed unless `DYNAMODB_LOCAL_DIR` says otherwise.
+#[must_use]
+pub fn usual_local_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/dynamodb-local")
 }
 
 pub(crate) fn in_ci() -> bool {

@@ -37,6 +37,15 @@ pub enum Program {
     Itself,
     /// The bootstrap of a function that was built before, or anything that speaks the Runtime API.
     Path(PathBuf),
+    /// The same, run by a tool such as valgrind, whose command line ends with it.
+    Under {
+        /// The tool.
+        tool: String,
+        /// What it is told.
+        arguments: Vec<String>,
+        /// The bootstrap.
+        path: PathBuf,
+    },
 }
 
 /// A function's process as it is to be.
@@ -279,6 +288,11 @@ fn spawn(spec: &WorkerSpec, runtime: &RuntimeApi) -> Result<Child, StartError> {
     let failed = |what: &str, error: std::io::Error| StartError::System(format!("{what}: {error}"));
     let mut command = match &spec.program {
         Program::Path(path) => Command::new(path),
+        Program::Under { tool, arguments, path } => {
+            let mut command = Command::new(tool);
+            command.args(arguments).arg(path);
+            command
+        }
         Program::Itself => {
             let itself = std::env::current_exe().map_err(|error| failed("the sandbox does not find itself", error))?;
             let mut command = Command::new(itself);

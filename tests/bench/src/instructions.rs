@@ -1,0 +1,235 @@
+//! How many instructions of user space a warm call takes, counted by valgrind's callgrind: unlike its time, hardly
+//! different on a machine that does other things as well.
+//!
+//! A process is warmed first. Then the same number of calls is counted twice, to tell how far two counts differ.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use bytes::Bytes;
+use sandbox::process::{Program, lambda_environment};
+use shared::clock::{Clock, Millis};
+use shared::quota::Quota;
+use shared::table::Table;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::process::Command;
+
+use crate::pairs::float;
+use crate::permits::{RawCounter, UNLIMITED};
+use crate::platform::access_token;
+use crate::report::{OPTIMIZED, Report, Row, Target, say};
+use crate::store::{self, Store};
+use crate::system::{Distances, Functions, System, Through, location, request};
+
+/// Calls before those that are counted: connections are open, the token is known, all code has run once.
+const WARMING: usize = 20;
+/// Calls of one count.
+const CALLS: usize = 60;
+/// As many threads on any machine as Lambda's smallest sizes show.
+const THREADS: (&str, &str) = ("TOKIO_WORKER_THREADS", "2");
+/// So long that all calls lie in a few slots of the window, however slow the machine is.
+const INTERVAL: (&str, &str) = ("BURST_INTERVAL_MS", "60000");
+
+/// What a process is told whose permits, or raw writes, are counted.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Taker {
+    /// Where DynamoDB is.
+    #[arg(long)]
+    url: String,
+    /// The table.
+    #[arg(long)]
+    table: String,
+    /// The least that a shared counter can be, instead of permits.
+    #[arg(long)]
+    raw: bool,
+}
+
+/// Takes as many permits as each line of its input says, one after the other, and writes a line when it has them.
+pub(crate) async fn take(told: Taker) {
+    let table = Table { client: store::client(&told.url).await, name: told.table.into() };
+    let counter = RawCounter::new(&table);
+    counter.create("raw#0").await;
+    // A clock that stands: all permits are of one slot.
+    let quota = Quota::new(table, Clock::manual(Millis(1_800_000_000_000)), UNLIMITED);
+    let resource = location(0);
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    while let Some(line) = lines.next_line().await.expect("readable") {
+        for _ in 0..line.parse::<usize>().expect("how many") {
+            if told.raw {
+                counter.take("raw#0").await;
+            } else {
+                quota.take(&resource, None).await.expect("no limit");
+            }
+        }
+        say("taken");
+    }
+}
+
+/// Counts them all, or says why it cannot.
+pub(crate) async fn measure(store: &Store, functions: &Functions, bare: &Path, report: &mut Report) {
+    if let Err(why) = counted(store, functions, bare, report).await {
+        report.missing("instructions", &why);
+    }
+}
+
+async fn counted(store: &Store, functions: &Functions, bare: &Path, report: &mut Report) -> Result<(), String> {
+    let callgrind = Callgrind::new().await?;
+    let system = System::new(store, functions, Through::Nothing, Distances::default()).await;
+    system.install(&location(0), 0).await;
+    let table = Table { client: store::client(&store.url()).await, name: system.table.name.clone() };
+    RawCounter::new(&table).create("raw#0").await;
+    let url = format!("{}/contacts/sx6wyHhbFdRXh302LLNR", system.platform.url());
+    let raw = [("RAW_TABLE", table.name.to_string()), ("RAW_URL", url), ("RAW_TOKEN", access_token(0))];
+    let relay = functions.bootstrap("relay");
+
+    let relayed = callgrind.function(&system, "relay", &relay, &[]).await?;
+    let both = callgrind.function(&system, "raw", bare, &raw).await?;
+    let nothing = callgrind.function(&system, "echo", bare, &[]).await?;
+    let permit = callgrind.taker(&table, &store.url(), &[]).await?;
+    let write = callgrind.taker(&table, &store.url(), &["--raw"]).await?;
+
+    let row = |name, what, of: &OfOne| {
+        let what = format!("instructions of {what}");
+        Row::count(name, store.name, &what, Target::Told, of.mean().round())
+            .told(format!("two counts of {CALLS} calls differ by {:.2} %", of.difference() * 100.0))
+    };
+    // A baseline that is not optimized is none.
+    let times = |row: Row, one: &OfOne, other: &OfOne| {
+        if OPTIMIZED { row.told(format!("{:.2} × the next", one.mean() / other.mean())) } else { row }
+    };
+    report.add([
+        times(row("instructions.relayed", "one warm relayed call", &relayed), &relayed, &both),
+        row("instructions.raw", "the same two calls made by a bare function", &both),
+        row("instructions.nothing", "an invocation that does nothing", &nothing),
+        times(row("instructions.permit", "a permit taken, 1 caller", &permit), &permit, &write),
+        row("instructions.write", "a raw conditional UpdateItem", &write),
+    ]);
+    Ok(())
+}
+
+/// What one call takes, counted twice.
+struct OfOne([f64; 2]);
+
+impl OfOne {
+    fn mean(&self) -> f64 {
+        f64::midpoint(self.0[0], self.0[1])
+    }
+
+    /// How far the two are from one another, as a part of them.
+    fn difference(&self) -> f64 {
+        (self.0[0] - self.0[1]).abs() / self.mean()
+    }
+}
+
+/// The tool, and where it writes.
+struct Callgrind {
+    folder: PathBuf,
+}
+
+impl Drop for Callgrind {
+    fn drop(&mut self) {
+        let _left = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+impl Callgrind {
+    /// If it is there.
+    async fn new() -> Result<Self, String> {
+        for tool in ["valgrind", "vgdb"] {
+            let asked = Command::new(tool).arg("--help").stdout(Stdio::null()).stderr(Stdio::null()).status();
+            asked.await.map_err(|_| "needs valgrind".to_owned())?;
+        }
+        let folder = std::env::temp_dir().join(format!("callgrind-{:016x}", fastrand::u64(..)));
+        std::fs::create_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        Ok(Self { folder })
+    }
+
+    fn written_by(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// How valgrind and the program that talks to it find one another.
+    fn meeting(&self) -> String {
+        format!("--vgdb-prefix={}", self.folder.join("vgdb").display())
+    }
+
+    fn arguments(&self, name: &str) -> Vec<String> {
+        let out = format!("--callgrind-out-file={}", self.written_by(name).display());
+        vec!["-q".to_owned(), "--tool=callgrind".to_owned(), self.meeting(), out]
+    }
+
+    /// Counts two batches of calls, after one that warms the process.
+    async fn count(
+        &self,
+        name: &str,
+        process: u32,
+        mut call: impl AsyncFnMut(usize) -> Result<(), String>,
+    ) -> Result<OfOne, String> {
+        call(WARMING).await?;
+        self.dump(name, process, 1).await?;
+        call(CALLS).await?;
+        let first = self.dump(name, process, 2).await?;
+        call(CALLS).await?;
+        let second = self.dump(name, process, 3).await?;
+        Ok(OfOne([first, second].map(|all| all / float(CALLS))))
+    }
+
+    /// Instructions of a process since it was asked last.
+    async fn dump(&self, name: &str, process: u32, number: usize) -> Result<f64, String> {
+        let mut command = Command::new("vgdb");
+        command.args([&self.meeting(), &format!("--pid={process}"), "dump"]).kill_on_drop(true);
+        let output = command.output().await.map_err(|error| error.to_string())?;
+        let path = self.written_by(&format!("{name}.{number}"));
+        let text = std::fs::read(&path).map_err(|_| {
+            let said = String::from_utf8_lossy(&output.stderr);
+            format!("valgrind cannot be asked: {}", said.lines().last().unwrap_or_default())
+        })?;
+        let text = String::from_utf8_lossy(&text);
+        let total = text.lines().find_map(|line| line.strip_prefix("totals: "));
+        total.and_then(|total| total.trim().parse().ok()).ok_or_else(|| "valgrind wrote no total".to_owned())
+    }
+
+    /// Of a function that is invoked.
+    async fn function(
+        &self,
+        system: &System,
+        function: &str,
+        path: &Path,
+        own: &[(&str, String)],
+    ) -> Result<OfOne, String> {
+        let (tool, arguments) = ("valgrind".to_owned(), self.arguments(function));
+        let under = Program::Under { tool, arguments, path: path.to_owned() };
+        let fixed = [THREADS, INTERVAL].map(|(name, value)| (name, value.to_owned()));
+        let worker = system.start(under, function, &[&fixed, own].concat());
+        let payload = if function == "raw" { Bytes::from_static(b"{}") } else { request(&location(0)) };
+        let invoke = async |calls| {
+            for _ in 0..calls {
+                match function {
+                    "relay" => system.relay(&payload).await,
+                    _ => drop(system.invoke(function, payload.clone()).await),
+                }
+            }
+            Ok(())
+        };
+        self.count(function, worker.pid().ok_or("it has ended")?, invoke).await
+    }
+
+    /// Of this program, when it takes permits or makes raw writes.
+    async fn taker(&self, table: &Table, url: &str, more: &[&str]) -> Result<OfOne, String> {
+        let name = format!("taker{}", more.concat());
+        let itself = std::env::current_exe().map_err(|error| error.to_string())?;
+        let mut command = Command::new("valgrind");
+        command.args(self.arguments(&name)).arg(itself);
+        command.args(["taker", "--url", url, "--table", &table.name]).args(more);
+        command.envs(lambda_environment("taker", "taker-1")).env(THREADS.0, THREADS.1).kill_on_drop(true);
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(|e| e.to_string())?;
+        let (mut stdin, stdout) = (process.stdin.take().expect("piped"), process.stdout.take().expect("piped"));
+        let mut lines = BufReader::new(stdout).lines();
+        let take = async |calls: usize| {
+            let failed = |error: std::io::Error| error.to_string();
+            stdin.write_all(format!("{calls}\n").as_bytes()).await.map_err(failed)?;
+            lines.next_line().await.map_err(failed)?.map(drop).ok_or_else(|| "it ends early".to_owned())
+        };
+        self.count(&name, process.id().ok_or("it has ended")?, take).await
+    }
+}
