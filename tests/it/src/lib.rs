@@ -7,4 +7,5 @@ pub mod meter;
 pub mod outside;
 pub mod proxy;
 pub mod redaction;
+pub mod stories;
 pub mod world;

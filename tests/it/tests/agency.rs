@@ -26,30 +26,7 @@ use shared::resource::Resource;
 use shared::token::{Access, TokenError};
 use webhook::listener::Listener;
 
-/// Makes a test of each story, on each engine.
-macro_rules! stories {
-    ($($name:ident),* $(,)?) => {
-        mod embedded {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $name() {
-                let name = concat!(module_path!(), "::", stringify!($name));
-                let world = it::world::World::start(it::dynamo::Kind::Embedded, name).await;
-                super::$name(world.expect("the embedded engine is always there")).await;
-            })*
-        }
-        mod local {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $name() {
-                let name = concat!(module_path!(), "::", stringify!($name));
-                if let Some(world) = it::world::World::start(it::dynamo::Kind::Local, name).await {
-                    super::$name(world).await;
-                }
-            })*
-        }
-    };
-}
-
-stories!(
+it::stories!(
     the_first_calls_work_at_once_and_each_location_is_minted_once,
     five_hundred_locations_cost_one_refresh_of_the_company,
     a_refused_token_of_the_company_is_renewed_once,

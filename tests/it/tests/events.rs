@@ -13,30 +13,7 @@ use shared::installation::state::Status;
 use shared::resource::Resource;
 use shared::token::refresh::{Refreshed, Why};
 
-/// Makes a test of each story, on each engine.
-macro_rules! stories {
-    ($($name:ident),* $(,)?) => {
-        mod embedded {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $name() {
-                let name = concat!(module_path!(), "::", stringify!($name));
-                let world = it::world::World::start(it::dynamo::Kind::Embedded, name).await;
-                super::$name(world.expect("the embedded engine is always there")).await;
-            })*
-        }
-        mod local {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $name() {
-                let name = concat!(module_path!(), "::", stringify!($name));
-                if let Some(world) = it::world::World::start(it::dynamo::Kind::Local, name).await {
-                    super::$name(world).await;
-                }
-            })*
-        }
-    };
-}
-
-stories!(
+it::stories!(
     each_change_is_told_once_when_it_is_stored,
     what_is_not_sent_is_found_by_the_schedule,
     what_is_sent_and_not_struck_is_sent_again,

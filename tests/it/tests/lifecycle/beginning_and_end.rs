@@ -9,7 +9,7 @@ use shared::installation::state::Status;
 use shared::token::TokenError;
 use shared::token::refresh::{Refreshed, Why};
 
-stories!(
+it::stories!(
     a_delayed_uninstall_does_not_end_a_newer_installation,
     an_uninstall_during_a_refresh_is_not_undone,
     an_install_during_a_refresh_is_not_undone,

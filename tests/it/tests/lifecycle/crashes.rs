@@ -12,7 +12,7 @@ use shared::resource::Resource;
 use shared::table::installation::LEASE;
 use shared::token::refresh::{Failure, Refreshed, Why};
 
-stories!(
+it::stories!(
     before_the_claim_is_carried_out_nothing_has_happened,
     after_the_claim_the_schedule_finds_it_with_one_presentation,
     after_the_claim_the_next_caller_finds_it,

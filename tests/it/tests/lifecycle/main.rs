@@ -1,30 +1,6 @@
 //! No refresh token is lost: each way in which others lose one, as a story that several processes tell on a real
 //! engine. Every story ends with [`it::world::World::end`]: whoever has a live grant at the platform is usable.
 
-/// Makes a test of each story, on each engine.
-macro_rules! stories {
-    ($($name:ident),* $(,)?) => {
-        mod embedded {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $name() {
-                let name = concat!(module_path!(), "::", stringify!($name));
-                let world = it::world::World::start(it::dynamo::Kind::Embedded, name).await;
-                let story = super::$name(world.expect("the embedded engine is always there"));
-                crate::told(story).await;
-            })*
-        }
-        mod local {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $name() {
-                let name = concat!(module_path!(), "::", stringify!($name));
-                if let Some(world) = it::world::World::start(it::dynamo::Kind::Local, name).await {
-                    crate::told(super::$name(world)).await;
-                }
-            })*
-        }
-    };
-}
-
 mod beginning_and_end;
 mod crashes;
 mod model;
@@ -35,9 +11,3 @@ mod rescue;
 mod schedule;
 mod sealing;
 mod store;
-
-/// Tells a story to its end, which a lost token or a stopped clock must not put off for ever.
-async fn told(story: impl Future<Output = ()>) {
-    let told = tokio::time::timeout(std::time::Duration::from_mins(2), story).await;
-    assert!(told.is_ok(), "the story does not end");
-}

@@ -14,7 +14,7 @@ use shared::token::TokenError;
 use shared::token::pair::Slot;
 use shared::token::refresh::{Failure, Refreshed, Why};
 
-stories!(
+it::stories!(
     an_unknown_outcome_is_presented_twice_and_then_recovered,
     a_time_out_is_answered_by_the_second_presentation,
     without_a_connection_nothing_is_sent_and_nothing_changes,

@@ -12,7 +12,7 @@ use shared::table::installation::{Installation, LEASE};
 use shared::token::pair::Slot;
 use shared::token::refresh::{Failure, Refreshed, Why};
 
-stories!(
+it::stories!(
     a_grant_commits_after_its_lease_and_undoes_the_rivals_refusal,
     a_rivals_refusal_does_not_mark_what_was_committed_meanwhile,
     a_grant_that_comes_second_is_parked,

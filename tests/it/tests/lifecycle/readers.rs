@@ -11,7 +11,7 @@ use shared::table::Item;
 use shared::token::TokenError;
 use shared::token::refresh::{Refreshed, Why};
 
-stories!(
+it::stories!(
     what_is_installed_can_be_read,
     fifty_readers_of_an_expired_token_make_one_post,
     twenty_refused_readers_find_the_newer_token_and_make_no_post,

@@ -13,7 +13,7 @@ use shared::resource::Resource;
 use shared::table::installation::LEASE;
 use shared::token::refresh::{Refreshed, Why};
 
-stories!(
+it::stories!(
     a_pair_that_cannot_be_stored_is_rescued_and_its_caller_served,
     a_rescued_pair_is_dropped_after_a_newer_install,
     a_rescued_pair_undoes_the_refusal_that_it_caused,

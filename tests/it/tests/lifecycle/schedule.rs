@@ -9,7 +9,7 @@ use sandbox::marketplace::faults::{Endpoint, Fault};
 use serde_json::json;
 use shared::installation::state::Status;
 
-stories!(
+it::stories!(
     everything_due_is_refreshed_and_nothing_else,
     parts_share_the_work,
     a_tick_that_runs_out_of_time_says_how_much_is_left,

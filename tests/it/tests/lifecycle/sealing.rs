@@ -15,7 +15,7 @@ use shared::token::pair::{Pair, Slot};
 use shared::token::refresh::{Failure, Refreshed, Why};
 use shared::token::reseal::{Resealed, keys_of, reseal};
 
-stories!(
+it::stories!(
     a_token_copied_from_another_item_does_not_open,
     an_older_token_under_newer_counters_does_not_open,
     sealing_keys_are_rotated_under_traffic,

@@ -8,7 +8,7 @@ use shared::table::installation::LEASE;
 use shared::token::TokenError;
 use shared::token::refresh::{Failure, Refreshed, Why};
 
-stories!(
+it::stories!(
     a_table_that_cannot_be_written_keeps_the_token_unsent,
     a_table_that_cannot_be_read_keeps_the_token_unsent,
     secrets_that_cannot_be_read_keep_the_token_unsent,
