@@ -1,5 +1,7 @@
 //! The bootstrap of the `callback` function.
 
+use shared::config::Function;
+
 fn main() -> std::process::ExitCode {
-    shared::process::run(callback::run())
+    shared::process::run(Function::Callback, callback::run())
 }

@@ -1,5 +1,7 @@
 //! The bootstrap of the `refresh` function.
 
+use shared::config::Function;
+
 fn main() -> std::process::ExitCode {
-    shared::process::run(refresh::run())
+    shared::process::run(Function::Refresh, refresh::run())
 }

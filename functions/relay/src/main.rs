@@ -1,5 +1,7 @@
 //! The bootstrap of the `relay` function.
 
+use shared::config::Function;
+
 fn main() -> std::process::ExitCode {
-    shared::process::run(relay::run())
+    shared::process::run(Function::Relay, relay::run())
 }
