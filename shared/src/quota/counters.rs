@@ -64,14 +64,17 @@ pub(crate) struct Closed {
 /// The item of one resource, as read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Counters {
+    /// Grows with every write, so an item of the same revision is the same item. 0 in one that has none.
+    pub(crate) revision: i64,
     /// Length of the slots that `newest` and `slots` are numbered in.
     pub(crate) slot_ms: i64,
     pub(crate) newest: Slot,
     /// Permits by slot, ascending; dead ones too, until somebody drops them.
     pub(crate) slots: Vec<(Slot, u32)>,
-    /// The sum of `slots`.
+    /// The same of slots that nobody adds to any more: they are in one text, which costs less than as many attributes.
+    pub(crate) past: Vec<(Slot, u32)>,
+    /// The sum of `slots` and `past`.
     pub(crate) total: u32,
-    /// Grows with every permit, so that it tells, within one day, whether an item has changed.
     pub(crate) day: Day,
     pub(crate) learnt: Option<Learnt>,
     pub(crate) closed: Option<Closed>,
@@ -189,8 +192,8 @@ impl Standing {
 /// The slots of `counters` that are not dead, in slots of `window`.
 fn live(counters: &Counters, window: Window, now: Millis) -> Vec<(Slot, u32)> {
     let furthest = now + FURTHEST_SLOT;
-    let mut live: Vec<(Slot, u32)> = Vec::with_capacity(counters.slots.len() + 1);
-    for &(slot, count) in &counters.slots {
+    let mut live: Vec<(Slot, u32)> = Vec::with_capacity(counters.past.len() + counters.slots.len());
+    for &(slot, count) in counters.past.iter().chain(&counters.slots) {
         // Another slot length: the slot that holds the end of the old one, so that no permit is freed early.
         let slot = if counters.slot_ms == window.slot_ms() {
             slot
@@ -227,7 +230,7 @@ mod tests {
         let newest = slots.last().map_or(0, |(slot, _)| *slot);
         let total = slots.iter().map(|(_, count)| count).sum();
         let day = Day { used, ends: NOW + Duration::from_hours(1), told: false };
-        Counters { slot_ms: 200, newest, slots, total, day, learnt: None, closed: None }
+        Counters { revision: 1, slot_ms: 200, newest, slots, past: vec![], total, day, learnt: None, closed: None }
     }
 
     #[test]

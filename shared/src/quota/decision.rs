@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use super::counters::{Counters, Day, Opening, Standing};
 use super::limits::{Learnt, Limits};
+use super::memory::{Memory, Seen};
 use super::window::{Slot, slot_key};
 use crate::clock::Millis;
 
 /// Entries that the map may have before dead ones must go, and with them the bound of an item's size.
-pub(crate) const MOST_SLOTS: usize = 100;
+pub(crate) const MOST_SLOTS: usize = 80;
 /// What a write that does not look at the map leaves for others that do not look either.
 const MARGIN_SLOTS: usize = 20;
 /// Slots since the newest after which an item was not seen a moment ago: others may have taken many permits.
@@ -16,33 +17,27 @@ const RECENT: Slot = 10;
 /// Slots that one [`Take`] drops at most.
 const MOST_DROPS: usize = 16;
 
-/// What this process knows of an item.
-#[derive(Clone, Debug, Default)]
-pub(crate) enum Seen {
-    /// Nothing.
-    #[default]
-    Never,
-    /// That there was none.
-    Absent,
-    /// What it held when last seen.
-    Item(Counters),
-}
-
-impl Seen {
-    pub(crate) fn counters(&self) -> Option<&Counters> {
-        if let Self::Item(counters) = self { Some(counters) } else { None }
-    }
-}
-
 /// What to do for those who want permits.
 #[derive(Clone, Debug)]
 pub(crate) enum Plan {
-    /// The common case.
+    /// What needs no memory, and bears that others write as well.
     Take(Take),
-    /// A new item, a new day, other slots, or too many of them.
+    /// A new item, a new day, other slots, or too many of them; and whatever is to be written while nobody else writes.
     Rewrite(Rewrite),
     /// Nothing is free before then, whatever others do.
     Wait(Opening),
+}
+
+impl Plan {
+    /// The permits that the write counts, and their slot.
+    pub(crate) fn permits(&self) -> Option<(u32, Slot)> {
+        match self {
+            Self::Take(Take { permits, slot, .. }) | Self::Rewrite(Rewrite { permits, slot, .. }) => {
+                Some((*permits, *slot))
+            }
+            Self::Wait(_) => None,
+        }
+    }
 }
 
 /// Counts permits on top of whatever the item holds. It needs no memory: without any it assumes that nothing was
@@ -63,12 +58,14 @@ pub(crate) struct Take {
     /// Dead slots that go with it. The condition holds only while they are what they were when seen, so two
     /// processes cannot subtract the same permits twice.
     pub(crate) drops: Vec<(Slot, u32)>,
+    /// The same of all of [`Counters::past`], or nothing.
+    pub(crate) drops_past: Vec<(Slot, u32)>,
 }
 
 impl Take {
     /// Permits that the dropped slots held.
     pub(crate) fn dropped(&self) -> u32 {
-        self.drops.iter().map(|(_, count)| count).sum()
+        self.drops.iter().chain(&self.drops_past).map(|(_, count)| count).sum()
     }
 }
 
@@ -94,20 +91,19 @@ pub(crate) struct Known {
     pub(crate) day_ends: Millis,
 }
 
-/// Writes the live slots, their sum and the new permits in one, if the item is still the one seen.
+/// Makes `next` of the item, with the live slots, their sum and the new permits, if it still is the one seen. One
+/// comparison decides, and what it leaves behind is known before.
 #[derive(Clone, Debug)]
 pub(crate) struct Rewrite {
     pub(crate) permits: u32,
     pub(crate) slot: Slot,
     pub(crate) seen: Option<Counters>,
     pub(crate) next: Counters,
-    pub(crate) now: Millis,
 }
 
 /// What to write so that up to `wanted` get a permit at `now`, in a write that takes `lead` longer than usual.
-/// `own` are the slots that this process opened, see [`opened`].
-pub(crate) fn plan(seen: &Seen, own: &[Slot], ceilings: Limits, now: Millis, lead: Duration, wanted: u32) -> Plan {
-    let counters = match seen {
+pub(crate) fn plan(memory: &Memory, ceilings: Limits, now: Millis, lead: Duration, wanted: u32) -> Plan {
+    let counters = match memory.seen() {
         Seen::Never => {
             let standing = Standing::of(None, ceilings, now);
             let permits = wanted.min(standing.free());
@@ -124,26 +120,30 @@ pub(crate) fn plan(seen: &Seen, own: &[Slot], ceilings: Limits, now: Millis, lea
     let Some(counters) = counters else {
         return Plan::Rewrite(rewrite(&standing, None, lead, permits));
     };
-    if !fits(&standing, counters, lead) {
+    let target = standing.slot(lead);
+    let is_recent = target - counters.newest <= RECENT;
+    if !fits(&standing, counters, lead) || (is_recent && memory.is_alone()) {
         return Plan::Rewrite(rewrite(&standing, Some(counters), lead, permits));
     }
-    let target = standing.slot(lead);
     let spare = standing.limits.burst - standing.held() - permits;
     let used_at_most = counters.day.used.saturating_add(spare);
     let known = Known { used_at_most, day_ends: counters.day.ends };
-    let is_recent = target - counters.newest <= RECENT && counters.slots.len() <= MOST_SLOTS - MARGIN_SLOTS;
-    let room = if is_recent && spare >= standing.limits.burst / 2 && counters.closed.is_none() {
+    let is_roomy = spare >= standing.limits.burst / 2 && counters.slots.len() <= MOST_SLOTS - MARGIN_SLOTS;
+    let room = if is_recent && is_roomy && counters.closed.is_none() {
         Room::Known(Known { used_at_most: used_at_most.min(standing.limits.daily - permits), ..known })
     } else {
         Room::Either(known)
     };
-    let dead = counters.slots.iter().filter(|(slot, _)| standing.window.dies_at(*slot) <= now);
+    let is_dead = |slot: Slot| standing.window.dies_at(slot) <= now;
+    let drops = counters.slots.iter().filter(|(slot, _)| is_dead(*slot) && memory.opened(*slot));
+    let drops_past = counters.past.last().is_some_and(|&(latest, _)| is_dead(latest) && memory.opened(latest));
     Plan::Take(Take {
         permits,
         learnt: counters.learnt,
         room,
         is_later: target > counters.newest,
-        drops: dead.filter(|(slot, _)| own.contains(slot)).take(MOST_DROPS).copied().collect(),
+        drops: drops.take(MOST_DROPS).copied().collect(),
+        drops_past: if drops_past { counters.past.clone() } else { Vec::new() },
         ..take(&standing, lead)
     })
 }
@@ -172,37 +172,29 @@ fn take(standing: &Standing, lead: Duration) -> Take {
         room: Room::Sum,
         is_later: true,
         drops: Vec::new(),
+        drops_past: Vec::new(),
     }
 }
 
 fn rewrite(standing: &Standing, seen: Option<&Counters>, lead: Duration, permits: u32) -> Rewrite {
     let slot = standing.slot(lead);
-    let mut slots = standing.live.clone();
-    match slots.last_mut() {
-        Some((last, count)) if *last == slot => *count = count.saturating_add(permits),
-        _ => slots.push((slot, permits)),
-    }
+    let (past, open): (Vec<_>, Vec<_>) = standing.live.iter().partition(|(live, _)| *live != slot);
+    let already: u32 = open.iter().map(|(_, count)| count).sum();
     Rewrite {
         permits,
         slot,
         next: Counters {
+            // A new item begins at the time, so that it never comes to a revision of one that was there before.
+            revision: seen.map_or(standing.now.0, |seen| seen.revision.saturating_add(1)),
             slot_ms: standing.window.slot_ms(),
             newest: slot,
             total: standing.held().saturating_add(permits),
-            slots,
+            slots: vec![(slot, already.saturating_add(permits))],
+            past,
             day: Day { used: standing.day.used.saturating_add(permits), ..standing.day },
             learnt: seen.and_then(|seen| seen.learnt),
             closed: None,
         },
         seen: seen.cloned(),
-        now: standing.now,
     }
-}
-
-/// Whether a write of `permits` into `slot` that left `counters` behind was the first into that slot.
-///
-/// Whoever opened a slot drops it with its first take after the slot's death. So each dead slot has one process that
-/// drops it, and processes do not race for it. Those of a process that has ended stay until a [`Rewrite`].
-pub(crate) fn opened(counters: &Counters, slot: Slot, permits: u32) -> bool {
-    counters.slots.last() == Some(&(slot, permits))
 }

@@ -2,13 +2,15 @@
 //!
 //! | attribute | |
 //! |---|---|
-//! | `slot_ms`, `newest`, `slots`, `held` | length of a slot, newest slot, map *slot → permits*, their sum |
+//! | `revision` | grows with every write |
+//! | `slot_ms`, `newest` | length of a slot, newest slot |
+//! | `slots`, `past`, `held` | map *slot → permits*, the same of earlier slots as one text, their sum |
 //! | `day_used`, `day_ends`, `day_told` | requests of the day, its end (ms), whether the platform named that end |
 //! | `learnt` | the platform's own limits where they differ, see [`Learnt::to_text`] |
 //! | `closed_until`, `closed_by` | nothing may be sent before (ms), after a 429 |
 //! | `expires_at` | TTL (s), a week after the day: an item tells for so long that its resource is in use |
 //!
-//! A map of 100 slots makes an item of 0.8 KB: one write unit.
+//! A full map and a full text make an item below 1 KB: one write unit.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -29,6 +31,9 @@ use crate::table::{Attributes, Item, StoreError, Table, Written, n, s, written};
 
 /// How long an item is kept after its last day.
 const KEPT: Duration = Duration::from_hours(24 * 7);
+
+/// Slots that a rewrite changes one by one; more are written as a whole.
+const MOST_CHANGES: usize = 16;
 
 /// What a write came to.
 #[derive(Debug)]
@@ -52,13 +57,16 @@ pub(crate) fn decode(item: &Item) -> Result<Counters, StoreError> {
         .collect::<Option<Vec<_>>>()
         .ok_or_else(|| attributes.malformed("slots"))?;
     slots.sort_unstable();
+    let past = attributes.text("past").map(|text| past_of(text).ok_or_else(|| attributes.malformed("past")));
     let learnt =
         attributes.text("learnt").map(|text| Learnt::from_text(text).ok_or_else(|| attributes.malformed("learnt")));
     let closed_until = attributes.number("closed_until").map(Millis);
     Ok(Counters {
+        revision: attributes.number("revision").unwrap_or_default(),
         slot_ms: number("slot_ms")?.max(1),
         newest,
         slots,
+        past: past.transpose()?.unwrap_or_default(),
         total: count("held")?,
         day: Day { used: count("day_used")?, ends: Millis(number("day_ends")?), told: item.contains_key("day_told") },
         learnt: learnt.transpose()?,
@@ -67,6 +75,31 @@ pub(crate) fn decode(item: &Item) -> Result<Counters, StoreError> {
             by: if attributes.text("closed_by") == Some("daily") { LimitKind::Daily } else { LimitKind::Burst },
         }),
     })
+}
+
+/// Slots and their permits as one text: the first slot, and for each how many slots after the one before it it is and
+/// how many permits it holds, as in `9000000000 0=3 1=12 4=1`. Nothing if there are none.
+fn past_text(past: &[(Slot, u32)]) -> Option<String> {
+    let &(first, _) = past.first()?;
+    let (mut text, mut before) = (first.to_string(), first);
+    for &(slot, count) in past {
+        let _ = write!(text, " {}={count}", slot - before);
+        before = slot;
+    }
+    Some(text)
+}
+
+/// What [`past_text`] wrote; `None` if it did not.
+fn past_of(text: &str) -> Option<Vec<(Slot, u32)>> {
+    let mut words = text.split(' ');
+    let mut slot: Slot = words.next()?.parse().ok()?;
+    words
+        .map(|word| {
+            let (gap, count) = word.split_once('=')?;
+            slot = slot.checked_add(gap.parse().ok()?)?;
+            Some((slot, count.parse().ok()?))
+        })
+        .collect()
 }
 
 /// Reads the item of `key`, with everything written before.
@@ -105,12 +138,13 @@ pub(crate) async fn take(table: &Table, key: &str, take: &Take) -> Result<Outcom
     write.value(":permits", n(permits));
     write.value(":change", n(permits - dropped));
     write.value(":zero", n(0));
-    write.update.push_str(
-        "SET slots.#slot = if_not_exists(slots.#slot, :zero) + :permits, held = held + :change, \
+    let (mut set, mut removed) = (Clause::new("SET "), Clause::new(" REMOVE "));
+    set.add(
+        "slots.#slot = if_not_exists(slots.#slot, :zero) + :permits, held = held + :change, \
          day_used = day_used + :permits",
     );
     if take.is_later {
-        write.update.push_str(", newest = :slot");
+        set.add("newest = :slot");
     }
     write.value(":slot_ms", n(take.slot_ms));
     write.holds(if take.is_later { "newest <= :slot" } else { "newest = :slot" });
@@ -139,51 +173,99 @@ pub(crate) async fn take(table: &Table, key: &str, take: &Take) -> Result<Outcom
         write.name(&format!("#dead{i}"), slot_key(*slot));
         write.value(&format!(":dead{i}"), n(count));
         write.holds(&format!("slots.#dead{i} = :dead{i}"));
-        let _ = write!(write.update, "{} slots.#dead{i}", if i == 0 { " REMOVE" } else { "," });
+        removed.add(&format!("slots.#dead{i}"));
     }
-    write.send(table, key).await
+    if let Some(past) = past_text(&take.drops_past) {
+        write.value(":past", s(past));
+        write.holds("past = :past");
+        removed.add("past");
+    }
+    write.update = set.text + &removed.text;
+    write.count_revision();
+    outcome(write.send(table, key).await?)
 }
 
-/// [`Rewrite`]s.
+/// With the item that DynamoDB answered.
+fn outcome(written: Written) -> Result<Outcome, StoreError> {
+    Ok(match written {
+        Written::Applied(item) => Outcome::Applied(decode(&item)?),
+        Written::Refused(item) => Outcome::Refused(item.as_ref().map(decode).transpose()?),
+    })
+}
+
+/// [`Rewrite`]s. What becomes of the item is known before, so it need not be answered.
 pub(crate) async fn rewrite(table: &Table, key: &str, rewrite: &Rewrite) -> Result<Outcome, StoreError> {
-    let Rewrite { next, seen, now, .. } = rewrite;
-    let mut write = Expression::default();
-    write.update.push_str("SET slots = :slots, newest = :newest, held = :held, slot_ms = :slot_ms, ");
-    write.update.push_str("day_used = :day_used, day_ends = :day_ends, expires_at = :expires_at");
-    write.update.push_str(if next.day.told { ", day_told = :yes " } else { " " });
-    write.update.push_str("REMOVE closed_until, closed_by");
-    if next.day.told {
-        write.value(":yes", AttributeValue::Bool(true));
-    } else {
-        write.update.push_str(", day_told");
+    let Rewrite { next, seen, .. } = rewrite;
+    let seen = seen.as_ref();
+    let mut write = Expression { foretold: true, ..Expression::default() };
+    let (mut set, mut removed) = (Clause::new("SET "), Clause::new(" REMOVE "));
+    let has_changed = |of: fn(&Counters) -> i64| seen.is_none_or(|seen| of(seen) != of(next));
+    set.assign(&mut write, "revision", ":revision", n(next.revision));
+    set.assign(&mut write, "held", ":held", n(next.total));
+    set.assign(&mut write, "day_used", ":day_used", n(next.day.used));
+    if has_changed(|counters| counters.newest) {
+        set.assign(&mut write, "newest", ":newest", n(next.newest));
     }
-    let slots = next.slots.iter().map(|&(slot, count)| (slot_key(slot), n(count)));
-    write.value(":slots", AttributeValue::M(slots.collect()));
-    write.value(":newest", n(next.newest));
-    write.value(":held", n(next.total));
-    write.value(":slot_ms", n(next.slot_ms));
-    write.value(":day_used", n(next.day.used));
-    write.value(":day_ends", n(next.day.ends));
-    write.value(":expires_at", n((next.day.ends + KEPT).seconds()));
-    let Some(seen) = seen else {
-        write.holds("attribute_not_exists(pk)");
-        return write.send(table, key).await;
-    };
-    // The day's count grows with every permit and its end moves with every new day: what has both is unchanged.
-    write.value(":was_newest", n(seen.newest));
-    write.value(":was_held", n(seen.total));
-    write.value(":was_used", n(seen.day.used));
-    write.value(":was_end", n(seen.day.ends));
-    write.holds("newest = :was_newest AND held = :was_held AND day_used = :was_used AND day_ends = :was_end");
-    write.learnt_is(seen.learnt);
-    match seen.closed {
-        Some(closed) => {
-            write.value(":closed", n(closed.until));
-            write.holds("closed_until = :closed");
+    if has_changed(|counters| counters.slot_ms) {
+        set.assign(&mut write, "slot_ms", ":slot_ms", n(next.slot_ms));
+    }
+    if has_changed(|counters| counters.day.ends.0) {
+        set.assign(&mut write, "day_ends", ":day_ends", n(next.day.ends));
+        set.assign(&mut write, "expires_at", ":expires_at", n((next.day.ends + KEPT).seconds()));
+    }
+    if has_changed(|counters| i64::from(counters.day.told)) {
+        if next.day.told {
+            set.assign(&mut write, "day_told", ":yes", AttributeValue::Bool(true));
+        } else {
+            removed.add("day_told");
         }
-        None => write.is_open(*now),
     }
-    write.send(table, key).await
+    if seen.is_some_and(|seen| seen.closed.is_some()) {
+        removed.add("closed_until, closed_by");
+    }
+    if seen.is_none_or(|seen| seen.past != next.past) {
+        match past_text(&next.past) {
+            Some(past) => set.assign(&mut write, "past", ":past", s(past)),
+            None => removed.add("past"),
+        }
+    }
+    if let Some(changes) = seen.and_then(|seen| changed_slots(seen, next)) {
+        for (i, (slot, count)) in changes.into_iter().enumerate() {
+            write.name(&format!("#slot{i}"), slot_key(slot));
+            match count {
+                Some(count) => set.assign(&mut write, &format!("slots.#slot{i}"), &format!(":count{i}"), n(count)),
+                None => removed.add(&format!("slots.#slot{i}")),
+            }
+        }
+    } else {
+        let slots = next.slots.iter().map(|&(slot, count)| (slot_key(slot), n(count)));
+        set.assign(&mut write, "slots", ":slots", AttributeValue::M(slots.collect()));
+    }
+    write.update = set.text + &removed.text;
+    match seen {
+        None => write.holds("attribute_not_exists(pk)"),
+        Some(seen) => write.is_still(seen),
+    }
+    Ok(match write.send(table, key).await? {
+        Written::Applied(_) => Outcome::Applied(next.clone()),
+        Written::Refused(found) => Outcome::Refused(found.as_ref().map(decode).transpose()?),
+    })
+}
+
+/// The slots that differ, with what they are to hold; `None` if they are better written as a whole.
+fn changed_slots(seen: &Counters, next: &Counters) -> Option<Vec<(Slot, Option<u32>)>> {
+    if seen.slot_ms != next.slot_ms {
+        return None;
+    }
+    let gone = seen.slots.iter().filter(|(slot, _)| !next.slots.iter().any(|(kept, _)| kept == slot));
+    let changed = next.slots.iter().filter(|slot| !seen.slots.contains(slot));
+    let changes: Vec<_> =
+        gone.map(|&(slot, _)| (slot, None)).chain(changed.map(|&(slot, count)| (slot, Some(count)))).collect();
+    let mut names: Vec<_> = changes.iter().map(|(slot, _)| slot_key(*slot)).collect();
+    names.sort_unstable();
+    names.dedup();
+    // Of two slots whose names are the same, one cannot be removed where the other is set.
+    (changes.len() <= MOST_CHANGES && names.len() == changes.len()).then_some(changes)
 }
 
 /// Gives back one permit of `slot`, which is `slot_ms` long. The day's count stays: it tells that an item has changed.
@@ -196,7 +278,8 @@ pub(crate) async fn give_back(table: &Table, key: &str, slot: Slot, slot_ms: i64
     write.value(":slot_ms", n(slot_ms));
     write.update.push_str("SET slots.#slot = slots.#slot - :one, held = held - :one");
     write.holds("slots.#slot >= :one AND held >= :one AND slot_ms = :slot_ms");
-    write.send(table, key).await
+    write.count_revision();
+    outcome(write.send(table, key).await?)
 }
 
 /// Applies a [`Correction`] to the item that was `seen`.
@@ -244,8 +327,33 @@ pub(crate) async fn correct(
         }
         sets.extend(["closed_until = :until", "closed_by = :by"]);
     }
-    let _ = write!(write.update, "SET {}", sets.join(", "));
-    write.send(table, key).await
+    write.update = format!("SET {}", sets.join(", "));
+    write.count_revision();
+    outcome(write.send(table, key).await?)
+}
+
+/// A part of an update: `SET` or `REMOVE` and what it is about, or nothing.
+struct Clause {
+    verb: &'static str,
+    text: String,
+}
+
+impl Clause {
+    fn new(verb: &'static str) -> Self {
+        Self { verb, text: String::new() }
+    }
+
+    fn add(&mut self, what: &str) {
+        self.text.push_str(if self.text.is_empty() { self.verb } else { ", " });
+        self.text.push_str(what);
+    }
+
+    fn assign(&mut self, write: &mut Expression, path: &str, placeholder: &str, value: AttributeValue) {
+        self.add(path);
+        self.text.push_str(" = ");
+        self.text.push_str(placeholder);
+        write.value(placeholder, value);
+    }
 }
 
 /// An update in the making.
@@ -257,6 +365,8 @@ struct Expression {
     values: Item,
     /// Whether a lost answer must not lead to another try.
     once: bool,
+    /// Whether the item that it leaves behind is known before.
+    foretold: bool,
 }
 
 impl Expression {
@@ -273,6 +383,22 @@ impl Expression {
             self.condition.push_str(" AND ");
         }
         self.condition.push_str(condition);
+    }
+
+    /// Every write that does not say what the item becomes.
+    fn count_revision(&mut self) {
+        self.value(":one", n(1));
+        self.update.push_str(" ADD revision :one");
+    }
+
+    /// Nobody has written since.
+    fn is_still(&mut self, seen: &Counters) {
+        if seen.revision == 0 {
+            self.holds("attribute_exists(pk) AND attribute_not_exists(revision)");
+        } else {
+            self.value(":seen", n(seen.revision));
+            self.holds("revision = :seen");
+        }
     }
 
     /// No 429 forbids it.
@@ -292,7 +418,7 @@ impl Expression {
         }
     }
 
-    async fn send(self, table: &Table, key: &str) -> Result<Outcome, StoreError> {
+    async fn send(self, table: &Table, key: &str) -> Result<Written, StoreError> {
         let update: UpdateItemFluentBuilder = table
             .client
             .update_item()
@@ -302,7 +428,7 @@ impl Expression {
             .condition_expression(self.condition)
             .set_expression_attribute_names((!self.names.is_empty()).then_some(self.names))
             .set_expression_attribute_values(Some(self.values))
-            .return_values(ReturnValue::AllNew)
+            .return_values(if self.foretold { ReturnValue::None } else { ReturnValue::AllNew })
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
         // An override costs each call a configuration of its own, even where it changes nothing.
         let sent = if self.once {
@@ -311,9 +437,23 @@ impl Expression {
         } else {
             update.send().await
         };
-        Ok(match written(sent)? {
-            Written::Applied(item) => Outcome::Applied(decode(&item)?),
-            Written::Refused(item) => Outcome::Refused(item.as_ref().map(decode).transpose()?),
-        })
+        written(sent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_of_past_slots_is_read_back() {
+        let past = vec![(9_000_000_000, 3), (9_000_000_001, 12), (9_000_000_005, 1)];
+        let text = past_text(&past).expect("some");
+        assert_eq!(text, "9000000000 0=3 1=12 4=1");
+        assert_eq!(past_of(&text), Some(past));
+        assert_eq!(past_text(&[]), None);
+        for text in ["", "x", "5 1", "5 1=x", "5 0=-1", "5 9223372036854775807=1"] {
+            assert_eq!(past_of(text), None, "{text}");
+        }
     }
 }

@@ -1,23 +1,26 @@
 //! Those of one process who want permits of one resource, in order of arrival.
 //!
-//! While anybody waits, one task (the *driver*) decides for all of them: everyone who is there when a write starts is
+//! While anybody waits, one future (the *driver*) decides for all of them: everyone who is there when a write starts is
 //! in that write. It starts with the first waiter and ends with the last, so nothing runs once everyone is answered.
 //!
 //! Invariant: the queue is looked at and `driven` is changed under the same lock, so a waiter is either seen by the
 //! driver before it ends or starts a new one.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 
 use super::counters::{Counters, LimitKind, Opening, Standing};
-use super::decision::{Plan, Rewrite, Seen, Take, opened, plan};
+use super::decision::Plan;
 use super::item::{self, Outcome};
 use super::learn::{Heard, correction};
 use super::limits::Limits;
-use super::window::{Slot, Window};
+use super::memory::{Memory, Seen};
+use super::window::Window;
 use super::{Permit, QuotaError, Refusal, Usage};
 use crate::clock::{Clock, Millis};
 use crate::table::{StoreError, Table};
@@ -34,8 +37,6 @@ const EAGER_ATTEMPTS: u32 = 3;
 const MOST_ATTEMPTS: u32 = 100;
 /// Writes in a row that came too late for their permits before the store counts as out of order.
 const LATE_WRITES: u32 = 3;
-/// Slots whose opening is remembered.
-const OWN_SLOTS: usize = 64;
 
 type Answer = Result<Permit, QuotaError>;
 
@@ -57,9 +58,7 @@ struct State {
     ceilings: Limits,
     queue: VecDeque<Waiter>,
     driven: bool,
-    seen: Seen,
-    seen_at: Millis,
-    own: VecDeque<Slot>,
+    memory: Memory,
     /// Permits whose taker left before they came.
     spare: Vec<Permit>,
     used_at: Millis,
@@ -92,9 +91,7 @@ impl Lane {
                 ceilings,
                 queue: VecDeque::new(),
                 driven: false,
-                seen: Seen::Never,
-                seen_at: now,
-                own: VecDeque::new(),
+                memory: Memory::new(now),
                 spare: Vec::new(),
                 used_at: now,
             }),
@@ -125,7 +122,7 @@ impl Lane {
         ceilings: Limits,
         until: Option<Millis>,
     ) -> Answer {
-        let answer = {
+        let (waiting, driving) = {
             let now = clock.now();
             let mut state = self.state();
             state.ceilings = ceilings;
@@ -135,15 +132,12 @@ impl Lane {
             }
             let (sender, answer) = oneshot::channel();
             state.queue.push_back(Waiter { until, answer: sender });
-            if !state.driven {
-                state.driven = true;
-                tokio::spawn(
-                    Driver { lane: Arc::clone(self), table: table.clone(), clock: clock.clone(), ended: false }.run(),
-                );
-            }
-            answer
+            let driver = (!std::mem::replace(&mut state.driven, true)).then(|| {
+                Driver { lane: Arc::clone(self), table: table.clone(), clock: clock.clone(), ended: false }.run()
+            });
+            (Waiting { lane: self, answer, answered: false }, Driving(driver.map(|run| Box::pin(run) as Run)))
         };
-        Waiting { lane: self, answer, answered: false }.wait().await
+        driving.until(waiting.wait()).await
     }
 
     /// The refusal that a [`Lane::take`] would have at once and without a call, if so.
@@ -164,7 +158,7 @@ impl Lane {
         let slot_ms = Window::new(self.state().ceilings.interval).slot_ms();
         // Nothing is left to give back where the slot is dead and dropped, or the item is numbered anew.
         if let Outcome::Applied(counters) = item::give_back(table, &self.key, permit.slot, slot_ms).await? {
-            self.state().saw(Seen::Item(counters), clock.now());
+            self.state().memory.saw(Seen::Item(counters), clock.now());
             self.changed.notify_one();
         }
         Ok(())
@@ -206,7 +200,7 @@ impl Lane {
         heard: &Heard,
     ) -> Result<(), StoreError> {
         // Most answers teach nothing, and need not wait for those that do.
-        if let Some(counters) = self.state().seen.counters()
+        if let Some(counters) = self.state().memory.seen().counters()
             && correction(counters, ceilings, heard, clock.now()).is_none()
         {
             return Ok(());
@@ -223,7 +217,7 @@ impl Lane {
     ) -> Result<(), StoreError> {
         let _one_at_a_time = self.learning.lock().await;
         let heard_at = clock.now();
-        let known = self.state().seen.counters().cloned();
+        let known = self.state().memory.seen().counters().cloned();
         let mut counters = match known {
             Some(counters) => counters,
             None => match item::read(table, &self.key).await? {
@@ -244,7 +238,7 @@ impl Lane {
             }
             pause_after(attempt).await;
         }
-        self.state().saw(Seen::Item(counters), clock.now());
+        self.state().memory.saw(Seen::Item(counters), clock.now());
         self.changed.notify_one();
         Ok(())
     }
@@ -253,27 +247,8 @@ impl Lane {
 impl State {
     /// How things stand by what was seen, if that is recent enough to refuse by.
     fn standing(&self, now: Millis) -> Option<Standing> {
-        let counters = self.seen.counters()?;
-        (now.since(self.seen_at) <= REMEMBERED).then(|| Standing::of(Some(counters), self.ceilings, now))
-    }
-
-    fn saw(&mut self, seen: Seen, at: Millis) {
-        // Two writes of this process may answer in another order than they were applied.
-        if let (Seen::Item(new), Seen::Item(old)) = (&seen, &self.seen)
-            && new.day.ends == old.day.ends
-            && new.day.used < old.day.used
-        {
-            return;
-        }
-        self.seen = seen;
-        self.seen_at = at;
-    }
-
-    fn opened(&mut self, slot: Slot) {
-        if self.own.len() == OWN_SLOTS {
-            self.own.pop_front();
-        }
-        self.own.push_back(slot);
+        let counters = self.memory.seen().counters()?;
+        (now.since(self.memory.seen_at()) <= REMEMBERED).then(|| Standing::of(Some(counters), self.ceilings, now))
     }
 
     /// Gives `permit` to the first who still wants one.
@@ -321,6 +296,33 @@ impl Drop for Waiting<'_> {
     }
 }
 
+type Run = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A driver that the first waiter drives itself, which spares a task for the many who are alone. What is left of it
+/// when that waiter has its answer, or goes away, becomes a task.
+struct Driving(Option<Run>);
+
+impl Driving {
+    async fn until(mut self, answer: impl Future<Output = Answer>) -> Answer {
+        let mut answer = pin!(answer);
+        poll_fn(|context| {
+            if self.0.as_mut().is_some_and(|run| run.as_mut().poll(context).is_ready()) {
+                self.0 = None;
+            }
+            answer.as_mut().poll(context)
+        })
+        .await
+    }
+}
+
+impl Drop for Driving {
+    fn drop(&mut self) {
+        if let (Some(run), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(run);
+        }
+    }
+}
+
 /// Decides for all who wait, as long as somebody does.
 struct Driver {
     lane: Arc<Lane>,
@@ -355,7 +357,7 @@ impl Driver {
             match outcome {
                 Err(error) => self.lane.state().fail_all(&error.into()),
                 Ok(Outcome::Refused(found)) => {
-                    self.lane.state().saw(found.map_or(Seen::Absent, Seen::Item), self.clock.now());
+                    self.lane.state().memory.refused(found, self.clock.now());
                     pause_after(failed).await;
                     failed += 1;
                     if failed == MOST_ATTEMPTS {
@@ -410,12 +412,10 @@ impl Driver {
         }
         let wanted = u32::try_from(state.queue.len()).unwrap_or(u32::MAX);
         // What was seen too long ago to refuse by is no reason to wait either.
-        let stale = now.since(state.seen_at) > REMEMBERED;
-        let own = state.own.make_contiguous();
-        let own = own.to_vec();
-        match plan(&state.seen, &own, state.ceilings, now, lead, wanted) {
+        let stale = now.since(state.memory.seen_at()) > REMEMBERED;
+        match state.memory.plan(state.ceilings, now, lead, wanted) {
             Plan::Wait(_) if stale => {
-                let plan = plan(&Seen::Never, &[], state.ceilings, now, lead, wanted);
+                let plan = Memory::new(now).plan(state.ceilings, now, lead, wanted);
                 Step::Write(Box::new(Attempt { plan, at: now }))
             }
             Plan::Wait(opening) => Step::Nap(opening.at.since(now).min(LONGEST_NAP)),
@@ -425,18 +425,12 @@ impl Driver {
 
     /// Hands out the permits of an applied write, unless it took too long for them to be of use.
     fn grant(&self, attempt: &Attempt, counters: Counters) -> bool {
-        let (permits, slot) = match &attempt.plan {
-            Plan::Take(Take { permits, slot, .. }) | Plan::Rewrite(Rewrite { permits, slot, .. }) => (*permits, *slot),
-            Plan::Wait(_) => return true,
-        };
+        let Some((permits, slot)) = attempt.plan.permits() else { return true };
         let now = self.clock.now();
         let mut state = self.lane.state();
         let after = Standing::of(Some(&counters), state.ceilings, now);
         let (send_by, usage) = (after.window.send_by(slot), after.usage());
-        if opened(&counters, slot, permits) {
-            state.opened(slot);
-        }
-        state.saw(Seen::Item(counters), now);
+        state.memory.applied(&attempt.plan, counters, now);
         if now > send_by {
             return false;
         }

@@ -152,7 +152,8 @@ mod tests {
     fn counters(used: u32) -> Counters {
         let newest = NOW.0 / 200;
         let day = Day { used, ends: Millis(NOW.0 + 5 * HOUR), told: true };
-        Counters { slot_ms: 200, newest, slots: vec![(newest, 3)], total: 3, day, learnt: None, closed: None }
+        let slots = vec![(newest, 3)];
+        Counters { revision: 1, slot_ms: 200, newest, slots, past: vec![], total: 3, day, learnt: None, closed: None }
     }
 
     fn heard(status: u16, headers: &[(&'static str, &str)]) -> Heard {

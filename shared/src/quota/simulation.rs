@@ -2,18 +2,22 @@
 //! all, clocks that differ, memories that are lost; and the oracle that counts what left for the platform, and when.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::counters::{Counters, FURTHEST_DAY, Standing};
-use super::decision::{Known, MOST_SLOTS, Plan, Rewrite, Room, Seen, Take, opened, plan};
+use super::decision::{Known, MOST_SLOTS, Plan, Room};
 use super::limits::Limits;
-use super::window::{Slot, Window};
+use super::memory::{Memory, Seen};
+use super::window::Window;
 use crate::clock::Millis;
 
 const START: i64 = 1_800_000_000_000;
+
+/// The item that an applied write left, or the one that did not agree with its condition.
+type Answer = Result<Counters, Box<Option<Counters>>>;
 
 /// What [`super::item`] makes DynamoDB do, in memory.
 #[derive(Debug, Default)]
@@ -24,11 +28,11 @@ pub(crate) struct Store {
 
 impl Store {
     /// `Ok` if the condition held.
-    pub(crate) fn apply(&mut self, plan: &Plan) -> Result<Counters, Option<Counters>> {
+    pub(crate) fn apply(&mut self, plan: &Plan) -> Answer {
         self.calls += 1;
         match plan {
             Plan::Take(take) => {
-                let Some(item) = &mut self.item else { return Err(None) };
+                let Some(item) = &mut self.item else { return Err(Box::default()) };
                 let held = i64::from(item.total) + i64::from(take.permits) - i64::from(take.dropped());
                 let known = |known: Known| item.day.used <= known.used_at_most && item.day.ends == known.day_ends;
                 let by_sum = held <= i64::from(take.limits.burst);
@@ -46,11 +50,13 @@ impl Store {
                     && if take.is_later { item.newest <= take.slot } else { item.newest == take.slot }
                     && item.slot_ms == take.slot_ms
                     && item.learnt == take.learnt
-                    && take.drops.iter().all(|drop| item.slots.contains(drop));
+                    && take.drops.iter().all(|drop| item.slots.contains(drop))
+                    && (take.drops_past.is_empty() || take.drops_past == item.past);
                 if !holds {
-                    return Err(Some(item.clone()));
+                    return Err(Box::new(Some(item.clone())));
                 }
                 item.slots.retain(|slot| !take.drops.contains(slot));
+                item.past.retain(|slot| !take.drops_past.contains(slot));
                 match item.slots.iter_mut().find(|(slot, _)| *slot == take.slot) {
                     Some((_, count)) => *count += take.permits,
                     None => item.slots.push((take.slot, take.permits)),
@@ -61,23 +67,14 @@ impl Store {
                 }
                 item.total = u32::try_from(held).expect("never less than nothing");
                 item.day.used += take.permits;
+                item.revision += 1;
                 Ok(item.clone())
             }
             Plan::Rewrite(rewrite) => {
-                let same = match (&rewrite.seen, &self.item) {
-                    (None, None) => true,
-                    (Some(seen), Some(item)) => {
-                        (seen.newest, seen.total, seen.day.used, seen.day.ends, seen.learnt)
-                            == (item.newest, item.total, item.day.used, item.day.ends, item.learnt)
-                            && match seen.closed {
-                                Some(closed) => item.closed.is_some_and(|now| now.until == closed.until),
-                                None => item.closed.is_none_or(|closed| closed.until <= rewrite.now),
-                            }
-                    }
-                    _ => false,
-                };
+                let same =
+                    self.item.as_ref().map(|item| item.revision) == rewrite.seen.as_ref().map(|seen| seen.revision);
                 if !same {
-                    return Err(self.item.clone());
+                    return Err(Box::new(self.item.clone()));
                 }
                 self.item = Some(rewrite.next.clone());
                 Ok(rewrite.next.clone())
@@ -105,13 +102,12 @@ struct World {
     seed: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Process {
-    seen: Seen,
-    own: VecDeque<Slot>,
+    memory: Memory,
     queue: usize,
     writing: Option<Plan>,
-    answer: Option<Result<Counters, Option<Counters>>>,
+    answer: Option<Answer>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -148,7 +144,11 @@ impl World {
     fn run(&self) -> Tally {
         let mut random = fastrand::Rng::with_seed(self.seed);
         let (mut store, mut tally) = (Store::default(), Tally::default());
-        let mut processes: Vec<Process> = self.clocks.iter().map(|_| Process::default()).collect();
+        let mut processes: Vec<Process> = self
+            .clocks
+            .iter()
+            .map(|_| Process { memory: Memory::new(Millis(START)), queue: 0, writing: None, answer: None })
+            .collect();
         let arrivals = self.arrivals.iter().map(|&(at, process)| Reverse((START + at, Event::Arrival, process)));
         let mut events: BinaryHeap<_> = arrivals.collect();
         while let Some(Reverse((at, event, number))) = events.pop() {
@@ -170,17 +170,14 @@ impl World {
                     let (written, answer) = (process.writing.take(), process.answer.take());
                     let lost = random.u32(0..100) < self.lost;
                     let answer = answer.expect("an answer");
-                    match (written.expect("a write"), answer) {
+                    let written = written.expect("a write");
+                    match answer {
                         _ if lost => process.queue = 0,
-                        (
-                            Plan::Take(Take { permits, slot, .. }) | Plan::Rewrite(Rewrite { permits, slot, .. }),
-                            Ok(counters),
-                        ) => {
-                            if opened(&counters, slot, permits) {
-                                process.own.push_back(slot);
-                            }
+                        Err(found) => process.memory.refused(*found, now),
+                        Ok(counters) => {
+                            let (permits, slot) = written.permits().expect("a wait is not written");
                             let send_by = Standing::of(Some(&counters), self.limits, now).window.send_by(slot);
-                            process.seen = Seen::Item(counters);
+                            process.memory.applied(&written, counters, now);
                             if now <= send_by {
                                 process.queue -= permits as usize;
                                 for _ in 0..permits {
@@ -188,8 +185,6 @@ impl World {
                                 }
                             }
                         }
-                        (_, Err(found)) => process.seen = found.map_or(Seen::Absent, Seen::Item),
-                        (Plan::Wait(_), Ok(_)) => unreachable!("a wait is not written"),
                     }
                 }
             }
@@ -197,11 +192,10 @@ impl World {
                 continue;
             }
             if random.u32(0..100) < self.forgetful {
-                (process.seen, process.own) = (Seen::Never, VecDeque::new());
+                process.memory = Memory::new(now);
             }
-            let own: Vec<_> = process.own.iter().copied().collect();
             let wanted = u32::try_from(process.queue).expect("few");
-            match plan(&process.seen, &own, self.limits, now, Duration::ZERO, wanted) {
+            match process.memory.plan(self.limits, now, Duration::ZERO, wanted) {
                 Plan::Wait(opening) if self.patient => {
                     events.push(Reverse((opening.at.0 - self.clocks[number], Event::Woken, number)));
                 }
@@ -265,20 +259,25 @@ proptest! {
         gaps in prop::collection::vec(0_i64..1_500, 1..60),
     ) {
         let limits = Limits { burst, interval: Duration::from_secs(10), daily };
-        let (mut store, mut seen, mut now) = (Store::default(), Seen::Absent, START);
+        let (mut store, mut memory, mut now) = (Store::default(), Memory::new(Millis(START)), START);
         for gap in gaps {
             now += gap;
-            let Plan::Wait(opening) = plan(&seen, &[], limits, Millis(now), Duration::ZERO, 1) else {
-                seen = Seen::Item(admit(&mut store, &seen, limits, Millis(now)).expect("planned for"));
+            let planned = memory.plan(limits, Millis(now), Duration::ZERO, 1);
+            if !matches!(planned, Plan::Wait(_)) && admit(&mut store, &mut memory, limits, Millis(now)) {
                 continue;
+            }
+            let Plan::Wait(opening) = memory.plan(limits, Millis(now), Duration::ZERO, 1) else {
+                panic!("refused, and nothing is known that refuses")
             };
             prop_assert!(opening.at.0 > now);
             let before = Millis(opening.at.0 - 1);
-            prop_assert!(matches!(plan(&seen, &[], limits, before, Duration::ZERO, 1), Plan::Wait(_)));
-            prop_assert!(admit(&mut store, &Seen::Never, limits, before).is_none());
+            prop_assert!(matches!(memory.plan(limits, before, Duration::ZERO, 1), Plan::Wait(_)));
+            prop_assert!(!admit(&mut store, &mut Memory::new(before), limits, before));
             now = opening.at.0;
-            let memory = if gap % 2 == 0 { &seen } else { &Seen::Never };
-            seen = Seen::Item(admit(&mut store, memory, limits, opening.at).expect("promised"));
+            if gap % 2 == 1 {
+                memory = Memory::new(opening.at);
+            }
+            prop_assert!(admit(&mut store, &mut memory, limits, opening.at), "it was promised");
         }
     }
 
@@ -296,15 +295,18 @@ proptest! {
         let now = Millis((newest + 1) * slot_ms - 1 + age);
         let total = counts.values().sum();
         let day = super::counters::Day { used: total, ends: now + Duration::from_hours(1), told: true };
-        let seen = Counters { slot_ms, newest, slots, total, day, learnt: None, closed: None };
+        let (past, slots) = (slots[..slots.len() / 2].to_vec(), slots[slots.len() / 2..].to_vec());
+        let seen = Counters { revision: 1, slot_ms, newest, slots, past, total, day, learnt: None, closed: None };
         // Days that are over force a rewrite where equal slots would not.
         let seen = if slot_ms == 200 { Counters { day: super::counters::Day { ends: now, ..day }, ..seen } } else { seen };
-        let planned = plan(&Seen::Item(seen.clone()), &[], limits, now, Duration::ZERO, 1);
+        let mut memory = Memory::new(now);
+        memory.saw(Seen::Item(seen.clone()), now);
+        let planned = memory.plan(limits, now, Duration::ZERO, 1);
         let Plan::Rewrite(rewrite) = planned else { panic!("{planned:?}") };
         let window = Window::new(limits.interval);
         let mut at = now;
         while at < now + Duration::from_secs(12) {
-            let due: u32 = seen.slots.iter().filter(|(slot, _)| {
+            let due: u32 = seen.past.iter().chain(&seen.slots).filter(|(slot, _)| {
                 (slot + 1) * slot_ms + 10_500 > at.0
             }).map(|(_, count)| count).sum();
             let kept = Standing::of(Some(&rewrite.next), limits, at).held();
@@ -312,21 +314,24 @@ proptest! {
             prop_assert!(kept >= due + own, "{kept} of {due} and {own} at {at}");
             at = at + Duration::from_millis(50);
         }
-        prop_assert_eq!(rewrite.next.total, rewrite.next.slots.iter().map(|(_, count)| count).sum::<u32>());
+        let all = rewrite.next.past.iter().chain(&rewrite.next.slots);
+        prop_assert_eq!(rewrite.next.total, all.map(|(_, count)| count).sum::<u32>());
     }
 }
 
-/// One permit at `now`, in as many writes as it takes.
-fn admit(store: &mut Store, seen: &Seen, limits: Limits, now: Millis) -> Option<Counters> {
-    let mut seen = seen.clone();
+/// Whether there is a permit at `now`, in as many writes as it takes.
+fn admit(store: &mut Store, memory: &mut Memory, limits: Limits, now: Millis) -> bool {
     loop {
-        let plan = plan(&seen, &[], limits, now, Duration::ZERO, 1);
+        let plan = memory.plan(limits, now, Duration::ZERO, 1);
         if matches!(plan, Plan::Wait(_)) {
-            return None;
+            return false;
         }
         match store.apply(&plan) {
-            Ok(counters) => return Some(counters),
-            Err(found) => seen = found.map_or(Seen::Absent, Seen::Item),
+            Ok(counters) => {
+                memory.applied(&plan, counters, now);
+                return true;
+            }
+            Err(found) => memory.refused(*found, now),
         }
     }
 }

@@ -61,6 +61,7 @@ stories!(
     who_goes_away_leaves_its_part_of_a_share,
     of_two_limits_the_later_refusal_counts,
     a_large_burst_keeps_the_item_small,
+    a_process_that_takes_itself_to_be_alone_overwrites_nobody,
     a_store_that_is_gone_refuses_all,
 );
 
@@ -456,26 +457,73 @@ async fn a_large_burst_keeps_the_item_small(engine: &Engine) {
     let limits = Limits { burst: 5_000, ..TEN_SECONDS };
     let (clock, table) = (Clock::manual(START), engine.table().await);
     let warm = process(engine, &table, &clock, limits).0;
-    for _ in 0..3 {
-        warm.take(&location(), None).await.expect("free");
+    let (mut largest, mut taken) = (0, 0);
+    for step in 0..240 {
+        // Alone, then among those without a memory, which drop nothing.
+        let is_warm = step < 60 || step % 60 == 0;
+        let quota = if is_warm { warm.clone() } else { process(engine, &table, &clock, limits).0 };
+        let several = if step < 60 { 12 } else { 1 };
+        let takes = (0..several).map(async |_| quota.take(&location(), None).await);
+        for permit in futures_util::future::join_all(takes).await {
+            permit.expect("free, whatever others dropped that this one would drop");
+            taken += 1;
+        }
+        let item = counters(&table).await;
+        let (slots, past) = (item["slots"].as_m().expect("a map"), item.get("past"));
+        assert!(slots.len() <= 81, "{} slots", slots.len());
+        let past = past.map_or("", |past| past.as_s().expect("a text"));
+        let past = past.split(' ').filter_map(|word| word.split_once('=')?.1.parse::<i64>().ok());
+        let sum: i64 = slots.values().filter_map(|count| count.as_n().ok()?.parse::<i64>().ok()).chain(past).sum();
+        assert_eq!(item["held"], AttributeValue::N(sum.to_string()), "the sum is that of the slots");
+        largest = largest.max(item.iter().map(|(name, value)| name.len() + size(value)).sum());
         clock.advance(Duration::from_millis(200));
     }
-    for _ in 0..160 {
-        // A process without a memory drops nothing.
-        process(engine, &table, &clock, limits).0.take(&location(), None).await.expect("free");
-        clock.advance(Duration::from_millis(200));
+    assert!((700..1_024).contains(&largest), "{largest} bytes");
+    assert_eq!(warm.usage(&location()).await.expect("a read").daily.remaining, 200_000 - taken);
+}
+
+async fn a_process_that_takes_itself_to_be_alone_overwrites_nobody(engine: &Engine) {
+    let clock = Clock::manual(START);
+    let table = engine.table().await;
+    let (busy, calls) = process(engine, &table, &clock, TEN_SECONDS);
+    let other = process(engine, &table, &clock, TEN_SECONDS).0;
+    for _ in 0..30 {
+        busy.take(&location(), None).await.expect("free");
+        clock.advance(Duration::from_millis(50));
     }
-    warm.take(&location(), None).await.expect("free, though others dropped the slots that it would drop");
+    assert_eq!(calls.count(), 31, "one failed since there was no item, then one each");
+    let seen_by_busy = async |left| {
+        let before = calls.count();
+        assert_eq!(busy.take(&location(), None).await.expect("free").usage.burst.remaining, left);
+        assert_eq!(calls.count(), before + 2, "what the other did is seen, by one call more");
+    };
+    other.take(&location(), None).await.expect("free");
+    seen_by_busy(68).await;
+    for _ in 0..10 {
+        busy.take(&location(), None).await.expect("free");
+    }
+    let lower = headers(&[("x-ratelimit-max", "60")]);
+    other.observe(&location(), StatusCode::OK, &lower).await.expect("learnt");
+    seen_by_busy(17).await;
+    assert_eq!(counters(&table).await["held"], AttributeValue::N("43".to_owned()));
+}
+
+/// The item of [`location`].
+async fn counters(table: &Table) -> shared::table::Item {
     let key = AttributeValue::S(shared::table::quota_key(&location()));
     let item = table.client.get_item().table_name(&*table.name).key("pk", key).send().await.expect("a read").item;
-    let item = item.expect("an item");
-    let slots = item["slots"].as_m().expect("a map");
-    assert!(slots.len() <= 101, "{} slots", slots.len());
-    let sum: i64 = slots.values().filter_map(|count| count.as_n().ok()?.parse::<i64>().ok()).sum();
-    assert_eq!(item["held"], AttributeValue::N(sum.to_string()), "the sum is that of the map");
-    let size: usize = item.iter().map(|(name, value)| name.len() + format!("{value:?}").len().min(40)).sum::<usize>()
-        + slots.iter().map(|(name, value)| name.len() + value.as_n().map_or(0, String::len) / 2 + 3).sum::<usize>();
-    assert!(size < 1_024, "{size} bytes");
+    item.expect("an item")
+}
+
+/// Bytes of an attribute's value, by the rules of "DynamoDB item sizes and formats" in the developer guide.
+fn size(value: &AttributeValue) -> usize {
+    match value {
+        AttributeValue::N(digits) => digits.len().div_ceil(2) + 1,
+        AttributeValue::S(text) => text.len(),
+        AttributeValue::M(map) => 3 + map.iter().map(|(name, value)| name.len() + size(value) + 1).sum::<usize>(),
+        AttributeValue::Bool(_) => 1,
+        other => panic!("{other:?} in the counters"),
+    }
 }
 
 async fn a_store_that_is_gone_refuses_all(engine: &Engine) {

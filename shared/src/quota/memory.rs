@@ -1,0 +1,110 @@
+//! What one process remembers of an item. Pure.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::counters::Counters;
+use super::decision::{Plan, plan};
+use super::limits::Limits;
+use super::window::Slot;
+use crate::clock::Millis;
+
+/// Slots whose opening is remembered.
+const OWN_SLOTS: usize = 64;
+/// Writes in a row between which nobody else wrote, after which a process takes itself to be alone. A wrong guess costs
+/// one call, and with eight a process that shares the item evenly with another guesses once in 256 writes.
+const ALONE_AFTER: u32 = 8;
+
+/// What is known of an item.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Seen {
+    /// Nothing.
+    #[default]
+    Never,
+    /// That there was none.
+    Absent,
+    /// What it held when last seen.
+    Item(Counters),
+}
+
+impl Seen {
+    pub(crate) fn counters(&self) -> Option<&Counters> {
+        if let Self::Item(counters) = self { Some(counters) } else { None }
+    }
+}
+
+/// An item as last seen, and what its past tells.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    seen: Seen,
+    seen_at: Millis,
+    /// The slots that this process opened.
+    ///
+    /// Whoever opened a slot drops it with its first take after the slot's death. So each dead slot has one process
+    /// that drops it, and processes do not race for it. Those of a process that has ended stay until a rewrite.
+    own: VecDeque<Slot>,
+    /// Writes of this process since somebody else's.
+    undisturbed: u32,
+}
+
+impl Memory {
+    /// Nothing is remembered.
+    pub(crate) fn new(now: Millis) -> Self {
+        Self { seen: Seen::Never, seen_at: now, own: VecDeque::new(), undisturbed: 0 }
+    }
+
+    pub(crate) fn seen(&self) -> &Seen {
+        &self.seen
+    }
+
+    pub(crate) fn seen_at(&self) -> Millis {
+        self.seen_at
+    }
+
+    pub(crate) fn opened(&self, slot: Slot) -> bool {
+        self.own.contains(&slot)
+    }
+
+    /// Nobody else has written lately.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.undisturbed >= ALONE_AFTER
+    }
+
+    /// See [`plan`].
+    pub(crate) fn plan(&self, ceilings: Limits, now: Millis, lead: Duration, wanted: u32) -> Plan {
+        plan(self, ceilings, now, lead, wanted)
+    }
+
+    /// `counters` are what the `written` write, which was applied, left behind.
+    pub(crate) fn applied(&mut self, written: &Plan, counters: Counters, at: Millis) {
+        let before = self.seen.counters().map(|seen| seen.revision.saturating_add(1));
+        self.undisturbed = if before == Some(counters.revision) { self.undisturbed.saturating_add(1) } else { 0 };
+        if let Some((permits, slot)) = written.permits()
+            && counters.slots.last() == Some(&(slot, permits))
+        {
+            if self.own.len() == OWN_SLOTS {
+                self.own.pop_front();
+            }
+            self.own.push_back(slot);
+        }
+        self.saw(Seen::Item(counters), at);
+    }
+
+    /// A write was refused, as the item was not as assumed.
+    pub(crate) fn refused(&mut self, found: Option<Counters>, at: Millis) {
+        self.undisturbed = 0;
+        self.saw(found.map_or(Seen::Absent, Seen::Item), at);
+    }
+
+    /// The item was seen.
+    pub(crate) fn saw(&mut self, seen: Seen, at: Millis) {
+        // Two writes of this process may answer in another order than they were applied.
+        if let (Seen::Item(new), Seen::Item(old)) = (&seen, &self.seen)
+            && new.revision < old.revision
+        {
+            return;
+        }
+        self.seen = seen;
+        self.seen_at = at;
+    }
+}
