@@ -11,7 +11,7 @@ use std::io::Write as _;
 
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, Metadata};
-use tracing_subscriber::filter::{EnvFilter, FilterExt as _, filter_fn};
+use tracing_subscriber::filter::{FilterExt as _, ParseError, Targets, filter_fn};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -24,13 +24,11 @@ const OURS: [&str; 5] = ["shared", "callback", "refresh", "relay", "webhook"];
 
 /// Sets the process's logging up. A second call changes nothing.
 pub fn start() {
-    let directives = variable("RUST_LOG").unwrap_or_default();
-    let builder = || EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
-    let (filter, fault) = match builder().parse(directives) {
-        Ok(filter) => (filter, None),
-        Err(error) => (builder().parse_lossy(""), Some(error)),
+    let (told, fault) = match targets(&variable("RUST_LOG").unwrap_or_default()) {
+        Ok(told) => (told, None),
+        Err(fault) => (all_at(LevelFilter::INFO), Some(fault)),
     };
-    begin(filter, |line| {
+    begin(told, |line| {
         // Standard output is the log; without it there is nobody to tell.
         let _ = std::io::stdout().lock().write_all(line);
     });
@@ -41,12 +39,25 @@ pub fn start() {
 
 /// Hands everything that could ever be logged to a test.
 pub fn capture(write: impl Fn(&[u8]) + Send + Sync + 'static) {
-    begin(EnvFilter::builder().with_default_directive(LevelFilter::TRACE.into()).parse_lossy(""), write);
+    begin(all_at(LevelFilter::TRACE), write);
 }
 
-fn begin(filter: EnvFilter, write: impl Fn(&[u8]) + Send + Sync + 'static) {
+/// Reads `info,shared=debug`: a level for all and one for each target, with all that is below it. Nothing is `info`.
+fn targets(directives: &str) -> Result<Targets, ParseError> {
+    let directives: Vec<_> = directives.split(',').map(str::trim).filter(|one| !one.is_empty()).collect();
+    if directives.is_empty() { Ok(all_at(LevelFilter::INFO)) } else { directives.join(",").parse() }
+}
+
+fn all_at(level: LevelFilter) -> Targets {
+    Targets::new().with_default(level)
+}
+
+fn begin(targets: Targets, write: impl Fn(&[u8]) + Send + Sync + 'static) {
+    // Without the levels, what libraries would say at finer ones is looked at before it is found to be unwanted.
+    let ours = filter_fn(is_told).with_max_level_hint(LevelFilter::TRACE);
     // An invocation's own span is heard whatever the level, since its ids belong on every line.
-    let told = filter.and(filter_fn(is_told)).or(filter_fn(is_invocation));
+    let invocation = filter_fn(is_invocation).with_max_level_hint(LevelFilter::INFO);
+    let told = targets.and(ours).or(invocation);
     let _already_set = tracing_subscriber::registry().with(Lines::new(write).with_filter(told)).try_init();
 }
 
@@ -65,6 +76,28 @@ fn is_of(target: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn directives_are_levels_and_targets() {
+        for (directives, target, finest) in [
+            ("", "relay", Level::INFO),
+            (" , ", "relay", Level::INFO),
+            ("warn", "relay", Level::WARN),
+            ("DEBUG", "shared::token", Level::DEBUG),
+            ("info,shared=debug", "relay", Level::INFO),
+            ("info, shared=debug,", "shared::token", Level::DEBUG),
+            ("error,shared::token=trace", "shared::token::mint", Level::TRACE),
+            ("error,shared::token=trace", "shared::quota", Level::ERROR),
+            ("info,shared", "shared", Level::TRACE),
+        ] {
+            let targets = targets(directives).expect("directives");
+            for level in [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE] {
+                assert_eq!(targets.would_enable(target, &level), level <= finest, "{directives:?}: {target} {level}");
+            }
+        }
+        assert!(!targets("relay=off").expect("directives").would_enable("relay", &Level::ERROR));
+        assert!(targets("shared=loud").is_err() && targets("a=b=c").is_err());
+    }
 
     #[test]
     fn clients_that_would_print_tokens_are_not_heard() {
