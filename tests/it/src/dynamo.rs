@@ -145,6 +145,7 @@ impl Engine {
             .region(Region::new("us-east-1"))
             .credentials_provider(Credentials::new("test", "test", None, None, "test"))
             .endpoint_url(self.url())
+            .http_client(shared::http_client::aws())
             .interceptor(calls.clone())
             .build();
         (Client::from_conf(config), calls)

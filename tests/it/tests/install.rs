@@ -187,7 +187,12 @@ async fn aws(dynamodb: &str, secrets: &str) -> SdkConfig {
         .with_contents(ProfileFileKind::Config, contents)
         .with_contents(ProfileFileKind::Credentials, credentials)
         .build();
-    aws_config::defaults(BehaviorVersion::latest()).profile_files(files).region(Region::new("us-east-1")).load().await
+    aws_config::defaults(BehaviorVersion::latest())
+        .http_client(shared::http_client::aws())
+        .profile_files(files)
+        .region(Region::new("us-east-1"))
+        .load()
+        .await
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -185,6 +185,7 @@ pub fn client(url: &str) -> Client {
         .region(Region::from_static(crate::process::REGION))
         .credentials_provider(Credentials::new("sandbox", "sandbox", None, None, "sandbox"))
         .endpoint_url(url)
+        .http_client(shared::http_client::aws())
         .build();
     Client::from_conf(config)
 }

@@ -229,6 +229,7 @@ async fn secrets_manager_answers_the_sdk() -> TestResult {
             .credentials_provider(config::Credentials::new("a", "b", None, None, "test"))
             .retry_config(config::retry::RetryConfig::disabled())
             .endpoint_url(secrets.url())
+            .http_client(shared::http_client::aws())
             .build(),
     );
     secrets.put("app", "one");
@@ -276,6 +277,7 @@ async fn the_queue_takes_from_the_sdk_and_hands_to_the_function_what_it_does_not
             .region(config::Region::new("us-east-1"))
             .credentials_provider(config::Credentials::new("a", "b", None, None, "test"))
             .endpoint_url(queue.endpoint())
+            .http_client(shared::http_client::aws())
             .build(),
     );
     for body in ["good", "bad"] {

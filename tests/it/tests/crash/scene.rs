@@ -65,6 +65,7 @@ impl Scene {
             .region(Region::from_static(REGION))
             .credentials_provider(Credentials::new("sandbox", "sandbox", None, None, "sandbox"))
             .endpoint_url(way.url())
+            .http_client(shared::http_client::aws())
             .load()
             .await;
         let hand = App::build(config.expect("a configuration"), &aws, shared::clock::Clock::system());

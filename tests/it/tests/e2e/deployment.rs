@@ -122,6 +122,7 @@ async fn a_pair_that_the_table_does_not_take_comes_back_from_the_queue() {
         .behavior_version(aws_sdk_sqs::config::BehaviorVersion::latest())
         .region(aws_sdk_sqs::config::Region::new("us-east-1"))
         .credentials_provider(aws_sdk_sqs::config::Credentials::new("test", "test", None, None, "test"))
+        .http_client(shared::http_client::aws())
         .endpoint_url(&system.operators_environment()["AWS_ENDPOINT_URL_SQS"]);
     let (sqs, queue) = (aws_sdk_sqs::Client::from_conf(config.build()), deployment.output("RescueQueueUrl"));
     let policy = aws_sdk_sqs::types::QueueAttributeName::RedrivePolicy;

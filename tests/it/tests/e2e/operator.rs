@@ -274,6 +274,7 @@ async fn a_callers_key_is_printed_once_and_two_edits_at_once_lose_nothing() {
             .behavior_version(aws_sdk_secretsmanager::config::BehaviorVersion::latest())
             .region(aws_sdk_secretsmanager::config::Region::new("us-east-1"))
             .credentials_provider(aws_sdk_secretsmanager::config::Credentials::new("a", "b", None, None, "test"))
+            .http_client(shared::http_client::aws())
             .endpoint_url(system.sandbox.secrets.url());
         EditedSecret::new(aws_sdk_secretsmanager::Client::from_conf(config.build()), CALLERS_SECRET.to_owned())
     };

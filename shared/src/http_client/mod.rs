@@ -1,15 +1,14 @@
 //! The HTTP clients of the product, and why they differ.
 //!
-//! Reading a machine's root certificates is most of what a process does at its start. So it is done once for the two
-//! clients of the platform, and once for all of AWS.
+//! Reading a machine's root certificates is most of what a process does at its start. So it is done once, when the
+//! first of them is made.
+
+mod aws;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use aws_smithy_http_client::tls::Provider;
-use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
-use aws_smithy_runtime_api::client::http::{HttpClient, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector};
-use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use bytes::Bytes;
 use http::Uri;
 use http_body_util::Full;
@@ -30,7 +29,10 @@ const CONNECT: Duration = Duration::from_secs(3);
 const KEPT: Duration = Duration::from_secs(50);
 
 /// The client of relayed calls.
-pub type Relayed = legacy::Client<Connector, Full<Bytes>>;
+pub type Relayed = Kept;
+
+/// A client that keeps its connections.
+type Kept = legacy::Client<Connector, Full<Bytes>>;
 
 type Connector = BoxCloneSyncService<Uri, MaybeHttpsStream<TokioIo<TcpStream>>, BoxError>;
 
@@ -40,17 +42,22 @@ type Connector = BoxCloneSyncService<Uri, MaybeHttpsStream<TokioIo<TcpStream>>, 
 ///
 /// # Errors
 /// A TLS set-up that cannot work, such as a machine without root certificates.
-#[expect(clippy::disallowed_methods, reason = "the one place that makes HTTP clients")]
 pub fn relayed() -> Result<Relayed, rustls::Error> {
+    kept(CONNECT, KEPT)
+}
+
+/// A client that keeps connections for `idle` and gives up one that takes longer than `connect` to be made.
+#[expect(clippy::disallowed_methods, reason = "the one place that makes HTTP clients")]
+fn kept(connect: Duration, idle: Duration) -> Result<Kept, rustls::Error> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_keepalive(Some(Duration::from_secs(30)));
     let https = HttpsConnectorBuilder::new().with_tls_config(tls()?).https_or_http().enable_http1().wrap_connector(tcp);
-    let connector = BoxCloneSyncService::new(Timeout::new(https, CONNECT));
+    let connector = BoxCloneSyncService::new(Timeout::new(https, connect));
     Ok(legacy::Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(KEPT)
+        .pool_idle_timeout(idle)
         .build(connector))
 }
 
@@ -67,22 +74,10 @@ fn tls() -> Result<ClientConfig, rustls::Error> {
     Ok(TLS.get_or_init(|| tls).clone())
 }
 
-/// For AWS: one for the clients of all its services, which would otherwise each read the root certificates.
+/// For AWS: one for the clients of all its services, made when the first of them sends something.
 #[must_use]
 pub fn aws() -> SharedHttpClient {
-    let https = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc));
-    SharedHttpClient::new(OneForAll(https.build_https()))
-}
-
-/// Leaves out the validation of each service's configuration, in which the SDK reads the root certificates to throw
-/// them away.
-#[derive(Debug)]
-struct OneForAll(SharedHttpClient);
-
-impl HttpClient for OneForAll {
-    fn http_connector(&self, settings: &HttpConnectorSettings, components: &RuntimeComponents) -> SharedHttpConnector {
-        self.0.http_connector(settings, components)
-    }
+    SharedHttpClient::new(aws::Services::default())
 }
 
 /// For the token endpoint: each call has a connection of its own. A kept connection that died while idle fails only
