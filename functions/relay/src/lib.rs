@@ -14,6 +14,7 @@ pub mod pairs;
 pub mod size;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use lambda_runtime::{Error, LambdaEvent};
 use serde_json::value::RawValue;
@@ -26,6 +27,10 @@ use tokio::sync::SetOnce;
 
 use crate::event::Event;
 
+/// The head start of the first poll, which takes less. Making the clients takes several times as long, and would compete
+/// with it for the process's memory map and for a processor.
+const POLL_FIRST: Duration = Duration::from_millis(1);
+
 /// Serves events until the process is ended.
 ///
 /// # Errors
@@ -33,14 +38,18 @@ use crate::event::Event;
 pub async fn run() -> Result<(), Error> {
     let config = App::configure(Function::Relay)?;
     let ready: Arc<SetOnce<Relay>> = Arc::default();
-    // On a thread of its own, since reading certificates keeps a thread busy, and the first poll need not wait for it.
+    let in_advance = !starts_for_a_call();
     let preparing = prepare(config, ready.clone());
-    let mut preparing = Some(tokio::task::spawn_blocking(|| Handle::current().block_on(preparing)));
+    let mut preparing = Some(tokio::spawn(async move {
+        if !in_advance {
+            tokio::time::sleep(POLL_FIRST).await;
+        }
+        // On a thread of its own, since reading certificates keeps a thread busy.
+        tokio::task::spawn_blocking(|| Handle::current().block_on(preparing)).await
+    }));
     // Time until a call comes is free, and a process may be frozen as soon as it has asked for one.
-    if !starts_for_a_call()
-        && let Some(preparing) = preparing.take()
-    {
-        preparing.await??;
+    if in_advance && let Some(preparing) = preparing.take() {
+        preparing.await???;
     }
     let answer = move |event: LambdaEvent<Box<RawValue>>| {
         let ready = ready.clone();
@@ -50,9 +59,9 @@ pub async fn run() -> Result<(), Error> {
         match preparing {
             None => std::future::pending().await,
             Some(preparing) => match preparing.await {
-                Ok(Ok(())) => std::future::pending().await,
-                Ok(Err(error)) => Error::from(error),
-                Err(panicked) => Error::from(panicked),
+                Ok(Ok(Ok(()))) => std::future::pending().await,
+                Ok(Ok(Err(error))) => Error::from(error),
+                Ok(Err(panicked)) | Err(panicked) => Error::from(panicked),
             },
         }
     };
