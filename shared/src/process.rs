@@ -4,18 +4,18 @@ use std::process::ExitCode;
 
 use tokio::runtime::{Builder, Runtime};
 
-use crate::config::{Function, events_at_once};
+use crate::config::events_at_once;
 
 /// Runs a function to its end.
 ///
 /// A process that is given one event at a time waits for one answer after the other, and has nothing for a second
 /// thread to do: with several, each answer wakes the thread that reads sockets, which wakes the one that handles the
-/// event. So all of it is done by one thread, unless Lambda says that several events come at once. [`Function::Refresh`]
-/// does sixteen things at once for one event, and has as many threads as there are processors.
+/// event. So all of it is done by one thread, unless Lambda says that several events come at once. That holds for `refresh`,
+/// too, which has sixteen things under way but little to do for each.
 ///
 /// A function that fails says why on its last log line.
-pub fn run<E: std::fmt::Display>(function: Function, serving: impl Future<Output = Result<(), E>>) -> ExitCode {
-    let outcome = runtime(function).map(|runtime| {
+pub fn run<E: std::fmt::Display>(serving: impl Future<Output = Result<(), E>>) -> ExitCode {
+    let outcome = runtime().map(|runtime| {
         let ended = runtime.block_on(serving);
         // What still runs on other threads is of no use any more.
         runtime.shutdown_background();
@@ -29,8 +29,7 @@ pub fn run<E: std::fmt::Display>(function: Function, serving: impl Future<Output
     ExitCode::FAILURE
 }
 
-fn runtime(function: Function) -> std::io::Result<Runtime> {
-    let much_at_once = function == Function::Refresh || events_at_once() > 1;
-    let mut builder = if much_at_once { Builder::new_multi_thread() } else { Builder::new_current_thread() };
+fn runtime() -> std::io::Result<Runtime> {
+    let mut builder = if events_at_once() > 1 { Builder::new_multi_thread() } else { Builder::new_current_thread() };
     builder.enable_all().build()
 }

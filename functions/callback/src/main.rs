@@ -1,7 +1,5 @@
 //! The bootstrap of the `callback` function.
 
-use shared::config::Function;
-
 fn main() -> std::process::ExitCode {
-    shared::process::run(Function::Callback, callback::run())
+    shared::process::run(callback::run())
 }

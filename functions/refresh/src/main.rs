@@ -1,7 +1,5 @@
 //! The bootstrap of the `refresh` function.
 
-use shared::config::Function;
-
 fn main() -> std::process::ExitCode {
-    shared::process::run(Function::Refresh, refresh::run())
+    shared::process::run(refresh::run())
 }
