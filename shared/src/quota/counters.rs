@@ -71,13 +71,24 @@ pub(crate) struct Counters {
     pub(crate) newest: Slot,
     /// Permits by slot, ascending; dead ones too, until somebody drops them.
     pub(crate) slots: Vec<(Slot, u32)>,
-    /// The same of slots that nobody adds to any more: they are in one text, which costs less than as many attributes.
-    pub(crate) past: Vec<(Slot, u32)>,
-    /// The sum of `slots` and `past`.
+    /// The sum of `slots`.
     pub(crate) total: u32,
     pub(crate) day: Day,
     pub(crate) learnt: Option<Learnt>,
     pub(crate) closed: Option<Closed>,
+    /// Whether the item holds all of this as one text, see [`packed`](super::packed).
+    pub(crate) packed: bool,
+}
+
+impl Counters {
+    /// With one permit less in `slot`; `None` where there is none.
+    pub(crate) fn without_one(&self, slot: Slot, slot_ms: i64) -> Option<Self> {
+        let mut next = Self { revision: self.revision.saturating_add(1), ..self.clone() };
+        let (_, count) = next.slots.iter_mut().find(|(held, _)| *held == slot && slot_ms == self.slot_ms)?;
+        *count = count.checked_sub(1)?;
+        next.total = next.total.checked_sub(1)?;
+        Some(next)
+    }
 }
 
 /// The first instant at which a permit is free, and what holds it until then.
@@ -192,8 +203,8 @@ impl Standing {
 /// The slots of `counters` that are not dead, in slots of `window`.
 fn live(counters: &Counters, window: Window, now: Millis) -> Vec<(Slot, u32)> {
     let furthest = now + FURTHEST_SLOT;
-    let mut live: Vec<(Slot, u32)> = Vec::with_capacity(counters.past.len() + counters.slots.len());
-    for &(slot, count) in counters.past.iter().chain(&counters.slots) {
+    let mut live: Vec<(Slot, u32)> = Vec::with_capacity(counters.slots.len());
+    for &(slot, count) in &counters.slots {
         // Another slot length: the slot that holds the end of the old one, so that no permit is freed early.
         let slot = if counters.slot_ms == window.slot_ms() {
             slot
@@ -230,7 +241,7 @@ mod tests {
         let newest = slots.last().map_or(0, |(slot, _)| *slot);
         let total = slots.iter().map(|(_, count)| count).sum();
         let day = Day { used, ends: NOW + Duration::from_hours(1), told: false };
-        Counters { revision: 1, slot_ms: 200, newest, slots, past: vec![], total, day, learnt: None, closed: None }
+        Counters { revision: 1, slot_ms: 200, newest, slots, total, day, learnt: None, closed: None, packed: false }
     }
 
     #[test]

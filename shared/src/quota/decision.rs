@@ -22,7 +22,8 @@ const MOST_DROPS: usize = 16;
 pub(crate) enum Plan {
     /// What needs no memory, and bears that others write as well.
     Take(Take),
-    /// A new item, a new day, other slots, or too many of them; and whatever is to be written while nobody else writes.
+    /// A new item, a new day, other slots, or too many of them; and whatever is to be written while nobody else writes,
+    /// or after that.
     Rewrite(Rewrite),
     /// Nothing is free before then, whatever others do.
     Wait(Opening),
@@ -58,14 +59,12 @@ pub(crate) struct Take {
     /// Dead slots that go with it. The condition holds only while they are what they were when seen, so two
     /// processes cannot subtract the same permits twice.
     pub(crate) drops: Vec<(Slot, u32)>,
-    /// The same of all of [`Counters::past`], or nothing.
-    pub(crate) drops_past: Vec<(Slot, u32)>,
 }
 
 impl Take {
     /// Permits that the dropped slots held.
     pub(crate) fn dropped(&self) -> u32 {
-        self.drops.iter().chain(&self.drops_past).map(|(_, count)| count).sum()
+        self.drops.iter().map(|(_, count)| count).sum()
     }
 }
 
@@ -118,12 +117,12 @@ pub(crate) fn plan(memory: &Memory, ceilings: Limits, now: Millis, lead: Duratio
         return Plan::Wait(standing.opening(0));
     }
     let Some(counters) = counters else {
-        return Plan::Rewrite(rewrite(&standing, None, lead, permits));
+        return Plan::Rewrite(rewrite(&standing, None, lead, permits, false));
     };
     let target = standing.slot(lead);
     let is_recent = target - counters.newest <= RECENT;
     if !fits(&standing, counters, lead) || (is_recent && memory.is_alone()) {
-        return Plan::Rewrite(rewrite(&standing, Some(counters), lead, permits));
+        return Plan::Rewrite(rewrite(&standing, Some(counters), lead, permits, memory.is_alone()));
     }
     let spare = standing.limits.burst - standing.held() - permits;
     let used_at_most = counters.day.used.saturating_add(spare);
@@ -136,14 +135,12 @@ pub(crate) fn plan(memory: &Memory, ceilings: Limits, now: Millis, lead: Duratio
     };
     let is_dead = |slot: Slot| standing.window.dies_at(slot) <= now;
     let drops = counters.slots.iter().filter(|(slot, _)| is_dead(*slot) && memory.opened(*slot));
-    let drops_past = counters.past.last().is_some_and(|&(latest, _)| is_dead(latest) && memory.opened(latest));
     Plan::Take(Take {
         permits,
         learnt: counters.learnt,
         room,
         is_later: target > counters.newest,
         drops: drops.take(MOST_DROPS).copied().collect(),
-        drops_past: if drops_past { counters.past.clone() } else { Vec::new() },
         ..take(&standing, lead)
     })
 }
@@ -152,7 +149,8 @@ pub(crate) fn plan(memory: &Memory, ceilings: Limits, now: Millis, lead: Duratio
 fn fits(standing: &Standing, counters: &Counters, lead: Duration) -> bool {
     let target = standing.slot(lead);
     let key = slot_key(target);
-    counters.slot_ms == standing.window.slot_ms()
+    !counters.packed
+        && counters.slot_ms == standing.window.slot_ms()
         && counters.newest <= target
         && counters.day.ends == standing.day.ends
         && counters.closed.is_none_or(|closed| closed.until <= standing.now)
@@ -172,14 +170,17 @@ fn take(standing: &Standing, lead: Duration) -> Take {
         room: Room::Sum,
         is_later: true,
         drops: Vec::new(),
-        drops_past: Vec::new(),
     }
 }
 
-fn rewrite(standing: &Standing, seen: Option<&Counters>, lead: Duration, permits: u32) -> Rewrite {
+fn rewrite(standing: &Standing, seen: Option<&Counters>, lead: Duration, permits: u32, packed: bool) -> Rewrite {
     let slot = standing.slot(lead);
-    let (past, open): (Vec<_>, Vec<_>) = standing.live.iter().partition(|(live, _)| *live != slot);
-    let already: u32 = open.iter().map(|(_, count)| count).sum();
+    let mut slots = Vec::with_capacity(standing.live.len() + 1);
+    slots.extend_from_slice(&standing.live);
+    match slots.last_mut() {
+        Some((newest, count)) if *newest == slot => *count = count.saturating_add(permits),
+        _ => slots.push((slot, permits)),
+    }
     Rewrite {
         permits,
         slot,
@@ -189,11 +190,11 @@ fn rewrite(standing: &Standing, seen: Option<&Counters>, lead: Duration, permits
             slot_ms: standing.window.slot_ms(),
             newest: slot,
             total: standing.held().saturating_add(permits),
-            slots: vec![(slot, already.saturating_add(permits))],
-            past,
+            slots,
             day: Day { used: standing.day.used.saturating_add(permits), ..standing.day },
             learnt: seen.and_then(|seen| seen.learnt),
             closed: None,
+            packed,
         },
         seen: seen.cloned(),
     }

@@ -4,16 +4,16 @@
 //! |---|---|
 //! | `revision` | grows with every write |
 //! | `slot_ms`, `newest` | length of a slot, newest slot |
-//! | `slots`, `past`, `held` | map *slot → permits*, the same of earlier slots as one text, their sum |
+//! | `slots`, `held` | map *slot → permits*, their sum |
 //! | `day_used`, `day_ends`, `day_told` | requests of the day, its end (ms), whether the platform named that end |
 //! | `learnt` | the platform's own limits where they differ, see [`Learnt::to_text`] |
 //! | `closed_until`, `closed_by` | nothing may be sent before (ms), after a 429 |
+//! | `packed` | instead of all of the above but `revision`, see [`packed`] |
 //! | `expires_at` | TTL (s), a week after the day: an item tells for so long that its resource is in use |
 //!
-//! A full map and a full text make an item below 1 KB: one write unit.
+//! A full map makes an item below 1 KB: one write unit. So does a full text.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::config::Builder;
@@ -25,15 +25,13 @@ use super::counters::{Closed, Counters, Day, FURTHEST_DAY, LimitKind};
 use super::decision::{MOST_SLOTS, Rewrite, Room, Take};
 use super::learn::{Correction, DayChange};
 use super::limits::Learnt;
+use super::packed;
 use super::window::{Slot, slot_key, slot_of_key};
 use crate::clock::Millis;
 use crate::table::{Attributes, Item, StoreError, Table, Written, n, s, written};
 
 /// How long an item is kept after its last day.
 const KEPT: Duration = Duration::from_hours(24 * 7);
-
-/// Slots that a rewrite changes one by one; more are written as a whole.
-const MOST_CHANGES: usize = 16;
 
 /// What a write came to.
 #[derive(Debug)]
@@ -47,6 +45,10 @@ pub(crate) enum Outcome {
 /// Reads an item.
 pub(crate) fn decode(item: &Item) -> Result<Counters, StoreError> {
     let attributes = Attributes::of(item);
+    let revision = attributes.number("revision").unwrap_or_default();
+    if let Some(text) = attributes.text("packed") {
+        return packed::from_text(text, revision).ok_or_else(|| attributes.malformed("packed"));
+    }
     let number = |name: &'static str| attributes.number::<i64>(name).ok_or_else(|| attributes.malformed(name));
     let count = |name: &'static str| attributes.number::<u32>(name).ok_or_else(|| attributes.malformed(name));
     let newest = number("newest")?;
@@ -57,16 +59,14 @@ pub(crate) fn decode(item: &Item) -> Result<Counters, StoreError> {
         .collect::<Option<Vec<_>>>()
         .ok_or_else(|| attributes.malformed("slots"))?;
     slots.sort_unstable();
-    let past = attributes.text("past").map(|text| past_of(text).ok_or_else(|| attributes.malformed("past")));
     let learnt =
         attributes.text("learnt").map(|text| Learnt::from_text(text).ok_or_else(|| attributes.malformed("learnt")));
     let closed_until = attributes.number("closed_until").map(Millis);
     Ok(Counters {
-        revision: attributes.number("revision").unwrap_or_default(),
+        revision,
         slot_ms: number("slot_ms")?.max(1),
         newest,
         slots,
-        past: past.transpose()?.unwrap_or_default(),
         total: count("held")?,
         day: Day { used: count("day_used")?, ends: Millis(number("day_ends")?), told: item.contains_key("day_told") },
         learnt: learnt.transpose()?,
@@ -74,32 +74,8 @@ pub(crate) fn decode(item: &Item) -> Result<Counters, StoreError> {
             until,
             by: if attributes.text("closed_by") == Some("daily") { LimitKind::Daily } else { LimitKind::Burst },
         }),
+        packed: false,
     })
-}
-
-/// Slots and their permits as one text: the first slot, and for each how many slots after the one before it it is and
-/// how many permits it holds, as in `9000000000 0=3 1=12 4=1`. Nothing if there are none.
-fn past_text(past: &[(Slot, u32)]) -> Option<String> {
-    let &(first, _) = past.first()?;
-    let (mut text, mut before) = (first.to_string(), first);
-    for &(slot, count) in past {
-        let _ = write!(text, " {}={count}", slot - before);
-        before = slot;
-    }
-    Some(text)
-}
-
-/// What [`past_text`] wrote; `None` if it did not.
-fn past_of(text: &str) -> Option<Vec<(Slot, u32)>> {
-    let mut words = text.split(' ');
-    let mut slot: Slot = words.next()?.parse().ok()?;
-    words
-        .map(|word| {
-            let (gap, count) = word.split_once('=')?;
-            slot = slot.checked_add(gap.parse().ok()?)?;
-            Some((slot, count.parse().ok()?))
-        })
-        .collect()
 }
 
 /// Reads the item of `key`, with everything written before.
@@ -175,11 +151,6 @@ pub(crate) async fn take(table: &Table, key: &str, take: &Take) -> Result<Outcom
         write.holds(&format!("slots.#dead{i} = :dead{i}"));
         removed.add(&format!("slots.#dead{i}"));
     }
-    if let Some(past) = past_text(&take.drops_past) {
-        write.value(":past", s(past));
-        write.holds("past = :past");
-        removed.add("past");
-    }
     write.update = set.text + &removed.text;
     write.count_revision();
     outcome(write.send(table, key).await?)
@@ -193,53 +164,48 @@ fn outcome(written: Written) -> Result<Outcome, StoreError> {
     })
 }
 
-/// [`Rewrite`]s. What becomes of the item is known before, so it need not be answered.
+/// [`Rewrite`]s.
 pub(crate) async fn rewrite(table: &Table, key: &str, rewrite: &Rewrite) -> Result<Outcome, StoreError> {
-    let Rewrite { next, seen, .. } = rewrite;
-    let seen = seen.as_ref();
-    let mut write = Expression { foretold: true, ..Expression::default() };
+    replace(table, key, rewrite.seen.as_ref(), &rewrite.next, Expression::default()).await
+}
+
+/// Makes `next` of the item, if it still is the one that was `seen`. What becomes of it is known before, so it need not
+/// be answered.
+async fn replace(
+    table: &Table,
+    key: &str,
+    seen: Option<&Counters>,
+    next: &Counters,
+    mut write: Expression,
+) -> Result<Outcome, StoreError> {
+    write.foretold = true;
     let (mut set, mut removed) = (Clause::new("SET "), Clause::new(" REMOVE "));
-    let has_changed = |of: fn(&Counters) -> i64| seen.is_none_or(|seen| of(seen) != of(next));
     set.assign(&mut write, "revision", ":revision", n(next.revision));
-    set.assign(&mut write, "held", ":held", n(next.total));
-    set.assign(&mut write, "day_used", ":day_used", n(next.day.used));
-    if has_changed(|counters| counters.newest) {
-        set.assign(&mut write, "newest", ":newest", n(next.newest));
-    }
-    if has_changed(|counters| counters.slot_ms) {
-        set.assign(&mut write, "slot_ms", ":slot_ms", n(next.slot_ms));
-    }
-    if has_changed(|counters| counters.day.ends.0) {
-        set.assign(&mut write, "day_ends", ":day_ends", n(next.day.ends));
+    if seen.is_none_or(|seen| seen.day.ends != next.day.ends) {
         set.assign(&mut write, "expires_at", ":expires_at", n((next.day.ends + KEPT).seconds()));
     }
-    if has_changed(|counters| i64::from(counters.day.told)) {
+    if next.packed {
+        set.assign(&mut write, "packed", ":packed", s(packed::to_text(next)));
+        if seen.is_some_and(|seen| !seen.packed) {
+            removed.add("slot_ms, newest, slots, held, day_used, day_ends, day_told, learnt, closed_until, closed_by");
+        }
+    } else {
+        let slots = next.slots.iter().map(|&(slot, count)| (slot_key(slot), n(count)));
+        set.assign(&mut write, "slot_ms", ":slot_ms", n(next.slot_ms));
+        set.assign(&mut write, "newest", ":newest", n(next.newest));
+        set.assign(&mut write, "slots", ":slots", AttributeValue::M(slots.collect()));
+        set.assign(&mut write, "held", ":held", n(next.total));
+        set.assign(&mut write, "day_used", ":day_used", n(next.day.used));
+        set.assign(&mut write, "day_ends", ":day_ends", n(next.day.ends));
         if next.day.told {
             set.assign(&mut write, "day_told", ":yes", AttributeValue::Bool(true));
         } else {
             removed.add("day_told");
         }
-    }
-    if seen.is_some_and(|seen| seen.closed.is_some()) {
-        removed.add("closed_until, closed_by");
-    }
-    if seen.is_none_or(|seen| seen.past != next.past) {
-        match past_text(&next.past) {
-            Some(past) => set.assign(&mut write, "past", ":past", s(past)),
-            None => removed.add("past"),
+        if let Some(learnt) = next.learnt {
+            set.assign(&mut write, "learnt", ":learnt", s(learnt.to_text()));
         }
-    }
-    if let Some(changes) = seen.and_then(|seen| changed_slots(seen, next)) {
-        for (i, (slot, count)) in changes.into_iter().enumerate() {
-            write.name(&format!("#slot{i}"), slot_key(slot));
-            match count {
-                Some(count) => set.assign(&mut write, &format!("slots.#slot{i}"), &format!(":count{i}"), n(count)),
-                None => removed.add(&format!("slots.#slot{i}")),
-            }
-        }
-    } else {
-        let slots = next.slots.iter().map(|&(slot, count)| (slot_key(slot), n(count)));
-        set.assign(&mut write, "slots", ":slots", AttributeValue::M(slots.collect()));
+        removed.add("packed, closed_until, closed_by");
     }
     write.update = set.text + &removed.text;
     match seen {
@@ -252,34 +218,29 @@ pub(crate) async fn rewrite(table: &Table, key: &str, rewrite: &Rewrite) -> Resu
     })
 }
 
-/// The slots that differ, with what they are to hold; `None` if they are better written as a whole.
-fn changed_slots(seen: &Counters, next: &Counters) -> Option<Vec<(Slot, Option<u32>)>> {
-    if seen.slot_ms != next.slot_ms {
-        return None;
-    }
-    let gone = seen.slots.iter().filter(|(slot, _)| !next.slots.iter().any(|(kept, _)| kept == slot));
-    let changed = next.slots.iter().filter(|slot| !seen.slots.contains(slot));
-    let changes: Vec<_> =
-        gone.map(|&(slot, _)| (slot, None)).chain(changed.map(|&(slot, count)| (slot, Some(count)))).collect();
-    let mut names: Vec<_> = changes.iter().map(|(slot, _)| slot_key(*slot)).collect();
-    names.sort_unstable();
-    names.dedup();
-    // Of two slots whose names are the same, one cannot be removed where the other is set.
-    (changes.len() <= MOST_CHANGES && names.len() == changes.len()).then_some(changes)
-}
-
-/// Gives back one permit of `slot`, which is `slot_ms` long. The day's count stays: it tells that an item has changed.
+/// Gives back one permit of `slot`, which is `slot_ms` long, to an item that was last seen with `seen`. The day's count
+/// stays: it tells that an item has changed. Nothing where `seen` tells that there is none to give back.
 ///
 /// Never sent twice: an answer that was lost would give back two, and so allow one too many.
-pub(crate) async fn give_back(table: &Table, key: &str, slot: Slot, slot_ms: i64) -> Result<Outcome, StoreError> {
+pub(crate) async fn give_back(
+    table: &Table,
+    key: &str,
+    seen: Option<&Counters>,
+    slot: Slot,
+    slot_ms: i64,
+) -> Result<Option<Outcome>, StoreError> {
     let mut write = Expression { once: true, ..Expression::default() };
+    if let Some(seen) = seen.filter(|seen| seen.packed) {
+        let Some(next) = seen.without_one(slot, slot_ms) else { return Ok(None) };
+        return replace(table, key, Some(seen), &next, write).await.map(Some);
+    }
     write.name("#slot", slot_key(slot));
     write.value(":one", n(1));
     write.value(":slot_ms", n(slot_ms));
     write.update.push_str("SET slots.#slot = slots.#slot - :one, held = held - :one");
     write.holds("slots.#slot >= :one AND held >= :one AND slot_ms = :slot_ms");
     write.count_revision();
-    outcome(write.send(table, key).await?)
+    outcome(write.send(table, key).await?).map(Some)
 }
 
 /// Applies a [`Correction`] to the item that was `seen`.
@@ -290,6 +251,9 @@ pub(crate) async fn correct(
     correction: &Correction,
 ) -> Result<Outcome, StoreError> {
     let mut write = Expression::default();
+    if seen.packed {
+        return replace(table, key, Some(seen), &correction.applied_to(seen), write).await;
+    }
     let mut sets = Vec::new();
     write.learnt_is(seen.learnt);
     write.value(":was_end", n(seen.day.ends));
@@ -438,22 +402,5 @@ impl Expression {
             update.send().await
         };
         written(sent)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_text_of_past_slots_is_read_back() {
-        let past = vec![(9_000_000_000, 3), (9_000_000_001, 12), (9_000_000_005, 1)];
-        let text = past_text(&past).expect("some");
-        assert_eq!(text, "9000000000 0=3 1=12 4=1");
-        assert_eq!(past_of(&text), Some(past));
-        assert_eq!(past_text(&[]), None);
-        for text in ["", "x", "5 1", "5 1=x", "5 0=-1", "5 9223372036854775807=1"] {
-            assert_eq!(past_of(text), None, "{text}");
-        }
     }
 }

@@ -156,12 +156,27 @@ impl Lane {
     /// counted of a day stays counted.
     pub(crate) async fn give_back(&self, table: &Table, clock: &Clock, permit: &Permit) -> Result<(), StoreError> {
         let slot_ms = Window::new(self.state().ceilings.interval).slot_ms();
-        // Nothing is left to give back where the slot is dead and dropped, or the item is numbered anew.
-        if let Outcome::Applied(counters) = item::give_back(table, &self.key, permit.slot, slot_ms).await? {
+        for attempt in 0..MOST_ATTEMPTS {
+            let seen = self.state().memory.seen().counters().cloned();
+            let was_packed = seen.as_ref().is_some_and(|seen| seen.packed);
+            let written = item::give_back(table, &self.key, seen.as_ref(), permit.slot, slot_ms).await?;
+            // Nothing is left to give back where the slot is dead and dropped, or the item is numbered anew.
+            let (counters, is_done) = match written {
+                None | Some(Outcome::Refused(None)) => return Ok(()),
+                Some(Outcome::Refused(Some(found))) => {
+                    let is_done = !was_packed && !found.packed;
+                    (found, is_done)
+                }
+                Some(Outcome::Applied(counters)) => (counters, true),
+            };
             self.state().memory.saw(Seen::Item(counters), clock.now());
             self.changed.notify_one();
+            if is_done {
+                return Ok(());
+            }
+            pause_after(attempt).await;
         }
-        Ok(())
+        Err(StoreError::Unavailable(format!("{MOST_ATTEMPTS} writes in a row were refused")))
     }
 
     /// A refusal that needs no call: what was seen last leaves nothing in time for one more behind those who wait.

@@ -67,6 +67,21 @@ pub(crate) struct Correction {
     pub(crate) closed: Option<Closed>,
 }
 
+impl Correction {
+    /// What it makes of `counters`.
+    pub(crate) fn applied_to(&self, counters: &Counters) -> Counters {
+        let mut next = Counters { revision: counters.revision.saturating_add(1), ..counters.clone() };
+        next.learnt = self.learnt.or(next.learnt);
+        next.closed = self.closed.or(next.closed);
+        match self.day {
+            None => {}
+            Some(DayChange::Used(used)) => next.day.used = used,
+            Some(DayChange::Replaced(day)) => next.day = day,
+        }
+        next
+    }
+}
+
 /// A change to the day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DayChange {
@@ -153,7 +168,7 @@ mod tests {
         let newest = NOW.0 / 200;
         let day = Day { used, ends: Millis(NOW.0 + 5 * HOUR), told: true };
         let slots = vec![(newest, 3)];
-        Counters { revision: 1, slot_ms: 200, newest, slots, past: vec![], total: 3, day, learnt: None, closed: None }
+        Counters { revision: 1, slot_ms: 200, newest, slots, total: 3, day, learnt: None, closed: None, packed: false }
     }
 
     fn heard(status: u16, headers: &[(&'static str, &str)]) -> Heard {

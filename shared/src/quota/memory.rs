@@ -11,15 +11,15 @@ use crate::clock::Millis;
 
 /// Slots whose opening is remembered.
 const OWN_SLOTS: usize = 64;
-/// Writes in a row between which nobody else wrote, after which a process takes itself to be alone. A wrong guess costs
-/// one call, and with eight a process that shares the item evenly with another guesses once in 256 writes.
-const ALONE_AFTER: u32 = 8;
+/// Writes in a row between which nobody else wrote, after which a process takes itself to be alone. Whoever comes then
+/// costs two calls: its own first, and the next of the one that was wrong. With `1 - q` the chance that the next write is
+/// of the same process, this is `2 q (1 - q)^32` for each write, 0.023 at most.
+const ALONE_AFTER: u32 = 32;
 
 /// What is known of an item.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) enum Seen {
     /// Nothing.
-    #[default]
     Never,
     /// That there was none.
     Absent,
@@ -45,12 +45,20 @@ pub(crate) struct Memory {
     own: VecDeque<Slot>,
     /// Writes of this process since somebody else's.
     undisturbed: u32,
+    /// [`ALONE_AFTER`], but in a simulation.
+    alone_after: u32,
 }
 
 impl Memory {
     /// Nothing is remembered.
     pub(crate) fn new(now: Millis) -> Self {
-        Self { seen: Seen::Never, seen_at: now, own: VecDeque::new(), undisturbed: 0 }
+        Self { seen: Seen::Never, seen_at: now, own: VecDeque::new(), undisturbed: 0, alone_after: ALONE_AFTER }
+    }
+
+    /// Nothing is remembered, and after so many writes it takes itself to be alone.
+    #[cfg(test)]
+    pub(crate) fn alone_after(writes: u32, now: Millis) -> Self {
+        Self { alone_after: writes, ..Self::new(now) }
     }
 
     pub(crate) fn seen(&self) -> &Seen {
@@ -67,7 +75,7 @@ impl Memory {
 
     /// Nobody else has written lately.
     pub(crate) fn is_alone(&self) -> bool {
-        self.undisturbed >= ALONE_AFTER
+        self.undisturbed >= self.alone_after
     }
 
     /// See [`plan`].

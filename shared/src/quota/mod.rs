@@ -5,10 +5,10 @@
 //! resource counts all who wait there, in the burst window and in the day at once, so both limits are granted or
 //! neither is. It needs no read before it and nothing remembered. The [`Permit`] says until when the request must leave.
 //!
-//! Each write moves the item's revision. A process between whose last eight writes nobody else has written takes itself
-//! to be alone: it writes what the item is to become, on the one condition that the revision is the last one seen, which
-//! costs the store less than a sum under eleven conditions and needs no answer. If it was wrong, the failed
-//! condition answers with the item, and one call is lost.
+//! Each write moves the item's revision. A process between whose last 32 writes nobody else has written takes itself
+//! to be alone: it writes what the item is to become as one text, on the one condition that the revision is the last one
+//! seen, which costs the store no more than a plain counter and needs no answer. If it was wrong, the failed condition
+//! answers with the item. Whoever comes second finds a text that cannot be added to, and takes it apart again.
 //!
 //! # How one is refused
 //! A condition that fails answers with the item. If nothing is free in it, the [`Refusal`] names the instant at which
@@ -31,11 +31,13 @@ mod lane;
 mod learn;
 mod limits;
 mod memory;
+mod packed;
 #[cfg(test)]
 mod simulation;
 mod window;
 
 use std::collections::{HashMap, HashSet};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -268,14 +270,14 @@ impl Part<'_> {
         }
     }
 
-    fn giving(&mut self) -> Option<impl Future<Output = ()> + Send + 'static> {
+    fn giving(&mut self) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
         let permit = self.permit.take()?;
         let (quota, lane) = (self.quota.clone(), Arc::clone(self.lane));
-        Some(async move {
+        Some(Box::pin(async move {
             if let Err(error) = lane.give_back(&quota.0.table, &quota.0.clock, &permit).await {
                 tracing::warn!(share = lane.key(), %error, "a part of a share is lost for 10 s");
             }
-        })
+        }))
     }
 }
 

@@ -1,5 +1,6 @@
 //! The counters on real engines: what is promised to the platform and to callers, and what it costs in calls.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -62,6 +63,7 @@ stories!(
     of_two_limits_the_later_refusal_counts,
     a_large_burst_keeps_the_item_small,
     a_process_that_takes_itself_to_be_alone_overwrites_nobody,
+    a_share_that_is_packed_takes_back_what_was_not_used,
     a_store_that_is_gone_refuses_all,
 );
 
@@ -457,28 +459,35 @@ async fn a_large_burst_keeps_the_item_small(engine: &Engine) {
     let limits = Limits { burst: 5_000, ..TEN_SECONDS };
     let (clock, table) = (Clock::manual(START), engine.table().await);
     let warm = process(engine, &table, &clock, limits).0;
-    let (mut largest, mut taken) = (0, 0);
-    for step in 0..240 {
+    let (mut largest, mut taken, mut packed) = ((0, 0), 0, Vec::new());
+    for step in 0..300 {
         // Alone, then among those without a memory, which drop nothing.
-        let is_warm = step < 60 || step % 60 == 0;
+        let is_warm = step < 120 || step % 60 == 0;
         let quota = if is_warm { warm.clone() } else { process(engine, &table, &clock, limits).0 };
-        let several = if step < 60 { 12 } else { 1 };
+        let several = if step < 120 { 12 } else { 1 };
         let takes = (0..several).map(async |_| quota.take(&location(), None).await);
         for permit in futures_util::future::join_all(takes).await {
             permit.expect("free, whatever others dropped that this one would drop");
             taken += 1;
         }
         let item = counters(&table).await;
-        let (slots, past) = (item["slots"].as_m().expect("a map"), item.get("past"));
-        assert!(slots.len() <= 81, "{} slots", slots.len());
-        let past = past.map_or("", |past| past.as_s().expect("a text"));
-        let past = past.split(' ').filter_map(|word| word.split_once('=')?.1.parse::<i64>().ok());
-        let sum: i64 = slots.values().filter_map(|count| count.as_n().ok()?.parse::<i64>().ok()).chain(past).sum();
-        assert_eq!(item["held"], AttributeValue::N(sum.to_string()), "the sum is that of the slots");
-        largest = largest.max(item.iter().map(|(name, value)| name.len() + size(value)).sum());
+        if item.contains_key("packed") {
+            let names: BTreeSet<_> = item.keys().map(String::as_str).collect();
+            assert_eq!(names, BTreeSet::from(["expires_at", "packed", "pk", "revision"]), "one text, and nothing else");
+            packed.push(step);
+        } else {
+            let slots = item["slots"].as_m().expect("a map");
+            assert!(slots.len() <= 81, "{} slots", slots.len());
+            let sum: i64 = slots.values().filter_map(|count| count.as_n().ok()?.parse::<i64>().ok()).sum();
+            assert_eq!(item["held"], AttributeValue::N(sum.to_string()), "the sum is that of the slots");
+        }
+        let bytes: usize = item.iter().map(|(name, value)| name.len() + size(value)).sum();
+        let largest = if item.contains_key("packed") { &mut largest.0 } else { &mut largest.1 };
+        *largest = bytes.max(*largest);
         clock.advance(Duration::from_millis(200));
     }
-    assert!((700..1_024).contains(&largest), "{largest} bytes");
+    assert!(packed.len() > 80 && packed.iter().all(|step| *step <= 120), "while alone: {packed:?}");
+    assert!((300..600).contains(&largest.0) && (600..1_024).contains(&largest.1), "{largest:?} bytes");
     assert_eq!(warm.usage(&location()).await.expect("a read").daily.remaining, 200_000 - taken);
 }
 
@@ -487,25 +496,79 @@ async fn a_process_that_takes_itself_to_be_alone_overwrites_nobody(engine: &Engi
     let table = engine.table().await;
     let (busy, calls) = process(engine, &table, &clock, TEN_SECONDS);
     let other = process(engine, &table, &clock, TEN_SECONDS).0;
-    for _ in 0..30 {
-        busy.take(&location(), None).await.expect("free");
-        clock.advance(Duration::from_millis(50));
-    }
-    assert_eq!(calls.count(), 31, "one failed since there was no item, then one each");
+    let alone = async |permits| {
+        for _ in 0..permits {
+            busy.take(&location(), None).await.expect("free");
+            clock.advance(Duration::from_millis(50));
+        }
+    };
+    alone(38).await;
+    assert_eq!(calls.count(), 39, "one failed since there was no item, then one each");
     let seen_by_busy = async |left| {
         let before = calls.count();
         assert_eq!(busy.take(&location(), None).await.expect("free").usage.burst.remaining, left);
         assert_eq!(calls.count(), before + 2, "what the other did is seen, by one call more");
     };
+    assert!(counters(&table).await.contains_key("packed"));
     other.take(&location(), None).await.expect("free");
-    seen_by_busy(68).await;
-    for _ in 0..10 {
-        busy.take(&location(), None).await.expect("free");
-    }
-    let lower = headers(&[("x-ratelimit-max", "60")]);
+    assert_eq!(counters(&table).await["held"], AttributeValue::N("39".to_owned()), "taken apart again");
+    seen_by_busy(60).await;
+    alone(34).await;
+    let lower = headers(&[("x-ratelimit-max", "80")]);
+    assert!(counters(&table).await.contains_key("packed"));
     other.observe(&location(), StatusCode::OK, &lower).await.expect("learnt");
-    seen_by_busy(17).await;
-    assert_eq!(counters(&table).await["held"], AttributeValue::N("43".to_owned()));
+    seen_by_busy(5).await;
+    // What the platform says while the item is packed is as good, and whoever comes is bound by it.
+    clock.advance(Duration::from_secs(11));
+    alone(40).await;
+    assert!(counters(&table).await.contains_key("packed"));
+    let theirs = headers(&[("x-ratelimit-max", "60"), ("x-ratelimit-daily-remaining", "1000")]);
+    busy.observe(&location(), StatusCode::OK, &theirs).await.expect("learnt");
+    busy.observe(&location(), StatusCode::TOO_MANY_REQUESTS, &HeaderMap::new()).await.expect("closed");
+    let text = counters(&table).await["packed"].as_s().expect("a text").clone();
+    assert!(text.contains(" learnt=60/-/- closed-burst="), "{text}");
+    let new = process(engine, &table, &clock, TEN_SECONDS).0;
+    for quota in [&busy, &other, &new] {
+        let refusal = refused(quota.take(&location(), None).await);
+        assert_eq!((refusal.limit, refusal.usage.burst.limit), (LimitKind::Burst, 60));
+        assert_eq!((refusal.usage.burst.remaining, refusal.usage.daily.remaining), (0, 1_000));
+    }
+    clock.advance(Duration::from_secs(11));
+    for left in [999, 998, 997] {
+        assert_eq!(new.take(&location(), None).await.expect("open again").usage.daily.remaining, left);
+    }
+}
+
+async fn a_share_that_is_packed_takes_back_what_was_not_used(engine: &Engine) {
+    let (clock, table) = (Clock::manual(START), engine.table().await);
+    let quota = process(engine, &table, &clock, TEN_SECONDS).0;
+    let others = process(engine, &table, &clock, TEN_SECONDS).0;
+    let share = async |quota: &Quota| quota.take_within_share("billing", &location(), 50, None).await;
+    for _ in 0..40 {
+        share(&quota).await.expect("free");
+    }
+    // The rest is taken by others, which this process does not know of, so it asks for its share before it is refused.
+    for _ in 0..60 {
+        others.take(&location(), None).await.expect("free");
+    }
+    let key = AttributeValue::S(format!("caller-quota#billing#location#{}", location().id()));
+    let item = async || {
+        let get = table.client.get_item().table_name(&*table.name).key("pk", key.clone());
+        get.send().await.expect("a read").item.expect("a share")
+    };
+    let (before, usual) = (item().await["packed"].as_s().expect("a text").clone(), " 0=40");
+    assert!(before.ends_with(usual), "{before}");
+    assert_eq!(refused(share(&quota).await).limit, LimitKind::Burst);
+    let after = item().await["packed"].as_s().expect("a text").clone();
+    assert!(after.ends_with(usual), "given back: {after}");
+    // Another process takes the share apart between the two: what is given back finds it so.
+    clock.advance(Duration::from_secs(11));
+    for _ in 0..34 {
+        share(&quota).await.expect("free");
+    }
+    assert!(item().await.contains_key("packed"));
+    share(&others).await.expect("free");
+    assert_eq!(item().await["held"], AttributeValue::N("35".to_owned()));
 }
 
 /// The item of [`location`].
