@@ -218,6 +218,15 @@ async fn replace(
     })
 }
 
+/// Moves the revision of an item that is packed, whatever it is. Whoever has it for itself fails with its next write, and
+/// so sees that others want it, which their own refused writes do not tell it.
+pub(crate) async fn knock(table: &Table, key: &str) -> Result<Outcome, StoreError> {
+    let mut write = Expression::default();
+    write.holds("attribute_exists(packed)");
+    write.count_revision();
+    outcome(write.send(table, key).await?)
+}
+
 /// Gives back one permit of `slot`, which is `slot_ms` long, to an item that was last seen with `seen`. The day's count
 /// stays: it tells that an item has changed. Nothing where `seen` tells that there is none to give back.
 ///

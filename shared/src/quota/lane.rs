@@ -35,6 +35,8 @@ const EAGER_ATTEMPTS: u32 = 3;
 /// Failed conditions in a row after which something else must be wrong: others can be faster only as often as there are
 /// permits.
 const MOST_ATTEMPTS: u32 = 100;
+/// Failed conditions from one knock to the next.
+const KNOCKS_APART: u32 = 8;
 /// Writes in a row that came too late for their permits before the store counts as out of order.
 const LATE_WRITES: u32 = 3;
 
@@ -156,27 +158,49 @@ impl Lane {
     /// counted of a day stays counted.
     pub(crate) async fn give_back(&self, table: &Table, clock: &Clock, permit: &Permit) -> Result<(), StoreError> {
         let slot_ms = Window::new(self.state().ceilings.interval).slot_ms();
-        for attempt in 0..MOST_ATTEMPTS {
+        for failed in 0..MOST_ATTEMPTS {
             let seen = self.state().memory.seen().counters().cloned();
             let was_packed = seen.as_ref().is_some_and(|seen| seen.packed);
             let written = item::give_back(table, &self.key, seen.as_ref(), permit.slot, slot_ms).await?;
-            // Nothing is left to give back where the slot is dead and dropped, or the item is numbered anew.
-            let (counters, is_done) = match written {
-                None | Some(Outcome::Refused(None)) => return Ok(()),
-                Some(Outcome::Refused(Some(found))) => {
-                    let is_done = !was_packed && !found.packed;
-                    (found, is_done)
+            match written {
+                Some(Outcome::Applied(counters)) => {
+                    self.state().memory.saw(Seen::Item(counters), clock.now());
+                    self.changed.notify_one();
+                    return Ok(());
                 }
-                Some(Outcome::Applied(counters)) => (counters, true),
-            };
-            self.state().memory.saw(Seen::Item(counters), clock.now());
-            self.changed.notify_one();
-            if is_done {
-                return Ok(());
+                // Nothing is left to give back where the slot is dead and dropped, or the item is numbered anew.
+                None | Some(Outcome::Refused(None)) => return Ok(()),
+                Some(Outcome::Refused(Some(found))) if !was_packed && !found.packed => return Ok(()),
+                Some(Outcome::Refused(found)) => self.after_refusal(table, clock, found, failed).await?,
             }
-            pause_after(attempt).await;
         }
-        Err(StoreError::Unavailable(format!("{MOST_ATTEMPTS} writes in a row were refused")))
+        Err(outrun())
+    }
+
+    /// After a write that was refused, the `failed`th in a row before it: what was found is remembered, and others get
+    /// time to finish.
+    ///
+    /// Who has the item for itself fails only when somebody else has written, and replaces it as often as it is called:
+    /// a newcomer could lose to it each time. So after its second refusal a newcomer knocks, which cannot be refused.
+    async fn after_refusal(
+        &self,
+        table: &Table,
+        clock: &Clock,
+        found: Option<Counters>,
+        failed: u32,
+    ) -> Result<(), StoreError> {
+        let is_packed = found.as_ref().is_some_and(|found| found.packed);
+        self.state().memory.refused(found, clock.now());
+        if !is_packed || failed % KNOCKS_APART != 1 {
+            pause_after(failed).await;
+            return Ok(());
+        }
+        let (Outcome::Applied(counters) | Outcome::Refused(Some(counters))) = item::knock(table, &self.key).await?
+        else {
+            return Ok(());
+        };
+        self.state().memory.refused(Some(counters), clock.now());
+        Ok(())
     }
 
     /// A refusal that needs no call: what was seen last leaves nothing in time for one more behind those who wait.
@@ -232,30 +256,32 @@ impl Lane {
     ) -> Result<(), StoreError> {
         let _one_at_a_time = self.learning.lock().await;
         let heard_at = clock.now();
-        let known = self.state().memory.seen().counters().cloned();
-        let mut counters = match known {
-            Some(counters) => counters,
-            None => match item::read(table, &self.key).await? {
+        for failed in 0..MOST_ATTEMPTS {
+            let known = self.state().memory.seen().counters().cloned();
+            let counters = match known {
                 Some(counters) => counters,
-                // Nothing was ever counted, so there is nothing to correct either.
-                None => return Ok(()),
-            },
-        };
-        for attempt in 0..MOST_ATTEMPTS {
-            let Some(change) = correction(&counters, ceilings, heard, heard_at) else { break };
+                None => match item::read(table, &self.key).await? {
+                    Some(counters) => counters,
+                    // Nothing was ever counted, so there is nothing to correct either.
+                    None => return Ok(()),
+                },
+            };
+            let Some(change) = correction(&counters, ceilings, heard, heard_at) else {
+                self.state().memory.saw(Seen::Item(counters), clock.now());
+                self.changed.notify_one();
+                return Ok(());
+            };
             match item::correct(table, &self.key, &counters, &change).await? {
-                Outcome::Applied(now) => {
-                    counters = now;
-                    break;
+                Outcome::Applied(counters) => {
+                    self.state().memory.saw(Seen::Item(counters), clock.now());
+                    self.changed.notify_one();
+                    return Ok(());
                 }
-                Outcome::Refused(Some(now)) => counters = now,
                 Outcome::Refused(None) => return Ok(()),
+                Outcome::Refused(found) => self.after_refusal(table, clock, found, failed).await?,
             }
-            pause_after(attempt).await;
         }
-        self.state().memory.saw(Seen::Item(counters), clock.now());
-        self.changed.notify_one();
-        Ok(())
+        Err(outrun())
     }
 }
 
@@ -372,13 +398,13 @@ impl Driver {
             match outcome {
                 Err(error) => self.lane.state().fail_all(&error.into()),
                 Ok(Outcome::Refused(found)) => {
-                    self.lane.state().memory.refused(found, self.clock.now());
-                    pause_after(failed).await;
+                    if let Err(error) = self.lane.after_refusal(&self.table, &self.clock, found, failed).await {
+                        self.lane.state().fail_all(&error.into());
+                    }
                     failed += 1;
                     if failed == MOST_ATTEMPTS {
                         failed = 0;
-                        let error = StoreError::Unavailable(format!("{MOST_ATTEMPTS} writes in a row were refused"));
-                        self.lane.state().fail_all(&error.into());
+                        self.lane.state().fail_all(&outrun().into());
                     }
                 }
                 Ok(Outcome::Applied(counters)) => {
@@ -465,6 +491,11 @@ impl Drop for Driver {
             state.queue.clear();
         }
     }
+}
+
+/// [`MOST_ATTEMPTS`] are reached.
+fn outrun() -> StoreError {
+    StoreError::Unavailable(format!("{MOST_ATTEMPTS} writes in a row were refused"))
 }
 
 /// After a failed condition: somebody else was faster. At first that costs only another try; if it goes on, a short

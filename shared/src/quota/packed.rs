@@ -66,7 +66,8 @@ pub(crate) fn from_text(text: &str, revision: i64) -> Option<Counters> {
             Some(("closed-daily", until)) => counters.closed = Some(closed(until, LimitKind::Daily)?),
             Some(("closed-burst", until)) => counters.closed = Some(closed(until, LimitKind::Burst)?),
             Some((gap, count)) => {
-                let (next, count) = (slot?.checked_add(gap.parse().ok()?)?, count.parse().ok()?);
+                let gap: u32 = gap.parse().ok()?;
+                let (next, count) = (slot?.checked_add(gap.into())?, count.parse().ok()?);
                 counters.slots.push((next, count));
                 counters.total = counters.total.checked_add(count)?;
                 slot = Some(next);
@@ -118,6 +119,7 @@ mod tests {
             "200 57 1800000000000 9000000000 0=-1",
             "200 57 1800000000000 9000000000 x=1",
             "200 57 1800000000000 9000000000 1",
+            "200 57 1800000000000 9000000000 -1=1",
             "200 57 1800000000000 9000000000 1=1=1",
             "200 57 1800000000000 5 9223372036854775807=1",
             "200 57 1800000000000 9000000000 0=4294967295 1=1",

@@ -64,6 +64,7 @@ stories!(
     a_large_burst_keeps_the_item_small,
     a_process_that_takes_itself_to_be_alone_overwrites_nobody,
     a_share_that_is_packed_takes_back_what_was_not_used,
+    a_newcomer_is_not_starved_by_who_has_the_item_for_itself,
     a_store_that_is_gone_refuses_all,
 );
 
@@ -561,14 +562,44 @@ async fn a_share_that_is_packed_takes_back_what_was_not_used(engine: &Engine) {
     assert_eq!(refused(share(&quota).await).limit, LimitKind::Burst);
     let after = item().await["packed"].as_s().expect("a text").clone();
     assert!(after.ends_with(usual), "given back: {after}");
-    // Another process takes the share apart between the two: what is given back finds it so.
-    clock.advance(Duration::from_secs(11));
-    for _ in 0..34 {
-        share(&quota).await.expect("free");
+}
+
+async fn a_newcomer_is_not_starved_by_who_has_the_item_for_itself(engine: &Engine) {
+    let limits = Limits { burst: 1_000_000, interval: Duration::from_secs(10), daily: 2_000_000 };
+    let (clock, table) = (Clock::system(), engine.table().await);
+    let busy = process(engine, &table, &clock, limits).0;
+    busy.take(&location(), None).await.expect("free");
+    let mut calling = tokio::task::JoinSet::new();
+    for _ in 0..2 {
+        let busy = busy.clone();
+        // Its driver never stops, so that each of its writes follows the last at once.
+        calling.spawn(async move {
+            loop {
+                busy.take(&location(), None).await.expect("free");
+            }
+        });
     }
-    assert!(item().await.contains_key("packed"));
-    share(&others).await.expect("free");
-    assert_eq!(item().await["held"], AttributeValue::N("35".to_owned()));
+    let (lower, resource) = (headers(&[("x-ratelimit-limit-daily", "1999999")]), location());
+    for round in 0..10 {
+        let packed = async {
+            while !counters(&table).await.contains_key("packed") {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), packed).await.expect("alone again");
+        let (newcomer, calls) = process(engine, &table, &clock, limits);
+        newcomer.take(&resource, None).await.expect("free");
+        assert!(calls.count() <= 8, "{} calls", calls.count());
+        if round == 5 {
+            newcomer.observe(&resource, StatusCode::OK, &lower).await.expect("learnt");
+            assert_eq!(newcomer.usage(&resource).await.expect("a read").daily.limit, 1_999_999);
+        }
+    }
+    // What the busy one hears itself is not lost among its own writes either.
+    let lower = headers(&[("x-ratelimit-limit-daily", "1999998")]);
+    busy.observe(&resource, StatusCode::OK, &lower).await.expect("learnt");
+    assert_eq!(busy.usage(&resource).await.expect("a read").daily.limit, 1_999_998);
+    calling.shutdown().await;
 }
 
 /// The item of [`location`].
