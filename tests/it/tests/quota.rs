@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::AttributeValue;
 use http::{HeaderMap, HeaderName, StatusCode};
 use it::dynamo::{Calls, Engine, Kind};
@@ -10,6 +11,8 @@ use shared::clock::{Clock, Millis};
 use shared::quota::{LimitKind, Limits, Permit, Quota, QuotaError, Refusal};
 use shared::resource::Resource;
 use shared::table::Table;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 
 const TEN_SECONDS: Limits = Limits { burst: 100, interval: Duration::from_secs(10), daily: 200_000 };
 
@@ -580,6 +583,7 @@ async fn a_newcomer_is_not_starved_by_who_has_the_item_for_itself(engine: &Engin
         });
     }
     let (lower, resource) = (headers(&[("x-ratelimit-limit-daily", "1999999")]), location());
+    let distant = at_a_distance(engine).await;
     for round in 0..10 {
         let packed = async {
             while !counters(&table).await.contains_key("packed") {
@@ -587,7 +591,9 @@ async fn a_newcomer_is_not_starved_by_who_has_the_item_for_itself(engine: &Engin
             }
         };
         tokio::time::timeout(Duration::from_secs(20), packed).await.expect("alone again");
-        let (newcomer, calls) = process(engine, &table, &clock, limits);
+        let (client, calls) = engine.client();
+        let client = Client::from_conf(client.config().to_builder().endpoint_url(&distant).build());
+        let newcomer = Quota::new(Table { client, name: table.name.clone() }, clock.clone(), limits);
         newcomer.take(&resource, None).await.expect("free");
         assert!(calls.count() <= 8, "{} calls", calls.count());
         if round == 5 {
@@ -600,6 +606,36 @@ async fn a_newcomer_is_not_starved_by_who_has_the_item_for_itself(engine: &Engin
     busy.observe(&resource, StatusCode::OK, &lower).await.expect("learnt");
     assert_eq!(busy.usage(&resource).await.expect("a read").daily.limit, 1_999_998);
     calling.shutdown().await;
+}
+
+/// A way to `engine` on which each answer takes longer than the writes of somebody nearer. Its URL; it ends with the test.
+async fn at_a_distance(engine: &Engine) -> String {
+    let near = engine.url().trim_start_matches("http://").to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut server = TcpStream::connect(&near).await.expect("the engine");
+            tokio::spawn(async move {
+                let ((mut asks, mut hears), (mut answers, mut gets)) = (client.split(), server.split());
+                let there = tokio::io::copy(&mut asks, &mut gets);
+                let back = async {
+                    let mut some = vec![0; 64 * 1024];
+                    loop {
+                        let read = answers.read(&mut some).await?;
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                        hears.write_all(&some[..read]).await?;
+                        if read == 0 {
+                            return std::io::Result::Ok(());
+                        }
+                    }
+                };
+                // Whoever hangs up ends both.
+                tokio::select! { _ = there => {} _ = back => {} }
+            });
+        }
+    });
+    url
 }
 
 /// The item of [`location`].
