@@ -1,12 +1,14 @@
-//! Refreshes a second of one invocation, against a loop that makes the same two writes and one POST and nothing else.
+//! Refreshes a second of one invocation, against a loop that makes its two writes and one POST and nothing else; and, to
+//! be told, against one whose writes have a single condition.
 
 use std::time::Instant;
 
 use aws_sdk_dynamodb::primitives::Blob;
-use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use serde_json::Value;
+use shared::installation::state::Status;
 use shared::table::{Table, installation_key, n, s};
 
 use crate::pairs::{alternate, float, rate};
@@ -30,17 +32,17 @@ pub(crate) async fn rate_of_one(store: &Store, functions: &Functions, quick: boo
     let http = shared::http_client::token_endpoint().expect("a client");
     let url = format!("{}/oauth/token", system.platform.url());
     let (system, copies, http, url) = (&system, &copies, &http, &url);
-    let raw = async || {
+    let raw = async |of: Conditions| {
         let began = Instant::now();
         let one = |number: usize| async move {
-            copies.claim(number).await;
+            copies.claim(number, of).await;
             let form = format!(
                 "grant_type=refresh_token&refresh_token={}&user_type=Location&client_id=bench-app&client_secret=x",
                 refresh_token(location(number).id(), number)
             );
             let answer = http.post(url).header("content-type", "application/x-www-form-urlencoded").body(form);
             answer.send().await.expect("an answer").bytes().await.expect("a grant");
-            copies.commit(number).await;
+            copies.commit(number, of).await;
         };
         stream::iter(0..due).for_each_concurrent(AT_ONCE, one).await;
         rate(due, began.elapsed())
@@ -51,11 +53,15 @@ pub(crate) async fn rate_of_one(store: &Store, functions: &Functions, quick: boo
         tick(system, due).await;
         rate(due, began.elapsed())
     };
-    raw().await;
+    raw(Conditions::Its).await;
+    raw(Conditions::One).await;
     refreshes().await;
-    let ratio = alternate(pairs, raw, refreshes).await;
+    let ratio = alternate(pairs, async || raw(Conditions::Its).await, refreshes).await;
     let what = "refreshes a second of one invocation, against its two writes and one POST at the same concurrency";
     let mut rows = vec![Row::ratio("refresh.rate", store.name, what, Target::AtLeast(0.85), &ratio, "/s")];
+    let ratio = alternate(pairs, async || raw(Conditions::One).await, refreshes).await;
+    let what = "the same against two writes as large, with one condition each";
+    rows.push(Row::ratio("refresh.rate.bare", store.name, what, Target::Told, &ratio, "/s"));
     rows.extend(counts(store, functions, due).await);
     rows
 }
@@ -89,61 +95,121 @@ async fn counts(store: &Store, functions: &Functions, due: usize) -> Vec<Row> {
     ]
 }
 
-/// Items as large and as indexed as installations, on which two writes as large as a claim and a commit are made, with
-/// one condition each and nothing else.
+/// What the raw loop's writes set and check.
+#[derive(Clone, Copy)]
+enum Conditions {
+    /// All that a claim and a commit do.
+    Its,
+    /// As much data, and that there is an item.
+    One,
+}
+
+/// Items as large and as indexed as installations, on which a claim's and a commit's writes are made, and nothing else.
 struct Copies {
     table: Table,
+    epoch: AttributeValue,
+    generation: AttributeValue,
 }
 
 impl Copies {
     async fn of_installations(system: &System, table: Table, count: usize) -> Self {
+        let mut lineage = (n(0), n(0));
         for number in 0..count {
             let get = system.table.client.get_item().table_name(&*table.name);
             let found = get.key("pk", s(installation_key(&location(number)))).send().await.expect("an answer");
             let mut item = found.item.expect("an installation");
+            // All were installed once, and never renewed.
+            lineage = (item["epoch"].clone(), item["generation"].clone());
             item.insert("pk".to_owned(), s(format!("copy#{number}")));
             // Indexed like the others, but never due.
             item.insert("due_shard".to_owned(), s("copies"));
             table.client.put_item().table_name(&*table.name).set_item(Some(item)).send().await.expect("a copy");
         }
-        Self { table }
+        let (epoch, generation) = lineage;
+        Self { table, epoch, generation }
     }
 
-    async fn claim(&self, number: usize) {
+    /// The first write of a refresh, as `Table::claim` sends it; `of` says on what condition.
+    async fn claim(&self, number: usize, of: Conditions) {
         let update = self.table.client.update_item().table_name(&*self.table.name);
-        update
+        let update = update
             .key("pk", s(format!("copy#{number}")))
-            .update_expression(
-                "SET #status = :status, attempt = :attempt, lease_ends_at = :at, due_at = :at, tried_at = :at",
-            )
-            .condition_expression("attribute_exists(pk)")
             .expression_attribute_names("#status", "status")
-            .expression_attribute_values(":status", s("refreshing"))
+            .expression_attribute_values(":refreshing", s(Status::Refreshing.as_str()))
             .expression_attribute_values(":attempt", s("0af76519-16cd-43dd-8448-eb211c80319c"))
-            .expression_attribute_values(":at", n(1_900_000_000_000_i64))
-            .return_values(aws_sdk_dynamodb::types::ReturnValue::AllNew)
-            .send()
-            .await
-            .expect("written");
+            .expression_attribute_values(":due", n(1_900_000_000_000_i64))
+            .expression_attribute_values(":now", n(1_900_000_000_000_i64))
+            .return_values(ReturnValue::AllNew);
+        let update = match of {
+            Conditions::One => update
+                .update_expression(
+                    "SET #status = :refreshing, attempt = :attempt, lease_ends_at = :due, due_at = :due, tried_at = :now",
+                )
+                .condition_expression("attribute_exists(pk)"),
+            Conditions::Its => update
+                .update_expression(
+                    "SET #status = :refreshing, attempt = :attempt, lease_ends_at = :due, due_at = :due, \
+                     due_shard = :shard, tried_at = :now, claimed_from = #status REMOVE retry_at",
+                )
+                .condition_expression(
+                    "epoch = :epoch AND generation = :generation AND (#status IN (:active, :suspended, :blocked, :given_up) \
+                     OR (#status IN (:refreshing, :uncertain) AND \
+                     (attribute_not_exists(lease_ends_at) OR lease_ends_at <= :now))) AND attribute_not_exists(minted)",
+                )
+                .expression_attribute_values(":epoch", self.epoch.clone())
+                .expression_attribute_values(":generation", self.generation.clone())
+                .expression_attribute_values(":active", s(Status::Active.as_str()))
+                .expression_attribute_values(":suspended", s(Status::Suspended.as_str()))
+                .expression_attribute_values(":blocked", s(Status::Blocked.as_str()))
+                .expression_attribute_values(":given_up", s(Status::Active.as_str()))
+                .expression_attribute_values(":uncertain", s(Status::Uncertain.as_str()))
+                .expression_attribute_values(":shard", s("copies"))
+                .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld),
+        };
+        update.send().await.expect("written");
     }
 
-    async fn commit(&self, number: usize) {
+    /// The second, as `Table::commit` sends it, but for the generation, which stays.
+    async fn commit(&self, number: usize, of: Conditions) {
         let token = |text: String| AttributeValue::B(Blob::new(text));
         let update = self.table.client.update_item().table_name(&*self.table.name);
-        update
+        let update = update
             .key("pk", s(format!("copy#{number}")))
-            .update_expression("SET #status = :status, #access = :access, #refresh = :refresh, due_at = :at REMOVE attempt, lease_ends_at")
-            .condition_expression("attribute_exists(pk)")
             .expression_attribute_names("#status", "status")
-            .expression_attribute_names("#access", "access_token")
-            .expression_attribute_names("#refresh", "refresh_token")
-            .expression_attribute_values(":status", s("active"))
+            .expression_attribute_values(":active", s(Status::Active.as_str()))
             .expression_attribute_values(":access", token(access_token(number)))
             .expression_attribute_values(":refresh", token(refresh_token(location(number).id(), number)))
-            .expression_attribute_values(":at", n(1_900_000_000_001_i64))
-            .send()
-            .await
-            .expect("written");
+            .expression_attribute_values(":due", n(1_900_000_000_001_i64));
+        let update = match of {
+            Conditions::One => update
+                .update_expression(
+                    "SET #status = :active, access_token = :access, refresh_token = :refresh, due_at = :due \
+                     REMOVE attempt, lease_ends_at",
+                )
+                .condition_expression("attribute_exists(pk)"),
+            Conditions::Its => update
+                .update_expression(
+                    "SET #status = :active, generation = :next, committed_by = :attempt, due_at = :due, \
+                     due_shard = :shard, failures = :zero, access_token = :access, refresh_token = :refresh, \
+                     access_issued_at = :issued, access_expires_at = :expires REMOVE attempt, lease_ends_at, alternate",
+                )
+                .condition_expression(
+                    "epoch = :epoch AND generation = :generation AND #status <> :revoked AND \
+                     (attribute_not_exists(alternate))",
+                )
+                .expression_attribute_values(":epoch", self.epoch.clone())
+                .expression_attribute_values(":generation", self.generation.clone())
+                .expression_attribute_values(":next", self.generation.clone())
+                .expression_attribute_values(":revoked", s(Status::Revoked.as_str()))
+                .expression_attribute_values(":attempt", s("0af76519-16cd-43dd-8448-eb211c80319c"))
+                .expression_attribute_values(":shard", s("copies"))
+                .expression_attribute_values(":zero", n(0))
+                .expression_attribute_values(":issued", n(1_900_000_000_000_i64))
+                .expression_attribute_values(":expires", n(1_900_086_399_000_i64))
+                .return_values(ReturnValue::AllNew)
+                .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld),
+        };
+        update.send().await.expect("written");
     }
 }
 
