@@ -121,8 +121,8 @@ pub(crate) fn plan(memory: &Memory, ceilings: Limits, now: Millis, lead: Duratio
     };
     let target = standing.slot(lead);
     let is_recent = target - counters.newest <= RECENT;
-    if !fits(&standing, counters, lead) || (is_recent && memory.is_alone()) {
-        return Plan::Rewrite(rewrite(&standing, Some(counters), lead, permits, memory.is_alone()));
+    if !fits(&standing, counters, lead) || (is_recent && memory.is_alone(now)) {
+        return Plan::Rewrite(rewrite(&standing, Some(counters), lead, permits, memory.is_alone(now)));
     }
     let spare = standing.limits.burst - standing.held() - permits;
     let used_at_most = counters.day.used.saturating_add(spare);

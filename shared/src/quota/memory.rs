@@ -16,6 +16,8 @@ const OWN_SLOTS: usize = 64;
 /// of the same process, this is `2 q (1 - q)^32` for each write, 0.023 at most, as long as their writes do not overlap;
 /// where they do, a newcomer needs up to five.
 const ALONE_AFTER: u32 = 32;
+/// And for so long: 32 writes may take less time than a newcomer's single one, which could then never find the item open.
+const ALONE_FOR: Duration = Duration::from_secs(1);
 
 /// What is known of an item.
 #[derive(Clone, Debug)]
@@ -46,20 +48,29 @@ pub(crate) struct Memory {
     own: VecDeque<Slot>,
     /// Writes of this process since somebody else's.
     undisturbed: u32,
-    /// [`ALONE_AFTER`], but in a simulation.
-    alone_after: u32,
+    /// When somebody else's write was noticed, or this memory began.
+    disturbed_at: Millis,
+    /// [`ALONE_AFTER`] and [`ALONE_FOR`], but in a simulation.
+    alone_after: (u32, Duration),
 }
 
 impl Memory {
     /// Nothing is remembered.
     pub(crate) fn new(now: Millis) -> Self {
-        Self { seen: Seen::Never, seen_at: now, own: VecDeque::new(), undisturbed: 0, alone_after: ALONE_AFTER }
+        Self {
+            seen: Seen::Never,
+            seen_at: now,
+            own: VecDeque::new(),
+            undisturbed: 0,
+            disturbed_at: now,
+            alone_after: (ALONE_AFTER, ALONE_FOR),
+        }
     }
 
     /// Nothing is remembered, and after so many writes it takes itself to be alone.
     #[cfg(test)]
     pub(crate) fn alone_after(writes: u32, now: Millis) -> Self {
-        Self { alone_after: writes, ..Self::new(now) }
+        Self { alone_after: (writes, Duration::ZERO), ..Self::new(now) }
     }
 
     pub(crate) fn seen(&self) -> &Seen {
@@ -75,8 +86,13 @@ impl Memory {
     }
 
     /// Nobody else has written lately.
-    pub(crate) fn is_alone(&self) -> bool {
-        self.undisturbed >= self.alone_after
+    pub(crate) fn is_alone(&self, now: Millis) -> bool {
+        let (writes, time) = self.alone_after;
+        self.undisturbed >= writes && now.since(self.disturbed_at) >= time
+    }
+
+    fn disturbed(&mut self, at: Millis) {
+        (self.undisturbed, self.disturbed_at) = (0, at);
     }
 
     /// See [`plan`].
@@ -87,7 +103,11 @@ impl Memory {
     /// `counters` are what the `written` write, which was applied, left behind.
     pub(crate) fn applied(&mut self, written: &Plan, counters: Counters, at: Millis) {
         let before = self.seen.counters().map(|seen| seen.revision.saturating_add(1));
-        self.undisturbed = if before == Some(counters.revision) { self.undisturbed.saturating_add(1) } else { 0 };
+        if before == Some(counters.revision) {
+            self.undisturbed = self.undisturbed.saturating_add(1);
+        } else {
+            self.disturbed(at);
+        }
         if let Some((permits, slot)) = written.permits()
             && counters.slots.last() == Some(&(slot, permits))
         {
@@ -101,7 +121,7 @@ impl Memory {
 
     /// A write was refused, as the item was not as assumed.
     pub(crate) fn refused(&mut self, found: Option<Counters>, at: Millis) {
-        self.undisturbed = 0;
+        self.disturbed(at);
         self.saw(found.map_or(Seen::Absent, Seen::Item), at);
     }
 
@@ -117,7 +137,7 @@ impl Memory {
         if let (Seen::Item(new), Some(old)) = (&seen, self.seen.counters())
             && new.revision > old.revision.saturating_add(1)
         {
-            self.undisturbed = 0;
+            self.disturbed(at);
         }
         self.seen = seen;
         self.seen_at = at;
