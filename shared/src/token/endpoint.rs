@@ -130,6 +130,15 @@ impl TokenEndpoint {
         self.app.read_if_older_than(age).await
     }
 
+    /// The app's credentials, read again however new they are, but so at most once in `apart`: for who was refused
+    /// with them.
+    ///
+    /// # Errors
+    /// [`SecretError`].
+    pub async fn credentials_again(&self, apart: Duration) -> Result<Arc<AppCredentials>, SecretError> {
+        self.app.read_again(apart).await
+    }
+
     /// Exchanges an authorization code (RFC 6749 section 4.1.3, with the client in the body).
     ///
     /// # Errors

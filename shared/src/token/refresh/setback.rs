@@ -15,6 +15,8 @@ use crate::token::schedule;
 
 /// How long an installation is left alone after a fault that is not its own.
 const OUR_FAULT: Duration = Duration::from_mins(5);
+/// Renewals that are refused with the same credentials within this time read the app's secret once more, together.
+const REFUSED_TOGETHER: Duration = Duration::from_secs(1);
 
 /// What an attempt without a new token is called in the log and its metric.
 pub(in crate::token) fn outcome_of(left: Status) -> &'static str {
@@ -193,7 +195,7 @@ impl Attempted<'_> {
     }
 
     pub(super) async fn credentials_changed(&self, refused: &str) -> bool {
-        let newer = self.on.endpoint.credentials(Duration::from_secs(1)).await;
+        let newer = self.on.endpoint.credentials_again(REFUSED_TOGETHER).await;
         newer.is_ok_and(|app| fingerprint(&app) != refused)
     }
 
