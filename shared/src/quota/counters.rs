@@ -25,6 +25,22 @@ pub enum LimitKind {
     Caller,
 }
 
+impl LimitKind {
+    /// How an item names the limit by which the platform closed its resource.
+    pub(crate) fn to_text(self) -> &'static str {
+        if self == Self::Daily { "daily" } else { "burst" }
+    }
+
+    /// What [`LimitKind::to_text`] wrote; `None` if it did not.
+    pub(crate) fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "daily" => Some(Self::Daily),
+            "burst" => Some(Self::Burst),
+            _ => None,
+        }
+    }
+}
+
 /// One limit as it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Meter {

@@ -121,8 +121,9 @@ pub(crate) fn plan(memory: &Memory, ceilings: Limits, now: Millis, lead: Duratio
     };
     let target = standing.slot(lead);
     let is_recent = target - counters.newest <= RECENT;
-    if !fits(&standing, counters, lead) || (is_recent && memory.is_alone(now)) {
-        return Plan::Rewrite(rewrite(&standing, Some(counters), lead, permits, memory.is_alone(now)));
+    let is_alone = memory.is_alone(now);
+    if !fits(&standing, counters, lead) || (is_recent && is_alone) {
+        return Plan::Rewrite(rewrite(&standing, Some(counters), lead, permits, is_alone));
     }
     let spare = standing.limits.burst - standing.held() - permits;
     let used_at_most = counters.day.used.saturating_add(spare);
@@ -175,8 +176,7 @@ fn take(standing: &Standing, lead: Duration) -> Take {
 
 fn rewrite(standing: &Standing, seen: Option<&Counters>, lead: Duration, permits: u32, packed: bool) -> Rewrite {
     let slot = standing.slot(lead);
-    let mut slots = Vec::with_capacity(standing.live.len() + 1);
-    slots.extend_from_slice(&standing.live);
+    let mut slots = standing.live.clone();
     match slots.last_mut() {
         Some((newest, count)) if *newest == slot => *count = count.saturating_add(permits),
         _ => slots.push((slot, permits)),

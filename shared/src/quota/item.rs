@@ -62,6 +62,7 @@ pub(crate) fn decode(item: &Item) -> Result<Counters, StoreError> {
     let learnt =
         attributes.text("learnt").map(|text| Learnt::from_text(text).ok_or_else(|| attributes.malformed("learnt")));
     let closed_until = attributes.number("closed_until").map(Millis);
+    let closed_by = attributes.text("closed_by").and_then(LimitKind::from_text);
     Ok(Counters {
         revision,
         slot_ms: number("slot_ms")?.max(1),
@@ -70,10 +71,7 @@ pub(crate) fn decode(item: &Item) -> Result<Counters, StoreError> {
         total: count("held")?,
         day: Day { used: count("day_used")?, ends: Millis(number("day_ends")?), told: item.contains_key("day_told") },
         learnt: learnt.transpose()?,
-        closed: closed_until.map(|until| Closed {
-            until,
-            by: if attributes.text("closed_by") == Some("daily") { LimitKind::Daily } else { LimitKind::Burst },
-        }),
+        closed: closed_until.map(|until| Closed { until, by: closed_by.unwrap_or(LimitKind::Burst) }),
         packed: false,
     })
 }
@@ -290,7 +288,7 @@ pub(crate) async fn correct(
     }
     if let Some(closed) = correction.closed {
         write.value(":until", n(closed.until));
-        write.value(":by", s(if closed.by == LimitKind::Daily { "daily" } else { "burst" }));
+        write.value(":by", s(closed.by.to_text()));
         match seen.closed {
             Some(was) => {
                 write.value(":was_closed", n(was.until));

@@ -4,8 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::counters::Counters;
-use super::decision::{Plan, plan};
-use super::limits::Limits;
+use super::decision::Plan;
 use super::window::Slot;
 use crate::clock::Millis;
 
@@ -93,11 +92,6 @@ impl Memory {
 
     fn disturbed(&mut self, at: Millis) {
         (self.undisturbed, self.disturbed_at) = (0, at);
-    }
-
-    /// See [`plan`].
-    pub(crate) fn plan(&self, ceilings: Limits, now: Millis, lead: Duration, wanted: u32) -> Plan {
-        plan(self, ceilings, now, lead, wanted)
     }
 
     /// `counters` are what the `written` write, which was applied, left behind.

@@ -5,10 +5,10 @@
 //! resource counts all who wait there, in the burst window and in the day at once, so both limits are granted or
 //! neither is. It needs no read before it and nothing remembered. The [`Permit`] says until when the request must leave.
 //!
-//! Each write moves the item's revision. A process between whose last 32 writes nobody else has written takes itself
-//! to be alone: it writes what the item is to become as one text, on the one condition that the revision is the last one
-//! seen, which costs the store no more than a plain counter and needs no answer. If it was wrong, the failed condition
-//! answers with the item. Whoever comes second finds a text that cannot be added to, and takes it apart again.
+//! Each write moves the item's revision. A process between whose last 32 writes, and for a second, nobody else has written
+//! takes itself to be alone: it writes what the item is to become as one text, on the one condition that the revision is
+//! the last one seen, which costs the store no more than a plain counter and needs no answer. If it was wrong, the failed
+//! condition answers with the item. Whoever comes second finds a text that cannot be added to, and takes it apart again.
 //!
 //! # How one is refused
 //! A condition that fails answers with the item. If nothing is free in it, the [`Refusal`] names the instant at which

@@ -28,8 +28,7 @@ pub(crate) fn to_text(counters: &Counters) -> String {
         let _ = write!(text, " learnt={}", learnt.to_text());
     }
     if let Some(Closed { until, by }) = counters.closed {
-        let by = if by == LimitKind::Daily { "daily" } else { "burst" };
-        let _ = write!(text, " closed-{by}={}", until.0);
+        let _ = write!(text, " closed-{}={}", by.to_text(), until.0);
     }
     let mut before = counters.slots.first().map_or(counters.newest, |(first, _)| *first);
     let _ = write!(text, " {before}");
@@ -55,7 +54,6 @@ pub(crate) fn from_text(text: &str, revision: i64) -> Option<Counters> {
         closed: None,
         packed: true,
     };
-    let closed = |until: &str, by| Some(Closed { until: Millis(until.parse().ok()?), by });
     let mut slot: Option<Slot> = None;
     for word in words {
         match word.split_once('=') {
@@ -63,8 +61,9 @@ pub(crate) fn from_text(text: &str, revision: i64) -> Option<Counters> {
             None if slot.is_none() => slot = Some(word.parse().ok()?),
             None => return None,
             Some(("learnt", limits)) => counters.learnt = Some(Learnt::from_text(limits)?),
-            Some(("closed-daily", until)) => counters.closed = Some(closed(until, LimitKind::Daily)?),
-            Some(("closed-burst", until)) => counters.closed = Some(closed(until, LimitKind::Burst)?),
+            Some((name, value)) if let Some(by) = name.strip_prefix("closed-") => {
+                counters.closed = Some(Closed { until: Millis(value.parse().ok()?), by: LimitKind::from_text(by)? });
+            }
             Some((gap, count)) => {
                 let gap: u32 = gap.parse().ok()?;
                 let (next, count) = (slot?.checked_add(gap.into())?, count.parse().ok()?);
@@ -125,6 +124,7 @@ mod tests {
             "200 57 1800000000000 9000000000 0=4294967295 1=1",
             "200 57 1800000000000 learnt=x 9000000000 0=1",
             "200 57 1800000000000 closed-daily=x 9000000000 0=1",
+            "200 57 1800000000000 closed-x=1800000000000 9000000000 0=1",
         ] {
             assert_eq!(from_text(text, 1), None, "{text}");
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::counters::{Counters, FURTHEST_DAY, Standing};
-use super::decision::{Known, MOST_SLOTS, Plan, Room};
+use super::decision::{Known, MOST_SLOTS, Plan, Room, plan};
 use super::limits::Limits;
 use super::memory::{Memory, Seen};
 use super::window::Window;
@@ -201,7 +201,7 @@ impl World {
                 process.memory = Memory::alone_after(self.alone_after, now);
             }
             let wanted = u32::try_from(process.queue).expect("few");
-            match process.memory.plan(self.limits, now, Duration::ZERO, wanted) {
+            match plan(&process.memory, self.limits, now, Duration::ZERO, wanted) {
                 Plan::Wait(opening) if self.patient => {
                     events.push(Reverse((opening.at.0 - self.clocks[number], Event::Woken, number)));
                 }
@@ -270,16 +270,16 @@ proptest! {
         let (mut store, mut memory, mut now) = (Store::default(), Memory::new(Millis(START)), START);
         for gap in gaps {
             now += gap;
-            let planned = memory.plan(limits, Millis(now), Duration::ZERO, 1);
+            let planned = plan(&memory, limits, Millis(now), Duration::ZERO, 1);
             if !matches!(planned, Plan::Wait(_)) && admit(&mut store, &mut memory, limits, Millis(now)) {
                 continue;
             }
-            let Plan::Wait(opening) = memory.plan(limits, Millis(now), Duration::ZERO, 1) else {
+            let Plan::Wait(opening) = plan(&memory, limits, Millis(now), Duration::ZERO, 1) else {
                 panic!("refused, and nothing is known that refuses")
             };
             prop_assert!(opening.at.0 > now);
             let before = Millis(opening.at.0 - 1);
-            prop_assert!(matches!(memory.plan(limits, before, Duration::ZERO, 1), Plan::Wait(_)));
+            prop_assert!(matches!(plan(&memory, limits, before, Duration::ZERO, 1), Plan::Wait(_)));
             prop_assert!(!admit(&mut store, &mut Memory::new(before), limits, before));
             now = opening.at.0;
             if gap % 2 == 1 {
@@ -295,7 +295,7 @@ proptest! {
         counts in prop::collection::btree_map(0_i64..80, 1_u32..5, 1..60),
         slot_ms in prop::sample::select(vec![200_i64, 100, 30, 1_200]),
         age in 0_i64..15_000,
-        packed in any::<bool>(),
+        (packed, alone) in any::<(bool, bool)>(),
     ) {
         let limits = Limits { burst: 1_000, interval: Duration::from_secs(10), daily: 200_000 };
         let first = START / slot_ms;
@@ -307,10 +307,11 @@ proptest! {
         let seen = Counters { revision: 1, slot_ms, newest, slots, total, day, learnt: None, closed: None, packed };
         // Days that are over force a rewrite where equal slots would not.
         let seen = if slot_ms == 200 { Counters { day: super::counters::Day { ends: now, ..day }, ..seen } } else { seen };
-        let mut memory = Memory::new(now);
+        let mut memory = if alone { Memory::alone_after(0, now) } else { Memory::new(now) };
         memory.saw(Seen::Item(seen.clone()), now);
-        let planned = memory.plan(limits, now, Duration::ZERO, 1);
+        let planned = plan(&memory, limits, now, Duration::ZERO, 1);
         let Plan::Rewrite(rewrite) = planned else { panic!("{planned:?}") };
+        prop_assert_eq!(rewrite.next.packed, alone);
         let window = Window::new(limits.interval);
         let mut at = now;
         while at < now + Duration::from_secs(12) {
@@ -329,7 +330,7 @@ proptest! {
 /// Whether there is a permit at `now`, in as many writes as it takes.
 fn admit(store: &mut Store, memory: &mut Memory, limits: Limits, now: Millis) -> bool {
     loop {
-        let plan = memory.plan(limits, now, Duration::ZERO, 1);
+        let plan = plan(memory, limits, now, Duration::ZERO, 1);
         if matches!(plan, Plan::Wait(_)) {
             return false;
         }

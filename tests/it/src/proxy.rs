@@ -82,6 +82,8 @@ pub enum Fault {
         /// Whether the call was carried out.
         applied: bool,
     },
+    /// The call is carried out, and answered so much later, as by a service that is far away.
+    Late(Duration),
     /// The call waits at this gate before it is carried out.
     Hold(Gate),
     /// The call is carried out, and its answer waits at this gate.
@@ -343,6 +345,11 @@ async fn serve(State(wire): State<Arc<Wire>>, headers: HeaderMap, body: Bytes) -
             }
             tokio::time::sleep(FOREVER).await;
             hang_up()
+        }
+        Some(Fault::Late(time)) => {
+            let answer = pass().await;
+            tokio::time::sleep(time).await;
+            answer
         }
         Some(Fault::Hold(gate)) => {
             gate.pass().await;

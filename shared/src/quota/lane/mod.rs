@@ -6,16 +6,18 @@
 //! Invariant: the queue is looked at and `driven` is changed under the same lock, so a waiter is either seen by the
 //! driver before it ends or starts a new one.
 
+mod driver;
+mod waiting;
+
 use std::collections::VecDeque;
-use std::future::poll_fn;
-use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 
+use self::driver::Driver;
+use self::waiting::{Driving, Waiting};
 use super::counters::{Counters, LimitKind, Opening, Standing};
-use super::decision::Plan;
 use super::item::{self, Outcome};
 use super::learn::{Heard, correction};
 use super::limits::Limits;
@@ -28,8 +30,6 @@ use crate::table::{StoreError, Table};
 /// How long a process refuses by memory. Only a change of the limits or of the day by another process can free
 /// permits earlier than the item said, and this is how long it may go unnoticed. Longer than any window.
 const REMEMBERED: Duration = Duration::from_secs(70);
-/// A driver that waits looks at the clock at least so often: the clock may be corrected meanwhile.
-const LONGEST_NAP: Duration = Duration::from_secs(1);
 /// Failed conditions in a row after which the others are left to finish first.
 const EAGER_ATTEMPTS: u32 = 3;
 /// Failed conditions in a row after which something else must be wrong: others can be faster only as often as there are
@@ -37,8 +37,6 @@ const EAGER_ATTEMPTS: u32 = 3;
 const MOST_ATTEMPTS: u32 = 100;
 /// Failed conditions from one knock to the next.
 const KNOCKS_APART: u32 = 8;
-/// Writes in a row that came too late for their permits before the store counts as out of order.
-const LATE_WRITES: u32 = 3;
 
 type Answer = Result<Permit, QuotaError>;
 
@@ -70,18 +68,6 @@ struct State {
 struct Waiter {
     until: Option<Millis>,
     answer: oneshot::Sender<Answer>,
-}
-
-/// What a driver does next.
-enum Step {
-    Write(Box<Attempt>),
-    Nap(Duration),
-    End,
-}
-
-struct Attempt {
-    plan: Plan,
-    at: Millis,
 }
 
 impl Lane {
@@ -132,12 +118,9 @@ impl Lane {
             if let Some(refusal) = self.known_refusal(&mut state, now, until) {
                 return Err(QuotaError::Refused(refusal));
             }
-            let (sender, answer) = oneshot::channel();
-            state.queue.push_back(Waiter { until, answer: sender });
-            let driver = (!std::mem::replace(&mut state.driven, true)).then(|| {
-                Driver { lane: Arc::clone(self), table: table.clone(), clock: clock.clone(), ended: false }.run()
-            });
-            (Waiting { lane: self, answer, answered: false }, Driving(driver.map(|run| Box::pin(run) as Run)))
+            let driver = (!std::mem::replace(&mut state.driven, true))
+                .then(|| Driver::new(Arc::clone(self), table.clone(), clock.clone()).run());
+            (Waiting::behind(self, &mut state, until), Driving::new(driver))
         };
         driving.until(waiting.wait()).await
     }
@@ -164,8 +147,7 @@ impl Lane {
             let written = item::give_back(table, &self.key, seen.as_ref(), permit.slot, slot_ms).await?;
             match written {
                 Some(Outcome::Applied(counters)) => {
-                    self.state().memory.saw(Seen::Item(counters), clock.now());
-                    self.changed.notify_one();
+                    self.saw(counters, clock.now());
                     return Ok(());
                 }
                 // Nothing is left to give back where the slot is dead and dropped, or the item is numbered anew.
@@ -175,6 +157,12 @@ impl Lane {
             }
         }
         Err(outrun())
+    }
+
+    /// Remembers what was seen of the item, and tells a driver that naps.
+    fn saw(&self, counters: Counters, at: Millis) {
+        self.state().memory.saw(Seen::Item(counters), at);
+        self.changed.notify_one();
     }
 
     /// After a write that was refused, the `failed`th in a row before it: what was found is remembered, and others get
@@ -267,14 +255,12 @@ impl Lane {
                 },
             };
             let Some(change) = correction(&counters, ceilings, heard, heard_at) else {
-                self.state().memory.saw(Seen::Item(counters), clock.now());
-                self.changed.notify_one();
+                self.saw(counters, clock.now());
                 return Ok(());
             };
             match item::correct(table, &self.key, &counters, &change).await? {
                 Outcome::Applied(counters) => {
-                    self.state().memory.saw(Seen::Item(counters), clock.now());
-                    self.changed.notify_one();
+                    self.saw(counters, clock.now());
                     return Ok(());
                 }
                 Outcome::Refused(None) => return Ok(()),
@@ -309,190 +295,6 @@ impl State {
     }
 }
 
-/// The end of a queue that somebody stands at. Leaving gives back what came too late to be used.
-struct Waiting<'a> {
-    lane: &'a Lane,
-    answer: oneshot::Receiver<Answer>,
-    answered: bool,
-}
-
-impl Waiting<'_> {
-    async fn wait(mut self) -> Answer {
-        let answer = (&mut self.answer).await;
-        self.answered = true;
-        answer.unwrap_or_else(|_| Err(StoreError::Unavailable("the quota's driver stopped".to_owned()).into()))
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        if self.answered {
-            return;
-        }
-        self.answer.close();
-        if let Ok(Ok(permit)) = self.answer.try_recv() {
-            self.lane.state().give(permit);
-        }
-        self.lane.changed.notify_one();
-    }
-}
-
-type Run = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// A driver that the first waiter drives itself, which spares a task for the many who are alone. What is left of it
-/// when that waiter has its answer, or goes away, becomes a task.
-struct Driving(Option<Run>);
-
-impl Driving {
-    async fn until(mut self, answer: impl Future<Output = Answer>) -> Answer {
-        let mut answer = pin!(answer);
-        poll_fn(|context| {
-            if self.0.as_mut().is_some_and(|run| run.as_mut().poll(context).is_ready()) {
-                self.0 = None;
-            }
-            answer.as_mut().poll(context)
-        })
-        .await
-    }
-}
-
-impl Drop for Driving {
-    fn drop(&mut self) {
-        if let (Some(run), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
-            runtime.spawn(run);
-        }
-    }
-}
-
-/// Decides for all who wait, as long as somebody does.
-struct Driver {
-    lane: Arc<Lane>,
-    table: Table,
-    clock: Clock,
-    ended: bool,
-}
-
-impl Driver {
-    async fn run(mut self) {
-        // Whoever arrives together with the first is in its write.
-        tokio::task::yield_now().await;
-        let (mut failed, mut late, mut lead) = (0, 0, Duration::ZERO);
-        loop {
-            let attempt = match self.step(lead) {
-                Step::End => {
-                    self.ended = true;
-                    return;
-                }
-                Step::Nap(length) => {
-                    let _ = tokio::time::timeout(length, self.lane.changed.notified()).await;
-                    failed = 0;
-                    continue;
-                }
-                Step::Write(attempt) => attempt,
-            };
-            let outcome = match &attempt.plan {
-                Plan::Take(take) => item::take(&self.table, &self.lane.key, take).await,
-                Plan::Rewrite(rewrite) => item::rewrite(&self.table, &self.lane.key, rewrite).await,
-                Plan::Wait(_) => continue,
-            };
-            match outcome {
-                Err(error) => self.lane.state().fail_all(&error.into()),
-                Ok(Outcome::Refused(found)) => {
-                    if let Err(error) = self.lane.after_refusal(&self.table, &self.clock, found, failed).await {
-                        self.lane.state().fail_all(&error.into());
-                    }
-                    failed += 1;
-                    if failed == MOST_ATTEMPTS {
-                        failed = 0;
-                        self.lane.state().fail_all(&outrun().into());
-                    }
-                }
-                Ok(Outcome::Applied(counters)) => {
-                    failed = 0;
-                    if self.grant(&attempt, counters) {
-                        (late, lead) = (0, Duration::ZERO);
-                        continue;
-                    }
-                    // The permits are lost, which errs on the safe side. The next ones are of a later slot.
-                    late += 1;
-                    lead = self.clock.now().since(attempt.at);
-                    if late == LATE_WRITES {
-                        late = 0;
-                        let error = StoreError::Unavailable(format!("a write took {} ms", lead.as_millis()));
-                        self.lane.state().fail_all(&error.into());
-                    }
-                }
-            }
-        }
-    }
-
-    /// Answers those who can be answered by what is known, and says what to do for the others.
-    fn step(&self, lead: Duration) -> Step {
-        let mut state = self.lane.state();
-        let now = self.clock.now();
-        state.queue.retain(|waiter| !waiter.answer.is_closed());
-        while let Some(permit) = state.spare.pop() {
-            if now <= permit.send_by && !state.queue.is_empty() {
-                state.give(permit);
-            }
-        }
-        if let Some(standing) = state.standing(now) {
-            let mut kept = VecDeque::with_capacity(state.queue.len());
-            for waiter in std::mem::take(&mut state.queue) {
-                let ahead = u32::try_from(kept.len()).unwrap_or(u32::MAX);
-                match self.lane.refusal(&standing, ahead, waiter.until) {
-                    Some(refusal) => drop(waiter.answer.send(Err(QuotaError::Refused(refusal)))),
-                    None => kept.push_back(waiter),
-                }
-            }
-            state.queue = kept;
-        }
-        if state.queue.is_empty() {
-            state.driven = false;
-            return Step::End;
-        }
-        let wanted = u32::try_from(state.queue.len()).unwrap_or(u32::MAX);
-        // What was seen too long ago to refuse by is no reason to wait either.
-        let stale = now.since(state.memory.seen_at()) > REMEMBERED;
-        match state.memory.plan(state.ceilings, now, lead, wanted) {
-            Plan::Wait(_) if stale => {
-                let plan = Memory::new(now).plan(state.ceilings, now, lead, wanted);
-                Step::Write(Box::new(Attempt { plan, at: now }))
-            }
-            Plan::Wait(opening) => Step::Nap(opening.at.since(now).min(LONGEST_NAP)),
-            plan => Step::Write(Box::new(Attempt { plan, at: now })),
-        }
-    }
-
-    /// Hands out the permits of an applied write, unless it took too long for them to be of use.
-    fn grant(&self, attempt: &Attempt, counters: Counters) -> bool {
-        let Some((permits, slot)) = attempt.plan.permits() else { return true };
-        let now = self.clock.now();
-        let mut state = self.lane.state();
-        let after = Standing::of(Some(&counters), state.ceilings, now);
-        let (send_by, usage) = (after.window.send_by(slot), after.usage());
-        state.memory.applied(&attempt.plan, counters, now);
-        if now > send_by {
-            return false;
-        }
-        for _ in 0..permits {
-            state.give(Permit { usage, send_by, slot });
-        }
-        true
-    }
-}
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        // One that ended by itself may have a successor already. One that was torn down leaves nobody waiting in vain.
-        if !self.ended {
-            let mut state = self.lane.state();
-            state.driven = false;
-            state.queue.clear();
-        }
-    }
-}
-
 /// [`MOST_ATTEMPTS`] are reached.
 fn outrun() -> StoreError {
     StoreError::Unavailable(format!("{MOST_ATTEMPTS} writes in a row were refused"))
@@ -504,50 +306,5 @@ async fn pause_after(failed: u32) {
     if failed >= EAGER_ATTEMPTS {
         let most = 2_u64 << failed.min(5);
         tokio::time::sleep(Duration::from_millis(fastrand::u64(1..=most))).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::quota::Meter;
-
-    const LIMITS: Limits = Limits { burst: 2, interval: Duration::from_secs(10), daily: 9 };
-
-    fn permit(send_by: i64) -> Permit {
-        let meter = Meter { limit: 2, remaining: 1, resets_at: Millis(0) };
-        Permit { usage: Usage { burst: meter, daily: meter }, send_by: Millis(send_by), slot: 0 }
-    }
-
-    fn stand_in_line(lane: &Lane) -> Waiting<'_> {
-        let (sender, answer) = oneshot::channel();
-        lane.state().queue.push_back(Waiter { until: None, answer: sender });
-        Waiting { lane, answer, answered: false }
-    }
-
-    #[tokio::test]
-    async fn a_permit_that_comes_to_somebody_who_has_left_goes_to_the_next() {
-        let lane = Lane::new("quota#location#L".to_owned(), LimitKind::Burst, LIMITS, Millis(0));
-        let (gone, first, second) = (stand_in_line(&lane), stand_in_line(&lane), stand_in_line(&lane));
-        drop(gone);
-        lane.state().give(permit(1));
-        drop(first); // It was given the permit, and never looked.
-        assert_eq!(second.wait().await.expect("handed on").send_by, Millis(1));
-        lane.state().give(permit(2));
-        assert_eq!(lane.state().spare, [permit(2)], "nobody is left");
-    }
-
-    #[tokio::test]
-    async fn a_driver_that_is_torn_down_leaves_nobody_waiting() {
-        let lane = Arc::new(Lane::new("quota#location#L".to_owned(), LimitKind::Burst, LIMITS, Millis(0)));
-        let waiting = stand_in_line(&lane);
-        lane.state().driven = true;
-        let config = aws_sdk_dynamodb::Config::builder()
-            .behavior_version(aws_sdk_dynamodb::config::BehaviorVersion::latest())
-            .build();
-        let table = Table { client: aws_sdk_dynamodb::Client::from_conf(config), name: "t".into() };
-        drop(Driver { lane: Arc::clone(&lane), table, clock: Clock::manual(Millis(0)), ended: false });
-        assert!(matches!(waiting.wait().await, Err(QuotaError::Store(_))));
-        assert!(!lane.state().driven, "the next one starts another driver");
     }
 }

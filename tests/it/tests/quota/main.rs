@@ -1,0 +1,107 @@
+//! The counters on real engines: what is promised to the platform and to callers, and what it costs in calls.
+
+mod alone;
+mod learning;
+mod shares;
+mod taking;
+
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use http::{HeaderMap, HeaderName};
+use it::dynamo::{Calls, Engine, Kind};
+use shared::clock::{Clock, Millis};
+use shared::quota::{Limits, Permit, Quota, QuotaError, Refusal};
+use shared::resource::Resource;
+use shared::table::Table;
+
+const TEN_SECONDS: Limits = Limits { burst: 100, interval: Duration::from_secs(10), daily: 200_000 };
+
+/// A `Quota` with a client of its own, as in a process of its own.
+fn process(engine: &Engine, table: &Table, clock: &Clock, limits: Limits) -> (Quota, Calls) {
+    let (client, calls) = engine.client();
+    (Quota::new(Table { client, name: table.name.clone() }, clock.clone(), limits), calls)
+}
+
+fn location() -> Resource {
+    Resource::location("ve9EPM428h8vShlRW1KT").expect("an id")
+}
+
+/// Each story as a test of its own on the embedded engine, and one after the other on one DynamoDB Local, which takes
+/// seconds to start.
+macro_rules! stories {
+    ($($group:ident: [$($story:ident),* $(,)?]),* $(,)?) => {
+        mod embedded {
+            $($(#[tokio::test(flavor = "multi_thread")]
+            async fn $story() {
+                let name = concat!("embedded::", stringify!($story));
+                let engine = super::Engine::start(super::Kind::Embedded, name).await.expect("always there");
+                super::$group::$story(&engine).await;
+            })*)*
+        }
+
+        #[tokio::test(flavor = "multi_thread")]
+        async fn on_dynamodb_local() {
+            let Some(engine) = Engine::start(Kind::Local, "on_dynamodb_local").await else { return };
+            $($(report(concat!("DynamoDB Local: ", stringify!($story)));
+            $group::$story(&engine).await;)*)*
+        }
+    };
+}
+
+stories!(
+    taking: [
+        one_process_takes_all_and_is_refused_by_memory,
+        several_processes_under_pressure,
+        an_admitted_request_costs_about_one_call,
+        dead_permits_of_a_process_that_ended_cost_nothing,
+        a_batch_is_few_writes,
+        a_cancelled_wait_takes_no_permit,
+        those_who_wait_are_served_in_order,
+        a_large_burst_keeps_the_item_small,
+        a_store_that_is_gone_refuses_all,
+    ],
+    learning: [
+        what_one_learns_binds_all,
+        a_longer_interval_is_adopted_by_all_without_losing_a_permit,
+        a_429_closes_for_all,
+        the_day_is_counted_and_ends,
+    ],
+    shares: [
+        callers_have_shares_of_their_own,
+        a_refused_request_takes_nothing_of_its_callers_share,
+        who_goes_away_leaves_its_part_of_a_share,
+        of_two_limits_the_later_refusal_counts,
+        a_share_that_is_packed_takes_back_what_was_not_used,
+    ],
+    alone: [
+        a_process_that_takes_itself_to_be_alone_overwrites_nobody,
+        a_newcomer_is_not_starved_by_who_has_the_item_for_itself,
+    ],
+);
+
+/// An instant in the middle of nowhere, at the start of a slot.
+const START: Millis = Millis(1_800_000_000_000);
+
+fn refused(answer: Result<Permit, QuotaError>) -> Refusal {
+    match answer {
+        Err(QuotaError::Refused(refusal)) => refusal,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+    pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().expect("a value"))).collect()
+}
+
+/// The item of [`location`].
+async fn counters(table: &Table) -> shared::table::Item {
+    let key = AttributeValue::S(shared::table::quota_key(&location()));
+    let item = table.client.get_item().table_name(&*table.name).key("pk", key).send().await.expect("a read").item;
+    item.expect("an item")
+}
+
+#[expect(clippy::print_stdout, reason = "measurements are for the reader of the test's output")]
+fn report(line: &str) {
+    println!("{line}");
+}

@@ -1,0 +1,244 @@
+//! Permits within both limits, across processes, and what they cost.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use it::dynamo::Engine;
+use shared::clock::{Clock, Millis};
+use shared::quota::{LimitKind, Limits, QuotaError};
+use shared::table::Table;
+
+use crate::{START, TEN_SECONDS, counters, location, process, refused, report};
+
+pub(crate) async fn one_process_takes_all_and_is_refused_by_memory(engine: &Engine) {
+    let clock = Clock::manual(START);
+    let table = engine.table().await;
+    let (quota, calls) = process(engine, &table, &clock, TEN_SECONDS);
+    let resource = location();
+    for taken in 1..=100 {
+        let permit = quota.take(&resource, None).await.expect("free");
+        assert_eq!((permit.usage.burst.remaining, permit.usage.daily.remaining), (100 - taken, 200_000 - taken));
+        assert_eq!(permit.send_by, Millis(clock.now().0 / 200 * 200 + 400));
+        clock.advance(Duration::from_millis(10));
+    }
+    assert_eq!(calls.count(), 101, "one failed since there was no item, then one each");
+
+    let refusal = refused(quota.take(&resource, None).await);
+    assert_eq!((refusal.limit, refusal.retry_at), (LimitKind::Burst, START + Duration::from_millis(10_700)));
+    for _ in 0..50 {
+        assert_eq!(refused(quota.take(&resource, Some(refusal.retry_at - Duration::from_millis(1))).await), refusal);
+    }
+    assert_eq!(calls.count(), 101, "a known refusal costs nothing");
+
+    let other = process(engine, &table, &clock, TEN_SECONDS).0;
+    assert_eq!(refused(other.take(&resource, None).await).retry_at, refusal.retry_at, "another process says the same");
+    clock.advance((refusal.retry_at - Duration::from_millis(1)).since(clock.now()));
+    refused(other.take(&resource, None).await);
+    refused(quota.take(&resource, None).await);
+    clock.advance(Duration::from_millis(1));
+    for _ in 0..20 {
+        quota.take(&resource, None).await.expect("twenty were taken in the first slot");
+    }
+    refused(quota.take(&resource, None).await);
+    let usage = other.usage(&resource).await.expect("a read");
+    assert_eq!((usage.burst.remaining, usage.daily.remaining), (0, 199_880));
+}
+
+/// Counts when requests could leave, by the takers' own record.
+pub(crate) async fn several_processes_under_pressure(engine: &Engine) {
+    let limits = Limits { burst: 40, interval: Duration::from_secs(5), daily: 200_000 };
+    let (clock, table) = (Clock::system(), engine.table().await);
+    let processes: Vec<_> = (0..4).map(|_| process(engine, &table, &clock, limits)).collect();
+    // Permits live for 5.2 to 5.3 s: three times forty fit, where a window without any loss has three times forty too.
+    let end = clock.now() + Duration::from_millis(11_200);
+    let mut takers = Vec::new();
+    for (quota, _) in &processes {
+        for taker in 0..12 {
+            let (quota, clock) = (quota.clone(), clock.clone());
+            takers.push(tokio::spawn(async move {
+                let mut sent = Vec::new();
+                loop {
+                    // Half of them wait in line, half come back when they are told.
+                    match quota.take(&location(), (taker % 2 == 0).then_some(end)).await {
+                        Ok(permit) if clock.now() <= permit.send_by => sent.push(clock.now().0),
+                        Ok(_) => {}
+                        Err(QuotaError::Refused(refusal)) if refusal.retry_at < end => {
+                            tokio::time::sleep(refusal.retry_at.since(clock.now())).await;
+                        }
+                        Err(QuotaError::Refused(_)) => return sent,
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            }));
+        }
+    }
+    let mut sent = Vec::new();
+    for taker in takers {
+        sent.append(&mut taker.await.expect("no panic"));
+    }
+    sent.sort_unstable();
+    let most = most_in_any(&sent, 5_000);
+    let calls: Vec<_> = processes.iter().map(|(_, calls)| calls.count()).collect();
+    report(&format!("pressure: {} of 120 admitted, calls {calls:?}, at most {most} in any 5 s", sent.len()));
+    assert_eq!(most, 40, "in one of the intervals");
+    assert!(sent.len() >= 117, "{} admitted", sent.len());
+    // The item was full or changed when they came, or else each would have written once for its group.
+    assert!(calls.iter().all(|&calls| calls >= 3), "each process took part: {calls:?}");
+}
+
+pub(crate) async fn an_admitted_request_costs_about_one_call(engine: &Engine) {
+    for (name, gap, most) in [("sparse, 8/s", 125, 1.05), ("near the limit, 9.5/s", 105, 1.10)] {
+        let (clock, table) = (Clock::manual(START), engine.table().await);
+        let processes: Vec<_> = (0..4).map(|_| process(engine, &table, &clock, TEN_SECONDS)).collect();
+        let (mut admitted, mut refused) = (0_u32, 0_u32);
+        for request in 0..600 {
+            match processes[fastrand::usize(0..4)].0.take(&location(), None).await {
+                Ok(_) => admitted += 1,
+                Err(QuotaError::Refused(_)) => refused += 1,
+                Err(error) => panic!("request {request}: {error}"),
+            }
+            clock.advance(Duration::from_millis(gap));
+        }
+        let calls: usize = processes.iter().map(|(_, calls)| calls.count()).sum();
+        let ratio = f64::from(u32::try_from(calls).expect("few")) / f64::from(admitted);
+        report(&format!("{name} over 4 processes: {ratio:.3} calls per admitted, {refused} of 600 refused"));
+        assert!(ratio <= most, "{name}: {ratio:.3}");
+        assert!(refused <= 12, "{name}: {refused} refused");
+    }
+}
+
+pub(crate) async fn dead_permits_of_a_process_that_ended_cost_nothing(engine: &Engine) {
+    let (clock, table) = (Clock::manual(START), engine.table().await);
+    let (quota, calls) = process(engine, &table, &clock, TEN_SECONDS);
+    let ended = process(engine, &table, &clock, TEN_SECONDS).0;
+    let resource = location();
+    for _ in 0..80 {
+        ended.take(&resource, None).await.expect("free");
+    }
+    clock.advance(Duration::from_millis(200));
+    quota.take(&resource, None).await.expect("free");
+    clock.advance(Duration::from_secs(11));
+    let before = calls.count();
+    for _ in 0..100 {
+        quota.take(&resource, None).await.expect("free");
+    }
+    assert_eq!(calls.count(), before + 100);
+}
+
+pub(crate) async fn a_batch_is_few_writes(engine: &Engine) {
+    let (clock, table) = (Clock::manual(START), engine.table().await);
+    let (quota, calls) = process(engine, &table, &clock, TEN_SECONDS);
+    let (resource, other) = (location(), process(engine, &table, &clock, TEN_SECONDS).0);
+    other.take(&resource, None).await.expect("free");
+    let answers = futures_util::future::join_all((0..150).map(|_| quota.take(&resource, None))).await;
+    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 99);
+    assert!(answers.into_iter().filter_map(Result::err).all(|e| matches!(e, QuotaError::Refused(_))));
+    assert!(calls.count() <= 5, "{} calls", calls.count());
+}
+
+pub(crate) async fn a_cancelled_wait_takes_no_permit(engine: &Engine) {
+    let (clock, table) = (Clock::manual(START), engine.table().await);
+    let (quota, calls) = process(engine, &table, &clock, TEN_SECONDS);
+    let resource = location();
+    let all = futures_util::future::join_all((0..100).map(|_| quota.take(&resource, None))).await;
+    assert!(all.iter().all(Result::is_ok));
+    let mut waiting: Vec<_> =
+        (0..6).map(|_| Box::pin(quota.take(&resource, Some(START + Duration::from_mins(1))))).collect();
+    for one in &mut waiting {
+        assert!(tokio::time::timeout(Duration::from_millis(20), one).await.is_err());
+    }
+    let before = calls.count();
+    drop(waiting);
+    clock.advance(Duration::from_secs(11));
+    // Longer than a driver naps: one that went on for those who left would take permits for them.
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    assert_eq!(calls.count(), before, "nobody waits, nobody asks");
+    let all = futures_util::future::join_all((0..100).map(|_| quota.take(&resource, None))).await;
+    assert!(all.iter().all(Result::is_ok));
+}
+
+pub(crate) async fn those_who_wait_are_served_in_order(engine: &Engine) {
+    let limits = Limits { burst: 2, interval: Duration::from_secs(4), daily: 200_000 };
+    let (clock, table) = (Clock::system(), engine.table().await);
+    let quota = process(engine, &table, &clock, limits).0;
+    let resource = location();
+    let served = std::sync::Mutex::new(Vec::new());
+    let end = clock.now() + Duration::from_millis(9_200);
+    let takers = (0..12).map(|number| {
+        let (quota, resource, served) = (&quota, &resource, &served);
+        async move {
+            let answer = quota.take(resource, Some(end)).await;
+            if answer.is_ok() {
+                served.lock().expect("no panic").push(number);
+            }
+            answer
+        }
+    });
+    let answers = futures_util::future::join_all(takers).await;
+    let served = served.into_inner().expect("no panic");
+    assert_eq!(served, (0..served.len()).collect::<Vec<_>>(), "first come, first served");
+    assert!((4..=6).contains(&served.len()), "two at once, two after each interval, less what came too late");
+    for refusal in answers.into_iter().filter(Result::is_err).map(refused) {
+        assert!(refusal.retry_at > end, "it could have waited");
+    }
+}
+
+pub(crate) async fn a_large_burst_keeps_the_item_small(engine: &Engine) {
+    let limits = Limits { burst: 5_000, ..TEN_SECONDS };
+    let (clock, table) = (Clock::manual(START), engine.table().await);
+    let warm = process(engine, &table, &clock, limits).0;
+    let (mut largest, mut taken, mut packed) = ((0, 0), 0, Vec::new());
+    for step in 0..300 {
+        // Alone, then among those without a memory, which drop nothing.
+        let is_warm = step < 120 || step % 60 == 0;
+        let quota = if is_warm { warm.clone() } else { process(engine, &table, &clock, limits).0 };
+        let several = if step < 120 { 12 } else { 1 };
+        let takes = (0..several).map(async |_| quota.take(&location(), None).await);
+        for permit in futures_util::future::join_all(takes).await {
+            permit.expect("free, whatever others dropped that this one would drop");
+            taken += 1;
+        }
+        let item = counters(&table).await;
+        if item.contains_key("packed") {
+            let names: BTreeSet<_> = item.keys().map(String::as_str).collect();
+            assert_eq!(names, BTreeSet::from(["expires_at", "packed", "pk", "revision"]), "one text, and nothing else");
+            packed.push(step);
+        } else {
+            let slots = item["slots"].as_m().expect("a map");
+            assert!(slots.len() <= 81, "{} slots", slots.len());
+            let sum: i64 = slots.values().filter_map(|count| count.as_n().ok()?.parse::<i64>().ok()).sum();
+            assert_eq!(item["held"], AttributeValue::N(sum.to_string()), "the sum is that of the slots");
+        }
+        let bytes: usize = item.iter().map(|(name, value)| name.len() + size(value)).sum();
+        let largest = if item.contains_key("packed") { &mut largest.0 } else { &mut largest.1 };
+        *largest = bytes.max(*largest);
+        clock.advance(Duration::from_millis(200));
+    }
+    assert!(packed.len() > 80 && packed.iter().all(|step| *step <= 120), "while alone: {packed:?}");
+    assert!((300..600).contains(&largest.0) && (600..1_024).contains(&largest.1), "{largest:?} bytes");
+    assert_eq!(warm.usage(&location()).await.expect("a read").daily.remaining, 200_000 - taken);
+}
+
+pub(crate) async fn a_store_that_is_gone_refuses_all(engine: &Engine) {
+    let clock = Clock::manual(START);
+    let missing = Table { name: "no-such-table".into(), ..engine.table().await };
+    let quota = process(engine, &missing, &clock, TEN_SECONDS).0;
+    let answers = futures_util::future::join_all((0..5).map(|_| async { quota.take(&location(), None).await })).await;
+    assert!(answers.iter().all(|answer| matches!(answer, Err(QuotaError::Store(_)))), "{answers:?}");
+}
+
+fn most_in_any(sent: &[i64], interval: i64) -> usize {
+    (0..sent.len()).map(|i| i + 1 - sent.partition_point(|at| *at <= sent[i] - interval)).max().unwrap_or(0)
+}
+
+/// Bytes of an attribute's value, by the rules of "DynamoDB item sizes and formats" in the developer guide.
+fn size(value: &AttributeValue) -> usize {
+    match value {
+        AttributeValue::N(digits) => digits.len().div_ceil(2) + 1,
+        AttributeValue::S(text) => text.len(),
+        AttributeValue::M(map) => 3 + map.iter().map(|(name, value)| name.len() + size(value) + 1).sum::<usize>(),
+        AttributeValue::Bool(_) => 1,
+        other => panic!("{other:?} in the counters"),
+    }
+}
