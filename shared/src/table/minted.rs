@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use super::installation::writing::{InstallationWrite as _, SET_PAIR, changed};
+use super::installation::writing::{InstallationWrite as _, SET_PAIR, changed, committed_by};
 use super::installation::{Changed, Renewal, resource_of};
 use super::outbox::Telling;
 use super::{Attributes, StoreError, Table, Written, installation_key, n, s, written};
@@ -213,17 +213,13 @@ impl Table {
                 telling.set(),
                 telling.add()
             ))
-            .status(":active", Status::Active)
-            .status(":revoked", Status::Revoked)
-            .expression_attribute_values(":next", n(from.next().generation))
-            .by(attempt)
-            .due(location, due_at)
+            .renewed(location, from, attempt, due_at)
             .expression_attribute_values(":zero", n(0))
             .expression_attribute_values(":company", s(source.company))
             .expression_attribute_values(":company_epoch", n(source.epoch))
             .send()
             .await;
-        changed(written(result)?, |stored| stored.committed_by.as_deref() == Some(attempt.as_str()))
+        changed(written(result)?, committed_by(attempt))
     }
 
     /// Gives the lease back because no company that is known has the app in the location. Its token is erased, and

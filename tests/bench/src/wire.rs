@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::response::Response;
 use http::HeaderMap;
-use sandbox::server::{Server, WhenClientLeaves, hang_up};
+use sandbox::server::{Server, WhenClientLeaves, pass_on};
 
 /// Calls by operation, such as `UpdateItem`; those of the SDK's own retries too.
 pub(crate) type Calls = BTreeMap<String, usize>;
@@ -61,7 +61,7 @@ impl Wire {
     }
 }
 
-async fn pass(State(inner): State<Arc<Inner>>, mut headers: HeaderMap, body: Bytes) -> Response {
+async fn pass(State(inner): State<Arc<Inner>>, headers: HeaderMap, body: Bytes) -> Response {
     let target = headers.get("x-amz-target").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let (service, operation) = target.split_once('.').unwrap_or(("", target));
     *inner.calls.lock().unwrap_or_else(PoisonError::into_inner).entry(operation.to_owned()).or_default() += 1;
@@ -70,17 +70,5 @@ async fn pass(State(inner): State<Arc<Inner>>, mut headers: HeaderMap, body: Byt
     if !takes.is_zero() {
         tokio::time::sleep(*takes).await;
     }
-    for hop in ["host", "connection", "content-length", "transfer-encoding"] {
-        headers.remove(hop);
-    }
-    let Ok(answer) = inner.http.post(url).headers(headers).body(body).send().await else { return hang_up() };
-    let (status, mut headers) = (answer.status(), answer.headers().clone());
-    let Ok(body) = answer.bytes().await else { return hang_up() };
-    for hop in ["connection", "content-length", "transfer-encoding"] {
-        headers.remove(hop);
-    }
-    let mut response = Response::new(Body::from(body));
-    *response.status_mut() = status;
-    *response.headers_mut() = headers;
-    response
+    pass_on(&inner.http, url, headers, body).await
 }

@@ -11,7 +11,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::response::Response;
 use http::{HeaderMap, StatusCode};
-use sandbox::server::{Server, StartError, WhenClientLeaves, hang_up};
+use sandbox::server::{Server, StartError, WhenClientLeaves, hang_up, pass_on};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -327,7 +327,7 @@ async fn serve(State(wire): State<Arc<Wire>>, headers: HeaderMap, body: Bytes) -
         Call::Events => &wire.upstreams.events,
         _ => &wire.upstreams.dynamodb,
     };
-    let pass = || pass(&wire.http, url, &headers, body.clone());
+    let pass = || pass_on(&wire.http, url, headers.clone(), body.clone());
     match fault {
         None => pass().await,
         Some(Fault::Unavailable) => refusal(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError"),
@@ -361,23 +361,6 @@ async fn serve(State(wire): State<Arc<Wire>>, headers: HeaderMap, body: Bytes) -
             answer
         }
     }
-}
-
-async fn pass(http: &reqwest::Client, url: &str, headers: &HeaderMap, body: Bytes) -> Response {
-    let mut headers = headers.clone();
-    for hop in ["host", "connection", "content-length", "transfer-encoding"] {
-        headers.remove(hop);
-    }
-    let Ok(answer) = http.post(url).headers(headers).body(body).send().await else { return hang_up() };
-    let (status, mut headers) = (answer.status(), answer.headers().clone());
-    let Ok(body) = answer.bytes().await else { return hang_up() };
-    for hop in ["connection", "content-length", "transfer-encoding"] {
-        headers.remove(hop);
-    }
-    let mut response = Response::new(Body::from(body));
-    *response.status_mut() = status;
-    *response.headers_mut() = headers;
-    response
 }
 
 fn refusal(status: StatusCode, kind: &str) -> Response {

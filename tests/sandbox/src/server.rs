@@ -3,8 +3,12 @@
 
 use std::{convert::Infallible, io, net::SocketAddr};
 
-use axum::{Router, body::Body, response::Response};
-use http::Request;
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    response::Response,
+};
+use http::{HeaderMap, Request};
 use hyper::{body::Incoming, server::conn::http1, service::Service as _};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use tokio::{
@@ -70,6 +74,23 @@ pub fn hang_up() -> Response {
 #[must_use]
 pub fn is_hang_up(response: &Response) -> bool {
     response.extensions().get::<HangUp>().is_some()
+}
+
+/// Sends a request on to `url`, and answers what is answered there; [`hang_up`] where nothing is.
+pub async fn pass_on(http: &reqwest::Client, url: &str, mut headers: HeaderMap, body: Bytes) -> Response {
+    for hop in ["host", "connection", "content-length", "transfer-encoding"] {
+        headers.remove(hop);
+    }
+    let Ok(answer) = http.post(url).headers(headers).body(body).send().await else { return hang_up() };
+    let (status, mut headers) = (answer.status(), answer.headers().clone());
+    let Ok(body) = answer.bytes().await else { return hang_up() };
+    for hop in ["connection", "content-length", "transfer-encoding"] {
+        headers.remove(hop);
+    }
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
 }
 
 /// Who is on the other side, as an extension of each request.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::writing::{Changed, InstallationWrite as _, SET_PAIR, changed};
+use super::writing::{Changed, InstallationWrite as _, SET_PAIR, changed, committed_by};
 use super::{Installation, SealedPair};
 use crate::clock::Millis;
 use crate::installation::state::{Attempt, Lineage, Status};
@@ -183,15 +183,11 @@ impl Table {
                 telling.set(),
                 telling.add()
             ))
-            .status(":active", Status::Active)
-            .status(":revoked", Status::Revoked)
-            .expression_attribute_values(":next", n(from.next().generation))
-            .by(attempt)
-            .due(resource, due_at)
+            .renewed(resource, from, attempt, due_at)
             .expression_attribute_values(":zero", n(0))
             .send()
             .await;
-        changed(written(result)?, |stored| stored.committed_by.as_deref() == Some(attempt.as_str()))
+        changed(written(result)?, committed_by(attempt))
     }
 
     /// Keeps a granted pair beside the current one of lineage `current`, under which it must be sealed. An
@@ -256,14 +252,10 @@ impl Table {
                 "SET #status = :active, generation = :next, committed_by = :attempt, due_at = :due, \
                  due_shard = :shard, {SET_PAIR} REMOVE attempt, lease_ends_at, alternate"
             ))
-            .status(":active", Status::Active)
-            .status(":revoked", Status::Revoked)
-            .expression_attribute_values(":next", n(from.next().generation))
-            .by(attempt)
-            .due(resource, now)
+            .renewed(resource, from, attempt, now)
             .send()
             .await;
-        changed(written(result)?, |stored| stored.committed_by.as_deref() == Some(attempt.as_str()))
+        changed(written(result)?, committed_by(attempt))
     }
 
     /// Gives the lease back without a new pair. Only its holder can; [`Status::NeedsReauthorization`] only if no pair

@@ -51,6 +51,8 @@ pub(in crate::table) trait InstallationWrite: Sized {
     fn by(self, attempt: &Attempt) -> Self;
     /// `:due` and `:shard`.
     fn due(self, resource: &Resource, at: Millis) -> Self;
+    /// Those two, `:active`, `:revoked` and `:next`: what a write names that makes a granted pair the current one.
+    fn renewed(self, resource: &Resource, from: Lineage, attempt: &Attempt, due_at: Millis) -> Self;
     /// Those of [`SET_PAIR`].
     fn pair(self, pair: &SealedPair) -> Self;
 }
@@ -68,6 +70,14 @@ impl InstallationWrite for UpdateItemFluentBuilder {
         self.expression_attribute_values(":due", n(at)).expression_attribute_values(":shard", s(due_shard(resource)))
     }
 
+    fn renewed(self, resource: &Resource, from: Lineage, attempt: &Attempt, due_at: Millis) -> Self {
+        self.status(":active", Status::Active)
+            .status(":revoked", Status::Revoked)
+            .expression_attribute_values(":next", n(from.next().generation))
+            .by(attempt)
+            .due(resource, due_at)
+    }
+
     fn pair(self, pair: &SealedPair) -> Self {
         let refresh = pair.refresh.as_deref().map_or(AttributeValue::Null(true), b);
         self.expression_attribute_values(":access", b(&pair.access))
@@ -75,6 +85,11 @@ impl InstallationWrite for UpdateItemFluentBuilder {
             .expression_attribute_values(":issued", n(pair.access_issued_at))
             .expression_attribute_values(":expires", n(pair.access_expires_at))
     }
+}
+
+/// Whether `attempt` has written the current pair.
+pub(in crate::table) fn committed_by(attempt: &Attempt) -> impl Fn(&Installation) -> bool {
+    |stored| stored.committed_by.as_deref() == Some(attempt.as_str())
 }
 
 pub(in crate::table) fn changed(written: Written, mine: impl Fn(&Installation) -> bool) -> Result<Changed, StoreError> {
