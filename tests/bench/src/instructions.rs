@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use bytes::Bytes;
 use sandbox::process::{Program, lambda_environment};
@@ -21,8 +22,11 @@ use crate::report::{OPTIMIZED, Report, Row, Target, say};
 use crate::store::{self, Store};
 use crate::system::{Distances, Functions, System, Through, location, request};
 
-/// Calls before those that are counted: connections are open, the token is known, all code has run once.
-const WARMING: usize = 20;
+/// Calls before those that are counted: connections are open, the token is known, all code has run once, and who has
+/// its counters for itself knows that, see `quota::memory`.
+const WARMING: usize = 40;
+/// And the time that must have passed for that.
+const ALONE: Duration = Duration::from_millis(1_100);
 /// Calls of one count.
 const CALLS: usize = 60;
 /// As many threads on any machine as Lambda's smallest sizes show.
@@ -49,11 +53,13 @@ pub(crate) async fn take(told: Taker) {
     let table = Table { client: store::client(&told.url).await, name: told.table.into() };
     let counter = RawCounter::new(&table);
     counter.create("raw#0").await;
-    // A clock that stands: all permits are of one slot.
-    let quota = Quota::new(table, Clock::manual(Millis(1_800_000_000_000)), UNLIMITED);
+    // A clock that stands: all permits of a batch are of one slot.
+    let clock = Clock::manual(Millis(1_800_000_000_000));
+    let quota = Quota::new(table, clock.clone(), UNLIMITED);
     let resource = location(0);
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     while let Some(line) = lines.next_line().await.expect("readable") {
+        clock.advance(ALONE);
         for _ in 0..line.parse::<usize>().expect("how many") {
             if told.raw {
                 counter.take("raw#0").await;
@@ -166,6 +172,7 @@ impl Callgrind {
         mut call: impl AsyncFnMut(usize) -> Result<(), String>,
     ) -> Result<OfOne, String> {
         call(WARMING).await?;
+        tokio::time::sleep(ALONE).await;
         self.dump(name, process, 1).await?;
         call(CALLS).await?;
         let first = self.dump(name, process, 2).await?;

@@ -55,9 +55,15 @@ pub(crate) async fn alternate(
 }
 
 /// The median time of `calls` calls one after the other, in microseconds.
-pub(crate) async fn p50(calls: usize, mut call: impl AsyncFnMut()) -> f64 {
+pub(crate) async fn p50(calls: usize, call: impl AsyncFnMut()) -> f64 {
+    p50_after(calls, async || {}, call).await
+}
+
+/// The same, with something before each call that does not count.
+pub(crate) async fn p50_after(calls: usize, mut before: impl AsyncFnMut(), mut call: impl AsyncFnMut()) -> f64 {
     let mut times = Vec::with_capacity(calls);
     for _ in 0..calls {
+        before().await;
         let began = Instant::now();
         call().await;
         times.push(micros(began.elapsed()));
