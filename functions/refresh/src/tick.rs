@@ -11,7 +11,7 @@ use shared::clock::Millis;
 use shared::resource::{Kind, Resource};
 use shared::table::StoreError;
 use shared::table::company::Task;
-use shared::table::installation::{Changed, DUE_SHARDS, Due, Installation, LEASE};
+use shared::table::installation::{Changed, DUE_SHARDS, Due, DuePage, Installation, LEASE};
 use shared::token::TokenError;
 use shared::token::refresh::{Failure, Refreshed, Why};
 use shared::token::schedule;
@@ -144,7 +144,7 @@ impl Gauges {
 /// Refreshes what is due. Also since when the oldest of it was, when the tick began.
 ///
 /// The next shard of the index is read while what was found before is refreshed, so that as much is under way as may be.
-/// Shards that had something are read again once that is done: there may be more of it than a page.
+/// Shards that had more than a page are read again once that is done.
 async fn refresh(app: &App, shards: Shards, deadline: Millis) -> Result<(Summary, Duration), StoreError> {
     let began = app.clock.now();
     let mut index = Index::new(app, shards, deadline);
@@ -165,7 +165,7 @@ async fn refresh(app: &App, shards: Shards, deadline: Millis) -> Result<(Summary
         None => {}
     }
     for shard in unread {
-        let first = app.table.due(shard, began, 1).await?;
+        let first = app.table.due(shard, began, 1).await?.entries;
         oldest = first.first().map_or(oldest, |first| oldest.min(first.due_at));
     }
     Ok((summary, began.since(oldest)))
@@ -177,7 +177,7 @@ struct Index<'a> {
     deadline: Millis,
     /// Shards to read in this round.
     unread: VecDeque<u32>,
-    /// Shards to read in the next, since they had something new in this one.
+    /// Shards to read in the next, since they had something new in this one, and more than was read.
     again: VecDeque<u32>,
     /// The index lags behind the table, and what failed may be due again: each is looked at once.
     seen: HashSet<Resource>,
@@ -223,7 +223,7 @@ impl<'a> Index<'a> {
                 self.stop = Some(Stop::NoTime);
                 return None;
             }
-            let page = match self.app.table.due(shard, self.app.clock.now(), PAGE).await {
+            let DuePage { entries, is_last } = match self.app.table.due(shard, self.app.clock.now(), PAGE).await {
                 Ok(page) => page,
                 Err(error) => {
                     self.stop = Some(Stop::Failed(error));
@@ -231,12 +231,14 @@ impl<'a> Index<'a> {
                 }
             };
             self.unread.pop_front();
-            self.oldest = page.first().map_or(self.oldest, |first| self.oldest.min(first.due_at));
-            let due: Vec<_> = page.into_iter().filter(|due| self.seen.insert(due.resource.clone())).collect();
+            self.oldest = entries.first().map_or(self.oldest, |first| self.oldest.min(first.due_at));
+            let due: Vec<_> = entries.into_iter().filter(|due| self.seen.insert(due.resource.clone())).collect();
             if due.is_empty() {
                 continue;
             }
-            self.again.push_back(shard);
+            if !is_last {
+                self.again.push_back(shard);
+            }
             self.found += due.len() as u64;
             let hot = hot(self.app, &due).await;
             let is_hot = |due: &Due| hot.as_ref().is_none_or(|hot| hot.contains(&due.resource));

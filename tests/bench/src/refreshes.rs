@@ -23,7 +23,7 @@ const AT_ONCE: usize = 16;
 
 /// The rate, and the calls that a refresh costs.
 pub(crate) async fn rate_of_one(store: &Store, functions: &Functions, quick: bool) -> Vec<Row> {
-    let (pairs, due) = if quick { (3, 100) } else { (16, 400) };
+    let (pairs, due) = if quick { (3, 100) } else { (40, 400) };
     let system = System::new(store, functions, Through::Nothing, Distances::default()).await;
     prepare(&system, due).await;
     let _refresh = system.start_function("refresh");
@@ -60,7 +60,7 @@ pub(crate) async fn rate_of_one(store: &Store, functions: &Functions, quick: boo
     let ratio = alternate(pairs, async || raw(Conditions::Its).await, refreshes).await;
     let what = "refreshes a second of one invocation, against its two writes and one POST at the same concurrency";
     let mut rows = vec![Row::ratio("refresh.rate", store.name, what, Target::AtLeast(0.85), &ratio, "/s")];
-    let ratio = alternate(pairs, async || raw(Conditions::One).await, refreshes).await;
+    let ratio = alternate(pairs.min(16), async || raw(Conditions::One).await, refreshes).await;
     let what = "the same against two writes as large, with one condition each";
     rows.push(Row::ratio("refresh.rate.bare", store.name, what, Target::Told, &ratio, "/s"));
     rows.extend(counts(store, functions, due).await);

@@ -23,6 +23,15 @@ pub struct Due {
     pub due_at: Millis,
 }
 
+/// Some entries of one shard of the index.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DuePage {
+    /// Longest due first.
+    pub entries: Vec<Due>,
+    /// Whether these are all that were due.
+    pub is_last: bool,
+}
+
 impl Table {
     /// How many are due in one shard at `now`.
     ///
@@ -50,7 +59,7 @@ impl Table {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn due(&self, shard: u32, now: Millis, limit: i32) -> Result<Vec<Due>, StoreError> {
+    pub async fn due(&self, shard: u32, now: Millis, limit: i32) -> Result<DuePage, StoreError> {
         let answer = self
             .client
             .query()
@@ -64,7 +73,8 @@ impl Table {
             .await?;
         // An item that cannot be read must not hide the others.
         let readable = |item| read_due(item).inspect_err(|error| tracing::error!(%error, "a due item is skipped")).ok();
-        Ok(answer.items().iter().filter_map(readable).collect())
+        let entries = answer.items().iter().filter_map(readable).collect();
+        Ok(DuePage { entries, is_last: answer.last_evaluated_key().is_none() })
     }
 
     /// Lets the schedule look again later at an installation that nobody has used for a while: only if it was installed

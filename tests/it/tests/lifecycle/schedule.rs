@@ -8,10 +8,13 @@ use it::world::{World, location, until};
 use sandbox::marketplace::faults::{Endpoint, Fault};
 use serde_json::json;
 use shared::installation::state::Status;
+use shared::resource::Resource;
+use shared::table::installation_key;
 
 it::stories!(
     everything_due_is_refreshed_and_nothing_else,
     parts_share_the_work,
+    more_than_a_page_of_a_shard_is_looked_at,
     a_tick_that_runs_out_of_time_says_how_much_is_left,
     a_tick_counts_what_it_never_came_to,
     no_answer_at_all_is_repeated_within_the_grace_by_the_same_tick,
@@ -46,6 +49,27 @@ async fn parts_share_the_work(world: World) {
     let refreshed = [&one, &two, &three].iter().filter_map(|part| part["refreshed"].as_u64()).sum::<u64>();
     assert_eq!((refreshed, world.presented()), (12, 12), "{one} {two} {three}");
     world.end().await;
+}
+
+async fn more_than_a_page_of_a_shard_is_looked_at(world: World) {
+    let process = world.process().await;
+    let first = location("page");
+    world.install(&process, &first).await;
+    let key = |resource: &Resource| AttributeValue::S(installation_key(resource));
+    let get = world.table.client.get_item().table_name(&*world.table.name).key("pk", key(&first));
+    let item = get.send().await.expect("an answer").item.expect("an installation");
+    // Enough for three pages in the one shard. Nobody has called them for a week, so they are put off.
+    let copies = (1..450).map(async |number| {
+        let mut copy = item.clone();
+        copy.insert("pk".to_owned(), key(&location(&format!("page{number}"))));
+        let put = world.table.client.put_item().table_name(&*world.table.name).set_item(Some(copy));
+        put.send().await.expect("a copy");
+    });
+    futures_util::future::join_all(copies).await;
+    world.advance(Duration::from_hours(8 * 24));
+    let done = world.refresh(&process, json!({})).await;
+    assert_eq!((&done["due"], &done["deferred"]), (&json!(450), &json!(450)), "{done}");
+    assert_eq!(world.refresh(&process, json!({})).await["due"], 0);
 }
 
 async fn a_tick_that_runs_out_of_time_says_how_much_is_left(world: World) {
