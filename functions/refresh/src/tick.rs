@@ -11,7 +11,7 @@ use shared::clock::Millis;
 use shared::resource::{Kind, Resource};
 use shared::table::StoreError;
 use shared::table::company::Task;
-use shared::table::installation::{Changed, DUE_SHARDS, Due, DuePage, Installation, LEASE};
+use shared::table::installation::{Changed, DUE_SHARDS, Due, DueKey, DuePage, Installation, LEASE};
 use shared::token::TokenError;
 use shared::token::refresh::{Failure, Refreshed, Why};
 use shared::token::schedule;
@@ -144,7 +144,8 @@ impl Gauges {
 /// Refreshes what is due. Also since when the oldest of it was, when the tick began.
 ///
 /// The next shard of the index is read while what was found before is refreshed, so that as much is under way as may be.
-/// Shards that had more than a page are read again once that is done.
+/// Shards that had more than a page are read on once that is done: from where they were left, so that what stays due
+/// hides nothing behind it.
 async fn refresh(app: &App, shards: Shards, deadline: Millis) -> Result<(Summary, Duration), StoreError> {
     let began = app.clock.now();
     let mut index = Index::new(app, shards, deadline);
@@ -164,8 +165,8 @@ async fn refresh(app: &App, shards: Shards, deadline: Millis) -> Result<(Summary
         Some(Stop::NoTime) => count_left(app, shards, &mut summary).await?,
         None => {}
     }
-    for shard in unread {
-        let first = app.table.due(shard, began, 1).await?.entries;
+    for (shard, after) in unread {
+        let first = app.table.due(shard, began, after, 1).await?.entries;
         oldest = first.first().map_or(oldest, |first| oldest.min(first.due_at));
     }
     Ok((summary, began.since(oldest)))
@@ -175,10 +176,10 @@ async fn refresh(app: &App, shards: Shards, deadline: Millis) -> Result<(Summary
 struct Index<'a> {
     app: &'a App,
     deadline: Millis,
-    /// Shards to read in this round.
-    unread: VecDeque<u32>,
-    /// Shards to read in the next, since they had something new in this one, and more than was read.
-    again: VecDeque<u32>,
+    /// Shards to read in this round, and from where.
+    unread: VecDeque<(u32, Option<DueKey>)>,
+    /// Shards to read in the next, since they had more than was read.
+    more: VecDeque<(u32, Option<DueKey>)>,
     /// The index lags behind the table, and what failed may be due again: each is looked at once.
     seen: HashSet<Resource>,
     /// How many were due.
@@ -202,9 +203,9 @@ struct Found {
 
 impl<'a> Index<'a> {
     fn new(app: &'a App, shards: Shards, deadline: Millis) -> Self {
-        let again = (0..DUE_SHARDS).filter(|shard| shards.include(*shard)).collect();
+        let more = (0..DUE_SHARDS).filter(|shard| shards.include(*shard)).map(|shard| (shard, None)).collect();
         let (unread, seen, oldest) = (VecDeque::new(), HashSet::new(), app.clock.now());
-        Self { app, deadline, unread, again, seen, found: 0, oldest, stop: None }
+        Self { app, deadline, unread, more, seen, found: 0, oldest, stop: None }
     }
 
     /// Whether there is a round to go.
@@ -212,18 +213,18 @@ impl<'a> Index<'a> {
         if self.stop.is_some() {
             return false;
         }
-        self.unread = std::mem::take(&mut self.again);
+        self.unread = std::mem::take(&mut self.more);
         !self.unread.is_empty()
     }
 
     /// The next that are due, if there are any in this round. Never an error, which would end what is under way.
     async fn page(&mut self) -> Option<Vec<Found>> {
-        while let Some(&shard) = self.unread.front().filter(|_| self.stop.is_none()) {
+        while let Some((shard, after)) = self.unread.front().filter(|_| self.stop.is_none()).cloned() {
             if !leaves_time(self.app.clock.now(), self.deadline) {
                 self.stop = Some(Stop::NoTime);
                 return None;
             }
-            let DuePage { entries, is_last } = match self.app.table.due(shard, self.app.clock.now(), PAGE).await {
+            let DuePage { entries, next } = match self.app.table.due(shard, self.app.clock.now(), after, PAGE).await {
                 Ok(page) => page,
                 Err(error) => {
                     self.stop = Some(Stop::Failed(error));
@@ -231,13 +232,13 @@ impl<'a> Index<'a> {
                 }
             };
             self.unread.pop_front();
+            if next.is_some() {
+                self.more.push_back((shard, next));
+            }
             self.oldest = entries.first().map_or(self.oldest, |first| self.oldest.min(first.due_at));
             let due: Vec<_> = entries.into_iter().filter(|due| self.seen.insert(due.resource.clone())).collect();
             if due.is_empty() {
                 continue;
-            }
-            if !is_last {
-                self.again.push_back(shard);
             }
             self.found += due.len() as u64;
             let hot = hot(self.app, &due).await;

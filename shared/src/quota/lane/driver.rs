@@ -15,6 +15,9 @@ use crate::table::{StoreError, Table};
 
 /// Writes in a row that came too late for their permits before the store counts as out of order.
 const LATE_WRITES: u32 = 3;
+/// A write is not expected to take longer than the store's client lets it. A process that was frozen meanwhile, or a
+/// clock that was set, must not number the next permits far ahead: all others would have to follow.
+const LONGEST_LEAD: Duration = Duration::from_secs(4);
 /// A driver that waits looks at the clock at least so often: the clock may be corrected meanwhile.
 const LONGEST_NAP: Duration = Duration::from_secs(1);
 
@@ -85,7 +88,7 @@ impl Driver {
                     }
                     // The permits are lost, which errs on the safe side. The next ones are of a later slot.
                     late += 1;
-                    lead = self.clock.now().since(attempt.at);
+                    lead = self.clock.now().since(attempt.at).min(LONGEST_LEAD);
                     if late == LATE_WRITES {
                         late = 0;
                         let error = StoreError::Unavailable(format!("a write took {} ms", lead.as_millis()));

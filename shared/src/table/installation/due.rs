@@ -23,13 +23,17 @@ pub struct Due {
     pub due_at: Millis,
 }
 
+/// An entry of the index after which a page begins.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DueKey(Item);
+
 /// Some entries of one shard of the index.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct DuePage {
     /// Longest due first.
     pub entries: Vec<Due>,
-    /// Whether these are all that were due.
-    pub is_last: bool,
+    /// Where the next page begins, if there is more.
+    pub next: Option<DueKey>,
 }
 
 impl Table {
@@ -55,11 +59,11 @@ impl Table {
         Ok(sum)
     }
 
-    /// What is due in one shard at `now`, longest due first, at most `limit` entries.
+    /// What is due in one shard at `now`, longest due first, at most `limit` entries; those behind `after`.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn due(&self, shard: u32, now: Millis, limit: i32) -> Result<DuePage, StoreError> {
+    pub async fn due(&self, shard: u32, now: Millis, after: Option<DueKey>, limit: i32) -> Result<DuePage, StoreError> {
         let answer = self
             .client
             .query()
@@ -68,13 +72,14 @@ impl Table {
             .key_condition_expression("due_shard = :shard AND due_at <= :now")
             .expression_attribute_values(":shard", s(shard.to_string()))
             .expression_attribute_values(":now", n(now))
+            .set_exclusive_start_key(after.map(|DueKey(key)| key))
             .limit(limit)
             .send()
             .await?;
         // An item that cannot be read must not hide the others.
         let readable = |item| read_due(item).inspect_err(|error| tracing::error!(%error, "a due item is skipped")).ok();
         let entries = answer.items().iter().filter_map(readable).collect();
-        Ok(DuePage { entries, is_last: answer.last_evaluated_key().is_none() })
+        Ok(DuePage { entries, next: answer.last_evaluated_key.map(DueKey) })
     }
 
     /// Lets the schedule look again later at an installation that nobody has used for a while: only if it was installed

@@ -20,7 +20,7 @@ use crate::installation::state::{Lineage, Status};
 use crate::lifecycle::event::Event;
 use crate::resource::{Kind, Resource};
 
-pub use due::{DUE_SHARDS, Due, DuePage};
+pub use due::{DUE_SHARDS, Due, DueKey, DuePage};
 pub use life::NewInstallation;
 pub use rotation::{Beside, Claim, Claimed, LEASE, Renewal, Settlement};
 pub use writing::Changed;

@@ -15,6 +15,7 @@ it::stories!(
     everything_due_is_refreshed_and_nothing_else,
     parts_share_the_work,
     more_than_a_page_of_a_shard_is_looked_at,
+    what_stays_due_hides_nothing_behind_it,
     a_tick_that_runs_out_of_time_says_how_much_is_left,
     a_tick_counts_what_it_never_came_to,
     no_answer_at_all_is_repeated_within_the_grace_by_the_same_tick,
@@ -70,6 +71,22 @@ async fn more_than_a_page_of_a_shard_is_looked_at(world: World) {
     let done = world.refresh(&process, json!({})).await;
     assert_eq!((&done["due"], &done["deferred"]), (&json!(450), &json!(450)), "{done}");
     assert_eq!(world.refresh(&process, json!({})).await["due"], 0);
+}
+
+async fn what_stays_due_hides_nothing_behind_it(world: World) {
+    let process = world.process().await;
+    world.install(&process, &location("behind")).await;
+    let mut stuck = world.items().await.remove(0);
+    stuck.remove("epoch");
+    stuck.insert("due_at".into(), AttributeValue::N("1".into()));
+    // More than a page that cannot even be read, and so stays due for good, all in the one shard.
+    for number in 0..210 {
+        stuck.insert("pk".into(), AttributeValue::S(format!("installation#location#stuck{number}")));
+        world.put(stuck.clone()).await;
+    }
+    world.advance(Duration::from_hours(20));
+    let done = world.refresh(&process, json!({})).await;
+    assert_eq!((&done["due"], &done["refreshed"]), (&json!(1), &json!(1)), "{done}");
 }
 
 async fn a_tick_that_runs_out_of_time_says_how_much_is_left(world: World) {
