@@ -94,11 +94,11 @@ PERMISSIONS = {
     | _secrets("AppSecret", "SealingSecret")
     | {("sqs:SendMessage", "RescueQueue", None)}
     | _logs_and_traces("CallbackLogs"),
-    "relay": _read_and_write("app#*", "caller-quota#*", "installation#*", "quota#*")
+    "relay": _read_and_write("app#*", "caller-quota#*", "installation#*", "minter-quota#*", "quota#*")
     | _secrets("AppSecret", "SealingSecret", "CallersSecret")
     | {("sqs:SendMessage", "RescueQueue", None)}
     | _logs_and_traces("RelayLogs"),
-    "refresh": _read_and_write("app#*", "caller-quota#(supposed)#*", "installation#*", "quota#*")
+    "refresh": _read_and_write("app#*", "installation#*", "minter-quota#*", "quota#*")
     | {("dynamodb:BatchGetItem", "Table", ("quota#*",))}
     | {("dynamodb:Query", "Table/index/due", None), ("dynamodb:Query", "Table/index/company", None)}
     | _secrets("AppSecret", "SealingSecret")

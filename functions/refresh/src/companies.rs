@@ -10,6 +10,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use shared::app::App;
 use shared::clock::Millis;
 use shared::installation::state::Status;
+use shared::quota::Endpoint;
 use shared::resource::Resource;
 use shared::table::StoreError;
 use shared::table::company::Task;
@@ -165,11 +166,12 @@ async fn ask(
     skip: usize,
     deadline: Millis,
 ) -> Result<Asked<Page>, Unfinished> {
-    app.quota.take(company, Some(deadline - ENOUGH)).await.map_err(|_| Unfinished::Permit)?;
+    let to = Endpoint::of(company, "/oauth/installedLocations");
+    app.quota.take(to, Some(deadline - ENOUGH)).await.map_err(|_| Unfinished::Permit)?;
     let asked = app.endpoint.installed_locations(company, access, skip).await;
     let (asked, heard) = asked.map_err(TokenError::from)?;
     if let Some((status, headers)) = heard.limits {
-        app.quota.observe(company, status, &headers).await?;
+        app.quota.observe(to, status, &headers).await?;
     }
     Ok(asked)
 }

@@ -14,7 +14,7 @@ use super::token_class;
 use super::upstream::{Attempt, Failure, Reply};
 use crate::caller::{Authorized, Caller};
 use crate::clock::Millis;
-use crate::quota::{Permit, QuotaError, Usage};
+use crate::quota::{Permit, QuotaError, ShareOwner, Usage};
 use crate::token::{Access, TokenError};
 
 /// Time that a wait for a permit leaves for the platform's answer.
@@ -167,12 +167,12 @@ impl<'a> Call<'a> {
 
     async fn take(&self) -> std::result::Result<Permit, QuotaError> {
         let Relay { quota, .. } = self.relay;
-        let resource = &self.request.resource;
+        let endpoint = self.request.endpoint();
         if let Some(share) = self.caller.requests_per_10s() {
-            let within = quota.take_within_share(self.caller.id(), resource, share, self.wait_until);
-            return Box::pin(within).await;
+            let owner = ShareOwner::Caller(self.caller.id());
+            return Box::pin(quota.take_within_share(owner, endpoint, share, self.wait_until)).await;
         }
-        quota.take(resource, self.wait_until).await
+        quota.take(endpoint, self.wait_until).await
     }
 
     async fn attempt(&mut self, access: &Access) -> std::result::Result<Reply, Failure> {
@@ -199,7 +199,7 @@ impl<'a> Call<'a> {
         let quota = &self.relay.quota;
         let resource = &self.request.resource;
         let learn = async {
-            quota.observe(resource, reply.status, &reply.headers).await?;
+            quota.observe(self.request.endpoint(), reply.status, &reply.headers).await?;
             if reply.status == StatusCode::TOO_MANY_REQUESTS {
                 return Box::pin(quota.usage(resource)).await.map(Some);
             }

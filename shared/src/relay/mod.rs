@@ -158,7 +158,7 @@ impl Relay {
         match &call.usage {
             Some(usage) => {
                 headers::tighten(&mut answer.headers, &platform, usage, self.app.config.limits.interval, now);
-                say_when(&mut answer, usage, self.quota.opens_at(&authorized.request().resource), now);
+                say_when(&mut answer, usage, || self.quota.opens_at(authorized.request().endpoint()), now);
             }
             None => headers::repeat_limits(&mut answer.headers, &platform),
         }
@@ -222,13 +222,13 @@ impl Relay {
 
 /// With a 429 of the platform goes the instant at which the relay sends again, whatever the platform said: it may say
 /// nothing, a date, or less than the relay holds back for. What it said is part of the closure if it is any longer.
-/// `opens_at` is that instant; without it, it is when all is free again.
-fn say_when(answer: &mut Answer, usage: &Usage, opens_at: Option<Millis>, now: Millis) {
+/// `opens_at` looks up that instant, for a 429 only; without it, it is when all is free again.
+fn say_when(answer: &mut Answer, usage: &Usage, opens_at: impl FnOnce() -> Option<Millis>, now: Millis) {
     if answer.source != Source::Platform || answer.status != StatusCode::TOO_MANY_REQUESTS {
         return;
     }
     let meter = if usage.daily.remaining == 0 { &usage.daily } else { &usage.burst };
-    headers::retry_after(&mut answer.headers, opens_at.unwrap_or(meter.resets_at), now);
+    headers::retry_after(&mut answer.headers, opens_at().unwrap_or(meter.resets_at), now);
 }
 
 /// One line a call: who, what and how long, never with which query, headers or body.
@@ -292,7 +292,14 @@ mod tests {
             let said = platform.map(|value| (header::RETRY_AFTER, HeaderValue::from_static(value)));
             let status = StatusCode::from_u16(status).expect("a status");
             let mut answer = Answer { status, source, headers: HeaderMap::from_iter(said), body: Bytes::new() };
-            say_when(&mut answer, &usage, opens_at, Millis(1_000));
+            let is_429_of_platform = (status.as_u16(), source) == (429, Source::Platform);
+            let asked = std::cell::Cell::new(false);
+            let look_up = || {
+                asked.set(true);
+                opens_at
+            };
+            say_when(&mut answer, &usage, look_up, Millis(1_000));
+            assert_eq!(asked.get(), is_429_of_platform, "the limiter is asked for a 429 of the platform only");
             let text = |name| answer.headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
             assert!(answer.headers.get_all(header::RETRY_AFTER).iter().count() <= 1);
             (text(header::RETRY_AFTER), text(headers::RETRY_AFTER_MS))

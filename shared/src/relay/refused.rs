@@ -44,6 +44,9 @@ impl Refused {
             LimitKind::Burst => (Code::BurstLimited, "burst", "the burst limit of this location or company is used up"),
             LimitKind::Daily => (Code::DailyLimited, "daily", "the daily limit of this location or company is used up"),
             LimitKind::Caller => (Code::BurstLimited, "caller", "this caller's own limit is used up"),
+            LimitKind::Endpoint => {
+                (Code::BurstLimited, "endpoint", "the platform's own limit of this endpoint is used up")
+            }
         };
         let problem = Problem::new(code, detail).retry_at(refusal.retry_at).with("limit", limit);
         // The usage of a caller's share is not that of the resource.
@@ -51,7 +54,7 @@ impl Refused {
         Self { problem: problem.into(), cause: None, usage }
     }
 
-    /// Which limit was used up, if that is why: `burst`, `daily` or `caller`.
+    /// Which limit was used up, if that is why: `burst`, `daily`, `caller` or `endpoint`.
     #[must_use]
     pub fn limit(&self) -> Option<&str> {
         let limited = matches!(self.problem.code, Code::BurstLimited | Code::DailyLimited);

@@ -5,6 +5,7 @@
 //! | `installation#location#ID`, `installation#company#ID` | state, lineage and sealed tokens of an installation | callback, refresh, relay, webhook |
 //! | `quota#location#ID`, `quota#company#ID` | the counters of a resource | relay, refresh |
 //! | `caller-quota#CALLER#location#ID`, … | the counters of a caller's share of a resource | relay |
+//! | `minter-quota#company#ID` | the counters of the share of a company that minting for placeholders has | relay, refresh |
 //! | `app#…` | what concerns the whole app, such as the breaker | refresh, relay |
 //! | `app#companies` | the companies that have the app, and what is to be done for them in the background | callback, refresh, webhook |
 //! | `app#company#ID` | how far the list of a company's locations was read | refresh |

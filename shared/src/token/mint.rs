@@ -15,7 +15,7 @@ use super::{Access, Grant, schedule};
 use crate::clock::{Clock, Millis};
 use crate::installation::state::{Attempt, Lineage, Status};
 use crate::lifecycle::Events;
-use crate::quota::{Quota, QuotaError};
+use crate::quota::{Endpoint, Quota, QuotaError, ShareOwner};
 use crate::resource::Resource;
 use crate::seal::Sealer;
 use crate::table::Table;
@@ -34,8 +34,8 @@ const LATE_PERMITS: usize = 3;
 /// In an interval a company is asked so often about locations that nobody but a caller has named: whoever asks for what
 /// does not exist must not use up what the others need.
 const SUPPOSED_BURST: u32 = 20;
-/// Who takes that share of the company's limit. No caller's id has parentheses.
-const SUPPOSED: &str = "(supposed)";
+/// The path of minting, whose limit may be its own.
+const PATH: &str = "/oauth/locationToken";
 
 /// A company and its token.
 #[derive(Clone, Debug)]
@@ -167,7 +167,7 @@ impl Minter {
             self.permit(claimant, &company.resource).await.map_err(Refused::Failed)?;
             let (asked, heard) = self.endpoint.mint(&company.resource, &company.access, location).await;
             if let Some((status, headers)) = heard.limits
-                && let Err(error) = self.quota.observe(&company.resource, status, &headers).await
+                && let Err(error) = self.quota.observe(Endpoint::of(&company.resource, PATH), status, &headers).await
             {
                 tracing::warn!(company = %company.resource, %error, "nothing was learnt from the platform's limits");
             }
@@ -241,11 +241,12 @@ impl Minter {
             Setback { status: None, due_at, retry_at, failures, note, told }
         };
         let supposed = claimant.location.minted.is_some_and(|minted| minted.supposed);
+        let to = Endpoint::of(company, PATH);
         for _ in 0..LATE_PERMITS {
             let permit = if supposed {
-                self.quota.take_within_share(SUPPOSED, company, SUPPOSED_BURST, Some(until)).await
+                self.quota.take_within_share(ShareOwner::Minter, to, SUPPOSED_BURST, Some(until)).await
             } else {
-                self.quota.take(company, Some(until)).await
+                self.quota.take(to, Some(until)).await
             };
             let permit = permit.map_err(refused)?;
             let now = self.clock.now();
