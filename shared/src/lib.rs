@@ -13,6 +13,7 @@ pub mod http_client;
 pub mod installation;
 pub mod lifecycle;
 pub mod log;
+pub mod platform;
 pub mod problem;
 pub mod process;
 pub mod quota;

@@ -179,7 +179,7 @@ impl<'a> Call<'a> {
         let request = self.request;
         let uri = target(&self.relay.app.config.api_url, &request.path, &request.query)
             .map_err(|reason| Failure::NotSent(reason.to_string()))?;
-        let mut headers = headers::to_platform(&request.headers, &request.path);
+        let mut headers = headers::to_platform(&request.headers, &request.method, &request.path);
         if self.history.asked_plainly {
             headers.remove(header::ACCEPT_ENCODING);
         }

@@ -125,7 +125,7 @@ impl Relay {
     /// # Errors
     /// It does not, or it needs a company's token and the company of the location that it names is not known.
     pub async fn resource_of(&self, request: &Unaddressed, caller: &Caller) -> Result<Resource, Refused> {
-        let location = match inference::infer(&request.method, &Parts::from(request)).map_err(Problem::from)? {
+        let location = match inference::infer(&Parts::from(request)).map_err(Problem::from)? {
             For::Resource(resource) => return Ok(resource),
             For::CompanyOf(location) => location,
         };

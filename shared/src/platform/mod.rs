@@ -1,0 +1,6 @@
+//! Everything that is known of the platform's behaviour, in one place. Pure.
+//!
+//! [`operations`] is the one table of the platform's operations: whose token they take, in which version, and where
+//! they name a location or company.
+
+pub mod operations;
