@@ -20,6 +20,7 @@ use crate::seal::DataKeys;
 use crate::secrets::{AppCredentials, Secret};
 use crate::table::Table;
 use crate::table::clock_check::ClockCheck;
+use crate::token::alarm::AppAlarms;
 use crate::token::endpoint::TokenEndpoint;
 use crate::token::mint::Minter;
 use crate::token::refresh::Refresher;
@@ -52,6 +53,8 @@ pub struct App {
     pub rescue: Option<RescueQueue>,
     /// Lifecycle events.
     pub events: Events,
+    /// Alarms of the whole app.
+    pub alarms: Arc<AppAlarms>,
     /// The limits of all resources.
     pub quota: Quota,
     /// The one refresh path.
@@ -135,17 +138,26 @@ impl App {
         let endpoint = TokenEndpoint::new(http_client::token_endpoint()?, &config.api_url, app_secret.clone());
         let bus = config.event_bus_name.clone().map(|name| (aws_sdk_eventbridge::Client::new(aws), name));
         let events = Events::new(bus, table.clone(), clock.clone());
+        let alarms = Arc::new(AppAlarms::new(table.clone(), clock.clone()));
         let refresher = Arc::new(Refresher::new(
             table.clone(),
             vault.clone(),
             endpoint.clone(),
             rescue.clone(),
             events.clone(),
+            alarms.clone(),
             clock.clone(),
         ));
         let quota = Quota::new(table.clone(), clock.clone(), config.limits);
-        let minter =
-            Minter::new(table.clone(), vault.clone(), endpoint.clone(), quota.clone(), events.clone(), clock.clone());
+        let minter = Minter::new(
+            table.clone(),
+            vault.clone(),
+            endpoint.clone(),
+            quota.clone(),
+            events.clone(),
+            alarms.clone(),
+            clock.clone(),
+        );
         Ok(Self {
             installations: Installations::new(
                 table.clone(),
@@ -156,6 +168,7 @@ impl App {
             ),
             rescue,
             events,
+            alarms,
             quota,
             tokens: Tokens::new(table.clone(), vault.clone(), refresher.clone(), minter, clock.clone()),
             refresher,

@@ -15,7 +15,7 @@ use shared::table::StoreError;
 use shared::table::company::Task;
 use shared::table::installation::{Installation, LEASE};
 use shared::table::minted::Learnt;
-use shared::token::company_api::{Asked, PAGE, Page};
+use shared::token::company_api::{Asked, Otherwise, PAGE, Page};
 use shared::token::{Access, TokenError};
 
 /// How many locations are written at once.
@@ -143,19 +143,34 @@ async fn page(app: &App, company: &Resource, skip: usize, deadline: Millis) -> R
     expect_time(app, deadline)?;
     let access = app.tokens.access(company, deadline).await?;
     let mut asked = ask(app, company, &access, skip, deadline).await?;
-    if matches!(asked, Asked::TokenRefused) {
-        let renewed = app.tokens.renew(company, &access, deadline).await?;
-        asked = ask(app, company, &renewed, skip, deadline).await?;
+    let (renewed, doubted) = match &asked {
+        Err(Otherwise::TokenRefused) => (Some(app.tokens.renew(company, &access, deadline).await?), false),
+        Err(Otherwise::TokenDoubted(_)) => (app.tokens.renew_doubted(company, &access, deadline).await.ok(), true),
+        _ => (None, false),
+    };
+    if let Some(renewed) = &renewed {
+        asked = ask(app, company, renewed, skip, deadline).await?;
     }
-    match asked {
-        Asked::Got(page) => Ok(page),
-        Asked::NotAllowed(text) => {
-            tracing::error!(alarm = "not_allowed", %company, text,
-                "a company's locations cannot be read: does the app have the scope oauth.readonly?");
-            Err(Unfinished::Platform(text))
+    let otherwise = match asked {
+        Ok(page) => {
+            let used = renewed.as_ref().unwrap_or(&access);
+            app.tokens.worked(company, used);
+            if doubted {
+                app.tokens.renewal_helped(company, used).await;
+            }
+            return Ok(page);
         }
-        otherwise => Err(Unfinished::Platform(format!("{otherwise:?}"))),
+        Err(otherwise) => otherwise,
+    };
+    match &otherwise {
+        Otherwise::NotAllowed(said) => app.alarms.not_allowed(company, "oauth.readonly", said).await,
+        Otherwise::NotReached => app.alarms.not_reached(company).await,
+        _ => {}
     }
+    if let Some((status, said)) = otherwise.unclassified() {
+        app.alarms.unclassified(company, status, said).await;
+    }
+    Err(Unfinished::Platform(format!("{otherwise:?}")))
 }
 
 async fn ask(

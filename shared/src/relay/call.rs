@@ -14,6 +14,7 @@ use super::token_class;
 use super::upstream::{Attempt, Failure, Reply};
 use crate::caller::{Authorized, Caller};
 use crate::clock::Millis;
+use crate::platform::refusal::Refusal;
 use crate::quota::{Permit, QuotaError, Usage};
 use crate::token::{Access, TokenError};
 
@@ -63,6 +64,8 @@ impl<'a> Call<'a> {
         let mut access = self.access().await?;
         // An answer that is passed on if there is neither permit nor time for another attempt.
         let mut in_hand: Option<Reply> = None;
+        // Whether the token was renewed because of a 401 that nobody has classified.
+        let mut doubted = false;
         loop {
             let permitted = self.permit().await;
             if let (Err(_), Some(reply)) = (&permitted, in_hand.take()) {
@@ -71,13 +74,15 @@ impl<'a> Call<'a> {
             permitted?;
             let result = self.attempt(&access).await;
             let outcome = outcome(&result);
-            let in_vain = self.relay.no_token_helps(self.request, &access, outcome, self.history.renewed);
-            let decision = if in_vain { Next::PassOn } else { next(&self.request.method, outcome, self.history) };
-            match (decision, result) {
-                (Next::Renew, Ok(reply)) => match self.renew(&access).await? {
-                    Some(renewed) => access = renewed,
-                    None => return Ok(reply),
-                },
+            self.learn_of_token(&access, outcome, doubted, result.as_ref().ok()).await;
+            match (next(&self.request.method, outcome, self.history), result) {
+                (Next::Renew, Ok(reply)) => {
+                    doubted = matches!(outcome, Outcome::Answered(_, Some(Unauthorized::Unknown)));
+                    match self.renew(&access, doubted).await? {
+                        Some(renewed) => access = renewed,
+                        None => return Ok(reply),
+                    }
+                }
                 (Next::AskPlainly, Ok(_)) => self.history.asked_plainly = true,
                 (Next::Wait, Ok(reply)) => {
                     self.history.waits += 1;
@@ -111,16 +116,46 @@ impl<'a> Call<'a> {
         access.map_err(|error| Refused::by_token(&error, self.relay.now()))
     }
 
-    /// Another token, or none if the platform's 401 should be passed on.
-    async fn renew(&mut self, used: &Access) -> Result<Option<Access>> {
+    /// Another token, or none if the platform's 401 should be passed on. `doubted` says that nobody has classified it.
+    async fn renew(&mut self, used: &Access, doubted: bool) -> Result<Option<Access>> {
         self.history.renewed = true;
-        let started = self.relay.now();
-        let access = self.relay.app.tokens.renew(&self.request.resource, used, self.deadline).await;
+        let (tokens, resource, started) = (&self.relay.app.tokens, &self.request.resource, self.relay.now());
+        let access = if doubted {
+            tokens.renew_doubted(resource, used, self.deadline).await
+        } else {
+            tokens.renew(resource, used, self.deadline).await
+        };
         self.got_token(started, access.as_ref().ok());
         match access {
             Ok(access) => Ok(Some(access)),
             Err(TokenError::RecentlyForced) => Ok(None),
+            // A token that may well be good and cannot be renewed now is no fault of ours to tell of.
+            Err(error)
+                if doubted && !matches!(error, TokenError::Revoked | TokenError::ReauthorizationRequired { .. }) =>
+            {
+                Ok(None)
+            }
             Err(error) => Err(Refused::by_token(&error, self.relay.now())),
+        }
+    }
+
+    /// What an answer says of the token that it was asked with. `renewed_in_doubt` says that this token came of a renewal
+    /// whose reason was a 401 that nobody has classified.
+    async fn learn_of_token(&self, used: &Access, outcome: Outcome, renewed_in_doubt: bool, reply: Option<&Reply>) {
+        let (app, resource) = (&self.relay.app, &self.request.resource);
+        match outcome {
+            Outcome::Answered(status, _) if status.is_success() => {
+                app.tokens.worked(resource, used);
+                if renewed_in_doubt {
+                    app.tokens.renewal_helped(resource, used).await;
+                }
+            }
+            // A refresh token was spent in vain: the text should be known.
+            Outcome::Answered(status, Some(Unauthorized::Unknown)) if renewed_in_doubt => {
+                let said = reply.map(|reply| Refusal::read(status, &reply.body).sample).unwrap_or_default();
+                app.alarms.unclassified(resource, status, &said).await;
+            }
+            _ => {}
         }
     }
 

@@ -14,8 +14,7 @@ pub mod retry;
 pub mod token_class;
 pub mod upstream;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -29,20 +28,16 @@ use crate::problem::{Code, Problem};
 use crate::quota::{Meter, Quota, Usage};
 use crate::resource::Resource;
 use crate::secrets::Secret;
-use crate::token::Access;
 use answer::{Answer, Source};
 use call::{Call, Course};
 use inference::For;
 use named::Parts;
 use refused::Refused;
-use request::{Request, Unaddressed};
-use retry::{Outcome, Unauthorized};
+use request::Unaddressed;
 use upstream::Reply;
 
 /// How much later than a call everything else gives up.
 const BEYOND_THE_DEADLINE: Duration = Duration::from_millis(100);
-/// How many resources are remembered whose 401 no renewal helps.
-const REMEMBERED: usize = 1_000;
 
 /// The relay's operation. One a process.
 pub struct Relay {
@@ -50,8 +45,6 @@ pub struct Relay {
     quota: Quota,
     callers: Secret<Callers>,
     client: http_client::Relayed,
-    /// The token (epoch and generation) that answered with a 401 of unknown text although it had just been renewed.
-    not_helped: Mutex<HashMap<Resource, (u64, u64)>>,
 }
 
 /// What a call has from the event that brought it.
@@ -78,7 +71,6 @@ impl Relay {
             quota: app.quota.clone(),
             callers: Secret::new(secrets, id, app.clock.clone(), Callers::parse),
             client: http_client::relayed()?,
-            not_helped: Mutex::default(),
             app,
         })
     }
@@ -202,21 +194,6 @@ impl Relay {
             "token_expires_at": standing.token_expires_at.map(Millis::rfc3339),
             "quota": {"burst": meter(&usage.burst), "daily": meter(&usage.daily)},
         }))
-    }
-
-    /// Whether a 401 of unknown text came although the token had just been renewed because of one. It is remembered
-    /// with the token, so that the next call does not renew it in vain again.
-    fn no_token_helps(&self, request: &Request, used: &Access, outcome: Outcome, renewed: bool) -> bool {
-        let Outcome::Answered(_, Some(Unauthorized::Unknown)) = outcome else { return false };
-        let lineage = (used.epoch, used.generation);
-        let mut not_helped = self.not_helped.lock().unwrap_or_else(PoisonError::into_inner);
-        if renewed {
-            if not_helped.len() >= REMEMBERED {
-                not_helped.clear();
-            }
-            not_helped.insert(request.resource.clone(), lineage);
-        }
-        not_helped.get(&request.resource) == Some(&lineage)
     }
 }
 

@@ -157,7 +157,8 @@ impl Table {
         Ok(matches!(written(result)?, Written::Applied(_)))
     }
 
-    /// Lets a location whose own grant was refused be minted from its company instead. Only the holder of the lease can.
+    /// Lets a location whose own grant was refused be minted from its company instead, which has `company_epoch`. Its
+    /// access token may be good for hours and stays until then. Only the holder of the lease can.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -166,6 +167,7 @@ impl Table {
         location: &Resource,
         lineage: Lineage,
         attempt: &Attempt,
+        company_epoch: u64,
         now: Millis,
     ) -> Result<Changed, StoreError> {
         let result = self
@@ -174,10 +176,11 @@ impl Table {
                 "epoch = :epoch AND generation = :generation AND attempt = :attempt AND attribute_not_exists(alternate)",
             )
             .update_expression(
-                "SET #status = :active, minted = :true, failures = :zero, due_at = :due, due_shard = :shard \
-                 REMOVE access_token, refresh_token, access_issued_at, access_expires_at, attempt, lease_ends_at",
+                "SET #status = :active, minted = :true, failures = :zero, due_at = :due, due_shard = :shard, \
+                 company_epoch = :company_epoch REMOVE refresh_token, attempt, lease_ends_at",
             )
             .status(":active", Status::Active)
+            .expression_attribute_values(":company_epoch", n(company_epoch))
             .expression_attribute_values(":true", AttributeValue::Bool(true))
             .expression_attribute_values(":zero", n(0))
             .by(attempt)
@@ -222,8 +225,8 @@ impl Table {
         changed(written(result)?, committed_by(attempt))
     }
 
-    /// Gives the lease back because no company that is known has the app in the location. Its token is erased, and
-    /// nobody asks again before `until`.
+    /// Gives the lease back because no company that is known has the app in the location. Its token, which works no
+    /// longer, is erased, and nobody asks again before `until`.
     ///
     /// # Errors
     /// [`StoreError`].

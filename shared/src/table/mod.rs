@@ -6,6 +6,7 @@
 //! | `quota#location#ID`, `quota#company#ID` | the counters of a resource | relay, refresh |
 //! | `caller-quota#CALLER#location#ID`, … | the counters of a caller's share of a resource | relay |
 //! | `app#…` | what concerns the whole app, such as the breaker | refresh, relay |
+//! | `app#alarm#NAME` | when an alarm of the whole app was last raised | refresh, relay |
 //! | `app#companies` | the companies that have the app, and what is to be done for them in the background | callback, refresh, webhook |
 //! | `app#company#ID` | how far the list of a company's locations was read | refresh |
 //! | `webhook#ID` | a webhook that was dealt with | webhook |
@@ -18,6 +19,7 @@
 //! Counters stand apart from installations, so that traffic never makes the commit of a token pair fail.
 //! `expires_at` (seconds) is the TTL attribute.
 
+pub mod alarm;
 pub mod app;
 pub mod clock_check;
 pub mod company;

@@ -6,9 +6,10 @@ use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::endpoint::{BadGrant, MOST_BYTES, PRESENTATION, TokenEndpoint, encode_form, message, read_grant};
+use super::endpoint::{BadGrant, MOST_BYTES, PRESENTATION, TokenEndpoint, encode_form, read_grant};
 use super::{Access, Grant};
-use crate::relay::retry::Unauthorized;
+use crate::platform::refusal::{Meaning, Refusal};
+use crate::platform::text;
 use crate::resource::Resource;
 use crate::secrets::{FRESH, SecretError};
 
@@ -22,27 +23,51 @@ const LISTING: Duration = Duration::from_secs(10);
 const MOST_BYTES_OF_A_PAGE: usize = 16 * MOST_BYTES;
 
 /// What asking with a company's token came to.
-#[derive(Debug)]
-pub enum Asked<T> {
-    /// What was asked for.
-    Got(T),
+pub type Asked<T> = Result<T, Otherwise>;
+
+/// Everything but what was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Otherwise {
     /// No connection, no answer, a 5xx, or an answer that cannot be read. All of it can be asked again.
     Unanswered(&'static str),
+    /// A page of what stands in front of the platform. It can be asked again.
+    NotReached,
     /// 429.
     Throttled {
         /// What the platform asks for, if it does.
         retry_after: Option<Duration>,
     },
-    /// The platform does not take the company's token; another one may help.
+    /// The company's token is expired or garbled; another one helps.
     TokenRefused,
+    /// A 401 that nobody has classified, and its text; another token may help.
+    TokenDoubted(String),
     /// The token is good, and this is not allowed with it: a scope is missing, or it is no company's.
     NotAllowed(String),
     /// The location is paused.
     Suspended,
-    /// The company does not have the app there.
+    /// The company does not have the app there, or has no such location.
     Absent,
+    /// An answer that nobody has classified. It says nothing about the installation.
+    Unclassified {
+        /// Its status.
+        status: StatusCode,
+        /// Its text, cut and cleaned.
+        said: String,
+    },
     /// A grant for another location than the one asked for.
     WrongTenant,
+}
+
+impl Otherwise {
+    /// The status and the text of an answer that nobody has classified.
+    #[must_use]
+    pub fn unclassified(&self) -> Option<(StatusCode, &str)> {
+        match self {
+            Self::TokenDoubted(said) => Some((StatusCode::UNAUTHORIZED, said)),
+            Self::Unclassified { status, said } => Some((*status, said)),
+            _ => None,
+        }
+    }
 }
 
 /// An answer as far as the limits are concerned.
@@ -71,16 +96,13 @@ impl TokenEndpoint {
             .header(http::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(encode_form(form.iter()));
         let (answer, heard) = ask(request.timeout(PRESENTATION), access, MOST_BYTES).await;
-        let asked = match answer {
-            Ok(body) => match read_grant(&body, Some(location)) {
-                // A company's own token for a location's would open all of its locations.
-                Ok(grant) if grant.company.as_deref().is_some_and(|id| id != company.id()) => Asked::WrongTenant,
-                Ok(grant) => Asked::Got(grant.into()),
-                Err(BadGrant::Unreadable) => Asked::Unanswered("a grant that cannot be read"),
-                Err(BadGrant::WrongTenant) => Asked::WrongTenant,
-            },
-            Err(otherwise) => otherwise.into(),
-        };
+        let asked = answer.and_then(|body| match read_grant(&body, Some(location)) {
+            // A company's own token for a location's would open all of its locations.
+            Ok(grant) if grant.company.as_deref().is_some_and(|id| id != company.id()) => Err(Otherwise::WrongTenant),
+            Ok(grant) => Ok(grant.into()),
+            Err(BadGrant::Unreadable) => Err(Otherwise::Unanswered("a grant that cannot be read")),
+            Err(BadGrant::WrongTenant) => Err(Otherwise::WrongTenant),
+        });
         (asked, heard)
     }
 
@@ -106,35 +128,9 @@ impl TokenEndpoint {
         let mut url = self.beside("/oauth/installedLocations");
         url.set_query(Some(&encode_form(query.iter())));
         let (answer, heard) = ask(self.http.get(url).timeout(LISTING), access, MOST_BYTES_OF_A_PAGE).await;
-        let asked = match answer {
-            Ok(body) => read_page(body).map_or(Asked::Unanswered("a list that cannot be read"), Asked::Got),
-            Err(otherwise) => otherwise.into(),
-        };
+        let unreadable = Otherwise::Unanswered("a list that cannot be read");
+        let asked = answer.and_then(|body| read_page(body).ok_or(unreadable));
         Ok((asked, heard))
-    }
-}
-
-/// Everything but an answer that holds what was asked for.
-#[derive(Debug, PartialEq)]
-enum Otherwise {
-    Unanswered(&'static str),
-    Throttled { retry_after: Option<Duration> },
-    TokenRefused,
-    NotAllowed(String),
-    Suspended,
-    Absent,
-}
-
-impl<T> From<Otherwise> for Asked<T> {
-    fn from(otherwise: Otherwise) -> Self {
-        match otherwise {
-            Otherwise::Unanswered(why) => Self::Unanswered(why),
-            Otherwise::Throttled { retry_after } => Self::Throttled { retry_after },
-            Otherwise::TokenRefused => Self::TokenRefused,
-            Otherwise::NotAllowed(text) => Self::NotAllowed(text),
-            Otherwise::Suspended => Self::Suspended,
-            Otherwise::Absent => Self::Absent,
-        }
     }
 }
 
@@ -170,34 +166,24 @@ async fn ask(
 }
 
 fn classify(status: StatusCode, retry_after: Option<u64>, body: &[u8]) -> Result<Map<String, Value>, Otherwise> {
-    let json = serde_json::from_slice::<Value>(body).ok();
     if status.is_success() {
-        return match json {
+        return match text::json(body) {
             Some(Value::Object(body)) => Ok(body),
             _ => Err(Otherwise::Unanswered("an answer that cannot be read")),
         };
     }
-    if status == StatusCode::TOO_MANY_REQUESTS {
-        return Err(Otherwise::Throttled { retry_after: retry_after.map(Duration::from_secs) });
-    }
-    if !status.is_client_error() || status == StatusCode::REQUEST_TIMEOUT {
-        return Err(Otherwise::Unanswered("a status that says nothing"));
-    }
-    // What is no JSON comes from something before the platform and not from it.
-    let Some(json) = json else { return Err(Otherwise::Unanswered("a refusal that cannot be read")) };
-    let text = message(&json);
-    let lower = text.to_ascii_lowercase();
-    Err(if status == StatusCode::UNAUTHORIZED {
-        match Unauthorized::of(None, body) {
-            Unauthorized::NotTheToken => Otherwise::NotAllowed(text),
-            _ => Otherwise::TokenRefused,
-        }
-    } else if lower.contains("location is not active") {
-        Otherwise::Suspended
-    } else if lower.contains("timeout after") {
-        Otherwise::Unanswered("the platform's own time-out")
-    } else {
-        Otherwise::Absent
+    let Refusal { meaning, sample, .. } = Refusal::read(status, body);
+    Err(match meaning {
+        Meaning::ServerError | Meaning::Redirected => Otherwise::Unanswered("a status that says nothing"),
+        Meaning::TimedOut => Otherwise::Unanswered("the platform's own time-out"),
+        Meaning::NotReached => Otherwise::NotReached,
+        Meaning::Throttled => Otherwise::Throttled { retry_after: retry_after.map(Duration::from_secs) },
+        Meaning::AccessTokenInvalid => Otherwise::TokenRefused,
+        Meaning::NotAllowed => Otherwise::NotAllowed(sample),
+        Meaning::Inactive => Otherwise::Suspended,
+        Meaning::NoAccessToLocation | Meaning::LocationNotFound | Meaning::NotInstalled => Otherwise::Absent,
+        Meaning::Unknown if status == StatusCode::UNAUTHORIZED => Otherwise::TokenDoubted(sample),
+        _ => Otherwise::Unclassified { status, said: sample },
     })
 }
 
@@ -232,16 +218,28 @@ mod tests {
         let of = |status: u16, body: &str| {
             classify(StatusCode::from_u16(status).expect("a status"), None, body.as_bytes()).expect_err("no grant")
         };
+        let unclassified = |status: u16, said: &str| Otherwise::Unclassified {
+            status: StatusCode::from_u16(status).expect("a status"),
+            said: said.into(),
+        };
         for (status, body, meaning) in [
             (401, r#"{"message":"Invalid JWT"}"#, Otherwise::TokenRefused),
-            (401, r#"{"message":"something new"}"#, Otherwise::TokenRefused),
+            (401, r#"{"error":{"message":"Invalid token: access token is invalid"}}"#, Otherwise::TokenRefused),
+            (401, r#"{"message":"Something new"}"#, Otherwise::TokenDoubted("Something new".into())),
             (403, r#"{"message":"The token does not have access to this location."}"#, Otherwise::Absent),
             (404, r#"{"message":"Location not found"}"#, Otherwise::Absent),
+            (400, r#"{"message":"App is not installed"}"#, Otherwise::Absent),
             (400, r#"{"message":"Location is not active"}"#, Otherwise::Suspended),
+            (400, r#"{"message":"Something new"}"#, unclassified(400, "Something new")),
+            (403, r#"{"message":"Forbidden"}"#, unclassified(403, "Forbidden")),
+            (404, r#"{"message":"Company not found"}"#, unclassified(404, "Company not found")),
+            (422, r#"{"message":["companyId must be a string"]}"#, unclassified(422, "companyId must be a string")),
+            (404, "Not Found", unclassified(404, "Not Found")),
             (429, "", Otherwise::Throttled { retry_after: None }),
             (500, "{}", Otherwise::Unanswered("a status that says nothing")),
             (302, "", Otherwise::Unanswered("a status that says nothing")),
-            (403, "<html>", Otherwise::Unanswered("a refusal that cannot be read")),
+            (403, "<html>", Otherwise::NotReached),
+            (403, "error code: 1020", Otherwise::NotReached),
             (
                 400,
                 r#"{"message":"Request Timeout after 30000ms"}"#,
@@ -251,7 +249,7 @@ mod tests {
         ] {
             assert_eq!(of(status, body), meaning, "{status} {body}");
         }
-        let scope = of(401, r#"{"message":"The token is not authorized for this scope."}"#);
+        let scope = of(401, r#"{"error":{"message":"The token is not authorized for this scope."}}"#);
         assert!(matches!(scope, Otherwise::NotAllowed(_)), "{scope:?}");
     }
 

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::company_api::Asked;
+use super::alarm::AppAlarms;
+use super::company_api::Otherwise;
 use super::endpoint::{PRESENTATION, TokenEndpoint};
 use super::pair::{Pair, Slot};
 use super::refresh::setback::outcome_of;
@@ -53,6 +54,7 @@ pub struct Minter {
     endpoint: TokenEndpoint,
     quota: Quota,
     events: Events,
+    alarms: Arc<AppAlarms>,
     clock: Clock,
 }
 
@@ -93,9 +95,10 @@ impl Minter {
         endpoint: TokenEndpoint,
         quota: Quota,
         events: Events,
+        alarms: Arc<AppAlarms>,
         clock: Clock,
     ) -> Self {
-        Self { table, vault, endpoint, quota, events, clock }
+        Self { table, vault, endpoint, quota, events, alarms, clock }
     }
 
     /// Mints the token of a location that was seen in lineage `seen`, from the first of `companies` that has the app
@@ -122,7 +125,7 @@ impl Minter {
         }
         match setback {
             Some(setback) => self.set_back(&claimant, setback).await,
-            None => self.absent(&claimant).await,
+            None => self.absent(&claimant, why, companies).await,
         }
     }
 
@@ -146,7 +149,8 @@ impl Minter {
             now,
             lease_ends_at: now + LEASE,
             given_up_too: why == Why::Operator,
-            forced_before: (why == Why::Forced).then_some(now - schedule::FORCED_APART),
+            forced_before: why.forced_apart().map(|apart| now - apart),
+            doubted: why == Why::Doubted,
             minting: true,
         };
         match self.table.claim(&claim).await.map_err(|error| Refreshed::Failed(Failure::Store(error)))? {
@@ -172,7 +176,7 @@ impl Minter {
                 tracing::warn!(company = %company.resource, %error, "nothing was learnt from the platform's limits");
             }
             tries += 1;
-            if tries == TRIES || !matches!(asked, Asked::Unanswered(_)) {
+            if tries == TRIES || !matches!(asked, Err(Otherwise::Unanswered(_))) {
                 break asked;
             }
         };
@@ -193,21 +197,37 @@ impl Minter {
             note,
             told,
         };
-        Err(Refused::Failed(match asked {
-            Asked::Got(grant) => return Ok(grant),
-            Asked::Absent => return Err(Refused::Absent),
-            Asked::Unanswered(why) => later(why),
-            Asked::Throttled { retry_after } => {
+        let otherwise = match asked {
+            Ok(grant) => return Ok(grant),
+            Err(otherwise) => otherwise,
+        };
+        if let Some((status, said)) = otherwise.unclassified() {
+            self.alarms.unclassified(location, status, said).await;
+        }
+        let company_refused = |why| Setback {
+            failures: claimant.location.failures,
+            told: Failure::CompanyRefused(Box::new(company.clone()), why),
+            ..later("the company's token is refused")
+        };
+        Err(Refused::Failed(match otherwise {
+            Otherwise::Absent => return Err(Refused::Absent),
+            Otherwise::Unanswered(why) => later(why),
+            Otherwise::NotReached => {
+                self.alarms.not_reached(location).await;
+                later("the platform was not reached")
+            }
+            Otherwise::Throttled { retry_after } => {
                 let retry_at = now + retry_after.unwrap_or(Duration::from_secs(10)).min(Duration::from_mins(30));
                 let told = Failure::TryAgain(retry_at);
                 Setback { due_at: retry_at, retry_at: Some(retry_at), told, ..later("throttled") }
             }
-            Asked::TokenRefused => Setback {
-                failures: claimant.location.failures,
-                told: Failure::CompanyRefused(Box::new(company.clone())),
-                ..later("the company's token is refused")
-            },
-            Asked::Suspended => Setback {
+            Otherwise::TokenRefused => company_refused(Why::Forced),
+            Otherwise::TokenDoubted(_) => company_refused(Why::Doubted),
+            // It says nothing about the installation, whose token goes on.
+            Otherwise::Unclassified { .. } => {
+                blocked("an unclassified answer", Failure::TryAgain(now + schedule::RETRY_ON_DEMAND))
+            }
+            Otherwise::Suspended => Setback {
                 status: Some(Status::Suspended),
                 due_at: schedule::after_suspended(now, random),
                 retry_at: None,
@@ -215,12 +235,11 @@ impl Minter {
                 note: "the location is not active",
                 told: Failure::Suspended(now + schedule::RETRY_ON_DEMAND),
             },
-            Asked::NotAllowed(message) => {
-                tracing::error!(alarm = "not_allowed", company = %company.resource, said = message,
-                    "a company's token may not mint: does the app have the scope oauth.write?");
+            Otherwise::NotAllowed(said) => {
+                self.alarms.not_allowed(&company.resource, "oauth.write", &said).await;
                 blocked("not allowed", Failure::Misconfigured("the company's token may not mint"))
             }
-            Asked::WrongTenant => {
+            Otherwise::WrongTenant => {
                 tracing::error!(alarm = "wrong_tenant", resource = %location,
                     "a grant for another location or company was refused");
                 blocked("wrong tenant", Failure::TryAgain(now + schedule::RETRY_ON_DEMAND))
@@ -279,8 +298,21 @@ impl Minter {
         Refreshed::Renewed(pair.to_access(from.next()))
     }
 
-    /// No company has the app there. Whoever once installed it there by hand is asked to do so again.
-    async fn absent(&self, claimant: &Claimant) -> Refreshed {
+    /// No company has the app there. A token that still works is used to its end all the same; after that, if there was
+    /// a grant of its own, the customer is asked to install it again.
+    async fn absent(&self, claimant: &Claimant, why: Why, companies: &[Company]) -> Refreshed {
+        if why != Why::Forced && has_token(&claimant.location, companies, self.clock.now()) {
+            let (now, failures) = (self.clock.now(), claimant.location.failures + 1);
+            let setback = Setback {
+                status: None,
+                due_at: schedule::after_blocked(now, fastrand::f64()),
+                retry_at: None,
+                failures,
+                note: "no known company has the app there, and the token still works",
+                told: Failure::NotInstalled,
+            };
+            return self.set_back(claimant, setback).await;
+        }
         let Installation { resource, lineage, failures, .. } = &claimant.location;
         let reinstall_url = claimant.location.reinstall_url();
         let (settled, told) = if reinstall_url.is_some() {
@@ -314,4 +346,12 @@ impl Minter {
         tracing::warn!(%resource, outcome = outcome_of(status), failures, stored = settled.is_ok(), note, Refreshes = 1, "token not minted");
         Refreshed::Failed(told)
     }
+}
+
+/// Whether a location has an access token that works for all that is known, and that comes from the present
+/// installation of the companies.
+fn has_token(location: &Installation, companies: &[Company], now: Millis) -> bool {
+    let epoch = location.minted.unwrap_or_default().company_epoch;
+    let is_current = companies.iter().all(|company| company.access.epoch <= epoch);
+    is_current && location.pair.as_ref().is_some_and(|pair| now < pair.access_expires_at)
 }

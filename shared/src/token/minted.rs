@@ -86,9 +86,14 @@ impl Tokens {
             let location = &stored.resource;
             let companies = self.sources(stored, deadline).await?;
             let minted = self.minter.mint(location, stored.lineage, why, &companies, deadline).await;
-            let Refreshed::Failed(Failure::CompanyRefused(refused)) = minted else { return Ok(minted) };
+            let Refreshed::Failed(Failure::CompanyRefused(refused, why)) = minted else {
+                if let (Refreshed::Renewed(_), [company]) = (&minted, &companies[..]) {
+                    self.worked(&company.resource, &company.access);
+                }
+                return Ok(minted);
+            };
             let Company { resource, access } = *refused;
-            let renewed = self.renew(&resource, &access, deadline).await.map_err(|error| match error {
+            let renewed = self.renew_because(&resource, &access, why, deadline).await.map_err(|error| match error {
                 // It was renewed a moment ago and is refused again: that is the platform's to mend.
                 TokenError::RecentlyForced => {
                     TokenError::InProgress { retry_at: self.clock.now() + schedule::FORCED_APART }
@@ -96,7 +101,14 @@ impl Tokens {
                 error => error,
             })?;
             let company = [Company { resource, access: renewed }];
-            Ok(self.minter.mint(location, stored.lineage, Why::Due, &company, deadline).await)
+            let minted = self.minter.mint(location, stored.lineage, Why::Due, &company, deadline).await;
+            if let (Refreshed::Renewed(_), [Company { resource, access }]) = (&minted, &company) {
+                self.worked(resource, access);
+                if why == Why::Doubted {
+                    self.renewal_helped(resource, access).await;
+                }
+            }
+            Ok(minted)
         })
     }
 

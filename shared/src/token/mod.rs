@@ -1,5 +1,6 @@
 //! The life of a token pair: the token endpoint, the one refresh path, and what a reader gets.
 
+pub mod alarm;
 pub mod bearer;
 pub mod breaker;
 pub mod company_api;
@@ -33,6 +34,9 @@ pub struct Access {
     pub epoch: u64,
     /// Lineage of the token pair.
     pub generation: u64,
+    /// It came of a renewal whose reason was a 401 that nobody has classified: such an answer is no reason to renew it
+    /// again.
+    pub doubted: bool,
 }
 
 /// Why there is no access token.

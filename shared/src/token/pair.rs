@@ -85,6 +85,7 @@ impl Pair {
             expires_at: self.expires_at,
             epoch: lineage.epoch,
             generation: lineage.generation,
+            doubted: false,
         }
     }
 }

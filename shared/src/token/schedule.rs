@@ -20,6 +20,15 @@ pub const RETRY_ON_DEMAND: Duration = Duration::from_mins(1);
 /// A refused access token forces a refresh at most so often.
 pub const FORCED_APART: Duration = Duration::from_mins(1);
 
+/// An access token that was refused with a text that nobody has classified forces a refresh at most so often.
+pub const DOUBTED_APART: Duration = Duration::from_hours(1);
+/// An access token that has worked within this time is not renewed because of such a text at all.
+pub const WORKED_LATELY: Duration = Duration::from_mins(5);
+/// A location or company that the platform does not know is given up after this, and not before it has said so…
+const GONE: Duration = Duration::from_hours(24);
+/// …this often.
+const GONE_TRIES: u32 = 3;
+
 /// For so long the platform answers a refresh token again that it has already taken (its changelog: "30 seconds").
 pub const GRACE: Duration = Duration::from_secs(30);
 
@@ -45,6 +54,12 @@ pub fn freshness(issued: Millis, expires: Millis, now: Millis) -> Freshness {
     } else {
         Freshness::Fresh
     }
+}
+
+/// Whether the platform has said long and often enough that it does not know a location or company.
+#[must_use]
+pub fn is_gone(since: Millis, tries: u32, now: Millis) -> bool {
+    tries >= GONE_TRIES && now.since(since) >= GONE
 }
 
 /// A uniformly random instant between two parts (in hundredths) of a span that begins at `from`.
@@ -122,6 +137,13 @@ mod tests {
             (60_000, 12_000, Freshness::Stale),
         ] {
             assert_eq!(freshness(Millis(0), Millis(life), Millis(life - left)), freshness_, "{life} {left}");
+        }
+    }
+
+    #[test]
+    fn what_the_platform_does_not_know_is_given_up_after_a_day_of_it() {
+        for (hours, tries, gone) in [(0, 1, false), (24, 2, false), (23, 9, false), (24, 3, true), (99, 3, true)] {
+            assert_eq!(is_gone(Millis(0), tries, Millis(hours * HOUR)), gone, "{hours} h, {tries} times");
         }
     }
 

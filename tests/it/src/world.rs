@@ -367,6 +367,15 @@ impl World {
         self.assert_nothing_logged();
     }
 
+    /// How often an alarm was raised about resources whose id begins with `prefix`, since the story began. The stories of a
+    /// process share its log, so the prefix must be this story's own.
+    #[must_use]
+    pub fn alarms(&self, alarm: &str, prefix: &str) -> usize {
+        let (alarm, resource) = (format!("\"alarm\":\"{alarm}\""), format!(":{prefix}"));
+        let lines = &lines()[self.lines_before..];
+        lines.iter().filter(|line| line.contains(&alarm) && line.contains(&resource)).count()
+    }
+
     /// No line that was written since the story began tells a secret of it.
     fn assert_nothing_logged(&self) {
         let secrets = self.market.every_secret();

@@ -23,6 +23,7 @@ use shared::relay::path::Path;
 use shared::relay::request::Request;
 use shared::relay::{Invocation, Relay};
 use shared::resource::Resource;
+use shared::token::refresh::{Failure, Refreshed, Why};
 use shared::token::{Access, TokenError};
 use webhook::listener::Listener;
 
@@ -46,6 +47,11 @@ it::stories!(
     an_uninstall_of_a_location_stops_it_alone,
     a_webhook_that_cannot_be_stored_is_asked_for_again,
     what_needs_the_companys_token_is_refused_for_a_location,
+    an_answer_that_nobody_knows_to_minting_costs_no_token,
+    a_minted_token_is_used_to_its_end_whatever_minting_is_told,
+    a_location_with_a_grant_of_its_own_once_is_given_up_at_the_end_of_its_token,
+    a_token_of_a_location_that_is_to_be_minted_goes_on,
+    a_401_that_nobody_knows_to_minting_costs_one_rotation_of_the_companys_token,
 );
 
 fn company() -> Resource {
@@ -481,5 +487,142 @@ async fn what_needs_the_companys_token_is_refused_for_a_location(world: World) {
             assert_eq!(problem["route"], "/relay/companies/{companyId}/locations/L1");
         }
     }
+    world.end().await;
+}
+
+/// The minted tokens are due, and good for some more hours.
+async fn due(world: &World, process: &Process, all: &[Resource]) {
+    world.install(process, &company()).await;
+    for l in all {
+        works(world, process, l).await;
+    }
+    world.advance(Duration::from_hours(20));
+    let company = world.stored(&company()).await.lineage;
+    let renewed = process.refresher.refresh(&self::company(), company, Why::Due, world.deadline()).await;
+    assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
+}
+
+async fn an_answer_that_nobody_knows_to_minting_costs_no_token(world: World) {
+    let processes = [world.process().await, world.process().await];
+    let prefix = format!("N{:08x}", fastrand::u32(..));
+    let all: Vec<_> = (0..6).map(|n| location(&format!("{prefix}x{n}"))).collect();
+    let known = all.iter().map(|l| Location { id: l.id().into(), name: "A location".into() }).collect();
+    world.market.change(|options| options.locations = known);
+    due(&world, &processes[0], &all).await;
+    let faults = [
+        Fault::refusal(400, "Something new"),
+        Fault::refusal_v3(404, "Something new"),
+        Fault::refusal(403, "Forbidden"),
+        Fault::refusal(422, "Something new"),
+        Fault::Answer { processed: false, status: 404, body: String::new(), content_type: None },
+        Fault::block_page(),
+    ];
+    for (n, (l, fault)) in all.iter().zip(&faults).enumerate() {
+        world.market.fault(Endpoint::Mint, fault.clone(), Some(1));
+        let before = world.stored(l).await;
+        let process = &processes[n % 2];
+        let minted = process.tokens.mint(&before, Why::Due, world.deadline()).await;
+        assert!(matches!(minted, Ok(Refreshed::Failed(Failure::TryAgain(_)))), "{fault:?}: {minted:?}");
+        let stored = world.stored(l).await;
+        assert_eq!((&stored.pair, stored.lineage), (&before.pair, before.lineage), "{fault:?}");
+        assert!(stored.due_at.is_some_and(|due| due > world.clock.now()), "{fault:?}: it is tried again");
+        for process in &processes {
+            works(&world, process, l).await;
+        }
+    }
+    assert_eq!(world.alarms("unclassified", &prefix), 1, "one for the app");
+    assert_eq!(world.alarms("not_reached", &prefix), 1);
+    world.advance(Duration::from_hours(4));
+    world.refresh(&processes[0], json!({})).await;
+    for l in &all {
+        works(&world, &processes[1], l).await;
+    }
+    world.end().await;
+}
+
+async fn a_minted_token_is_used_to_its_end_whatever_minting_is_told(world: World) {
+    let (process, l1) = (world.process().await, location("L1"));
+    due(&world, &process, std::slice::from_ref(&l1)).await;
+    let no_access = Fault::refusal(403, "The token does not have access to this location.");
+    world.market.fault(Endpoint::Mint, no_access, None);
+    let before = world.stored(&l1).await;
+    let absent = process.tokens.mint(&before, Why::Due, world.deadline()).await;
+    assert!(matches!(absent, Ok(Refreshed::Failed(Failure::NotInstalled))), "{absent:?}");
+    assert_eq!(world.stored(&l1).await.pair, before.pair);
+    works(&world, &world.process().await, &l1).await;
+    let expires_at = before.pair.expect("a token").access_expires_at;
+    // In its last minute each call tries to renew it.
+    world.advance(expires_at.since(world.clock.now()) - Duration::from_secs(30));
+    works(&world, &world.process().await, &l1).await;
+    world.advance(Duration::from_secs(31));
+    let found = access(&world, &world.process().await, &l1).await;
+    assert!(matches!(found, Err(TokenError::NotInstalled)), "{found:?}");
+    world.market.clear_faults();
+    world.advance(Duration::from_secs(9));
+    works(&world, &process, &l1).await;
+    world.end().await;
+}
+
+async fn a_location_with_a_grant_of_its_own_once_is_given_up_at_the_end_of_its_token(world: World) {
+    let (process, l1) = (world.teller().await, location("L1"));
+    world.install(&process, &company()).await;
+    world.install(&process, &l1).await;
+    let refusal = Fault::refusal(400, "Invalid grant: refresh token is invalid");
+    world.market.fault(Endpoint::Refresh, refusal, Some(1));
+    let lineage = world.stored(&l1).await.lineage;
+    let moved = process.refresher.refresh(&l1, lineage, Why::Due, world.deadline()).await;
+    assert!(matches!(moved, Refreshed::Moved), "{moved:?}");
+    let no_access = Fault::refusal(403, "The token does not have access to this location.");
+    world.market.fault(Endpoint::Mint, no_access, None);
+    for _ in 0..5 {
+        world.advance(Duration::from_hours(4));
+        world.refresh(&process, json!({})).await;
+        let stored = world.stored(&l1).await;
+        assert_eq!((stored.status, stored.pair.is_some()), (Status::Active, true));
+        works(&world, &process, &l1).await;
+    }
+    world.advance(Duration::from_hours(4));
+    world.refresh(&process, json!({})).await;
+    let found = access(&world, &process, &l1).await;
+    assert!(matches!(found, Err(TokenError::ReauthorizationRequired { .. })), "{found:?}");
+    let told: Vec<_> = world.event_bridge.events().into_iter().map(|put| put.detail_type).collect();
+    assert_eq!(told.iter().filter(|name| *name == "NeedsReauthorization").count(), 1, "{told:?}");
+}
+
+async fn a_token_of_a_location_that_is_to_be_minted_goes_on(world: World) {
+    let (process, l1) = (world.process().await, location("L1"));
+    world.install(&process, &company()).await;
+    world.install(&process, &l1).await;
+    let refusal = Fault::refusal(400, "Invalid grant: refresh token is invalid");
+    world.market.fault(Endpoint::Refresh, refusal, Some(1));
+    let before = world.stored(&l1).await;
+    process.refresher.refresh(&l1, before.lineage, Why::Due, world.deadline()).await;
+    world.market.fault(Endpoint::Mint, Fault::refusal(400, "Something new"), None);
+    world.refresh(&process, json!({})).await;
+    let stored = world.stored(&l1).await;
+    assert!(stored.minted.is_some(), "{stored:?}");
+    works(&world, &world.process().await, &l1).await;
+    world.market.clear_faults();
+    world.advance(Duration::from_hours(4));
+    world.refresh(&process, json!({})).await;
+    assert_eq!((minted(&world) > 0, world.stored(&l1).await.lineage.generation), (true, before.lineage.generation + 1));
+    works(&world, &world.process().await, &l1).await;
+    world.end().await;
+}
+
+async fn a_401_that_nobody_knows_to_minting_costs_one_rotation_of_the_companys_token(world: World) {
+    let processes = [world.process().await, world.process().await];
+    world.install(&processes[0], &company()).await;
+    world.market.fault(Endpoint::Mint, Fault::unauthorized("Something new"), None);
+    for _ in 0..4 {
+        for process in &processes {
+            let found = access(&world, process, &location("L1")).await;
+            assert!(matches!(found, Err(TokenError::InProgress { .. })), "{found:?}");
+        }
+        world.advance(Duration::from_mins(61));
+    }
+    assert_eq!(world.presented(), 1);
+    world.market.clear_faults();
+    works(&world, &processes[1], &location("L1")).await;
     world.end().await;
 }

@@ -96,6 +96,10 @@ pub struct Installation {
     pub due_at: Option<Millis>,
     /// When a refresh was last forced by a refused access token.
     pub forced_at: Option<Millis>,
+    /// The generation that came of a renewal whose reason was a 401 that nobody has classified.
+    pub doubted_generation: Option<u64>,
+    /// That the platform knows no such location or company, as it said of the current generation.
+    pub gone: Option<Gone>,
     /// When the refresh token was last tried.
     pub tried_at: Option<Millis>,
     /// The state that the last claim found.
@@ -116,6 +120,15 @@ pub struct Installation {
     pub outbox: Vec<Event>,
 }
 
+/// The platform knows no such location or company, as it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone {
+    /// Since when.
+    pub since: Millis,
+    /// How often it has said so.
+    pub tries: u32,
+}
+
 /// What is known of a location whose token is minted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Minted {
@@ -125,6 +138,15 @@ pub struct Minted {
     pub absent_until: Option<Millis>,
     /// Nobody but a caller has ever named this location.
     pub supposed: bool,
+}
+
+impl Gone {
+    fn read(attributes: Attributes<'_>) -> Option<Self> {
+        let generation: u64 = attributes.number("gone_generation")?;
+        let is_current = attributes.number("generation") == Some(generation);
+        let (since, tries) = (Millis(attributes.number("gone_since")?), attributes.number("gone_tries")?);
+        is_current.then_some(Self { since, tries })
+    }
 }
 
 impl Installation {
@@ -147,6 +169,8 @@ impl Installation {
             revoked_at: attributes.number("revoked_at").map(Millis),
             due_at: attributes.number("due_at").map(Millis),
             forced_at: attributes.number("forced_at").map(Millis),
+            doubted_generation: attributes.number("doubted_generation"),
+            gone: Gone::read(attributes),
             tried_at: attributes.number("tried_at").map(Millis),
             claimed_from: attributes.text("claimed_from").and_then(Status::parse),
             retry_at: attributes.number("retry_at").map(Millis),
@@ -167,6 +191,12 @@ impl Installation {
     #[must_use]
     pub fn key(&self) -> String {
         installation_key(&self.resource)
+    }
+
+    /// Whether the current token came of a renewal whose reason was a 401 that nobody has classified.
+    #[must_use]
+    pub fn is_doubted(&self) -> bool {
+        self.doubted_generation == Some(self.lineage.generation)
     }
 
     /// Where a human installs again, if the deployment's address is known.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::writing::{Changed, InstallationWrite as _, SET_PAIR, changed, committed_by};
-use super::{Installation, SealedPair};
+use super::{Gone, Installation, SealedPair};
 use crate::clock::Millis;
 use crate::installation::state::{Attempt, Lineage, Status};
 use crate::lifecycle::event::Event;
@@ -33,6 +33,9 @@ pub struct Claim<'a> {
     pub given_up_too: bool,
     /// Whether a refused access token is the reason: then the last forced refresh must be older than this.
     pub forced_before: Option<Millis>,
+    /// Whether that refusal was an answer that nobody has classified. Then the renewal is noted for the generation that
+    /// comes of it, and none is made for one that has come of such a renewal.
+    pub doubted: bool,
     /// Whether the claim is for minting. A minted location has no refresh token, and what has one is not minted.
     pub minting: bool,
 }
@@ -115,6 +118,16 @@ impl Table {
             set.push_str(", forced_at = :now");
             write = write.expression_attribute_values(":forced_before", n(before));
         }
+        if claim.doubted {
+            condition.push_str(
+                " AND (#status <> :active OR attribute_not_exists(doubted_generation) OR \
+                 doubted_generation <> :generation)",
+            );
+            // Noted before the token is presented, so that neither a crash nor another process forgets it. Without a new
+            // pair the note is about a generation that does not exist.
+            set.push_str(", doubted_generation = :next");
+            write = write.expression_attribute_values(":next", n(claim.lineage.next().generation));
+        }
         set.push_str(" REMOVE retry_at");
         let result = write
             .condition_expression(condition)
@@ -142,6 +155,44 @@ impl Table {
                 if mine { Claimed::Mine(stored.into()) } else { Claimed::Not(stored.into()) }
             }
         })
+    }
+
+    /// Notes that the platform takes the token which came of a renewal in doubt ([`Claim::doubted`]): such a renewal may
+    /// help another time, too.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn renewal_helped(&self, resource: &Resource, lineage: Lineage) -> Result<Changed, StoreError> {
+        let result = self
+            .change(resource, lineage)
+            .condition_expression("epoch = :epoch AND generation = :generation AND doubted_generation = :generation")
+            .update_expression("REMOVE doubted_generation")
+            .send()
+            .await;
+        changed(written(result)?, |_| false)
+    }
+
+    /// Notes that the platform knows no such location or company, by an answer to the holder of the lease.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn note_gone(
+        &self,
+        resource: &Resource,
+        lineage: Lineage,
+        attempt: &Attempt,
+        gone: Gone,
+    ) -> Result<Changed, StoreError> {
+        let result = self
+            .change(resource, lineage)
+            .condition_expression("epoch = :epoch AND generation = :generation AND attempt = :attempt")
+            .update_expression("SET gone_generation = :generation, gone_since = :since, gone_tries = :tries")
+            .by(attempt)
+            .expression_attribute_values(":since", n(gone.since))
+            .expression_attribute_values(":tries", n(gone.tries))
+            .send()
+            .await;
+        changed(written(result)?, |_| false)
     }
 
     /// Stores a new pair in place of the one of lineage `from`: by lineage, whoever holds the lease. A parked pair

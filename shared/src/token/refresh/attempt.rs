@@ -9,7 +9,7 @@ use crate::installation::state::{Attempt, Status};
 use crate::redacted::Redacted;
 use crate::seal::Sealer;
 use crate::table::installation::{Installation, Settlement};
-use crate::token::endpoint::Outcome;
+use crate::token::endpoint::{Cause, Outcome};
 use crate::token::pair::{Pair, Slot, place};
 use crate::token::rescue::{LostWrite, Rescued};
 use crate::token::{Grant, schedule};
@@ -73,10 +73,10 @@ impl Attempted<'_> {
                 renewed
             }
             Outcome::NotSent | Outcome::Throttled { .. } if self.uncertain => self.unknown().await,
-            Outcome::NotSent => {
-                let retry_at = schedule::backoff(now, failures, random);
-                self.settle(self.unchanged(), retry_at, failures, "no connection").await;
-                Refreshed::Failed(Failure::TryAgain(schedule::on_demand(now, failures)))
+            Outcome::NotSent => self.not_sent("no connection").await,
+            Outcome::NotReached => {
+                self.on.alarms.not_reached(&self.installation.resource).await;
+                if self.uncertain { self.unknown().await } else { self.not_sent("the platform was not reached").await }
             }
             Outcome::Throttled { retry_after } => {
                 let most = Duration::from_mins(30);
@@ -88,9 +88,13 @@ impl Attempted<'_> {
             }
             Outcome::Unknown(cause) => {
                 self.log_unknown(cause);
+                if cause == Cause::NotReached {
+                    self.on.alarms.not_reached(&self.installation.resource).await;
+                }
                 self.unknown().await
             }
             Outcome::Refused => self.refused().await,
+            Outcome::Gone => self.gone().await,
             Outcome::Suspended => {
                 let retry_at = schedule::after_suspended(now, random);
                 self.settle(Status::Suspended, retry_at, 0, "the location is not active").await;
@@ -107,8 +111,9 @@ impl Attempted<'_> {
                 Refreshed::Failed(Failure::Misconfigured("the platform does not accept the token request"))
             }
             Outcome::Unclassified { status, message } => {
-                tracing::error!(alarm = "unclassified", status = status.as_u16(), said = message, "an unknown refusal");
-                self.blocked(now).await
+                self.on.alarms.unclassified(&self.installation.resource, status, &message).await;
+                // A token whose last answer is missing stays in doubt: it is presented again within the platform's grace.
+                if self.unchanged() == Status::Uncertain { self.unknown().await } else { self.blocked(now).await }
             }
             Outcome::WrongTenant => {
                 self.log_wrong_tenant();

@@ -8,7 +8,7 @@ use crate::clock::Millis;
 use crate::installation::state::{Lineage, Status};
 use crate::resource::{Kind, Resource};
 use crate::table::StoreError;
-use crate::table::installation::{Changed, Installation, SealedPair, Settlement};
+use crate::table::installation::{Changed, Gone, Installation, SealedPair, Settlement};
 use crate::token::endpoint::{Cause, fingerprint};
 use crate::token::pair::Slot;
 use crate::token::schedule;
@@ -48,9 +48,9 @@ impl Attempted<'_> {
             return self.promote(alternate, self.installation.lineage).await;
         }
         let Installation { resource, lineage, .. } = &self.installation;
-        match self.company_lives().await {
-            Ok(false) => {}
-            Ok(true) => return self.become_minted(now).await,
+        match self.living_company().await {
+            Ok(None) => {}
+            Ok(Some(epoch)) => return self.become_minted(epoch, now).await,
             Err(error) => return Refreshed::Failed(Failure::Store(error)),
         }
         let to = Settlement {
@@ -77,19 +77,20 @@ impl Attempted<'_> {
         }
     }
 
-    /// Whether there is a company that the location's token can be minted from.
-    async fn company_lives(&self) -> Result<bool, StoreError> {
+    /// The epoch of the company that the location's token can be minted from, if there is one.
+    async fn living_company(&self) -> Result<Option<u64>, StoreError> {
         let Installation { resource, company, .. } = &self.installation;
         let company = company.as_deref().filter(|_| resource.kind() == Kind::Location);
-        let Some(company) = company.and_then(|id| Resource::company(id).ok()) else { return Ok(false) };
+        let Some(company) = company.and_then(|id| Resource::company(id).ok()) else { return Ok(None) };
         let stored = self.on.table.installation(&company).await?;
-        Ok(stored.is_some_and(|stored| !matches!(stored.status, Status::Revoked | Status::NeedsReauthorization)))
+        let lives = |status| !matches!(status, Status::Revoked | Status::NeedsReauthorization);
+        Ok(stored.filter(|stored| lives(stored.status)).map(|stored| stored.lineage.epoch))
     }
 
     /// The location's own grant is gone, and its company's is not.
-    async fn become_minted(&self, now: Millis) -> Refreshed {
+    async fn become_minted(&self, company_epoch: u64, now: Millis) -> Refreshed {
         let Installation { resource, lineage, .. } = &self.installation;
-        match self.on.table.become_minted(resource, *lineage, &self.attempt, now).await {
+        match self.on.table.become_minted(resource, *lineage, &self.attempt, company_epoch, now).await {
             Ok(Changed::Done(_)) => {
                 tracing::warn!(%resource, generation = lineage.generation, outcome = "to_be_minted", Refreshes = 1,
                     "the grant is gone: its token is minted from the company's from now on");
@@ -136,6 +137,31 @@ impl Attempted<'_> {
     pub(super) async fn blocked(&self, now: Millis) -> Refreshed {
         let retry_at = schedule::after_blocked(now, fastrand::f64());
         self.settle(Status::Blocked, retry_at, self.installation.failures + 1, "an unclassified answer").await;
+        Refreshed::Failed(Failure::TryAgain(now + schedule::RETRY_ON_DEMAND))
+    }
+
+    /// The request was certainly not seen: the installation is as it was.
+    pub(super) async fn not_sent(&self, note: &str) -> Refreshed {
+        let (now, failures) = (self.on.clock.now(), self.installation.failures + 1);
+        let retry_at = schedule::backoff(now, failures, fastrand::f64());
+        self.settle(self.unchanged(), retry_at, failures, note).await;
+        Refreshed::Failed(Failure::TryAgain(schedule::on_demand(now, failures)))
+    }
+
+    /// The platform knows no such location or company. It may be mistaken, so it is asked again for a day; then that
+    /// counts as a refusal of the grant.
+    pub(super) async fn gone(self) -> Refreshed {
+        let now = self.on.clock.now();
+        let Installation { resource, lineage, gone, failures, .. } = &self.installation;
+        let gone = gone.map_or(Gone { since: now, tries: 1 }, |gone| Gone { tries: gone.tries + 1, ..gone });
+        if schedule::is_gone(gone.since, gone.tries, now) {
+            return self.refused().await;
+        }
+        if let Err(error) = self.on.table.note_gone(resource, *lineage, &self.attempt, gone).await {
+            tracing::warn!(%resource, %error, "it is not noted that the platform does not know this resource");
+        }
+        let (retry_at, failures) = (schedule::after_blocked(now, fastrand::f64()), failures + 1);
+        self.settle(Status::Blocked, retry_at, failures, "the platform does not know it").await;
         Refreshed::Failed(Failure::TryAgain(now + schedule::RETRY_ON_DEMAND))
     }
 

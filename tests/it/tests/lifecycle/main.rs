@@ -11,3 +11,4 @@ mod rescue;
 mod schedule;
 mod sealing;
 mod store;
+mod unauthorized;
