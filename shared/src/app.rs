@@ -20,6 +20,7 @@ use crate::seal::DataKeys;
 use crate::secrets::{AppCredentials, Secret};
 use crate::table::Table;
 use crate::table::clock_check::ClockCheck;
+use crate::token::breaker::Breaker;
 use crate::token::endpoint::TokenEndpoint;
 use crate::token::mint::Minter;
 use crate::token::refresh::Refresher;
@@ -135,17 +136,26 @@ impl App {
         let endpoint = TokenEndpoint::new(http_client::token_endpoint()?, &config.api_url, app_secret.clone());
         let bus = config.event_bus_name.clone().map(|name| (aws_sdk_eventbridge::Client::new(aws), name));
         let events = Events::new(bus, table.clone(), clock.clone());
+        let breaker = Arc::new(Breaker::new(table.clone(), clock.clone()));
         let refresher = Arc::new(Refresher::new(
             table.clone(),
             vault.clone(),
             endpoint.clone(),
+            breaker.clone(),
             rescue.clone(),
             events.clone(),
             clock.clone(),
         ));
         let quota = Quota::new(table.clone(), clock.clone(), config.limits);
-        let minter =
-            Minter::new(table.clone(), vault.clone(), endpoint.clone(), quota.clone(), events.clone(), clock.clone());
+        let minter = Minter::new(
+            table.clone(),
+            vault.clone(),
+            endpoint.clone(),
+            breaker,
+            quota.clone(),
+            events.clone(),
+            clock.clone(),
+        );
         Ok(Self {
             installations: Installations::new(
                 table.clone(),

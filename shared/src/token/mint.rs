@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::breaker::{Breaker, Marking};
 use super::company_api::Asked;
 use super::endpoint::{PRESENTATION, TokenEndpoint};
 use super::pair::{Pair, Slot};
@@ -19,7 +20,9 @@ use crate::quota::{Quota, QuotaError};
 use crate::resource::Resource;
 use crate::seal::Sealer;
 use crate::table::Table;
+use crate::table::app::BreakerReason;
 use crate::table::installation::{Changed, Claim, Claimed, Installation, LEASE, Renewal, Settlement};
+use crate::table::mark_budget::Requested;
 use crate::table::minted::Source;
 use crate::vault::Vault;
 
@@ -51,6 +54,7 @@ pub struct Minter {
     table: Table,
     vault: Arc<Vault>,
     endpoint: TokenEndpoint,
+    breaker: Arc<Breaker>,
     quota: Quota,
     events: Events,
     clock: Clock,
@@ -91,11 +95,12 @@ impl Minter {
         table: Table,
         vault: Arc<Vault>,
         endpoint: TokenEndpoint,
+        breaker: Arc<Breaker>,
         quota: Quota,
         events: Events,
         clock: Clock,
     ) -> Self {
-        Self { table, vault, endpoint, quota, events, clock }
+        Self { table, vault, endpoint, breaker, quota, events, clock }
     }
 
     /// Mints the token of a location that was seen in lineage `seen`, from the first of `companies` that has the app
@@ -115,7 +120,10 @@ impl Minter {
         let mut setback = None;
         for company in companies {
             match self.ask(&claimant, company).await {
-                Ok(grant) => return self.granted(&claimant, company, &grant).await,
+                Ok(grant) => {
+                    let granted = self.granted(&claimant, company, &grant);
+                    return tokio::join!(granted, self.breaker.granted(Requested::Mint)).0;
+                }
                 Err(Refused::Absent) => {}
                 Err(Refused::Failed(failed)) => setback = setback.or(Some(failed)),
             }
@@ -138,6 +146,11 @@ impl Minter {
             return Err(Refreshed::Failed(Failure::NoTime));
         }
         let sealer = self.vault.sealer().await.map_err(|error| Refreshed::Failed(Failure::Secret(error)))?;
+        match self.breaker.stops_minting().await {
+            Ok(false) => {}
+            Ok(true) => return Err(Refreshed::Failed(Failure::Misconfigured(BreakerReason::MassRefusal.as_str()))),
+            Err(error) => return Err(Refreshed::Failed(Failure::Store(error))),
+        }
         let attempt = Attempt::new();
         let claim = Claim {
             resource: location,
@@ -279,10 +292,21 @@ impl Minter {
         Refreshed::Renewed(pair.to_access(from.next()))
     }
 
-    /// No company has the app there. Whoever once installed it there by hand is asked to do so again.
+    /// No company has the app there. A location that would lose something by that needs a place of the budget of marks;
+    /// if there was a grant of its own, the customer is asked to install it again.
     async fn absent(&self, claimant: &Claimant) -> Refreshed {
         let Installation { resource, lineage, failures, .. } = &claimant.location;
         let reinstall_url = claimant.location.reinstall_url();
+        let given_up = claimant.location.claimed_from == Some(Status::NeedsReauthorization);
+        if !given_up && (claimant.location.pair.is_some() || reinstall_url.is_some()) {
+            let first = !claimant.location.was_refused();
+            match self.breaker.reserve(Requested::Mint, &claimant.attempt, first).await {
+                Ok(Marking::Reserved) => {}
+                Ok(Marking::NoPlace | Marking::Stopped) => return self.wait(claimant).await,
+                // The lease passes by itself.
+                Err(error) => return Refreshed::Failed(Failure::Store(error)),
+            }
+        }
         let (settled, told) = if reinstall_url.is_some() {
             let (status, failures) = (Status::NeedsReauthorization, failures + 1);
             let to = Settlement { status, due_at: None, failures, retry_at: None, now: self.clock.now() };
@@ -295,6 +319,19 @@ impl Minter {
         };
         tracing::info!(%resource, stored = settled.is_ok(), outcome = "absent", Refreshes = 1, "no known company has the app there");
         Refreshed::Failed(told)
+    }
+
+    /// Refused, and no place is left for a mark: the token is used to its end, and the company is asked again in minutes.
+    async fn wait(&self, claimant: &Claimant) -> Refreshed {
+        let Installation { resource, lineage, failures, .. } = &claimant.location;
+        let (now, failures) = (self.clock.now(), failures + 1);
+        let retry_at = schedule::after_refused(now, failures, fastrand::f64());
+        let (status, due_at) = (Status::Uncertain, Some(retry_at));
+        let to = Settlement { status, due_at, failures, retry_at: Some(retry_at), now };
+        let settled = self.table.settle_refused(resource, *lineage, &claimant.attempt, to).await;
+        tracing::warn!(%resource, outcome = outcome_of(status), failures, stored = settled.is_ok(), Refreshes = 1,
+            note = "refused, and no mark is left", "token not minted");
+        Refreshed::Failed(Failure::TryAgain(retry_at))
     }
 
     /// Gives the lease back. If the store fails the lease passes by itself.

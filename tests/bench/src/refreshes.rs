@@ -87,7 +87,7 @@ async fn counts(store: &Store, functions: &Functions, due: usize) -> Vec<Row> {
     vec![
         row(
             "refresh.writes",
-            "writes of one refresh (one in twenty is a tally)",
+            "writes of one refresh",
             Target::AtMost(2.06),
             more("UpdateItem"),
         ),

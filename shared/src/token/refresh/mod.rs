@@ -91,7 +91,7 @@ pub struct Refresher {
     table: Table,
     vault: Arc<Vault>,
     endpoint: TokenEndpoint,
-    breaker: Breaker,
+    breaker: Arc<Breaker>,
     rescue: Option<RescueQueue>,
     events: Events,
     clock: Clock,
@@ -104,11 +104,11 @@ impl Refresher {
         table: Table,
         vault: Arc<Vault>,
         endpoint: TokenEndpoint,
+        breaker: Arc<Breaker>,
         rescue: Option<RescueQueue>,
         events: Events,
         clock: Clock,
     ) -> Self {
-        let breaker = Breaker::new(table.clone(), clock.clone());
         Self { table, vault, endpoint, breaker, rescue, events, clock }
     }
 
@@ -200,6 +200,15 @@ impl Refresher {
             Committed::Parked => "parked",
             Committed::Superseded => "superseded",
         })
+    }
+
+    /// Whether the rescue queue holds granted pairs, or does not say. They may be anybody's: the queue is empty unless
+    /// the table has failed.
+    async fn pairs_may_be_queued(&self) -> bool {
+        match &self.rescue {
+            Some(queue) => queue.depth().await != Some(0),
+            None => false,
+        }
     }
 
     /// Opens a stored pair.
