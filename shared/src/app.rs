@@ -21,6 +21,7 @@ use crate::secrets::{AppCredentials, Secret};
 use crate::table::Table;
 use crate::table::clock_check::ClockCheck;
 use crate::token::alarm::AppAlarms;
+use crate::token::breaker::Breaker;
 use crate::token::endpoint::TokenEndpoint;
 use crate::token::mint::Minter;
 use crate::token::refresh::Refresher;
@@ -139,10 +140,12 @@ impl App {
         let bus = config.event_bus_name.clone().map(|name| (aws_sdk_eventbridge::Client::new(aws), name));
         let events = Events::new(bus, table.clone(), clock.clone());
         let alarms = Arc::new(AppAlarms::new(table.clone(), clock.clone()));
+        let breaker = Arc::new(Breaker::new(table.clone(), clock.clone()));
         let refresher = Arc::new(Refresher::new(
             table.clone(),
             vault.clone(),
             endpoint.clone(),
+            breaker.clone(),
             rescue.clone(),
             events.clone(),
             alarms.clone(),
@@ -153,6 +156,7 @@ impl App {
             table.clone(),
             vault.clone(),
             endpoint.clone(),
+            breaker,
             quota.clone(),
             events.clone(),
             alarms.clone(),

@@ -140,7 +140,17 @@ BREAKAGES = [
     (
         checks.times_fit_into_each_other,
         "a rescued pair comes back while it is being stored",
-        lambda t: _resource(t, "RescueQueue").update(VisibilityTimeout=449),
+        lambda t: _resource(t, "RescueQueue").update(VisibilityTimeout=75),
+    ),
+    (
+        checks.times_fit_into_each_other,
+        "a rescued pair waits for minutes after a crash",
+        lambda t: _resource(t, "RescueQueue").update(VisibilityTimeout=450),
+    ),
+    (
+        checks.times_fit_into_each_other,
+        "a rescued pair is given up within hours",
+        lambda t: _resource(t, "RescueQueue")["RedrivePolicy"].update(maxReceiveCount=48),
     ),
     (
         checks.table_is_the_one_the_tests_use,

@@ -169,8 +169,13 @@ def times_fit_into_each_other(template, full, bare):
     if functions["refresh"]["Timeout"] < 60:
         yield "refresh: ends before the next tick begins"
     visibility = full["RescueQueue"]["Properties"]["VisibilityTimeout"]
-    if visibility < 6 * functions["refresh"]["Timeout"]:
-        yield f"rescue queue: visibility {visibility} s is below six times the function's time-out"
+    if visibility <= functions["refresh"]["Timeout"]:
+        yield f"rescue queue: visibility {visibility} s is not above the function's time-out"
+    if visibility > 120:
+        yield f"rescue queue: a delivery that ends without an answer is repeated after {visibility} s only"
+    receives = full["RescueQueue"]["Properties"].get("RedrivePolicy", {}).get("maxReceiveCount")
+    if receives != 1000:
+        yield f"rescue queue: a pair is given up after {receives} deliveries; SQS allows 1000"
 
 
 def table_is_the_one_the_tests_use(template, full, bare):

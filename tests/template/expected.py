@@ -96,7 +96,7 @@ PERMISSIONS = {
     | _logs_and_traces("CallbackLogs"),
     "relay": _read_and_write("app#*", "caller-quota#*", "installation#*", "quota#*")
     | _secrets("AppSecret", "SealingSecret", "CallersSecret")
-    | {("sqs:SendMessage", "RescueQueue", None)}
+    | {("sqs:SendMessage", "RescueQueue", None), ("sqs:GetQueueAttributes", "RescueQueue", None)}
     | _logs_and_traces("RelayLogs"),
     "refresh": _read_and_write("app#*", "caller-quota#(supposed)#*", "installation#*", "quota#*")
     | {("dynamodb:BatchGetItem", "Table", ("quota#*",))}
@@ -105,6 +105,7 @@ PERMISSIONS = {
     | {
         ("sqs:SendMessage", "RescueQueue", None),
         ("sqs:ReceiveMessage", "RescueQueue", None),
+        ("sqs:ChangeMessageVisibility", "RescueQueue", None),
         ("sqs:DeleteMessage", "RescueQueue", None),
         ("sqs:GetQueueAttributes", "RescueQueue", None),
     }

@@ -24,6 +24,7 @@ pub mod app;
 pub mod clock_check;
 pub mod company;
 pub mod installation;
+pub mod mark_budget;
 pub mod minted;
 pub mod outbox;
 pub mod sealed;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::alarm::AppAlarms;
+use super::breaker::{Breaker, Marking};
 use super::company_api::Otherwise;
 use super::endpoint::{PRESENTATION, TokenEndpoint};
 use super::pair::{Pair, Slot};
@@ -20,7 +21,9 @@ use crate::quota::{Quota, QuotaError};
 use crate::resource::Resource;
 use crate::seal::Sealer;
 use crate::table::Table;
+use crate::table::app::BreakerReason;
 use crate::table::installation::{Changed, Claim, Claimed, Installation, LEASE, Renewal, Settlement};
+use crate::table::mark_budget::Requested;
 use crate::table::minted::Source;
 use crate::vault::Vault;
 
@@ -52,6 +55,7 @@ pub struct Minter {
     table: Table,
     vault: Arc<Vault>,
     endpoint: TokenEndpoint,
+    breaker: Arc<Breaker>,
     quota: Quota,
     events: Events,
     alarms: Arc<AppAlarms>,
@@ -89,16 +93,18 @@ struct Setback {
 impl Minter {
     /// A minter of the locations in `table`.
     #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "the parts of a process, put together in one place")]
     pub fn new(
         table: Table,
         vault: Arc<Vault>,
         endpoint: TokenEndpoint,
+        breaker: Arc<Breaker>,
         quota: Quota,
         events: Events,
         alarms: Arc<AppAlarms>,
         clock: Clock,
     ) -> Self {
-        Self { table, vault, endpoint, quota, events, alarms, clock }
+        Self { table, vault, endpoint, breaker, quota, events, alarms, clock }
     }
 
     /// Mints the token of a location that was seen in lineage `seen`, from the first of `companies` that has the app
@@ -118,7 +124,10 @@ impl Minter {
         let mut setback = None;
         for company in companies {
             match self.ask(&claimant, company).await {
-                Ok(grant) => return self.granted(&claimant, company, &grant).await,
+                Ok(grant) => {
+                    let granted = self.granted(&claimant, company, &grant);
+                    return tokio::join!(granted, self.breaker.granted(Requested::Mint)).0;
+                }
                 Err(Refused::Absent) => {}
                 Err(Refused::Failed(failed)) => setback = setback.or(Some(failed)),
             }
@@ -141,6 +150,11 @@ impl Minter {
             return Err(Refreshed::Failed(Failure::NoTime));
         }
         let sealer = self.vault.sealer().await.map_err(|error| Refreshed::Failed(Failure::Secret(error)))?;
+        match self.breaker.stops_minting().await {
+            Ok(false) => {}
+            Ok(true) => return Err(Refreshed::Failed(Failure::Misconfigured(BreakerReason::MassRefusal.as_str()))),
+            Err(error) => return Err(Refreshed::Failed(Failure::Store(error))),
+        }
         let attempt = Attempt::new();
         let claim = Claim {
             resource: location,
@@ -298,8 +312,9 @@ impl Minter {
         Refreshed::Renewed(pair.to_access(from.next()))
     }
 
-    /// No company has the app there. A token that still works is used to its end all the same; after that, if there was
-    /// a grant of its own, the customer is asked to install it again.
+    /// No company has the app there. A token that still works is used to its end all the same. After that, a location that
+    /// loses something needs a place of the budget of marks; if there was a grant of its own, the customer is asked to
+    /// install it again.
     async fn absent(&self, claimant: &Claimant, why: Why, companies: &[Company]) -> Refreshed {
         if why != Why::Forced && has_token(&claimant.location, companies, self.clock.now()) {
             let (now, failures) = (self.clock.now(), claimant.location.failures + 1);
@@ -315,6 +330,16 @@ impl Minter {
         }
         let Installation { resource, lineage, failures, .. } = &claimant.location;
         let reinstall_url = claimant.location.reinstall_url();
+        let given_up = claimant.location.claimed_from == Some(Status::NeedsReauthorization);
+        if !given_up && (claimant.location.pair.is_some() || reinstall_url.is_some()) {
+            let first = !claimant.location.was_refused();
+            match self.breaker.reserve(Requested::Mint, &claimant.attempt, first).await {
+                Ok(Marking::Reserved) => {}
+                Ok(Marking::NoPlace | Marking::Stopped) => return self.wait(claimant).await,
+                // The lease passes by itself.
+                Err(error) => return Refreshed::Failed(Failure::Store(error)),
+            }
+        }
         let (settled, told) = if reinstall_url.is_some() {
             let (status, failures) = (Status::NeedsReauthorization, failures + 1);
             let to = Settlement { status, due_at: None, failures, retry_at: None, now: self.clock.now() };
@@ -327,6 +352,19 @@ impl Minter {
         };
         tracing::info!(%resource, stored = settled.is_ok(), outcome = "absent", Refreshes = 1, "no known company has the app there");
         Refreshed::Failed(told)
+    }
+
+    /// Refused, and no place is left for a mark: the token is used to its end, and the company is asked again in minutes.
+    async fn wait(&self, claimant: &Claimant) -> Refreshed {
+        let Installation { resource, lineage, failures, .. } = &claimant.location;
+        let (now, failures) = (self.clock.now(), failures + 1);
+        let retry_at = schedule::after_refused(now, failures, fastrand::f64());
+        let (status, due_at) = (Status::Uncertain, Some(retry_at));
+        let to = Settlement { status, due_at, failures, retry_at: Some(retry_at), now };
+        let settled = self.table.settle_refused(resource, *lineage, &claimant.attempt, to).await;
+        tracing::warn!(%resource, outcome = outcome_of(status), failures, stored = settled.is_ok(), Refreshes = 1,
+            note = "refused, and no mark is left", "token not minted");
+        Refreshed::Failed(Failure::TryAgain(retry_at))
     }
 
     /// Gives the lease back. If the store fails the lease passes by itself.

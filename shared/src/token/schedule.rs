@@ -107,6 +107,20 @@ pub fn after_unknown(now: Millis, failures: u32, random: f64) -> Millis {
     if failures <= 1 { now + Duration::from_secs(1) } else { backoff(now, failures - 1, random) }
 }
 
+/// When a refused installation that must not be marked now is tried again: after 2.5 to 5 minutes, doubling up to 30.
+#[must_use]
+pub fn after_refused(now: Millis, failures: u32, random: f64) -> Millis {
+    let span = Duration::from_mins(5).saturating_mul(1 << failures.saturating_sub(1).min(3));
+    within(now, span.min(Duration::from_mins(30)), 50..100, random)
+}
+
+/// When a refused installation is tried again whose live pair may be on the rescue queue: after 10 to 20 s the first
+/// time, for a rescued pair is stored in seconds, later like any failure.
+#[must_use]
+pub fn after_rescue(now: Millis, failures: u32, random: f64) -> Millis {
+    if failures <= 1 { within(now, Duration::from_secs(20), 50..100, random) } else { backoff(now, failures, random) }
+}
+
 /// When a paused installation is tried again: after 6 to 24 hours.
 #[must_use]
 pub fn after_suspended(now: Millis, random: f64) -> Millis {
@@ -161,6 +175,14 @@ mod tests {
             }
         }
         assert!(after_unknown(Millis(0), 1, 1.0).0 < 30_000, "inside the grace");
+        for (failures, least, most) in
+            [(1, 150_000, minutes(5)), (2, minutes(5), minutes(10)), (9, minutes(15), minutes(30))]
+        {
+            for random in [0.0, 1.0] {
+                let after = after_refused(Millis(0), failures, random).0;
+                assert!((least - 1..=most).contains(&after), "{failures} refusals: {after}");
+            }
+        }
     }
 
     const HOUR: i64 = 3_600_000;

@@ -424,6 +424,7 @@ mod tests {
                 access_expires_at: Millis(expires),
             }),
             alternate: None,
+            refused_generation: None,
             attempt: None,
             lease_ends_at: None,
             committed_by: None,

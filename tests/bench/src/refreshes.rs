@@ -85,12 +85,7 @@ async fn counts(store: &Store, functions: &Functions, due: usize) -> Vec<Row> {
             .told(format!("{count} for {due} refreshes"))
     };
     vec![
-        row(
-            "refresh.writes",
-            "writes of one refresh (one in twenty is a tally)",
-            Target::AtMost(2.06),
-            more("UpdateItem"),
-        ),
+        row("refresh.writes", "writes of one refresh", Target::AtMost(2.06), more("UpdateItem")),
         row("refresh.reads", "reads of one refresh, shared by those due together", Target::Told, reads),
         row("refresh.posts", "token requests of one refresh", Target::Exactly(1.0), after.1 - before.1),
     ]

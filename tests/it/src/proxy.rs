@@ -49,8 +49,10 @@ pub enum Call {
     Install,
     /// An uninstall.
     Uninstall,
-    /// The count of how refreshes were answered.
-    Tally,
+    /// The count of a grant, which frees places of the budget of marks.
+    Grant,
+    /// A place of the budget of marks is reserved.
+    Reserve,
     /// `GetItem`.
     Read,
     /// Everything that is sent to SQS.
@@ -278,8 +280,10 @@ fn written(update: &str) -> Option<Call> {
         Some(Call::Park)
     } else if sets("REMOVE outbox") || sets("SET outbox = ") {
         Some(Call::Strike)
-    } else if sets("ADD answered") {
-        Some(Call::Tally)
+    } else if sets("marks = ") {
+        Some(Call::Reserve)
+    } else if sets("ADD grants") {
+        Some(Call::Grant)
     } else {
         None
     }

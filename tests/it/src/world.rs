@@ -12,7 +12,7 @@ use aws_config::Region;
 use aws_sdk_dynamodb::config::Credentials;
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
-use refresh::event::{Event, Message};
+use refresh::event::{Event, Message, MessageAttributes};
 use refresh::{rescue, tick};
 use sandbox::event_bridge::{self, EventBridge};
 use sandbox::events::EventBus;
@@ -281,7 +281,12 @@ impl World {
     /// The messages of the rescue queue, by their ids.
     #[must_use]
     pub fn rescued_messages(&self) -> Vec<Message> {
-        let message = |message: sandbox::queue::Message| Message { message_id: message.id, body: message.body };
+        let message = |message: sandbox::queue::Message| Message {
+            message_id: message.id,
+            body: message.body,
+            receipt_handle: None,
+            attributes: MessageAttributes::default(),
+        };
         self.queue.messages().into_iter().map(message).collect()
     }
 

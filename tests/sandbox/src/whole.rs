@@ -190,6 +190,8 @@ impl Sandbox {
         let secrets = Secrets::start().await?;
         keys.fill(&secrets, &client_id);
         let queue = Queue::start(options.visibility).await?;
+        // As in template.yaml.
+        queue.allow_receives(1_000);
         let event_bridge = EventBridge::start(bus.clone()).await?;
         let runtime = RuntimeApi::start(bus.clone()).await?;
         let gateway = Gateway::start(options.port, runtime.clone(), bus.clone()).await?;

@@ -108,6 +108,8 @@ pub struct Installation {
     pub retry_at: Option<Millis>,
     /// How many tries in a row have failed.
     pub failures: u32,
+    /// The generation whose token the platform refused while no mark could be made.
+    pub refused_generation: Option<u64>,
     /// The company, where it is known.
     pub company: Option<String>,
     /// The public base URL of the deployment's pages, for a link to install again.
@@ -175,6 +177,7 @@ impl Installation {
             claimed_from: attributes.text("claimed_from").and_then(Status::parse),
             retry_at: attributes.number("retry_at").map(Millis),
             failures: attributes.number("failures").unwrap_or(0),
+            refused_generation: attributes.number("refused_generation"),
             company: attributes.text("company").map(str::to_owned),
             home: attributes.text("home").map(str::to_owned),
             minted: attributes.flag("minted").then(|| Minted {
@@ -197,6 +200,12 @@ impl Installation {
     #[must_use]
     pub fn is_doubted(&self) -> bool {
         self.doubted_generation == Some(self.lineage.generation)
+    }
+
+    /// Whether the platform has refused the current token before, without a mark.
+    #[must_use]
+    pub fn was_refused(&self) -> bool {
+        self.refused_generation == Some(self.lineage.generation)
     }
 
     /// Where a human installs again, if the deployment's address is known.

@@ -322,6 +322,33 @@ impl Table {
         to: Settlement,
         event: Option<Event>,
     ) -> Result<Changed, StoreError> {
+        self.release(resource, lineage, attempt, to, event, "").await
+    }
+
+    /// Releases the lease of an installation whose grant was refused and which is not marked: [`Table::settle`], and
+    /// the item remembers that this generation was refused, so that one installation is counted once.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn settle_refused(
+        &self,
+        resource: &Resource,
+        lineage: Lineage,
+        attempt: &Attempt,
+        to: Settlement,
+    ) -> Result<Changed, StoreError> {
+        self.release(resource, lineage, attempt, to, None, ", refused_generation = :generation").await
+    }
+
+    async fn release(
+        &self,
+        resource: &Resource,
+        lineage: Lineage,
+        attempt: &Attempt,
+        to: Settlement,
+        event: Option<Event>,
+        refused: &str,
+    ) -> Result<Changed, StoreError> {
         let mut condition = "epoch = :epoch AND generation = :generation AND attempt = :attempt".to_owned();
         if to.status == Status::NeedsReauthorization {
             condition.push_str(" AND attribute_not_exists(alternate)");
@@ -345,7 +372,7 @@ impl Table {
         let result = write
             .condition_expression(condition)
             .update_expression(format!(
-                "SET #status = :status, failures = :failures, settled_by = :attempt{due}{asked}{told}{} \
+                "SET #status = :status, failures = :failures, settled_by = :attempt{due}{asked}{told}{refused}{} \
                  REMOVE attempt, lease_ends_at{remove}{forced}{}",
                 telling.set(),
                 telling.add()

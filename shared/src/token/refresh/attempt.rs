@@ -9,6 +9,7 @@ use crate::installation::state::{Attempt, Status};
 use crate::redacted::Redacted;
 use crate::seal::Sealer;
 use crate::table::installation::{Installation, Settlement};
+use crate::table::mark_budget::Requested;
 use crate::token::endpoint::{Cause, Outcome};
 use crate::token::pair::{Pair, Slot, place};
 use crate::token::rescue::{LostWrite, Rescued};
@@ -69,7 +70,8 @@ impl Attempted<'_> {
         let (now, random, failures) = (self.on.clock.now(), fastrand::f64(), self.installation.failures + 1);
         match outcome {
             Outcome::Granted(grant) => {
-                let (renewed, ()) = tokio::join!(self.granted(&grant, token), self.on.breaker.granted());
+                let (renewed, ()) =
+                    tokio::join!(self.granted(&grant, token), self.on.breaker.granted(Requested::Refresh));
                 renewed
             }
             Outcome::NotSent | Outcome::Throttled { .. } if self.uncertain => self.unknown().await,

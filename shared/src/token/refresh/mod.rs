@@ -107,7 +107,7 @@ pub struct Refresher {
     table: Table,
     vault: Arc<Vault>,
     endpoint: TokenEndpoint,
-    breaker: Breaker,
+    breaker: Arc<Breaker>,
     rescue: Option<RescueQueue>,
     events: Events,
     alarms: Arc<AppAlarms>,
@@ -117,16 +117,17 @@ pub struct Refresher {
 impl Refresher {
     /// A refresher of the installations in `table`.
     #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "the parts of a process, put together in one place")]
     pub fn new(
         table: Table,
         vault: Arc<Vault>,
         endpoint: TokenEndpoint,
+        breaker: Arc<Breaker>,
         rescue: Option<RescueQueue>,
         events: Events,
         alarms: Arc<AppAlarms>,
         clock: Clock,
     ) -> Self {
-        let breaker = Breaker::new(table.clone(), clock.clone());
         Self { table, vault, endpoint, breaker, rescue, events, alarms, clock }
     }
 
@@ -219,6 +220,15 @@ impl Refresher {
             Committed::Parked => "parked",
             Committed::Superseded => "superseded",
         })
+    }
+
+    /// Whether the rescue queue holds granted pairs, or does not say. They may be anybody's: the queue is empty unless
+    /// the table has failed.
+    async fn pairs_may_be_queued(&self) -> bool {
+        match &self.rescue {
+            Some(queue) => queue.depth().await != Some(0),
+            None => false,
+        }
     }
 
     /// Opens a stored pair.

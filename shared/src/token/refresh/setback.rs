@@ -9,6 +9,8 @@ use crate::installation::state::{Lineage, Status};
 use crate::resource::{Kind, Resource};
 use crate::table::StoreError;
 use crate::table::installation::{Changed, Gone, Installation, SealedPair, Settlement};
+use crate::table::mark_budget::Requested;
+use crate::token::breaker::Marking;
 use crate::token::endpoint::{Cause, fingerprint};
 use crate::token::pair::Slot;
 use crate::token::schedule;
@@ -30,29 +32,46 @@ pub(in crate::token) fn outcome_of(left: Status) -> &'static str {
 }
 
 impl Attempted<'_> {
-    /// An answered refusal of the current token by the current attempt: the parked pair, or a human.
+    /// An answered refusal of the current token by the current attempt: the parked pair, the company's token, or a mark.
     pub(super) async fn refused(self) -> Refreshed {
-        let now = self.on.clock.now();
-        match self.on.breaker.refused().await {
-            Ok(false) => {}
-            Ok(true) => {
-                self.stopped("refused, like too many others").await;
-                return Refreshed::Failed(Failure::Misconfigured("mass_refusal"));
-            }
-            Err(error) => {
-                // Not marked, since nobody knows whether it is one of many. The lease passes by itself.
-                return Refreshed::Failed(Failure::Store(error));
-            }
-        }
         if let Some(alternate) = &self.installation.alternate {
             return self.promote(alternate, self.installation.lineage).await;
         }
-        let Installation { resource, lineage, .. } = &self.installation;
-        match self.living_company().await {
-            Ok(None) => {}
-            Ok(Some(epoch)) => return self.become_minted(epoch, now).await,
-            Err(error) => return Refreshed::Failed(Failure::Store(error)),
+        // The live pair may be on its way into the table: nothing is erased and nobody is told.
+        if self.on.pairs_may_be_queued().await {
+            return self.wait("a granted pair may be on the rescue queue", schedule::after_rescue, false).await;
         }
+        match self.living_company().await {
+            Ok(None) => self.mark().await,
+            Ok(Some(epoch)) => self.become_minted(epoch, self.on.clock.now()).await,
+            Err(error) => Refreshed::Failed(Failure::Store(error)),
+        }
+    }
+
+    /// Gives the installation up because the platform has refused its grant, if the budget of marks allows it
+    /// ([`crate::table::mark_budget`]). What was given up before goes back to that state without a place.
+    async fn mark(&self) -> Refreshed {
+        let now = self.on.clock.now();
+        // A process that was frozen wakes up late, and others may have tried in the meantime.
+        if self.lease.left(now).is_zero() {
+            return self.wait("refused, and the lease is over", schedule::after_refused, false).await;
+        }
+        if self.installation.claimed_from != Some(Status::NeedsReauthorization) {
+            let first = !self.installation.was_refused();
+            match self.on.breaker.reserve(Requested::Refresh, &self.attempt, first).await {
+                Ok(Marking::Reserved) => {}
+                Ok(Marking::NoPlace) => {
+                    return self.wait("refused, and no mark is left", schedule::after_refused, true).await;
+                }
+                Ok(Marking::Stopped) => {
+                    self.wait("refused, like too many others", schedule::after_refused, true).await;
+                    return Refreshed::Failed(Failure::Misconfigured("mass_refusal"));
+                }
+                // The lease passes by itself.
+                Err(error) => return Refreshed::Failed(Failure::Store(error)),
+            }
+        }
+        let Installation { resource, lineage, .. } = &self.installation;
         let to = Settlement {
             status: Status::NeedsReauthorization,
             due_at: None,
@@ -74,6 +93,27 @@ impl Attempted<'_> {
             Ok(Changed::Not(_)) => Refreshed::Moved,
             Ok(Changed::Gone) => Refreshed::Gone,
             Err(error) => Refreshed::Failed(Failure::Store(error)),
+        }
+    }
+
+    /// Refused, and not to be marked now: the installation is uncertain, its access token is used to its end, and
+    /// nobody presents the refresh token before the instant that `again` gives for the number of failures. `counted`
+    /// says that the budget of marks has counted it.
+    async fn wait(&self, note: &str, again: fn(Millis, u32, f64) -> Millis, counted: bool) -> Refreshed {
+        let (now, failures) = (self.on.clock.now(), self.installation.failures + 1);
+        let retry_at = again(now, failures, fastrand::f64());
+        let Installation { resource, lineage, .. } = &self.installation;
+        let (status, due_at) = (Status::Uncertain, Some(retry_at));
+        let to = Settlement { status, due_at, failures, retry_at: Some(retry_at), now };
+        let settled = if counted {
+            self.on.table.settle_refused(resource, *lineage, &self.attempt, to).await
+        } else {
+            self.on.table.settle(resource, *lineage, &self.attempt, to, None).await
+        };
+        self.log_settled(&settled, to, note);
+        match settled {
+            Ok(Changed::Not(stored)) if stored.lineage != *lineage => Refreshed::Moved,
+            _ => Refreshed::Failed(Failure::TryAgain(retry_at)),
         }
     }
 
@@ -206,10 +246,15 @@ impl Attempted<'_> {
     }
 
     pub(super) async fn settle_as(&self, to: Settlement, note: &str) -> bool {
+        let settled = self.on.events.settle(&self.installation, &self.attempt, to, self.lease.deadline).await;
+        self.log_settled(&settled, to, note);
+        matches!(&settled, Ok(Changed::Not(stored)) if stored.lineage != self.installation.lineage)
+    }
+
+    fn log_settled(&self, settled: &Result<Changed, StoreError>, to: Settlement, note: &str) {
         let Installation { resource, lineage, .. } = &self.installation;
         let Settlement { status, failures, .. } = to;
-        let settled = self.on.events.settle(&self.installation, &self.attempt, to, self.lease.deadline).await;
-        let stored = match &settled {
+        let stored = match settled {
             Ok(Changed::Done(_)) => "yes",
             Ok(_) => "no: it has moved on",
             Err(_) => "no: the table does not answer",
@@ -217,7 +262,6 @@ impl Attempted<'_> {
         tracing::warn!(%resource, generation = lineage.generation, outcome = outcome_of(status), failures, stored, note,
             total_ms = self.lease.held_ms(), Refreshes = 1,
             "token not refreshed");
-        matches!(&settled, Ok(Changed::Not(stored)) if stored.lineage != *lineage)
     }
 
     pub(super) async fn credentials_changed(&self, refused: &str) -> bool {

@@ -55,7 +55,8 @@ impl Scene {
             programs: Programs::None,
             refresh_every: None,
             marketplace: Platform { rotation, ..Platform::default() },
-            visibility: Duration::from_secs(1),
+            // As in template.yaml: what comes again sooner has been told to.
+            visibility: Duration::from_secs(90),
             ..Options::default()
         };
         let sandbox = Sandbox::start(options, EventBus::default()).await.expect("the sandbox starts");

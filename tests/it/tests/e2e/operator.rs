@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use shared::redacted::Redacted;
 use shared::secrets::edit::{EditedSecret, Replaced};
 use shared::table::Table;
-use shared::table::app::{BreakerReason, OpenBreaker, Tally};
+use shared::table::app::{BreakerReason, OpenBreaker};
+use shared::table::mark_budget::Requested;
 use tokio::process::Command;
 
 /// What a command said and how it ended.
@@ -145,7 +146,9 @@ async fn a_stop_is_found_by_the_doctor_and_lifted() {
     let until = shared::clock::Millis(i64::MAX);
     let stop = OpenBreaker { reason: BreakerReason::MassRefusal, until, fingerprint: None };
     table.open_breaker(&stop).await.expect("stored");
-    table.tally(Tally { answered: 100, refused: 7 }, now()).await.expect("counted");
+    for _ in 0..7 {
+        table.count_waiting(Requested::Refresh).await.expect("counted");
+    }
     let resource = location(1).to_string();
     assert_eq!(ops(&system, &["refresh", &resource]).await.code, 1, "stopped");
     assert_eq!(system.refreshes(), 0);
@@ -154,9 +157,10 @@ async fn a_stop_is_found_by_the_doctor_and_lifted() {
     assert_eq!(findings(&ill.json(), "refusals"), ["warn"]);
 
     assert_eq!(done(&system, &["resume"]).await["was_stopped"], "mass_refusal");
-    assert_eq!(table.recent_tally(now()).await.expect("read").refused, 7, "they count on");
+    let waiting = async || table.app_state().await.expect("read").budget.waiting();
+    assert_eq!(waiting().await, 7, "they count on");
     assert_eq!(done(&system, &["resume", "--forget"]).await["was_stopped"], Value::Null);
-    assert_eq!(table.recent_tally(now()).await.expect("read"), Tally::default());
+    assert_eq!(waiting().await, 0);
     // The function believes for 5 s what it has read.
     let mut tries = 0;
     while ops(&system, &["refresh", &resource]).await.code != 0 {

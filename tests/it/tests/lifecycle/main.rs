@@ -3,6 +3,7 @@
 
 mod beginning_and_end;
 mod crashes;
+mod marks;
 mod model;
 mod outcomes;
 mod races;

@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use aws_sdk_dynamodb::types::AttributeValue;
 use it::world::{APP_SECRET, Process, World, location};
 use sandbox::marketplace::faults::{Endpoint, Fault};
 use sandbox::marketplace::grants::Standing;
 use serde_json::{Value, json};
 use shared::installation::state::Status;
 use shared::resource::Resource;
-use shared::table::app::BreakerReason;
 use shared::token::TokenError;
 use shared::token::endpoint::ExchangeError;
 use shared::token::pair::Slot;
@@ -29,7 +27,6 @@ it::stories!(
     a_rotated_client_secret_is_read_again_at_once,
     a_wrong_client_secret_marks_nobody_and_passes_by_itself,
     a_paused_location_recovers_by_itself,
-    three_refusals_in_a_hundred_stop_everything,
     a_dead_refresh_token_is_dead_in_other_words,
     an_answer_that_nobody_knows_is_not_final_and_one_alarm,
     an_answer_that_nobody_knows_after_a_lost_one_leaves_the_token_in_doubt,
@@ -330,55 +327,6 @@ async fn a_paused_location_recovers_by_itself(world: World) {
     world.advance(Duration::from_hours(24));
     let summary = world.refresh(&process, json!({})).await;
     assert_eq!((world.status(&l2).await, &summary["failed"]), (Status::Active, &json!(0)), "{summary}");
-    world.end().await;
-}
-
-async fn three_refusals_in_a_hundred_stop_everything(world: World) {
-    let process = world.process().await;
-    let all: Vec<_> = (0..100).map(|n| location(&format!("M{n}"))).collect();
-    for resource in &all {
-        world.install(&process, resource).await;
-    }
-    for resource in &all[..60] {
-        let renewed = refresh(&world, &process, resource).await;
-        assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
-    }
-    let refusal = Fault::refusal(400, "Invalid grant: refresh token is invalid");
-    world.market.fault(Endpoint::Refresh, refusal, None);
-    let presented = world.presented();
-    for resource in &all[60..] {
-        refresh(&world, &process, resource).await;
-    }
-    assert_eq!(world.presented() - presented, 3, "the third of 63 stops it");
-    let mut marked = Vec::new();
-    for resource in &all {
-        if world.status(resource).await == Status::NeedsReauthorization {
-            marked.push(resource.clone());
-        }
-    }
-    assert_eq!(marked.len(), 2, "the one that stopped it is not marked");
-    world.advance(Duration::from_hours(168));
-    let other = world.process().await;
-    let stopped = refresh(&world, &other, &all[99]).await;
-    assert!(matches!(stopped, Refreshed::Failed(Failure::Misconfigured("mass_refusal"))), "{stopped:?}");
-    let open = world.table.breaker().await.expect("a table").expect("a breaker");
-    assert_eq!(open.reason, BreakerReason::MassRefusal);
-    // The operator: the platform is well again, the breaker is closed as docs/reliability.md says, and what was marked
-    // is tried by force.
-    world.market.clear_faults();
-    let resume = world.table.client.update_item().table_name(&*world.table.name);
-    resume
-        .key("pk", AttributeValue::S("app#breaker".into()))
-        .update_expression("SET open_until = :now")
-        .expression_attribute_values(":now", AttributeValue::N("0".into()))
-        .send()
-        .await
-        .expect("resumed");
-    world.advance(Duration::from_secs(5));
-    for resource in &marked {
-        let summary = world.refresh(&other, json!({ "resource": resource, "force": true })).await;
-        assert_eq!(summary["refreshed"], 1, "{summary}");
-    }
     world.end().await;
 }
 
