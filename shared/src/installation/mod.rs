@@ -11,7 +11,7 @@ use crate::lifecycle::Events;
 use crate::resource::{Kind, Resource};
 use crate::secrets::SecretError;
 use crate::table::company::Task;
-use crate::table::installation::{Changed, Installation, NewInstallation};
+use crate::table::installation::{Changed, Installation, NewInstallation, StandbyPair};
 use crate::table::minted::Learnt;
 use crate::table::{StoreError, Table};
 use crate::token::pair::{Pair, Slot};
@@ -293,7 +293,10 @@ impl Installations {
                     return Ok(None);
                 }
                 if stored.minted.is_none() && stored.installed_at >= new.installed_at {
-                    return self.behind(new, pair, stored.lineage, &sealer).await;
+                    if self.come_second(new, pair, &stored, &sealer).await? {
+                        return Ok(None);
+                    }
+                    continue;
                 }
             }
             let next = seen.unwrap_or(Lineage { epoch: 0, generation: 0 }).reinstalled();
@@ -306,18 +309,34 @@ impl Installations {
         Err(StoreError::Unavailable("the item changes faster than it can be written".into()).into())
     }
 
-    /// A newer install was stored while this one was on its way. Which of the two pairs lives nobody knows: park it.
-    async fn behind(
+    /// A newer install was stored while this one was on its way. Nobody knows which of the two pairs lives: this one is
+    /// kept as a standby pair. False if the installation has changed meanwhile.
+    async fn come_second(
         &self,
         new: &NewInstallation<'_>,
         pair: &Pair,
-        current: Lineage,
+        stored: &Installation,
         sealer: &crate::seal::Sealer,
-    ) -> Result<Stored, VaultOrStore> {
-        let parked = pair.seal(sealer, new.resource, current, Slot::Alternate);
-        self.table.park(new.resource, current, &parked, self.clock.now()).await?;
-        tracing::warn!(resource = %new.resource, "a newer install was stored first: this one is parked");
-        Ok(None)
+    ) -> Result<bool, StoreError> {
+        if stored.status == Status::Revoked {
+            return Ok(true);
+        }
+        let standby = StandbyPair {
+            attempt: new.attempt.as_str().to_owned(),
+            generation: stored.lineage.generation,
+            // No token was presented for it. It counts as old as the current pair.
+            granted_from: stored.granted_from,
+            pair: pair.seal(sealer, new.resource, stored.lineage, Slot::Alternate),
+        };
+        let known = stored.standby.iter().any(|standby| standby.attempt == new.attempt.as_str());
+        if !known {
+            match self.table.add_standby(stored, &standby, self.clock.now()).await? {
+                Changed::Done(_) => {}
+                Changed::Not(_) | Changed::Gone => return Ok(false),
+            }
+        }
+        tracing::warn!(resource = %new.resource, "a newer install was stored first: this one is a standby pair");
+        Ok(true)
     }
 }
 

@@ -130,7 +130,7 @@ impl Table {
                 format!(
                     "SET #status = :active, minted = :true, epoch = epoch + :one, installed_at = :at, \
                      failures = :zero{set_company}{} REMOVE absent_until, supposed, expires_at, revoked_at, \
-                     access_token, refresh_token, access_issued_at, access_expires_at, alternate, attempt, \
+                     access_token, refresh_token, access_issued_at, access_expires_at, standby, attempt, \
                      lease_ends_at, tried_at, forced_at, told{}",
                     telling.set(),
                     telling.add()
@@ -171,7 +171,7 @@ impl Table {
         let result = self
             .change(location, lineage)
             .condition_expression(
-                "epoch = :epoch AND generation = :generation AND attempt = :attempt AND attribute_not_exists(alternate)",
+                "epoch = :epoch AND generation = :generation AND attempt = :attempt AND attribute_not_exists(standby)",
             )
             .update_expression(
                 "SET #status = :active, minted = :true, failures = :zero, due_at = :due, due_shard = :shard \
@@ -209,7 +209,7 @@ impl Table {
             .update_expression(format!(
                 "SET #status = :active, generation = :next, committed_by = :attempt, due_at = :due, \
                  due_shard = :shard, failures = :zero, company = :company, company_epoch = :company_epoch, {SET_PAIR}{} \
-                 REMOVE attempt, lease_ends_at, alternate, absent_until, supposed, expires_at{over}{}",
+                 REMOVE attempt, lease_ends_at, standby, granted_from, absent_until, supposed, expires_at{over}{}",
                 telling.set(),
                 telling.add()
             ))
@@ -276,7 +276,7 @@ impl Table {
                  AND company_epoch < :company_epoch",
             )
             .update_expression(
-                "REMOVE access_token, refresh_token, access_issued_at, access_expires_at, alternate, due_at, due_shard",
+                "REMOVE access_token, refresh_token, access_issued_at, access_expires_at, standby, due_at, due_shard",
             )
             .expression_attribute_values(":company", s(company))
             .expression_attribute_values(":company_epoch", n(epoch))

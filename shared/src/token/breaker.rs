@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::endpoint::{TokenEndpoint, fingerprint};
 use crate::clock::{Clock, Millis};
-use crate::secrets::SecretError;
 use crate::installation::state::Attempt;
+use crate::secrets::SecretError;
 use crate::table::app::{AppState, BreakerReason, OpenBreaker};
 use crate::table::mark_budget::{PLACES, Requested, Reserved};
 use crate::table::{StoreError, Table};
@@ -47,13 +47,15 @@ pub struct Breaker {
     table: Table,
     clock: Clock,
     seen: Mutex<Option<(Millis, AppState)>>,
+    /// Single flight: hundreds of mintings that begin together read the item once.
+    reading: tokio::sync::Mutex<()>,
 }
 
 impl Breaker {
     /// The breaker in `table`.
     #[must_use]
     pub fn new(table: Table, clock: Clock) -> Self {
-        Self { table, clock, seen: Mutex::default() }
+        Self { table, clock, seen: Mutex::default(), reading: tokio::sync::Mutex::default() }
     }
 
     /// The breaker if it is open for refreshes, at most 5 s late. Credentials other than the refused ones close it at
@@ -82,17 +84,29 @@ impl Breaker {
     }
 
     async fn open_now(&self) -> Result<Option<OpenBreaker>, StoreError> {
-        let now = self.clock.now();
-        let seen = lock(&self.seen).clone();
-        let state = match seen {
-            Some((at, state)) if now.since(at) < FRESH => state,
-            _ => {
-                let state = self.table.app_state().await?;
-                *lock(&self.seen) = Some((now, state.clone()));
-                state
+        let state = match self.fresh() {
+            Some(state) => state,
+            None => {
+                let _one_at_a_time = self.reading.lock().await;
+                match self.fresh() {
+                    Some(state) => state,
+                    None => {
+                        let now = self.clock.now();
+                        let state = self.table.app_state().await?;
+                        *lock(&self.seen) = Some((now, state.clone()));
+                        state
+                    }
+                }
             }
         };
+        let now = self.clock.now();
         Ok(state.breaker.filter(|open| now < open.until))
+    }
+
+    /// What was read at most [`FRESH`] ago.
+    fn fresh(&self) -> Option<AppState> {
+        let now = self.clock.now();
+        lock(&self.seen).as_ref().filter(|(at, _)| now.since(*at) < FRESH).map(|(_, state)| state.clone())
     }
 
     /// Opens it because the platform does not accept the credentials of this fingerprint.

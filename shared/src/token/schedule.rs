@@ -153,7 +153,9 @@ mod tests {
             }
         }
         assert!(after_unknown(Millis(0), 1, 1.0).0 < 30_000, "inside the grace");
-        for (failures, least, most) in [(1, 150_000, minutes(5)), (2, minutes(5), minutes(10)), (9, minutes(15), minutes(30))] {
+        for (failures, least, most) in
+            [(1, 150_000, minutes(5)), (2, minutes(5), minutes(10)), (9, minutes(15), minutes(30))]
+        {
             for random in [0.0, 1.0] {
                 let after = after_refused(Millis(0), failures, random).0;
                 assert!((least - 1..=most).contains(&after), "{failures} refusals: {after}");

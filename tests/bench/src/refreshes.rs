@@ -85,12 +85,7 @@ async fn counts(store: &Store, functions: &Functions, due: usize) -> Vec<Row> {
             .told(format!("{count} for {due} refreshes"))
     };
     vec![
-        row(
-            "refresh.writes",
-            "writes of one refresh",
-            Target::AtMost(2.06),
-            more("UpdateItem"),
-        ),
+        row("refresh.writes", "writes of one refresh", Target::AtMost(2.06), more("UpdateItem")),
         row("refresh.reads", "reads of one refresh, shared by those due together", Target::Told, reads),
         row("refresh.posts", "token requests of one refresh", Target::Exactly(1.0), after.1 - before.1),
     ]
@@ -190,14 +185,11 @@ impl Copies {
                 .condition_expression("attribute_exists(pk)"),
             Conditions::Its => update
                 .update_expression(
-                    "SET #status = :active, generation = :next, committed_by = :attempt, due_at = :due, \
-                     due_shard = :shard, failures = :zero, access_token = :access, refresh_token = :refresh, \
-                     access_issued_at = :issued, access_expires_at = :expires REMOVE attempt, lease_ends_at, alternate",
+                    "SET #status = :active, generation = :next, granted_from = :generation, committed_by = :attempt, \
+                     due_at = :due, due_shard = :shard, failures = :zero, access_token = :access, refresh_token = :refresh, \
+                     access_issued_at = :issued, access_expires_at = :expires REMOVE attempt, lease_ends_at",
                 )
-                .condition_expression(
-                    "epoch = :epoch AND generation = :generation AND #status <> :revoked AND \
-                     (attribute_not_exists(alternate))",
-                )
+                .condition_expression("epoch = :epoch AND generation = :generation AND #status <> :revoked")
                 .expression_attribute_values(":epoch", self.epoch.clone())
                 .expression_attribute_values(":generation", self.generation.clone())
                 .expression_attribute_values(":next", self.generation.clone())

@@ -41,9 +41,9 @@ pub enum Call {
     Commit,
     /// A lease given back.
     Settle,
-    /// A pair put beside the current one.
+    /// A standby pair is added.
     Park,
-    /// A parked pair made the current one.
+    /// A standby pair becomes the current one.
     Promote,
     /// A new installation.
     Install,
@@ -276,7 +276,7 @@ fn written(update: &str) -> Option<Call> {
         Some(Call::Settle)
     } else if sets("committed_by = ") {
         Some(if sets("failures = ") { Call::Commit } else { Call::Promote })
-    } else if sets("alternate = ") {
+    } else if sets("standby = ") {
         Some(Call::Park)
     } else if sets("REMOVE outbox") || sets("SET outbox = ") {
         Some(Call::Strike)

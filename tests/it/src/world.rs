@@ -24,11 +24,11 @@ use serde_json::{Value, json};
 use shared::app::{App, aws_defaults};
 use shared::clock::{Clock, Millis};
 use shared::config::{Config, Function};
-use shared::installation::state::Status;
+use shared::installation::state::{Lineage, Status};
 use shared::redacted::Redacted;
 use shared::resource::{Kind, Resource};
 use shared::seal::{DataKeys, Sealer};
-use shared::table::installation::{Installation, SealedPair};
+use shared::table::installation::{Installation, SealedPair, StandbyPair};
 use shared::table::{Item, Table};
 use shared::token::pair::{Slot, place};
 use shared::token::{Access, Grant};
@@ -329,6 +329,28 @@ impl World {
         let item = stored.key();
         let refresh = pair.refresh.as_ref()?;
         Some(sealer.open(place(&item, stored.lineage, slot.refresh()), refresh).expect("it opens"))
+    }
+
+    /// The refresh token of a standby pair.
+    ///
+    /// # Panics
+    /// If it has none, or does not open.
+    #[must_use]
+    pub fn open_standby(&self, stored: &Installation, standby: &StandbyPair) -> Redacted {
+        let lineage = Lineage { generation: standby.generation, ..stored.lineage };
+        let sealed_under = Installation { lineage, ..stored.clone() };
+        self.open(&sealed_under, Slot::Alternate, &standby.pair).expect("a refresh token")
+    }
+
+    /// Number of log lines about a resource, which no other story may have, in which a member has this value.
+    #[must_use]
+    pub fn logged(&self, resource: &Resource, member: &str, value: &str) -> usize {
+        let resource = resource.to_string();
+        let has = |line: &str| {
+            let line: Value = serde_json::from_str(line).unwrap_or_default();
+            line["resource"] == *resource && line[member] == value
+        };
+        lines()[self.lines_before..].iter().filter(|line| has(line)).count()
     }
 
     /// What the platform would say to the stored refresh token.

@@ -238,7 +238,7 @@ async fn a_grant_of_its_own_replaces_a_minted_token(world: World) {
     let grant = world.consent(&process, &l1).await;
     process.installations.install(&grant, started, it::world::HOME).await.expect("installed");
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.minted, stored.alternate.is_some(), stored.lineage.epoch), (None, false, 2));
+    assert_eq!((stored.minted, stored.standby.is_empty(), stored.lineage.epoch), (None, true, 2));
     world.end().await;
 }
 

@@ -283,7 +283,8 @@ impl Shelf {
         let (mut changed, mut failed) = (Vec::new(), Vec::new());
         for entry in entries.as_array().map(Vec::as_slice).unwrap_or_default() {
             let receipt = entry["ReceiptHandle"].as_str().filter(|receipt| !receipt.is_empty());
-            let in_flight = |message: &&mut Message| Some(message.receipt.as_str()) == receipt && now < message.visible_at;
+            let in_flight =
+                |message: &&mut Message| Some(message.receipt.as_str()) == receipt && now < message.visible_at;
             match (state.messages.iter_mut().find(in_flight), entry["VisibilityTimeout"].as_u64()) {
                 (Some(message), Some(seconds)) => {
                     message.visible_at = now + Duration::from_secs(seconds);

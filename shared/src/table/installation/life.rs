@@ -63,7 +63,7 @@ impl Table {
         }
         update.push_str(telling.set());
         update.push_str(
-            " REMOVE attempt, lease_ends_at, alternate, revoked_at, forced_at, expires_at, minted, company_epoch, \
+            " REMOVE attempt, lease_ends_at, standby, granted_from, revoked_at, forced_at, expires_at, minted, company_epoch, \
              absent_until, supposed, told",
         );
         update.push_str(telling.add());
@@ -116,7 +116,7 @@ impl Table {
             .condition_expression(condition)
             .update_expression(format!(
                 "SET #status = :revoked, epoch = epoch + :one, revoked_at = :at{} REMOVE access_token, refresh_token, \
-                 access_issued_at, access_expires_at, alternate, attempt, lease_ends_at, due_at, due_shard, told{}",
+                 access_issued_at, access_expires_at, standby, attempt, lease_ends_at, due_at, due_shard, told{}",
                 telling.set(),
                 telling.add()
             ))

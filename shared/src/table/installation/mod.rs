@@ -22,7 +22,7 @@ use crate::resource::{Kind, Resource};
 
 pub use due::{DUE_SHARDS, Due, DueKey, DuePage};
 pub use life::NewInstallation;
-pub use rotation::{Beside, Claim, Claimed, LEASE, Renewal, Settlement};
+pub use rotation::{Claim, Claimed, LEASE, Renewal, Settlement};
 pub use writing::Changed;
 
 /// Two sealed tokens and the life of the access token. `Debug` tells their lengths only.
@@ -56,7 +56,7 @@ impl SealedPair {
         })
     }
 
-    pub(super) fn to_map(&self) -> AttributeValue {
+    fn to_map(&self) -> Item {
         let mut map = Item::from([
             ("access_token".to_owned(), b(&self.access)),
             ("access_issued_at".to_owned(), n(self.access_issued_at)),
@@ -65,6 +65,40 @@ impl SealedPair {
         if let Some(refresh) = &self.refresh {
             map.insert("refresh_token".to_owned(), b(refresh));
         }
+        map
+    }
+}
+
+/// A pair that was granted and did not become the current one. It may be the live one, and is tried before anybody is
+/// asked to install again. It stays until then, whatever is stored as the current pair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StandbyPair {
+    /// The attempt that was granted it.
+    pub attempt: String,
+    /// The generation under which it is sealed: that of the pair which was current when this one came.
+    pub generation: u64,
+    /// The generation whose token was presented for it.
+    pub granted_from: u64,
+    /// The pair.
+    pub pair: SealedPair,
+}
+
+impl StandbyPair {
+    fn read(map: &Item) -> Option<Self> {
+        let attributes = Attributes::of(map);
+        Some(Self {
+            attempt: attributes.text("attempt")?.to_owned(),
+            generation: attributes.number("generation")?,
+            granted_from: attributes.number("granted_from")?,
+            pair: SealedPair::read(map)?,
+        })
+    }
+
+    pub(super) fn to_value(&self) -> AttributeValue {
+        let mut map = self.pair.to_map();
+        map.insert("attempt".to_owned(), s(&*self.attempt));
+        map.insert("generation".to_owned(), n(self.generation));
+        map.insert("granted_from".to_owned(), n(self.granted_from));
         AttributeValue::M(map)
     }
 }
@@ -80,8 +114,10 @@ pub struct Installation {
     pub lineage: Lineage,
     /// The current pair; a revoked installation has none.
     pub pair: Option<SealedPair>,
-    /// A second pair that may be the live one, sealed under the same lineage.
-    pub alternate: Option<SealedPair>,
+    /// The generation whose token was presented for the current pair.
+    pub granted_from: u64,
+    /// Other pairs that may be the live one, in the order in which they came.
+    pub standby: Vec<StandbyPair>,
     /// Who holds or held the lease.
     pub attempt: Option<String>,
     /// When the lease ends.
@@ -133,15 +169,17 @@ impl Installation {
     pub(super) fn read(item: &Item) -> Result<Self, StoreError> {
         let attributes = Attributes::of(item);
         let need = |name: &'static str| attributes.malformed(name);
+        let generation: u64 = attributes.number("generation").ok_or_else(|| need("generation"))?;
+        let standby = item.get("standby").and_then(|value| value.as_l().ok()).map(Vec::as_slice).unwrap_or_default();
+        // An element that cannot be read keeps its place, for writes name elements by their place: it is an error.
+        let standby = standby.iter().map(|pair| pair.as_m().ok().and_then(StandbyPair::read));
         Ok(Self {
             resource: resource_of(attributes.text("pk").unwrap_or_default()).ok_or_else(|| need("pk"))?,
             status: attributes.text("status").and_then(Status::parse).ok_or_else(|| need("status"))?,
-            lineage: Lineage {
-                epoch: attributes.number("epoch").ok_or_else(|| need("epoch"))?,
-                generation: attributes.number("generation").ok_or_else(|| need("generation"))?,
-            },
+            lineage: Lineage { epoch: attributes.number("epoch").ok_or_else(|| need("epoch"))?, generation },
             pair: SealedPair::read(item),
-            alternate: attributes.map("alternate").and_then(SealedPair::read),
+            granted_from: attributes.number("granted_from").unwrap_or(generation.saturating_sub(1)),
+            standby: standby.collect::<Option<_>>().ok_or_else(|| need("standby"))?,
             attempt: attributes.text("attempt").map(str::to_owned),
             lease_ends_at: attributes.number("lease_ends_at").map(Millis),
             committed_by: attributes.text("committed_by").map(str::to_owned),

@@ -70,7 +70,8 @@ impl Attempted<'_> {
         let (now, random, failures) = (self.on.clock.now(), fastrand::f64(), self.installation.failures + 1);
         match outcome {
             Outcome::Granted(grant) => {
-                let (renewed, ()) = tokio::join!(self.granted(&grant, token), self.on.breaker.granted(Requested::Refresh));
+                let (renewed, ()) =
+                    tokio::join!(self.granted(&grant, token), self.on.breaker.granted(Requested::Refresh));
                 renewed
             }
             Outcome::NotSent | Outcome::Throttled { .. } if self.uncertain => self.unknown().await,
@@ -151,9 +152,8 @@ impl Attempted<'_> {
         let Installation { resource, lineage, .. } = &self.installation;
         let renewed = pair.to_access(lineage.next());
         let (sealer, attempt) = (&self.sealer, &self.attempt);
-        let parked = self.installation.alternate.as_ref();
         let event = self.on.events.renewed(&self.installation);
-        let commit = Commit { on: self.on, resource, from: *lineage, attempt, sealer, pair: &pair, parked, event };
+        let commit = Commit { on: self.on, resource, from: *lineage, attempt, sealer, pair: &pair, event };
         match commit.until_stored(self.lease).await {
             Some(Committed::Stored(stored)) => {
                 self.on.events.tell(&stored, self.lease.deadline).await;

@@ -27,7 +27,7 @@ use crate::installation::state::{Attempt, Lineage, Status};
 use crate::lifecycle::Events;
 use crate::resource::Resource;
 use crate::secrets::{FRESH, SecretError};
-use crate::table::installation::{Claim, Claimed, Installation, LEASE, SealedPair};
+use crate::table::installation::{Claim, Claimed, Installation, LEASE, StandbyPair};
 use crate::table::{StoreError, Table};
 use crate::vault::{Vault, VaultError};
 
@@ -184,7 +184,6 @@ impl Refresher {
         let stored = self.table.installation(&rescued.resource).await?;
         let commit = Commit {
             on: self,
-            parked: None,
             event: stored.and_then(|stored| self.events.renewed(&stored)),
             resource: &rescued.resource,
             from: Lineage { epoch, generation },
@@ -211,15 +210,10 @@ impl Refresher {
         }
     }
 
-    /// Opens a stored pair.
-    async fn open(
-        &self,
-        resource: &Resource,
-        lineage: Lineage,
-        slot: Slot,
-        sealed: &SealedPair,
-    ) -> Result<Pair, VaultError> {
-        let item = crate::table::installation_key(resource);
+    /// Opens a standby pair.
+    async fn open(&self, installation: &Installation, standby: &StandbyPair) -> Result<Pair, VaultError> {
+        let (item, slot, sealed) = (installation.key(), Slot::Alternate, &standby.pair);
+        let lineage = Lineage { generation: standby.generation, ..installation.lineage };
         let refresh = match &sealed.refresh {
             Some(refresh) => Some(self.vault.open(place(&item, lineage, slot.refresh()), refresh).await?),
             None => None,

@@ -5,18 +5,20 @@ use std::time::Duration;
 use super::attempt::Attempted;
 use super::{Failure, Refreshed};
 use crate::clock::Millis;
-use crate::installation::state::{Lineage, Status};
+use crate::installation::state::Status;
 use crate::resource::{Kind, Resource};
 use crate::table::StoreError;
-use crate::table::installation::{Changed, Installation, SealedPair, Settlement};
+use crate::table::installation::{Changed, Installation, Settlement};
 use crate::table::mark_budget::Requested;
 use crate::token::breaker::Marking;
 use crate::token::endpoint::{Cause, fingerprint};
-use crate::token::pair::Slot;
+use crate::token::pair::{Pair, Slot};
 use crate::token::schedule;
 
 /// How long an installation is left alone after a fault that is not its own.
 const OUR_FAULT: Duration = Duration::from_mins(5);
+/// How often a promotion is tried while standby pairs are added.
+const PROMOTIONS: u32 = 5;
 /// Renewals that are refused with the same credentials within this time read the app's secret once more, together.
 const REFUSED_TOGETHER: Duration = Duration::from_secs(1);
 
@@ -32,10 +34,10 @@ pub(in crate::token) fn outcome_of(left: Status) -> &'static str {
 }
 
 impl Attempted<'_> {
-    /// An answered refusal of the current token by the current attempt: the parked pair, the company's token, or a mark.
+    /// An answered refusal of the current token by the current attempt: a standby pair, the company's token, or a mark.
     pub(super) async fn refused(self) -> Refreshed {
-        if let Some(alternate) = &self.installation.alternate {
-            return self.promote(alternate, self.installation.lineage).await;
+        if !self.installation.standby.is_empty() {
+            return self.promote(&self.installation).await;
         }
         // The live pair may be on its way into the table: nothing is erased and nobody is told.
         if self.on.pairs_may_be_queued().await {
@@ -86,10 +88,12 @@ impl Attempted<'_> {
                     "the grant is gone: the app must be installed again");
                 Refreshed::Failed(Failure::NeedsReauthorization(self.installation.reinstall_url()))
             }
-            Ok(Changed::Not(stored)) if stored.lineage == *lineage => match &stored.alternate {
-                Some(alternate) => self.promote(alternate, *lineage).await,
-                None => Refreshed::Held(stored.lease_ends_at.unwrap_or(now)),
-            },
+            Ok(Changed::Not(stored)) if stored.lineage == *lineage && !stored.standby.is_empty() => {
+                self.promote(&stored).await
+            }
+            Ok(Changed::Not(stored)) if stored.lineage == *lineage => {
+                Refreshed::Held(stored.lease_ends_at.unwrap_or(now))
+            }
             Ok(Changed::Not(_)) => Refreshed::Moved,
             Ok(Changed::Gone) => Refreshed::Gone,
             Err(error) => Refreshed::Failed(Failure::Store(error)),
@@ -141,26 +145,48 @@ impl Attempted<'_> {
         }
     }
 
-    async fn promote(&self, alternate: &SealedPair, lineage: Lineage) -> Refreshed {
+    /// The current token of the installation as it was `seen` is refused: the standby pair that was granted last takes
+    /// its place. The others stay, and each is tried in turn.
+    async fn promote(&self, seen: &Installation) -> Refreshed {
         let resource = &self.installation.resource;
-        let pair = match self.on.open(resource, lineage, Slot::Alternate, alternate).await {
-            Ok(pair) => pair,
-            Err(error) => {
-                tracing::error!(alarm = "unseal", %resource, %error, "a parked pair does not open");
-                self.our_fault("the parked pair does not open").await;
+        let mut seen = seen.clone();
+        for _ in 0..PROMOTIONS {
+            let Some((place, pair)) = self.newest_standby(&seen).await else {
+                self.our_fault("no standby pair opens").await;
                 return Refreshed::Failed(Failure::Misconfigured("a stored token does not open"));
+            };
+            let (next, now) = (seen.lineage.next(), self.on.clock.now());
+            let sealed = pair.seal(&self.sealer, resource, next, Slot::Current);
+            match self.on.table.promote(&seen, place, &self.attempt, &sealed, now).await {
+                Ok(Changed::Done(_)) => {
+                    tracing::warn!(%resource, generation = next.generation, outcome = "promoted", Refreshes = 1,
+                        "the current pair was refused and a standby pair takes its place");
+                    return Refreshed::Moved;
+                }
+                // Another standby pair came meanwhile.
+                Ok(Changed::Not(stored)) if stored.lineage == seen.lineage => seen = *stored,
+                Ok(Changed::Not(_)) => return Refreshed::Moved,
+                Ok(Changed::Gone) => return Refreshed::Gone,
+                Err(error) => return Refreshed::Failed(Failure::Store(error)),
             }
-        };
-        let sealed = pair.seal(&self.sealer, resource, lineage.next(), Slot::Current);
-        let now = self.on.clock.now();
-        match self.on.table.promote(resource, lineage, &self.attempt, &sealed, now).await {
-            Ok(_) => {
-                tracing::warn!(%resource, generation = lineage.next().generation, outcome = "promoted", Refreshes = 1,
-                    "the current pair was refused and the parked one takes its place");
-                Refreshed::Moved
-            }
-            Err(error) => Refreshed::Failed(Failure::Store(error)),
         }
+        // The lease passes by itself, and whoever comes next finds the standby pairs.
+        Refreshed::Moved
+    }
+
+    /// The standby pair that was granted last among those that open, and its place.
+    async fn newest_standby(&self, seen: &Installation) -> Option<(usize, Pair)> {
+        let mut places: Vec<usize> = (0..seen.standby.len()).collect();
+        places.sort_by_key(|place| std::cmp::Reverse((seen.standby[*place].pair.access_issued_at, *place)));
+        for place in places {
+            match self.on.open(seen, &seen.standby[place]).await {
+                Ok(pair) => return Some((place, pair)),
+                Err(error) => {
+                    tracing::error!(alarm = "unseal", resource = %seen.resource, %error, "a standby pair does not open");
+                }
+            }
+        }
+        None
     }
 
     pub(super) async fn unknown(&self) -> Refreshed {

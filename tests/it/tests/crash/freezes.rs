@@ -84,11 +84,11 @@ async fn with_a_commit_that_comes_second() {
     frozen.thaws().await;
     assert_serves(&scene, invocation).await;
     let stored = scene.stored().await;
-    assert!(stored.alternate.is_some(), "kept beside the rival's");
+    assert_eq!(stored.standby.len(), 1, "kept beside the rival's");
     assert_eq!((stored.lineage, stored.pair, stored.committed_by), (rivals.lineage, rivals.pair, rivals.committed_by));
     assert_eq!((stored.status.as_str(), scene.presented().len()), ("Active", 2));
     scene.assert_usable().await;
-    assert!(scene.stored().await.alternate.is_some(), "and beside the next, until it is tried");
+    assert_eq!(scene.stored().await.standby.len(), 1, "and beside the next, until it is tried");
     scene.end();
 }
 
@@ -115,7 +115,7 @@ async fn with_a_commit_that_comes_between_a_rival_and_its_refusal() {
     let summary = tick.await.expect("no panic").expect("an answer");
     assert_eq!(summary["refreshed"], json!(0), "{summary}");
     assert_eq!((scene.status().await.as_str(), scene.stored().await.lineage.generation), ("Active", 2));
-    assert_eq!(scene.stored().await.alternate, None, "the late commit knows its own write");
+    assert_eq!(scene.stored().await.standby, [], "the late commit knows its own write");
     scene.assert_usable().await;
     scene.end();
 }

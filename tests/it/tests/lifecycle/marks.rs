@@ -18,7 +18,7 @@ use shared::token::TokenError;
 use shared::token::refresh::{Failure, Refreshed, Why};
 
 it::stories!(
-    a_mass_refusal_of_sixty_marks_three_and_stops,
+    a_mass_refusal_of_thirty_marks_three_and_stops,
     a_mass_refusal_of_a_small_app_marks_three_and_stops,
     a_resume_does_not_make_further_marks_possible,
     processes_that_race_for_the_places_get_three,
@@ -121,8 +121,8 @@ async fn mend(world: &World, all: &[Resource]) {
     assert_eq!(with_status(world, all, Status::Active).await.len(), all.len(), "nothing is lost");
 }
 
-async fn a_mass_refusal_of_sixty_marks_three_and_stops(world: World) {
-    let all = mass_refusal(&world, 60).await;
+async fn a_mass_refusal_of_thirty_marks_three_and_stops(world: World) {
+    let all = mass_refusal(&world, 30).await;
     mend(&world, &all).await;
     world.end().await;
 }
@@ -426,8 +426,8 @@ async fn a_mass_refusal_of_minting_takes_three_tokens_and_stops(world: World) {
 
 async fn one_agency_that_leaves_locations_stops_nobody(world: World) {
     let process = world.process().await;
-    let all = agency(&world, &process, 88).await;
-    let (left, stay) = all.split_at(8);
+    let all = agency(&world, &process, 66).await;
+    let (left, stay) = all.split_at(6);
     let stays = stay.iter().map(|l| Location { id: l.id().into(), name: "A location".into() }).collect();
     world.market.change(|options| options.locations = stays);
     world.expire();
