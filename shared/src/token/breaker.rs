@@ -86,21 +86,21 @@ impl Breaker {
     async fn open_now(&self) -> Result<Option<OpenBreaker>, StoreError> {
         let state = match self.fresh() {
             Some(state) => state,
-            None => {
-                let _one_at_a_time = self.reading.lock().await;
-                match self.fresh() {
-                    Some(state) => state,
-                    None => {
-                        let now = self.clock.now();
-                        let state = self.table.app_state().await?;
-                        *lock(&self.seen) = Some((now, state.clone()));
-                        state
-                    }
-                }
-            }
+            None => self.read().await?,
         };
         let now = self.clock.now();
         Ok(state.breaker.filter(|open| now < open.until))
+    }
+
+    async fn read(&self) -> Result<AppState, StoreError> {
+        let _one_at_a_time = self.reading.lock().await;
+        if let Some(state) = self.fresh() {
+            return Ok(state);
+        }
+        let now = self.clock.now();
+        let state = self.table.app_state().await?;
+        *lock(&self.seen) = Some((now, state.clone()));
+        Ok(state)
     }
 
     /// What was read at most [`FRESH`] ago.

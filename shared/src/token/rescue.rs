@@ -175,6 +175,9 @@ impl RescueQueue {
     /// Has messages delivered again after a time each, by their receipt handles (Amazon SQS API Reference,
     /// `ChangeMessageVisibilityBatch`: at most ten in a request). What SQS does not accept is delivered again after the
     /// queue's own visibility time-out.
+    ///
+    /// # Panics
+    /// Never: each entry has an id and a receipt handle.
     pub async fn deliver_again(&self, messages: &[(&str, Duration)]) {
         for some in messages.chunks(10) {
             let entry = |(number, (receipt, after)): (usize, &(&str, Duration))| {
