@@ -36,7 +36,7 @@ pub(crate) fn advice(open: &OpenBreaker) -> (&'static str, &'static str) {
             "look for the alarm bad_request in the logs of refresh: it has the platform's words",
         ),
         BreakerReason::MassRefusal => (
-            "the platform has refused so many refresh tokens that refreshing was stopped; a few installations may be marked",
+            "the platform has refused so many grants that refreshing was stopped; ops doctor says how many marks were made",
             "see whether the platform has an incident; when it is over: ops resume",
         ),
     }

@@ -14,7 +14,7 @@ use crate::token::{Access, Grant};
 pub enum Slot {
     /// The pair in use.
     Current,
-    /// The parked one.
+    /// A standby pair: granted, and not in use.
     Alternate,
 }
 
