@@ -125,9 +125,7 @@ impl App {
         let secrets = aws_sdk_secretsmanager::Client::new(aws);
         let app_secret =
             Arc::new(Secret::new(secrets.clone(), &config.app_secret_id, clock.clone(), AppCredentials::parse));
-        // The webhook seals nothing and has no such secret.
-        let sealing_secret_id = config.sealing_secret_id.clone().unwrap_or_default();
-        let keys = Secret::new(secrets, sealing_secret_id, clock.clone(), |text| {
+        let keys = Secret::new(secrets, &config.sealing_secret_id, clock.clone(), |text| {
             DataKeys::parse(text).map_err(|error| error.to_string())
         });
         let vault = Arc::new(Vault::new(keys, &config.table));

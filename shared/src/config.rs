@@ -99,8 +99,8 @@ pub struct Config {
     pub table: String,
     /// Id of the app's client credentials.
     pub app_secret_id: String,
-    /// Id of the data keys. The webhook opens and seals nothing and has none.
-    pub sealing_secret_id: Option<String>,
+    /// Id of the data keys.
+    pub sealing_secret_id: String,
     /// Id of the callers' secret; the relay's only.
     pub callers_secret_id: Option<String>,
     /// The platform's API.
@@ -179,7 +179,7 @@ impl Config {
         let config = Self {
             table: env.required("TABLE_NAME"),
             app_secret_id: env.required("APP_SECRET_ID"),
-            sealing_secret_id: (function != Function::Webhook).then(|| env.required("SEALING_SECRET_ID")),
+            sealing_secret_id: env.required("SEALING_SECRET_ID"),
             callers_secret_id: relay.then(|| env.required("CALLERS_SECRET_ID")),
             api_url: env.url("API_URL", "https://services.leadconnectorhq.com"),
             authorization: Authorization {
@@ -512,10 +512,11 @@ mod tests {
     }
 
     #[test]
-    fn only_the_relay_needs_callers_and_the_webhook_no_sealing_key() {
-        assert!(read(Function::Refresh, &LEAST[..3]).is_ok());
-        assert!(read(Function::Webhook, &LEAST[..2]).is_ok());
-        assert!(read(Function::Callback, &LEAST[..2]).is_err());
+    fn all_need_the_sealing_key_and_only_the_relay_needs_callers() {
+        for function in [Function::Callback, Function::Refresh, Function::Webhook] {
+            assert!(read(function, &LEAST[..3]).is_ok(), "{function:?}");
+            assert!(read(function, &LEAST[..2]).is_err(), "{function:?}");
+        }
         assert!(read(Function::Relay, &LEAST[..3]).is_err());
     }
 }

@@ -105,8 +105,15 @@ BREAKAGES = [
     ),
     (
         checks.roles_hold_exactly_the_expected_permissions,
-        "the webhook reads the sealing keys",
-        lambda t: _statement(t, "Webhook", "Secrets").update(Resource=[{"Ref": "AppSecret"}, {"Ref": "SealingSecret"}]),
+        "the webhook reads the callers",
+        lambda t: _statement(t, "Webhook", "Secrets").update(
+            Resource=[{"Ref": "AppSecret"}, {"Ref": "SealingSecret"}, {"Ref": "CallersSecret"}]
+        ),
+    ),
+    (
+        checks.roles_hold_exactly_the_expected_permissions,
+        "the relay reads everything that is due",
+        lambda t: _statement(t, "Relay", "Companies").pop("Condition"),
     ),
     (
         checks.roles_hold_exactly_the_expected_permissions,

@@ -67,7 +67,16 @@ ENVIRONMENT = {
         "RESCUE_QUEUE_URL",
         "EVENT_BUS_NAME",
     },
-    "webhook": _EVERYWHERE | {"WEBHOOK_PUBLIC_KEYS", "EVENT_BUS_NAME"},
+    "webhook": _EVERYWHERE
+    | {
+        "SEALING_SECRET_ID",
+        "API_URL",
+        "BURST_LIMIT",
+        "BURST_INTERVAL_MS",
+        "DAILY_LIMIT",
+        "WEBHOOK_PUBLIC_KEYS",
+        "EVENT_BUS_NAME",
+    },
 }
 
 
@@ -88,13 +97,17 @@ def _secrets(*secrets):
     return {("secretsmanager:GetSecretValue", secret, None) for secret in secrets}
 
 
+# The list of companies, a partition of the index of what is due.
+_COMPANIES = {("dynamodb:Query", "Table/index/due", ("companies",))}
+
 # One row a permission: action, resource, and for items the prefixes of their keys.
 PERMISSIONS = {
-    "callback": _read_and_write("app#companies", "installation#*")
+    "callback": _read_and_write("app#company#*", "installation#*")
     | _secrets("AppSecret", "SealingSecret")
     | {("sqs:SendMessage", "RescueQueue", None)}
     | _logs_and_traces("CallbackLogs"),
     "relay": _read_and_write("app#*", "caller-quota#*", "installation#*", "quota#*")
+    | _COMPANIES
     | _secrets("AppSecret", "SealingSecret", "CallersSecret")
     | {("sqs:SendMessage", "RescueQueue", None)}
     | _logs_and_traces("RelayLogs"),
@@ -109,8 +122,11 @@ PERMISSIONS = {
         ("sqs:GetQueueAttributes", "RescueQueue", None),
     }
     | _logs_and_traces("RefreshLogs"),
-    "webhook": _read_and_write("app#companies", "installation#*", "webhook#*")
-    | _secrets("AppSecret")
+    "webhook": _read_and_write(
+        "app#company#*", "caller-quota#(supposed)#*", "installation#*", "quota#*", "webhook#*"
+    )
+    | _COMPANIES
+    | _secrets("AppSecret", "SealingSecret")
     | _logs_and_traces("WebhookLogs"),
 }
 

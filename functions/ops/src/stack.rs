@@ -60,7 +60,7 @@ impl Stack {
 
     /// The sealing keys.
     pub(crate) fn sealing(&self) -> EditedSecret {
-        self.secret(self.app.config.sealing_secret_id.as_deref().unwrap_or_default())
+        self.secret(&self.app.config.sealing_secret_id)
     }
 
     /// Lambda, with the patience of an invocation; never twice, for a renewal is not to be repeated blindly.

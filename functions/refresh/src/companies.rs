@@ -2,7 +2,8 @@
 //! tokens of the locations of one that no longer has it.
 //!
 //! Both can be broken off at any point and begun again: a list is read on from where it was left, and what is erased
-//! stays erased. A task is struck only once nothing can follow it: it was noted before the write that it is about.
+//! stays erased. A task is noted before the write that it is about, and finished only once that write is over. A task
+//! that fails is tried again after a growing pause, so that it does not hold up the others.
 
 use std::time::Duration;
 
@@ -22,9 +23,14 @@ use shared::token::{Access, TokenError};
 const CONCURRENCY: usize = 16;
 /// Nothing is begun with less time than this: a page, or the company's own token.
 const ENOUGH: Duration = Duration::from_secs(16);
-/// A task is older than this when everything that it could be about has happened: an invocation is shorter, and so is
-/// the lease of a minting that was under way.
-const SETTLED: Duration = Duration::from_mins(1);
+/// How many tasks are read from the index at once.
+const TASKS_PAGE: i32 = 100;
+/// How many companies are worked for at once.
+const COMPANIES_AT_ONCE: usize = 8;
+/// Pause after a failed run. It doubles with each further failure…
+const RETRY: Duration = Duration::from_mins(1);
+/// …up to this.
+const LONGEST_RETRY: Duration = Duration::from_mins(30);
 /// A company that has no token, or whose list the platform does not give, is given up after this…
 const HOPELESS: Duration = Duration::from_hours(24);
 /// …and one whose install was announced and never stored after this.
@@ -47,49 +53,84 @@ enum Unfinished {
     Time,
 }
 
-/// Does what is to be done, in an invocation that ends at `deadline`. What is left is done by the next one.
+/// Runs the tasks that are due and goes on with the searches for locations' companies, in an invocation that ends at
+/// `deadline`. The next tick does what is left.
 pub async fn run(app: &App, deadline: Millis) {
-    let mut tasks = match app.table.companies().await {
-        Ok(companies) => companies.tasks,
-        Err(error) => return tracing::warn!(%error, "what is to be done for companies cannot be read"),
-    };
-    tasks.sort_by_key(|task| task.at);
-    while let Some(first) = tasks.first() {
-        let (of_one, others): (Vec<Task>, Vec<Task>) =
-            tasks.iter().cloned().partition(|task| task.company == first.company);
-        if let Err(error) = one(app, &of_one, deadline).await {
-            tracing::warn!(company = of_one[0].company, %error, "not finished for a company");
+    tokio::join!(Box::pin(run_tasks(app, deadline)), Box::pin(app.tokens.search(deadline)));
+}
+
+async fn run_tasks(app: &App, deadline: Millis) {
+    let began = app.clock.now();
+    let mut after = None;
+    loop {
+        let page = match app.table.due_tasks(began, after, TASKS_PAGE).await {
+            Ok(page) => page,
+            Err(error) => return tracing::warn!(%error, "the companies' tasks cannot be read"),
+        };
+        let runs = stream::iter(page.entries).map(|company| run_task(app, company, deadline));
+        runs.buffer_unordered(COMPANIES_AT_ONCE).collect::<()>().await;
+        after = page.next;
+        if after.is_none() || expect_time(app, deadline).is_err() {
+            return;
         }
-        tasks = others;
     }
 }
 
-/// All tasks of one company: they are about how it stands now.
-async fn one(app: &App, tasks: &[Task], deadline: Millis) -> Result<(), Unfinished> {
-    let id = &tasks[0].company;
+async fn run_task(app: &App, company: String, deadline: Millis) {
+    let outcome = match app.table.task(&company, app.clock.now()).await {
+        // Another tick has finished it, or the index lags behind the table.
+        Ok(None) => return,
+        Ok(Some(task)) => one(app, &task, deadline).await,
+        Err(error) => Err(error.into()),
+    };
+    if let Err(error) = outcome {
+        tracing::warn!(company, %error, "a company's task is not finished");
+    }
+}
+
+/// Does what the stored state of a company asks for, and then finishes or postpones its task.
+async fn one(app: &App, task: &Task, deadline: Millis) -> Result<(), Unfinished> {
+    expect_time(app, deadline)?;
     let began = app.clock.now();
-    let Ok(company) = Resource::company(id) else { return strike(app, tasks, |_| true).await };
+    let Ok(company) = Resource::company(&task.company) else { return finish(app, task).await };
     let stored = app.table.installation(&company).await?;
+    let is_installed = stored.as_ref().is_some_and(|stored| stored.status != Status::Revoked);
+    // An install is over once it is stored, or was dropped because of a later uninstall.
+    let is_over = |stored: &Installation, started: Millis| {
+        stored.installed_at >= started || stored.revoked_at.is_some_and(|at| at > started)
+    };
+    let install_is_pending =
+        task.installing.is_some_and(|started| !stored.as_ref().is_some_and(|stored| is_over(stored, started)));
+    let given_up =
+        began.since(task.noted_at) >= if install_is_pending || stored.is_none() { NEVER_STORED } else { HOPELESS };
     let outcome = match &stored {
         None => Err(TokenError::NotInstalled.into()),
         Some(stored) if stored.status == Status::Revoked => erase(app, stored, deadline).await,
-        Some(stored) => discover(app, stored, deadline).await,
+        Some(stored) => discover(app, stored, task, deadline).await,
     };
-    let given_up = if stored.is_some() { HOPELESS } else { NEVER_STORED };
-    let installed_at = stored.filter(|stored| stored.status != Status::Revoked).map(|stored| stored.installed_at);
-    let done = outcome.is_ok();
-    // An install is done once it is stored. What else there is waits until whatever was under way beside it is over.
-    strike(app, tasks, |task| {
-        began.since(task.at) >= given_up || done && (began.since(task.at) >= SETTLED || Some(task.at) == installed_at)
-    })
-    .await?;
+    if !is_installed && (given_up || outcome.is_ok() && !install_is_pending) {
+        app.table.unlist_company(&task.company, task.noted_at, began).await?;
+    }
+    let unsettled = task.settles_at.filter(|at| began < *at);
+    if given_up || outcome.is_ok() && !install_is_pending && unsettled.is_none() {
+        finish(app, task).await?;
+        return outcome;
+    }
+    match (&outcome, unsettled) {
+        // The company's limit is used up, or this invocation is over: the next tick goes on.
+        (Err(Unfinished::Permit | Unfinished::Time), _) => {}
+        (Ok(()), Some(at)) => app.table.postpone_task(task, at, 0).await?,
+        (Ok(()), None) | (Err(_), _) => {
+            let failures = task.failures + 1;
+            let pause = (RETRY * 2_u32.saturating_pow(failures - 1)).min(LONGEST_RETRY);
+            app.table.postpone_task(task, app.clock.now() + pause, failures).await?;
+        }
+    }
     outcome
 }
 
-async fn strike(app: &App, tasks: &[Task], which: impl Fn(&Task) -> bool) -> Result<(), Unfinished> {
-    for task in tasks.iter().filter(|task| which(task)) {
-        app.table.strike_task(task).await?;
-    }
+async fn finish(app: &App, task: &Task) -> Result<(), Unfinished> {
+    app.table.finish_task(task, app.clock.now()).await?;
     Ok(())
 }
 
@@ -105,16 +146,15 @@ async fn erase(app: &App, company: &Installation, deadline: Millis) -> Result<()
         erased.buffer_unordered(CONCURRENCY).try_collect::<()>().await?;
         after = Some(last);
     }
-    app.table.set_company(id, false).await?;
     tracing::info!(company = id, "the tokens of a company's locations are erased");
     Ok(())
 }
 
 /// Reads in which locations a company has the app.
-async fn discover(app: &App, company: &Installation, deadline: Millis) -> Result<(), Unfinished> {
+async fn discover(app: &App, company: &Installation, task: &Task, deadline: Millis) -> Result<(), Unfinished> {
     let id = company.resource.id();
-    app.table.set_company(id, true).await?;
-    let mut skip = app.table.locations_read(id, app.clock.now()).await?;
+    app.table.keep_company_listed(id, company.installed_at).await?;
+    let mut skip = task.read;
     loop {
         let asked_at = app.clock.now();
         let page = page(app, &company.resource, skip, deadline).await?;

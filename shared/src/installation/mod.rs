@@ -1,6 +1,7 @@
 //! The life of an installation: how it begins and ends. What lies between is [`crate::token::refresh`].
 
 pub mod state;
+pub mod uninstall;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use crate::installation::state::{Attempt, Lineage, Status};
 use crate::lifecycle::Events;
 use crate::resource::{Kind, Resource};
 use crate::secrets::SecretError;
-use crate::table::company::Task;
+use crate::table::company::Note;
 use crate::table::installation::{Changed, Installation, NewInstallation};
 use crate::table::minted::Learnt;
 use crate::table::{StoreError, Table};
@@ -188,7 +189,9 @@ impl Installations {
         if resource.kind() == Kind::Location {
             return self.learn(resource, Learnt { company, at, event: None, now: self.clock.now() }).await;
         }
-        self.table.add_task(&Task { company: resource.id().to_owned(), at }).await?;
+        let now = self.clock.now();
+        self.table.note_task(resource.id(), Note::Reported, now).await?;
+        self.table.list_company(resource.id(), now).await?;
         Ok(true)
     }
 
@@ -198,10 +201,20 @@ impl Installations {
     /// # Errors
     /// [`StoreError`].
     pub async fn uninstall(&self, resource: &Resource, at: Millis) -> Result<Uninstalled, StoreError> {
+        self.end(resource, None, at).await
+    }
+
+    /// The same for an installation that must still be as it was seen: of the same epoch and generation.
+    /// [`Uninstalled::Older`] if it is not.
+    async fn uninstall_exactly(&self, seen: &Installation, at: Millis) -> Result<Uninstalled, StoreError> {
+        self.end(&seen.resource, Some(seen.lineage), at).await
+    }
+
+    async fn end(&self, resource: &Resource, seen: Option<Lineage>, at: Millis) -> Result<Uninstalled, StoreError> {
         if resource.kind() == Kind::Company {
-            self.table.add_task(&Task { company: resource.id().to_owned(), at }).await?;
+            self.table.note_task(resource.id(), Note::Reported, self.clock.now()).await?;
         }
-        let outcome = match self.revoke(resource, at).await? {
+        let outcome = match self.revoke(resource, seen, at).await? {
             Changed::Done(stored) => {
                 self.events.tell(&stored, self.clock.now() + PATIENCE).await;
                 Uninstalled::Done
@@ -238,16 +251,17 @@ impl Installations {
         Err(StoreError::Unavailable("the item changes faster than it can be written".into()))
     }
 
-    async fn revoke(&self, resource: &Resource, at: Millis) -> Result<Changed, StoreError> {
+    async fn revoke(&self, resource: &Resource, seen: Option<Lineage>, at: Millis) -> Result<Changed, StoreError> {
         if !self.events.are_told() {
-            return self.table.uninstall(resource, at, None, self.clock.now()).await;
+            return self.table.uninstall(resource, at, seen, None, self.clock.now()).await;
         }
         // The event names the epoch that follows, so the one before must be known.
         for _ in 0..ROUNDS {
-            let Some(seen) = self.table.installation(resource).await? else { return Ok(Changed::Gone) };
-            let event = self.events.uninstalled(seen.lineage.epoch + 1, at);
-            match self.table.uninstall(resource, at, event, self.clock.now()).await? {
-                Changed::Not(stored) if stored.lineage.epoch != seen.lineage.epoch => {}
+            let Some(stored) = self.table.installation(resource).await? else { return Ok(Changed::Gone) };
+            let epoch = seen.unwrap_or(stored.lineage).epoch;
+            let event = self.events.uninstalled(epoch + 1, at);
+            match self.table.uninstall(resource, at, seen, event, self.clock.now()).await? {
+                Changed::Not(stored) if seen.is_none() && stored.lineage.epoch != epoch => {}
                 changed => return Ok(changed),
             }
         }
@@ -260,9 +274,11 @@ impl Installations {
         if resource.kind() == Kind::Location {
             return;
         }
-        let task = Task { company: resource.id().to_owned(), at };
-        let noted = tokio::time::timeout(ANNOUNCEMENT, self.table.add_company(&task)).await;
-        if !matches!(noted, Ok(Ok(()))) {
+        let (id, now) = (resource.id(), self.clock.now());
+        let noting = async {
+            tokio::try_join!(self.table.note_task(id, Note::Installing(at), now), self.table.list_company(id, now))
+        };
+        if !matches!(tokio::time::timeout(ANNOUNCEMENT, noting).await, Ok(Ok(_))) {
             tracing::warn!(%resource, "a company's locations will be found later");
         }
     }

@@ -1,4 +1,5 @@
-//! What a company's token is for besides its own calls: `POST /oauth/locationToken` and `GET /oauth/installedLocations`.
+//! What the system asks the platform's API for itself: `POST /oauth/locationToken` and `GET /oauth/installedLocations`
+//! with a company's token, and `GET /marketplace/app/{appId}/installations` with any installation's.
 
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::endpoint::{BadGrant, MOST_BYTES, PRESENTATION, TokenEndpoint, encode_form, message, read_grant};
+use super::presence::Presence;
 use super::{Access, Grant};
 use crate::relay::retry::Unauthorized;
 use crate::resource::Resource;
@@ -18,6 +20,8 @@ const VERSION: &str = "2021-07-28";
 pub const PAGE: usize = 100;
 /// A page of 100 locations is larger than a token and slower.
 const LISTING: Duration = Duration::from_secs(10);
+/// A webhook waits for the answer.
+const PRESENCE: Duration = Duration::from_secs(2);
 /// A location takes some 200 bytes of a page.
 const MOST_BYTES_OF_A_PAGE: usize = 16 * MOST_BYTES;
 
@@ -50,6 +54,8 @@ pub enum Asked<T> {
 pub struct Heard {
     /// Its status and headers, if there was one.
     pub limits: Option<(StatusCode, HeaderMap)>,
+    /// The platform's `message` of a refusal.
+    pub said: String,
 }
 
 /// A part of the list of locations in which a company has the app.
@@ -112,6 +118,43 @@ impl TokenEndpoint {
         };
         Ok((asked, heard))
     }
+
+    /// Whether the app is installed where this token comes from, and the answer as far as the limits are concerned.
+    ///
+    /// # Errors
+    /// [`SecretError`]: the app's id is part of the path.
+    pub async fn presence(&self, access: &Access) -> Result<(Presence, Heard), SecretError> {
+        let app = self.credentials(FRESH).await?;
+        let mut url = self.beside("/marketplace/app");
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.extend([app.app_id(), "installations"]);
+        }
+        let (answer, heard) = ask(self.http.get(url).timeout(PRESENCE), access, MOST_BYTES_OF_A_PAGE).await;
+        let status = heard.limits.as_ref().map(|(status, _)| *status);
+        Ok((presence_of(answer.as_ref().err(), status, &heard.said), heard))
+    }
+}
+
+/// A refusal proves that the app is gone only if it is about the token, and not about its age, its scopes or the request.
+fn presence_of(refusal: Option<&Otherwise>, status: Option<StatusCode>, said: &str) -> Presence {
+    let Some(status) = status else { return Presence::Unclear("no answer") };
+    if status.is_success() {
+        return Presence::Installed;
+    }
+    match (status, refusal) {
+        (StatusCode::UNAUTHORIZED, _) if said.to_ascii_lowercase().contains("expired") => {
+            Presence::Unclear("the token is expired")
+        }
+        (_, Some(Otherwise::NotAllowed(_))) => {
+            Presence::Unclear("the token may not ask: is the scope oauth.write missing?")
+        }
+        (_, Some(Otherwise::Suspended)) => Presence::Unclear("the location is not active"),
+        (StatusCode::UNAUTHORIZED, _) => Presence::Gone,
+        // What is no JSON comes from something before the platform and not from it.
+        (StatusCode::FORBIDDEN | StatusCode::NOT_FOUND, Some(Otherwise::Unanswered(why))) => Presence::Unclear(why),
+        (StatusCode::FORBIDDEN | StatusCode::NOT_FOUND, _) => Presence::Gone,
+        _ => Presence::Unclear("a status that says nothing"),
+    }
 }
 
 /// Everything but an answer that holds what was asked for.
@@ -166,7 +209,12 @@ async fn ask(
         }
     }
     let retry_after = headers.get(http::header::RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
-    (classify(status, retry_after, &body), Heard { limits: Some((status, headers)) })
+    let said = if status.is_success() { String::new() } else { said(&body) };
+    (classify(status, retry_after, &body), Heard { limits: Some((status, headers)), said })
+}
+
+fn said(body: &[u8]) -> String {
+    serde_json::from_slice::<Value>(body).map(|json| message(&json)).unwrap_or_default()
 }
 
 fn classify(status: StatusCode, retry_after: Option<u64>, body: &[u8]) -> Result<Map<String, Value>, Otherwise> {
@@ -253,6 +301,44 @@ mod tests {
         }
         let scope = of(401, r#"{"message":"The token is not authorized for this scope."}"#);
         assert!(matches!(scope, Otherwise::NotAllowed(_)), "{scope:?}");
+    }
+
+    #[test]
+    fn a_refusal_of_the_token_itself_means_that_the_app_is_gone() {
+        let of = |status: u16, body: &str| {
+            let status = StatusCode::from_u16(status).expect("a status");
+            let refusal = classify(status, None, body.as_bytes()).err();
+            presence_of(refusal.as_ref(), Some(status), &said(body.as_bytes()))
+        };
+        for (status, body, expected) in [
+            (200, r#"{"installations":[]}"#, Presence::Installed),
+            (200, "[]", Presence::Installed),
+            (401, r#"{"message":"Invalid JWT"}"#, Presence::Gone),
+            (401, r#"{"error":{"message":"Invalid token: access token is invalid"}}"#, Presence::Gone),
+            (401, "", Presence::Gone),
+            (403, r#"{"message":"The token does not have access to this location."}"#, Presence::Gone),
+            (404, r#"{"message":"App is not installed"}"#, Presence::Gone),
+        ] {
+            assert_eq!(of(status, body), expected, "{status} {body}");
+        }
+        for (status, body) in [
+            (401, r#"{"message":"The access token has expired"}"#),
+            (401, r#"{"message":"The token is not authorized for this scope."}"#),
+            (401, r#"{"message":"version header is invalid"}"#),
+            (403, "<html>Just a moment...</html>"),
+            (403, "error code: 1010"),
+            (404, ""),
+            (400, r#"{"message":"Location is not active"}"#),
+            (400, r#"{"message":"something new"}"#),
+            (422, r#"{"message":["something new"]}"#),
+            (429, ""),
+            (302, ""),
+            (500, "{}"),
+            (503, "<html>"),
+        ] {
+            assert!(matches!(of(status, body), Presence::Unclear(_)), "{status} {body}");
+        }
+        assert_eq!(presence_of(None, None, ""), Presence::Unclear("no answer"));
     }
 
     #[test]

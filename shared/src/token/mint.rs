@@ -6,12 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::company_api::Asked;
+use super::company_api::{Asked, Heard};
 use super::endpoint::{PRESENTATION, TokenEndpoint};
 use super::pair::{Pair, Slot};
+use super::presence::Presence;
 use super::refresh::setback::outcome_of;
 use super::refresh::{Failure, Refreshed, Why, not_claimed};
-use super::{Access, Grant, schedule};
+use super::search::SEARCH_RETRY;
+use super::{Access, Grant, TokenError, schedule};
 use crate::clock::{Clock, Millis};
 use crate::installation::state::{Attempt, Lineage, Status};
 use crate::lifecycle::Events;
@@ -20,7 +22,7 @@ use crate::resource::Resource;
 use crate::seal::Sealer;
 use crate::table::Table;
 use crate::table::installation::{Changed, Claim, Claimed, Installation, LEASE, Renewal, Settlement};
-use crate::table::minted::Source;
+use crate::table::minted::{Absence, Source};
 use crate::vault::Vault;
 
 /// What must be left of the lease after a minting: the time of a commit.
@@ -65,6 +67,30 @@ struct Claimant {
     deadline: Millis,
 }
 
+/// What the platform says of a location when one of its companies is asked, without a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Probed {
+    /// The company has the app there.
+    Installed,
+    /// The company does not have the app there.
+    Absent,
+    /// The platform does not take the company's token.
+    TokenRefused,
+    /// Nothing is known.
+    Unclear(&'static str),
+}
+
+/// What is written if none of the companies that are asked has the app in the location.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WhenAbsent {
+    /// All companies were asked: the location is not asked for again for a moment.
+    Remember,
+    /// Nothing: others are asked next.
+    AskOthers,
+    /// The schedule asks the companies that were not asked now, if it has room for another location.
+    Search,
+}
+
 /// Why a company gave no token.
 enum Refused {
     /// It does not have the app there.
@@ -100,12 +126,13 @@ impl Minter {
 
     /// Mints the token of a location that was seen in lineage `seen`, from the first of `companies` that has the app
     /// there, in an invocation that ends at `deadline`.
-    pub async fn mint(
+    pub(super) async fn mint(
         &self,
         location: &Resource,
         seen: Lineage,
         why: Why,
         companies: &[Company],
+        when_absent: WhenAbsent,
         deadline: Millis,
     ) -> Refreshed {
         let claimant = match self.claim(location, seen, why, deadline).await {
@@ -121,8 +148,55 @@ impl Minter {
             }
         }
         match setback {
-            Some(setback) => self.set_back(&claimant, setback).await,
-            None => self.absent(&claimant).await,
+            // A company that cannot be asked now must not hide that another one has the app there.
+            Some(setback)
+                if when_absent != WhenAbsent::Search || matches!(setback.told, Failure::CompanyRefused(_)) =>
+            {
+                self.set_back(&claimant, setback).await
+            }
+            _ => self.absent(&claimant, when_absent).await,
+        }
+    }
+
+    /// Asks a company for a location's token and drops it: all that counts is whether the company has the app there.
+    /// Writes nothing, so it needs no lease. Waits for a permit of the company's until `wait_until`, and takes it from the
+    /// share of locations that only a caller has named.
+    pub(super) async fn probe(&self, company: &Company, location: &Resource, wait_until: Option<Millis>) -> Probed {
+        let permit = self.quota.take_within_share(SUPPOSED, &company.resource, SUPPOSED_BURST, wait_until).await;
+        let Ok(permit) = permit else { return Probed::Unclear("no permit of the company's") };
+        if self.clock.now() > permit.send_by {
+            return Probed::Unclear("the permit came too late");
+        }
+        let (asked, heard) = self.endpoint.mint(&company.resource, &company.access, location).await;
+        self.learn_limits(&company.resource, heard).await;
+        match asked {
+            Asked::Got(_) => Probed::Installed,
+            Asked::Absent => Probed::Absent,
+            Asked::TokenRefused => Probed::TokenRefused,
+            Asked::Unanswered(why) => Probed::Unclear(why),
+            Asked::Throttled { .. } => Probed::Unclear("throttled"),
+            Asked::Suspended => Probed::Unclear("the location is not active"),
+            Asked::NotAllowed(_) => Probed::Unclear("the company's token may not mint"),
+            Asked::WrongTenant => Probed::Unclear("a grant for another location or company"),
+        }
+    }
+
+    /// Asks the platform whether it takes this token, with a permit of the resource's.
+    pub(super) async fn presence(&self, resource: &Resource, access: &Access) -> Result<Presence, TokenError> {
+        let Ok(permit) = self.quota.take(resource, None).await else { return Ok(Presence::Unclear("no permit")) };
+        if self.clock.now() > permit.send_by {
+            return Ok(Presence::Unclear("the permit came too late"));
+        }
+        let (presence, heard) = self.endpoint.presence(access).await?;
+        self.learn_limits(resource, heard).await;
+        Ok(presence)
+    }
+
+    async fn learn_limits(&self, resource: &Resource, heard: Heard) {
+        if let Some((status, headers)) = heard.limits
+            && let Err(error) = self.quota.observe(resource, status, &headers).await
+        {
+            tracing::warn!(%resource, %error, "nothing was learnt from the platform's limits");
         }
     }
 
@@ -166,11 +240,7 @@ impl Minter {
         let asked = loop {
             self.permit(claimant, &company.resource).await.map_err(Refused::Failed)?;
             let (asked, heard) = self.endpoint.mint(&company.resource, &company.access, location).await;
-            if let Some((status, headers)) = heard.limits
-                && let Err(error) = self.quota.observe(&company.resource, status, &headers).await
-            {
-                tracing::warn!(company = %company.resource, %error, "nothing was learnt from the platform's limits");
-            }
+            self.learn_limits(&company.resource, heard).await;
             tries += 1;
             if tries == TRIES || !matches!(asked, Asked::Unanswered(_)) {
                 break asked;
@@ -279,8 +349,9 @@ impl Minter {
         Refreshed::Renewed(pair.to_access(from.next()))
     }
 
-    /// No company has the app there. Whoever once installed it there by hand is asked to do so again.
-    async fn absent(&self, claimant: &Claimant) -> Refreshed {
+    /// None of the companies that were asked has the app there. Somebody who once installed the app there by hand is
+    /// asked to do so again.
+    async fn absent(&self, claimant: &Claimant, when_absent: WhenAbsent) -> Refreshed {
         let Installation { resource, lineage, failures, .. } = &claimant.location;
         let reinstall_url = claimant.location.reinstall_url();
         let (settled, told) = if reinstall_url.is_some() {
@@ -289,12 +360,28 @@ impl Minter {
             let settled = self.events.settle(&claimant.location, &claimant.attempt, to, claimant.deadline).await;
             (settled, Failure::NeedsReauthorization(reinstall_url))
         } else {
-            let until = self.clock.now() + ABSENT;
-            let settled = self.table.settle_absent(resource, *lineage, &claimant.attempt, until).await;
-            (settled, Failure::NotInstalled)
+            let (absence, told) = self.absence(resource, when_absent).await;
+            (self.table.settle_absent(resource, *lineage, &claimant.attempt, absence).await, told)
         };
-        tracing::info!(%resource, stored = settled.is_ok(), outcome = "absent", Refreshes = 1, "no known company has the app there");
+        tracing::info!(%resource, stored = settled.is_ok(), ?when_absent, outcome = "absent", Refreshes = 1,
+            "no company that was asked has the app there");
         Refreshed::Failed(told)
+    }
+
+    /// What is stored of an absence, and what the caller is told.
+    async fn absence(&self, location: &Resource, when_absent: WhenAbsent) -> (Absence, Failure) {
+        let now = self.clock.now();
+        let remembered = (Absence::Until(now + ABSENT), Failure::NotInstalled);
+        match when_absent {
+            WhenAbsent::Remember => remembered,
+            WhenAbsent::AskOthers => (Absence::Unmarked, Failure::NotInstalled),
+            // Queued before the location says so: a location that says so is always in the queue.
+            WhenAbsent::Search => match self.table.begin_search(location).await {
+                Ok(true) => (Absence::Searching(now), Failure::TryAgain(now + SEARCH_RETRY)),
+                Ok(false) => remembered,
+                Err(error) => (Absence::Unmarked, Failure::Store(error)),
+            },
+        }
     }
 
     /// Gives the lease back. If the store fails the lease passes by itself.

@@ -7,10 +7,12 @@ pub mod endpoint;
 pub mod mint;
 mod minted;
 pub mod pair;
+pub mod presence;
 pub mod refresh;
 pub mod rescue;
 pub mod reseal;
 pub mod schedule;
+pub mod search;
 pub mod tokens;
 
 use self::bearer::Bearer;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use super::mint::Minter;
-use super::minted::Agency;
+use super::minted::{Agency, Roster};
 use super::pair::{Slot, place};
 use super::refresh::{Failure, Refreshed, Refresher, Why};
 use super::schedule::{self, Freshness, freshness};
@@ -33,8 +33,8 @@ pub struct Tokens {
     pub(super) clock: Clock,
     /// Companies, as the readers of their minted locations see them.
     pub(super) agencies: Mutex<HashMap<Resource, Agency>>,
-    /// Companies to ask about a location that is not known, and when they were listed.
-    pub(super) listed: Mutex<Option<(Millis, Vec<Resource>)>>,
+    /// Companies to ask about a location that is not known.
+    pub(super) listed: Mutex<Option<Roster>>,
     cache: Mutex<HashMap<Resource, Cached>>,
     /// One flight a resource: the others of this process wait here and not at the table.
     flights: Mutex<HashMap<Resource, Weak<tokio::sync::Mutex<()>>>>,
@@ -193,7 +193,7 @@ impl Tokens {
         }
     }
 
-    async fn open(&self, stored: &Installation, pair: &SealedPair) -> Result<Access, TokenError> {
+    pub(super) async fn open(&self, stored: &Installation, pair: &SealedPair) -> Result<Access, TokenError> {
         let item = stored.key();
         let token = self.vault.open(place(&item, stored.lineage, Slot::Current.access()), &pair.access).await;
         let token = token.map_err(|error| match error {

@@ -17,6 +17,7 @@ use callback::state;
 use sandbox::dynamo::{Dynamo, create_table};
 use sandbox::events::EventBus;
 use sandbox::marketplace::faults::{Endpoint, Fault};
+use sandbox::marketplace::grants::Resource as Grantee;
 use sandbox::marketplace::{Marketplace, Options};
 use sandbox::secrets::{Failure as SecretFailure, Secrets};
 use serde_json::{Value, json};
@@ -96,7 +97,8 @@ impl World {
             "body": body,
             "isBase64Encoded": false,
         });
-        let answer = self.listener.answer(&event.to_string(), "request-2").await;
+        let deadline = self.clock.now() + Duration::from_secs(15);
+        let answer = self.listener.answer(&event.to_string(), "request-2", deadline).await;
         assert_eq!(answer.headers.contains_key("retry-after"), answer.status_code == 429);
         let body: Value = serde_json::from_str(&answer.body).expect("JSON");
         (answer.status_code, body["outcome"].as_str().unwrap_or_default().to_owned())
@@ -414,12 +416,14 @@ async fn an_uninstall_revokes_what_is_older_and_nothing_newer() {
 }
 
 #[tokio::test]
-async fn an_uninstall_of_tomorrow_is_one_of_now() {
+async fn an_uninstall_of_tomorrow_is_asked_about() {
     let world = World::new().await;
     let (back, cookie) = world.approve(LOCATION).await;
     assert_eq!(world.get(&back, Some(&cookie)).await.status_code, 303);
     world.clock.advance(Duration::from_secs(1));
     let tomorrow = world.uninstall(world.clock.now() + Duration::from_hours(24));
+    assert_eq!(world.hear(&tomorrow).await, (200, "superseded".into()), "the platform takes the token");
+    world.marketplace.uninstall(&Grantee::Location("HLlocation000000001".into()));
     assert_eq!(world.hear(&tomorrow).await, (200, "stored".into()));
     let (table, now) = (world.table().await, world.clock.now());
     assert!(table.contains(&format!("\"revoked_at\": N(\"{now}\")")), "{table}");

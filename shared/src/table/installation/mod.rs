@@ -123,6 +123,10 @@ pub struct Minted {
     pub company_epoch: u64,
     /// No company has the app there, as the platform said; nobody asks again before this.
     pub absent_until: Option<Millis>,
+    /// When the newest company was listed that was asked then. A newer one may have the app there after all.
+    pub absent_newest: Option<Millis>,
+    /// Since when the schedule asks the companies about this location.
+    pub search_since: Option<Millis>,
     /// Nobody but a caller has ever named this location.
     pub supposed: bool,
 }
@@ -156,6 +160,8 @@ impl Installation {
             minted: attributes.flag("minted").then(|| Minted {
                 company_epoch: attributes.number("company_epoch").unwrap_or(0),
                 absent_until: attributes.number("absent_until").map(Millis),
+                absent_newest: attributes.number("absent_newest").map(Millis),
+                search_since: attributes.number("search_since").map(Millis),
                 supposed: attributes.flag("supposed"),
             }),
             told: attributes.text("told").and_then(Status::parse),

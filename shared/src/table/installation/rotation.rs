@@ -179,7 +179,7 @@ impl Table {
             .update_expression(format!(
                 "SET #status = :active, generation = :next, committed_by = :attempt, due_at = :due, \
                  due_shard = :shard, failures = :zero, {SET_PAIR}{keep}{} \
-                 REMOVE attempt, lease_ends_at{drop}{over}{}",
+                 REMOVE attempt, lease_ends_at, token_wanted{drop}{over}{}",
                 telling.set(),
                 telling.add()
             ))

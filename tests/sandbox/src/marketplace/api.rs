@@ -180,7 +180,7 @@ impl Platform {
     /// Either class of token.
     fn location(&self, resource: &Resource, company: &str, id: &str) -> Answer {
         let state = self.state();
-        let known = state.options.locations.iter().find(|location| location.id == id);
+        let known = state.options.locations_of(company).iter().find(|location| location.id == id);
         let allowed = match resource {
             Resource::Location(own) => own == id,
             Resource::Company(own) => own == company && known.is_some(),
