@@ -23,9 +23,9 @@ use shared::token::{Access, TokenError};
 const CONCURRENCY: usize = 16;
 /// Nothing is begun with less time than this: a page, or the company's own token.
 const ENOUGH: Duration = Duration::from_secs(16);
-/// How many tasks are read from the index at once.
+/// Tasks that are read from the index at once.
 const TASKS_PAGE: i32 = 100;
-/// How many companies are worked for at once.
+/// Companies whose tasks run at once.
 const COMPANIES_AT_ONCE: usize = 8;
 /// Pause after a failed run. It doubles with each further failure…
 const RETRY: Duration = Duration::from_mins(1);

@@ -18,11 +18,11 @@ use crate::notice::{Notice, Webhook};
 use crate::signature;
 use crate::verdict::{self, Acknowledgement, Answer, Refusal};
 
-/// The platform wants an answer within 10 s. What is not done by then is asked for again.
+/// The platform wants an answer within 10 s. Work that takes longer is answered 429 and so asked for again.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// The answer leaves so long before the invocation ends.
 const MARGIN: Duration = Duration::from_millis(500);
-/// How many locations of one webhook are dealt with at once.
+/// Locations of one webhook that are judged at once.
 const LOCATIONS_AT_ONCE: usize = 16;
 
 /// Listens to the marketplace for one app.
@@ -84,7 +84,7 @@ impl Listener {
             return Ok(Acknowledgement::Repeated);
         }
         let done = self.carry_out(webhook.notice).await?;
-        // What had no effect is not marked: the same bytes may tell of a later uninstall.
+        // A webhook without effect is not marked: the same bytes may report a later uninstall.
         if done == Acknowledgement::Stored
             && let Err(error) = table.set_webhook_done(&delivery, now).await
         {

@@ -9,8 +9,8 @@ use serde_json::json;
 /// When the platform may send again, in seconds.
 const RETRY_AFTER: u32 = 30;
 
-/// What was done with it. All of these are 200: there is nothing that sending it again could add. Of several locations
-/// the last in this order is told.
+/// The outcome of a webhook that is answered 200, because sending it again could add nothing. The outcome of several
+/// locations is the last one in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Acknowledgement {
     /// Nothing had to be done.

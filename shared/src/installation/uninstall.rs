@@ -1,4 +1,4 @@
-//! Whether a reported uninstall still holds.
+//! Reported uninstalls: the decision whether one still holds.
 //!
 //! The platform sends webhooks late, repeatedly and in any order, so an uninstall may be older than the installation
 //! that is stored. Its timestamp decides that. Without a timestamp that can be believed nothing does: then the platform
@@ -29,7 +29,7 @@ pub struct Reported {
     pub precision: Duration,
 }
 
-/// What the times of an uninstall and of an installation say.
+/// The order of an uninstall and an install, by their times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Order {
     /// The uninstall came after the install, at this instant.

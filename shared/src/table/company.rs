@@ -67,7 +67,7 @@ pub struct Task {
     pub installing: Option<Millis>,
     /// Failed runs since the last note.
     pub failures: u32,
-    /// How many entries of the list of locations were read, if the list was not read to its end.
+    /// Number of entries of the list of locations that were read, if the list was not read to its end.
     pub read: usize,
 }
 
@@ -240,7 +240,7 @@ impl Table {
         applied(write).await.map(drop)
     }
 
-    /// Notes how many entries of a company's list of locations were read; 0 once the list was read to its end.
+    /// Notes the number of entries of a company's list of locations that were read; 0 once the list was read to its end.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -278,7 +278,7 @@ impl Table {
     }
 }
 
-/// Whether the condition of a write held.
+/// Sends a conditional write. False if its condition did not hold.
 pub(super) async fn applied(write: UpdateItemFluentBuilder) -> Result<bool, StoreError> {
     match write.send().await {
         Ok(_) => Ok(true),

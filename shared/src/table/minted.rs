@@ -19,7 +19,7 @@ use crate::resource::{Kind, Resource};
 
 /// A location that no company turned out to have is forgotten after this.
 pub(super) const SUPPOSED: Duration = Duration::from_hours(1);
-/// What is remembered of asking companies about a location.
+/// The attributes that hold the result of asking companies about a location.
 pub(super) const SEARCHED: &str = "absent_until, absent_newest, search_since, search_after, search_left";
 
 /// Which company a token was minted from.
@@ -31,7 +31,7 @@ pub struct Source<'a> {
     pub epoch: u64,
 }
 
-/// What is known of a location that none of the companies which were asked has the app in.
+/// The mark on a location in which none of the companies that were asked has the app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Absence {
     /// Nothing: others are still to be asked.

@@ -1,6 +1,6 @@
 //! Locations of which nobody knows the company, and which the schedule therefore asks the companies about.
 //!
-//! `app#searches` holds the locations' ids in a set of bounded size. How far a search has come stands in the location's
+//! `app#searches` holds the locations' ids in a set of bounded size. The progress of a search stands in the location's
 //! own item: `search_since`, `search_after` (the last company of the list that was asked) and `search_left` (companies
 //! that could not be asked and are asked again).
 
@@ -17,7 +17,7 @@ const SEARCHES: &str = "app#searches";
 /// The companies are asked about at most so many locations at once, so that nobody can make the system ask for ever.
 const MOST_SEARCHES: usize = 100;
 
-/// How far the search for a location's company has come.
+/// The progress of the search for a location's company.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Search {
     /// The location.
@@ -78,7 +78,7 @@ impl Table {
         Ok(())
     }
 
-    /// How far the search for a location has come; `None` if the location is not searched for (any more).
+    /// The progress of the search for a location's company; `None` if there is no search (any more).
     ///
     /// # Errors
     /// [`StoreError`].

@@ -8,7 +8,7 @@ use crate::clock::Millis;
 /// Longer than the platform sends a webhook again.
 const KEPT: Duration = Duration::from_hours(24);
 
-/// What makes two deliveries the same webhook.
+/// The identity of a webhook: two deliveries of the same identity are the same webhook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Delivery {
     /// The same `webhookId`.
@@ -27,7 +27,7 @@ impl Delivery {
 }
 
 impl Table {
-    /// Whether a webhook had its effect within the last 24 hours.
+    /// True if a webhook had its effect within the last 24 hours.
     ///
     /// # Errors
     /// [`StoreError`].

@@ -1,4 +1,4 @@
-//! What the system asks the platform's API for itself: `POST /oauth/locationToken` and `GET /oauth/installedLocations`
+//! The system's own questions to the platform's API: `POST /oauth/locationToken` and `GET /oauth/installedLocations`
 //! with a company's token, and `GET /marketplace/app/{appId}/installations` with any installation's.
 
 use std::time::Duration;
@@ -119,7 +119,7 @@ impl TokenEndpoint {
         Ok((asked, heard))
     }
 
-    /// Whether the app is installed where this token comes from, and the answer as far as the limits are concerned.
+    /// Asks if the app is installed where this token comes from. Also the answer as far as the limits are concerned.
     ///
     /// # Errors
     /// [`SecretError`]: the app's id is part of the path.
@@ -150,7 +150,7 @@ fn presence_of(refusal: Option<&Otherwise>, status: Option<StatusCode>, said: &s
         }
         (_, Some(Otherwise::Suspended)) => Presence::Unclear("the location is not active"),
         (StatusCode::UNAUTHORIZED, _) => Presence::Gone,
-        // What is no JSON comes from something before the platform and not from it.
+        // A body that is no JSON comes from a CDN in front of the platform.
         (StatusCode::FORBIDDEN | StatusCode::NOT_FOUND, Some(Otherwise::Unanswered(why))) => Presence::Unclear(why),
         (StatusCode::FORBIDDEN | StatusCode::NOT_FOUND, _) => Presence::Gone,
         _ => Presence::Unclear("a status that says nothing"),

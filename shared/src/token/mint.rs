@@ -67,7 +67,7 @@ struct Claimant {
     deadline: Millis,
 }
 
-/// What the platform says of a location when one of its companies is asked, without a lease.
+/// The platform's answer about a location, asked with the token of one company and without a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Probed {
     /// The company has the app there.
@@ -80,7 +80,7 @@ pub(super) enum Probed {
     Unclear(&'static str),
 }
 
-/// What is written if none of the companies that are asked has the app in the location.
+/// The write that follows if none of the companies that are asked has the app in the location.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WhenAbsent {
     /// All companies were asked: the location is not asked for again for a moment.
@@ -368,7 +368,7 @@ impl Minter {
         Refreshed::Failed(told)
     }
 
-    /// What is stored of an absence, and what the caller is told.
+    /// The mark of an absence in the table, and the caller's answer.
     async fn absence(&self, location: &Resource, when_absent: WhenAbsent) -> (Absence, Failure) {
         let now = self.clock.now();
         let remembered = (Absence::Until(now + ABSENT), Failure::NotInstalled);

@@ -13,9 +13,9 @@ use crate::installation::state::Status;
 use crate::resource::{Kind, Resource};
 use crate::table::installation::{Installation, Minted};
 
-/// How many companies a call asks about a location of which nobody knows whose it is. The schedule asks the others.
+/// A call asks so many companies about a location whose company nobody knows. The schedule asks the others.
 const MOST_ASKED: usize = 5;
-/// How long the head of the list of companies is believed. With what is remembered of a location less than 10 s.
+/// The head of the list of companies is believed for so long. Together with the memory of an absence less than 10 s.
 const LISTED: Duration = Duration::from_secs(2);
 
 /// The head of the list of companies.
@@ -26,7 +26,7 @@ pub(super) struct Roster {
     newest: Vec<Resource>,
     /// When the newest of them was listed.
     newest_at: Option<Millis>,
-    /// Whether there are others.
+    /// True if there are others.
     more: bool,
 }
 

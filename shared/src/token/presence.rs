@@ -1,4 +1,4 @@
-//! Whether the platform still has the app in an installation, asked with the installation's own token.
+//! The question to the platform if the app is still installed, asked with the installation's own token.
 //!
 //! Asking rotates no refresh token: each rotation is an exposure, and a webhook has no time for a lease. A token that
 //! is missing or nearly expired is left to the schedule, and the question is asked again when the schedule has renewed
@@ -13,7 +13,7 @@ use crate::resource::Resource;
 use crate::table::StoreError;
 use crate::table::installation::{Installation, SealedPair};
 
-/// Whether the app is installed.
+/// The platform's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
     /// The platform takes the installation's token.

@@ -1,6 +1,6 @@
 //! The search for the company of a location: the schedule asks the companies that no call has asked.
 //!
-//! A call for a location of which nobody knows whose it is asks a few companies and queues the location if there are
+//! A call for a location whose company nobody knows asks a few companies and queues the location if there are
 //! more ([`crate::table::search`]). Callers are told to come back until every company was asked. The number of queued
 //! locations is bounded, and an absence is remembered, so that calls for what does not exist cannot keep the system
 //! asking.
@@ -30,20 +30,20 @@ const PATIENCE: Duration = Duration::from_mins(10);
 const ABSENT: Duration = Duration::from_hours(1);
 /// The same if some could not be asked.
 const PERHAPS_ABSENT: Duration = Duration::from_mins(5);
-/// How many locations are searched for at once…
+/// So many locations are searched for at once…
 const LOCATIONS_AT_ONCE: usize = 4;
-/// …and how many companies are asked about each at once.
+/// …and so many companies are asked about each at once.
 const COMPANIES_AT_ONCE: usize = 16;
-/// How many companies are asked before the progress is stored.
+/// The progress is stored after so many companies.
 const PAGE: usize = 64;
-/// How many companies that could not be asked are remembered for one location.
+/// So many companies that could not be asked are remembered for one location.
 const MOST_LEFT: usize = 100;
-/// How long a question waits for a permit.
+/// A question waits for a permit for so long.
 const PERMIT: Duration = Duration::from_secs(5);
 /// Nothing is asked with less time than this: a company's token may have to be renewed first.
 const ENOUGH: Duration = LEASE.saturating_add(Duration::from_secs(1));
 
-/// What a company says of a location.
+/// A company's answer about a location.
 enum Answer {
     Installed,
     Absent,
@@ -69,8 +69,10 @@ impl Tokens {
     async fn search_one(&self, location: &Resource, deadline: Millis) -> Result<(), StoreError> {
         let Some(mut search) = self.table.search(location).await? else {
             // Found, uninstalled or reported meanwhile. A call that has queued it just now says so in a moment.
-            let in_hand = self.table.installation(location).await?.is_some_and(|stored| stored.lease_ends_at.is_some());
-            return if in_hand { Ok(()) } else { self.table.end_search(location).await };
+            let now = self.clock.now();
+            let stored = self.table.installation(location).await?;
+            let is_leased = stored.is_some_and(|stored| stored.lease_ends_at.is_some_and(|end| now < end));
+            return if is_leased { Ok(()) } else { self.table.end_search(location).await };
         };
         let mut asked_left = false;
         loop {

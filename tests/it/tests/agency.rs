@@ -526,7 +526,7 @@ fn bare(ear: &Ear, members: &Value) -> Value {
     notice
 }
 
-/// How often the platform was asked whether the app is installed, with tokens of `resource`.
+/// The number of times that the platform was asked if the app is installed, with tokens of `resource`.
 fn questions(world: &World, resource: &Resource) -> usize {
     let requests = world.market.api_requests(&grantee(resource));
     requests.iter().filter(|request| request.target.ends_with("/installations")).count()

@@ -421,7 +421,7 @@ fn variables_that_are_missing_are_all_named_and_nothing_starts() {
         ("callback", vec!["TABLE_NAME", "APP_SECRET_ID", "SEALING_SECRET_ID"]),
         ("refresh", vec!["TABLE_NAME", "APP_SECRET_ID", "SEALING_SECRET_ID"]),
         ("relay", vec!["TABLE_NAME", "APP_SECRET_ID", "SEALING_SECRET_ID", "CALLERS_SECRET_ID"]),
-        ("webhook", vec!["TABLE_NAME", "APP_SECRET_ID"]),
+        ("webhook", vec!["TABLE_NAME", "APP_SECRET_ID", "SEALING_SECRET_ID"]),
     ] {
         let output = Command::new(bootstrap(function)).env_clear().output().expect("it can be run");
         assert!(!output.status.success(), "{function} has started");
