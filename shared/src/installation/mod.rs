@@ -278,7 +278,8 @@ impl Installations {
         let noting = async {
             tokio::try_join!(self.table.note_task(id, Note::Installing(at), now), self.table.list_company(id, now))
         };
-        if !matches!(tokio::time::timeout(ANNOUNCEMENT, noting).await, Ok(Ok(_))) {
+        // Boxed, because two calls of the SDK at once are large.
+        if !matches!(tokio::time::timeout(ANNOUNCEMENT, Box::pin(noting)).await, Ok(Ok(_))) {
             tracing::warn!(%resource, "a company's locations will be found later");
         }
     }

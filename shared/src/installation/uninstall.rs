@@ -108,12 +108,10 @@ fn is_believed(reported: Reported, now: Millis) -> bool {
 
 fn order(reported: Option<Reported>, installed_at: Millis, now: Millis) -> Order {
     match reported.filter(|reported| is_believed(*reported, now)) {
-        None => Order::Unclear,
         Some(Reported { at, .. }) if installed_at < at => Order::After(at.min(now)),
-        Some(Reported { at, precision }) if at + precision <= installed_at => Order::Before,
-        // Both are the same instant, as far as the timestamp says. At full precision a reinstall is more likely.
-        Some(Reported { precision, .. }) if precision <= EXACT => Order::Before,
-        Some(_) => Order::Unclear,
+        // Within the same millisecond a reinstall is more likely.
+        Some(Reported { at, precision }) if at + precision <= installed_at || precision <= EXACT => Order::Before,
+        _ => Order::Unclear,
     }
 }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 
-use super::{Attributes, Item, StoreError, Table, n, s};
+use super::{Attributes, Item, StoreError, Table, Written, n, s, written};
 use crate::clock::Millis;
 use crate::resource::Resource;
 
@@ -280,11 +280,7 @@ impl Table {
 
 /// Sends a conditional write. False if its condition did not hold.
 pub(super) async fn applied(write: UpdateItemFluentBuilder) -> Result<bool, StoreError> {
-    match write.send().await {
-        Ok(_) => Ok(true),
-        Err(error) if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
+    Ok(matches!(written(write.send().await)?, Written::Applied(_)))
 }
 
 fn read_listed(item: &Item) -> Option<Listed> {

@@ -149,10 +149,9 @@ fn presence_of(refusal: Option<&Otherwise>, status: Option<StatusCode>, said: &s
             Presence::Unclear("the token may not ask: is the scope oauth.write missing?")
         }
         (_, Some(Otherwise::Suspended)) => Presence::Unclear("the location is not active"),
-        (StatusCode::UNAUTHORIZED, _) => Presence::Gone,
         // A body that is no JSON comes from a CDN in front of the platform.
         (StatusCode::FORBIDDEN | StatusCode::NOT_FOUND, Some(Otherwise::Unanswered(why))) => Presence::Unclear(why),
-        (StatusCode::FORBIDDEN | StatusCode::NOT_FOUND, _) => Presence::Gone,
+        (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND, _) => Presence::Gone,
         _ => Presence::Unclear("a status that says nothing"),
     }
 }

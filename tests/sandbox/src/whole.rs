@@ -193,7 +193,7 @@ impl Sandbox {
         let event_bridge = EventBridge::start(bus.clone()).await?;
         let runtime = RuntimeApi::start(bus.clone()).await?;
         let gateway = Gateway::start(options.port, runtime.clone(), bus.clone()).await?;
-        let marketplace = Marketplace::start(options.marketplace.clone(), bus.clone()).await?;
+        let marketplace = Box::pin(Marketplace::start(options.marketplace.clone(), bus.clone())).await?;
         marketplace.allow_redirect(format!("{}{CALLBACK_PATH}", gateway.url()));
         if let Some(data) = &options.data {
             marketplace.keep_in(&beside(data, "platform.json"))?;
