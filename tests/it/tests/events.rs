@@ -288,7 +288,7 @@ async fn without_a_bus_nothing_is_stored(world: World) {
     assert_eq!((world.event_bridge.requests(), process.proxy.calls(Call::Events)), (0, 0));
     assert_eq!(
         process.proxy.calls(Call::Store) - reads,
-        10,
-        "eight parts of what is due, the companies and the breaker"
+        11,
+        "eight parts of what is due, the tasks, the searches and the breaker"
     );
 }
