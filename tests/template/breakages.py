@@ -189,6 +189,11 @@ BREAKAGES = [
     ),
     (
         checks.what_is_optional_comes_only_when_asked_for,
+        "the callback reserves no concurrency",
+        lambda t: _function(t, "Callback").pop("ReservedConcurrentExecutions"),
+    ),
+    (
+        checks.what_is_optional_comes_only_when_asked_for,
         "a record without a zone",
         lambda t: t["Resources"]["DomainRecord"].update(Condition="HasDomain"),
     ),
@@ -196,6 +201,21 @@ BREAKAGES = [
         checks.the_api_is_bounded_and_logs_no_code,
         "no throttling",
         lambda t: _resource(t, "Api").pop("DefaultRouteSettings"),
+    ),
+    (
+        checks.the_api_is_bounded_and_logs_no_code,
+        "a redirect without a throttle of its own",
+        lambda t: _resource(t, "Api")["RouteSettings"].pop("GET /oauth/callback/{any}"),
+    ),
+    (
+        checks.the_api_is_bounded_and_logs_no_code,
+        "a throttle that lets everything through",
+        lambda t: _resource(t, "Api")["RouteSettings"].update({"GET /oauth/callback": {"ThrottlingRateLimit": 1000, "ThrottlingBurstLimit": 1000}}),
+    ),
+    (
+        checks.the_api_is_bounded_and_logs_no_code,
+        "a callback that may take all concurrency",
+        lambda t: t["Parameters"]["CallbackConcurrency"].update(Default=0),
     ),
     (
         checks.the_api_is_bounded_and_logs_no_code,

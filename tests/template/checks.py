@@ -220,7 +220,7 @@ def what_is_optional_comes_only_when_asked_for(template, full, bare):
         if "PermissionsBoundary" in role["Properties"]:
             yield f"role {name}: in a boundary that nobody asked for"
     reserved = {name: "ReservedConcurrentExecutions" in function for name, function in _functions(full).items()}
-    if reserved != {name: name == "relay" for name in FUNCTIONS}:
+    if reserved != {name: name in ("callback", "relay") for name in FUNCTIONS}:
         yield f"reserved concurrency: {reserved}"
     if any("ReservedConcurrentExecutions" in function for function in _functions(bare).values()):
         yield "concurrency is reserved that nobody asked for"
@@ -230,10 +230,19 @@ def what_is_optional_comes_only_when_asked_for(template, full, bare):
 
 
 def the_api_is_bounded_and_logs_no_code(template, full, bare):
+    if not template["Parameters"]["CallbackConcurrency"]["Default"]:
+        yield "callback: may take the whole account's concurrency unless asked not to"
     for stage in of_type(full, "AWS::ApiGatewayV2::Stage").values():
         settings = stage["Properties"].get("DefaultRouteSettings", {})
         if not {"ThrottlingRateLimit", "ThrottlingBurstLimit"} <= set(settings):
             yield "API: not throttled"
+        routes = {
+            route: (one.get("ThrottlingRateLimit"), one.get("ThrottlingBurstLimit"))
+            for route, one in stage["Properties"].get("RouteSettings", {}).items()
+        }
+        yield from _difference("throttled routes", set(expected.THROTTLES.items()), set(routes.items()))
+        # A stage cannot be made with settings for a route that the API does not have.
+        yield from (f"API: throttles {route}, which is no route" for route in routes if tuple(route.split()) not in expected.ROUTES)
         line = stage["Properties"].get("AccessLogSettings", {}).get("Format", "")
         if "$context.status" not in line:
             yield "API: no access log"

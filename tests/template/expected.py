@@ -22,6 +22,9 @@ ROUTES = {
     ("GET", "/iam/relay/companies/{id}"): ("relay", "AWS_IAM"),
 }
 
+# Routes that a browser calls, on which anybody can make the callback work: requests a second, and at once.
+THROTTLES = {route: (50, 100) for route in ("GET /oauth/install", "GET /oauth/callback", "GET /oauth/callback/{any}", "GET /oauth/done")}
+
 _EVERYWHERE = {"RUST_LOG", "TABLE_NAME", "APP_SECRET_ID"}
 
 # Environment of each function. What a parameter leaves empty counts as absent.
@@ -90,7 +93,7 @@ def _secrets(*secrets):
 
 # One row a permission: action, resource, and for items the prefixes of their keys.
 PERMISSIONS = {
-    "callback": _read_and_write("app#companies", "installation#*")
+    "callback": _read_and_write("app#companies", "exchanges#*", "installation#*", "redirect#*")
     | _secrets("AppSecret", "SealingSecret")
     | {("sqs:SendMessage", "RescueQueue", None)}
     | _logs_and_traces("CallbackLogs"),
@@ -170,6 +173,7 @@ ALARMS = {
     "NeedsReauthorizationAlarm",
     "RelayErrorsAlarm",
     "InstallFailuresAlarm",
+    "InstallRefusalsAlarm",
     "WebhookFailuresAlarm",
     "UnsealAlarm",
     "ConfigurationAlarm",

@@ -3,7 +3,7 @@
 //! | route | what it does | module |
 //! |---|---|---|
 //! | `GET /oauth/install` | sends the browser to the authorization page, or asks to which | [`authorize`], [`state`], [`browser`] |
-//! | `GET /oauth/callback`, `GET /oauth/callback/{any}` | exchanges the code, stores the installation, 303 | [`redirect`] |
+//! | `GET /oauth/callback`, `GET /oauth/callback/{any}` | exchanges the code once, stores the installation, 303 | [`redirect`], [`once`] |
 //! | `GET /oauth/done` | says that it worked | [`pages`] |
 //!
 //! Everything that can go wrong is one [`failure::Failure`], which knows its status and its words. No page repeats
@@ -16,6 +16,7 @@ pub mod done;
 pub mod event;
 pub mod failure;
 pub mod installer;
+pub mod once;
 pub mod pages;
 pub mod public_url;
 pub mod query;

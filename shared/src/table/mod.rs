@@ -9,6 +9,8 @@
 //! | `app#companies` | the companies that have the app, and what is to be done for them in the background | callback, refresh, webhook |
 //! | `app#company#ID` | how far the list of a company's locations was read | refresh |
 //! | `webhook#ID` | a webhook that was dealt with | webhook |
+//! | `redirect#state#SHA256`, `redirect#code#SHA256` | a redirect of the authorization page, exchanged once | callback |
+//! | `exchanges#…` | how many codes were exchanged in a minute | callback |
 //!
 //! Operators read and close the breaker, and go through all installations: [`survey`], [`sealed`]. No function scans.
 //!
@@ -24,6 +26,7 @@ pub mod company;
 pub mod installation;
 pub mod minted;
 pub mod outbox;
+pub mod redirect;
 pub mod sealed;
 pub mod survey;
 pub mod webhook;
