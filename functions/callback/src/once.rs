@@ -250,7 +250,8 @@ impl Claim<'_> {
                 Ending::Failed(_) | Ending::Open(_) => Ok(()),
             }
         };
-        let both = async { tokio::try_join!(table.end_redirect(id, &owner, ending, clock.now()), given_back) };
+        let both =
+            Box::pin(async { tokio::try_join!(table.end_redirect(id, &owner, ending, clock.now()), given_back) });
         match timeout(OUTCOME, both).await {
             Ok(Ok((true, ()))) => {}
             Ok(Ok((false, ()))) => tracing::warn!("the claim of a redirect had ended before its exchange"),

@@ -234,6 +234,12 @@ impl System {
         self.wait_for_polls(function, 1).await;
     }
 
+    /// Starts one more process of a function that has one.
+    pub async fn start_another(&mut self, function: &str) {
+        self.run(function, function, 2, BTreeMap::from([("RUST_LOG".to_owned(), "trace".to_owned())]));
+        self.wait_for_polls(function, 2).await;
+    }
+
     /// Remembers a secret that no log may contain.
     ///
     /// # Panics
