@@ -76,6 +76,22 @@ enum Proof {
     Network,
 }
 
+impl Proof {
+    /// Whether an arrival at `at` is the browser that brought the redirect first.
+    fn holds(self, arrival: &Arrival, at: Millis, seen: &StoredRedirect) -> bool {
+        match (self, &seen.progress) {
+            (Self::State, _) => true,
+            (Self::Cookie, _) => seen.first.browser == arrival.browser,
+            (Self::Network, Progress::Exchanging) => seen.first.network == arrival.network,
+            // Later than that, the browser has a cookie.
+            (Self::Network, Progress::Connected { at: answered, .. }) => {
+                seen.first.network == arrival.network && at <= *answered
+            }
+            (Self::Network, Progress::Failed(_) | Progress::Open(_)) => false,
+        }
+    }
+}
+
 /// What an arrival is to do.
 pub enum Turn<'a> {
     /// Present the code; the claim is this arrival's.
@@ -176,7 +192,7 @@ impl<'a> Once<'a> {
         if matches!(seen.progress, Progress::Open(_)) {
             return Ok(None);
         }
-        if !self.is_same_browser(seen) {
+        if !self.proof.holds(&self.arrival, self.arrived_at, seen) {
             return Err(Failure::CodeRefused);
         }
         match &seen.progress {
@@ -184,18 +200,6 @@ impl<'a> Once<'a> {
             Progress::Connected { kind, .. } => Ok(Some(Verdict::Take(Turn::Repeat(*kind)))),
             Progress::Failed(reason) => Err(Failure::named(reason).unwrap_or(Failure::CodeRefused)),
             Progress::Open(_) => Ok(None),
-        }
-    }
-
-    fn is_same_browser(&self, seen: &StoredRedirect) -> bool {
-        match (self.proof, &seen.progress) {
-            (Proof::State, _) => true,
-            (Proof::Cookie, _) => seen.first.browser == self.arrival.browser,
-            (Proof::Network, Progress::Exchanging) => seen.first.network == self.arrival.network,
-            (Proof::Network, Progress::Connected { at, .. }) => {
-                seen.first.network == self.arrival.network && self.arrived_at <= *at
-            }
-            (Proof::Network, _) => false,
         }
     }
 
@@ -257,6 +261,40 @@ impl Claim<'_> {
             Ok(Ok((false, ()))) => tracing::warn!("the claim of a redirect had ended before its exchange"),
             Ok(Err(error)) => tracing::warn!(%error, "the outcome of a redirect is not stored"),
             Err(_elapsed) => tracing::warn!("the outcome of a redirect is not stored in time"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_browser_of_the_first_arrival_is_known_by_the_best_proof_that_it_can_have() {
+        let arrival = |browser: &str, network: &str| Arrival {
+            code: "code".into(),
+            browser: browser.into(),
+            network: network.into(),
+        };
+        let answered = Millis(1_000);
+        let (exchanging, failed) = (Progress::Exchanging, Progress::Failed("code_refused".into()));
+        let connected = Progress::Connected { kind: Kind::Location, at: answered };
+        for (proof, browser, network, at, progress, holds) in [
+            (Proof::State, "other", "other", 2_000, &connected, true),
+            (Proof::Cookie, "first", "other", 2_000, &connected, true),
+            (Proof::Cookie, "first", "other", 500, &exchanging, true),
+            (Proof::Cookie, "other", "first", 500, &connected, false),
+            (Proof::Cookie, "other", "first", 500, &exchanging, false),
+            (Proof::Network, "new", "first", 500, &exchanging, true),
+            (Proof::Network, "new", "other", 500, &exchanging, false),
+            (Proof::Network, "new", "first", 1_000, &connected, true),
+            (Proof::Network, "new", "first", 1_001, &connected, false),
+            (Proof::Network, "new", "other", 500, &connected, false),
+            (Proof::Network, "new", "first", 500, &failed, false),
+        ] {
+            let seen = StoredRedirect { first: arrival("first", "first"), progress: progress.clone() };
+            let found = proof.holds(&arrival(browser, network), Millis(at), &seen);
+            assert_eq!(found, holds, "{proof:?} {browser} {network} {at} {progress:?}");
         }
     }
 }

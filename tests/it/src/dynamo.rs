@@ -12,6 +12,7 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::interceptors::BeforeTransmitInterceptorContextRef;
 use aws_sdk_dynamodb::config::{BehaviorVersion, ConfigBag, Credentials, Intercept, Region, RuntimeComponents};
 use aws_sdk_dynamodb::error::BoxError;
+use aws_sdk_dynamodb::operation::create_table::CreateTableError;
 use aws_sdk_dynamodb::types::{AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType};
 use shared::table::Table;
 use tokio::net::TcpListener;
@@ -161,15 +162,19 @@ impl Engine {
         let key = KeySchemaElement::builder().attribute_name("pk").key_type(KeyType::Hash).build();
         let attribute =
             AttributeDefinition::builder().attribute_name("pk").attribute_type(ScalarAttributeType::S).build();
-        client
+        let created = client
             .create_table()
             .table_name(&name)
             .billing_mode(BillingMode::PayPerRequest)
             .key_schema(key.expect("a key"))
             .attribute_definitions(attribute.expect("an attribute"))
             .send()
-            .await
-            .expect("a table");
+            .await;
+        // The SDK repeats the request if the first answer of a cold engine is an error, and the name is no one else's.
+        if let Err(error) = created {
+            let exists = error.as_service_error().is_some_and(CreateTableError::is_resource_in_use_exception);
+            assert!(exists, "a table: {error:?}");
+        }
         Table { client, name: name.into() }
     }
 }

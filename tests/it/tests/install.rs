@@ -590,8 +590,7 @@ async fn what_cannot_be_a_code_is_never_presented() {
 }
 
 /// The writes themselves, on each engine, by several processes at once.
-async fn one_arrival_claims_a_redirect(kind: Kind) {
-    let Some(engine) = Engine::start(kind, "one_arrival_claims_a_redirect").await else { return };
+async fn one_arrival_claims_a_redirect(engine: &Engine) {
     let table = engine.table().await;
     let now = Millis(1_800_000_000_000);
     let id = RedirectId::of_state(b"nonce");
@@ -653,8 +652,7 @@ async fn one_arrival_claims_a_redirect(kind: Kind) {
 }
 
 /// Places of a minute, taken by several processes at once.
-async fn places_of_a_minute_are_taken_once_each(kind: Kind) {
-    let Some(engine) = Engine::start(kind, "places_of_a_minute_are_taken_once_each").await else { return };
+async fn places_of_a_minute_are_taken_once_each(engine: &Engine) {
     let table = engine.table().await;
     let now = Millis(1_800_000_000_000);
     let tables: Vec<_> = (0..8).map(|_| Table { client: engine.client().0, name: table.name.clone() }).collect();
@@ -679,14 +677,18 @@ async fn places_of_a_minute_are_taken_once_each(kind: Kind) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn claims_and_places_on_the_embedded_engine() {
-    one_arrival_claims_a_redirect(Kind::Embedded).await;
-    places_of_a_minute_are_taken_once_each(Kind::Embedded).await;
+    claims_and_places(Kind::Embedded, "claims_and_places_on_the_embedded_engine").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn claims_and_places_on_dynamodb_local() {
-    one_arrival_claims_a_redirect(Kind::Local).await;
-    places_of_a_minute_are_taken_once_each(Kind::Local).await;
+    claims_and_places(Kind::Local, "claims_and_places_on_dynamodb_local").await;
+}
+
+async fn claims_and_places(kind: Kind, test: &str) {
+    let Some(engine) = Engine::start(kind, test).await else { return };
+    one_arrival_claims_a_redirect(&engine).await;
+    places_of_a_minute_are_taken_once_each(&engine).await;
 }
 
 #[tokio::test]

@@ -102,6 +102,21 @@ async fn installations_are_listed_shown_renewed_and_revoked() {
     assert_eq!((names(&capped.json()).len(), capped.err.trim_end()), (2, "there are more than 2: see --limit"));
 
     assert_eq!(system.get(&location(1), "/echo").await.status, 200);
+    // A caller names a location that has no app: the place kept for it is no installation.
+    let unknown = location(9).to_string();
+    assert_eq!(system.get(&location(9), "/echo").await.status, 404);
+    assert!(system.stored().await.contains(location(9).id()), "the control: there is a place for it");
+    assert_eq!(names(&done(&system, &["list"]).await).len(), 3);
+    let sentence = format!("ops: {unknown} is not known");
+    for command in [vec!["show"], vec!["quota"], vec!["refresh"], vec!["revoke", "--yes"]] {
+        let said = ops(&system, &[&[command[0], &unknown], &command[1..]].concat()).await;
+        assert_eq!(said.refusal(), (3, sentence.as_str()), "{command:?}");
+    }
+    let doctor = done(&system, &["doctor"]).await;
+    let told = |finding: &&Value| finding["what"] == "installations";
+    let installations = doctor["findings"].as_array().expect("findings").iter().find(told).expect("told");
+    assert_eq!(installations["said"], "3 Active");
+
     assert_eq!(done(&system, &["quota", &first]).await["burst"]["remaining"], 99);
     assert_eq!(done(&system, &["quota", &second]).await["daily"]["remaining"], 200_000);
 

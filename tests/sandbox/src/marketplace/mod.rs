@@ -382,6 +382,14 @@ impl Platform {
         self.control(format!("the platform's clock moved on by {} s", by.as_secs()));
     }
 
+    /// Lets everything go on that is paused.
+    pub fn set_all_active(&self) {
+        let resources = self.state().grants.set_all_active();
+        for resource in resources {
+            self.control(format!("{resource} is active again"));
+        }
+    }
+
     /// Pauses a resource (refreshing answers "Location is not active"), or lets it go on.
     pub fn set_active(&self, resource: Resource, active: bool) {
         self.control(format!("{resource} {}", if active { "is active again" } else { "is paused" }));
