@@ -213,7 +213,7 @@ pub fn failure(failure: Failure) -> Words {
             Tone::Bad,
             "The marketplace does not answer",
             "We could not finish the installation because the marketplace cannot be reached at the moment.",
-            "Please try again in a minute.",
+            "Please start again in some minutes.",
             TRY_AGAIN,
         ),
         Failure::Unavailable => (

@@ -183,7 +183,7 @@ impl World {
     }
 
     /// The redirect of an install that began in the marketplace's own pages.
-    fn from_the_marketplace(&self) -> String {
+    fn marketplace_redirect(&self) -> String {
         let code = self.marketplace.authorize(grants::Resource::Location("HLlocation000000001".into()));
         format!("/oauth/callback?code={code}")
     }
@@ -421,7 +421,7 @@ async fn a_state_is_used_with_one_code() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redirect_without_a_state_is_known_by_its_cookie_and_before_that_by_where_it_comes_from() {
     let world = World::new().await;
-    let back = world.from_the_marketplace();
+    let back = world.marketplace_redirect();
     world.marketplace.fault(Endpoint::Exchange, Fault::Delay { millis: 700 }, None);
     let (address, firefox) = ("192.0.2.1", "Firefox");
     let now = world.clock.now();
@@ -507,7 +507,7 @@ async fn repeats_of_a_redirect_that_fails_fail_like_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_whose_holder_died_connects_nobody_and_is_taken_over() {
     let world = World::new().await;
-    let back = world.from_the_marketplace();
+    let back = world.marketplace_redirect();
     let code = Redacted::from(back.split_once("code=").expect("a code").1);
     let (id, table) = (RedirectId::of_code(&code), world.table_of());
     let dead = Arrival { code: sha256(code.expose().as_bytes()), browser: "b".into(), network: "n".into() };
@@ -561,7 +561,7 @@ async fn made_up_codes_cost_the_platform_so_many_requests_a_minute_and_no_more()
         }
     }
     assert_eq!(world.exchanges(), limit);
-    let (waiting, answer) = (world.from_the_marketplace(), world.from_the_marketplace());
+    let (waiting, answer) = (world.marketplace_redirect(), world.marketplace_redirect());
     assert_eq!(world.get(&waiting, None).await.status_code, 429);
     let (back, cookie) = world.approve(LOCATION).await;
     expect_connected(&world.get(&back, Some(&cookie)).await, "a link of ours is not held up");
@@ -575,7 +575,7 @@ async fn made_up_codes_cost_the_platform_so_many_requests_a_minute_and_no_more()
 async fn installs_take_no_place_of_others() {
     let world = World::new().await;
     for number in 0..MOST_EXCHANGES + 10 {
-        expect_connected(&world.get(&world.from_the_marketplace(), None).await, &format!("install {number}"));
+        expect_connected(&world.get(&world.marketplace_redirect(), None).await, &format!("install {number}"));
     }
 }
 
