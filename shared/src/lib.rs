@@ -15,6 +15,7 @@ pub mod lifecycle;
 pub mod log;
 pub mod problem;
 pub mod process;
+pub mod qualifier;
 pub mod quota;
 pub mod redacted;
 pub mod relay;

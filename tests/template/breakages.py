@@ -67,6 +67,70 @@ BREAKAGES = [
         ),
     ),
     (
+        checks.only_the_gateways_alias_is_invoked,
+        "no alias",
+        lambda t: t["Globals"]["Function"].pop("AutoPublishAlias"),
+    ),
+    (
+        checks.only_the_gateways_alias_is_invoked,
+        "another alias than the functions expect",
+        lambda t: _function(t, "Relay").update(AutoPublishAlias="prod"),
+    ),
+    (
+        checks.only_the_gateways_alias_is_invoked,
+        "functions that expect another alias",
+        lambda t: t["Globals"]["Function"]["Environment"]["Variables"].update(GATEWAY_ALIAS="prod"),
+    ),
+    (
+        checks.only_the_gateways_alias_is_invoked,
+        "a permission on the whole function",
+        lambda t: t["Resources"].update(
+            Open={
+                "Type": "AWS::Lambda::Permission",
+                "Properties": {
+                    "Action": "lambda:InvokeFunction",
+                    "FunctionName": {"Ref": "RelayFunction"},
+                    "Principal": "apigateway.amazonaws.com",
+                    "SourceArn": "arn",
+                },
+            }
+        ),
+    ),
+    (
+        checks.only_the_gateways_alias_is_invoked,
+        "a queue that invokes the function itself",
+        lambda t: t["Resources"].update(
+            Unqualified={
+                "Type": "AWS::Lambda::EventSourceMapping",
+                "Properties": {"FunctionName": {"Ref": "RefreshFunction"}},
+            }
+        ),
+    ),
+    (
+        checks.every_change_publishes_a_version,
+        "only the code counts",
+        lambda t: _function(t, "Refresh").pop("AutoPublishAliasAllProperties"),
+    ),
+    (
+        checks.every_change_publishes_a_version,
+        "a parameter that publishes nothing",
+        lambda t: _resource(t, "Settings")["Content"].update(
+            {"Fn::Sub": _resource(t, "Settings")["Content"]["Fn::Sub"].replace("LogLevel=${LogLevel}\n", "")}
+        ),
+    ),
+    (
+        checks.every_change_publishes_a_version,
+        "a parameter of a condition that publishes nothing",
+        lambda t: _resource(t, "Settings")["Content"].update(
+            {"Fn::Sub": _resource(t, "Settings")["Content"]["Fn::Sub"].replace("DomainName=${DomainName}\n", "")}
+        ),
+    ),
+    (
+        checks.every_change_publishes_a_version,
+        "a version that does not change with the settings",
+        lambda t: _function(t, "Webhook").pop("VersionDescription"),
+    ),
+    (
         checks.environment_is_what_the_code_reads,
         "a misspelt variable",
         lambda t: _function(t, "Relay")["Environment"]["Variables"].update(DAYLY_LIMIT="1"),

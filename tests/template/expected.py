@@ -22,7 +22,10 @@ ROUTES = {
     ("GET", "/iam/relay/companies/{id}"): ("relay", "AWS_IAM"),
 }
 
-_EVERYWHERE = {"RUST_LOG", "TABLE_NAME", "APP_SECRET_ID"}
+# The alias that API Gateway and the event sources invoke.
+GATEWAY_ALIAS = "live"
+
+_EVERYWHERE = {"RUST_LOG", "TABLE_NAME", "APP_SECRET_ID", "GATEWAY_ALIAS"}
 
 # Environment of each function. What a parameter leaves empty counts as absent.
 ENVIRONMENT = {
@@ -125,7 +128,7 @@ PERMISSIONS_OF_A_BUS = {
 
 # The schedule's own role, made by SAM.
 SCHEDULE_PERMISSIONS = {
-    ("lambda:InvokeFunction", "RefreshFunction", None),
+    ("lambda:InvokeFunction", f"RefreshFunctionAlias{GATEWAY_ALIAS}", None),
     ("sqs:SendMessage", "ScheduleFailures", None),
 }
 

@@ -30,7 +30,7 @@ use lambda_runtime::{Error, LambdaEvent};
 use serde_json::value::RawValue;
 use shared::app::App;
 use shared::config::Function;
-use shared::serve::serve;
+use shared::serve::serve_http;
 
 use crate::installer::Installer;
 
@@ -39,10 +39,12 @@ use crate::installer::Installer;
 /// # Errors
 /// Configuration that is missing or malformed, or a Runtime API that cannot be reached.
 pub async fn run() -> Result<(), Error> {
-    let installer = Arc::new(Installer::new(Box::pin(App::start(Function::Callback)).await?));
+    let app = Box::pin(App::start(Function::Callback)).await?;
+    let alias = app.config.gateway_alias.clone();
+    let installer = Arc::new(Installer::new(app));
     let answer = move |event: LambdaEvent<Box<RawValue>>| {
         let installer = installer.clone();
         async move { installer.answer(event.payload.get(), &event.context.request_id).await }
     };
-    serve(answer).await
+    serve_http(alias, answer).await
 }

@@ -21,6 +21,8 @@ pub(crate) struct Stack {
     pub(crate) app: App,
     /// Name or ARN of the function `refresh`.
     pub(crate) refresh_function: Option<String>,
+    /// Name or ARN of the function `relay`.
+    pub(crate) relay_function: Option<String>,
     /// Queues that hold sealed pairs, by what they are for.
     pub(crate) queues: Vec<(&'static str, String)>,
 }
@@ -44,6 +46,7 @@ impl Stack {
         Ok(Self {
             app,
             refresh_function: given("REFRESH_FUNCTION"),
+            relay_function: given("RELAY_FUNCTION"),
             queues: queues.into_iter().filter_map(|(what, url)| Some((what, url?))).collect(),
         })
     }
@@ -69,6 +72,18 @@ impl Stack {
         let config = aws_sdk_lambda::config::Builder::from(&self.app.aws);
         let config = config.timeout_config(timeouts.build()).retry_config(RetryConfig::disabled());
         aws_sdk_lambda::Client::from_conf(config.build())
+    }
+
+    /// The names of all aliases of a function.
+    pub(crate) async fn aliases(&self, function: &str) -> Result<Vec<String>, Failure> {
+        let client = aws_sdk_lambda::Client::new(&self.app.aws);
+        let mut pages = client.list_aliases().function_name(function).into_paginator().items().send();
+        let mut names = Vec::new();
+        while let Some(alias) = pages.next().await {
+            let alias = alias.map_err(|error| Failure::NotDone(shared::aws_error::describe(&error)))?;
+            names.extend(alias.name);
+        }
+        Ok(names)
     }
 
     /// SQS.

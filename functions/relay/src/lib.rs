@@ -9,6 +9,7 @@ pub mod event;
 #[cfg(test)]
 mod fuzz;
 pub mod gateway;
+mod headers;
 pub mod http;
 pub mod pairs;
 pub mod size;

@@ -18,7 +18,7 @@ use lambda_runtime::{Error, LambdaEvent};
 use serde_json::value::RawValue;
 use shared::app::App;
 use shared::config::Function;
-use shared::serve::serve;
+use shared::serve::serve_http;
 
 use crate::listener::Listener;
 
@@ -27,10 +27,12 @@ use crate::listener::Listener;
 /// # Errors
 /// Configuration that is missing or malformed, or a Runtime API that cannot be reached.
 pub async fn run() -> Result<(), Error> {
-    let listener = Arc::new(Listener::new(Box::pin(App::start(Function::Webhook)).await?));
+    let app = Box::pin(App::start(Function::Webhook)).await?;
+    let alias = app.config.gateway_alias.clone();
+    let listener = Arc::new(Listener::new(app));
     let answer = move |event: LambdaEvent<Box<RawValue>>| {
         let listener = listener.clone();
         async move { listener.answer(event.payload.get(), &event.context.request_id).await }
     };
-    serve(answer).await
+    serve_http(alias, answer).await
 }

@@ -6,6 +6,7 @@ use http::{StatusCode, header};
 
 use super::Relay;
 use super::headers;
+use super::mcp;
 use super::path::target;
 use super::refused::Refused;
 use super::request::Request;
@@ -59,6 +60,7 @@ impl<'a> Call<'a> {
     }
 
     pub(super) async fn run(&mut self) -> Result<Reply> {
+        mcp::check_offered(&self.request.method, &self.request.path)?;
         token_class::check(self.request)?;
         let mut access = self.access().await?;
         // An answer that is passed on if there is neither permit nor time for another attempt.

@@ -6,6 +6,7 @@ pub mod answer;
 mod call;
 pub mod headers;
 pub mod inference;
+pub mod mcp;
 pub mod named;
 pub mod path;
 pub mod refused;
@@ -26,6 +27,7 @@ use crate::caller::{Authorized, Caller, Callers, Visible};
 use crate::clock::Millis;
 use crate::http_client;
 use crate::problem::{Code, Problem};
+use crate::qualifier::Arrival;
 use crate::quota::{Meter, Quota, Usage};
 use crate::resource::Resource;
 use crate::secrets::Secret;
@@ -97,6 +99,18 @@ impl Relay {
         self.app.clock.now()
     }
 
+    /// Refuses an event that did not come the way that it claims: its sender could have put any identity into it.
+    ///
+    /// # Errors
+    /// [`Code::Unauthenticated`]. The log says which qualifier was invoked and which was expected.
+    pub fn check_arrival(&self, arrival: Arrival, invoked_function_arn: &str) -> Result<(), Refused> {
+        let alias = &self.app.config.gateway_alias;
+        if alias.admits(arrival, invoked_function_arn) {
+            return Ok(());
+        }
+        Err(Refused::by_qualifier(arrival, invoked_function_arn, alias))
+    }
+
     /// Who may call. A change of the secret is noticed within a minute.
     ///
     /// # Errors
@@ -125,6 +139,7 @@ impl Relay {
     /// # Errors
     /// It does not, or it needs a company's token and the company of the location that it names is not known.
     pub async fn resource_of(&self, request: &Unaddressed, caller: &Caller) -> Result<Resource, Refused> {
+        mcp::check_offered(&request.method, &request.path)?;
         let location = match inference::infer(&request.method, &Parts::from(request)).map_err(Problem::from)? {
             For::Resource(resource) => return Ok(resource),
             For::CompanyOf(location) => location,
@@ -151,14 +166,17 @@ impl Relay {
         let result = call.run().await;
         let now = self.now();
         let mut answer = match &result {
-            Ok(reply) => Answer::of_platform(reply),
+            Ok(reply) => Answer::of_platform(reply, &authorized.request().path),
             Err(refused) => Answer::refused(refused, now),
         };
         let platform = result.as_ref().map(|reply| reply.headers.clone()).unwrap_or_default();
         match &call.usage {
             Some(usage) => {
                 headers::tighten(&mut answer.headers, &platform, usage, self.app.config.limits.interval, now);
-                say_when(&mut answer, usage, self.quota.opens_at(&authorized.request().resource), now);
+                if answer.source == Source::Platform && answer.status == StatusCode::TOO_MANY_REQUESTS {
+                    let opens_at = self.quota.opens_at(&authorized.request().resource);
+                    say_when(&mut answer, usage, opens_at, now);
+                }
             }
             None => headers::repeat_limits(&mut answer.headers, &platform),
         }
@@ -224,9 +242,6 @@ impl Relay {
 /// nothing, a date, or less than the relay holds back for. What it said is part of the closure if it is any longer.
 /// `opens_at` is that instant; without it, it is when all is free again.
 fn say_when(answer: &mut Answer, usage: &Usage, opens_at: Option<Millis>, now: Millis) {
-    if answer.source != Source::Platform || answer.status != StatusCode::TOO_MANY_REQUESTS {
-        return;
-    }
     let meter = if usage.daily.remaining == 0 { &usage.daily } else { &usage.burst };
     headers::retry_after(&mut answer.headers, opens_at.unwrap_or(meter.resets_at), now);
 }
@@ -288,9 +303,9 @@ mod tests {
             burst: Meter { limit: 100, remaining: 0, resets_at: Millis(12_000) },
             daily: Meter { limit: 200_000, remaining: 7, resets_at: Millis(99_000) },
         };
-        let told = |status: u16, source, platform: Option<&'static str>, opens_at| {
+        let told = |platform: Option<&'static str>, opens_at| {
             let said = platform.map(|value| (header::RETRY_AFTER, HeaderValue::from_static(value)));
-            let status = StatusCode::from_u16(status).expect("a status");
+            let (status, source) = (StatusCode::TOO_MANY_REQUESTS, Source::Platform);
             let mut answer = Answer { status, source, headers: HeaderMap::from_iter(said), body: Bytes::new() };
             say_when(&mut answer, &usage, opens_at, Millis(1_000));
             let text = |name| answer.headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
@@ -299,11 +314,8 @@ mod tests {
         };
         let both = |seconds: &str, ms: &str| (Some(seconds.to_owned()), Some(ms.to_owned()));
         for said in [None, Some("Wed, 21 Oct 2015 07:28:00 GMT"), Some("1"), Some("3600"), Some("soon")] {
-            assert_eq!(told(429, Source::Platform, said, Some(Millis(11_400))), both("11", "10400"), "{said:?}");
-            assert_eq!(told(429, Source::Platform, said, None), both("11", "11000"), "{said:?}");
+            assert_eq!(told(said, Some(Millis(11_400))), both("11", "10400"), "{said:?}");
+            assert_eq!(told(said, None), both("11", "11000"), "{said:?}");
         }
-        let kept = (Some("7".to_owned()), None);
-        assert_eq!(told(503, Source::Platform, Some("7"), Some(Millis(11_400))), kept);
-        assert_eq!(told(429, Source::Relay, Some("7"), Some(Millis(11_400))), kept, "a refusal has its own instant");
     }
 }

@@ -8,6 +8,7 @@ use super::upstream::{Failure, LARGEST_BODY};
 use crate::caller::{Forbidden, Unauthenticated};
 use crate::clock::Millis;
 use crate::problem::{Code, Problem};
+use crate::qualifier::{Arrival, GatewayAlias, Qualifier};
 use crate::quota::{LimitKind, QuotaError, Usage};
 use crate::resource::Resource;
 use crate::secrets::SecretError;
@@ -142,6 +143,14 @@ impl Refused {
     pub fn by_permissions(reason: Forbidden, caller: &str, resource: &Resource) -> Self {
         let cause = format!("{reason} (caller {caller}, {resource})");
         Self { cause: Some(cause), ..Self::from(reason) }
+    }
+
+    /// An event that came by another qualifier than its kind comes by. The caller is told no more than any stranger.
+    #[must_use]
+    pub fn by_qualifier(arrival: Arrival, invoked_function_arn: &str, alias: &GatewayAlias) -> Self {
+        let (came_by, gateway) = (Qualifier::of(invoked_function_arn), alias.name());
+        let cause = format!("{arrival:?} event by {came_by:?}, GATEWAY_ALIAS is {gateway:?}");
+        Self { cause: Some(cause), ..Self::from(Unauthenticated) }
     }
 
     /// The time was up before anything was sent.

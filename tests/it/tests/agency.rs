@@ -461,17 +461,17 @@ async fn a_webhook_that_cannot_be_stored_is_asked_for_again(world: World) {
 async fn what_needs_the_companys_token_is_refused_for_a_location(world: World) {
     let process = world.process().await;
     world.install(&process, &company()).await;
-    world.secrets.put("callers", json!({"callers": []}).to_string());
+    world.secrets.put("callers", json!({"callers": [{"id": "billing", "aliases": ["billing"]}]}).to_string());
     let further = [("CALLERS_SECRET_ID", "callers")];
     let (app, _proxy) = world.app(Function::Relay, world.clock.clone(), world.market.url(), &further).await;
     let relay = Relay::new(app).expect("a relay");
     let invocation = Invocation { request_id: "r".into(), trace_id: None, deadline: world.deadline() };
-    let arn = "arn:aws:lambda:us-east-1:1:function:relay";
+    let arn = "arn:aws:lambda:us-east-1:1:function:relay:billing";
     for (resource, refused) in [(location("L1"), true), (company(), false)] {
         let path = Path::parse("/locations/L1").expect("a path");
         let request = Request::new(resource.clone(), Method::DELETE, path);
         let callers = relay.callers().await.expect("callers");
-        let caller = callers.authenticate(Identity::Invocation(arn)).expect("whom IAM let in");
+        let caller = callers.authenticate(Identity::Invocation(arn)).expect("a listed caller");
         let answer = relay.call(&caller.authorize(request).expect("allowed"), &invocation).await;
         assert_eq!(answer.source == Source::Relay, refused, "{answer:?}");
         assert_eq!(world.market.api_requests(&grantee(&resource)).len(), usize::from(!refused));

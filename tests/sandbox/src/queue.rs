@@ -125,9 +125,11 @@ impl Queue {
         self.state().messages.clear();
     }
 
-    /// Hands messages to a function, up to ten at a time, until the poller is dropped.
+    /// Hands messages to a function, up to ten at a time, until the poller is dropped. `alias` is the one that the event
+    /// source mapping names, if it names one.
     #[must_use]
-    pub fn deliver_to(&self, runtime: &RuntimeApi, function: &str) -> Poller {
+    pub fn deliver_to(&self, runtime: &RuntimeApi, function: &str, alias: Option<&str>) -> Poller {
+        let invocation = Invocation { qualifier: alias.map(str::to_owned), ..Invocation::default() };
         let (queue, lambda, function) = (Arc::clone(&self.shelf), runtime.clone(), function.to_owned());
         Poller(tokio::spawn(async move {
             loop {
@@ -136,7 +138,7 @@ impl Queue {
                     continue;
                 }
                 let event = json!({ "Records": batch.iter().map(record).collect::<Vec<_>>() });
-                let answer = lambda.invoke(&function, event.to_string(), Invocation::default()).await;
+                let answer = lambda.invoke(&function, event.to_string(), invocation.clone()).await;
                 let failed = answer.map_or(Failed::All, |answer| Failed::of(&answer, &batch));
                 for message in batch.iter().filter(|message| !failed.has(&message.id)) {
                     queue.delete(&message.receipt);

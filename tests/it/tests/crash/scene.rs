@@ -16,7 +16,7 @@ use sandbox::marketplace::grants::{Resource as Grantee, Rotation};
 use sandbox::marketplace::{Options as Platform, TokenRequest};
 use sandbox::process::{Program, REGION, Signal, Worker, WorkerSpec};
 use sandbox::runtime_api::{FunctionError, Invocation};
-use sandbox::whole::{CALLBACK_PATH, Options, Programs, Sandbox, TABLE, scheduled_event};
+use sandbox::whole::{CALLBACK_PATH, CALLER_ALIAS, Options, Programs, Sandbox, TABLE, scheduled_event};
 use serde_json::{Value, json};
 use shared::app::App;
 use shared::clock::Millis;
@@ -140,7 +140,8 @@ impl Scene {
         let (runtime, function) = (self.sandbox.runtime.clone(), function.to_owned());
         let call = json!({ "resource": { "location": LOCATION }, "method": "GET", "path": "/contacts/" });
         let event = if bootstrap_of == "refresh" { scheduled_event() } else { call };
-        let invocation = Invocation { timeout, ..Invocation::default() };
+        let qualifier = (bootstrap_of == "relay").then(|| CALLER_ALIAS.to_owned());
+        let invocation = Invocation { qualifier, timeout, ..Invocation::default() };
         tokio::spawn(async move { runtime.invoke_json(&function, &event, invocation).await })
     }
 
