@@ -6,7 +6,7 @@ use sandbox::runtime_api::{FunctionError, Invocation};
 use sandbox::whole::{CALLERS_SECRET, caller_entry};
 use serde_json::{Value, json};
 
-use crate::operator::{done, ops};
+use crate::operator::{done, ops, run};
 use crate::relay::sign;
 
 const LISTED: &str = "arn:aws:sts::000000000000:assumed-role/billing/s1";
@@ -204,6 +204,7 @@ async fn with_a_gateway_alias_events_come_by_that_alias_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_operators_commands_name_what_is_wrong_with_callers() {
     let system = System::start(Setup { relays: 0, ..Setup::default() }).await;
+    system.install(&location(1)).await;
     for (arguments, word) in [
         (&["(supposed)"][..], "the id \"(supposed)\""),
         (&["a b"], "the id \"a b\""),
@@ -220,6 +221,9 @@ async fn the_operators_commands_name_what_is_wrong_with_callers() {
     }
     let taken = ops(&system, &["callers", "add", "mail", "--alias", "sandbox"]).await;
     assert!(taken.code == 4 && taken.err.contains("sandbox"), "{taken:?}");
+    let live = system.operators_environment().into_iter().chain([("GATEWAY_ALIAS".to_owned(), "live".to_owned())]);
+    let gateways = run(live, &["callers", "add", "mail", "--alias", "live"]).await;
+    assert!(gateways.code == 2 && gateways.err.contains("alias \"live\""), "{gateways:?}");
 
     let aliases = async || {
         let said = ops(&system, &["--json", "doctor"]).await;

@@ -44,7 +44,7 @@ fn program() -> PathBuf {
     program
 }
 
-async fn run(environment: impl IntoIterator<Item = (String, String)>, arguments: &[&str]) -> Said {
+pub(crate) async fn run(environment: impl IntoIterator<Item = (String, String)>, arguments: &[&str]) -> Said {
     let mut command = Command::new(program());
     let done = command.env_clear().envs(environment).args(arguments).output().await.expect("it runs");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
