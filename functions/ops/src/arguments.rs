@@ -152,7 +152,7 @@ pub(crate) struct NewCaller {
     /// Alias of the relay function that names it; may be repeated
     #[arg(long = "alias", value_name = "ALIAS")]
     pub(crate) aliases: Vec<String>,
-    /// ARN of an IAM principal that is it, such as 'arn:aws:sts::123456789012:assumed-role/NAME/*'; may be repeated
+    /// ARN of an IAM principal that is it, such as `arn:aws:sts::123456789012:assumed-role/NAME/*`; may be repeated
     #[arg(long = "principal", value_name = "ARN")]
     pub(crate) principals: Vec<String>,
     /// Its share of each resource's burst limit

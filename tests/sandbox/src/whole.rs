@@ -211,8 +211,10 @@ impl Sandbox {
         let event_bridge = EventBridge::start(bus.clone()).await?;
         let runtime = RuntimeApi::start(bus.clone()).await?;
         let alias = options.environment.get("GATEWAY_ALIAS").cloned();
-        for function in FUNCTIONS {
-            alias.iter().for_each(|alias| runtime.create_alias(function, alias));
+        if let Some(alias) = &alias {
+            for function in FUNCTIONS {
+                runtime.create_alias(function, alias);
+            }
         }
         runtime.create_alias("relay", CALLER_ALIAS);
         let gateway = Gateway::start(options.port, runtime.clone(), alias.as_deref(), bus.clone()).await?;
