@@ -65,7 +65,7 @@ impl Stack {
 
     /// Lambda, with the patience of an invocation; never twice, for a renewal is not to be repeated blindly.
     pub(crate) fn lambda(&self) -> aws_sdk_lambda::Client {
-        let timeouts = TimeoutConfig::builder().operation_attempt_timeout(INVOCATION).operation_timeout(INVOCATION);
+        let timeouts = TimeoutConfig::builder().read_timeout(INVOCATION);
         let config = aws_sdk_lambda::config::Builder::from(&self.app.aws);
         let config = config.timeout_config(timeouts.build()).retry_config(RetryConfig::disabled());
         aws_sdk_lambda::Client::from_conf(config.build())

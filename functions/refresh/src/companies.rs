@@ -15,7 +15,7 @@ use shared::table::StoreError;
 use shared::table::company::Task;
 use shared::table::installation::{Installation, LEASE};
 use shared::table::minted::Learnt;
-use shared::token::company_api::{Asked, PAGE, Page};
+use shared::token::company_api::{Asked, Departure, PAGE, Page};
 use shared::token::{Access, TokenError};
 
 /// How many locations are written at once.
@@ -29,6 +29,8 @@ const SETTLED: Duration = Duration::from_mins(1);
 const HOPELESS: Duration = Duration::from_hours(24);
 /// …and one whose install was announced and never stored after this.
 const NEVER_STORED: Duration = Duration::from_hours(1);
+/// How often a permit may come too late to be used.
+const LATE_PERMITS: usize = 3;
 /// The list may lag behind an uninstall by so much.
 const LAG: Duration = Duration::from_mins(1);
 
@@ -141,11 +143,12 @@ async fn discover(app: &App, company: &Installation, deadline: Millis) -> Result
 
 async fn page(app: &App, company: &Resource, skip: usize, deadline: Millis) -> Result<Page, Unfinished> {
     expect_time(app, deadline)?;
-    let access = app.tokens.access(company, deadline).await?;
-    let mut asked = ask(app, company, &access, skip, deadline).await?;
+    // A token that has to be renewed is renewed before a permit is taken.
+    app.tokens.access(company, deadline).await?;
+    let (mut asked, used) = ask(app, company, skip, deadline).await?;
     if matches!(asked, Asked::TokenRefused) {
-        let renewed = app.tokens.renew(company, &access, deadline).await?;
-        asked = ask(app, company, &renewed, skip, deadline).await?;
+        app.tokens.renew(company, &used, deadline).await?;
+        (asked, _) = ask(app, company, skip, deadline).await?;
     }
     match asked {
         Asked::Got(page) => Ok(page),
@@ -158,20 +161,28 @@ async fn page(app: &App, company: &Resource, skip: usize, deadline: Millis) -> R
     }
 }
 
+/// Asks for one page: a connection, a permit, the token as it is after the wait for the permit, and then the request.
 async fn ask(
     app: &App,
     company: &Resource,
-    access: &Access,
     skip: usize,
     deadline: Millis,
-) -> Result<Asked<Page>, Unfinished> {
-    app.quota.take(company, Some(deadline - ENOUGH)).await.map_err(|_| Unfinished::Permit)?;
-    let asked = app.endpoint.installed_locations(company, access, skip).await;
-    let (asked, heard) = asked.map_err(TokenError::from)?;
-    if let Some((status, headers)) = heard.limits {
-        app.quota.observe(company, status, &headers).await?;
+) -> Result<(Asked<Page>, Access), Unfinished> {
+    for _ in 0..LATE_PERMITS {
+        expect_time(app, deadline)?;
+        let connection = app.endpoint.connection().await;
+        let connection = connection.map_err(|failure| Unfinished::Platform(failure.to_string()))?;
+        let permit = app.quota.take(company, Some(deadline - ENOUGH)).await.map_err(|_| Unfinished::Permit)?;
+        let access = app.tokens.access(company, deadline).await?;
+        let departure = Departure { connection, leave_by: permit.send_by };
+        let asked = app.endpoint.installed_locations(company, &access, skip, departure).await;
+        let Some((asked, heard)) = asked.map_err(TokenError::from)? else { continue };
+        if let Some((status, headers)) = heard.limits {
+            app.quota.observe(company, status, &headers).await?;
+        }
+        return Ok((asked, access));
     }
-    Ok(asked)
+    Err(Unfinished::Permit)
 }
 
 fn expect_time(app: &App, deadline: Millis) -> Result<(), Unfinished> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Clock, Millis};
+use crate::http_client::within;
 use crate::installation::state::{Attempt, Lineage, Status};
 use crate::lifecycle::Events;
 use crate::resource::{Kind, Resource};
@@ -119,7 +120,7 @@ impl Installations {
         };
         let sealer = self.vault.sealer().await?;
         self.announce(&grant.resource, exchange_started).await;
-        let storing = tokio::time::timeout(PATIENCE, self.store_patiently(&new, &pair)).await;
+        let storing = within(PATIENCE, self.store_patiently(&new, &pair)).await;
         let stored = storing.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into()).into()));
         match stored {
             Ok(stored) => {

@@ -304,10 +304,7 @@ fn forget_idle(lanes: &mut HashMap<String, Arc<Lane>>) {
 /// A write that takes longer than this is of no use to whoever wants to send a request now. A retry inside the SDK may
 /// count a permit twice, which errs on the safe side.
 fn impatient(client: &Client) -> Client {
-    let timeouts = TimeoutConfig::builder()
-        .operation_attempt_timeout(Duration::from_millis(1_500))
-        .operation_timeout(Duration::from_secs(4))
-        .build();
+    let timeouts = TimeoutConfig::builder().read_timeout(Duration::from_millis(1_500)).build();
     let config = client.config().to_builder();
     Client::from_conf(
         config.timeout_config(timeouts).retry_config(RetryConfig::standard().with_max_attempts(3)).build(),

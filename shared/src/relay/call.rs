@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{StatusCode, header};
+use http::{StatusCode, Uri, header};
 
 use super::Relay;
 use super::headers;
@@ -14,6 +14,7 @@ use super::token_class;
 use super::upstream::{Attempt, Failure, Reply};
 use crate::caller::{Authorized, Caller};
 use crate::clock::Millis;
+use crate::http_client::Connection;
 use crate::quota::{Permit, QuotaError, Usage};
 use crate::token::{Access, TokenError};
 
@@ -21,6 +22,9 @@ use crate::token::{Access, TokenError};
 const FOR_THE_ANSWER: Duration = Duration::from_secs(2);
 /// How often a permit may come too late to be used. Each was paid for from the budget.
 const LATE_PERMITS: usize = 3;
+/// A token is looked at again directly before it is sent if it was last looked at so long ago. A token in memory is up
+/// to 8 s old, and an uninstall must be noticed within 10 s.
+const TOKEN_LOOKED_AT: Duration = Duration::from_secs(1);
 
 /// Where a call stands.
 pub(super) struct Call<'a> {
@@ -30,6 +34,7 @@ pub(super) struct Call<'a> {
     deadline: Millis,
     wait_until: Option<Millis>,
     history: History,
+    token_looked_at: Millis,
     /// What is known of the limits, from the last permit or refusal.
     pub(super) usage: Option<Usage>,
     pub(super) course: Course,
@@ -45,6 +50,9 @@ pub(super) struct Course {
     pub(super) platform_ms: u64,
 }
 
+/// What sending came to: an answer, or why there is none.
+type Sent<T> = std::result::Result<T, Failure>;
+
 /// What the platform made of an attempt that may be followed by another.
 type Result<T, E = Refused> = std::result::Result<T, E>;
 
@@ -55,7 +63,7 @@ impl<'a> Call<'a> {
         let latest = deadline - FOR_THE_ANSWER;
         let wait_until = (!request.wait.is_zero()).then(|| (now + request.wait).min(latest)).filter(|at| *at > now);
         let (history, course) = (History::default(), Course::default());
-        Self { relay, caller, request, deadline, wait_until, history, usage: None, course }
+        Self { relay, caller, request, deadline, wait_until, history, token_looked_at: now, usage: None, course }
     }
 
     pub(super) async fn run(&mut self) -> Result<Reply> {
@@ -64,12 +72,11 @@ impl<'a> Call<'a> {
         // An answer that is passed on if there is neither permit nor time for another attempt.
         let mut in_hand: Option<Reply> = None;
         loop {
-            let permitted = self.permit().await;
-            if let (Err(_), Some(reply)) = (&permitted, in_hand.take()) {
-                return Ok(reply);
-            }
-            permitted?;
-            let result = self.attempt(&access).await;
+            let result = match (self.attempt(&mut access).await, in_hand.take()) {
+                (Ok(result), _) => result,
+                (Err(_), Some(reply)) => return Ok(reply),
+                (Err(refused), None) => return Err(refused),
+            };
             let outcome = outcome(&result);
             let in_vain = self.relay.no_token_helps(self.request, &access, outcome, self.history.renewed);
             let decision = if in_vain { Next::PassOn } else { next(&self.request.method, outcome, self.history) };
@@ -126,6 +133,7 @@ impl<'a> Call<'a> {
 
     fn got_token(&mut self, started: Millis, access: Option<&Access>) {
         self.course.token_ms += self.since(started);
+        self.token_looked_at = self.relay.now();
         self.course.generation = access.map(|a| a.generation).or(self.course.generation);
     }
 
@@ -133,10 +141,57 @@ impl<'a> Call<'a> {
         u64::try_from(self.relay.now().since(started).as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// A permit that is still good, directly before the attempt that it is for.
-    async fn permit(&mut self) -> Result<()> {
+    /// One request to the platform: a connection, a permit, the token if the wait for them was long, and the request
+    /// itself if it can leave while the permit is good. Refused if there is no permit or no token.
+    async fn attempt(&mut self, access: &mut Access) -> Result<Sent<Reply>> {
+        let uri = match target(&self.relay.app.config.api_url, &self.request.path, &self.request.query) {
+            Ok(uri) => uri,
+            Err(reason) => return Ok(Err(Failure::NotSent(reason.to_string()))),
+        };
+        for _ in 0..LATE_PERMITS {
+            let held = match self.connection(&uri).await? {
+                Ok(held) => held,
+                Err(failure) => {
+                    self.course.attempts += 1;
+                    return Ok(Err(failure));
+                }
+            };
+            let permit = self.permit().await?;
+            if self.relay.now().since(self.token_looked_at) >= TOKEN_LOOKED_AT {
+                *access = self.access().await?;
+            }
+            match self.send(&uri, access, held, &permit).await {
+                Err(Failure::TooLate) => {}
+                result => {
+                    self.course.attempts += 1;
+                    if let Ok(reply) = &result {
+                        self.observe(reply).await;
+                    }
+                    return Ok(result);
+                }
+            }
+        }
+        Err(Refused::by_deadline())
+    }
+
+    /// A connection for the request. None where the limits are known to refuse it: then it needs no connection.
+    async fn connection(&mut self, uri: &Uri) -> Result<Sent<Option<Connection>>> {
+        let now = self.relay.now();
+        let opens_at = self.relay.quota.opens_at(&self.request.resource);
+        if opens_at.is_some_and(|at| at > self.wait_until.unwrap_or(now)) {
+            return Ok(Ok(None));
+        }
+        let connecting = tokio::time::timeout(self.left(), self.relay.app.connections.connection(uri)).await;
+        self.course.platform_ms += self.since(now);
+        connecting.map(|connected| connected.map(Some)).map_err(|_| Refused::by_deadline())
+    }
+
+    async fn permit(&mut self) -> Result<Permit> {
         let started = self.relay.now();
-        let permit = self.good_permit().await;
+        let permit = match tokio::time::timeout(self.left(), self.take()).await {
+            Ok(permit) => permit.map_err(|error| Refused::by_quota(error, self.relay.now())),
+            Err(_) => Err(Refused::by_deadline()),
+        };
         self.course.permit_ms += self.since(started);
         self.usage = match &permit {
             Ok(permit) => Some(permit.usage),
@@ -146,23 +201,7 @@ impl<'a> Call<'a> {
                 .or(self.usage.take())
                 .or_else(|| self.relay.quota.remembered_usage(&self.request.resource)),
         };
-        permit.map(|_| ())
-    }
-
-    async fn good_permit(&self) -> Result<Permit> {
-        for _ in 0..LATE_PERMITS {
-            if self.left().is_zero() {
-                return Err(Refused::by_deadline());
-            }
-            let Ok(permit) = tokio::time::timeout(self.left(), self.take()).await else {
-                return Err(Refused::by_deadline());
-            };
-            let permit = permit.map_err(|error| Refused::by_quota(error, self.relay.now()))?;
-            if self.relay.now() <= permit.send_by {
-                return Ok(permit);
-            }
-        }
-        Err(Refused::by_deadline())
+        permit
     }
 
     async fn take(&self) -> std::result::Result<Permit, QuotaError> {
@@ -175,22 +214,17 @@ impl<'a> Call<'a> {
         quota.take(resource, self.wait_until).await
     }
 
-    async fn attempt(&mut self, access: &Access) -> std::result::Result<Reply, Failure> {
+    async fn send(&mut self, uri: &Uri, access: &Access, held: Option<Connection>, permit: &Permit) -> Sent<Reply> {
         let request = self.request;
-        let uri = target(&self.relay.app.config.api_url, &request.path, &request.query)
-            .map_err(|reason| Failure::NotSent(reason.to_string()))?;
         let mut headers = headers::to_platform(&request.headers, &request.path);
         if self.history.asked_plainly {
             headers.remove(header::ACCEPT_ENCODING);
         }
-        let (method, body, token) = (&request.method, request.body.clone(), &access.token);
+        let (method, uri, body, token) = (&request.method, uri.clone(), request.body.clone(), &access.token);
         let started = self.relay.now();
-        let result = Attempt { method, uri, headers, body, token }.send(&self.relay.client, self.left()).await;
-        self.course.attempts += 1;
+        let attempt = Attempt { method, uri, headers, body, token };
+        let result = attempt.send(&self.relay.app.connections, held, permit.send_by, self.left()).await;
         self.course.platform_ms += self.since(started);
-        if let Ok(reply) = &result {
-            self.observe(reply).await;
-        }
         result
     }
 
@@ -213,14 +247,14 @@ impl<'a> Call<'a> {
     }
 }
 
-fn outcome(result: &std::result::Result<Reply, Failure>) -> Outcome {
+fn outcome(result: &Sent<Reply>) -> Outcome {
     match result {
         Ok(reply) => {
             let encoding = reply.headers.get(header::CONTENT_ENCODING).map(|v| v.to_str().unwrap_or("unreadable"));
             let reason = (reply.status == StatusCode::UNAUTHORIZED).then(|| Unauthorized::of(encoding, &reply.body));
             Outcome::Answered(reply.status, reason)
         }
-        Err(Failure::NotSent(_)) => Outcome::NotSent,
+        Err(Failure::NotSent(_) | Failure::TooLate) => Outcome::NotSent,
         Err(Failure::Broken { .. }) => Outcome::Broken,
         Err(Failure::TimedOut) => Outcome::TimedOut,
         // It is there, only not here: a second time it would be as large.

@@ -21,10 +21,9 @@ use std::time::Duration;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::app::{App, StartError};
+use crate::app::App;
 use crate::caller::{Authorized, Caller, Callers, Visible};
 use crate::clock::Millis;
-use crate::http_client;
 use crate::problem::{Code, Problem};
 use crate::quota::{Meter, Quota, Usage};
 use crate::resource::Resource;
@@ -49,7 +48,6 @@ pub struct Relay {
     app: App,
     quota: Quota,
     callers: Secret<Callers>,
-    client: http_client::Relayed,
     /// The token (epoch and generation) that answered with a 401 of unknown text although it had just been renewed.
     not_helped: Mutex<HashMap<Resource, (u64, u64)>>,
 }
@@ -66,21 +64,18 @@ pub struct Invocation {
 }
 
 impl Relay {
-    /// A relay with connections of its own.
-    ///
-    /// # Errors
-    /// [`StartError::Tls`].
-    pub fn new(app: App) -> Result<Self, StartError> {
+    /// The relay of an app.
+    #[must_use]
+    pub fn new(app: App) -> Self {
         // The configuration of the relay always names the callers' secret.
         let id = app.config.callers_secret_id.clone().unwrap_or_default();
         let secrets = aws_sdk_secretsmanager::Client::new(&app.aws);
-        Ok(Self {
+        Self {
             quota: app.quota.clone(),
             callers: Secret::new(secrets, id, app.clock.clone(), Callers::parse),
-            client: http_client::relayed()?,
             not_helped: Mutex::default(),
             app,
-        })
+        }
     }
 
     /// Reads all secrets at once, in advance of the first call. What fails is read again then.

@@ -114,7 +114,7 @@ impl Refused {
     pub fn by_platform(failure: &Failure) -> Self {
         const UNKNOWN: &str = "it is not known whether the request was carried out";
         let problem = match failure {
-            Failure::NotSent(_) => {
+            Failure::NotSent(_) | Failure::TooLate => {
                 Problem::new(Code::PlatformUnreachable, "the platform cannot be connected to; nothing was sent")
             }
             Failure::Broken { status: None, .. } => {

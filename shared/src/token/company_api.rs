@@ -2,12 +2,18 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode};
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
+use http_body_util::Full;
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use url::Url;
 
 use super::endpoint::{BadGrant, MOST_BYTES, PRESENTATION, TokenEndpoint, encode_form, message, read_grant};
 use super::{Access, Grant};
+use crate::clock::Millis;
+use crate::http_client::{self, Connection, Failure, Limits};
 use crate::relay::retry::Unauthorized;
 use crate::resource::Resource;
 use crate::secrets::{FRESH, SecretError};
@@ -61,16 +67,37 @@ pub struct Page {
     pub entries: usize,
 }
 
+/// What a request needs that takes a permit: both are taken before it, the connection first.
+#[derive(Debug)]
+pub struct Departure {
+    /// From [`TokenEndpoint::connection`].
+    pub connection: Connection,
+    /// The end of the permit: the request leaves by then or not at all.
+    pub leave_by: Millis,
+}
+
 impl TokenEndpoint {
-    /// Mints a location's token from its company's.
-    pub async fn mint(&self, company: &Resource, access: &Access, location: &Resource) -> (Asked<Box<Grant>>, Heard) {
+    /// A connection to the platform's API, for a request that takes a permit.
+    ///
+    /// # Errors
+    /// [`Failure::NotSent`].
+    pub async fn connection(&self) -> Result<Connection, Failure> {
+        let uri = Uri::try_from(self.beside("/oauth/locationToken").as_str());
+        self.connections.connection(&uri.map_err(|error| Failure::NotSent(error.to_string()))?).await
+    }
+
+    /// Mints a location's token from its company's. `None` if the permit had ended and nothing was sent.
+    pub async fn mint(
+        &self,
+        company: &Resource,
+        access: &Access,
+        location: &Resource,
+        departure: Departure,
+    ) -> Option<(Asked<Box<Grant>>, Heard)> {
         let form = [("companyId", company.id()), ("locationId", location.id())];
-        let request = self
-            .http
-            .post(self.beside("/oauth/locationToken"))
-            .header(http::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .body(encode_form(form.iter()));
-        let (answer, heard) = ask(request.timeout(PRESENTATION), access, MOST_BYTES).await;
+        let url = self.beside("/oauth/locationToken");
+        let limits = Limits { time: PRESENTATION, body: MOST_BYTES };
+        let (answer, heard) = self.ask(Method::POST, &url, encode_form(form.iter()), access, departure, limits).await?;
         let asked = match answer {
             Ok(body) => match read_grant(&body, Some(location)) {
                 // A company's own token for a location's would open all of its locations.
@@ -81,10 +108,11 @@ impl TokenEndpoint {
             },
             Err(otherwise) => otherwise.into(),
         };
-        (asked, heard)
+        Some((asked, heard))
     }
 
-    /// A page of the locations in which a company has the app, from the entry numbered `skip` on.
+    /// A page of the locations in which a company has the app, from the entry numbered `skip` on. `None` if
+    /// the permit had ended and nothing was sent.
     ///
     /// # Errors
     /// [`SecretError`]: the app's id is part of the query.
@@ -93,7 +121,8 @@ impl TokenEndpoint {
         company: &Resource,
         access: &Access,
         skip: usize,
-    ) -> Result<(Asked<Page>, Heard), SecretError> {
+        departure: Departure,
+    ) -> Result<Option<(Asked<Page>, Heard)>, SecretError> {
         let app = self.credentials(FRESH).await?;
         let (skip, limit) = (skip.to_string(), PAGE.to_string());
         let query = [
@@ -105,13 +134,60 @@ impl TokenEndpoint {
         ];
         let mut url = self.beside("/oauth/installedLocations");
         url.set_query(Some(&encode_form(query.iter())));
-        let (answer, heard) = ask(self.http.get(url).timeout(LISTING), access, MOST_BYTES_OF_A_PAGE).await;
+        let limits = Limits { time: LISTING, body: MOST_BYTES_OF_A_PAGE };
+        let answered = self.ask(Method::GET, &url, String::new(), access, departure, limits).await;
+        let Some((answer, heard)) = answered else { return Ok(None) };
         let asked = match answer {
             Ok(body) => read_page(body).map_or(Asked::Unanswered("a list that cannot be read"), Asked::Got),
             Err(otherwise) => otherwise.into(),
         };
-        Ok((asked, heard))
+        Ok(Some((asked, heard)))
     }
+
+    async fn ask(
+        &self,
+        method: Method,
+        url: &Url,
+        form: String,
+        access: &Access,
+        departure: Departure,
+        limits: Limits,
+    ) -> Option<(Result<Map<String, Value>, Otherwise>, Heard)> {
+        let unanswered = |why| Some((Err(Otherwise::Unanswered(why)), Heard::default()));
+        let Some(request) = request(method, url, form, access) else {
+            return unanswered("a token that no header may have");
+        };
+        let Departure { connection, leave_by } = departure;
+        let answer = match self.connections.send(Some(connection), request, leave_by, limits).await {
+            Ok(answer) => answer,
+            Err(Failure::TooLate) => return None,
+            Err(Failure::NotSent(_)) => return unanswered("no connection"),
+            Err(Failure::TimedOut | Failure::Broken { status: None, .. }) => return unanswered("no answer"),
+            Err(Failure::Broken { status: Some(_), .. }) => return unanswered("half an answer"),
+            Err(Failure::TooLarge(_)) => return unanswered("an answer that is too large"),
+        };
+        // A body can hold tokens.
+        let body = zeroize::Zeroizing::new(Vec::from(answer.body));
+        let retry_after = answer.headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
+        let heard = Heard { limits: Some((answer.status, answer.headers)) };
+        Some((classify(answer.status, retry_after, &body), heard))
+    }
+}
+
+/// A request with a company's token; none where that has a character that no header may have.
+fn request(method: Method, url: &Url, form: String, access: &Access) -> Option<Request<Full<Bytes>>> {
+    let mut request = Request::new(Full::from(form));
+    let headers = request.headers_mut();
+    if method == Method::POST {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+    }
+    headers.insert(AUTHORIZATION, access.token.header()?.clone());
+    headers.insert("version", HeaderValue::from_static(VERSION));
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    headers.insert(USER_AGENT, http_client::USER_AGENT);
+    *request.method_mut() = method;
+    *request.uri_mut() = Uri::try_from(url.as_str()).ok()?;
+    Some(request)
 }
 
 /// Everything but an answer that holds what was asked for.
@@ -136,37 +212,6 @@ impl<T> From<Otherwise> for Asked<T> {
             Otherwise::Absent => Self::Absent,
         }
     }
-}
-
-async fn ask(
-    request: reqwest::RequestBuilder,
-    access: &Access,
-    most_bytes: usize,
-) -> (Result<Map<String, Value>, Otherwise>, Heard) {
-    let Some(bearer) = access.token.header() else {
-        return (Err(Otherwise::Unanswered("a token that no header may have")), Heard::default());
-    };
-    let request = request
-        .header(http::header::AUTHORIZATION, bearer)
-        .header("version", VERSION)
-        .header(http::header::ACCEPT, "application/json");
-    let mut answer = match request.send().await {
-        Ok(answer) => answer,
-        Err(error) if error.is_connect() => return (Err(Otherwise::Unanswered("no connection")), Heard::default()),
-        Err(_) => return (Err(Otherwise::Unanswered("no answer")), Heard::default()),
-    };
-    let (status, headers) = (answer.status(), answer.headers().clone());
-    let mut body = zeroize::Zeroizing::new(Vec::new());
-    loop {
-        match answer.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() <= most_bytes => body.extend_from_slice(&chunk),
-            Ok(None) => break,
-            Ok(Some(_)) => return (Err(Otherwise::Unanswered("an answer that is too large")), Heard::default()),
-            Err(_) => return (Err(Otherwise::Unanswered("half an answer")), Heard::default()),
-        }
-    }
-    let retry_after = headers.get(http::header::RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
-    (classify(status, retry_after, &body), Heard { limits: Some((status, headers)) })
 }
 
 fn classify(status: StatusCode, retry_after: Option<u64>, body: &[u8]) -> Result<Map<String, Value>, Otherwise> {
@@ -226,6 +271,25 @@ fn read_page(mut body: Map<String, Value>) -> Option<Page> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn requests_name_the_product_and_the_version_of_the_api() {
+        let access = Access {
+            token: crate::token::bearer::Bearer::from(&crate::redacted::Redacted::from("t")),
+            issued_at: Millis(0),
+            expires_at: Millis(1),
+            epoch: 1,
+            generation: 1,
+        };
+        let url = Url::parse("https://example.com/oauth/locationToken").expect("a URL");
+        let request = request(Method::POST, &url, String::new(), &access).expect("a request");
+        let name = concat!("hoopai-relay/", env!("CARGO_PKG_VERSION"));
+        assert_eq!(
+            (&request.headers()[USER_AGENT], &request.headers()["version"]),
+            (&HeaderValue::from_static(name), &HeaderValue::from_static(VERSION))
+        );
+        assert_eq!(request.headers()[AUTHORIZATION], "Bearer t");
+    }
 
     #[test]
     fn each_refusal_has_its_meaning() {

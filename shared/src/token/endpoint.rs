@@ -3,13 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
+use http::{HeaderValue, Request, StatusCode, Uri};
+use http_body_util::Full;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::Client;
 use serde_json::{Map, Value};
 use url::Url;
 
 use super::Grant;
+use crate::clock::Millis;
+use crate::http_client::{self, Connections, Failure, Limits};
 use crate::redacted::Redacted;
 use crate::resource::{Kind, Resource};
 use crate::secrets::{AppCredentials, Secret, SecretError};
@@ -100,18 +104,18 @@ pub enum ExchangeError {
 /// The platform's token endpoint, as this app uses it.
 #[derive(Clone)]
 pub struct TokenEndpoint {
-    pub(super) http: Client,
+    pub(super) connections: Connections,
     url: Url,
     app: Arc<Secret<AppCredentials>>,
 }
 
 impl TokenEndpoint {
-    /// The endpoint under `api`, called with a client of [`crate::http_client::token_endpoint`].
+    /// The endpoint under `api`.
     #[must_use]
-    pub fn new(http: Client, api: &Url, app: Arc<Secret<AppCredentials>>) -> Self {
+    pub fn new(connections: Connections, api: &Url, app: Arc<Secret<AppCredentials>>) -> Self {
         let mut url = api.clone();
         url.set_path(&format!("{}/oauth/token", api.path().trim_end_matches('/')));
-        Self { http, url, app }
+        Self { connections, url, app }
     }
 
     /// Another path of the same API.
@@ -146,12 +150,12 @@ impl TokenEndpoint {
     pub async fn exchange(&self, code: &Redacted, redirect_uri: &str) -> Result<Grant, ExchangeError> {
         let app = self.app.get().await.map_err(ExchangeError::Secret)?;
         let code = [("grant_type", "authorization_code"), ("code", code.expose()), ("redirect_uri", redirect_uri)];
-        let mut answer = self.post(&app, &code, EXCHANGE).await;
+        let mut answer = self.post(&app, &code, EXCHANGE, self.connections.now() + EXCHANGE).await;
         if matches!(answer, Answer::WrongClient) {
             // A secret that was changed a moment ago: the code is still good, for the client was not.
             let newer = self.app.read_if_older_than(Duration::ZERO).await.map_err(ExchangeError::Secret)?;
             if fingerprint(&newer) != fingerprint(&app) {
-                answer = self.post(&newer, &code, EXCHANGE).await;
+                answer = self.post(&newer, &code, EXCHANGE, self.connections.now() + EXCHANGE).await;
             }
         }
         match answer {
@@ -170,7 +174,11 @@ impl TokenEndpoint {
     }
 
     /// Presents a refresh token once (RFC 6749 section 6). Nothing is retried here.
+    ///
+    /// The request leaves within [`PRESENTATION`] from now or not at all: the caller has looked at its lease, and reading
+    /// the secret or connecting may take longer than the lease where the process is frozen meanwhile.
     pub async fn present(&self, resource: &Resource, refresh: &Redacted) -> Outcome {
+        let leave_by = self.connections.now() + PRESENTATION;
         let app = match self.app.get().await {
             Ok(app) => app,
             Err(error) => return Outcome::Secret(error),
@@ -180,7 +188,7 @@ impl TokenEndpoint {
             Kind::Company => "Company",
         };
         let form = [("grant_type", "refresh_token"), ("refresh_token", refresh.expose()), ("user_type", user_type)];
-        match self.post(&app, &form, PRESENTATION).await {
+        match self.post(&app, &form, PRESENTATION, leave_by).await {
             Answer::Granted(body) => match read_grant(&body, Some(resource)) {
                 Ok(grant) => Outcome::Granted(grant.into()),
                 Err(BadGrant::Unreadable) => Outcome::Unknown(Cause::Unreadable),
@@ -200,35 +208,33 @@ impl TokenEndpoint {
         }
     }
 
-    async fn post(&self, app: &AppCredentials, form: &[(&str, &str)], time: Duration) -> Answer {
+    async fn post(&self, app: &AppCredentials, form: &[(&str, &str)], time: Duration, leave_by: Millis) -> Answer {
         let client = [("client_id", app.client_id.as_str()), ("client_secret", app.client_secret.expose())];
-        let request = self
-            .http
-            .post(self.url.clone())
-            .timeout(time)
-            .header(http::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .header(http::header::ACCEPT, "application/json")
-            .body(encode_form(client.iter().chain(form)));
-        let mut answer = match request.send().await {
-            Ok(answer) => answer,
-            // The only error that proves that nothing was sent. A server that closes before or after it has read
-            // the request gives the same error otherwise.
-            Err(error) if error.is_connect() => return Answer::NotSent,
-            Err(error) if error.is_timeout() => return Answer::Unknown(Cause::TimedOut),
-            Err(_) => return Answer::Unknown(Cause::Broken),
+        let Some(request) = form_request(&self.url, encode_form(client.iter().chain(form))) else {
+            return Answer::NotSent;
         };
-        let mut body = Vec::new();
-        loop {
-            match answer.chunk().await {
-                Ok(Some(chunk)) if body.len() + chunk.len() <= MOST_BYTES => body.extend_from_slice(&chunk),
-                Ok(Some(_) | None) => break,
-                Err(error) if error.is_timeout() => return Answer::Unknown(Cause::TimedOut),
-                Err(_) => return Answer::Unknown(Cause::Broken),
+        let answer = self.connections.call_apart(request, leave_by, Limits { time, body: MOST_BYTES }).await;
+        match answer {
+            Ok(answer) => {
+                let retry_after = answer.headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
+                classify(answer.status, retry_after, answer.body.into())
             }
+            Err(Failure::NotSent(_) | Failure::TooLate) => Answer::NotSent,
+            Err(Failure::TimedOut) => Answer::Unknown(Cause::TimedOut),
+            Err(Failure::Broken { .. }) => Answer::Unknown(Cause::Broken),
+            Err(Failure::TooLarge(status)) => classify(status, None, Vec::new()),
         }
-        let retry_after = answer.headers().get(http::header::RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
-        classify(answer.status(), retry_after, body)
     }
+}
+
+/// A form for the platform, from the product under its name.
+pub(super) fn form_request(url: &Url, form: String) -> Option<Request<Full<Bytes>>> {
+    let mut request = Request::post(Uri::try_from(url.as_str()).ok()?).body(Full::from(form)).ok()?;
+    let headers = request.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    headers.insert(USER_AGENT, http_client::USER_AGENT);
+    Some(request)
 }
 
 /// What an answer of the token endpoint means, whatever was asked.

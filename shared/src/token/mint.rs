@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::company_api::Asked;
+use super::company_api::{Asked, Departure};
 use super::endpoint::{PRESENTATION, TokenEndpoint};
 use super::pair::{Pair, Slot};
 use super::refresh::setback::outcome_of;
@@ -15,7 +15,7 @@ use super::{Access, Grant, schedule};
 use crate::clock::{Clock, Millis};
 use crate::installation::state::{Attempt, Lineage, Status};
 use crate::lifecycle::Events;
-use crate::quota::{Quota, QuotaError};
+use crate::quota::{Permit, Quota, QuotaError};
 use crate::resource::Resource;
 use crate::seal::Sealer;
 use crate::table::Table;
@@ -31,6 +31,8 @@ const ABSENT: Duration = Duration::from_secs(7);
 const TRIES: u32 = 2;
 /// How often a permit may come too late to be used.
 const LATE_PERMITS: usize = 3;
+/// After a longer wait than this for a permit, the company is looked at again.
+const SHORT_WAIT: Duration = Duration::from_secs(1);
 /// In an interval a company is asked so often about locations that nobody but a caller has named: whoever asks for what
 /// does not exist must not use up what the others need.
 const SUPPOSED_BURST: u32 = 20;
@@ -164,13 +166,7 @@ impl Minter {
         let location = &claimant.location.resource;
         let mut tries = 0;
         let asked = loop {
-            self.permit(claimant, &company.resource).await.map_err(Refused::Failed)?;
-            let (asked, heard) = self.endpoint.mint(&company.resource, &company.access, location).await;
-            if let Some((status, headers)) = heard.limits
-                && let Err(error) = self.quota.observe(&company.resource, status, &headers).await
-            {
-                tracing::warn!(company = %company.resource, %error, "nothing was learnt from the platform's limits");
-            }
+            let asked = self.ask_once(claimant, company).await.map_err(Refused::Failed)?;
             tries += 1;
             if tries == TRIES || !matches!(asked, Asked::Unanswered(_)) {
                 break asked;
@@ -228,34 +224,67 @@ impl Minter {
         }))
     }
 
+    /// One request to one company: a connection, a permit, and then what may have changed while it waited.
+    async fn ask_once(&self, claimant: &Claimant, company: &Company) -> Result<Asked<Box<Grant>>, Setback> {
+        let (location, until) = (&claimant.location.resource, claimant.ends - (PRESENTATION + COMMIT));
+        for _ in 0..LATE_PERMITS {
+            let Ok(connection) = self.endpoint.connection().await else {
+                return Ok(Asked::Unanswered("no connection"));
+            };
+            let began = self.clock.now();
+            let permit = self.permit(claimant, &company.resource, until).await?;
+            if self.clock.now().since(began) >= SHORT_WAIT {
+                self.expect_unchanged(claimant, company).await?;
+            }
+            let departure = Departure { connection, leave_by: permit.send_by.min(until) };
+            let asked = self.endpoint.mint(&company.resource, &company.access, location, departure).await;
+            let Some((asked, heard)) = asked else { continue };
+            if let Some((status, headers)) = heard.limits
+                && let Err(error) = self.quota.observe(&company.resource, status, &headers).await
+            {
+                tracing::warn!(company = %company.resource, %error, "nothing was learnt from the platform's limits");
+            }
+            return Ok(asked);
+        }
+        Err(self.not_asked(claimant, None, "out of time before it was sent", Failure::NoTime))
+    }
+
     /// A permit of the company's, waited for as long as the lease leaves time for the request.
-    async fn permit(&self, claimant: &Claimant, company: &Resource) -> Result<(), Setback> {
-        let until = claimant.ends - (PRESENTATION + COMMIT);
-        let refused = |error| {
+    async fn permit(&self, claimant: &Claimant, company: &Resource, until: Millis) -> Result<Permit, Setback> {
+        let supposed = claimant.location.minted.is_some_and(|minted| minted.supposed);
+        let permit = if supposed {
+            self.quota.take_within_share(SUPPOSED, company, SUPPOSED_BURST, Some(until)).await
+        } else {
+            self.quota.take(company, Some(until)).await
+        };
+        permit.map_err(|error| {
             let (retry_at, told) = match error {
                 QuotaError::Refused(refusal) => (Some(refusal.retry_at), Failure::TryAgain(refusal.retry_at)),
                 QuotaError::Store(error) => (None, Failure::Store(error)),
             };
-            let (failures, note) = (claimant.location.failures, "no permit of the company's");
-            let due_at = retry_at.unwrap_or(self.clock.now());
-            Setback { status: None, due_at, retry_at, failures, note, told }
+            self.not_asked(claimant, retry_at, "no permit of the company's", told)
+        })
+    }
+
+    /// The company's installation must still be the one that its token comes from: it may have been uninstalled.
+    async fn expect_unchanged(&self, claimant: &Claimant, company: &Company) -> Result<(), Setback> {
+        let stored = match self.table.installation(&company.resource).await {
+            Ok(stored) => stored,
+            Err(error) => return Err(self.not_asked(claimant, None, "the company is not read", Failure::Store(error))),
         };
-        let supposed = claimant.location.minted.is_some_and(|minted| minted.supposed);
-        for _ in 0..LATE_PERMITS {
-            let permit = if supposed {
-                self.quota.take_within_share(SUPPOSED, company, SUPPOSED_BURST, Some(until)).await
-            } else {
-                self.quota.take(company, Some(until)).await
-            };
-            let permit = permit.map_err(refused)?;
-            let now = self.clock.now();
-            if now <= permit.send_by && now <= until {
-                return Ok(());
-            }
+        let lives =
+            |stored: &Installation| stored.status != Status::Revoked && stored.lineage.epoch == company.access.epoch;
+        if stored.as_ref().is_some_and(lives) {
+            return Ok(());
         }
-        let now = self.clock.now();
-        let (failures, note) = (claimant.location.failures, "out of time before it was sent");
-        Err(Setback { status: None, due_at: now, retry_at: None, failures, note, told: Failure::NoTime })
+        let told = Failure::TryAgain(self.clock.now());
+        Err(self.not_asked(claimant, None, "the company was uninstalled or installed anew", told))
+    }
+
+    /// Nothing was sent, for a reason that counts as no failure of the location.
+    fn not_asked(&self, claimant: &Claimant, retry_at: Option<Millis>, note: &'static str, told: Failure) -> Setback {
+        let due_at = retry_at.unwrap_or(self.clock.now());
+        Setback { status: None, due_at, retry_at, failures: claimant.location.failures, note, told }
     }
 
     async fn granted(&self, claimant: &Claimant, company: &Company, grant: &Grant) -> Refreshed {

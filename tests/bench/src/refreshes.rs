@@ -30,7 +30,8 @@ pub(crate) async fn rate_of_one(store: &Store, functions: &Functions, quick: boo
 
     let table = Table { client: store::client(&store.url()).await, name: system.table.name.clone() };
     let copies = Copies::of_installations(&system, table, due).await;
-    let http = shared::http_client::token_endpoint().expect("a client");
+    // As the functions do: a connection of its own for each presentation.
+    let http = reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("a client");
     let url = format!("{}/oauth/token", system.platform.url());
     let (system, copies, http, url) = (&system, &copies, &http, &url);
     let raw = async |of: Conditions| {

@@ -312,6 +312,15 @@ impl System {
         self.sandbox.runtime.invoke_json("refresh", event, invocation).await
     }
 
+    /// Stops, continues or ends a process of a function, which are numbered from 1 (`relay-1`).
+    ///
+    /// # Panics
+    /// If there is none of that name, or it does not take the signal.
+    pub async fn signal(&self, worker: &str, signal: Signal) {
+        let worker = self.workers.iter().find(|known| known.name() == worker).expect("a process of that name");
+        assert!(worker.signal(signal).await, "{} takes the signal", worker.name());
+    }
+
     /// How often the platform was asked to renew a token.
     #[must_use]
     pub fn refreshes(&self) -> usize {

@@ -464,7 +464,7 @@ async fn what_needs_the_companys_token_is_refused_for_a_location(world: World) {
     world.secrets.put("callers", json!({"callers": []}).to_string());
     let further = [("CALLERS_SECRET_ID", "callers")];
     let (app, _proxy) = world.app(Function::Relay, world.clock.clone(), world.market.url(), &further).await;
-    let relay = Relay::new(app).expect("a relay");
+    let relay = Relay::new(app);
     let invocation = Invocation { request_id: "r".into(), trace_id: None, deadline: world.deadline() };
     let arn = "arn:aws:lambda:us-east-1:1:function:relay";
     for (resource, refused) in [(location("L1"), true), (company(), false)] {

@@ -144,7 +144,7 @@ impl World {
     /// Decides on the consent page; the path and query that the browser is sent back to.
     async fn decide(&self, page: &Url, choice: &str) -> String {
         let form = format!("{}&choice={choice}", page.query().unwrap_or_default());
-        let client = shared::http_client::token_endpoint().expect("a client");
+        let client = browser();
         let request = client.post(page.clone()).header("content-type", "application/x-www-form-urlencoded").body(form);
         let answer = request.send().await.expect("answered");
         assert_eq!(answer.status(), 302, "{:?}", answer.text().await);
@@ -225,12 +225,17 @@ async fn from_the_link_to_the_page_that_says_so() {
     }
 }
 
+/// A client that follows no redirect.
+fn browser() -> reqwest::Client {
+    reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client")
+}
+
 #[tokio::test]
 async fn from_the_marketplace_at_the_address_that_is_registered() {
     let world = World::new().await;
     world.marketplace.change(|options| options.redirect_uris = vec![format!("{HOME}/oauth/callback/my-app")]);
     let start = Url::parse(&format!("{}/install", world.marketplace.url())).expect("a URL");
-    let client = shared::http_client::token_endpoint().expect("a client");
+    let client = browser();
     assert_eq!(client.get(start).send().await.expect("shown").status(), 200);
     let mut page = Url::parse(&format!("{}/oauth/chooselocation", world.marketplace.url())).expect("a URL");
     page.query_pairs_mut()

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::Refresher;
 use super::lease::{COMMIT, Lease, RESCUE};
 use crate::clock::Millis;
+use crate::http_client::within;
 use crate::installation::state::{Attempt, Lineage, LostCommit, lost_commit};
 use crate::lifecycle::event::Event;
 use crate::resource::Resource;
@@ -49,7 +50,7 @@ impl Commit<'_> {
         loop {
             // A table that hangs must leave time for the queue before the lease and the invocation end.
             let time = lease.left(self.on.clock.now()).saturating_sub(RESCUE).max(RESCUE);
-            match tokio::time::timeout(time, self.once()).await {
+            match within(time, self.once()).await {
                 Ok(Ok(committed)) => return Some(committed),
                 Ok(Err(error)) => tracing::warn!(resource = %self.resource, %error, "a granted pair is not stored yet"),
                 Err(_) => tracing::warn!(resource = %self.resource, "a granted pair is not stored yet: no answer"),

@@ -7,6 +7,7 @@
 mod agency;
 mod bad_input;
 mod byte_for_byte;
+mod connections;
 mod cost;
 mod deployment;
 mod drop_in;
