@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{StatusCode, Uri, header};
+use http_body_util::Full;
 
 use super::Relay;
 use super::headers;
@@ -11,10 +13,10 @@ use super::refused::Refused;
 use super::request::Request;
 use super::retry::{History, Next, Outcome, Unauthorized, next};
 use super::token_class;
-use super::upstream::{Attempt, Failure, Reply};
+use super::upstream::{Attempt, Failure, LARGEST_BODY, Reply};
 use crate::caller::{Authorized, Caller};
 use crate::clock::Millis;
-use crate::http_client::Connection;
+use crate::http_client::{Connection, Limits};
 use crate::quota::{Permit, QuotaError, Usage};
 use crate::token::{Access, TokenError};
 
@@ -156,11 +158,14 @@ impl<'a> Call<'a> {
                     return Ok(Err(failure));
                 }
             };
+            // Everything that takes time comes before the permit, which is good for some hundred milliseconds only.
+            self.look_again(access).await?;
+            let mut request = self.request(&uri, access);
             let permit = self.permit().await?;
-            if self.relay.now().since(self.token_looked_at) >= TOKEN_LOOKED_AT {
-                *access = self.access().await?;
+            if self.look_again(access).await? {
+                request = self.request(&uri, access);
             }
-            match self.send(&uri, access, held, &permit).await {
+            match self.send(held, request, &permit).await {
                 Err(Failure::TooLate) => {}
                 result => {
                     self.course.attempts += 1;
@@ -172,6 +177,15 @@ impl<'a> Call<'a> {
             }
         }
         Err(Refused::by_deadline())
+    }
+
+    /// Looks at the token again if it was last looked at some time ago. Returns true if so.
+    async fn look_again(&mut self, access: &mut Access) -> Result<bool> {
+        let is_due = self.relay.now().since(self.token_looked_at) >= TOKEN_LOOKED_AT;
+        if is_due {
+            *access = self.access().await?;
+        }
+        Ok(is_due)
     }
 
     /// A connection for the request. None where the limits are known to refuse it: then it needs no connection.
@@ -214,16 +228,25 @@ impl<'a> Call<'a> {
         quota.take(resource, self.wait_until).await
     }
 
-    async fn send(&mut self, uri: &Uri, access: &Access, held: Option<Connection>, permit: &Permit) -> Sent<Reply> {
+    fn request(&self, uri: &Uri, access: &Access) -> Sent<http::Request<Full<Bytes>>> {
         let request = self.request;
         let mut headers = headers::to_platform(&request.headers, &request.path);
         if self.history.asked_plainly {
             headers.remove(header::ACCEPT_ENCODING);
         }
         let (method, uri, body, token) = (&request.method, uri.clone(), request.body.clone(), &access.token);
+        Attempt { method, uri, headers, body, token }.request()
+    }
+
+    async fn send(
+        &mut self,
+        held: Option<Connection>,
+        request: Sent<http::Request<Full<Bytes>>>,
+        permit: &Permit,
+    ) -> Sent<Reply> {
         let started = self.relay.now();
-        let attempt = Attempt { method, uri, headers, body, token };
-        let result = attempt.send(&self.relay.app.connections, held, permit.send_by, self.left()).await;
+        let limits = Limits { time: self.left(), body: LARGEST_BODY };
+        let result = self.relay.app.connections.send(held, request?, permit.send_by, limits).await;
         self.course.platform_ms += self.since(started);
         result
     }

@@ -1,14 +1,10 @@
 //! One attempt: a request to the platform and its whole answer, within a time and a size.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH};
 use http::{HeaderMap, Method, Request, Uri};
 use http_body_util::Full;
 
-use crate::clock::Millis;
-use crate::http_client::{Connection, Connections, Limits};
 pub use crate::http_client::{Failure, Reply};
 use crate::token::bearer::Bearer;
 
@@ -32,22 +28,11 @@ pub struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    /// Sends it on `held`, or on another connection if that has died, unless it cannot leave by `leave_by` any more.
+    /// The request to send.
     ///
     /// # Errors
-    /// [`Failure`].
-    pub async fn send(
-        self,
-        connections: &Connections,
-        held: Option<Connection>,
-        leave_by: Millis,
-        time: Duration,
-    ) -> Result<Reply, Failure> {
-        let limits = Limits { time, body: LARGEST_BODY };
-        connections.send(held, self.request()?, leave_by, limits).await
-    }
-
-    fn request(self) -> Result<Request<Full<Bytes>>, Failure> {
+    /// [`Failure::NotSent`]: the token cannot be written.
+    pub fn request(self) -> Result<Request<Full<Bytes>>, Failure> {
         let bearer = self.token.header().ok_or_else(no_header)?;
         let mut headers = self.headers;
         headers.insert(AUTHORIZATION, bearer.clone());
@@ -72,10 +57,13 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
+    use std::time::Duration;
+
     use http::StatusCode;
 
     use super::*;
     use crate::clock::Clock;
+    use crate::http_client::Limits;
     use crate::redacted::Redacted;
 
     /// Answers one connection with these bytes and closes it. Gives back what it was sent.
@@ -101,14 +89,15 @@ mod tests {
         body.len() >= announced.unwrap_or(0)
     }
 
-    fn connections() -> Connections {
-        crate::http_client::platform(Clock::system()).expect("connections")
+    async fn send(attempt: Attempt<'_>, time: Duration) -> Result<Reply, Failure> {
+        let connections = crate::http_client::platform(Clock::system()).expect("connections");
+        connections.call(attempt.request()?, Limits { time, body: LARGEST_BODY }).await
     }
 
     async fn attempt(uri: Uri, method: Method, body: &'static str) -> Result<Reply, Failure> {
         let token = Bearer::from(&Redacted::from("the-token"));
         let attempt = Attempt { method: &method, uri, headers: HeaderMap::new(), body: body.into(), token: &token };
-        attempt.send(&connections(), None, Millis(i64::MAX), Duration::from_secs(5)).await
+        send(attempt, Duration::from_secs(5)).await
     }
 
     #[tokio::test]
@@ -171,8 +160,7 @@ mod tests {
         let token = Bearer::from(&Redacted::from("t"));
         let attempt =
             Attempt { method: &Method::GET, uri, headers: HeaderMap::new(), body: Bytes::new(), token: &token };
-        let sent = attempt.send(&connections(), None, Millis(i64::MAX), Duration::from_millis(50)).await;
-        let failure = sent.expect_err("nobody answers");
+        let failure = send(attempt, Duration::from_millis(50)).await.expect_err("nobody answers");
         assert!(matches!(failure, Failure::TimedOut), "{failure:?}");
     }
 }
