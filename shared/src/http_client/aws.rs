@@ -194,7 +194,8 @@ mod tests {
     /// Through all that the SDK lays around the client: none of it may look at a timer first.
     #[tokio::test]
     async fn an_answer_that_arrived_while_the_process_stood_still_is_read() {
-        let peer = Arc::new(Peer::answering(&[(20, EMPTY.as_bytes())]));
+        const LATE: &[(u64, &[u8])] = &[(20, EMPTY.as_bytes())];
+        let peer = Arc::new(Peer::answering(LATE));
         let timeouts = TimeoutConfig::builder().read_timeout(Duration::from_millis(200)).build();
         let client = dynamodb(&format!("http://{}", peer.address));
         let config = client.config().to_builder().timeout_config(timeouts).retry_config(RetryConfig::disabled());

@@ -237,7 +237,7 @@ impl Connections {
         let ends = Instant::now() + limits.time;
         let uri = request.uri().clone();
         to_origin_form(&mut request)?;
-        let link = timeout_at(ends, self.connect(&uri)).await.map_err(|_| no_connection_in_time())??;
+        let link = timeout_at(ends, Box::pin(self.connect(&uri))).await.map_err(|_| no_connection_in_time())??;
         match self.send_on(link, request, leave_by, ends, limits.body).await {
             Ok((reply, _closed)) => Ok(reply),
             Err(Unanswered::NotWritten(_)) => Err(never_written()),
@@ -629,9 +629,10 @@ pub(super) mod tests {
                 let before = peer.seen().1;
                 let standing_still = tokio::spawn(peer.clone().stand_still_after(before));
                 let limits = Limits { time: Duration::from_millis(200), ..LIMITS };
-                let answer = match apart {
-                    false => connections.call(peer.post(), limits).await,
-                    true => connections.call_apart(peer.post(), Millis(i64::MAX), limits).await,
+                let answer = if apart {
+                    connections.call_apart(peer.post(), Millis(i64::MAX), limits).await
+                } else {
+                    connections.call(peer.post(), limits).await
                 };
                 assert_eq!(answer.expect("it had arrived").body, "whole", "{pieces:?}");
                 standing_still.await.expect("no panic");

@@ -120,7 +120,7 @@ impl Installations {
         };
         let sealer = self.vault.sealer().await?;
         self.announce(&grant.resource, exchange_started).await;
-        let storing = within(PATIENCE, self.store_patiently(&new, &pair)).await;
+        let storing = within(PATIENCE, Box::pin(self.store_patiently(&new, &pair))).await;
         let stored = storing.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into()).into()));
         match stored {
             Ok(stored) => {

@@ -50,7 +50,7 @@ struct Way {
     held: watch::Sender<bool>,
     /// How often all connections were ended, and how the last time.
     ended: watch::Sender<(u64, End)>,
-    accepted: AtomicUsize,
+    open: AtomicUsize,
 }
 
 /// The acceptor says nothing of use about itself.
@@ -114,7 +114,7 @@ impl Front {
             answers: Mutex::new(Answers::Whole),
             held: watch::Sender::new(false),
             ended: watch::Sender::new((0, End::Close)),
-            accepted: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
         });
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let address = listener.local_addr().expect("bound");
@@ -174,10 +174,10 @@ impl Front {
         self.way.ended.send_modify(|ended| *ended = (ended.0 + 1, how));
     }
 
-    /// How many connections were accepted.
+    /// How many connections are open.
     #[must_use]
-    pub fn accepted(&self) -> usize {
-        self.way.accepted.load(Ordering::SeqCst)
+    pub fn open(&self) -> usize {
+        self.way.open.load(Ordering::SeqCst)
     }
 }
 
@@ -191,15 +191,19 @@ async fn accept(listener: TcpListener, way: Arc<Way>) {
     loop {
         tokio::select! {
             accepted = listener.accept() => if let Ok((stream, _)) = accepted {
-                way.accepted.fetch_add(1, Ordering::SeqCst);
-                connections.spawn(carry(stream, Arc::clone(&way)));
+                let way = Arc::clone(&way);
+                way.open.fetch_add(1, Ordering::SeqCst);
+                connections.spawn(async move {
+                    carry(stream, &way).await;
+                    way.open.fetch_sub(1, Ordering::SeqCst);
+                });
             },
             Some(_ended) = connections.join_next() => {}
         }
     }
 }
 
-async fn carry(near: TcpStream, way: Arc<Way>) {
+async fn carry(near: TcpStream, way: &Way) {
     let mut ended = way.ended.subscribe();
     let delay = *lock(&way.handshake);
     tokio::time::sleep(delay).await;
@@ -213,7 +217,7 @@ async fn carry(near: TcpStream, way: Arc<Way>) {
     let Ok(mut far) = TcpStream::connect(address).await else { return };
     let _slower_then = far.set_nodelay(true);
     let how = tokio::select! {
-        () = pass_on(&mut near, &mut far, &way) => return,
+        () = pass_on(&mut near, &mut far, way) => return,
         _changed = ended.changed() => ended.borrow().1,
     };
     if how == End::Reset {

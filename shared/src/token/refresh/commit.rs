@@ -50,7 +50,7 @@ impl Commit<'_> {
         loop {
             // A table that hangs must leave time for the queue before the lease and the invocation end.
             let time = lease.left(self.on.clock.now()).saturating_sub(RESCUE).max(RESCUE);
-            match within(time, self.once()).await {
+            match within(time, Box::pin(self.once())).await {
                 Ok(Ok(committed)) => return Some(committed),
                 Ok(Err(error)) => tracing::warn!(resource = %self.resource, %error, "a granted pair is not stored yet"),
                 Err(_) => tracing::warn!(resource = %self.resource, "a granted pair is not stored yet: no answer"),

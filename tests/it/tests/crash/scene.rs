@@ -108,8 +108,20 @@ impl Scene {
 
     /// Starts a process without waiting for it.
     pub(crate) async fn begin(&self, bootstrap_of: &str, function: &str, name: &str) -> Process {
+        self.begin_with(bootstrap_of, function, name, &[]).await
+    }
+
+    /// The same with further variables.
+    pub(crate) async fn begin_with(
+        &self,
+        bootstrap_of: &str,
+        function: &str,
+        name: &str,
+        further: &[(&str, String)],
+    ) -> Process {
         let proxy = way(&self.sandbox).await;
         let mut environment = self.sandbox.environment().clone();
+        environment.extend(further.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
         for service in ["DYNAMODB", "SECRETS_MANAGER", "SQS", "EVENTBRIDGE"] {
             environment.insert(format!("AWS_ENDPOINT_URL_{service}"), proxy.url());
         }
@@ -134,6 +146,14 @@ impl Scene {
     /// process that is frozen for a lease to answer all the same.
     pub(crate) fn invoke(&self, bootstrap_of: &str, function: &str) -> JoinHandle<Answered> {
         self.invoke_for(bootstrap_of, function, Duration::from_secs(75))
+    }
+
+    /// Begins a relayed POST that creates something.
+    pub(crate) fn post(&self, function: &str) -> JoinHandle<Answered> {
+        let (runtime, function) = (self.sandbox.runtime.clone(), function.to_owned());
+        let event = json!({ "resource": { "location": LOCATION }, "method": "POST", "path": "/contacts/",
+            "body": { "firstName": "Once" } });
+        tokio::spawn(async move { runtime.invoke_json(&function, &event, Invocation::default()).await })
     }
 
     fn invoke_for(&self, bootstrap_of: &str, function: &str, timeout: Duration) -> JoinHandle<Answered> {
