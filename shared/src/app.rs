@@ -12,7 +12,7 @@ use aws_config::{BehaviorVersion, ConfigLoader, SdkConfig};
 
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Function, runtime_variables, variable};
-use crate::http_client;
+use crate::http_client::{self, Connections};
 use crate::installation::Installations;
 use crate::lifecycle::Events;
 use crate::quota::Quota;
@@ -20,6 +20,8 @@ use crate::seal::DataKeys;
 use crate::secrets::{AppCredentials, Secret};
 use crate::table::Table;
 use crate::table::clock_check::ClockCheck;
+use crate::token::alarm::AppAlarms;
+use crate::token::breaker::Breaker;
 use crate::token::endpoint::TokenEndpoint;
 use crate::token::mint::Minter;
 use crate::token::refresh::Refresher;
@@ -27,10 +29,9 @@ use crate::token::rescue::RescueQueue;
 use crate::token::tokens::Tokens;
 use crate::vault::Vault;
 
-/// One try of a call to an AWS service takes at most so long…
+/// One try of a call to an AWS service takes at most so long, from connecting to the last byte of the answer. Three
+/// tries and the pauses between them take less than 7 s, which fits twice into a lease.
 const AWS_ATTEMPT: Duration = Duration::from_secs(2);
-/// …and the call with its retries so long. It fits several times into a lease.
-const AWS_CALL: Duration = Duration::from_secs(5);
 
 /// Everything that a function works with.
 pub struct App {
@@ -44,6 +45,8 @@ pub struct App {
     pub app_secret: Arc<Secret<AppCredentials>>,
     /// The sealer of what is stored.
     pub vault: Arc<Vault>,
+    /// Connections to the platform.
+    pub connections: Connections,
     /// The token endpoint.
     pub endpoint: TokenEndpoint,
     /// Installs and uninstalls.
@@ -52,6 +55,8 @@ pub struct App {
     pub rescue: Option<RescueQueue>,
     /// Lifecycle events.
     pub events: Events,
+    /// Alarms of the whole app.
+    pub alarms: Arc<AppAlarms>,
     /// The limits of all resources.
     pub quota: Quota,
     /// The one refresh path.
@@ -69,9 +74,6 @@ pub enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The HTTP client's TLS set-up.
-    #[error("the HTTP client cannot be built: {0}")]
-    Http(#[from] reqwest::Error),
-    /// The same for the one of relayed calls.
     #[error("the HTTP client cannot be built: {0}")]
     Tls(#[from] rustls::Error),
     /// The process could not be started again with a complete environment.
@@ -104,7 +106,7 @@ impl App {
     /// # Errors
     /// [`StartError`].
     pub async fn of(config: Config) -> Result<Self, StartError> {
-        Ok(Self::build(config, &aws_defaults().load().await, Clock::system())?)
+        Self::build(config, &aws_defaults().load().await, Clock::system())
     }
 
     /// Reads the secrets, all at once, so that they are there when they are needed. What fails is read again then.
@@ -119,34 +121,52 @@ impl App {
     ///
     /// # Errors
     /// A TLS set-up that cannot work.
-    pub fn build(config: Config, aws: &SdkConfig, clock: Clock) -> Result<Self, reqwest::Error> {
+    pub fn build(config: Config, aws: &SdkConfig, clock: Clock) -> Result<Self, StartError> {
+        let connections = http_client::platform(clock.clone())?;
+        Ok(Self::build_on(config, aws, clock, connections))
+    }
+
+    /// The same with other connections to the platform, such as those that trust another root certificate.
+    #[must_use]
+    pub fn build_on(config: Config, aws: &SdkConfig, clock: Clock, connections: Connections) -> Self {
         let dynamodb = aws_sdk_dynamodb::config::Builder::from(aws).interceptor(ClockCheck::new(clock.clone())).build();
         let table = Table { client: aws_sdk_dynamodb::Client::from_conf(dynamodb), name: config.table.as_str().into() };
         let secrets = aws_sdk_secretsmanager::Client::new(aws);
         let app_secret =
             Arc::new(Secret::new(secrets.clone(), &config.app_secret_id, clock.clone(), AppCredentials::parse));
-        // The webhook seals nothing and has no such secret.
-        let sealing_secret_id = config.sealing_secret_id.clone().unwrap_or_default();
-        let keys = Secret::new(secrets, sealing_secret_id, clock.clone(), |text| {
+        let keys = Secret::new(secrets, &config.sealing_secret_id, clock.clone(), |text| {
             DataKeys::parse(text).map_err(|error| error.to_string())
         });
         let vault = Arc::new(Vault::new(keys, &config.table));
         let rescue = config.rescue_queue_url.clone().map(|url| RescueQueue::new(aws_sdk_sqs::Client::new(aws), url));
-        let endpoint = TokenEndpoint::new(http_client::token_endpoint()?, &config.api_url, app_secret.clone());
+        let endpoint = TokenEndpoint::new(connections.clone(), &config.api_url, app_secret.clone());
         let bus = config.event_bus_name.clone().map(|name| (aws_sdk_eventbridge::Client::new(aws), name));
         let events = Events::new(bus, table.clone(), clock.clone());
+        let alarms = Arc::new(AppAlarms::new(table.clone(), clock.clone()));
+        let breaker = Arc::new(Breaker::new(table.clone(), clock.clone()));
         let refresher = Arc::new(Refresher::new(
             table.clone(),
             vault.clone(),
             endpoint.clone(),
+            breaker.clone(),
             rescue.clone(),
             events.clone(),
+            alarms.clone(),
             clock.clone(),
         ));
         let quota = Quota::new(table.clone(), clock.clone(), config.limits);
-        let minter =
-            Minter::new(table.clone(), vault.clone(), endpoint.clone(), quota.clone(), events.clone(), clock.clone());
-        Ok(Self {
+        let minter = Minter::new(
+            table.clone(),
+            vault.clone(),
+            endpoint.clone(),
+            breaker,
+            quota.clone(),
+            events.clone(),
+            alarms.clone(),
+            clock.clone(),
+        );
+        Self {
+            connections,
             installations: Installations::new(
                 table.clone(),
                 vault.clone(),
@@ -156,6 +176,7 @@ impl App {
             ),
             rescue,
             events,
+            alarms,
             quota,
             tokens: Tokens::new(table.clone(), vault.clone(), refresher.clone(), minter, clock.clone()),
             refresher,
@@ -166,7 +187,7 @@ impl App {
             clock,
             config,
             aws: aws.clone(),
-        })
+        }
     }
 }
 
@@ -187,11 +208,8 @@ fn complete_environment(function: Function) -> Result<(), StartError> {
 /// How the clients of AWS services behave: short patience, few retries, so that a call fits into a lease.
 #[must_use]
 pub fn aws_defaults() -> ConfigLoader {
-    let timeouts = TimeoutConfig::builder()
-        .connect_timeout(Duration::from_secs(1))
-        .operation_attempt_timeout(AWS_ATTEMPT)
-        .operation_timeout(AWS_CALL)
-        .build();
+    // The other limits of the SDK would throw away an answer that a stopped process finds in its socket.
+    let timeouts = TimeoutConfig::builder().read_timeout(AWS_ATTEMPT).build();
     aws_config::defaults(BehaviorVersion::latest())
         .http_client(http_client::aws())
         // It ends what has made no progress for 5 s, and no try lasts that long.

@@ -1,10 +1,18 @@
 //! Time as a value. Pure code takes `now: Millis`; only a [`Clock`] reads it.
 
+mod offset;
+
 use std::fmt;
 use std::ops::{Add, Sub};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use self::offset::Offset;
+
+/// An answer that took longer is no evidence of the time: the process may have been stopped, or the clock set, between
+/// the two readings.
+const EVIDENCE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Milliseconds since the Unix epoch, UTC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,21 +61,39 @@ impl fmt::Display for Millis {
     }
 }
 
-/// Where the time comes from: the machine, corrected by what the store's answers say, or a test's hand.
+/// Where the time comes from: the machine's clock, corrected by what the store's answers prove, or a test's hand.
+///
+/// The burst limit needs the clocks of all processes to be within 300 ms of each other. Lambda's are within
+/// milliseconds; the correction is for a machine whose clock is not kept.
 #[derive(Clone, Debug)]
 pub struct Clock(Arc<Source>);
 
 #[derive(Debug)]
 enum Source {
-    System { correction: AtomicI64 },
+    System { correction: AtomicI64, offset: Mutex<Offset> },
     Manual { now: AtomicI64 },
+}
+
+/// What both clocks of a machine say at one instant, uncorrected.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    wall: Millis,
+    monotonic: Instant,
+}
+
+impl Reading {
+    /// Reads both clocks.
+    #[must_use]
+    pub fn now() -> Self {
+        Self { wall: wall_clock(), monotonic: Instant::now() }
+    }
 }
 
 impl Clock {
     /// The machine's clock.
     #[must_use]
     pub fn system() -> Self {
-        Self(Arc::new(Source::System { correction: AtomicI64::new(0) }))
+        Self(Arc::new(Source::System { correction: AtomicI64::new(0), offset: Mutex::default() }))
     }
 
     /// A clock that stands still until [`Clock::advance`] moves it.
@@ -80,7 +106,9 @@ impl Clock {
     #[must_use]
     pub fn now(&self) -> Millis {
         match &*self.0 {
-            Source::System { correction } => Millis(wall_clock().0.saturating_add(correction.load(Ordering::Relaxed))),
+            Source::System { correction, .. } => {
+                Millis(wall_clock().0.saturating_add(correction.load(Ordering::Relaxed)))
+            }
             Source::Manual { now } => Millis(now.load(Ordering::SeqCst)),
         }
     }
@@ -92,22 +120,25 @@ impl Clock {
         }
     }
 
-    /// Takes the store's idea of the present, which has a resolution of one second (the `Date` header, RFC 9110
-    /// section 6.6.1). A difference of more than two seconds is corrected, since a clock that is ahead would free
-    /// permits too early. Returns the correction where it changed.
+    /// Learns from an answer of the store: its `Date`, which is cut to the second, and the readings before the request
+    /// was sent and after the answer was received. The clock is corrected where at least two answers prove that it is
+    /// off by more than 100 ms.
+    ///
+    /// Returns the correction in milliseconds if that has changed; zero if the machine's clock is believed again.
     #[must_use]
-    pub fn correct(&self, store: Millis) -> Option<Duration> {
-        const TOLERANCE_MS: i64 = 2_000;
-        let Source::System { correction } = &*self.0 else { return None };
-        // The header was cut to the second: its middle is the best guess.
-        let wanted = store.0 + 500 - wall_clock().0;
-        let current = correction.load(Ordering::Relaxed);
-        if (wanted - current).abs() <= TOLERANCE_MS {
+    pub fn learn(&self, date: Millis, sent: Reading, received: Reading) -> Option<i64> {
+        let Source::System { correction, offset } = &*self.0 else { return None };
+        let by_wall = received.wall.0.checked_sub(sent.wall.0).and_then(|ms| u64::try_from(ms).ok())?;
+        let by_monotonic = received.monotonic.saturating_duration_since(sent.monotonic);
+        if Duration::from_millis(by_wall).max(by_monotonic) >= EVIDENCE_WITHIN {
             return None;
         }
-        let next = if wanted.abs() <= TOLERANCE_MS { 0 } else { wanted };
-        correction.store(next, Ordering::Relaxed);
-        Some(Duration::from_millis(next.unsigned_abs()))
+        // The readings are cut to the millisecond.
+        let (low, high) = (date.0 - received.wall.0 - 1, date.0 + 1000 - sent.wall.0);
+        let mut offset = offset.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = offset.learn(low, high, received.wall);
+        correction.store(offset.correction(), Ordering::Relaxed);
+        changed
     }
 }
 
@@ -121,16 +152,44 @@ fn wall_clock() -> Millis {
 mod tests {
     use super::*;
 
+    const HOUR: i64 = 3_600_000;
+
+    /// An answer that took `took` by each clock, read now, from a server whose clock is ahead by `ahead`.
+    fn answer(clock: &Clock, ahead: i64, wall_took: i64, monotonic_took: u64) -> Option<i64> {
+        let received = Reading::now();
+        let sent = Reading {
+            wall: Millis(received.wall.0 - wall_took),
+            monotonic: received
+                .monotonic
+                .checked_sub(Duration::from_millis(monotonic_took))
+                .expect("a running machine"),
+        };
+        let date = (sent.wall.0 + 1 + ahead).div_euclid(1000) * 1000;
+        clock.learn(Millis(date), sent, received)
+    }
+
     #[test]
-    fn a_gross_offset_is_corrected_and_a_small_one_left() {
+    fn two_answers_correct_a_gross_offset_and_a_clock_that_was_set_right_is_believed() {
         let clock = Clock::system();
-        assert_eq!(clock.correct(Millis(wall_clock().0 - 1_000)), None);
-        let hour = 3_600_000;
-        assert!(clock.correct(Millis(wall_clock().0 - hour)).is_some());
+        assert_eq!(answer(&clock, -HOUR, 3, 3), None, "one answer is no proof");
+        assert!(answer(&clock, -HOUR, 3, 3).is_some());
         let off = wall_clock().0 - clock.now().0;
-        assert!((hour - 1_000..hour + 1_000).contains(&off), "off by {off} ms");
-        assert!(clock.correct(wall_clock()).is_some(), "a clock that was set right again is believed");
+        assert!((HOUR - 1_010..HOUR + 1_010).contains(&off), "off by {off} ms");
+        let learnt: Vec<_> = (0..3).filter_map(|_| answer(&clock, 0, 3, 3)).collect();
+        assert_eq!(learnt, [0], "a clock that was set right again is believed");
         assert!((clock.now().0 - wall_clock().0).abs() < 100);
+    }
+
+    /// A process that was stopped reads an old answer. By the wall clock that took long; if the whole machine was
+    /// frozen, only the wall clock says so.
+    #[test]
+    fn an_answer_that_took_long_by_either_clock_is_no_evidence() {
+        for (wall_took, monotonic_took) in [(8_000, 8_000), (8_000, 2), (1_000, 2), (2, 1_000), (-5, 2)] {
+            let clock = Clock::system();
+            for _ in 0..10 {
+                assert_eq!(answer(&clock, -HOUR, wall_took, monotonic_took), None, "{wall_took} {monotonic_took}");
+            }
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use url::Url;
 
+use crate::qualifier::{GatewayAlias, names_an_alias};
 use crate::quota::Limits;
 
 /// The function that reads its configuration: not all need the same.
@@ -99,10 +100,12 @@ pub struct Config {
     pub table: String,
     /// Id of the app's client credentials.
     pub app_secret_id: String,
-    /// Id of the data keys. The webhook opens and seals nothing and has none.
-    pub sealing_secret_id: Option<String>,
+    /// Id of the data keys.
+    pub sealing_secret_id: String,
     /// Id of the callers' secret; the relay's only.
     pub callers_secret_id: Option<String>,
+    /// The alias that API Gateway and the event sources invoke.
+    pub gateway_alias: GatewayAlias,
     /// The platform's API.
     pub api_url: Url,
     /// The authorization page.
@@ -179,8 +182,13 @@ impl Config {
         let config = Self {
             table: env.required("TABLE_NAME"),
             app_secret_id: env.required("APP_SECRET_ID"),
-            sealing_secret_id: (function != Function::Webhook).then(|| env.required("SEALING_SECRET_ID")),
+            sealing_secret_id: env.required("SEALING_SECRET_ID"),
             callers_secret_id: relay.then(|| env.required("CALLERS_SECRET_ID")),
+            gateway_alias: GatewayAlias::new(env.checked(
+                "GATEWAY_ALIAS",
+                "must be the name of an alias, not a version and not $LATEST",
+                |name| names_an_alias(name).then(|| name.to_owned()),
+            )),
             api_url: env.url("API_URL", "https://services.leadconnectorhq.com"),
             authorization: Authorization {
                 marketplace: env.url("MARKETPLACE_URL", "https://marketplace.gohighlevel.com"),
@@ -427,6 +435,20 @@ mod tests {
         assert_eq!((config.limits.burst, config.limits.daily), (100, 200_000));
         assert_eq!(config.limits.interval, Duration::from_secs(10));
         assert_eq!(config.webhook_public_keys.len(), 1);
+        assert_eq!(config.gateway_alias.name(), None);
+    }
+
+    #[test]
+    fn the_gateway_alias_is_an_alias() {
+        let of = |name: &str| {
+            let vars: Vec<_> = LEAST.into_iter().chain([("GATEWAY_ALIAS", name)]).collect();
+            read(Function::Relay, &vars).map(|config| config.gateway_alias.name().map(str::to_owned))
+        };
+        assert_eq!(of(" live "), Ok(Some("live".to_owned())));
+        assert_eq!(of(""), Ok(None), "an empty variable counts as absent");
+        for bad in ["7", "$LATEST", "a b", "relay:live"] {
+            assert!(of(bad).is_err_and(|error| error.to_string().contains("GATEWAY_ALIAS")), "{bad}");
+        }
     }
 
     #[test]
@@ -443,6 +465,7 @@ mod tests {
             ("PUBLIC_URL", "https://user:pass@host"),
             ("RESCUE_QUEUE_URL", "ftp://x"),
             ("WEBHOOK_PUBLIC_KEYS", "AAAA"),
+            ("GATEWAY_ALIAS", "$LATEST"),
             ("INSTALL_CHOICE", "both"),
             ("BRAND_NAME", "a\u{7}b"),
             ("ACCENT_COLOR", "red"),
@@ -512,10 +535,11 @@ mod tests {
     }
 
     #[test]
-    fn only_the_relay_needs_callers_and_the_webhook_no_sealing_key() {
-        assert!(read(Function::Refresh, &LEAST[..3]).is_ok());
-        assert!(read(Function::Webhook, &LEAST[..2]).is_ok());
-        assert!(read(Function::Callback, &LEAST[..2]).is_err());
+    fn all_need_the_sealing_key_and_only_the_relay_needs_callers() {
+        for function in [Function::Callback, Function::Refresh, Function::Webhook] {
+            assert!(read(function, &LEAST[..3]).is_ok(), "{function:?}");
+            assert!(read(function, &LEAST[..2]).is_err(), "{function:?}");
+        }
         assert!(read(Function::Relay, &LEAST[..3]).is_err());
     }
 }

@@ -28,6 +28,8 @@ pub enum Code {
     BurstLimited,
     /// The daily limit of the resource.
     DailyLimited,
+    /// The platform may offer this method there, and the relay does not.
+    MethodNotOffered,
     /// The request itself is malformed.
     InvalidRequest,
     /// The request names no resource.
@@ -61,6 +63,7 @@ impl Code {
             Self::Suspended => "suspended",
             Self::BurstLimited => "burst_limited",
             Self::DailyLimited => "daily_limited",
+            Self::MethodNotOffered => "method_not_offered",
             Self::InvalidRequest => "invalid_request",
             Self::ResourceUnclear => "resource_unclear",
             Self::ResourceConflict => "resource_conflict",
@@ -83,6 +86,7 @@ impl Code {
             Self::Revoked => StatusCode::GONE,
             Self::ReauthorizationRequired | Self::Suspended => StatusCode::FAILED_DEPENDENCY,
             Self::BurstLimited | Self::DailyLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::MethodNotOffered => StatusCode::METHOD_NOT_ALLOWED,
             Self::InvalidRequest | Self::ResourceUnclear | Self::ResourceConflict => StatusCode::BAD_REQUEST,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::PlatformUnreachable => StatusCode::BAD_GATEWAY,
@@ -101,6 +105,7 @@ impl Code {
             Self::Suspended => "The platform has paused this location",
             Self::BurstLimited => "Too many requests at once",
             Self::DailyLimited => "Too many requests today",
+            Self::MethodNotOffered => "The relay does not offer this method there",
             Self::InvalidRequest => "The request is malformed",
             Self::ResourceUnclear => "The request names no location or company",
             Self::ResourceConflict => "The request names different locations or companies",

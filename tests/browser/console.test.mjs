@@ -61,6 +61,8 @@ test("install, uninstall, and both told by webhook", async () => {
   await becomes(BIRCH, "Uninstalled");
   await happens("webhook", "UNINSTALL Birch Fitness");
   await press("Send one call", /410 revoked/);
+  await happens("lifecycle", "Installed Birch Fitness");
+  await happens("lifecycle", "Uninstalled Birch Fitness");
 });
 
 test("one call, then 150 at once: a hundred pass, and the chart shows them", async () => {
@@ -110,6 +112,11 @@ test("a paused location is suspended and comes back", async () => {
   await press("Let the location go on", "Active again");
   await press("Refresh it now", "Refreshed");
   await becomes(CEDAR, "Active");
+  await press("Pause the location", "Paused");
+  await notes(CEDAR, "paused at the platform");
+  await press("Mend everything", "nothing is paused");
+  await page.getByRole("button", { name: "Pause the location", exact: true }).waitFor();
+  await press("Refresh it now", "Refreshed");
 });
 
 test("lost answers leave it uncertain, and the same token brings it back", async () => {

@@ -78,9 +78,31 @@ test("refusing is no error of anyone, and leads back to the start", async () => 
   assert.equal(await heading(), "Install the app?");
 });
 
-test("a link that was used already says so, and can be started again", async () => {
+test("a redirect that comes again ends on the page that says it worked", async () => {
   await page.goto(sandbox.link);
   const callback = await arriving("/oauth/callback", () => press("Approve"), "/oauth/done");
+  await page.goto(callback.url());
+  assert.equal(page.url(), `${sandbox.gateway}/oauth/done?for=location`);
+  assert.equal(await heading(), "The app is connected");
+  // Two tabs that are restored at the same moment.
+  const tabs = await Promise.all([context.newPage(), context.newPage()]);
+  await Promise.all(tabs.map((tab) => tab.goto(callback.url())));
+  for (const tab of tabs) assert.equal(await tab.locator("h1").textContent(), "The app is connected");
+});
+
+test("a link that another browser has used says so, and can be started again", async () => {
+  const stranger = await browser.newContext();
+  const other = await stranger.newPage();
+  await other.goto(sandbox.marketplace);
+  const [callback] = await Promise.all([
+    other.waitForResponse((found) => new URL(found.url()).pathname === "/oauth/callback"),
+    other.getByRole("button", { name: "Approve" }).click(),
+  ]);
+  await other.getByRole("heading", { name: /^The app is connected/ }).waitFor();
+  await other.goto(callback.url());
+  await other.getByRole("heading", { name: /^The app is connected/ }).waitFor();
+  await stranger.close();
+
   const again = await page.goto(callback.url());
   assert.equal(again.status(), 400);
   isPrivate(again, "reuse");
@@ -88,6 +110,17 @@ test("a link that was used already says so, and can be started again", async () 
   assert.doesNotMatch(await page.content(), new RegExp(new URL(callback.url()).searchParams.get("code")));
   await page.getByRole("link", { name: "Start again" }).click();
   await arriving("/oauth/done", () => press("Approve"));
+});
+
+test("a reload while the app is being connected waits for it", async () => {
+  await page.goto(sandbox.link);
+  // The reload finds the exchange under way.
+  await control("POST", "faults", { at: "exchange", fault: { kind: "late", millis: 600 } });
+  const sent = page.waitForRequest((found) => new URL(found.url()).pathname === "/oauth/callback");
+  await press("Approve").catch(() => {});
+  await page.goto((await sent).url());
+  assert.equal(await heading(), "The app is connected");
+  await control("DELETE", "faults");
 });
 
 test("whatever an error says about itself stays off the page", async () => {

@@ -67,6 +67,70 @@ BREAKAGES = [
         ),
     ),
     (
+        checks.only_the_gateways_alias_is_invoked,
+        "no alias",
+        lambda t: t["Globals"]["Function"].pop("AutoPublishAlias"),
+    ),
+    (
+        checks.only_the_gateways_alias_is_invoked,
+        "another alias than the functions expect",
+        lambda t: _function(t, "Relay").update(AutoPublishAlias="prod"),
+    ),
+    (
+        checks.only_the_gateways_alias_is_invoked,
+        "functions that expect another alias",
+        lambda t: t["Globals"]["Function"]["Environment"]["Variables"].update(GATEWAY_ALIAS="prod"),
+    ),
+    (
+        checks.only_the_gateways_alias_is_invoked,
+        "a permission on the whole function",
+        lambda t: t["Resources"].update(
+            Open={
+                "Type": "AWS::Lambda::Permission",
+                "Properties": {
+                    "Action": "lambda:InvokeFunction",
+                    "FunctionName": {"Ref": "RelayFunction"},
+                    "Principal": "apigateway.amazonaws.com",
+                    "SourceArn": "arn",
+                },
+            }
+        ),
+    ),
+    (
+        checks.only_the_gateways_alias_is_invoked,
+        "a queue that invokes the function itself",
+        lambda t: t["Resources"].update(
+            Unqualified={
+                "Type": "AWS::Lambda::EventSourceMapping",
+                "Properties": {"FunctionName": {"Ref": "RefreshFunction"}},
+            }
+        ),
+    ),
+    (
+        checks.every_change_publishes_a_version,
+        "only the code counts",
+        lambda t: _function(t, "Refresh").pop("AutoPublishAliasAllProperties"),
+    ),
+    (
+        checks.every_change_publishes_a_version,
+        "a parameter that publishes nothing",
+        lambda t: _resource(t, "Settings")["Content"].update(
+            {"Fn::Sub": _resource(t, "Settings")["Content"]["Fn::Sub"].replace("LogLevel=${LogLevel}\n", "")}
+        ),
+    ),
+    (
+        checks.every_change_publishes_a_version,
+        "a parameter of a condition that publishes nothing",
+        lambda t: _resource(t, "Settings")["Content"].update(
+            {"Fn::Sub": _resource(t, "Settings")["Content"]["Fn::Sub"].replace("DomainName=${DomainName}\n", "")}
+        ),
+    ),
+    (
+        checks.every_change_publishes_a_version,
+        "a version that does not change with the settings",
+        lambda t: _function(t, "Webhook").pop("VersionDescription"),
+    ),
+    (
         checks.environment_is_what_the_code_reads,
         "a misspelt variable",
         lambda t: _function(t, "Relay")["Environment"]["Variables"].update(DAYLY_LIMIT="1"),
@@ -105,8 +169,15 @@ BREAKAGES = [
     ),
     (
         checks.roles_hold_exactly_the_expected_permissions,
-        "the webhook reads the sealing keys",
-        lambda t: _statement(t, "Webhook", "Secrets").update(Resource=[{"Ref": "AppSecret"}, {"Ref": "SealingSecret"}]),
+        "the webhook reads the callers",
+        lambda t: _statement(t, "Webhook", "Secrets").update(
+            Resource=[{"Ref": "AppSecret"}, {"Ref": "SealingSecret"}, {"Ref": "CallersSecret"}]
+        ),
+    ),
+    (
+        checks.roles_hold_exactly_the_expected_permissions,
+        "the relay reads everything that is due",
+        lambda t: _statement(t, "Relay", "Companies").pop("Condition"),
     ),
     (
         checks.roles_hold_exactly_the_expected_permissions,
@@ -140,7 +211,17 @@ BREAKAGES = [
     (
         checks.times_fit_into_each_other,
         "a rescued pair comes back while it is being stored",
-        lambda t: _resource(t, "RescueQueue").update(VisibilityTimeout=449),
+        lambda t: _resource(t, "RescueQueue").update(VisibilityTimeout=75),
+    ),
+    (
+        checks.times_fit_into_each_other,
+        "a rescued pair waits for minutes after a crash",
+        lambda t: _resource(t, "RescueQueue").update(VisibilityTimeout=450),
+    ),
+    (
+        checks.times_fit_into_each_other,
+        "a rescued pair is given up within hours",
+        lambda t: _resource(t, "RescueQueue")["RedrivePolicy"].update(maxReceiveCount=48),
     ),
     (
         checks.table_is_the_one_the_tests_use,
@@ -189,6 +270,11 @@ BREAKAGES = [
     ),
     (
         checks.what_is_optional_comes_only_when_asked_for,
+        "the callback reserves no concurrency",
+        lambda t: _function(t, "Callback").pop("ReservedConcurrentExecutions"),
+    ),
+    (
+        checks.what_is_optional_comes_only_when_asked_for,
         "a record without a zone",
         lambda t: t["Resources"]["DomainRecord"].update(Condition="HasDomain"),
     ),
@@ -196,6 +282,21 @@ BREAKAGES = [
         checks.the_api_is_bounded_and_logs_no_code,
         "no throttling",
         lambda t: _resource(t, "Api").pop("DefaultRouteSettings"),
+    ),
+    (
+        checks.the_api_is_bounded_and_logs_no_code,
+        "a redirect without a throttle of its own",
+        lambda t: _resource(t, "Api")["RouteSettings"].pop("GET /oauth/callback/{any}"),
+    ),
+    (
+        checks.the_api_is_bounded_and_logs_no_code,
+        "a throttle that lets everything through",
+        lambda t: _resource(t, "Api")["RouteSettings"].update({"GET /oauth/callback": {"ThrottlingRateLimit": 1000, "ThrottlingBurstLimit": 1000}}),
+    ),
+    (
+        checks.the_api_is_bounded_and_logs_no_code,
+        "a callback that may take all concurrency",
+        lambda t: t["Parameters"]["CallbackConcurrency"].update(Default=0),
     ),
     (
         checks.the_api_is_bounded_and_logs_no_code,

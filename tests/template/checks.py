@@ -49,7 +49,7 @@ def routes_are_the_contracts(template, full, bare):
                 integration = operation["x-amazon-apigateway-integration"]
                 if integration["payloadFormatVersion"] != "2.0":
                     yield f"{method} {path}: payload {integration['payloadFormatVersion']}"
-                function = re.search(r"\$\{(\w+)\.Arn\}", integration["uri"]["Fn::Sub"]).group(1)
+                function = re.search(r"functions/\$\{(\w+?)(?:\.Arn|Alias\w+)?\}", integration["uri"]["Fn::Sub"]).group(1)
                 guards = [guard for entry in operation.get("security", []) for guard in entry]
                 verb = "ANY" if method == "x-amazon-apigateway-any-method" else method.upper()
                 found[verb, path] = (function_of(function), "+".join(guards) or "open")
@@ -63,6 +63,76 @@ def only_the_api_and_the_schedule_may_invoke(template, full, bare):
         properties = permission["Properties"]
         if properties["Principal"] != "apigateway.amazonaws.com" or "SourceArn" not in properties:
             yield f"{name}: lets {properties['Principal']} in, from {properties.get('SourceArn', 'anywhere')}"
+
+
+def only_the_gateways_alias_is_invoked(template, full, bare):
+    """API, queue and schedule invoke the alias that GATEWAY_ALIAS names: by another one their events are refused."""
+    alias = expected.GATEWAY_ALIAS
+    for name in FUNCTIONS:
+        logical = f"{name.capitalize()}Function"
+        variable = full[logical]["Properties"]["Environment"]["Variables"].get("GATEWAY_ALIAS")
+        if variable != alias:
+            yield f"{name}: GATEWAY_ALIAS is {variable}"
+        found = full.get(f"{logical}Alias{alias}", {}).get("Properties", {})
+        version = found.get("FunctionVersion", {}).get("Fn::GetAtt", ["none"])[0]
+        if found.get("Name") != alias or full.get(version, {}).get("Type") != "AWS::Lambda::Version":
+            yield f"{name}: no alias {alias} of a published version"
+    aliases = {f"{name.capitalize()}FunctionAlias{alias}" for name in FUNCTIONS}
+    invoked = {name: permission["Properties"]["FunctionName"] for name, permission in of_type(full, "AWS::Lambda::Permission").items()}
+    mappings = of_type(full, "AWS::Lambda::EventSourceMapping").items()
+    invoked.update({name: mapping["Properties"]["FunctionName"] for name, mapping in mappings})
+    schedules = of_type(full, "AWS::Scheduler::Schedule").items()
+    invoked.update({name: schedule["Properties"]["Target"]["Arn"] for name, schedule in schedules})
+    for api in of_type(full, "AWS::ApiGatewayV2::Api").values():
+        for path, methods in api["Properties"]["Body"]["paths"].items():
+            for method, operation in methods.items():
+                uri = operation["x-amazon-apigateway-integration"]["uri"]["Fn::Sub"]
+                invoked[f"{method} {path}"] = {"Ref": re.search(r"functions/\$\{([\w.]+)\}/", uri).group(1)}
+    for name, reference in invoked.items():
+        if reference.get("Ref") not in aliases:
+            yield f"{name}: invokes {reference}, not the alias {alias}"
+    for name, configuration in of_type(full, "AWS::Lambda::EventInvokeConfig").items():
+        if configuration["Properties"]["Qualifier"] != alias:
+            yield f"{name}: is about {configuration['Properties']['Qualifier']}, not about {alias}"
+
+
+def every_change_publishes_a_version(template, full, bare):
+    """SAM's hash sees what is written in the template, and no parameter's value. Those are numbered by Settings."""
+    for name in FUNCTIONS:
+        function = template["Resources"].get(f"{name.capitalize()}Function", {}).get("Properties", {})
+        everything = {**template["Globals"]["Function"], **function}
+        if everything.get("AutoPublishAliasAllProperties") is not True:
+            yield f"{name}: a change of the template need not publish a version"
+        for property in ("Description", "VersionDescription"):
+            if "${Settings}" not in json.dumps(everything.get(property, "")):
+                yield f"{name}: its {property} does not change with the settings"
+    content = full["Settings"]["Properties"]["Content"]["Fn::Sub"]
+    numbered = set(re.findall(r"\$\{(\w+)\}", content))
+    functions = [template["Globals"], *(template["Resources"][f"{name.capitalize()}Function"]["Properties"] for name in FUNCTIONS)]
+    used = set().union(*(_parameters(template, {**one, "Events": None}) for one in functions))
+    yield from _difference("parameters in Settings", used, numbered)
+
+
+def _parameters(template, value):
+    """The parameters that a value depends on, those of its conditions included."""
+    if isinstance(value, list):
+        return set().union(*(_parameters(template, member) for member in value), set())
+    if not isinstance(value, dict):
+        return set()
+    found = set()
+    for key, member in value.items():
+        if key == "Ref" and member in template["Parameters"]:
+            found.add(member)
+        elif key == "Fn::Sub":
+            texts = re.findall(r"\$\{(\w+)\}", member if isinstance(member, str) else member[0])
+            found |= set(texts) & set(template["Parameters"])
+        elif key == "Fn::If":
+            found |= _parameters(template, template["Conditions"][member[0]]) | _parameters(template, member[1:])
+        elif key == "Condition" and isinstance(member, str):
+            found |= _parameters(template, template["Conditions"][member])
+        else:
+            found |= _parameters(template, member)
+    return found
 
 
 def environment_is_what_the_code_reads(template, full, bare):
@@ -81,7 +151,7 @@ def defaults_and_ranges_are_the_codes(template, full, bare):
         variable: template["Parameters"][value["Ref"]]
         for function in _functions(full).values()
         for variable, value in function["Environment"]["Variables"].items()
-        if value.get("Ref") in template["Parameters"]
+        if isinstance(value, dict) and value.get("Ref") in template["Parameters"]
     }
     code = _configuration()
     texts = re.findall(r'env\.(?:url|path)\(\s*"(\w+)",\s*"([^"]+)"', code)
@@ -169,8 +239,13 @@ def times_fit_into_each_other(template, full, bare):
     if functions["refresh"]["Timeout"] < 60:
         yield "refresh: ends before the next tick begins"
     visibility = full["RescueQueue"]["Properties"]["VisibilityTimeout"]
-    if visibility < 6 * functions["refresh"]["Timeout"]:
-        yield f"rescue queue: visibility {visibility} s is below six times the function's time-out"
+    if visibility <= functions["refresh"]["Timeout"]:
+        yield f"rescue queue: visibility {visibility} s is not above the function's time-out"
+    if visibility > 120:
+        yield f"rescue queue: a delivery that ends without an answer is repeated after {visibility} s only"
+    receives = full["RescueQueue"]["Properties"].get("RedrivePolicy", {}).get("maxReceiveCount")
+    if receives != 1000:
+        yield f"rescue queue: a pair is given up after {receives} deliveries; SQS allows 1000"
 
 
 def table_is_the_one_the_tests_use(template, full, bare):
@@ -220,7 +295,7 @@ def what_is_optional_comes_only_when_asked_for(template, full, bare):
         if "PermissionsBoundary" in role["Properties"]:
             yield f"role {name}: in a boundary that nobody asked for"
     reserved = {name: "ReservedConcurrentExecutions" in function for name, function in _functions(full).items()}
-    if reserved != {name: name == "relay" for name in FUNCTIONS}:
+    if reserved != {name: name in ("callback", "relay") for name in FUNCTIONS}:
         yield f"reserved concurrency: {reserved}"
     if any("ReservedConcurrentExecutions" in function for function in _functions(bare).values()):
         yield "concurrency is reserved that nobody asked for"
@@ -230,10 +305,19 @@ def what_is_optional_comes_only_when_asked_for(template, full, bare):
 
 
 def the_api_is_bounded_and_logs_no_code(template, full, bare):
+    if not template["Parameters"]["CallbackConcurrency"]["Default"]:
+        yield "callback: may take the whole account's concurrency unless asked not to"
     for stage in of_type(full, "AWS::ApiGatewayV2::Stage").values():
         settings = stage["Properties"].get("DefaultRouteSettings", {})
         if not {"ThrottlingRateLimit", "ThrottlingBurstLimit"} <= set(settings):
             yield "API: not throttled"
+        routes = {
+            route: (one.get("ThrottlingRateLimit"), one.get("ThrottlingBurstLimit"))
+            for route, one in stage["Properties"].get("RouteSettings", {}).items()
+        }
+        yield from _difference("throttled routes", set(expected.THROTTLES.items()), set(routes.items()))
+        # A stage cannot be made with settings for a route that the API does not have.
+        yield from (f"API: throttles {route}, which is no route" for route in routes if tuple(route.split()) not in expected.ROUTES)
         line = stage["Properties"].get("AccessLogSettings", {}).get("Format", "")
         if "$context.status" not in line:
             yield "API: no access log"
@@ -258,7 +342,8 @@ def a_second_stack_finds_every_name_free(template, full, bare):
     # A domain is the only name that its owner chooses.
     named = ("Name", "QueueName", "TableName", "TopicName", "RoleName", "FunctionName", "LogGroupName", "AlarmName", "DashboardName")
     for name, resource in full.items():
-        if resource["Type"] == "AWS::Route53::RecordSet":
+        # The name of an alias is its function's own.
+        if resource["Type"] in ("AWS::Route53::RecordSet", "AWS::Lambda::Alias"):
             continue
         for member in named:
             if isinstance(resource["Properties"].get(member), str):
@@ -274,7 +359,7 @@ def outputs_are_the_documented_ones(template, full, bare):
     required = set(re.findall(r'env\.required\("(\w+)"\)', _configuration()))
     if not read or not required:
         yield "functions/ops or shared/src/config.rs: no variables found, so this check reads them wrongly"
-    missing = (read | required | {"AWS_REGION", "API_URL", "RESCUE_QUEUE_URL", "EVENT_BUS_NAME"}) - told
+    missing = (read | required | {"AWS_REGION", "API_URL", "RESCUE_QUEUE_URL", "EVENT_BUS_NAME", "GATEWAY_ALIAS"}) - told
     yield from (f"OperatorEnvironment: without {name}" for name in sorted(missing))
 
 
@@ -297,6 +382,8 @@ ALL = (
     functions_are_the_four_binaries,
     routes_are_the_contracts,
     only_the_api_and_the_schedule_may_invoke,
+    only_the_gateways_alias_is_invoked,
+    every_change_publishes_a_version,
     environment_is_what_the_code_reads,
     defaults_and_ranges_are_the_codes,
     roles_hold_exactly_the_expected_permissions,

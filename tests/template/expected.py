@@ -22,7 +22,13 @@ ROUTES = {
     ("GET", "/iam/relay/companies/{id}"): ("relay", "AWS_IAM"),
 }
 
-_EVERYWHERE = {"RUST_LOG", "TABLE_NAME", "APP_SECRET_ID"}
+# The alias that API Gateway and the event sources invoke.
+GATEWAY_ALIAS = "live"
+
+# Routes that a browser calls, on which anybody can make the callback work: requests a second, and at once.
+THROTTLES = {route: (50, 100) for route in ("GET /oauth/install", "GET /oauth/callback", "GET /oauth/callback/{any}", "GET /oauth/done")}
+
+_EVERYWHERE = {"RUST_LOG", "TABLE_NAME", "APP_SECRET_ID", "GATEWAY_ALIAS"}
 
 # Environment of each function. What a parameter leaves empty counts as absent.
 ENVIRONMENT = {
@@ -67,7 +73,16 @@ ENVIRONMENT = {
         "RESCUE_QUEUE_URL",
         "EVENT_BUS_NAME",
     },
-    "webhook": _EVERYWHERE | {"WEBHOOK_PUBLIC_KEYS", "EVENT_BUS_NAME"},
+    "webhook": _EVERYWHERE
+    | {
+        "SEALING_SECRET_ID",
+        "API_URL",
+        "BURST_LIMIT",
+        "BURST_INTERVAL_MS",
+        "DAILY_LIMIT",
+        "WEBHOOK_PUBLIC_KEYS",
+        "EVENT_BUS_NAME",
+    },
 }
 
 
@@ -88,29 +103,37 @@ def _secrets(*secrets):
     return {("secretsmanager:GetSecretValue", secret, None) for secret in secrets}
 
 
+# The list of companies, a partition of the index of what is due.
+_COMPANIES = {("dynamodb:Query", "Table/index/due", ("companies",))}
+
 # One row a permission: action, resource, and for items the prefixes of their keys.
 PERMISSIONS = {
-    "callback": _read_and_write("app#companies", "installation#*")
+    "callback": _read_and_write("app#company#*", "exchanges#*", "installation#*", "redirect#*")
     | _secrets("AppSecret", "SealingSecret")
     | {("sqs:SendMessage", "RescueQueue", None)}
     | _logs_and_traces("CallbackLogs"),
-    "relay": _read_and_write("app#*", "caller-quota#*", "installation#*", "quota#*")
+    "relay": _read_and_write("app#*", "caller-quota#*", "installation#*", "minter-quota#*", "quota#*")
+    | _COMPANIES
     | _secrets("AppSecret", "SealingSecret", "CallersSecret")
-    | {("sqs:SendMessage", "RescueQueue", None)}
+    | {("sqs:SendMessage", "RescueQueue", None), ("sqs:GetQueueAttributes", "RescueQueue", None)}
     | _logs_and_traces("RelayLogs"),
-    "refresh": _read_and_write("app#*", "caller-quota#(supposed)#*", "installation#*", "quota#*")
+    "refresh": _read_and_write("app#*", "installation#*", "minter-quota#*", "quota#*")
     | {("dynamodb:BatchGetItem", "Table", ("quota#*",))}
     | {("dynamodb:Query", "Table/index/due", None), ("dynamodb:Query", "Table/index/company", None)}
     | _secrets("AppSecret", "SealingSecret")
     | {
         ("sqs:SendMessage", "RescueQueue", None),
         ("sqs:ReceiveMessage", "RescueQueue", None),
+        ("sqs:ChangeMessageVisibility", "RescueQueue", None),
         ("sqs:DeleteMessage", "RescueQueue", None),
         ("sqs:GetQueueAttributes", "RescueQueue", None),
     }
     | _logs_and_traces("RefreshLogs"),
-    "webhook": _read_and_write("app#companies", "installation#*", "webhook#*")
-    | _secrets("AppSecret")
+    "webhook": _read_and_write(
+        "app#company#*", "minter-quota#*", "installation#*", "quota#*", "webhook#*"
+    )
+    | _COMPANIES
+    | _secrets("AppSecret", "SealingSecret")
     | _logs_and_traces("WebhookLogs"),
 }
 
@@ -125,7 +148,7 @@ PERMISSIONS_OF_A_BUS = {
 
 # The schedule's own role, made by SAM.
 SCHEDULE_PERMISSIONS = {
-    ("lambda:InvokeFunction", "RefreshFunction", None),
+    ("lambda:InvokeFunction", f"RefreshFunctionAlias{GATEWAY_ALIAS}", None),
     ("sqs:SendMessage", "ScheduleFailures", None),
 }
 
@@ -170,6 +193,7 @@ ALARMS = {
     "NeedsReauthorizationAlarm",
     "RelayErrorsAlarm",
     "InstallFailuresAlarm",
+    "InstallRefusalsAlarm",
     "WebhookFailuresAlarm",
     "UnsealAlarm",
     "ConfigurationAlarm",

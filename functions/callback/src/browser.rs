@@ -38,7 +38,8 @@ impl Browser {
             .find_map(|cookie| URL_SAFE_NO_PAD.decode(cookie.value()).ok()?.try_into().ok().map(Self))
     }
 
-    /// The value of `Set-Cookie`. It lasts as long as a state that is made now.
+    /// The value of `Set-Cookie`. It lasts as long as a state that is made now, and begins anew with each answer that sets
+    /// it, so that a repeat of a redirect is known some time after its installation.
     #[must_use]
     pub fn cookie(&self, public: &PublicUrl) -> String {
         Cookie::build((name(public), URL_SAFE_NO_PAD.encode(self.0)))

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use shared::clock::Millis;
 pub use shared::gateway::{Request, RequestContext, RequestLine};
 
 /// Whether the browser fetches the page before anyone asked for it (Fetch standard, `Sec-Purpose`; older browsers say
@@ -13,6 +16,51 @@ pub fn is_prefetch(request: &Request) -> bool {
         .iter()
         .filter_map(|name| request.header(name))
         .any(|value| value.contains("prefetch") || value.contains("prerender") || value.contains("preview"))
+}
+
+/// The longest time that a request is on its way from API Gateway to this function, which is the longest that API Gateway
+/// waits for an answer.
+const LONGEST_WAY: Duration = Duration::from_secs(30);
+
+/// Where a request comes from, and when it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sender {
+    /// The network address, as API Gateway has seen it; empty where it is not told.
+    pub address: String,
+    /// `User-Agent`; empty where there is none.
+    pub user_agent: String,
+    /// When API Gateway received it. The present where it does not tell, or an instant that cannot be.
+    pub arrived_at: Millis,
+}
+
+impl Sender {
+    /// Reads what API Gateway says of a request. Nothing of it is needed to answer, so what is odd counts as absent.
+    #[must_use]
+    pub fn read(event: &str, request: &Request, now: Millis) -> Self {
+        #[derive(Default, Deserialize)]
+        struct Event {
+            #[serde(rename = "requestContext")]
+            context: Context,
+        }
+        #[derive(Default, Deserialize)]
+        struct Context {
+            #[serde(rename = "timeEpoch", default)]
+            time_epoch: serde_json::Value,
+            http: Http,
+        }
+        #[derive(Default, Deserialize)]
+        struct Http {
+            #[serde(rename = "sourceIp", default)]
+            source_ip: serde_json::Value,
+        }
+        let Event { context } = serde_json::from_str(event).unwrap_or_default();
+        let told = context.time_epoch.as_i64().map(Millis);
+        Self {
+            address: context.http.source_ip.as_str().unwrap_or_default().to_owned(),
+            user_agent: request.header("user-agent").unwrap_or_default().to_owned(),
+            arrived_at: told.filter(|at| *at <= now && now.since(*at) <= LONGEST_WAY).unwrap_or(now),
+        }
+    }
 }
 
 /// An answer in the form of payload 2.0.
@@ -78,6 +126,33 @@ impl Answer {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_sender_is_what_the_gateway_says_and_nothing_odd() {
+        let now = Millis(1_800_000_000_000);
+        for (time, at) in [
+            (json!(now.0 - 700), now - Duration::from_millis(700)),
+            (json!(now.0 + 1), now),
+            (json!(1_583_348_638_390_i64), now),
+            (json!("soon"), now),
+            (json!(null), now),
+        ] {
+            let http = json!({"method": "GET", "sourceIp": "192.0.2.1"});
+            let event = json!({
+                "rawPath": "/oauth/callback",
+                "headers": {"user-agent": "Firefox"},
+                "requestContext": {"http": http, "timeEpoch": time},
+            });
+            let request = Request::read(&event.to_string()).expect("a request");
+            let sender = Sender::read(&event.to_string(), &request, now);
+            let expected = Sender { address: "192.0.2.1".into(), user_agent: "Firefox".into(), arrived_at: at };
+            assert_eq!(sender, expected, "{time}");
+        }
+        let event = json!({"rawPath": "/", "requestContext": {"http": {"method": "GET", "sourceIp": 7}}}).to_string();
+        let request = Request::read(&event).expect("a request");
+        let nothing = Sender { address: String::new(), user_agent: String::new(), arrived_at: now };
+        assert_eq!(Sender::read(&event, &request, now), nothing);
+    }
 
     #[test]
     fn a_prefetch_is_known_by_its_header() {

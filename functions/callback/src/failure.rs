@@ -32,8 +32,14 @@ pub enum Failure {
     StateExpired,
     /// Without state, and the configuration wants one.
     StateRequired,
-    /// The platform does not take the code: used, too old or made up.
+    /// The state was used with another code.
+    StateUsed,
+    /// The platform does not take the code: used, too old or made up. Also where another browser has brought it first.
     CodeRefused,
+    /// An earlier request with the same redirect has not come to its end.
+    InProgress,
+    /// Too many codes were exchanged within this minute.
+    Busy,
     /// The platform has paused the location.
     Suspended,
     /// The app's credentials, parameters or our configuration are wrong. Only the app's maker can help.
@@ -46,7 +52,7 @@ pub enum Failure {
 
 impl Failure {
     /// All of them, for pages and tests that go through each.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::Prefetched,
@@ -56,7 +62,10 @@ impl Failure {
         Self::StateForeign,
         Self::StateExpired,
         Self::StateRequired,
+        Self::StateUsed,
         Self::CodeRefused,
+        Self::InProgress,
+        Self::Busy,
         Self::Suspended,
         Self::Misconfigured,
         Self::PlatformUnavailable,
@@ -76,12 +85,21 @@ impl Failure {
             Self::StateForeign => "state_foreign",
             Self::StateExpired => "state_expired",
             Self::StateRequired => "state_required",
+            Self::StateUsed => "state_used",
             Self::CodeRefused => "code_refused",
+            Self::InProgress => "in_progress",
+            Self::Busy => "busy",
             Self::Suspended => "suspended",
             Self::Misconfigured => "misconfigured",
             Self::PlatformUnavailable => "platform_unavailable",
             Self::Unavailable => "unavailable",
         }
+    }
+
+    /// The failure of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|failure| failure.name() == name)
     }
 
     /// The status code.
@@ -95,7 +113,10 @@ impl Failure {
             | Self::BrowserUnknown
             | Self::StateForeign
             | Self::StateExpired
+            | Self::StateUsed
             | Self::CodeRefused => StatusCode::BAD_REQUEST,
+            Self::InProgress => StatusCode::ACCEPTED,
+            Self::Busy => StatusCode::TOO_MANY_REQUESTS,
             Self::StateRequired => StatusCode::FORBIDDEN,
             Self::Suspended => StatusCode::CONFLICT,
             Self::Misconfigured => StatusCode::INTERNAL_SERVER_ERROR,
@@ -107,7 +128,8 @@ impl Failure {
     #[must_use]
     pub fn retry_after(self) -> Option<u32> {
         match self {
-            Self::PlatformUnavailable => Some(60),
+            Self::InProgress => Some(5),
+            Self::Busy | Self::PlatformUnavailable => Some(60),
             Self::Unavailable => Some(15),
             _ => None,
         }
@@ -201,6 +223,14 @@ mod tests {
         let store = InstallError::Store(StoreError::Unavailable("time-out".into()));
         assert_eq!(of_install(&store), Some(Failure::Unavailable));
         assert_eq!(of_install(&InstallError::Secret(malformed())), Some(Failure::Misconfigured));
+    }
+
+    #[test]
+    fn names_are_read_back() {
+        for failure in Failure::ALL {
+            assert_eq!(Failure::named(failure.name()), Some(failure));
+        }
+        assert_eq!(Failure::named(""), None);
     }
 
     #[test]

@@ -2,22 +2,34 @@
 
 use http::StatusCode;
 use shared::app::App;
-use shared::clock::Millis;
 use shared::config::InstallChoice;
 use shared::resource::Kind;
-use shared::token::Grant;
+use shared::table::redirect::Ending;
 
 use crate::authorize::{Entrance, authorization_url};
 use crate::browser::Browser;
 use crate::done::Done;
-use crate::event::{Answer, Request, is_prefetch};
+use crate::event::{Answer, Request, Sender, is_prefetch};
 use crate::failure::{self, Failure};
+use crate::once::{Once, Turn, Visitor};
 use crate::pages::{self, Surroundings};
 use crate::public_url::{PublicUrl, path_below};
 use crate::query::parameter;
 use crate::redirect::Redirect;
 use crate::route::{self, Route, route};
 use crate::state::StateKey;
+
+/// An answer, and its name in the log and its metric.
+type Named = (Answer, &'static str);
+
+/// What is known of a code that has brought no installation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Code {
+    /// It will bring none.
+    Spent,
+    /// It may still be good: the platform was not reached, or has not looked at it.
+    PerhapsGood,
+}
 
 /// Installs the app for whoever comes by.
 pub struct Installer {
@@ -67,24 +79,24 @@ impl Installer {
                 }
                 Err(failure) => Err(failure),
             },
-            (Ok(Route::Callback(path)), Ok(public)) => self.finish(&request, path, public, &mut around.entrance).await,
+            (Ok(Route::Callback(path)), Ok(public)) => {
+                let sender = Sender::read(event, &request, began);
+                self.finish(&request, path, public, sender, &mut around.entrance).await
+            }
         };
-        let name = match (&outcome, installs) {
-            (Err(failure), _) => failure.name(),
-            (Ok(_), Some(_)) => "installed",
-            (Ok(_), None) => "redirected",
-        };
+        let name = outcome.as_ref().map_or_else(|failure| failure.name(), |(_, name)| name);
         // What is ours to repair was logged with its reason where it was found.
         let is_ours = outcome.as_ref().is_err_and(|failure| failure.is_ours());
         tracing::info!(
             outcome = name,
-            status = outcome.as_ref().map_or_else(|failure| failure.status().as_u16(), |answer| answer.status_code),
+            status =
+                outcome.as_ref().map_or_else(|failure| failure.status().as_u16(), |(answer, _)| answer.status_code),
             total_ms = u64::try_from(self.app.clock.now().since(began).as_millis()).unwrap_or(u64::MAX),
             Installs = installs,
             InstallFailures = u8::from(is_ours),
             "install"
         );
-        outcome.unwrap_or_else(|failure| pages::failure(failure, around))
+        outcome.map_or_else(|failure| pages::failure(failure, around), |(answer, _)| answer)
     }
 
     /// Which of the marketplace's hosts `GET /oauth/install` is to take; nothing where the admin is to be asked.
@@ -98,23 +110,24 @@ impl Installer {
     }
 
     /// `GET /oauth/install`: to the authorization page.
-    async fn begin(&self, request: &Request, public: &PublicUrl, entrance: Entrance) -> Result<Answer, Failure> {
+    async fn begin(&self, request: &Request, public: &PublicUrl, entrance: Entrance) -> Result<Named, Failure> {
         let (key, client_id) = self.credentials().await?;
         let browser = Browser::known(request.cookies(), public).unwrap_or_default();
         let redirect_uri = public.at(route::CALLBACK);
         let state = key.sign(entrance, &browser, &redirect_uri, self.app.clock.now());
         let link = authorization_url(&self.app.config.authorization, entrance, &client_id, &redirect_uri, &state);
-        Ok(Answer::new(StatusCode::FOUND).header("location", link).cookie(browser.cookie(public)))
+        Ok((Answer::new(StatusCode::FOUND).header("location", link).cookie(browser.cookie(public)), "redirected"))
     }
 
-    /// `GET /oauth/callback`: exchange, store, and away from the URL that holds the code.
+    /// `GET /oauth/callback`: exchange once, store, and away from the URL that holds the code.
     async fn finish(
         &self,
         request: &Request,
         path: &str,
         public: &PublicUrl,
+        sender: Sender,
         entrance: &mut Entrance,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Named, Failure> {
         // Before anything else: what was not asked for must not spend the code.
         if is_prefetch(request) {
             return Err(Failure::Prefetched);
@@ -122,35 +135,61 @@ impl Installer {
         let redirect = Redirect::read(request.query())?;
         let redirect_uri = public.at(redirect.path(path));
         let (key, _) = self.credentials().await?;
-        let browser = Browser::known(request.cookies(), public);
+        let known = Browser::known(request.cookies(), public);
         let without_state = self.app.config.authorization.marketplace_installs;
-        *entrance = redirect.admit(&key, browser.as_ref(), &redirect_uri, without_state, self.app.clock.now())?;
+        let admitted = redirect.admit(&key, known.as_ref(), &redirect_uri, without_state)?;
+        *entrance = admitted.entrance();
 
         // A code is single use: it is not spent where it is known that nothing could be stored.
         self.app.installations.ready().await.map_err(|error| {
             tracing::error!(%error, "a grant could not be stored: the code is not spent");
             failure::of_install(&error).unwrap_or(Failure::Unavailable)
         })?;
+        let visitor = Visitor { has_cookie: known.is_some(), browser: known.unwrap_or_default(), sender };
+        let App { table, clock, .. } = &self.app;
+        let once = Once::new(table, clock, &key, &admitted, &redirect.code, &visitor);
+        let exchange = || Box::pin(self.exchange(&redirect, &redirect_uri, public));
+        let (kind, name) = match once.turn(admitted.check_age(clock.now()).map_err(Failure::from)).await? {
+            Turn::Repeat(kind) => (kind, "repeated"),
+            Turn::Unguarded => (exchange().await.map_err(|(failure, _)| failure)?, "installed"),
+            Turn::First(claim) => {
+                let exchanged = exchange().await;
+                let ending = match exchanged {
+                    Ok(kind) => Ending::Connected(kind),
+                    Err((failure, Code::Spent)) => Ending::Failed(failure.name()),
+                    Err((failure, Code::PerhapsGood)) => Ending::Open(failure.name()),
+                };
+                claim.end(ending).await;
+                (exchanged.map_err(|(failure, _)| failure)?, "installed")
+            }
+        };
+        let done = Done { kind: Some(kind), entrance: *entrance };
+        let answer = Answer::new(StatusCode::SEE_OTHER).header("location", public.at(&done.path()));
+        // A repeat that was recognised without a cookie has none to keep: its value is not the first arrival's.
+        let keeps_cookie = name == "installed" || visitor.has_cookie;
+        Ok((if keeps_cookie { answer.cookie(visitor.browser.cookie(public)) } else { answer }, name))
+    }
+
+    /// Presents the code, and stores what it brings.
+    async fn exchange(
+        &self,
+        redirect: &Redirect,
+        redirect_uri: &str,
+        public: &PublicUrl,
+    ) -> Result<Kind, (Failure, Code)> {
         let started = self.app.clock.now();
-        let exchanged = self.app.endpoint.exchange(&redirect.code, &redirect_uri).await;
-        let grant = exchanged.map_err(|error| {
+        let grant = self.app.endpoint.exchange(&redirect.code, redirect_uri).await.map_err(|error| {
             let failure = Failure::from(&error);
             if failure.is_ours() {
                 tracing::error!(?error, "the code could not be exchanged");
             }
-            failure
+            (failure, if failure == Failure::CodeRefused { Code::Spent } else { Code::PerhapsGood })
         })?;
-        let kind = self.store(&grant, started, public).await?;
-        let done = Done { kind: Some(kind), entrance: *entrance };
-        Ok(Answer::new(StatusCode::SEE_OTHER).header("location", public.at(&done.path())))
-    }
-
-    async fn store(&self, grant: &Grant, started: Millis, public: &PublicUrl) -> Result<Kind, Failure> {
-        match self.app.installations.install(grant, started, public.as_str()).await {
+        match self.app.installations.install(&grant, started, public.as_str()).await {
             Ok(installed) => Ok(installed.resource.kind()),
             Err(error) => {
                 tracing::error!(%error, resource = %grant.resource, "the installation could not be stored now");
-                failure::of_install(&error).map_or(Ok(grant.resource.kind()), Err)
+                failure::of_install(&error).map_or(Ok(grant.resource.kind()), |failure| Err((failure, Code::Spent)))
             }
         }
     }

@@ -3,7 +3,7 @@
 //! | route | what it does | module |
 //! |---|---|---|
 //! | `GET /oauth/install` | sends the browser to the authorization page, or asks to which | [`authorize`], [`state`], [`browser`] |
-//! | `GET /oauth/callback`, `GET /oauth/callback/{any}` | exchanges the code, stores the installation, 303 | [`redirect`] |
+//! | `GET /oauth/callback`, `GET /oauth/callback/{any}` | exchanges the code once, stores the installation, 303 | [`redirect`], [`once`] |
 //! | `GET /oauth/done` | says that it worked | [`pages`] |
 //!
 //! Everything that can go wrong is one [`failure::Failure`], which knows its status and its words. No page repeats
@@ -16,6 +16,7 @@ pub mod done;
 pub mod event;
 pub mod failure;
 pub mod installer;
+pub mod once;
 pub mod pages;
 pub mod public_url;
 pub mod query;
@@ -30,7 +31,7 @@ use lambda_runtime::{Error, LambdaEvent};
 use serde_json::value::RawValue;
 use shared::app::App;
 use shared::config::Function;
-use shared::serve::serve;
+use shared::serve::serve_http;
 
 use crate::installer::Installer;
 
@@ -39,10 +40,12 @@ use crate::installer::Installer;
 /// # Errors
 /// Configuration that is missing or malformed, or a Runtime API that cannot be reached.
 pub async fn run() -> Result<(), Error> {
-    let installer = Arc::new(Installer::new(Box::pin(App::start(Function::Callback)).await?));
+    let app = Box::pin(App::start(Function::Callback)).await?;
+    let alias = app.config.gateway_alias.clone();
+    let installer = Arc::new(Installer::new(app));
     let answer = move |event: LambdaEvent<Box<RawValue>>| {
         let installer = installer.clone();
         async move { installer.answer(event.payload.get(), &event.context.request_id).await }
     };
-    serve(answer).await
+    serve_http(alias, answer).await
 }

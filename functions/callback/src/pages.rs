@@ -141,6 +141,8 @@ fn links(links: &[Link], around: Surroundings<'_>) -> Markup {
 
 fn destination(to: Destination, around: Surroundings<'_>) -> Option<String> {
     match to {
+        // The page's own address, which is not written on the page: it holds the code.
+        Destination::Here => Some(String::new()),
         Destination::Marketplace => Some(marketplace(around.config, around.entrance).into()),
         Destination::Install(entrance) => {
             let white_label = match entrance.or((around.entrance == Entrance::WhiteLabel).then_some(around.entrance)) {
@@ -187,7 +189,6 @@ mod tests {
     use crate::redirect::Redirect;
     use crate::state::StateKey;
     use proptest::prelude::*;
-    use shared::clock::Millis;
     use shared::config::{Colour, MarketplaceInstalls};
     use shared::redacted::Redacted;
     use shared::resource::Kind;
@@ -333,7 +334,7 @@ mod tests {
             let query = if approved { format!("code=good&{name}={value}") } else { format!("{name}={value}") };
             let key = StateKey::derive(&Redacted::from("the app's client secret"));
             let outcome = Redirect::read(&query).and_then(|redirect| {
-                redirect.admit(&key, None, "https://x.example/", MarketplaceInstalls::Deny, Millis(0))
+                redirect.admit(&key, None, "https://x.example/", MarketplaceInstalls::Deny)
             });
             let pages = with_surroundings(Entrance::Standard, |around| {
                 [failure(outcome.expect_err("nothing is exchanged"), around), done(Done::read(&query), around)]

@@ -11,7 +11,7 @@ use crate::browser::Browser;
 use crate::failure::Failure;
 use crate::query::parameter;
 use crate::route;
-use crate::state::StateKey;
+use crate::state::{StateError, StateKey, VerifiedState};
 
 /// The longest code that is passed on, in bytes. The platform's have 40; a signed one would have some hundreds.
 const LONGEST_CODE: usize = 2048;
@@ -49,26 +49,48 @@ impl Redirect {
         if self.state.is_some() { route::CALLBACK } else { visited }
     }
 
-    /// Decides whether the code may be exchanged, and says through which entrance the installation came.
+    /// Decides whether the redirect belongs to this browser, or comes without a state where that is allowed.
     ///
     /// # Errors
-    /// The state is not for this browser, too old, or absent though it is required.
+    /// The state is not for this browser, or absent though it is required.
     pub fn admit(
         &self,
         key: &StateKey,
         browser: Option<&Browser>,
         redirect_uri: &str,
         without_state: MarketplaceInstalls,
-        now: Millis,
-    ) -> Result<Entrance, Failure> {
+    ) -> Result<Admitted, Failure> {
         match (&self.state, without_state) {
             (Some(state), _) => {
                 let browser = browser.ok_or(Failure::BrowserUnknown)?;
-                Ok(key.verify(state, browser, redirect_uri, now)?)
+                Ok(Admitted { state: Some(key.verify(state, browser, redirect_uri)?) })
             }
-            (None, MarketplaceInstalls::Allow) => Ok(Entrance::Standard),
+            (None, MarketplaceInstalls::Allow) => Ok(Admitted { state: None }),
             (None, MarketplaceInstalls::Deny) => Err(Failure::StateRequired),
         }
+    }
+}
+
+/// A redirect that this browser may bring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admitted {
+    /// Its state, which is this browser's; absent from the marketplace's own pages.
+    pub state: Option<VerifiedState>,
+}
+
+impl Admitted {
+    /// The entrance that the installation came through.
+    #[must_use]
+    pub fn entrance(&self) -> Entrance {
+        self.state.map_or(Entrance::Standard, |state| state.entrance)
+    }
+
+    /// Whether its code may still be exchanged.
+    ///
+    /// # Errors
+    /// [`StateError::Expired`].
+    pub fn check_age(&self, now: Millis) -> Result<(), StateError> {
+        self.state.map_or(Ok(()), |state| state.check_age(now))
     }
 }
 
@@ -132,7 +154,11 @@ mod tests {
         let (browser, another) = (Browser::new(), Browser::new());
         let state = key().sign(Entrance::WhiteLabel, &browser, URI, NOW);
         let redirect = Redirect::read(&format!("code=a&state={state}"))?;
-        let admit = |browser, now| redirect.admit(&key(), browser, URI, MarketplaceInstalls::Allow, now);
+        let admit = |browser, now| -> Result<Entrance, Failure> {
+            let admitted = redirect.admit(&key(), browser, URI, MarketplaceInstalls::Allow)?;
+            admitted.check_age(now)?;
+            Ok(admitted.entrance())
+        };
         assert_eq!(admit(Some(&browser), NOW), Ok(Entrance::WhiteLabel));
         assert_eq!(admit(Some(&browser), NOW + state::LIFE), Err(Failure::StateExpired));
         assert_eq!(admit(Some(&another), NOW), Err(Failure::StateForeign));
@@ -143,8 +169,8 @@ mod tests {
     #[test]
     fn without_state_the_configuration_decides() -> Result<(), Failure> {
         let redirect = Redirect::read("code=a")?;
-        let admit = |without_state| redirect.admit(&key(), None, URI, without_state, NOW);
-        assert_eq!(admit(MarketplaceInstalls::Allow), Ok(Entrance::Standard));
+        let admit = |without_state| redirect.admit(&key(), None, URI, without_state);
+        assert_eq!(admit(MarketplaceInstalls::Allow).map(|admitted| admitted.entrance()), Ok(Entrance::Standard));
         assert_eq!(admit(MarketplaceInstalls::Deny), Err(Failure::StateRequired));
         Ok(())
     }

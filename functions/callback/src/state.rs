@@ -40,6 +40,27 @@ pub enum StateError {
     Expired,
 }
 
+/// A state that was made here, for this browser and this redirect URI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VerifiedState {
+    /// The entrance that the installation was started through.
+    pub entrance: Entrance,
+    /// What no other state has.
+    pub nonce: [u8; NONCE],
+    issued_at: Millis,
+}
+
+impl VerifiedState {
+    /// Whether a code that comes with it may be exchanged.
+    ///
+    /// # Errors
+    /// [`StateError::Expired`], [`LIFE`] after it was made.
+    pub fn check_age(&self, now: Millis) -> Result<(), StateError> {
+        // An instant that is still to come was written by a process whose clock is ahead.
+        if now.since(self.issued_at) >= LIFE { Err(StateError::Expired) } else { Ok(()) }
+    }
+}
+
 /// Makes and checks states.
 pub struct StateKey(hmac::Key);
 
@@ -74,28 +95,36 @@ impl StateKey {
         URL_SAFE_NO_PAD.encode(state)
     }
 
-    /// The entrance that the installation was started through.
+    /// Checks that a state was made here for this browser and this redirect URI. Its age is another question:
+    /// [`VerifiedState::check_age`].
     ///
     /// # Errors
-    /// [`StateError`]. The age is looked at only after the signature.
-    pub fn verify(
-        &self,
-        state: &str,
-        browser: &Browser,
-        redirect_uri: &str,
-        now: Millis,
-    ) -> Result<Entrance, StateError> {
+    /// [`StateError::Foreign`].
+    pub fn verify(&self, state: &str, browser: &Browser, redirect_uri: &str) -> Result<VerifiedState, StateError> {
         let bytes: [u8; CLAIM + MAC] =
             URL_SAFE_NO_PAD.decode(state).ok().and_then(|b| b.try_into().ok()).ok_or(StateError::Foreign)?;
         let (claim, tag) = bytes.split_at(CLAIM);
         hmac::verify(&self.0, &signed(claim, browser, redirect_uri), tag).map_err(|_| StateError::Foreign)?;
         let ([FORMAT, entrance], rest) = claim.split_at(2) else { return Err(StateError::Foreign) };
-        let issued_at = rest.first_chunk().map(|b| Millis(i64::from_be_bytes(*b))).ok_or(StateError::Foreign)?;
-        // An instant that is still to come was written by a process whose clock is ahead.
-        if now.since(issued_at) >= LIFE {
-            return Err(StateError::Expired);
-        }
-        Ok(if *entrance == entrance_byte(Entrance::WhiteLabel) { Entrance::WhiteLabel } else { Entrance::Standard })
+        let (issued_at, nonce) = rest.split_first_chunk().ok_or(StateError::Foreign)?;
+        Ok(VerifiedState {
+            entrance: if *entrance == entrance_byte(Entrance::WhiteLabel) {
+                Entrance::WhiteLabel
+            } else {
+                Entrance::Standard
+            },
+            nonce: nonce.try_into().map_err(|_| StateError::Foreign)?,
+            issued_at: Millis(i64::from_be_bytes(*issued_at)),
+        })
+    }
+
+    /// A digest of the address and the make of a browser that has no cookie of ours. It is keyed, because addresses are
+    /// few enough to be guessed from a plain digest.
+    #[must_use]
+    pub fn network(&self, address: &str, user_agent: &str) -> String {
+        // A signed state begins with its format, so this is never the text of one.
+        let text = format!("network\0{address}\0{user_agent}");
+        hmac::sign(&self.0, text.as_bytes()).as_ref().iter().fold(String::new(), |hex, b| hex + &format!("{b:02x}"))
     }
 }
 
@@ -123,15 +152,20 @@ mod tests {
         StateKey::derive(&Redacted::from("the app's client secret"))
     }
 
+    fn verify(state: &str, browser: &Browser, now: Millis) -> Result<Entrance, StateError> {
+        let state = key().verify(state, browser, URI)?;
+        state.check_age(now).map(|()| state.entrance)
+    }
+
     #[test]
     fn a_state_is_good_in_its_browser_until_its_end_and_in_every_process() {
         let browser = Browser::new();
         let state = key().sign(Entrance::WhiteLabel, &browser, URI, NOW);
-        assert_eq!(key().verify(&state, &browser, URI, NOW), Ok(Entrance::WhiteLabel));
+        assert_eq!(verify(&state, &browser, NOW), Ok(Entrance::WhiteLabel));
         let last = NOW + LIFE - Duration::from_millis(1);
-        assert_eq!(key().verify(&state, &browser, URI, last), Ok(Entrance::WhiteLabel));
-        assert_eq!(key().verify(&state, &browser, URI, NOW + LIFE), Err(StateError::Expired));
-        assert_eq!(key().verify(&state, &browser, URI, NOW - LIFE), Ok(Entrance::WhiteLabel), "a clock behind");
+        assert_eq!(verify(&state, &browser, last), Ok(Entrance::WhiteLabel));
+        assert_eq!(verify(&state, &browser, NOW + LIFE), Err(StateError::Expired));
+        assert_eq!(verify(&state, &browser, NOW - LIFE), Ok(Entrance::WhiteLabel), "a clock behind");
     }
 
     #[test]
@@ -140,9 +174,8 @@ mod tests {
         let (one, two) =
             (key().sign(Entrance::Standard, &browser, URI, NOW), key().sign(Entrance::Standard, &browser, URI, NOW));
         assert_ne!(one, two);
-        for state in [&two, &one] {
-            assert_eq!(key().verify(state, &browser, URI, NOW), Ok(Entrance::Standard));
-        }
+        let nonces = [&one, &two].map(|state| key().verify(state, &browser, URI).expect("ours").nonce);
+        assert_ne!(nonces[0], nonces[1], "each is told apart in the table");
     }
 
     #[test]
@@ -151,9 +184,9 @@ mod tests {
         let state = key().sign(Entrance::Standard, &browser, URI, NOW);
         let other_key = StateKey::derive(&Redacted::from("another secret"));
         let elsewhere = "https://connect.example.com/prod/oauth/callback";
-        assert_eq!(key().verify(&state, &Browser::new(), URI, NOW), Err(StateError::Foreign));
-        assert_eq!(key().verify(&state, &browser, elsewhere, NOW), Err(StateError::Foreign));
-        assert_eq!(other_key.verify(&state, &browser, URI, NOW), Err(StateError::Foreign));
+        assert_eq!(key().verify(&state, &Browser::new(), URI), Err(StateError::Foreign));
+        assert_eq!(key().verify(&state, &browser, elsewhere), Err(StateError::Foreign));
+        assert_eq!(other_key.verify(&state, &browser, URI), Err(StateError::Foreign));
     }
 
     #[test]
@@ -163,15 +196,29 @@ mod tests {
         for bit in 0..good.len() * 8 {
             let mut forged = good.clone();
             forged[bit / 8] ^= 1 << (bit % 8);
-            let verdict = key().verify(&URL_SAFE_NO_PAD.encode(forged), &browser, URI, NOW);
+            let verdict = key().verify(&URL_SAFE_NO_PAD.encode(forged), &browser, URI);
             assert_eq!(verdict, Err(StateError::Foreign), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_network_is_told_apart_by_address_and_make_and_by_key() {
+        let other_key = StateKey::derive(&Redacted::from("another secret"));
+        let network = key().network("192.0.2.1", "Firefox");
+        assert_eq!(network, key().network("192.0.2.1", "Firefox"));
+        for other in [
+            key().network("192.0.2.2", "Firefox"),
+            key().network("192.0.2.1", "Chrome"),
+            other_key.network("192.0.2.1", "Firefox"),
+        ] {
+            assert_ne!(network, other);
         }
     }
 
     proptest! {
         #[test]
         fn whatever_text_is_sent_is_foreign(state in ".{0,200}") {
-            prop_assert_eq!(key().verify(&state, &Browser::new(), URI, NOW), Err(StateError::Foreign));
+            prop_assert_eq!(key().verify(&state, &Browser::new(), URI), Err(StateError::Foreign));
         }
     }
 }

@@ -22,6 +22,8 @@ pub enum Tone {
 /// Where a link leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Destination {
+    /// To the same page once more.
+    Here,
     /// To the marketplace.
     Marketplace,
     /// To the start of an installation, by this entrance; where none is named, by the one that was taken before.
@@ -59,6 +61,8 @@ const fn install(text: &'static str) -> Link {
 const START_AGAIN: &[Link] = &[install("Start again")];
 const TRY_AGAIN: &[Link] = &[install("Try again")];
 const FROM_HERE: &[Link] = &[install("Install the app")];
+const LOOK_AGAIN: &[Link] = &[Link { to: Destination::Here, text: "Look again" }];
+const TRY_HERE: &[Link] = &[Link { to: Destination::Here, text: "Try again" }];
 const TO_THE_MARKETPLACE: &[Link] = &[Link { to: Destination::Marketplace, text: "Back to the marketplace" }];
 const EITHER: &[Link] = &[
     Link { to: Destination::Install(Some(Entrance::Standard)), text: "At the marketplace" },
@@ -161,6 +165,14 @@ pub fn failure(failure: Failure) -> Words {
             "Start again with the button below.",
             FROM_HERE,
         ),
+        Failure::StateUsed => (
+            Tone::Notice,
+            "This link was already used",
+            "Each start of an installation connects the app once. This one was used for another approval before, so \
+             nothing was installed now.",
+            "To connect the app to one more account, please start again.",
+            START_AGAIN,
+        ),
         Failure::CodeRefused => (
             Tone::Notice,
             "This link was already used, or is too old",
@@ -168,6 +180,20 @@ pub fn failure(failure: Failure) -> Words {
             "If you have just seen that the app is connected, all is well and you can close this page. If not, please \
              start again.",
             START_AGAIN,
+        ),
+        Failure::InProgress => (
+            Tone::Notice,
+            "The app is still being connected",
+            "This takes longer than usual. It goes on by itself, and you do not have to approve anything again.",
+            "Please look again in a few seconds.",
+            LOOK_AGAIN,
+        ),
+        Failure::Busy => (
+            Tone::Notice,
+            "Too many installations at the same time",
+            "Your approval is kept, but the app is not connected yet.",
+            "Please stay on this page and try again in a minute.",
+            TRY_HERE,
         ),
         Failure::Suspended => (
             Tone::Notice,
@@ -187,7 +213,7 @@ pub fn failure(failure: Failure) -> Words {
             Tone::Bad,
             "The marketplace does not answer",
             "We could not finish the installation because the marketplace cannot be reached at the moment.",
-            "Please try again in a minute.",
+            "Please start again in some minutes.",
             TRY_AGAIN,
         ),
         Failure::Unavailable => (

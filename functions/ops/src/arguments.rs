@@ -14,7 +14,7 @@ Exit codes:
   5  the doctor found a fault
 
 The environment is that of the functions: TABLE_NAME, APP_SECRET_ID, SEALING_SECRET_ID, CALLERS_SECRET_ID,
-RESCUE_QUEUE_URL, API_URL; and REFRESH_FUNCTION, RESCUE_FAILURES_URL. The stack's output OperatorEnvironment has them all.";
+RESCUE_QUEUE_URL, API_URL, GATEWAY_ALIAS; and REFRESH_FUNCTION, RELAY_FUNCTION, RESCUE_FAILURES_URL. The stack's output OperatorEnvironment has them all.";
 
 /// Looks after a Hoopai Relay
 #[derive(Debug, Parser)]
@@ -146,10 +146,13 @@ pub(crate) struct NewCaller {
     /// Only on this path, such as '/contacts/**'; may be repeated
     #[arg(long = "path", value_name = "PATH")]
     pub(crate) paths: Vec<String>,
+    /// Only this tool of the platform's MCP endpoint, such as '*_get-*'; may be repeated
+    #[arg(long = "tool", value_name = "TOOL")]
+    pub(crate) tools: Vec<String>,
     /// Alias of the relay function that names it; may be repeated
     #[arg(long = "alias", value_name = "ALIAS")]
     pub(crate) aliases: Vec<String>,
-    /// ARN of an IAM principal that is it, `*` allowed; may be repeated
+    /// ARN of an IAM principal that is it, such as `arn:aws:sts::123456789012:assumed-role/NAME/*`; may be repeated
     #[arg(long = "principal", value_name = "ARN")]
     pub(crate) principals: Vec<String>,
     /// Its share of each resource's burst limit

@@ -6,7 +6,7 @@ use shared::secrets::edit::{EditedSecret, Replaced};
 
 use crate::arguments::{Callers, NewCaller};
 use crate::ending::Failure;
-use crate::print::Out;
+use crate::print::{Out, note};
 use crate::stack::Stack;
 
 /// How much of a key's SHA-256 is shown: enough to tell keys apart.
@@ -15,12 +15,24 @@ const SHOWN: usize = 12;
 /// What is said of a change: functions read the secret again after 45 s.
 const SOON: &str = "The relay knows within a minute.";
 
+/// What is said of a list that is not the whole truth.
+const UNLISTED: &str = "the secret says \"unlisted\": \"allow\": aliases, principals and unqualified invocations that no \
+                        entry names may do everything";
+
 /// Runs one of the commands.
 pub(crate) async fn run(stack: &Stack, out: Out, command: Callers) -> Result<(), Failure> {
     let secret = stack.callers();
     match command {
         Callers::List => list(&secret, out).await,
-        Callers::Add(new) => add(&secret, out, new).await,
+        Callers::Add(new) => {
+            if let Some(alias) =
+                stack.app.config.gateway_alias.name().filter(|name| new.aliases.iter().any(|a| a == name))
+            {
+                let why = "is the alias of API Gateway, which takes no direct invocations";
+                return Err(Failure::Environment(format!("alias {alias:?} {why}: give the caller another one")));
+            }
+            add(&secret, out, new).await
+        }
         Callers::Rotate { id, end_others } => rotate(&secret, out, &id, end_others).await,
         Callers::Retire { id } => {
             let mut ended = 0;
@@ -66,6 +78,7 @@ async fn list(secret: &EditedSecret, out: Out) -> Result<(), Failure> {
                 "resources": caller.resources,
                 "methods": caller.methods,
                 "paths": caller.paths,
+                "tools": caller.tools,
                 "requests_per_10s": caller.requests_per_10s,
             })
         })
@@ -81,12 +94,16 @@ async fn list(secret: &EditedSecret, out: Out) -> Result<(), Failure> {
             all(&caller.resources),
             all(&caller.methods),
             all(&caller.paths),
+            all(&caller.tools),
             caller.requests_per_10s.map_or_else(|| "-".to_owned(), |share| share.to_string()),
         ]
     };
     let rows = document.entries().iter().map(row).collect();
-    let headings = ["id", "keys (SHA-256)", "aliases, principals", "resources", "methods", "paths", "share"];
+    let headings = ["id", "keys (SHA-256)", "aliases, principals", "resources", "methods", "paths", "tools", "share"];
     out.list("callers", &values, &headings, rows);
+    if document.allows_unlisted() {
+        note(UNLISTED);
+    }
     Ok(())
 }
 
@@ -101,6 +118,7 @@ async fn add(secret: &EditedSecret, out: Out, new: NewCaller) -> Result<(), Fail
         resources: some(new.resources),
         methods: some(new.methods),
         paths: some(new.paths),
+        tools: some(new.tools),
         requests_per_10s: new.requests_per_10s,
     };
     change(secret, |document| document.add(caller.clone())).await?;
@@ -140,7 +158,7 @@ async fn change(
     let seen = secret.read().await?;
     let mut document = CallersDocument::parse(seen.text.expose())?;
     edit(&mut document)?;
-    match secret.replace(&seen, &document.to_json().map_err(|error| Failure::Environment(error.to_string()))?).await? {
+    match secret.replace(&seen, &document.to_json()?).await? {
         Replaced::Done => Ok(()),
         Replaced::Changed => Err(Failure::overtaken()),
     }

@@ -13,7 +13,7 @@ pub(crate) enum Failure {
     /// AWS or the platform.
     #[error("{0}")]
     NotDone(String),
-    /// The environment.
+    /// The command line or the environment.
     #[error("{0}")]
     Environment(String),
     /// No such installation, caller or key.
@@ -80,7 +80,8 @@ impl From<EditError> for Failure {
         match error {
             EditError::Malformed(_) => Self::NotDone(text),
             EditError::NoSuchCaller(_) | EditError::NotOneKey { .. } => Self::NotFound(text),
-            EditError::Exists(_) => Self::Refused(text),
+            EditError::Exists(_) | EditError::Taken { .. } | EditError::WouldWiden(_) => Self::Refused(text),
+            EditError::Invalid(_) => Self::Environment(text),
         }
     }
 }

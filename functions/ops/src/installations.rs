@@ -95,8 +95,9 @@ async fn find(stack: &Stack, resource: &Resource) -> Result<Overview, Failure> {
     found.ok_or_else(|| Failure::NotFound(format!("{resource} is not known")))
 }
 
-/// How the limits stand.
+/// How the limits stand, of an installation that is known.
 pub(crate) async fn quota(stack: &Stack, out: Out, resource: &Resource) -> Result<(), Failure> {
+    find(stack, resource).await?;
     let usage = stack.app.quota.usage(resource).await?;
     let value = |meter: Meter| json!({ "limit": meter.limit, "remaining": meter.remaining, "resets_at": meter.resets_at.rfc3339() });
     let text = |meter: Meter| {
@@ -162,7 +163,6 @@ fn json_of(one: &Overview) -> Value {
         "generation": one.lineage.generation,
         "company": one.company,
         "minted": one.minted,
-        "supposed": one.supposed,
         "installed_at": one.installed_at.rfc3339(),
         "uninstalled_at": at(one.revoked_at),
         "token_granted_at": at(one.access_issued_at),

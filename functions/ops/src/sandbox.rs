@@ -5,7 +5,8 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::time::Duration;
 
-use shared::http_client;
+use shared::clock::Clock;
+use shared::http_client::{self, Limits};
 
 use crate::ending::Failure;
 
@@ -29,21 +30,16 @@ pub(crate) async fn start_again_in(address: &str) -> Failure {
 }
 
 async fn environment(address: &str) -> Result<BTreeMap<String, String>, String> {
-    let url = shared::config::parse_url(address)?;
+    let mut url = shared::config::parse_url(address)?;
     if !shared::config::is_loopback(&url) {
         return Err("a sandbox is on this machine only".to_owned());
     }
-    let url = format!("{}/_sandbox/environment", address.trim_end_matches('/'));
-    let client = http_client::token_endpoint().map_err(|error| error.to_string())?;
-    let answer = client.get(url).timeout(Duration::from_secs(5)).send().await.map_err(|error| innermost(&error))?;
-    let bytes = answer.error_for_status().map_err(|error| error.to_string())?.bytes().await;
-    serde_json::from_slice(&bytes.map_err(|error| error.to_string())?).map_err(|error| error.to_string())
-}
-
-fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(next) = cause.source() {
-        cause = next;
+    url.set_path(&format!("{}/_sandbox/environment", url.path().trim_end_matches('/')));
+    let connections = http_client::platform(Clock::system()).map_err(|error| error.to_string())?;
+    let limits = Limits { time: Duration::from_secs(5), body: 1024 * 1024 };
+    let answer = connections.get(&url, limits).await.map_err(|failure| failure.to_string())?;
+    if !answer.status.is_success() {
+        return Err(format!("it answers {}", answer.status));
     }
-    cause.to_string()
+    serde_json::from_slice(&answer.body).map_err(|error| error.to_string())
 }

@@ -21,6 +21,8 @@ pub(crate) struct Stack {
     pub(crate) app: App,
     /// Name or ARN of the function `refresh`.
     pub(crate) refresh_function: Option<String>,
+    /// Name or ARN of the function `relay`.
+    pub(crate) relay_function: Option<String>,
     /// Queues that hold sealed pairs, by what they are for.
     pub(crate) queues: Vec<(&'static str, String)>,
 }
@@ -44,6 +46,7 @@ impl Stack {
         Ok(Self {
             app,
             refresh_function: given("REFRESH_FUNCTION"),
+            relay_function: given("RELAY_FUNCTION"),
             queues: queues.into_iter().filter_map(|(what, url)| Some((what, url?))).collect(),
         })
     }
@@ -60,15 +63,27 @@ impl Stack {
 
     /// The sealing keys.
     pub(crate) fn sealing(&self) -> EditedSecret {
-        self.secret(self.app.config.sealing_secret_id.as_deref().unwrap_or_default())
+        self.secret(&self.app.config.sealing_secret_id)
     }
 
     /// Lambda, with the patience of an invocation; never twice, for a renewal is not to be repeated blindly.
     pub(crate) fn lambda(&self) -> aws_sdk_lambda::Client {
-        let timeouts = TimeoutConfig::builder().operation_attempt_timeout(INVOCATION).operation_timeout(INVOCATION);
+        let timeouts = TimeoutConfig::builder().read_timeout(INVOCATION);
         let config = aws_sdk_lambda::config::Builder::from(&self.app.aws);
         let config = config.timeout_config(timeouts.build()).retry_config(RetryConfig::disabled());
         aws_sdk_lambda::Client::from_conf(config.build())
+    }
+
+    /// The names of all aliases of a function.
+    pub(crate) async fn aliases(&self, function: &str) -> Result<Vec<String>, Failure> {
+        let client = aws_sdk_lambda::Client::new(&self.app.aws);
+        let mut pages = client.list_aliases().function_name(function).into_paginator().items().send();
+        let mut names = Vec::new();
+        while let Some(alias) = pages.next().await {
+            let alias = alias.map_err(|error| Failure::NotDone(shared::aws_error::describe(&error)))?;
+            names.extend(alias.name);
+        }
+        Ok(names)
     }
 
     /// SQS.

@@ -7,11 +7,12 @@ use crate::ending::Failure;
 use crate::print::Out;
 use crate::stack::Stack;
 
-/// Closes the breaker.
+/// Closes the breaker. `forget` says that the refusals were true: those that wait for a mark no longer count as signs of
+/// an incident. Neither makes further marks possible.
 pub(crate) async fn resume(stack: &Stack, out: Out, forget: bool) -> Result<(), Failure> {
     let (table, now) = (&stack.app.table, stack.app.clock.now());
     if forget {
-        table.forget_tally(now).await?;
+        table.forget_waiting().await?;
     }
     let before = table.close_breaker().await?;
     let was = before.as_ref().filter(|open| now < open.until).map(|open| open.reason.as_str());
@@ -35,7 +36,7 @@ pub(crate) fn advice(open: &OpenBreaker) -> (&'static str, &'static str) {
             "look for the alarm bad_request in the logs of refresh: it has the platform's words",
         ),
         BreakerReason::MassRefusal => (
-            "the platform has refused so many refresh tokens that refreshing was stopped; a few installations may be marked",
+            "the platform has refused so many grants that refreshing was stopped; ops doctor says how many marks were made",
             "see whether the platform has an incident; when it is over: ops resume",
         ),
     }

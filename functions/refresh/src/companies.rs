@@ -2,7 +2,8 @@
 //! tokens of the locations of one that no longer has it.
 //!
 //! Both can be broken off at any point and begun again: a list is read on from where it was left, and what is erased
-//! stays erased. A task is struck only once nothing can follow it: it was noted before the write that it is about.
+//! stays erased. A task is noted before the write that it is about, and finished only once that write is over. A task
+//! that fails is tried again after a growing pause, so that it does not hold up the others.
 
 use std::time::Duration;
 
@@ -10,25 +11,33 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use shared::app::App;
 use shared::clock::Millis;
 use shared::installation::state::Status;
+use shared::quota::Endpoint;
 use shared::resource::Resource;
 use shared::table::StoreError;
 use shared::table::company::Task;
 use shared::table::installation::{Installation, LEASE};
 use shared::table::minted::Learnt;
-use shared::token::company_api::{Asked, PAGE, Page};
+use shared::token::company_api::{Asked, Departure, Otherwise, PAGE, Page};
 use shared::token::{Access, TokenError};
 
 /// How many locations are written at once.
 const CONCURRENCY: usize = 16;
 /// Nothing is begun with less time than this: a page, or the company's own token.
 const ENOUGH: Duration = Duration::from_secs(16);
-/// A task is older than this when everything that it could be about has happened: an invocation is shorter, and so is
-/// the lease of a minting that was under way.
-const SETTLED: Duration = Duration::from_mins(1);
+/// Tasks that are read from the index at once.
+const TASKS_PAGE: i32 = 100;
+/// Companies whose tasks run at once.
+const COMPANIES_AT_ONCE: usize = 8;
+/// Pause after a failed run. It doubles with each further failure…
+const RETRY: Duration = Duration::from_mins(1);
+/// …up to this.
+const LONGEST_RETRY: Duration = Duration::from_mins(30);
 /// A company that has no token, or whose list the platform does not give, is given up after this…
 const HOPELESS: Duration = Duration::from_hours(24);
 /// …and one whose install was announced and never stored after this.
 const NEVER_STORED: Duration = Duration::from_hours(1);
+/// How often a permit may come too late to be used.
+const LATE_PERMITS: usize = 3;
 /// The list may lag behind an uninstall by so much.
 const LAG: Duration = Duration::from_mins(1);
 
@@ -47,49 +56,84 @@ enum Unfinished {
     Time,
 }
 
-/// Does what is to be done, in an invocation that ends at `deadline`. What is left is done by the next one.
+/// Runs the tasks that are due and goes on with the searches for locations' companies, in an invocation that ends at
+/// `deadline`. The next tick does what is left.
 pub async fn run(app: &App, deadline: Millis) {
-    let mut tasks = match app.table.companies().await {
-        Ok(companies) => companies.tasks,
-        Err(error) => return tracing::warn!(%error, "what is to be done for companies cannot be read"),
-    };
-    tasks.sort_by_key(|task| task.at);
-    while let Some(first) = tasks.first() {
-        let (of_one, others): (Vec<Task>, Vec<Task>) =
-            tasks.iter().cloned().partition(|task| task.company == first.company);
-        if let Err(error) = one(app, &of_one, deadline).await {
-            tracing::warn!(company = of_one[0].company, %error, "not finished for a company");
+    tokio::join!(Box::pin(run_tasks(app, deadline)), Box::pin(app.tokens.search(deadline)));
+}
+
+async fn run_tasks(app: &App, deadline: Millis) {
+    let began = app.clock.now();
+    let mut after = None;
+    loop {
+        let page = match app.table.due_tasks(began, after, TASKS_PAGE).await {
+            Ok(page) => page,
+            Err(error) => return tracing::warn!(%error, "the companies' tasks cannot be read"),
+        };
+        let runs = stream::iter(page.entries).map(|company| run_task(app, company, deadline));
+        runs.buffer_unordered(COMPANIES_AT_ONCE).collect::<()>().await;
+        after = page.next;
+        if after.is_none() || expect_time(app, deadline).is_err() {
+            return;
         }
-        tasks = others;
     }
 }
 
-/// All tasks of one company: they are about how it stands now.
-async fn one(app: &App, tasks: &[Task], deadline: Millis) -> Result<(), Unfinished> {
-    let id = &tasks[0].company;
+async fn run_task(app: &App, company: String, deadline: Millis) {
+    let outcome = match app.table.task(&company, app.clock.now()).await {
+        // Another tick has finished it, or the index lags behind the table.
+        Ok(None) => return,
+        Ok(Some(task)) => one(app, &task, deadline).await,
+        Err(error) => Err(error.into()),
+    };
+    if let Err(error) = outcome {
+        tracing::warn!(company, %error, "a company's task is not finished");
+    }
+}
+
+/// Does what the stored state of a company asks for, and then finishes or postpones its task.
+async fn one(app: &App, task: &Task, deadline: Millis) -> Result<(), Unfinished> {
+    expect_time(app, deadline)?;
     let began = app.clock.now();
-    let Ok(company) = Resource::company(id) else { return strike(app, tasks, |_| true).await };
+    let Ok(company) = Resource::company(&task.company) else { return finish(app, task).await };
     let stored = app.table.installation(&company).await?;
+    let is_installed = stored.as_ref().is_some_and(|stored| stored.status != Status::Revoked);
+    // An install is over once it is stored, or was dropped because of a later uninstall.
+    let is_over = |stored: &Installation, started: Millis| {
+        stored.installed_at >= started || stored.revoked_at.is_some_and(|at| at > started)
+    };
+    let install_is_pending =
+        task.installing.is_some_and(|started| !stored.as_ref().is_some_and(|stored| is_over(stored, started)));
+    let given_up =
+        began.since(task.noted_at) >= if install_is_pending || stored.is_none() { NEVER_STORED } else { HOPELESS };
     let outcome = match &stored {
         None => Err(TokenError::NotInstalled.into()),
         Some(stored) if stored.status == Status::Revoked => erase(app, stored, deadline).await,
-        Some(stored) => discover(app, stored, deadline).await,
+        Some(stored) => discover(app, stored, task, deadline).await,
     };
-    let given_up = if stored.is_some() { HOPELESS } else { NEVER_STORED };
-    let installed_at = stored.filter(|stored| stored.status != Status::Revoked).map(|stored| stored.installed_at);
-    let done = outcome.is_ok();
-    // An install is done once it is stored. What else there is waits until whatever was under way beside it is over.
-    strike(app, tasks, |task| {
-        began.since(task.at) >= given_up || done && (began.since(task.at) >= SETTLED || Some(task.at) == installed_at)
-    })
-    .await?;
+    if !is_installed && (given_up || outcome.is_ok() && !install_is_pending) {
+        app.table.unlist_company(&task.company, task.noted_at, began).await?;
+    }
+    let unsettled = task.settles_at.filter(|at| began < *at);
+    if given_up || outcome.is_ok() && !install_is_pending && unsettled.is_none() {
+        finish(app, task).await?;
+        return outcome;
+    }
+    match (&outcome, unsettled) {
+        // The company's limit is used up, or this invocation is over: the next tick goes on.
+        (Err(Unfinished::Permit | Unfinished::Time), _) => {}
+        (Ok(()), Some(at)) => app.table.postpone_task(task, at, 0).await?,
+        (Ok(()), None) | (Err(_), _) => {
+            let failures = task.failures + 1;
+            let pause = (RETRY * 2_u32.saturating_pow(failures - 1)).min(LONGEST_RETRY);
+            app.table.postpone_task(task, app.clock.now() + pause, failures).await?;
+        }
+    }
     outcome
 }
 
-async fn strike(app: &App, tasks: &[Task], which: impl Fn(&Task) -> bool) -> Result<(), Unfinished> {
-    for task in tasks.iter().filter(|task| which(task)) {
-        app.table.strike_task(task).await?;
-    }
+async fn finish(app: &App, task: &Task) -> Result<(), Unfinished> {
+    app.table.finish_task(task, app.clock.now()).await?;
     Ok(())
 }
 
@@ -105,16 +149,15 @@ async fn erase(app: &App, company: &Installation, deadline: Millis) -> Result<()
         erased.buffer_unordered(CONCURRENCY).try_collect::<()>().await?;
         after = Some(last);
     }
-    app.table.set_company(id, false).await?;
     tracing::info!(company = id, "the tokens of a company's locations are erased");
     Ok(())
 }
 
 /// Reads in which locations a company has the app.
-async fn discover(app: &App, company: &Installation, deadline: Millis) -> Result<(), Unfinished> {
+async fn discover(app: &App, company: &Installation, task: &Task, deadline: Millis) -> Result<(), Unfinished> {
     let id = company.resource.id();
-    app.table.set_company(id, true).await?;
-    let mut skip = app.table.locations_read(id, app.clock.now()).await?;
+    app.table.keep_company_listed(id, company.installed_at).await?;
+    let mut skip = task.read;
     loop {
         let asked_at = app.clock.now();
         let page = page(app, &company.resource, skip, deadline).await?;
@@ -141,37 +184,67 @@ async fn discover(app: &App, company: &Installation, deadline: Millis) -> Result
 
 async fn page(app: &App, company: &Resource, skip: usize, deadline: Millis) -> Result<Page, Unfinished> {
     expect_time(app, deadline)?;
-    let access = app.tokens.access(company, deadline).await?;
-    let mut asked = ask(app, company, &access, skip, deadline).await?;
-    if matches!(asked, Asked::TokenRefused) {
-        let renewed = app.tokens.renew(company, &access, deadline).await?;
-        asked = ask(app, company, &renewed, skip, deadline).await?;
-    }
-    match asked {
-        Asked::Got(page) => Ok(page),
-        Asked::NotAllowed(text) => {
-            tracing::error!(alarm = "not_allowed", %company, text,
-                "a company's locations cannot be read: does the app have the scope oauth.readonly?");
-            Err(Unfinished::Platform(text))
+    // A token that has to be renewed is renewed before a permit is taken.
+    app.tokens.access(company, deadline).await?;
+    let (mut asked, mut used) = ask(app, company, skip, deadline).await?;
+    let (renewed, doubted) = match &asked {
+        Err(Otherwise::TokenRefused) => {
+            app.tokens.renew(company, &used, deadline).await?;
+            (true, false)
         }
-        otherwise => Err(Unfinished::Platform(format!("{otherwise:?}"))),
+        Err(Otherwise::TokenDoubted(_)) => {
+            let renewed = app.tokens.renew_doubted(company, &used, deadline).await.is_ok();
+            (renewed, renewed)
+        }
+        _ => (false, false),
+    };
+    if renewed {
+        (asked, used) = ask(app, company, skip, deadline).await?;
     }
+    let otherwise = match asked {
+        Ok(page) => {
+            app.tokens.worked(company, &used);
+            if doubted {
+                app.tokens.renewal_helped(company, &used).await;
+            }
+            return Ok(page);
+        }
+        Err(otherwise) => otherwise,
+    };
+    match &otherwise {
+        Otherwise::NotAllowed(said) => app.alarms.not_allowed(company, "oauth.readonly", said).await,
+        Otherwise::NotReached => app.alarms.not_reached(company).await,
+        _ => {}
+    }
+    if let Some((status, said)) = otherwise.unclassified() {
+        app.alarms.unclassified(company, status, said).await;
+    }
+    Err(Unfinished::Platform(format!("{otherwise:?}")))
 }
 
+/// Asks for one page: a connection, a permit, the token as it is after the wait for the permit, and then the request.
 async fn ask(
     app: &App,
     company: &Resource,
-    access: &Access,
     skip: usize,
     deadline: Millis,
-) -> Result<Asked<Page>, Unfinished> {
-    app.quota.take(company, Some(deadline - ENOUGH)).await.map_err(|_| Unfinished::Permit)?;
-    let asked = app.endpoint.installed_locations(company, access, skip).await;
-    let (asked, heard) = asked.map_err(TokenError::from)?;
-    if let Some((status, headers)) = heard.limits {
-        app.quota.observe(company, status, &headers).await?;
+) -> Result<(Asked<Page>, Access), Unfinished> {
+    let to = Endpoint::of(company, "/oauth/installedLocations");
+    for _ in 0..LATE_PERMITS {
+        expect_time(app, deadline)?;
+        let connection = app.endpoint.connection().await;
+        let connection = connection.map_err(|failure| Unfinished::Platform(failure.to_string()))?;
+        let permit = app.quota.take(to, Some(deadline - ENOUGH)).await.map_err(|_| Unfinished::Permit)?;
+        let access = app.tokens.access(company, deadline).await?;
+        let departure = Departure { connection, leave_by: permit.send_by };
+        let asked = app.endpoint.installed_locations(company, &access, skip, departure).await;
+        let Some((asked, heard)) = asked.map_err(TokenError::from)? else { continue };
+        if let Some((status, headers)) = heard.limits {
+            app.quota.observe(to, status, &headers).await?;
+        }
+        return Ok((asked, access));
     }
-    Ok(asked)
+    Err(Unfinished::Permit)
 }
 
 fn expect_time(app: &App, deadline: Millis) -> Result<(), Unfinished> {

@@ -43,6 +43,28 @@ pub struct Message {
     pub message_id: String,
     /// A rescued pair.
     pub body: String,
+    /// The handle by which SQS knows this delivery.
+    #[serde(default)]
+    pub receipt_handle: Option<String>,
+    /// Properties that SQS adds.
+    #[serde(default)]
+    pub attributes: MessageAttributes,
+}
+
+/// System attributes of a message (Amazon SQS API Reference, `ReceiveMessage`).
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct MessageAttributes {
+    /// Number of deliveries, this one included, as text.
+    pub approximate_receive_count: String,
+}
+
+impl Message {
+    /// Number of deliveries, this one included; 1 if SQS does not say.
+    #[must_use]
+    pub fn receives(&self) -> u32 {
+        self.attributes.approximate_receive_count.parse().unwrap_or(1)
+    }
 }
 
 /// The event cannot be understood; nothing was done.
@@ -118,8 +140,13 @@ mod tests {
         }
         let one = json!({"resource":{"company":"C1"},"force":true});
         assert!(matches!(Event::read(one), Ok(Event::One { force: true, .. })));
-        let sqs = json!({"Records":[{"messageId":"m1","body":"{}","eventSource":"aws:sqs"}]});
-        assert!(matches!(Event::read(sqs), Ok(Event::Rescue(messages)) if messages.len() == 1));
+        let sqs = json!({"Records":[
+            {"messageId":"m1","body":"{}","eventSource":"aws:sqs"},
+            {"messageId":"m2","body":"{}","receiptHandle":"r2","attributes":{"ApproximateReceiveCount":"12"}},
+        ]});
+        let Ok(Event::Rescue(messages)) = Event::read(sqs) else { panic!("messages") };
+        let told: Vec<_> = messages.iter().map(|m| (m.receipt_handle.as_deref(), m.receives())).collect();
+        assert_eq!(told, [(None, 1), (Some("r2"), 12)]);
     }
 
     #[test]

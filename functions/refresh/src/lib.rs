@@ -13,6 +13,7 @@ use serde_json::Value;
 use shared::app::App;
 use shared::clock::Millis;
 use shared::config::Function;
+use shared::qualifier::{Arrival, Qualifier};
 
 use crate::event::Event;
 
@@ -35,7 +36,11 @@ pub async fn run() -> Result<(), Error> {
 async fn handle(app: &App, event: LambdaEvent<Value>) -> Result<Value, Error> {
     let began = app.clock.now();
     let deadline = deadline(event.context.deadline, began);
-    let answer = match Event::read(event.payload)? {
+    let read = Event::read(event.payload)?;
+    if matches!(read, Event::Rescue(_)) {
+        check_queue(app, &event.context.invoked_function_arn)?;
+    }
+    let answer = match read {
         Event::Tick(shards) => serde_json::to_value(tick::run(app, shards, deadline).await?),
         Event::One { resource, force } => serde_json::to_value(tick::run_one(app, &resource, force, deadline).await?),
         Event::Rescue(messages) => serde_json::to_value(rescue::run(app, messages).await),
@@ -43,6 +48,17 @@ async fn handle(app: &App, event: LambdaEvent<Value>) -> Result<Value, Error> {
     let total_ms = u64::try_from(app.clock.now().since(began).as_millis()).unwrap_or(u64::MAX);
     tracing::info!(%answer, total_ms, "done");
     Ok(answer)
+}
+
+/// Refuses messages that Lambda has not read from the queue. The schedule and operators need no such check: their events
+/// bring nothing that is believed.
+fn check_queue(app: &App, invoked_function_arn: &str) -> Result<(), Error> {
+    let alias = &app.config.gateway_alias;
+    if alias.admits(Arrival::Queue, invoked_function_arn) {
+        return Ok(());
+    }
+    let came_by = Qualifier::of(invoked_function_arn);
+    Err(format!("an SQS event came by {came_by:?}, GATEWAY_ALIAS is {:?}", alias.name()).into())
 }
 
 /// The end of the invocation. A local emulator's may be nonsense: what is past is taken for unknown.

@@ -10,7 +10,7 @@ use shared::app::App;
 use shared::clock::Millis;
 use shared::resource::{Kind, Resource};
 use shared::table::StoreError;
-use shared::table::company::Task;
+use shared::table::company::Note;
 use shared::table::installation::{Changed, DUE_SHARDS, Due, DueKey, DuePage, Installation, LEASE};
 use shared::token::TokenError;
 use shared::token::refresh::{Failure, Refreshed, Why};
@@ -381,8 +381,7 @@ async fn mint(app: &App, stored: &Installation, why: Why, deadline: Millis) -> O
 
 /// With each renewal of a company's token, about once a day, its list of locations is read again.
 async fn read_again(app: &App, company: &Resource) {
-    let task = Task { company: company.id().to_owned(), at: app.clock.now() };
-    if let Err(error) = app.table.add_company(&task).await {
+    if let Err(error) = app.table.note_task(company.id(), Note::Renewed, app.clock.now()).await {
         tracing::warn!(%company, %error, "its locations are not read again today");
     }
 }

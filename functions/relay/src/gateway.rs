@@ -1,9 +1,10 @@
 //! What the relay makes of API Gateway's payload 2.0, and the routes.
 
-use ::http::{HeaderMap, HeaderName, HeaderValue};
+use ::http::HeaderMap;
 use bytes::Bytes;
 use shared::gateway::Request;
 use shared::problem::{Code, Problem};
+use shared::relay::path::Path;
 use shared::resource::Kind;
 
 /// An event of API Gateway's HTTP API.
@@ -76,19 +77,19 @@ impl HttpEvent {
         self.0.principal()
     }
 
+    /// The value of the `Authorization` header as it came.
+    #[must_use]
+    pub fn authorization(&self) -> Option<&str> {
+        self.0.header("authorization")
+    }
+
+    /// The headers of a request for the platform's `path`.
+    ///
     /// # Errors
-    /// A header that cannot be one.
-    pub fn headers(&self) -> Result<HeaderMap, Problem> {
-        let mut headers = HeaderMap::new();
-        for (name, value) in self.0.headers.iter().flatten() {
-            let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) else {
-                return Err(invalid("a header's name or value has a character that it may not have"));
-            };
-            if headers.try_append(name, value).is_err() {
-                return Err(invalid("there are too many headers"));
-            }
-        }
-        Ok(headers)
+    /// A header that would be read and cannot be one.
+    pub fn headers(&self, path: &Path) -> Result<HeaderMap, Problem> {
+        let headers = self.0.headers.iter().flatten();
+        crate::headers::read(headers.map(|(name, value)| (name.as_str(), value.as_str())), path)
     }
 
     /// # Errors
@@ -188,7 +189,8 @@ mod tests {
         let event = serde_json::json!({
             "rawPath": "/", "headers": headers, "requestContext": {"http": {"method": "GET"}},
         });
-        let refused = HttpEvent::read(&event.to_string()).expect("an event").headers().expect_err("too many");
+        let path = Path::parse("/").expect("a safe path");
+        let refused = HttpEvent::read(&event.to_string()).expect("an event").headers(&path).expect_err("too many");
         assert_eq!(refused.code, Code::InvalidRequest);
     }
 
@@ -218,7 +220,8 @@ mod tests {
             "requestContext":{"stage":null,"http":{"method":"GET"},"authorizer":null}}"#,
         )
         .expect("as if none of them were there");
-        assert_eq!((event.query(), event.headers().expect("none").len()), ("", 0));
+        let path = Path::parse("/").expect("a safe path");
+        assert_eq!((event.query(), event.headers(&path).expect("none").len()), ("", 0));
         assert!(event.into_body().expect("none").is_empty());
     }
 

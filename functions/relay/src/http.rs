@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ::http::header::{AUTHORIZATION, CONTENT_ENCODING};
+use ::http::header::CONTENT_ENCODING;
 use ::http::{HeaderMap, Method};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -12,8 +12,9 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use shared::caller::{Caller, Callers, Identity};
 use shared::problem::Problem;
+use shared::qualifier::Arrival;
 use shared::relay::answer::{Answer, Source};
-use shared::relay::headers::WAIT_MS;
+use shared::relay::headers::{WAIT_MS, drop_untrue_encoding};
 use shared::relay::path::{Path, Query};
 use shared::relay::refused::Refused;
 use shared::relay::request::{self, Unaddressed};
@@ -54,8 +55,8 @@ pub async fn answer(relay: &Relay, event: &LambdaEvent<Box<RawValue>>) -> Box<Ra
 
 async fn relayed(relay: &Relay, json: &str, arn: &str, invocation: &Invocation) -> Result<Answer, Refused> {
     let event = HttpEvent::read(json)?;
+    relay.check_arrival(Arrival::Http, arn)?;
     let callers = relay.callers().await?;
-    callers.expect_gateway(arn)?;
     match event.route() {
         Route::Relay { door, kind, id, path } => {
             let caller = authenticate(&callers, door, &event)?;
@@ -86,10 +87,8 @@ async fn relayed(relay: &Relay, json: &str, arn: &str, invocation: &Invocation) 
 }
 
 fn authenticate(callers: &Callers, door: Door, event: &HttpEvent) -> Result<Caller, Refused> {
-    let headers = event.headers()?;
     let identity = match door {
-        // A value that is no text is no key.
-        Door::Key => Identity::Bearer(headers.get(AUTHORIZATION).map(|value| value.to_str().unwrap_or_default())),
+        Door::Key => Identity::Bearer(event.authorization()),
         Door::Iam => Identity::Principal(event.principal()),
     };
     Ok(callers.authenticate(identity)?)
@@ -102,9 +101,10 @@ fn resource(kind: Kind, id: &str) -> Result<Resource, Problem> {
 pub(crate) fn unaddressed(path: Path, event: HttpEvent) -> Result<Unaddressed, Refused> {
     let method = request::method(event.method()).ok_or_else(|| invalid("the method is none that is relayed"))?;
     let query = Query::parse(event.query())?;
-    let headers = event.headers()?;
+    let mut headers = event.headers(&path)?;
     let wait = wait(&headers)?;
     let body = event.into_body()?;
+    drop_untrue_encoding(&mut headers, &body);
     Ok(Unaddressed { method, path, query, headers, body, wait })
 }
 
@@ -143,6 +143,22 @@ mod tests {
         );
         assert!(answer(None, b"\x89P").contains(r#""body":"iVA=","isBase64Encoded":true"#));
         assert!(answer(Some("br"), b"x").contains(r#""body":"eA==","isBase64Encoded":true"#));
+    }
+
+    #[test]
+    fn a_body_that_the_gateway_has_unpacked_has_no_content_encoding() {
+        let of = |body: &str, is_base64: bool| {
+            let event = serde_json::json!({
+                "rawPath": "/", "requestContext": { "http": { "method": "POST" } }, "isBase64Encoded": is_base64, "body": body,
+                "headers": { "content-type": "application/json", "content-encoding": "gzip" },
+            });
+            let path = Path::parse("/contacts/").expect("a safe path");
+            let event = HttpEvent::read(&event.to_string()).expect("an event");
+            unaddressed(path, event).expect("a request").headers.contains_key(CONTENT_ENCODING)
+        };
+        assert!(!of(r#"{"a":1}"#, false));
+        assert!(!of(&STANDARD.encode(r#"{"a":1}"#), true));
+        assert!(of(&STANDARD.encode(b"\x1f\x8b\x08\0"), true));
     }
 
     #[test]

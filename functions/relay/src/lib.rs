@@ -9,6 +9,7 @@ pub mod event;
 #[cfg(test)]
 mod fuzz;
 pub mod gateway;
+mod headers;
 pub mod http;
 pub mod pairs;
 pub mod size;
@@ -73,7 +74,7 @@ pub async fn run() -> Result<(), Error> {
 
 /// Makes the relay, and then reads its secrets, which the first call waits for if it comes meanwhile.
 async fn prepare(config: Config, ready: Arc<SetOnce<Relay>>) -> Result<(), StartError> {
-    let relay = Relay::new(Box::pin(App::of(config)).await?)?;
+    let relay = Relay::new(Box::pin(App::of(config)).await?);
     if ready.set(relay).is_ok() {
         Box::pin(ready.wait().await.fetch_secrets()).await;
     }

@@ -4,7 +4,7 @@
 //! bytes) → [`notice`] (what is told, of which app and resource) → the store → [`verdict`] (the status).
 //!
 //! A 200 says that nothing is left to be told: what could not be stored is answered with 429, which makes the platform
-//! send it again.
+//! send it again. No other answer does, so a fault of ours, a panic and a lack of time are answered with 429, too.
 
 pub mod event;
 pub mod listener;
@@ -17,8 +17,9 @@ use std::sync::Arc;
 use lambda_runtime::{Error, LambdaEvent};
 use serde_json::value::RawValue;
 use shared::app::App;
+use shared::clock::Millis;
 use shared::config::Function;
-use shared::serve::serve;
+use shared::serve::serve_http;
 
 use crate::listener::Listener;
 
@@ -27,10 +28,16 @@ use crate::listener::Listener;
 /// # Errors
 /// Configuration that is missing or malformed, or a Runtime API that cannot be reached.
 pub async fn run() -> Result<(), Error> {
-    let listener = Arc::new(Listener::new(Box::pin(App::start(Function::Webhook)).await?));
+    let app = Box::pin(App::start(Function::Webhook)).await?;
+    let alias = app.config.gateway_alias.clone();
+    let listener = Arc::new(Listener::new(app));
     let answer = move |event: LambdaEvent<Box<RawValue>>| {
         let listener = listener.clone();
-        async move { listener.answer(event.payload.get(), &event.context.request_id).await }
+        async move {
+            let context = &event.context;
+            let deadline = Millis(i64::try_from(context.deadline).unwrap_or(i64::MAX));
+            listener.answer(event.payload.get(), &context.request_id, deadline).await
+        }
     };
-    serve(answer).await
+    serve_http(alias, answer).await
 }

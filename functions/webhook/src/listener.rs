@@ -1,15 +1,29 @@
 //! From an event to an answer: reads the webhook, checks it, and tells the store.
 
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use shared::app::App;
 use shared::clock::Millis;
 use shared::installation::Uninstalled;
+use shared::installation::uninstall::{Reported, UninstallError};
 use shared::resource::Resource;
 use shared::table::StoreError;
+use shared::table::webhook::Delivery;
 
 use crate::event::{Request, check_route, take_body};
 use crate::notice::{Notice, Webhook};
 use crate::signature;
 use crate::verdict::{self, Acknowledgement, Answer, Refusal};
+
+/// The platform wants an answer within 10 s. Work that takes longer is answered 429 and so asked for again.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// The answer leaves so long before the invocation ends.
+const MARGIN: Duration = Duration::from_millis(500);
+/// Locations of one webhook that are judged at once.
+const LOCATIONS_AT_ONCE: usize = 16;
 
 /// Listens to the marketplace for one app.
 pub struct Listener {
@@ -23,11 +37,14 @@ impl Listener {
         Self { app }
     }
 
-    /// Answers an event, whatever comes.
-    pub async fn answer(&self, event: &str, request_id: &str) -> Answer {
+    /// Answers an event, whatever comes, in an invocation that ends at `deadline`.
+    pub async fn answer(&self, event: &str, request_id: &str, deadline: Millis) -> Answer {
         let began = self.app.clock.now();
+        // The deadline of a local emulator may be nonsense: one that has passed is not believed.
+        let left = deadline.since(began);
+        let patience = if left.is_zero() { PATIENCE } else { left.saturating_sub(MARGIN).min(PATIENCE) };
         let verdict = match Request::read(event) {
-            Ok(mut request) => self.judge(&mut request).await,
+            Ok(mut request) => in_time(patience, self.judge(&mut request)).await,
             Err(error) => {
                 tracing::warn!(%error, "an event that is no request");
                 Err(Refusal::Malformed)
@@ -56,51 +73,115 @@ impl Listener {
             Refusal::TryAgain
         })?;
         let webhook = Webhook::read(&body, credentials.app_id())?;
+        if webhook.notice == Notice::Other {
+            return Ok(Acknowledgement::Ignored);
+        }
         let now = self.app.clock.now();
         let table = &self.app.table;
-        // Marked after its effect: a crash between them repeats the effect, which the installation's own times judge.
-        if let Some(id) = &webhook.id
-            && webhook.notice != Notice::Other
-            && table.is_webhook_done(id, now).await.map_err(|error| not_stored(&error))?
-        {
+        let delivery = webhook.id.map_or_else(|| Delivery::Bytes(hex(digest(&SHA256, &body).as_ref())), Delivery::Id);
+        // Marked after its effect: a crash between them repeats the effect, which is then judged again.
+        if table.is_webhook_done(&delivery, now).await.map_err(|error| not_stored(&error))? {
             return Ok(Acknowledgement::Repeated);
         }
-        // The platform's clock may be ahead of ours; nothing is stored that is still to come.
-        let past = |at: Option<Millis>| at.map_or(now, |at| at.min(now));
-        let done = match webhook.notice {
-            Notice::Other => return Ok(Acknowledgement::Ignored),
-            Notice::Install { resource, company, at } => self.install(&resource, company.as_deref(), past(at)).await?,
-            Notice::Uninstall { resource, at } => self.uninstall(&resource, past(at)).await?,
-        };
-        if let Some(id) = &webhook.id
-            && let Err(error) = table.set_webhook_done(id, now).await
+        let done = self.carry_out(webhook.notice).await?;
+        // A webhook without effect is not marked: the same bytes may report a later uninstall.
+        if done == Acknowledgement::Stored
+            && let Err(error) = table.set_webhook_done(&delivery, now).await
         {
             tracing::warn!(%error, "a webhook is not marked as done: sent again, it is judged once more");
         }
         Ok(done)
     }
 
+    /// Each resource is judged by itself. One that fails keeps none of the others from being stored, and has the whole
+    /// webhook sent again.
+    async fn carry_out(&self, notice: Notice) -> Result<Acknowledgement, Refusal> {
+        let resources = match &notice {
+            Notice::Install { resources, .. } | Notice::Uninstall { resources, .. } => resources.clone(),
+            Notice::Other => Vec::new(),
+        };
+        let judged = stream::iter(resources).map(|resource| self.carry_out_for(resource, &notice));
+        let judged: Vec<_> = judged.buffer_unordered(LOCATIONS_AT_ONCE).collect().await;
+        judged.into_iter().try_fold(Acknowledgement::Ignored, |most, one| Ok(most.max(one?)))
+    }
+
+    async fn carry_out_for(&self, resource: Resource, notice: &Notice) -> Result<Acknowledgement, Refusal> {
+        match notice {
+            Notice::Install { company, at, .. } => self.install(&resource, company.as_deref(), *at).await,
+            Notice::Uninstall { at, .. } => self.uninstall(&resource, *at).await,
+            Notice::Other => Ok(Acknowledgement::Ignored),
+        }
+    }
+
     async fn install(
         &self,
         resource: &Resource,
         company: Option<&str>,
-        at: Millis,
+        at: Option<Reported>,
     ) -> Result<Acknowledgement, Refusal> {
+        let now = self.app.clock.now();
+        // The platform's clock may be ahead of ours; nothing is stored that is still to come.
+        let at = at.map_or(now, |reported| reported.at.min(now));
         let news = self.app.installations.hear_of(resource, company, at).await.map_err(|error| not_stored(&error))?;
         Ok(if news { Acknowledgement::Stored } else { Acknowledgement::Ignored })
     }
 
-    async fn uninstall(&self, resource: &Resource, at: Millis) -> Result<Acknowledgement, Refusal> {
-        match self.app.installations.uninstall(resource, at).await.map_err(|error| not_stored(&error))? {
-            Uninstalled::Done => Ok(Acknowledgement::Stored),
-            Uninstalled::Older => Ok(Acknowledgement::Superseded),
-            Uninstalled::Unknown => Ok(Acknowledgement::Unknown),
+    async fn uninstall(&self, resource: &Resource, at: Option<Reported>) -> Result<Acknowledgement, Refusal> {
+        match self.app.installations.uninstall_as_reported(resource, at, &self.app.tokens).await {
+            Ok(Uninstalled::Done) => Ok(Acknowledgement::Stored),
+            Ok(Uninstalled::Older) => Ok(Acknowledgement::Superseded),
+            Ok(Uninstalled::Unknown) => Ok(Acknowledgement::Unknown),
+            Err(UninstallError::Store(error)) => Err(not_stored(&error)),
+            Err(error) => {
+                tracing::warn!(%resource, %error, "it is not known whether an uninstall still holds");
+                Err(Refusal::TryAgain)
+            }
         }
     }
+}
+
+/// The verdict, or [`Refusal::TryAgain`] where there is none in time or the code panics: every other answer to a fault
+/// of ours would lose the webhook.
+async fn in_time(
+    patience: Duration,
+    judging: impl Future<Output = Result<Acknowledgement, Refusal>>,
+) -> Result<Acknowledgement, Refusal> {
+    match tokio::time::timeout(patience, AssertUnwindSafe(judging).catch_unwind()).await {
+        Ok(Ok(verdict)) => verdict,
+        Ok(Err(_panic)) => {
+            tracing::error!("the code panicked over a webhook");
+            Err(Refusal::TryAgain)
+        }
+        Err(_) => {
+            tracing::error!("a webhook was not dealt with in time");
+            Err(Refusal::TryAgain)
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 /// Nothing is acknowledged that is not stored.
 fn not_stored(error: &StoreError) -> Refusal {
     tracing::error!(%error, "a webhook could not be stored");
     Refusal::TryAgain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_and_a_delay_are_asked_for_again() {
+        let panics = async { panic!("on purpose") };
+        assert_eq!(in_time(PATIENCE, panics).await, Err(Refusal::TryAgain));
+        assert_eq!(in_time(Duration::from_millis(1), std::future::pending()).await, Err(Refusal::TryAgain));
+        let stored = async {
+            tokio::task::yield_now().await;
+            Ok(Acknowledgement::Stored)
+        };
+        assert_eq!(in_time(PATIENCE, stored).await, Ok(Acknowledgement::Stored));
+    }
 }

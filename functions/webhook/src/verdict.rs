@@ -9,19 +9,20 @@ use serde_json::json;
 /// When the platform may send again, in seconds.
 const RETRY_AFTER: u32 = 30;
 
-/// What was done with it. All of these are 200: there is nothing that sending it again could add.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The outcome of a webhook that is answered 200, because sending it again could add nothing. The outcome of several
+/// locations is the last one in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Acknowledgement {
-    /// Stored.
-    Stored,
+    /// Nothing had to be done.
+    Ignored,
+    /// Of something that this system has never known.
+    Unknown,
     /// Overtaken by a newer installation, so without effect.
     Superseded,
     /// Dealt with when it came the first time.
     Repeated,
-    /// Of something that this system has never known.
-    Unknown,
-    /// Nothing had to be done.
-    Ignored,
+    /// Stored.
+    Stored,
 }
 
 /// Why nothing was done with it.
@@ -39,7 +40,7 @@ pub enum Refusal {
     Malformed,
     /// Signed, but for another app. Not 401: the signature is good, and no other signature would help.
     ForeignApp,
-    /// It could not be stored, or the app's own id is not to be had; please send it again.
+    /// It could not be stored or judged, or the app's own id is not to be had; please send it again.
     TryAgain,
 }
 

@@ -6,7 +6,7 @@ use aws_lc_rs::rand;
 
 use super::Callers;
 pub use super::secret::Written;
-use super::secret::{Document, told};
+use super::secret::{Document, entry, told};
 use crate::redacted::Redacted;
 
 /// A caller's key: told once, stored as its SHA-256.
@@ -43,6 +43,23 @@ pub enum EditError {
     /// The secret is not in its documented form.
     #[error("the callers' secret is malformed: {0}")]
     Malformed(String),
+    /// A member of a new entry is not as documented.
+    #[error("{0}")]
+    Invalid(String),
+    /// An alias or a principal of a new entry names another caller.
+    #[error("{name} names the caller {owner} already")]
+    Taken {
+        /// The alias or principal.
+        name: String,
+        /// The other caller.
+        owner: String,
+    },
+    /// Without the entry its aliases and principals could do everything, since the secret allows the unlisted.
+    #[error(
+        "without its entry {0} could do everything by its aliases and principals, because the secret says \
+         \"unlisted\": \"allow\": take that out first"
+    )]
+    WouldWiden(String),
     /// There is no caller of that id.
     #[error("there is no caller {0}")]
     NoSuchCaller(String),
@@ -74,6 +91,12 @@ impl CallersDocument {
         serde_json::from_str(json).map(Self).map_err(|error| EditError::Malformed(told(&error)))
     }
 
+    /// Whether aliases, principals and unqualified invocations without an entry may do everything.
+    #[must_use]
+    pub fn allows_unlisted(&self) -> bool {
+        self.0.unlisted.is_some()
+    }
+
     /// All entries.
     #[must_use]
     pub fn entries(&self) -> &[Written] {
@@ -83,10 +106,17 @@ impl CallersDocument {
     /// Adds a caller.
     ///
     /// # Errors
-    /// [`EditError::Exists`].
+    /// [`EditError::Invalid`], [`EditError::Exists`], [`EditError::Taken`].
     pub fn add(&mut self, caller: Written) -> Result<(), EditError> {
+        entry(caller.clone()).map_err(EditError::Invalid)?;
         if self.0.callers.iter().any(|other| other.id == caller.id) {
             return Err(EditError::Exists(caller.id));
+        }
+        for name in caller.aliases.iter().chain(&caller.principals) {
+            let has_it = |other: &&Written| other.aliases.contains(name) || other.principals.contains(name);
+            if let Some(other) = self.0.callers.iter().find(has_it) {
+                return Err(EditError::Taken { name: name.clone(), owner: other.id.clone() });
+            }
         }
         self.0.callers.push(caller);
         Ok(())
@@ -95,9 +125,13 @@ impl CallersDocument {
     /// Takes a caller away.
     ///
     /// # Errors
-    /// [`EditError::NoSuchCaller`].
+    /// [`EditError::NoSuchCaller`], [`EditError::WouldWiden`].
     pub fn remove(&mut self, id: &str) -> Result<(), EditError> {
-        self.entry(id)?;
+        let is_unlisted_open = self.allows_unlisted();
+        let entry = self.entry(id)?;
+        if is_unlisted_open && !(entry.aliases.is_empty() && entry.principals.is_empty()) {
+            return Err(EditError::WouldWiden(id.to_owned()));
+        }
         self.0.callers.retain(|caller| caller.id != id);
         Ok(())
     }
@@ -198,14 +232,45 @@ mod tests {
             document.add(Written { id: "mail".into(), ..Written::default() }),
             Err(EditError::Exists("mail".into()))
         );
-        document
-            .add(Written { id: "odd".into(), methods: Some(vec!["FETCH".into()]), ..Written::default() })
-            .expect("a new one");
-        assert!(matches!(document.to_json(), Err(EditError::Malformed(_))));
-        document.remove("odd").expect("it is there");
+        document.remove("mail").expect("it is there");
         assert!(document.to_json().is_ok());
         assert_eq!(document.remove("odd"), Err(EditError::NoSuchCaller("odd".into())));
         let two = EditError::NotOneKey { caller: "billing".into(), prefix: "ff".into(), found: 0 };
         assert_eq!(document.remove_key("billing", "ff"), Err(two));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_new_entry_is_named() {
+        let text = r#"{"callers":[{"id":"mail","aliases":["mail"],"principals":["arn:aws:iam::1:user/m"]}],"unlisted":"allow"}"#;
+        let mut document = CallersDocument::parse(text).expect("well formed");
+        assert!(document.allows_unlisted() && !billing().allows_unlisted());
+        let new = || Written { id: "new".into(), ..Written::default() };
+        let list = |text: &str| vec![text.to_owned()];
+        for (entry, word) in [
+            (Written { id: "(supposed)".into(), ..new() }, "the id \"(supposed)\""),
+            (Written { methods: Some(list("FETCH")), ..new() }, "method \"FETCH\""),
+            (Written { methods: Some(list("get")), ..new() }, "method \"get\""),
+            (Written { principals: list("billing-role"), ..new() }, "principal \"billing-role\""),
+            (Written { principals: list("*"), ..new() }, "principal \"*\""),
+            (Written { aliases: list("7"), ..new() }, "alias \"7\""),
+            (Written { resources: Some(list("location")), ..new() }, "resource \"location\""),
+            (Written { paths: Some(list("contacts")), ..new() }, "path \"contacts\""),
+            (Written { tools: Some(list("a b")), ..new() }, "tool \"a b\""),
+            (Written { requests_per_10s: Some(0), ..new() }, "requests_per_10s"),
+            (Written { id: "mail".into(), ..new() }, "there is a caller mail already"),
+            (Written { aliases: list("mail"), ..new() }, "mail names the caller mail already"),
+            (Written { principals: list("arn:aws:iam::1:user/m"), ..new() }, "names the caller mail already"),
+        ] {
+            let error = document.add(entry).expect_err(word).to_string();
+            assert!(error.contains(word) && !error.contains("secret"), "{word}: {error}");
+        }
+        assert_eq!(document.entries().len(), 1);
+        document.add(Written { aliases: list("new"), ..new() }).expect("a new one");
+        let json = document.to_json().expect("well formed");
+        assert!(json.expose().contains(r#""unlisted":"allow""#), "{}", json.expose());
+        // A removal takes rights away, or is refused.
+        assert_eq!(document.remove("mail"), Err(EditError::WouldWiden("mail".into())));
+        document.add(Written { id: "key".into(), keys_sha256: list(&"0b".repeat(32)), ..new() }).expect("a new one");
+        assert_eq!(document.remove("key"), Ok(()));
     }
 }

@@ -14,24 +14,36 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 use http::Method;
 
+use crate::qualifier::Qualifier;
+use crate::relay::mcp::{self, ToolCalls};
 use crate::relay::named::{Names, Parts};
 use crate::relay::path::Path;
 use crate::relay::request::Request;
 use crate::resource::{Kind, Resource};
-use pattern::{PathPattern, Wildcard};
+use pattern::{ArnPattern, PathPattern, Wildcard};
 pub(crate) use secret::METHODS;
 
 /// All callers of the secret, by [`Callers::parse`].
 #[derive(Debug)]
 pub struct Callers {
     entries: Vec<Entry>,
+    unlisted: Unlisted,
+}
+
+/// What happens to an alias, a principal or an unqualified invocation that no entry names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unlisted {
+    /// It is nobody.
+    Refuse,
+    /// It may do everything, because the secret says so.
+    Allow,
 }
 
 struct Entry {
     id: Arc<str>,
     keys: Vec<[u8; 32]>,
     aliases: Vec<String>,
-    principals: Vec<Wildcard>,
+    principals: Vec<ArnPattern>,
     may: Permissions,
     requests_per_10s: Option<u32>,
 }
@@ -48,6 +60,7 @@ struct Permissions {
     resources: Option<Vec<ResourcePattern>>,
     methods: Option<Vec<Method>>,
     paths: Option<Vec<PathPattern>>,
+    tools: Option<Vec<Wildcard>>,
 }
 
 #[derive(Clone, Debug)]
@@ -90,9 +103,12 @@ pub enum Forbidden {
     /// The platform's token endpoint and its neighbours: nobody may.
     #[error("/oauth of the platform is never relayed")]
     TokenEndpoint,
-    /// An HTTP event sent by hand to an alias that names a caller, as which it could claim to be somebody else.
-    #[error("an alias that names a caller takes direct invocations only")]
-    Impersonation,
+    /// Not this tool of the platform's MCP endpoint.
+    #[error("this caller may not call this tool")]
+    Tool,
+    /// A caller with a list of tools has sent a body in which the called tools cannot be found.
+    #[error("the body is not one JSON-RPC message or a list of them, so the tools that it calls are not known")]
+    UnreadableTool,
 }
 
 /// A caller that was recognised.
@@ -126,38 +142,34 @@ impl Callers {
 
     /// Recognises the sender of a request.
     ///
-    /// A principal or a direct invocation without an entry is allowed what IAM allowed it, which is everything: IAM
-    /// has decided before this function ran.
+    /// IAM decides only that a principal or an invoker may reach the relay. Without an entry of the secret it is
+    /// nobody, unless the secret says `"unlisted": "allow"`.
     ///
     /// # Errors
-    /// [`Unauthenticated`]: no key, an unknown one, or a route whose authorizer did not run.
+    /// [`Unauthenticated`]: no key, an unknown one, no entry, or a route whose authorizer did not run.
     pub fn authenticate(&self, identity: Identity<'_>) -> Result<Caller, Unauthenticated> {
         match identity {
             Identity::Bearer(header) => self.by_key(bearer(header.ok_or(Unauthenticated)?).ok_or(Unauthenticated)?),
             Identity::Principal(arn) => {
                 let arn = arn.filter(|arn| !arn.is_empty()).ok_or(Unauthenticated)?;
                 let entry = self.entries.iter().find(|e| e.principals.iter().any(|p| p.matches(arn)));
-                Ok(entry.map_or_else(|| Caller::trusted_by_iam(arn), Entry::caller))
+                self.listed(entry, arn)
             }
             Identity::Invocation(arn) => {
-                let entry = self.by_alias(arn);
-                Ok(entry.map_or_else(|| Caller::trusted_by_iam(alias(arn).unwrap_or("invocation")), Entry::caller))
+                let alias = Qualifier::of(arn).alias();
+                let entry = alias.and_then(|name| self.entries.iter().find(|e| e.aliases.iter().any(|a| a == name)));
+                self.listed(entry, alias.unwrap_or("invocation"))
             }
         }
     }
 
-    /// Whether an HTTP event may have come from API Gateway. Who may invoke a caller's alias could otherwise write
-    /// such an event with another's principal in it.
-    ///
-    /// # Errors
-    /// [`Forbidden::Impersonation`].
-    pub fn expect_gateway(&self, invoked_arn: &str) -> Result<(), Forbidden> {
-        self.by_alias(invoked_arn).map_or(Ok(()), |_| Err(Forbidden::Impersonation))
-    }
-
-    fn by_alias(&self, arn: &str) -> Option<&Entry> {
-        let alias = alias(arn)?;
-        self.entries.iter().find(|e| e.aliases.iter().any(|a| a == alias))
+    /// The caller of an entry; without one what the secret says of the unlisted.
+    fn listed(&self, entry: Option<&Entry>, known_by: &str) -> Result<Caller, Unauthenticated> {
+        match (entry, self.unlisted) {
+            (Some(entry), _) => Ok(entry.caller()),
+            (None, Unlisted::Allow) => Ok(Caller::unlisted(known_by)),
+            (None, Unlisted::Refuse) => Err(Unauthenticated),
+        }
     }
 
     /// Compares with every key of every caller, each in constant time, so that the time taken says nothing.
@@ -180,12 +192,6 @@ fn bearer(header: &str) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("bearer") && !key.is_empty()).then_some(key)
 }
 
-/// The alias in `arn:aws:lambda:REGION:ACCOUNT:function:NAME:ALIAS`.
-fn alias(arn: &str) -> Option<&str> {
-    let qualifier = arn.split(':').nth(7)?;
-    secret::names_an_alias(qualifier).then_some(qualifier)
-}
-
 impl Entry {
     fn caller(&self) -> Caller {
         Caller { id: self.id.clone(), may: self.may.clone(), requests_per_10s: self.requests_per_10s }
@@ -193,11 +199,12 @@ impl Entry {
 }
 
 impl Caller {
-    fn trusted_by_iam(id: &str) -> Self {
-        Self { id: id.into(), may: Permissions::default(), requests_per_10s: None }
+    /// No id of an entry has parentheses, so nobody else has this one.
+    fn unlisted(known_by: &str) -> Self {
+        Self { id: format!("(unlisted) {known_by}").into(), may: Permissions::default(), requests_per_10s: None }
     }
 
-    /// The entry's id; for a caller without an entry its ARN or alias. Fit for a log.
+    /// The entry's id; for a caller without an entry its ARN or alias behind `(unlisted)`. Fit for a log.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
@@ -216,6 +223,7 @@ impl Caller {
     pub fn authorize(self, request: Request) -> Result<Authorized, Forbidden> {
         self.may.act_for(&request.resource)?;
         self.may.send(&request.method, &request.path)?;
+        self.may.call_tools(&request)?;
         let names = [Names::in_headers(&request.headers), Names::elsewhere(&Parts::from(&request))];
         if names.iter().any(|names| names.contradict(&request.resource)) {
             return Err(Forbidden::OtherResource);
@@ -269,7 +277,7 @@ impl Permissions {
     }
 
     fn send(&self, method: &Method, path: &Path) -> Result<(), Forbidden> {
-        if path.readings().iter().any(|segments| is_token_endpoint(segments)) {
+        if path.may_begin_with("oauth") {
             return Err(Forbidden::TokenEndpoint);
         }
         if self.methods.as_ref().is_some_and(|methods| !methods.contains(method)) {
@@ -280,13 +288,18 @@ impl Permissions {
         let allowed = path.readings().iter().all(|segments| patterns.iter().any(|p| p.matches(segments)));
         if allowed { Ok(()) } else { Err(Forbidden::Path) }
     }
-}
 
-/// Routers differ in case and in what they make of `;parameters`, and some decode a path before they look for its end
-/// at `?` or `#`: whatever could be read as `/oauth` is.
-fn is_token_endpoint(segments: &[String]) -> bool {
-    let Some(first) = segments.first() else { return false };
-    first.split([';', '?', '#']).next().unwrap_or_default().trim().eq_ignore_ascii_case("oauth")
+    /// The tools of a request to the MCP endpoint, where the entry limits them.
+    fn call_tools(&self, request: &Request) -> Result<(), Forbidden> {
+        let Some(patterns) = &self.tools else { return Ok(()) };
+        if !mcp::is_endpoint(&request.path) {
+            return Ok(());
+        }
+        let called = ToolCalls::of(&request.method, &request.headers, &request.body);
+        let ToolCalls(names) = called.map_err(|_| Forbidden::UnreadableTool)?;
+        let allowed = names.iter().all(|name| patterns.iter().any(|pattern| pattern.matches(name)));
+        if allowed { Ok(()) } else { Err(Forbidden::Tool) }
+    }
 }
 
 impl Authorized {
@@ -345,6 +358,7 @@ mod tests {
         let arn = |suffix: &str| format!("arn:aws:lambda:us-east-1:1:function:relay{suffix}");
         let (with_alias, latest, version, other, plain) =
             (arn(":billing"), arn(":$LATEST"), arn(":7"), arn(":other"), arn(""));
+        let (upper, longer) = (arn(":Billing"), arn(":billing:x"));
         let key = format!("bearer  {KEY} ");
         let cases = [
             ("a key", Identity::Bearer(Some(&key)), Some("billing")),
@@ -354,15 +368,17 @@ mod tests {
             ("the bare key", Identity::Bearer(Some(KEY)), None),
             ("a wrong key", Identity::Bearer(Some("Bearer a-caller-keY")), None),
             ("a principal", Identity::Principal(Some("arn:aws:sts::1:assumed-role/billing/s")), Some("billing")),
-            ("another principal", Identity::Principal(Some("arn:aws:iam::1:user/x")), Some("arn:aws:iam::1:user/x")),
+            ("another principal", Identity::Principal(Some("arn:aws:iam::1:user/x")), None),
             ("no principal", Identity::Principal(None), None),
             ("an empty principal", Identity::Principal(Some("")), None),
             ("an alias", Identity::Invocation(&with_alias), Some("billing")),
-            ("another alias", Identity::Invocation(&other), Some("other")),
-            ("$LATEST", Identity::Invocation(&latest), Some("invocation")),
-            ("a version", Identity::Invocation(&version), Some("invocation")),
-            ("no qualifier", Identity::Invocation(&plain), Some("invocation")),
-            ("no ARN at all", Identity::Invocation("nonsense"), Some("invocation")),
+            ("another alias", Identity::Invocation(&other), None),
+            ("the alias in another case", Identity::Invocation(&upper), None),
+            ("the alias and more", Identity::Invocation(&longer), None),
+            ("$LATEST", Identity::Invocation(&latest), None),
+            ("a version", Identity::Invocation(&version), None),
+            ("no qualifier", Identity::Invocation(&plain), None),
+            ("no ARN at all", Identity::Invocation("nonsense"), None),
         ];
         for (name, identity, expected) in cases {
             let caller = callers().authenticate(identity).ok();
@@ -415,20 +431,82 @@ mod tests {
             "/oauth%3Fx/token",
             "/oauth%2523",
         ] {
-            let caller = callers().authenticate(Identity::Invocation("")).expect("IAM decided");
+            let caller = Caller::unlisted("anybody");
             let refused = caller.authorize(request(r#"{"location":"L1"}"#, Method::POST, path)).err();
             assert_eq!(refused, Some(Forbidden::TokenEndpoint), "{path}");
         }
-        let caller = callers().authenticate(Identity::Invocation("")).expect("IAM decided");
+        let caller = Caller::unlisted("anybody");
         let path = "/social-media-posting/oauth/google/start";
         assert!(caller.authorize(request(r#"{"location":"L1"}"#, Method::GET, path)).is_ok());
     }
 
     #[test]
-    fn a_callers_alias_takes_no_http_events() {
-        let arn = "arn:aws:lambda:us-east-1:1:function:relay";
-        assert_eq!(callers().expect_gateway(&format!("{arn}:billing")), Err(Forbidden::Impersonation));
-        assert_eq!(callers().expect_gateway(&format!("{arn}:live")), Ok(()));
-        assert_eq!(callers().expect_gateway(arn), Ok(()));
+    fn the_unlisted_are_allowed_only_where_the_secret_says_so() {
+        let open = |callers: &str| {
+            Callers::parse(&format!(r#"{{"callers":[{callers}],"unlisted":"allow"}}"#)).expect("well formed")
+        };
+        let listed = r#"{"id":"billing","aliases":["billing"],"methods":["GET"]}"#;
+        let arn = |suffix: &str| format!("arn:aws:lambda:us-east-1:1:function:relay{suffix}");
+        let (billing, other, plain) = (arn(":billing"), arn(":other"), arn(""));
+        let principal = "arn:aws:iam::1:user/x";
+        for (identity, expected) in [
+            (Identity::Invocation(&billing), Some("billing")),
+            (Identity::Invocation(&other), Some("(unlisted) other")),
+            (Identity::Invocation(&plain), Some("(unlisted) invocation")),
+            (Identity::Principal(Some(principal)), Some("(unlisted) arn:aws:iam::1:user/x")),
+            (Identity::Principal(None), None),
+            (Identity::Principal(Some("")), None),
+            (Identity::Bearer(None), None),
+            (Identity::Bearer(Some("Bearer a-caller-key")), None),
+        ] {
+            let caller = open(listed).authenticate(identity).ok();
+            assert_eq!(caller.as_ref().map(Caller::id), expected, "{identity:?}");
+        }
+        // A removed entry takes rights away where nothing says "allow".
+        let closed = |callers: &str| Callers::parse(&format!(r#"{{"callers":[{callers}]}}"#)).expect("well formed");
+        assert!(closed(listed).authenticate(Identity::Invocation(&billing)).is_ok());
+        assert_eq!(closed("").authenticate(Identity::Invocation(&billing)).err(), Some(Unauthenticated));
+    }
+
+    #[test]
+    fn a_list_of_tools_limits_what_is_called_at_the_mcp_endpoint() {
+        let callers = Callers::parse(
+            r#"{"callers":[{"id":"agent","aliases":["agent"],"tools":["contacts_get-contact","*_get-*"]},
+            {"id":"none","aliases":["none"],"tools":[]},{"id":"all","aliases":["all"]}]}"#,
+        )
+        .expect("well formed");
+        let refused = |alias: &str, method: Method, path: &str, body: &'static str| {
+            let arn = format!("arn:aws:lambda:us-east-1:1:function:relay:{alias}");
+            let caller = callers.authenticate(Identity::Invocation(&arn)).expect("listed");
+            let request = request(r#"{"location":"L1"}"#, method, path);
+            caller.authorize(Request { body: body.into(), ..request }).err()
+        };
+        let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"contacts_get-contact"}}"#;
+        let other = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"contacts_delete-contact"}}"#;
+        let list = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
+        for (alias, path, body, expected) in [
+            ("agent", "/mcp/", call, None),
+            ("agent", "/mcp", call, None),
+            ("agent", "/mcp/", list, None),
+            ("agent", "/mcp/", other, Some(Forbidden::Tool)),
+            ("agent", "/mcp", other, Some(Forbidden::Tool)),
+            ("agent", "/MCP/", other, Some(Forbidden::Tool)),
+            ("agent", "/mcp;v=1/", other, Some(Forbidden::Tool)),
+            ("agent", "/%6dcp/", other, Some(Forbidden::Tool)),
+            ("agent", "/mcp/x", other, Some(Forbidden::Tool)),
+            ("agent", "/mcp%2Fx", other, Some(Forbidden::Tool)),
+            ("agent", "/mcp/", "", Some(Forbidden::UnreadableTool)),
+            ("agent", "/mcp/", "{broken", Some(Forbidden::UnreadableTool)),
+            ("agent", "/contacts/", other, None),
+            ("none", "/mcp/", call, Some(Forbidden::Tool)),
+            ("none", "/mcp/", list, None),
+            ("all", "/mcp/", other, None),
+            ("all", "/mcp/", "{broken", None),
+        ] {
+            assert_eq!(refused(alias, Method::POST, path, body), expected, "{alias} {path} {body}");
+        }
+        assert_eq!(refused("agent", Method::DELETE, "/mcp/", ""), None, "the end of a session calls no tool");
+        assert_eq!(refused("agent", Method::DELETE, "/mcp/", other), Some(Forbidden::Tool));
+        assert_eq!(refused("agent", Method::PUT, "/mcp/", "x"), Some(Forbidden::UnreadableTool));
     }
 }

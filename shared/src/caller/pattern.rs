@@ -33,6 +33,57 @@ impl Wildcard {
     }
 }
 
+/// The ARN of an IAM principal with `*` for any characters between two of its `:` and `/`; a `*` at the end stands for
+/// all that follows.
+///
+/// A star in the middle crosses no separator, because the last part of a session's ARN is a name that whoever assumes
+/// the role chooses: `assumed-role/*-billing` must not match the session `x-billing` of another role.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct ArnPattern(String);
+
+/// The principals that can sign a request (API Gateway's `userArn`): IAM's and the security token service's.
+const PRINCIPAL_SERVICES: [&str; 2] = ["iam", "sts"];
+
+impl ArnPattern {
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn parse(pattern: &str) -> Result<Self, &'static str> {
+        let no_arn = "is no ARN of an IAM principal, such as arn:aws:sts::123456789012:assumed-role/NAME/*";
+        let parts: Vec<_> = pattern.splitn(6, ':').collect();
+        let ["arn", partition, service, "", account, principal] = parts[..] else { return Err(no_arn) };
+        let is_account = account == "*" || (!account.is_empty() && account.bytes().all(|b| b.is_ascii_digit()));
+        let kind = principal.split('/').next().unwrap_or_default();
+        let is_kind = !kind.is_empty() && kind.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        let is_plain = pattern.bytes().all(|b| b.is_ascii_graphic());
+        let is_complete = !partition.is_empty() && PRINCIPAL_SERVICES.contains(&service) && is_account;
+        let is_named = kind == "root" || principal.len() > kind.len() + 1;
+        if is_plain && is_complete && is_kind && is_named { Ok(Self(pattern.to_owned())) } else { Err(no_arn) }
+    }
+
+    pub(super) fn matches(&self, arn: &str) -> bool {
+        let (mut pattern, mut arn) = (self.0.as_str(), arn);
+        loop {
+            let separator = pattern.find([':', '/']);
+            let Some(end) = separator else {
+                // The last part, which takes all that follows where it ends with a star.
+                return (pattern.ends_with('*') || !arn.contains([':', '/'])) && Wildcard::new(pattern).matches(arn);
+            };
+            let Some(arn_end) = arn.find([':', '/']) else { return false };
+            let is_same = pattern.as_bytes()[end] == arn.as_bytes()[arn_end];
+            if !is_same || !Wildcard::new(&pattern[..end]).matches(&arn[..arn_end]) {
+                return false;
+            }
+            (pattern, arn) = (&pattern[end + 1..], &arn[arn_end + 1..]);
+        }
+    }
+}
+
+impl std::fmt::Display for ArnPattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// A path of the platform with `*` inside a segment and `**` as a whole one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PathPattern(Vec<Segment>);
@@ -112,6 +163,65 @@ mod tests {
             ("abc", "abcd", false),
         ] {
             assert_eq!(Wildcard::new(pattern).matches(text), expected, "{pattern} on {text}");
+        }
+    }
+
+    #[test]
+    fn principals_match_part_by_part() {
+        let session = "arn:aws:sts::123456789012:assumed-role/billing/s1";
+        for (pattern, arn, expected) in [
+            ("arn:aws:sts::123456789012:assumed-role/billing/*", session, true),
+            ("arn:aws:sts::123456789012:assumed-role/billing/s1", session, true),
+            ("arn:aws:sts::*:assumed-role/billing/*", session, true),
+            ("arn:*:sts::123456789012:assumed-role/billing/*", session, true),
+            ("arn:aws:sts::123456789012:assumed-role/bil*/s1", session, true),
+            ("arn:aws:sts::123456789012:assumed-role/*", session, true),
+            ("arn:aws:sts::123456789012:assumed-role/bil*", session, true),
+            ("arn:aws:sts::123456789012:assumed-role/Billing/*", session, false),
+            ("arn:aws:sts::123456789012:assumed-role/billing", session, false),
+            ("arn:aws:sts::1:assumed-role/billing/*", session, false),
+            ("arn:aws:iam::123456789012:assumed-role/billing/*", session, false),
+            // The session's name is the assumer's choice.
+            ("arn:aws:sts::1:assumed-role/*-billing", "arn:aws:sts::1:assumed-role/other/x-billing", false),
+            ("arn:aws:sts::1:assumed-role/*/deploy", "arn:aws:sts::1:assumed-role/a/b/deploy", false),
+            ("arn:aws:sts::*:assumed-role/billing/*", "arn:aws:sts::1:x:assumed-role/billing/s", false),
+            ("arn:aws:iam::1:user/*", "arn:aws:iam::1:user/team/ada", true),
+            ("arn:aws:iam::1:user/ada", "arn:aws:iam::1:user/ada", true),
+            ("arn:aws:iam::1:user/ada", "arn:aws:iam::1:user/ada2", false),
+            ("arn:aws:iam::1:root", "arn:aws:iam::1:root", true),
+            ("arn:aws:iam::1:root", "arn:aws:iam::1:role/root", false),
+            ("arn:aws:iam::1:user/*", "", false),
+            ("arn:aws:iam::1:user/*", "arn:aws:iam::1:user", false),
+        ] {
+            assert_eq!(ArnPattern::parse(pattern).expect(pattern).matches(arn), expected, "{pattern} on {arn}");
+        }
+    }
+
+    #[test]
+    fn a_principal_that_is_no_arn_or_everybody_is_refused() {
+        for bad in [
+            "",
+            "*",
+            "arn:*",
+            "arn:aws:*",
+            "billing",
+            "arn:aws:sts::1",
+            "arn:aws:sts::1:",
+            "arn:aws:sts::1:*",
+            "arn:aws:sts::1:*/billing/x",
+            "arn:aws:*::1:assumed-role/billing/*",
+            "arn:aws:lambda::1:function:relay",
+            "arn:aws:sts:us-east-1:1:assumed-role/billing/*",
+            "arn:aws:sts:::assumed-role/billing/*",
+            "arn:aws:sts::acme:assumed-role/billing/*",
+            "arn:aws:iam::1:user/",
+            "arn:aws:iam::1:user",
+            "arn:aws:iam::1:user/a b",
+            " arn:aws:iam::1:user/a",
+            "ARN:aws:iam::1:user/a",
+            "123456789012",
+        ] {
+            assert!(ArnPattern::parse(bad).is_err(), "{bad:?}");
         }
     }
 

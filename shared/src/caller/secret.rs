@@ -4,10 +4,12 @@ use std::collections::HashSet;
 use std::fmt::Display;
 
 use http::Method;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
-use super::pattern::{PathPattern, Wildcard};
-use super::{Callers, Entry, Permissions, ResourcePattern};
+use super::pattern::{ArnPattern, PathPattern, Wildcard};
+use super::{Callers, Entry, Permissions, ResourcePattern, Unlisted};
+use crate::qualifier::names_an_alias;
 use crate::resource::{Kind, Resource};
 
 /// The methods that are relayed at all.
@@ -18,6 +20,15 @@ pub(crate) const METHODS: [Method; 7] =
 #[serde(deny_unknown_fields)]
 pub(super) struct Document {
     pub(super) callers: Vec<Written>,
+    /// `"allow"`, or absent.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub(super) unlisted: Option<Value>,
+}
+
+/// Reads a member that is written. Its value is never `null`: a restriction that a program has rendered as `null` would
+/// otherwise be none.
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(member: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(member).map(Some)
 }
 
 /// An entry as it is written; what it means is read by [`Callers::parse`]. The contract describes the members.
@@ -36,16 +47,19 @@ pub struct Written {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub principals: Vec<String>,
     /// For whom it may act; absent for everybody.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub resources: Option<Vec<String>>,
     /// With which methods; absent for all.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub methods: Option<Vec<String>>,
     /// On which paths; absent for all.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub paths: Option<Vec<String>>,
+    /// Which tools of the platform's MCP endpoint it may call; absent for all.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub tools: Option<Vec<String>>,
     /// Its share of each resource's burst limit.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub requests_per_10s: Option<u32>,
 }
 
@@ -57,14 +71,20 @@ impl Callers {
     pub fn parse(json: &str) -> Result<Self, String> {
         let document: Document =
             serde_json::from_str(json).map_err(|e| format!(r#"expected {{"callers":[…]}}: {}"#, told(&e)))?;
+        let unlisted = match document.unlisted {
+            None => Unlisted::Refuse,
+            Some(Value::String(word)) if word == "allow" => Unlisted::Allow,
+            Some(_) => return Err(r#""unlisted" can only be "allow""#.into()),
+        };
         let entries = document.callers.into_iter().map(entry).collect::<Result<Vec<_>, _>>()?;
         unique("the id", entries.iter().map(|e| &*e.id))?;
-        unique("an alias", entries.iter().flat_map(|e| &e.aliases))?;
+        unique("the alias", entries.iter().flat_map(|e| &e.aliases))?;
+        unique("the principal", entries.iter().flat_map(|e| &e.principals))?;
         // A key of two callers would make one of them silently act as the other.
         let mut seen = HashSet::new();
         match entries.iter().find(|e| !e.keys.iter().all(|key| seen.insert(key))) {
             Some(entry) => Err(format!("caller {}: a key is there twice", entry.id)),
-            None => Ok(Self { entries }),
+            None => Ok(Self { entries, unlisted }),
         }
     }
 }
@@ -88,11 +108,16 @@ fn unique<T: Display + Eq + std::hash::Hash>(what: &str, names: impl Iterator<It
     Ok(())
 }
 
-fn entry(written: Written) -> Result<Entry, String> {
-    let Written { id, keys_sha256, aliases, principals, resources, methods, paths, requests_per_10s } = written;
-    let id_is_plain = (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic() && b != b'"');
-    if !id_is_plain {
-        return Err("a caller's id is 1 to 64 visible ASCII characters".into());
+/// Reads one entry.
+///
+/// # Errors
+/// The first member that is not as documented, by its name.
+pub(super) fn entry(written: Written) -> Result<Entry, String> {
+    let Written { id, keys_sha256, aliases, principals, resources, methods, paths, tools, requests_per_10s } = written;
+    if !names_a_caller(&id) {
+        return Err(format!(
+            "the id {id:?} is not 1 to {LONGEST_ID} letters, digits and {ID_CHARACTERS}, the first of them a letter or digit"
+        ));
     }
     let fault = |what: &dyn Display| format!("caller {id}: {what}");
     if requests_per_10s == Some(0) {
@@ -100,15 +125,22 @@ fn entry(written: Written) -> Result<Entry, String> {
     }
     let keys = keys_sha256.iter().map(|hex| digest(hex).ok_or_else(|| fault(&"keys_sha256 holds 64 hex digits each")));
     let aliases = aliases.into_iter().map(|alias| {
-        if names_an_alias(&alias) { Ok(alias) } else { Err(fault(&"an alias is no version number and not $LATEST")) }
+        let why = "is not the name of an alias: letters, digits, - and _, and no version number";
+        if names_an_alias(&alias) { Ok(alias) } else { Err(fault(&format!("alias {alias:?} {why}"))) }
     });
-    let principals = principals.iter().map(|principal| {
-        if principal.is_empty() { Err(fault(&"a principal is empty")) } else { Ok(Wildcard::new(principal)) }
-    });
+    let principals = principals
+        .iter()
+        .map(|text| ArnPattern::parse(text).map_err(|why| fault(&format!("principal {text:?} {why}"))));
+    let no_resource = "is none of location:ID, company:ID, location:* and company:*";
     let may = Permissions {
-        resources: all(resources, |text| resource(text).ok_or_else(|| fault(&format!("resource {text:?} is none"))))?,
-        methods: all(methods, |text| method(text).ok_or_else(|| fault(&format!("method {text:?} is none"))))?,
+        resources: all(resources, |text| {
+            resource(text).ok_or_else(|| fault(&format!("resource {text:?} {no_resource}")))
+        })?,
+        methods: all(methods, |text| {
+            method(text).ok_or_else(|| fault(&format!("method {text:?} is none of {}", names_of_methods())))
+        })?,
         paths: all(paths, |text| PathPattern::parse(text).map_err(|why| fault(&format!("path {text:?} {why}"))))?,
+        tools: all(tools, |text| tool(text).ok_or_else(|| fault(&format!("tool {text:?} is empty or has a space"))))?,
     };
     Ok(Entry {
         keys: keys.collect::<Result<_, _>>()?,
@@ -118,6 +150,17 @@ fn entry(written: Written) -> Result<Entry, String> {
         requests_per_10s,
         id: id.into(),
     })
+}
+
+/// The longest id of a caller, in bytes.
+const LONGEST_ID: usize = 64;
+/// What an id may have beside letters and digits. It is part of keys in the table, whose parts `#` divides, and names
+/// that the relay itself counts under are in parentheses.
+const ID_CHARACTERS: &str = ". _ - @ : / + =";
+
+fn names_a_caller(id: &str) -> bool {
+    let of_an_id = |b: u8| b.is_ascii_alphanumeric() || (b != b' ' && ID_CHARACTERS.as_bytes().contains(&b));
+    (1..=LONGEST_ID).contains(&id.len()) && id.bytes().all(of_an_id) && id.as_bytes()[0].is_ascii_alphanumeric()
 }
 
 fn all<T>(texts: Option<Vec<String>>, read: impl Fn(&str) -> Result<T, String>) -> Result<Option<Vec<T>>, String> {
@@ -137,12 +180,6 @@ fn digest(hex: &str) -> Option<[u8; 32]> {
     Some(digest)
 }
 
-/// A qualifier that is a version's number or `$LATEST` names no alias (Lambda's own rule for alias names).
-pub(super) fn names_an_alias(qualifier: &str) -> bool {
-    let plain = qualifier.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-    !qualifier.is_empty() && plain && !qualifier.bytes().all(|b| b.is_ascii_digit())
-}
-
 fn resource(text: &str) -> Option<ResourcePattern> {
     let (kind, id) = text.split_once(':')?;
     let kind = match kind {
@@ -160,6 +197,15 @@ fn method(text: &str) -> Option<Method> {
     METHODS.into_iter().find(|method| method.as_str() == text)
 }
 
+fn names_of_methods() -> String {
+    METHODS.iter().map(Method::as_str).collect::<Vec<_>>().join(", ")
+}
+
+fn tool(text: &str) -> Option<Wildcard> {
+    let is_a_name = !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control());
+    is_a_name.then(|| Wildcard::new(text))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,12 +215,48 @@ mod tests {
         let callers = Callers::parse(
             r#"{"callers":[{"id":"billing","keys_sha256":["9F86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"],
             "aliases":["billing"],"principals":["arn:aws:sts::1:assumed-role/billing/*"],"resources":["location:*","company:C1"],
-            "methods":["GET","POST"],"paths":["/contacts/**"],"requests_per_10s":50},{"id":"least"}]}"#,
+            "methods":["GET","POST"],"paths":["/contacts/**"],"tools":["contacts_get-contact","*_get-*"],"requests_per_10s":50},
+            {"id":"least"}]}"#,
         )
         .expect("the contract's example");
         assert_eq!(callers.entries.len(), 2);
         assert_eq!(callers.entries[0].keys[0][..2], [0x9f, 0x86]);
-        assert!(Callers::parse(r#"{"callers":[]}"#).is_ok());
+        let unlisted = |json: &str| Callers::parse(json).map(|callers| callers.unlisted);
+        assert_eq!(unlisted(r#"{"callers":[]}"#), Ok(Unlisted::Refuse));
+        assert_eq!(unlisted(r#"{"callers":[],"unlisted":"allow"}"#), Ok(Unlisted::Allow));
+        for value in [r#""Allow""#, r#""deny""#, r#""""#, "true", "null", "1", r#"["allow"]"#, "{}"] {
+            let fault = unlisted(&format!(r#"{{"callers":[],"unlisted":{value}}}"#)).expect_err(value);
+            assert!(fault.contains("unlisted"), "{value}: {fault}");
+        }
+        assert!(unlisted(r#"{"callers":[],"unlisted":"allow","unlisted":"allow"}"#).is_err(), "twice");
+        assert!(unlisted(r#"{"unlisted":"allow"}"#).is_err(), "without callers");
+    }
+
+    #[test]
+    fn a_restriction_is_a_list_or_absent_and_never_null() {
+        for member in
+            ["keys_sha256", "aliases", "principals", "resources", "methods", "paths", "tools", "requests_per_10s"]
+        {
+            let json = format!(r#"{{"callers":[{{"id":"a","{member}":null}}]}}"#);
+            assert!(Callers::parse(&json).is_err(), "{json}");
+        }
+        let nothing = r#"{"callers":[{"id":"a","resources":[],"methods":[],"paths":[],"tools":[]}]}"#;
+        let may = &Callers::parse(nothing).expect("empty lists").entries[0].may;
+        let lengths = [may.resources.as_ref().map(Vec::len), may.methods.as_ref().map(Vec::len)];
+        assert_eq!(lengths, [Some(0); 2], "an empty list allows nothing");
+        assert_eq!([may.paths.as_ref().map(Vec::len), may.tools.as_ref().map(Vec::len)], [Some(0); 2]);
+    }
+
+    #[test]
+    fn an_id_has_the_stated_characters() {
+        let of = |id: &str| Callers::parse(&serde_json::json!({"callers": [{"id": id}]}).to_string()).map(|_| ());
+        for good in ["billing", "a", "7", "team-1.mail_x", "svc:billing/eu", "a+b=c@example.com", &"a".repeat(64)] {
+            assert_eq!(of(good), Ok(()), "{good}");
+        }
+        for bad in ["", "(supposed)", "a#b", "a b", "a\"b", "ä", "*", "-a", ".a", "a\n", "a,b", "a(b)", &"a".repeat(65)]
+        {
+            assert!(of(bad).is_err_and(|fault| fault.contains("id")), "{bad:?}");
+        }
     }
 
     #[test]
@@ -192,6 +274,17 @@ mod tests {
             (r#"{"callers":[{"id":"a","aliases":["7"]}]}"#.to_owned(), "alias"),
             (r#"{"callers":[{"id":"a","aliases":["x"]},{"id":"b","aliases":["x"]}]}"#.to_owned(), "alias x"),
             (r#"{"callers":[{"id":"a","principals":[""]}]}"#.to_owned(), "principal"),
+            (r#"{"callers":[{"id":"a","principals":["*"]}]}"#.to_owned(), "principal"),
+            (
+                r#"{"callers":[{"id":"a","principals":["arn:aws:iam::1:user/x"]},{"id":"b","principals":["arn:aws:iam::1:user/x"]}]}"#
+                    .to_owned(),
+                "principal arn:aws:iam::1:user/x is there twice",
+            ),
+            (r#"{"callers":[{"id":"a","tools":[""]}]}"#.to_owned(), "tool"),
+            (r#"{"callers":[{"id":"a","tools":"x"}]}"#.to_owned(), "documented form"),
+            (r#"{"callers":[{"id":"a","method":["GET"]}]}"#.to_owned(), "`method`"),
+            (r#"{"callers":[{"id":"a","methods":["GET"],"methods":["POST"]}]}"#.to_owned(), "documented form"),
+            (format!(r#"{{"callers":[{{"id":"a","keys_sha256":["{key}","{key}"]}}]}}"#), "a key is there twice"),
             (r#"{"callers":[{"id":"a","resources":["team:1"]}]}"#.to_owned(), "team:1"),
             (r#"{"callers":[{"id":"a","resources":["*"]}]}"#.to_owned(), "resource"),
             (r#"{"callers":[{"id":"a","methods":["get"]}]}"#.to_owned(), "get"),

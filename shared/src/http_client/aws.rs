@@ -1,17 +1,18 @@
-//! The HTTP client of the AWS SDK, on the stack that relayed calls have.
+//! The HTTP client of the AWS SDK, on the connections that relayed calls have.
 //!
 //! The SDK's own speaks HTTP/2, too, which no service that is called here does and which is a tenth of a function's
 //! program, and reads the root certificates for each service. What its errors mean is taken over from
 //! `aws_smithy_http_client` 1.5: the SDK tries again after an error of the connection and after a time-out.
+//!
+//! The SDK's time limits on attempts and operations are of no use here: they look at their timer before the answer is
+//! read, so a process that was stopped would throw away what its socket holds. The limit of an attempt is the SDK's
+//! "read timeout", which [`Service`] applies to everything from connecting to the last byte of the body.
 
-use std::collections::HashMap;
-use std::error::Error;
-use std::sync::{Mutex, PoisonError};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use aws_config::retry::ErrorKind;
 use aws_smithy_runtime_api::box_error::BoxError;
-use aws_smithy_runtime_api::client::connection::{CaptureSmithyConnection, ConnectionMetadata};
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
@@ -20,70 +21,53 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
-use http::Request;
+use http::{Request, Response};
 use http_body_util::Full;
-use hyper_util::client::legacy;
-use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
-use tower::timeout::error::Elapsed;
 
-use super::{CONNECT, Kept, kept};
+use super::connections::OnServerError;
+use super::{Connections, Failure, Limits, Reply, connector, tls};
+use crate::clock::Clock;
 
-/// How long an unused connection is kept, as the SDK's own client does.
-const KEPT: Duration = Duration::from_secs(90);
+/// The largest answer of a service: a page of `DynamoDB` has 1 MB, an invocation 6 MB.
+const LARGEST: usize = 16 * 1024 * 1024;
+/// The time of an attempt for which the SDK sets no limit.
+const UNLIMITED: Duration = Duration::from_hours(1);
 
-/// One for the clients of all services. It knows a pool of connections for each time that connecting may take, which
-/// differs between a service and the endpoint of the machine's own credentials.
+/// One for the clients of all services.
 #[derive(Debug, Default)]
 pub(super) struct Services {
-    pools: Mutex<HashMap<Duration, Kept>>,
+    connections: OnceLock<Result<Connections, rustls::Error>>,
 }
 
 impl HttpClient for Services {
     fn http_connector(&self, settings: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
-        let connect = settings.connect_timeout().unwrap_or(CONNECT);
-        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        let client = match pools.get(&connect) {
-            Some(client) => Ok(client.clone()),
-            None => kept(connect, KEPT).inspect(|client| {
-                pools.insert(connect, client.clone());
-            }),
-        };
-        SharedHttpConnector::new(Service { client, answer_within: settings.read_timeout() })
+        let make = || Ok(Connections::new(connector(tls()?), Clock::system(), OnServerError::Close));
+        let connections = self.connections.get_or_init(make).clone();
+        SharedHttpConnector::new(Service { connections, time: settings.read_timeout().unwrap_or(UNLIMITED) })
     }
 }
 
 /// The connections of one service.
 #[derive(Debug)]
 struct Service {
-    client: Result<Kept, rustls::Error>,
-    /// The time to the first byte of an answer.
-    answer_within: Option<Duration>,
+    connections: Result<Connections, rustls::Error>,
+    /// The time from connecting to the last byte of an answer.
+    time: Duration,
 }
 
 impl HttpConnector for Service {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let (client, mut request) = match (&self.client, with_plain_body(request)) {
-            (Ok(client), Ok(request)) => (client.clone(), request),
+        let (connections, request) = match (&self.connections, with_plain_body(request)) {
+            (Ok(connections), Ok(request)) => (connections.clone(), request),
             (Err(error), _) => return HttpConnectorFuture::ready(Err(ConnectorError::user(error.clone().into()))),
             (_, Err(error)) => return HttpConnectorFuture::ready(Err(ConnectorError::user(error))),
         };
-        let captured = capture_connection(&mut request);
-        if let Some(capture) = request.extensions().get::<CaptureSmithyConnection>() {
-            capture.set_connection_retriever(move || connection(&captured));
-        }
-        let answer_within = self.answer_within;
+        let limits = Limits { time: self.time, body: LARGEST };
         HttpConnectorFuture::new(async move {
-            let answering = client.request(request);
-            let answer = match answer_within {
-                None => answering.await,
-                Some(time) => {
-                    let in_time = tokio::time::timeout(time, answering).await;
-                    in_time.map_err(|elapsed| ConnectorError::timeout(elapsed.into()))?
-                }
-            };
-            let answer = answer.map_err(meaning)?;
-            HttpResponse::try_from(answer.map(SdkBody::from_body_1_x))
-                .map_err(|error| ConnectorError::other(error.into(), None))
+            let Reply { status, headers, body } = connections.call(request, limits).await.map_err(meaning)?;
+            let mut answer = Response::new(SdkBody::from(body));
+            (*answer.status_mut(), *answer.headers_mut()) = (status, headers);
+            HttpResponse::try_from(answer).map_err(|error| ConnectorError::other(error.into(), None))
         })
     }
 }
@@ -95,55 +79,28 @@ fn with_plain_body(request: HttpRequest) -> Result<Request<Full<Bytes>>, BoxErro
     Ok(Request::from_parts(head, Full::new(Bytes::copy_from_slice(body))))
 }
 
-/// The connection that a request went out on, so that the SDK can have it closed after an error.
-fn connection(captured: &CaptureConnection) -> Option<ConnectionMetadata> {
-    captured.connection_metadata().as_ref()?;
-    let captured = captured.clone();
-    let close = move || {
-        if let Some(connected) = captured.connection_metadata().as_ref() {
-            connected.poison();
-        }
-    };
-    Some(ConnectionMetadata::builder().proxied(false).poison_fn(close).build())
-}
-
-/// What an error means to the SDK.
-fn meaning(error: legacy::Error) -> ConnectorError {
-    let said = found::<hyper::Error>(&error);
-    let user = said.is_some_and(hyper::Error::is_user);
-    let closed = said.is_some_and(|said| said.is_closed() || said.is_canceled());
-    let half_an_answer = said.is_some_and(hyper::Error::is_incomplete_message);
-    if found::<Elapsed>(&error).is_some() || said.is_some_and(hyper::Error::is_timeout) {
-        ConnectorError::timeout(error.into())
-    } else if user {
-        ConnectorError::user(error.into())
-    } else if closed || error.is_connect() || found::<std::io::Error>(&error).is_some() {
-        ConnectorError::io(error.into())
-    } else {
-        ConnectorError::other(error.into(), half_an_answer.then_some(ErrorKind::TransientError))
+/// What a failure means to the SDK.
+fn meaning(failure: Failure) -> ConnectorError {
+    match failure {
+        Failure::TimedOut => ConnectorError::timeout(failure.into()),
+        Failure::NotSent(_) | Failure::TooLate => ConnectorError::io(failure.into()),
+        Failure::Broken { .. } => ConnectorError::other(failure.into(), Some(ErrorKind::TransientError)),
+        Failure::TooLarge(_) => ConnectorError::other(failure.into(), None),
     }
-}
-
-/// The first error of that type among one and its causes.
-fn found<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        cause = error.source();
-    }
-    None
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use aws_sdk_dynamodb::Client;
     use aws_sdk_dynamodb::config::retry::RetryConfig;
+    use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
     use aws_sdk_dynamodb::config::{BehaviorVersion, Config, Credentials, Region};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
+    use super::super::connections::tests::Peer;
     use super::*;
 
     const EMPTY: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
@@ -202,34 +159,53 @@ mod tests {
         assert_eq!(serving.await.expect("served"), [0, 1, 2]);
     }
 
-    async fn call(
-        url: &str,
-        connect: Duration,
-        answer_within: Option<Duration>,
-    ) -> Result<HttpResponse, ConnectorError> {
+    async fn call(url: &str, time: Duration) -> Result<HttpResponse, ConnectorError> {
         let mut request = HttpRequest::new(SdkBody::from("body"));
         request.set_uri(url).expect("a target");
-        Service { client: kept(connect, KEPT), answer_within }.call(request).await
+        service(time).call(request).await
+    }
+
+    fn service(time: Duration) -> Service {
+        let connections = tls().map(|tls| Connections::new(connector(tls), Clock::system(), OnServerError::Close));
+        Service { connections, time }
     }
 
     #[tokio::test]
     async fn each_failure_means_what_the_sdk_takes_it_for() {
+        const LONG: Duration = Duration::from_secs(30);
         let nobody = TcpListener::bind("127.0.0.1:0").await.expect("a free port").local_addr().expect("bound");
-        let refused = call(&format!("http://{nobody}"), CONNECT, None).await.expect_err("nobody listens");
+        let refused = call(&format!("http://{nobody}"), LONG).await.expect_err("nobody listens");
         assert!(refused.is_io(), "{refused:?}");
 
         let silent = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", silent.local_addr().expect("bound"));
-        let late = call(&url, CONNECT, Some(Duration::from_millis(20))).await.expect_err("nobody answers");
+        let late = call(&url, Duration::from_millis(20)).await.expect_err("nobody answers");
         assert!(late.is_timeout(), "{late:?}");
         // A connection is made as soon as TLS is agreed upon.
-        let unconnected = call(&url.replace("http:", "https:"), Duration::from_millis(20), None).await;
+        let unconnected = call(&url.replace("http:", "https:"), Duration::from_millis(20)).await;
         let unconnected = unconnected.expect_err("nobody answers");
-        assert!(unconnected.is_timeout(), "{unconnected:?}");
+        assert!(unconnected.is_io(), "{unconnected:?}");
 
         let (url, _serving) = serve(&[""]).await;
-        let hung_up = call(&url, CONNECT, None).await.expect_err("closed without a word");
-        assert!(hung_up.is_io() || hung_up.as_other() == Some(ErrorKind::TransientError), "{hung_up:?}");
+        let hung_up = call(&url, LONG).await.expect_err("closed without a word");
+        assert_eq!(hung_up.as_other(), Some(ErrorKind::TransientError), "{hung_up:?}");
+    }
+
+    /// Through all that the SDK lays around the client: none of it may look at a timer first.
+    #[tokio::test]
+    async fn an_answer_that_arrived_while_the_process_stood_still_is_read() {
+        const LATE: &[(u64, &[u8])] = &[(20, EMPTY.as_bytes())];
+        let peer = Arc::new(Peer::answering(LATE));
+        let timeouts = TimeoutConfig::builder().read_timeout(Duration::from_millis(200)).build();
+        let client = dynamodb(&format!("http://{}", peer.address));
+        let config = client.config().to_builder().timeout_config(timeouts).retry_config(RetryConfig::disabled());
+        let client = Client::from_conf(config.build());
+        for number in 0..3 {
+            let standing_still = tokio::spawn(Arc::clone(&peer).stand_still_after(number));
+            client.list_tables().send().await.expect("the answer had arrived");
+            standing_still.await.expect("no panic");
+        }
+        assert_eq!(peer.seen().1, 3);
     }
 
     #[tokio::test]
@@ -239,7 +215,7 @@ mod tests {
         >()));
         let mut request = HttpRequest::new(body);
         request.set_uri("http://127.0.0.1:9").expect("a target");
-        let refused = Service { client: kept(CONNECT, KEPT), answer_within: None }.call(request).await;
+        let refused = service(UNLIMITED).call(request).await;
         assert!(refused.expect_err("nothing is sent").is_user());
     }
 }

@@ -1,21 +1,23 @@
-//! The HTTP clients of the product, and why they differ.
+//! The HTTP clients of the product: one pool of connections, for the platform and for AWS.
+//!
+//! Redirects are answers like any other, and nothing is decoded. No header is added but `Host` and `Content-Length`. A
+//! request's target goes out as it is, where clients that read it as a URL change it (`'` in a query becomes `%27`).
 //!
 //! Reading a machine's root certificates is most of what a process does at its start. So it is done once, when the
 //! first of them is made.
 
 mod aws;
+mod connections;
+mod within;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
-use bytes::Bytes;
-use http::Uri;
-use http_body_util::Full;
+use http::{HeaderValue, Uri};
 use hyper_rustls::{HttpsConnectorBuilder, MaybeHttpsStream};
-use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_platform_verifier::BuilderVerifierExt as _;
 use tokio::net::TcpStream;
@@ -23,42 +25,45 @@ use tower::BoxError;
 use tower::timeout::Timeout;
 use tower::util::BoxCloneSyncService;
 
+use self::connections::OnServerError;
+pub use self::connections::{Connection, Connections, Failure, Limits, Reply};
+pub use self::within::within;
+use crate::clock::Clock;
+
 /// How long a connection may take, its TLS handshake included.
 const CONNECT: Duration = Duration::from_secs(3);
-/// How long an unused connection is kept. The platform's servers close theirs after a minute.
-const KEPT: Duration = Duration::from_secs(50);
-
-/// The client of relayed calls.
-pub type Relayed = Kept;
-
-/// A client that keeps its connections.
-type Kept = legacy::Client<Connector, Full<Bytes>>;
+/// The product's name for the platform. The platform's CDN blocks requests without one.
+pub const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("hoopai-relay/", env!("CARGO_PKG_VERSION")));
 
 type Connector = BoxCloneSyncService<Uri, MaybeHttpsStream<TokioIo<TcpStream>>, BoxError>;
 
-/// For relayed calls: connections are kept, redirects are answers like any other, nothing is retried or decoded, no
-/// header is added but `Host` and `Content-Length`. It takes a request's target as it is, where clients that read it as
-/// a URL change it (`'` in a query becomes `%27`).
+/// For the platform. `clock` says when an idle connection is too old, and when a permit's time is over.
 ///
 /// # Errors
 /// A TLS set-up that cannot work, such as a machine without root certificates.
-pub fn relayed() -> Result<Relayed, rustls::Error> {
-    kept(CONNECT, KEPT)
+pub fn platform(clock: Clock) -> Result<Connections, rustls::Error> {
+    Ok(trusting(tls()?, clock))
 }
 
-/// A client that keeps connections for `idle` and gives up one that takes longer than `connect` to be made.
-#[expect(clippy::disallowed_methods, reason = "the one place that makes HTTP clients")]
-fn kept(connect: Duration, idle: Duration) -> Result<Kept, rustls::Error> {
+/// The same with other root certificates than the machine's.
+#[must_use]
+pub fn trusting(tls: ClientConfig, clock: Clock) -> Connections {
+    Connections::new(connector(tls), clock, OnServerError::Keep)
+}
+
+/// For AWS: one for the clients of all its services, made when the first of them sends something.
+#[must_use]
+pub fn aws() -> SharedHttpClient {
+    SharedHttpClient::new(aws::Services::default())
+}
+
+fn connector(tls: ClientConfig) -> Connector {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_keepalive(Some(Duration::from_secs(30)));
-    let https = HttpsConnectorBuilder::new().with_tls_config(tls()?).https_or_http().enable_http1().wrap_connector(tcp);
-    let connector = BoxCloneSyncService::new(Timeout::new(https, connect));
-    Ok(legacy::Client::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(idle)
-        .build(connector))
+    let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
+    BoxCloneSyncService::new(Timeout::new(https, CONNECT))
 }
 
 /// The machine's roots and the one cryptography, read once a process.
@@ -72,32 +77,4 @@ fn tls() -> Result<ClientConfig, rustls::Error> {
         .with_platform_verifier()?
         .with_no_client_auth();
     Ok(TLS.get_or_init(|| tls).clone())
-}
-
-/// For AWS: one for the clients of all its services, made when the first of them sends something.
-#[must_use]
-pub fn aws() -> SharedHttpClient {
-    SharedHttpClient::new(aws::Services::default())
-}
-
-/// For the token endpoint: each call has a connection of its own. A kept connection that died while idle fails only
-/// after the request was written, and then nobody knows whether a single-use refresh token was spent.
-///
-/// # Errors
-/// As [`relayed`].
-#[expect(clippy::disallowed_methods, reason = "the one place that makes HTTP clients")]
-pub fn token_endpoint() -> Result<reqwest::Client, reqwest::Error> {
-    let client = reqwest::Client::builder();
-    // Where the roots cannot be read, let it say so itself.
-    let client = match tls() {
-        Ok(tls) => client.tls_backend_preconfigured(tls),
-        Err(_) => client,
-    };
-    client
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .connect_timeout(CONNECT)
-        .user_agent(concat!("hoopai-relay/", env!("CARGO_PKG_VERSION")))
-        .pool_max_idle_per_host(0)
-        .build()
 }

@@ -1,17 +1,19 @@
 //! The life of an installation: how it begins and ends. What lies between is [`crate::token::refresh`].
 
 pub mod state;
+pub mod uninstall;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Clock, Millis};
+use crate::http_client::within;
 use crate::installation::state::{Attempt, Lineage, Status};
 use crate::lifecycle::Events;
 use crate::resource::{Kind, Resource};
 use crate::secrets::SecretError;
-use crate::table::company::Task;
-use crate::table::installation::{Changed, Installation, NewInstallation};
+use crate::table::company::Note;
+use crate::table::installation::{Changed, Installation, NewInstallation, StandbyPair};
 use crate::table::minted::Learnt;
 use crate::table::{StoreError, Table};
 use crate::token::pair::{Pair, Slot};
@@ -119,7 +121,7 @@ impl Installations {
         };
         let sealer = self.vault.sealer().await?;
         self.announce(&grant.resource, exchange_started).await;
-        let storing = tokio::time::timeout(PATIENCE, self.store_patiently(&new, &pair)).await;
+        let storing = within(PATIENCE, Box::pin(self.store_patiently(&new, &pair))).await;
         let stored = storing.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into()).into()));
         match stored {
             Ok(stored) => {
@@ -188,7 +190,9 @@ impl Installations {
         if resource.kind() == Kind::Location {
             return self.learn(resource, Learnt { company, at, event: None, now: self.clock.now() }).await;
         }
-        self.table.add_task(&Task { company: resource.id().to_owned(), at }).await?;
+        let now = self.clock.now();
+        self.table.note_task(resource.id(), Note::Reported, now).await?;
+        self.table.list_company(resource.id(), now).await?;
         Ok(true)
     }
 
@@ -198,10 +202,20 @@ impl Installations {
     /// # Errors
     /// [`StoreError`].
     pub async fn uninstall(&self, resource: &Resource, at: Millis) -> Result<Uninstalled, StoreError> {
+        self.end(resource, None, at).await
+    }
+
+    /// The same for an installation that must still be as it was seen: of the same epoch and generation.
+    /// [`Uninstalled::Older`] if it is not.
+    async fn uninstall_exactly(&self, seen: &Installation, at: Millis) -> Result<Uninstalled, StoreError> {
+        self.end(&seen.resource, Some(seen.lineage), at).await
+    }
+
+    async fn end(&self, resource: &Resource, seen: Option<Lineage>, at: Millis) -> Result<Uninstalled, StoreError> {
         if resource.kind() == Kind::Company {
-            self.table.add_task(&Task { company: resource.id().to_owned(), at }).await?;
+            self.table.note_task(resource.id(), Note::Reported, self.clock.now()).await?;
         }
-        let outcome = match self.revoke(resource, at).await? {
+        let outcome = match self.revoke(resource, seen, at).await? {
             Changed::Done(stored) => {
                 self.events.tell(&stored, self.clock.now() + PATIENCE).await;
                 Uninstalled::Done
@@ -238,16 +252,17 @@ impl Installations {
         Err(StoreError::Unavailable("the item changes faster than it can be written".into()))
     }
 
-    async fn revoke(&self, resource: &Resource, at: Millis) -> Result<Changed, StoreError> {
+    async fn revoke(&self, resource: &Resource, seen: Option<Lineage>, at: Millis) -> Result<Changed, StoreError> {
         if !self.events.are_told() {
-            return self.table.uninstall(resource, at, None, self.clock.now()).await;
+            return self.table.uninstall(resource, at, seen, None, self.clock.now()).await;
         }
         // The event names the epoch that follows, so the one before must be known.
         for _ in 0..ROUNDS {
-            let Some(seen) = self.table.installation(resource).await? else { return Ok(Changed::Gone) };
-            let event = self.events.uninstalled(seen.lineage.epoch + 1, at);
-            match self.table.uninstall(resource, at, event, self.clock.now()).await? {
-                Changed::Not(stored) if stored.lineage.epoch != seen.lineage.epoch => {}
+            let Some(stored) = self.table.installation(resource).await? else { return Ok(Changed::Gone) };
+            let epoch = seen.unwrap_or(stored.lineage).epoch;
+            let event = self.events.uninstalled(epoch + 1, at);
+            match self.table.uninstall(resource, at, seen, event, self.clock.now()).await? {
+                Changed::Not(stored) if seen.is_none() && stored.lineage.epoch != epoch => {}
                 changed => return Ok(changed),
             }
         }
@@ -260,9 +275,12 @@ impl Installations {
         if resource.kind() == Kind::Location {
             return;
         }
-        let task = Task { company: resource.id().to_owned(), at };
-        let noted = tokio::time::timeout(ANNOUNCEMENT, self.table.add_company(&task)).await;
-        if !matches!(noted, Ok(Ok(()))) {
+        let (id, now) = (resource.id(), self.clock.now());
+        let noting = async {
+            tokio::try_join!(self.table.note_task(id, Note::Installing(at), now), self.table.list_company(id, now))
+        };
+        // Boxed, because two calls of the SDK at once are large.
+        if !matches!(tokio::time::timeout(ANNOUNCEMENT, Box::pin(noting)).await, Ok(Ok(_))) {
             tracing::warn!(%resource, "a company's locations will be found later");
         }
     }
@@ -293,7 +311,10 @@ impl Installations {
                     return Ok(None);
                 }
                 if stored.minted.is_none() && stored.installed_at >= new.installed_at {
-                    return self.behind(new, pair, stored.lineage, &sealer).await;
+                    if self.come_second(new, pair, &stored, &sealer).await? {
+                        return Ok(None);
+                    }
+                    continue;
                 }
             }
             let next = seen.unwrap_or(Lineage { epoch: 0, generation: 0 }).reinstalled();
@@ -306,18 +327,34 @@ impl Installations {
         Err(StoreError::Unavailable("the item changes faster than it can be written".into()).into())
     }
 
-    /// A newer install was stored while this one was on its way. Which of the two pairs lives nobody knows: park it.
-    async fn behind(
+    /// A newer install was stored while this one was on its way. Nobody knows which of the two pairs lives: this one is
+    /// kept as a standby pair. False if the installation has changed meanwhile.
+    async fn come_second(
         &self,
         new: &NewInstallation<'_>,
         pair: &Pair,
-        current: Lineage,
+        stored: &Installation,
         sealer: &crate::seal::Sealer,
-    ) -> Result<Stored, VaultOrStore> {
-        let parked = pair.seal(sealer, new.resource, current, Slot::Alternate);
-        self.table.park(new.resource, current, &parked, self.clock.now()).await?;
-        tracing::warn!(resource = %new.resource, "a newer install was stored first: this one is parked");
-        Ok(None)
+    ) -> Result<bool, StoreError> {
+        if stored.status == Status::Revoked {
+            return Ok(true);
+        }
+        let standby = StandbyPair {
+            attempt: new.attempt.as_str().to_owned(),
+            generation: stored.lineage.generation,
+            // No token was presented for it. It counts as old as the current pair.
+            granted_from: stored.granted_from,
+            pair: pair.seal(sealer, new.resource, stored.lineage, Slot::Alternate),
+        };
+        let known = stored.standby.iter().any(|standby| standby.attempt == new.attempt.as_str());
+        if !known {
+            match self.table.add_standby(stored, &standby, self.clock.now()).await? {
+                Changed::Done(_) => {}
+                Changed::Not(_) | Changed::Gone => return Ok(false),
+            }
+        }
+        tracing::warn!(resource = %new.resource, "a newer install was stored first: this one is a standby pair");
+        Ok(true)
     }
 }
 

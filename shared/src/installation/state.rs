@@ -138,19 +138,28 @@ impl From<String> for Attempt {
 pub enum LostCommit {
     /// My own earlier write was applied and only its answer was lost.
     AlreadyMine,
-    /// Another attempt stored its pair first. Mine may be the live one all the same: park it.
+    /// Another attempt stored a pair first that was granted for the same token, or for an older one. Mine may be the
+    /// live one all the same: keep it as a standby pair.
     Park,
-    /// Uninstalled, installed again, or two generations further: my pair is history.
+    /// Uninstalled, installed again, or renewed since by a pair that came after mine: my pair is history.
     Superseded,
 }
 
 /// Judges a commit whose condition failed: by lineage, never by who holds the lease, since whoever holds a granted
-/// pair may hold the only live one.
+/// pair may hold the only live one. `from` is the lineage whose token was presented for my pair, `stored` that of the
+/// stored pair, and `granted_from` the generation whose token was presented for the stored pair: the one before it, or
+/// an older one if it was a standby pair that has taken the place of a refused one.
 #[must_use]
-pub fn lost_commit(mine: &Attempt, from: Lineage, stored: Lineage, committed_by: Option<&str>) -> LostCommit {
+pub fn lost_commit(
+    mine: &Attempt,
+    from: Lineage,
+    stored: Lineage,
+    granted_from: u64,
+    committed_by: Option<&str>,
+) -> LostCommit {
     if committed_by == Some(mine.as_str()) {
         LostCommit::AlreadyMine
-    } else if stored == from.next() {
+    } else if stored.epoch == from.epoch && granted_from <= from.generation {
         LostCommit::Park
     } else {
         LostCommit::Superseded
@@ -192,15 +201,18 @@ mod tests {
         let mine = Attempt::new();
         let from = Lineage { epoch: 2, generation: 7 };
         let at = |epoch, generation| Lineage { epoch, generation };
-        for (stored, by, verdict) in [
-            (at(2, 8), Some(mine.as_str()), LostCommit::AlreadyMine),
-            (at(2, 8), Some("rival"), LostCommit::Park),
-            (at(2, 8), None, LostCommit::Park),
-            (at(2, 9), Some("rival"), LostCommit::Superseded),
-            (at(3, 8), Some("rival"), LostCommit::Superseded),
-            (at(3, 7), None, LostCommit::Superseded),
+        for (stored, granted_from, by, verdict) in [
+            (at(2, 8), 7, Some(mine.as_str()), LostCommit::AlreadyMine),
+            (at(2, 8), 7, Some("rival"), LostCommit::Park),
+            (at(2, 8), 7, None, LostCommit::Park),
+            // A standby pair has taken the place of a refused one: the stored pair is no younger than mine.
+            (at(2, 9), 7, Some("rival"), LostCommit::Park),
+            (at(2, 10), 6, Some("rival"), LostCommit::Park),
+            (at(2, 9), 8, Some("rival"), LostCommit::Superseded),
+            (at(3, 8), 7, Some("rival"), LostCommit::Superseded),
+            (at(3, 7), 6, None, LostCommit::Superseded),
         ] {
-            assert_eq!(lost_commit(&mine, from, stored, by), verdict, "{stored:?} by {by:?}");
+            assert_eq!(lost_commit(&mine, from, stored, granted_from, by), verdict, "{stored:?} by {by:?}");
         }
     }
 }

@@ -25,8 +25,9 @@ impl Bus {
         Self { client, name }
     }
 
-    /// Sends at most [`MOST`] events. For each, whether the bus has taken it.
-    pub(super) async fn put(&self, events: &[(&Installation, Event)]) -> Result<Vec<bool>, String> {
+    /// Sends at most [`MOST`] events. For each, what the bus has made of it; an error if it has taken none of them and
+    /// says nothing of any.
+    pub(super) async fn put(&self, events: &[(&Installation, Event)]) -> Result<Vec<Delivery>, String> {
         let entry = |(stored, event): &(&Installation, Event)| {
             PutEventsRequestEntry::builder()
                 .event_bus_name(&self.name)
@@ -39,8 +40,31 @@ impl Bus {
         let entries = events.iter().map(entry).collect();
         let answer = self.client.put_events().set_entries(Some(entries)).send().await;
         let answer = answer.map_err(|error| describe(&error))?;
-        let mut taken: Vec<bool> = answer.entries().iter().map(|entry| entry.error_code().is_none()).collect();
-        taken.resize(events.len(), false);
-        Ok(taken)
+        let mut delivered: Vec<_> = answer.entries().iter().map(|entry| Delivery::of(entry.error_code())).collect();
+        delivered.resize(events.len(), Delivery::NotTaken);
+        Ok(delivered)
+    }
+}
+
+/// What the bus has made of one event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Delivery {
+    /// It has taken the event.
+    Taken,
+    /// Not now: a fault of the bus, or too much at once.
+    NotTaken,
+    /// It will not take this event as it is, with this error code. Others are not concerned.
+    Refused(String),
+}
+
+impl Delivery {
+    /// From the error code of an entry (Amazon `EventBridge` API Reference, `PutEventsResultEntry`: only these two codes
+    /// are worth an immediate retry).
+    fn of(code: Option<&str>) -> Self {
+        match code {
+            None => Self::Taken,
+            Some("InternalFailure" | "InternalException" | "ThrottlingException") => Self::NotTaken,
+            Some(code) => Self::Refused(code.to_owned()),
+        }
     }
 }

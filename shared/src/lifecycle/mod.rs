@@ -9,6 +9,9 @@
 //! with it without events of their own; a location that the marketplace itself reports has one. What a refresh finds is
 //! told when it changes only, and refreshes of one installation are hours apart. What the schedule finds is sent a
 //! bounded number a tick.
+//!
+//! An event that the bus refuses for good (malformed, not authorized) is kept, with an alarm, and put off for an hour, so
+//! that it neither is lost nor blocks the events of other installations.
 
 mod bus;
 pub mod event;
@@ -18,7 +21,7 @@ use std::time::Duration;
 use aws_sdk_eventbridge::Client;
 use futures_util::{StreamExt as _, stream};
 
-use self::bus::{Bus, MOST};
+use self::bus::{Bus, Delivery, MOST};
 use self::event::{Event, Name};
 use crate::clock::{Clock, Millis};
 use crate::installation::state::{Attempt, Status};
@@ -36,6 +39,8 @@ const LEFT_ALONE: Duration = Duration::from_secs(5);
 const MOST_A_TICK: usize = 500;
 /// How many are read or struck at once.
 const CONCURRENCY: usize = 16;
+/// How long an event waits that the bus has refused. Somebody has to change something first.
+const PUT_OFF: Duration = Duration::from_hours(1);
 
 /// Tells of installations, if there is a bus.
 #[derive(Clone)]
@@ -114,9 +119,8 @@ impl Events {
         }
         let sent = async {
             let events: Vec<_> = in_order(stored).into_iter().take(MOST).collect();
-            let taken = bus.put(&events).await?;
-            let sent = taken_of(&events, &taken);
-            self.table.strike_events(&stored.resource, &stored.outbox, &sent).await.map_err(|error| error.to_string())
+            let delivered = bus.put(&events).await?;
+            self.acknowledge(stored, &events, &delivered).await.map_err(|error| error.to_string())
         };
         let error = match tokio::time::timeout(time, Box::pin(sent)).await {
             Ok(Ok(())) => return,
@@ -164,25 +168,46 @@ impl Events {
         }
     }
 
+    /// Sends the events of some installations, [`MOST`] in a request. An error if the bus takes nothing at all.
     async fn send_left(&self, bus: &Bus, stored: &[Installation]) -> Result<(), String> {
         let events: Vec<_> = stored.iter().flat_map(in_order).collect();
-        let mut taken = Vec::new();
+        let mut delivered = Vec::new();
         for some in events.chunks(MOST) {
-            taken.extend(bus.put(some).await?);
+            delivered.extend(bus.put(some).await?);
         }
-        let sent = taken_of(&events, &taken);
-        let struck = stream::iter(stored)
-            .map(|stored| {
-                let own: Vec<_> = sent.iter().filter(|event| stored.outbox.contains(event)).copied().collect();
-                async move { self.table.strike_events(&stored.resource, &stored.outbox, &own).await }
-            })
-            .buffer_unordered(CONCURRENCY);
-        let failed = struck.filter_map(async |struck| struck.err()).collect::<Vec<_>>().await;
-        match (failed.first(), taken.iter().all(|taken| *taken)) {
-            (Some(error), _) => Err(error.to_string()),
-            (None, false) => Err("the bus does not take all".to_owned()),
-            (None, true) => Ok(()),
+        let acknowledged = stream::iter(stored).map(|stored| self.acknowledge(stored, &events, &delivered));
+        let acknowledged = acknowledged.buffer_unordered(CONCURRENCY);
+        let failed = acknowledged.filter_map(async |done| done.err()).collect::<Vec<_>>().await;
+        if let Some(error) = failed.first() {
+            return Err(error.to_string());
         }
+        if !events.is_empty() && delivered.iter().all(|delivery| *delivery == Delivery::NotTaken) {
+            return Err("the bus takes none".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Removes from an installation's outbox those of its events that were taken, and puts those off that were refused.
+    async fn acknowledge(
+        &self,
+        stored: &Installation,
+        events: &[(&Installation, Event)],
+        delivered: &[Delivery],
+    ) -> Result<(), StoreError> {
+        let (mut taken, mut put_off) = (Vec::new(), None);
+        let own = events.iter().zip(delivered).filter(|((of, _), _)| of.resource == stored.resource);
+        for ((_, event), delivery) in own {
+            match delivery {
+                Delivery::Taken => taken.push(*event),
+                Delivery::NotTaken => {}
+                Delivery::Refused(code) => {
+                    tracing::error!(alarm = "events", resource = %stored.resource, event = event.name.as_str(), code,
+                        "the bus refuses a lifecycle event; it is kept and tried again in an hour");
+                    put_off = Some(self.clock.now() + PUT_OFF);
+                }
+            }
+        }
+        self.table.strike_events(&stored.resource, &stored.outbox, &taken, put_off).await
     }
 }
 
@@ -191,8 +216,4 @@ fn in_order(stored: &Installation) -> Vec<(&Installation, Event)> {
     let mut events = stored.outbox.clone();
     events.sort_by_key(|event| (event.epoch, event.at));
     events.into_iter().map(|event| (stored, event)).collect()
-}
-
-fn taken_of(events: &[(&Installation, Event)], taken: &[bool]) -> Vec<Event> {
-    events.iter().zip(taken).filter(|(_, taken)| **taken).map(|((_, event), _)| *event).collect()
 }

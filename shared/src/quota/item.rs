@@ -4,14 +4,14 @@
 //! |---|---|
 //! | `revision` | grows with every write |
 //! | `slot_ms`, `newest` | length of a slot, newest slot |
-//! | `slots`, `held` | map *slot → permits*, their sum |
+//! | `slots`, `counted` | map *slot → permits*, their sum; expired permits are in both until a rewrite drops them |
 //! | `day_used`, `day_ends`, `day_told` | requests of the day, its end (ms), whether the platform named that end |
-//! | `learnt` | the platform's own limits where they differ, see [`Learnt::to_text`] |
+//! | `observed` | the platform's own limits where they differ, see [`ObservedLimits::to_text`] |
 //! | `closed_until`, `closed_by` | nothing may be sent before (ms), after a 429 |
-//! | `packed` | instead of all of the above but `revision`, see [`packed`] |
-//! | `expires_at` | TTL (s), a week after the day: an item tells for so long that its resource is in use |
+//! | `closed_endpoints` | map *endpoint → until when it is closed* (ms), after a 429 that was about it only |
+//! | `expires_at` | TTL (s), a week after the day: for so long an item shows that its resource is in use |
 //!
-//! A full map makes an item below 1 KB: one write unit. So does a full text.
+//! A full map of slots makes an item below 1 KB: one write unit.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -21,34 +21,30 @@ use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes, ReturnValue, ReturnValuesOnConditionCheckFailure};
 
-use super::counters::{Closed, Counters, Day, FURTHEST_DAY, LimitKind};
-use super::decision::{MOST_SLOTS, Rewrite, Room, Take};
-use super::learn::{Correction, DayChange};
-use super::limits::Learnt;
-use super::packed;
-use super::window::{Slot, slot_key, slot_of_key};
+use super::counters::{Closed, ClosedEndpoints, Counters, Day, LimitKind};
+use super::decision::{Rewrite, Take};
+use super::limits::ObservedLimits;
+use super::snapshot::FURTHEST_DAY;
+use super::update::{DayChange, LimitUpdate};
+use super::window::{MOST_SLOTS, Slot, slot_key, slot_of_key};
 use crate::clock::Millis;
 use crate::table::{Attributes, Item, StoreError, Table, Written, n, s, written};
 
-/// How long an item is kept after its last day.
+/// The time for which an item is kept after its last day.
 const KEPT: Duration = Duration::from_hours(24 * 7);
 
-/// What a write came to.
+/// The result of a conditional write.
 #[derive(Debug)]
-pub(crate) enum Outcome {
+pub(crate) enum Write {
     /// Done; the item as it is now.
     Applied(Counters),
     /// The item was not as assumed; as it is, if there is one.
-    Refused(Option<Counters>),
+    Conflict(Option<Counters>),
 }
 
 /// Reads an item.
 pub(crate) fn decode(item: &Item) -> Result<Counters, StoreError> {
     let attributes = Attributes::of(item);
-    let revision = attributes.number("revision").unwrap_or_default();
-    if let Some(text) = attributes.text("packed") {
-        return packed::from_text(text, revision).ok_or_else(|| attributes.malformed("packed"));
-    }
     let number = |name: &'static str| attributes.number::<i64>(name).ok_or_else(|| attributes.malformed(name));
     let count = |name: &'static str| attributes.number::<u32>(name).ok_or_else(|| attributes.malformed(name));
     let newest = number("newest")?;
@@ -59,21 +55,64 @@ pub(crate) fn decode(item: &Item) -> Result<Counters, StoreError> {
         .collect::<Option<Vec<_>>>()
         .ok_or_else(|| attributes.malformed("slots"))?;
     slots.sort_unstable();
-    let learnt =
-        attributes.text("learnt").map(|text| Learnt::from_text(text).ok_or_else(|| attributes.malformed("learnt")));
+    let observed = attributes
+        .text("observed")
+        .map(|text| ObservedLimits::from_text(text).ok_or_else(|| attributes.malformed("observed")));
     let closed_until = attributes.number("closed_until").map(Millis);
     let closed_by = attributes.text("closed_by").and_then(LimitKind::from_text);
+    let endpoints = attributes.map("closed_endpoints").into_iter().flatten();
+    let closed_endpoints = endpoints
+        .map(|(name, until)| Some((name.clone(), Millis(until.as_n().ok()?.parse().ok()?))))
+        .collect::<Option<_>>()
+        .ok_or_else(|| attributes.malformed("closed_endpoints"))?;
     Ok(Counters {
-        revision,
+        revision: number("revision")?,
         slot_ms: number("slot_ms")?.max(1),
         newest,
         slots,
-        total: count("held")?,
+        counted: count("counted")?,
         day: Day { used: count("day_used")?, ends: Millis(number("day_ends")?), told: item.contains_key("day_told") },
-        learnt: learnt.transpose()?,
+        observed: observed.transpose()?,
         closed: closed_until.map(|until| Closed { until, by: closed_by.unwrap_or(LimitKind::Burst) }),
-        packed: false,
+        closed_endpoints,
     })
+}
+
+/// The attributes that [`decode`] reads, but for the key.
+pub(crate) fn encode(counters: &Counters) -> Item {
+    let slots = counters.slots.iter().map(|&(slot, count)| (slot_key(slot), n(count)));
+    let mut item = HashMap::from([
+        ("revision".to_owned(), n(counters.revision)),
+        ("slot_ms".to_owned(), n(counters.slot_ms)),
+        ("newest".to_owned(), n(counters.newest)),
+        ("slots".to_owned(), AttributeValue::M(slots.collect())),
+        ("counted".to_owned(), n(counters.counted)),
+        ("day_used".to_owned(), n(counters.day.used)),
+        ("day_ends".to_owned(), n(counters.day.ends)),
+        ("expires_at".to_owned(), n((counters.day.ends + KEPT).seconds())),
+    ]);
+    let mut also = |name: &str, value| item.insert(name.to_owned(), value);
+    if counters.day.told {
+        also("day_told", AttributeValue::Bool(true));
+    }
+    if let Some(observed) = counters.observed {
+        also("observed", s(observed.to_text()));
+    }
+    if let Some(closed) = counters.closed {
+        also("closed_until", n(closed.until));
+        also("closed_by", s(closed.by.to_text()));
+    }
+    if !counters.closed_endpoints.is_empty() {
+        also("closed_endpoints", endpoints(&counters.closed_endpoints));
+    }
+    item
+}
+
+/// Attributes that an item may be without.
+const OPTIONAL: [&str; 5] = ["day_told", "observed", "closed_until", "closed_by", "closed_endpoints"];
+
+fn endpoints(closed: &ClosedEndpoints) -> AttributeValue {
+    AttributeValue::M(closed.iter().map(|(name, until)| (name.clone(), n(until))).collect())
 }
 
 /// Reads the item of `key`, with everything written before.
@@ -82,11 +121,11 @@ pub(crate) async fn read(table: &Table, key: &str) -> Result<Option<Counters>, S
     get.send().await?.item.as_ref().map(decode).transpose()
 }
 
-/// How many items are read at once (`BatchGetItem`'s own bound).
+/// The most items that are read at once (`BatchGetItem`'s own bound).
 pub(crate) const MOST_READ: usize = 100;
 
 /// Which of at most [`MOST_READ`] items are there and not past their time. What DynamoDB leaves out of its answer under
-/// load counts as there: whoever asks wants to know what is surely unused.
+/// load counts as there: callers ask which resources are surely unused.
 pub(crate) async fn kept<'a>(
     table: &Table,
     keys: impl Iterator<Item = &'a str>,
@@ -103,173 +142,117 @@ pub(crate) async fn kept<'a>(
     Ok(found.chain(left.filter_map(key)).collect())
 }
 
-/// [`Take`]s.
-pub(crate) async fn take(table: &Table, key: &str, take: &Take) -> Result<Outcome, StoreError> {
+/// Writes a [`Take`].
+pub(crate) async fn take(table: &Table, key: &str, take: &Take) -> Result<Write, StoreError> {
     let mut write = Expression::default();
-    let (permits, dropped) = (i64::from(take.permits), i64::from(take.dropped()));
-    write.name("#slot", slot_key(take.slot));
-    write.value(":slot", n(take.slot));
-    write.value(":permits", n(permits));
-    write.value(":change", n(permits - dropped));
-    write.value(":zero", n(0));
-    let (mut set, mut removed) = (Clause::new("SET "), Clause::new(" REMOVE "));
-    set.add(
-        "slots.#slot = if_not_exists(slots.#slot, :zero) + :permits, held = held + :change, \
-         day_used = day_used + :permits",
-    );
-    if take.is_later {
-        set.add("newest = :slot");
-    }
+    let (permits, replaced) = (i64::from(take.permits.count), i64::from(take.replaces.is_some()));
+    write.name("#slot", slot_key(take.permits.slot));
+    write.value(":slot", n(take.permits.slot));
     write.value(":slot_ms", n(take.slot_ms));
-    write.holds(if take.is_later { "newest <= :slot" } else { "newest = :slot" });
-    write.holds("slot_ms = :slot_ms");
-    if let Room::Known(known) | Room::Either(known) = take.room {
+    write.value(":permits", n(permits));
+    write.value(":change", n(permits - replaced));
+    write.value(":zero", n(0));
+    write.value(":room", n(i64::from(take.limits.burst) - permits + replaced));
+    write.value(":day_room", n(i64::from(take.limits.daily) - permits));
+    write.value(":most", n(MOST_SLOTS));
+    write.value(":now", n(take.now));
+    write.value(":tomorrow", n(take.now + FURTHEST_DAY));
+    write.update.push_str(
+        "SET slots.#slot = if_not_exists(slots.#slot, :zero) + :permits, counted = counted + :change, \
+                    day_used = day_used + :permits, newest = :slot",
+    );
+    write.holds("newest <= :slot AND slot_ms = :slot_ms AND size(slots) <= :most");
+    if let Some(known) = take.known {
         write.value(":known", n(known.used_at_most));
         write.value(":known_end", n(known.day_ends));
-    }
-    if let Room::Known(_) = take.room {
-        // The day and the closure are as they were seen, which was found to be good.
-        write.holds("day_used <= :known AND day_ends = :known_end AND attribute_not_exists(closed_until)");
+        write.holds("(counted <= :room OR (day_used <= :known AND day_ends = :known_end))");
     } else {
-        write.value(":room", n(i64::from(take.limits.burst) - permits + dropped));
-        write.value(":day_room", n(i64::from(take.limits.daily) - permits));
-        write.value(":most", n(MOST_SLOTS));
-        write.value(":tomorrow", n(take.now + FURTHEST_DAY));
-        write.holds(match take.room {
-            Room::Sum => "held <= :room",
-            _ => "(held <= :room OR (day_used <= :known AND day_ends = :known_end))",
-        });
-        write.holds("size(slots) <= :most AND day_used <= :day_room AND day_ends > :now AND day_ends <= :tomorrow");
-        write.is_open(take.now);
+        write.holds("counted <= :room");
     }
-    write.learnt_is(take.learnt);
-    for (i, (slot, count)) in take.drops.iter().enumerate() {
-        write.name(&format!("#dead{i}"), slot_key(*slot));
-        write.value(&format!(":dead{i}"), n(count));
-        write.holds(&format!("slots.#dead{i} = :dead{i}"));
-        removed.add(&format!("slots.#dead{i}"));
+    write.holds("day_used <= :day_room AND day_ends > :now AND day_ends <= :tomorrow");
+    write.value(":daily", s(LimitKind::Daily.to_text()));
+    write.holds("(attribute_not_exists(closed_until) OR (closed_until <= :now AND closed_by <> :daily))");
+    write.observed_is(take.observed);
+    write.closed_endpoints_are(&take.closed_endpoints);
+    if let Some(replaced) = take.replaces {
+        write.name("#replaced", slot_key(replaced));
+        write.value(":one", n(1));
+        write.holds("slots.#replaced >= :one");
+        write.update.push_str(", slots.#replaced = slots.#replaced - :one");
     }
-    write.update = set.text + &removed.text;
     write.count_revision();
-    outcome(write.send(table, key).await?)
+    result(write.send(table, key).await?)
 }
 
 /// With the item that DynamoDB answered.
-fn outcome(written: Written) -> Result<Outcome, StoreError> {
+fn result(written: Written) -> Result<Write, StoreError> {
     Ok(match written {
-        Written::Applied(item) => Outcome::Applied(decode(&item)?),
-        Written::Refused(item) => Outcome::Refused(item.as_ref().map(decode).transpose()?),
+        Written::Applied(item) => Write::Applied(decode(&item)?),
+        Written::Refused(item) => Write::Conflict(item.as_ref().map(decode).transpose()?),
     })
 }
 
-/// [`Rewrite`]s.
-pub(crate) async fn rewrite(table: &Table, key: &str, rewrite: &Rewrite) -> Result<Outcome, StoreError> {
-    replace(table, key, rewrite.seen.as_ref(), &rewrite.next, Expression::default()).await
-}
-
-/// Makes `next` of the item, if it still is the one that was `seen`. What becomes of it is known before, so it need not
-/// be answered.
-async fn replace(
-    table: &Table,
-    key: &str,
-    seen: Option<&Counters>,
-    next: &Counters,
-    mut write: Expression,
-) -> Result<Outcome, StoreError> {
-    write.foretold = true;
-    let (mut set, mut removed) = (Clause::new("SET "), Clause::new(" REMOVE "));
-    set.assign(&mut write, "revision", ":revision", n(next.revision));
-    if seen.is_none_or(|seen| seen.day.ends != next.day.ends) {
-        set.assign(&mut write, "expires_at", ":expires_at", n((next.day.ends + KEPT).seconds()));
+/// Writes a [`Rewrite`]. The new item is known before, so DynamoDB need not answer with it.
+pub(crate) async fn rewrite(table: &Table, key: &str, rewrite: &Rewrite) -> Result<Write, StoreError> {
+    let mut write = Expression { answer: ReturnValue::None, ..Expression::default() };
+    let next = encode(&rewrite.next);
+    let removed: Vec<_> = OPTIONAL.into_iter().filter(|name| !next.contains_key(*name)).collect();
+    let mut sets = Vec::with_capacity(next.len());
+    for (name, value) in next {
+        sets.push(format!("{name} = :{name}"));
+        write.value(&format!(":{name}"), value);
     }
-    if next.packed {
-        set.assign(&mut write, "packed", ":packed", s(packed::to_text(next)));
-        if seen.is_some_and(|seen| !seen.packed) {
-            removed.add("slot_ms, newest, slots, held, day_used, day_ends, day_told, learnt, closed_until, closed_by");
-        }
-    } else {
-        let slots = next.slots.iter().map(|&(slot, count)| (slot_key(slot), n(count)));
-        set.assign(&mut write, "slot_ms", ":slot_ms", n(next.slot_ms));
-        set.assign(&mut write, "newest", ":newest", n(next.newest));
-        set.assign(&mut write, "slots", ":slots", AttributeValue::M(slots.collect()));
-        set.assign(&mut write, "held", ":held", n(next.total));
-        set.assign(&mut write, "day_used", ":day_used", n(next.day.used));
-        set.assign(&mut write, "day_ends", ":day_ends", n(next.day.ends));
-        if next.day.told {
-            set.assign(&mut write, "day_told", ":yes", AttributeValue::Bool(true));
-        } else {
-            removed.add("day_told");
-        }
-        if let Some(learnt) = next.learnt {
-            set.assign(&mut write, "learnt", ":learnt", s(learnt.to_text()));
-        }
-        removed.add("packed, closed_until, closed_by");
+    write.update = format!("SET {}", sets.join(", "));
+    if !removed.is_empty() {
+        write.update.push_str(" REMOVE ");
+        write.update.push_str(&removed.join(", "));
     }
-    write.update = set.text + &removed.text;
-    match seen {
+    match rewrite.seen {
         None => write.holds("attribute_not_exists(pk)"),
-        Some(seen) => write.is_still(seen),
+        Some(revision) => {
+            write.value(":seen", n(revision));
+            write.holds("revision = :seen");
+        }
     }
     Ok(match write.send(table, key).await? {
-        Written::Applied(_) => Outcome::Applied(next.clone()),
-        Written::Refused(found) => Outcome::Refused(found.as_ref().map(decode).transpose()?),
+        Written::Applied(_) => Write::Applied(rewrite.next.clone()),
+        Written::Refused(found) => Write::Conflict(found.as_ref().map(decode).transpose()?),
     })
 }
 
-/// Moves the revision of an item that is packed, whatever it is. Whoever has it for itself fails with its next write, and
-/// so sees that others want it, which their own refused writes do not tell it.
-pub(crate) async fn knock(table: &Table, key: &str) -> Result<Outcome, StoreError> {
-    let mut write = Expression::default();
-    write.holds("attribute_exists(packed)");
-    write.count_revision();
-    outcome(write.send(table, key).await?)
-}
-
-/// Gives back one permit of `slot`, which is `slot_ms` long, to an item that was last seen with `seen`. The day's count
-/// stays: it tells that an item has changed. Nothing where `seen` tells that there is none to give back.
+/// Gives back one permit of `slot`, which is `slot_ms` long. The day's count stays, because it shows that an item has
+/// changed. A conflict means that there is nothing to give back: the slot has expired and was dropped.
 ///
 /// Never sent twice: an answer that was lost would give back two, and so allow one too many.
-pub(crate) async fn give_back(
-    table: &Table,
-    key: &str,
-    seen: Option<&Counters>,
-    slot: Slot,
-    slot_ms: i64,
-) -> Result<Option<Outcome>, StoreError> {
+pub(crate) async fn give_back(table: &Table, key: &str, slot: Slot, slot_ms: i64) -> Result<Write, StoreError> {
     let mut write = Expression { once: true, ..Expression::default() };
-    if let Some(seen) = seen.filter(|seen| seen.packed) {
-        let Some(next) = seen.without_one(slot, slot_ms) else { return Ok(None) };
-        return replace(table, key, Some(seen), &next, write).await.map(Some);
-    }
     write.name("#slot", slot_key(slot));
     write.value(":one", n(1));
     write.value(":slot_ms", n(slot_ms));
-    write.update.push_str("SET slots.#slot = slots.#slot - :one, held = held - :one");
-    write.holds("slots.#slot >= :one AND held >= :one AND slot_ms = :slot_ms");
+    write.update.push_str("SET slots.#slot = slots.#slot - :one, counted = counted - :one");
+    write.holds("slots.#slot >= :one AND counted >= :one AND slot_ms = :slot_ms");
     write.count_revision();
-    outcome(write.send(table, key).await?).map(Some)
+    result(write.send(table, key).await?)
 }
 
-/// Applies a [`Correction`] to the item that was `seen`.
-pub(crate) async fn correct(
+/// Writes a [`LimitUpdate`] of the item that was `seen`. It fails only if what it changes was changed meanwhile, so
+/// that takes of other processes do not hold it up.
+pub(crate) async fn update(
     table: &Table,
     key: &str,
     seen: &Counters,
-    correction: &Correction,
-) -> Result<Outcome, StoreError> {
+    update: &LimitUpdate,
+) -> Result<Write, StoreError> {
     let mut write = Expression::default();
-    if seen.packed {
-        return replace(table, key, Some(seen), &correction.applied_to(seen), write).await;
-    }
     let mut sets = Vec::new();
-    write.learnt_is(seen.learnt);
+    write.observed_is(seen.observed);
     write.value(":was_end", n(seen.day.ends));
     write.holds("day_ends = :was_end");
-    if let Some(learnt) = correction.learnt {
-        write.value(":new_learnt", s(learnt.to_text()));
-        sets.push("learnt = :new_learnt");
+    if let Some(observed) = update.observed {
+        write.value(":new_observed", s(observed.to_text()));
+        sets.push("observed = :new_observed");
     }
-    match correction.day {
+    match update.day {
         None => {}
         Some(DayChange::Used(used)) => {
             write.value(":used", n(used));
@@ -286,7 +269,7 @@ pub(crate) async fn correct(
             sets.extend(["day_used = :used", "day_ends = :end", "day_told = :yes", "expires_at = :expires_at"]);
         }
     }
-    if let Some(closed) = correction.closed {
+    if let Some(closed) = update.closed {
         write.value(":until", n(closed.until));
         write.value(":by", s(closed.by.to_text()));
         match seen.closed {
@@ -298,46 +281,39 @@ pub(crate) async fn correct(
         }
         sets.extend(["closed_until = :until", "closed_by = :by"]);
     }
+    if let Some(closed) = &update.closed_endpoints {
+        write.closed_endpoints_are(&seen.closed_endpoints);
+        write.value(":new_endpoints", endpoints(closed));
+        sets.push("closed_endpoints = :new_endpoints");
+    }
     write.update = format!("SET {}", sets.join(", "));
     write.count_revision();
-    outcome(write.send(table, key).await?)
-}
-
-/// A part of an update: `SET` or `REMOVE` and what it is about, or nothing.
-struct Clause {
-    verb: &'static str,
-    text: String,
-}
-
-impl Clause {
-    fn new(verb: &'static str) -> Self {
-        Self { verb, text: String::new() }
-    }
-
-    fn add(&mut self, what: &str) {
-        self.text.push_str(if self.text.is_empty() { self.verb } else { ", " });
-        self.text.push_str(what);
-    }
-
-    fn assign(&mut self, write: &mut Expression, path: &str, placeholder: &str, value: AttributeValue) {
-        self.add(path);
-        self.text.push_str(" = ");
-        self.text.push_str(placeholder);
-        write.value(placeholder, value);
-    }
+    result(write.send(table, key).await?)
 }
 
 /// An update in the making.
-#[derive(Default)]
 struct Expression {
     update: String,
     condition: String,
     names: HashMap<String, String>,
     values: Item,
-    /// Whether a lost answer must not lead to another try.
+    /// True if a lost answer must not lead to another try.
     once: bool,
-    /// Whether the item that it leaves behind is known before.
-    foretold: bool,
+    /// DynamoDB's answer if the condition holds.
+    answer: ReturnValue,
+}
+
+impl Default for Expression {
+    fn default() -> Self {
+        Self {
+            update: String::new(),
+            condition: String::new(),
+            names: HashMap::new(),
+            values: Item::new(),
+            once: false,
+            answer: ReturnValue::AllNew,
+        }
+    }
 }
 
 impl Expression {
@@ -356,36 +332,31 @@ impl Expression {
         self.condition.push_str(condition);
     }
 
-    /// Every write that does not say what the item becomes.
+    /// Every write that does not replace the item.
     fn count_revision(&mut self) {
         self.value(":one", n(1));
         self.update.push_str(" ADD revision :one");
     }
 
-    /// Nobody has written since.
-    fn is_still(&mut self, seen: &Counters) {
-        if seen.revision == 0 {
-            self.holds("attribute_exists(pk) AND attribute_not_exists(revision)");
+    /// The limits that were assumed are those that are stored, or this process would not be bound by what another
+    /// has observed.
+    fn observed_is(&mut self, observed: Option<ObservedLimits>) {
+        if let Some(observed) = observed {
+            self.value(":observed", s(observed.to_text()));
+            self.holds("observed = :observed");
         } else {
-            self.value(":seen", n(seen.revision));
-            self.holds("revision = :seen");
+            self.holds("attribute_not_exists(observed)");
         }
     }
 
-    /// No 429 forbids it.
-    fn is_open(&mut self, now: Millis) {
-        self.value(":now", n(now));
-        self.holds("(attribute_not_exists(closed_until) OR closed_until <= :now)");
-    }
-
-    /// The limits that were assumed are those that are stored, or this process would not be bound by what another
-    /// has learnt.
-    fn learnt_is(&mut self, learnt: Option<Learnt>) {
-        if let Some(learnt) = learnt {
-            self.value(":learnt", s(learnt.to_text()));
-            self.holds("learnt = :learnt");
+    /// The endpoints that were assumed to be closed are those that are stored. So a process hears of a closure by its
+    /// first write after it, and a resource without one costs nothing extra.
+    fn closed_endpoints_are(&mut self, closed: &ClosedEndpoints) {
+        if closed.is_empty() {
+            self.holds("attribute_not_exists(closed_endpoints)");
         } else {
-            self.holds("attribute_not_exists(learnt)");
+            self.value(":closed_endpoints", endpoints(closed));
+            self.holds("closed_endpoints = :closed_endpoints");
         }
     }
 
@@ -399,7 +370,7 @@ impl Expression {
             .condition_expression(self.condition)
             .set_expression_attribute_names((!self.names.is_empty()).then_some(self.names))
             .set_expression_attribute_values(Some(self.values))
-            .return_values(if self.foretold { ReturnValue::None } else { ReturnValue::AllNew })
+            .return_values(self.answer)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
         // An override costs each call a configuration of its own, even where it changes nothing.
         let sent = if self.once {

@@ -1,6 +1,8 @@
-//! How much a resource may be asked: what is configured, and what the platform says of itself.
+//! The limits of a resource: those that are configured, and those that the platform states.
 
 use std::time::Duration;
+
+use super::window::Window;
 
 /// The ceilings of a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,15 +15,24 @@ pub struct Limits {
     pub daily: u32,
 }
 
-/// What the platform's headers said. A header that never came is `None`.
+impl Limits {
+    /// The burst limit holds as long as the clocks of any two processes differ by at most this: 300 ms at an interval
+    /// of 10 s.
+    #[must_use]
+    pub fn clock_tolerance(self) -> Duration {
+        Duration::from_millis(Window::new(self.interval).clock_tolerance_ms().unsigned_abs())
+    }
+}
+
+/// Limits that the platform's headers stated. A header that never came is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Learnt {
+pub(crate) struct ObservedLimits {
     pub(crate) burst: Option<u32>,
     pub(crate) interval: Option<Duration>,
     pub(crate) daily: Option<u32>,
 }
 
-impl Learnt {
+impl ObservedLimits {
     /// The stricter of this and `ceilings` in each respect: fewer requests, and the longer window to count them in.
     pub(crate) fn under(self, ceilings: Limits) -> Limits {
         Limits {
@@ -47,23 +58,23 @@ impl Learnt {
         format!("{}/{}/{}", part(burst), part(self.interval.map(|i| i.as_millis())), part(daily))
     }
 
-    /// What [`Learnt::to_text`] wrote; `None` if it did not.
+    /// Reads the text that [`ObservedLimits::to_text`] wrote; `None` for any other.
     pub(crate) fn from_text(text: &str) -> Option<Self> {
-        let mut learnt = Self::default();
+        let mut observed = Self::default();
         let mut parts = text.split('/');
         let mut next = || parts.next();
         let (burst, interval, daily) = (next()?, next()?, next()?);
         let said = |part: &str| part != "-";
         if said(burst) {
-            learnt.burst = Some(burst.parse().ok()?);
+            observed.burst = Some(burst.parse().ok()?);
         }
         if said(interval) {
-            learnt.interval = Some(Duration::from_millis(interval.parse().ok()?));
+            observed.interval = Some(Duration::from_millis(interval.parse().ok()?));
         }
         if said(daily) {
-            learnt.daily = Some(daily.parse().ok()?);
+            observed.daily = Some(daily.parse().ok()?);
         }
-        Some(learnt)
+        Some(observed)
     }
 }
 
@@ -74,29 +85,34 @@ mod tests {
     const CEILINGS: Limits = Limits { burst: 100, interval: Duration::from_secs(10), daily: 200_000 };
 
     #[test]
-    fn what_is_learnt_lowers_and_never_raises() {
-        let learnt = |burst, seconds, daily| Learnt {
+    fn observed_limits_lower_and_never_raise() {
+        let observed = |burst, seconds, daily| ObservedLimits {
             burst: Some(burst),
             interval: Some(Duration::from_secs(seconds)),
             daily: Some(daily),
         };
-        assert_eq!(Learnt::default().under(CEILINGS), CEILINGS);
-        let lower = learnt(25, 10, 10_000).under(CEILINGS);
+        assert_eq!(ObservedLimits::default().under(CEILINGS), CEILINGS);
+        let lower = observed(25, 10, 10_000).under(CEILINGS);
         assert_eq!((lower.burst, lower.daily), (25, 10_000));
-        assert_eq!(learnt(500, 5, 900_000).under(CEILINGS), CEILINGS);
-        assert_eq!(learnt(100, 60, 200_000).under(CEILINGS).interval, Duration::from_mins(1));
+        assert_eq!(observed(500, 5, 900_000).under(CEILINGS), CEILINGS);
+        assert_eq!(observed(100, 60, 200_000).under(CEILINGS).interval, Duration::from_mins(1));
+    }
+
+    #[test]
+    fn the_clock_tolerance_is_as_documented() {
+        assert_eq!(CEILINGS.clock_tolerance(), Duration::from_millis(300));
     }
 
     #[test]
     fn the_stored_form_is_read_back() {
-        for learnt in [
-            Learnt::default(),
-            Learnt { burst: Some(25), interval: None, daily: Some(10_000) },
-            Learnt { burst: Some(25), interval: Some(Duration::from_secs(10)), daily: None },
+        for observed in [
+            ObservedLimits::default(),
+            ObservedLimits { burst: Some(25), interval: None, daily: Some(10_000) },
+            ObservedLimits { burst: Some(25), interval: Some(Duration::from_secs(10)), daily: None },
         ] {
-            assert_eq!(Learnt::from_text(&learnt.to_text()), Some(learnt));
+            assert_eq!(ObservedLimits::from_text(&observed.to_text()), Some(observed));
         }
-        assert_eq!(Learnt::from_text("25/x/3"), None);
-        assert_eq!(Learnt::from_text("25"), None);
+        assert_eq!(ObservedLimits::from_text("25/x/3"), None);
+        assert_eq!(ObservedLimits::from_text("25"), None);
     }
 }

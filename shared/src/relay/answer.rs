@@ -1,11 +1,13 @@
 //! What the caller gets: the platform's answer or the relay's refusal, always saying which.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::Value;
 
 use super::headers;
+use super::mcp;
+use super::path::Path;
 use super::refused::Refused;
 use super::upstream::Reply;
 use crate::clock::Millis;
@@ -50,10 +52,10 @@ impl Answer {
         Self { status, source, headers, body }
     }
 
-    /// The platform's answer, with the headers that may pass.
+    /// The platform's answer to a request for `path`, with the headers that may pass.
     #[must_use]
-    pub fn of_platform(reply: &Reply) -> Self {
-        Self::new(Source::Platform, reply.status, headers::from_platform(&reply.headers), reply.body.clone())
+    pub fn of_platform(reply: &Reply, path: &Path) -> Self {
+        Self::new(Source::Platform, reply.status, headers::from_platform(&reply.headers, path), reply.body.clone())
     }
 
     /// A JSON document of the relay's own.
@@ -74,6 +76,10 @@ impl Answer {
         }
         if problem.code == Code::Unauthenticated {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        // A 405 names the methods that are offered (RFC 9110 section 15.5.6).
+        if problem.code == Code::MethodNotOffered {
+            headers.insert(ALLOW, HeaderValue::from_static(mcp::OFFERED));
         }
         Self::new(Source::Relay, problem.code.status(), headers, problem.to_json().to_string().into())
     }

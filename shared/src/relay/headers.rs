@@ -4,10 +4,13 @@
 
 use std::time::Duration;
 
+use http::Method;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
+use super::mcp;
 use super::path::Path;
 use crate::clock::Millis;
+use crate::platform::operations;
 use crate::quota::Usage;
 
 /// Says who made the answer.
@@ -96,49 +99,73 @@ const FROM_PLATFORM: [&str; 24] = [
     "x-trace-id",
 ];
 
-/// Path prefixes whose operations want the older version.
-const OLDER: [&str; 10] = [
-    "/agent-studio",
-    "/calendars",
-    "/conversation-ai",
-    "/conversations",
-    "/knowledge-base",
-    "/knowledge-bases",
-    "/links/search",
-    "/saas",
-    "/saas-api",
-    "/voice-ai",
-];
+/// The relay's name for a request whose caller names no program. The platform's CDN blocks requests without one.
+const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("hoopai-relay/", env!("CARGO_PKG_VERSION")));
+
+/// Whether a request's header of this name, in lower case, is passed on to the platform.
+#[must_use]
+pub fn reaches_platform(name: &str, path: &Path) -> bool {
+    TO_PLATFORM.binary_search(&name).is_ok() || is_of_mcp(name, path)
+}
+
+fn is_of_mcp(name: &str, path: &Path) -> bool {
+    mcp::HEADERS.iter().any(|header| header == name) && mcp::is_endpoint(path)
+}
+
+/// Takes away a `Content-Encoding` that the body does not have. API Gateway may unpack a request's body and leave the
+/// header (API Gateway Developer Guide, "Call an API method with a compressed payload"). A `Content-MD5` that came with
+/// it was made of the packed body, so it goes too.
+pub fn drop_untrue_encoding(headers: &mut HeaderMap, body: &[u8]) {
+    let Some(value) = headers.get_all(header::CONTENT_ENCODING).iter().next_back() else { return };
+    // The coding that was applied last stands last (RFC 9110 section 8.4).
+    let outermost = value.to_str().ok().and_then(|codings| codings.rsplit(',').next()).unwrap_or_default().trim();
+    if !may_be_coded(outermost, body) {
+        headers.remove(header::CONTENT_ENCODING);
+        headers.remove(CONTENT_MD5);
+    }
+}
+
+const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
+
+/// Whether a body can be in a content coding, by its first bytes; where these do not tell, whether it is no text.
+fn may_be_coded(coding: &str, body: &[u8]) -> bool {
+    let is_text = || std::str::from_utf8(body).is_ok();
+    match coding.to_ascii_lowercase().as_str() {
+        "identity" => true,
+        // RFC 1952 section 2.3.1.
+        "gzip" | "x-gzip" => body.starts_with(&[0x1f, 0x8b]),
+        // RFC 1950 section 2.2. Some programs leave the two bytes of the header out.
+        "deflate" => {
+            matches!(*body, [cmf, flags, ..] if cmf & 0x0f == 8 && (u16::from(cmf) << 8 | u16::from(flags)).is_multiple_of(31))
+                || !is_text()
+        }
+        _ => !is_text(),
+    }
+}
 
 /// The headers that the platform gets, but for `Authorization`.
 #[must_use]
-pub fn to_platform(caller: &HeaderMap, path: &Path) -> HeaderMap {
-    let mut headers = allowed(caller, &TO_PLATFORM);
-    headers.entry(VERSION).or_insert_with(|| HeaderValue::from_static(version(path)));
+pub fn to_platform(caller: &HeaderMap, method: &Method, path: &Path) -> HeaderMap {
+    let mut headers = allowed(caller, |name| reaches_platform(name, path));
+    let is_named = headers.get(header::USER_AGENT).is_some_and(|value| !value.as_bytes().trim_ascii().is_empty());
+    if !is_named {
+        headers.insert(header::USER_AGENT, USER_AGENT);
+    }
+    let version = || HeaderValue::from_static(operations::version(method, path.readings()));
+    headers.entry(VERSION).or_insert_with(version);
     headers
 }
 
-/// The version that the platform's documents name for a path. `v3` cannot be told from the path: who wants it says so.
+/// The headers of a platform's answer on a path that the caller gets. Its limits come with [`tighten`].
 #[must_use]
-pub fn version(path: &Path) -> &'static str {
-    let [segments, _] = path.readings();
-    let is_below = |prefix: &str| {
-        let mut segments = segments.iter();
-        prefix[1..].split('/').all(|segment| segments.next().is_some_and(|s| s == segment))
-    };
-    if OLDER.iter().any(|prefix| is_below(prefix)) { "2021-04-15" } else { "2021-07-28" }
+pub fn from_platform(platform: &HeaderMap, path: &Path) -> HeaderMap {
+    allowed(platform, |name| FROM_PLATFORM.binary_search(&name).is_ok() || is_of_mcp(name, path))
 }
 
-/// The headers of a platform's answer that the caller gets. Its limits come with [`tighten`].
-#[must_use]
-pub fn from_platform(platform: &HeaderMap) -> HeaderMap {
-    allowed(platform, &FROM_PLATFORM)
-}
-
-fn allowed(from: &HeaderMap, names: &[&str]) -> HeaderMap {
+fn allowed(from: &HeaderMap, passes: impl Fn(&str) -> bool) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in from {
-        if names.binary_search(&name.as_str()).is_ok() {
+        if passes(name.as_str()) {
             headers.append(name.clone(), value.clone());
         }
     }
@@ -222,14 +249,81 @@ mod tests {
             ("accept-encoding", "br"),
             ("version", "v3"),
         ]);
-        let expected = map(&[("content-type", "application/json"), ("accept-encoding", "br"), ("version", "v3")]);
-        assert_eq!(to_platform(&caller, &path("/contacts/")), expected);
-        let added = to_platform(&HeaderMap::new(), &path("/contacts/"));
+        let mut expected = map(&[("content-type", "application/json"), ("accept-encoding", "br"), ("version", "v3")]);
+        expected.insert(header::USER_AGENT, USER_AGENT);
+        assert_eq!(to_platform(&caller, &Method::GET, &path("/contacts/")), expected);
+        let mut added = to_platform(&HeaderMap::new(), &Method::GET, &path("/contacts/"));
+        assert_eq!(added.remove(header::USER_AGENT), Some(USER_AGENT));
         assert_eq!(
             added,
             map(&[("version", "2021-07-28")]),
             "no encoding is asked for that the caller did not ask for"
         );
+    }
+
+    #[test]
+    fn a_request_always_names_a_program() {
+        assert!(
+            USER_AGENT
+                .to_str()
+                .is_ok_and(|text| text.starts_with("hoopai-relay/0.") || text.starts_with("hoopai-relay/1."))
+        );
+        let own = HeaderValue::from_static("own/1 (x)");
+        for (caller, expected) in [
+            (map(&[]), USER_AGENT),
+            (map(&[("user-agent", "")]), USER_AGENT),
+            (map(&[("user-agent", "  ")]), USER_AGENT),
+            (map(&[("user-agent", "own/1 (x)")]), own),
+        ] {
+            let sent = to_platform(&caller, &Method::GET, &path("/contacts/"));
+            assert_eq!(sent.get_all(header::USER_AGENT).iter().collect::<Vec<_>>(), [&expected], "{caller:?}");
+        }
+    }
+
+    #[test]
+    fn the_headers_of_mcp_pass_both_ways_at_its_endpoint_only() {
+        let of_mcp = map(&[("last-event-id", "7"), ("mcp-protocol-version", "2025-06-18"), ("mcp-session-id", "s")]);
+        for (at, passes) in [("/mcp/", true), ("/mcp", true), ("/contacts/", false), ("/mcpx/", false)] {
+            let (sent, answered) = (to_platform(&of_mcp, &Method::GET, &path(at)), from_platform(&of_mcp, &path(at)));
+            for name in of_mcp.keys() {
+                assert_eq!((sent.contains_key(name), answered.contains_key(name)), (passes, passes), "{name} at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn body_and_content_encoding_agree() {
+        const GZIP: &[u8] = b"\x1f\x8b\x08\0\0\0\0\0\x02\xff";
+        const ZLIB: &[u8] = b"\x78\x9c\xab\x56";
+        const BINARY: &[u8] = b"\x8b\x01\x80";
+        for (encoding, body, stays) in [
+            ("gzip", GZIP, true),
+            ("GZip", GZIP, true),
+            ("x-gzip", GZIP, true),
+            ("gzip", b"{\"a\":1}", false),
+            ("gzip", BINARY, false),
+            ("gzip", b"", false),
+            ("identity, gzip", b"{}", false),
+            ("br, gzip", GZIP, true),
+            ("deflate", ZLIB, true),
+            ("deflate", b"x\x01", true),
+            ("deflate", BINARY, true),
+            ("deflate", b"{\"a\":1}", false),
+            ("br", BINARY, true),
+            ("br", b"{\"a\":1}", false),
+            ("zstd", b"\x28\xb5\x2f\xfd", true),
+            ("zstd", b"text", false),
+            ("identity", b"{\"a\":1}", true),
+            ("", b"{\"a\":1}", false),
+        ] {
+            let mut headers = map(&[("content-encoding", encoding), ("content-md5", "x"), ("content-type", "a/b")]);
+            drop_untrue_encoding(&mut headers, body);
+            let left = (headers.contains_key("content-encoding"), headers.contains_key("content-md5"), headers.len());
+            assert_eq!(left, (stays, stays, if stays { 3 } else { 1 }), "{encoding}: {body:?}");
+        }
+        let mut without = map(&[("content-md5", "x")]);
+        drop_untrue_encoding(&mut without, b"{}");
+        assert!(without.contains_key("content-md5"), "nothing was unpacked");
     }
 
     #[test]
@@ -248,28 +342,7 @@ mod tests {
             ("strict-transport-security", "x"),
         ]);
         let expected = map(&[("content-type", "text/csv"), ("content-encoding", "gzip"), ("location", "/elsewhere")]);
-        assert_eq!(from_platform(&platform), expected);
-    }
-
-    #[test]
-    fn every_published_operation_gets_its_version() {
-        let mut seen = 0;
-        for line in include_str!("../../../tests/it/data/operations.tsv").lines().skip(1) {
-            let mut fields = line.split('\t');
-            let (Some("v2"), _, Some(method), Some(template), _, Some(documented)) =
-                (fields.next(), fields.next(), fields.next(), fields.next(), fields.next(), fields.next())
-            else {
-                continue;
-            };
-            if !documented.starts_with("2021-") {
-                continue;
-            }
-            let path = path(&template.replace(['{', '}'], ""));
-            assert_eq!(version(&path), documented, "{method} {template}");
-            seen += 1;
-        }
-        assert!(seen > 500, "only {seen} operations were looked at");
-        assert_eq!(version(&path("/calendarsx")), "2021-07-28");
+        assert_eq!(from_platform(&platform, &path("/contacts/")), expected);
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod answer;
 mod call;
 pub mod headers;
 pub mod inference;
+pub mod mcp;
 pub mod named;
 pub mod path;
 pub mod refused;
@@ -14,44 +15,36 @@ pub mod retry;
 pub mod token_class;
 pub mod upstream;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::app::{App, StartError};
+use crate::app::App;
 use crate::caller::{Authorized, Caller, Callers, Visible};
 use crate::clock::Millis;
-use crate::http_client;
 use crate::problem::{Code, Problem};
+use crate::qualifier::Arrival;
 use crate::quota::{Meter, Quota, Usage};
 use crate::resource::Resource;
 use crate::secrets::Secret;
-use crate::token::Access;
 use answer::{Answer, Source};
 use call::{Call, Course};
 use inference::For;
 use named::Parts;
 use refused::Refused;
-use request::{Request, Unaddressed};
-use retry::{Outcome, Unauthorized};
+use request::Unaddressed;
 use upstream::Reply;
 
 /// How much later than a call everything else gives up.
 const BEYOND_THE_DEADLINE: Duration = Duration::from_millis(100);
-/// How many resources are remembered whose 401 no renewal helps.
-const REMEMBERED: usize = 1_000;
 
 /// The relay's operation. One a process.
 pub struct Relay {
     app: App,
     quota: Quota,
     callers: Secret<Callers>,
-    client: http_client::Relayed,
-    /// The token (epoch and generation) that answered with a 401 of unknown text although it had just been renewed.
-    not_helped: Mutex<HashMap<Resource, (u64, u64)>>,
 }
 
 /// What a call has from the event that brought it.
@@ -66,21 +59,13 @@ pub struct Invocation {
 }
 
 impl Relay {
-    /// A relay with connections of its own.
-    ///
-    /// # Errors
-    /// [`StartError::Tls`].
-    pub fn new(app: App) -> Result<Self, StartError> {
+    /// The relay of an app.
+    #[must_use]
+    pub fn new(app: App) -> Self {
         // The configuration of the relay always names the callers' secret.
         let id = app.config.callers_secret_id.clone().unwrap_or_default();
         let secrets = aws_sdk_secretsmanager::Client::new(&app.aws);
-        Ok(Self {
-            quota: app.quota.clone(),
-            callers: Secret::new(secrets, id, app.clock.clone(), Callers::parse),
-            client: http_client::relayed()?,
-            not_helped: Mutex::default(),
-            app,
-        })
+        Self { quota: app.quota.clone(), callers: Secret::new(secrets, id, app.clock.clone(), Callers::parse), app }
     }
 
     /// Reads all secrets at once, in advance of the first call. What fails is read again then.
@@ -95,6 +80,18 @@ impl Relay {
     #[must_use]
     pub fn now(&self) -> Millis {
         self.app.clock.now()
+    }
+
+    /// Refuses an event that did not come the way that it claims: its sender could have put any identity into it.
+    ///
+    /// # Errors
+    /// [`Code::Unauthenticated`]. The log says which qualifier was invoked and which was expected.
+    pub fn check_arrival(&self, arrival: Arrival, invoked_function_arn: &str) -> Result<(), Refused> {
+        let alias = &self.app.config.gateway_alias;
+        if alias.admits(arrival, invoked_function_arn) {
+            return Ok(());
+        }
+        Err(Refused::by_qualifier(arrival, invoked_function_arn, alias))
     }
 
     /// Who may call. A change of the secret is noticed within a minute.
@@ -125,7 +122,8 @@ impl Relay {
     /// # Errors
     /// It does not, or it needs a company's token and the company of the location that it names is not known.
     pub async fn resource_of(&self, request: &Unaddressed, caller: &Caller) -> Result<Resource, Refused> {
-        let location = match inference::infer(&request.method, &Parts::from(request)).map_err(Problem::from)? {
+        mcp::check_offered(&request.method, &request.path)?;
+        let location = match inference::infer(&Parts::from(request)).map_err(Problem::from)? {
             For::Resource(resource) => return Ok(resource),
             For::CompanyOf(location) => location,
         };
@@ -151,14 +149,14 @@ impl Relay {
         let result = call.run().await;
         let now = self.now();
         let mut answer = match &result {
-            Ok(reply) => Answer::of_platform(reply),
+            Ok(reply) => Answer::of_platform(reply, &authorized.request().path),
             Err(refused) => Answer::refused(refused, now),
         };
         let platform = result.as_ref().map(|reply| reply.headers.clone()).unwrap_or_default();
         match &call.usage {
             Some(usage) => {
                 headers::tighten(&mut answer.headers, &platform, usage, self.app.config.limits.interval, now);
-                say_when(&mut answer, usage, self.quota.opens_at(&authorized.request().resource), now);
+                say_when(&mut answer, usage, || self.quota.opens_at(authorized.request().endpoint()), now);
             }
             None => headers::repeat_limits(&mut answer.headers, &platform),
         }
@@ -203,32 +201,17 @@ impl Relay {
             "quota": {"burst": meter(&usage.burst), "daily": meter(&usage.daily)},
         }))
     }
-
-    /// Whether a 401 of unknown text came although the token had just been renewed because of one. It is remembered
-    /// with the token, so that the next call does not renew it in vain again.
-    fn no_token_helps(&self, request: &Request, used: &Access, outcome: Outcome, renewed: bool) -> bool {
-        let Outcome::Answered(_, Some(Unauthorized::Unknown)) = outcome else { return false };
-        let lineage = (used.epoch, used.generation);
-        let mut not_helped = self.not_helped.lock().unwrap_or_else(PoisonError::into_inner);
-        if renewed {
-            if not_helped.len() >= REMEMBERED {
-                not_helped.clear();
-            }
-            not_helped.insert(request.resource.clone(), lineage);
-        }
-        not_helped.get(&request.resource) == Some(&lineage)
-    }
 }
 
 /// With a 429 of the platform goes the instant at which the relay sends again, whatever the platform said: it may say
 /// nothing, a date, or less than the relay holds back for. What it said is part of the closure if it is any longer.
-/// `opens_at` is that instant; without it, it is when all is free again.
-fn say_when(answer: &mut Answer, usage: &Usage, opens_at: Option<Millis>, now: Millis) {
+/// `opens_at` looks up that instant, for a 429 only; without it, it is when all is free again.
+fn say_when(answer: &mut Answer, usage: &Usage, opens_at: impl FnOnce() -> Option<Millis>, now: Millis) {
     if answer.source != Source::Platform || answer.status != StatusCode::TOO_MANY_REQUESTS {
         return;
     }
     let meter = if usage.daily.remaining == 0 { &usage.daily } else { &usage.burst };
-    headers::retry_after(&mut answer.headers, opens_at.unwrap_or(meter.resets_at), now);
+    headers::retry_after(&mut answer.headers, opens_at().unwrap_or(meter.resets_at), now);
 }
 
 /// One line a call: who, what and how long, never with which query, headers or body.
@@ -288,22 +271,26 @@ mod tests {
             burst: Meter { limit: 100, remaining: 0, resets_at: Millis(12_000) },
             daily: Meter { limit: 200_000, remaining: 7, resets_at: Millis(99_000) },
         };
-        let told = |status: u16, source, platform: Option<&'static str>, opens_at| {
+        let told = |platform: Option<&'static str>, opens_at| {
             let said = platform.map(|value| (header::RETRY_AFTER, HeaderValue::from_static(value)));
-            let status = StatusCode::from_u16(status).expect("a status");
+            let (status, source) = (StatusCode::TOO_MANY_REQUESTS, Source::Platform);
             let mut answer = Answer { status, source, headers: HeaderMap::from_iter(said), body: Bytes::new() };
-            say_when(&mut answer, &usage, opens_at, Millis(1_000));
+            let is_429_of_platform = (status.as_u16(), source) == (429, Source::Platform);
+            let asked = std::cell::Cell::new(false);
+            let look_up = || {
+                asked.set(true);
+                opens_at
+            };
+            say_when(&mut answer, &usage, look_up, Millis(1_000));
+            assert_eq!(asked.get(), is_429_of_platform, "the limiter is asked for a 429 of the platform only");
             let text = |name| answer.headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
             assert!(answer.headers.get_all(header::RETRY_AFTER).iter().count() <= 1);
             (text(header::RETRY_AFTER), text(headers::RETRY_AFTER_MS))
         };
         let both = |seconds: &str, ms: &str| (Some(seconds.to_owned()), Some(ms.to_owned()));
         for said in [None, Some("Wed, 21 Oct 2015 07:28:00 GMT"), Some("1"), Some("3600"), Some("soon")] {
-            assert_eq!(told(429, Source::Platform, said, Some(Millis(11_400))), both("11", "10400"), "{said:?}");
-            assert_eq!(told(429, Source::Platform, said, None), both("11", "11000"), "{said:?}");
+            assert_eq!(told(said, Some(Millis(11_400))), both("11", "10400"), "{said:?}");
+            assert_eq!(told(said, None), both("11", "11000"), "{said:?}");
         }
-        let kept = (Some("7".to_owned()), None);
-        assert_eq!(told(503, Source::Platform, Some("7"), Some(Millis(11_400))), kept);
-        assert_eq!(told(429, Source::Relay, Some("7"), Some(Millis(11_400))), kept, "a refusal has its own instant");
     }
 }

@@ -146,6 +146,15 @@ impl Path {
     pub fn readings(&self) -> &[Vec<String>; 2] {
         &self.readings
     }
+
+    /// Whether any router could take `word` for the first segment. Routers differ in case and in what they make of
+    /// `;parameters`, and some decode a path before they look for its end at `?` or `#`.
+    #[must_use]
+    pub fn may_begin_with(&self, word: &str) -> bool {
+        let meaning = |first: &String| first.split([';', '?', '#']).next().unwrap_or_default().trim().to_owned();
+        let firsts = self.readings.iter().filter_map(|segments| segments.first());
+        firsts.map(meaning).any(|first| first.eq_ignore_ascii_case(word))
+    }
 }
 
 fn expect_whole_escapes(raw: &str) -> Result<(), Unsafe> {

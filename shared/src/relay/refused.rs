@@ -8,6 +8,7 @@ use super::upstream::{Failure, LARGEST_BODY};
 use crate::caller::{Forbidden, Unauthenticated};
 use crate::clock::Millis;
 use crate::problem::{Code, Problem};
+use crate::qualifier::{Arrival, GatewayAlias, Qualifier};
 use crate::quota::{LimitKind, QuotaError, Usage};
 use crate::resource::Resource;
 use crate::secrets::SecretError;
@@ -44,6 +45,9 @@ impl Refused {
             LimitKind::Burst => (Code::BurstLimited, "burst", "the burst limit of this location or company is used up"),
             LimitKind::Daily => (Code::DailyLimited, "daily", "the daily limit of this location or company is used up"),
             LimitKind::Caller => (Code::BurstLimited, "caller", "this caller's own limit is used up"),
+            LimitKind::Endpoint => {
+                (Code::BurstLimited, "endpoint", "the platform's own limit of this endpoint is used up")
+            }
         };
         let problem = Problem::new(code, detail).retry_at(refusal.retry_at).with("limit", limit);
         // The usage of a caller's share is not that of the resource.
@@ -51,7 +55,7 @@ impl Refused {
         Self { problem: problem.into(), cause: None, usage }
     }
 
-    /// Which limit was used up, if that is why: `burst`, `daily` or `caller`.
+    /// Which limit was used up, if that is why: `burst`, `daily`, `caller` or `endpoint`.
     #[must_use]
     pub fn limit(&self) -> Option<&str> {
         let limited = matches!(self.problem.code, Code::BurstLimited | Code::DailyLimited);
@@ -114,7 +118,7 @@ impl Refused {
     pub fn by_platform(failure: &Failure) -> Self {
         const UNKNOWN: &str = "it is not known whether the request was carried out";
         let problem = match failure {
-            Failure::NotSent(_) => {
+            Failure::NotSent(_) | Failure::TooLate => {
                 Problem::new(Code::PlatformUnreachable, "the platform cannot be connected to; nothing was sent")
             }
             Failure::Broken { status: None, .. } => {
@@ -142,6 +146,14 @@ impl Refused {
     pub fn by_permissions(reason: Forbidden, caller: &str, resource: &Resource) -> Self {
         let cause = format!("{reason} (caller {caller}, {resource})");
         Self { cause: Some(cause), ..Self::from(reason) }
+    }
+
+    /// An event that came by another qualifier than its kind comes by. The caller is told no more than any stranger.
+    #[must_use]
+    pub fn by_qualifier(arrival: Arrival, invoked_function_arn: &str, alias: &GatewayAlias) -> Self {
+        let (came_by, gateway) = (Qualifier::of(invoked_function_arn), alias.name());
+        let cause = format!("{arrival:?} event by {came_by:?}, GATEWAY_ALIAS is {gateway:?}");
+        Self { cause: Some(cause), ..Self::from(Unauthenticated) }
     }
 
     /// The time was up before anything was sent.

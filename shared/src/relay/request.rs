@@ -7,6 +7,7 @@ use http::{HeaderMap, Method};
 
 use super::path::{Path, Query};
 use crate::caller::METHODS;
+use crate::quota::Endpoint;
 use crate::resource::Resource;
 
 /// One request for the platform, in the caller's terms. Its parts are checked, its sender is not.
@@ -41,6 +42,12 @@ impl Request {
             body: Bytes::new(),
             wait: Duration::ZERO,
         }
+    }
+
+    /// The platform's endpoint that it goes to, whose limit may be its own.
+    #[must_use]
+    pub fn endpoint(&self) -> Endpoint<'_> {
+        Endpoint::of(&self.resource, self.path.as_str())
     }
 }
 

@@ -6,19 +6,18 @@
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use serde::Deserialize;
+
+use crate::platform::refusal::Meaning;
 
 /// How often a failed attempt of any one kind is repeated.
 const REPEATS: u8 = 2;
-/// The largest body in which the reason of a 401 is looked for, in bytes.
-const REASON_LIMIT: usize = 16 * 1024;
 
 /// What a 401 of the platform is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unauthorized {
     /// The token is expired or not one: another one helps.
     Token,
-    /// Scope, class of token, version header: no token of this installation helps.
+    /// Scope, class of token, version header, something that the request names: no token of this installation helps.
     NotTheToken,
     /// A text that is not known: another token may help, once.
     Unknown,
@@ -33,52 +32,10 @@ impl Unauthorized {
         if encoding.is_some_and(|e| !e.trim().is_empty() && !e.trim().eq_ignore_ascii_case("identity")) {
             return Self::Unreadable;
         }
-        if body.len() > REASON_LIMIT {
-            return Self::Unknown;
-        }
-        let text = serde_json::from_slice::<Reason>(body)
-            .map_or_else(|_| String::from_utf8_lossy(body).into_owned(), Reason::text)
-            .to_lowercase();
-        Self::of_text(text.trim())
-    }
-
-    /// The platform's texts, verbatim but for case; see the tests.
-    fn of_text(text: &str) -> Self {
-        const NOT_THE_TOKEN: [&str; 5] = [
-            "the token is not authorized for this scope",
-            "this authclass type is not allowed to access this scope",
-            "token's user type mismatch",
-            "version header was not found",
-            "version header is invalid",
-        ];
-        if NOT_THE_TOKEN.iter().any(|known| text.starts_with(known)) {
-            return Self::NotTheToken;
-        }
-        let names_token = text.contains("token") || text.contains("jwt");
-        if text == "invalid jwt" || (names_token && text.contains("expired")) { Self::Token } else { Self::Unknown }
-    }
-}
-
-#[derive(Deserialize)]
-struct Reason {
-    message: Option<Message>,
-    error_description: Option<String>,
-    error: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Message {
-    One(String),
-    Several(Vec<String>),
-}
-
-impl Reason {
-    fn text(self) -> String {
-        match self.message {
-            Some(Message::One(text)) => text,
-            Some(Message::Several(texts)) => texts.join(" "),
-            None => self.error_description.or(self.error).unwrap_or_default(),
+        match Meaning::of(StatusCode::UNAUTHORIZED, body) {
+            Meaning::AccessTokenInvalid => Self::Token,
+            Meaning::Unknown => Self::Unknown,
+            _ => Self::NotTheToken,
         }
     }
 }
@@ -160,35 +117,22 @@ mod tests {
     fn the_reason_of_a_401_is_read() {
         use Unauthorized::*;
         let message = |text: &str| serde_json::json!({"statusCode": 401, "message": text}).to_string();
+        let v3 = |text: &str| serde_json::json!({"error": {"code": "UNAUTHORIZED", "message": text}}).to_string();
         let cases = [
             ("an expired or garbled token", None, message("Invalid JWT"), Token),
-            ("an expired token in other words", None, message("The access token has expired."), Token),
-            ("the same about the JWT", None, message("jwt expired"), Token),
+            ("the platform's example", None, message("Invalid token: access token is invalid"), Token),
+            ("the same in v3", None, v3("Invalid token: access token is invalid"), Token),
             ("a missing scope", None, message("The token is not authorized for this scope."), NotTheToken),
-            (
-                "a company's token on a location's route",
-                None,
-                message(
-                    "This authClass type is not allowed to access this scope. Please verify your IAM configuration if this is not the case.",
-                ),
-                NotTheToken,
-            ),
-            ("the wrong class", None, message("Token's user type mismatch!"), NotTheToken),
-            ("no version", None, message("version header was not found."), NotTheToken),
-            ("a wrong version", None, message("version header is invalid"), NotTheToken),
+            ("a missing scope in v3", None, v3("The token is not authorized for this scope."), NotTheToken),
+            ("something in the request", None, message("No conversation provider found for this message"), NotTheToken),
+            ("another location", None, message("This location is not accessible from this token!"), NotTheToken),
+            ("a paused location", None, message("Location is not active"), NotTheToken),
             ("another text", None, message("Unauthorized"), Unknown),
             ("something else that expired", None, message("the trial has expired"), Unknown),
-            ("several messages", None, r#"{"message":["Invalid JWT"]}"#.to_owned(), Token),
-            (
-                "an OAuth error",
-                None,
-                r#"{"error":"invalid_token","error_description":"token expired"}"#.to_owned(),
-                Token,
-            ),
+            ("another's token", None, message("Your Facebook token expired, please connect it again"), Unknown),
             ("no JSON", None, "Invalid JWT\n".to_owned(), Token),
-            ("HTML", None, "<html>".to_owned(), Unknown),
+            ("a page of something else", None, "<html>".to_owned(), NotTheToken),
             ("nothing", None, String::new(), Unknown),
-            ("a message of another type", None, r#"{"message":{"a":1}}"#.to_owned(), Unknown),
             ("compressed", Some("gzip"), "\x1f".to_owned(), Unreadable),
             ("said to be plain", Some("Identity"), message("Invalid JWT"), Token),
             ("too long to be a reason", None, message(&"token expired ".repeat(2_000)), Unknown),

@@ -1,14 +1,11 @@
 //! One attempt: a request to the platform and its whole answer, within a time and a size.
 
-use std::time::Duration;
-
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH};
-use http::{HeaderMap, Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::{Body as _, Incoming};
+use http::{HeaderMap, Method, Request, Uri};
+use http_body_util::Full;
 
-use crate::http_client::Relayed;
+pub use crate::http_client::{Failure, Reply};
 use crate::token::bearer::Bearer;
 
 /// The largest body that an answer can have, in bytes: what Lambda carries (6 MB) less some room for headers.
@@ -30,61 +27,12 @@ pub struct Attempt<'a> {
     pub token: &'a Bearer,
 }
 
-/// The platform's answer.
-#[derive(Clone, Debug)]
-pub struct Reply {
-    /// Its status.
-    pub status: StatusCode,
-    /// All its headers.
-    pub headers: HeaderMap,
-    /// Its body as sent, encoded or not.
-    pub body: Bytes,
-}
-
-/// Why there is no answer. The texts hold no URL.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// No connection: nothing was sent.
-    #[error("no connection: {0}")]
-    NotSent(String),
-    /// The connection broke; where the status was there already, it is here.
-    #[error("the connection broke: {cause}")]
-    Broken {
-        /// What the HTTP client says.
-        cause: String,
-        /// The status, if only the body is missing.
-        status: Option<StatusCode>,
-    },
-    /// Not within the time.
-    #[error("no answer in time")]
-    TimedOut,
-    /// The body is larger than [`LARGEST_BODY`].
-    #[error("the answer is too large")]
-    TooLarge(StatusCode),
-}
-
 impl Attempt<'_> {
-    /// Sends it, once.
+    /// The request to send.
     ///
     /// # Errors
-    /// [`Failure`].
-    pub async fn send(self, client: &Relayed, time: Duration) -> Result<Reply, Failure> {
-        tokio::time::timeout(time, self.send_untimed(client)).await.map_err(|_| Failure::TimedOut)?
-    }
-
-    async fn send_untimed(self, client: &Relayed) -> Result<Reply, Failure> {
-        let response = client.request(self.request()?).await.map_err(|error| {
-            // A server that closes before reading the request and one that closes after give the same error; only a
-            // failure to connect means that nothing was sent.
-            let cause = chain(&error);
-            if error.is_connect() { Failure::NotSent(cause) } else { Failure::Broken { cause, status: None } }
-        })?;
-        let (head, body) = response.into_parts();
-        let body = whole(body, head.status).await?;
-        Ok(Reply { status: head.status, headers: head.headers, body })
-    }
-
-    fn request(self) -> Result<Request<Full<Bytes>>, Failure> {
+    /// [`Failure::NotSent`]: the token cannot be written.
+    pub fn request(self) -> Result<Request<Full<Bytes>>, Failure> {
         let bearer = self.token.header().ok_or_else(no_header)?;
         let mut headers = self.headers;
         headers.insert(AUTHORIZATION, bearer.clone());
@@ -104,35 +52,18 @@ fn no_header() -> Failure {
     Failure::NotSent("the token has a character that no header may have".into())
 }
 
-async fn whole(mut body: Incoming, status: StatusCode) -> Result<Bytes, Failure> {
-    let too_large = || Failure::TooLarge(status);
-    if body.size_hint().lower() > LARGEST_BODY as u64 {
-        return Err(too_large());
-    }
-    let mut whole = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|e| Failure::Broken { cause: chain(&e), status: Some(status) })?;
-        // What is no data is a trailer, which API Gateway would not carry.
-        let Ok(data) = frame.into_data() else { continue };
-        if whole.len() + data.len() > LARGEST_BODY {
-            return Err(too_large());
-        }
-        whole.extend_from_slice(&data);
-    }
-    Ok(whole.freeze())
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let sources = std::iter::successors(error.source(), |e| e.source());
-    sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
+    use std::time::Duration;
+
+    use http::StatusCode;
+
     use super::*;
+    use crate::clock::Clock;
+    use crate::http_client::Limits;
     use crate::redacted::Redacted;
 
     /// Answers one connection with these bytes and closes it. Gives back what it was sent.
@@ -158,11 +89,15 @@ mod tests {
         body.len() >= announced.unwrap_or(0)
     }
 
+    async fn send(attempt: Attempt<'_>, time: Duration) -> Result<Reply, Failure> {
+        let connections = crate::http_client::platform(Clock::system()).expect("connections");
+        connections.call(attempt.request()?, Limits { time, body: LARGEST_BODY }).await
+    }
+
     async fn attempt(uri: Uri, method: Method, body: &'static str) -> Result<Reply, Failure> {
-        let client = crate::http_client::relayed().expect("a client");
         let token = Bearer::from(&Redacted::from("the-token"));
         let attempt = Attempt { method: &method, uri, headers: HeaderMap::new(), body: body.into(), token: &token };
-        attempt.send(&client, Duration::from_secs(5)).await
+        send(attempt, Duration::from_secs(5)).await
     }
 
     #[tokio::test]
@@ -222,10 +157,10 @@ mod tests {
     async fn silence_ends_with_the_time() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let uri = format!("http://{}/", listener.local_addr().expect("bound")).parse().expect("a target");
-        let (client, token) = (crate::http_client::relayed().expect("a client"), Bearer::from(&Redacted::from("t")));
+        let token = Bearer::from(&Redacted::from("t"));
         let attempt =
             Attempt { method: &Method::GET, uri, headers: HeaderMap::new(), body: Bytes::new(), token: &token };
-        let failure = attempt.send(&client, Duration::from_millis(50)).await.expect_err("nobody answers");
+        let failure = send(attempt, Duration::from_millis(50)).await.expect_err("nobody answers");
         assert!(matches!(failure, Failure::TimedOut), "{failure:?}");
     }
 }

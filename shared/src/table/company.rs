@@ -1,164 +1,298 @@
-//! The companies that have the app, and what the schedule is to do for them.
+//! The companies (agencies) that have the app, and the background work that each of them needs.
 //!
-//! One item, `app#companies`, holds two sets: `companies` (their ids) and `tasks` (`ID@instant`). A task says that a
-//! company was installed or uninstalled at about that instant. It is written *before* what it is about, so that a crash
-//! between the two loses nothing; what is to be done follows from how the company stands, not from the task.
+//! Every company has items of its own, so the number of companies has no bound:
+//!
+//! | item | partition of the index `due` | sorted by |
+//! |---|---|---|
+//! | `app#company#ID`: the company is listed | `companies` | the last install notice |
+//! | `app#company#ID#task`: its background work | `tasks` | when the work is due |
+//!
+//! A task says that a company was installed or uninstalled at about its `noted_at`. It is written *before* the write
+//! that it is about, so a crash between the two loses nothing. The work follows from the stored state of the company,
+//! not from the task. `noted_at` is the task's version: a task is finished or postponed by compare-and-swap, so a note
+//! that comes during the work keeps the task open.
 
 use std::time::Duration;
 
-use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
+use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 
-use super::{Attributes, StoreError, Table, n, s};
+use super::{Attributes, Item, StoreError, Table, Written, n, s, written};
 use crate::clock::Millis;
+use crate::resource::Resource;
 
-const COMPANIES: &str = "app#companies";
-/// How far a list was read is of no use after this: then it is read from its beginning.
+/// Partition of the index `due` that lists the companies.
+const COMPANIES: &str = "companies";
+/// Partition of the index `due` that holds the open tasks.
+const TASKS: &str = "tasks";
+const PREFIX: &str = "app#company#";
+const TASK_SUFFIX: &str = "#task";
+/// A list that was left in the middle is read on for so long, and then from its beginning.
 const CURSOR: Duration = Duration::from_hours(24);
+/// TTL deletes an item without content after this.
+const KEPT: Duration = Duration::from_hours(1);
+/// An uninstall's own write, and a minting that was under way beside it, have ended after this.
+const SETTLED: Duration = Duration::from_mins(1);
 
-/// Something to be done for a company.
+/// A listed company.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The company.
+    pub company: Resource,
+    /// When its last install notice came.
+    pub listed_at: Millis,
+}
+
+/// Why a company needs background work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// Its install, whose code exchange began at this instant, is about to be stored.
+    Installing(Millis),
+    /// The marketplace has reported an install or an uninstall.
+    Reported,
+    /// Its token was renewed: the daily occasion to read its list of locations again.
+    Renewed,
+}
+
+/// The open task of a company.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Task {
     /// The company's id.
     pub company: String,
-    /// When it was installed or uninstalled.
-    pub at: Millis,
+    /// When the last note was written. The task's version.
+    pub noted_at: Millis,
+    /// Until when a reported install or uninstall may still be under way.
+    pub settles_at: Option<Millis>,
+    /// When the code exchange of an announced install began.
+    pub installing: Option<Millis>,
+    /// Failed runs since the last note.
+    pub failures: u32,
+    /// Number of entries of the list of locations that were read, if the list was not read to its end.
+    pub read: usize,
 }
 
 impl Task {
-    fn read(text: &str) -> Option<Self> {
-        let (company, at) = text.rsplit_once('@')?;
-        Some(Self { company: company.to_owned(), at: Millis(at.parse().ok()?) })
-    }
-
-    fn text(&self) -> String {
-        format!("{}@{}", self.company, self.at)
+    fn read(company: &str, item: &Item, now: Millis) -> Option<Self> {
+        let attributes = Attributes::of(item);
+        let instant = |name| attributes.number(name).map(Millis);
+        let cursor_is_valid = instant("read_at").is_some_and(|at| now.since(at) < CURSOR);
+        Some(Self {
+            company: company.to_owned(),
+            noted_at: instant("noted_at")?,
+            settles_at: instant("settles_at"),
+            installing: instant("installing"),
+            failures: attributes.number("task_failures").unwrap_or(0),
+            read: if cursor_is_valid { attributes.number("read").unwrap_or(0) } else { 0 },
+        })
     }
 }
 
-/// What is known of the companies.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Companies {
-    /// Their ids.
-    pub ids: Vec<String>,
-    /// What is to be done.
-    pub tasks: Vec<Task>,
+/// A page of a partition of the index `due`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Page<T> {
+    /// Its entries.
+    pub entries: Vec<T>,
+    /// The key after which the next page begins, if there is one.
+    pub next: Option<Item>,
 }
 
 impl Table {
-    /// The companies, as they are now.
+    /// Lists a company, or moves it to the newest end of the list.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn companies(&self) -> Result<Companies, StoreError> {
-        let answer =
-            self.client.get_item().table_name(&*self.name).key("pk", s(COMPANIES)).consistent_read(true).send().await?;
-        Ok(answer.item().map_or_else(Companies::default, |item| {
-            let attributes = Attributes::of(item);
-            Companies {
-                ids: attributes.texts("companies").map(str::to_owned).collect(),
-                tasks: attributes.texts("tasks").filter_map(Task::read).collect(),
-            }
-        }))
+    pub async fn list_company(&self, company: &str, now: Millis) -> Result<(), StoreError> {
+        self.update_company(company, "SET due_shard = :shard, due_at = :at REMOVE expires_at")
+            .expression_attribute_values(":shard", s(COMPANIES))
+            .expression_attribute_values(":at", n(now))
+            .send()
+            .await?;
+        Ok(())
     }
 
-    /// Notes a company that has the app and a task for it, before it is installed.
+    /// Lists a company that is installed since `installed_at`; one that is listed keeps its place.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn add_company(&self, task: &Task) -> Result<(), StoreError> {
-        let ids = AttributeValue::Ss(vec![task.company.clone()]);
-        self.change_companies("ADD companies :ids, tasks :tasks", Some(ids), Some(task)).await
+    pub async fn keep_company_listed(&self, company: &str, installed_at: Millis) -> Result<(), StoreError> {
+        self.update_company(company, "SET due_shard = :shard, due_at = if_not_exists(due_at, :at) REMOVE expires_at")
+            .expression_attribute_values(":shard", s(COMPANIES))
+            .expression_attribute_values(":at", n(installed_at))
+            .send()
+            .await?;
+        Ok(())
     }
 
-    /// Notes a task.
+    /// Takes a company off the list, unless an install notice came after `noted_at`.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn add_task(&self, task: &Task) -> Result<(), StoreError> {
-        self.change_companies("ADD tasks :tasks", None, Some(task)).await
+    pub async fn unlist_company(&self, company: &str, noted_at: Millis, now: Millis) -> Result<(), StoreError> {
+        let write = self
+            .update_company(company, "REMOVE due_shard, due_at SET expires_at = :expires")
+            .condition_expression("due_at <= :noted_at")
+            .expression_attribute_values(":noted_at", n(noted_at))
+            .expression_attribute_values(":expires", n((now + KEPT).seconds()));
+        applied(write).await.map(drop)
     }
 
-    /// Strikes a task that is done.
+    /// The companies with the latest install notices, newest first, at most `limit`.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn strike_task(&self, task: &Task) -> Result<(), StoreError> {
-        self.change_companies("DELETE tasks :tasks", None, Some(task)).await
+    pub async fn newest_companies(&self, limit: usize) -> Result<Vec<Listed>, StoreError> {
+        let limit = i32::try_from(limit).unwrap_or(i32::MAX);
+        let page = self.due_partition(COMPANIES, None).scan_index_forward(false).limit(limit).send().await?;
+        Ok(page.items().iter().filter_map(read_listed).collect())
     }
 
-    /// Notes that a company has the app, or that it no longer has it.
+    /// A page of the listed companies, oldest install notice first, so that a company which is listed during the
+    /// reading is still to come.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn set_company(&self, company: &str, installed: bool) -> Result<(), StoreError> {
-        let update = if installed { "ADD companies :ids" } else { "DELETE companies :ids" };
-        self.change_companies(update, Some(AttributeValue::Ss(vec![company.to_owned()])), None).await
+    pub async fn companies(&self, after: Option<&Listed>, limit: usize) -> Result<Page<Listed>, StoreError> {
+        let limit = i32::try_from(limit).unwrap_or(i32::MAX);
+        let after = after.map(|listed| {
+            let key = key(listed.company.id());
+            Item::from([
+                ("pk".to_owned(), s(key)),
+                ("due_shard".to_owned(), s(COMPANIES)),
+                ("due_at".to_owned(), n(listed.listed_at)),
+            ])
+        });
+        let page = self.due_partition(COMPANIES, None).set_exclusive_start_key(after).limit(limit).send().await?;
+        let entries = page.items().iter().filter_map(read_listed).collect();
+        Ok(Page { entries, next: page.last_evaluated_key })
     }
 
-    async fn change_companies(
-        &self,
-        update: &str,
-        ids: Option<AttributeValue>,
-        task: Option<&Task>,
-    ) -> Result<(), StoreError> {
-        let mut write =
-            self.client.update_item().table_name(&*self.name).key("pk", s(COMPANIES)).update_expression(update);
-        if let Some(ids) = ids {
-            write = write.expression_attribute_values(":ids", ids);
-        }
-        if let Some(task) = task {
-            write = write.expression_attribute_values(":tasks", AttributeValue::Ss(vec![task.text()]));
+    /// Notes that a company needs background work, before the write that the note is about.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn note_task(&self, company: &str, note: Note, now: Millis) -> Result<(), StoreError> {
+        let (set, value) = match note {
+            Note::Installing(at) => (", installing = :value", Some(at)),
+            Note::Reported => (", settles_at = :value", Some(now + SETTLED)),
+            Note::Renewed => ("", None),
+        };
+        let update =
+            format!("SET noted_at = :now, due_at = :now, due_shard = :shard{set} REMOVE task_failures, expires_at");
+        let mut write = self
+            .update_task(company, update)
+            .expression_attribute_values(":now", n(now))
+            .expression_attribute_values(":shard", s(TASKS));
+        if let Some(value) = value {
+            write = write.expression_attribute_values(":value", n(value));
         }
         write.send().await?;
         Ok(())
     }
 
-    /// How many entries of a company's list of locations were read, if it was not read to its end.
+    /// A page of the companies whose tasks are due at `now`, longest due first.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn locations_read(&self, company: &str, now: Millis) -> Result<usize, StoreError> {
-        let answer = self.client.get_item().table_name(&*self.name).key("pk", s(cursor_key(company)));
-        let answer = answer.consistent_read(true).send().await?;
-        Ok(answer.item().map_or(0, |item| {
-            let attributes = Attributes::of(item);
-            let alive = attributes.number("expires_at").is_some_and(|end: i64| now.seconds() < end);
-            if alive { attributes.number("read").unwrap_or(0) } else { 0 }
-        }))
+    pub async fn due_tasks(&self, now: Millis, after: Option<Item>, limit: i32) -> Result<Page<String>, StoreError> {
+        let page = self.due_partition(TASKS, Some(now)).set_exclusive_start_key(after).limit(limit).send().await?;
+        let id = |item| Attributes::of(item).text("pk")?.strip_prefix(PREFIX)?.strip_suffix(TASK_SUFFIX);
+        let entries = page.items().iter().filter_map(id).map(str::to_owned).collect();
+        Ok(Page { entries, next: page.last_evaluated_key })
     }
 
-    /// Notes how many entries of a company's list of locations were read; 0 once it was read to its end.
+    /// The open task of a company (strongly consistent).
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn task(&self, company: &str, now: Millis) -> Result<Option<Task>, StoreError> {
+        let read = self.client.get_item().table_name(&*self.name).key("pk", s(task_key(company)));
+        let answer = read.consistent_read(true).send().await?;
+        Ok(answer.item().and_then(|item| Task::read(company, item, now)))
+    }
+
+    /// Closes a task, unless it was noted again. True if it is closed.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn finish_task(&self, task: &Task, now: Millis) -> Result<bool, StoreError> {
+        let update = "REMOVE due_shard, due_at, noted_at, settles_at, installing, task_failures, #read, read_at \
+                      SET expires_at = :expires";
+        let write = self
+            .update_task(&task.company, update)
+            .condition_expression("noted_at = :seen")
+            .expression_attribute_names("#read", "read")
+            .expression_attribute_values(":seen", n(task.noted_at))
+            .expression_attribute_values(":expires", n((now + KEPT).seconds()));
+        applied(write).await
+    }
+
+    /// Puts the next run of a task off, unless the task was noted again. `failures` counts the failed runs.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn postpone_task(&self, task: &Task, until: Millis, failures: u32) -> Result<(), StoreError> {
+        let write = self
+            .update_task(&task.company, "SET due_at = :until, task_failures = :failures")
+            .condition_expression("noted_at = :seen")
+            .expression_attribute_values(":seen", n(task.noted_at))
+            .expression_attribute_values(":until", n(until))
+            .expression_attribute_values(":failures", n(failures));
+        applied(write).await.map(drop)
+    }
+
+    /// Notes the number of entries of a company's list of locations that were read; 0 once the list was read to its end.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn set_locations_read(&self, company: &str, read: usize, now: Millis) -> Result<(), StoreError> {
-        self.client
-            .update_item()
-            .table_name(&*self.name)
-            .key("pk", s(cursor_key(company)))
-            .update_expression("SET #read = :read, expires_at = :expires")
+        let write = self
+            .update_task(company, "SET #read = :read, read_at = :now")
+            .condition_expression("attribute_exists(noted_at)")
             .expression_attribute_names("#read", "read")
             .expression_attribute_values(":read", n(read))
-            .expression_attribute_values(":expires", n((now + CURSOR).seconds()))
-            .send()
-            .await?;
-        Ok(())
+            .expression_attribute_values(":now", n(now));
+        applied(write).await.map(drop)
+    }
+
+    fn due_partition(&self, partition: &str, until: Option<Millis>) -> QueryFluentBuilder {
+        let query = self
+            .client
+            .query()
+            .table_name(&*self.name)
+            .index_name("due")
+            .expression_attribute_values(":partition", s(partition));
+        match until {
+            None => query.key_condition_expression("due_shard = :partition"),
+            Some(until) => query
+                .key_condition_expression("due_shard = :partition AND due_at <= :until")
+                .expression_attribute_values(":until", n(until)),
+        }
+    }
+
+    fn update_company(&self, company: &str, update: impl Into<String>) -> UpdateItemFluentBuilder {
+        self.client.update_item().table_name(&*self.name).key("pk", s(key(company))).update_expression(update)
+    }
+
+    fn update_task(&self, company: &str, update: impl Into<String>) -> UpdateItemFluentBuilder {
+        self.client.update_item().table_name(&*self.name).key("pk", s(task_key(company))).update_expression(update)
     }
 }
 
-fn cursor_key(company: &str) -> String {
-    format!("app#company#{company}")
+/// Sends a conditional write. False if its condition did not hold.
+pub(super) async fn applied(write: UpdateItemFluentBuilder) -> Result<bool, StoreError> {
+    Ok(matches!(written(write.send().await)?, Written::Applied(_)))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn read_listed(item: &Item) -> Option<Listed> {
+    let attributes = Attributes::of(item);
+    let id = attributes.text("pk")?.strip_prefix(PREFIX)?;
+    Some(Listed { company: Resource::company(id).ok()?, listed_at: Millis(attributes.number("due_at")?) })
+}
 
-    #[test]
-    fn a_task_is_read_back() {
-        let task = Task { company: "C-1_x".into(), at: Millis(1_750_000_000_123) };
-        assert_eq!(Task::read(&task.text()), Some(task));
-        assert_eq!(Task::read("C1"), None);
-        assert_eq!(Task::read("C1@soon"), None);
-    }
+fn key(company: &str) -> String {
+    format!("{PREFIX}{company}")
+}
+
+fn task_key(company: &str) -> String {
+    format!("{PREFIX}{company}{TASK_SUFFIX}")
 }

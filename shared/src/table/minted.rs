@@ -18,7 +18,9 @@ use crate::lifecycle::event::Event;
 use crate::resource::{Kind, Resource};
 
 /// A location that no company turned out to have is forgotten after this.
-const SUPPOSED: Duration = Duration::from_hours(1);
+pub(super) const SUPPOSED: Duration = Duration::from_hours(1);
+/// The attributes that hold the result of asking companies about a location.
+pub(super) const SEARCHED: &str = "absent_until, absent_newest, search_since, search_after, search_left";
 
 /// Which company a token was minted from.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +29,17 @@ pub struct Source<'a> {
     pub company: &'a str,
     /// The epoch of its installation.
     pub epoch: u64,
+}
+
+/// The mark on a location in which none of the companies that were asked has the app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absence {
+    /// Nothing: others are still to be asked.
+    Unmarked,
+    /// All companies were asked: nobody asks again before this.
+    Until(Millis),
+    /// The schedule asks the other companies, since this instant.
+    Searching(Millis),
 }
 
 /// What is told of a location besides its name.
@@ -90,7 +103,9 @@ impl Table {
         let or_changes = if learnt.event.is_some() {
             String::new()
         } else {
-            format!(" OR installed_at < :at OR attribute_exists(absent_until){other_company}")
+            format!(
+                " OR installed_at < :at OR attribute_exists(absent_until) OR attribute_exists(search_since){other_company}"
+            )
         };
         let minted = telling.values(write(
             format!(
@@ -100,7 +115,7 @@ impl Table {
             format!(
                 "SET #status = if_not_exists(#status, :active), minted = :true, epoch = if_not_exists(epoch, :one), \
                  generation = if_not_exists(generation, :zero), installed_at = :at{set_company}{} \
-                 REMOVE absent_until, supposed, expires_at{}",
+                 REMOVE {SEARCHED}, supposed, expires_at{}",
                 telling.set(),
                 telling.add()
             ),
@@ -129,8 +144,8 @@ impl Table {
                 condition,
                 format!(
                     "SET #status = :active, minted = :true, epoch = epoch + :one, installed_at = :at, \
-                     failures = :zero{set_company}{} REMOVE absent_until, supposed, expires_at, revoked_at, \
-                     access_token, refresh_token, access_issued_at, access_expires_at, alternate, attempt, \
+                     failures = :zero{set_company}{} REMOVE {SEARCHED}, supposed, expires_at, revoked_at, \
+                     access_token, refresh_token, access_issued_at, access_expires_at, standby, attempt, \
                      lease_ends_at, tried_at, forced_at, told{}",
                     telling.set(),
                     telling.add()
@@ -157,7 +172,8 @@ impl Table {
         Ok(matches!(written(result)?, Written::Applied(_)))
     }
 
-    /// Lets a location whose own grant was refused be minted from its company instead. Only the holder of the lease can.
+    /// Lets a location whose own grant was refused be minted from its company instead, which has `company_epoch`. Its
+    /// access token may be good for hours and stays until then. Only the holder of the lease can.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -166,18 +182,20 @@ impl Table {
         location: &Resource,
         lineage: Lineage,
         attempt: &Attempt,
+        company_epoch: u64,
         now: Millis,
     ) -> Result<Changed, StoreError> {
         let result = self
             .change(location, lineage)
             .condition_expression(
-                "epoch = :epoch AND generation = :generation AND attempt = :attempt AND attribute_not_exists(alternate)",
+                "epoch = :epoch AND generation = :generation AND attempt = :attempt AND attribute_not_exists(standby)",
             )
             .update_expression(
-                "SET #status = :active, minted = :true, failures = :zero, due_at = :due, due_shard = :shard \
-                 REMOVE access_token, refresh_token, access_issued_at, access_expires_at, attempt, lease_ends_at",
+                "SET #status = :active, minted = :true, failures = :zero, due_at = :due, due_shard = :shard, \
+                 company_epoch = :company_epoch REMOVE refresh_token, attempt, lease_ends_at",
             )
             .status(":active", Status::Active)
+            .expression_attribute_values(":company_epoch", n(company_epoch))
             .expression_attribute_values(":true", AttributeValue::Bool(true))
             .expression_attribute_values(":zero", n(0))
             .by(attempt)
@@ -209,7 +227,7 @@ impl Table {
             .update_expression(format!(
                 "SET #status = :active, generation = :next, committed_by = :attempt, due_at = :due, \
                  due_shard = :shard, failures = :zero, company = :company, company_epoch = :company_epoch, {SET_PAIR}{} \
-                 REMOVE attempt, lease_ends_at, alternate, absent_until, supposed, expires_at{over}{}",
+                 REMOVE attempt, lease_ends_at, standby, granted_from, {SEARCHED}, supposed, expires_at, token_wanted{over}{}",
                 telling.set(),
                 telling.add()
             ))
@@ -222,8 +240,8 @@ impl Table {
         changed(written(result)?, committed_by(attempt))
     }
 
-    /// Gives the lease back because no company that is known has the app in the location. Its token is erased, and
-    /// nobody asks again before `until`.
+    /// Gives the lease back because no company that was asked has the app in the location, and notes what is known of
+    /// that. The location's token is erased.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -232,21 +250,29 @@ impl Table {
         location: &Resource,
         lineage: Lineage,
         attempt: &Attempt,
-        until: Millis,
+        absence: Absence,
     ) -> Result<Changed, StoreError> {
-        let result = self
+        let mark = match absence {
+            Absence::Unmarked => None,
+            Absence::Until(until) => Some((", absent_until = :mark", until)),
+            Absence::Searching(since) => Some((", search_since = :mark", since)),
+        };
+        let mut write = self
             .change(location, lineage)
             .condition_expression("epoch = :epoch AND generation = :generation AND attempt = :attempt")
-            .update_expression(
-                "SET #status = :active, failures = :zero, absent_until = :until REMOVE access_token, refresh_token, \
-                 access_issued_at, access_expires_at, attempt, lease_ends_at, due_at, due_shard",
-            )
+            .update_expression(format!(
+                "SET #status = :active, failures = :zero{} REMOVE access_token, refresh_token, access_issued_at, \
+                 access_expires_at, attempt, lease_ends_at, due_at, due_shard, absent_newest, search_after, search_left{}",
+                mark.map_or("", |(set, _)| set),
+                if matches!(absence, Absence::Searching(_)) { ", absent_until" } else { ", search_since" }
+            ))
             .status(":active", Status::Active)
             .expression_attribute_values(":zero", n(0))
-            .by(attempt)
-            .expression_attribute_values(":until", n(until))
-            .send()
-            .await;
+            .by(attempt);
+        if let Some((_, at)) = mark {
+            write = write.expression_attribute_values(":mark", n(at));
+        }
+        let result = write.send().await;
         changed(written(result)?, |stored| stored.lineage == lineage && stored.attempt.is_none())
     }
 
@@ -276,7 +302,7 @@ impl Table {
                  AND company_epoch < :company_epoch",
             )
             .update_expression(
-                "REMOVE access_token, refresh_token, access_issued_at, access_expires_at, alternate, due_at, due_shard",
+                "REMOVE access_token, refresh_token, access_issued_at, access_expires_at, standby, due_at, due_shard",
             )
             .expression_attribute_values(":company", s(company))
             .expression_attribute_values(":company_epoch", n(epoch))

@@ -5,26 +5,36 @@
 //! | `installation#location#ID`, `installation#company#ID` | state, lineage and sealed tokens of an installation | callback, refresh, relay, webhook |
 //! | `quota#location#ID`, `quota#company#ID` | the counters of a resource | relay, refresh |
 //! | `caller-quota#CALLER#location#ID`, … | the counters of a caller's share of a resource | relay |
+//! | `minter-quota#company#ID` | the counters of the share of a company that minting for placeholders has | relay, refresh |
 //! | `app#…` | what concerns the whole app, such as the breaker | refresh, relay |
-//! | `app#companies` | the companies that have the app, and what is to be done for them in the background | callback, refresh, webhook |
-//! | `app#company#ID` | how far the list of a company's locations was read | refresh |
-//! | `webhook#ID` | a webhook that was dealt with | webhook |
+//! | `app#alarm#NAME` | when an alarm of the whole app was last raised | refresh, relay |
+//! | `app#company#ID` | a listed company, one that has the app ([`company`]) | callback, refresh, webhook |
+//! | `app#company#ID#task` | background work for a company, and how far its list of locations was read | callback, refresh, webhook |
+//! | `app#searches` | locations that the schedule asks the companies about ([`search`]) | refresh, relay |
+//! | `webhook#id#ID`, `webhook#bytes#SHA256` | a webhook that had its effect | webhook |
+//! | `redirect#state#SHA256`, `redirect#code#SHA256` | a redirect of the authorization page, exchanged once | callback |
+//! | `exchanges#…` | how many codes were exchanged in a minute | callback |
 //!
 //! Operators read and close the breaker, and go through all installations: [`survey`], [`sealed`]. No function scans.
 //!
 //! There is no sort key: each item is read and written alone. Three sparse indexes find installations: `due`
 //! (`due_shard`, `due_at`) for the schedule, `company` (`company`, `pk`) for an agency's locations, `outbox`
-//! (`outbox_shard`, `outbox_at`) for events that are stored and not yet sent.
+//! (`outbox_shard`, `outbox_at`) for events that are stored and not yet sent. Two partitions of `due` hold no
+//! installations: `companies` lists the companies, `tasks` their open tasks.
 //! Counters stand apart from installations, so that traffic never makes the commit of a token pair fail.
 //! `expires_at` (seconds) is the TTL attribute.
 
+pub mod alarm;
 pub mod app;
 pub mod clock_check;
 pub mod company;
 pub mod installation;
+pub mod mark_budget;
 pub mod minted;
 pub mod outbox;
+pub mod redirect;
 pub mod sealed;
+pub mod search;
 pub mod survey;
 pub mod webhook;
 

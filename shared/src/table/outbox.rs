@@ -32,7 +32,8 @@ impl Telling {
     /// The end of the `SET` clause.
     pub(super) fn set(self) -> &'static str {
         if self.0.is_some() {
-            ", outbox_shard = :outbox_shard, outbox_at = if_not_exists(outbox_at, :outbox_at)"
+            // Also of an item whose older events are put off: the new one is not.
+            ", outbox_shard = :outbox_shard, outbox_at = :outbox_at"
         } else {
             ""
         }
@@ -83,15 +84,22 @@ impl Table {
         Ok(answer.items().iter().filter_map(resource).collect())
     }
 
-    /// Strikes events that were sent, of an outbox that was read as `seen`.
+    /// Removes events that were sent, all of them of this installation, from its outbox, which was read as `seen`. What
+    /// stays in it is not found before `put_off`, if that is given.
     ///
     /// # Errors
     /// [`StoreError`]: they are sent again.
-    pub async fn strike_events(&self, resource: &Resource, seen: &[Event], sent: &[Event]) -> Result<(), StoreError> {
+    pub async fn strike_events(
+        &self,
+        resource: &Resource,
+        seen: &[Event],
+        sent: &[Event],
+        put_off: Option<Millis>,
+    ) -> Result<(), StoreError> {
         let mut seen = seen.to_vec();
         for _ in 0..ROUNDS {
             let left: Vec<Event> = seen.iter().filter(|event| !sent.contains(event)).copied().collect();
-            if left.len() == seen.len() && !seen.is_empty() {
+            if left.len() == seen.len() && !seen.is_empty() && put_off.is_none() {
                 return Ok(());
             }
             let write = self.update(resource);
@@ -103,7 +111,13 @@ impl Table {
             let write = if left.is_empty() {
                 write.update_expression("REMOVE outbox, outbox_shard, outbox_at")
             } else {
-                write.update_expression("SET outbox = :left").expression_attribute_values(":left", set(&left))
+                let write = write.expression_attribute_values(":left", set(&left));
+                match put_off {
+                    None => write.update_expression("SET outbox = :left"),
+                    Some(at) => write
+                        .update_expression("SET outbox = :left, outbox_at = :put_off")
+                        .expression_attribute_values(":put_off", n(at)),
+                }
             };
             match changed(written(write.send().await)?, |_| false)? {
                 Changed::Done(_) | Changed::Gone => return Ok(()),

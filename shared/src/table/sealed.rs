@@ -19,7 +19,7 @@ impl Table {
     }
 
     /// Replaces the sealed tokens of `seen` by the same ones sealed anew, if all of them are still as seen: a pair that
-    /// was committed or parked meanwhile stays. Says whether it was done.
+    /// was committed or added meanwhile stays. `standby` has one element for each standby pair. Says whether it was done.
     ///
     /// # Errors
     /// [`StoreError`]: it may or may not have been applied.
@@ -27,31 +27,36 @@ impl Table {
         &self,
         seen: &Installation,
         pair: Option<&SealedPair>,
-        alternate: Option<&SealedPair>,
+        standby: &[SealedPair],
     ) -> Result<bool, StoreError> {
-        let mut conditions = vec!["epoch = :epoch AND generation = :generation"];
-        let mut sets = Vec::new();
+        let mut conditions = vec!["epoch = :epoch AND generation = :generation".to_owned()];
+        let mut sets: Vec<String> = Vec::new();
         let mut write = self.change(&seen.resource, seen.lineage);
         if let (Some(new), Some(old)) = (pair, &seen.pair) {
-            conditions.push("access_token = :seen_access");
-            sets.push("access_token = :access");
+            conditions.push("access_token = :seen_access".to_owned());
+            sets.push("access_token = :access".to_owned());
             write = write
                 .expression_attribute_values(":seen_access", b(&old.access))
                 .expression_attribute_values(":access", b(&new.access));
             if let (Some(new), Some(old)) = (&new.refresh, &old.refresh) {
-                conditions.push("refresh_token = :seen_refresh");
-                sets.push("refresh_token = :refresh");
+                conditions.push("refresh_token = :seen_refresh".to_owned());
+                sets.push("refresh_token = :refresh".to_owned());
                 write = write
                     .expression_attribute_values(":seen_refresh", b(old))
                     .expression_attribute_values(":refresh", b(new));
             }
         }
-        if let (Some(new), Some(old)) = (alternate, &seen.alternate) {
-            conditions.push("alternate = :seen_alternate");
-            sets.push("alternate = :alternate");
-            write = write
-                .expression_attribute_values(":seen_alternate", old.to_map())
-                .expression_attribute_values(":alternate", new.to_map());
+        for (place, (new, old)) in standby.iter().zip(&seen.standby).enumerate() {
+            let refresh = new.refresh.as_ref().zip(old.pair.refresh.as_ref());
+            let tokens = [Some(("access_token", &new.access, &old.pair.access))];
+            let tokens = tokens.into_iter().chain([refresh.map(|(new, old)| ("refresh_token", new, old))]).flatten();
+            for (name, new, old) in tokens {
+                conditions.push(format!("standby[{place}].{name} = :seen_{place}_{name}"));
+                sets.push(format!("standby[{place}].{name} = :{place}_{name}"));
+                write = write
+                    .expression_attribute_values(format!(":seen_{place}_{name}"), b(old))
+                    .expression_attribute_values(format!(":{place}_{name}"), b(new));
+            }
         }
         if sets.is_empty() {
             return Ok(true);

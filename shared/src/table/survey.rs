@@ -1,4 +1,7 @@
 //! Installations as an operator may see them: everything but the tokens, which never leave the table here.
+//!
+//! A place that is kept for a location which nobody but a caller has named ([`Table::suppose`]) is no installation, and is
+//! not among them.
 
 use super::{Attributes, Item, StoreError, Table, installation_key, s};
 use crate::clock::Millis;
@@ -7,14 +10,13 @@ use crate::resource::Resource;
 use crate::table::installation::resource_of;
 
 /// What is read of an item. Sealed tokens are not among it.
-const READ: [&str; 19] = [
+const READ: [&str; 18] = [
     "pk",
     "status",
     "epoch",
     "generation",
     "company",
     "minted",
-    "supposed",
     "installed_at",
     "revoked_at",
     "access_issued_at",
@@ -29,6 +31,9 @@ const READ: [&str; 19] = [
     "absent_until",
 ];
 
+/// The attribute of a place that is kept for an unknown location.
+const PLACEHOLDER: &str = "supposed";
+
 /// An installation without its tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Overview {
@@ -42,8 +47,6 @@ pub struct Overview {
     pub company: Option<String>,
     /// Whether its token is minted from its company's.
     pub minted: bool,
-    /// Whether nobody but a caller has ever named it.
-    pub supposed: bool,
     /// When the exchange of its code was begun, or when it was heard of.
     pub installed_at: Millis,
     /// When it was uninstalled.
@@ -82,7 +85,6 @@ impl Overview {
             },
             company: attributes.text("company").map(str::to_owned),
             minted: attributes.flag("minted"),
-            supposed: attributes.flag("supposed"),
             installed_at: instant("installed_at").ok_or_else(|| need("installed_at"))?,
             revoked_at: instant("revoked_at"),
             access_issued_at: instant("access_issued_at"),
@@ -108,7 +110,7 @@ pub struct Part<T> {
 }
 
 impl Table {
-    /// One installation without its tokens.
+    /// One installation without its tokens; `None` also for the place of a location that only a caller has named.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -116,7 +118,9 @@ impl Table {
         let read = self.client.get_item().table_name(&*self.name).key("pk", s(installation_key(resource)));
         let (projection, names) = projection();
         let read = read.projection_expression(projection).set_expression_attribute_names(Some(names));
-        read.consistent_read(true).send().await?.item().map(Overview::read).transpose()
+        let answer = read.consistent_read(true).send().await?;
+        let installation = answer.item().filter(|item| !Attributes::of(item).flag(PLACEHOLDER));
+        installation.map(Overview::read).transpose()
     }
 
     /// Some installations without their tokens. Reads the whole table, a megabyte at a time, counters included: for
@@ -128,7 +132,7 @@ impl Table {
         let (projection, names) = projection();
         let scan = self.client.scan().table_name(&*self.name).set_exclusive_start_key(from);
         let scan = scan.projection_expression(projection).set_expression_attribute_names(Some(names));
-        let scan = scan.filter_expression("begins_with(#pk, :kind)");
+        let scan = scan.filter_expression(format!("begins_with(#pk, :kind) AND attribute_not_exists(#{PLACEHOLDER})"));
         let answer = scan.expression_attribute_values(":kind", s("installation#")).send().await?;
         let items = answer.items().iter().map(Overview::read).collect();
         Ok(Part { items, next: answer.last_evaluated_key })
@@ -137,6 +141,7 @@ impl Table {
 
 /// Every name behind a `#`: some are reserved words of DynamoDB.
 fn projection() -> (String, std::collections::HashMap<String, String>) {
-    let names: Vec<String> = READ.iter().map(|name| format!("#{name}")).collect();
-    (names.join(", "), names.iter().cloned().zip(READ.map(str::to_owned)).collect())
+    let read = READ.into_iter().chain([PLACEHOLDER]);
+    let names: Vec<String> = read.clone().map(|name| format!("#{name}")).collect();
+    (names.join(", "), names.iter().cloned().zip(read.map(str::to_owned)).collect())
 }

@@ -1,44 +1,58 @@
-//! Webhooks that were dealt with, by their ids.
+//! Webhooks that had their effect, by their ids or, where they have none, by their bytes.
 
 use std::time::Duration;
 
 use super::{Attributes, StoreError, Table, n, s};
 use crate::clock::Millis;
 
-/// Longer than any sender repeats itself.
-const KEPT: Duration = Duration::from_hours(30 * 24);
+/// Longer than the platform sends a webhook again.
+const KEPT: Duration = Duration::from_hours(24);
+
+/// The identity of a webhook: two deliveries of the same identity are the same webhook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// The same `webhookId`.
+    Id(String),
+    /// The same body, by the SHA-256 of its bytes in hexadecimal digits.
+    Bytes(String),
+}
+
+impl Delivery {
+    fn key(&self) -> String {
+        match self {
+            Self::Id(id) => format!("webhook#id#{id}"),
+            Self::Bytes(digest) => format!("webhook#bytes#{digest}"),
+        }
+    }
+}
 
 impl Table {
-    /// Whether a webhook was dealt with.
+    /// True if a webhook had its effect within the last 24 hours.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn is_webhook_done(&self, id: &str, now: Millis) -> Result<bool, StoreError> {
-        let answer = self.client.get_item().table_name(&*self.name).key("pk", s(key(id)));
+    pub async fn is_webhook_done(&self, delivery: &Delivery, now: Millis) -> Result<bool, StoreError> {
+        let answer = self.client.get_item().table_name(&*self.name).key("pk", s(delivery.key()));
         let answer = answer.consistent_read(true).send().await?;
         // DynamoDB deletes what has expired within days, not at once.
         let expires = answer.item().and_then(|item| Attributes::of(item).number::<i64>("expires_at"));
         Ok(expires.is_some_and(|end| now.seconds() < end))
     }
 
-    /// Notes that a webhook was dealt with: after its effect, so that a crash between them repeats the effect, which
-    /// is judged by the installation's own times, and loses nothing.
+    /// Notes that a webhook had its effect. Written after the effect, so a crash between the two repeats the effect,
+    /// which is judged again, and loses nothing.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn set_webhook_done(&self, id: &str, now: Millis) -> Result<(), StoreError> {
+    pub async fn set_webhook_done(&self, delivery: &Delivery, now: Millis) -> Result<(), StoreError> {
         self.client
             .update_item()
             .table_name(&*self.name)
-            .key("pk", s(key(id)))
+            .key("pk", s(delivery.key()))
             .update_expression("SET expires_at = :expires")
             .expression_attribute_values(":expires", n((now + KEPT).seconds()))
             .send()
             .await?;
         Ok(())
     }
-}
-
-fn key(id: &str) -> String {
-    format!("webhook#{id}")
 }

@@ -1,20 +1,24 @@
-//! The stop for the whole app: wrong client credentials, or refusals in such numbers that they are not about grants.
+//! The circuit breaker of the whole app, and its budget of marks.
+//!
+//! The breaker opens, and all refreshing stops, for wrong client credentials, for a request that the platform does not
+//! accept, and for a mass refusal: the budget of marks ([`crate::table::mark_budget`]) is used up and refusals go on.
+//! The first two pass by themselves; only an operator ends the third.
 
 use std::sync::Mutex;
 use std::time::Duration;
 
 use super::endpoint::{TokenEndpoint, fingerprint};
 use crate::clock::{Clock, Millis};
+use crate::installation::state::Attempt;
 use crate::secrets::SecretError;
-use crate::table::app::{BreakerReason, OpenBreaker, Tally};
+use crate::table::app::{AppState, BreakerReason, OpenBreaker};
+use crate::table::mark_budget::{PLACES, Requested, Reserved};
 use crate::table::{StoreError, Table};
 
 /// How long what was read is believed.
 const FRESH: Duration = Duration::from_secs(5);
 /// How long what the platform does not accept is not tried again; refused credentials are as soon as they change.
 const OUR_FAULT: Duration = Duration::from_mins(1);
-/// Grants are counted in memory up to this number; refusals are counted at once.
-const BATCH: u64 = 20;
 
 /// Why a check has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -27,37 +31,40 @@ pub enum BreakerError {
     Secret(#[from] SecretError),
 }
 
+/// Whether an installation that was refused may be marked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Marking {
+    /// Yes: a place of the budget is reserved for it.
+    Reserved,
+    /// No place is left. The installation waits and is tried again.
+    NoPlace,
+    /// No place is left and refusals go on: all refreshing has stopped.
+    Stopped,
+}
+
 /// The breaker as one process sees it.
 pub struct Breaker {
     table: Table,
     clock: Clock,
-    seen: Mutex<Option<(Millis, Option<OpenBreaker>)>>,
-    uncounted: Mutex<Tally>,
+    seen: Mutex<Option<(Millis, AppState)>>,
+    /// Single flight: hundreds of mintings that begin together read the item once.
+    reading: tokio::sync::Mutex<()>,
 }
 
 impl Breaker {
     /// The breaker in `table`.
     #[must_use]
     pub fn new(table: Table, clock: Clock) -> Self {
-        Self { table, clock, seen: Mutex::default(), uncounted: Mutex::default() }
+        Self { table, clock, seen: Mutex::default(), reading: tokio::sync::Mutex::default() }
     }
 
-    /// Whether it is open, at most 5 s late. Credentials other than the refused ones close it at once.
+    /// The breaker if it is open for refreshes, at most 5 s late. Credentials other than the refused ones close it at
+    /// once.
     ///
     /// # Errors
     /// [`BreakerError`].
     pub async fn check(&self, endpoint: &TokenEndpoint) -> Result<Option<OpenBreaker>, BreakerError> {
-        let now = self.clock.now();
-        let seen = lock(&self.seen).clone();
-        let open = match seen {
-            Some((at, open)) if now.since(at) < FRESH => open,
-            _ => {
-                let open = self.table.breaker().await?;
-                *lock(&self.seen) = Some((now, open.clone()));
-                open
-            }
-        };
-        let Some(open) = open.filter(|open| now < open.until) else { return Ok(None) };
+        let Some(open) = self.open_now().await? else { return Ok(None) };
         if open.reason == BreakerReason::WrongClient {
             let current = fingerprint(&*endpoint.credentials(FRESH).await?);
             if open.fingerprint.as_deref() != Some(current.as_str()) {
@@ -65,6 +72,41 @@ impl Breaker {
             }
         }
         Ok(Some(open))
+    }
+
+    /// Whether minting has stopped, at most 5 s late: only a mass refusal stops it, since a location's token is minted
+    /// without the app's credentials.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn stops_minting(&self) -> Result<bool, StoreError> {
+        Ok(self.open_now().await?.is_some_and(|open| open.reason == BreakerReason::MassRefusal))
+    }
+
+    async fn open_now(&self) -> Result<Option<OpenBreaker>, StoreError> {
+        let state = match self.fresh() {
+            Some(state) => state,
+            None => self.read().await?,
+        };
+        let now = self.clock.now();
+        Ok(state.breaker.filter(|open| now < open.until))
+    }
+
+    async fn read(&self) -> Result<AppState, StoreError> {
+        let _one_at_a_time = self.reading.lock().await;
+        if let Some(state) = self.fresh() {
+            return Ok(state);
+        }
+        let now = self.clock.now();
+        let state = self.table.app_state().await?;
+        *lock(&self.seen) = Some((now, state.clone()));
+        Ok(state)
+    }
+
+    /// What was read at most [`FRESH`] ago.
+    fn fresh(&self) -> Option<AppState> {
+        let now = self.clock.now();
+        lock(&self.seen).as_ref().filter(|(at, _)| now.since(*at) < FRESH).map(|(_, state)| state.clone())
     }
 
     /// Opens it because the platform does not accept the credentials of this fingerprint.
@@ -84,43 +126,66 @@ impl Breaker {
         self.open(OpenBreaker { reason: BreakerReason::BadRequest, until, fingerprint: None }).await;
     }
 
-    /// Counts a grant.
-    pub async fn granted(&self) {
-        let due = {
-            let mut uncounted = lock(&self.uncounted);
-            uncounted.answered += 1;
-            if uncounted.answered < BATCH {
-                return;
-            }
-            std::mem::take(&mut *uncounted)
-        };
-        if let Err(error) = self.table.tally(due, self.clock.now()).await {
-            tracing::warn!(%error, "refreshes were not counted");
+    /// Counts a grant, while places of the budget are in use as far as this process knows.
+    pub async fn granted(&self, requested: Requested) {
+        let now = self.clock.now();
+        let counts = lock(&self.seen).as_ref().is_some_and(|(_, state)| state.budget.taken(now) > 0);
+        if counts && let Err(error) = self.table.count_grant(requested, now).await {
+            tracing::warn!(%error, "a grant was not counted");
         }
     }
 
-    /// Counts a refusal, and says whether there are so many that nothing may be marked and all refreshing stops.
+    /// Reserves a place for marking an installation that `attempt` was refused. `first` says that the installation was
+    /// not refused before with the same token. Opens the breaker if no place is left and refusals go on.
     ///
     /// # Errors
-    /// [`StoreError`]: then nothing may be marked either.
-    pub async fn refused(&self) -> Result<bool, StoreError> {
-        let add = std::mem::take(&mut *lock(&self.uncounted)) + Tally { answered: 1, refused: 1 };
-        let tally = self.table.tally(add, self.clock.now()).await?;
-        if !tally.is_mass_refusal() {
-            return Ok(false);
+    /// [`StoreError`]: no mark may be made. A place may have been reserved in vain.
+    pub async fn reserve(&self, requested: Requested, attempt: &Attempt, first: bool) -> Result<Marking, StoreError> {
+        let now = self.clock.now();
+        let mut budget = self.table.app_state().await?.budget;
+        while budget.taken(now) < PLACES {
+            match self.table.reserve_mark(&budget, attempt, now).await? {
+                Reserved::Place(budget) => {
+                    if let Some((_, state)) = lock(&self.seen).as_mut() {
+                        state.budget = budget;
+                    }
+                    return Ok(Marking::Reserved);
+                }
+                // Each round is lost to a mark of somebody else: after a few no place is left.
+                Reserved::Conflict(newer) => budget = newer,
+            }
         }
-        tracing::error!(
-            alarm = "mass_refusal",
-            answered = tally.answered,
-            refused = tally.refused,
-            "the platform refuses refresh tokens in numbers: refreshing has stopped until an operator resumes it"
-        );
+        if first {
+            budget = self.table.count_waiting(requested).await?;
+        }
+        if !budget.is_mass_refusal(requested) {
+            return Ok(Marking::NoPlace);
+        }
+        if !self.has_seen_mass_refusal() {
+            tracing::error!(
+                alarm = "mass_refusal",
+                ?requested,
+                waiting = budget.waiting(),
+                "the platform refuses grants in numbers: refreshing has stopped until an operator resumes it"
+            );
+        }
         self.open(OpenBreaker { reason: BreakerReason::MassRefusal, until: Millis(i64::MAX), fingerprint: None }).await;
-        Ok(true)
+        Ok(Marking::Stopped)
+    }
+
+    /// One alarm a process for one stop, however many requests were under way.
+    fn has_seen_mass_refusal(&self) -> bool {
+        let seen = lock(&self.seen);
+        let breaker = seen.as_ref().and_then(|(_, state)| state.breaker.as_ref());
+        breaker.is_some_and(|open| open.reason == BreakerReason::MassRefusal)
     }
 
     async fn open(&self, open: OpenBreaker) {
-        *lock(&self.seen) = Some((self.clock.now(), Some(open.clone())));
+        {
+            let mut seen = lock(&self.seen);
+            let budget = seen.take().map(|(_, state)| state.budget).unwrap_or_default();
+            *seen = Some((self.clock.now(), AppState { breaker: Some(open.clone()), budget }));
+        }
         if let Err(error) = self.table.open_breaker(&open).await {
             tracing::error!(%error, "the breaker is open in this process only");
         }

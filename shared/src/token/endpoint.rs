@@ -1,15 +1,22 @@
-//! `POST /oauth/token`: its wire format, and what each answer means. All of the platform's texts are in this file.
+//! `POST /oauth/token`: its wire format, and what each answer means for a refresh and for an exchange. What the platform
+//! says is read by [`crate::platform::refusal`].
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
+use http::{HeaderValue, Request, StatusCode, Uri};
+use http_body_util::Full;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::Client;
 use serde_json::{Map, Value};
 use url::Url;
 
 use super::Grant;
+use crate::clock::Millis;
+use crate::http_client::{self, Connections, Failure, Limits};
+use crate::platform::refusal::{Meaning, Refusal};
+use crate::platform::text;
 use crate::redacted::Redacted;
 use crate::resource::{Kind, Resource};
 use crate::secrets::{AppCredentials, Secret, SecretError};
@@ -28,6 +35,8 @@ pub enum Outcome {
     Granted(Box<Grant>),
     /// No connection: the request was certainly not seen.
     NotSent,
+    /// What stands in front of the platform has blocked the request: the platform has not seen it.
+    NotReached,
     /// 429.
     Throttled {
         /// What the platform asks for, if it does.
@@ -37,6 +46,8 @@ pub enum Outcome {
     Unknown(Cause),
     /// The refresh token is invalid, expired or used.
     Refused,
+    /// The location or company is deleted, as the platform says now.
+    Gone,
     /// The platform does not accept the app's client id and secret.
     WrongClient {
         /// The credentials that were refused.
@@ -72,6 +83,8 @@ pub enum Cause {
     Redirected,
     /// A 200 that holds no grant.
     Unreadable,
+    /// A page of what stands in front of the platform, which may have passed the request on.
+    NotReached,
 }
 
 /// Why a code was not exchanged.
@@ -89,7 +102,8 @@ pub enum ExchangeError {
     /// The location is paused.
     #[error("the location is not active")]
     Suspended,
-    /// No connection, no answer, a 429, a 5xx, or an answer that cannot be read.
+    /// No connection, no answer, a 429, a 5xx, a page of what stands in front of the platform, an answer that cannot
+    /// be read, or one that nobody has classified. The human may try again in some minutes.
     #[error("the platform is unavailable: {0}")]
     Unavailable(String),
     /// The app's credentials cannot be read.
@@ -100,18 +114,18 @@ pub enum ExchangeError {
 /// The platform's token endpoint, as this app uses it.
 #[derive(Clone)]
 pub struct TokenEndpoint {
-    pub(super) http: Client,
+    pub(super) connections: Connections,
     url: Url,
     app: Arc<Secret<AppCredentials>>,
 }
 
 impl TokenEndpoint {
-    /// The endpoint under `api`, called with a client of [`crate::http_client::token_endpoint`].
+    /// The endpoint under `api`.
     #[must_use]
-    pub fn new(http: Client, api: &Url, app: Arc<Secret<AppCredentials>>) -> Self {
+    pub fn new(connections: Connections, api: &Url, app: Arc<Secret<AppCredentials>>) -> Self {
         let mut url = api.clone();
         url.set_path(&format!("{}/oauth/token", api.path().trim_end_matches('/')));
-        Self { http, url, app }
+        Self { connections, url, app }
     }
 
     /// Another path of the same API.
@@ -146,31 +160,30 @@ impl TokenEndpoint {
     pub async fn exchange(&self, code: &Redacted, redirect_uri: &str) -> Result<Grant, ExchangeError> {
         let app = self.app.get().await.map_err(ExchangeError::Secret)?;
         let code = [("grant_type", "authorization_code"), ("code", code.expose()), ("redirect_uri", redirect_uri)];
-        let mut answer = self.post(&app, &code, EXCHANGE).await;
-        if matches!(answer, Answer::WrongClient) {
+        let mut answer = self.post(&app, &code, EXCHANGE, self.connections.now() + EXCHANGE).await;
+        if matches!(&answer, Answer::Refused(refusal, _) if refusal.meaning == Meaning::ClientInvalid) {
             // A secret that was changed a moment ago: the code is still good, for the client was not.
             let newer = self.app.read_if_older_than(Duration::ZERO).await.map_err(ExchangeError::Secret)?;
             if fingerprint(&newer) != fingerprint(&app) {
-                answer = self.post(&newer, &code, EXCHANGE).await;
+                answer = self.post(&newer, &code, EXCHANGE, self.connections.now() + EXCHANGE).await;
             }
         }
         match answer {
             Answer::Granted(body) => {
                 read_grant(&body, None).map_err(|_| ExchangeError::Unavailable("unreadable grant".into()))
             }
-            Answer::CodeRefused | Answer::TokenRefused => Err(ExchangeError::CodeRefused),
-            Answer::WrongClient => Err(ExchangeError::WrongClient),
-            Answer::BadRequest(message) => Err(ExchangeError::BadRequest(message)),
-            Answer::Suspended => Err(ExchangeError::Suspended),
             Answer::NotSent => Err(ExchangeError::Unavailable("no connection".into())),
-            Answer::Throttled { .. } => Err(ExchangeError::Unavailable("throttled".into())),
             Answer::Unknown(cause) => Err(ExchangeError::Unavailable(format!("{cause:?}"))),
-            Answer::Unclassified { status, message } => Err(ExchangeError::BadRequest(format!("{status}: {message}"))),
+            Answer::Refused(refusal, _) => Err(refusal.into()),
         }
     }
 
     /// Presents a refresh token once (RFC 6749 section 6). Nothing is retried here.
+    ///
+    /// The request leaves within [`PRESENTATION`] from now or not at all: the caller has looked at its lease, and reading
+    /// the secret or connecting may take longer than the lease where the process is frozen meanwhile.
     pub async fn present(&self, resource: &Resource, refresh: &Redacted) -> Outcome {
+        let leave_by = self.connections.now() + PRESENTATION;
         let app = match self.app.get().await {
             Ok(app) => app,
             Err(error) => return Outcome::Secret(error),
@@ -180,126 +193,102 @@ impl TokenEndpoint {
             Kind::Company => "Company",
         };
         let form = [("grant_type", "refresh_token"), ("refresh_token", refresh.expose()), ("user_type", user_type)];
-        match self.post(&app, &form, PRESENTATION).await {
+        match self.post(&app, &form, PRESENTATION, leave_by).await {
             Answer::Granted(body) => match read_grant(&body, Some(resource)) {
                 Ok(grant) => Outcome::Granted(grant.into()),
                 Err(BadGrant::Unreadable) => Outcome::Unknown(Cause::Unreadable),
                 Err(BadGrant::WrongTenant) => Outcome::WrongTenant,
             },
-            Answer::TokenRefused => Outcome::Refused,
-            Answer::WrongClient => Outcome::WrongClient { fingerprint: fingerprint(&app) },
-            Answer::BadRequest(message) => Outcome::BadRequest(message),
-            Answer::Suspended => Outcome::Suspended,
             Answer::NotSent => Outcome::NotSent,
-            Answer::Throttled { retry_after } => Outcome::Throttled { retry_after },
             Answer::Unknown(cause) => Outcome::Unknown(cause),
-            Answer::CodeRefused => {
-                Outcome::Unclassified { status: StatusCode::UNAUTHORIZED, message: "about a code".into() }
-            }
-            Answer::Unclassified { status, message } => Outcome::Unclassified { status, message },
+            Answer::Refused(Refusal { meaning, status, sample }, retry_after) => match meaning {
+                Meaning::RefreshTokenInvalid | Meaning::GrantInvalid | Meaning::NotInstalled => Outcome::Refused,
+                Meaning::LocationNotFound | Meaning::CompanyNotFound => Outcome::Gone,
+                Meaning::Inactive => Outcome::Suspended,
+                Meaning::ClientInvalid => Outcome::WrongClient { fingerprint: fingerprint(&app) },
+                Meaning::ParameterInvalid => Outcome::BadRequest(sample),
+                Meaning::Throttled => Outcome::Throttled { retry_after },
+                Meaning::NotReached => Outcome::NotReached,
+                _ => Outcome::Unclassified { status, message: sample },
+            },
         }
     }
 
-    async fn post(&self, app: &AppCredentials, form: &[(&str, &str)], time: Duration) -> Answer {
+    async fn post(&self, app: &AppCredentials, form: &[(&str, &str)], time: Duration, leave_by: Millis) -> Answer {
         let client = [("client_id", app.client_id.as_str()), ("client_secret", app.client_secret.expose())];
-        let request = self
-            .http
-            .post(self.url.clone())
-            .timeout(time)
-            .header(http::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .header(http::header::ACCEPT, "application/json")
-            .body(encode_form(client.iter().chain(form)));
-        let mut answer = match request.send().await {
-            Ok(answer) => answer,
-            // The only error that proves that nothing was sent. A server that closes before or after it has read
-            // the request gives the same error otherwise.
-            Err(error) if error.is_connect() => return Answer::NotSent,
-            Err(error) if error.is_timeout() => return Answer::Unknown(Cause::TimedOut),
-            Err(_) => return Answer::Unknown(Cause::Broken),
+        let Some(request) = form_request(&self.url, encode_form(client.iter().chain(form))) else {
+            return Answer::NotSent;
         };
-        let mut body = Vec::new();
-        loop {
-            match answer.chunk().await {
-                Ok(Some(chunk)) if body.len() + chunk.len() <= MOST_BYTES => body.extend_from_slice(&chunk),
-                Ok(Some(_) | None) => break,
-                Err(error) if error.is_timeout() => return Answer::Unknown(Cause::TimedOut),
-                Err(_) => return Answer::Unknown(Cause::Broken),
+        // Boxed, because it is large and every future around an exchange would hold room for it.
+        let answer = Box::pin(self.connections.call_apart(request, leave_by, Limits { time, body: MOST_BYTES })).await;
+        match answer {
+            Ok(answer) => {
+                let retry_after = answer.headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
+                classify(answer.status, retry_after, answer.body.into())
             }
+            Err(Failure::NotSent(_) | Failure::TooLate) => Answer::NotSent,
+            Err(Failure::TimedOut) => Answer::Unknown(Cause::TimedOut),
+            Err(Failure::Broken { .. }) => Answer::Unknown(Cause::Broken),
+            Err(Failure::TooLarge(status)) => classify(status, None, Vec::new()),
         }
-        let retry_after = answer.headers().get(http::header::RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
-        classify(answer.status(), retry_after, body)
     }
 }
 
-/// What an answer of the token endpoint means, whatever was asked.
+/// A form for the platform, from the product under its name.
+pub(super) fn form_request(url: &Url, form: String) -> Option<Request<Full<Bytes>>> {
+    let mut request = Request::post(Uri::try_from(url.as_str()).ok()?).body(Full::from(form)).ok()?;
+    let headers = request.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    headers.insert(USER_AGENT, http_client::USER_AGENT);
+    Some(request)
+}
+
+/// What a request to the token endpoint came to, whatever was asked.
 #[derive(Debug, PartialEq)]
 enum Answer {
     Granted(Map<String, Value>),
     NotSent,
-    Throttled { retry_after: Option<Duration> },
     Unknown(Cause),
-    TokenRefused,
-    CodeRefused,
-    WrongClient,
-    BadRequest(String),
-    Suspended,
-    Unclassified { status: StatusCode, message: String },
+    /// An answer that says no, and the `Retry-After` of a 429.
+    Refused(Refusal, Option<Duration>),
 }
 
 fn classify(status: StatusCode, retry_after: Option<u64>, body: Vec<u8>) -> Answer {
-    let json = serde_json::from_slice::<Value>(&body).ok();
     // A body can hold tokens, whatever the status.
-    drop(zeroize::Zeroizing::new(body));
+    let body = zeroize::Zeroizing::new(body);
     if status.is_success() {
-        return match json {
+        return match text::json(&body) {
             Some(Value::Object(body)) => Answer::Granted(body),
             _ => Answer::Unknown(Cause::Unreadable),
         };
     }
-    if status == StatusCode::TOO_MANY_REQUESTS {
-        return Answer::Throttled { retry_after: retry_after.map(Duration::from_secs) };
-    }
-    if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT {
-        return Answer::Unknown(Cause::ServerError(status.as_u16()));
-    }
-    if !status.is_client_error() {
-        return Answer::Unknown(Cause::Redirected);
-    }
-    let message = json.as_ref().map(message).unwrap_or_default();
-    let text = message.to_ascii_lowercase();
-    let has = |part: &str| text.contains(part);
-    if has("refresh token is invalid") || has("invalid refresh token") || has("invalid_grant") {
-        Answer::TokenRefused
-    } else if has("location is not active") {
-        Answer::Suspended
-    } else if has("authorization code") {
-        Answer::CodeRefused
-    } else if has("invalid client") || has("invalid_client") {
-        Answer::WrongClient
-    } else if has("timeout after") {
-        // "Request Timeout after 30000ms" comes as a 400 and says nothing of what was done.
-        Answer::Unknown(Cause::TimedOut)
-    } else if has("invalid parameter") || has("missing parameter") || status == StatusCode::UNPROCESSABLE_ENTITY {
-        Answer::BadRequest(message)
-    } else {
-        Answer::Unclassified { status, message }
+    let refusal = Refusal::read(status, &body);
+    match refusal.meaning {
+        Meaning::ServerError => Answer::Unknown(Cause::ServerError(status.as_u16())),
+        Meaning::Redirected => Answer::Unknown(Cause::Redirected),
+        Meaning::TimedOut => Answer::Unknown(Cause::TimedOut),
+        // A 403 is the block page, which comes before the platform. Of any other page nobody knows what it comes after.
+        Meaning::NotReached if status != StatusCode::FORBIDDEN => Answer::Unknown(Cause::NotReached),
+        _ => Answer::Refused(refusal, retry_after.map(Duration::from_secs)),
     }
 }
 
-/// What the platform says in words: `message` (text or list of texts), `error_description` and `error`, cut short and
-/// without anything that looks like a token.
-pub(super) fn message(body: &Value) -> String {
-    let mut words = Vec::new();
-    for member in ["message", "error_description", "error"] {
-        match &body[member] {
-            Value::String(text) => words.push(text.as_str()),
-            Value::Array(texts) => words.extend(texts.iter().filter_map(Value::as_str)),
-            _ => {}
+impl From<Refusal> for ExchangeError {
+    fn from(Refusal { meaning, status, sample }: Refusal) -> Self {
+        match meaning {
+            Meaning::CodeInvalid
+            | Meaning::GrantInvalid
+            | Meaning::RefreshTokenInvalid
+            | Meaning::NotInstalled
+            | Meaning::LocationNotFound
+            | Meaning::CompanyNotFound => Self::CodeRefused,
+            Meaning::ClientInvalid => Self::WrongClient,
+            Meaning::ParameterInvalid => Self::BadRequest(sample),
+            Meaning::Inactive => Self::Suspended,
+            _ => Self::Unavailable(format!("{meaning:?}, {status}: {sample}")),
         }
     }
-    let clean = |word: &str| if word.len() > 40 { "…".to_owned() } else { word.replace(char::is_control, "") };
-    let text: Vec<_> = words.iter().flat_map(|text| text.split_whitespace()).map(clean).collect();
-    text.join(" ").chars().take(200).collect()
 }
 
 #[derive(Debug, PartialEq)]
@@ -375,53 +364,77 @@ mod tests {
     use serde_json::json;
 
     fn answer(status: u16, body: &str) -> Answer {
-        classify(StatusCode::from_u16(status).expect("a status"), None, body.as_bytes().to_vec())
+        classify(StatusCode::from_u16(status).expect("a status"), Some(7), body.as_bytes().to_vec())
     }
 
     #[test]
-    fn each_text_of_the_platform_has_its_meaning() {
+    fn an_answer_that_may_come_after_the_work_is_unknown() {
+        for (status, body, cause) in [
+            (400, r#"{"message":"Request Timeout after 30000ms"}"#, Cause::TimedOut),
+            (500, r#"{"message":"refresh token is invalid"}"#, Cause::ServerError(500)),
+            (408, "", Cause::ServerError(408)),
+            (502, "<html>", Cause::NotReached),
+            (503, "<html>Just a moment...</html>", Cause::NotReached),
+            (400, "<html><h1>400 Bad Request</h1></html>", Cause::NotReached),
+            (302, "", Cause::Redirected),
+            (200, "<html>", Cause::Unreadable),
+            (200, r#"{"access_token":"#, Cause::Unreadable),
+            (200, "", Cause::Unreadable),
+        ] {
+            assert_eq!(answer(status, body), Answer::Unknown(cause), "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_keeps_its_meaning() {
         for (status, body, meaning) in [
-            (400, r#"{"statusCode":400,"message":"Invalid grant: refresh token is invalid"}"#, Answer::TokenRefused),
-            (400, r#"{"statusCode":400,"message":"Location is not active"}"#, Answer::Suspended),
+            (400, r#"{"message":"Invalid grant: refresh token is invalid"}"#, Meaning::RefreshTokenInvalid),
+            (429, "<html>", Meaning::Throttled),
+            (403, "<html>refresh token is invalid</html>", Meaning::NotReached),
+            (403, "error code: 1010", Meaning::NotReached),
+            (404, r#"{"message":"Something new"}"#, Meaning::Unknown),
+        ] {
+            let Answer::Refused(refusal, retry_after) = answer(status, body) else { panic!("{status} {body}") };
+            assert_eq!((refusal.meaning, retry_after), (meaning, Some(Duration::from_secs(7))), "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn a_grant_is_read_in_spite_of_a_byte_order_mark() {
+        assert!(matches!(answer(200, "\u{feff}{\"access_token\":\"a\"}"), Answer::Granted(_)));
+    }
+
+    #[test]
+    fn the_human_who_installs_reads_what_helps() {
+        for (status, body, error) in [
             (
                 401,
                 r#"{"error":"UnAuthorized!","error_description":"Authorization code not found"}"#,
-                Answer::CodeRefused,
+                "the code is used, too old or garbage",
             ),
+            (400, r#"{"error":"invalid_grant"}"#, "the code is used, too old or garbage"),
+            (400, r#"{"message":"Location not found"}"#, "the code is used, too old or garbage"),
             (
                 401,
-                r#"{"error":"UnAuthorized!","error_description":"Invalid client credentials!"}"#,
-                Answer::WrongClient,
+                r#"{"error_description":"Invalid client credentials!"}"#,
+                "the platform does not accept the app's client id and secret",
             ),
             (
                 400,
-                r#"{"statusCode":400,"message":"Missing parameter: clientId"}"#,
-                Answer::BadRequest("Missing parameter: clientId".into()),
+                r#"{"message":"Invalid parameter: redirectUri"}"#,
+                "the platform does not accept the request: Invalid parameter: redirectUri",
             ),
-            (400, r#"{"message":"Request Timeout after 30000ms"}"#, Answer::Unknown(Cause::TimedOut)),
-            (500, r#"{"message":"refresh token is invalid"}"#, Answer::Unknown(Cause::ServerError(500))),
-            (502, "<html>", Answer::Unknown(Cause::ServerError(502))),
-            (302, "", Answer::Unknown(Cause::Redirected)),
-            (200, "<html>", Answer::Unknown(Cause::Unreadable)),
-            (200, r#"{"access_token":"#, Answer::Unknown(Cause::Unreadable)),
-            (429, "", Answer::Throttled { retry_after: None }),
+            (400, r#"{"message":"Location is not active"}"#, "the location is not active"),
+            (403, "<html>", "the platform is unavailable: NotReached, 403 Forbidden: a page of HTML"),
             (
-                403,
-                "<html>refresh token is invalid</html>",
-                Answer::Unclassified { status: StatusCode::FORBIDDEN, message: String::new() },
+                400,
+                r#"{"message":"Something new"}"#,
+                "the platform is unavailable: Unknown, 400 Bad Request: Something new",
             ),
         ] {
-            assert_eq!(answer(status, body), meaning, "{status} {body}");
+            let Answer::Refused(refusal, _) = answer(status, body) else { panic!("{status} {body}") };
+            assert_eq!(ExchangeError::from(refusal).to_string(), error, "{status} {body}");
         }
-        let list = r#"{"statusCode":422,"message":["a must be set","b too"],"error":"Unprocessable Entity"}"#;
-        assert_eq!(answer(422, list), Answer::BadRequest("a must be set b too Unprocessable Entity".into()));
-    }
-
-    #[test]
-    fn a_message_is_told_without_what_may_be_a_token() {
-        let long = "x".repeat(500);
-        let text = message(&json!({"message": format!("bad token {long} given\u{7}")}));
-        assert_eq!(text, "bad token … given");
     }
 
     fn grant(body: Value, expected: Option<&Resource>) -> Result<Grant, BadGrant> {

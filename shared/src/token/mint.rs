@@ -6,21 +6,27 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::company_api::Asked;
+use super::alarm::AppAlarms;
+use super::breaker::{Breaker, Marking};
+use super::company_api::{Asked, Departure, Heard, Otherwise};
 use super::endpoint::{PRESENTATION, TokenEndpoint};
 use super::pair::{Pair, Slot};
+use super::presence::Presence;
 use super::refresh::setback::outcome_of;
 use super::refresh::{Failure, Refreshed, Why, not_claimed};
-use super::{Access, Grant, schedule};
+use super::search::SEARCH_RETRY;
+use super::{Access, Grant, TokenError, schedule};
 use crate::clock::{Clock, Millis};
 use crate::installation::state::{Attempt, Lineage, Status};
 use crate::lifecycle::Events;
-use crate::quota::{Quota, QuotaError};
+use crate::quota::{Endpoint, Permit, Quota, QuotaError, ShareOwner};
 use crate::resource::Resource;
 use crate::seal::Sealer;
 use crate::table::Table;
+use crate::table::app::BreakerReason;
 use crate::table::installation::{Changed, Claim, Claimed, Installation, LEASE, Renewal, Settlement};
-use crate::table::minted::Source;
+use crate::table::mark_budget::Requested;
+use crate::table::minted::{Absence, Source};
 use crate::vault::Vault;
 
 /// What must be left of the lease after a minting: the time of a commit.
@@ -31,11 +37,15 @@ const ABSENT: Duration = Duration::from_secs(7);
 const TRIES: u32 = 2;
 /// How often a permit may come too late to be used.
 const LATE_PERMITS: usize = 3;
+/// After a longer wait than this for a permit, the company is looked at again.
+const SHORT_WAIT: Duration = Duration::from_secs(1);
 /// In an interval a company is asked so often about locations that nobody but a caller has named: whoever asks for what
 /// does not exist must not use up what the others need.
 const SUPPOSED_BURST: u32 = 20;
-/// Who takes that share of the company's limit. No caller's id has parentheses.
-const SUPPOSED: &str = "(supposed)";
+/// The path of minting, whose limit may be its own.
+const PATH: &str = "/oauth/locationToken";
+/// The path of the question who has installed the app.
+const PATH_OF_INSTALLATIONS: &str = "/marketplace/app";
 
 /// A company and its token.
 #[derive(Clone, Debug)]
@@ -51,8 +61,10 @@ pub struct Minter {
     table: Table,
     vault: Arc<Vault>,
     endpoint: TokenEndpoint,
+    breaker: Arc<Breaker>,
     quota: Quota,
     events: Events,
+    alarms: Arc<AppAlarms>,
     clock: Clock,
 }
 
@@ -63,6 +75,30 @@ struct Claimant {
     sealer: Sealer,
     ends: Millis,
     deadline: Millis,
+}
+
+/// The platform's answer about a location, asked with the token of one company and without a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Probed {
+    /// The company has the app there.
+    Installed,
+    /// The company does not have the app there.
+    Absent,
+    /// The platform does not take the company's token.
+    TokenRefused,
+    /// Nothing is known.
+    Unclear(&'static str),
+}
+
+/// The write that follows if none of the companies that are asked has the app in the location.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WhenAbsent {
+    /// All companies were asked: the location is not asked for again for a moment.
+    Remember,
+    /// Nothing: others are asked next.
+    AskOthers,
+    /// The schedule asks the companies that were not asked now, if it has room for another location.
+    Search,
 }
 
 /// Why a company gave no token.
@@ -87,25 +123,29 @@ struct Setback {
 impl Minter {
     /// A minter of the locations in `table`.
     #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "called once, where the app is put together")]
     pub fn new(
         table: Table,
         vault: Arc<Vault>,
         endpoint: TokenEndpoint,
+        breaker: Arc<Breaker>,
         quota: Quota,
         events: Events,
+        alarms: Arc<AppAlarms>,
         clock: Clock,
     ) -> Self {
-        Self { table, vault, endpoint, quota, events, clock }
+        Self { table, vault, endpoint, breaker, quota, events, alarms, clock }
     }
 
     /// Mints the token of a location that was seen in lineage `seen`, from the first of `companies` that has the app
     /// there, in an invocation that ends at `deadline`.
-    pub async fn mint(
+    pub(super) async fn mint(
         &self,
         location: &Resource,
         seen: Lineage,
         why: Why,
         companies: &[Company],
+        when_absent: WhenAbsent,
         deadline: Millis,
     ) -> Refreshed {
         let claimant = match self.claim(location, seen, why, deadline).await {
@@ -115,14 +155,71 @@ impl Minter {
         let mut setback = None;
         for company in companies {
             match self.ask(&claimant, company).await {
-                Ok(grant) => return self.granted(&claimant, company, &grant).await,
+                Ok(grant) => {
+                    let granted = self.granted(&claimant, company, &grant);
+                    return tokio::join!(granted, self.breaker.granted(Requested::Mint)).0;
+                }
                 Err(Refused::Absent) => {}
                 Err(Refused::Failed(failed)) => setback = setback.or(Some(failed)),
             }
         }
         match setback {
-            Some(setback) => self.set_back(&claimant, setback).await,
-            None => self.absent(&claimant).await,
+            // A company that cannot be asked now must not hide that another one has the app there.
+            Some(setback)
+                if when_absent != WhenAbsent::Search || matches!(setback.told, Failure::CompanyRefused(..)) =>
+            {
+                self.set_back(&claimant, setback).await
+            }
+            _ => self.absent(&claimant, why, companies, when_absent).await,
+        }
+    }
+
+    /// Asks a company for a location's token and drops it: all that counts is whether the company has the app there.
+    /// Writes nothing, so it needs no lease. Waits for a permit of the company's until `wait_until`, and takes it from the
+    /// share of locations that only a caller has named.
+    pub(super) async fn probe(&self, company: &Company, location: &Resource, wait_until: Option<Millis>) -> Probed {
+        let to = Endpoint::of(&company.resource, PATH);
+        let Ok(connection) = self.endpoint.connection().await else { return Probed::Unclear("no connection") };
+        let permit = self.quota.take_within_share(ShareOwner::Minter, to, SUPPOSED_BURST, wait_until).await;
+        let Ok(permit) = permit else { return Probed::Unclear("no permit of the company's") };
+        let departure = Departure { connection, leave_by: permit.send_by };
+        let asked = self.endpoint.mint(&company.resource, &company.access, location, departure).await;
+        let Some((asked, heard)) = asked else { return Probed::Unclear("the permit came too late") };
+        self.learn_limits(to, heard).await;
+        match asked {
+            Ok(_) => Probed::Installed,
+            Err(Otherwise::Absent) => Probed::Absent,
+            Err(Otherwise::TokenRefused) => Probed::TokenRefused,
+            Err(Otherwise::Unanswered(why)) => Probed::Unclear(why),
+            Err(Otherwise::NotReached) => Probed::Unclear("the platform was not reached"),
+            Err(Otherwise::Throttled { .. }) => Probed::Unclear("throttled"),
+            Err(Otherwise::Suspended) => Probed::Unclear("the location is not active"),
+            Err(Otherwise::NotAllowed(_)) => Probed::Unclear("the company's token may not mint"),
+            Err(Otherwise::TokenDoubted(_) | Otherwise::Unclassified { .. }) => {
+                Probed::Unclear("an unclassified answer")
+            }
+            Err(Otherwise::WrongTenant) => Probed::Unclear("a grant for another location or company"),
+        }
+    }
+
+    /// Asks the platform whether it takes this token, with a permit of the resource's.
+    pub(super) async fn presence(&self, resource: &Resource, access: &Access) -> Result<Presence, TokenError> {
+        let to = Endpoint::of(resource, PATH_OF_INSTALLATIONS);
+        let Ok(connection) = self.endpoint.connection().await else { return Ok(Presence::Unclear("no connection")) };
+        let Ok(permit) = self.quota.take(to, None).await else { return Ok(Presence::Unclear("no permit")) };
+        let departure = Departure { connection, leave_by: permit.send_by };
+        let Some((presence, heard)) = self.endpoint.presence(access, departure).await? else {
+            return Ok(Presence::Unclear("the permit came too late"));
+        };
+        self.learn_limits(to, heard).await;
+        Ok(presence)
+    }
+
+    async fn learn_limits(&self, endpoint: Endpoint<'_>, heard: Heard) {
+        if let Some((status, headers)) = heard.limits
+            && let Err(error) = self.quota.observe(endpoint, status, &headers).await
+        {
+            tracing::warn!(%error, "nothing was learnt from the platform's limits");
         }
     }
 
@@ -138,6 +235,11 @@ impl Minter {
             return Err(Refreshed::Failed(Failure::NoTime));
         }
         let sealer = self.vault.sealer().await.map_err(|error| Refreshed::Failed(Failure::Secret(error)))?;
+        match self.breaker.stops_minting().await {
+            Ok(false) => {}
+            Ok(true) => return Err(Refreshed::Failed(Failure::Misconfigured(BreakerReason::MassRefusal.as_str()))),
+            Err(error) => return Err(Refreshed::Failed(Failure::Store(error))),
+        }
         let attempt = Attempt::new();
         let claim = Claim {
             resource: location,
@@ -146,7 +248,8 @@ impl Minter {
             now,
             lease_ends_at: now + LEASE,
             given_up_too: why == Why::Operator,
-            forced_before: (why == Why::Forced).then_some(now - schedule::FORCED_APART),
+            forced_before: why.forced_apart().map(|apart| now - apart),
+            doubted: why == Why::Doubted,
             minting: true,
         };
         match self.table.claim(&claim).await.map_err(|error| Refreshed::Failed(Failure::Store(error)))? {
@@ -164,15 +267,9 @@ impl Minter {
         let location = &claimant.location.resource;
         let mut tries = 0;
         let asked = loop {
-            self.permit(claimant, &company.resource).await.map_err(Refused::Failed)?;
-            let (asked, heard) = self.endpoint.mint(&company.resource, &company.access, location).await;
-            if let Some((status, headers)) = heard.limits
-                && let Err(error) = self.quota.observe(&company.resource, status, &headers).await
-            {
-                tracing::warn!(company = %company.resource, %error, "nothing was learnt from the platform's limits");
-            }
+            let asked = self.ask_once(claimant, company).await.map_err(Refused::Failed)?;
             tries += 1;
-            if tries == TRIES || !matches!(asked, Asked::Unanswered(_)) {
+            if tries == TRIES || !matches!(asked, Err(Otherwise::Unanswered(_))) {
                 break asked;
             }
         };
@@ -193,21 +290,37 @@ impl Minter {
             note,
             told,
         };
-        Err(Refused::Failed(match asked {
-            Asked::Got(grant) => return Ok(grant),
-            Asked::Absent => return Err(Refused::Absent),
-            Asked::Unanswered(why) => later(why),
-            Asked::Throttled { retry_after } => {
+        let otherwise = match asked {
+            Ok(grant) => return Ok(grant),
+            Err(otherwise) => otherwise,
+        };
+        if let Some((status, said)) = otherwise.unclassified() {
+            self.alarms.unclassified(location, status, said).await;
+        }
+        let company_refused = |why| Setback {
+            failures: claimant.location.failures,
+            told: Failure::CompanyRefused(Box::new(company.clone()), why),
+            ..later("the company's token is refused")
+        };
+        Err(Refused::Failed(match otherwise {
+            Otherwise::Absent => return Err(Refused::Absent),
+            Otherwise::Unanswered(why) => later(why),
+            Otherwise::NotReached => {
+                self.alarms.not_reached(location).await;
+                later("the platform was not reached")
+            }
+            Otherwise::Throttled { retry_after } => {
                 let retry_at = now + retry_after.unwrap_or(Duration::from_secs(10)).min(Duration::from_mins(30));
                 let told = Failure::TryAgain(retry_at);
                 Setback { due_at: retry_at, retry_at: Some(retry_at), told, ..later("throttled") }
             }
-            Asked::TokenRefused => Setback {
-                failures: claimant.location.failures,
-                told: Failure::CompanyRefused(Box::new(company.clone())),
-                ..later("the company's token is refused")
-            },
-            Asked::Suspended => Setback {
+            Otherwise::TokenRefused => company_refused(Why::Forced),
+            Otherwise::TokenDoubted(_) => company_refused(Why::Doubted),
+            // It says nothing about the installation, whose token goes on.
+            Otherwise::Unclassified { .. } => {
+                blocked("an unclassified answer", Failure::TryAgain(now + schedule::RETRY_ON_DEMAND))
+            }
+            Otherwise::Suspended => Setback {
                 status: Some(Status::Suspended),
                 due_at: schedule::after_suspended(now, random),
                 retry_at: None,
@@ -215,12 +328,11 @@ impl Minter {
                 note: "the location is not active",
                 told: Failure::Suspended(now + schedule::RETRY_ON_DEMAND),
             },
-            Asked::NotAllowed(message) => {
-                tracing::error!(alarm = "not_allowed", company = %company.resource, said = message,
-                    "a company's token may not mint: does the app have the scope oauth.write?");
+            Otherwise::NotAllowed(said) => {
+                self.alarms.not_allowed(&company.resource, "oauth.write", &said).await;
                 blocked("not allowed", Failure::Misconfigured("the company's token may not mint"))
             }
-            Asked::WrongTenant => {
+            Otherwise::WrongTenant => {
                 tracing::error!(alarm = "wrong_tenant", resource = %location,
                     "a grant for another location or company was refused");
                 blocked("wrong tenant", Failure::TryAgain(now + schedule::RETRY_ON_DEMAND))
@@ -228,34 +340,64 @@ impl Minter {
         }))
     }
 
+    /// One request to one company: a connection, a permit, and then what may have changed while it waited.
+    async fn ask_once(&self, claimant: &Claimant, company: &Company) -> Result<Asked<Box<Grant>>, Setback> {
+        let (location, until) = (&claimant.location.resource, claimant.ends - (PRESENTATION + COMMIT));
+        for _ in 0..LATE_PERMITS {
+            let Ok(connection) = self.endpoint.connection().await else {
+                return Ok(Err(Otherwise::Unanswered("no connection")));
+            };
+            let began = self.clock.now();
+            let permit = self.permit(claimant, &company.resource, until).await?;
+            if self.clock.now().since(began) >= SHORT_WAIT {
+                self.expect_unchanged(claimant, company).await?;
+            }
+            let departure = Departure { connection, leave_by: permit.send_by.min(until) };
+            let asked = self.endpoint.mint(&company.resource, &company.access, location, departure).await;
+            let Some((asked, heard)) = asked else { continue };
+            self.learn_limits(Endpoint::of(&company.resource, PATH), heard).await;
+            return Ok(asked);
+        }
+        Err(self.not_asked(claimant, None, "out of time before it was sent", Failure::NoTime))
+    }
+
     /// A permit of the company's, waited for as long as the lease leaves time for the request.
-    async fn permit(&self, claimant: &Claimant, company: &Resource) -> Result<(), Setback> {
-        let until = claimant.ends - (PRESENTATION + COMMIT);
-        let refused = |error| {
+    async fn permit(&self, claimant: &Claimant, company: &Resource, until: Millis) -> Result<Permit, Setback> {
+        let supposed = claimant.location.minted.is_some_and(|minted| minted.supposed);
+        let to = Endpoint::of(company, PATH);
+        let permit = if supposed {
+            self.quota.take_within_share(ShareOwner::Minter, to, SUPPOSED_BURST, Some(until)).await
+        } else {
+            self.quota.take(to, Some(until)).await
+        };
+        permit.map_err(|error| {
             let (retry_at, told) = match error {
                 QuotaError::Refused(refusal) => (Some(refusal.retry_at), Failure::TryAgain(refusal.retry_at)),
                 QuotaError::Store(error) => (None, Failure::Store(error)),
             };
-            let (failures, note) = (claimant.location.failures, "no permit of the company's");
-            let due_at = retry_at.unwrap_or(self.clock.now());
-            Setback { status: None, due_at, retry_at, failures, note, told }
+            self.not_asked(claimant, retry_at, "no permit of the company's", told)
+        })
+    }
+
+    /// The company's installation must still be the one that its token comes from: it may have been uninstalled.
+    async fn expect_unchanged(&self, claimant: &Claimant, company: &Company) -> Result<(), Setback> {
+        let stored = match self.table.installation(&company.resource).await {
+            Ok(stored) => stored,
+            Err(error) => return Err(self.not_asked(claimant, None, "the company is not read", Failure::Store(error))),
         };
-        let supposed = claimant.location.minted.is_some_and(|minted| minted.supposed);
-        for _ in 0..LATE_PERMITS {
-            let permit = if supposed {
-                self.quota.take_within_share(SUPPOSED, company, SUPPOSED_BURST, Some(until)).await
-            } else {
-                self.quota.take(company, Some(until)).await
-            };
-            let permit = permit.map_err(refused)?;
-            let now = self.clock.now();
-            if now <= permit.send_by && now <= until {
-                return Ok(());
-            }
+        let lives =
+            |stored: &Installation| stored.status != Status::Revoked && stored.lineage.epoch == company.access.epoch;
+        if stored.as_ref().is_some_and(lives) {
+            return Ok(());
         }
-        let now = self.clock.now();
-        let (failures, note) = (claimant.location.failures, "out of time before it was sent");
-        Err(Setback { status: None, due_at: now, retry_at: None, failures, note, told: Failure::NoTime })
+        let told = Failure::TryAgain(self.clock.now());
+        Err(self.not_asked(claimant, None, "the company was uninstalled or installed anew", told))
+    }
+
+    /// Nothing was sent, for a reason that counts as no failure of the location.
+    fn not_asked(&self, claimant: &Claimant, retry_at: Option<Millis>, note: &'static str, told: Failure) -> Setback {
+        let due_at = retry_at.unwrap_or(self.clock.now());
+        Setback { status: None, due_at, retry_at, failures: claimant.location.failures, note, told }
     }
 
     async fn granted(&self, claimant: &Claimant, company: &Company, grant: &Grant) -> Refreshed {
@@ -279,22 +421,82 @@ impl Minter {
         Refreshed::Renewed(pair.to_access(from.next()))
     }
 
-    /// No company has the app there. Whoever once installed it there by hand is asked to do so again.
-    async fn absent(&self, claimant: &Claimant) -> Refreshed {
+    /// None of the companies that were asked has the app there. A token that still works is used to its end all the
+    /// same. After that, a location that would lose something needs a place of the budget of marks; if there was a grant
+    /// of its own, the customer is asked to install it again.
+    async fn absent(&self, claimant: &Claimant, why: Why, companies: &[Company], when_absent: WhenAbsent) -> Refreshed {
+        let works = why != Why::Forced && has_token(&claimant.location, companies, self.clock.now());
+        // While other companies may have the app there, nothing is erased and nothing is concluded.
+        if works || when_absent == WhenAbsent::AskOthers {
+            let (now, failures) = (self.clock.now(), claimant.location.failures + 1);
+            let note = if works {
+                "no company that was asked has the app there, and the token still works"
+            } else {
+                "the location's company does not have the app there: others are asked"
+            };
+            let setback = Setback {
+                status: None,
+                due_at: schedule::after_blocked(now, fastrand::f64()),
+                retry_at: None,
+                failures,
+                note,
+                told: Failure::NotInstalled,
+            };
+            return self.set_back(claimant, setback).await;
+        }
         let Installation { resource, lineage, failures, .. } = &claimant.location;
         let reinstall_url = claimant.location.reinstall_url();
+        let given_up = claimant.location.claimed_from == Some(Status::NeedsReauthorization);
+        if !given_up && (claimant.location.pair.is_some() || reinstall_url.is_some()) {
+            let first = !claimant.location.was_refused();
+            match self.breaker.reserve(Requested::Mint, &claimant.attempt, first).await {
+                Ok(Marking::Reserved) => {}
+                Ok(Marking::NoPlace | Marking::Stopped) => return self.wait(claimant).await,
+                // The lease passes by itself.
+                Err(error) => return Refreshed::Failed(Failure::Store(error)),
+            }
+        }
         let (settled, told) = if reinstall_url.is_some() {
             let (status, failures) = (Status::NeedsReauthorization, failures + 1);
             let to = Settlement { status, due_at: None, failures, retry_at: None, now: self.clock.now() };
             let settled = self.events.settle(&claimant.location, &claimant.attempt, to, claimant.deadline).await;
             (settled, Failure::NeedsReauthorization(reinstall_url))
         } else {
-            let until = self.clock.now() + ABSENT;
-            let settled = self.table.settle_absent(resource, *lineage, &claimant.attempt, until).await;
-            (settled, Failure::NotInstalled)
+            let (absence, told) = self.absence(resource, when_absent).await;
+            (self.table.settle_absent(resource, *lineage, &claimant.attempt, absence).await, told)
         };
-        tracing::info!(%resource, stored = settled.is_ok(), outcome = "absent", Refreshes = 1, "no known company has the app there");
+        tracing::info!(%resource, stored = settled.is_ok(), ?when_absent, outcome = "absent", Refreshes = 1,
+            "no company that was asked has the app there");
         Refreshed::Failed(told)
+    }
+
+    /// Refused, and no place is left for a mark: the token is used to its end, and the company is asked again in minutes.
+    async fn wait(&self, claimant: &Claimant) -> Refreshed {
+        let Installation { resource, lineage, failures, .. } = &claimant.location;
+        let (now, failures) = (self.clock.now(), failures + 1);
+        let retry_at = schedule::after_refused(now, failures, fastrand::f64());
+        let (status, due_at) = (Status::Uncertain, Some(retry_at));
+        let to = Settlement { status, due_at, failures, retry_at: Some(retry_at), now };
+        let settled = self.table.settle_refused(resource, *lineage, &claimant.attempt, to).await;
+        tracing::warn!(%resource, outcome = outcome_of(status), failures, stored = settled.is_ok(), Refreshes = 1,
+            note = "refused, and no mark is left", "token not minted");
+        Refreshed::Failed(Failure::TryAgain(retry_at))
+    }
+
+    /// The mark of an absence in the table, and the caller's answer.
+    async fn absence(&self, location: &Resource, when_absent: WhenAbsent) -> (Absence, Failure) {
+        let now = self.clock.now();
+        let remembered = (Absence::Until(now + ABSENT), Failure::NotInstalled);
+        match when_absent {
+            WhenAbsent::Remember => remembered,
+            WhenAbsent::AskOthers => (Absence::Unmarked, Failure::NotInstalled),
+            // Queued before the location says so: a location that says so is always in the queue.
+            WhenAbsent::Search => match self.table.begin_search(location).await {
+                Ok(true) => (Absence::Searching(now), Failure::TryAgain(now + SEARCH_RETRY)),
+                Ok(false) => remembered,
+                Err(error) => (Absence::Unmarked, Failure::Store(error)),
+            },
+        }
     }
 
     /// Gives the lease back. If the store fails the lease passes by itself.
@@ -314,4 +516,12 @@ impl Minter {
         tracing::warn!(%resource, outcome = outcome_of(status), failures, stored = settled.is_ok(), note, Refreshes = 1, "token not minted");
         Refreshed::Failed(told)
     }
+}
+
+/// Whether a location has an access token that works for all that is known, and that comes from the present
+/// installation of the companies.
+fn has_token(location: &Installation, companies: &[Company], now: Millis) -> bool {
+    let epoch = location.minted.unwrap_or_default().company_epoch;
+    let is_current = companies.iter().all(|company| company.access.epoch <= epoch);
+    is_current && location.pair.as_ref().is_some_and(|pair| now < pair.access_expires_at)
 }

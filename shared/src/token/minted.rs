@@ -3,20 +3,39 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use super::mint::Company;
+use super::mint::{Company, WhenAbsent};
 use super::refresh::{Failure, Refreshed, Why};
+use super::search::{SEARCH_OVER, SEARCH_RETRY};
 use super::tokens::{CACHED, MOST_CACHED, Tokens, lock};
 use super::{TokenError, schedule};
 use crate::clock::Millis;
 use crate::installation::state::Status;
 use crate::resource::{Kind, Resource};
-use crate::table::company::Companies;
-use crate::table::installation::Installation;
+use crate::table::installation::{Installation, Minted};
 
-/// How many companies are asked about a location of which nobody knows whose it is.
+/// A call asks so many companies about a location whose company nobody knows. The schedule asks the others.
 const MOST_ASKED: usize = 5;
-/// How long the list of companies is believed. With what is remembered of a location less than 10 s.
+/// The head of the list of companies is believed for so long. Together with the memory of an absence less than 10 s.
 const LISTED: Duration = Duration::from_secs(2);
+
+/// The head of the list of companies.
+#[derive(Clone, Debug)]
+pub(super) struct Roster {
+    read_at: Millis,
+    /// The companies with the latest install notices, newest first.
+    newest: Vec<Resource>,
+    /// When the newest of them was listed.
+    newest_at: Option<Millis>,
+    /// True if there are others.
+    more: bool,
+}
+
+/// The companies to ask about a location, with their tokens.
+struct Sources {
+    companies: Vec<Company>,
+    /// Why a company cannot be asked now.
+    unasked: Option<TokenError>,
+}
 
 /// A company as its locations' readers see it.
 #[derive(Clone, Copy, Debug)]
@@ -37,8 +56,9 @@ impl Tokens {
         if stored.status == Status::Revoked {
             return Ok(now);
         }
-        if minted.absent_until.is_some_and(|until| now < until) {
-            return Err(TokenError::NotInstalled);
+        let works = stored.pair.as_ref().is_some_and(|pair| now < pair.access_expires_at);
+        if !works {
+            self.expect_present(minted).await?;
         }
         let Some(company) = stored.company.as_deref().and_then(|id| Resource::company(id).ok()) else { return Ok(now) };
         let agency = self.agency(&company, minted.company_epoch).await?.ok_or(TokenError::NotInstalled)?;
@@ -70,54 +90,127 @@ impl Tokens {
 
     /// Makes a place for a location that is not known, if there is any company that may have it.
     pub(super) async fn suppose(&self, resource: &Resource) -> Result<(), TokenError> {
-        if resource.kind() == Kind::Company || self.companies().await?.is_empty() {
+        if resource.kind() == Kind::Company || self.roster().await?.newest.is_empty() {
             return Err(TokenError::NotInstalled);
         }
         Ok(self.table.suppose(resource, self.clock.now()).await?)
     }
 
+    /// An error if the companies were asked about a location a moment ago and none has the app there, or while the
+    /// schedule asks them.
+    async fn expect_present(&self, minted: Minted) -> Result<(), TokenError> {
+        let now = self.clock.now();
+        if minted.absent_until.is_some_and(|until| now < until) {
+            let newest_at = match minted.absent_newest {
+                Some(_) => self.roster().await?.newest_at,
+                None => None,
+            };
+            // A company that is listed since then was not asked.
+            if newest_at <= minted.absent_newest {
+                return Err(TokenError::NotInstalled);
+            }
+        }
+        match minted.search_since {
+            Some(since) if now < since + SEARCH_OVER => Err(TokenError::InProgress { retry_at: now + SEARCH_RETRY }),
+            _ => Ok(()),
+        }
+    }
+
     /// Mints a location's token, whatever it has; once more with a newer token of the company if that was refused.
+    ///
+    /// A location whose company does not have it (any more) may have moved to another company, so the others are asked
+    /// as for a location of which nobody knows whose it is.
     ///
     /// # Errors
     /// [`TokenError`]: there is no token of a company to mint from.
     // A box and not an opaque future, because a location's token waits for its company's, which comes the same way.
     pub fn mint<'a>(&'a self, stored: &'a Installation, why: Why, deadline: Millis) -> Minting<'a> {
         Box::pin(async move {
-            let location = &stored.resource;
-            let companies = self.sources(stored, deadline).await?;
-            let minted = self.minter.mint(location, stored.lineage, why, &companies, deadline).await;
-            let Refreshed::Failed(Failure::CompanyRefused(refused)) = minted else { return Ok(minted) };
-            let Company { resource, access } = *refused;
-            let renewed = self.renew(&resource, &access, deadline).await.map_err(|error| match error {
-                // It was renewed a moment ago and is refused again: that is the platform's to mend.
-                TokenError::RecentlyForced => {
-                    TokenError::InProgress { retry_at: self.clock.now() + schedule::FORCED_APART }
-                }
-                error => error,
-            })?;
-            let company = [Company { resource, access: renewed }];
-            Ok(self.minter.mint(location, stored.lineage, Why::Due, &company, deadline).await)
+            self.expect_present(stored.minted.unwrap_or_default()).await?;
+            let Some(company) = stored.company.as_deref().and_then(|id| Resource::company(id).ok()) else {
+                return self.ask_around(stored, why, None, deadline).await;
+            };
+            let roster = self.roster().await?;
+            let others = roster.more || roster.newest.iter().any(|listed| *listed != company);
+            let when_absent = if others { WhenAbsent::AskOthers } else { WhenAbsent::Remember };
+            let source = vec![self.source(company.clone(), deadline).await?];
+            let minted = self.mint_from(stored, why, source, when_absent, deadline).await?;
+            if others && matches!(minted, Refreshed::Failed(Failure::NotInstalled)) {
+                return self.ask_around(stored, why, Some(&company), deadline).await;
+            }
+            Ok(minted)
         })
     }
 
-    /// The companies that a location's token may be minted from, with their tokens.
-    async fn sources(&self, stored: &Installation, deadline: Millis) -> Result<Vec<Company>, TokenError> {
-        if let Some(company) = stored.company.as_deref().and_then(|id| Resource::company(id).ok()) {
-            return Ok(vec![self.source(company, deadline).await?]);
+    /// Mints the token of a location from whichever company has the app there. Asks a few companies at once and leaves
+    /// the others to the schedule. `asked` does not have the app there.
+    async fn ask_around(
+        &self,
+        stored: &Installation,
+        why: Why,
+        asked: Option<&Resource>,
+        deadline: Millis,
+    ) -> Result<Refreshed, TokenError> {
+        let Roster { newest, more, .. } = self.roster().await?;
+        let others = newest.into_iter().filter(|company| Some(company) != asked);
+        let Sources { companies, unasked } = self.sources(others, deadline).await;
+        if companies.is_empty() && !more {
+            return Err(unasked.unwrap_or(TokenError::NotInstalled));
         }
-        let mut sources = Vec::new();
-        let mut instead = TokenError::NotInstalled;
-        for company in self.companies().await? {
-            match self.source(company, deadline).await {
-                Ok(source) => sources.push(source),
-                Err(TokenError::NotInstalled | TokenError::Revoked | TokenError::ReauthorizationRequired { .. }) => {}
-                Err(error) => instead = error,
-            }
-        }
-        if sources.is_empty() { Err(instead) } else { Ok(sources) }
+        let when_absent = if more || unasked.is_some() { WhenAbsent::Search } else { WhenAbsent::Remember };
+        self.mint_from(stored, why, companies, when_absent, deadline).await
     }
 
-    async fn source(&self, resource: Resource, deadline: Millis) -> Result<Company, TokenError> {
+    async fn mint_from(
+        &self,
+        stored: &Installation,
+        why: Why,
+        mut companies: Vec<Company>,
+        when_absent: WhenAbsent,
+        deadline: Millis,
+    ) -> Result<Refreshed, TokenError> {
+        let location = &stored.resource;
+        let minted = self.minter.mint(location, stored.lineage, why, &companies, when_absent, deadline).await;
+        let Refreshed::Failed(Failure::CompanyRefused(refused, why)) = minted else {
+            if let (Refreshed::Renewed(_), [company]) = (&minted, &companies[..]) {
+                self.worked(&company.resource, &company.access);
+            }
+            return Ok(minted);
+        };
+        let Company { resource, access } = *refused;
+        let renewed = self.renew_because(&resource, &access, why, deadline).await.map_err(|error| match error {
+            // It was renewed a moment ago and is refused again: that is the platform's to mend.
+            TokenError::RecentlyForced => {
+                TokenError::InProgress { retry_at: self.clock.now() + schedule::FORCED_APART }
+            }
+            error => error,
+        })?;
+        for company in companies.iter_mut().filter(|company| company.resource == resource) {
+            company.access = renewed.clone();
+        }
+        let minted = self.minter.mint(location, stored.lineage, Why::Due, &companies, when_absent, deadline).await;
+        if let (Refreshed::Renewed(_), [Company { resource, access }]) = (&minted, &companies[..]) {
+            self.worked(resource, access);
+            if why == Why::Doubted {
+                self.renewal_helped(resource, access).await;
+            }
+        }
+        Ok(minted)
+    }
+
+    async fn sources(&self, companies: impl Iterator<Item = Resource>, deadline: Millis) -> Sources {
+        let mut sources = Sources { companies: Vec::new(), unasked: None };
+        for company in companies {
+            match self.source(company, deadline).await {
+                Ok(source) => sources.companies.push(source),
+                Err(TokenError::NotInstalled | TokenError::Revoked | TokenError::ReauthorizationRequired { .. }) => {}
+                Err(error) => sources.unasked = Some(error),
+            }
+        }
+        sources
+    }
+
+    pub(super) async fn source(&self, resource: Resource, deadline: Millis) -> Result<Company, TokenError> {
         let mut access = self.access(&resource, deadline).await?;
         // A token in memory may be older than what is known of the company: of an installation that has ended.
         if let Some(agency) = self.agency(&resource, access.epoch).await?
@@ -129,44 +222,21 @@ impl Tokens {
         Ok(Company { resource, access })
     }
 
-    /// The companies to ask about a location of which nobody knows whose it is: first those that were installed a
-    /// moment ago, whose locations the schedule has not read yet.
-    async fn companies(&self) -> Result<Vec<Resource>, TokenError> {
+    /// The head of the list of companies.
+    async fn roster(&self) -> Result<Roster, TokenError> {
         let now = self.clock.now();
-        let listed = lock(&self.listed).clone().filter(|(at, _)| now.since(*at) < LISTED);
-        if let Some((_, companies)) = listed {
-            return Ok(companies);
+        let known = lock(&self.listed).clone().filter(|known| now.since(known.read_at) < LISTED);
+        if let Some(known) = known {
+            return Ok(known);
         }
-        let companies = to_ask(self.table.companies().await?);
+        let mut listed = self.table.newest_companies(MOST_ASKED + 1).await?;
+        let more = listed.len() > MOST_ASKED;
+        let newest_at = listed.first().map(|newest| newest.listed_at);
+        listed.truncate(MOST_ASKED);
+        let newest: Vec<Resource> = listed.into_iter().map(|listed| listed.company).collect();
+        let roster = Roster { read_at: now, newest, newest_at, more };
         // That there are none is not remembered: the very first install works at once.
-        *lock(&self.listed) = (!companies.is_empty()).then(|| (now, companies.clone()));
-        Ok(companies)
-    }
-}
-
-fn to_ask(mut known: Companies) -> Vec<Resource> {
-    known.tasks.sort_by_key(|task| std::cmp::Reverse(task.at));
-    let ids = known.tasks.into_iter().map(|task| task.company).chain(known.ids);
-    let mut companies: Vec<Resource> = Vec::new();
-    for company in ids.filter_map(|id| Resource::company(&id).ok()) {
-        if companies.len() < MOST_ASKED && !companies.contains(&company) {
-            companies.push(company);
-        }
-    }
-    companies
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::table::company::Task;
-
-    #[test]
-    fn who_was_installed_last_is_asked_first_and_few_are_asked() {
-        let task = |company: &str, at| Task { company: company.into(), at: Millis(at) };
-        let ids = ["A", "B", "C", "D", "E", "F"].map(str::to_owned).to_vec();
-        let known = Companies { ids, tasks: vec![task("D", 1), task("F", 2), task("D", 3)] };
-        let asked: Vec<_> = to_ask(known).iter().map(|company| company.id().to_owned()).collect();
-        assert_eq!(asked, ["D", "F", "A", "B", "C"]);
+        *lock(&self.listed) = (!roster.newest.is_empty()).then(|| roster.clone());
+        Ok(roster)
     }
 }

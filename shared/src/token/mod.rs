@@ -1,5 +1,6 @@
 //! The life of a token pair: the token endpoint, the one refresh path, and what a reader gets.
 
+pub mod alarm;
 pub mod bearer;
 pub mod breaker;
 pub mod company_api;
@@ -7,10 +8,12 @@ pub mod endpoint;
 pub mod mint;
 mod minted;
 pub mod pair;
+pub mod presence;
 pub mod refresh;
 pub mod rescue;
 pub mod reseal;
 pub mod schedule;
+pub mod search;
 pub mod tokens;
 
 use self::bearer::Bearer;
@@ -33,6 +36,9 @@ pub struct Access {
     pub epoch: u64,
     /// Lineage of the token pair.
     pub generation: u64,
+    /// It came of a renewal whose reason was a 401 that nobody has classified: such an answer is no reason to renew it
+    /// again.
+    pub doubted: bool,
 }
 
 /// Why there is no access token.

@@ -14,7 +14,7 @@ use crate::token::{Access, Grant};
 pub enum Slot {
     /// The pair in use.
     Current,
-    /// The parked one.
+    /// A standby pair: granted, and not in use.
     Alternate,
 }
 
@@ -85,6 +85,7 @@ impl Pair {
             expires_at: self.expires_at,
             epoch: lineage.epoch,
             generation: lineage.generation,
+            doubted: false,
         }
     }
 }

@@ -1,6 +1,9 @@
 //! The rescue queue: where a granted pair goes that could not be stored, sealed like in the table.
 
+use std::time::Duration;
+
 use aws_sdk_sqs::Client;
+use aws_sdk_sqs::types::{BatchResultErrorEntry, ChangeMessageVisibilityBatchRequestEntry};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
@@ -125,6 +128,20 @@ impl Rescued {
     }
 }
 
+/// A message that cannot be stored yet is delivered again after this, so often…
+const SOON: Duration = Duration::from_secs(8);
+/// …and after that each time twice as late…
+const SOON_DELIVERIES: u32 = 10;
+/// …up to this.
+const LATEST: Duration = Duration::from_mins(5);
+
+/// The time until a message is delivered again that could not be stored at its `receives`-th delivery.
+#[must_use]
+pub fn redelivery(receives: u32) -> Duration {
+    let doublings = receives.saturating_sub(SOON_DELIVERIES).min(10);
+    SOON.saturating_mul(1 << doublings).min(LATEST)
+}
+
 /// The queue.
 #[derive(Clone)]
 pub struct RescueQueue {
@@ -139,7 +156,7 @@ impl RescueQueue {
         Self { client, url }
     }
 
-    /// How many pairs are on it, in flight and delayed ones too, as far as SQS knows. None if it does not say.
+    /// Number of pairs on it, in flight and delayed ones too, as far as SQS knows. None if it does not say.
     pub async fn depth(&self) -> Option<u64> {
         use aws_sdk_sqs::types::QueueAttributeName as Name;
         let counts = [
@@ -153,6 +170,37 @@ impl RescueQueue {
         let answer = answer.ok()?;
         let attributes = answer.attributes()?;
         counts.iter().map(|name| attributes.get(name)?.parse::<u64>().ok()).sum()
+    }
+
+    /// Has messages delivered again after a time each, by their receipt handles (Amazon SQS API Reference,
+    /// `ChangeMessageVisibilityBatch`: at most ten in a request). What SQS does not accept is delivered again after the
+    /// queue's own visibility time-out.
+    ///
+    /// # Panics
+    /// Never: each entry has an id and a receipt handle.
+    pub async fn deliver_again(&self, messages: &[(&str, Duration)]) {
+        for some in messages.chunks(10) {
+            let entry = |(number, (receipt, after)): (usize, &(&str, Duration))| {
+                ChangeMessageVisibilityBatchRequestEntry::builder()
+                    .id(number.to_string())
+                    .receipt_handle(*receipt)
+                    .visibility_timeout(i32::try_from(after.as_secs()).unwrap_or(i32::MAX))
+                    .build()
+                    .expect("an entry with an id and a receipt handle")
+            };
+            let entries = some.iter().enumerate().map(entry).collect();
+            let request = self.client.change_message_visibility_batch().queue_url(&self.url);
+            match request.set_entries(Some(entries)).send().await {
+                Ok(answer) if answer.failed().is_empty() => {}
+                Ok(answer) => {
+                    let code = answer.failed().first().map(BatchResultErrorEntry::code);
+                    tracing::warn!(code, failed = answer.failed().len(), "rescued pairs are delivered again late");
+                }
+                Err(error) => {
+                    tracing::warn!(error = describe(&error), "rescued pairs are delivered again late");
+                }
+            }
+        }
     }
 
     /// Sends a pair. Raises the alarm in any case: somebody should look at the table.
@@ -171,6 +219,20 @@ impl RescueQueue {
                 tracing::error!(alarm = "rescue_failed", resource = %rescued.resource, error, "the rescue queue failed");
                 false
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_comes_again_within_ten_seconds_ten_times_and_then_ever_later() {
+        for (receives, seconds) in
+            [(0, 8), (1, 8), (10, 8), (11, 16), (12, 32), (13, 64), (14, 128), (15, 256), (16, 300), (999, 300)]
+        {
+            assert_eq!(redelivery(receives), Duration::from_secs(seconds), "delivery {receives}");
         }
     }
 }

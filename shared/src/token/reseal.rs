@@ -6,7 +6,7 @@ use super::pair::{Slot, place};
 use crate::installation::state::Lineage;
 use crate::resource::Resource;
 use crate::seal::{Field, SealError, Sealer, key_id};
-use crate::table::installation::{Installation, SealedPair};
+use crate::table::installation::{Installation, SealedPair, StandbyPair};
 use crate::table::{StoreError, Table, installation_key};
 
 /// How often an item is looked at that changes under the rotation.
@@ -28,7 +28,8 @@ pub enum Resealed {
 /// The ids of the keys that an installation's tokens are sealed under, with how many values each; the empty id stands
 /// for what is no sealed value.
 pub fn keys_of(installation: &Installation, into: &mut BTreeMap<String, u64>) {
-    for pair in installation.pair.iter().chain(&installation.alternate) {
+    let standby = installation.standby.iter().map(|standby| &standby.pair);
+    for pair in installation.pair.iter().chain(standby) {
         for value in std::iter::once(&pair.access).chain(&pair.refresh) {
             *into.entry(key_id(value).unwrap_or_default().to_owned()).or_default() += 1;
         }
@@ -53,15 +54,17 @@ pub async fn reseal(
         if keys.is_empty() {
             return Ok(Resealed::Already);
         }
-        let Installation { resource, lineage, pair, alternate, .. } = &installation;
-        let anew = |pair: &Option<SealedPair>, slot| {
-            pair.as_ref().map(|pair| seal_anew(sealer, resource, *lineage, slot, pair)).transpose()
-        };
-        let (pair, alternate) = match (anew(pair, Slot::Current), anew(alternate, Slot::Alternate)) {
-            (Ok(pair), Ok(alternate)) => (pair, alternate),
+        let Installation { resource, lineage, pair, standby, .. } = &installation;
+        let pair = pair.as_ref().map(|pair| seal_anew(sealer, resource, *lineage, Slot::Current, pair)).transpose();
+        let standby = standby.iter().map(|StandbyPair { generation, pair, .. }| {
+            let lineage = Lineage { generation: *generation, ..*lineage };
+            seal_anew(sealer, resource, lineage, Slot::Alternate, pair)
+        });
+        let (pair, standby) = match (pair, standby.collect::<Result<Vec<_>, _>>()) {
+            (Ok(pair), Ok(standby)) => (pair, standby),
             (Err(error), _) | (_, Err(error)) => return Ok(Resealed::DoesNotOpen(error)),
         };
-        if table.reseal(&installation, pair.as_ref(), alternate.as_ref()).await? {
+        if table.reseal(&installation, pair.as_ref(), &standby).await? {
             return Ok(Resealed::Done);
         }
         match table.installation(&installation.resource).await? {

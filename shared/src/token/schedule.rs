@@ -20,6 +20,15 @@ pub const RETRY_ON_DEMAND: Duration = Duration::from_mins(1);
 /// A refused access token forces a refresh at most so often.
 pub const FORCED_APART: Duration = Duration::from_mins(1);
 
+/// An access token that was refused with a text that nobody has classified forces a refresh at most so often.
+pub const DOUBTED_APART: Duration = Duration::from_hours(1);
+/// An access token that has worked within this time is not renewed because of such a text at all.
+pub const WORKED_LATELY: Duration = Duration::from_mins(5);
+/// A location or company that the platform does not know is given up after this, and not before it has said so…
+const GONE: Duration = Duration::from_hours(24);
+/// …this often.
+const GONE_TRIES: u32 = 3;
+
 /// For so long the platform answers a refresh token again that it has already taken (its changelog: "30 seconds").
 pub const GRACE: Duration = Duration::from_secs(30);
 
@@ -45,6 +54,12 @@ pub fn freshness(issued: Millis, expires: Millis, now: Millis) -> Freshness {
     } else {
         Freshness::Fresh
     }
+}
+
+/// Whether the platform has said long and often enough that it does not know a location or company.
+#[must_use]
+pub fn is_gone(since: Millis, tries: u32, now: Millis) -> bool {
+    tries >= GONE_TRIES && now.since(since) >= GONE
 }
 
 /// A uniformly random instant between two parts (in hundredths) of a span that begins at `from`.
@@ -92,6 +107,20 @@ pub fn after_unknown(now: Millis, failures: u32, random: f64) -> Millis {
     if failures <= 1 { now + Duration::from_secs(1) } else { backoff(now, failures - 1, random) }
 }
 
+/// When a refused installation that must not be marked now is tried again: after 2.5 to 5 minutes, doubling up to 30.
+#[must_use]
+pub fn after_refused(now: Millis, failures: u32, random: f64) -> Millis {
+    let span = Duration::from_mins(5).saturating_mul(1 << failures.saturating_sub(1).min(3));
+    within(now, span.min(Duration::from_mins(30)), 50..100, random)
+}
+
+/// When a refused installation is tried again whose live pair may be on the rescue queue: after 10 to 20 s the first
+/// time, for a rescued pair is stored in seconds, later like any failure.
+#[must_use]
+pub fn after_rescue(now: Millis, failures: u32, random: f64) -> Millis {
+    if failures <= 1 { within(now, Duration::from_secs(20), 50..100, random) } else { backoff(now, failures, random) }
+}
+
 /// When a paused installation is tried again: after 6 to 24 hours.
 #[must_use]
 pub fn after_suspended(now: Millis, random: f64) -> Millis {
@@ -126,6 +155,13 @@ mod tests {
     }
 
     #[test]
+    fn what_the_platform_does_not_know_is_given_up_after_a_day_of_it() {
+        for (hours, tries, gone) in [(0, 1, false), (24, 2, false), (23, 9, false), (24, 3, true), (99, 3, true)] {
+            assert_eq!(is_gone(Millis(0), tries, Millis(hours * HOUR)), gone, "{hours} h, {tries} times");
+        }
+    }
+
+    #[test]
     fn instants_stay_within_their_bounds() {
         let minutes = |m: i64| m * 60_000;
         for random in [0.0, 0.5, 1.0] {
@@ -139,6 +175,14 @@ mod tests {
             }
         }
         assert!(after_unknown(Millis(0), 1, 1.0).0 < 30_000, "inside the grace");
+        for (failures, least, most) in
+            [(1, 150_000, minutes(5)), (2, minutes(5), minutes(10)), (9, minutes(15), minutes(30))]
+        {
+            for random in [0.0, 1.0] {
+                let after = after_refused(Millis(0), failures, random).0;
+                assert!((least - 1..=most).contains(&after), "{failures} refusals: {after}");
+            }
+        }
     }
 
     const HOUR: i64 = 3_600_000;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use super::mint::Minter;
-use super::minted::Agency;
+use super::minted::{Agency, Roster};
 use super::pair::{Slot, place};
 use super::refresh::{Failure, Refreshed, Refresher, Why};
 use super::schedule::{self, Freshness, freshness};
@@ -33,8 +33,8 @@ pub struct Tokens {
     pub(super) clock: Clock,
     /// Companies, as the readers of their minted locations see them.
     pub(super) agencies: Mutex<HashMap<Resource, Agency>>,
-    /// Companies to ask about a location that is not known, and when they were listed.
-    pub(super) listed: Mutex<Option<(Millis, Vec<Resource>)>>,
+    /// Companies to ask about a location that is not known.
+    pub(super) listed: Mutex<Option<Roster>>,
     cache: Mutex<HashMap<Resource, Cached>>,
     /// One flight a resource: the others of this process wait here and not at the table.
     flights: Mutex<HashMap<Resource, Weak<tokio::sync::Mutex<()>>>>,
@@ -44,6 +44,16 @@ pub struct Tokens {
 struct Cached {
     access: Access,
     read_at: Millis,
+    /// When the platform last took it, as far as this process knows.
+    worked_at: Option<Millis>,
+}
+
+/// A token that the platform has refused.
+#[derive(Clone, Copy, Debug)]
+struct RefusedToken {
+    lineage: Lineage,
+    /// [`Why::Forced`] or [`Why::Doubted`].
+    why: Why,
 }
 
 /// How an installation stands, for who asks.
@@ -105,15 +115,69 @@ impl Tokens {
     /// # Errors
     /// [`TokenError`]; [`TokenError::RecentlyForced`] where a refresh would not help.
     pub async fn renew(&self, resource: &Resource, used: &Access, deadline: Millis) -> Result<Access, TokenError> {
+        self.renew_because(resource, used, Why::Forced, deadline).await
+    }
+
+    /// The same for a token that may be good: the platform answered 401 with a text that nobody has classified. Such a
+    /// renewal is made once for a token, by all processes together, and not for one that has come of such a renewal; nor
+    /// for one that has worked a moment ago.
+    ///
+    /// # Errors
+    /// [`TokenError`]; [`TokenError::RecentlyForced`] where the platform's answer is to be passed on.
+    pub async fn renew_doubted(
+        &self,
+        resource: &Resource,
+        used: &Access,
+        deadline: Millis,
+    ) -> Result<Access, TokenError> {
+        self.renew_because(resource, used, Why::Doubted, deadline).await
+    }
+
+    pub(super) async fn renew_because(
+        &self,
+        resource: &Resource,
+        used: &Access,
+        why: Why,
+        deadline: Millis,
+    ) -> Result<Access, TokenError> {
+        if why == Why::Doubted && (used.doubted || self.worked_lately(resource, used)) {
+            return Err(TokenError::RecentlyForced);
+        }
         self.forget(resource, used);
         let flight = self.flight(resource);
         let _one_at_a_time = flight.lock().await;
         if let Some(access) = self.cached(resource).filter(|access| lineage(access) > lineage(used)) {
             return Ok(access);
         }
-        let (access, as_of) = Box::pin(self.find(resource, Some(lineage(used)), deadline)).await?;
+        let refused = RefusedToken { lineage: lineage(used), why };
+        let (access, as_of) = Box::pin(self.find(resource, Some(refused), deadline)).await?;
         self.remember(resource, &access, as_of);
         Ok(access)
+    }
+
+    /// Notes that the platform has taken a token just now.
+    pub fn worked(&self, resource: &Resource, access: &Access) {
+        let now = self.clock.now();
+        if let Some(cached) = lock(&self.cache).get_mut(resource)
+            && lineage(&cached.access) == lineage(access)
+        {
+            cached.worked_at = Some(now);
+        }
+    }
+
+    /// Notes that a renewal in doubt ([`Tokens::renew_doubted`]) has helped: another one may, too. If that cannot be
+    /// stored, none is made before the schedule has renewed the token.
+    pub async fn renewal_helped(&self, resource: &Resource, access: &Access) {
+        if let Err(error) = self.table.renewal_helped(resource, lineage(access)).await {
+            tracing::warn!(%resource, %error, "it is not noted that a renewal has helped");
+        }
+    }
+
+    fn worked_lately(&self, resource: &Resource, used: &Access) -> bool {
+        let now = self.clock.now();
+        let cache = lock(&self.cache);
+        let cached = cache.get(resource).filter(|cached| lineage(&cached.access) == lineage(used));
+        cached.and_then(|cached| cached.worked_at).is_some_and(|at| now.since(at) < schedule::WORKED_LATELY)
     }
 
     /// How an installation stands. Reads the table.
@@ -139,7 +203,7 @@ impl Tokens {
     async fn find(
         &self,
         resource: &Resource,
-        refused: Option<Lineage>,
+        refused: Option<RefusedToken>,
         deadline: Millis,
     ) -> Result<(Access, Millis), TokenError> {
         loop {
@@ -156,10 +220,11 @@ impl Tokens {
                 Next::Renew(usable) => usable,
                 Next::Fail(error) => return Err(error),
             };
-            let why = if refused == Some(stored.lineage) { Why::Forced } else { Why::Due };
+            let why = refused.filter(|token| token.lineage == stored.lineage).map_or(Why::Due, |token| token.why);
             let refreshed = match held(&stored, now) {
                 Some(until) => Refreshed::Held(until),
                 None if is_minted => match (self.mint(&stored, why, deadline).await, usable) {
+                    (Ok(Refreshed::Failed(Failure::NotInstalled)), Some(pair)) => return use_it(pair).await,
                     (Ok(minted), _) => minted,
                     (Err(error), Some(pair)) if !matches!(error, TokenError::Revoked) => return use_it(pair).await,
                     (Err(error), _) => return Err(error),
@@ -167,7 +232,9 @@ impl Tokens {
                 None => self.refresher.refresh(resource, stored.lineage, why, deadline).await,
             };
             match refreshed {
-                Refreshed::Renewed(access) => return Ok((access, as_of)),
+                Refreshed::Renewed(access) => {
+                    return Ok((Access { doubted: why == Why::Doubted, ..access }, as_of));
+                }
                 Refreshed::Moved | Refreshed::IsMinted => {}
                 Refreshed::Gone | Refreshed::Failed(Failure::NotInstalled) => return Err(TokenError::NotInstalled),
                 Refreshed::Held(until) => {
@@ -193,7 +260,7 @@ impl Tokens {
         }
     }
 
-    async fn open(&self, stored: &Installation, pair: &SealedPair) -> Result<Access, TokenError> {
+    pub(super) async fn open(&self, stored: &Installation, pair: &SealedPair) -> Result<Access, TokenError> {
         let item = stored.key();
         let token = self.vault.open(place(&item, stored.lineage, Slot::Current.access()), &pair.access).await;
         let token = token.map_err(|error| match error {
@@ -209,13 +276,14 @@ impl Tokens {
             expires_at: pair.access_expires_at,
             epoch: stored.lineage.epoch,
             generation: stored.lineage.generation,
+            doubted: stored.is_doubted(),
         })
     }
 
     fn cached(&self, resource: &Resource) -> Option<Access> {
         let now = self.clock.now();
         let cache = lock(&self.cache);
-        let Cached { access, read_at } = cache.get(resource)?;
+        let Cached { access, read_at, .. } = cache.get(resource)?;
         let fresh = freshness(access.issued_at, access.expires_at, now) == Freshness::Fresh;
         (fresh && now.since(*read_at) < CACHED).then(|| access.clone())
     }
@@ -229,7 +297,9 @@ impl Tokens {
                 cache.clear();
             }
         }
-        cache.insert(resource.clone(), Cached { access: access.clone(), read_at: as_of });
+        let before = cache.get(resource).filter(|cached| lineage(&cached.access) == lineage(access));
+        let worked_at = before.and_then(|cached| cached.worked_at);
+        cache.insert(resource.clone(), Cached { access: access.clone(), read_at: as_of, worked_at });
     }
 
     pub(super) fn forget(&self, resource: &Resource, used: &Access) {
@@ -257,12 +327,12 @@ fn lineage(access: &Access) -> Lineage {
     Lineage { epoch: access.epoch, generation: access.generation }
 }
 
-/// Decides from the item. `refused` is the lineage of a token that the platform has refused.
-fn next(stored: &Installation, refused: Option<Lineage>, now: Millis) -> Next<'_> {
+/// Decides from the item. `refused` is a token that the platform has refused.
+fn next(stored: &Installation, refused: Option<RefusedToken>, now: Millis) -> Next<'_> {
     if stored.status == Status::Revoked {
         return Next::Fail(TokenError::Revoked);
     }
-    let pair = stored.pair.as_ref().filter(|_| refused.is_none_or(|lineage| stored.lineage > lineage));
+    let pair = stored.pair.as_ref().filter(|_| refused.is_none_or(|token| stored.lineage > token.lineage));
     let freshness_of = |pair: &SealedPair| freshness(pair.access_issued_at, pair.access_expires_at, now);
     if let Some(pair) = pair
         && freshness_of(pair) == Freshness::Fresh
@@ -273,7 +343,7 @@ fn next(stored: &Installation, refused: Option<Lineage>, now: Millis) -> Next<'_
     let usable = pair.filter(|pair| freshness_of(pair) != Freshness::Expired);
     let tried = stored.tried_at.unwrap_or(Millis(0));
     let instead = match stored.status {
-        Status::Active if refused == Some(stored.lineage) && forced_recently(stored, now) => TokenError::RecentlyForced,
+        Status::Active if refused.is_some_and(|token| is_in_vain(stored, token, now)) => TokenError::RecentlyForced,
         Status::Active | Status::Uncertain => {
             let retry_at = schedule::on_demand(tried, stored.failures).max(stored.retry_at.unwrap_or(tried));
             if retry_at <= now {
@@ -312,14 +382,17 @@ fn is_unanswered(stored: &Installation, now: Millis) -> bool {
     open && stored.tried_at.is_some_and(|at| now.since(at) < schedule::GRACE)
 }
 
-fn forced_recently(stored: &Installation, now: Millis) -> bool {
-    stored.forced_at.is_some_and(|at| now.since(at) < schedule::FORCED_APART)
+/// Whether a renewal of a refused token would not help, as far as the item says.
+fn is_in_vain(stored: &Installation, refused: RefusedToken, now: Millis) -> bool {
+    let forced_apart = refused.why.forced_apart().unwrap_or_default();
+    let forced_recently = stored.forced_at.is_some_and(|at| now.since(at) < forced_apart);
+    stored.lineage == refused.lineage && (forced_recently || (refused.why == Why::Doubted && stored.is_doubted()))
 }
 
 fn told(failure: Failure, now: Millis) -> TokenError {
     match failure {
         Failure::NotInstalled => TokenError::NotInstalled,
-        Failure::CompanyRefused(_) => TokenError::InProgress { retry_at: now + schedule::FORCED_APART },
+        Failure::CompanyRefused(..) => TokenError::InProgress { retry_at: now + schedule::FORCED_APART },
         Failure::TryAgain(retry_at) | Failure::Unanswered(retry_at) => TokenError::InProgress { retry_at },
         Failure::NoTime => TokenError::InProgress { retry_at: now + Duration::from_secs(1) },
         Failure::Suspended(retry_at) => TokenError::Suspended { retry_at },
@@ -350,7 +423,9 @@ mod tests {
                 access_issued_at: Millis(0),
                 access_expires_at: Millis(expires),
             }),
-            alternate: None,
+            granted_from: 0,
+            standby: Vec::new(),
+            refused_generation: None,
             attempt: None,
             lease_ends_at: None,
             committed_by: None,
@@ -358,6 +433,8 @@ mod tests {
             revoked_at: None,
             due_at: None,
             forced_at: None,
+            doubted_generation: None,
+            gone: None,
             tried_at: None,
             claimed_from: None,
             retry_at: None,
@@ -375,7 +452,7 @@ mod tests {
     const STALE: i64 = NOW.0 + 30_000;
     const EXPIRED: i64 = NOW.0 - 1;
 
-    fn decision(stored: &Installation, refused: Option<Lineage>) -> &'static str {
+    fn decision(stored: &Installation, refused: Option<RefusedToken>) -> &'static str {
         match next(stored, refused, NOW) {
             Next::Use(_) => "use",
             Next::Renew(Some(_)) => "renew or use",
@@ -409,13 +486,30 @@ mod tests {
     #[test]
     fn a_refused_token_is_renewed_unless_a_newer_one_is_stored_or_it_was_forced_a_moment_ago() {
         let mut item = stored(Status::Active, FRESH);
-        let at = |generation| Some(Lineage { epoch: 1, generation });
+        let at = |generation| Some(RefusedToken { lineage: Lineage { epoch: 1, generation }, why: Why::Forced });
         assert_eq!(decision(&item, at(6)), "use");
         assert_eq!(decision(&item, at(7)), "renew");
         item.forced_at = Some(Millis(NOW.0 - 59_000));
         assert_eq!(decision(&item, at(7)), "pass on");
         item.forced_at = Some(Millis(NOW.0 - 60_000));
         assert_eq!(decision(&item, at(7)), "renew");
+    }
+
+    #[test]
+    fn a_token_in_doubt_is_renewed_once_in_an_hour_and_not_if_it_came_of_such_a_renewal() {
+        let mut item = stored(Status::Active, FRESH);
+        let doubted = Some(RefusedToken { lineage: item.lineage, why: Why::Doubted });
+        assert_eq!(decision(&item, doubted), "renew");
+        item.forced_at = Some(Millis(NOW.0 - 3_599_000));
+        assert_eq!(decision(&item, doubted), "pass on");
+        item.forced_at = Some(Millis(NOW.0 - 3_600_000));
+        assert_eq!(decision(&item, doubted), "renew");
+        for (generation, expected) in [(7, "pass on"), (8, "renew"), (6, "renew")] {
+            item.doubted_generation = Some(generation);
+            assert_eq!(decision(&item, doubted), expected, "{generation}");
+            let forced = doubted.map(|token| RefusedToken { why: Why::Forced, ..token });
+            assert_eq!(decision(&item, forced), "renew", "a text that is known counts all the same");
+        }
     }
 
     #[test]

@@ -89,8 +89,8 @@ pub(crate) async fn admitted(store: &Store, quick: bool) -> Vec<Row> {
     let together = bursts(store, requests / 100).await;
     vec![
         row("calls.sparse", "8/s over 4 processes", 1.05, sparse, requests),
-        row("calls.near", "9.5/s over 4 processes", 1.1, near, requests),
-        row("calls.bursts", "bursts of 100", 1.1, together, requests),
+        row("calls.near", "9.5/s over 4 processes", 1.05, near, requests),
+        row("calls.bursts", "bursts of 100", 1.05, together, requests),
     ]
 }
 

@@ -22,11 +22,8 @@ use crate::report::{OPTIMIZED, Report, Row, Target, say};
 use crate::store::{self, Store};
 use crate::system::{Distances, Functions, System, Through, location, request};
 
-/// Calls before those that are counted: connections are open, the token is known, all code has run once, and who has
-/// its counters for itself knows that, see `quota::memory`.
+/// Calls before those that are counted: connections are open, the token is known, and all code has run once.
 const WARMING: usize = 40;
-/// And the time that must have passed for that.
-const ALONE: Duration = Duration::from_millis(1_100);
 /// Calls of one count.
 const CALLS: usize = 60;
 /// As many threads on any machine as Lambda's smallest sizes show.
@@ -59,7 +56,8 @@ pub(crate) async fn take(told: Taker) {
     let resource = location(0);
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     while let Some(line) = lines.next_line().await.expect("readable") {
-        clock.advance(ALONE);
+        // The next batch is of another slot.
+        clock.advance(Duration::from_secs(1));
         for _ in 0..line.parse::<usize>().expect("how many") {
             if told.raw {
                 counter.take("raw#0").await;
@@ -172,7 +170,6 @@ impl Callgrind {
         mut call: impl AsyncFnMut(usize) -> Result<(), String>,
     ) -> Result<OfOne, String> {
         call(WARMING).await?;
-        tokio::time::sleep(ALONE).await;
         self.dump(name, process, 1).await?;
         call(CALLS).await?;
         let first = self.dump(name, process, 2).await?;

@@ -18,9 +18,7 @@ use crate::store::{self, Store};
 pub(crate) const UNLIMITED: Limits =
     Limits { burst: 1_000_000_000, interval: Duration::from_secs(10), daily: 2_000_000_000 };
 const CALLERS: usize = 32;
-/// After so many permits and such a time a process knows whether it has a resource's counters for itself.
-const SETTLED: (usize, Duration) = (40, Duration::from_millis(1_100));
-/// After this each stretch of the window has permits.
+/// After this each slot of the window has permits.
 const FULL: Duration = Duration::from_millis(10_800);
 
 /// A counter as small as it can be: no window, no day, nothing given back.
@@ -87,14 +85,11 @@ impl Scene {
         self.quota.take(resource, None).await.expect("no limit");
     }
 
-    /// Takes permits for some time, and [`SETTLED`] at least: all processes that are measured have been at work.
+    /// Takes permits for some time.
     async fn work(&self, resources: &[Resource], time: Duration) {
-        let (least, settled) = SETTLED;
-        let until = Instant::now() + time.max(settled);
-        let mut taken = 0;
-        while taken < least || Instant::now() < until {
+        let until = Instant::now() + time;
+        while Instant::now() < until {
             join_all(resources.iter().map(|resource| self.permit(resource))).await;
-            taken += 1;
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -108,7 +103,7 @@ pub(crate) async fn latency(store: &Store, quick: bool) -> Vec<Row> {
     let raw = async || p50(batch, async || scene.raw.take("raw#0").await).await;
     let permits = async || p50(batch, async || scene.permit(&resource).await).await;
     raw().await;
-    scene.work(std::slice::from_ref(&resource), Duration::ZERO).await;
+    permits().await;
     let ratio = alternate(pairs, raw, permits).await;
     let what = "permit taken, 1 caller: p50 against a raw conditional UpdateItem";
     let mut rows = vec![Row::ratio("permit.latency", store.name, what, Target::AtMost(1.1), &ratio, "µs")];
@@ -157,7 +152,7 @@ pub(crate) async fn throughput(store: &Store, quick: bool) -> Vec<Row> {
         rate(CALLERS * batch, began.elapsed())
     };
     raw().await;
-    scene.work(&resources, Duration::ZERO).await;
+    permits().await;
     let ratio = alternate(pairs, raw, permits).await;
     let what = "permits a second, 32 callers on 32 resources, against the raw rate";
     let mut rows = vec![Row::ratio("permit.throughput", store.name, what, Target::AtLeast(0.9), &ratio, "/s")];
@@ -196,7 +191,7 @@ pub(crate) async fn group(store: &Store, quick: bool) -> Vec<Row> {
         rate(CALLERS * batch, began.elapsed())
     };
     raw().await;
-    scene.work(std::slice::from_ref(&resource), Duration::ZERO).await;
+    permits().await;
     let ratio = alternate(pairs, raw, permits).await;
     let what = "32 callers of one process on one resource, against the raw rate on one item";
     vec![Row::ratio("permit.group", store.name, what, Target::AtLeast(5.0), &ratio, "/s")]

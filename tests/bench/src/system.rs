@@ -71,7 +71,7 @@ impl System {
         let secrets = Secrets::start().await.expect("secrets");
         secrets.put("app", r#"{"client_id":"bench-app","client_secret":"bench-client-secret"}"#);
         secrets.put("sealing", r#"{"current":"k1","k1":"0123456789abcdef0123456789abcdef"}"#);
-        secrets.put("callers", r#"{"callers":[]}"#);
+        secrets.put("callers", r#"{"callers":[],"unlisted":"allow"}"#);
         let table = store.table().await;
         let platform = Platform::that_takes(distances.platform).await;
         let wire = Wire::to(Upstreams {

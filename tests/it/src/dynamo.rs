@@ -1,47 +1,21 @@
-//! Real engines: DynamoDB embedded in the test's own process, and DynamoDB Local where Java and its jar are at hand.
+//! Engines as the processes of these tests see them: clients that are counted, and tables.
 
-use std::io::Write as _;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::interceptors::BeforeTransmitInterceptorContextRef;
 use aws_sdk_dynamodb::config::{BehaviorVersion, ConfigBag, Credentials, Intercept, Region, RuntimeComponents};
 use aws_sdk_dynamodb::error::BoxError;
+use aws_sdk_dynamodb::operation::create_table::CreateTableError;
 use aws_sdk_dynamodb::types::{AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType};
+pub use engines::{Kind, local_folder, usual_local_folder};
+pub(crate) use engines::{in_ci, report_skip, variable};
 use shared::table::Table;
-use tokio::net::TcpListener;
-
-/// Where a table can live.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// dynoxide, on an in-memory `SQLite`.
-    Embedded,
-    /// AWS's own test double.
-    Local,
-}
 
 /// A running engine. Dropping it stops it.
 #[derive(Debug)]
-pub struct Engine {
-    address: SocketAddr,
-    _process: Option<Process>,
-    _shutdown: Option<tokio::sync::oneshot::Sender<()>>,
-}
-
-#[derive(Debug)]
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+pub struct Engine(engines::Engine);
 
 /// Requests that were sent to an engine, SDK-internal retries included.
 #[derive(Clone, Debug, Default)]
@@ -77,63 +51,13 @@ impl Engine {
     /// # Panics
     /// If an engine that is there does not start, or if none is there though `CI=true`.
     pub async fn start(kind: Kind, test: &str) -> Option<Self> {
-        match kind {
-            Kind::Embedded => Some(Self::embedded().await),
-            Kind::Local => {
-                let Some(folder) = local_folder() else {
-                    assert!(!in_ci(), "{test} needs DynamoDB Local, and CI has to have it");
-                    report_skip(test, "no DynamoDB Local: set DYNAMODB_LOCAL_DIR");
-                    return None;
-                };
-                Some(Self::local(&folder).await)
-            }
-        }
-    }
-
-    async fn embedded() -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
-        let address = listener.local_addr().expect("an address");
-        let database = dynoxide::Database::memory().expect("a database in memory");
-        let (shutdown, stopped) = tokio::sync::oneshot::channel::<()>();
-        tokio::spawn(async move {
-            let stopped = async {
-                let _ = stopped.await;
-            };
-            dynoxide::server::serve_with_shutdown(listener, database, stopped).await
-        });
-        Self { address, _process: None, _shutdown: Some(shutdown) }
-    }
-
-    async fn local(folder: &Path) -> Self {
-        // Nobody can hand DynamoDB Local a bound socket, so the port is free a moment before. It is below those that
-        // outgoing connections use: a probe of such a port can connect to itself and so occupy it.
-        let address = loop {
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, fastrand::u16(20_000..30_000)));
-            if TcpListener::bind(address).await.is_ok() {
-                break address;
-            }
-        };
-        let mut child = Command::new("java")
-            .current_dir(folder)
-            .args(["-Djava.library.path=./DynamoDBLocal_lib", "-jar", "DynamoDBLocal.jar", "-inMemory", "-port"])
-            .arg(address.port().to_string())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("java starts");
-        let deadline = tokio::time::Instant::now() + Duration::from_mins(1);
-        while tokio::net::TcpStream::connect(address).await.is_err() {
-            assert_eq!(child.try_wait().expect("a child"), None, "DynamoDB Local ended at once");
-            assert!(tokio::time::Instant::now() < deadline, "DynamoDB Local does not listen");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        Self { address, _process: Some(Process(child)), _shutdown: None }
+        engines::Engine::start(kind, test).await.map(Self)
     }
 
     /// Base URL.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.0.url()
     }
 
     /// A client of its own, as a process has one, and the count of what it sends.
@@ -161,41 +85,19 @@ impl Engine {
         let key = KeySchemaElement::builder().attribute_name("pk").key_type(KeyType::Hash).build();
         let attribute =
             AttributeDefinition::builder().attribute_name("pk").attribute_type(ScalarAttributeType::S).build();
-        client
+        let created = client
             .create_table()
             .table_name(&name)
             .billing_mode(BillingMode::PayPerRequest)
             .key_schema(key.expect("a key"))
             .attribute_definitions(attribute.expect("an attribute"))
             .send()
-            .await
-            .expect("a table");
+            .await;
+        // The SDK repeats the request if the first answer of a cold engine is an error, and the name is no one else's.
+        if let Err(error) = created {
+            let exists = error.as_service_error().is_some_and(CreateTableError::is_resource_in_use_exception);
+            assert!(exists, "a table: {error:?}");
+        }
         Table { client, name: name.into() }
     }
-}
-
-/// Where DynamoDB Local is, if it is there.
-#[must_use]
-pub fn local_folder() -> Option<PathBuf> {
-    let folder = variable("DYNAMODB_LOCAL_DIR").map_or_else(usual_local_folder, PathBuf::from);
-    folder.join("DynamoDBLocal.jar").exists().then_some(folder)
-}
-
-/// Where DynamoDB Local is installed unless `DYNAMODB_LOCAL_DIR` says otherwise.
-#[must_use]
-pub fn usual_local_folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/dynamodb-local")
-}
-
-pub(crate) fn in_ci() -> bool {
-    variable("CI").is_some_and(|ci| ci == "true")
-}
-
-pub(crate) fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok()
-}
-
-/// Past the test harness, which keeps what a passing test prints to itself.
-pub(crate) fn report_skip(test: &str, why: &str) {
-    let _told = writeln!(std::io::stderr(), "skipped: {test} ({why})");
 }

@@ -3,6 +3,7 @@
 pub mod deployment;
 pub mod dynamo;
 pub mod emf;
+pub mod front;
 pub mod meter;
 pub mod outside;
 pub mod proxy;

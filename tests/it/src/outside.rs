@@ -16,7 +16,7 @@ use sandbox::marketplace::{Location, Options as Marketplace};
 use sandbox::process::{Program, Signal, Worker, WorkerSpec};
 use sandbox::runtime_api::{FunctionError, Invocation};
 use sandbox::whole::{
-    APP_SECRET, CALLERS_SECRET, Options as Whole, Programs, SEALING_SECRET, Sandbox, TABLE, sha256_hex,
+    APP_SECRET, CALLER_ALIAS, CALLERS_SECRET, Options as Whole, Programs, SEALING_SECRET, Sandbox, TABLE, caller_entry,
 };
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
@@ -127,7 +127,7 @@ impl System {
         let url = setup.store.clone().unwrap_or_else(|| sandbox.dynamo.url().to_owned());
         create_table(&sandbox::dynamo::client(&url), TABLE).await.expect("the table is there");
         let mut callers = setup.callers.clone();
-        callers.push(json!({ "id": "sandbox", "keys_sha256": [sha256_hex(&sandbox.caller_key)] }));
+        callers.push(caller_entry(&sandbox.caller_key));
         sandbox.secrets.put(CALLERS_SECRET, json!({ "callers": callers }).to_string());
         Self::run_all(setup, sandbox, &url, None).await
     }
@@ -137,7 +137,8 @@ impl System {
     ///
     /// # Panics
     /// If anything that is to be had does not start.
-    pub async fn deployed(setup: Setup, test: &str) -> Option<Self> {
+    pub async fn deployed(mut setup: Setup, test: &str) -> Option<Self> {
+        setup.environment.push(("GATEWAY_ALIAS", "live".to_owned()));
         let sandbox = Self::surroundings(&setup).await;
         let (platform, client_id) = (sandbox.marketplace.url(), sandbox.marketplace.options().client_id);
         let parameters =
@@ -148,6 +149,7 @@ impl System {
     }
 
     async fn surroundings(setup: &Setup) -> Sandbox {
+        let owned = |(name, value): &(&'static str, String)| ((*name).to_owned(), value.clone());
         let locations = (1..=setup.locations)
             .map(|number| Location { id: location(number).id().to_owned(), name: format!("Location {number}") })
             .collect();
@@ -155,6 +157,8 @@ impl System {
             programs: Programs::None,
             refresh_every: None,
             marketplace: Marketplace { locations, ..Marketplace::default() },
+            // The gateway and the queue invoke what the functions expect.
+            environment: setup.environment.iter().filter(|(name, _)| *name == "GATEWAY_ALIAS").map(owned).collect(),
             ..Whole::default()
         };
         Sandbox::start(options, EventBus::default()).await.expect("the sandbox starts")
@@ -234,6 +238,12 @@ impl System {
         self.wait_for_polls(function, 1).await;
     }
 
+    /// Starts one more process of a function that has one.
+    pub async fn start_another(&mut self, function: &str) {
+        self.run(function, function, 2, BTreeMap::from([("RUST_LOG".to_owned(), "trace".to_owned())]));
+        self.wait_for_polls(function, 2).await;
+    }
+
     /// Remembers a secret that no log may contain.
     ///
     /// # Panics
@@ -284,7 +294,7 @@ impl System {
         browsed(request.body(form)).await
     }
 
-    /// Invokes `relay` directly.
+    /// Invokes `relay` directly, by the alias of the caller who may do everything unless another one is given.
     ///
     /// # Panics
     /// If it answers with a function error.
@@ -292,24 +302,46 @@ impl System {
         self.invoke_as("relay", payload, alias).await
     }
 
+    /// Invokes `relay` without a qualifier, as API Gateway does where there is no gateway alias.
+    ///
+    /// # Panics
+    /// If it answers with a function error.
+    pub async fn invoke_unqualified(&self, payload: impl Into<Bytes>) -> Value {
+        self.invoke_by("relay", payload, None).await
+    }
+
     /// The same for a function of another name.
     ///
     /// # Panics
     /// If it answers with a function error.
     pub async fn invoke_as(&self, function: &str, payload: impl Into<Bytes>, alias: Option<&str>) -> Value {
+        self.invoke_by(function, payload, Some(alias.unwrap_or(CALLER_ALIAS))).await
+    }
+
+    async fn invoke_by(&self, function: &str, payload: impl Into<Bytes>, alias: Option<&str>) -> Value {
         let invocation = Invocation { qualifier: alias.map(str::to_owned), ..Invocation::default() };
         let answer = self.sandbox.runtime.invoke(function, payload, invocation).await;
         let answer = answer.unwrap_or_else(|error| panic!("{function} answers {error}: {:?}", self.last_lines()));
         serde_json::from_slice(&answer).expect("JSON")
     }
 
-    /// Invokes `refresh` as the schedule does.
+    /// Invokes `refresh` as the schedule and the queue do.
     ///
     /// # Errors
     /// Its own.
     pub async fn refresh(&self, event: &Value) -> Result<Value, FunctionError> {
-        let invocation = Invocation { timeout: Duration::from_secs(75), ..Invocation::default() };
+        let qualifier = self.sandbox.environment().get("GATEWAY_ALIAS").cloned();
+        let invocation = Invocation { qualifier, timeout: Duration::from_secs(75), trace_id: None };
         self.sandbox.runtime.invoke_json("refresh", event, invocation).await
+    }
+
+    /// Stops, continues or ends a process of a function, which are numbered from 1 (`relay-1`).
+    ///
+    /// # Panics
+    /// If there is none of that name, or it does not take the signal.
+    pub async fn signal(&self, worker: &str, signal: Signal) {
+        let worker = self.workers.iter().find(|known| known.name() == worker).expect("a process of that name");
+        assert!(worker.signal(signal).await, "{} takes the signal", worker.name());
     }
 
     /// How often the platform was asked to renew a token.

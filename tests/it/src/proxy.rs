@@ -41,16 +41,18 @@ pub enum Call {
     Commit,
     /// A lease given back.
     Settle,
-    /// A pair put beside the current one.
+    /// A standby pair is added.
     Park,
-    /// A parked pair made the current one.
+    /// A standby pair becomes the current one.
     Promote,
     /// A new installation.
     Install,
     /// An uninstall.
     Uninstall,
-    /// The count of how refreshes were answered.
-    Tally,
+    /// The count of a grant, which frees places of the budget of marks.
+    Grant,
+    /// A place of the budget of marks is reserved.
+    Reserve,
     /// `GetItem`.
     Read,
     /// Everything that is sent to SQS.
@@ -274,12 +276,14 @@ fn written(update: &str) -> Option<Call> {
         Some(Call::Settle)
     } else if sets("committed_by = ") {
         Some(if sets("failures = ") { Call::Commit } else { Call::Promote })
-    } else if sets("alternate = ") {
+    } else if sets("standby = ") {
         Some(Call::Park)
     } else if sets("REMOVE outbox") || sets("SET outbox = ") {
         Some(Call::Strike)
-    } else if sets("ADD answered") {
-        Some(Call::Tally)
+    } else if sets("marks = ") {
+        Some(Call::Reserve)
+    } else if sets("ADD grants") {
+        Some(Call::Grant)
     } else {
         None
     }

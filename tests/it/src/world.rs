@@ -12,7 +12,7 @@ use aws_config::Region;
 use aws_sdk_dynamodb::config::Credentials;
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
-use refresh::event::{Event, Message};
+use refresh::event::{Event, Message, MessageAttributes};
 use refresh::{rescue, tick};
 use sandbox::event_bridge::{self, EventBridge};
 use sandbox::events::EventBus;
@@ -24,11 +24,11 @@ use serde_json::{Value, json};
 use shared::app::{App, aws_defaults};
 use shared::clock::{Clock, Millis};
 use shared::config::{Config, Function};
-use shared::installation::state::Status;
+use shared::installation::state::{Lineage, Status};
 use shared::redacted::Redacted;
 use shared::resource::{Kind, Resource};
 use shared::seal::{DataKeys, Sealer};
-use shared::table::installation::{Installation, SealedPair};
+use shared::table::installation::{Installation, SealedPair, StandbyPair};
 use shared::table::{Item, Table};
 use shared::token::pair::{Slot, place};
 use shared::token::{Access, Grant};
@@ -217,8 +217,9 @@ impl World {
     /// If that fails.
     pub async fn install(&self, process: &Process, resource: &Resource) {
         let started = self.clock.now();
-        let grant = self.consent(process, resource).await;
-        process.installations.install(&grant, started, HOME).await.expect("installed");
+        // Boxed, because it is large and every story's future would hold room for it.
+        let grant = Box::pin(self.consent(process, resource)).await;
+        Box::pin(process.installations.install(&grant, started, HOME)).await.expect("installed");
     }
 
     /// Ends every access token, by the clock.
@@ -268,7 +269,7 @@ impl World {
 
     /// A minute's invocation of the refresh function.
     pub async fn refresh(&self, process: &Process, event: Value) -> Value {
-        self.refresh_until(process, event, self.clock.now() + Duration::from_mins(1)).await
+        Box::pin(self.refresh_until(process, event, self.clock.now() + Duration::from_mins(1))).await
     }
 
     /// What Lambda would hand to the refresh function of the rescue queue.
@@ -281,7 +282,12 @@ impl World {
     /// The messages of the rescue queue, by their ids.
     #[must_use]
     pub fn rescued_messages(&self) -> Vec<Message> {
-        let message = |message: sandbox::queue::Message| Message { message_id: message.id, body: message.body };
+        let message = |message: sandbox::queue::Message| Message {
+            message_id: message.id,
+            body: message.body,
+            receipt_handle: None,
+            attributes: MessageAttributes::default(),
+        };
         self.queue.messages().into_iter().map(message).collect()
     }
 
@@ -326,6 +332,28 @@ impl World {
         Some(sealer.open(place(&item, stored.lineage, slot.refresh()), refresh).expect("it opens"))
     }
 
+    /// The refresh token of a standby pair.
+    ///
+    /// # Panics
+    /// If it has none, or does not open.
+    #[must_use]
+    pub fn open_standby(&self, stored: &Installation, standby: &StandbyPair) -> Redacted {
+        let lineage = Lineage { generation: standby.generation, ..stored.lineage };
+        let sealed_under = Installation { lineage, ..stored.clone() };
+        self.open(&sealed_under, Slot::Alternate, &standby.pair).expect("a refresh token")
+    }
+
+    /// Number of log lines about a resource, which no other story may have, in which a member has this value.
+    #[must_use]
+    pub fn logged(&self, resource: &Resource, member: &str, value: &str) -> usize {
+        let resource = resource.to_string();
+        let has = |line: &str| {
+            let line: Value = serde_json::from_str(line).unwrap_or_default();
+            line["resource"] == *resource && line[member] == value
+        };
+        lines()[self.lines_before..].iter().filter(|line| has(line)).count()
+    }
+
     /// What the platform would say to the stored refresh token.
     pub async fn standing(&self, resource: &Resource) -> Option<Standing> {
         let stored = self.stored(resource).await;
@@ -365,6 +393,15 @@ impl World {
         }
         self.assert_nothing_in_clear().await;
         self.assert_nothing_logged();
+    }
+
+    /// How often an alarm was raised about resources whose id begins with `prefix`, since the story began. The stories of a
+    /// process share its log, so the prefix must be this story's own.
+    #[must_use]
+    pub fn alarms(&self, alarm: &str, prefix: &str) -> usize {
+        let (alarm, resource) = (format!("\"alarm\":\"{alarm}\""), format!(":{prefix}"));
+        let lines = &lines()[self.lines_before..];
+        lines.iter().filter(|line| line.contains(&alarm) && line.contains(&resource)).count()
     }
 
     /// No line that was written since the story began tells a secret of it.

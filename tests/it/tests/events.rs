@@ -21,6 +21,9 @@ it::stories!(
     the_schedule_sends_ten_in_one_request,
     an_entry_that_is_refused_is_sent_again,
     an_event_beside_one_that_is_being_struck_stays,
+    a_refused_event_is_not_taken_for_the_same_event_of_another_installation,
+    events_that_are_refused_for_good_block_nobody_and_are_kept,
+    a_refused_event_beside_a_taken_one_is_kept,
     a_pause_with_a_lost_answer_in_it_is_told_and_ends,
     a_company_comes_and_goes_as_one_event,
     a_location_that_the_marketplace_reports_is_told_once,
@@ -201,6 +204,80 @@ async fn an_entry_that_is_refused_is_sent_again(world: World) {
     expect_nothing_left(&world).await;
 }
 
+/// The names of the locations whose events were put on the bus.
+fn told_of(world: &World) -> Vec<String> {
+    let id = |put: &sandbox::event_bridge::Put| put.detail["resource"]["location"].as_str().map(str::to_owned);
+    let mut ids: Vec<_> = world.event_bridge.events().iter().filter_map(id).collect();
+    ids.sort();
+    ids
+}
+
+async fn a_refused_event_is_not_taken_for_the_same_event_of_another_installation(world: World) {
+    let process = world.teller().await;
+    let all = ["L1", "L2", "L3"];
+    world.event_bridge.fail(Some(Failure::HangUp));
+    // Installed in the same millisecond: three events that differ by their installation only.
+    for id in all {
+        world.install(&process, &location(id)).await;
+    }
+    world.event_bridge.fail(None);
+    for code in ["InternalFailure", "ThrottlingException", "MalformedDetail"] {
+        world.event_bridge.refuse(&[("\"L2\"", code)]);
+        tick(&world, &process).await;
+        assert_eq!(told_of(&world), ["L1", "L3"], "{code}");
+        assert_eq!(world.stored(&location("L2")).await.outbox.len(), 1, "{code}: it is kept");
+        assert!(world.stored(&location("L1")).await.outbox.is_empty(), "{code}");
+    }
+    world.event_bridge.refuse(&[]);
+    world.advance(Duration::from_hours(1));
+    tick(&world, &process).await;
+    assert_eq!(told_of(&world), all);
+    expect_nothing_left(&world).await;
+    world.end().await;
+}
+
+async fn events_that_are_refused_for_good_block_nobody_and_are_kept(world: World) {
+    let process = world.teller().await;
+    world.event_bridge.fail(Some(Failure::HangUp));
+    let ids: Vec<String> = (0..24).map(|n| format!("T{n:02}")).collect();
+    for id in &ids {
+        world.install(&process, &location(id)).await;
+        world.advance(Duration::from_millis(1));
+    }
+    world.event_bridge.fail(None);
+    // More than one request holds, and older than all others.
+    let refused: Vec<String> = ids[..12].iter().map(|id| format!("\"{id}\"")).collect();
+    let codes = ["MalformedDetail", "InvalidArgument", "AccessDeniedException", "NotAuthorizedForSourceException"];
+    let refused: Vec<_> = refused.iter().map(String::as_str).zip(codes.into_iter().cycle()).collect();
+    world.event_bridge.refuse(&refused);
+    tick(&world, &process).await;
+    assert_eq!(told_of(&world), ids[12..], "those behind them are sent in the same tick");
+    let before = world.event_bridge.requests();
+    tick(&world, &process).await;
+    assert_eq!(world.event_bridge.requests(), before, "nobody asks again within the hour");
+    world.event_bridge.refuse(&[]);
+    world.advance(Duration::from_hours(1));
+    tick(&world, &process).await;
+    assert_eq!(told_of(&world), ids, "none is lost");
+    expect_nothing_left(&world).await;
+    world.end().await;
+}
+
+async fn a_refused_event_beside_a_taken_one_is_kept(world: World) {
+    let (l1, process) = (location("L1"), world.teller().await);
+    world.event_bridge.refuse(&[("\"epoch\":1", "MalformedDetail")]);
+    world.install(&process, &l1).await;
+    world.advance(Duration::from_secs(1));
+    process.installations.uninstall(&l1, world.clock.now()).await.expect("a table");
+    expect(&world, &[("Uninstalled", 2)]);
+    assert_eq!(world.stored(&l1).await.outbox.len(), 1);
+    world.event_bridge.refuse(&[]);
+    world.advance(Duration::from_hours(1));
+    tick(&world, &process).await;
+    expect(&world, &[("Uninstalled", 2), ("Installed", 1)]);
+    expect_nothing_left(&world).await;
+}
+
 async fn an_event_beside_one_that_is_being_struck_stays(world: World) {
     let (l1, slow, other) = (location("L1"), world.teller().await, world.teller().await);
     let strike = slow.proxy.hold(Call::Strike);
@@ -288,7 +365,7 @@ async fn without_a_bus_nothing_is_stored(world: World) {
     assert_eq!((world.event_bridge.requests(), process.proxy.calls(Call::Events)), (0, 0));
     assert_eq!(
         process.proxy.calls(Call::Store) - reads,
-        10,
-        "eight parts of what is due, the companies and the breaker"
+        11,
+        "eight parts of what is due, the tasks, the searches and the breaker"
     );
 }

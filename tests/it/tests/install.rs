@@ -10,22 +10,29 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_lc_rs::encoding::AsDer as _;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use callback::event::Answer;
 use callback::installer::Installer;
 use callback::state;
+use futures_util::future::join_all;
+use it::dynamo::{Engine, Kind};
 use sandbox::dynamo::{Dynamo, create_table};
 use sandbox::events::EventBus;
 use sandbox::marketplace::faults::{Endpoint, Fault};
-use sandbox::marketplace::{Marketplace, Options};
+use sandbox::marketplace::grants::Resource as Grantee;
+use sandbox::marketplace::{Marketplace, Options, grants};
 use sandbox::secrets::{Failure as SecretFailure, Secrets};
 use serde_json::{Value, json};
 use shared::app::App;
 use shared::clock::{Clock, Millis};
 use shared::config::{Config, Function};
-use shared::installation::state::Status;
-use shared::resource::Resource;
+use shared::installation::state::{Attempt, Status};
+use shared::redacted::Redacted;
+use shared::resource::{Kind as ResourceKind, Resource};
 use shared::table::Table;
+use shared::table::redirect::{
+    Arrival, Ending, LEASE, MOST_ATTEMPTS, MOST_EXCHANGES, Origin, Progress, RedirectId, sha256,
+};
 use url::Url;
 use webhook::listener::Listener;
 
@@ -96,7 +103,8 @@ impl World {
             "body": body,
             "isBase64Encoded": false,
         });
-        let answer = self.listener.answer(&event.to_string(), "request-2").await;
+        let deadline = self.clock.now() + Duration::from_secs(15);
+        let answer = self.listener.answer(&event.to_string(), "request-2", deadline).await;
         assert_eq!(answer.headers.contains_key("retry-after"), answer.status_code == 429);
         let body: Value = serde_json::from_str(&answer.body).expect("JSON");
         (answer.status_code, body["outcome"].as_str().unwrap_or_default().to_owned())
@@ -114,6 +122,23 @@ impl World {
     }
 
     async fn request(&self, method: &str, path_and_query: &str, cookie: Option<&str>, headers: &Value) -> Answer {
+        self.answer(method, path_and_query, cookie, headers, &json!({})).await
+    }
+
+    /// A browser brings a redirect from an address; API Gateway received it at `at`.
+    async fn arrive(&self, path: &str, cookie: Option<&str>, address: &str, make: &str, at: Millis) -> Answer {
+        let context = json!({"sourceIp": address, "timeEpoch": at.0});
+        self.answer("GET", path, cookie, &json!({"user-agent": make}), &context).await
+    }
+
+    async fn answer(
+        &self,
+        method: &str,
+        path_and_query: &str,
+        cookie: Option<&str>,
+        headers: &Value,
+        context: &Value,
+    ) -> Answer {
         let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
         let event = json!({
             "version": "2.0",
@@ -124,7 +149,8 @@ impl World {
             "requestContext": {
                 "domainName": "connect.example.com",
                 "stage": "$default",
-                "http": {"method": method, "path": path},
+                "timeEpoch": context["timeEpoch"],
+                "http": {"method": method, "path": path, "sourceIp": context["sourceIp"]},
             },
             "isBase64Encoded": false,
         });
@@ -144,7 +170,7 @@ impl World {
     /// Decides on the consent page; the path and query that the browser is sent back to.
     async fn decide(&self, page: &Url, choice: &str) -> String {
         let form = format!("{}&choice={choice}", page.query().unwrap_or_default());
-        let client = shared::http_client::token_endpoint().expect("a client");
+        let client = browser();
         let request = client.post(page.clone()).header("content-type", "application/x-www-form-urlencoded").body(form);
         let answer = request.send().await.expect("answered");
         assert_eq!(answer.status(), 302, "{:?}", answer.text().await);
@@ -158,6 +184,16 @@ impl World {
         (self.decide(&page, choice).await, cookie)
     }
 
+    /// The redirect of an install that began in the marketplace's own pages.
+    fn marketplace_redirect(&self) -> String {
+        let code = self.marketplace.authorize(grants::Resource::Location("HLlocation000000001".into()));
+        format!("/oauth/callback?code={code}")
+    }
+
+    fn table_of(&self) -> Table {
+        Table { client: self.dynamo.client(), name: "relay".into() }
+    }
+
     fn exchanges(&self) -> usize {
         self.marketplace.token_requests_for("authorization_code")
     }
@@ -165,8 +201,7 @@ impl World {
     async fn status(&self, resource: &str) -> Option<Status> {
         let (kind, id) = resource.split_once(':').expect("kind and id");
         let resource = serde_json::from_value::<Resource>(json!({ (kind): id })).expect("a resource");
-        let table = Table { client: self.dynamo.client(), name: "relay".into() };
-        table.installation(&resource).await.expect("read").map(|installation| installation.status)
+        self.table_of().installation(&resource).await.expect("read").map(|installation| installation.status)
     }
 
     /// The whole table as text.
@@ -225,12 +260,17 @@ async fn from_the_link_to_the_page_that_says_so() {
     }
 }
 
+/// A client that follows no redirect.
+fn browser() -> reqwest::Client {
+    reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client")
+}
+
 #[tokio::test]
 async fn from_the_marketplace_at_the_address_that_is_registered() {
     let world = World::new().await;
     world.marketplace.change(|options| options.redirect_uris = vec![format!("{HOME}/oauth/callback/my-app")]);
     let start = Url::parse(&format!("{}/install", world.marketplace.url())).expect("a URL");
-    let client = shared::http_client::token_endpoint().expect("a client");
+    let client = browser();
     assert_eq!(client.get(start).send().await.expect("shown").status(), 200);
     let mut page = Url::parse(&format!("{}/oauth/chooselocation", world.marketplace.url())).expect("a URL");
     page.query_pairs_mut()
@@ -319,13 +359,343 @@ async fn what_nobody_asked_for_does_not_spend_the_code() {
     assert_eq!(world.get(&back, Some(&cookie)).await.status_code, 303, "it is still good");
 }
 
-#[tokio::test]
-async fn a_link_works_once() {
+/// The page that says that the app is connected to the location.
+fn expect_connected(answer: &Answer, what: &str) {
+    let location = answer.headers.get("location").map(String::as_str);
+    let done = format!("{HOME}/oauth/done?for=location");
+    assert_eq!((answer.status_code, location), (303, Some(done.as_str())), "{what}: {}", answer.body);
+}
+
+/// A page that is not an admin's who has connected the app.
+fn expect_used(answer: &Answer, what: &str) {
+    assert_eq!((answer.status_code, title(answer)), (400, "This link was already used, or is too old"), "{what}");
+    assert!(answer.cookies.is_empty(), "{what}: {:?}", answer.cookies);
+}
+
+/// Name and value of the cookie that an answer sets.
+fn cookie_of(answer: &Answer) -> &str {
+    answer.cookies.first().and_then(|cookie| cookie.split(';').next()).expect("a cookie")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redirect_that_comes_three_times_ends_three_times_on_the_page_that_says_so() {
+    for delay in [0, 700] {
+        let world = World::new().await;
+        let (back, cookie) = world.approve(LOCATION).await;
+        world.marketplace.fault(Endpoint::Exchange, Fault::Delay { millis: delay }, None);
+        let answers = join_all((0..3).map(|_| world.get(&back, Some(&cookie)))).await;
+        for answer in &answers {
+            expect_connected(answer, "at the same time");
+            assert_eq!(cookie_of(answer), cookie, "the browser is known for the next minutes, too");
+        }
+        expect_connected(&world.get(&back, Some(&cookie)).await, "reloaded");
+        world.clock.advance(state::LIFE);
+        expect_connected(&world.get(&back, Some(&cookie)).await, "a tab that is restored when the link is too old");
+        assert_eq!(world.exchanges(), 1, "the code is presented once");
+
+        let (_, strangers) = world.begin().await;
+        for stranger in [None, Some(strangers.as_str())] {
+            assert_eq!(world.get(&back, stranger).await.status_code, 400, "another browser");
+        }
+        assert_eq!(world.exchanges(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_is_used_with_one_code() {
     let world = World::new().await;
     let (back, cookie) = world.approve(LOCATION).await;
-    assert_eq!(world.get(&back, Some(&cookie)).await.status_code, 303);
-    let again = world.get(&back, Some(&cookie)).await;
-    assert_eq!((again.status_code, title(&again)), (400, "This link was already used, or is too old"));
+    let another = world.marketplace.authorize(grants::Resource::Location("HLlocation000000002".into()));
+    let code = Url::parse(&format!("{HOME}{back}")).expect("a URL");
+    let (_, code) = code.query_pairs().find(|(name, _)| name == "code").expect("a code");
+    let other = back.replace(&*code, &another);
+    assert_ne!(other, back);
+
+    // At the same time one of them is exchanged, whichever.
+    let answers = join_all([&back, &other, &back, &other].map(|path| world.get(path, Some(&cookie)))).await;
+    let mut statuses = answers.iter().map(|answer| answer.status_code).collect::<Vec<_>>();
+    statuses.sort_unstable();
+    assert_eq!((statuses.as_slice(), world.exchanges()), ([303, 303, 400, 400].as_slice(), 1));
+    let refused = answers.iter().find(|answer| answer.status_code == 400).expect("one of them");
+    assert_eq!(title(refused), "This link was already used");
+    for made_up in ["made-up-1", "made-up-2"] {
+        let answer = world.get(&back.replace(&*code, made_up), Some(&cookie)).await;
+        assert_eq!((answer.status_code, title(&answer)), (400, "This link was already used"));
+    }
+    assert_eq!(world.exchanges(), 1, "no other code is presented");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redirect_without_a_state_is_known_by_its_cookie_and_before_that_by_where_it_comes_from() {
+    let world = World::new().await;
+    let back = world.marketplace_redirect();
+    world.marketplace.fault(Endpoint::Exchange, Fault::Delay { millis: 700 }, None);
+    let (address, firefox) = ("192.0.2.1", "Firefox");
+    let now = world.clock.now();
+    let ((first, double), (elsewhere, another)) = tokio::join!(
+        async {
+            tokio::join!(
+                world.arrive(&back, None, address, firefox, now),
+                world.arrive(&back, None, address, firefox, now)
+            )
+        },
+        async {
+            // These two come while the first arrival is under way.
+            let code = Redacted::from(back.split_once("code=").expect("a code").1);
+            while world.table_of().redirect(&RedirectId::of_code(&code), now).await.expect("a read").is_none() {
+                tokio::task::yield_now().await;
+            }
+            tokio::join!(
+                world.arrive(&back, None, "192.0.2.2", firefox, now),
+                world.arrive(&back, None, address, "Chrome", now)
+            )
+        }
+    );
+    expect_connected(&first, "the first");
+    expect_connected(&double, "a double render");
+    expect_used(&elsewhere, "another address, at the same time");
+    expect_used(&another, "another browser of the same machine, at the same time");
+
+    let cookies: Vec<_> = [&first, &double].into_iter().flat_map(|answer| &answer.cookies).collect();
+    assert_eq!(cookies.len(), 1, "that of the arrival which presented the code: {cookies:?}");
+    let cookie = cookies[0].split(';').next().expect("name and value");
+    world.clock.advance(Duration::from_secs(1));
+    let before = now;
+    let now = world.clock.now();
+    let late = world.arrive(&back, None, address, firefox, before).await;
+    expect_connected(&late, "one that lay at the gateway while the first was under way");
+    expect_connected(&world.arrive(&back, Some(cookie), address, firefox, now).await, "reloaded");
+    expect_connected(
+        &world.arrive(&back, Some(cookie), "198.51.100.7", firefox, now).await,
+        "reloaded on the way home",
+    );
+    expect_used(&world.arrive(&back, None, address, firefox, now).await, "the same machine, without the cookie");
+    let (_, strangers) = world.begin().await;
+    expect_used(&world.arrive(&back, Some(&strangers), address, firefox, now).await, "another browser");
+    assert_eq!(world.exchanges(), 1);
+}
+
+#[tokio::test]
+async fn an_exchange_that_did_not_reach_the_platform_is_repeated_by_a_reload() {
+    let world = World::new().await;
+    let (back, cookie) = world.approve(LOCATION).await;
+    world.marketplace.fault(Endpoint::Exchange, Fault::HangUp { processed: false }, Some(2));
+    for _ in 0..2 {
+        let answer = world.get(&back, Some(&cookie)).await;
+        assert_eq!((answer.status_code, title(&answer)), (503, "The marketplace does not answer"));
+    }
+    expect_connected(&world.get(&back, Some(&cookie)).await, "reloaded");
+
+    let (back, cookie) = world.approve(LOCATION).await;
+    let before = world.exchanges();
+    world.marketplace.fault(Endpoint::Exchange, Fault::HangUp { processed: false }, None);
+    for _ in 0..10 {
+        assert_eq!(world.get(&back, Some(&cookie)).await.status_code, 503);
+    }
+    assert_eq!(world.exchanges() - before, 3, "not for ever");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn repeats_of_a_redirect_that_fails_fail_like_it() {
+    let world = World::new().await;
+    let (back, cookie) = world.approve(LOCATION).await;
+    let failed = Fault::Answer { processed: false, status: 503, body: "{}".into(), content_type: None };
+    world.marketplace.fault(Endpoint::Exchange, Fault::Delay { millis: 700 }, Some(1));
+    world.marketplace.fault(Endpoint::Exchange, failed, None);
+    let made_up = back.replace("code=", "code=x");
+    let answers = join_all((0..3).map(|_| world.get(&made_up, Some(&cookie)))).await;
+    for answer in &answers {
+        assert_eq!(answer.status_code, answers[0].status_code, "{}", answer.body);
+        assert!(answer.status_code >= 400);
+    }
+    assert!(world.exchanges() <= 1, "a repeat that waited presents nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_whose_holder_died_connects_nobody_and_is_taken_over() {
+    let world = World::new().await;
+    let back = world.marketplace_redirect();
+    let code = Redacted::from(back.split_once("code=").expect("a code").1);
+    let (id, table) = (RedirectId::of_code(&code), world.table_of());
+    let dead = Arrival { code: sha256(code.expose().as_bytes()), browser: "b".into(), network: "n".into() };
+    let claimed = table.claim_redirect(&id, &dead, &Attempt::new(), world.clock.now()).await.expect("a write");
+    assert_eq!(claimed, None);
+    expect_used(&world.get(&back, None).await, "while the claim lasts, for another browser");
+    world.clock.advance(LEASE);
+    expect_connected(&world.get(&back, None).await, "once it has ended");
+    assert_eq!(world.exchanges(), 1);
+
+    // Died after the platform's answer and before the installation was stored: the code is spent, and the page says so.
+    let (back, cookie) = world.approve(LOCATION).await;
+    world.marketplace.fault(Endpoint::Exchange, Fault::HangUp { processed: true }, Some(1));
+    assert_eq!(world.get(&back, Some(&cookie)).await.status_code, 503);
+    for _ in 0..2 {
+        expect_used(&world.get(&back, Some(&cookie)).await, "nothing is connected");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_waits_for_seconds_and_then_asks_for_a_reload() {
+    let world = World::new().await;
+    let (back, cookie) = world.approve(LOCATION).await;
+    let url = Url::parse(&format!("{HOME}{back}")).expect("a URL");
+    let of = |name| url.query_pairs().find(|(key, _)| key == name).expect("there").1.into_owned();
+    let state = URL_SAFE_NO_PAD.decode(of("state")).expect("base64");
+    // Format, entrance and instant come before the nonce.
+    let id = RedirectId::of_state(&state[10..26]);
+    let dead = Arrival { code: sha256(of("code").as_bytes()), browser: "b".into(), network: "n".into() };
+    world.table_of().claim_redirect(&id, &dead, &Attempt::new(), world.clock.now()).await.expect("a write");
+    let answer = world.get(&back, Some(&cookie)).await;
+    assert_eq!((answer.status_code, title(&answer)), (202, "The app is still being connected"));
+    assert_eq!(answer.headers["retry-after"], "5");
+    assert!(answer.body.contains("href=\"\""), "the page leads to itself, without its code: {}", answer.body);
+    assert_eq!(world.exchanges(), 0);
+    world.clock.advance(LEASE);
+    expect_connected(&world.get(&back, Some(&cookie)).await, "a reload takes the claim over");
+}
+
+#[tokio::test]
+async fn made_up_codes_cost_the_platform_so_many_requests_a_minute_and_no_more() {
+    let world = World::new().await;
+    let limit = usize::try_from(MOST_EXCHANGES).expect("few");
+    for number in 0..limit + 20 {
+        let answer = world.get(&format!("/oauth/callback?code=made-up-{number}"), None).await;
+        if number < limit {
+            assert_eq!(answer.status_code, 400, "{number}");
+        } else {
+            assert_eq!((answer.status_code, title(&answer)), (429, "Too many installations at the same time"));
+            assert_eq!(answer.headers["retry-after"], "60");
+        }
+    }
+    assert_eq!(world.exchanges(), limit);
+    let (waiting, answer) = (world.marketplace_redirect(), world.marketplace_redirect());
+    assert_eq!(world.get(&waiting, None).await.status_code, 429);
+    let (back, cookie) = world.approve(LOCATION).await;
+    expect_connected(&world.get(&back, Some(&cookie)).await, "a link of ours is not held up");
+
+    world.clock.advance(Duration::from_mins(1));
+    expect_connected(&world.get(&waiting, None).await, "the same address, a minute later");
+    expect_connected(&world.get(&answer, None).await, "and the next");
+}
+
+#[tokio::test]
+async fn installs_take_no_place_of_others() {
+    let world = World::new().await;
+    for number in 0..MOST_EXCHANGES + 10 {
+        expect_connected(&world.get(&world.marketplace_redirect(), None).await, &format!("install {number}"));
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_a_code_is_never_presented() {
+    let world = World::new().await;
+    let long = "a".repeat(3000);
+    for code in ["", "%00", "a%0d%0ab", "a%20b", "%ff", "\u{e9}", long.as_str()] {
+        assert_eq!(world.get(&format!("/oauth/callback?code={code}"), None).await.status_code, 400, "{code:?}");
+    }
+    assert_eq!(world.exchanges(), 0);
+}
+
+/// The writes themselves, on each engine, by several processes at once.
+async fn one_arrival_claims_a_redirect(engine: &Engine) {
+    let table = engine.table().await;
+    let now = Millis(1_800_000_000_000);
+    let id = RedirectId::of_state(b"nonce");
+    let arrival = |code: &str| Arrival { code: code.into(), browser: "b".into(), network: "n".into() };
+    let tables: Vec<_> = (0..12).map(|_| Table { client: engine.client().0, name: table.name.clone() }).collect();
+
+    // At the same time, with two codes: one claims, and all others see whose code it is.
+    let owners: Vec<_> = tables.iter().map(|_| Attempt::new()).collect();
+    let claims = join_all(tables.iter().zip(&owners).enumerate().map(|(number, (table, owner))| {
+        let arrival = arrival(if number % 2 == 0 { "even" } else { "odd" });
+        let id = &id;
+        async move { table.claim_redirect(id, &arrival, owner, now).await.expect("a write") }
+    }))
+    .await;
+    let winners: Vec<_> = (0..12).filter(|number| claims[*number].is_none()).collect();
+    let [winner] = winners[..] else { panic!("{winners:?} have claimed it") };
+    let (owner, code) = (&owners[winner], if winner % 2 == 0 { "even" } else { "odd" });
+    for lost in claims.iter().flatten() {
+        assert_eq!((lost.first.code.as_str(), &lost.progress), (code, &Progress::Exchanging));
+    }
+
+    // Its own write, repeated by the SDK, is no loss; what others would end is not ended.
+    assert_eq!(table.claim_redirect(&id, &arrival(code), owner, now).await.expect("a write"), None);
+    let another = Attempt::new();
+    for ending in [Ending::Connected(ResourceKind::Location), Ending::Failed("x"), Ending::Open("x")] {
+        assert!(!table.end_redirect(&id, &another, ending, now).await.expect("a write"), "{ending:?}");
+    }
+    let progress = |at| {
+        let (table, id) = (&table, &id);
+        async move { table.redirect(id, at).await.expect("a read").expect("there").progress }
+    };
+    assert_eq!(progress(now).await, Progress::Exchanging);
+
+    // It is open again when the lease has ended, for the same code only, and only so often.
+    let later = now + LEASE;
+    assert_eq!(progress(later).await, Progress::Open(None));
+    let wrong = table.claim_redirect(&id, &arrival("third"), &another, later).await.expect("a write");
+    assert_eq!(wrong.expect("refused").first.code, code);
+    assert_eq!(table.claim_redirect(&id, &arrival(code), &another, later).await.expect("a write"), None);
+    assert!(!table.end_redirect(&id, owner, Ending::Connected(ResourceKind::Company), later).await.expect("a write"));
+    assert!(table.end_redirect(&id, &another, Ending::Open("why"), later).await.expect("a write"));
+    assert_eq!(progress(later).await, Progress::Open(Some("why".into())));
+    let third = Attempt::new();
+    assert_eq!(table.claim_redirect(&id, &arrival(code), &third, later).await.expect("a write"), None);
+    assert_eq!(progress(later).await, Progress::Exchanging);
+    assert!(table.end_redirect(&id, &third, Ending::Open("why"), later).await.expect("a write"));
+    assert_eq!(progress(later).await, Progress::Failed("why".into()), "{MOST_ATTEMPTS} times and no more");
+    let fourth = table.claim_redirect(&id, &arrival(code), &Attempt::new(), later).await.expect("a write");
+    assert_eq!(fourth.expect("refused").progress, Progress::Failed("why".into()));
+
+    // The end stays.
+    let id = RedirectId::of_code(&Redacted::from("code"));
+    let owner = Attempt::new();
+    assert_eq!(table.claim_redirect(&id, &arrival("c"), &owner, now).await.expect("a write"), None);
+    assert!(table.end_redirect(&id, &owner, Ending::Connected(ResourceKind::Company), now).await.expect("a write"));
+    let much_later = now + Duration::from_hours(1);
+    let seen = table.claim_redirect(&id, &arrival("c"), &Attempt::new(), much_later).await.expect("a write");
+    assert_eq!(seen.expect("refused").progress, Progress::Connected { kind: ResourceKind::Company, at: now });
+}
+
+/// Places of a minute, taken by several processes at once.
+async fn places_of_a_minute_are_taken_once_each(engine: &Engine) {
+    let table = engine.table().await;
+    let now = Millis(1_800_000_000_000);
+    let tables: Vec<_> = (0..8).map(|_| Table { client: engine.client().0, name: table.name.clone() }).collect();
+    let taken = join_all(tables.iter().map(|table| async move {
+        let mut places = Vec::new();
+        for _ in 0..10 {
+            places.extend(table.take_exchange(Origin::Marketplace, now).await.expect("a write"));
+        }
+        places
+    }))
+    .await;
+    let mut places: Vec<_> = taken.into_iter().flatten().collect();
+    assert_eq!(places.len(), usize::try_from(MOST_EXCHANGES).expect("few"), "80 were asked for");
+    assert_eq!(table.take_exchange(Origin::Marketplace, now).await.expect("a write"), None);
+    assert!(table.take_exchange(Origin::Link, now).await.expect("a write").is_some(), "links have places of their own");
+    let next = now + Duration::from_mins(1);
+    assert!(table.take_exchange(Origin::Marketplace, next).await.expect("a write").is_some(), "the next minute, too");
+    table.return_exchange(places.pop().expect("a place")).await.expect("a write");
+    assert!(table.take_exchange(Origin::Marketplace, now).await.expect("a write").is_some(), "one was given back");
+    assert_eq!(table.take_exchange(Origin::Marketplace, now).await.expect("a write"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_and_places_on_the_embedded_engine() {
+    claims_and_places(Kind::Embedded, "claims_and_places_on_the_embedded_engine").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_and_places_on_dynamodb_local() {
+    claims_and_places(Kind::Local, "claims_and_places_on_dynamodb_local").await;
+}
+
+async fn claims_and_places(kind: Kind, test: &str) {
+    let Some(engine) = Engine::start(kind, test).await else { return };
+    one_arrival_claims_a_redirect(&engine).await;
+    places_of_a_minute_are_taken_once_each(&engine).await;
 }
 
 #[tokio::test]
@@ -414,12 +784,14 @@ async fn an_uninstall_revokes_what_is_older_and_nothing_newer() {
 }
 
 #[tokio::test]
-async fn an_uninstall_of_tomorrow_is_one_of_now() {
+async fn an_uninstall_of_tomorrow_is_asked_about() {
     let world = World::new().await;
     let (back, cookie) = world.approve(LOCATION).await;
     assert_eq!(world.get(&back, Some(&cookie)).await.status_code, 303);
     world.clock.advance(Duration::from_secs(1));
     let tomorrow = world.uninstall(world.clock.now() + Duration::from_hours(24));
+    assert_eq!(world.hear(&tomorrow).await, (200, "superseded".into()), "the platform takes the token");
+    world.marketplace.uninstall(&Grantee::Location("HLlocation000000001".into()));
     assert_eq!(world.hear(&tomorrow).await, (200, "stored".into()));
     let (table, now) = (world.table().await, world.clock.now());
     assert!(table.contains(&format!("\"revoked_at\": N(\"{now}\")")), "{table}");

@@ -46,6 +46,8 @@ struct State {
     events: Vec<Put>,
     requests: u64,
     failure: Option<Failure>,
+    /// Entries whose detail has this text are refused with this error code.
+    refused: Vec<(String, String)>,
 }
 
 #[derive(Debug, Default)]
@@ -95,6 +97,12 @@ impl EventBridge {
         self.state().requests
     }
 
+    /// Refuses entries whose detail has this text, each with this error code; nothing of what was refused before.
+    pub fn refuse(&self, entries: &[(&str, &str)]) {
+        let entries = entries.iter().map(|(text, code)| ((*text).to_owned(), (*code).to_owned()));
+        self.state().refused = entries.collect();
+    }
+
     /// Makes every request fail, or none.
     pub fn fail(&self, failure: Option<Failure>) {
         self.state().failure = failure;
@@ -121,8 +129,11 @@ async fn serve(Shared(desk): Shared<Arc<Desk>>, headers: HeaderMap, body: Bytes)
         .iter()
         .map(|entry| {
             let put = read(entry);
+            let detail = entry["Detail"].as_str().unwrap_or_default();
+            let code = state.refused.iter().find(|(text, _)| detail.contains(text)).map(|(_, code)| code.clone());
             match put {
                 _ if state.failure.is_some() => refused("InternalFailure"),
+                _ if code.is_some() => refused(&code.unwrap_or_default()),
                 None => refused("MalformedDetail"),
                 Some(put) => {
                     desk.told.publish(Event::Lifecycle { name: put.detail_type.clone(), detail: put.detail.clone() });

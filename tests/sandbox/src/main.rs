@@ -1,7 +1,6 @@
 //! `cargo run -p sandbox`: the whole system on this machine.
 
 use std::{
-    collections::BTreeMap,
     io::Write as _,
     path::PathBuf,
     process::{ExitCode, Termination as _},
@@ -68,6 +67,8 @@ struct Arguments {
     verbose: bool,
 }
 
+/// The alias that the gateway invokes, as `template.yaml` has it.
+const GATEWAY_ALIAS: &str = "live";
 /// Where a browser looks for the console again after the sandbox was started again.
 const CONSOLE_PORT: u16 = 8070;
 
@@ -126,7 +127,9 @@ impl Arguments {
             relays: self.relays,
             refresh_every: (self.refresh_every > 0).then(|| Duration::from_secs(self.refresh_every)),
             programs: self.bootstraps.map_or(Programs::Itself, Programs::Directory),
-            environment: BTreeMap::from_iter(self.environment),
+            environment: std::iter::once(("GATEWAY_ALIAS".to_owned(), GATEWAY_ALIAS.to_owned()))
+                .chain(self.environment)
+                .collect(),
             webhooks: true,
             console: match (self.no_console, self.console_port) {
                 (true, _) => Vec::new(),

@@ -61,8 +61,8 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Starts it on a free port, empty. A message is visible again `visibility` after it was received, and after
-    /// the fifth time it is dead.
+    /// Starts it on a free port, empty. A message is visible again `visibility` after it was received, unless that is
+    /// changed, and after the fifth time it is dead.
     ///
     /// # Errors
     /// No port.
@@ -74,6 +74,11 @@ impl Queue {
         let router = Router::new().route("/", post(serve)).fallback(serve).with_state(Arc::clone(&shelf));
         let server = Server::start(0, router, WhenClientLeaves::Cancel).await?;
         Ok(Self { shelf, server })
+    }
+
+    /// Lets a message be received so often before it is dead.
+    pub fn allow_receives(&self, most: u32) {
+        self.state().most_receives = most;
     }
 
     /// Base URL, for `AWS_ENDPOINT_URL_SQS`.
@@ -125,9 +130,11 @@ impl Queue {
         self.state().messages.clear();
     }
 
-    /// Hands messages to a function, up to ten at a time, until the poller is dropped.
+    /// Hands messages to a function, up to ten at a time, until the poller is dropped. `alias` is the one that the event
+    /// source mapping names, if it names one.
     #[must_use]
-    pub fn deliver_to(&self, runtime: &RuntimeApi, function: &str) -> Poller {
+    pub fn deliver_to(&self, runtime: &RuntimeApi, function: &str, alias: Option<&str>) -> Poller {
+        let invocation = Invocation { qualifier: alias.map(str::to_owned), ..Invocation::default() };
         let (queue, lambda, function) = (Arc::clone(&self.shelf), runtime.clone(), function.to_owned());
         Poller(tokio::spawn(async move {
             loop {
@@ -136,7 +143,7 @@ impl Queue {
                     continue;
                 }
                 let event = json!({ "Records": batch.iter().map(record).collect::<Vec<_>>() });
-                let answer = lambda.invoke(&function, event.to_string(), Invocation::default()).await;
+                let answer = lambda.invoke(&function, event.to_string(), invocation.clone()).await;
                 let failed = answer.map_or(Failed::All, |answer| Failed::of(&answer, &batch));
                 for message in batch.iter().filter(|message| !failed.has(&message.id)) {
                     queue.delete(&message.receipt);
@@ -271,6 +278,31 @@ impl Shelf {
             .collect()
     }
 
+    /// Changes when messages are visible again, counted from now; a message that nobody has received now is refused.
+    fn change_visibility(&self, entries: &Value) -> Value {
+        let now = Instant::now();
+        let mut state = lock(&self.state);
+        let (mut changed, mut failed) = (Vec::new(), Vec::new());
+        for entry in entries.as_array().map(Vec::as_slice).unwrap_or_default() {
+            let receipt = entry["ReceiptHandle"].as_str().filter(|receipt| !receipt.is_empty());
+            let in_flight =
+                |message: &&mut Message| Some(message.receipt.as_str()) == receipt && now < message.visible_at;
+            match (state.messages.iter_mut().find(in_flight), entry["VisibilityTimeout"].as_u64()) {
+                (Some(message), Some(seconds)) => {
+                    message.visible_at = now + Duration::from_secs(seconds);
+                    changed.push(json!({ "Id": entry["Id"] }));
+                }
+                _ => failed.push(json!({
+                    "Id": entry["Id"],
+                    "SenderFault": true,
+                    "Code": "MessageNotInflight",
+                    "Message": "as SQS says",
+                })),
+            }
+        }
+        json!({ "Successful": changed, "Failed": failed })
+    }
+
     fn attributes(&self) -> Value {
         let now = Instant::now();
         let state = lock(&self.state);
@@ -321,6 +353,7 @@ async fn serve(Shared(shelf): Shared<Arc<Shelf>>, headers: HeaderMap, body: Byte
             shelf.delete(request["ReceiptHandle"].as_str().unwrap_or_default());
             json!({})
         }
+        Some("ChangeMessageVisibilityBatch") => shelf.change_visibility(&request["Entries"]),
         Some("GetQueueAttributes") => shelf.attributes(),
         _ => {
             return error(StatusCode::BAD_REQUEST, "AWS.SimpleQueueService.UnsupportedOperation", "not in the sandbox");

@@ -7,7 +7,7 @@
 //! its process ends.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -130,6 +130,8 @@ struct State {
     in_flight: HashMap<String, InFlight>,
     init_errors: Vec<(String, Value)>,
     polls: HashMap<String, u64>,
+    /// Aliases of functions, as `CreateAlias` makes them.
+    aliases: HashMap<String, BTreeSet<String>>,
     /// Workers that have asked for work since their process started.
     initialized: HashSet<(String, String)>,
 }
@@ -165,6 +167,7 @@ impl RuntimeApi {
             .route("/{function}/{worker}/2018-06-01/runtime/invocation/{id}/error", post(report))
             .route("/{function}/{worker}/2018-06-01/runtime/init/error", post(init_failed))
             .route("/2015-03-31/functions/{function}/invocations", post(invoke_over_http))
+            .route("/2015-03-31/functions/{function}/aliases", get(list_aliases))
             .with_state(Arc::clone(&inner));
         let server = Arc::new(Server::start(0, router, WhenClientLeaves::Cancel).await?);
         Ok(Self { inner, server })
@@ -181,6 +184,18 @@ impl RuntimeApi {
     pub fn url_for(&self, function: &str, worker: &str) -> String {
         self.inner.state().register(function);
         format!("{}/{function}/{worker}", self.server.url())
+    }
+
+    /// Gives a function an alias, to be listed. An invocation may name any qualifier all the same.
+    pub fn create_alias(&self, function: &str, alias: &str) {
+        self.inner.state().aliases.entry(function.to_owned()).or_default().insert(alias.to_owned());
+    }
+
+    /// Takes an alias away.
+    pub fn delete_alias(&self, function: &str, alias: &str) {
+        if let Some(aliases) = self.inner.state().aliases.get_mut(function) {
+            aliases.remove(alias);
+        }
     }
 
     /// Invokes a function and waits for its answer.
@@ -446,6 +461,28 @@ async fn invoke_over_http(Shared(inner): TheInner, Path(named): Path<String>, re
         }
     };
     response.unwrap_or_else(|_| hang_up())
+}
+
+/// `GET /2015-03-31/functions/{name}/aliases`, a page at a time.
+async fn list_aliases(Shared(inner): TheInner, Path(named): Path<String>, request: Request<Body>) -> Response {
+    let query = crate::form::Form::of_query(request.uri().query().unwrap_or_default());
+    let (function, _) = split_name(&named);
+    let state = inner.state();
+    if !state.functions.contains_key(&function) && !state.aliases.contains_key(&function) {
+        return refused(StatusCode::NOT_FOUND, &FunctionError::NoSuchFunction);
+    }
+    let after = query.get("Marker").unwrap_or_default();
+    let most = query.get("MaxItems").and_then(|number| number.parse().ok()).unwrap_or(50);
+    let mut left = state.aliases.get(&function).into_iter().flatten().filter(|name| name.as_str() > after);
+    let page: Vec<_> = left.by_ref().take(most).collect();
+    let next = left.next().and(page.last());
+    let aliases: Vec<_> = page
+        .iter()
+        .map(|name| {
+            json!({ "Name": name, "AliasArn": function_arn(&function, Some(name)), "FunctionVersion": "$LATEST" })
+        })
+        .collect();
+    status(StatusCode::OK, &json!({ "Aliases": aliases, "NextMarker": next }))
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

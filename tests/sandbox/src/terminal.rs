@@ -4,7 +4,11 @@ use std::{fmt::Write as _, io::IsTerminal as _};
 
 use serde_json::Value;
 
-use crate::{events::Event, marketplace::grants::Resource, whole::Sandbox};
+use crate::{
+    events::Event,
+    marketplace::grants::Resource,
+    whole::{CALLER_ALIAS, Sandbox},
+};
 
 /// Whether lines may have colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +131,7 @@ pub fn welcome(sandbox: &Sandbox, colours: Colours) -> String {
     let (gateway, platform, invoke) = (sandbox.gateway.url(), sandbox.marketplace.url(), sandbox.runtime.url());
     let options = sandbox.marketplace.options();
     let location = options.locations.first().map_or("LOCATION", |location| location.id.as_str());
-    let key = &sandbox.caller_key;
+    let (key, alias) = (&sandbox.caller_key, CALLER_ALIAS);
     let heading = |text: &str| colours.paint(BLUE, text);
     let alive = if sandbox.marketplace.live_refresh_tokens(&Resource::Location(location.to_owned())).is_empty() {
         ""
@@ -146,7 +150,7 @@ pub fn welcome(sandbox: &Sandbox, colours: Colours) -> String {
   curl -H \"Authorization: Bearer $KEY\" '{gateway}/relay/locations/{location}/contacts/?limit=20'
   curl -H \"Authorization: Bearer $KEY\" '{gateway}/relay/locations/{location}'        # status and quota
   curl -d '{{\"resource\":{{\"location\":\"{location}\"}},\"method\":\"GET\",\"path\":\"/contacts/\"}}' \\
-    '{invoke}/2015-03-31/functions/relay/invocations'                                # as a function invokes it
+    '{invoke}/2015-03-31/functions/relay:{alias}/invocations'                        # as a function invokes it
 
 {limit}
   for i in $(seq {over}); do curl -so /dev/null -w '%{{http_code}} ' -H \"Authorization: Bearer $KEY\" \\

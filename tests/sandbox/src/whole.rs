@@ -34,10 +34,14 @@ pub const APP_SECRET: &str = "hoopai-relay/app";
 pub const SEALING_SECRET: &str = "hoopai-relay/sealing";
 /// Secret with the callers.
 pub const CALLERS_SECRET: &str = "hoopai-relay/callers";
+/// Alias of `relay` that the caller `sandbox` invokes.
+pub const CALLER_ALIAS: &str = "sandbox";
 /// Path of the redirect URI.
 pub const CALLBACK_PATH: &str = "/oauth/callback";
 /// Path of the app's webhook URL.
 pub const WEBHOOK_PATH: &str = "/webhooks/marketplace";
+
+const FUNCTIONS: [&str; 4] = ["callback", "refresh", "relay", "webhook"];
 
 /// Where the functions come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +69,8 @@ pub struct Options {
     pub refresh_every: Option<Duration>,
     /// Where the functions come from.
     pub programs: Programs,
-    /// Environment of all functions beside the one that the sandbox sets, which it overrides.
+    /// Environment of all functions beside the one that the sandbox sets, which it overrides. With a `GATEWAY_ALIAS` the
+    /// gateway and the queue invoke the functions by that alias.
     pub environment: BTreeMap<String, String>,
     /// How long a message of the rescue queue stays invisible after it was received.
     pub visibility: Duration,
@@ -120,7 +125,7 @@ pub struct Sandbox {
     pub bus: EventBus,
     /// The page that shows it.
     pub console: Option<Console>,
-    /// Bearer key of the caller `sandbox`, who may do everything.
+    /// Bearer key of the caller `sandbox`, which may do everything.
     pub caller_key: String,
     environment: BTreeMap<String, String>,
 }
@@ -155,11 +160,24 @@ impl Keys {
 
     fn fill(&self, secrets: &Secrets, client_id: &str) {
         let app = json!({ "client_id": client_id, "client_secret": self.client_secret });
-        let caller = json!({ "id": "sandbox", "keys_sha256": [sha256_hex(&self.caller_key)] });
+        let caller = caller_entry(&self.caller_key);
         secrets.put(APP_SECRET, app.to_string());
         secrets.put(SEALING_SECRET, json!({ "current": "k1", "k1": self.sealing_key }).to_string());
         secrets.put(CALLERS_SECRET, json!({ "callers": [caller] }).to_string());
     }
+}
+
+/// The entry of the caller `sandbox`: it may do everything, by its key, by its alias, and signed with the access key id
+/// `sandbox`.
+#[must_use]
+pub fn caller_entry(key: &str) -> Value {
+    let principal = format!("arn:aws:sts::{}:assumed-role/sandbox/*", process::ACCOUNT);
+    json!({
+        "id": "sandbox",
+        "keys_sha256": [sha256_hex(key)],
+        "aliases": [CALLER_ALIAS],
+        "principals": [principal],
+    })
 }
 
 /// `relay.db` → `relay.db-keys.json`, which `.gitignore` covers.
@@ -190,15 +208,24 @@ impl Sandbox {
         let secrets = Secrets::start().await?;
         keys.fill(&secrets, &client_id);
         let queue = Queue::start(options.visibility).await?;
+        // As in template.yaml.
+        queue.allow_receives(1_000);
         let event_bridge = EventBridge::start(bus.clone()).await?;
         let runtime = RuntimeApi::start(bus.clone()).await?;
-        let gateway = Gateway::start(options.port, runtime.clone(), bus.clone()).await?;
-        let marketplace = Marketplace::start(options.marketplace.clone(), bus.clone()).await?;
+        let alias = options.environment.get("GATEWAY_ALIAS").cloned();
+        if let Some(alias) = &alias {
+            for function in FUNCTIONS {
+                runtime.create_alias(function, alias);
+            }
+        }
+        runtime.create_alias("relay", CALLER_ALIAS);
+        let gateway = Gateway::start(options.port, runtime.clone(), alias.as_deref(), bus.clone()).await?;
+        let marketplace = Box::pin(Marketplace::start(options.marketplace.clone(), bus.clone())).await?;
         marketplace.allow_redirect(format!("{}{CALLBACK_PATH}", gateway.url()));
         if let Some(data) = &options.data {
             marketplace.keep_in(&beside(data, "platform.json"))?;
         }
-        let poller = queue.deliver_to(&runtime, "refresh");
+        let poller = queue.deliver_to(&runtime, "refresh", alias.as_deref());
         let schedule = options.refresh_every.map(|every| Schedule::start(every, runtime.clone(), bus.clone()));
         let mut sandbox = Self {
             workers: Vec::new(),
@@ -273,10 +300,14 @@ impl Sandbox {
         &self.environment
     }
 
-    /// Environment of the operator's commands: that of the functions, and the way to the function `refresh`.
+    /// Environment of the operator's commands: that of the functions, and the names of those that the commands need.
     #[must_use]
     pub fn operators_environment(&self) -> BTreeMap<String, String> {
-        let own = [("REFRESH_FUNCTION", "refresh".to_owned()), ("AWS_ENDPOINT_URL_LAMBDA", self.runtime.url())];
+        let own = [
+            ("REFRESH_FUNCTION", "refresh".to_owned()),
+            ("RELAY_FUNCTION", "relay".to_owned()),
+            ("AWS_ENDPOINT_URL_LAMBDA", self.runtime.url()),
+        ];
         let own = own.map(|(name, value)| (name.to_owned(), value));
         let account = process::account().into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
         account.chain(self.environment.clone()).chain(own).collect()

@@ -291,7 +291,7 @@ async fn the_queue_takes_from_the_sdk_and_hands_to_the_function_what_it_does_not
         json!({ "batchItemFailures": bad.map(|record| json!({ "itemIdentifier": record["messageId"] })).collect::<Vec<_>>() })
     };
     let worker = work(&runtime, "refresh", refuse_bad).await;
-    let _poller = queue.deliver_to(&runtime, "refresh");
+    let _poller = queue.deliver_to(&runtime, "refresh", None);
     let dead = async {
         while queue.dead_letters().is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -308,7 +308,7 @@ async fn the_queue_takes_from_the_sdk_and_hands_to_the_function_what_it_does_not
 #[tokio::test]
 async fn the_gateway_passes_to_the_function_and_back() -> TestResult {
     let runtime = RuntimeApi::start(EventBus::default()).await?;
-    let gateway = Gateway::start(0, runtime.clone(), EventBus::default()).await?;
+    let gateway = Gateway::start(0, runtime.clone(), None, EventBus::default()).await?;
     let echo = |event: &Value| {
         json!({
             "statusCode": 201,

@@ -1,6 +1,7 @@
 //! `ops doctor`: looks at everything that must be right for a token to be renewed and a call to be relayed, and says of
 //! each fault what it is and what to do, in a sentence. It changes nothing and spends nothing.
 
+mod aliases;
 mod secrets;
 mod surroundings;
 mod table;

@@ -1,4 +1,4 @@
-//! The three secrets: there, readable, in their form.
+//! The three secrets: there, readable, in their form; and whether the callers that they name exist.
 
 use shared::caller::edit::CallersDocument;
 use shared::seal::DataKeys;
@@ -6,16 +6,14 @@ use shared::secrets::AppCredentials;
 use shared::secrets::edit::EditedSecret;
 
 use super::Finding;
+use super::aliases;
 use crate::stack::Stack;
 
 const UNREADABLE: &str = "look at the secret's name, its region, and your permission secretsmanager:GetSecretValue";
 
 pub(super) async fn look(stack: &Stack) -> Vec<Finding> {
-    vec![
-        app(&stack.secret(&stack.app.config.app_secret_id)).await,
-        sealing(&stack.sealing()).await,
-        callers(&stack.callers()).await,
-    ]
+    let secrets = vec![app(&stack.secret(&stack.app.config.app_secret_id)).await, sealing(&stack.sealing()).await];
+    secrets.into_iter().chain(callers(stack).await).collect()
 }
 
 async fn app(secret: &EditedSecret) -> Finding {
@@ -49,15 +47,28 @@ async fn sealing(secret: &EditedSecret) -> Finding {
     }
 }
 
-async fn callers(secret: &EditedSecret) -> Finding {
+async fn callers(stack: &Stack) -> Vec<Finding> {
     let what = "callers";
-    let version = match secret.read().await {
+    let version = match stack.callers().read().await {
         Ok(version) => version,
-        Err(error) => return Finding::fail(what, error.to_string(), UNREADABLE),
+        Err(error) => return vec![Finding::fail(what, error.to_string(), UNREADABLE)],
     };
-    match CallersDocument::parse(version.text.expose()).map(|document| document.entries().len()) {
-        Err(error) => Finding::fail(what, error.to_string(), "correct it, or put the secret's previous version back"),
-        Ok(0) => Finding::warn(what, "nobody has a key yet; IAM callers may do all", "ops callers add NAME"),
-        Ok(count) => Finding::ok(what, format!("{count} known")),
+    let document = match CallersDocument::parse(version.text.expose()) {
+        Ok(document) => document,
+        Err(error) => {
+            let advice = "correct it, or put the secret's previous version back; until then every call is answered 503";
+            return vec![Finding::fail(what, error.to_string(), advice)];
+        }
+    };
+    let mut findings = vec![match document.entries().len() {
+        0 => Finding::warn(what, "the list is empty", "ops callers add NAME"),
+        count => Finding::ok(what, format!("{count} known")),
+    }];
+    if document.allows_unlisted() {
+        let said = "aliases, principals and unqualified invocations without an entry may do everything";
+        let advice = "give each an entry, then take \"unlisted\": \"allow\" out of the secret";
+        findings.push(Finding::warn(what, said, advice));
     }
+    findings.extend(aliases::look(stack, &document).await);
+    findings
 }

@@ -3,15 +3,17 @@
 use std::time::Duration;
 
 use shared::clock::Clock;
-use shared::http_client;
+use shared::http_client::{Failure, Limits};
 
 use super::Finding;
 use crate::stack::Stack;
 
-/// Limits are kept by clocks; the functions correct what is further off.
-const OFFSET: u64 = 2_000;
+/// Limits are kept by clocks; the functions correct what is proven to be further off, in milliseconds.
+const OFFSET: u64 = 100;
 /// How long the platform may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The largest answer that is read, in bytes.
+const LARGEST: usize = 1024 * 1024;
 
 pub(super) async fn look(stack: &Stack) -> Vec<Finding> {
     let mut findings = vec![clock(stack), platform(stack).await];
@@ -56,18 +58,14 @@ fn clock(stack: &Stack) -> Finding {
 /// Any answer will do: without a token it is a refusal.
 async fn platform(stack: &Stack) -> Finding {
     let (what, url) = ("platform", &stack.app.config.api_url);
-    let client = match http_client::token_endpoint() {
-        Ok(client) => client,
-        Err(error) => return Finding::fail(what, error.to_string(), "this machine has no root certificates"),
-    };
-    match client.get(url.clone()).timeout(PATIENCE).send().await {
-        Ok(answer) if answer.status().is_server_error() => {
+    match stack.app.connections.get(url, Limits { time: PATIENCE, body: LARGEST }).await {
+        Ok(answer) if answer.status.is_server_error() => {
             let advice = "see the platform's status page; tokens live on meanwhile";
-            Finding::warn(what, format!("{url} answers {}", answer.status()), advice)
+            Finding::warn(what, format!("{url} answers {}", answer.status), advice)
         }
         Ok(_) => Finding::ok(what, format!("{url} answers")),
-        Err(error) => {
-            let why = if error.is_timeout() { "no answer in 10 s" } else { "not reached" };
+        Err(failure) => {
+            let why = if matches!(failure, Failure::TimedOut) { "no answer in 10 s" } else { "not reached" };
             let advice = "see this machine's network, then the platform's status page";
             Finding::fail(what, format!("{url}: {why}"), advice)
         }

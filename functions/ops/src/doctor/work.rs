@@ -6,7 +6,9 @@ use std::time::Duration;
 use shared::clock::Millis;
 use shared::installation::state::Status;
 use shared::table::StoreError;
+use shared::table::app::AppState;
 use shared::table::installation::DUE_SHARDS;
+use shared::table::mark_budget::PLACES;
 
 use super::Finding;
 use crate::progress;
@@ -39,17 +41,17 @@ async fn breaker(stack: &Stack) -> Finding {
 
 async fn refusals(stack: &Stack) -> Finding {
     let what = "refusals";
-    match stack.app.table.recent_tally(stack.app.clock.now()).await {
+    match stack.app.table.app_state().await {
         Err(error) => Finding::fail(what, error.to_string(), SEE_TABLE),
-        Ok(tally) if tally.refused == 0 => Finding::ok(what, "none in the last 15 minutes"),
-        Ok(tally) => Finding::warn(
-            what,
-            format!(
-                "{} refresh tokens refused in the last 15 minutes, {} answers counted",
-                tally.refused, tally.answered
-            ),
-            "ops list --status NeedsReauthorization shows whose they were",
-        ),
+        Ok(AppState { budget, .. }) => {
+            let (taken, waiting) = (budget.taken(stack.app.clock.now()), budget.waiting());
+            let said = format!("{taken} of {PLACES} marks are used up, {waiting} refused installations wait for one");
+            match (taken, waiting) {
+                (_, 1..) => Finding::warn(what, said, "ops list --status Uncertain shows which wait"),
+                (1.., _) => Finding::warn(what, said, "ops list --status NeedsReauthorization shows whose they were"),
+                (0, _) => Finding::ok(what, said),
+            }
+        }
     }
 }
 

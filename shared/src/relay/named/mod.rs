@@ -6,25 +6,27 @@
 //! | where | what names a location or company |
 //! |---|---|
 //! | headers | `x-location-id`, `location-id`, `locationId`, and the same for a company |
-//! | path | the segment that stands for one in the platform's operations: `path` |
-//! | query, body | `locationId`, `location_id`, `companyId`, `company_id`, and `altId` for what `altType` says |
+//! | path | the segment that stands for one in the platform's operations: [`operations`] |
+//! | query, body | `locationId`, `location_id`, `companyId`, `company_id`, and `altId` for what `altType` says, but in the operations where `altId` is the caller's own id of a message |
 //!
 //! In a body these are members at the top: what is nested belongs to the platform's own objects. A body that is
 //! compressed, in another encoding than UTF-8 or of an unknown type names nothing: it is passed on and not looked into.
 //! Nothing depends on that but convenience, since a location's token works for that location only.
 
 mod body;
-mod path;
 
-use http::HeaderMap;
+use http::{HeaderMap, Method};
 
 use super::path::{Path, Query};
 use super::request::{Request, Unaddressed};
+use crate::platform::operations;
 use crate::resource::{InvalidId, Kind, Resource};
 
 /// The parts of a request that can name something.
 #[derive(Clone, Copy, Debug)]
 pub struct Parts<'a> {
+    /// The method.
+    pub method: &'a Method,
     /// The platform's path.
     pub path: &'a Path,
     /// The query.
@@ -36,14 +38,14 @@ pub struct Parts<'a> {
 }
 
 impl<'a> From<&'a Request> for Parts<'a> {
-    fn from(Request { path, query, headers, body, .. }: &'a Request) -> Self {
-        Self { path, query, headers, body }
+    fn from(Request { method, path, query, headers, body, .. }: &'a Request) -> Self {
+        Self { method, path, query, headers, body }
     }
 }
 
 impl<'a> From<&'a Unaddressed> for Parts<'a> {
-    fn from(Unaddressed { path, query, headers, body, .. }: &'a Unaddressed) -> Self {
-        Self { path, query, headers, body }
+    fn from(Unaddressed { method, path, query, headers, body, .. }: &'a Unaddressed) -> Self {
+        Self { method, path, query, headers, body }
     }
 }
 
@@ -75,16 +77,23 @@ impl Names {
     #[must_use]
     pub fn elsewhere(parts: &Parts<'_>) -> Self {
         let mut names = Self::default();
-        path::read(parts.path, &mut names);
+        let readings = parts.path.readings();
+        operations::ids_in_path(parts.method, readings, |kind, id| names.add(kind, id));
+        let mut tell = |mut fields: Fields| {
+            if !fields.alternates.is_empty() && !operations::alt_id_names_an_account(parts.method, readings) {
+                fields.alternates.clear();
+            }
+            fields.tell(&mut names);
+        };
         if let Some(query) = parts.query.as_str() {
             let mut fields = Fields::default();
             fields.read_form(query.as_bytes());
-            fields.tell(&mut names);
+            tell(fields);
         }
         if !parts.body.is_empty() {
             let mut fields = Fields::default();
             body::read(parts.headers, parts.body, &mut fields);
-            fields.tell(&mut names);
+            tell(fields);
         }
         names
     }
@@ -208,7 +217,7 @@ mod tests {
             })
             .collect();
         let (path, query) = (Path::parse(path).expect("a path"), Query::parse(query).expect("a query"));
-        let parts = Parts { path: &path, query: &query, headers: &headers, body };
+        let parts = Parts { method: &Method::POST, path: &path, query: &query, headers: &headers, body };
         (Names::in_headers(&headers), Names::elsewhere(&parts))
     }
 
@@ -254,6 +263,18 @@ mod tests {
         ] {
             assert_eq!(of("/x", query, &[], b"").1, expected, "{query}");
         }
+    }
+
+    #[test]
+    fn a_messages_own_id_names_no_account() {
+        for body in [r#"{"altId":"M1"}"#, r#"{"altId":"M1","altType":"location"}"#, r#"{"altId":"<a@b.example>"}"#] {
+            let (none, account) = (names(&[], &[]), !body.contains('@'));
+            assert_eq!(of("/conversations/messages/inbound", "altId=M2", &[], body.as_bytes()).1, none, "{body}");
+            let elsewhere = of("/invoices/", "", &[], body.as_bytes()).1;
+            assert_eq!(elsewhere == names(&["M1"], &[]), account, "the control: {body}");
+        }
+        let both = br#"{"altId":"M1","locationId":"L1"}"#;
+        assert_eq!(of("/conversations/messages/outbound", "", &[], both).1, names(&["L1"], &[]));
     }
 
     #[test]

@@ -82,8 +82,26 @@ impl Table {
         Ok(DuePage { entries, next: answer.last_evaluated_key.map(DueKey) })
     }
 
+    /// Makes an installation due now, used of late or not, because something other than a call waits for its access
+    /// token. The next commit takes the mark away.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn want_token(&self, resource: &Resource, lineage: Lineage, now: Millis) -> Result<Changed, StoreError> {
+        let result = self
+            .change(resource, lineage)
+            .condition_expression("epoch = :epoch AND generation = :generation AND #status <> :revoked")
+            .update_expression("SET due_at = :due, due_shard = :shard, token_wanted = :due")
+            .status(":revoked", Status::Revoked)
+            .due(resource, now)
+            .send()
+            .await;
+        changed(written(result)?, |_| false)
+    }
+
     /// Lets the schedule look again later at an installation that nobody has used for a while: only if it was installed
-    /// before `cold_since`, and its pair is younger than `oldest`, for every grant must be renewed now and then.
+    /// before `cold_since`, its pair is younger than `oldest`, for every grant must be renewed now and then, and nobody
+    /// waits for a token ([`Table::want_token`]).
     ///
     /// # Errors
     /// [`StoreError`].
@@ -98,7 +116,7 @@ impl Table {
             .change(&due.resource, due.lineage)
             .condition_expression(
                 "epoch = :epoch AND generation = :generation AND due_at = :seen AND #status = :active \
-                 AND installed_at < :cold_since AND access_issued_at > :oldest",
+                 AND installed_at < :cold_since AND access_issued_at > :oldest AND attribute_not_exists(token_wanted)",
             )
             .update_expression("SET due_at = :until")
             .status(":active", Status::Active)

@@ -63,8 +63,9 @@ impl Table {
         }
         update.push_str(telling.set());
         update.push_str(
-            " REMOVE attempt, lease_ends_at, alternate, revoked_at, forced_at, expires_at, minted, company_epoch, \
-             absent_until, supposed, told",
+            " REMOVE attempt, lease_ends_at, standby, granted_from, revoked_at, forced_at, expires_at, minted, \
+             company_epoch, absent_until, absent_newest, search_since, search_after, search_left, supposed, \
+             token_wanted, told",
         );
         update.push_str(telling.add());
         write = match seen {
@@ -93,8 +94,8 @@ impl Table {
         changed(written(result)?, |stored| stored.committed_by.as_deref() == Some(new.attempt.as_str()))
     }
 
-    /// Revokes an installation that is older than `at`, and erases its tokens. With an `event`, only if that names the
-    /// epoch which follows.
+    /// Revokes an installation and erases its tokens: one that is older than `at`, or the one whose lineage is still
+    /// `seen`. With an `event`, only if that names the epoch which follows.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -102,21 +103,29 @@ impl Table {
         &self,
         resource: &Resource,
         at: Millis,
+        seen: Option<Lineage>,
         event: Option<Event>,
         now: Millis,
     ) -> Result<Changed, StoreError> {
         let telling = Telling::of(event, now);
-        let mut condition = "installed_at < :at AND #status <> :revoked".to_owned();
+        let mut condition = "#status <> :revoked".to_owned();
         let mut write = telling.values(self.update(resource));
-        if let Some(event) = event {
+        if seen.is_none() {
+            condition.push_str(" AND installed_at < :at");
+        }
+        if let Some(epoch) = seen.map(|seen| seen.epoch).or(event.map(|event| event.epoch.saturating_sub(1))) {
             condition.push_str(" AND epoch = :before");
-            write = write.expression_attribute_values(":before", n(event.epoch.saturating_sub(1)));
+            write = write.expression_attribute_values(":before", n(epoch));
+        }
+        if let Some(seen) = seen {
+            condition.push_str(" AND generation = :generation");
+            write = write.expression_attribute_values(":generation", n(seen.generation));
         }
         let result = write
             .condition_expression(condition)
             .update_expression(format!(
                 "SET #status = :revoked, epoch = epoch + :one, revoked_at = :at{} REMOVE access_token, refresh_token, \
-                 access_issued_at, access_expires_at, alternate, attempt, lease_ends_at, due_at, due_shard, told{}",
+                 access_issued_at, access_expires_at, standby, attempt, lease_ends_at, due_at, due_shard, token_wanted, told{}",
                 telling.set(),
                 telling.add()
             ))

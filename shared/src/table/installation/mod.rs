@@ -22,7 +22,7 @@ use crate::resource::{Kind, Resource};
 
 pub use due::{DUE_SHARDS, Due, DueKey, DuePage};
 pub use life::NewInstallation;
-pub use rotation::{Beside, Claim, Claimed, LEASE, Renewal, Settlement};
+pub use rotation::{Claim, Claimed, LEASE, Renewal, Settlement};
 pub use writing::Changed;
 
 /// Two sealed tokens and the life of the access token. `Debug` tells their lengths only.
@@ -56,7 +56,7 @@ impl SealedPair {
         })
     }
 
-    pub(super) fn to_map(&self) -> AttributeValue {
+    fn to_map(&self) -> Item {
         let mut map = Item::from([
             ("access_token".to_owned(), b(&self.access)),
             ("access_issued_at".to_owned(), n(self.access_issued_at)),
@@ -65,6 +65,40 @@ impl SealedPair {
         if let Some(refresh) = &self.refresh {
             map.insert("refresh_token".to_owned(), b(refresh));
         }
+        map
+    }
+}
+
+/// A pair that was granted and did not become the current one. It may be the live one, and is tried before anybody is
+/// asked to install again. It stays until then, whatever is stored as the current pair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StandbyPair {
+    /// The attempt that was granted it.
+    pub attempt: String,
+    /// The generation under which it is sealed: that of the pair which was current when this one came.
+    pub generation: u64,
+    /// The generation whose token was presented for it.
+    pub granted_from: u64,
+    /// The pair.
+    pub pair: SealedPair,
+}
+
+impl StandbyPair {
+    fn read(map: &Item) -> Option<Self> {
+        let attributes = Attributes::of(map);
+        Some(Self {
+            attempt: attributes.text("attempt")?.to_owned(),
+            generation: attributes.number("generation")?,
+            granted_from: attributes.number("granted_from")?,
+            pair: SealedPair::read(map)?,
+        })
+    }
+
+    pub(super) fn to_value(&self) -> AttributeValue {
+        let mut map = self.pair.to_map();
+        map.insert("attempt".to_owned(), s(&*self.attempt));
+        map.insert("generation".to_owned(), n(self.generation));
+        map.insert("granted_from".to_owned(), n(self.granted_from));
         AttributeValue::M(map)
     }
 }
@@ -80,8 +114,10 @@ pub struct Installation {
     pub lineage: Lineage,
     /// The current pair; a revoked installation has none.
     pub pair: Option<SealedPair>,
-    /// A second pair that may be the live one, sealed under the same lineage.
-    pub alternate: Option<SealedPair>,
+    /// The generation whose token was presented for the current pair.
+    pub granted_from: u64,
+    /// Other pairs that may be the live one, in the order in which they came.
+    pub standby: Vec<StandbyPair>,
     /// Who holds or held the lease.
     pub attempt: Option<String>,
     /// When the lease ends.
@@ -96,6 +132,10 @@ pub struct Installation {
     pub due_at: Option<Millis>,
     /// When a refresh was last forced by a refused access token.
     pub forced_at: Option<Millis>,
+    /// The generation that came of a renewal whose reason was a 401 that nobody has classified.
+    pub doubted_generation: Option<u64>,
+    /// That the platform knows no such location or company, as it said of the current generation.
+    pub gone: Option<Gone>,
     /// When the refresh token was last tried.
     pub tried_at: Option<Millis>,
     /// The state that the last claim found.
@@ -104,6 +144,8 @@ pub struct Installation {
     pub retry_at: Option<Millis>,
     /// How many tries in a row have failed.
     pub failures: u32,
+    /// The generation whose token the platform refused while no mark could be made.
+    pub refused_generation: Option<u64>,
     /// The company, where it is known.
     pub company: Option<String>,
     /// The public base URL of the deployment's pages, for a link to install again.
@@ -116,6 +158,15 @@ pub struct Installation {
     pub outbox: Vec<Event>,
 }
 
+/// The platform knows no such location or company, as it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone {
+    /// Since when.
+    pub since: Millis,
+    /// How often it has said so.
+    pub tries: u32,
+}
+
 /// What is known of a location whose token is minted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Minted {
@@ -123,23 +174,38 @@ pub struct Minted {
     pub company_epoch: u64,
     /// No company has the app there, as the platform said; nobody asks again before this.
     pub absent_until: Option<Millis>,
+    /// When the newest company was listed that was asked then. A newer one may have the app there after all.
+    pub absent_newest: Option<Millis>,
+    /// Since when the schedule asks the companies about this location.
+    pub search_since: Option<Millis>,
     /// Nobody but a caller has ever named this location.
     pub supposed: bool,
+}
+
+impl Gone {
+    fn read(attributes: Attributes<'_>) -> Option<Self> {
+        let generation: u64 = attributes.number("gone_generation")?;
+        let is_current = attributes.number("generation") == Some(generation);
+        let (since, tries) = (Millis(attributes.number("gone_since")?), attributes.number("gone_tries")?);
+        is_current.then_some(Self { since, tries })
+    }
 }
 
 impl Installation {
     pub(super) fn read(item: &Item) -> Result<Self, StoreError> {
         let attributes = Attributes::of(item);
         let need = |name: &'static str| attributes.malformed(name);
+        let generation: u64 = attributes.number("generation").ok_or_else(|| need("generation"))?;
+        let standby = item.get("standby").and_then(|value| value.as_l().ok()).map(Vec::as_slice).unwrap_or_default();
+        // An element that cannot be read keeps its place, for writes name elements by their place: it is an error.
+        let standby = standby.iter().map(|pair| pair.as_m().ok().and_then(StandbyPair::read));
         Ok(Self {
             resource: resource_of(attributes.text("pk").unwrap_or_default()).ok_or_else(|| need("pk"))?,
             status: attributes.text("status").and_then(Status::parse).ok_or_else(|| need("status"))?,
-            lineage: Lineage {
-                epoch: attributes.number("epoch").ok_or_else(|| need("epoch"))?,
-                generation: attributes.number("generation").ok_or_else(|| need("generation"))?,
-            },
+            lineage: Lineage { epoch: attributes.number("epoch").ok_or_else(|| need("epoch"))?, generation },
             pair: SealedPair::read(item),
-            alternate: attributes.map("alternate").and_then(SealedPair::read),
+            granted_from: attributes.number("granted_from").unwrap_or(generation.saturating_sub(1)),
+            standby: standby.collect::<Option<_>>().ok_or_else(|| need("standby"))?,
             attempt: attributes.text("attempt").map(str::to_owned),
             lease_ends_at: attributes.number("lease_ends_at").map(Millis),
             committed_by: attributes.text("committed_by").map(str::to_owned),
@@ -147,15 +213,20 @@ impl Installation {
             revoked_at: attributes.number("revoked_at").map(Millis),
             due_at: attributes.number("due_at").map(Millis),
             forced_at: attributes.number("forced_at").map(Millis),
+            doubted_generation: attributes.number("doubted_generation"),
+            gone: Gone::read(attributes),
             tried_at: attributes.number("tried_at").map(Millis),
             claimed_from: attributes.text("claimed_from").and_then(Status::parse),
             retry_at: attributes.number("retry_at").map(Millis),
             failures: attributes.number("failures").unwrap_or(0),
+            refused_generation: attributes.number("refused_generation"),
             company: attributes.text("company").map(str::to_owned),
             home: attributes.text("home").map(str::to_owned),
             minted: attributes.flag("minted").then(|| Minted {
                 company_epoch: attributes.number("company_epoch").unwrap_or(0),
                 absent_until: attributes.number("absent_until").map(Millis),
+                absent_newest: attributes.number("absent_newest").map(Millis),
+                search_since: attributes.number("search_since").map(Millis),
                 supposed: attributes.flag("supposed"),
             }),
             told: attributes.text("told").and_then(Status::parse),
@@ -167,6 +238,18 @@ impl Installation {
     #[must_use]
     pub fn key(&self) -> String {
         installation_key(&self.resource)
+    }
+
+    /// Whether the current token came of a renewal whose reason was a 401 that nobody has classified.
+    #[must_use]
+    pub fn is_doubted(&self) -> bool {
+        self.doubted_generation == Some(self.lineage.generation)
+    }
+
+    /// Whether the platform has refused the current token before, without a mark.
+    #[must_use]
+    pub fn was_refused(&self) -> bool {
+        self.refused_generation == Some(self.lineage.generation)
     }
 
     /// Where a human installs again, if the deployment's address is known.

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use aws_sdk_dynamodb::types::AttributeValue;
+
 use super::writing::{Changed, InstallationWrite as _, SET_PAIR, changed, committed_by};
-use super::{Installation, SealedPair};
+use super::{Gone, Installation, SealedPair, StandbyPair, b};
 use crate::clock::Millis;
 use crate::installation::state::{Attempt, Lineage, Status};
 use crate::lifecycle::event::Event;
 use crate::resource::Resource;
+use crate::table::minted::SEARCHED;
 use crate::table::outbox::Telling;
 use crate::table::{StoreError, Table, Written, n, written};
 
@@ -33,6 +36,9 @@ pub struct Claim<'a> {
     pub given_up_too: bool,
     /// Whether a refused access token is the reason: then the last forced refresh must be older than this.
     pub forced_before: Option<Millis>,
+    /// Whether that refusal was an answer that nobody has classified. Then the renewal is noted for the generation that
+    /// comes of it, and none is made for one that has come of such a renewal.
+    pub doubted: bool,
     /// Whether the claim is for minting. A minted location has no refresh token, and what has one is not minted.
     pub minting: bool,
 }
@@ -59,15 +65,6 @@ pub struct Renewal<'a> {
     pub due_at: Millis,
     /// What is told once it is stored.
     pub event: Option<Event>,
-}
-
-/// What becomes of a parked pair when another is committed.
-#[derive(Clone, Debug, Default)]
-pub struct Beside {
-    /// The parked pair that is known.
-    pub seen: Option<SealedPair>,
-    /// The same pair sealed for the next lineage.
-    pub keep: Option<SealedPair>,
 }
 
 /// How a lease is given back without a new pair.
@@ -115,6 +112,16 @@ impl Table {
             set.push_str(", forced_at = :now");
             write = write.expression_attribute_values(":forced_before", n(before));
         }
+        if claim.doubted {
+            condition.push_str(
+                " AND (#status <> :active OR attribute_not_exists(doubted_generation) OR \
+                 doubted_generation <> :generation)",
+            );
+            // Noted before the token is presented, so that neither a crash nor another process forgets it. Without a new
+            // pair the note is about a generation that does not exist.
+            set.push_str(", doubted_generation = :next");
+            write = write.expression_attribute_values(":next", n(claim.lineage.next().generation));
+        }
         set.push_str(" REMOVE retry_at");
         let result = write
             .condition_expression(condition)
@@ -144,8 +151,46 @@ impl Table {
         })
     }
 
-    /// Stores a new pair in place of the one of lineage `from`: by lineage, whoever holds the lease. A parked pair
-    /// stays `beside` it; if another one is parked than is known, the condition fails.
+    /// Notes that the platform takes the token which came of a renewal in doubt ([`Claim::doubted`]): such a renewal may
+    /// help another time, too.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn renewal_helped(&self, resource: &Resource, lineage: Lineage) -> Result<Changed, StoreError> {
+        let result = self
+            .change(resource, lineage)
+            .condition_expression("epoch = :epoch AND generation = :generation AND doubted_generation = :generation")
+            .update_expression("REMOVE doubted_generation")
+            .send()
+            .await;
+        changed(written(result)?, |_| false)
+    }
+
+    /// Notes that the platform knows no such location or company, by an answer to the holder of the lease.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn note_gone(
+        &self,
+        resource: &Resource,
+        lineage: Lineage,
+        attempt: &Attempt,
+        gone: Gone,
+    ) -> Result<Changed, StoreError> {
+        let result = self
+            .change(resource, lineage)
+            .condition_expression("epoch = :epoch AND generation = :generation AND attempt = :attempt")
+            .update_expression("SET gone_generation = :generation, gone_since = :since, gone_tries = :tries")
+            .by(attempt)
+            .expression_attribute_values(":since", n(gone.since))
+            .expression_attribute_values(":tries", n(gone.tries))
+            .send()
+            .await;
+        changed(written(result)?, |_| false)
+    }
+
+    /// Stores a new pair in place of the one of lineage `from`: by lineage, whoever holds the lease. Standby pairs stay. A
+    /// location that was to be minted since its grant was refused has a grant of its own again.
     ///
     /// # Errors
     /// [`StoreError`]: the pair may or may not have been stored. Try again; a second try recognises the first.
@@ -154,32 +199,18 @@ impl Table {
         resource: &Resource,
         from: Lineage,
         renewal: Renewal<'_>,
-        beside: &Beside,
     ) -> Result<Changed, StoreError> {
         let Renewal { attempt, pair, due_at, event } = renewal;
         // Only who knows what was told last may say that it is over; else the next commit does.
         let telling = Telling::of(event, pair.access_issued_at);
         let over = if event.is_some() { ", told" } else { "" };
-        let mut write = telling.values(self.change(resource, from).pair(pair));
-        let mut known = "attribute_not_exists(alternate)".to_owned();
-        if let Some(seen) = &beside.seen {
-            known.push_str(" OR alternate = :seen");
-            write = write.expression_attribute_values(":seen", seen.to_map());
-        }
-        let (keep, drop) = if let Some(keep) = &beside.keep {
-            write = write.expression_attribute_values(":keep", keep.to_map());
-            (", alternate = :keep", "")
-        } else {
-            ("", ", alternate")
-        };
-        let result = write
-            .condition_expression(format!(
-                "epoch = :epoch AND generation = :generation AND #status <> :revoked AND ({known})"
-            ))
+        let result = telling
+            .values(self.change(resource, from).pair(pair))
+            .condition_expression("epoch = :epoch AND generation = :generation AND #status <> :revoked")
             .update_expression(format!(
-                "SET #status = :active, generation = :next, committed_by = :attempt, due_at = :due, \
-                 due_shard = :shard, failures = :zero, {SET_PAIR}{keep}{} \
-                 REMOVE attempt, lease_ends_at{drop}{over}{}",
+                "SET #status = :active, generation = :next, granted_from = :generation, committed_by = :attempt, \
+                 due_at = :due, due_shard = :shard, failures = :zero, {SET_PAIR}{} \
+                 REMOVE attempt, lease_ends_at, token_wanted, minted, company_epoch, {SEARCHED}{over}{}",
                 telling.set(),
                 telling.add()
             ))
@@ -190,76 +221,85 @@ impl Table {
         changed(written(result)?, committed_by(attempt))
     }
 
-    /// Keeps a granted pair beside the current one of lineage `current`, under which it must be sealed. An
-    /// installation that was given up is uncertain again, and due at once.
+    /// Adds a standby pair to an installation that was read as `seen`. One that was given up or waits for a retry is
+    /// uncertain again, and due at once. The condition fails if the installation has changed its lineage, or between
+    /// these states and the others.
     ///
     /// # Errors
-    /// [`StoreError`].
-    pub async fn park(
+    /// [`StoreError`]: the pair may have been added. A pair that is there twice is tried twice, and does no harm.
+    pub async fn add_standby(
         &self,
-        resource: &Resource,
-        current: Lineage,
-        pair: &SealedPair,
+        seen: &Installation,
+        standby: &StandbyPair,
         now: Millis,
     ) -> Result<Changed, StoreError> {
-        let alive = self
-            .change(resource, current)
-            .condition_expression(
-                "epoch = :epoch AND generation = :generation AND NOT #status IN (:given_up, :revoked)",
-            )
-            .update_expression("SET alternate = :alternate")
-            .status(":given_up", Status::NeedsReauthorization)
-            .status(":revoked", Status::Revoked)
-            .expression_attribute_values(":alternate", pair.to_map())
-            .send()
-            .await;
-        let parked = changed(written(alive)?, |_| false)?;
-        if !matches!(&parked, Changed::Not(stored) if stored.status == Status::NeedsReauthorization) {
-            return Ok(parked);
-        }
-        let given_up = self
-            .change(resource, current)
-            .condition_expression("epoch = :epoch AND generation = :generation AND #status = :given_up")
-            .update_expression("SET alternate = :alternate, #status = :uncertain, due_at = :due, due_shard = :shard")
+        let waits = "#status IN (:given_up, :uncertain)";
+        let hopeless = matches!(seen.status, Status::NeedsReauthorization | Status::Uncertain);
+        let append = "standby = list_append(if_not_exists(standby, :none), :standby)";
+        let mut write = self
+            .change(&seen.resource, seen.lineage)
             .status(":given_up", Status::NeedsReauthorization)
             .status(":uncertain", Status::Uncertain)
-            .expression_attribute_values(":alternate", pair.to_map())
-            .due(resource, now)
-            .send()
-            .await;
-        changed(written(given_up)?, |_| false)
+            .expression_attribute_values(":none", AttributeValue::L(Vec::new()))
+            .expression_attribute_values(":standby", AttributeValue::L(vec![standby.to_value()]));
+        write = if hopeless {
+            write
+                .condition_expression(format!("epoch = :epoch AND generation = :generation AND {waits}"))
+                .update_expression(format!(
+                    "SET {append}, #status = :uncertain, due_at = :due, due_shard = :shard REMOVE retry_at"
+                ))
+                .due(&seen.resource, now)
+        } else {
+            write
+                .condition_expression(format!(
+                    "epoch = :epoch AND generation = :generation AND #status <> :revoked AND NOT {waits}"
+                ))
+                .update_expression(format!("SET {append}"))
+                .status(":revoked", Status::Revoked)
+        };
+        changed(written(write.send().await)?, |stored| {
+            stored.standby.iter().any(|pair| pair.attempt == standby.attempt)
+        })
     }
 
-    /// Makes the parked pair the current one, sealed anew under the next lineage, in place of one that was refused.
+    /// Makes one standby pair of the installation as it was read, the one at `place`, the current pair in place of one
+    /// that was refused. `pair` is the same pair sealed under the next lineage. The condition fails if the standby pairs
+    /// have changed.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn promote(
         &self,
-        resource: &Resource,
-        from: Lineage,
+        seen: &Installation,
+        place: usize,
         attempt: &Attempt,
         pair: &SealedPair,
         now: Millis,
     ) -> Result<Changed, StoreError> {
+        let (standby, from) = (&seen.standby[place], seen.lineage);
+        let rest = if seen.standby.len() == 1 { "standby".to_owned() } else { format!("standby[{place}]") };
         let result = self
-            .change(resource, from)
+            .change(&seen.resource, from)
             .pair(pair)
-            .condition_expression(
-                "epoch = :epoch AND generation = :generation AND #status <> :revoked AND attribute_exists(alternate)",
-            )
-            .update_expression(format!(
-                "SET #status = :active, generation = :next, committed_by = :attempt, due_at = :due, \
-                 due_shard = :shard, {SET_PAIR} REMOVE attempt, lease_ends_at, alternate"
+            .condition_expression(format!(
+                "epoch = :epoch AND generation = :generation AND #status <> :revoked AND size(standby) = :count AND \
+                 standby[{place}].access_token = :standby"
             ))
-            .renewed(resource, from, attempt, now)
+            .update_expression(format!(
+                "SET #status = :active, generation = :next, granted_from = :granted_from, committed_by = :attempt, \
+                 due_at = :due, due_shard = :shard, {SET_PAIR} REMOVE attempt, lease_ends_at, {rest}"
+            ))
+            .renewed(&seen.resource, from, attempt, now)
+            .expression_attribute_values(":count", n(seen.standby.len()))
+            .expression_attribute_values(":standby", b(&standby.pair.access))
+            .expression_attribute_values(":granted_from", n(standby.granted_from))
             .send()
             .await;
         changed(written(result)?, committed_by(attempt))
     }
 
-    /// Gives the lease back without a new pair. Only its holder can; [`Status::NeedsReauthorization`] only if no pair
-    /// is parked.
+    /// Gives the lease back without a new pair. Only its holder can; [`Status::NeedsReauthorization`] only if there is no
+    /// standby pair.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -271,9 +311,36 @@ impl Table {
         to: Settlement,
         event: Option<Event>,
     ) -> Result<Changed, StoreError> {
+        self.release(resource, lineage, attempt, to, event, "").await
+    }
+
+    /// Releases the lease of an installation whose grant was refused and which is not marked: [`Table::settle`], and
+    /// the item remembers that this generation was refused, so that one installation is counted once.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn settle_refused(
+        &self,
+        resource: &Resource,
+        lineage: Lineage,
+        attempt: &Attempt,
+        to: Settlement,
+    ) -> Result<Changed, StoreError> {
+        self.release(resource, lineage, attempt, to, None, ", refused_generation = :generation").await
+    }
+
+    async fn release(
+        &self,
+        resource: &Resource,
+        lineage: Lineage,
+        attempt: &Attempt,
+        to: Settlement,
+        event: Option<Event>,
+        refused: &str,
+    ) -> Result<Changed, StoreError> {
         let mut condition = "epoch = :epoch AND generation = :generation AND attempt = :attempt".to_owned();
         if to.status == Status::NeedsReauthorization {
-            condition.push_str(" AND attribute_not_exists(alternate)");
+            condition.push_str(" AND attribute_not_exists(standby)");
         }
         let (due, remove) = match to.due_at {
             Some(_) => (", due_at = :due, due_shard = :shard", ""),
@@ -294,7 +361,7 @@ impl Table {
         let result = write
             .condition_expression(condition)
             .update_expression(format!(
-                "SET #status = :status, failures = :failures, settled_by = :attempt{due}{asked}{told}{} \
+                "SET #status = :status, failures = :failures, settled_by = :attempt{due}{asked}{told}{refused}{} \
                  REMOVE attempt, lease_ends_at{remove}{forced}{}",
                 telling.set(),
                 telling.add()

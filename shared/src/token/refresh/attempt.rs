@@ -9,7 +9,8 @@ use crate::installation::state::{Attempt, Status};
 use crate::redacted::Redacted;
 use crate::seal::Sealer;
 use crate::table::installation::{Installation, Settlement};
-use crate::token::endpoint::Outcome;
+use crate::table::mark_budget::Requested;
+use crate::token::endpoint::{Cause, Outcome};
 use crate::token::pair::{Pair, Slot, place};
 use crate::token::rescue::{LostWrite, Rescued};
 use crate::token::{Grant, schedule};
@@ -58,7 +59,7 @@ impl Attempted<'_> {
                 {
                     credentials += 1;
                 }
-                outcome => return self.conclude(outcome, &token).await,
+                outcome => return Box::pin(self.conclude(outcome, &token)).await,
             }
         }
         if self.uncertain { self.unknown().await } else { self.out_of_time().await }
@@ -69,14 +70,15 @@ impl Attempted<'_> {
         let (now, random, failures) = (self.on.clock.now(), fastrand::f64(), self.installation.failures + 1);
         match outcome {
             Outcome::Granted(grant) => {
-                let (renewed, ()) = tokio::join!(self.granted(&grant, token), self.on.breaker.granted());
+                let (renewed, ()) =
+                    tokio::join!(self.granted(&grant, token), self.on.breaker.granted(Requested::Refresh));
                 renewed
             }
             Outcome::NotSent | Outcome::Throttled { .. } if self.uncertain => self.unknown().await,
-            Outcome::NotSent => {
-                let retry_at = schedule::backoff(now, failures, random);
-                self.settle(self.unchanged(), retry_at, failures, "no connection").await;
-                Refreshed::Failed(Failure::TryAgain(schedule::on_demand(now, failures)))
+            Outcome::NotSent => self.not_sent("no connection").await,
+            Outcome::NotReached => {
+                self.on.alarms.not_reached(&self.installation.resource).await;
+                if self.uncertain { self.unknown().await } else { self.not_sent("the platform was not reached").await }
             }
             Outcome::Throttled { retry_after } => {
                 let most = Duration::from_mins(30);
@@ -88,9 +90,13 @@ impl Attempted<'_> {
             }
             Outcome::Unknown(cause) => {
                 self.log_unknown(cause);
+                if cause == Cause::NotReached {
+                    self.on.alarms.not_reached(&self.installation.resource).await;
+                }
                 self.unknown().await
             }
             Outcome::Refused => self.refused().await,
+            Outcome::Gone => self.gone().await,
             Outcome::Suspended => {
                 let retry_at = schedule::after_suspended(now, random);
                 self.settle(Status::Suspended, retry_at, 0, "the location is not active").await;
@@ -107,8 +113,9 @@ impl Attempted<'_> {
                 Refreshed::Failed(Failure::Misconfigured("the platform does not accept the token request"))
             }
             Outcome::Unclassified { status, message } => {
-                tracing::error!(alarm = "unclassified", status = status.as_u16(), said = message, "an unknown refusal");
-                self.blocked(now).await
+                self.on.alarms.unclassified(&self.installation.resource, status, &message).await;
+                // A token whose last answer is missing stays in doubt: it is presented again within the platform's grace.
+                if self.unchanged() == Status::Uncertain { self.unknown().await } else { self.blocked(now).await }
             }
             Outcome::WrongTenant => {
                 self.log_wrong_tenant();
@@ -150,9 +157,8 @@ impl Attempted<'_> {
         let Installation { resource, lineage, .. } = &self.installation;
         let renewed = pair.to_access(lineage.next());
         let (sealer, attempt) = (&self.sealer, &self.attempt);
-        let parked = self.installation.alternate.as_ref();
         let event = self.on.events.renewed(&self.installation);
-        let commit = Commit { on: self.on, resource, from: *lineage, attempt, sealer, pair: &pair, parked, event };
+        let commit = Commit { on: self.on, resource, from: *lineage, attempt, sealer, pair: &pair, event };
         match commit.until_stored(self.lease).await {
             Some(Committed::Stored(stored)) => {
                 self.on.events.tell(&stored, self.lease.deadline).await;

@@ -5,16 +5,19 @@ use std::time::Duration;
 use super::Refresher;
 use super::lease::{COMMIT, Lease, RESCUE};
 use crate::clock::Millis;
+use crate::http_client::within;
 use crate::installation::state::{Attempt, Lineage, LostCommit, lost_commit};
 use crate::lifecycle::event::Event;
 use crate::resource::Resource;
 use crate::seal::Sealer;
 use crate::table::StoreError;
-use crate::table::installation::{Beside, Changed, Installation, Renewal, SealedPair};
+use crate::table::installation::{Changed, Installation, Renewal, StandbyPair};
 use crate::token::pair::{Pair, Slot};
 use crate::token::rescue::Rescued;
 use crate::token::schedule;
-use crate::vault::VaultError;
+
+/// How often a pair that came second is tried to be added to an installation that changes meanwhile.
+const ROUNDS: u32 = 10;
 
 /// A granted pair on its way into the store.
 pub(super) struct Commit<'a> {
@@ -24,10 +27,7 @@ pub(super) struct Commit<'a> {
     pub(super) attempt: &'a Attempt,
     pub(super) sealer: &'a Sealer,
     pub(super) pair: &'a Pair,
-    /// The parked pair that the claim has seen. It may be the live one even now, so it stays beside the new pair until
-    /// it is tried.
-    pub(super) parked: Option<&'a SealedPair>,
-    /// What is told if it is stored.
+    /// The event of this commit.
     pub(super) event: Option<Event>,
 }
 
@@ -36,7 +36,7 @@ pub(super) struct Commit<'a> {
 pub(super) enum Committed {
     /// It is the current one.
     Stored(Box<Installation>),
-    /// Another was stored first; it is kept beside that.
+    /// Another was stored first; this one is kept as a standby pair.
     Parked,
     /// It belongs to the past.
     Superseded,
@@ -49,7 +49,7 @@ impl Commit<'_> {
         loop {
             // A table that hangs must leave time for the queue before the lease and the invocation end.
             let time = lease.left(self.on.clock.now()).saturating_sub(RESCUE).max(RESCUE);
-            match tokio::time::timeout(time, self.once()).await {
+            match within(time, Box::pin(self.once())).await {
                 Ok(Ok(committed)) => return Some(committed),
                 Ok(Err(error)) => tracing::warn!(resource = %self.resource, %error, "a granted pair is not stored yet"),
                 Err(_) => tracing::warn!(resource = %self.resource, "a granted pair is not stored yet: no answer"),
@@ -63,51 +63,68 @@ impl Commit<'_> {
     }
 
     pub(super) async fn once(&self) -> Result<Committed, StoreError> {
-        let sealed = self.pair.seal(self.sealer, self.resource, self.from.next(), Slot::Current);
-        let due_at = schedule::next_refresh(self.pair.issued_at, self.pair.expires_at, fastrand::f64());
-        let mut beside = self.keep_beside(self.parked.cloned()).await?;
-        let stored = loop {
-            let renewal = Renewal { attempt: self.attempt, pair: &sealed, due_at, event: self.event };
-            let table = &self.on.table;
-            match table.commit(self.resource, self.from, renewal, &beside).await? {
-                Changed::Done(stored) => return Ok(Committed::Stored(stored)),
-                Changed::Gone => return Ok(Committed::Superseded),
-                // Another pair was parked since the claim.
-                Changed::Not(stored) if stored.lineage == self.from && stored.alternate.is_some() => {
-                    beside = self.keep_beside(stored.alternate).await?;
-                }
-                Changed::Not(stored) => break stored,
-            }
-        };
-        match lost_commit(self.attempt, self.from, stored.lineage, stored.committed_by.as_deref()) {
-            LostCommit::AlreadyMine => Ok(Committed::Stored(stored)),
-            LostCommit::Superseded => {
-                tracing::warn!(resource = %self.resource, generation = self.from.next().generation,
-                    "a granted pair belongs to the past and is dropped");
-                Ok(Committed::Superseded)
-            }
-            LostCommit::Park => {
-                let parked = self.pair.seal(self.sealer, self.resource, stored.lineage, Slot::Alternate);
-                self.on.table.park(self.resource, stored.lineage, &parked, self.on.clock.now()).await?;
-                tracing::warn!(resource = %self.resource, generation = stored.lineage.generation,
-                    "another pair was stored first: this one is parked");
-                Ok(Committed::Parked)
-            }
+        match self.replace(self.from).await? {
+            Changed::Done(stored) => Ok(Committed::Stored(stored)),
+            Changed::Gone => Ok(Committed::Superseded),
+            Changed::Not(stored) => self.come_second(stored).await,
         }
     }
 
-    /// Seals a parked pair again, for the lineage that the commit begins.
-    async fn keep_beside(&self, parked: Option<SealedPair>) -> Result<Beside, StoreError> {
-        let Some(seen) = parked else { return Ok(Beside::default()) };
-        let keep = match self.on.open(self.resource, self.from, Slot::Alternate, &seen).await {
-            Ok(pair) => Some(pair.seal(self.sealer, self.resource, self.from.next(), Slot::Alternate)),
-            Err(VaultError::Secret(error)) => return Err(StoreError::Unavailable(error.to_string())),
-            Err(VaultError::Seal(error)) => {
-                tracing::error!(alarm = "unseal", resource = %self.resource, %error, "a parked pair does not open");
-                None
+    /// Makes the granted pair the current one in place of the one of this lineage.
+    async fn replace(&self, lineage: Lineage) -> Result<Changed, StoreError> {
+        let sealed = self.pair.seal(self.sealer, self.resource, lineage.next(), Slot::Current);
+        let due_at = schedule::next_refresh(self.pair.issued_at, self.pair.expires_at, fastrand::f64());
+        let renewal = Renewal { attempt: self.attempt, pair: &sealed, due_at, event: self.event };
+        self.on.table.commit(self.resource, lineage, renewal).await
+    }
+
+    /// Another pair was stored first. What becomes of this one is decided from the installation as it is, each time that
+    /// it changes meanwhile.
+    async fn come_second(&self, mut stored: Box<Installation>) -> Result<Committed, StoreError> {
+        for _ in 0..ROUNDS {
+            let (lineage, granted_from) = (stored.lineage, stored.granted_from);
+            match lost_commit(self.attempt, self.from, lineage, granted_from, stored.committed_by.as_deref()) {
+                LostCommit::AlreadyMine => return Ok(Committed::Stored(stored)),
+                LostCommit::Superseded => {
+                    tracing::warn!(resource = %self.resource, generation = self.from.next().generation,
+                        "a granted pair belongs to the past and is dropped");
+                    return Ok(Committed::Superseded);
+                }
+                LostCommit::Park => {}
             }
-        };
-        Ok(Beside { seen: Some(seen), keep })
+            if stored.minted.is_some() {
+                // Minted meanwhile, because this grant was thought to be gone. It is more than a minted token.
+                match self.replace(lineage).await? {
+                    Changed::Done(stored) => return Ok(Committed::Stored(stored)),
+                    Changed::Gone => return Ok(Committed::Superseded),
+                    Changed::Not(changed) => {
+                        stored = changed;
+                        continue;
+                    }
+                }
+            }
+            let standby = StandbyPair {
+                attempt: self.attempt.as_str().to_owned(),
+                generation: lineage.generation,
+                granted_from: self.from.generation,
+                pair: self.pair.seal(self.sealer, self.resource, lineage, Slot::Alternate),
+            };
+            let known = stored.standby.iter().any(|pair| pair.attempt == standby.attempt);
+            match if known {
+                Changed::Done(stored)
+            } else {
+                self.on.table.add_standby(&stored, &standby, self.on.clock.now()).await?
+            } {
+                Changed::Done(_) => {
+                    tracing::warn!(resource = %self.resource, generation = lineage.generation,
+                        "another pair was stored first: this one is a standby pair");
+                    return Ok(Committed::Parked);
+                }
+                Changed::Gone => return Ok(Committed::Superseded),
+                Changed::Not(changed) => stored = changed,
+            }
+        }
+        Err(StoreError::Unavailable("the installation changes faster than a pair can be added to it".into()))
     }
 }
 

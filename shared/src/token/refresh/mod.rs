@@ -11,11 +11,12 @@ mod lease;
 pub(super) mod setback;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use self::attempt::Attempted;
 use self::commit::{Commit, Committed};
 use self::lease::Lease;
+use super::alarm::AppAlarms;
 use super::breaker::{Breaker, BreakerError};
 use super::endpoint::TokenEndpoint;
 use super::mint::Company;
@@ -27,7 +28,7 @@ use crate::installation::state::{Attempt, Lineage, Status};
 use crate::lifecycle::Events;
 use crate::resource::Resource;
 use crate::secrets::{FRESH, SecretError};
-use crate::table::installation::{Claim, Claimed, Installation, LEASE, SealedPair};
+use crate::table::installation::{Claim, Claimed, Installation, LEASE, StandbyPair};
 use crate::table::{StoreError, Table};
 use crate::vault::{Vault, VaultError};
 
@@ -38,8 +39,22 @@ pub enum Why {
     Due,
     /// The platform refused an access token that was thought to be good.
     Forced,
+    /// The platform answered 401 with a text that nobody has classified: it may be about the token.
+    Doubted,
     /// An operator says so.
     Operator,
+}
+
+impl Why {
+    /// How long ago the last forced refresh must be, if that matters.
+    #[must_use]
+    pub fn forced_apart(self) -> Option<Duration> {
+        match self {
+            Self::Forced => Some(schedule::FORCED_APART),
+            Self::Doubted => Some(schedule::DOUBTED_APART),
+            Self::Due | Self::Operator => None,
+        }
+    }
 }
 
 /// What came of a refresh.
@@ -72,8 +87,9 @@ pub enum Failure {
     NeedsReauthorization(Option<String>),
     /// No known company has the app in the location.
     NotInstalled,
-    /// The platform does not take the company's token, which a location's was to be minted from.
-    CompanyRefused(Box<Company>),
+    /// The platform does not take the company's token, which a location's was to be minted from. It said so in words
+    /// that are known ([`Why::Forced`]) or not ([`Why::Doubted`]).
+    CompanyRefused(Box<Company>, Why),
     /// The app's credentials, a parameter or a sealed token are wrong, or refreshing is stopped.
     Misconfigured(&'static str),
     /// The last forced refresh was less than a minute ago.
@@ -91,25 +107,28 @@ pub struct Refresher {
     table: Table,
     vault: Arc<Vault>,
     endpoint: TokenEndpoint,
-    breaker: Breaker,
+    breaker: Arc<Breaker>,
     rescue: Option<RescueQueue>,
     events: Events,
+    alarms: Arc<AppAlarms>,
     clock: Clock,
 }
 
 impl Refresher {
     /// A refresher of the installations in `table`.
     #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "called once, where the app is put together")]
     pub fn new(
         table: Table,
         vault: Arc<Vault>,
         endpoint: TokenEndpoint,
+        breaker: Arc<Breaker>,
         rescue: Option<RescueQueue>,
         events: Events,
+        alarms: Arc<AppAlarms>,
         clock: Clock,
     ) -> Self {
-        let breaker = Breaker::new(table.clone(), clock.clone());
-        Self { table, vault, endpoint, breaker, rescue, events, clock }
+        Self { table, vault, endpoint, breaker, rescue, events, alarms, clock }
     }
 
     /// Refreshes an installation that was seen in lineage `seen`, in an invocation that ends at `deadline`.
@@ -155,7 +174,8 @@ impl Refresher {
             now,
             lease_ends_at: now + LEASE,
             given_up_too: why == Why::Operator,
-            forced_before: (why == Why::Forced).then_some(now - schedule::FORCED_APART),
+            forced_before: why.forced_apart().map(|apart| now - apart),
+            doubted: why == Why::Doubted,
             minting: false,
         };
         match self.table.claim(&claim).await.map_err(store)? {
@@ -184,7 +204,6 @@ impl Refresher {
         let stored = self.table.installation(&rescued.resource).await?;
         let commit = Commit {
             on: self,
-            parked: None,
             event: stored.and_then(|stored| self.events.renewed(&stored)),
             resource: &rescued.resource,
             from: Lineage { epoch, generation },
@@ -202,15 +221,19 @@ impl Refresher {
         })
     }
 
-    /// Opens a stored pair.
-    async fn open(
-        &self,
-        resource: &Resource,
-        lineage: Lineage,
-        slot: Slot,
-        sealed: &SealedPair,
-    ) -> Result<Pair, VaultError> {
-        let item = crate::table::installation_key(resource);
+    /// Whether the rescue queue holds granted pairs, or does not say. They may be anybody's: the queue is empty unless
+    /// the table has failed.
+    async fn pairs_may_be_queued(&self) -> bool {
+        match &self.rescue {
+            Some(queue) => queue.depth().await != Some(0),
+            None => false,
+        }
+    }
+
+    /// Opens a standby pair.
+    async fn open(&self, installation: &Installation, standby: &StandbyPair) -> Result<Pair, VaultError> {
+        let (item, slot, sealed) = (installation.key(), Slot::Alternate, &standby.pair);
+        let lineage = Lineage { generation: standby.generation, ..installation.lineage };
         let refresh = match &sealed.refresh {
             Some(refresh) => Some(self.vault.open(place(&item, lineage, slot.refresh()), refresh).await?),
             None => None,
@@ -233,7 +256,7 @@ pub(super) fn not_claimed(stored: &Installation, seen: Lineage, why: Why, now: M
         (Status::Refreshing | Status::Uncertain, Some(end)) if end > now => Refreshed::Held(end),
         (Status::NeedsReauthorization, _) => Refreshed::Failed(Failure::NeedsReauthorization(stored.reinstall_url())),
         (Status::Revoked, _) => Refreshed::Moved,
-        _ if why == Why::Forced => Refreshed::Failed(Failure::ForcedRecently),
+        _ if why.forced_apart().is_some() => Refreshed::Failed(Failure::ForcedRecently),
         // It was claimable a moment later than this clock says.
         _ => Refreshed::Held(now),
     }

@@ -5,16 +5,20 @@ use std::time::Duration;
 use super::attempt::Attempted;
 use super::{Failure, Refreshed};
 use crate::clock::Millis;
-use crate::installation::state::{Lineage, Status};
+use crate::installation::state::Status;
 use crate::resource::{Kind, Resource};
 use crate::table::StoreError;
-use crate::table::installation::{Changed, Installation, SealedPair, Settlement};
+use crate::table::installation::{Changed, Gone, Installation, Settlement};
+use crate::table::mark_budget::Requested;
+use crate::token::breaker::Marking;
 use crate::token::endpoint::{Cause, fingerprint};
-use crate::token::pair::Slot;
+use crate::token::pair::{Pair, Slot};
 use crate::token::schedule;
 
 /// How long an installation is left alone after a fault that is not its own.
 const OUR_FAULT: Duration = Duration::from_mins(5);
+/// How often a promotion is tried while standby pairs are added.
+const PROMOTIONS: u32 = 5;
 /// Renewals that are refused with the same credentials within this time read the app's secret once more, together.
 const REFUSED_TOGETHER: Duration = Duration::from_secs(1);
 
@@ -30,29 +34,46 @@ pub(in crate::token) fn outcome_of(left: Status) -> &'static str {
 }
 
 impl Attempted<'_> {
-    /// An answered refusal of the current token by the current attempt: the parked pair, or a human.
+    /// An answered refusal of the current token by the current attempt: a standby pair, the company's token, or a mark.
     pub(super) async fn refused(self) -> Refreshed {
-        let now = self.on.clock.now();
-        match self.on.breaker.refused().await {
-            Ok(false) => {}
-            Ok(true) => {
-                self.stopped("refused, like too many others").await;
-                return Refreshed::Failed(Failure::Misconfigured("mass_refusal"));
-            }
-            Err(error) => {
-                // Not marked, since nobody knows whether it is one of many. The lease passes by itself.
-                return Refreshed::Failed(Failure::Store(error));
-            }
+        if !self.installation.standby.is_empty() {
+            return self.promote(&self.installation).await;
         }
-        if let Some(alternate) = &self.installation.alternate {
-            return self.promote(alternate, self.installation.lineage).await;
+        // The live pair may be on its way into the table: nothing is erased and nobody is told.
+        if self.on.pairs_may_be_queued().await {
+            return self.wait("a granted pair may be on the rescue queue", schedule::after_rescue, false).await;
+        }
+        match self.living_company().await {
+            Ok(None) => self.mark().await,
+            Ok(Some(epoch)) => self.become_minted(epoch, self.on.clock.now()).await,
+            Err(error) => Refreshed::Failed(Failure::Store(error)),
+        }
+    }
+
+    /// Gives the installation up because the platform has refused its grant, if the budget of marks allows it
+    /// ([`crate::table::mark_budget`]). What was given up before goes back to that state without a place.
+    async fn mark(&self) -> Refreshed {
+        let now = self.on.clock.now();
+        // A process that was frozen wakes up late, and others may have tried in the meantime.
+        if self.lease.left(now).is_zero() {
+            return self.wait("refused, and the lease is over", schedule::after_refused, false).await;
+        }
+        if self.installation.claimed_from != Some(Status::NeedsReauthorization) {
+            let first = !self.installation.was_refused();
+            match self.on.breaker.reserve(Requested::Refresh, &self.attempt, first).await {
+                Ok(Marking::Reserved) => {}
+                Ok(Marking::NoPlace) => {
+                    return self.wait("refused, and no mark is left", schedule::after_refused, true).await;
+                }
+                Ok(Marking::Stopped) => {
+                    self.wait("refused, like too many others", schedule::after_refused, true).await;
+                    return Refreshed::Failed(Failure::Misconfigured("mass_refusal"));
+                }
+                // The lease passes by itself.
+                Err(error) => return Refreshed::Failed(Failure::Store(error)),
+            }
         }
         let Installation { resource, lineage, .. } = &self.installation;
-        match self.company_lives().await {
-            Ok(false) => {}
-            Ok(true) => return self.become_minted(now).await,
-            Err(error) => return Refreshed::Failed(Failure::Store(error)),
-        }
         let to = Settlement {
             status: Status::NeedsReauthorization,
             due_at: None,
@@ -67,29 +88,53 @@ impl Attempted<'_> {
                     "the grant is gone: the app must be installed again");
                 Refreshed::Failed(Failure::NeedsReauthorization(self.installation.reinstall_url()))
             }
-            Ok(Changed::Not(stored)) if stored.lineage == *lineage => match &stored.alternate {
-                Some(alternate) => self.promote(alternate, *lineage).await,
-                None => Refreshed::Held(stored.lease_ends_at.unwrap_or(now)),
-            },
+            Ok(Changed::Not(stored)) if stored.lineage == *lineage && !stored.standby.is_empty() => {
+                self.promote(&stored).await
+            }
+            Ok(Changed::Not(stored)) if stored.lineage == *lineage => {
+                Refreshed::Held(stored.lease_ends_at.unwrap_or(now))
+            }
             Ok(Changed::Not(_)) => Refreshed::Moved,
             Ok(Changed::Gone) => Refreshed::Gone,
             Err(error) => Refreshed::Failed(Failure::Store(error)),
         }
     }
 
-    /// Whether there is a company that the location's token can be minted from.
-    async fn company_lives(&self) -> Result<bool, StoreError> {
+    /// Refused, and not to be marked now: the installation is uncertain, its access token is used to its end, and
+    /// nobody presents the refresh token before the instant that `again` gives for the number of failures. `counted`
+    /// says that the budget of marks has counted it.
+    async fn wait(&self, note: &str, again: fn(Millis, u32, f64) -> Millis, counted: bool) -> Refreshed {
+        let (now, failures) = (self.on.clock.now(), self.installation.failures + 1);
+        let retry_at = again(now, failures, fastrand::f64());
+        let Installation { resource, lineage, .. } = &self.installation;
+        let (status, due_at) = (Status::Uncertain, Some(retry_at));
+        let to = Settlement { status, due_at, failures, retry_at: Some(retry_at), now };
+        let settled = if counted {
+            self.on.table.settle_refused(resource, *lineage, &self.attempt, to).await
+        } else {
+            self.on.table.settle(resource, *lineage, &self.attempt, to, None).await
+        };
+        self.log_settled(&settled, to, note);
+        match settled {
+            Ok(Changed::Not(stored)) if stored.lineage != *lineage => Refreshed::Moved,
+            _ => Refreshed::Failed(Failure::TryAgain(retry_at)),
+        }
+    }
+
+    /// The epoch of the company that the location's token can be minted from, if there is one.
+    async fn living_company(&self) -> Result<Option<u64>, StoreError> {
         let Installation { resource, company, .. } = &self.installation;
         let company = company.as_deref().filter(|_| resource.kind() == Kind::Location);
-        let Some(company) = company.and_then(|id| Resource::company(id).ok()) else { return Ok(false) };
+        let Some(company) = company.and_then(|id| Resource::company(id).ok()) else { return Ok(None) };
         let stored = self.on.table.installation(&company).await?;
-        Ok(stored.is_some_and(|stored| !matches!(stored.status, Status::Revoked | Status::NeedsReauthorization)))
+        let lives = |status| !matches!(status, Status::Revoked | Status::NeedsReauthorization);
+        Ok(stored.filter(|stored| lives(stored.status)).map(|stored| stored.lineage.epoch))
     }
 
     /// The location's own grant is gone, and its company's is not.
-    async fn become_minted(&self, now: Millis) -> Refreshed {
+    async fn become_minted(&self, company_epoch: u64, now: Millis) -> Refreshed {
         let Installation { resource, lineage, .. } = &self.installation;
-        match self.on.table.become_minted(resource, *lineage, &self.attempt, now).await {
+        match self.on.table.become_minted(resource, *lineage, &self.attempt, company_epoch, now).await {
             Ok(Changed::Done(_)) => {
                 tracing::warn!(%resource, generation = lineage.generation, outcome = "to_be_minted", Refreshes = 1,
                     "the grant is gone: its token is minted from the company's from now on");
@@ -101,26 +146,48 @@ impl Attempted<'_> {
         }
     }
 
-    async fn promote(&self, alternate: &SealedPair, lineage: Lineage) -> Refreshed {
+    /// The current token of the installation as it was `seen` is refused: the standby pair that was granted last takes
+    /// its place. The others stay, and each is tried in turn.
+    async fn promote(&self, seen: &Installation) -> Refreshed {
         let resource = &self.installation.resource;
-        let pair = match self.on.open(resource, lineage, Slot::Alternate, alternate).await {
-            Ok(pair) => pair,
-            Err(error) => {
-                tracing::error!(alarm = "unseal", %resource, %error, "a parked pair does not open");
-                self.our_fault("the parked pair does not open").await;
+        let mut seen = seen.clone();
+        for _ in 0..PROMOTIONS {
+            let Some((place, pair)) = self.newest_standby(&seen).await else {
+                self.our_fault("no standby pair opens").await;
                 return Refreshed::Failed(Failure::Misconfigured("a stored token does not open"));
+            };
+            let (next, now) = (seen.lineage.next(), self.on.clock.now());
+            let sealed = pair.seal(&self.sealer, resource, next, Slot::Current);
+            match self.on.table.promote(&seen, place, &self.attempt, &sealed, now).await {
+                Ok(Changed::Done(_)) => {
+                    tracing::warn!(%resource, generation = next.generation, outcome = "promoted", Refreshes = 1,
+                        "the current pair was refused and a standby pair takes its place");
+                    return Refreshed::Moved;
+                }
+                // Another standby pair came meanwhile.
+                Ok(Changed::Not(stored)) if stored.lineage == seen.lineage => seen = *stored,
+                Ok(Changed::Not(_)) => return Refreshed::Moved,
+                Ok(Changed::Gone) => return Refreshed::Gone,
+                Err(error) => return Refreshed::Failed(Failure::Store(error)),
             }
-        };
-        let sealed = pair.seal(&self.sealer, resource, lineage.next(), Slot::Current);
-        let now = self.on.clock.now();
-        match self.on.table.promote(resource, lineage, &self.attempt, &sealed, now).await {
-            Ok(_) => {
-                tracing::warn!(%resource, generation = lineage.next().generation, outcome = "promoted", Refreshes = 1,
-                    "the current pair was refused and the parked one takes its place");
-                Refreshed::Moved
-            }
-            Err(error) => Refreshed::Failed(Failure::Store(error)),
         }
+        // The lease passes by itself, and whoever comes next finds the standby pairs.
+        Refreshed::Moved
+    }
+
+    /// The standby pair that was granted last among those that open, and its place.
+    async fn newest_standby(&self, seen: &Installation) -> Option<(usize, Pair)> {
+        let mut places: Vec<usize> = (0..seen.standby.len()).collect();
+        places.sort_by_key(|place| std::cmp::Reverse((seen.standby[*place].pair.access_issued_at, *place)));
+        for place in places {
+            match self.on.open(seen, &seen.standby[place]).await {
+                Ok(pair) => return Some((place, pair)),
+                Err(error) => {
+                    tracing::error!(alarm = "unseal", resource = %seen.resource, %error, "a standby pair does not open");
+                }
+            }
+        }
+        None
     }
 
     pub(super) async fn unknown(&self) -> Refreshed {
@@ -136,6 +203,31 @@ impl Attempted<'_> {
     pub(super) async fn blocked(&self, now: Millis) -> Refreshed {
         let retry_at = schedule::after_blocked(now, fastrand::f64());
         self.settle(Status::Blocked, retry_at, self.installation.failures + 1, "an unclassified answer").await;
+        Refreshed::Failed(Failure::TryAgain(now + schedule::RETRY_ON_DEMAND))
+    }
+
+    /// The request was certainly not seen: the installation is as it was.
+    pub(super) async fn not_sent(&self, note: &str) -> Refreshed {
+        let (now, failures) = (self.on.clock.now(), self.installation.failures + 1);
+        let retry_at = schedule::backoff(now, failures, fastrand::f64());
+        self.settle(self.unchanged(), retry_at, failures, note).await;
+        Refreshed::Failed(Failure::TryAgain(schedule::on_demand(now, failures)))
+    }
+
+    /// The platform knows no such location or company. It may be mistaken, so it is asked again for a day; then that
+    /// counts as a refusal of the grant.
+    pub(super) async fn gone(self) -> Refreshed {
+        let now = self.on.clock.now();
+        let Installation { resource, lineage, gone, failures, .. } = &self.installation;
+        let gone = gone.map_or(Gone { since: now, tries: 1 }, |gone| Gone { tries: gone.tries + 1, ..gone });
+        if schedule::is_gone(gone.since, gone.tries, now) {
+            return self.refused().await;
+        }
+        if let Err(error) = self.on.table.note_gone(resource, *lineage, &self.attempt, gone).await {
+            tracing::warn!(%resource, %error, "it is not noted that the platform does not know this resource");
+        }
+        let (retry_at, failures) = (schedule::after_blocked(now, fastrand::f64()), failures + 1);
+        self.settle(Status::Blocked, retry_at, failures, "the platform does not know it").await;
         Refreshed::Failed(Failure::TryAgain(now + schedule::RETRY_ON_DEMAND))
     }
 
@@ -180,10 +272,15 @@ impl Attempted<'_> {
     }
 
     pub(super) async fn settle_as(&self, to: Settlement, note: &str) -> bool {
+        let settled = self.on.events.settle(&self.installation, &self.attempt, to, self.lease.deadline).await;
+        self.log_settled(&settled, to, note);
+        matches!(&settled, Ok(Changed::Not(stored)) if stored.lineage != self.installation.lineage)
+    }
+
+    fn log_settled(&self, settled: &Result<Changed, StoreError>, to: Settlement, note: &str) {
         let Installation { resource, lineage, .. } = &self.installation;
         let Settlement { status, failures, .. } = to;
-        let settled = self.on.events.settle(&self.installation, &self.attempt, to, self.lease.deadline).await;
-        let stored = match &settled {
+        let stored = match settled {
             Ok(Changed::Done(_)) => "yes",
             Ok(_) => "no: it has moved on",
             Err(_) => "no: the table does not answer",
@@ -191,7 +288,6 @@ impl Attempted<'_> {
         tracing::warn!(%resource, generation = lineage.generation, outcome = outcome_of(status), failures, stored, note,
             total_ms = self.lease.held_ms(), Refreshes = 1,
             "token not refreshed");
-        matches!(&settled, Ok(Changed::Not(stored)) if stored.lineage != *lineage)
     }
 
     pub(super) async fn credentials_changed(&self, refused: &str) -> bool {

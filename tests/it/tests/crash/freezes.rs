@@ -1,13 +1,14 @@
 //! A process is frozen in the midst of a refresh, as Lambda freezes an environment, and wakes up when its lease has
 //! passed and another has done the work: it sends nothing more, and what it holds is stored by its lineage only.
 
+use it::front::{End, Front};
 use it::proxy::Call;
 use sandbox::marketplace::faults::{Endpoint, Fault};
 use sandbox::marketplace::grants::Rotation;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::scene::{Answered, Process, Scene, Story, together, told, until};
+use crate::scene::{Answered, Process, Scene, Story, grantee, together, told, until};
 
 /// A process that will freeze, one that refreshes after it, and the one that callers of the story ask.
 struct Three {
@@ -84,11 +85,11 @@ async fn with_a_commit_that_comes_second() {
     frozen.thaws().await;
     assert_serves(&scene, invocation).await;
     let stored = scene.stored().await;
-    assert!(stored.alternate.is_some(), "kept beside the rival's");
+    assert_eq!(stored.standby.len(), 1, "kept beside the rival's");
     assert_eq!((stored.lineage, stored.pair, stored.committed_by), (rivals.lineage, rivals.pair, rivals.committed_by));
     assert_eq!((stored.status.as_str(), scene.presented().len()), ("Active", 2));
     scene.assert_usable().await;
-    assert!(scene.stored().await.alternate.is_some(), "and beside the next, until it is tried");
+    assert_eq!(scene.stored().await.standby.len(), 1, "and beside the next, until it is tried");
     scene.end();
 }
 
@@ -115,8 +116,38 @@ async fn with_a_commit_that_comes_between_a_rival_and_its_refusal() {
     let summary = tick.await.expect("no panic").expect("an answer");
     assert_eq!(summary["refreshed"], json!(0), "{summary}");
     assert_eq!((scene.status().await.as_str(), scene.stored().await.lineage.generation), ("Active", 2));
-    assert_eq!(scene.stored().await.alternate, None, "the late commit knows its own write");
+    assert_eq!(scene.stored().await.standby, [], "the late commit knows its own write");
     scene.assert_usable().await;
+    scene.end();
+}
+
+/// The answer to its permit finds it frozen, and meanwhile the platform ends its connections. When it wakes up it finds
+/// both in its sockets at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn frozen_before_a_post_whose_connection_ends_meanwhile() {
+    let (scene, front) = (Scene::set(Rotation::Forgiving).await, Front::start().await);
+    front.lead_to(&scene.sandbox.marketplace.url());
+    let behind = [("API_URL", front.url()), ("SSL_CERT_FILE", front.root_file().display().to_string())];
+    let relay = scene.begin_with("relay", "relay", "relay", &behind).await;
+    scene.has_started("relay", 1).await;
+    assert_eq!(told(&scene.post("relay").await.expect("no panic")), (201, Value::Null));
+    for round in 0..20 {
+        let how = if round % 2 == 0 { End::Reset } else { End::Close };
+        let gate = relay.proxy.hold_answer(Call::Write);
+        let post = scene.post("relay");
+        gate.reached().await;
+        relay.freezes().await;
+        front.end_all(how);
+        // A whole connection is ended before the answer is let through.
+        assert!(until(|| async { front.open() == 0 }).await, "the connections are ended");
+        gate.open();
+        relay.proxy.heal();
+        relay.thaws().await;
+        let posted = told(&post.await.expect("no panic"));
+        assert_eq!(posted, (201, Value::Null), "{how:?}, round {round}");
+        let arrived = scene.sandbox.marketplace.api_requests(&grantee()).len();
+        assert_eq!(arrived, round + 2, "{how:?}: each POST arrives once");
+    }
     scene.end();
 }
 

@@ -16,7 +16,7 @@ use sandbox::marketplace::grants::{Resource as Grantee, Rotation};
 use sandbox::marketplace::{Options as Platform, TokenRequest};
 use sandbox::process::{Program, REGION, Signal, Worker, WorkerSpec};
 use sandbox::runtime_api::{FunctionError, Invocation};
-use sandbox::whole::{CALLBACK_PATH, Options, Programs, Sandbox, TABLE, scheduled_event};
+use sandbox::whole::{CALLBACK_PATH, CALLER_ALIAS, Options, Programs, Sandbox, TABLE, scheduled_event};
 use serde_json::{Value, json};
 use shared::app::App;
 use shared::clock::Millis;
@@ -55,7 +55,8 @@ impl Scene {
             programs: Programs::None,
             refresh_every: None,
             marketplace: Platform { rotation, ..Platform::default() },
-            visibility: Duration::from_secs(1),
+            // As in template.yaml: what comes again sooner has been told to.
+            visibility: Duration::from_secs(90),
             ..Options::default()
         };
         let sandbox = Sandbox::start(options, EventBus::default()).await.expect("the sandbox starts");
@@ -108,8 +109,20 @@ impl Scene {
 
     /// Starts a process without waiting for it.
     pub(crate) async fn begin(&self, bootstrap_of: &str, function: &str, name: &str) -> Process {
+        self.begin_with(bootstrap_of, function, name, &[]).await
+    }
+
+    /// The same with further variables.
+    pub(crate) async fn begin_with(
+        &self,
+        bootstrap_of: &str,
+        function: &str,
+        name: &str,
+        further: &[(&str, String)],
+    ) -> Process {
         let proxy = way(&self.sandbox).await;
         let mut environment = self.sandbox.environment().clone();
+        environment.extend(further.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
         for service in ["DYNAMODB", "SECRETS_MANAGER", "SQS", "EVENTBRIDGE"] {
             environment.insert(format!("AWS_ENDPOINT_URL_{service}"), proxy.url());
         }
@@ -136,11 +149,20 @@ impl Scene {
         self.invoke_for(bootstrap_of, function, Duration::from_secs(75))
     }
 
+    /// Begins a relayed POST that creates something.
+    pub(crate) fn post(&self, function: &str) -> JoinHandle<Answered> {
+        let (runtime, function) = (self.sandbox.runtime.clone(), function.to_owned());
+        let event = json!({ "resource": { "location": LOCATION }, "method": "POST", "path": "/contacts/",
+            "body": { "firstName": "Once" } });
+        tokio::spawn(async move { runtime.invoke_json(&function, &event, Invocation::default()).await })
+    }
+
     fn invoke_for(&self, bootstrap_of: &str, function: &str, timeout: Duration) -> JoinHandle<Answered> {
         let (runtime, function) = (self.sandbox.runtime.clone(), function.to_owned());
         let call = json!({ "resource": { "location": LOCATION }, "method": "GET", "path": "/contacts/" });
         let event = if bootstrap_of == "refresh" { scheduled_event() } else { call };
-        let invocation = Invocation { timeout, ..Invocation::default() };
+        let qualifier = (bootstrap_of == "relay").then(|| CALLER_ALIAS.to_owned());
+        let invocation = Invocation { qualifier, timeout, ..Invocation::default() };
         tokio::spawn(async move { runtime.invoke_json(&function, &event, invocation).await })
     }
 

@@ -9,6 +9,9 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::future::join_all;
 use http::Method;
 use it::outside::{Answer, Setup, System, company, location, route, send};
+use sandbox::marketplace::Location;
+use sandbox::marketplace::grants::Resource;
+use sandbox::whole::scheduled_event;
 use serde_json::json;
 
 /// How long every process may take to notice an uninstall.
@@ -32,6 +35,82 @@ fn granted(system: &System, grant: &str) -> usize {
     requests.iter().filter(|request| request.grant == grant && request.outcome == "granted").count()
 }
 
+/// The part of the client id before the dash.
+fn app_id(system: &System) -> String {
+    let client_id = system.sandbox.marketplace.options().client_id;
+    client_id.split('-').next().expect("the part before the dash").to_owned()
+}
+
+/// The platform sends a webhook, signed.
+async fn hear(system: &System, signer: &Ed25519KeyPair, body: &str) -> u16 {
+    let post = system.request(Method::POST, "/webhooks/marketplace");
+    let post = post.header("x-ghl-signature", STANDARD.encode(signer.sign(body.as_bytes())));
+    let heard = post.header("content-type", "application/json").body(body.to_owned()).send().await.expect("heard");
+    heard.status().as_u16()
+}
+
+/// Calls until the answer is this one, for as long as every process may take to notice a change.
+async fn becomes(system: &System, resource: &Resource, status: u16) {
+    let began = Instant::now();
+    loop {
+        let answer = system.get(resource, "/contacts/").await;
+        if answer.status == status {
+            return;
+        }
+        assert!(began.elapsed() < NOTICED, "{answer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_uninstall_without_a_time_ends_no_reinstallation() {
+    let (signer, spki) = key();
+    let environment = vec![("WEBHOOK_PUBLIC_KEYS", spki)];
+    let system = System::start(Setup { relays: 1, environment, ..Setup::default() }).await;
+    let market = &system.sandbox.marketplace;
+    system.install(&location(1)).await;
+    becomes(&system, &location(1), 200).await;
+    let gone = format!(r#"{{"type":"UNINSTALL","appId":"{}","locationId":"{}"}}"#, app_id(&system), location(1).id());
+    market.uninstall(&Resource::Location(location(1).id().to_owned()));
+    assert_eq!(hear(&system, &signer, &gone).await, 200);
+    becomes(&system, &location(1), 410).await;
+    system.install(&location(1)).await;
+    becomes(&system, &location(1), 200).await;
+    for stale in [gone.clone(), gone.replace(',', ", ")] {
+        assert_eq!(hear(&system, &signer, &stale).await, 200, "{stale}");
+    }
+    // The status comes from the table.
+    let standing = send(system.relay(Method::GET, &route(&location(1), ""))).await;
+    assert_eq!(standing.json()["status"], "Active", "{standing:?}");
+    assert_eq!(hear(&system, &signer, "[]").await, 400);
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_location_of_the_oldest_of_many_agencies_is_found_by_the_schedule() {
+    let system = System::start(Setup { relays: 2, ..Setup::default() }).await;
+    let market = &system.sandbox.marketplace;
+    let agency = |number: usize| Resource::Company(format!("HLagency{number}"));
+    let of = |number: usize| Resource::Location(format!("HLof{number}"));
+    let agencies = (1..=8).map(|number| {
+        let location = Location { id: of(number).id().to_owned(), name: "A location".to_owned() };
+        (agency(number).id().to_owned(), vec![location])
+    });
+    market.change(|options| options.agencies = agencies.collect());
+    for number in 1..=8 {
+        system.install(&agency(number)).await;
+    }
+    becomes(&system, &of(8), 200).await;
+    for unknown in [of(1), of(99)] {
+        let answer = system.get(&unknown, "/contacts/").await;
+        assert_eq!(answer.refusal(), (503, "refresh_in_progress".to_owned()));
+        assert!(!answer.header("retry-after").is_empty(), "{answer:?}");
+    }
+    system.refresh(&scheduled_event()).await.expect("a summary");
+    becomes(&system, &of(1), 200).await;
+    assert_eq!(system.get(&of(99), "/contacts/").await.refusal(), (404, "not_installed".to_owned()));
+    system.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agencys_locations_work_at_the_first_call_and_stop_with_it() {
     let (signer, spki) = key();
@@ -50,15 +129,10 @@ async fn an_agencys_locations_work_at_the_first_call_and_stop_with_it() {
     }
     assert_eq!((granted(&system, "mint"), system.refreshes()), (20, 1), "all of them needed the company's token");
 
-    let app_id = system.sandbox.marketplace.options().client_id;
-    let app_id = app_id.split('-').next().expect("the part before the dash");
     let at = shared::clock::Clock::system().now().rfc3339();
-    let notice = json!({"type": "UNINSTALL", "appId": app_id, "companyId": company().id(), "timestamp": at,
+    let notice = json!({"type": "UNINSTALL", "appId": app_id(&system), "companyId": company().id(), "timestamp": at,
         "webhookId": "w1"});
-    let signature = STANDARD.encode(signer.sign(notice.to_string().as_bytes()));
-    let post = system.request(Method::POST, "/webhooks/marketplace").header("x-ghl-signature", signature);
-    let heard = post.header("content-type", "application/json").body(notice.to_string()).send().await.expect("heard");
-    assert_eq!(heard.status(), 200, "{heard:?}");
+    assert_eq!(hear(&system, &signer, &notice.to_string()).await, 200);
     let told = Instant::now();
     loop {
         let answers = ten_called(&system).await;

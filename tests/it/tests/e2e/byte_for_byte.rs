@@ -176,6 +176,12 @@ async fn nothing_differs_but_what_is_documented() {
             for message in [&mut direct, &mut relayed] {
                 message.headers.retain(|(name, value)| !(name == "content-length" && value == "0"));
             }
+            // A request that names no program goes out under the relay's own name.
+            if !direct.headers.iter().any(|(name, _)| name == "user-agent") {
+                let before = relayed.headers.len();
+                relayed.headers.retain(|(name, value)| name != "user-agent" || !value.starts_with("hoopai-relay/"));
+                assert_eq!(relayed.headers.len() + 1, before, "{told}");
+            }
             assert_eq!(relayed, direct, "{told}");
             expect_same_answer(direct_answer, relayed_answer, &told);
         }

@@ -100,7 +100,9 @@ async fn what_is_unclear_or_contradicts_itself_is_not_sent() {
     assert_eq!(refused(api("/contacts/7")).await, unclear);
     assert_eq!(refused(api("/contacts/7").body(r#"{"contact":{"locationId":"x"}}"#)).await, unclear);
     assert_eq!(refused(api("/custom-menus/")).await, unclear);
-    assert_eq!(refused(api("/objects/").body(r#"{"locationId":"HLunknown"}"#)).await, unclear, "of which company?");
+    // Its sources disagree whose token it takes, so it is for the location that it names.
+    let unknown = refused(api("/objects/").body(r#"{"locationId":"HLunknown"}"#)).await;
+    assert_eq!(unknown, expect(404, "not_installed"));
     let body = |id: &str| format!(r#"{{"locationId":"{id}"}}"#);
     let conflict = expect(400, "resource_conflict");
     assert_eq!(refused(api("/contacts/").header("locationId", one.id()).body(body(two.id()))).await, conflict);
@@ -163,5 +165,48 @@ async fn nobody_names_another_location_than_the_one_they_act_for() {
     assert_eq!(for_whom(&agency), json!({ "company": company().id() }));
     let other = send(system.relay(Method::GET, &route(&company(), "/echo?companyId=HLother"))).await;
     assert_eq!(other.refusal(), (403, "forbidden".to_owned()), "{other:?}");
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_messages_own_id_is_no_account() {
+    let system = system().await;
+    let (one, two) = (location(1), location(2));
+    let own_ids = [one.id(), two.id(), "0f8c1e6a-7b1d-4c55-9a0e-1f2e3d4c5b6a", "<1.2@mail.example>"];
+    for path in ["/conversations/messages/inbound", "/conversations/messages/outbound"] {
+        for own_id in own_ids {
+            let body = json!({ "altId": own_id, "conversationId": "C1" }).to_string();
+            let by_route = system.relay(Method::POST, &route(&one, path));
+            let by_header = system.relay(Method::POST, &format!("/api{path}")).header("x-location-id", one.id());
+            for request in [by_route, by_header] {
+                let answer = send(request.header("content-type", "application/json").body(body.clone())).await;
+                assert_eq!(for_whom(&answer), json!({ "location": one.id() }), "{path} {own_id}");
+                let sent = answer.json()["body_base64"].as_str().expect("a body").to_owned();
+                assert_eq!(STANDARD.decode(sent).expect("base64"), body.as_bytes());
+            }
+        }
+    }
+    // The control: elsewhere it is an account.
+    let body = json!({ "altId": two.id(), "altType": "location" }).to_string();
+    let invoice = system.relay(Method::POST, &route(&one, "/invoices/")).header("content-type", "application/json");
+    assert_eq!(send(invoice.body(body)).await.refusal(), (403, "forbidden".to_owned()));
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_sources_disagree_about_is_the_platforms_to_decide() {
+    let system = system().await;
+    let (one, agency) = (location(1), company());
+    let permissions = format!("/locations/{}/permissions", one.id());
+    for resource in [&one, &agency] {
+        let read = send(system.relay(Method::GET, &route(resource, &permissions))).await;
+        let written = send(system.relay(Method::POST, &route(resource, "/objects/")).body("{}")).await;
+        for answer in [read, written] {
+            assert_eq!(answer.source(), "platform", "{resource}: {answer:?}");
+        }
+    }
+    // The control: nobody disagrees about this one.
+    let changed = send(system.relay(Method::PUT, &route(&one, &permissions)).body("{}")).await;
+    assert_eq!(changed.refusal(), (400, "invalid_request".to_owned()));
     system.end().await;
 }

@@ -1,6 +1,8 @@
 //! Somebody installs the app: by our link, from the marketplace, or not after all.
 
+use futures_util::future::join_all;
 use it::outside::{Answer, Setup, System, company, location};
+use sandbox::marketplace::faults::{Endpoint, Fault};
 use sandbox::marketplace::grants::Resource;
 use url::Url;
 
@@ -155,9 +157,74 @@ async fn refused_consent_a_used_code_and_another_browser() {
 
     expect_done(&system, &browser.follow(&back).await).await;
     expect_relayed(&system, &location(1)).await;
-    expect_page(&browser.follow(&back).await, 400, &back);
+    expect_done(&system, &browser.follow(&back).await).await;
+    for stranger in [None, Some("relay-install=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")] {
+        expect_page(&system.browse(&back, stranger).await, 400, &back);
+    }
+    assert_eq!(exchanges(), 1, "the code is presented once");
     let garbage = format!("{}/oauth/callback?code=never-issued-0123456789", system.sandbox.gateway.url());
     expect_page(&system.browse(&garbage, None).await, 400, &garbage);
     expect_relayed(&system, &location(1)).await;
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redirect_that_a_browser_sends_three_times() {
+    let mut system = System::start(Setup::default()).await;
+    // Two processes of the same function, as Lambda runs them for requests at the same time.
+    system.start_another("callback").await;
+    let exchanges = || system.sandbox.marketplace.token_requests_for("authorization_code");
+
+    let (browser, page) = Browser::open_link(&system).await;
+    let back = browser.press(&page, &location(1).to_string()).await;
+    system.sandbox.marketplace.fault(Endpoint::Exchange, Fault::Late { millis: 1_500 }, Some(1));
+    for answer in join_all((0..3).map(|_| browser.follow(&back))).await {
+        expect_done(&system, &answer).await;
+    }
+    expect_done(&system, &browser.follow(&back).await).await;
+    assert_eq!(exchanges(), 1);
+
+    // From the marketplace's own pages no browser has a cookie before the first answer.
+    let code = system.sandbox.marketplace.authorize(location(2));
+    let back = format!("{}/oauth/callback?code={code}", system.sandbox.gateway.url());
+    system.sandbox.marketplace.fault(Endpoint::Exchange, Fault::Late { millis: 1_500 }, Some(1));
+    let answers = join_all((0..3).map(|_| system.browse(&back, None))).await;
+    for answer in &answers {
+        expect_done(&system, answer).await;
+    }
+    assert_eq!(exchanges(), 2);
+    let cookies: Vec<_> = answers.iter().filter_map(|answer| answer.headers.get("set-cookie")).collect();
+    let [cookie] = cookies[..] else { panic!("{cookies:?}: one arrival presented the code") };
+    let cookie = cookie.to_str().expect("text").split(';').next().expect("name and value");
+    system.tell(cookie.split_once('=').expect("name and value").1);
+    expect_done(&system, &system.browse(&back, Some(cookie)).await).await;
+    expect_page(&system.browse(&back, None).await, 400, &back);
+    assert_eq!(exchanges(), 2);
+    for resource in [location(1), location(2)] {
+        expect_relayed(&system, &resource).await;
+    }
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn made_up_codes_are_bounded_and_real_installs_are_not() {
+    let system = System::start(Setup { relays: 1, ..Setup::default() }).await;
+    let exchanges = || system.sandbox.marketplace.token_requests_for("authorization_code");
+    let mut busy = 0;
+    for number in 0..200 {
+        let url = format!("{}/oauth/callback?code=made-up-code-{number}", system.sandbox.gateway.url());
+        let answer = system.browse(&url, None).await;
+        if answer.status == 429 {
+            assert_eq!(answer.header("retry-after"), "60", "{answer:?}");
+            busy += 1;
+        } else {
+            expect_page(&answer, 400, &url);
+        }
+    }
+    // A minute of the clock may have ended in between.
+    assert!(busy >= 80 && exchanges() == 200 - busy, "{busy} of 200, {} exchanges", exchanges());
+    let (browser, page) = Browser::open_link(&system).await;
+    let back = browser.press(&page, &location(1).to_string()).await;
+    expect_done(&system, &browser.follow(&back).await).await;
     system.end().await;
 }

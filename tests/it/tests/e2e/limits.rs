@@ -262,3 +262,30 @@ async fn the_day_ends_for_all_processes_at_once() {
     }
     system.end().await;
 }
+
+/// The platform's double answers `/status/429` with 429 and with headers that say that the location has room left.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_429_of_one_endpoint_leaves_the_others_open() {
+    let system = System::start(Setup { relays: 4, ..Setup::default() }).await;
+    let resource = location(1);
+    system.install(&resource).await;
+    let refused = system.get(&resource, "/status/429").await;
+    assert_eq!((refused.status, refused.source()), (429, "platform"));
+    assert!(refused.header("x-ratelimit-remaining").parse::<u32>().is_ok_and(|left| left > 90), "{refused:?}");
+    let told = refused.retry_after();
+    assert!(told > INTERVAL && told <= INTERVAL + Duration::from_secs(1), "{told:?}");
+    for _ in 0..8 {
+        let (closed, open) =
+            tokio::join!(system.get(&resource, "/status/200?again=1"), system.get(&resource, "/contacts/?limit=1"));
+        assert_eq!(closed.refusal(), (429, "burst_limited".to_owned()), "{closed:?}");
+        assert_eq!((closed.source(), &closed.json()["limit"]), ("relay", &json!("endpoint")), "{closed:?}");
+        assert!(closed.retry_after() <= told, "{closed:?}");
+        assert_eq!(open.status, 200, "{open:?}");
+    }
+    assert_eq!(system.arrived(&resource), 9);
+
+    // A caller that says that it waits is not refused.
+    let request = system.relay(Method::GET, &route(&resource, "/status/200")).header("relay-wait-ms", "12000");
+    assert_eq!(send(request).await.status, 200);
+    system.end().await;
+}

@@ -7,6 +7,8 @@
 mod agency;
 mod bad_input;
 mod byte_for_byte;
+mod callers;
+mod connections;
 mod cost;
 mod deployment;
 mod drop_in;

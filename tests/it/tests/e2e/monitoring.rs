@@ -41,19 +41,19 @@ async fn force(system: &System, resource: &Resource) {
     system.refresh(&json!({ "resource": resource, "force": true })).await.expect("a summary");
 }
 
-/// As if a hundred renewals of these minutes had been answered, five of them with a refusal.
+/// As if three installations had been marked a moment ago, and two more waited for a mark.
 async fn pretend_refusals(system: &System) {
-    let bucket = Clock::system().now().seconds().div_euclid(300);
-    for bucket in [bucket, bucket + 1] {
-        let number = |n: i64| AttributeValue::N(n.to_string());
-        let put = system.sandbox.dynamo.client().put_item().table_name(TABLE);
-        put.item("pk", AttributeValue::S(format!("app#refreshes#{bucket}")))
-            .item("answered", number(100))
-            .item("refused", number(5))
-            .send()
-            .await
-            .expect("the table can be written");
-    }
+    let number = |n: i64| AttributeValue::N(n.to_string());
+    let update = system.sandbox.dynamo.client().update_item().table_name(TABLE);
+    update
+        .key("pk", AttributeValue::S("app#breaker".into()))
+        .update_expression("SET marks = :three, taken = :three, marked_at = :now, waiting = :two")
+        .expression_attribute_values(":three", number(3))
+        .expression_attribute_values(":two", number(2))
+        .expression_attribute_values(":now", number(Clock::system().now().0))
+        .send()
+        .await
+        .expect("the table can be written");
 }
 
 /// Calls that work, that fail, and that are refused; an install and a webhook that fail.

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use shared::redacted::Redacted;
 use shared::secrets::edit::{EditedSecret, Replaced};
 use shared::table::Table;
-use shared::table::app::{BreakerReason, OpenBreaker, Tally};
+use shared::table::app::{BreakerReason, OpenBreaker};
+use shared::table::mark_budget::Requested;
 use tokio::process::Command;
 
 /// What a command said and how it ended.
@@ -44,7 +45,7 @@ fn program() -> PathBuf {
     program
 }
 
-async fn run(environment: impl IntoIterator<Item = (String, String)>, arguments: &[&str]) -> Said {
+pub(crate) async fn run(environment: impl IntoIterator<Item = (String, String)>, arguments: &[&str]) -> Said {
     let mut command = Command::new(program());
     let done = command.env_clear().envs(environment).args(arguments).output().await.expect("it runs");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
@@ -102,6 +103,21 @@ async fn installations_are_listed_shown_renewed_and_revoked() {
     assert_eq!((names(&capped.json()).len(), capped.err.trim_end()), (2, "there are more than 2: see --limit"));
 
     assert_eq!(system.get(&location(1), "/echo").await.status, 200);
+    // A caller names a location that has no app: the place kept for it is no installation.
+    let unknown = location(9).to_string();
+    assert_eq!(system.get(&location(9), "/echo").await.status, 404);
+    assert!(system.stored().await.contains(location(9).id()), "the control: there is a place for it");
+    assert_eq!(names(&done(&system, &["list"]).await).len(), 3);
+    let sentence = format!("ops: {unknown} is not known");
+    for command in [vec!["show"], vec!["quota"], vec!["refresh"], vec!["revoke", "--yes"]] {
+        let said = ops(&system, &[&[command[0], &unknown], &command[1..]].concat()).await;
+        assert_eq!(said.refusal(), (3, sentence.as_str()), "{command:?}");
+    }
+    let doctor = done(&system, &["doctor"]).await;
+    let told = |finding: &&Value| finding["what"] == "installations";
+    let installations = doctor["findings"].as_array().expect("findings").iter().find(told).expect("told");
+    assert_eq!(installations["said"], "3 Active");
+
     assert_eq!(done(&system, &["quota", &first]).await["burst"]["remaining"], 99);
     assert_eq!(done(&system, &["quota", &second]).await["daily"]["remaining"], 200_000);
 
@@ -145,7 +161,9 @@ async fn a_stop_is_found_by_the_doctor_and_lifted() {
     let until = shared::clock::Millis(i64::MAX);
     let stop = OpenBreaker { reason: BreakerReason::MassRefusal, until, fingerprint: None };
     table.open_breaker(&stop).await.expect("stored");
-    table.tally(Tally { answered: 100, refused: 7 }, now()).await.expect("counted");
+    for _ in 0..7 {
+        table.count_waiting(Requested::Refresh).await.expect("counted");
+    }
     let resource = location(1).to_string();
     assert_eq!(ops(&system, &["refresh", &resource]).await.code, 1, "stopped");
     assert_eq!(system.refreshes(), 0);
@@ -154,9 +172,10 @@ async fn a_stop_is_found_by_the_doctor_and_lifted() {
     assert_eq!(findings(&ill.json(), "refusals"), ["warn"]);
 
     assert_eq!(done(&system, &["resume"]).await["was_stopped"], "mass_refusal");
-    assert_eq!(table.recent_tally(now()).await.expect("read").refused, 7, "they count on");
+    let waiting = async || table.app_state().await.expect("read").budget.waiting();
+    assert_eq!(waiting().await, 7, "they count on");
     assert_eq!(done(&system, &["resume", "--forget"]).await["was_stopped"], Value::Null);
-    assert_eq!(table.recent_tally(now()).await.expect("read"), Tally::default());
+    assert_eq!(waiting().await, 0);
     // The function believes for 5 s what it has read.
     let mut tries = 0;
     while ops(&system, &["refresh", &resource]).await.code != 0 {

@@ -31,7 +31,7 @@ async fn system() -> System {
 }
 
 /// The same request signed with AWS credentials; the sandbox takes the access key for a role's name.
-fn sign(role: &str, mut request: reqwest::Request) -> reqwest::RequestBuilder {
+pub(crate) fn sign(role: &str, mut request: reqwest::Request) -> reqwest::RequestBuilder {
     let authority = request.url().authority().to_owned();
     request.headers_mut().insert("host", authority.parse().expect("a value"));
     let (method, uri) =
@@ -214,7 +214,8 @@ async fn by_direct_invocation() {
     let agency = one(json!({ "resource": company() })).to_string();
     for (alias, request, status, code) in [
         (None, &post, 200, Value::Null),
-        (Some("somebody"), &post, 200, Value::Null),
+        (Some("somebody"), &post, 401, json!("unauthenticated")),
+        (Some("Billing"), &get, 401, json!("unauthenticated")),
         (Some("billing"), &get, 200, Value::Null),
         (Some("billing"), &post, 403, json!("forbidden")),
         (Some("billing"), &agency, 403, json!("forbidden")),
@@ -268,11 +269,8 @@ async fn status_and_signed_routes() {
     assert_eq!(send(signed("billing", Method::GET, "")).await.status, 200);
     let refused = send(signed("billing", Method::POST, "/echo")).await;
     assert_eq!(refused.refusal(), (403, "forbidden".to_owned()), "its entry names no POST");
-    assert_eq!(
-        send(signed("deploy", Method::POST, "/echo")).await.status,
-        200,
-        "IAM allowed it, no entry restricts it"
-    );
+    let unlisted = send(signed("deploy", Method::POST, "/echo")).await;
+    assert_eq!(unlisted.refusal(), (401, "unauthenticated".to_owned()), "IAM let it in, and no entry names it");
     let mut forged = signed("billing", Method::GET, "/echo").build().expect("a request");
     forged.url_mut().set_query(Some("more=1"));
     let client = reqwest::Client::new();

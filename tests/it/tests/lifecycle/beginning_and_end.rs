@@ -50,7 +50,7 @@ async fn an_uninstall_during_a_refresh_is_not_undone(world: World) {
     assert!(matches!(late, Refreshed::Moved), "{late:?}");
     let stored = world.stored(&l1).await;
     assert_eq!((stored.status, stored.lineage.epoch), (Status::Revoked, 2));
-    assert_eq!((stored.pair, stored.alternate, stored.due_at), (None, None, None), "the tokens are erased");
+    assert_eq!((stored.pair, stored.standby.len(), stored.due_at), (None, 0, None), "the tokens are erased");
     let read = holder.tokens.access(&l1, world.deadline()).await;
     assert!(matches!(read, Err(TokenError::Revoked)), "{read:?}");
     world.end().await;
@@ -73,7 +73,7 @@ async fn an_install_during_a_refresh_is_not_undone(world: World) {
     assert!(matches!(late, Refreshed::Moved), "{late:?}");
     let stored = world.stored(&l1).await;
     assert_eq!((stored.status, stored.lineage.epoch, stored.lineage.generation), (Status::Active, 2, 2));
-    assert_eq!(stored.alternate, None, "a pair of an earlier epoch is history");
+    assert_eq!(stored.standby, [], "a pair of an earlier epoch is history");
     world.end().await;
 }
 

@@ -145,7 +145,7 @@ async fn an_answer_of_the_table_may_be_lost_at_every_write(world: World) {
     assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
     assert_eq!((world.presented(), process.proxy.struck()), (1, 5));
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.status, stored.lineage.generation, stored.alternate), (Status::Active, 2, None));
+    assert_eq!((stored.status, stored.lineage.generation, stored.standby.len()), (Status::Active, 2, 0));
     process.proxy.once(Call::Settle, lost.clone());
     world.market.fault(
         sandbox::marketplace::faults::Endpoint::Refresh,

@@ -3,6 +3,7 @@
 
 mod beginning_and_end;
 mod crashes;
+mod marks;
 mod model;
 mod outcomes;
 mod races;
@@ -11,3 +12,4 @@ mod rescue;
 mod schedule;
 mod sealing;
 mod store;
+mod unauthorized;

@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use aws_sdk_dynamodb::types::AttributeValue;
 use it::world::{APP_SECRET, Process, World, location};
 use sandbox::marketplace::faults::{Endpoint, Fault};
 use sandbox::marketplace::grants::Standing;
 use serde_json::{Value, json};
 use shared::installation::state::Status;
 use shared::resource::Resource;
-use shared::table::app::BreakerReason;
 use shared::token::TokenError;
+use shared::token::endpoint::ExchangeError;
 use shared::token::pair::Slot;
 use shared::token::refresh::{Failure, Refreshed, Why};
 
@@ -28,7 +27,14 @@ it::stories!(
     a_rotated_client_secret_is_read_again_at_once,
     a_wrong_client_secret_marks_nobody_and_passes_by_itself,
     a_paused_location_recovers_by_itself,
-    three_refusals_in_a_hundred_stop_everything,
+    a_dead_refresh_token_is_dead_in_other_words,
+    an_answer_that_nobody_knows_is_not_final_and_one_alarm,
+    an_answer_that_nobody_knows_after_a_lost_one_leaves_the_token_in_doubt,
+    a_block_page_is_like_no_connection_and_one_alarm,
+    a_block_page_after_a_lost_answer_leaves_the_token_in_doubt,
+    a_location_that_the_platform_does_not_know_is_given_up_after_a_day,
+    a_location_that_the_platform_does_not_know_for_an_hour_goes_on,
+    a_code_is_exchanged_once_the_platform_is_reached,
 );
 
 async fn refresh(world: &World, process: &Process, resource: &Resource) -> Refreshed {
@@ -324,51 +330,200 @@ async fn a_paused_location_recovers_by_itself(world: World) {
     world.end().await;
 }
 
-async fn three_refusals_in_a_hundred_stop_everything(world: World) {
+/// Locations that no other story has.
+fn own_locations(count: usize) -> (String, Vec<Resource>) {
+    let prefix = format!("P{:08x}", fastrand::u32(..));
+    let all = (0..count).map(|n| location(&format!("{prefix}x{n}"))).collect();
+    (prefix, all)
+}
+
+async fn a_dead_refresh_token_is_dead_in_other_words(world: World) {
     let process = world.process().await;
-    let all: Vec<_> = (0..100).map(|n| location(&format!("M{n}"))).collect();
-    for resource in &all {
+    // Each counts as a refusal, and few are marked before refreshing stops.
+    let refusals = [
+        Fault::refusal(400, "Invalid grant: refresh token has expired"),
+        answered(false, 400, r#"{"error":"invalid_request","error_description":"refresh token not found"}"#),
+        Fault::refusal_v3(400, "Invalid grant: refresh token is invalid"),
+    ];
+    let (_, all) = own_locations(refusals.len());
+    for (resource, fault) in all.iter().zip(refusals) {
         world.install(&process, resource).await;
+        world.market.fault(Endpoint::Refresh, fault.clone(), Some(1));
+        let dead = refresh(&world, &process, resource).await;
+        assert!(matches!(dead, Refreshed::Failed(Failure::NeedsReauthorization(_))), "{fault:?}: {dead:?}");
+        assert_eq!(world.status(resource).await, Status::NeedsReauthorization, "{fault:?}");
     }
-    for resource in &all[..60] {
-        let renewed = refresh(&world, &process, resource).await;
-        assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
-    }
-    let refusal = Fault::refusal(400, "Invalid grant: refresh token is invalid");
-    world.market.fault(Endpoint::Refresh, refusal, None);
-    let presented = world.presented();
-    for resource in &all[60..] {
-        refresh(&world, &process, resource).await;
-    }
-    assert_eq!(world.presented() - presented, 3, "the third of 63 stops it");
-    let mut marked = Vec::new();
+}
+
+async fn an_answer_that_nobody_knows_is_not_final_and_one_alarm(world: World) {
+    let processes = [world.process().await, world.process().await];
+    let (prefix, all) = own_locations(8);
     for resource in &all {
-        if world.status(resource).await == Status::NeedsReauthorization {
-            marked.push(resource.clone());
-        }
+        world.install(&processes[0], resource).await;
     }
-    assert_eq!(marked.len(), 2, "the one that stopped it is not marked");
-    world.advance(Duration::from_hours(168));
-    let other = world.process().await;
-    let stopped = refresh(&world, &other, &all[99]).await;
-    assert!(matches!(stopped, Refreshed::Failed(Failure::Misconfigured("mass_refusal"))), "{stopped:?}");
-    let open = world.table.breaker().await.expect("a table").expect("a breaker");
-    assert_eq!(open.reason, BreakerReason::MassRefusal);
-    // The operator: the platform is well again, the breaker is closed as docs/reliability.md says, and what was marked
-    // is tried by force.
-    world.market.clear_faults();
-    let resume = world.table.client.update_item().table_name(&*world.table.name);
-    resume
-        .key("pk", AttributeValue::S("app#breaker".into()))
-        .update_expression("SET open_until = :now")
-        .expression_attribute_values(":now", AttributeValue::N("0".into()))
-        .send()
-        .await
-        .expect("resumed");
-    world.advance(Duration::from_secs(5));
-    for resource in &marked {
-        let summary = world.refresh(&other, json!({ "resource": resource, "force": true })).await;
-        assert_eq!(summary["refreshed"], 1, "{summary}");
+    let faults = [
+        Fault::refusal(400, "Something new"),
+        Fault::refusal(401, "Something new"),
+        Fault::refusal(403, "Forbidden"),
+        Fault::refusal(404, "Cannot POST /oauth/token"),
+        Fault::refusal_v3(422, "Something new"),
+        answered(false, 400, ""),
+        answered(false, 404, "Not Found"),
+        answered(false, 400, r#"[{"message":{"a":7}}]"#),
+    ];
+    for (n, (resource, fault)) in all.iter().zip(faults).enumerate() {
+        let before = world.stored(resource).await;
+        world.market.fault(Endpoint::Refresh, fault.clone(), Some(1));
+        let unknown = refresh(&world, &processes[n % 2], resource).await;
+        assert!(matches!(unknown, Refreshed::Failed(Failure::TryAgain(_))), "{fault:?}: {unknown:?}");
+        let stored = world.stored(resource).await;
+        assert_eq!((stored.status, stored.lineage, &stored.pair), (Status::Blocked, before.lineage, &before.pair));
+        processes[0].tokens.access(resource, world.deadline()).await.expect("the token works on");
+    }
+    assert_eq!(world.alarms("unclassified", &prefix), 1, "one for the app");
+    world.advance(Duration::from_mins(61));
+    world.market.fault(Endpoint::Refresh, Fault::refusal(400, "Something new"), Some(3));
+    for resource in &all[..3] {
+        refresh(&world, &processes[1], resource).await;
+    }
+    assert_eq!(world.alarms("unclassified", &prefix), 2, "and one for the next hour");
+    world.advance(Duration::from_hours(4));
+    for resource in &all {
+        let renewed = refresh(&world, &processes[0], resource).await;
+        assert!(matches!(renewed, Refreshed::Renewed(_)), "{resource}: {renewed:?}");
     }
     world.end().await;
+}
+
+async fn an_answer_that_nobody_knows_after_a_lost_one_leaves_the_token_in_doubt(world: World) {
+    let l1 = location("L1");
+    let process = world.process().await;
+    world.install(&process, &l1).await;
+    world.market.fault(Endpoint::Refresh, Fault::answer_lost(), Some(1));
+    world.market.fault(Endpoint::Refresh, Fault::refusal(400, "Something new"), Some(1));
+    let unknown = refresh(&world, &process, &l1).await;
+    assert!(matches!(unknown, Refreshed::Failed(Failure::Unanswered(_))), "{unknown:?}");
+    assert_eq!((world.status(&l1).await, world.presented()), (Status::Uncertain, 2));
+    world.advance(Duration::from_secs(1));
+    let renewed = refresh(&world, &process, &l1).await;
+    assert!(matches!(renewed, Refreshed::Renewed(_)), "the answer that was lost: {renewed:?}");
+    world.end().await;
+}
+
+async fn a_block_page_is_like_no_connection_and_one_alarm(world: World) {
+    let processes = [world.process().await, world.process().await];
+    let (prefix, all) = own_locations(6);
+    for resource in &all {
+        world.install(&processes[0], resource).await;
+    }
+    for fault in [Fault::block_page(), answered(false, 403, "error code: 1010")] {
+        world.market.fault(Endpoint::Refresh, fault, None);
+        for (n, resource) in all.iter().enumerate() {
+            let (presented, now) = (world.presented(), world.clock.now());
+            let failed = refresh(&world, &processes[n % 2], resource).await;
+            let Refreshed::Failed(Failure::TryAgain(at)) = failed else { panic!("{resource}: {failed:?}") };
+            assert!(at.since(now) <= Duration::from_secs(2), "a caller may try again in seconds");
+            let stored = world.stored(resource).await;
+            assert_eq!((stored.status, world.presented() - presented), (Status::Active, 1));
+            assert!(
+                stored.due_at.is_some_and(|due| due.since(now) <= Duration::from_mins(2)),
+                "the schedule in minutes"
+            );
+        }
+        world.market.clear_faults();
+        world.advance(Duration::from_secs(3));
+    }
+    assert_eq!(world.alarms("not_reached", &prefix), 1);
+    for resource in &all {
+        let renewed = refresh(&world, &processes[0], resource).await;
+        assert!(matches!(renewed, Refreshed::Renewed(_)), "{resource}: {renewed:?}");
+    }
+    world.end().await;
+}
+
+async fn a_block_page_after_a_lost_answer_leaves_the_token_in_doubt(world: World) {
+    let l1 = location("L1");
+    let process = world.process().await;
+    world.install(&process, &l1).await;
+    world.market.fault(Endpoint::Refresh, Fault::answer_lost(), Some(1));
+    world.market.fault(Endpoint::Refresh, Fault::block_page(), Some(1));
+    let unknown = refresh(&world, &process, &l1).await;
+    assert!(matches!(unknown, Refreshed::Failed(Failure::Unanswered(_))), "{unknown:?}");
+    assert_eq!(world.status(&l1).await, Status::Uncertain);
+    world.advance(Duration::from_secs(1));
+    let renewed = refresh(&world, &process, &l1).await;
+    assert!(matches!(renewed, Refreshed::Renewed(_)), "the answer that was lost: {renewed:?}");
+    world.end().await;
+}
+
+async fn a_location_that_the_platform_does_not_know_is_given_up_after_a_day(world: World) {
+    let process = world.teller().await;
+    let (prefix, all) = own_locations(1);
+    let gone = &all[0];
+    world.install(&process, gone).await;
+    world.market.fault(Endpoint::Refresh, Fault::refusal_v3(404, "Location not found"), None);
+    let began = world.clock.now();
+    let mut tries = 0;
+    while world.clock.now().since(began) < Duration::from_hours(24) {
+        let unknown = refresh(&world, &process, gone).await;
+        assert!(matches!(unknown, Refreshed::Failed(Failure::TryAgain(_))), "{unknown:?}");
+        let stored = world.stored(gone).await;
+        assert_eq!(stored.status, Status::Blocked);
+        let due_at = stored.due_at.expect("it is tried again");
+        assert!(due_at.since(world.clock.now()) <= Duration::from_hours(4));
+        tries += 1;
+        world.advance(due_at.since(world.clock.now()).max(Duration::from_hours(1)));
+    }
+    assert!(tries >= 6, "{tries}");
+    world.refresh(&process, json!({})).await;
+    let stored = world.stored(gone).await;
+    assert_eq!((stored.status, stored.due_at), (Status::NeedsReauthorization, None));
+    let presented = world.presented();
+    for _ in 0..3 {
+        world.advance(Duration::from_hours(4));
+        world.refresh(&process, json!({})).await;
+    }
+    assert_eq!(world.presented(), presented, "nobody asks any more");
+    let told: Vec<_> = world.event_bridge.events().into_iter().map(|put| put.detail_type).collect();
+    assert_eq!(told, ["Installed", "NeedsReauthorization"]);
+    assert_eq!(world.alarms("unclassified", &prefix), 0, "that is no alarm");
+}
+
+async fn a_location_that_the_platform_does_not_know_for_an_hour_goes_on(world: World) {
+    let l1 = location("L1");
+    let process = world.process().await;
+    world.install(&process, &l1).await;
+    let not_found = || Fault::refusal(400, "Location does not exist");
+    // Twice with a renewal in between: the first does not count for the second.
+    for _ in 0..2 {
+        for _ in 0..3 {
+            world.market.fault(Endpoint::Refresh, not_found(), Some(1));
+            refresh(&world, &process, &l1).await;
+            assert_eq!(world.status(&l1).await, Status::Blocked);
+            world.advance(Duration::from_mins(20));
+        }
+        let renewed = refresh(&world, &process, &l1).await;
+        assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
+        world.advance(Duration::from_hours(24));
+    }
+    world.market.fault(Endpoint::Refresh, not_found(), Some(1));
+    refresh(&world, &process, &l1).await;
+    assert_eq!(world.status(&l1).await, Status::Blocked, "two days after the first");
+    world.end().await;
+}
+
+async fn a_code_is_exchanged_once_the_platform_is_reached(world: World) {
+    let process = world.process().await;
+    let code = world.market.authorize(it::world::grantee(&location("L1"))).into();
+    for fault in [
+        Fault::block_page(),
+        answered(false, 403, "error code: 1010"),
+        answered(false, 503, "<html>Just a moment...</html>"),
+        Fault::refusal(400, "Something new"),
+    ] {
+        world.market.fault(Endpoint::Exchange, fault.clone(), Some(1));
+        let failed = process.endpoint.exchange(&code, it::world::HOME).await;
+        assert!(matches!(failed, Err(ExchangeError::Unavailable(_))), "{fault:?}: {failed:?}");
+    }
+    process.endpoint.exchange(&code, it::world::HOME).await.expect("a grant");
 }

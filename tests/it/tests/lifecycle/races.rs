@@ -6,6 +6,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use it::proxy::Call;
 use it::world::{HOME, Process, World, location, until};
 use sandbox::marketplace::grants::{Rotation, Standing};
+use shared::clock::Clock;
 use shared::installation::state::Status;
 use shared::resource::Resource;
 use shared::table::installation::{Installation, LEASE};
@@ -16,6 +17,13 @@ it::stories!(
     a_grant_commits_after_its_lease_and_undoes_the_rivals_refusal,
     a_rivals_refusal_does_not_mark_what_was_committed_meanwhile,
     a_grant_that_comes_second_is_parked,
+    of_three_grants_of_one_generation_all_are_kept,
+    a_grant_that_comes_after_a_standby_pair_took_over_is_kept,
+    several_standby_pairs_are_tried_in_turn,
+    a_standby_pair_that_comes_while_another_takes_over_is_kept,
+    a_promotion_that_loses_the_race_is_not_counted,
+    a_standby_pair_makes_a_waiting_installation_due_at_once,
+    a_grant_that_comes_after_its_location_was_minted_is_kept,
     a_parked_pair_is_tried_before_a_human_is_asked,
     a_pair_parked_beside_a_refused_one_takes_its_place,
     an_unrelated_write_between_claim_and_commit_does_no_harm,
@@ -93,16 +101,202 @@ async fn a_grant_that_comes_second_is_parked(world: World) {
     let stored = world.stored(&l1).await;
     assert_eq!((stored.status, stored.lineage.generation), (Status::Active, 2));
     let parked = |stored: &Installation| {
-        let pair = stored.alternate.as_ref().expect("a parked pair");
-        world.open(stored, Slot::Alternate, pair).expect("it opens").expose().to_owned()
+        let [standby] = &stored.standby[..] else { panic!("{:?}", stored.standby) };
+        world.open_standby(stored, standby).expose().to_owned()
     };
     let first = parked(&stored);
     assert_eq!(world.market.standing(&first), Standing::Live);
-    // A grant of the current pair may have been killed by another presentation since: the parked pair stays until it
-    // is tried, sealed again for each new lineage.
+    // A grant of the current pair may have been killed by another presentation since: the standby pair stays until it
+    // is tried.
     assert!(matches!(refresh(&world, &rival, &l1).await, Refreshed::Renewed(_)));
     let stored = world.stored(&l1).await;
     assert_eq!((stored.lineage.generation, parked(&stored) == first), (3, true));
+    world.end().await;
+}
+
+/// Begins a refresh whose commit waits at the gate, and lets its lease pass.
+async fn with_late_grant<T>(
+    world: &World,
+    holder: &Process,
+    resource: &Resource,
+    meanwhile: impl Future<Output = T>,
+) -> (Refreshed, T) {
+    let commit = holder.proxy.hold(Call::Commit);
+    let story = async {
+        commit.reached().await;
+        world.advance(LEASE);
+        let done = meanwhile.await;
+        commit.open();
+        done
+    };
+    tokio::join!(Box::pin(refresh(world, holder, resource)), Box::pin(story))
+}
+
+async fn of_three_grants_of_one_generation_all_are_kept(world: World) {
+    let l1 = location("L1");
+    let (one, two) = (world.process().await, world.process().await);
+    world.install(&one, &l1).await;
+    // Each is granted a pair inside the platform's 30 s, since the third one's clock is ahead. Its pair is stored first.
+    let three = world.process_by(Clock::manual(world.clock.now() + LEASE * 2)).await;
+    let commit = two.proxy.hold(Call::Commit);
+    let first_of_two = async {
+        commit.reached().await;
+        let (lineage, deadline) = (world.stored(&l1).await.lineage, world.deadline() + LEASE);
+        let third = three.refresher.refresh(&l1, lineage, Why::Due, deadline).await;
+        commit.open();
+        third
+    };
+    let both = async { tokio::join!(Box::pin(refresh(&world, &two, &l1)), Box::pin(first_of_two)) };
+    let (first, (second, third)) = Box::pin(with_late_grant(&world, &one, &l1, both)).await;
+    assert!(matches!(third, Refreshed::Renewed(_)), "{third:?}");
+    assert!(matches!((&first, &second), (Refreshed::Moved, Refreshed::Moved)), "{first:?} {second:?}");
+    let stored = world.stored(&l1).await;
+    assert_eq!((stored.lineage.generation, stored.standby.len(), world.presented()), (2, 2, 3));
+    assert_ne!(stored.standby[0].attempt, stored.standby[1].attempt);
+    world.end().await;
+}
+
+async fn a_grant_that_comes_after_a_standby_pair_took_over_is_kept(world: World) {
+    let l1 = location("L1");
+    let (holder, rival) = (world.process().await, world.process().await);
+    park_an_older_install(&world, &rival, &l1).await;
+    let takes_over = async {
+        assert!(matches!(refresh(&world, &rival, &l1).await, Refreshed::Renewed(_)));
+        spend_the_current_token(&world, &rival, &l1).await;
+        assert!(matches!(refresh(&world, &rival, &l1).await, Refreshed::Moved), "the standby pair takes over");
+    };
+    let (late, ()) = with_late_grant(&world, &holder, &l1, takes_over).await;
+    assert!(matches!(late, Refreshed::Moved), "{late:?}");
+    // Two generations further, but by a pair that is no younger than the late one.
+    let stored = world.stored(&l1).await;
+    assert_eq!((stored.lineage.generation, stored.standby.len()), (3, 1));
+    world.end().await;
+}
+
+/// Installs so often, in such an order that the last grant is stored first and the others are standby pairs.
+async fn with_standby_pairs(world: &World, process: &Process, resource: &Resource, count: usize) {
+    let mut older = Vec::new();
+    for _ in 0..count {
+        older.push((world.clock.now(), world.consent(process, resource).await));
+        world.advance(Duration::from_secs(1));
+    }
+    world.install(process, resource).await;
+    for (at, grant) in older {
+        world.advance(Duration::from_secs(1));
+        process.installations.install(&grant, at, HOME).await.expect("kept");
+    }
+    assert_eq!(world.stored(resource).await.standby.len(), count, "none takes another's place");
+}
+
+async fn several_standby_pairs_are_tried_in_turn(world: World) {
+    let l1 = location("L1");
+    let process = world.process().await;
+    with_standby_pairs(&world, &process, &l1, 3).await;
+    world.market.change(|options| options.rotation = Rotation::Strict);
+    // All die but the one that was granted first, which is tried last.
+    let stored = world.stored(&l1).await;
+    let current = stored.pair.as_ref().and_then(|pair| world.open(&stored, Slot::Current, pair)).expect("a token");
+    let others = stored.standby[1..].iter().map(|standby| world.open_standby(&stored, standby));
+    for token in others.chain([current]) {
+        process.endpoint.present(&l1, &token).await;
+    }
+    for left in [2, 1, 0] {
+        let moved = refresh(&world, &process, &l1).await;
+        assert!(matches!(moved, Refreshed::Moved), "{moved:?}");
+        assert_eq!(world.stored(&l1).await.standby.len(), left);
+    }
+    let renewed = refresh(&world, &process, &l1).await;
+    assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
+    world.end().await;
+}
+
+async fn a_standby_pair_that_comes_while_another_takes_over_is_kept(world: World) {
+    let l1 = location("L1");
+    let (process, callback) = (world.process().await, world.process().await);
+    let earliest = world.clock.now();
+    let third = world.consent(&process, &l1).await;
+    world.advance(Duration::from_secs(1));
+    park_an_older_install(&world, &process, &l1).await;
+    spend_the_current_token(&world, &process, &l1).await;
+    let promote = process.proxy.hold(Call::Promote);
+    let story = async {
+        promote.reached().await;
+        callback.installations.install(&third, earliest, HOME).await.expect("kept");
+        promote.open();
+    };
+    let (moved, ()) = tokio::join!(refresh(&world, &process, &l1), story);
+    assert!(matches!(moved, Refreshed::Moved), "{moved:?}");
+    let stored = world.stored(&l1).await;
+    assert_eq!((stored.lineage.generation, stored.standby.len()), (2, 1), "one took over, one stays");
+    assert_eq!(process.proxy.calls(Call::Promote), 2, "the first write did not know of the other pair");
+    world.end().await;
+}
+
+async fn a_promotion_that_loses_the_race_is_not_counted(world: World) {
+    let l1 = location(&format!("L{:016x}", fastrand::u64(..)));
+    let (slow, rival) = (world.process().await, world.process().await);
+    with_standby_pairs(&world, &slow, &l1, 2).await;
+    spend_the_current_token(&world, &slow, &l1).await;
+    let promoted = || world.logged(&l1, "outcome", "promoted");
+    let before = promoted();
+    let promote = slow.proxy.hold(Call::Promote);
+    let story = async {
+        promote.reached().await;
+        world.advance(LEASE);
+        assert!(matches!(refresh(&world, &rival, &l1).await, Refreshed::Moved));
+        assert_eq!(promoted() - before, 1, "the rival's");
+        promote.open();
+    };
+    let (late, ()) = tokio::join!(refresh(&world, &slow, &l1), story);
+    assert!(matches!(late, Refreshed::Moved), "{late:?}");
+    assert_eq!(promoted() - before, 1, "what was not done is not told");
+    assert_eq!(world.stored(&l1).await.standby.len(), 1, "and the other pair stays");
+    world.end().await;
+}
+
+async fn a_standby_pair_makes_a_waiting_installation_due_at_once(world: World) {
+    let l1 = location("L1");
+    let process = world.process().await;
+    let earlier = world.clock.now();
+    let older = world.consent(&process, &l1).await;
+    world.advance(Duration::from_secs(1));
+    world.install(&process, &l1).await;
+    // Refused without a mark: nobody is to present the token for minutes.
+    world.queue.send("a pair of somebody's");
+    spend_the_current_token(&world, &process, &l1).await;
+    refresh(&world, &process, &l1).await;
+    assert!(world.stored(&l1).await.retry_at.is_some());
+    world.queue.purge();
+    process.installations.install(&older, earlier, HOME).await.expect("kept");
+    for _ in 0..2 {
+        world.refresh(&process, serde_json::json!({})).await;
+    }
+    assert_eq!((world.status(&l1).await, world.standing(&l1).await), (Status::Active, Some(Standing::Live)));
+    world.end().await;
+}
+
+async fn a_grant_that_comes_after_its_location_was_minted_is_kept(world: World) {
+    let l1 = location("L1");
+    let company = Resource::company("HLcompany0000000001").expect("an id");
+    let (holder, rival) = (world.process().await, world.process().await);
+    world.install(&rival, &company).await;
+    world.install(&rival, &l1).await;
+    world.market.change(|options| options.rotation = Rotation::Strict);
+    for minted in [false, true] {
+        let meanwhile = async {
+            assert!(matches!(refresh(&world, &rival, &l1).await, Refreshed::Moved), "to be minted");
+            if minted {
+                world.expire();
+                rival.tokens.access(&l1, world.deadline()).await.expect("minted");
+            }
+            assert!(world.stored(&l1).await.minted.is_some());
+        };
+        let (late, ()) = with_late_grant(&world, &holder, &l1, meanwhile).await;
+        holder.proxy.heal();
+        assert!(matches!(late, Refreshed::Renewed(_)), "{late:?}");
+        assert_eq!(world.stored(&l1).await.minted, None, "a grant of its own");
+        assert_eq!(world.standing(&l1).await, Some(Standing::Live));
+    }
     world.end().await;
 }
 
@@ -113,7 +307,7 @@ async fn park_an_older_install(world: &World, process: &Process, resource: &Reso
     world.advance(Duration::from_secs(1));
     world.install(process, resource).await;
     process.installations.install(&older, earlier, HOME).await.expect("parked");
-    assert!(world.stored(resource).await.alternate.is_some());
+    assert!(!world.stored(resource).await.standby.is_empty());
 }
 
 /// Uses the current refresh token behind everybody's back, as a copy of the database elsewhere would.
@@ -134,7 +328,7 @@ async fn a_parked_pair_is_tried_before_a_human_is_asked(world: World) {
     let access = process.tokens.access(&l1, world.deadline()).await.expect("the parked pair lives");
     assert!(world.market.takes_access_token(access.token.expose()));
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.status, stored.lineage.generation, stored.alternate), (Status::Active, 3, None));
+    assert_eq!((stored.status, stored.lineage.generation, stored.standby.len()), (Status::Active, 3, 0));
     world.end().await;
 }
 

@@ -11,12 +11,12 @@ use shared::installation::state::Status;
 use shared::installation::{InstallError, Uninstalled};
 use shared::resource::Resource;
 use shared::table::installation::LEASE;
-use shared::token::refresh::{Refreshed, Why};
+use shared::token::refresh::{Failure, Refreshed, Why};
 
 it::stories!(
     a_pair_that_cannot_be_stored_is_rescued_and_its_caller_served,
     a_rescued_pair_is_dropped_after_a_newer_install,
-    a_rescued_pair_undoes_the_refusal_that_it_caused,
+    while_a_pair_is_on_the_queue_a_refusal_is_no_mark,
     a_batch_fails_only_for_those_that_cannot_be_stored,
     a_table_that_hangs_leaves_time_for_the_queue,
     without_table_and_queue_it_is_tried_to_the_end,
@@ -57,7 +57,7 @@ async fn a_pair_that_cannot_be_stored_is_rescued_and_its_caller_served(world: Wo
         assert_eq!(stored, json!({ "batchItemFailures": [] }), "also when it comes twice");
         let stored = world.stored(&l1).await;
         assert_eq!((stored.status, stored.lineage.generation), (Status::Active, 2));
-        assert_eq!((stored.alternate, world.presented()), (None, 1));
+        assert_eq!((stored.standby.len(), world.presented()), (0, 1));
     }
     assert_eq!(world.standing(&l1).await, Some(Standing::Live));
     let read = other.tokens.access(&l1, world.deadline()).await.expect("a token");
@@ -80,19 +80,36 @@ async fn a_rescued_pair_is_dropped_after_a_newer_install(world: World) {
     world.end().await;
 }
 
-async fn a_rescued_pair_undoes_the_refusal_that_it_caused(world: World) {
-    let l1 = location("L1");
-    let (process, other) = (world.process().await, world.process().await);
+async fn while_a_pair_is_on_the_queue_a_refusal_is_no_mark(world: World) {
+    let (l1, l2) = (location("L1"), location("L2"));
+    let (process, other) = (world.process().await, world.teller().await);
     world.install(&process, &l1).await;
+    world.install(&process, &l2).await;
     let served = refresh_without_commits(&world, &process, &l1, Fault::Unavailable).await;
     assert!(matches!(served, Refreshed::Renewed(_)), "{served:?}");
-    // The table is back before the queue's message, and the grace is over.
-    world.advance(Duration::from_mins(1));
-    world.refresh(&other, json!({})).await;
-    assert_eq!(world.status(&l1).await, Status::NeedsReauthorization);
+    // The table is back before the queue's message, and the grace is over. Nor does a queue that is silent prove anything.
+    world.market.uninstall(&grantee(&l2));
+    for silent in [false, true] {
+        if silent {
+            other.proxy.always(Call::Queue, Fault::AccessDenied);
+        }
+        world.advance(Duration::from_mins(1));
+        for resource in [&l1, &l2] {
+            let lineage = world.stored(resource).await.lineage;
+            let refused = other.refresher.refresh(resource, lineage, Why::Due, world.deadline()).await;
+            assert!(matches!(refused, Refreshed::Failed(Failure::TryAgain(_))), "{refused:?}");
+            assert_eq!(world.status(resource).await, Status::Uncertain);
+        }
+    }
+    assert_eq!(world.event_bridge.events(), [], "nobody is told to install again");
+    other.proxy.heal();
     world.refresh(&other, world.rescued()).await;
+    world.queue.purge();
     assert_eq!(world.status(&l1).await, Status::Active);
     assert_eq!(world.standing(&l1).await, Some(Standing::Live));
+    world.advance(Duration::from_mins(2));
+    world.refresh(&other, json!({})).await;
+    assert_eq!(world.status(&l2).await, Status::NeedsReauthorization, "the one that is really dead");
     world.end().await;
 }
 
@@ -191,6 +208,6 @@ async fn a_rescued_install_does_not_outlive_an_uninstall(world: World) {
     world.advance(Duration::from_secs(10));
     assert_eq!(world.refresh(&other, world.rescued()).await, json!({ "batchItemFailures": [] }));
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.status, stored.pair, stored.alternate), (Status::Revoked, None, None));
+    assert_eq!((stored.status, stored.pair, stored.standby.len()), (Status::Revoked, None, 0));
     world.end().await;
 }

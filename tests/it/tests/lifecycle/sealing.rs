@@ -9,7 +9,7 @@ use it::world::{SEALING_SECRET, World, location};
 use shared::resource::Resource;
 use shared::seal::{DataKeys, SealError, Sealer};
 use shared::table::Item;
-use shared::table::installation::{Installation, SealedPair};
+use shared::table::installation::{Changed, Installation, SealedPair, StandbyPair};
 use shared::token::TokenError;
 use shared::token::pair::{Pair, Slot};
 use shared::token::refresh::{Failure, Refreshed, Why};
@@ -136,7 +136,16 @@ async fn what_is_sealed_anew_is_what_was_seen_and_nothing_newer(world: World) {
         expires_at: current.access_expires_at,
     };
     let parked = pair.seal(&sealer(&before), &l1, first.lineage, Slot::Alternate);
-    table.park(&l1, first.lineage, &parked, world.clock.now()).await.expect("parked");
+    let attempts = ["one", "two"].map(|attempt| StandbyPair {
+        attempt: attempt.to_owned(),
+        generation: first.lineage.generation,
+        granted_from: first.granted_from,
+        pair: parked.clone(),
+    });
+    for standby in &attempts {
+        let added = table.add_standby(&first, standby, world.clock.now()).await.expect("a table");
+        assert!(matches!(added, Changed::Done(_)), "{added:?}");
+    }
 
     world.secrets.put(SEALING_SECRET, BOTH);
     let (both, seen) = (sealer(BOTH), world.stored(&l1).await);
@@ -145,21 +154,24 @@ async fn what_is_sealed_anew_is_what_was_seen_and_nothing_newer(world: World) {
         keys_of(stored, &mut keys);
         keys
     };
-    assert_eq!(keys(&seen), BTreeMap::from([("k1".to_owned(), 4)]));
+    assert_eq!(keys(&seen), BTreeMap::from([("k1".to_owned(), 6)]));
     assert_eq!(reseal(table, &both, "k2", seen.clone()).await.ok(), Some(Resealed::Done));
     let anew = world.stored(&l1).await;
-    assert_eq!((keys(&anew), anew.lineage), (BTreeMap::from([("k2".to_owned(), 4)]), seen.lineage));
+    assert_eq!((keys(&anew), anew.lineage), (BTreeMap::from([("k2".to_owned(), 6)]), seen.lineage));
     assert_eq!(reseal(table, &both, "k2", anew.clone()).await.ok(), Some(Resealed::Already));
-    let parked = anew.alternate.as_ref().expect("it is still parked");
-    let opened = world.open(&anew, Slot::Alternate, parked).expect("a refresh token");
-    assert_eq!(opened.expose(), "a parked refresh token");
+    assert_eq!(anew.standby.len(), 2);
+    for standby in &anew.standby {
+        let opened = world.open(&anew, Slot::Alternate, &standby.pair).expect("a refresh token");
+        assert_eq!(opened.expose(), "a parked refresh token");
+    }
 
     // What is stored is not as it was seen: by its bytes, its parked pair or its lineage.
     let replaced = async |seen: &Installation| {
-        table.reseal(seen, seen.pair.as_ref(), seen.alternate.as_ref()).await.expect("an answer")
+        let standby: Vec<_> = seen.standby.iter().map(|standby| standby.pair.clone()).collect();
+        table.reseal(seen, seen.pair.as_ref(), &standby).await.expect("an answer")
     };
     assert!(!replaced(&seen).await);
-    assert!(!replaced(&Installation { alternate: seen.alternate.clone(), ..anew.clone() }).await);
+    assert!(!replaced(&Installation { standby: seen.standby.clone(), ..anew.clone() }).await);
     let (old, new) = (seen.pair.clone().expect("a pair"), anew.pair.clone().expect("a pair"));
     let mixed = [
         SealedPair { access: old.access.clone(), ..new.clone() },

@@ -5,9 +5,9 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode};
 use it::dynamo::Engine;
 use shared::clock::Clock;
-use shared::quota::{LimitKind, Limits};
+use shared::quota::{Endpoint, LimitKind, Limits};
 
-use crate::{START, TEN_SECONDS, headers, location, process, refused};
+use crate::{START, TEN_SECONDS, counters, headers, location, process, refused};
 
 pub(crate) async fn what_one_learns_binds_all(engine: &Engine) {
     let (clock, table) = (Clock::manual(START), engine.table().await);
@@ -82,6 +82,111 @@ pub(crate) async fn a_429_closes_for_all(engine: &Engine) {
     clock.advance(Duration::from_millis(1));
     for (quota, _) in &processes {
         quota.take(&resource, None).await.expect("open again");
+    }
+}
+
+pub(crate) async fn a_429_with_room_left_closes_its_endpoint_for_all(engine: &Engine) {
+    let (clock, table) = (Clock::manual(START), engine.table().await);
+    let processes: Vec<_> = (0..3).map(|_| process(engine, &table, &clock, TEN_SECONDS)).collect();
+    let resource = location();
+    let to = |path| Endpoint::of(&resource, path);
+    for (quota, _) in &processes {
+        quota.take(to("/contacts/"), None).await.expect("free");
+    }
+    let room = headers(&[("x-ratelimit-remaining", "80"), ("retry-after", "60")]);
+    let before = processes[0].1.count();
+    for _ in 0..20 {
+        let heard = processes[0].0.observe(to("/contacts/search?x=1"), StatusCode::TOO_MANY_REQUESTS, &room);
+        heard.await.expect("closed");
+    }
+    assert_eq!(processes[0].1.count(), before + 1, "a volley of refusals is one write");
+    let until = START + Duration::from_mins(1);
+    let new = process(engine, &table, &clock, TEN_SECONDS);
+    for (quota, calls) in processes.iter().chain([&new]) {
+        // In one batch with requests to other endpoints, of a process that has not heard of it.
+        let (closed, open) =
+            tokio::join!(quota.take(to("/contacts/1"), None), quota.take(to("/calendars/events"), None));
+        let refusal = refused(closed);
+        assert_eq!((refusal.limit, refusal.retry_at), (LimitKind::Endpoint, until));
+        assert!(refusal.usage.burst.remaining > 80, "the resource has room");
+        open.expect("another endpoint");
+        let before = calls.count();
+        for path in ["/opportunities/search", "/", "/contact"] {
+            quota.take(to(path), None).await.expect("another endpoint");
+        }
+        quota.take(&resource, None).await.expect("no endpoint in particular");
+        assert_eq!(calls.count(), before + 4, "one call each");
+        assert_eq!(refused(quota.take(to("/contacts"), Some(until - Duration::from_millis(1))).await).retry_at, until);
+        assert_eq!((quota.opens_at(to("/contacts/")), quota.opens_at(&resource)), (Some(until), None));
+        assert_eq!(calls.count(), before + 4, "a known refusal costs nothing");
+    }
+    // However long ago a process has looked: nobody opens an endpoint before its time.
+    let waiting = async {
+        let waited = processes[1].0.take(to("/contacts/"), Some(until + Duration::from_secs(1))).await;
+        (waited, clock.now())
+    };
+    let others = async {
+        clock.advance(Duration::from_millis(59_999));
+        for (quota, _) in &processes {
+            refused(quota.take(to("/contacts/"), None).await);
+            quota.take(to("/calendars/"), None).await.expect("another endpoint");
+        }
+        clock.advance(Duration::from_millis(1));
+    };
+    let ((waited, at), ()) = tokio::join!(waiting, others);
+    waited.expect("open again");
+    assert_eq!(at, until, "a caller that says that it waits is not refused");
+    for (quota, _) in &processes {
+        quota.take(to("/contacts/"), None).await.expect("open again");
+    }
+    assert!(!counters(&table).await.contains_key("closed_endpoints"), "what is over is forgotten");
+
+    // Without an endpoint, or without a word about room, it is the resource's.
+    processes[0].0.observe(&resource, StatusCode::TOO_MANY_REQUESTS, &room).await.expect("closed");
+    for (quota, _) in &processes {
+        assert_eq!(refused(quota.take(to("/calendars/"), None).await).limit, LimitKind::Burst);
+    }
+}
+
+pub(crate) async fn a_used_up_day_without_an_end_closes_for_minutes(engine: &Engine) {
+    let (clock, table) = (Clock::manual(START), engine.table().await);
+    let processes: Vec<_> = (0..2).map(|_| process(engine, &table, &clock, TEN_SECONDS)).collect();
+    let resource = location();
+    for (quota, _) in &processes {
+        quota.take(&resource, None).await.expect("free");
+    }
+    let left = |left: &str| headers(&[("x-ratelimit-daily-remaining", left), ("x-ratelimit-limit-daily", "200000")]);
+    for (status, quarter) in [(StatusCode::OK, 1), (StatusCode::TOO_MANY_REQUESTS, 2), (StatusCode::NOT_FOUND, 3)] {
+        processes[0].0.observe(&resource, status, &left("1")).await.expect("nothing to learn");
+        let before = processes[0].1.count();
+        for _ in 0..20 {
+            processes[0].0.observe(&resource, status, &left("0")).await.expect("closed");
+            clock.advance(Duration::from_secs(1));
+        }
+        assert_eq!(processes[0].1.count(), before + 1, "a volley is one write");
+        let until = START + Duration::from_mins(15) * quarter;
+        for (quota, _) in &processes {
+            let refusal = refused(quota.take(&resource, None).await);
+            assert_eq!((refusal.limit, refusal.retry_at, refusal.usage.daily.remaining), (LimitKind::Daily, until, 0));
+        }
+        clock.advance((until - Duration::from_millis(1)).since(clock.now()));
+        refused(processes[1].0.take(&resource, None).await);
+        clock.advance(Duration::from_millis(1));
+        // One request may try. The others wait for an interval, in which its answer comes.
+        let new = process(engine, &table, &clock, TEN_SECONDS).0;
+        let usage = new.take(&resource, None).await.expect("it may try").usage;
+        assert!(usage.daily.remaining > 199_000, "what was counted is ours only");
+        let opens = until + Duration::from_millis(10_700);
+        for quota in [&new, &processes[0].0, &processes[1].0] {
+            let refusal = refused(quota.take(&resource, None).await);
+            assert_eq!((refusal.limit, refusal.retry_at), (LimitKind::Burst, opens));
+        }
+        if quarter == 3 {
+            clock.advance(opens.since(clock.now()));
+            for (quota, _) in &processes {
+                quota.take(&resource, None).await.expect("nothing was heard: open again");
+            }
+        }
     }
 }
 

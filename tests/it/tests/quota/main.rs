@@ -1,6 +1,6 @@
 //! The counters on real engines: what is promised to the platform and to callers, and what it costs in calls.
 
-mod alone;
+mod clocks;
 mod learning;
 mod shares;
 mod taking;
@@ -65,6 +65,8 @@ stories!(
         what_one_learns_binds_all,
         a_longer_interval_is_adopted_by_all_without_losing_a_permit,
         a_429_closes_for_all,
+        a_429_with_room_left_closes_its_endpoint_for_all,
+        a_used_up_day_without_an_end_closes_for_minutes,
         the_day_is_counted_and_ends,
     ],
     shares: [
@@ -72,11 +74,10 @@ stories!(
         a_refused_request_takes_nothing_of_its_callers_share,
         who_goes_away_leaves_its_part_of_a_share,
         of_two_limits_the_later_refusal_counts,
-        a_share_that_is_packed_takes_back_what_was_not_used,
+        a_share_holds_behind_a_full_resource,
     ],
-    alone: [
-        a_process_that_takes_itself_to_be_alone_overwrites_nobody,
-        a_newcomer_is_not_starved_by_who_has_the_item_for_itself,
+    clocks: [
+        the_limit_holds_to_the_edge_of_the_clock_tolerance_and_not_beyond,
     ],
 );
 
@@ -104,4 +105,9 @@ async fn counters(table: &Table) -> shared::table::Item {
 #[expect(clippy::print_stdout, reason = "measurements are for the reader of the test's output")]
 fn report(line: &str) {
     println!("{line}");
+}
+
+/// The most of `sent` (ms, ascending) in any `interval`.
+fn most_in_any(sent: &[i64], interval: i64) -> usize {
+    (0..sent.len()).map(|i| i + 1 - sent.partition_point(|at| *at <= sent[i] - interval)).max().unwrap_or(0)
 }

@@ -1,6 +1,5 @@
 //! Permits within both limits, across processes, and what they cost.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -9,7 +8,7 @@ use shared::clock::{Clock, Millis};
 use shared::quota::{LimitKind, Limits, QuotaError};
 use shared::table::Table;
 
-use crate::{START, TEN_SECONDS, counters, location, process, refused, report};
+use crate::{START, TEN_SECONDS, counters, location, most_in_any, process, refused, report};
 
 pub(crate) async fn one_process_takes_all_and_is_refused_by_memory(engine: &Engine) {
     let clock = Clock::manual(START);
@@ -88,7 +87,7 @@ pub(crate) async fn several_processes_under_pressure(engine: &Engine) {
 }
 
 pub(crate) async fn an_admitted_request_costs_about_one_call(engine: &Engine) {
-    for (name, gap, most) in [("sparse, 8/s", 125, 1.05), ("near the limit, 9.5/s", 105, 1.10)] {
+    for (name, gap, most) in [("sparse, 8/s", 125, 1.05), ("near the limit, 9.5/s", 105, 1.05)] {
         let (clock, table) = (Clock::manual(START), engine.table().await);
         let processes: Vec<_> = (0..4).map(|_| process(engine, &table, &clock, TEN_SECONDS)).collect();
         let (mut admitted, mut refused) = (0_u32, 0_u32);
@@ -151,7 +150,7 @@ pub(crate) async fn a_cancelled_wait_takes_no_permit(engine: &Engine) {
     let before = calls.count();
     drop(waiting);
     clock.advance(Duration::from_secs(11));
-    // Longer than a driver naps: one that went on for those who left would take permits for them.
+    // Longer than a batcher naps: one that went on for those who left would take permits for them.
     tokio::time::sleep(Duration::from_millis(1_200)).await;
     assert_eq!(calls.count(), before, "nobody waits, nobody asks");
     let all = futures_util::future::join_all((0..100).map(|_| quota.take(&resource, None))).await;
@@ -188,35 +187,27 @@ pub(crate) async fn a_large_burst_keeps_the_item_small(engine: &Engine) {
     let limits = Limits { burst: 5_000, ..TEN_SECONDS };
     let (clock, table) = (Clock::manual(START), engine.table().await);
     let warm = process(engine, &table, &clock, limits).0;
-    let (mut largest, mut taken, mut packed) = ((0, 0), 0, Vec::new());
+    let (mut largest, mut most_slots, mut taken) = (0, 0, 0);
     for step in 0..300 {
-        // Alone, then among those without a memory, which drop nothing.
+        // One process that knows the item, then several that know nothing of it.
         let is_warm = step < 120 || step % 60 == 0;
         let quota = if is_warm { warm.clone() } else { process(engine, &table, &clock, limits).0 };
         let several = if step < 120 { 12 } else { 1 };
         let takes = (0..several).map(async |_| quota.take(&location(), None).await);
         for permit in futures_util::future::join_all(takes).await {
-            permit.expect("free, whatever others dropped that this one would drop");
+            permit.expect("free");
             taken += 1;
         }
         let item = counters(&table).await;
-        if item.contains_key("packed") {
-            let names: BTreeSet<_> = item.keys().map(String::as_str).collect();
-            assert_eq!(names, BTreeSet::from(["expires_at", "packed", "pk", "revision"]), "one text, and nothing else");
-            packed.push(step);
-        } else {
-            let slots = item["slots"].as_m().expect("a map");
-            assert!(slots.len() <= 81, "{} slots", slots.len());
-            let sum: i64 = slots.values().filter_map(|count| count.as_n().ok()?.parse::<i64>().ok()).sum();
-            assert_eq!(item["held"], AttributeValue::N(sum.to_string()), "the sum is that of the slots");
-        }
+        let slots = item["slots"].as_m().expect("a map");
+        let sum: i64 = slots.values().filter_map(|count| count.as_n().ok()?.parse::<i64>().ok()).sum();
+        assert_eq!(item["counted"], AttributeValue::N(sum.to_string()), "the sum is that of the slots");
         let bytes: usize = item.iter().map(|(name, value)| name.len() + size(value)).sum();
-        let largest = if item.contains_key("packed") { &mut largest.0 } else { &mut largest.1 };
-        *largest = bytes.max(*largest);
+        (largest, most_slots) = (bytes.max(largest), slots.len().max(most_slots));
         clock.advance(Duration::from_millis(200));
     }
-    assert!(packed.len() > 80 && packed.iter().all(|step| *step <= 120), "while alone: {packed:?}");
-    assert!((300..600).contains(&largest.0) && (600..1_024).contains(&largest.1), "{largest:?} bytes");
+    report(&format!("{most_slots} slots, {largest} bytes at most"));
+    assert!((100..=109).contains(&most_slots) && (700..950).contains(&largest), "{most_slots} slots, {largest} bytes");
     assert_eq!(warm.usage(&location()).await.expect("a read").daily.remaining, 200_000 - taken);
 }
 
@@ -226,10 +217,6 @@ pub(crate) async fn a_store_that_is_gone_refuses_all(engine: &Engine) {
     let quota = process(engine, &missing, &clock, TEN_SECONDS).0;
     let answers = futures_util::future::join_all((0..5).map(|_| async { quota.take(&location(), None).await })).await;
     assert!(answers.iter().all(|answer| matches!(answer, Err(QuotaError::Store(_)))), "{answers:?}");
-}
-
-fn most_in_any(sent: &[i64], interval: i64) -> usize {
-    (0..sent.len()).map(|i| i + 1 - sent.partition_point(|at| *at <= sent[i] - interval)).max().unwrap_or(0)
 }
 
 /// Bytes of an attribute's value, by the rules of "DynamoDB item sizes and formats" in the developer guide.

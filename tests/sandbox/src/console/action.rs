@@ -125,11 +125,12 @@ impl Desk {
             }
             Action::Mend => {
                 platform.clear_faults();
+                platform.set_all_active();
                 let options = platform.options();
                 let app = json!({ "client_id": options.client_id, "client_secret": options.client_secret });
                 desk.controls.secrets.put(APP_SECRET, app.to_string());
-                desk.control("faults are gone, and the app's secret is right");
-                Ok("The platform is well, and the app's secret is right. A new secret is noticed within a minute."
+                desk.control("faults are gone, nothing is paused, and the app's secret is right");
+                Ok("The platform is well, nothing is paused, and the app's secret is right. A new secret is noticed within a minute."
                     .to_owned())
             }
         }

@@ -294,6 +294,10 @@ function described(happened) {
     const text = withNames(happened.line.replace(/^(?:ERROR|WARN) /, ""));
     return { group: "system", kind: "log", text, who: happened.worker, outcome: error ? "error" : "warning", tone: error ? "bad" : "warn" };
   }
+  if (event === "lifecycle") {
+    const [kind, id] = Object.entries(happened.detail?.resource ?? {})[0] ?? [];
+    return { group: "system", kind: "lifecycle", text: happened.name, who: kind ? named(`${kind}:${id}`) : "" };
+  }
   const what = withNames(String(happened.what ?? event));
   return { group: "system", kind: event === "control" ? "sandbox" : String(event), text: what };
 }

@@ -43,6 +43,8 @@ const FUNCTION_TIMEOUT: Duration = Duration::from_secs(29);
 struct Behind {
     runtime: RuntimeApi,
     bus: EventBus,
+    /// The alias that functions are invoked by.
+    alias: Option<String>,
 }
 
 /// The gateway, which ends when this is dropped.
@@ -52,12 +54,13 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Starts it on 127.0.0.1; port 0 takes a free one.
+    /// Starts it on 127.0.0.1; port 0 takes a free one. Its integrations invoke the functions by this alias, if any.
     ///
     /// # Errors
     /// The port is taken.
-    pub async fn start(port: u16, runtime: RuntimeApi, bus: EventBus) -> Result<Self, StartError> {
-        let router = Router::new().fallback(serve).with_state(Arc::new(Behind { runtime, bus }));
+    pub async fn start(port: u16, runtime: RuntimeApi, alias: Option<&str>, bus: EventBus) -> Result<Self, StartError> {
+        let alias = alias.map(str::to_owned);
+        let router = Router::new().fallback(serve).with_state(Arc::new(Behind { runtime, bus, alias }));
         let server = Server::start(port, router, WhenClientLeaves::Finish).await?;
         Ok(Self { server })
     }
@@ -73,7 +76,7 @@ async fn serve(Shared(behind): Shared<Arc<Behind>>, request: Request<Body>) -> R
     let began = Instant::now();
     let method = request.method().to_string();
     let path = request.uri().path().to_owned();
-    let mut response = pass(&behind.runtime, request).await;
+    let mut response = pass(&behind, request).await;
     let id = crate::identity::hex(8);
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert("apigw-requestid", id);
@@ -89,7 +92,7 @@ async fn serve(Shared(behind): Shared<Arc<Behind>>, request: Request<Body>) -> R
     response
 }
 
-async fn pass(runtime: &RuntimeApi, request: Request<Body>) -> Response {
+async fn pass(behind: &Behind, request: Request<Body>) -> Response {
     let (head, body) = request.into_parts();
     if head_size(&head.uri, &head.headers) > LARGEST_HEAD {
         return message(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "Request Header Fields Too Large");
@@ -118,8 +121,9 @@ async fn pass(runtime: &RuntimeApi, request: Request<Body>) -> Response {
     let Match { route_key, function, parameters, .. } = found;
     let incoming = Incoming { method: &head.method, uri: &head.uri, headers: &headers, body: &body, peer: peer.ip() };
     let event = event::of(&incoming, &route_key, &parameters, iam.as_ref());
-    let invocation = Invocation { qualifier: None, timeout: FUNCTION_TIMEOUT, trace_id: Some(trace_id) };
-    let invoked = runtime.invoke(function, event.to_string(), invocation);
+    let qualifier = behind.alias.clone();
+    let invocation = Invocation { qualifier, timeout: FUNCTION_TIMEOUT, trace_id: Some(trace_id) };
+    let invoked = behind.runtime.invoke(function, event.to_string(), invocation);
     match tokio::time::timeout(PATIENCE, invoked).await {
         Err(_elapsed) => message(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable"),
         Ok(Err(_function_error)) => message(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error"),

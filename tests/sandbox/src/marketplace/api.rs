@@ -167,6 +167,7 @@ impl Platform {
         match (received.method.as_str(), segments.as_slice()) {
             (_, ["echo", ..]) => echo(received, resource),
             (_, ["status", status]) => answer_status(status),
+            (_, ["mcp", ..]) => mcp(received, resource),
             (_, ["gzip"]) => compressed(),
             (_, ["bytes"]) => Answer::new(200, "application/octet-stream", every_byte()),
             ("GET", ["payments", "orders"]) => Answer::refusal(401, "The token is not authorized for this scope."),
@@ -180,7 +181,7 @@ impl Platform {
     /// Either class of token.
     fn location(&self, resource: &Resource, company: &str, id: &str) -> Answer {
         let state = self.state();
-        let known = state.options.locations.iter().find(|location| location.id == id);
+        let known = state.options.locations_of(company).iter().find(|location| location.id == id);
         let allowed = match resource {
             Resource::Location(own) => own == id,
             Resource::Company(own) => own == company && known.is_some(),
@@ -274,6 +275,15 @@ fn echo(received: &Received, resource: &Resource) -> Answer {
         "body_base64": STANDARD.encode(&received.body),
     });
     Answer::json(200, &value)
+}
+
+/// The MCP endpoint, as far as a relay sees it: what it was asked, as a stream of one event that ends.
+fn mcp(received: &Received, resource: &Resource) -> Answer {
+    let body = [b"event: message\ndata: ", echo(received, resource).body.as_ref(), b"\n\n"].concat();
+    let mut answer = Answer::new(200, "text/event-stream", Bytes::from(body));
+    let headers = [("mcp-session-id", "session-of-the-platform"), ("mcp-protocol-version", "2025-06-18")];
+    answer.headers.extend(headers.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    answer
 }
 
 fn answer_status(status: &str) -> Answer {

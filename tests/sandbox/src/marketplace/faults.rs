@@ -125,6 +125,21 @@ impl Fault {
         Self::Answer { processed, status: 200, body, content_type: Some("text/html; charset=utf-8".to_owned()) }
     }
 
+    /// The block page of the CDN in front of the platform, which has not seen the request.
+    #[must_use]
+    pub fn block_page() -> Self {
+        let body = "<!DOCTYPE html><html><head><title>Just a moment...</title></head></html>".to_owned();
+        Self::Answer { processed: false, status: 403, body, content_type: Some("text/html; charset=UTF-8".to_owned()) }
+    }
+
+    /// A JSON refusal in the envelope of v3.
+    #[must_use]
+    pub fn refusal_v3(status: u16, message: &str) -> Self {
+        let error =
+            json!({ "code": "ERR_1234", "message": message, "details": {}, "resolution": "see the documentation" });
+        Self::Answer { processed: false, status, body: json!({ "error": error }).to_string(), content_type: None }
+    }
+
     /// Another value of `expires_in`, of whatever type.
     #[must_use]
     pub fn expires_in(value: Value) -> Self {

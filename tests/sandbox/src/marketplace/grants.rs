@@ -306,6 +306,11 @@ impl Grants {
         }
     }
 
+    /// Lets everything go on that is paused; what it was.
+    pub fn set_all_active(&mut self) -> Vec<Resource> {
+        self.paused.drain().collect()
+    }
+
     /// What presenting this refresh token would do.
     #[must_use]
     pub fn standing(&self, token: &str, rotation: Rotation, now_ms: u64) -> Standing {

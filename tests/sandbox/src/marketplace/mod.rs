@@ -68,6 +68,8 @@ pub struct Options {
     pub company: String,
     /// Its locations.
     pub locations: Vec<Location>,
+    /// Further agencies with their locations.
+    pub agencies: BTreeMap<String, Vec<Location>>,
     /// Whether choosing one location answers the agency's token all the same, as for an agency's administrator.
     pub bulk_install: bool,
 }
@@ -77,9 +79,26 @@ impl Options {
     #[must_use]
     pub fn has(&self, resource: &Resource) -> bool {
         match resource {
-            Resource::Location(id) => self.locations.iter().any(|location| location.id == *id),
-            Resource::Company(id) => self.company == *id,
+            Resource::Location(id) => {
+                self.locations.iter().chain(self.agencies.values().flatten()).any(|location| location.id == *id)
+            }
+            Resource::Company(id) => self.company == *id || self.agencies.contains_key(id),
         }
+    }
+
+    /// The locations of an agency.
+    fn locations_of(&self, company: &str) -> &[Location] {
+        if company == self.company {
+            &self.locations
+        } else {
+            self.agencies.get(company).map(Vec::as_slice).unwrap_or_default()
+        }
+    }
+
+    /// The agency of a location.
+    fn company_of(&self, location: &str) -> &str {
+        let has = |(_, locations): &(&String, &Vec<Location>)| locations.iter().any(|known| known.id == location);
+        self.agencies.iter().find(has).map_or(&self.company, |(company, _)| company)
     }
 }
 
@@ -100,6 +119,7 @@ impl Default for Options {
                 location("HLlocation000000002", "Birch Fitness"),
                 location("HLlocation000000003", "Cedar Realty"),
             ],
+            agencies: BTreeMap::new(),
             bulk_install: false,
         }
     }
@@ -302,7 +322,10 @@ impl Platform {
     fn code(&self, chosen: Resource, redirect_uri: Option<String>) -> String {
         let now_ms = self.clock.now_ms();
         let mut state = self.state();
-        let company = state.options.company.clone();
+        let company = match &chosen {
+            Resource::Location(id) => state.options.company_of(id).to_owned(),
+            Resource::Company(id) => id.clone(),
+        };
         let resource = match chosen {
             Resource::Location(id) if state.options.bulk_install => {
                 let others = state.options.locations.iter().filter(|location| location.id != id);
@@ -380,6 +403,14 @@ impl Platform {
     pub fn advance(&self, by: Duration) {
         self.clock.advance(by);
         self.control(format!("the platform's clock moved on by {} s", by.as_secs()));
+    }
+
+    /// Lets everything go on that is paused.
+    pub fn set_all_active(&self) {
+        let resources = self.state().grants.set_all_active();
+        for resource in resources {
+            self.control(format!("{resource} is active again"));
+        }
     }
 
     /// Pauses a resource (refreshing answers "Location is not active"), or lets it go on.

@@ -162,7 +162,7 @@ fn pair_answer(pair: &Pair, life_ms: u64, camel: bool, state: &State) -> Value {
             value["isBulkInstallation"] = json!(false);
         }
         Resource::Company(_) => {
-            let approved: Vec<_> = state.installed().map(|location| location.id.as_str()).collect();
+            let approved: Vec<_> = state.installed_of(&pair.company).map(|location| location.id.as_str()).collect();
             value["userType"] = json!("Company");
             value["isBulkInstallation"] = json!(true);
             value["approvedLocations"] = json!(approved);
@@ -196,7 +196,7 @@ fn mint_one(platform: &Platform, headers: &HeaderMap, body: &[u8]) -> Decision {
     if form.get("companyId") != Some(company.as_str()) {
         return refused(Answer::refusal(403, NO_ACCESS), "other company");
     }
-    if !state.installed().any(|known| known.id == location) {
+    if !state.installed_of(&company).any(|known| known.id == location) {
         return refused(Answer::refusal(403, NO_ACCESS), "not installed there");
     }
     let life_ms = state.life_ms();
@@ -259,7 +259,7 @@ fn locations_page(platform: &Platform, headers: &HeaderMap, query: &Form) -> Ans
     let only_installed = query.get("isInstalled") == Some("true");
     let listed: Vec<_> = state
         .options
-        .locations
+        .locations_of(&company)
         .iter()
         .map(|location| (location, !state.not_installed.contains(&location.id)))
         .filter(|(_, installed)| *installed || !only_installed)
@@ -276,8 +276,9 @@ fn locations_page(platform: &Platform, headers: &HeaderMap, query: &Form) -> Ans
 }
 
 impl State {
-    fn installed(&self) -> impl Iterator<Item = &super::Location> {
-        self.options.locations.iter().filter(|location| !self.not_installed.contains(&location.id))
+    /// The locations of an agency that have the app.
+    fn installed_of(&self, company: &str) -> impl Iterator<Item = &super::Location> {
+        self.options.locations_of(company).iter().filter(|location| !self.not_installed.contains(&location.id))
     }
 }
 

@@ -115,7 +115,10 @@ fn notice(kind: Kind, resource: &Resource, options: &Options, at: Duration) -> V
         Resource::Company(id) => notice["companyId"] = json!(id),
     }
     if kind == Kind::Install {
-        notice["companyId"] = json!(options.company);
+        notice["companyId"] = match resource {
+            Resource::Location(id) => json!(options.company_of(id)),
+            Resource::Company(id) => json!(id),
+        };
         notice["installType"] = json!(match resource {
             Resource::Location(_) => "Location",
             Resource::Company(_) => "Company",

@@ -19,6 +19,11 @@ pub(super) enum Design {
     GivesUpUnanswered,
     /// A granted pair that comes second is dropped.
     DropsTheSecond,
+    /// There is room for one standby pair: a further one takes its place, and the one that was seen takes over whichever
+    /// is there.
+    OneStandby,
+    /// A granted pair is history as soon as the generation has grown twice, also by a standby pair that took over.
+    ForgetsTheGrantor,
 }
 
 /// Epoch and generation.
@@ -42,12 +47,21 @@ fn name(attempt: u8) -> Attempt {
 pub(super) enum Wrote {
     /// It is done, now or by an earlier try.
     Done,
-    /// The pair is to be parked beside that of this lineage.
+    /// The pair is to be a standby pair beside that of this lineage.
     ParkAt(Line),
-    /// Another has parked a pair meanwhile.
-    HasAlternate,
+    /// There are standby pairs, or others than were seen.
+    HasStandby,
     /// The item has moved on.
     Moved,
+}
+
+/// A pair that was granted and did not become the current one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Standby {
+    pub(super) token: Token,
+    pub(super) attempt: u8,
+    /// The generation whose token was presented for it.
+    pub(super) granted_from: u8,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -55,7 +69,8 @@ pub(super) struct Item {
     pub(super) status: Status,
     pub(super) line: Line,
     pub(super) token: Option<Token>,
-    pub(super) alternate: Option<Token>,
+    pub(super) granted_from: u8,
+    pub(super) standby: Vec<Standby>,
     pub(super) attempt: Option<u8>,
     pub(super) lease_ends: Option<u8>,
     pub(super) committed_by: Option<u8>,
@@ -69,13 +84,19 @@ impl Item {
             status: Status::Active,
             line: (1, 1),
             token: Some(token),
-            alternate: None,
+            granted_from: 0,
+            standby: Vec::new(),
             attempt: None,
             lease_ends: None,
             committed_by: Some(attempt),
             installed_at: 1,
             revoked_at: 0,
         }
+    }
+
+    /// All tokens of the item.
+    pub(super) fn tokens(&self) -> impl Iterator<Item = Token> {
+        self.token.into_iter().chain(self.standby.iter().map(|standby| standby.token))
     }
 
     pub(super) fn is_claimable(&self, now: u8) -> bool {
@@ -88,7 +109,7 @@ impl Item {
         self.lease_ends = Some(now + 1);
     }
 
-    /// Stores a granted pair. A parked one stays beside it until it is tried.
+    /// Stores a granted pair. Standby pairs stay until they are tried.
     pub(super) fn commit(&mut self, design: Design, from: Line, attempt: u8, token: Token) -> Wrote {
         let by_lineage = self.line == from && self.status != Status::Revoked;
         let may = match design {
@@ -97,67 +118,92 @@ impl Item {
             _ => by_lineage,
         };
         if may {
-            let kept = self.alternate;
-            self.replace(line(lineage(from).next()), attempt, token);
-            self.alternate = kept;
+            self.replace(line(lineage(from).next()), attempt, token, from.1);
             return Wrote::Done;
         }
         if design == Design::ByLeaseHolder {
             return Wrote::Moved;
         }
         let stored_by = self.committed_by.map(|by| by.to_string());
-        match lost_commit(&name(attempt), lineage(from), lineage(self.line), stored_by.as_deref()) {
+        let granted_from = match design {
+            Design::ForgetsTheGrantor => self.line.1.saturating_sub(1),
+            _ => self.granted_from,
+        };
+        let (mine, from, stored) = (name(attempt), lineage(from), lineage(self.line));
+        match lost_commit(&mine, from, stored, granted_from.into(), stored_by.as_deref()) {
             LostCommit::AlreadyMine => Wrote::Done,
             LostCommit::Park if design != Design::DropsTheSecond => Wrote::ParkAt(self.line),
             LostCommit::Park | LostCommit::Superseded => Wrote::Moved,
         }
     }
 
-    fn replace(&mut self, line: Line, attempt: u8, token: Token) {
+    fn replace(&mut self, line: Line, attempt: u8, token: Token, granted_from: u8) {
         self.status = Status::Active;
         self.line = line;
         self.token = Some(token);
+        self.granted_from = granted_from;
         self.committed_by = Some(attempt);
-        (self.alternate, self.attempt, self.lease_ends) = (None, None, None);
+        (self.attempt, self.lease_ends) = (None, None);
     }
 
-    pub(super) fn park(&mut self, at: Line, token: Token) {
-        if self.line == at && self.status != Status::Revoked {
-            self.alternate = Some(token);
-            if self.status == Status::NeedsReauthorization {
-                self.status = Status::Uncertain;
-            }
+    /// Adds a standby pair beside the pair of this lineage; false if that is not the current one.
+    pub(super) fn park(&mut self, design: Design, at: Line, standby: Standby) -> bool {
+        if self.line != at || self.status == Status::Revoked {
+            return self.status == Status::Revoked;
         }
+        if design == Design::OneStandby {
+            self.standby.clear();
+        }
+        if !self.standby.iter().any(|known| known.attempt == standby.attempt) {
+            self.standby.push(standby);
+        }
+        if self.status == Status::NeedsReauthorization {
+            self.status = Status::Uncertain;
+        }
+        true
     }
 
-    /// Makes the parked pair that the attempt has seen the current one.
-    pub(super) fn promote(&mut self, from: Line, attempt: u8, seen: Token) {
-        if self.line == from && self.status != Status::Revoked && self.alternate.is_some() {
-            self.replace(line(lineage(from).next()), attempt, seen);
+    /// Makes one of the standby pairs that the attempt has seen the current pair.
+    pub(super) fn promote(&mut self, design: Design, from: Line, attempt: u8, seen: &[Standby], place: usize) -> Wrote {
+        if self.line != from || self.status == Status::Revoked {
+            return Wrote::Moved;
         }
+        match design {
+            // Whichever is there: the one that was seen takes over, and the item has none from then on.
+            Design::OneStandby if self.standby.is_empty() => return Wrote::Moved,
+            Design::OneStandby => self.standby.clear(),
+            _ if self.standby != seen => return Wrote::HasStandby,
+            _ => drop(self.standby.remove(place)),
+        }
+        let Standby { token, granted_from, .. } = seen[place];
+        self.replace(line(lineage(from).next()), attempt, token, granted_from);
+        Wrote::Done
     }
 
     pub(super) fn settle(&mut self, from: Line, attempt: u8, to: Status) -> Wrote {
         if self.line != from || self.attempt != Some(attempt) {
             return Wrote::Moved;
         }
-        if to == Status::NeedsReauthorization && self.alternate.is_some() {
-            return Wrote::HasAlternate;
+        if to == Status::NeedsReauthorization && !self.standby.is_empty() {
+            return Wrote::HasStandby;
         }
         self.status = to;
         (self.attempt, self.lease_ends) = (None, None);
         Wrote::Done
     }
 
-    pub(super) fn install(&mut self, attempt: u8, at: u8, token: Token) {
+    pub(super) fn install(&mut self, design: Design, attempt: u8, at: u8, token: Token) {
         if self.committed_by == Some(attempt) || self.revoked_at >= at {
             return;
         }
         if self.installed_at >= at {
-            self.park(self.line, token);
+            let standby = Standby { token, attempt, granted_from: self.granted_from };
+            self.park(design, self.line, standby);
             return;
         }
-        self.replace(line(lineage(self.line).reinstalled()), attempt, token);
+        let next = line(lineage(self.line).reinstalled());
+        self.replace(next, attempt, token, next.1 - 1);
+        self.standby.clear();
         self.installed_at = at;
     }
 
@@ -166,7 +212,8 @@ impl Item {
             self.status = Status::Revoked;
             self.line.0 += 1;
             self.revoked_at = at;
-            (self.token, self.alternate, self.attempt, self.lease_ends) = (None, None, None, None);
+            (self.token, self.attempt, self.lease_ends) = (None, None, None);
+            self.standby.clear();
         }
     }
 }

@@ -1,56 +1,61 @@
-//! Who waits in a lane, and drives it meanwhile.
+//! A caller's place in a queue, and the batcher that a caller runs meanwhile.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 
 use tokio::sync::oneshot;
 
-use super::{Answer, Lane, State, Waiter};
+use super::{Answer, State, Waiter, WaiterQueue};
 use crate::clock::Millis;
 use crate::table::StoreError;
 
-/// The end of a queue that somebody stands at. Leaving gives back what came too late to be used.
-pub(super) struct Waiting<'a> {
-    lane: &'a Lane,
+/// A caller's place in a queue. A caller that leaves gives back a permit that came too late to be used.
+pub(super) struct Ticket<'a> {
+    queue: &'a WaiterQueue,
     answer: oneshot::Receiver<Answer>,
     answered: bool,
 }
 
-impl<'a> Waiting<'a> {
-    /// Stands behind all who are in the queue of `lane`, which is in this `state`.
-    pub(super) fn behind(lane: &'a Lane, state: &mut State, until: Option<Millis>) -> Self {
+impl<'a> Ticket<'a> {
+    /// A place behind all who wait in `queue`, which is in this `state`.
+    pub(super) fn behind(
+        queue: &'a WaiterQueue,
+        state: &mut State,
+        endpoint: Option<&str>,
+        until: Option<Millis>,
+    ) -> Self {
         let (sender, answer) = oneshot::channel();
-        state.queue.push_back(Waiter { until, answer: sender });
-        Self { lane, answer, answered: false }
+        state.waiters.push_back(Waiter { endpoint: endpoint.map(str::to_owned), until, answer: sender });
+        Self { queue, answer, answered: false }
     }
 
     pub(super) async fn wait(mut self) -> Answer {
         let answer = (&mut self.answer).await;
         self.answered = true;
-        answer.unwrap_or_else(|_| Err(StoreError::Unavailable("the quota's driver stopped".to_owned()).into()))
+        answer.unwrap_or_else(|_| Err(StoreError::Unavailable("the quota's batcher stopped".to_owned()).into()))
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for Ticket<'_> {
     fn drop(&mut self) {
         if self.answered {
             return;
         }
         self.answer.close();
         if let Ok(Ok(permit)) = self.answer.try_recv() {
-            self.lane.state().give(permit);
+            self.queue.state().give(permit);
         }
-        self.lane.changed.notify_one();
+        self.queue.changed.notify_one();
     }
 }
 
 type Run = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A driver that the first waiter drives itself, which spares a task for the many who are alone. What is left of it
-/// when that waiter has its answer, or goes away, becomes a task.
-pub(super) struct Driving(Option<Run>);
+/// A batcher that the first waiter runs itself, which spares a task for the many that have no company. If others still
+/// wait when that waiter has its answer or goes away, the batcher becomes a task.
+pub(super) struct RunningBatcher(Option<Run>);
 
-impl Driving {
+impl RunningBatcher {
     pub(super) fn new(run: Option<impl Future<Output = ()> + Send + 'static>) -> Self {
         Self(run.map(|run| Box::pin(run) as Run))
     }
@@ -67,7 +72,7 @@ impl Driving {
     }
 }
 
-impl Drop for Driving {
+impl Drop for RunningBatcher {
     fn drop(&mut self) {
         if let (Some(run), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
             runtime.spawn(run);
@@ -90,15 +95,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_permit_that_comes_to_somebody_who_has_left_goes_to_the_next() {
-        let lane = Lane::new("quota#location#L".to_owned(), LimitKind::Burst, LIMITS, Millis(0));
-        let stand_in_line = || Waiting::behind(&lane, &mut lane.state(), None);
-        let (gone, first, second) = (stand_in_line(), stand_in_line(), stand_in_line());
+    async fn a_permit_of_a_waiter_that_has_left_goes_to_the_next() {
+        let queue = WaiterQueue::new("quota#location#L".to_owned(), LimitKind::Burst, LIMITS, Millis(0));
+        let ticket = || Ticket::behind(&queue, &mut queue.state(), None, None);
+        let (gone, first, second) = (ticket(), ticket(), ticket());
         drop(gone);
-        lane.state().give(permit(1));
+        queue.hand_on(permit(1));
         drop(first); // It was given the permit, and never looked.
         assert_eq!(second.wait().await.expect("handed on").send_by, Millis(1));
-        lane.state().give(permit(2));
-        assert_eq!(lane.state().spare, [permit(2)], "nobody is left");
+        queue.hand_on(permit(2));
+        assert_eq!(queue.state().spare, [permit(2)], "nobody is left");
     }
 }

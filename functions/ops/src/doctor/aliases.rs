@@ -1,0 +1,102 @@
+//! The aliases of the function `relay`, compared with those that the callers' secret names.
+
+use std::collections::BTreeSet;
+
+use shared::caller::edit::CallersDocument;
+
+use super::Finding;
+use crate::stack::Stack;
+
+const WHAT: &str = "aliases";
+
+pub(super) async fn look(stack: &Stack, callers: &CallersDocument) -> Vec<Finding> {
+    let Some(function) = &stack.relay_function else {
+        return vec![Finding::skipped(WHAT, "RELAY_FUNCTION is not set")];
+    };
+    match stack.aliases(function).await {
+        Ok(aliases) => compare(&aliases, callers, stack.app.config.gateway_alias.name()),
+        Err(failure) => {
+            let advice = "look at RELAY_FUNCTION and at your permission lambda:ListAliases";
+            vec![Finding::warn(WHAT, failure.to_string(), advice)]
+        }
+    }
+}
+
+/// Compares the function's aliases with the entries. The gateway's alias names no caller.
+fn compare(aliases: &[String], callers: &CallersDocument, gateway: Option<&str>) -> Vec<Finding> {
+    let there: BTreeSet<&str> = aliases.iter().map(String::as_str).collect();
+    let listed: BTreeSet<&str> =
+        callers.entries().iter().flat_map(|entry| &entry.aliases).map(String::as_str).collect();
+    let mut findings = Vec::new();
+    if let Some(gateway) = gateway {
+        if !there.contains(gateway) {
+            let said = format!("the function has no alias {gateway}, which GATEWAY_ALIAS names");
+            findings.push(Finding::fail(WHAT, said, "deploy the template again: API Gateway invokes that alias"));
+        }
+        if listed.contains(gateway) {
+            let said = format!("an entry names {gateway}, the alias of API Gateway, which takes no direct invocations");
+            findings.push(Finding::fail(WHAT, said, "give the caller an alias of its own"));
+        }
+    }
+    for alias in there.difference(&listed).filter(|alias| Some(**alias) != gateway) {
+        let (said, advice) = match listed.iter().find(|other| other.eq_ignore_ascii_case(alias)) {
+            Some(other) => (
+                format!("no entry names the alias {alias}; one names {other}, which differs in case"),
+                "write the alias in the entry as the function has it",
+            ),
+            None if callers.allows_unlisted() => (
+                format!("no entry names the alias {alias}: its invocations may do everything"),
+                "ops callers add NAME --alias ALIAS, or delete the alias",
+            ),
+            None => (
+                format!("no entry names the alias {alias}: its invocations are answered 401"),
+                "ops callers add NAME --alias ALIAS, or delete the alias",
+            ),
+        };
+        findings.push(Finding::warn(WHAT, said, advice));
+    }
+    for alias in listed.difference(&there).filter(|alias| Some(**alias) != gateway) {
+        let said = format!("an entry names the alias {alias}, which the function does not have");
+        findings.push(Finding::warn(WHAT, said, "create it for $LATEST, or take it out of the entry"));
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok(WHAT, format!("each of {} has its entry", listed.len())));
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aliases_and_entries_are_compared() {
+        // Aliases of the function, of entries, the gateway's, whether the unlisted are allowed; all lists by spaces.
+        let cases = [
+            ("", "", None, false, "ok", "each of 0"),
+            ("billing", "billing", None, false, "ok", "each of 1"),
+            ("billing live", "billing", Some("live"), false, "ok", "each of 1"),
+            ("billing live", "billing", None, false, "warn", "no entry names the alias live"),
+            ("mail live", "", Some("live"), false, "warn", "answered 401"),
+            ("mail live", "", Some("live"), true, "warn", "may do everything"),
+            ("live", "billing", Some("live"), false, "warn", "which the function does not have"),
+            ("billing live", "Billing", Some("live"), false, "warn warn", "differs in case"),
+            ("billing", "billing", Some("live"), false, "FAIL", "no alias live"),
+            ("live", "live", Some("live"), false, "FAIL", "an entry names live"),
+        ];
+        for (aliases, listed, gateway, open, states, word) in cases {
+            let names = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+            let entry = serde_json::json!({ "id": "caller", "aliases": names(listed) });
+            let mut secret = serde_json::json!({ "callers": [entry] });
+            if open {
+                secret["unlisted"] = "allow".into();
+            }
+            let callers = CallersDocument::parse(&secret.to_string()).expect("well formed");
+            let findings = compare(&names(aliases), &callers, gateway);
+            let told = format!("{aliases:?} {listed:?} {gateway:?}: {findings:?}");
+            let found: Vec<_> = findings.iter().map(|finding| finding.state.as_str()).collect();
+            assert_eq!(found.join(" "), states, "{told}");
+            assert!(findings[0].said.contains(word), "{told}");
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! The budget of marks, part of the item `app#breaker`.
+//!
+//! A *mark* gives an installation up because the platform refused its grant: `NeedsReauthorization`, or "not installed"
+//! for a location whose token is minted. A refusal of one grant is the customer's doing; refusals of many are an
+//! incident of the platform, and marking those would send every customer to install again for nothing. Nobody can tell
+//! the two apart from one answer. Therefore all processes together have [`PLACES`] marks, and earn further ones only by
+//! grants: each mark reserves a place by a conditional write first. An installation without a place waits.
+
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::{ReturnValue, ReturnValuesOnConditionCheckFailure};
+
+use super::app::BREAKER;
+use super::{Attributes, Item, StoreError, Table, Written, n, s, written};
+use crate::clock::Millis;
+use crate::installation::state::Attempt;
+
+/// Marks that may be made before any grant frees a place again.
+pub const PLACES: u64 = 3;
+/// So many grants of refresh tokens free one place.
+const GRANTS_PER_PLACE: u64 = 100;
+/// Each such time since the last mark frees one place, provided that a refresh token was granted after that mark.
+const TIME_PER_PLACE: Duration = Duration::from_hours(1);
+/// Refreshing stops when at least so many installations wait for a place…
+const LEAST_WAITING: u64 = 3;
+/// …and they are more than one in so many of the answers since the last mark.
+const MOST_GRANTED: u64 = 10;
+
+/// The request that the platform has granted or refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Requested {
+    /// A refresh, by a refresh token.
+    Refresh,
+    /// The token of a location, by its company's token. A grant of one frees no place: minting works on for a day
+    /// while refreshing fails, and would then pay for marks of the companies.
+    Mint,
+}
+
+impl Requested {
+    /// The attribute that counts its grants.
+    fn grants(self) -> &'static str {
+        match self {
+            Self::Refresh => "grants",
+            Self::Mint => "mint_grants",
+        }
+    }
+
+    /// The attribute that counts the installations that wait for a place.
+    fn waiting(self) -> &'static str {
+        match self {
+            Self::Refresh => "waiting",
+            Self::Mint => "waiting_mints",
+        }
+    }
+}
+
+/// The budget as it is stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MarkBudget {
+    /// All marks ever made: the revision that a reservation compares.
+    marks: u64,
+    /// Places in use when the last mark was made.
+    taken: u64,
+    marked_at: Millis,
+    marked_by: Option<String>,
+    /// Grants since, as far as they have not freed a place yet. Counted only while a place is in use.
+    grants: u64,
+    granted_at: Millis,
+    mint_grants: u64,
+    /// Installations that were refused since the last mark and have no place.
+    waiting: u64,
+    waiting_mints: u64,
+}
+
+impl MarkBudget {
+    pub(super) fn read(item: &Item) -> Self {
+        let attributes = Attributes::of(item);
+        let number = |name| attributes.number(name).unwrap_or(0);
+        let instant = |name| Millis(attributes.number(name).unwrap_or(0));
+        Self {
+            marks: number("marks"),
+            taken: number("taken"),
+            marked_at: instant("marked_at"),
+            marked_by: attributes.text("marked_by").map(str::to_owned),
+            // A reservation subtracts what others add at the same time; never below zero, and read so all the same.
+            grants: number("grants"),
+            granted_at: instant("granted_at"),
+            mint_grants: number("mint_grants"),
+            waiting: number("waiting"),
+            waiting_mints: number("waiting_mints"),
+        }
+    }
+
+    /// Places in use at `now`.
+    #[must_use]
+    pub fn taken(&self, now: Millis) -> u64 {
+        let by_grants = self.grants / GRANTS_PER_PLACE;
+        let by_time = if self.granted_at > self.marked_at {
+            now.since(self.marked_at).as_secs() / TIME_PER_PLACE.as_secs()
+        } else {
+            0
+        };
+        self.taken.saturating_sub(by_grants).saturating_sub(by_time)
+    }
+
+    /// Installations that were refused and wait for a place, of both kinds.
+    #[must_use]
+    pub fn waiting(&self) -> u64 {
+        self.waiting + self.waiting_mints
+    }
+
+    /// The grants that a mark at `now` uses up: those that have freed places. Of a budget that was whole again, all.
+    fn used_grants(&self, now: Millis) -> u64 {
+        if self.taken(now) == 0 { self.grants } else { self.grants / GRANTS_PER_PLACE * GRANTS_PER_PLACE }
+    }
+
+    /// Whether the refusals are so many that refreshing must stop. Asked only when no place is left.
+    #[must_use]
+    pub fn is_mass_refusal(&self, requested: Requested) -> bool {
+        let (waiting, grants) = match requested {
+            Requested::Refresh => (self.waiting, self.grants),
+            Requested::Mint => (self.waiting_mints, self.mint_grants),
+        };
+        waiting >= LEAST_WAITING && waiting * MOST_GRANTED > waiting + grants
+    }
+}
+
+/// The answer to a reservation.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Reserved {
+    /// The place is this attempt's, by this write or by an earlier try of it.
+    Place(MarkBudget),
+    /// Another mark was made since the budget was read; the budget now.
+    Conflict(MarkBudget),
+}
+
+impl Table {
+    /// Reserves a place for a mark by `attempt`, from a budget that was read as `seen` and has one. A place that is
+    /// reserved for a mark which then cannot be stored stays in use: fewer marks rather than more.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the place may be in use. No mark may be made.
+    pub async fn reserve_mark(
+        &self,
+        seen: &MarkBudget,
+        attempt: &Attempt,
+        now: Millis,
+    ) -> Result<Reserved, StoreError> {
+        let condition = if seen.marks == 0 { "attribute_not_exists(marks)" } else { "marks = :seen" };
+        let mut write = self
+            .update_app()
+            .condition_expression(condition)
+            .update_expression(
+                "SET marks = :marks, taken = :taken, marked_at = :now, marked_by = :attempt, waiting = :zero, \
+                 waiting_mints = :zero, mint_grants = :zero ADD grants :used",
+            )
+            .expression_attribute_values(":marks", n(seen.marks + 1))
+            .expression_attribute_values(":taken", n(seen.taken(now) + 1))
+            .expression_attribute_values(":now", n(now))
+            .expression_attribute_values(":attempt", s(attempt.as_str()))
+            .expression_attribute_values(":zero", n(0))
+            .expression_attribute_values(":used", n(-i128::from(seen.used_grants(now))));
+        if seen.marks > 0 {
+            write = write.expression_attribute_values(":seen", n(seen.marks));
+        }
+        Ok(match written(write.send().await)? {
+            Written::Applied(item) => Reserved::Place(MarkBudget::read(&item)),
+            Written::Refused(item) => {
+                let budget = item.as_ref().map(MarkBudget::read).unwrap_or_default();
+                if budget.marked_by.as_deref() == Some(attempt.as_str()) {
+                    Reserved::Place(budget)
+                } else {
+                    Reserved::Conflict(budget)
+                }
+            }
+        })
+    }
+
+    /// Counts a grant, which frees places. Needed only while some are in use.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn count_grant(&self, requested: Requested, now: Millis) -> Result<(), StoreError> {
+        let add = requested.grants();
+        let write = self.update_app().expression_attribute_values(":one", n(1));
+        let write = match requested {
+            Requested::Refresh => write
+                .update_expression(format!("SET granted_at = :now ADD {add} :one"))
+                .expression_attribute_values(":now", n(now)),
+            Requested::Mint => write.update_expression(format!("ADD {add} :one")),
+        };
+        written(write.send().await).map(drop)
+    }
+
+    /// Counts an installation that was refused and has no place; the budget now.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn count_waiting(&self, requested: Requested) -> Result<MarkBudget, StoreError> {
+        let write = self.update_app().update_expression(format!("ADD {} :one", requested.waiting()));
+        match written(write.expression_attribute_values(":one", n(1)).send().await)? {
+            Written::Applied(item) => Ok(MarkBudget::read(&item)),
+            Written::Refused(item) => Ok(item.as_ref().map(MarkBudget::read).unwrap_or_default()),
+        }
+    }
+
+    /// Forgets how many wait, because an operator knows that their refusals were true. Frees no place.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn forget_waiting(&self) -> Result<(), StoreError> {
+        written(self.update_app().update_expression("REMOVE waiting, waiting_mints").send().await).map(drop)
+    }
+
+    fn update_app(&self) -> aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder {
+        self.client
+            .update_item()
+            .table_name(&*self.name)
+            .key("pk", s(BREAKER))
+            .return_values(ReturnValue::AllNew)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: i64 = 3_600_000;
+
+    fn full(grants: u64, granted_at: i64) -> MarkBudget {
+        let (marked_at, granted_at) = (Millis(1_000), Millis(granted_at));
+        MarkBudget { marks: 9, taken: 3, marked_at, grants, granted_at, ..MarkBudget::default() }
+    }
+
+    #[test]
+    fn a_hundred_grants_free_a_place_and_an_hour_with_a_grant_does() {
+        for (grants, granted_at, now, taken, what) in [
+            (0, 0, 1_000, 3, "nothing has happened"),
+            (99, 2_000, 3_000, 3, "one grant too few"),
+            (100, 2_000, 3_000, 2, "a hundred grants"),
+            (299, 2_000, 3_000, 1, "two hundreds"),
+            (100_000, 2_000, 3_000, 0, "no more than all"),
+            (0, 0, 1_000 + 30 * HOUR, 3, "hours without any grant"),
+            (1, 1_000, 1_000 + HOUR, 3, "a grant that is no later than the last mark"),
+            (1, 1_001, 999 + HOUR, 3, "a moment before the hour is over"),
+            (1, 1_001, 1_000 + HOUR, 2, "an hour with a grant"),
+            (1, 1_001, 1_000 + 3 * HOUR, 0, "three hours"),
+            (100, 1_001, 1_000 + HOUR, 1, "both"),
+        ] {
+            assert_eq!(full(grants, granted_at).taken(Millis(now)), taken, "{what}");
+        }
+        assert_eq!(MarkBudget::default().taken(Millis(0)), 0, "an app that has never marked anything");
+    }
+
+    #[test]
+    fn a_mark_uses_up_the_grants_that_freed_places_and_no_others() {
+        for (grants, used) in [(0, 0), (99, 0), (100, 100), (250, 200), (300, 300), (777, 777)] {
+            assert_eq!(full(grants, 2_000).used_grants(Millis(3_000)), used, "{grants}");
+        }
+    }
+
+    #[test]
+    fn refreshing_stops_when_three_wait_and_are_more_than_a_tenth_of_the_answers() {
+        for (waiting, grants, stop, what) in [
+            (1, 0, false, "a fourth grant that is really dead, in a small app"),
+            (2, 0, false, "a fifth"),
+            (3, 0, true, "nothing is granted any more"),
+            (3, 26, true, "3 of 29"),
+            (3, 27, false, "3 of 30: a tenth is not more than a tenth"),
+            (3, 99, false, "a healthy app with six dead grants"),
+            (12, 99, true, "12 of 111"),
+        ] {
+            let refreshes = MarkBudget { grants, waiting, ..full(0, 0) };
+            assert_eq!(refreshes.is_mass_refusal(Requested::Refresh), stop, "{what}");
+            assert!(!refreshes.is_mass_refusal(Requested::Mint), "refusals of minting are counted apart");
+            let mints = MarkBudget { waiting_mints: waiting, mint_grants: grants, ..full(0, 0) };
+            assert_eq!(mints.is_mass_refusal(Requested::Mint), stop, "{what}");
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! Redirects back from the authorization page: each is exchanged once, and how many exchanges a minute there may be.
+//!
+//! An item is a lease and, later, the outcome. The first arrival of a redirect claims the item by a conditional write
+//! before it presents the code; a repeat (a reload, a double render) fails that condition and finds the outcome. A
+//! claim whose holder died ends by itself, and then says nothing about a connection: only [`Ending::Connected`], which
+//! is written after the installation is stored, does.
+//!
+//! The table holds no code and no cookie: only digests of them.
+
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_sdk_dynamodb::types::{ReturnValue, ReturnValuesOnConditionCheckFailure};
+
+use super::{Attributes, Item, StoreError, Table, Written, n, s, written};
+use crate::clock::Millis;
+use crate::installation::state::Attempt;
+use crate::redacted::Redacted;
+use crate::resource::Kind;
+
+/// The lease of a claim. No invocation of the callback lives longer than its 29 s, so a claim that is older is nobody's.
+pub const LEASE: Duration = Duration::from_secs(30);
+/// A code is presented at most so often: again only where the platform was not reached or did not look at the code.
+pub const MOST_ATTEMPTS: u32 = 3;
+/// The table keeps an item for so long: longer than a state can be used (30 minutes), so that none is used twice.
+const KEPT: Duration = Duration::from_hours(1);
+/// Exchanges for each [`Origin`] in a minute of the clock, shared by all processes. An exchange that brings an installation
+/// gives its place back, so this bounds refused codes and what is under way, and no number of real installs.
+pub const MOST_EXCHANGES: u32 = 60;
+/// Counters are kept for this long.
+const COUNTER_KEPT: Duration = Duration::from_hours(1);
+
+/// The SHA-256 of a secret, in hexadecimal: it identifies the secret and does not tell it.
+#[must_use]
+pub fn sha256(secret: &[u8]) -> String {
+    digest(&SHA256, secret).as_ref().iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+}
+
+/// Identifies a redirect: by its state where it has one, else by its code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RedirectId(String);
+
+impl RedirectId {
+    /// The redirect of a state with this nonce. A state belongs to one redirect, whatever code comes with it.
+    #[must_use]
+    pub fn of_state(nonce: &[u8]) -> Self {
+        Self(format!("redirect#state#{}", sha256(nonce)))
+    }
+
+    /// The redirect of a code that came without a state.
+    #[must_use]
+    pub fn of_code(code: &Redacted) -> Self {
+        Self(format!("redirect#code#{}", sha256(code.expose().as_bytes())))
+    }
+}
+
+/// Who brings a redirect. All members are digests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// Of the code.
+    pub code: String,
+    /// Of the browser's cookie.
+    pub browser: String,
+    /// Of the network address and the browser's make, keyed.
+    pub network: String,
+}
+
+/// How far a redirect is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Another invocation presents the code now.
+    Exchanging,
+    /// The installation is stored, or on the rescue queue.
+    Connected {
+        /// What was connected.
+        kind: Kind,
+        /// When.
+        at: Millis,
+    },
+    /// The code is spent or refused. The caller's name for the reason.
+    Failed(String),
+    /// The code may be presented (again): the last try did not reach the platform, or its holder died. The caller's
+    /// name for the reason, where one was given.
+    Open(Option<String>),
+}
+
+/// A redirect as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredRedirect {
+    /// Who brought it first.
+    pub first: Arrival,
+    /// How far it is.
+    pub progress: Progress,
+}
+
+/// What the holder of a claim makes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending<'a> {
+    /// The installation is stored, or on the rescue queue.
+    Connected(Kind),
+    /// The code is spent or refused; the reason.
+    Failed(&'a str),
+    /// The code may be presented again; the reason.
+    Open(&'a str),
+}
+
+/// A place among the exchanges of a minute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExchangePlace(String);
+
+/// By which way a redirect comes. Each has places of its own, so that guesses without a state leave links alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// By a link of ours, with a state.
+    Link,
+    /// From the marketplace's own pages, without a state.
+    Marketplace,
+}
+
+impl Table {
+    /// A redirect that was here before; `None` for a new one.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn redirect(&self, id: &RedirectId, now: Millis) -> Result<Option<StoredRedirect>, StoreError> {
+        let read = self.client.get_item().table_name(&*self.name).key("pk", s(&id.0)).consistent_read(true);
+        read.send().await?.item().map(|item| stored(item, now)).transpose()
+    }
+
+    /// Claims a redirect for `owner`, who may then present its code once. `None` if it is claimed; else the redirect as
+    /// it is, which belongs to another code or arrival, or has its end.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn claim_redirect(
+        &self,
+        id: &RedirectId,
+        arrival: &Arrival,
+        owner: &Attempt,
+        now: Millis,
+    ) -> Result<Option<StoredRedirect>, StoreError> {
+        let result = self
+            .client
+            .update_item()
+            .table_name(&*self.name)
+            .key("pk", s(&id.0))
+            .condition_expression(
+                "attribute_not_exists(pk) OR (code = :code AND attribute_not_exists(outcome) \
+                 AND claim_ends_at <= :now AND attempts < :most)",
+            )
+            .update_expression(
+                "SET code = :code, browser = :browser, network = :network, claimed_by = :owner, \
+                 claim_ends_at = :ends, attempts = if_not_exists(attempts, :zero) + :one, expires_at = :expires \
+                 REMOVE reason",
+            )
+            .expression_attribute_values(":code", s(&arrival.code))
+            .expression_attribute_values(":browser", s(&arrival.browser))
+            .expression_attribute_values(":network", s(&arrival.network))
+            .expression_attribute_values(":owner", s(owner.as_str()))
+            .expression_attribute_values(":now", n(now))
+            .expression_attribute_values(":ends", n(now + LEASE))
+            .expression_attribute_values(":expires", n((now + KEPT).seconds()))
+            .expression_attribute_values(":most", n(MOST_ATTEMPTS))
+            .expression_attribute_values(":zero", n(0))
+            .expression_attribute_values(":one", n(1))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+            .send()
+            .await;
+        match written(result)? {
+            Written::Applied(_) | Written::Refused(None) => Ok(None),
+            // The SDK repeats a write whose answer was lost; then the first one was applied.
+            Written::Refused(Some(item)) if Attributes::of(&item).text("claimed_by") == Some(owner.as_str()) => {
+                Ok(None)
+            }
+            Written::Refused(Some(item)) => stored(&item, now).map(Some),
+        }
+    }
+
+    /// Ends the claim of `owner`. False if the claim is no longer theirs.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn end_redirect(
+        &self,
+        id: &RedirectId,
+        owner: &Attempt,
+        ending: Ending<'_>,
+        now: Millis,
+    ) -> Result<bool, StoreError> {
+        let write = self
+            .client
+            .update_item()
+            .table_name(&*self.name)
+            .key("pk", s(&id.0))
+            .condition_expression("claimed_by = :owner")
+            .expression_attribute_values(":owner", s(owner.as_str()))
+            .expression_attribute_values(":now", n(now));
+        let write = match ending {
+            Ending::Connected(kind) => write
+                .update_expression("SET outcome = :outcome, ended_at = :now REMOVE claim_ends_at")
+                .expression_attribute_values(":outcome", s(kind.as_str())),
+            Ending::Failed(reason) => write
+                .update_expression("SET outcome = :outcome, ended_at = :now, reason = :reason REMOVE claim_ends_at")
+                .expression_attribute_values(":outcome", s(FAILED))
+                .expression_attribute_values(":reason", s(reason)),
+            Ending::Open(reason) => write
+                .update_expression("SET claim_ends_at = :now, reason = :reason")
+                .expression_attribute_values(":reason", s(reason)),
+        };
+        Ok(matches!(written(write.send().await)?, Written::Applied(_)))
+    }
+
+    /// Takes a place among the exchanges of this minute; `None` if all are taken.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn take_exchange(&self, origin: Origin, now: Millis) -> Result<Option<ExchangePlace>, StoreError> {
+        let origin = match origin {
+            Origin::Link => "link",
+            Origin::Marketplace => "marketplace",
+        };
+        let key = format!("exchanges#{origin}#{}", now.seconds().div_euclid(60));
+        let result = self
+            .client
+            .update_item()
+            .table_name(&*self.name)
+            .key("pk", s(&key))
+            .condition_expression("attribute_not_exists(taken) OR taken < :most")
+            .update_expression("SET expires_at = :expires ADD taken :one")
+            .expression_attribute_values(":most", n(MOST_EXCHANGES))
+            .expression_attribute_values(":one", n(1))
+            .expression_attribute_values(":expires", n((now + COUNTER_KEPT).seconds()))
+            .return_values(ReturnValue::None)
+            .send()
+            .await;
+        Ok(matches!(written(result)?, Written::Applied(_)).then_some(ExchangePlace(key)))
+    }
+
+    /// Gives a place back: its exchange brought an installation, or did not take place.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn return_exchange(&self, place: ExchangePlace) -> Result<(), StoreError> {
+        let result = self
+            .client
+            .update_item()
+            .table_name(&*self.name)
+            .key("pk", s(place.0))
+            .condition_expression("taken > :zero")
+            .update_expression("ADD taken :minus")
+            .expression_attribute_values(":zero", n(0))
+            .expression_attribute_values(":minus", n(-1))
+            .send()
+            .await;
+        written(result).map(drop)
+    }
+}
+
+const FAILED: &str = "failed";
+
+fn stored(item: &Item, now: Millis) -> Result<StoredRedirect, StoreError> {
+    let attributes = Attributes::of(item);
+    let text = |name| attributes.text(name).map(str::to_owned).ok_or_else(|| attributes.malformed(name));
+    let reason = attributes.text("reason").map(str::to_owned);
+    let at = attributes.number("ended_at").map(Millis).unwrap_or_default();
+    let progress = match attributes.text("outcome") {
+        Some("location") => Progress::Connected { kind: Kind::Location, at },
+        Some("company") => Progress::Connected { kind: Kind::Company, at },
+        Some(_) => Progress::Failed(reason.unwrap_or_default()),
+        None if attributes.number("claim_ends_at").map(Millis).is_some_and(|ends| now < ends) => Progress::Exchanging,
+        None if attributes.number::<u32>("attempts").is_some_and(|attempts| attempts >= MOST_ATTEMPTS) => {
+            Progress::Failed(reason.unwrap_or_default())
+        }
+        None => Progress::Open(reason),
+    };
+    let first = Arrival { code: text("code")?, browser: text("browser")?, network: text("network")? };
+    Ok(StoredRedirect { first, progress })
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_dynamodb::types::AttributeValue;
+
+    use super::*;
+
+    const NOW: Millis = Millis(1_800_000_000_000);
+
+    #[test]
+    fn an_item_says_how_far_its_redirect_is() {
+        let (before, after) = (n(NOW), n(NOW + Duration::from_millis(1)));
+        let connected = |kind| Progress::Connected { kind, at: NOW };
+        for (attributes, progress) in [
+            (vec![("claim_ends_at", after.clone()), ("attempts", n(1))], Progress::Exchanging),
+            (vec![("claim_ends_at", after), ("attempts", n(3))], Progress::Exchanging),
+            (vec![("claim_ends_at", before.clone()), ("attempts", n(1))], Progress::Open(None)),
+            (
+                vec![("claim_ends_at", before.clone()), ("attempts", n(2)), ("reason", s("x"))],
+                Progress::Open(Some("x".into())),
+            ),
+            (vec![("claim_ends_at", before), ("attempts", n(3)), ("reason", s("x"))], Progress::Failed("x".into())),
+            (vec![("outcome", s("location")), ("ended_at", n(NOW))], connected(Kind::Location)),
+            (vec![("outcome", s("company")), ("ended_at", n(NOW))], connected(Kind::Company)),
+            (vec![("outcome", s("failed")), ("reason", s("x"))], Progress::Failed("x".into())),
+            (vec![("outcome", s("unheard of"))], Progress::Failed(String::new())),
+        ] {
+            let arrival = [("pk", s("redirect#code#1")), ("code", s("c")), ("browser", s("b")), ("network", s("n"))];
+            let all: Vec<(&str, AttributeValue)> = arrival.into_iter().chain(attributes).collect();
+            let item = all.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+            assert_eq!(stored(&item, NOW).expect("readable").progress, progress, "{all:?}");
+        }
+        let without = Item::from([("pk".to_owned(), s("redirect#code#1"))]);
+        assert!(matches!(stored(&without, NOW), Err(StoreError::Malformed { attribute: "code", .. })));
+    }
+
+    #[test]
+    fn an_item_holds_no_code() {
+        let code = Redacted::from("the-code");
+        let RedirectId(key) = RedirectId::of_code(&code);
+        assert_eq!(key, format!("redirect#code#{}", sha256(b"the-code")));
+        assert!(!key.contains("the-code"));
+        assert_ne!(RedirectId::of_state(b"the-code"), RedirectId(key));
+    }
+}

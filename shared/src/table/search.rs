@@ -1,0 +1,167 @@
+//! Locations of which nobody knows the company, and which the schedule therefore asks the companies about.
+//!
+//! `app#searches` holds the locations' ids in a set of bounded size. The progress of a search stands in the location's
+//! own item: `search_since`, `search_after` (the last company of the list that was asked) and `search_left` (companies
+//! that could not be asked and are asked again).
+
+use aws_sdk_dynamodb::types::AttributeValue;
+
+use super::company::Listed;
+use super::minted::SUPPOSED;
+use super::{Attributes, StoreError, Table, installation_key, n, s, written};
+use crate::clock::Millis;
+use crate::installation::state::Lineage;
+use crate::resource::Resource;
+
+const SEARCHES: &str = "app#searches";
+/// The companies are asked about at most so many locations at once, so that nobody can make the system ask for ever.
+const MOST_SEARCHES: usize = 100;
+
+/// The progress of the search for a location's company.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Search {
+    /// The location.
+    pub location: Resource,
+    /// The lineage of its installation.
+    pub lineage: Lineage,
+    /// Since when companies are asked. The search's version.
+    pub since: Millis,
+    /// The last company of the list that was reached.
+    pub after: Option<Listed>,
+    /// Companies before it that could not be asked.
+    pub left: Vec<Resource>,
+}
+
+impl Table {
+    /// Queues a location whose company the schedule is to find. False if too many are queued.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn begin_search(&self, location: &Resource) -> Result<bool, StoreError> {
+        let write = self
+            .client
+            .update_item()
+            .table_name(&*self.name)
+            .key("pk", s(SEARCHES))
+            .update_expression("ADD ids :ids")
+            .condition_expression("attribute_not_exists(ids) OR size(ids) < :most OR contains(ids, :id)")
+            .expression_attribute_values(":ids", AttributeValue::Ss(vec![location.id().to_owned()]))
+            .expression_attribute_values(":id", s(location.id()))
+            .expression_attribute_values(":most", n(MOST_SEARCHES));
+        super::company::applied(write).await
+    }
+
+    /// The queued locations.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn searches(&self) -> Result<Vec<Resource>, StoreError> {
+        let read = self.client.get_item().table_name(&*self.name).key("pk", s(SEARCHES));
+        let answer = read.consistent_read(true).send().await?;
+        let Some(item) = answer.item() else { return Ok(Vec::new()) };
+        Ok(Attributes::of(item).texts("ids").filter_map(|id| Resource::location(id).ok()).collect())
+    }
+
+    /// Takes a location from the queue.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn end_search(&self, location: &Resource) -> Result<(), StoreError> {
+        self.client
+            .update_item()
+            .table_name(&*self.name)
+            .key("pk", s(SEARCHES))
+            .update_expression("DELETE ids :ids")
+            .expression_attribute_values(":ids", AttributeValue::Ss(vec![location.id().to_owned()]))
+            .send()
+            .await?;
+        Ok(())
+    }
+
+    /// The progress of the search for a location's company; `None` if there is no search (any more).
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn search(&self, location: &Resource) -> Result<Option<Search>, StoreError> {
+        let read = self.client.get_item().table_name(&*self.name).key("pk", s(installation_key(location)));
+        let answer = read.consistent_read(true).send().await?;
+        let Some(item) = answer.item() else { return Ok(None) };
+        let attributes = Attributes::of(item);
+        let Some(since) = attributes.number("search_since").map(Millis) else { return Ok(None) };
+        let lineage = Lineage {
+            epoch: attributes.number("epoch").ok_or_else(|| attributes.malformed("epoch"))?,
+            generation: attributes.number("generation").ok_or_else(|| attributes.malformed("generation"))?,
+        };
+        let left = attributes.texts("search_left").filter_map(|id| Resource::company(id).ok()).collect();
+        let after = attributes.text("search_after").and_then(read_listed);
+        Ok(Some(Search { location: location.clone(), lineage, since, after, left }))
+    }
+
+    /// Notes how far a search has come. False if the location is not searched for any more.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn save_search(&self, search: &Search) -> Result<bool, StoreError> {
+        let mut set = Vec::new();
+        let mut write = self.change(&search.location, search.lineage);
+        if let Some(Listed { company, listed_at }) = &search.after {
+            set.push("search_after = :after");
+            write = write.expression_attribute_values(":after", s(format!("{listed_at}#{}", company.id())));
+        }
+        if !search.left.is_empty() {
+            set.push("search_left = :left");
+            let left = search.left.iter().map(|company| company.id().to_owned()).collect();
+            write = write.expression_attribute_values(":left", AttributeValue::Ss(left));
+        }
+        let set = if set.is_empty() { String::new() } else { format!("SET {}", set.join(", ")) };
+        let remove = if search.left.is_empty() { " REMOVE search_left" } else { "" };
+        let result = write
+            .condition_expression("epoch = :epoch AND generation = :generation AND search_since = :since")
+            .update_expression(format!("{set}{remove}"))
+            .expression_attribute_values(":since", n(search.since))
+            .send()
+            .await;
+        Ok(matches!(written(result)?, super::Written::Applied(_)))
+    }
+
+    /// Ends a search that has found no company: nobody asks again before `until`, unless a company is listed after
+    /// `newest`. Does nothing if the location is not searched for any more.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn conclude_search(
+        &self,
+        search: &Search,
+        until: Millis,
+        newest: Option<Millis>,
+        now: Millis,
+    ) -> Result<(), StoreError> {
+        let result = self
+            .change(&search.location, search.lineage)
+            .condition_expression("epoch = :epoch AND generation = :generation AND search_since = :since")
+            .update_expression(
+                "SET absent_until = :until, absent_newest = :newest REMOVE search_since, search_after, search_left",
+            )
+            .expression_attribute_values(":since", n(search.since))
+            .expression_attribute_values(":until", n(until))
+            .expression_attribute_values(":newest", n(newest.unwrap_or(Millis(0))))
+            .send()
+            .await;
+        written(result)?;
+        // A place that nobody but a caller has named is deleted once the absence is forgotten.
+        let result = self
+            .update(&search.location)
+            .condition_expression("attribute_exists(supposed)")
+            .update_expression("SET expires_at = :expires")
+            .expression_attribute_values(":expires", n((now + SUPPOSED).seconds()))
+            .send()
+            .await;
+        written(result).map(drop)
+    }
+}
+
+/// The instant and the id of `search_after`.
+fn read_listed(text: &str) -> Option<Listed> {
+    let (at, id) = text.split_once('#')?;
+    Some(Listed { company: Resource::company(id).ok()?, listed_at: Millis(at.parse().ok()?) })
+}

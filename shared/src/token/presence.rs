@@ -1,0 +1,85 @@
+//! The question to the platform if the app is still installed, asked with the installation's own token.
+//!
+//! Asking rotates no refresh token: each rotation is an exposure, and a webhook has no time for a lease. A token that
+//! is missing or nearly expired is left to the schedule, and the question is asked again when the schedule has renewed
+//! it or the platform has refused to.
+
+use super::mint::Probed;
+use super::schedule::{Freshness, freshness};
+use super::tokens::Tokens;
+use super::{TokenError, mint};
+use crate::installation::state::Status;
+use crate::resource::Resource;
+use crate::table::StoreError;
+use crate::table::installation::{Installation, SealedPair};
+
+/// The platform's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// The platform takes the installation's token.
+    Installed,
+    /// The platform refuses the token although it is not expired.
+    Gone,
+    /// Nothing is known.
+    Unclear(&'static str),
+}
+
+impl Tokens {
+    /// Asks the platform whether an installation still exists, with one permit of its resource. Waits for none.
+    ///
+    /// # Errors
+    /// [`TokenError`]: a stored token does not open, or the table does not answer.
+    pub async fn presence(&self, stored: &Installation) -> Result<Presence, TokenError> {
+        let mut stored = stored.clone();
+        if stored.minted.is_some() {
+            match self.under_company(&mut stored).await {
+                // Nothing works for a location without its company, or where the platform knows of no installation.
+                Err(TokenError::Revoked | TokenError::NotInstalled) => return Ok(Presence::Gone),
+                known => drop(known?),
+            }
+        }
+        if let Some(pair) = self.fresh_pair(&stored) {
+            let access = self.open(&stored, pair).await?;
+            return self.minter.presence(&stored.resource, &access).await;
+        }
+        if stored.minted.is_some() {
+            return self.presence_of_minted(&stored).await;
+        }
+        // The platform has refused the refresh token, which is what an uninstall leads to.
+        if stored.status == Status::NeedsReauthorization {
+            return Ok(Presence::Gone);
+        }
+        self.want_token(&stored).await?;
+        Ok(Presence::Unclear("the access token is expired"))
+    }
+
+    /// Asks the company of a location without a token of its own whether a token could be minted.
+    async fn presence_of_minted(&self, location: &Installation) -> Result<Presence, TokenError> {
+        let company = location.company.as_deref().and_then(|id| Resource::company(id).ok());
+        let Some(company) = company else { return Ok(Presence::Unclear("nobody knows whose location it is")) };
+        let Some(company) = self.table.installation(&company).await? else { return Ok(Presence::Gone) };
+        let Some(pair) = self.fresh_pair(&company) else {
+            self.want_token(&company).await?;
+            return Ok(Presence::Unclear("the company's access token is expired"));
+        };
+        let access = self.open(&company, pair).await?;
+        let asked = mint::Company { resource: company.resource.clone(), access };
+        Ok(match self.minter.probe(&asked, &location.resource, None).await {
+            Probed::Installed => Presence::Installed,
+            Probed::Absent => Presence::Gone,
+            Probed::TokenRefused => Presence::Unclear("the company's access token is refused"),
+            Probed::Unclear(why) => Presence::Unclear(why),
+        })
+    }
+
+    fn fresh_pair<'a>(&self, stored: &'a Installation) -> Option<&'a SealedPair> {
+        let now = self.clock.now();
+        let fresh =
+            |pair: &&SealedPair| freshness(pair.access_issued_at, pair.access_expires_at, now) == Freshness::Fresh;
+        stored.pair.as_ref().filter(fresh)
+    }
+
+    async fn want_token(&self, stored: &Installation) -> Result<(), StoreError> {
+        self.table.want_token(&stored.resource, stored.lineage, self.clock.now()).await.map(drop)
+    }
+}

@@ -1,0 +1,161 @@
+//! The search for the company of a location: the schedule asks the companies that no call has asked.
+//!
+//! A call for a location whose company nobody knows asks a few companies and queues the location if there are
+//! more ([`crate::table::search`]). Callers are told to come back until every company was asked. The number of queued
+//! locations is bounded, and an absence is remembered, so that calls for what does not exist cannot keep the system
+//! asking.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+
+use super::TokenError;
+use super::mint::Probed;
+use super::tokens::Tokens;
+use crate::clock::Millis;
+use crate::resource::Resource;
+use crate::table::StoreError;
+use crate::table::company::Listed;
+use crate::table::installation::LEASE;
+use crate::table::minted::Learnt;
+use crate::table::search::Search;
+
+/// When a caller may come back while the companies are asked: about when the next tick has asked some.
+pub(super) const SEARCH_RETRY: Duration = Duration::from_secs(30);
+/// A search that is older is over, whatever became of it.
+pub(super) const SEARCH_OVER: Duration = Duration::from_mins(15);
+/// A search ends after this, whether every company was asked or not.
+const PATIENCE: Duration = Duration::from_mins(10);
+/// So long nobody asks again if every company was asked. An install ends it sooner.
+const ABSENT: Duration = Duration::from_hours(1);
+/// The same if some could not be asked.
+const PERHAPS_ABSENT: Duration = Duration::from_mins(5);
+/// So many locations are searched for at once…
+const LOCATIONS_AT_ONCE: usize = 4;
+/// …and so many companies are asked about each at once.
+const COMPANIES_AT_ONCE: usize = 16;
+/// The progress is stored after so many companies.
+const PAGE: usize = 64;
+/// So many companies that could not be asked are remembered for one location.
+const MOST_LEFT: usize = 100;
+/// A question waits for a permit for so long.
+const PERMIT: Duration = Duration::from_secs(5);
+/// Nothing is asked with less time than this: a company's token may have to be renewed first.
+const ENOUGH: Duration = LEASE.saturating_add(Duration::from_secs(1));
+
+/// A company's answer about a location.
+enum Answer {
+    Installed,
+    Absent,
+    /// It cannot be asked now.
+    Unknown,
+}
+
+impl Tokens {
+    /// Goes on with all searches, in an invocation that ends at `deadline`. The next tick does what is left.
+    pub async fn search(&self, deadline: Millis) {
+        let locations = match self.table.searches().await {
+            Ok(locations) => locations,
+            Err(error) => return tracing::warn!(%error, "the locations to search for cannot be read"),
+        };
+        let searching = stream::iter(locations).map(|location| async move {
+            if let Err(error) = self.search_one(&location, deadline).await {
+                tracing::warn!(%location, %error, "the search for a location's company is not finished");
+            }
+        });
+        searching.buffer_unordered(LOCATIONS_AT_ONCE).collect::<()>().await;
+    }
+
+    async fn search_one(&self, location: &Resource, deadline: Millis) -> Result<(), StoreError> {
+        let Some(mut search) = self.table.search(location).await? else {
+            // Found, uninstalled or reported meanwhile. A call that has queued it just now says so in a moment.
+            let now = self.clock.now();
+            let stored = self.table.installation(location).await?;
+            let is_leased = stored.is_some_and(|stored| stored.lease_ends_at.is_some_and(|end| now < end));
+            return if is_leased { Ok(()) } else { self.table.end_search(location).await };
+        };
+        let mut asked_left = false;
+        loop {
+            let now = self.clock.now();
+            if now + ENOUGH > deadline {
+                return Ok(());
+            }
+            if now >= search.since + PATIENCE {
+                return self.conclude(&search, false, now).await;
+            }
+            let page = self.table.companies(search.after.as_ref(), PAGE).await?;
+            let mut companies: Vec<Resource> = page.entries.iter().map(|listed| listed.company.clone()).collect();
+            if companies.is_empty() && !asked_left {
+                asked_left = true;
+                companies = std::mem::take(&mut search.left);
+            }
+            if companies.is_empty() {
+                let is_complete = search.left.is_empty();
+                // The next ticks ask the others again.
+                return if is_complete { self.conclude(&search, true, now).await } else { Ok(()) };
+            }
+            let found = self.ask(&mut search, companies, deadline).await;
+            if let Some(company) = found {
+                let learnt = Learnt { company: Some(company.id()), at: now, event: None, now };
+                self.table.learn(location, learnt).await?;
+                tracing::info!(%location, %company, "the company of a location is found");
+                return self.table.end_search(location).await;
+            }
+            search.after = page.entries.into_iter().next_back().or(search.after);
+            if !self.table.save_search(&search).await? {
+                return self.table.end_search(location).await;
+            }
+        }
+    }
+
+    /// Asks these companies, several at once; the one that has the app in the location.
+    async fn ask(&self, search: &mut Search, companies: Vec<Resource>, deadline: Millis) -> Option<Resource> {
+        let location = search.location.clone();
+        let asking = stream::iter(companies).map(|company| {
+            let location = &location;
+            async move { (self.probe(&company, location, deadline).await, company) }
+        });
+        let mut answers = std::pin::pin!(asking.buffer_unordered(COMPANIES_AT_ONCE));
+        while let Some((answer, company)) = answers.next().await {
+            match answer {
+                Answer::Installed => return Some(company),
+                Answer::Unknown if search.left.len() < MOST_LEFT => search.left.push(company),
+                Answer::Absent | Answer::Unknown => {}
+            }
+        }
+        None
+    }
+
+    async fn probe(&self, company: &Resource, location: &Resource, deadline: Millis) -> Answer {
+        let mut source = match self.source(company.clone(), deadline).await {
+            Ok(source) => source,
+            Err(TokenError::Revoked | TokenError::ReauthorizationRequired { .. }) => return Answer::Absent,
+            // A company that is listed and not installed is about to be.
+            Err(error) => {
+                tracing::debug!(%company, %error, "a company cannot be asked about a location");
+                return Answer::Unknown;
+            }
+        };
+        let wait_until = |tokens: &Self| Some(tokens.clock.now() + PERMIT);
+        let mut probed = self.minter.probe(&source, location, wait_until(self)).await;
+        if probed == Probed::TokenRefused
+            && let Ok(renewed) = self.renew(company, &source.access, deadline).await
+        {
+            source.access = renewed;
+            probed = self.minter.probe(&source, location, wait_until(self)).await;
+        }
+        match probed {
+            Probed::Installed => Answer::Installed,
+            Probed::Absent => Answer::Absent,
+            Probed::TokenRefused | Probed::Unclear(_) => Answer::Unknown,
+        }
+    }
+
+    async fn conclude(&self, search: &Search, is_complete: bool, now: Millis) -> Result<(), StoreError> {
+        let remembered = if is_complete { ABSENT } else { PERHAPS_ABSENT };
+        let newest = search.after.as_ref().map(|Listed { listed_at, .. }| *listed_at);
+        self.table.conclude_search(search, now + remembered, newest, now).await?;
+        tracing::info!(location = %search.location, is_complete, "no company has the app in a location");
+        self.table.end_search(&search.location).await
+    }
+}

@@ -1,0 +1,172 @@
+//! What the network between the functions and the platform does to the promises: slow handshakes, connections that end
+//! while a process stands still, answers that arrive meanwhile, and what changes while a call waits for its permit.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use http::Method;
+use it::front::{Answers, End, Front};
+use it::outside::{Setup, System, company, location, route, send, until};
+use sandbox::marketplace::grants::Rotation;
+use sandbox::process::Signal;
+use serde_json::json;
+
+const PATH: &str = "/contacts/?limit=1";
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// A system whose way to the platform is a front of TLS.
+async fn behind_a_front(setup: Setup) -> (System, Front) {
+    let front = Front::start().await;
+    let mut environment = setup.environment.clone();
+    environment.push(("API_URL", front.url()));
+    environment.push(("SSL_CERT_FILE", front.root_file().display().to_string()));
+    let system = System::start(Setup { environment, ..setup }).await;
+    front.lead_to(&system.sandbox.marketplace.url());
+    (system, front)
+}
+
+/// A hundred calls whose connections take more than two seconds, and a hundred more on the open connections when the
+/// permits of the first would be free again if they had been taken before the connections were made.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_handshake_does_not_make_permits_arrive_together_with_those_of_the_next_window() {
+    const HANDSHAKE: Duration = Duration::from_millis(2_200);
+    let (system, front) = behind_a_front(Setup { relays: 4, at_once: 30, ..Setup::default() }).await;
+    let busy = location(1);
+    system.install(&busy).await;
+    front.handshakes_take(HANDSHAKE);
+    let began = Instant::now();
+    let volley = async || {
+        let call = |_| send(system.relay(Method::GET, &route(&busy, PATH)).header("relay-wait-ms", "20000"));
+        join_all((0..100).map(call)).await
+    };
+    let first = volley().await;
+    assert!(began.elapsed() > HANDSHAKE, "the handshakes were slow");
+    front.handshakes_take(Duration::ZERO);
+    tokio::time::sleep(Duration::from_millis(10_750).saturating_sub(began.elapsed())).await;
+    let second = volley().await;
+    let worst = system.sandbox.marketplace.worst_window(&busy);
+    assert!(worst <= 100, "{worst} requests within an interval");
+    for answer in first.iter().chain(&second) {
+        assert_eq!((answer.status, answer.source()), (200, "platform"), "{answer:?}");
+    }
+    assert_eq!(system.arrived(&busy), 200);
+    system.end().await;
+}
+
+/// The same for minting, whose permits are the company's: each minting of a process comes after a slow handshake.
+#[tokio::test(flavor = "multi_thread")]
+async fn minting_keeps_the_companys_limit_though_its_connections_are_slow() {
+    const HANDSHAKE: Duration = Duration::from_millis(2_200);
+    let environment = vec![("BURST_LIMIT", "20".to_owned())];
+    let setup = Setup { relays: 4, at_once: 10, locations: 40, environment, ..Setup::default() };
+    let (system, front) = behind_a_front(setup).await;
+    system.install(&company()).await;
+    front.handshakes_take(HANDSHAKE);
+    let began = Instant::now();
+    let called = async |numbers: std::ops::Range<usize>| {
+        let call = |number| send(system.relay(Method::GET, &route(&location(number), PATH)));
+        join_all(numbers.map(call)).await
+    };
+    let first = called(1..21).await;
+    let served = first.iter().filter(|answer| answer.status == 200).count();
+    // A permit that comes too late on a busy machine is lost.
+    assert!(served >= 12, "{served} of 20 served: {first:?}");
+    assert!(began.elapsed() > HANDSHAKE, "the handshakes were slow");
+    front.handshakes_take(Duration::ZERO);
+    tokio::time::sleep(Duration::from_millis(10_750).saturating_sub(began.elapsed())).await;
+    called(21..41).await;
+    let mut minted: Vec<Duration> = system
+        .sandbox
+        .marketplace
+        .token_requests()
+        .into_iter()
+        .filter(|seen| seen.grant == "mint")
+        .map(|seen| seen.at)
+        .collect();
+    minted.sort_unstable();
+    assert!(minted.len() >= 20, "{} mintings", minted.len());
+    let within =
+        minted.iter().map(|first| minted.iter().filter(|at| **at >= *first && **at < *first + INTERVAL).count());
+    let worst = within.max().unwrap_or_default();
+    assert!(worst <= 20, "{worst} requests with the company's token within an interval");
+    system.end().await;
+}
+
+/// A process stands still between two calls, as Lambda freezes it, and the platform ends its connections meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_post_fails_or_is_sent_twice_after_a_freeze() {
+    let (system, front) = behind_a_front(Setup { relays: 1, ..Setup::default() }).await;
+    let resource = location(1);
+    system.install(&resource).await;
+    let post = async || {
+        let post = system.relay(Method::POST, &route(&resource, "/contacts/"));
+        send(post.header("content-type", "application/json").body(r#"{"firstName":"Once"}"#)).await
+    };
+    assert_eq!(post().await.status, 201);
+    for round in 0..20 {
+        let how = if round % 2 == 0 { End::Reset } else { End::Close };
+        system.signal("relay-1", Signal::Stop).await;
+        front.end_all(how);
+        // The invocation waits for the process, as Lambda thaws it for an invocation.
+        let (answer, ()) = tokio::join!(post(), system.signal("relay-1", Signal::Continue));
+        assert_eq!((answer.status, answer.source()), (201, "platform"), "{how:?}, round {round}: {answer:?}");
+        assert_eq!(system.arrived(&resource), round + 2, "{how:?}: once each");
+    }
+    system.end().await;
+}
+
+/// The platform rotates a token, its answer reaches the machine, and the process is stopped for longer than it would
+/// wait for an answer. A platform without forgiveness never gives that answer again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pair_that_has_arrived_is_taken_however_late_the_process_reads_it() {
+    let (system, front) = behind_a_front(Setup { relays: 1, ..Setup::default() }).await;
+    system.sandbox.marketplace.change(|options| options.rotation = Rotation::Strict);
+    for (number, answers) in [(1, Answers::Whole), (2, Answers::InPieces(200, Duration::from_millis(2)))] {
+        let resource = location(number);
+        system.install(&resource).await;
+        front.answers(answers);
+        system.sandbox.marketplace.expire_access_tokens_of(&resource);
+        system.set_stored(&resource, &[("access_expires_at", 1_000)]).await;
+        let before = system.refreshes();
+        front.hold();
+        let call = system.get(&resource, PATH);
+        let stopped = async {
+            assert!(until(|| system.refreshes() == before + 1).await, "the token is presented");
+            system.signal("relay-1", Signal::Stop).await;
+            front.release();
+            tokio::time::sleep(Duration::from_secs(8)).await;
+            system.signal("relay-1", Signal::Continue).await;
+        };
+        let (answer, ()) = tokio::join!(call, stopped);
+        assert_eq!((answer.status, answer.source()), (200, "platform"), "{answers:?}: {answer:?}");
+        assert_eq!(system.refreshes(), before + 1, "{answers:?}: the token is presented once");
+        assert_eq!(system.get(&resource, "").await.json()["status"], "Active", "{answers:?}");
+    }
+    system.end().await;
+}
+
+/// A call waits for its permit, and the app is uninstalled meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_uninstall_is_noticed_by_a_call_that_waits_for_its_permit() {
+    let system = System::start(Setup { relays: 2, ..Setup::default() }).await;
+    let resource = location(1);
+    system.install(&resource).await;
+    let hooks = format!("{}/webhooks/marketplace", system.sandbox.gateway.url());
+    system.sandbox.marketplace.webhooks().send_to(hooks);
+    let request = json!({ "resource": resource, "method": "GET", "path": "/contacts/", "query": "limit=1" });
+    let batch = json!({ "requests": vec![request; 100] }).to_string();
+    let answers = system.invoke(batch, None).await;
+    assert!(answers["responses"].as_array().expect("answers").iter().all(|answer| answer["status"] == 200));
+    let waiting = || send(system.relay(Method::GET, &route(&resource, PATH)).header("relay-wait-ms", "20000"));
+    let uninstalling = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        system.sandbox.marketplace.uninstall(&resource);
+    };
+    let (answers, ()) = tokio::join!(join_all((0..4).map(|_| waiting())), uninstalling);
+    for answer in answers {
+        assert_eq!(answer.refusal(), (410, "revoked".to_owned()), "{answer:?}");
+    }
+    let arrived = system.arrived(&resource);
+    assert_eq!((arrived, system.sandbox.marketplace.strangers()), (100, 0), "nothing was sent after the wait");
+    system.end().await;
+}
