@@ -37,9 +37,9 @@ pub enum Field {
     Access,
     /// The refresh token.
     Refresh,
-    /// The access token of the parked pair.
+    /// The access token of a standby pair.
     AlternateAccess,
-    /// The refresh token of the parked pair.
+    /// The refresh token of a standby pair.
     AlternateRefresh,
     /// A whole pair on the rescue queue.
     Rescue,

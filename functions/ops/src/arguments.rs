@@ -65,7 +65,7 @@ pub(crate) enum Command {
     /// Let refreshing go on after a stop (mass refusal, or the platform refuses the app itself)
     Resume {
         /// Do not count what was refused so far: those refusals were true. Without it the next one stops all again,
-        /// and marks nothing, as long as the last 15 minutes look like a fault of the platform
+        /// and marks nothing, as long as the answers since the last mark look like a fault of the platform
         #[arg(long)]
         forget: bool,
     },

@@ -1,7 +1,7 @@
 //! The one path that mints a location's token from its company's, under the same lease and lineage as a refresh.
 //!
 //! Nothing here is single use: a minting whose answer is lost, or that cannot be stored, is repeated. So there is
-//! neither rescue nor parking, and an outcome that is not known leaves no doubt behind.
+//! neither a rescue queue nor standby pairs, and an outcome that is not known leaves no doubt behind.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -447,7 +447,9 @@ impl Minter {
         let Installation { resource, lineage, failures, .. } = &claimant.location;
         let reinstall_url = claimant.location.reinstall_url();
         let given_up = claimant.location.claimed_from == Some(Status::NeedsReauthorization);
-        if !given_up && (claimant.location.pair.is_some() || reinstall_url.is_some()) {
+        // While the schedule asks further companies, nothing is concluded.
+        let is_final = when_absent == WhenAbsent::Remember;
+        if is_final && !given_up && (claimant.location.pair.is_some() || reinstall_url.is_some()) {
             let first = !claimant.location.was_refused();
             match self.breaker.reserve(Requested::Mint, &claimant.attempt, first).await {
                 Ok(Marking::Reserved) => {}
@@ -456,7 +458,7 @@ impl Minter {
                 Err(error) => return Refreshed::Failed(Failure::Store(error)),
             }
         }
-        let (settled, told) = if reinstall_url.is_some() {
+        let (settled, told) = if is_final && reinstall_url.is_some() {
             let (status, failures) = (Status::NeedsReauthorization, failures + 1);
             let to = Settlement { status, due_at: None, failures, retry_at: None, now: self.clock.now() };
             let settled = self.events.settle(&claimant.location, &claimant.attempt, to, claimant.deadline).await;

@@ -28,7 +28,7 @@ pub(super) async fn look(stack: &Stack) -> Vec<Finding> {
             ),
             Ok(depth) => Finding::fail(
                 what,
-                format!("{depth} token pairs could not be stored for hours"),
+                format!("{depth} token pairs could not be stored for days"),
                 "docs/operations.md says how they are brought back; they are kept for 14 days",
             ),
         });
