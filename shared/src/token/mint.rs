@@ -22,11 +22,11 @@ use crate::lifecycle::Events;
 use crate::quota::{Endpoint, Permit, Quota, QuotaError, ShareOwner};
 use crate::resource::Resource;
 use crate::seal::Sealer;
-use crate::table::Table;
 use crate::table::app::BreakerReason;
 use crate::table::installation::{Changed, Claim, Claimed, Installation, LEASE, Renewal, Settlement};
 use crate::table::mark_budget::Requested;
 use crate::table::minted::{Absence, Source};
+use crate::table::{StoreError, Table};
 use crate::vault::Vault;
 
 /// What must be left of the lease after a minting: the time of a commit.
@@ -344,6 +344,9 @@ impl Minter {
     async fn ask_once(&self, claimant: &Claimant, company: &Company) -> Result<Asked<Box<Grant>>, Setback> {
         let (location, until) = (&claimant.location.resource, claimant.ends - (PRESENTATION + COMMIT));
         for _ in 0..LATE_PERMITS {
+            if self.clock.now() > until {
+                break;
+            }
             let Ok(connection) = self.endpoint.connection().await else {
                 return Ok(Err(Otherwise::Unanswered("no connection")));
             };
@@ -425,7 +428,11 @@ impl Minter {
     /// same. After that, a location that would lose something needs a place of the budget of marks; if there was a grant
     /// of its own, the customer is asked to install it again.
     async fn absent(&self, claimant: &Claimant, why: Why, companies: &[Company], when_absent: WhenAbsent) -> Refreshed {
-        let works = why != Why::Forced && has_token(&claimant.location, companies, self.clock.now());
+        let works = match self.has_token(&claimant.location, companies).await {
+            Ok(works) => works && why != Why::Forced,
+            // The lease passes by itself.
+            Err(error) => return Refreshed::Failed(Failure::Store(error)),
+        };
         // While other companies may have the app there, nothing is erased and nothing is concluded.
         if works || when_absent == WhenAbsent::AskOthers {
             let (now, failures) = (self.clock.now(), claimant.location.failures + 1);
@@ -501,6 +508,23 @@ impl Minter {
         }
     }
 
+    /// Returns true if the location has an access token that is not expired and that comes from the present installation
+    /// of its own company. The epochs of other companies say nothing about it.
+    async fn has_token(&self, location: &Installation, companies: &[Company]) -> Result<bool, StoreError> {
+        let now = self.clock.now();
+        if !location.pair.as_ref().is_some_and(|pair| now < pair.access_expires_at) {
+            return Ok(false);
+        }
+        let own = location.company.as_deref().and_then(|id| Resource::company(id).ok());
+        let Some(own) = own else { return Ok(true) };
+        let epoch = location.minted.unwrap_or_default().company_epoch;
+        if let Some(company) = companies.iter().find(|company| company.resource == own) {
+            return Ok(company.access.epoch <= epoch);
+        }
+        let stored = self.table.installation(&own).await?;
+        Ok(stored.is_some_and(|stored| stored.status != Status::Revoked && stored.lineage.epoch <= epoch))
+    }
+
     /// Gives the lease back. If the store fails the lease passes by itself.
     async fn set_back(&self, claimant: &Claimant, setback: Setback) -> Refreshed {
         let Installation { resource, claimed_from, minted, .. } = &claimant.location;
@@ -518,12 +542,4 @@ impl Minter {
         tracing::warn!(%resource, outcome = outcome_of(status), failures, stored = settled.is_ok(), note, Refreshes = 1, "token not minted");
         Refreshed::Failed(told)
     }
-}
-
-/// Whether a location has an access token that works for all that is known, and that comes from the present
-/// installation of the companies.
-fn has_token(location: &Installation, companies: &[Company], now: Millis) -> bool {
-    let epoch = location.minted.unwrap_or_default().company_epoch;
-    let is_current = companies.iter().all(|company| company.access.epoch <= epoch);
-    is_current && location.pair.as_ref().is_some_and(|pair| now < pair.access_expires_at)
 }

@@ -57,7 +57,7 @@ impl Tokens {
             return Ok(now);
         }
         let works = stored.pair.as_ref().is_some_and(|pair| now < pair.access_expires_at);
-        if !works {
+        if !works && stored.status != Status::NeedsReauthorization {
             self.expect_present(minted).await?;
         }
         let Some(company) = stored.company.as_deref().and_then(|id| Resource::company(id).ok()) else { return Ok(now) };
@@ -154,7 +154,9 @@ impl Tokens {
         let Roster { newest, more, .. } = self.roster().await?;
         let others = newest.into_iter().filter(|company| Some(company) != asked);
         let Sources { companies, unasked } = self.sources(others, deadline).await;
-        if companies.is_empty() && !more {
+        // The location's own company has answered, and no other can be asked: that is a conclusion.
+        let is_decided = asked.is_some() && unasked.is_none();
+        if companies.is_empty() && !more && !is_decided {
             return Err(unasked.unwrap_or(TokenError::NotInstalled));
         }
         let when_absent = if more || unasked.is_some() { WhenAbsent::Search } else { WhenAbsent::Remember };

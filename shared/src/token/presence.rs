@@ -58,7 +58,14 @@ impl Tokens {
         let company = location.company.as_deref().and_then(|id| Resource::company(id).ok());
         let Some(company) = company else { return Ok(Presence::Unclear("nobody knows whose location it is")) };
         let Some(company) = self.table.installation(&company).await? else { return Ok(Presence::Gone) };
+        if company.status == Status::Revoked {
+            return Ok(Presence::Gone);
+        }
         let Some(pair) = self.fresh_pair(&company) else {
+            // The schedule renews no token of a company that was given up, so nothing works for its locations.
+            if company.status == Status::NeedsReauthorization {
+                return Ok(Presence::Gone);
+            }
             self.want_token(&company).await?;
             return Ok(Presence::Unclear("the company's access token is expired"));
         };

@@ -10,9 +10,11 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 
 use super::TokenError;
-use super::mint::Probed;
+use super::mint::{Probed, WhenAbsent};
+use super::refresh::Why;
 use super::tokens::Tokens;
 use crate::clock::Millis;
+use crate::installation::state::Status;
 use crate::resource::Resource;
 use crate::table::StoreError;
 use crate::table::company::Listed;
@@ -81,7 +83,7 @@ impl Tokens {
                 return Ok(());
             }
             if now >= search.since + PATIENCE {
-                return self.conclude(&search, false, now).await;
+                return self.conclude(&search, false, now, deadline).await;
             }
             let page = self.table.companies(search.after.as_ref(), PAGE).await?;
             let mut companies: Vec<Resource> = page.entries.iter().map(|listed| listed.company.clone()).collect();
@@ -92,7 +94,7 @@ impl Tokens {
             if companies.is_empty() {
                 let is_complete = search.left.is_empty();
                 // The next ticks ask the others again.
-                return if is_complete { self.conclude(&search, true, now).await } else { Ok(()) };
+                return if is_complete { self.conclude(&search, true, now, deadline).await } else { Ok(()) };
             }
             let found = self.ask(&mut search, companies, deadline).await;
             if let Some(company) = found {
@@ -151,11 +153,32 @@ impl Tokens {
         }
     }
 
-    async fn conclude(&self, search: &Search, is_complete: bool, now: Millis) -> Result<(), StoreError> {
+    async fn conclude(
+        &self,
+        search: &Search,
+        is_complete: bool,
+        now: Millis,
+        deadline: Millis,
+    ) -> Result<(), StoreError> {
         let remembered = if is_complete { ABSENT } else { PERHAPS_ABSENT };
         let newest = search.after.as_ref().map(|Listed { listed_at, .. }| *listed_at);
         self.table.conclude_search(search, now + remembered, newest, now).await?;
         tracing::info!(location = %search.location, is_complete, "no company has the app in a location");
+        if is_complete {
+            self.give_up(&search.location, deadline).await?;
+        }
         self.table.end_search(&search.location).await
+    }
+
+    /// Asks the customer to install the app again, if the location once had a grant of its own: every company has said
+    /// that it does not have the app there.
+    async fn give_up(&self, location: &Resource, deadline: Millis) -> Result<(), StoreError> {
+        let Some(stored) = self.table.installation(location).await? else { return Ok(()) };
+        let is_over = matches!(stored.status, Status::NeedsReauthorization | Status::Revoked);
+        if stored.minted.is_some() && stored.reinstall_url().is_some() && !is_over {
+            let marking = self.minter.mint(location, stored.lineage, Why::Due, &[], WhenAbsent::Remember, deadline);
+            Box::pin(marking).await;
+        }
+        Ok(())
     }
 }

@@ -66,6 +66,9 @@ it::stories!(
     an_agency_that_cannot_be_asked_keeps_the_search_open,
     a_location_that_moved_to_another_agency_is_found,
     a_report_ends_a_search,
+    another_agencys_new_installation_costs_no_token,
+    a_location_that_may_be_elsewhere_is_not_given_up,
+    a_location_is_given_up_though_another_agency_cannot_be_asked,
     so_many_locations_are_searched_for_and_no_more,
     a_task_that_is_noted_again_stays,
     companies_are_listed_in_pages,
@@ -1036,6 +1039,69 @@ async fn a_location_that_moved_to_another_agency_is_found(world: World) {
     works(&world, &process, &moved).await;
     assert_eq!(world.stored(&moved).await.company.as_deref(), Some("C1"), "among many by the schedule");
     world.end().await;
+}
+
+/// A location that had a grant of its own, is minted now, and does not get a token from anybody any more.
+async fn to_be_minted(world: &World, process: &Process, location: &Resource) {
+    world.install(process, location).await;
+    let refusal = Fault::refusal(400, "Invalid grant: refresh token is invalid");
+    world.market.fault(Endpoint::Refresh, refusal, Some(1));
+    let stored = world.stored(location).await;
+    let moved = process.refresher.refresh(location, stored.lineage, Why::Due, world.deadline()).await;
+    assert!(matches!(moved, Refreshed::Moved), "{moved:?}");
+    assert!(world.stored(location).await.minted.is_some());
+    let no_access = Fault::refusal(403, "The token does not have access to this location.");
+    world.market.fault(Endpoint::Mint, no_access, None);
+}
+
+async fn another_agencys_new_installation_costs_no_token(world: World) {
+    let process = world.process().await;
+    many(&world, &process, 2).await;
+    // C2 is of a later epoch than C1, which the location belongs to.
+    world.install(&process, &agency(2)).await;
+    let l1 = location("M1");
+    works(&world, &process, &l1).await;
+    let before = asked(&world, &l1);
+    world.market.change(|options| options.agencies.values_mut().for_each(Vec::clear));
+    world.advance(Duration::from_hours(20));
+    let stored = world.stored(&l1).await;
+    let absent = Box::pin(process.tokens.mint(&stored, Why::Due, world.deadline())).await;
+    assert!(matches!(absent, Ok(Refreshed::Failed(Failure::NotInstalled))), "{absent:?}");
+    assert_eq!(world.stored(&l1).await.pair, stored.pair, "the token that works stays");
+    assert_eq!(asked(&world, &l1) - before, 2, "and both agencies were asked");
+    works(&world, &world.process().await, &l1).await;
+    world.end().await;
+}
+
+async fn a_location_that_may_be_elsewhere_is_not_given_up(world: World) {
+    let process = world.process().await;
+    many(&world, &process, 7).await;
+    let l1 = location("M1");
+    to_be_minted(&world, &process, &l1).await;
+    world.expire();
+    let found = access(&world, &process, &l1).await;
+    assert!(matches!(found, Err(TokenError::InProgress { .. })), "{found:?}");
+    assert_ne!(world.status(&l1).await, Status::NeedsReauthorization, "two agencies were not asked yet");
+    process.tokens.search(world.deadline()).await;
+    assert_eq!(world.status(&l1).await, Status::NeedsReauthorization, "all were");
+    let found = access(&world, &process, &l1).await;
+    assert!(matches!(found, Err(TokenError::ReauthorizationRequired { .. })), "{found:?}");
+}
+
+async fn a_location_is_given_up_though_another_agency_cannot_be_asked(world: World) {
+    let process = world.process().await;
+    many(&world, &process, 2).await;
+    world.market.uninstall(&grantee(&agency(2)));
+    let lineage = world.stored(&agency(2)).await.lineage;
+    let refused = process.refresher.refresh(&agency(2), lineage, Why::Due, world.deadline()).await;
+    assert!(matches!(refused, Refreshed::Failed(Failure::NeedsReauthorization(_))), "{refused:?}");
+    let l1 = location("M1");
+    to_be_minted(&world, &process, &l1).await;
+    let own = world.stored(&l1).await;
+    assert_eq!(own.company.as_deref(), Some("C1"));
+    world.expire();
+    let found = access(&world, &process, &l1).await;
+    assert!(matches!(found, Err(TokenError::ReauthorizationRequired { .. })), "{found:?}");
 }
 
 async fn a_report_ends_a_search(world: World) {

@@ -90,9 +90,12 @@ impl Table {
     pub async fn want_token(&self, resource: &Resource, lineage: Lineage, now: Millis) -> Result<Changed, StoreError> {
         let result = self
             .change(resource, lineage)
-            .condition_expression("epoch = :epoch AND generation = :generation AND #status <> :revoked")
+            .condition_expression(
+                "epoch = :epoch AND generation = :generation AND NOT #status IN (:revoked, :given_up)",
+            )
             .update_expression("SET due_at = :due, due_shard = :shard, token_wanted = :due")
             .status(":revoked", Status::Revoked)
+            .status(":given_up", Status::NeedsReauthorization)
             .due(resource, now)
             .send()
             .await;
