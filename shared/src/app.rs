@@ -123,12 +123,6 @@ impl App {
     /// A TLS set-up that cannot work.
     pub fn build(config: Config, aws: &SdkConfig, clock: Clock) -> Result<Self, StartError> {
         let connections = http_client::platform(clock.clone())?;
-        Ok(Self::build_on(config, aws, clock, connections))
-    }
-
-    /// The same with other connections to the platform, such as those that trust another root certificate.
-    #[must_use]
-    pub fn build_on(config: Config, aws: &SdkConfig, clock: Clock, connections: Connections) -> Self {
         let dynamodb = aws_sdk_dynamodb::config::Builder::from(aws).interceptor(ClockCheck::new(clock.clone())).build();
         let table = Table { client: aws_sdk_dynamodb::Client::from_conf(dynamodb), name: config.table.as_str().into() };
         let secrets = aws_sdk_secretsmanager::Client::new(aws);
@@ -165,7 +159,7 @@ impl App {
             alarms.clone(),
             clock.clone(),
         );
-        Self {
+        Ok(Self {
             connections,
             installations: Installations::new(
                 table.clone(),
@@ -187,7 +181,7 @@ impl App {
             clock,
             config,
             aws: aws.clone(),
-        }
+        })
     }
 }
 

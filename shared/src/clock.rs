@@ -74,7 +74,7 @@ enum Source {
     Manual { now: AtomicI64 },
 }
 
-/// What both clocks of a machine say at one instant, uncorrected.
+/// Both clocks of a machine at one instant, uncorrected.
 #[derive(Clone, Copy, Debug)]
 pub struct Reading {
     wall: Millis,

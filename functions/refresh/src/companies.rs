@@ -36,7 +36,7 @@ const LONGEST_RETRY: Duration = Duration::from_mins(30);
 const HOPELESS: Duration = Duration::from_hours(24);
 /// …and one whose install was announced and never stored after this.
 const NEVER_STORED: Duration = Duration::from_hours(1);
-/// How often a permit may come too late to be used.
+/// Permits for one page that may come too late to be used.
 const LATE_PERMITS: usize = 3;
 /// The list may lag behind an uninstall by so much.
 const LAG: Duration = Duration::from_mins(1);

@@ -1,4 +1,4 @@
-//! What the `Date` headers of answers prove about the offset of a clock.
+//! Evidence from the `Date` headers of answers about the offset of a clock.
 //!
 //! The offset is what must be added to the machine's clock to get the true time. A server cuts its time to the second
 //! (RFC 9110 section 6.6.1), so an answer with the date *d*, whose request was sent at *s* and which was received at
@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use super::Millis;
 
-/// How long an answer is evidence. A clock drifts by less than 60 ms meanwhile (100 parts in a million).
+/// The time for which an answer is evidence. A clock drifts by less than 60 ms meanwhile (100 parts in a million).
 const MEMORY: Duration = Duration::from_mins(10);
-/// How many of the tightest bounds are remembered on each side.
+/// Number of the tightest bounds that are remembered on each side.
 const REMEMBERED: usize = 8;
 /// The offset that must be proven before the clock is corrected, in milliseconds. The limits hold as long as two clocks
 /// differ by less than 300 ms, so two machines that are both just not corrected are still within that.
@@ -32,7 +32,7 @@ pub(super) struct Offset {
 }
 
 impl Offset {
-    /// What is added to the machine's clock, in milliseconds.
+    /// The number of milliseconds that is added to the machine's clock.
     pub(super) fn correction(&self) -> i64 {
         self.correction
     }

@@ -1,7 +1,7 @@
 //! The HTTP client of the AWS SDK, on the connections that relayed calls have.
 //!
 //! The SDK's own speaks HTTP/2, too, which no service that is called here does and which is a tenth of a function's
-//! program, and reads the root certificates for each service. What its errors mean is taken over from
+//! program, and reads the root certificates for each service. Errors are classified as in
 //! `aws_smithy_http_client` 1.5: the SDK tries again after an error of the connection and after a time-out.
 //!
 //! The SDK's time limits on attempts and operations are of no use here: they look at their timer before the answer is
@@ -79,7 +79,7 @@ fn with_plain_body(request: HttpRequest) -> Result<Request<Full<Bytes>>, BoxErro
     Ok(Request::from_parts(head, Full::new(Bytes::copy_from_slice(body))))
 }
 
-/// What a failure means to the SDK.
+/// The SDK's error for a failure.
 fn meaning(failure: Failure) -> ConnectorError {
     match failure {
         Failure::TimedOut => ConnectorError::timeout(failure.into()),

@@ -31,13 +31,13 @@ use url::Url;
 use super::{Connector, within};
 use crate::clock::{Clock, Millis};
 
-/// How long an unused connection is kept. The platform's servers close theirs after a minute.
+/// The time for which an unused connection is kept. The platform's servers close theirs after a minute.
 const KEPT: Duration = Duration::from_secs(50);
-/// How many unused connections are kept for one server: as many as the platform takes requests at once.
+/// Unused connections that are kept for one server: as many as the platform takes requests at once.
 const MOST_KEPT: usize = 100;
-/// How many connections are tried for one request that the servers do not let us write.
+/// Connections that are tried for one request while the server closes each before the request is written.
 const TRIES: usize = 3;
-/// How long a connection may take to become ready again after its answer was read to the end.
+/// Time that a connection may take to become ready again after its answer was read to the end.
 const READY_WITHIN: Duration = Duration::from_secs(1);
 
 /// Connections to any number of servers. Cheap to clone.
@@ -51,7 +51,7 @@ struct Pool {
     idle: Mutex<HashMap<Origin, Vec<Link>>>,
 }
 
-/// What becomes of a connection after an answer with a status of 500 or more.
+/// Treatment of a connection after an answer with a status of 500 or more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OnServerError {
     /// The connection is used again.
@@ -121,7 +121,7 @@ pub enum Failure {
     TooLarge(StatusCode),
 }
 
-/// What an answer may take.
+/// Limits of one answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// From now to the last byte of the body; making a connection is part of it.
@@ -429,7 +429,7 @@ pub(super) mod tests {
     const LIMITS: Limits = Limits { time: Duration::from_secs(10), body: 1_000_000 };
     const WHOLE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nwhole";
 
-    /// How the peer ends its connections.
+    /// The way in which the peer ends its connections.
     #[derive(Clone, Copy, Debug)]
     enum End {
         Close,

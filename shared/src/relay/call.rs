@@ -54,7 +54,7 @@ pub(super) struct Course {
     pub(super) platform_ms: u64,
 }
 
-/// What sending came to: an answer, or why there is none.
+/// The answer to a request, or the reason why there is none.
 type Sent<T> = std::result::Result<T, Failure>;
 
 /// What the platform made of an attempt that may be followed by another.

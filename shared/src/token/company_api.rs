@@ -98,7 +98,7 @@ pub struct Page {
     pub entries: usize,
 }
 
-/// What a request needs that takes a permit: both are taken before it, the connection first.
+/// Connection and deadline of a request that takes a permit. The connection is taken first, then the permit.
 #[derive(Debug)]
 pub struct Departure {
     /// From [`TokenEndpoint::connection`].

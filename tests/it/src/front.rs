@@ -23,7 +23,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// How the front ends its connections.
+/// The way in which the front ends its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// In order (FIN), as a server does with an idle connection.
@@ -32,7 +32,7 @@ pub enum End {
     Reset,
 }
 
-/// How answers are passed on.
+/// The way in which answers are passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answers {
     /// As they come.
@@ -48,7 +48,7 @@ struct Way {
     handshake: Mutex<Duration>,
     answers: Mutex<Answers>,
     held: watch::Sender<bool>,
-    /// How often all connections were ended, and how the last time.
+    /// Number of times that all connections were ended, and the last way.
     ended: watch::Sender<(u64, End)>,
     open: AtomicUsize,
 }
@@ -174,7 +174,7 @@ impl Front {
         self.way.ended.send_modify(|ended| *ended = (ended.0 + 1, how));
     }
 
-    /// How many connections are open.
+    /// Number of connections that are open.
     #[must_use]
     pub fn open(&self) -> usize {
         self.way.open.load(Ordering::SeqCst)

@@ -1,15 +1,22 @@
-//! What the network between the functions and the platform does to the promises: slow handshakes, connections that end
+//! The promises on a network with faults between the functions and the platform: slow handshakes, connections that end
 //! while a process stands still, answers that arrive meanwhile, and what changes while a call waits for its permit.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use axum::Router;
 use futures_util::future::join_all;
 use http::Method;
 use it::front::{Answers, End, Front};
 use it::outside::{Setup, System, company, location, route, send, until};
 use sandbox::marketplace::grants::Rotation;
 use sandbox::process::Signal;
+use sandbox::server::{Server, WhenClientLeaves};
 use serde_json::json;
+use shared::clock::Clock;
+use shared::http_client::{self, Limits};
+use url::Url;
 
 const PATH: &str = "/contacts/?limit=1";
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -113,6 +120,38 @@ async fn no_post_fails_or_is_sent_twice_after_a_freeze() {
         assert_eq!(system.arrived(&resource), round + 2, "{how:?}: once each");
     }
     system.end().await;
+}
+
+/// The same for a thread that stands still and then sends without having read anything: the end of its TLS connection is
+/// in its socket.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_is_trusted_to_a_tls_connection_that_ended_while_its_thread_stood_still() {
+    let arrived = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&arrived);
+    let router = Router::new().fallback(move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async { "arrived" }
+    });
+    let server = Server::start(0, router, WhenClientLeaves::Finish).await.expect("a free port");
+    let front = Front::start().await;
+    front.lead_to(&server.url());
+    let url = Url::parse(&front.url()).expect("a URL");
+    let client = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let connections = http_client::trusting(front.client(), Clock::system());
+            let limits = Limits { time: Duration::from_secs(10), body: 1_000 };
+            for round in 1..=20 {
+                let answer = connections.get(&url, limits).await.unwrap_or_else(|e| panic!("round {round}: {e}"));
+                assert_eq!((&answer.body[..], arrived.load(Ordering::SeqCst)), (&b"arrived"[..], round));
+                front.end_all(if round % 2 == 0 { End::Reset } else { End::Close });
+                while front.open() > 0 {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+        });
+    });
+    tokio::task::spawn_blocking(|| client.join()).await.expect("no panic").expect("no panic");
 }
 
 /// The platform rotates a token, its answer reaches the machine, and the process is stopped for longer than it would
