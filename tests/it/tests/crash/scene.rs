@@ -154,7 +154,8 @@ impl Scene {
         let (runtime, function) = (self.sandbox.runtime.clone(), function.to_owned());
         let event = json!({ "resource": { "location": LOCATION }, "method": "POST", "path": "/contacts/",
             "body": { "firstName": "Once" } });
-        tokio::spawn(async move { runtime.invoke_json(&function, &event, Invocation::default()).await })
+        let invocation = Invocation { qualifier: Some(CALLER_ALIAS.to_owned()), ..Invocation::default() };
+        tokio::spawn(async move { runtime.invoke_json(&function, &event, invocation).await })
     }
 
     fn invoke_for(&self, bootstrap_of: &str, function: &str, timeout: Duration) -> JoinHandle<Answered> {
