@@ -512,7 +512,7 @@ impl Minter {
     /// of its own company. The epochs of other companies say nothing about it.
     async fn has_token(&self, location: &Installation, companies: &[Company]) -> Result<bool, StoreError> {
         let now = self.clock.now();
-        if !location.pair.as_ref().is_some_and(|pair| now < pair.access_expires_at) {
+        if location.pair.as_ref().is_none_or(|pair| pair.access_expires_at <= now) {
             return Ok(false);
         }
         let own = location.company.as_deref().and_then(|id| Resource::company(id).ok());
