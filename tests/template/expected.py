@@ -130,7 +130,7 @@ PERMISSIONS = {
     }
     | _logs_and_traces("RefreshLogs"),
     "webhook": _read_and_write(
-        "app#company#*", "minter-quota#*", "installation#*", "quota#*", "webhook#*"
+        "app#company#*", "installation#*", "minter-quota#*", "quota#*", "webhook#*"
     )
     | _COMPANIES
     | _secrets("AppSecret", "SealingSecret")
