@@ -22,7 +22,7 @@ use crate::state::StateKey;
 /// An answer, and its name in the log and its metric.
 type Named = (Answer, &'static str);
 
-/// What is known of a code that has brought no installation.
+/// The knowledge about a code that has brought no installation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Code {
     /// It will bring none.

@@ -43,12 +43,12 @@ const PATIENCE: Duration = Duration::from_secs(12);
 /// Pauses between two looks of a repeat that waits.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
 
-/// Who brings a redirect.
+/// The browser that brings a redirect.
 #[derive(Clone)]
 pub struct Visitor {
     /// The browser; a new one where it came without our cookie.
     pub browser: Browser,
-    /// Whether it came with our cookie.
+    /// True if the redirect came with our cookie.
     pub has_cookie: bool,
     /// Where it comes from, and when it came.
     pub sender: Sender,
@@ -65,7 +65,7 @@ pub struct Once<'a> {
     proof: Proof,
 }
 
-/// What says that an arrival is the browser of the first one.
+/// The evidence that an arrival comes from the browser of the first one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Proof {
     /// The state was signed for this browser.
@@ -77,7 +77,7 @@ enum Proof {
 }
 
 impl Proof {
-    /// Whether an arrival at `at` is the browser that brought the redirect first.
+    /// Returns true if an arrival at `at` comes from the browser that brought the redirect first.
     fn holds(self, arrival: &Arrival, at: Millis, seen: &StoredRedirect) -> bool {
         match (self, &seen.progress) {
             (Self::State, _) => true,
@@ -92,7 +92,7 @@ impl Proof {
     }
 }
 
-/// What an arrival is to do.
+/// The next step of an arrival.
 pub enum Turn<'a> {
     /// Present the code; the claim is this arrival's.
     First(Claim<'a>),

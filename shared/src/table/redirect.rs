@@ -54,7 +54,7 @@ impl RedirectId {
     }
 }
 
-/// Who brings a redirect. All members are digests.
+/// The browser that brings a redirect. All members are digests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Arrival {
     /// Of the code.
