@@ -10,24 +10,24 @@ use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, ConfigLoader, SdkConfig};
 
-use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Function, runtime_variables, variable};
+use crate::domain::clock::Clock;
+use crate::events::Events;
 use crate::http_client::{self, Connections};
-use crate::installation::Installations;
-use crate::lifecycle::Events;
-use crate::quota::Quota;
+use crate::install::Installations;
+use crate::limiter::Quota;
+use crate::platform::token_endpoint::TokenEndpoint;
 use crate::seal::DataKeys;
+use crate::seal::vault::Vault;
 use crate::secrets::{AppCredentials, Secret};
 use crate::table::Table;
 use crate::table::clock_check::ClockCheck;
 use crate::token::alarm::AppAlarms;
 use crate::token::breaker::Breaker;
-use crate::token::endpoint::TokenEndpoint;
 use crate::token::mint::Minter;
 use crate::token::refresh::Refresher;
 use crate::token::rescue::RescueQueue;
 use crate::token::tokens::Tokens;
-use crate::vault::Vault;
 
 /// One try of a call to an AWS service takes at most so long, from connecting to the last byte of the answer. Three
 /// tries and the pauses between them take less than 7 s, which fits twice into a lease.

@@ -7,8 +7,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use url::Url;
 
-use crate::qualifier::{GatewayAlias, names_an_alias};
-use crate::quota::Limits;
+use crate::domain::limits::Limits;
+use crate::domain::qualifier::{GatewayAlias, names_an_alias};
 
 /// The function that reads its configuration: not all need the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -354,11 +354,11 @@ def outputs_are_the_documented_ones(template, full, bare):
     outputs = template["Outputs"]
     yield from _difference("outputs", expected.OUTPUTS, set(outputs))
     told = set(re.findall(r"(\w+)=", json.dumps(outputs.get("OperatorEnvironment", {}))))
-    crate = ROOT / "functions" / "ops" / "src"
+    crate = ROOT / "tools" / "ops" / "src"
     read = {name for file in crate.rglob("*.rs") for name in re.findall(r'given\("(\w+)"\)', file.read_text())}
     required = set(re.findall(r'env\.required\("(\w+)"\)', _configuration()))
     if not read or not required:
-        yield "functions/ops or shared/src/config.rs: no variables found, so this check reads them wrongly"
+        yield "tools/ops or shared/src/config.rs: no variables found, so this check reads them wrongly"
     missing = (read | required | {"AWS_REGION", "API_URL", "RESCUE_QUEUE_URL", "EVENT_BUS_NAME", "GATEWAY_ALIAS"}) - told
     yield from (f"OperatorEnvironment: without {name}" for name in sorted(missing))
 

@@ -11,7 +11,7 @@ use callback::failure::Failure;
 use callback::pages::{self, Surroundings};
 use callback::public_url::PublicUrl;
 use shared::config::{Authorization, Brand, Colour, InstallChoice, MarketplaceInstalls};
-use shared::resource::Kind;
+use shared::domain::resource::Kind;
 use url::Url;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -1,7 +1,7 @@
 //! What the page after an installation has to know. It travels in that page's URL, so it is nothing but two markers:
 //! whoever changes them sees other words and nothing else.
 
-use shared::resource::Kind;
+use shared::domain::resource::Kind;
 
 use crate::authorize::Entrance;
 use crate::query::parameter;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use shared::clock::Millis;
-pub use shared::gateway::{Request, RequestContext, RequestLine};
+use shared::domain::clock::Millis;
+pub use shared::lambda::gateway::{Request, RequestContext, RequestLine};
 
 /// Whether the browser fetches the page before anyone asked for it (Fetch standard, `Sec-Purpose`; older browsers say
 /// `Purpose` or `X-Moz`).

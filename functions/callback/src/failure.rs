@@ -4,9 +4,9 @@
 //! the operator has to know is logged where the failure is decided.
 
 use http::StatusCode;
-use shared::installation::InstallError;
+use shared::install::InstallError;
+use shared::platform::token_endpoint::ExchangeError;
 use shared::secrets::SecretError;
-use shared::token::endpoint::ExchangeError;
 
 use crate::query::Repeated;
 use crate::state::StateError;

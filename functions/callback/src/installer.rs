@@ -3,7 +3,7 @@
 use http::StatusCode;
 use shared::app::App;
 use shared::config::InstallChoice;
-use shared::resource::Kind;
+use shared::domain::resource::Kind;
 use shared::table::redirect::Ending;
 
 use crate::authorize::{Entrance, authorization_url};

@@ -31,7 +31,7 @@ use lambda_runtime::{Error, LambdaEvent};
 use serde_json::value::RawValue;
 use shared::app::App;
 use shared::config::Function;
-use shared::serve::serve_http;
+use shared::lambda::serve::serve_http;
 
 use crate::installer::Installer;
 

@@ -1,5 +1,5 @@
 //! The bootstrap of the `callback` function.
 
 fn main() -> std::process::ExitCode {
-    shared::process::run(callback::run())
+    shared::lambda::process::run(callback::run())
 }

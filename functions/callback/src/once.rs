@@ -18,10 +18,10 @@
 
 use std::time::Duration;
 
-use shared::clock::{Clock, Millis};
-use shared::installation::state::Attempt;
-use shared::redacted::Redacted;
-use shared::resource::Kind;
+use shared::domain::clock::{Clock, Millis};
+use shared::domain::redacted::Redacted;
+use shared::domain::resource::Kind;
+use shared::domain::status::LeaseOwner;
 use shared::table::redirect::{
     Arrival, Ending, ExchangePlace, MOST_ATTEMPTS, Origin, Progress, RedirectId, StoredRedirect, sha256,
 };
@@ -205,7 +205,7 @@ impl<'a> Once<'a> {
 
     async fn claim(&self) -> Result<Option<Claim<'_>>, Stop> {
         let place = self.table.take_exchange(self.origin, self.clock.now()).await?.ok_or(Failure::Busy)?;
-        let owner = Attempt::new();
+        let owner = LeaseOwner::new();
         if self.table.claim_redirect(&self.id, &self.arrival, &owner, self.clock.now()).await?.is_some() {
             self.table.return_exchange(place).await?;
             return Ok(None);
@@ -240,7 +240,7 @@ impl<'a> Once<'a> {
 /// The right to present the code of a redirect once.
 pub struct Claim<'a> {
     once: &'a Once<'a>,
-    owner: Attempt,
+    owner: LeaseOwner,
     place: ExchangePlace,
 }
 

@@ -190,8 +190,8 @@ mod tests {
     use crate::state::StateKey;
     use proptest::prelude::*;
     use shared::config::{Colour, MarketplaceInstalls};
-    use shared::redacted::Redacted;
-    use shared::resource::Kind;
+    use shared::domain::redacted::Redacted;
+    use shared::domain::resource::Kind;
     use url::Url;
     use url::form_urlencoded::byte_serialize;
 

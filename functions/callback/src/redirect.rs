@@ -2,9 +2,9 @@
 //!
 //! Other parameters, such as `locationId`, are hints that anyone can write; whose token it is, the token's answer says.
 
-use shared::clock::Millis;
 use shared::config::MarketplaceInstalls;
-use shared::redacted::Redacted;
+use shared::domain::clock::Millis;
+use shared::domain::redacted::Redacted;
 
 use crate::authorize::Entrance;
 use crate::browser::Browser;

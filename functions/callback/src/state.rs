@@ -14,8 +14,8 @@ use std::time::Duration;
 use aws_lc_rs::{hkdf, hmac, rand};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use shared::clock::Millis;
-use shared::redacted::Redacted;
+use shared::domain::clock::Millis;
+use shared::domain::redacted::Redacted;
 
 use crate::authorize::Entrance;
 use crate::browser::Browser;

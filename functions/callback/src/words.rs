@@ -1,6 +1,6 @@
 //! What the pages say: to an agency's admin, in ten seconds, without the words of OAuth.
 
-use shared::resource::Kind;
+use shared::domain::resource::Kind;
 
 use crate::authorize::Entrance;
 use crate::done::Done;

@@ -9,16 +9,18 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use shared::app::App;
-use shared::clock::Millis;
-use shared::installation::state::Status;
-use shared::quota::Endpoint;
-use shared::resource::Resource;
+use shared::domain::access::Access;
+use shared::domain::clock::Millis;
+use shared::domain::installation::Installation;
+use shared::domain::limits::Endpoint;
+use shared::domain::resource::Resource;
+use shared::domain::status::Status;
+use shared::platform::company_api::{CompanyApiError, CompanyApiResult, Departure, PAGE, Page};
 use shared::table::StoreError;
 use shared::table::company::Task;
-use shared::table::installation::{Installation, LEASE};
+use shared::table::installation::LEASE;
 use shared::table::minted::Learnt;
-use shared::token::company_api::{Asked, Departure, Otherwise, PAGE, Page};
-use shared::token::{Access, TokenError};
+use shared::token::TokenError;
 
 /// How many locations are written at once.
 const CONCURRENCY: usize = 16;
@@ -139,7 +141,7 @@ async fn finish(app: &App, task: &Task) -> Result<(), Unfinished> {
 
 /// Erases what was minted from an installation that has ended.
 async fn erase(app: &App, company: &Installation, deadline: Millis) -> Result<(), Unfinished> {
-    let (id, epoch) = (company.resource.id(), company.lineage.epoch);
+    let (id, epoch) = (company.resource.id(), company.version.epoch);
     let mut after = None;
     loop {
         expect_time(app, deadline)?;
@@ -188,11 +190,11 @@ async fn page(app: &App, company: &Resource, skip: usize, deadline: Millis) -> R
     app.tokens.access(company, deadline).await?;
     let (mut asked, mut used) = ask(app, company, skip, deadline).await?;
     let (renewed, doubted) = match &asked {
-        Err(Otherwise::TokenRefused) => {
+        Err(CompanyApiError::TokenRefused) => {
             app.tokens.renew(company, &used, deadline).await?;
             (true, false)
         }
-        Err(Otherwise::TokenDoubted(_)) => {
+        Err(CompanyApiError::TokenDoubted(_)) => {
             let renewed = app.tokens.renew_doubted(company, &used, deadline).await.is_ok();
             (renewed, renewed)
         }
@@ -212,8 +214,8 @@ async fn page(app: &App, company: &Resource, skip: usize, deadline: Millis) -> R
         Err(otherwise) => otherwise,
     };
     match &otherwise {
-        Otherwise::NotAllowed(said) => app.alarms.not_allowed(company, "oauth.readonly", said).await,
-        Otherwise::NotReached => app.alarms.not_reached(company).await,
+        CompanyApiError::NotAllowed(said) => app.alarms.not_allowed(company, "oauth.readonly", said).await,
+        CompanyApiError::NotReached => app.alarms.not_reached(company).await,
         _ => {}
     }
     if let Some((status, said)) = otherwise.unclassified() {
@@ -228,7 +230,7 @@ async fn ask(
     company: &Resource,
     skip: usize,
     deadline: Millis,
-) -> Result<(Asked<Page>, Access), Unfinished> {
+) -> Result<(CompanyApiResult<Page>, Access), Unfinished> {
     let to = Endpoint::of(company, "/oauth/installedLocations");
     for _ in 0..LATE_PERMITS {
         expect_time(app, deadline)?;

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 use serde_json::Value;
-use shared::resource::Resource;
+use shared::domain::resource::Resource;
 
 /// An event, told apart by its members.
 #[derive(Debug)]

@@ -11,9 +11,9 @@ use std::time::Duration;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde_json::Value;
 use shared::app::App;
-use shared::clock::Millis;
 use shared::config::Function;
-use shared::qualifier::{Arrival, Qualifier};
+use shared::domain::clock::Millis;
+use shared::domain::qualifier::{Arrival, Qualifier};
 
 use crate::event::Event;
 

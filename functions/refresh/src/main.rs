@@ -1,5 +1,5 @@
 //! The bootstrap of the `refresh` function.
 
 fn main() -> std::process::ExitCode {
-    shared::process::run(refresh::run())
+    shared::lambda::process::run(refresh::run())
 }

@@ -7,11 +7,12 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 use shared::app::App;
-use shared::clock::Millis;
-use shared::resource::{Kind, Resource};
+use shared::domain::clock::Millis;
+use shared::domain::installation::Installation;
+use shared::domain::resource::{Kind, Resource};
 use shared::table::StoreError;
 use shared::table::company::Note;
-use shared::table::installation::{Changed, DUE_SHARDS, Due, DueKey, DuePage, Installation, LEASE};
+use shared::table::installation::{Changed, DUE_SHARDS, Due, DueKey, DuePage, LEASE};
 use shared::token::TokenError;
 use shared::token::refresh::{Failure, Refreshed, Why};
 use shared::token::schedule;
@@ -283,7 +284,7 @@ pub async fn run_one(app: &App, resource: &Resource, force: bool, deadline: Mill
     let done = if stored.minted.is_some() {
         mint(app, &stored, Why::Operator, deadline).await
     } else {
-        outcome(resource, app.refresher.refresh(resource, stored.lineage, Why::Operator, deadline).await)
+        outcome(resource, app.refresher.refresh(resource, stored.version, Why::Operator, deadline).await)
     };
     summary.count(done);
     Ok(summary)
@@ -327,7 +328,7 @@ async fn one(app: &App, Found { due, hot }: Found, deadline: Millis) -> Outcome 
     }
     let grace_ends = now + schedule::GRACE - LEASE;
     loop {
-        let refreshed = app.refresher.refresh(&due.resource, due.lineage, Why::Due, deadline).await;
+        let refreshed = app.refresher.refresh(&due.resource, due.version, Why::Due, deadline).await;
         if matches!(refreshed, Refreshed::IsMinted) {
             return remint(app, due, deadline).await;
         }
@@ -353,7 +354,7 @@ async fn remint(app: &App, due: &Due, deadline: Millis) -> Outcome {
             return Outcome::Failed;
         }
     };
-    if stored.lineage != due.lineage {
+    if stored.version != due.version {
         return Outcome::Deferred;
     }
     mint(app, &stored, Why::Due, deadline).await
@@ -365,7 +366,7 @@ async fn mint(app: &App, stored: &Installation, why: Why, deadline: Millis) -> O
         Ok(Refreshed::Renewed(_)) => Outcome::Minted,
         Ok(otherwise) => outcome(resource, otherwise),
         // Whoever calls it finds out by himself whether that has changed.
-        Err(TokenError::Revoked | TokenError::NotInstalled) => match app.table.rest(resource, stored.lineage).await {
+        Err(TokenError::Revoked | TokenError::NotInstalled) => match app.table.rest(resource, stored.version).await {
             Ok(_) => Outcome::Deferred,
             Err(error) => {
                 tracing::warn!(%resource, %error, "it stays due");

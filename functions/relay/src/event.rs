@@ -6,7 +6,7 @@ use lambda_runtime::Context;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
-use shared::clock::Millis;
+use shared::domain::clock::Millis;
 use shared::relay::Invocation;
 
 /// Time between our deadline and Lambda's, for the answer to be written and carried.

@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use shared::relay::path::{Path, Query, target};
+use shared::request::path::{Path, Query, target};
 use url::Url;
 
 use crate::event::Event;

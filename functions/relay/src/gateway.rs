@@ -2,10 +2,10 @@
 
 use ::http::HeaderMap;
 use bytes::Bytes;
-use shared::gateway::Request;
-use shared::problem::{Code, Problem};
-use shared::relay::path::Path;
-use shared::resource::Kind;
+use shared::domain::problem::{Code, Problem};
+use shared::domain::resource::Kind;
+use shared::lambda::gateway::Request;
+use shared::request::path::Path;
 
 /// An event of API Gateway's HTTP API.
 #[derive(Clone, Debug)]

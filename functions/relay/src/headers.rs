@@ -1,9 +1,9 @@
 //! The headers of an event, of either kind, as a map.
 
 use ::http::{HeaderMap, HeaderName, HeaderValue};
-use shared::problem::Problem;
+use shared::domain::problem::Problem;
 use shared::relay::headers::{WAIT_MS, reaches_platform};
-use shared::relay::path::Path;
+use shared::request::path::Path;
 
 use crate::gateway::invalid;
 

@@ -21,8 +21,8 @@ use lambda_runtime::{Error, LambdaEvent};
 use serde_json::value::RawValue;
 use shared::app::{App, StartError};
 use shared::config::{Config, Function, starts_for_a_call};
+use shared::lambda::serve::serve;
 use shared::relay::Relay;
-use shared::serve::serve;
 use tokio::runtime::Handle;
 use tokio::sync::SetOnce;
 

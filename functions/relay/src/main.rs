@@ -1,5 +1,5 @@
 //! The bootstrap of the `relay` function.
 
 fn main() -> std::process::ExitCode {
-    shared::process::run(relay::run())
+    shared::lambda::process::run(relay::run())
 }

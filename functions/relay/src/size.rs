@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::value::RawValue;
-use shared::problem::{Code, Problem};
+use shared::domain::problem::{Code, Problem};
 
 /// The most that an answer can have, in bytes: 6 MB (AWS Lambda quotas, "Invocation payload").
 pub const LARGEST_ANSWER: usize = 6 * 1024 * 1024;

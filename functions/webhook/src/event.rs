@@ -1,7 +1,7 @@
 //! The one route of a webhook, and how much of a body is looked at.
 
 use bytes::Bytes;
-pub use shared::gateway::Request;
+pub use shared::lambda::gateway::Request;
 
 use crate::verdict::Refusal;
 

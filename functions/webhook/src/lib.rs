@@ -17,9 +17,9 @@ use std::sync::Arc;
 use lambda_runtime::{Error, LambdaEvent};
 use serde_json::value::RawValue;
 use shared::app::App;
-use shared::clock::Millis;
 use shared::config::Function;
-use shared::serve::serve_http;
+use shared::domain::clock::Millis;
+use shared::lambda::serve::serve_http;
 
 use crate::listener::Listener;
 

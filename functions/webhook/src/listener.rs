@@ -6,10 +6,10 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use shared::app::App;
-use shared::clock::Millis;
-use shared::installation::Uninstalled;
-use shared::installation::uninstall::{Reported, UninstallError};
-use shared::resource::Resource;
+use shared::domain::clock::Millis;
+use shared::domain::resource::Resource;
+use shared::install::Uninstalled;
+use shared::install::uninstall::{Reported, UninstallError};
 use shared::table::StoreError;
 use shared::table::webhook::Delivery;
 

@@ -1,5 +1,5 @@
 //! The bootstrap of the `webhook` function.
 
 fn main() -> std::process::ExitCode {
-    shared::process::run(webhook::run())
+    shared::lambda::process::run(webhook::run())
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use shared::clock::Millis;
-use shared::installation::uninstall::Reported;
-use shared::resource::{Kind, Resource};
+use shared::domain::clock::Millis;
+use shared::domain::resource::{Kind, Resource};
+use shared::install::uninstall::Reported;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 

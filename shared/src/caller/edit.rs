@@ -7,7 +7,7 @@ use aws_lc_rs::rand;
 use super::Callers;
 pub use super::secret::Written;
 use super::secret::{Document, entry, told};
-use crate::redacted::Redacted;
+use crate::domain::redacted::Redacted;
 
 /// A caller's key: told once, stored as its SHA-256.
 #[derive(Debug)]

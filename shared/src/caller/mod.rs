@@ -14,14 +14,13 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 use http::Method;
 
-use crate::qualifier::Qualifier;
-use crate::relay::mcp::{self, ToolCalls};
-use crate::relay::named::{Names, Parts};
-use crate::relay::path::Path;
-use crate::relay::request::Request;
-use crate::resource::{Kind, Resource};
+use crate::domain::qualifier::Qualifier;
+use crate::domain::resource::{Kind, Resource};
+use crate::request::Request;
+use crate::request::mcp::{self, ToolCalls};
+use crate::request::path::Path;
+use crate::request::target_ids::{Names, Parts};
 use pattern::{ArnPattern, PathPattern, Wildcard};
-pub(crate) use secret::METHODS;
 
 /// All callers of the secret, by [`Callers::parse`].
 #[derive(Debug)]

@@ -9,12 +9,9 @@ use serde_json::Value;
 
 use super::pattern::{ArnPattern, PathPattern, Wildcard};
 use super::{Callers, Entry, Permissions, ResourcePattern, Unlisted};
-use crate::qualifier::names_an_alias;
-use crate::resource::{Kind, Resource};
-
-/// The methods that are relayed at all.
-pub(crate) const METHODS: [Method; 7] =
-    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
+use crate::domain::qualifier::names_an_alias;
+use crate::domain::resource::{Kind, Resource};
+use crate::request::METHODS;
 
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]

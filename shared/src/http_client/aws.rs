@@ -26,7 +26,7 @@ use http_body_util::Full;
 
 use super::connections::OnServerError;
 use super::{Connections, Failure, Limits, Reply, connector, tls};
-use crate::clock::Clock;
+use crate::domain::clock::Clock;
 
 /// The largest answer of a service: a page of `DynamoDB` has 1 MB, an invocation 6 MB.
 const LARGEST: usize = 16 * 1024 * 1024;

@@ -29,7 +29,7 @@ use tower::ServiceExt as _;
 use url::Url;
 
 use super::{Connector, within};
-use crate::clock::{Clock, Millis};
+use crate::domain::clock::{Clock, Millis};
 
 /// The time for which an unused connection is kept. The platform's servers close theirs after a minute.
 const KEPT: Duration = Duration::from_secs(50);

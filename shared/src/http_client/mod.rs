@@ -7,6 +7,7 @@
 //! first of them is made.
 
 mod aws;
+pub mod aws_error;
 mod connections;
 mod within;
 
@@ -28,7 +29,7 @@ use tower::util::BoxCloneSyncService;
 use self::connections::OnServerError;
 pub use self::connections::{Connection, Connections, Failure, Limits, Reply};
 pub use self::within::within;
-use crate::clock::Clock;
+use crate::domain::clock::Clock;
 
 /// How long a connection may take, its TLS handshake included.
 const CONNECT: Duration = Duration::from_secs(3);

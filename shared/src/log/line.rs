@@ -10,7 +10,7 @@ use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::metrics;
-use crate::clock::{Clock, Millis};
+use crate::domain::clock::{Clock, Millis};
 
 /// The span that the Runtime API's client opens for each invocation.
 pub(super) const INVOCATION: &str = "Lambda runtime invoke";

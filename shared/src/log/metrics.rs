@@ -6,7 +6,7 @@
 
 use serde::Serialize;
 
-use crate::clock::Millis;
+use crate::domain::clock::Millis;
 
 const NAMESPACE: &str = "HoopaiRelay";
 

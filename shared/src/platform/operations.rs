@@ -6,14 +6,14 @@
 
 use http::Method;
 
-use crate::resource::Kind;
+use crate::domain::resource::Kind;
 
 /// The version that the platform's documents name for most operations…
 const USUAL: &str = "2021-07-28";
 /// …and for the older ones.
 const OLDER: &str = "2021-04-15";
 
-/// The two readings of a path: [`crate::relay::path::Path::readings`].
+/// The two readings of a path: [`crate::request::path::Path::readings`].
 type Readings = [Vec<String>; 2];
 
 /// What is known of the operations that a rule is for.
@@ -198,7 +198,7 @@ fn is_name(segment: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relay::path::Path;
+    use crate::request::path::Path;
 
     fn path(text: &str) -> Path {
         Path::parse(text).expect("a path")

@@ -6,12 +6,12 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::Value;
 
 use super::headers;
-use super::mcp;
-use super::path::Path;
 use super::refused::Refused;
 use super::upstream::Reply;
-use crate::clock::Millis;
-use crate::problem::{Code, Problem};
+use crate::domain::clock::Millis;
+use crate::domain::problem::{Code, Problem};
+use crate::request::mcp;
+use crate::request::path::Path;
 
 /// Who made an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,19 +8,20 @@ use http_body_util::Full;
 
 use super::Relay;
 use super::headers;
-use super::mcp;
-use super::path::target;
 use super::refused::Refused;
-use super::request::Request;
 use super::retry::{History, Next, Outcome, Unauthorized, next};
 use super::token_class;
 use super::upstream::{Attempt, Failure, LARGEST_BODY, Reply};
 use crate::caller::{Authorized, Caller};
-use crate::clock::Millis;
+use crate::domain::access::Access;
+use crate::domain::clock::Millis;
 use crate::http_client::{Connection, Limits};
+use crate::limiter::{Permit, QuotaError, ShareOwner, Usage};
 use crate::platform::refusal::Refusal;
-use crate::quota::{Permit, QuotaError, ShareOwner, Usage};
-use crate::token::{Access, TokenError};
+use crate::request::Request;
+use crate::request::mcp;
+use crate::request::path::target;
+use crate::token::TokenError;
 
 /// Time that a wait for a permit leaves for the platform's answer.
 const FOR_THE_ANSWER: Duration = Duration::from_secs(2);

@@ -7,11 +7,11 @@ use std::time::Duration;
 use http::Method;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use super::mcp;
-use super::path::Path;
-use crate::clock::Millis;
+use crate::domain::clock::Millis;
+use crate::limiter::Usage;
 use crate::platform::operations;
-use crate::quota::Usage;
+use crate::request::mcp;
+use crate::request::path::Path;
 
 /// Says who made the answer.
 pub const SOURCE: HeaderName = HeaderName::from_static("relay-source");
@@ -210,7 +210,7 @@ pub fn retry_after(headers: &mut HeaderMap, at: Millis, now: Millis) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quota::Meter;
+    use crate::limiter::Meter;
 
     fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         pairs.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect()

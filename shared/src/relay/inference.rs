@@ -1,13 +1,13 @@
 //! Which location or company a request is for that says so itself, as clients of the platform's own API do. Pure.
 //!
-//! Headers are the explicit way and come first; then path, query and body count alike ([`super::named`]). Where both a
+//! Headers are the explicit way and come first; then path, query and body count alike ([`crate::request::target_ids`]). Where both a
 //! location and a company are named, the operation decides: some take a company's token only
 //! ([`crate::platform::operations`]), all others are for the location. Two of the chosen kind that differ are a conflict.
 
-use super::named::{Names, Parts};
+use crate::domain::problem::{Code, Problem};
+use crate::domain::resource::{InvalidId, Kind, Resource};
 use crate::platform::operations::needs_company;
-use crate::problem::{Code, Problem};
-use crate::resource::{InvalidId, Kind, Resource};
+use crate::request::target_ids::{Names, Parts};
 
 /// For whom a request is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +83,7 @@ mod tests {
     use http::{HeaderMap, HeaderName, HeaderValue};
 
     use super::*;
-    use crate::relay::path::{Path, Query};
+    use crate::request::path::{Path, Query};
 
     struct Sent<'a> {
         method: &'a str,

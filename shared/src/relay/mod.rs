@@ -6,11 +6,7 @@ pub mod answer;
 mod call;
 pub mod headers;
 pub mod inference;
-pub mod mcp;
-pub mod named;
-pub mod path;
 pub mod refused;
-pub mod request;
 pub mod retry;
 pub mod token_class;
 pub mod upstream;
@@ -23,18 +19,18 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::caller::{Authorized, Caller, Callers, Visible};
-use crate::clock::Millis;
-use crate::problem::{Code, Problem};
-use crate::qualifier::Arrival;
-use crate::quota::{Meter, Quota, Usage};
-use crate::resource::Resource;
+use crate::domain::clock::Millis;
+use crate::domain::problem::{Code, Problem};
+use crate::domain::qualifier::Arrival;
+use crate::domain::resource::Resource;
+use crate::limiter::{Meter, Quota, Usage};
+use crate::request::target_ids::Parts;
+use crate::request::{Unaddressed, mcp};
 use crate::secrets::Secret;
 use answer::{Answer, Source};
 use call::{Call, Course};
 use inference::For;
-use named::Parts;
 use refused::Refused;
-use request::Unaddressed;
 use upstream::Reply;
 
 /// How much later than a call everything else gives up.

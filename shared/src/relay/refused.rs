@@ -3,14 +3,14 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use super::path::Unsafe;
 use super::upstream::{Failure, LARGEST_BODY};
 use crate::caller::{Forbidden, Unauthenticated};
-use crate::clock::Millis;
-use crate::problem::{Code, Problem};
-use crate::qualifier::{Arrival, GatewayAlias, Qualifier};
-use crate::quota::{LimitKind, QuotaError, Usage};
-use crate::resource::Resource;
+use crate::domain::clock::Millis;
+use crate::domain::problem::{Code, Problem};
+use crate::domain::qualifier::{Arrival, GatewayAlias, Qualifier};
+use crate::domain::resource::Resource;
+use crate::limiter::{LimitKind, QuotaError, Usage};
+use crate::request::path::Unsafe;
 use crate::secrets::SecretError;
 use crate::table::StoreError;
 use crate::token::TokenError;

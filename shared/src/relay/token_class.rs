@@ -3,10 +3,10 @@
 //! Many of them carry a location's id, so that they look like calls for a location; the platform would refuse them with
 //! a text about the class of the token.
 
-use super::request::Request;
+use crate::domain::problem::{Code, Problem};
+use crate::domain::resource::Kind;
 use crate::platform::operations::needs_company;
-use crate::problem::{Code, Problem};
-use crate::resource::Kind;
+use crate::request::Request;
 
 /// Refuses a call for a location that only its company's token may make, and says which route takes it.
 ///
@@ -27,8 +27,8 @@ mod tests {
     use http::Method;
 
     use super::*;
-    use crate::relay::path::Path;
-    use crate::resource::Resource;
+    use crate::domain::resource::Resource;
+    use crate::request::path::Path;
 
     fn path(text: &str) -> Path {
         Path::parse(text).expect("a path")

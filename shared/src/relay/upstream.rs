@@ -5,8 +5,8 @@ use http::header::{AUTHORIZATION, CONTENT_LENGTH};
 use http::{HeaderMap, Method, Request, Uri};
 use http_body_util::Full;
 
+use crate::domain::bearer::Bearer;
 pub use crate::http_client::{Failure, Reply};
-use crate::token::bearer::Bearer;
 
 /// The largest body that an answer can have, in bytes: what Lambda carries (6 MB) less some room for headers.
 /// A body that is no text grows by a third on top, which is seen when it is encoded.
@@ -17,7 +17,7 @@ pub const LARGEST_BODY: usize = 6 * 1024 * 1024 - 16 * 1024;
 pub struct Attempt<'a> {
     /// The method.
     pub method: &'a Method,
-    /// Where to; made by [`super::path::target`].
+    /// Where to; made by [`crate::request::path::target`].
     pub uri: Uri,
     /// Everything but `Authorization`.
     pub headers: HeaderMap,
@@ -62,9 +62,9 @@ mod tests {
     use http::StatusCode;
 
     use super::*;
-    use crate::clock::Clock;
+    use crate::domain::clock::Clock;
+    use crate::domain::redacted::Redacted;
     use crate::http_client::Limits;
-    use crate::redacted::Redacted;
 
     /// Answers one connection with these bytes and closes it. Gives back what it was sent.
     async fn serve(answer: Vec<u8>) -> (Uri, tokio::task::JoinHandle<String>) {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use aws_lc_rs::rand;
 use serde_json::Value;
 
-use crate::redacted::Redacted;
+use crate::domain::redacted::Redacted;
 
 /// The least length of a data key's text, in bytes.
 const LEAST_KEY: usize = 32;

@@ -9,9 +9,9 @@ use aws_lc_rs::rand;
 use aws_sdk_secretsmanager::Client;
 
 use super::SecretError;
-use crate::aws_error::describe;
-use crate::clock::Millis;
-use crate::redacted::Redacted;
+use crate::domain::clock::Millis;
+use crate::domain::redacted::Redacted;
+use crate::http_client::aws_error::describe;
 
 /// The label under which a value waits to become the current one.
 const PROPOSED: &str = "PROPOSED";

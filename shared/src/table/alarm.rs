@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{StoreError, Table, Written, n, s, written};
-use crate::clock::Millis;
+use crate::domain::clock::Millis;
 
 impl Table {
     /// Whether nobody has raised this alarm of the app within `apart`; then it counts as raised at `now`. One conditional

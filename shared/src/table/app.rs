@@ -3,12 +3,9 @@
 
 use aws_sdk_dynamodb::types::ReturnValue;
 
-use super::mark_budget::MarkBudget;
+use super::mark_budget::{BREAKER, MarkBudget};
 use super::{Attributes, StoreError, Table, n, s};
-use crate::clock::Millis;
-
-/// The key of the one item that holds the breaker and the budget of marks.
-pub(super) const BREAKER: &str = "app#breaker";
+use crate::domain::clock::Millis;
 
 /// Why no refresh token is presented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

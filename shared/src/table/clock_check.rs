@@ -11,7 +11,7 @@ use aws_smithy_runtime_api::client::interceptors::context::{
 use aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint;
 use aws_smithy_types::config_bag::{Storable, StoreReplace};
 
-use crate::clock::{Clock, Millis, Reading};
+use crate::domain::clock::{Clock, Millis, Reading};
 
 /// Tells a [`Clock`] what each answer of DynamoDB says about the time.
 #[derive(Clone)]

@@ -18,8 +18,8 @@ use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 
 use super::{Attributes, Item, StoreError, Table, Written, n, s, written};
-use crate::clock::Millis;
-use crate::resource::Resource;
+use crate::domain::clock::Millis;
+use crate::domain::resource::Resource;
 
 /// Partition of the index `due` that lists the companies.
 const COMPANIES: &str = "companies";

@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::{ReturnValue, ReturnValuesOnConditionCheckFailure};
 
-use super::app::BREAKER;
 use super::{Attributes, Item, StoreError, Table, Written, n, s, written};
-use crate::clock::Millis;
-use crate::installation::state::Attempt;
+use crate::domain::clock::Millis;
+use crate::domain::status::LeaseOwner;
+
+/// The key of the one item that holds the breaker and the budget of marks.
+pub(super) const BREAKER: &str = "app#breaker";
 
 /// Marks that may be made before any grant frees a place again.
 pub const PLACES: u64 = 3;
@@ -143,7 +145,7 @@ impl Table {
     pub async fn reserve_mark(
         &self,
         seen: &MarkBudget,
-        attempt: &Attempt,
+        attempt: &LeaseOwner,
         now: Millis,
     ) -> Result<Reserved, StoreError> {
         let condition = if seen.marks == 0 { "attribute_not_exists(marks)" } else { "marks = :seen" };

@@ -9,13 +9,15 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::installation::writing::{InstallationWrite as _, SET_PAIR, changed, committed_by};
-use super::installation::{Changed, Renewal, resource_of};
+use super::installation::{Changed, Renewal};
 use super::outbox::Telling;
-use super::{Attributes, StoreError, Table, Written, installation_key, n, s, written};
-use crate::clock::Millis;
-use crate::installation::state::{Attempt, Lineage, Status};
-use crate::lifecycle::event::Event;
-use crate::resource::{Kind, Resource};
+use super::{Attributes, StoreError, Table, Written, n, s, written};
+use crate::domain::clock::Millis;
+use crate::domain::event::Event;
+use crate::domain::installation::installation_key;
+use crate::domain::installation::resource_of;
+use crate::domain::resource::{Kind, Resource};
+use crate::domain::status::{LeaseOwner, Status, TokenVersion};
 
 /// A location that no company turned out to have is forgotten after this.
 pub(super) const SUPPOSED: Duration = Duration::from_hours(1);
@@ -180,13 +182,13 @@ impl Table {
     pub async fn become_minted(
         &self,
         location: &Resource,
-        lineage: Lineage,
-        attempt: &Attempt,
+        version: TokenVersion,
+        attempt: &LeaseOwner,
         company_epoch: u64,
         now: Millis,
     ) -> Result<Changed, StoreError> {
         let result = self
-            .change(location, lineage)
+            .change(location, version)
             .condition_expression(
                 "epoch = :epoch AND generation = :generation AND attempt = :attempt AND attribute_not_exists(standby)",
             )
@@ -202,17 +204,17 @@ impl Table {
             .due(location, now)
             .send()
             .await;
-        changed(written(result)?, |stored| stored.minted.is_some() && stored.lineage == lineage)
+        changed(written(result)?, |stored| stored.minted.is_some() && stored.version == version)
     }
 
-    /// Stores a minted token, which is sealed under the next lineage and comes without a refresh token.
+    /// Stores a minted token, which is sealed under the next version and comes without a refresh token.
     ///
     /// # Errors
     /// [`StoreError`]. Nothing is lost: it can be minted again.
     pub async fn commit_minted(
         &self,
         location: &Resource,
-        from: Lineage,
+        from: TokenVersion,
         renewal: Renewal<'_>,
         source: Source<'_>,
     ) -> Result<Changed, StoreError> {
@@ -248,8 +250,8 @@ impl Table {
     pub async fn settle_absent(
         &self,
         location: &Resource,
-        lineage: Lineage,
-        attempt: &Attempt,
+        version: TokenVersion,
+        attempt: &LeaseOwner,
         absence: Absence,
     ) -> Result<Changed, StoreError> {
         let mark = match absence {
@@ -258,7 +260,7 @@ impl Table {
             Absence::Searching(since) => Some((", search_since = :mark", since)),
         };
         let mut write = self
-            .change(location, lineage)
+            .change(location, version)
             .condition_expression("epoch = :epoch AND generation = :generation AND attempt = :attempt")
             .update_expression(format!(
                 "SET #status = :active, failures = :zero{} REMOVE access_token, refresh_token, access_issued_at, \
@@ -273,16 +275,16 @@ impl Table {
             write = write.expression_attribute_values(":mark", n(at));
         }
         let result = write.send().await;
-        changed(written(result)?, |stored| stored.lineage == lineage && stored.attempt.is_none())
+        changed(written(result)?, |stored| stored.version == version && stored.attempt.is_none())
     }
 
     /// Takes a minted location from what is due: there is nothing to mint its token from.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn rest(&self, location: &Resource, lineage: Lineage) -> Result<Changed, StoreError> {
+    pub async fn rest(&self, location: &Resource, version: TokenVersion) -> Result<Changed, StoreError> {
         let result = self
-            .change(location, lineage)
+            .change(location, version)
             .condition_expression("epoch = :epoch AND generation = :generation AND attribute_exists(minted)")
             .update_expression("REMOVE due_at, due_shard")
             .send()

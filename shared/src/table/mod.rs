@@ -2,7 +2,7 @@
 //!
 //! | partition key `pk` | what it holds | written by |
 //! |---|---|---|
-//! | `installation#location#ID`, `installation#company#ID` | state, lineage and sealed tokens of an installation | callback, refresh, relay, webhook |
+//! | `installation#location#ID`, `installation#company#ID` | state, version and sealed tokens of an installation | callback, refresh, relay, webhook |
 //! | `quota#location#ID`, `quota#company#ID` | the counters of a resource | relay, refresh |
 //! | `caller-quota#CALLER#location#ID`, … | the counters of a caller's share of a resource | relay |
 //! | `minter-quota#company#ID` | the counters of the share of a company that minting for placeholders has | relay, refresh |
@@ -46,8 +46,8 @@ use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use crate::aws_error::describe;
-use crate::resource::Resource;
+use crate::domain::resource::Resource;
+use crate::http_client::aws_error::describe;
 
 /// An item as the SDK gives it.
 pub type Item = HashMap<String, AttributeValue>;
@@ -112,12 +112,6 @@ pub fn written(
         }
         Err(error) => Err(error.into()),
     }
-}
-
-/// The key of a resource's installation.
-#[must_use]
-pub fn installation_key(resource: &Resource) -> String {
-    format!("installation#{}#{}", resource.kind().as_str(), resource.id())
 }
 
 /// The key of a resource's counters.

@@ -7,12 +7,13 @@
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::AttributeValue;
 
+use super::installation::Changed;
 use super::installation::writing::changed;
-use super::installation::{Changed, resource_of};
-use super::{Attributes, Item, StoreError, Table, n, s, written};
-use crate::clock::Millis;
-use crate::lifecycle::event::Event;
-use crate::resource::Resource;
+use super::{Attributes, StoreError, Table, n, s, written};
+use crate::domain::clock::Millis;
+use crate::domain::event::Event;
+use crate::domain::installation::resource_of;
+use crate::domain::resource::Resource;
 
 /// The index's one partition. Lifecycle events are far fewer than what a partition takes: 1,000 writes a second.
 const PARTITION: &str = "0";
@@ -52,11 +53,6 @@ impl Telling {
             .expression_attribute_values(":outbox_shard", s(PARTITION))
             .expression_attribute_values(":outbox_at", n(now))
     }
-}
-
-/// The events of an item.
-pub(super) fn read(item: &Item) -> Vec<Event> {
-    Attributes::of(item).texts("outbox").filter_map(Event::parse).collect()
 }
 
 fn set(events: &[Event]) -> AttributeValue {

@@ -13,10 +13,10 @@ use aws_lc_rs::digest::{SHA256, digest};
 use aws_sdk_dynamodb::types::{ReturnValue, ReturnValuesOnConditionCheckFailure};
 
 use super::{Attributes, Item, StoreError, Table, Written, n, s, written};
-use crate::clock::Millis;
-use crate::installation::state::Attempt;
-use crate::redacted::Redacted;
-use crate::resource::Kind;
+use crate::domain::clock::Millis;
+use crate::domain::redacted::Redacted;
+use crate::domain::resource::Kind;
+use crate::domain::status::LeaseOwner;
 
 /// The lease of a claim. No invocation of the callback lives longer than its 29 s, so a claim that is older is nobody's.
 pub const LEASE: Duration = Duration::from_secs(30);
@@ -136,7 +136,7 @@ impl Table {
         &self,
         id: &RedirectId,
         arrival: &Arrival,
-        owner: &Attempt,
+        owner: &LeaseOwner,
         now: Millis,
     ) -> Result<Option<StoredRedirect>, StoreError> {
         let result = self
@@ -183,7 +183,7 @@ impl Table {
     pub async fn end_redirect(
         &self,
         id: &RedirectId,
-        owner: &Attempt,
+        owner: &LeaseOwner,
         ending: Ending<'_>,
         now: Millis,
     ) -> Result<bool, StoreError> {

@@ -1,9 +1,10 @@
-//! Sealed tokens, read and replaced for the rotation of a data key. The only writes of tokens that leave the lineage as
+//! Sealed tokens, read and replaced for the rotation of a data key. The only writes of tokens that leave the version as
 //! it is: what is sealed stays the same, only the key under it changes.
 
-use super::installation::{Installation, SealedPair, b};
+use super::installation::b;
 use super::survey::Part;
 use super::{Item, StoreError, Table, Written, s, written};
+use crate::domain::installation::{Installation, SealedPair};
 
 impl Table {
     /// Some installations with their sealed tokens, as they are now. Reads the whole table, a megabyte at a time.
@@ -31,7 +32,7 @@ impl Table {
     ) -> Result<bool, StoreError> {
         let mut conditions = vec!["epoch = :epoch AND generation = :generation".to_owned()];
         let mut sets: Vec<String> = Vec::new();
-        let mut write = self.change(&seen.resource, seen.lineage);
+        let mut write = self.change(&seen.resource, seen.version);
         if let (Some(new), Some(old)) = (pair, &seen.pair) {
             conditions.push("access_token = :seen_access".to_owned());
             sets.push("access_token = :access".to_owned());

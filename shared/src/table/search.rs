@@ -8,10 +8,11 @@ use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::company::Listed;
 use super::minted::SUPPOSED;
-use super::{Attributes, StoreError, Table, installation_key, n, s, written};
-use crate::clock::Millis;
-use crate::installation::state::Lineage;
-use crate::resource::Resource;
+use super::{Attributes, StoreError, Table, n, s, written};
+use crate::domain::clock::Millis;
+use crate::domain::installation::installation_key;
+use crate::domain::resource::Resource;
+use crate::domain::status::TokenVersion;
 
 const SEARCHES: &str = "app#searches";
 /// The companies are asked about at most so many locations at once, so that nobody can make the system ask for ever.
@@ -22,8 +23,8 @@ const MOST_SEARCHES: usize = 100;
 pub struct Search {
     /// The location.
     pub location: Resource,
-    /// The lineage of its installation.
-    pub lineage: Lineage,
+    /// The version of its installation.
+    pub version: TokenVersion,
     /// Since when companies are asked. The search's version.
     pub since: Millis,
     /// The last company of the list that was reached.
@@ -88,13 +89,13 @@ impl Table {
         let Some(item) = answer.item() else { return Ok(None) };
         let attributes = Attributes::of(item);
         let Some(since) = attributes.number("search_since").map(Millis) else { return Ok(None) };
-        let lineage = Lineage {
+        let version = TokenVersion {
             epoch: attributes.number("epoch").ok_or_else(|| attributes.malformed("epoch"))?,
             generation: attributes.number("generation").ok_or_else(|| attributes.malformed("generation"))?,
         };
         let left = attributes.texts("search_left").filter_map(|id| Resource::company(id).ok()).collect();
         let after = attributes.text("search_after").and_then(read_listed);
-        Ok(Some(Search { location: location.clone(), lineage, since, after, left }))
+        Ok(Some(Search { location: location.clone(), version, since, after, left }))
     }
 
     /// Notes how far a search has come. False if the location is not searched for any more.
@@ -103,7 +104,7 @@ impl Table {
     /// [`StoreError`].
     pub async fn save_search(&self, search: &Search) -> Result<bool, StoreError> {
         let mut set = Vec::new();
-        let mut write = self.change(&search.location, search.lineage);
+        let mut write = self.change(&search.location, search.version);
         if let Some(Listed { company, listed_at }) = &search.after {
             set.push("search_after = :after");
             write = write.expression_attribute_values(":after", s(format!("{listed_at}#{}", company.id())));
@@ -137,7 +138,7 @@ impl Table {
         now: Millis,
     ) -> Result<(), StoreError> {
         let result = self
-            .change(&search.location, search.lineage)
+            .change(&search.location, search.version)
             .condition_expression("epoch = :epoch AND generation = :generation AND search_since = :since")
             .update_expression(
                 "SET absent_until = :until, absent_newest = :newest REMOVE search_since, search_after, search_left",

@@ -3,11 +3,12 @@
 //! A place that is kept for a location which nobody but a caller has named ([`Table::suppose`]) is no installation, and is
 //! not among them.
 
-use super::{Attributes, Item, StoreError, Table, installation_key, s};
-use crate::clock::Millis;
-use crate::installation::state::{Lineage, Status};
-use crate::resource::Resource;
-use crate::table::installation::resource_of;
+use super::{Attributes, Item, StoreError, Table, s};
+use crate::domain::clock::Millis;
+use crate::domain::installation::installation_key;
+use crate::domain::installation::resource_of;
+use crate::domain::resource::Resource;
+use crate::domain::status::{Status, TokenVersion};
 
 /// What is read of an item. Sealed tokens are not among it.
 const READ: [&str; 18] = [
@@ -41,8 +42,8 @@ pub struct Overview {
     pub resource: Resource,
     /// Its state.
     pub status: Status,
-    /// Its lineage.
-    pub lineage: Lineage,
+    /// Its version.
+    pub version: TokenVersion,
     /// The company, where it is known.
     pub company: Option<String>,
     /// Whether its token is minted from its company's.
@@ -79,7 +80,7 @@ impl Overview {
         Ok(Self {
             resource: resource_of(attributes.text("pk").unwrap_or_default()).ok_or_else(|| need("pk"))?,
             status: attributes.text("status").and_then(Status::parse).ok_or_else(|| need("status"))?,
-            lineage: Lineage {
+            version: TokenVersion {
                 epoch: attributes.number("epoch").ok_or_else(|| need("epoch"))?,
                 generation: attributes.number("generation").ok_or_else(|| need("generation"))?,
             },

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Attributes, StoreError, Table, n, s};
-use crate::clock::Millis;
+use crate::domain::clock::Millis;
 
 /// Longer than the platform sends a webhook again.
 const KEPT: Duration = Duration::from_hours(24);

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::tokens::lock;
-use crate::clock::{Clock, Millis};
-use crate::resource::Resource;
+use super::lock;
+use crate::domain::clock::{Clock, Millis};
+use crate::domain::resource::Resource;
 use crate::table::Table;
 
 /// An alarm of the app is raised at most so often.

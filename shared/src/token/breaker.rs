@@ -7,9 +7,9 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use super::endpoint::{TokenEndpoint, fingerprint};
-use crate::clock::{Clock, Millis};
-use crate::installation::state::Attempt;
+use crate::domain::clock::{Clock, Millis};
+use crate::domain::status::LeaseOwner;
+use crate::platform::token_endpoint::{TokenEndpoint, fingerprint};
 use crate::secrets::SecretError;
 use crate::table::app::{AppState, BreakerReason, OpenBreaker};
 use crate::table::mark_budget::{PLACES, Requested, Reserved};
@@ -140,7 +140,12 @@ impl Breaker {
     ///
     /// # Errors
     /// [`StoreError`]: no mark may be made. A place may have been reserved in vain.
-    pub async fn reserve(&self, requested: Requested, attempt: &Attempt, first: bool) -> Result<Marking, StoreError> {
+    pub async fn reserve(
+        &self,
+        requested: Requested,
+        attempt: &LeaseOwner,
+        first: bool,
+    ) -> Result<Marking, StoreError> {
         let now = self.clock.now();
         let mut budget = self.table.app_state().await?.budget;
         while budget.taken(now) < PLACES {

@@ -1,4 +1,4 @@
-//! The one path that mints a location's token from its company's, under the same lease and lineage as a refresh.
+//! The one path that mints a location's token from its company's, under the same lease and version as a refresh.
 //!
 //! Nothing here is single use: a minting whose answer is lost, or that cannot be stored, is repeated. So there is
 //! neither a rescue queue nor standby pairs, and an outcome that is not known leaves no doubt behind.
@@ -8,26 +8,29 @@ use std::time::Duration;
 
 use super::alarm::AppAlarms;
 use super::breaker::{Breaker, Marking};
-use super::company_api::{Asked, Departure, Heard, Otherwise};
-use super::endpoint::{PRESENTATION, TokenEndpoint};
-use super::pair::{Pair, Slot};
-use super::presence::Presence;
 use super::refresh::setback::outcome_of;
 use super::refresh::{Failure, Refreshed, Why, not_claimed};
-use super::search::SEARCH_RETRY;
-use super::{Access, Grant, TokenError, schedule};
-use crate::clock::{Clock, Millis};
-use crate::installation::state::{Attempt, Lineage, Status};
-use crate::lifecycle::Events;
-use crate::quota::{Endpoint, Permit, Quota, QuotaError, ShareOwner};
-use crate::resource::Resource;
+use super::{Company, TokenError, schedule};
+use crate::domain::access::Access;
+use crate::domain::clock::{Clock, Millis};
+use crate::domain::grant::Grant;
+use crate::domain::installation::Installation;
+use crate::domain::limits::Endpoint;
+use crate::domain::resource::Resource;
+use crate::domain::status::{LeaseOwner, Status, TokenVersion};
+use crate::events::Events;
+use crate::limiter::{Permit, Quota, QuotaError, ShareOwner};
+use crate::platform::company_api::Presence;
+use crate::platform::company_api::{CompanyApiError, CompanyApiResult, Departure, Heard};
+use crate::platform::token_endpoint::{PRESENTATION, TokenEndpoint};
 use crate::seal::Sealer;
+use crate::seal::pair::{Pair, Slot};
+use crate::seal::vault::Vault;
 use crate::table::app::BreakerReason;
-use crate::table::installation::{Changed, Claim, Claimed, Installation, LEASE, Renewal, Settlement};
+use crate::table::installation::{Changed, Claim, Claimed, LEASE, Renewal, Settlement};
 use crate::table::mark_budget::Requested;
 use crate::table::minted::{Absence, Source};
 use crate::table::{StoreError, Table};
-use crate::vault::Vault;
 
 /// What must be left of the lease after a minting: the time of a commit.
 const COMMIT: Duration = Duration::from_secs(2);
@@ -47,15 +50,6 @@ const PATH: &str = "/oauth/locationToken";
 /// The path of the question who has installed the app.
 const PATH_OF_INSTALLATIONS: &str = "/marketplace/app";
 
-/// A company and its token.
-#[derive(Clone, Debug)]
-pub struct Company {
-    /// The company.
-    pub resource: Resource,
-    /// Its token.
-    pub access: Access,
-}
-
 /// Mints locations' tokens.
 pub struct Minter {
     table: Table,
@@ -71,7 +65,7 @@ pub struct Minter {
 /// A claimed location.
 struct Claimant {
     location: Installation,
-    attempt: Attempt,
+    attempt: LeaseOwner,
     sealer: Sealer,
     ends: Millis,
     deadline: Millis,
@@ -137,12 +131,12 @@ impl Minter {
         Self { table, vault, endpoint, breaker, quota, events, alarms, clock }
     }
 
-    /// Mints the token of a location that was seen in lineage `seen`, from the first of `companies` that has the app
+    /// Mints the token of a location that was seen in version `seen`, from the first of `companies` that has the app
     /// there, in an invocation that ends at `deadline`.
     pub(super) async fn mint(
         &self,
         location: &Resource,
-        seen: Lineage,
+        seen: TokenVersion,
         why: Why,
         companies: &[Company],
         when_absent: WhenAbsent,
@@ -188,17 +182,17 @@ impl Minter {
         self.learn_limits(to, heard).await;
         match asked {
             Ok(_) => Probed::Installed,
-            Err(Otherwise::Absent) => Probed::Absent,
-            Err(Otherwise::TokenRefused) => Probed::TokenRefused,
-            Err(Otherwise::Unanswered(why)) => Probed::Unclear(why),
-            Err(Otherwise::NotReached) => Probed::Unclear("the platform was not reached"),
-            Err(Otherwise::Throttled { .. }) => Probed::Unclear("throttled"),
-            Err(Otherwise::Suspended) => Probed::Unclear("the location is not active"),
-            Err(Otherwise::NotAllowed(_)) => Probed::Unclear("the company's token may not mint"),
-            Err(Otherwise::TokenDoubted(_) | Otherwise::Unclassified { .. }) => {
+            Err(CompanyApiError::Absent) => Probed::Absent,
+            Err(CompanyApiError::TokenRefused) => Probed::TokenRefused,
+            Err(CompanyApiError::Unanswered(why)) => Probed::Unclear(why),
+            Err(CompanyApiError::NotReached) => Probed::Unclear("the platform was not reached"),
+            Err(CompanyApiError::Throttled { .. }) => Probed::Unclear("throttled"),
+            Err(CompanyApiError::Suspended) => Probed::Unclear("the location is not active"),
+            Err(CompanyApiError::NotAllowed(_)) => Probed::Unclear("the company's token may not mint"),
+            Err(CompanyApiError::TokenDoubted(_) | CompanyApiError::Unclassified { .. }) => {
                 Probed::Unclear("an unclassified answer")
             }
-            Err(Otherwise::WrongTenant) => Probed::Unclear("a grant for another location or company"),
+            Err(CompanyApiError::WrongTenant) => Probed::Unclear("a grant for another location or company"),
         }
     }
 
@@ -226,7 +220,7 @@ impl Minter {
     async fn claim(
         &self,
         location: &Resource,
-        seen: Lineage,
+        seen: TokenVersion,
         why: Why,
         deadline: Millis,
     ) -> Result<Claimant, Refreshed> {
@@ -240,10 +234,10 @@ impl Minter {
             Ok(true) => return Err(Refreshed::Failed(Failure::Misconfigured(BreakerReason::MassRefusal.as_str()))),
             Err(error) => return Err(Refreshed::Failed(Failure::Store(error))),
         }
-        let attempt = Attempt::new();
+        let attempt = LeaseOwner::new();
         let claim = Claim {
             resource: location,
-            lineage: seen,
+            version: seen,
             attempt: &attempt,
             now,
             lease_ends_at: now + LEASE,
@@ -269,7 +263,7 @@ impl Minter {
         let asked = loop {
             let asked = self.ask_once(claimant, company).await.map_err(Refused::Failed)?;
             tries += 1;
-            if tries == TRIES || !matches!(asked, Err(Otherwise::Unanswered(_))) {
+            if tries == TRIES || !matches!(asked, Err(CompanyApiError::Unanswered(_))) {
                 break asked;
             }
         };
@@ -303,24 +297,24 @@ impl Minter {
             ..later("the company's token is refused")
         };
         Err(Refused::Failed(match otherwise {
-            Otherwise::Absent => return Err(Refused::Absent),
-            Otherwise::Unanswered(why) => later(why),
-            Otherwise::NotReached => {
+            CompanyApiError::Absent => return Err(Refused::Absent),
+            CompanyApiError::Unanswered(why) => later(why),
+            CompanyApiError::NotReached => {
                 self.alarms.not_reached(location).await;
                 later("the platform was not reached")
             }
-            Otherwise::Throttled { retry_after } => {
+            CompanyApiError::Throttled { retry_after } => {
                 let retry_at = now + retry_after.unwrap_or(Duration::from_secs(10)).min(Duration::from_mins(30));
                 let told = Failure::TryAgain(retry_at);
                 Setback { due_at: retry_at, retry_at: Some(retry_at), told, ..later("throttled") }
             }
-            Otherwise::TokenRefused => company_refused(Why::Forced),
-            Otherwise::TokenDoubted(_) => company_refused(Why::Doubted),
+            CompanyApiError::TokenRefused => company_refused(Why::Forced),
+            CompanyApiError::TokenDoubted(_) => company_refused(Why::Doubted),
             // It says nothing about the installation, whose token goes on.
-            Otherwise::Unclassified { .. } => {
+            CompanyApiError::Unclassified { .. } => {
                 blocked("an unclassified answer", Failure::TryAgain(now + schedule::RETRY_ON_DEMAND))
             }
-            Otherwise::Suspended => Setback {
+            CompanyApiError::Suspended => Setback {
                 status: Some(Status::Suspended),
                 due_at: schedule::after_suspended(now, random),
                 retry_at: None,
@@ -328,11 +322,11 @@ impl Minter {
                 note: "the location is not active",
                 told: Failure::Suspended(now + schedule::RETRY_ON_DEMAND),
             },
-            Otherwise::NotAllowed(said) => {
+            CompanyApiError::NotAllowed(said) => {
                 self.alarms.not_allowed(&company.resource, "oauth.write", &said).await;
                 blocked("not allowed", Failure::Misconfigured("the company's token may not mint"))
             }
-            Otherwise::WrongTenant => {
+            CompanyApiError::WrongTenant => {
                 tracing::error!(alarm = "wrong_tenant", resource = %location,
                     "a grant for another location or company was refused");
                 blocked("wrong tenant", Failure::TryAgain(now + schedule::RETRY_ON_DEMAND))
@@ -341,14 +335,14 @@ impl Minter {
     }
 
     /// One request to one company: a connection, a permit, and then what may have changed while it waited.
-    async fn ask_once(&self, claimant: &Claimant, company: &Company) -> Result<Asked<Box<Grant>>, Setback> {
+    async fn ask_once(&self, claimant: &Claimant, company: &Company) -> Result<CompanyApiResult<Box<Grant>>, Setback> {
         let (location, until) = (&claimant.location.resource, claimant.ends - (PRESENTATION + COMMIT));
         for _ in 0..LATE_PERMITS {
             if self.clock.now() > until {
                 break;
             }
             let Ok(connection) = self.endpoint.connection().await else {
-                return Ok(Err(Otherwise::Unanswered("no connection")));
+                return Ok(Err(CompanyApiError::Unanswered("no connection")));
             };
             let began = self.clock.now();
             let permit = self.permit(claimant, &company.resource, until).await?;
@@ -389,7 +383,7 @@ impl Minter {
             Err(error) => return Err(self.not_asked(claimant, None, "the company is not read", Failure::Store(error))),
         };
         let lives =
-            |stored: &Installation| stored.status != Status::Revoked && stored.lineage.epoch == company.access.epoch;
+            |stored: &Installation| stored.status != Status::Revoked && stored.version.epoch == company.access.epoch;
         if stored.as_ref().is_some_and(lives) {
             return Ok(());
         }
@@ -404,7 +398,7 @@ impl Minter {
     }
 
     async fn granted(&self, claimant: &Claimant, company: &Company, grant: &Grant) -> Refreshed {
-        let (location, from) = (&claimant.location.resource, claimant.location.lineage);
+        let (location, from) = (&claimant.location.resource, claimant.location.version);
         let pair = Pair { refresh: None, ..Pair::granted(grant, None, self.clock.now()) };
         let sealed = pair.seal(&claimant.sealer, location, from.next(), Slot::Current);
         let due_at = schedule::next_refresh(pair.issued_at, pair.expires_at, fastrand::f64());
@@ -451,7 +445,7 @@ impl Minter {
             };
             return self.set_back(claimant, setback).await;
         }
-        let Installation { resource, lineage, failures, .. } = &claimant.location;
+        let Installation { resource, version, failures, .. } = &claimant.location;
         let reinstall_url = claimant.location.reinstall_url();
         let given_up = claimant.location.claimed_from == Some(Status::NeedsReauthorization);
         // While the schedule asks further companies, nothing is concluded.
@@ -472,7 +466,7 @@ impl Minter {
             (settled, Failure::NeedsReauthorization(reinstall_url))
         } else {
             let (absence, told) = self.absence(resource, when_absent).await;
-            (self.table.settle_absent(resource, *lineage, &claimant.attempt, absence).await, told)
+            (self.table.settle_absent(resource, *version, &claimant.attempt, absence).await, told)
         };
         tracing::info!(%resource, stored = settled.is_ok(), ?when_absent, outcome = "absent", Refreshes = 1,
             "no company that was asked has the app there");
@@ -481,12 +475,12 @@ impl Minter {
 
     /// Refused, and no place is left for a mark: the token is used to its end, and the company is asked again in minutes.
     async fn wait(&self, claimant: &Claimant) -> Refreshed {
-        let Installation { resource, lineage, failures, .. } = &claimant.location;
+        let Installation { resource, version, failures, .. } = &claimant.location;
         let (now, failures) = (self.clock.now(), failures + 1);
         let retry_at = schedule::after_refused(now, failures, fastrand::f64());
         let (status, due_at) = (Status::Uncertain, Some(retry_at));
         let to = Settlement { status, due_at, failures, retry_at: Some(retry_at), now };
-        let settled = self.table.settle_refused(resource, *lineage, &claimant.attempt, to).await;
+        let settled = self.table.settle_refused(resource, *version, &claimant.attempt, to).await;
         tracing::warn!(%resource, outcome = outcome_of(status), failures, stored = settled.is_ok(), Refreshes = 1,
             note = "refused, and no mark is left", "token not minted");
         Refreshed::Failed(Failure::TryAgain(retry_at))
@@ -501,7 +495,7 @@ impl Minter {
             WhenAbsent::AskOthers => (Absence::Unmarked, Failure::NotInstalled),
             // Queued before the location says so: a location that says so is always in the queue.
             WhenAbsent::Search => match self.table.begin_search(location).await {
-                Ok(true) => (Absence::Searching(now), Failure::TryAgain(now + SEARCH_RETRY)),
+                Ok(true) => (Absence::Searching(now), Failure::TryAgain(now + schedule::SEARCH_RETRY)),
                 Ok(false) => remembered,
                 Err(error) => (Absence::Unmarked, Failure::Store(error)),
             },
@@ -522,7 +516,7 @@ impl Minter {
             return Ok(company.access.epoch <= epoch);
         }
         let stored = self.table.installation(&own).await?;
-        Ok(stored.is_some_and(|stored| stored.status != Status::Revoked && stored.lineage.epoch <= epoch))
+        Ok(stored.is_some_and(|stored| stored.status != Status::Revoked && stored.version.epoch <= epoch))
     }
 
     /// Gives the lease back. If the store fails the lease passes by itself.

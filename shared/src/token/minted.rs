@@ -3,46 +3,26 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use super::mint::{Company, WhenAbsent};
+use super::companies::{Agency, Roster};
+use super::mint::WhenAbsent;
 use super::refresh::{Failure, Refreshed, Why};
-use super::search::{SEARCH_OVER, SEARCH_RETRY};
-use super::tokens::{CACHED, MOST_CACHED, Tokens, lock};
-use super::{TokenError, schedule};
-use crate::clock::Millis;
-use crate::installation::state::Status;
-use crate::resource::{Kind, Resource};
-use crate::table::installation::{Installation, Minted};
+use super::tokens::{CACHED, MOST_CACHED, Tokens};
+use super::{Company, TokenError, lock, schedule};
+use crate::domain::clock::Millis;
+use crate::domain::installation::{Installation, Minted};
+use crate::domain::resource::{Kind, Resource};
+use crate::domain::status::Status;
 
 /// A call asks so many companies about a location whose company nobody knows. The schedule asks the others.
 const MOST_ASKED: usize = 5;
 /// The head of the list of companies is believed for so long. Together with the memory of an absence less than 10 s.
 const LISTED: Duration = Duration::from_secs(2);
 
-/// The head of the list of companies.
-#[derive(Clone, Debug)]
-pub(super) struct Roster {
-    read_at: Millis,
-    /// The companies with the latest install notices, newest first.
-    newest: Vec<Resource>,
-    /// When the newest of them was listed.
-    newest_at: Option<Millis>,
-    /// True if there are others.
-    more: bool,
-}
-
 /// The companies to ask about a location, with their tokens.
 struct Sources {
     companies: Vec<Company>,
     /// Why a company cannot be asked now.
     unasked: Option<TokenError>,
-}
-
-/// A company as its locations' readers see it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Agency {
-    status: Status,
-    epoch: u64,
-    read_at: Millis,
 }
 
 type Minting<'a> = Pin<Box<dyn Future<Output = Result<Refreshed, TokenError>> + Send + 'a>>;
@@ -79,7 +59,7 @@ impl Tokens {
             return Ok(Some(known));
         }
         let Some(stored) = self.table.installation(company).await? else { return Ok(None) };
-        let agency = Agency { status: stored.status, epoch: stored.lineage.epoch, read_at: now };
+        let agency = Agency { status: stored.status, epoch: stored.version.epoch, read_at: now };
         let mut agencies = lock(&self.agencies);
         if agencies.len() >= MOST_CACHED {
             agencies.clear();
@@ -111,7 +91,9 @@ impl Tokens {
             }
         }
         match minted.search_since {
-            Some(since) if now < since + SEARCH_OVER => Err(TokenError::InProgress { retry_at: now + SEARCH_RETRY }),
+            Some(since) if now < since + schedule::SEARCH_OVER => {
+                Err(TokenError::InProgress { retry_at: now + schedule::SEARCH_RETRY })
+            }
             _ => Ok(()),
         }
     }
@@ -172,7 +154,7 @@ impl Tokens {
         deadline: Millis,
     ) -> Result<Refreshed, TokenError> {
         let location = &stored.resource;
-        let minted = self.minter.mint(location, stored.lineage, why, &companies, when_absent, deadline).await;
+        let minted = self.minter.mint(location, stored.version, why, &companies, when_absent, deadline).await;
         let Refreshed::Failed(Failure::CompanyRefused(refused, why)) = minted else {
             if let (Refreshed::Renewed(_), [company]) = (&minted, &companies[..]) {
                 self.worked(&company.resource, &company.access);
@@ -190,7 +172,7 @@ impl Tokens {
         for company in companies.iter_mut().filter(|company| company.resource == resource) {
             company.access = renewed.clone();
         }
-        let minted = self.minter.mint(location, stored.lineage, Why::Due, &companies, when_absent, deadline).await;
+        let minted = self.minter.mint(location, stored.version, Why::Due, &companies, when_absent, deadline).await;
         if let (Refreshed::Renewed(_), [Company { resource, access }]) = (&minted, &companies[..]) {
             self.worked(resource, access);
             if why == Why::Doubted {

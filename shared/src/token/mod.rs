@@ -1,13 +1,10 @@
 //! The life of a token pair: the token endpoint, the one refresh path, and what a reader gets.
 
 pub mod alarm;
-pub mod bearer;
 pub mod breaker;
-pub mod company_api;
-pub mod endpoint;
+mod companies;
 pub mod mint;
 mod minted;
-pub mod pair;
 pub mod presence;
 pub mod refresh;
 pub mod rescue;
@@ -16,29 +13,25 @@ pub mod schedule;
 pub mod search;
 pub mod tokens;
 
-use self::bearer::Bearer;
-use crate::clock::Millis;
-use crate::redacted::Redacted;
-use crate::resource::Resource;
+use std::sync::{Mutex, PoisonError};
+
+use crate::domain::access::Access;
+use crate::domain::clock::Millis;
+use crate::domain::resource::Resource;
 use crate::secrets::SecretError;
 use crate::table::StoreError;
 
-/// An access token and the lineage that it belongs to.
+/// A company and its token.
 #[derive(Clone, Debug)]
-pub struct Access {
-    /// The token.
-    pub token: Bearer,
-    /// When the platform granted it.
-    pub issued_at: Millis,
-    /// When the platform stops taking it.
-    pub expires_at: Millis,
-    /// Lineage of the installation.
-    pub epoch: u64,
-    /// Lineage of the token pair.
-    pub generation: u64,
-    /// It came of a renewal whose reason was a 401 that nobody has classified: such an answer is no reason to renew it
-    /// again.
-    pub doubted: bool,
+pub struct Company {
+    /// The company.
+    pub resource: Resource,
+    /// Its token.
+    pub access: Access,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Why there is no access token.
@@ -80,23 +73,4 @@ pub enum TokenError {
     /// The table does not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
-}
-
-/// What the token endpoint granted.
-#[derive(Clone, Debug)]
-pub struct Grant {
-    /// Whose token it is, by the answer's own `userType`, `locationId` and `companyId`.
-    pub resource: Resource,
-    /// The company of a location, or the company itself, where the answer names it.
-    pub company: Option<String>,
-    /// The access token.
-    pub access: Redacted,
-    /// The single-use refresh token. An answer without one leaves the old one in force.
-    pub refresh: Option<Redacted>,
-    /// From now to the access token's end, already clamped to 60 s … 24 h.
-    pub expires_in: std::time::Duration,
-    /// The scopes granted, space separated.
-    pub scope: Option<String>,
-    /// Whether an agency installed for several locations at once.
-    pub bulk: bool,
 }

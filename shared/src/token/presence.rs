@@ -7,22 +7,12 @@
 use super::mint::Probed;
 use super::schedule::{Freshness, freshness};
 use super::tokens::Tokens;
-use super::{TokenError, mint};
-use crate::installation::state::Status;
-use crate::resource::Resource;
+use super::{Company, TokenError};
+use crate::domain::installation::{Installation, SealedPair};
+use crate::domain::resource::Resource;
+use crate::domain::status::Status;
+use crate::platform::company_api::Presence;
 use crate::table::StoreError;
-use crate::table::installation::{Installation, SealedPair};
-
-/// The platform's answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Presence {
-    /// The platform takes the installation's token.
-    Installed,
-    /// The platform refuses the token although it is not expired.
-    Gone,
-    /// Nothing is known.
-    Unclear(&'static str),
-}
 
 impl Tokens {
     /// Asks the platform whether an installation still exists, with one permit of its resource. Waits for none.
@@ -70,7 +60,7 @@ impl Tokens {
             return Ok(Presence::Unclear("the company's access token is expired"));
         };
         let access = self.open(&company, pair).await?;
-        let asked = mint::Company { resource: company.resource.clone(), access };
+        let asked = Company { resource: company.resource.clone(), access };
         Ok(match self.minter.probe(&asked, &location.resource, None).await {
             Probed::Installed => Presence::Installed,
             Probed::Absent => Presence::Gone,
@@ -87,6 +77,6 @@ impl Tokens {
     }
 
     async fn want_token(&self, stored: &Installation) -> Result<(), StoreError> {
-        self.table.want_token(&stored.resource, stored.lineage, self.clock.now()).await.map(drop)
+        self.table.want_token(&stored.resource, stored.version, self.clock.now()).await.map(drop)
     }
 }

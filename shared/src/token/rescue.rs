@@ -8,15 +8,15 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::pair::{Pair, place};
-use crate::aws_error::describe;
-use crate::clock::Millis;
-use crate::installation::state::{Attempt, Lineage};
-use crate::redacted::Redacted;
-use crate::resource::Resource;
+use crate::domain::clock::Millis;
+use crate::domain::installation::installation_key;
+use crate::domain::redacted::Redacted;
+use crate::domain::resource::Resource;
+use crate::domain::status::{LeaseOwner, TokenVersion};
+use crate::http_client::aws_error::describe;
+use crate::seal::pair::{Pair, place};
+use crate::seal::vault::{Vault, VaultError};
 use crate::seal::{Field, Sealer};
-use crate::table::installation_key;
-use crate::vault::{Vault, VaultError};
 
 /// A pair on the queue. Everything but the pair itself is in the clear.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -38,9 +38,9 @@ pub struct Rescued {
 pub enum LostWrite {
     /// The commit of a refresh.
     Commit {
-        /// The lineage that was presented.
+        /// The version that was presented.
         epoch: u64,
-        /// The lineage that was presented.
+        /// The version that was presented.
         generation: u64,
     },
     /// A new installation.
@@ -57,11 +57,11 @@ pub enum LostWrite {
 }
 
 impl LostWrite {
-    /// The lineage under which the pair is sealed on the queue.
-    fn lineage(&self) -> Lineage {
+    /// The version under which the pair is sealed on the queue.
+    fn version(&self) -> TokenVersion {
         match *self {
-            Self::Commit { epoch, generation } => Lineage { epoch, generation },
-            Self::Install { .. } => Lineage { epoch: 0, generation: 0 },
+            Self::Commit { epoch, generation } => TokenVersion { epoch, generation },
+            Self::Install { .. } => TokenVersion { epoch: 0, generation: 0 },
         }
     }
 }
@@ -92,14 +92,14 @@ impl Rescued {
     /// # Panics
     /// Never: two strings are always JSON.
     #[must_use]
-    pub fn seal(sealer: &Sealer, resource: &Resource, attempt: &Attempt, write: LostWrite, pair: &Pair) -> Self {
+    pub fn seal(sealer: &Sealer, resource: &Resource, attempt: &LeaseOwner, write: LostWrite, pair: &Pair) -> Self {
         let tokens = Tokens {
             access: pair.access.expose().to_owned(),
             refresh: pair.refresh.as_ref().map(|token| token.expose().to_owned()),
         };
         let text = Redacted::from(serde_json::to_string(&tokens).expect("two strings are JSON"));
         let item = installation_key(resource);
-        let sealed = sealer.seal(place(&item, write.lineage(), Field::Rescue), text.expose());
+        let sealed = sealer.seal(place(&item, write.version(), Field::Rescue), text.expose());
         Self {
             resource: resource.clone(),
             attempt: attempt.as_str().to_owned(),
@@ -117,7 +117,7 @@ impl Rescued {
     pub async fn open(&self, vault: &Vault) -> Result<Pair, RescueError> {
         let sealed = STANDARD.decode(&self.sealed).map_err(|_| RescueError::Unreadable)?;
         let item = installation_key(&self.resource);
-        let text = vault.open(place(&item, self.write.lineage(), Field::Rescue), &sealed).await?;
+        let text = vault.open(place(&item, self.write.version(), Field::Rescue), &sealed).await?;
         let tokens: Tokens = serde_json::from_str(text.expose()).map_err(|_| RescueError::Unreadable)?;
         Ok(Pair {
             access: tokens.access.into(),

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::pair::{Slot, place};
-use crate::installation::state::Lineage;
-use crate::resource::Resource;
+use crate::domain::installation::installation_key;
+use crate::domain::installation::{Installation, SealedPair, StandbyPair};
+use crate::domain::resource::Resource;
+use crate::domain::status::TokenVersion;
+use crate::seal::pair::{Slot, place};
 use crate::seal::{Field, SealError, Sealer, key_id};
-use crate::table::installation::{Installation, SealedPair, StandbyPair};
-use crate::table::{StoreError, Table, installation_key};
+use crate::table::{StoreError, Table};
 
 /// How often an item is looked at that changes under the rotation.
 const ROUNDS: u32 = 5;
@@ -54,11 +55,11 @@ pub async fn reseal(
         if keys.is_empty() {
             return Ok(Resealed::Already);
         }
-        let Installation { resource, lineage, pair, standby, .. } = &installation;
-        let pair = pair.as_ref().map(|pair| seal_anew(sealer, resource, *lineage, Slot::Current, pair)).transpose();
+        let Installation { resource, version, pair, standby, .. } = &installation;
+        let pair = pair.as_ref().map(|pair| seal_anew(sealer, resource, *version, Slot::Current, pair)).transpose();
         let standby = standby.iter().map(|StandbyPair { generation, pair, .. }| {
-            let lineage = Lineage { generation: *generation, ..*lineage };
-            seal_anew(sealer, resource, lineage, Slot::Alternate, pair)
+            let version = TokenVersion { generation: *generation, ..*version };
+            seal_anew(sealer, resource, version, Slot::Alternate, pair)
         });
         let (pair, standby) = match (pair, standby.collect::<Result<Vec<_>, _>>()) {
             (Ok(pair), Ok(standby)) => (pair, standby),
@@ -78,13 +79,13 @@ pub async fn reseal(
 fn seal_anew(
     sealer: &Sealer,
     resource: &Resource,
-    lineage: Lineage,
+    version: TokenVersion,
     slot: Slot,
     pair: &SealedPair,
 ) -> Result<SealedPair, SealError> {
     let item = installation_key(resource);
     let anew = |field: Field, sealed: &[u8]| {
-        let place = place(&item, lineage, field);
+        let place = place(&item, version, field);
         sealer.open(place, sealed).map(|token| sealer.seal(place, token.expose()))
     };
     Ok(SealedPair {

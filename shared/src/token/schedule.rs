@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::clock::Millis;
+use crate::domain::clock::Millis;
 
 /// An access token is used while it has more than this left…
 const MARGIN: Duration = Duration::from_mins(1);
@@ -31,6 +31,10 @@ const GONE_TRIES: u32 = 3;
 
 /// For so long the platform answers a refresh token again that it has already taken (its changelog: "30 seconds").
 pub const GRACE: Duration = Duration::from_secs(30);
+/// When a caller may come back while the companies are asked: about when the next tick has asked some.
+pub(super) const SEARCH_RETRY: Duration = Duration::from_secs(30);
+/// A search that is older is over, whatever became of it.
+pub(super) const SEARCH_OVER: Duration = Duration::from_mins(15);
 
 /// Whether an access token may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,19 +13,15 @@ use super::TokenError;
 use super::mint::{Probed, WhenAbsent};
 use super::refresh::Why;
 use super::tokens::Tokens;
-use crate::clock::Millis;
-use crate::installation::state::Status;
-use crate::resource::Resource;
+use crate::domain::clock::Millis;
+use crate::domain::resource::Resource;
+use crate::domain::status::Status;
 use crate::table::StoreError;
 use crate::table::company::Listed;
 use crate::table::installation::LEASE;
 use crate::table::minted::Learnt;
 use crate::table::search::Search;
 
-/// When a caller may come back while the companies are asked: about when the next tick has asked some.
-pub(super) const SEARCH_RETRY: Duration = Duration::from_secs(30);
-/// A search that is older is over, whatever became of it.
-pub(super) const SEARCH_OVER: Duration = Duration::from_mins(15);
 /// A search ends after this, whether every company was asked or not.
 const PATIENCE: Duration = Duration::from_mins(10);
 /// So long nobody asks again if every company was asked. An install ends it sooner.
@@ -176,7 +172,7 @@ impl Tokens {
         let Some(stored) = self.table.installation(location).await? else { return Ok(()) };
         let is_over = matches!(stored.status, Status::NeedsReauthorization | Status::Revoked);
         if stored.minted.is_some() && stored.reinstall_url().is_some() && !is_over {
-            let marking = self.minter.mint(location, stored.lineage, Why::Due, &[], WhenAbsent::Remember, deadline);
+            let marking = self.minter.mint(location, stored.version, Why::Due, &[], WhenAbsent::Remember, deadline);
             Box::pin(marking).await;
         }
         Ok(())

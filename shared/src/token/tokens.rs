@@ -1,21 +1,23 @@
 //! What a reader gets: an access token that works, from memory, from the table, or renewed.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use super::companies::{Agency, Roster};
 use super::mint::Minter;
-use super::minted::{Agency, Roster};
-use super::pair::{Slot, place};
 use super::refresh::{Failure, Refreshed, Refresher, Why};
 use super::schedule::{self, Freshness, freshness};
-use super::{Access, TokenError};
-use crate::clock::{Clock, Millis};
-use crate::installation::state::{Lineage, Status};
-use crate::resource::Resource;
+use super::{TokenError, lock};
+use crate::domain::access::Access;
+use crate::domain::clock::{Clock, Millis};
+use crate::domain::installation::{Installation, SealedPair};
+use crate::domain::resource::Resource;
+use crate::domain::status::{Status, TokenVersion};
+use crate::seal::pair::{Slot, place};
+use crate::seal::vault::{Vault, VaultError};
 use crate::table::Table;
-use crate::table::installation::{Installation, LEASE, SealedPair};
-use crate::vault::{Vault, VaultError};
+use crate::table::installation::LEASE;
 
 /// How long a token is used from memory. The contract promises that an uninstall is noticed within 10 s.
 pub(super) const CACHED: Duration = Duration::from_secs(8);
@@ -51,7 +53,7 @@ struct Cached {
 /// A token that the platform has refused.
 #[derive(Clone, Copy, Debug)]
 struct RefusedToken {
-    lineage: Lineage,
+    version: TokenVersion,
     /// [`Why::Forced`] or [`Why::Doubted`].
     why: Why,
 }
@@ -146,10 +148,10 @@ impl Tokens {
         self.forget(resource, used);
         let flight = self.flight(resource);
         let _one_at_a_time = flight.lock().await;
-        if let Some(access) = self.cached(resource).filter(|access| lineage(access) > lineage(used)) {
+        if let Some(access) = self.cached(resource).filter(|access| version(access) > version(used)) {
             return Ok(access);
         }
-        let refused = RefusedToken { lineage: lineage(used), why };
+        let refused = RefusedToken { version: version(used), why };
         let (access, as_of) = Box::pin(self.find(resource, Some(refused), deadline)).await?;
         self.remember(resource, &access, as_of);
         Ok(access)
@@ -159,7 +161,7 @@ impl Tokens {
     pub fn worked(&self, resource: &Resource, access: &Access) {
         let now = self.clock.now();
         if let Some(cached) = lock(&self.cache).get_mut(resource)
-            && lineage(&cached.access) == lineage(access)
+            && version(&cached.access) == version(access)
         {
             cached.worked_at = Some(now);
         }
@@ -168,7 +170,7 @@ impl Tokens {
     /// Notes that a renewal in doubt ([`Tokens::renew_doubted`]) has helped: another one may, too. If that cannot be
     /// stored, none is made before the schedule has renewed the token.
     pub async fn renewal_helped(&self, resource: &Resource, access: &Access) {
-        if let Err(error) = self.table.renewal_helped(resource, lineage(access)).await {
+        if let Err(error) = self.table.renewal_helped(resource, version(access)).await {
             tracing::warn!(%resource, %error, "it is not noted that a renewal has helped");
         }
     }
@@ -176,7 +178,7 @@ impl Tokens {
     fn worked_lately(&self, resource: &Resource, used: &Access) -> bool {
         let now = self.clock.now();
         let cache = lock(&self.cache);
-        let cached = cache.get(resource).filter(|cached| lineage(&cached.access) == lineage(used));
+        let cached = cache.get(resource).filter(|cached| version(&cached.access) == version(used));
         cached.and_then(|cached| cached.worked_at).is_some_and(|at| now.since(at) < schedule::WORKED_LATELY)
     }
 
@@ -220,7 +222,7 @@ impl Tokens {
                 Next::Renew(usable) => usable,
                 Next::Fail(error) => return Err(error),
             };
-            let why = refused.filter(|token| token.lineage == stored.lineage).map_or(Why::Due, |token| token.why);
+            let why = refused.filter(|token| token.version == stored.version).map_or(Why::Due, |token| token.why);
             let refreshed = match held(&stored, now) {
                 Some(until) => Refreshed::Held(until),
                 None if is_minted => match (self.mint(&stored, why, deadline).await, usable) {
@@ -229,7 +231,7 @@ impl Tokens {
                     (Err(error), Some(pair)) if !matches!(error, TokenError::Revoked) => return use_it(pair).await,
                     (Err(error), _) => return Err(error),
                 },
-                None => self.refresher.refresh(resource, stored.lineage, why, deadline).await,
+                None => self.refresher.refresh(resource, stored.version, why, deadline).await,
             };
             match refreshed {
                 Refreshed::Renewed(access) => {
@@ -262,7 +264,7 @@ impl Tokens {
 
     pub(super) async fn open(&self, stored: &Installation, pair: &SealedPair) -> Result<Access, TokenError> {
         let item = stored.key();
-        let token = self.vault.open(place(&item, stored.lineage, Slot::Current.access()), &pair.access).await;
+        let token = self.vault.open(place(&item, stored.version, Slot::Current.access()), &pair.access).await;
         let token = token.map_err(|error| match error {
             VaultError::Secret(error) => TokenError::Secret(error),
             VaultError::Seal(error) => {
@@ -274,8 +276,8 @@ impl Tokens {
             token: (&token).into(),
             issued_at: pair.access_issued_at,
             expires_at: pair.access_expires_at,
-            epoch: stored.lineage.epoch,
-            generation: stored.lineage.generation,
+            epoch: stored.version.epoch,
+            generation: stored.version.generation,
             doubted: stored.is_doubted(),
         })
     }
@@ -297,14 +299,14 @@ impl Tokens {
                 cache.clear();
             }
         }
-        let before = cache.get(resource).filter(|cached| lineage(&cached.access) == lineage(access));
+        let before = cache.get(resource).filter(|cached| version(&cached.access) == version(access));
         let worked_at = before.and_then(|cached| cached.worked_at);
         cache.insert(resource.clone(), Cached { access: access.clone(), read_at: as_of, worked_at });
     }
 
     pub(super) fn forget(&self, resource: &Resource, used: &Access) {
         let mut cache = lock(&self.cache);
-        if cache.get(resource).is_some_and(|cached| lineage(&cached.access) <= lineage(used)) {
+        if cache.get(resource).is_some_and(|cached| version(&cached.access) <= version(used)) {
             cache.remove(resource);
         }
     }
@@ -323,8 +325,8 @@ impl Tokens {
     }
 }
 
-fn lineage(access: &Access) -> Lineage {
-    Lineage { epoch: access.epoch, generation: access.generation }
+fn version(access: &Access) -> TokenVersion {
+    TokenVersion { epoch: access.epoch, generation: access.generation }
 }
 
 /// Decides from the item. `refused` is a token that the platform has refused.
@@ -332,7 +334,7 @@ fn next(stored: &Installation, refused: Option<RefusedToken>, now: Millis) -> Ne
     if stored.status == Status::Revoked {
         return Next::Fail(TokenError::Revoked);
     }
-    let pair = stored.pair.as_ref().filter(|_| refused.is_none_or(|token| stored.lineage > token.lineage));
+    let pair = stored.pair.as_ref().filter(|_| refused.is_none_or(|token| stored.version > token.version));
     let freshness_of = |pair: &SealedPair| freshness(pair.access_issued_at, pair.access_expires_at, now);
     if let Some(pair) = pair
         && freshness_of(pair) == Freshness::Fresh
@@ -386,7 +388,7 @@ fn is_unanswered(stored: &Installation, now: Millis) -> bool {
 fn is_in_vain(stored: &Installation, refused: RefusedToken, now: Millis) -> bool {
     let forced_apart = refused.why.forced_apart().unwrap_or_default();
     let forced_recently = stored.forced_at.is_some_and(|at| now.since(at) < forced_apart);
-    stored.lineage == refused.lineage && (forced_recently || (refused.why == Why::Doubted && stored.is_doubted()))
+    stored.version == refused.version && (forced_recently || (refused.why == Why::Doubted && stored.is_doubted()))
 }
 
 fn told(failure: Failure, now: Millis) -> TokenError {
@@ -404,10 +406,6 @@ fn told(failure: Failure, now: Millis) -> TokenError {
     }
 }
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -416,7 +414,7 @@ mod tests {
         Installation {
             resource: Resource::location("L1").expect("valid"),
             status,
-            lineage: Lineage { epoch: 1, generation: 7 },
+            version: TokenVersion { epoch: 1, generation: 7 },
             pair: Some(SealedPair {
                 access: Vec::new(),
                 refresh: None,
@@ -486,7 +484,7 @@ mod tests {
     #[test]
     fn a_refused_token_is_renewed_unless_a_newer_one_is_stored_or_it_was_forced_a_moment_ago() {
         let mut item = stored(Status::Active, FRESH);
-        let at = |generation| Some(RefusedToken { lineage: Lineage { epoch: 1, generation }, why: Why::Forced });
+        let at = |generation| Some(RefusedToken { version: TokenVersion { epoch: 1, generation }, why: Why::Forced });
         assert_eq!(decision(&item, at(6)), "use");
         assert_eq!(decision(&item, at(7)), "renew");
         item.forced_at = Some(Millis(NOW.0 - 59_000));
@@ -498,7 +496,7 @@ mod tests {
     #[test]
     fn a_token_in_doubt_is_renewed_once_in_an_hour_and_not_if_it_came_of_such_a_renewal() {
         let mut item = stored(Status::Active, FRESH);
-        let doubted = Some(RefusedToken { lineage: item.lineage, why: Why::Doubted });
+        let doubted = Some(RefusedToken { version: item.version, why: Why::Doubted });
         assert_eq!(decision(&item, doubted), "renew");
         item.forced_at = Some(Millis(NOW.0 - 3_599_000));
         assert_eq!(decision(&item, doubted), "pass on");

@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use shared::clock::{Clock, Millis};
-use shared::quota::{Limits, Quota, QuotaError};
-use shared::resource::Resource;
+use shared::domain::clock::{Clock, Millis};
+use shared::domain::limits::Limits;
+use shared::domain::resource::Resource;
+use shared::limiter::{Quota, QuotaError};
 use shared::table::Table;
 
 use crate::pairs::float;

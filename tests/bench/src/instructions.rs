@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sandbox::process::{Program, lambda_environment};
-use shared::clock::{Clock, Millis};
-use shared::quota::Quota;
+use shared::domain::clock::{Clock, Millis};
+use shared::limiter::Quota;
 use shared::table::Table;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::Command;

@@ -118,7 +118,7 @@ pub(crate) fn machine() -> Value {
         "cores": std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
         "kernel": read("/proc/sys/kernel/osrelease").trim(),
         "load": load.split(' ').next(),
-        "at": shared::clock::Clock::system().now().rfc3339(),
+        "at": shared::domain::clock::Clock::system().now().rfc3339(),
         "optimized": crate::report::OPTIMIZED,
     })
 }

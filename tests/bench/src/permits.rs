@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::join_all;
-use shared::clock::Clock;
-use shared::quota::{Limits, Quota};
-use shared::resource::Resource;
+use shared::domain::clock::Clock;
+use shared::domain::limits::Limits;
+use shared::domain::resource::Resource;
+use shared::limiter::Quota;
 use shared::table::{Table, n, s};
 
 use crate::pairs::{alternate, p50, p50_after, rate};

@@ -4,9 +4,10 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use shared::clock::{Clock, Millis};
-use shared::quota::{Limits, Quota, QuotaError};
-use shared::resource::Resource;
+use shared::domain::clock::{Clock, Millis};
+use shared::domain::limits::Limits;
+use shared::domain::resource::Resource;
+use shared::limiter::{Quota, QuotaError};
 use shared::table::Table;
 use tokio::process::Command;
 

@@ -8,9 +8,10 @@ use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditi
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use serde_json::Value;
-use shared::installation::state::Status;
-use shared::quota::QuotaError;
-use shared::table::{StoreError, Table, installation_key, n, s};
+use shared::domain::installation::installation_key;
+use shared::domain::status::Status;
+use shared::limiter::QuotaError;
+use shared::table::{StoreError, Table, n, s};
 
 use crate::pairs::{alternate, float, rate};
 use crate::platform::{access_token, refresh_token};
@@ -110,19 +111,19 @@ struct Copies {
 
 impl Copies {
     async fn of_installations(system: &System, table: Table, count: usize) -> Self {
-        let mut lineage = (n(0), n(0));
+        let mut version = (n(0), n(0));
         for number in 0..count {
             let get = system.table.client.get_item().table_name(&*table.name);
             let found = get.key("pk", s(installation_key(&location(number)))).send().await.expect("an answer");
             let mut item = found.item.expect("an installation");
             // All were installed once, and never renewed.
-            lineage = (item["epoch"].clone(), item["generation"].clone());
+            version = (item["epoch"].clone(), item["generation"].clone());
             item.insert("pk".to_owned(), s(format!("copy#{number}")));
             // Indexed like the others, but never due.
             item.insert("due_shard".to_owned(), s("copies"));
             table.client.put_item().table_name(&*table.name).set_item(Some(item)).send().await.expect("a copy");
         }
-        let (epoch, generation) = lineage;
+        let (epoch, generation) = version;
         Self { table, epoch, generation }
     }
 

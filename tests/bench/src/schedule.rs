@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shared::clock::Millis;
+use shared::domain::clock::Millis;
 use shared::token::schedule::{Freshness, freshness, next_refresh};
 
 use crate::pairs::float;

@@ -11,11 +11,11 @@ use sandbox::runtime_api::{Invocation, RuntimeApi};
 use sandbox::secrets::Secrets;
 use serde_json::{Value, json};
 use shared::app::App;
-use shared::clock::Clock;
 use shared::config::{Config, Function};
-use shared::resource::Resource;
+use shared::domain::clock::Clock;
+use shared::domain::grant::Grant;
+use shared::domain::resource::Resource;
 use shared::table::Table;
-use shared::token::Grant;
 
 use crate::platform::{Platform, access_token, refresh_token};
 use crate::store::{self, Store};

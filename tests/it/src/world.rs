@@ -22,16 +22,17 @@ use sandbox::queue::Queue;
 use sandbox::secrets::Secrets;
 use serde_json::{Value, json};
 use shared::app::{App, aws_defaults};
-use shared::clock::{Clock, Millis};
 use shared::config::{Config, Function};
-use shared::installation::state::{Lineage, Status};
-use shared::redacted::Redacted;
-use shared::resource::{Kind, Resource};
+use shared::domain::access::Access;
+use shared::domain::clock::{Clock, Millis};
+use shared::domain::grant::Grant;
+use shared::domain::installation::{Installation, SealedPair, StandbyPair};
+use shared::domain::redacted::Redacted;
+use shared::domain::resource::{Kind, Resource};
+use shared::domain::status::{Status, TokenVersion};
+use shared::seal::pair::{Slot, place};
 use shared::seal::{DataKeys, Sealer};
-use shared::table::installation::{Installation, SealedPair, StandbyPair};
 use shared::table::{Item, Table};
-use shared::token::pair::{Slot, place};
-use shared::token::{Access, Grant};
 
 use crate::dynamo::{self, Engine};
 use crate::proxy::{Proxy, Upstreams};
@@ -329,7 +330,7 @@ impl World {
         let sealer = Sealer::new(self.table.name.clone(), Arc::new(keys));
         let item = stored.key();
         let refresh = pair.refresh.as_ref()?;
-        Some(sealer.open(place(&item, stored.lineage, slot.refresh()), refresh).expect("it opens"))
+        Some(sealer.open(place(&item, stored.version, slot.refresh()), refresh).expect("it opens"))
     }
 
     /// The refresh token of a standby pair.
@@ -338,8 +339,8 @@ impl World {
     /// If it has none, or does not open.
     #[must_use]
     pub fn open_standby(&self, stored: &Installation, standby: &StandbyPair) -> Redacted {
-        let lineage = Lineage { generation: standby.generation, ..stored.lineage };
-        let sealed_under = Installation { lineage, ..stored.clone() };
+        let version = TokenVersion { generation: standby.generation, ..stored.version };
+        let sealed_under = Installation { version, ..stored.clone() };
         self.open(&sealed_under, Slot::Alternate, &standby.pair).expect("a refresh token")
     }
 

@@ -15,17 +15,18 @@ use sandbox::marketplace::Location;
 use sandbox::marketplace::faults::{Endpoint, Fault};
 use serde_json::{Value, json};
 use shared::caller::Identity;
-use shared::clock::{Clock, Millis};
 use shared::config::Function;
-use shared::installation::state::Status;
+use shared::domain::access::Access;
+use shared::domain::clock::{Clock, Millis};
+use shared::domain::resource::Resource;
+use shared::domain::status::Status;
 use shared::relay::answer::Source;
-use shared::relay::path::Path;
-use shared::relay::request::Request;
 use shared::relay::{Invocation, Relay};
-use shared::resource::Resource;
+use shared::request::Request;
+use shared::request::path::Path;
 use shared::table::company::Note;
+use shared::token::TokenError;
 use shared::token::refresh::{Failure, Refreshed, Why};
-use shared::token::{Access, TokenError};
 use webhook::listener::Listener;
 
 it::stories!(
@@ -280,7 +281,7 @@ async fn a_grant_of_its_own_replaces_a_minted_token(world: World) {
     let grant = world.consent(&process, &l1).await;
     process.installations.install(&grant, started, it::world::HOME).await.expect("installed");
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.minted, stored.standby.is_empty(), stored.lineage.epoch), (None, true, 2));
+    assert_eq!((stored.minted, stored.standby.is_empty(), stored.version.epoch), (None, true, 2));
     world.end().await;
 }
 
@@ -535,7 +536,7 @@ async fn due(world: &World, process: &Process, all: &[Resource]) {
         works(world, process, l).await;
     }
     world.advance(Duration::from_hours(20));
-    let company = world.stored(&company()).await.lineage;
+    let company = world.stored(&company()).await.version;
     let renewed = process.refresher.refresh(&self::company(), company, Why::Due, world.deadline()).await;
     assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
 }
@@ -562,7 +563,7 @@ async fn an_answer_that_nobody_knows_to_minting_costs_no_token(world: World) {
         let minted = process.tokens.mint(&before, Why::Due, world.deadline()).await;
         assert!(matches!(minted, Ok(Refreshed::Failed(Failure::TryAgain(_)))), "{fault:?}: {minted:?}");
         let stored = world.stored(l).await;
-        assert_eq!((&stored.pair, stored.lineage), (&before.pair, before.lineage), "{fault:?}");
+        assert_eq!((&stored.pair, stored.version), (&before.pair, before.version), "{fault:?}");
         assert!(stored.due_at.is_some_and(|due| due > world.clock.now()), "{fault:?}: it is tried again");
         for process in &processes {
             works(&world, process, l).await;
@@ -607,8 +608,8 @@ async fn a_location_with_a_grant_of_its_own_once_is_given_up_at_the_end_of_its_t
     world.install(&process, &l1).await;
     let refusal = Fault::refusal(400, "Invalid grant: refresh token is invalid");
     world.market.fault(Endpoint::Refresh, refusal, Some(1));
-    let lineage = world.stored(&l1).await.lineage;
-    let moved = process.refresher.refresh(&l1, lineage, Why::Due, world.deadline()).await;
+    let version = world.stored(&l1).await.version;
+    let moved = process.refresher.refresh(&l1, version, Why::Due, world.deadline()).await;
     assert!(matches!(moved, Refreshed::Moved), "{moved:?}");
     let no_access = Fault::refusal(403, "The token does not have access to this location.");
     world.market.fault(Endpoint::Mint, no_access, None);
@@ -634,7 +635,7 @@ async fn a_token_of_a_location_that_is_to_be_minted_goes_on(world: World) {
     let refusal = Fault::refusal(400, "Invalid grant: refresh token is invalid");
     world.market.fault(Endpoint::Refresh, refusal, Some(1));
     let before = world.stored(&l1).await;
-    process.refresher.refresh(&l1, before.lineage, Why::Due, world.deadline()).await;
+    process.refresher.refresh(&l1, before.version, Why::Due, world.deadline()).await;
     world.market.fault(Endpoint::Mint, Fault::refusal(400, "Something new"), None);
     world.refresh(&process, json!({})).await;
     let stored = world.stored(&l1).await;
@@ -643,7 +644,7 @@ async fn a_token_of_a_location_that_is_to_be_minted_goes_on(world: World) {
     world.market.clear_faults();
     world.advance(Duration::from_hours(4));
     world.refresh(&process, json!({})).await;
-    assert_eq!((minted(&world) > 0, world.stored(&l1).await.lineage.generation), (true, before.lineage.generation + 1));
+    assert_eq!((minted(&world) > 0, world.stored(&l1).await.version.generation), (true, before.version.generation + 1));
     works(&world, &world.process().await, &l1).await;
     world.end().await;
 }
@@ -1047,7 +1048,7 @@ async fn to_be_minted(world: &World, process: &Process, location: &Resource) {
     let refusal = Fault::refusal(400, "Invalid grant: refresh token is invalid");
     world.market.fault(Endpoint::Refresh, refusal, Some(1));
     let stored = world.stored(location).await;
-    let moved = process.refresher.refresh(location, stored.lineage, Why::Due, world.deadline()).await;
+    let moved = process.refresher.refresh(location, stored.version, Why::Due, world.deadline()).await;
     assert!(matches!(moved, Refreshed::Moved), "{moved:?}");
     assert!(world.stored(location).await.minted.is_some());
     let no_access = Fault::refusal(403, "The token does not have access to this location.");
@@ -1092,8 +1093,8 @@ async fn a_location_is_given_up_though_another_agency_cannot_be_asked(world: Wor
     let process = world.process().await;
     many(&world, &process, 2).await;
     world.market.uninstall(&grantee(&agency(2)));
-    let lineage = world.stored(&agency(2)).await.lineage;
-    let refused = process.refresher.refresh(&agency(2), lineage, Why::Due, world.deadline()).await;
+    let version = world.stored(&agency(2)).await.version;
+    let refused = process.refresher.refresh(&agency(2), version, Why::Due, world.deadline()).await;
     assert!(matches!(refused, Refreshed::Failed(Failure::NeedsReauthorization(_))), "{refused:?}");
     let l1 = location("M1");
     to_be_minted(&world, &process, &l1).await;

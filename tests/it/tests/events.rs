@@ -9,8 +9,8 @@ use sandbox::event_bridge::Failure;
 use sandbox::marketplace::Location;
 use sandbox::marketplace::faults::{Endpoint, Fault};
 use serde_json::{Value, json};
-use shared::installation::state::Status;
-use shared::resource::Resource;
+use shared::domain::resource::Resource;
+use shared::domain::status::Status;
 use shared::token::refresh::{Refreshed, Why};
 
 it::stories!(
@@ -56,8 +56,8 @@ async fn expect_nothing_left(world: &World) {
 }
 
 async fn refresh(world: &World, process: &Process, resource: &Resource) -> Refreshed {
-    let lineage = world.stored(resource).await.lineage;
-    process.refresher.refresh(resource, lineage, Why::Operator, world.deadline()).await
+    let version = world.stored(resource).await.version;
+    process.refresher.refresh(resource, version, Why::Operator, world.deadline()).await
 }
 
 fn refusal() -> Fault {

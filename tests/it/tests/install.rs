@@ -24,11 +24,12 @@ use sandbox::marketplace::{Marketplace, Options, grants};
 use sandbox::secrets::{Failure as SecretFailure, Secrets};
 use serde_json::{Value, json};
 use shared::app::App;
-use shared::clock::{Clock, Millis};
 use shared::config::{Config, Function};
-use shared::installation::state::{Attempt, Status};
-use shared::redacted::Redacted;
-use shared::resource::{Kind as ResourceKind, Resource};
+use shared::domain::clock::{Clock, Millis};
+use shared::domain::redacted::Redacted;
+use shared::domain::resource::Kind as ResourceKind;
+use shared::domain::resource::Resource;
+use shared::domain::status::{LeaseOwner, Status};
 use shared::table::Table;
 use shared::table::redirect::{
     Arrival, Ending, LEASE, MOST_ATTEMPTS, MOST_EXCHANGES, Origin, Progress, RedirectId, sha256,
@@ -518,7 +519,7 @@ async fn a_claim_whose_holder_died_connects_nobody_and_is_taken_over() {
     let code = Redacted::from(back.split_once("code=").expect("a code").1);
     let (id, table) = (RedirectId::of_code(&code), world.table_of());
     let dead = Arrival { code: sha256(code.expose().as_bytes()), browser: "b".into(), network: "n".into() };
-    let claimed = table.claim_redirect(&id, &dead, &Attempt::new(), world.clock.now()).await.expect("a write");
+    let claimed = table.claim_redirect(&id, &dead, &LeaseOwner::new(), world.clock.now()).await.expect("a write");
     assert_eq!(claimed, None);
     expect_used(&world.get(&back, None).await, "while the claim lasts, for another browser");
     world.clock.advance(LEASE);
@@ -544,7 +545,7 @@ async fn a_repeat_waits_for_seconds_and_then_asks_for_a_reload() {
     // Format, entrance and instant come before the nonce.
     let id = RedirectId::of_state(&state[10..26]);
     let dead = Arrival { code: sha256(of("code").as_bytes()), browser: "b".into(), network: "n".into() };
-    world.table_of().claim_redirect(&id, &dead, &Attempt::new(), world.clock.now()).await.expect("a write");
+    world.table_of().claim_redirect(&id, &dead, &LeaseOwner::new(), world.clock.now()).await.expect("a write");
     let answer = world.get(&back, Some(&cookie)).await;
     assert_eq!((answer.status_code, title(&answer)), (202, "The app is still being connected"));
     assert_eq!(answer.headers["retry-after"], "5");
@@ -605,7 +606,7 @@ async fn one_arrival_claims_a_redirect(engine: &Engine) {
     let tables: Vec<_> = (0..12).map(|_| Table { client: engine.client().0, name: table.name.clone() }).collect();
 
     // At the same time, with two codes: one claims, and all others see whose code it is.
-    let owners: Vec<_> = tables.iter().map(|_| Attempt::new()).collect();
+    let owners: Vec<_> = tables.iter().map(|_| LeaseOwner::new()).collect();
     let claims = join_all(tables.iter().zip(&owners).enumerate().map(|(number, (table, owner))| {
         let arrival = arrival(if number % 2 == 0 { "even" } else { "odd" });
         let id = &id;
@@ -621,7 +622,7 @@ async fn one_arrival_claims_a_redirect(engine: &Engine) {
 
     // Its own write, repeated by the SDK, is no loss; what others would end is not ended.
     assert_eq!(table.claim_redirect(&id, &arrival(code), owner, now).await.expect("a write"), None);
-    let another = Attempt::new();
+    let another = LeaseOwner::new();
     for ending in [Ending::Connected(ResourceKind::Location), Ending::Failed("x"), Ending::Open("x")] {
         assert!(!table.end_redirect(&id, &another, ending, now).await.expect("a write"), "{ending:?}");
     }
@@ -640,21 +641,21 @@ async fn one_arrival_claims_a_redirect(engine: &Engine) {
     assert!(!table.end_redirect(&id, owner, Ending::Connected(ResourceKind::Company), later).await.expect("a write"));
     assert!(table.end_redirect(&id, &another, Ending::Open("why"), later).await.expect("a write"));
     assert_eq!(progress(later).await, Progress::Open(Some("why".into())));
-    let third = Attempt::new();
+    let third = LeaseOwner::new();
     assert_eq!(table.claim_redirect(&id, &arrival(code), &third, later).await.expect("a write"), None);
     assert_eq!(progress(later).await, Progress::Exchanging);
     assert!(table.end_redirect(&id, &third, Ending::Open("why"), later).await.expect("a write"));
     assert_eq!(progress(later).await, Progress::Failed("why".into()), "{MOST_ATTEMPTS} times and no more");
-    let fourth = table.claim_redirect(&id, &arrival(code), &Attempt::new(), later).await.expect("a write");
+    let fourth = table.claim_redirect(&id, &arrival(code), &LeaseOwner::new(), later).await.expect("a write");
     assert_eq!(fourth.expect("refused").progress, Progress::Failed("why".into()));
 
     // The end stays.
     let id = RedirectId::of_code(&Redacted::from("code"));
-    let owner = Attempt::new();
+    let owner = LeaseOwner::new();
     assert_eq!(table.claim_redirect(&id, &arrival("c"), &owner, now).await.expect("a write"), None);
     assert!(table.end_redirect(&id, &owner, Ending::Connected(ResourceKind::Company), now).await.expect("a write"));
     let much_later = now + Duration::from_hours(1);
-    let seen = table.claim_redirect(&id, &arrival("c"), &Attempt::new(), much_later).await.expect("a write");
+    let seen = table.claim_redirect(&id, &arrival("c"), &LeaseOwner::new(), much_later).await.expect("a write");
     assert_eq!(seen.expect("refused").progress, Progress::Connected { kind: ResourceKind::Company, at: now });
 }
 

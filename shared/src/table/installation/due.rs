@@ -2,23 +2,20 @@
 
 use aws_sdk_dynamodb::types::Select;
 
-use super::resource_of;
 use super::writing::{Changed, InstallationWrite as _, changed};
-use crate::clock::Millis;
-use crate::installation::state::{Lineage, Status};
-use crate::resource::Resource;
-use crate::table::{Attributes, Item, StoreError, Table, installation_key, n, s, written};
-
-/// In how many partitions the index of what is due is spread.
-pub const DUE_SHARDS: u32 = 8;
+use crate::domain::clock::Millis;
+use crate::domain::installation::resource_of;
+use crate::domain::resource::Resource;
+use crate::domain::status::{Status, TokenVersion};
+use crate::table::{Attributes, Item, StoreError, Table, n, s, written};
 
 /// One entry of the index of what is due.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Due {
     /// Whose installation.
     pub resource: Resource,
-    /// The lineage that the index shows. It may lag behind the item; the claim's condition finds out.
-    pub lineage: Lineage,
+    /// The version that the index shows. It may lag behind the item; the claim's condition finds out.
+    pub version: TokenVersion,
     /// Since when it is due.
     pub due_at: Millis,
 }
@@ -87,9 +84,14 @@ impl Table {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn want_token(&self, resource: &Resource, lineage: Lineage, now: Millis) -> Result<Changed, StoreError> {
+    pub async fn want_token(
+        &self,
+        resource: &Resource,
+        version: TokenVersion,
+        now: Millis,
+    ) -> Result<Changed, StoreError> {
         let result = self
-            .change(resource, lineage)
+            .change(resource, version)
             .condition_expression(
                 "epoch = :epoch AND generation = :generation AND NOT #status IN (:revoked, :given_up)",
             )
@@ -116,7 +118,7 @@ impl Table {
         oldest: Millis,
     ) -> Result<Changed, StoreError> {
         let result = self
-            .change(&due.resource, due.lineage)
+            .change(&due.resource, due.version)
             .condition_expression(
                 "epoch = :epoch AND generation = :generation AND due_at = :seen AND #status = :active \
                  AND installed_at < :cold_since AND access_issued_at > :oldest AND attribute_not_exists(token_wanted)",
@@ -138,18 +140,10 @@ fn read_due(item: &Item) -> Result<Due, StoreError> {
     let need = |name: &'static str| attributes.malformed(name);
     Ok(Due {
         resource: resource_of(attributes.text("pk").unwrap_or_default()).ok_or_else(|| need("pk"))?,
-        lineage: Lineage {
+        version: TokenVersion {
             epoch: attributes.number("epoch").ok_or_else(|| need("epoch"))?,
             generation: attributes.number("generation").ok_or_else(|| need("generation"))?,
         },
         due_at: Millis(attributes.number("due_at").ok_or_else(|| need("due_at"))?),
     })
-}
-
-/// The shard of the index that an installation is in: any spread that does not change will do (FNV-1a).
-pub(super) fn due_shard(resource: &Resource) -> String {
-    let hash = installation_key(resource)
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    (hash % u64::from(DUE_SHARDS)).to_string()
 }

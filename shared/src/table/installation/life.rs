@@ -1,11 +1,11 @@
 //! How an installation begins and ends.
 
-use super::SealedPair;
 use super::writing::{Changed, InstallationWrite as _, SET_PAIR, changed};
-use crate::clock::Millis;
-use crate::installation::state::{Attempt, Lineage, Status};
-use crate::lifecycle::event::Event;
-use crate::resource::Resource;
+use crate::domain::clock::Millis;
+use crate::domain::event::Event;
+use crate::domain::installation::SealedPair;
+use crate::domain::resource::Resource;
+use crate::domain::status::{LeaseOwner, Status, TokenVersion};
 use crate::table::outbox::Telling;
 use crate::table::{StoreError, Table, n, s, written};
 
@@ -15,7 +15,7 @@ pub struct NewInstallation<'a> {
     /// Whose it is.
     pub resource: &'a Resource,
     /// The attempt that exchanged the code.
-    pub attempt: &'a Attempt,
+    pub attempt: &'a LeaseOwner,
     /// When the exchange was begun.
     pub installed_at: Millis,
     /// When the schedule looks first.
@@ -31,20 +31,20 @@ pub struct NewInstallation<'a> {
 }
 
 impl Table {
-    /// Stores a new installation over `seen`, whose pair must be sealed under [`Lineage::reinstalled`] of it (of a
-    /// lineage of zeros if there is none).
+    /// Stores a new installation over `seen`, whose pair must be sealed under [`TokenVersion::reinstalled`] of it (of a
+    /// version of zeros if there is none).
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn install(
         &self,
         new: &NewInstallation<'_>,
-        seen: Option<Lineage>,
+        seen: Option<TokenVersion>,
         pair: &SealedPair,
         event: Option<Event>,
     ) -> Result<Changed, StoreError> {
-        let lineage = seen.unwrap_or(Lineage { epoch: 0, generation: 0 });
-        let next = lineage.reinstalled();
+        let version = seen.unwrap_or(TokenVersion { epoch: 0, generation: 0 });
+        let next = version.reinstalled();
         let telling = Telling::of(event, new.now);
         let optional = [("company", new.company), ("scope", new.scope)];
         let mut update = format!(
@@ -76,8 +76,8 @@ impl Table {
                     "epoch = :epoch AND generation = :generation AND (installed_at < :installed OR \
                      attribute_exists(minted))",
                 )
-                .expression_attribute_values(":epoch", n(lineage.epoch))
-                .expression_attribute_values(":generation", n(lineage.generation)),
+                .expression_attribute_values(":epoch", n(version.epoch))
+                .expression_attribute_values(":generation", n(version.generation)),
         };
         let result = write
             .update_expression(update)
@@ -94,7 +94,7 @@ impl Table {
         changed(written(result)?, |stored| stored.committed_by.as_deref() == Some(new.attempt.as_str()))
     }
 
-    /// Revokes an installation and erases its tokens: one that is older than `at`, or the one whose lineage is still
+    /// Revokes an installation and erases its tokens: one that is older than `at`, or the one whose version is still
     /// `seen`. With an `event`, only if that names the epoch which follows.
     ///
     /// # Errors
@@ -103,7 +103,7 @@ impl Table {
         &self,
         resource: &Resource,
         at: Millis,
-        seen: Option<Lineage>,
+        seen: Option<TokenVersion>,
         event: Option<Event>,
         now: Millis,
     ) -> Result<Changed, StoreError> {

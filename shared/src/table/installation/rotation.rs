@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
+use super::b;
 use super::writing::{Changed, InstallationWrite as _, SET_PAIR, changed, committed_by};
-use super::{Gone, Installation, SealedPair, StandbyPair, b};
-use crate::clock::Millis;
-use crate::installation::state::{Attempt, Lineage, Status};
-use crate::lifecycle::event::Event;
-use crate::resource::Resource;
+use crate::domain::clock::Millis;
+use crate::domain::event::Event;
+use crate::domain::installation::{Gone, Installation, SealedPair, StandbyPair};
+use crate::domain::resource::Resource;
+use crate::domain::status::{LeaseOwner, Status, TokenVersion};
 use crate::table::minted::SEARCHED;
 use crate::table::outbox::Telling;
 use crate::table::{StoreError, Table, Written, n, written};
@@ -23,10 +24,10 @@ pub const LEASE: Duration = Duration::from_secs(15);
 pub struct Claim<'a> {
     /// Whose installation.
     pub resource: &'a Resource,
-    /// The lineage that the claimant has seen.
-    pub lineage: Lineage,
+    /// The version that the claimant has seen.
+    pub version: TokenVersion,
     /// The claimant.
-    pub attempt: &'a Attempt,
+    pub attempt: &'a LeaseOwner,
     /// The present.
     pub now: Millis,
     /// The end of the lease.
@@ -58,8 +59,8 @@ pub enum Claimed {
 #[derive(Clone, Copy, Debug)]
 pub struct Renewal<'a> {
     /// The attempt that was granted it.
-    pub attempt: &'a Attempt,
-    /// The token or pair, sealed under the next lineage.
+    pub attempt: &'a LeaseOwner,
+    /// The token or pair, sealed under the next version.
     pub pair: &'a SealedPair,
     /// When the schedule looks again.
     pub due_at: Millis,
@@ -99,7 +100,7 @@ impl Table {
             .to_owned();
         // Without leave the place is taken by a state that is in the list already.
         let given_up = if claim.given_up_too { Status::NeedsReauthorization } else { Status::Active };
-        let mut write = self.change(claim.resource, claim.lineage);
+        let mut write = self.change(claim.resource, claim.version);
         condition.push_str(if claim.minting {
             " AND attribute_exists(minted)"
         } else {
@@ -120,7 +121,7 @@ impl Table {
             // Noted before the token is presented, so that neither a crash nor another process forgets it. Without a new
             // pair the note is about a generation that does not exist.
             set.push_str(", doubted_generation = :next");
-            write = write.expression_attribute_values(":next", n(claim.lineage.next().generation));
+            write = write.expression_attribute_values(":next", n(claim.version.next().generation));
         }
         set.push_str(" REMOVE retry_at");
         let result = write
@@ -144,7 +145,7 @@ impl Table {
                 let stored = Installation::read(&item)?;
                 // The first try of this very write was applied and its answer lost.
                 let mine = stored.status == Status::Refreshing
-                    && stored.lineage == claim.lineage
+                    && stored.version == claim.version
                     && stored.attempt.as_deref() == Some(claim.attempt.as_str());
                 if mine { Claimed::Mine(stored.into()) } else { Claimed::Not(stored.into()) }
             }
@@ -156,9 +157,9 @@ impl Table {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn renewal_helped(&self, resource: &Resource, lineage: Lineage) -> Result<Changed, StoreError> {
+    pub async fn renewal_helped(&self, resource: &Resource, version: TokenVersion) -> Result<Changed, StoreError> {
         let result = self
-            .change(resource, lineage)
+            .change(resource, version)
             .condition_expression("epoch = :epoch AND generation = :generation AND doubted_generation = :generation")
             .update_expression("REMOVE doubted_generation")
             .send()
@@ -173,12 +174,12 @@ impl Table {
     pub async fn note_gone(
         &self,
         resource: &Resource,
-        lineage: Lineage,
-        attempt: &Attempt,
+        version: TokenVersion,
+        attempt: &LeaseOwner,
         gone: Gone,
     ) -> Result<Changed, StoreError> {
         let result = self
-            .change(resource, lineage)
+            .change(resource, version)
             .condition_expression("epoch = :epoch AND generation = :generation AND attempt = :attempt")
             .update_expression("SET gone_generation = :generation, gone_since = :since, gone_tries = :tries")
             .by(attempt)
@@ -189,7 +190,7 @@ impl Table {
         changed(written(result)?, |_| false)
     }
 
-    /// Stores a new pair in place of the one of lineage `from`: by lineage, whoever holds the lease. Standby pairs stay. A
+    /// Stores a new pair in place of the one of version `from`: by version, whoever holds the lease. Standby pairs stay. A
     /// location that was to be minted since its grant was refused has a grant of its own again.
     ///
     /// # Errors
@@ -197,7 +198,7 @@ impl Table {
     pub async fn commit(
         &self,
         resource: &Resource,
-        from: Lineage,
+        from: TokenVersion,
         renewal: Renewal<'_>,
     ) -> Result<Changed, StoreError> {
         let Renewal { attempt, pair, due_at, event } = renewal;
@@ -222,7 +223,7 @@ impl Table {
     }
 
     /// Adds a standby pair to an installation that was read as `seen`. One that was given up or waits for a retry is
-    /// uncertain again, and due at once. The condition fails if the installation has changed its lineage, or between
+    /// uncertain again, and due at once. The condition fails if the installation has changed its version, or between
     /// these states and the others.
     ///
     /// # Errors
@@ -237,7 +238,7 @@ impl Table {
         let hopeless = matches!(seen.status, Status::NeedsReauthorization | Status::Uncertain);
         let append = "standby = list_append(if_not_exists(standby, :none), :standby)";
         let mut write = self
-            .change(&seen.resource, seen.lineage)
+            .change(&seen.resource, seen.version)
             .status(":given_up", Status::NeedsReauthorization)
             .status(":uncertain", Status::Uncertain)
             .expression_attribute_values(":none", AttributeValue::L(Vec::new()))
@@ -263,7 +264,7 @@ impl Table {
     }
 
     /// Makes one standby pair of the installation as it was read, the one at `place`, the current pair in place of one
-    /// that was refused. `pair` is the same pair sealed under the next lineage. The condition fails if the standby pairs
+    /// that was refused. `pair` is the same pair sealed under the next version. The condition fails if the standby pairs
     /// have changed.
     ///
     /// # Errors
@@ -272,11 +273,11 @@ impl Table {
         &self,
         seen: &Installation,
         place: usize,
-        attempt: &Attempt,
+        attempt: &LeaseOwner,
         pair: &SealedPair,
         now: Millis,
     ) -> Result<Changed, StoreError> {
-        let (standby, from) = (&seen.standby[place], seen.lineage);
+        let (standby, from) = (&seen.standby[place], seen.version);
         let rest = if seen.standby.len() == 1 { "standby".to_owned() } else { format!("standby[{place}]") };
         let result = self
             .change(&seen.resource, from)
@@ -306,12 +307,12 @@ impl Table {
     pub async fn settle(
         &self,
         resource: &Resource,
-        lineage: Lineage,
-        attempt: &Attempt,
+        version: TokenVersion,
+        attempt: &LeaseOwner,
         to: Settlement,
         event: Option<Event>,
     ) -> Result<Changed, StoreError> {
-        self.release(resource, lineage, attempt, to, event, "").await
+        self.release(resource, version, attempt, to, event, "").await
     }
 
     /// Releases the lease of an installation whose grant was refused and which is not marked: [`Table::settle`], and
@@ -322,18 +323,18 @@ impl Table {
     pub async fn settle_refused(
         &self,
         resource: &Resource,
-        lineage: Lineage,
-        attempt: &Attempt,
+        version: TokenVersion,
+        attempt: &LeaseOwner,
         to: Settlement,
     ) -> Result<Changed, StoreError> {
-        self.release(resource, lineage, attempt, to, None, ", refused_generation = :generation").await
+        self.release(resource, version, attempt, to, None, ", refused_generation = :generation").await
     }
 
     async fn release(
         &self,
         resource: &Resource,
-        lineage: Lineage,
-        attempt: &Attempt,
+        version: TokenVersion,
+        attempt: &LeaseOwner,
         to: Settlement,
         event: Option<Event>,
         refused: &str,
@@ -351,7 +352,7 @@ impl Table {
         let asked = if to.retry_at.is_some() { ", retry_at = :retry_at" } else { "" };
         let telling = Telling::of(event, to.now);
         let told = if event.is_some() { ", told = :status" } else { "" };
-        let mut write = telling.values(self.change(resource, lineage));
+        let mut write = telling.values(self.change(resource, version));
         if let Some(retry_at) = to.retry_at {
             write = write.expression_attribute_values(":retry_at", n(retry_at));
         }
@@ -372,7 +373,7 @@ impl Table {
             .send()
             .await;
         changed(written(result)?, |stored| {
-            stored.lineage == lineage && stored.status == to.status && stored.attempt.is_none()
+            stored.version == version && stored.status == to.status && stored.attempt.is_none()
         })
     }
 }

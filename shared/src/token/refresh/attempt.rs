@@ -5,16 +5,18 @@ use std::time::Duration;
 use super::commit::{Commit, Committed};
 use super::lease::Lease;
 use super::{Failure, Refreshed, Refresher};
-use crate::installation::state::{Attempt, Status};
-use crate::redacted::Redacted;
+use crate::domain::grant::Grant;
+use crate::domain::installation::Installation;
+use crate::domain::redacted::Redacted;
+use crate::domain::status::{LeaseOwner, Status};
+use crate::platform::token_endpoint::{Cause, Outcome};
 use crate::seal::Sealer;
-use crate::table::installation::{Installation, Settlement};
+use crate::seal::pair::{Pair, Slot, place};
+use crate::seal::vault::VaultError;
+use crate::table::installation::Settlement;
 use crate::table::mark_budget::Requested;
-use crate::token::endpoint::{Cause, Outcome};
-use crate::token::pair::{Pair, Slot, place};
 use crate::token::rescue::{LostWrite, Rescued};
-use crate::token::{Grant, schedule};
-use crate::vault::VaultError;
+use crate::token::schedule;
 
 /// How often a connection is tried for one presentation.
 const CONNECTIONS: u32 = 3;
@@ -23,7 +25,7 @@ const CONNECTIONS: u32 = 3;
 pub(super) struct Attempted<'a> {
     pub(super) on: &'a Refresher,
     pub(super) installation: Installation,
-    pub(super) attempt: Attempt,
+    pub(super) attempt: LeaseOwner,
     pub(super) lease: Lease,
     pub(super) sealer: Sealer,
     /// Whether this attempt has presented the token without an answer that can be read.
@@ -130,7 +132,7 @@ impl Attempted<'_> {
 
     /// The refresh token of the item that the claim returned, and no other.
     async fn refresh_token(&self) -> Result<Redacted, Refreshed> {
-        let Installation { lineage, pair, .. } = &self.installation;
+        let Installation { version, pair, .. } = &self.installation;
         let Some(sealed) = pair.as_ref().and_then(|pair| pair.refresh.as_deref()) else {
             tracing::error!(alarm = "no_refresh_token", resource = %self.installation.resource, "nothing to present");
             let now = self.on.clock.now();
@@ -138,7 +140,7 @@ impl Attempted<'_> {
             return Err(Refreshed::Failed(Failure::NeedsReauthorization(self.installation.reinstall_url())));
         };
         let item = self.installation.key();
-        match self.on.vault.open(place(&item, *lineage, Slot::Current.refresh()), sealed).await {
+        match self.on.vault.open(place(&item, *version, Slot::Current.refresh()), sealed).await {
             Ok(token) => Ok(token),
             Err(error) => {
                 tracing::error!(alarm = "unseal", resource = %self.installation.resource, %error,
@@ -154,11 +156,11 @@ impl Attempted<'_> {
 
     async fn granted(&self, grant: &Grant, presented: &Redacted) -> Refreshed {
         let pair = Pair::granted(grant, Some(presented), self.on.clock.now());
-        let Installation { resource, lineage, .. } = &self.installation;
-        let renewed = pair.to_access(lineage.next());
+        let Installation { resource, version, .. } = &self.installation;
+        let renewed = pair.to_access(version.next());
         let (sealer, attempt) = (&self.sealer, &self.attempt);
         let event = self.on.events.renewed(&self.installation);
-        let commit = Commit { on: self.on, resource, from: *lineage, attempt, sealer, pair: &pair, event };
+        let commit = Commit { on: self.on, resource, from: *version, attempt, sealer, pair: &pair, event };
         match commit.until_stored(self.lease).await {
             Some(Committed::Stored(stored)) => {
                 self.on.events.tell(&stored, self.lease.deadline).await;
@@ -168,7 +170,7 @@ impl Attempted<'_> {
             }
             Some(Committed::Parked | Committed::Superseded) => Refreshed::Moved,
             None => {
-                let write = LostWrite::Commit { epoch: lineage.epoch, generation: lineage.generation };
+                let write = LostWrite::Commit { epoch: version.epoch, generation: version.generation };
                 let rescued = Rescued::seal(sealer, resource, attempt, write, &pair);
                 self.on.last_resort(&rescued, &commit, self.lease.deadline).await;
                 Refreshed::Renewed(renewed)

@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use super::Refresher;
 use super::lease::{COMMIT, Lease, RESCUE};
-use crate::clock::Millis;
+use crate::domain::clock::Millis;
+use crate::domain::event::Event;
+use crate::domain::installation::{Installation, StandbyPair};
+use crate::domain::resource::Resource;
+use crate::domain::status::{LeaseOwner, LostCommit, TokenVersion, lost_commit};
 use crate::http_client::within;
-use crate::installation::state::{Attempt, Lineage, LostCommit, lost_commit};
-use crate::lifecycle::event::Event;
-use crate::resource::Resource;
 use crate::seal::Sealer;
+use crate::seal::pair::{Pair, Slot};
 use crate::table::StoreError;
-use crate::table::installation::{Changed, Installation, Renewal, StandbyPair};
-use crate::token::pair::{Pair, Slot};
+use crate::table::installation::{Changed, Renewal};
 use crate::token::rescue::Rescued;
 use crate::token::schedule;
 
@@ -23,8 +24,8 @@ const ROUNDS: u32 = 10;
 pub(super) struct Commit<'a> {
     pub(super) on: &'a Refresher,
     pub(super) resource: &'a Resource,
-    pub(super) from: Lineage,
-    pub(super) attempt: &'a Attempt,
+    pub(super) from: TokenVersion,
+    pub(super) attempt: &'a LeaseOwner,
     pub(super) sealer: &'a Sealer,
     pub(super) pair: &'a Pair,
     /// The event of this commit.
@@ -70,20 +71,20 @@ impl Commit<'_> {
         }
     }
 
-    /// Makes the granted pair the current one in place of the one of this lineage.
-    async fn replace(&self, lineage: Lineage) -> Result<Changed, StoreError> {
-        let sealed = self.pair.seal(self.sealer, self.resource, lineage.next(), Slot::Current);
+    /// Makes the granted pair the current one in place of the one of this version.
+    async fn replace(&self, version: TokenVersion) -> Result<Changed, StoreError> {
+        let sealed = self.pair.seal(self.sealer, self.resource, version.next(), Slot::Current);
         let due_at = schedule::next_refresh(self.pair.issued_at, self.pair.expires_at, fastrand::f64());
         let renewal = Renewal { attempt: self.attempt, pair: &sealed, due_at, event: self.event };
-        self.on.table.commit(self.resource, lineage, renewal).await
+        self.on.table.commit(self.resource, version, renewal).await
     }
 
     /// Another pair was stored first. What becomes of this one is decided from the installation as it is, each time that
     /// it changes meanwhile.
     async fn come_second(&self, mut stored: Box<Installation>) -> Result<Committed, StoreError> {
         for _ in 0..ROUNDS {
-            let (lineage, granted_from) = (stored.lineage, stored.granted_from);
-            match lost_commit(self.attempt, self.from, lineage, granted_from, stored.committed_by.as_deref()) {
+            let (version, granted_from) = (stored.version, stored.granted_from);
+            match lost_commit(self.attempt, self.from, version, granted_from, stored.committed_by.as_deref()) {
                 LostCommit::AlreadyMine => return Ok(Committed::Stored(stored)),
                 LostCommit::Superseded => {
                     tracing::warn!(resource = %self.resource, generation = self.from.next().generation,
@@ -94,7 +95,7 @@ impl Commit<'_> {
             }
             if stored.minted.is_some() {
                 // Minted meanwhile, because this grant was thought to be gone. It is more than a minted token.
-                match self.replace(lineage).await? {
+                match self.replace(version).await? {
                     Changed::Done(stored) => return Ok(Committed::Stored(stored)),
                     Changed::Gone => return Ok(Committed::Superseded),
                     Changed::Not(changed) => {
@@ -105,9 +106,9 @@ impl Commit<'_> {
             }
             let standby = StandbyPair {
                 attempt: self.attempt.as_str().to_owned(),
-                generation: lineage.generation,
+                generation: version.generation,
                 granted_from: self.from.generation,
-                pair: self.pair.seal(self.sealer, self.resource, lineage, Slot::Alternate),
+                pair: self.pair.seal(self.sealer, self.resource, version, Slot::Alternate),
             };
             let known = stored.standby.iter().any(|pair| pair.attempt == standby.attempt);
             match if known {
@@ -116,7 +117,7 @@ impl Commit<'_> {
                 self.on.table.add_standby(&stored, &standby, self.on.clock.now()).await?
             } {
                 Changed::Done(_) => {
-                    tracing::warn!(resource = %self.resource, generation = lineage.generation,
+                    tracing::warn!(resource = %self.resource, generation = version.generation,
                         "another pair was stored first: this one is a standby pair");
                     return Ok(Committed::Parked);
                 }

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::clock::Millis;
+use crate::domain::clock::Millis;
+use crate::platform::token_endpoint::PRESENTATION;
 use crate::table::installation::LEASE;
-use crate::token::endpoint::PRESENTATION;
 
 /// What must be left of the lease after a presentation: the time of a commit.
 pub(super) const COMMIT: Duration = Duration::from_secs(2);

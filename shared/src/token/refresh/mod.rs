@@ -3,7 +3,7 @@
 //! Claim, guard, present, commit. The claim is the lease, the record of the intent and the proof that the store can
 //! be written; the guard looks at the lease directly before each presentation (`lease`); what each outcome of a
 //! presentation leads to is decided in `attempt`, and how the lease is given back without a pair in `setback`; the
-//! `commit` goes by lineage, so that a granted pair is stored whoever holds the lease by then.
+//! `commit` goes by version, so that a granted pair is stored whoever holds the lease by then.
 
 mod attempt;
 mod commit;
@@ -16,21 +16,23 @@ use std::time::{Duration, Instant};
 use self::attempt::Attempted;
 use self::commit::{Commit, Committed};
 use self::lease::Lease;
+use super::Company;
 use super::alarm::AppAlarms;
 use super::breaker::{Breaker, BreakerError};
-use super::endpoint::TokenEndpoint;
-use super::mint::Company;
-use super::pair::{Pair, Slot, place};
 use super::rescue::{RescueError, RescueQueue, Rescued};
-use super::{Access, schedule};
-use crate::clock::{Clock, Millis};
-use crate::installation::state::{Attempt, Lineage, Status};
-use crate::lifecycle::Events;
-use crate::resource::Resource;
+use super::schedule;
+use crate::domain::access::Access;
+use crate::domain::clock::{Clock, Millis};
+use crate::domain::installation::{Installation, StandbyPair};
+use crate::domain::resource::Resource;
+use crate::domain::status::{LeaseOwner, Status, TokenVersion};
+use crate::events::Events;
+use crate::platform::token_endpoint::TokenEndpoint;
+use crate::seal::pair::{Pair, Slot, place};
+use crate::seal::vault::{Vault, VaultError};
 use crate::secrets::{FRESH, SecretError};
-use crate::table::installation::{Claim, Claimed, Installation, LEASE, StandbyPair};
+use crate::table::installation::{Claim, Claimed, LEASE};
 use crate::table::{StoreError, Table};
-use crate::vault::{Vault, VaultError};
 
 /// Why a refresh is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,8 +133,8 @@ impl Refresher {
         Self { table, vault, endpoint, breaker, rescue, events, alarms, clock }
     }
 
-    /// Refreshes an installation that was seen in lineage `seen`, in an invocation that ends at `deadline`.
-    pub async fn refresh(&self, resource: &Resource, seen: Lineage, why: Why, deadline: Millis) -> Refreshed {
+    /// Refreshes an installation that was seen in version `seen`, in an invocation that ends at `deadline`.
+    pub async fn refresh(&self, resource: &Resource, seen: TokenVersion, why: Why, deadline: Millis) -> Refreshed {
         // Boxed, because it is large and every reader's future would hold room for it.
         let refresh = async {
             match self.attempt(resource, seen, why, deadline).await {
@@ -147,7 +149,7 @@ impl Refresher {
     async fn attempt(
         &self,
         resource: &Resource,
-        seen: Lineage,
+        seen: TokenVersion,
         why: Why,
         deadline: Millis,
     ) -> Result<Attempted<'_>, Refreshed> {
@@ -166,10 +168,10 @@ impl Refresher {
             Err(BreakerError::Store(error)) => return Err(store(error)),
             Err(BreakerError::Secret(error)) => return Err(secret(error)),
         }
-        let (now, claimed_at, attempt) = (self.clock.now(), Instant::now(), Attempt::new());
+        let (now, claimed_at, attempt) = (self.clock.now(), Instant::now(), LeaseOwner::new());
         let claim = Claim {
             resource,
-            lineage: seen,
+            version: seen,
             attempt: &attempt,
             now,
             lease_ends_at: now + LEASE,
@@ -206,8 +208,8 @@ impl Refresher {
             on: self,
             event: stored.and_then(|stored| self.events.renewed(&stored)),
             resource: &rescued.resource,
-            from: Lineage { epoch, generation },
-            attempt: &Attempt::from(rescued.attempt.clone()),
+            from: TokenVersion { epoch, generation },
+            attempt: &LeaseOwner::from(rescued.attempt.clone()),
             sealer: &sealer,
             pair: &pair,
         };
@@ -233,13 +235,13 @@ impl Refresher {
     /// Opens a standby pair.
     async fn open(&self, installation: &Installation, standby: &StandbyPair) -> Result<Pair, VaultError> {
         let (item, slot, sealed) = (installation.key(), Slot::Alternate, &standby.pair);
-        let lineage = Lineage { generation: standby.generation, ..installation.lineage };
+        let version = TokenVersion { generation: standby.generation, ..installation.version };
         let refresh = match &sealed.refresh {
-            Some(refresh) => Some(self.vault.open(place(&item, lineage, slot.refresh()), refresh).await?),
+            Some(refresh) => Some(self.vault.open(place(&item, version, slot.refresh()), refresh).await?),
             None => None,
         };
         Ok(Pair {
-            access: self.vault.open(place(&item, lineage, slot.access()), &sealed.access).await?,
+            access: self.vault.open(place(&item, version, slot.access()), &sealed.access).await?,
             refresh,
             issued_at: sealed.access_issued_at,
             expires_at: sealed.access_expires_at,
@@ -248,8 +250,8 @@ impl Refresher {
 }
 
 /// Why a claim was not granted, from the item that it found.
-pub(super) fn not_claimed(stored: &Installation, seen: Lineage, why: Why, now: Millis) -> Refreshed {
-    if stored.lineage != seen {
+pub(super) fn not_claimed(stored: &Installation, seen: TokenVersion, why: Why, now: Millis) -> Refreshed {
+    if stored.version != seen {
         return Refreshed::Moved;
     }
     match (stored.status, stored.lease_ends_at) {

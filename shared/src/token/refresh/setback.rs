@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use super::attempt::Attempted;
 use super::{Failure, Refreshed};
-use crate::clock::Millis;
-use crate::installation::state::Status;
-use crate::resource::{Kind, Resource};
+use crate::domain::clock::Millis;
+use crate::domain::installation::{Gone, Installation};
+use crate::domain::resource::{Kind, Resource};
+use crate::domain::status::Status;
+use crate::platform::token_endpoint::{Cause, fingerprint};
+use crate::seal::pair::{Pair, Slot};
 use crate::table::StoreError;
-use crate::table::installation::{Changed, Gone, Installation, Settlement};
+use crate::table::installation::{Changed, Settlement};
 use crate::table::mark_budget::Requested;
 use crate::token::breaker::Marking;
-use crate::token::endpoint::{Cause, fingerprint};
-use crate::token::pair::{Pair, Slot};
 use crate::token::schedule;
 
 /// How long an installation is left alone after a fault that is not its own.
@@ -73,7 +74,7 @@ impl Attempted<'_> {
                 Err(error) => return Refreshed::Failed(Failure::Store(error)),
             }
         }
-        let Installation { resource, lineage, .. } = &self.installation;
+        let Installation { resource, version, .. } = &self.installation;
         let to = Settlement {
             status: Status::NeedsReauthorization,
             due_at: None,
@@ -83,15 +84,15 @@ impl Attempted<'_> {
         };
         match self.on.events.settle(&self.installation, &self.attempt, to, self.lease.deadline).await {
             Ok(Changed::Done(_)) => {
-                tracing::warn!(%resource, generation = lineage.generation, outcome = outcome_of(Status::NeedsReauthorization),
+                tracing::warn!(%resource, generation = version.generation, outcome = outcome_of(Status::NeedsReauthorization),
                     total_ms = self.lease.held_ms(), Refreshes = 1,
                     "the grant is gone: the app must be installed again");
                 Refreshed::Failed(Failure::NeedsReauthorization(self.installation.reinstall_url()))
             }
-            Ok(Changed::Not(stored)) if stored.lineage == *lineage && !stored.standby.is_empty() => {
+            Ok(Changed::Not(stored)) if stored.version == *version && !stored.standby.is_empty() => {
                 self.promote(&stored).await
             }
-            Ok(Changed::Not(stored)) if stored.lineage == *lineage => {
+            Ok(Changed::Not(stored)) if stored.version == *version => {
                 Refreshed::Held(stored.lease_ends_at.unwrap_or(now))
             }
             Ok(Changed::Not(_)) => Refreshed::Moved,
@@ -106,17 +107,17 @@ impl Attempted<'_> {
     async fn wait(&self, note: &str, again: fn(Millis, u32, f64) -> Millis, counted: bool) -> Refreshed {
         let (now, failures) = (self.on.clock.now(), self.installation.failures + 1);
         let retry_at = again(now, failures, fastrand::f64());
-        let Installation { resource, lineage, .. } = &self.installation;
+        let Installation { resource, version, .. } = &self.installation;
         let (status, due_at) = (Status::Uncertain, Some(retry_at));
         let to = Settlement { status, due_at, failures, retry_at: Some(retry_at), now };
         let settled = if counted {
-            self.on.table.settle_refused(resource, *lineage, &self.attempt, to).await
+            self.on.table.settle_refused(resource, *version, &self.attempt, to).await
         } else {
-            self.on.table.settle(resource, *lineage, &self.attempt, to, None).await
+            self.on.table.settle(resource, *version, &self.attempt, to, None).await
         };
         self.log_settled(&settled, to, note);
         match settled {
-            Ok(Changed::Not(stored)) if stored.lineage != *lineage => Refreshed::Moved,
+            Ok(Changed::Not(stored)) if stored.version != *version => Refreshed::Moved,
             _ => Refreshed::Failed(Failure::TryAgain(retry_at)),
         }
     }
@@ -128,15 +129,15 @@ impl Attempted<'_> {
         let Some(company) = company.and_then(|id| Resource::company(id).ok()) else { return Ok(None) };
         let stored = self.on.table.installation(&company).await?;
         let lives = |status| !matches!(status, Status::Revoked | Status::NeedsReauthorization);
-        Ok(stored.filter(|stored| lives(stored.status)).map(|stored| stored.lineage.epoch))
+        Ok(stored.filter(|stored| lives(stored.status)).map(|stored| stored.version.epoch))
     }
 
     /// The location's own grant is gone, and its company's is not.
     async fn become_minted(&self, company_epoch: u64, now: Millis) -> Refreshed {
-        let Installation { resource, lineage, .. } = &self.installation;
-        match self.on.table.become_minted(resource, *lineage, &self.attempt, company_epoch, now).await {
+        let Installation { resource, version, .. } = &self.installation;
+        match self.on.table.become_minted(resource, *version, &self.attempt, company_epoch, now).await {
             Ok(Changed::Done(_)) => {
-                tracing::warn!(%resource, generation = lineage.generation, outcome = "to_be_minted", Refreshes = 1,
+                tracing::warn!(%resource, generation = version.generation, outcome = "to_be_minted", Refreshes = 1,
                     "the grant is gone: its token is minted from the company's from now on");
                 Refreshed::Moved
             }
@@ -156,7 +157,7 @@ impl Attempted<'_> {
                 self.our_fault("no standby pair opens").await;
                 return Refreshed::Failed(Failure::Misconfigured("a stored token does not open"));
             };
-            let (next, now) = (seen.lineage.next(), self.on.clock.now());
+            let (next, now) = (seen.version.next(), self.on.clock.now());
             let sealed = pair.seal(&self.sealer, resource, next, Slot::Current);
             match self.on.table.promote(&seen, place, &self.attempt, &sealed, now).await {
                 Ok(Changed::Done(_)) => {
@@ -165,7 +166,7 @@ impl Attempted<'_> {
                     return Refreshed::Moved;
                 }
                 // Another standby pair came meanwhile.
-                Ok(Changed::Not(stored)) if stored.lineage == seen.lineage => seen = *stored,
+                Ok(Changed::Not(stored)) if stored.version == seen.version => seen = *stored,
                 Ok(Changed::Not(_)) => return Refreshed::Moved,
                 Ok(Changed::Gone) => return Refreshed::Gone,
                 Err(error) => return Refreshed::Failed(Failure::Store(error)),
@@ -218,12 +219,12 @@ impl Attempted<'_> {
     /// counts as a refusal of the grant.
     pub(super) async fn gone(self) -> Refreshed {
         let now = self.on.clock.now();
-        let Installation { resource, lineage, gone, failures, .. } = &self.installation;
+        let Installation { resource, version, gone, failures, .. } = &self.installation;
         let gone = gone.map_or(Gone { since: now, tries: 1 }, |gone| Gone { tries: gone.tries + 1, ..gone });
         if schedule::is_gone(gone.since, gone.tries, now) {
             return self.refused().await;
         }
-        if let Err(error) = self.on.table.note_gone(resource, *lineage, &self.attempt, gone).await {
+        if let Err(error) = self.on.table.note_gone(resource, *version, &self.attempt, gone).await {
             tracing::warn!(%resource, %error, "it is not noted that the platform does not know this resource");
         }
         let (retry_at, failures) = (schedule::after_blocked(now, fastrand::f64()), failures + 1);
@@ -274,18 +275,18 @@ impl Attempted<'_> {
     pub(super) async fn settle_as(&self, to: Settlement, note: &str) -> bool {
         let settled = self.on.events.settle(&self.installation, &self.attempt, to, self.lease.deadline).await;
         self.log_settled(&settled, to, note);
-        matches!(&settled, Ok(Changed::Not(stored)) if stored.lineage != self.installation.lineage)
+        matches!(&settled, Ok(Changed::Not(stored)) if stored.version != self.installation.version)
     }
 
     fn log_settled(&self, settled: &Result<Changed, StoreError>, to: Settlement, note: &str) {
-        let Installation { resource, lineage, .. } = &self.installation;
+        let Installation { resource, version, .. } = &self.installation;
         let Settlement { status, failures, .. } = to;
         let stored = match settled {
             Ok(Changed::Done(_)) => "yes",
             Ok(_) => "no: it has moved on",
             Err(_) => "no: the table does not answer",
         };
-        tracing::warn!(%resource, generation = lineage.generation, outcome = outcome_of(status), failures, stored, note,
+        tracing::warn!(%resource, generation = version.generation, outcome = outcome_of(status), failures, stored, note,
             total_ms = self.lease.held_ms(), Refreshes = 1,
             "token not refreshed");
     }
@@ -302,6 +303,6 @@ impl Attempted<'_> {
 
     pub(super) fn log_unknown(&self, cause: Cause) {
         let resource = &self.installation.resource;
-        tracing::warn!(%resource, generation = self.installation.lineage.generation, ?cause, "no answer is known");
+        tracing::warn!(%resource, generation = self.installation.version.generation, ?cause, "no answer is known");
     }
 }

@@ -151,7 +151,7 @@ async fn story(point: Point, rotation: Rotation, recovery: Recovery, turn: Arc<S
     if lost {
         assert_lost(&scene).await;
     } else {
-        assert_eq!(scene.stored().await.lineage.generation, 2, "one new pair, whoever stored it");
+        assert_eq!(scene.stored().await.version.generation, 2, "one new pair, whoever stored it");
     }
     scene.assert_usable().await;
     scene.end();
@@ -247,7 +247,7 @@ fn print_table(outcome: impl Fn(Point, &'static str) -> String) {
     }
 }
 
-/// The grant is not lost with the process, if its commit was on its way: it is stored by its lineage, whatever has been
+/// The grant is not lost with the process, if its commit was on its way: it is stored by its version, whatever has been
 /// thought of the installation meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_arrives_after_its_process_has_died_brings_back_what_was_given_up() {
@@ -260,7 +260,7 @@ async fn a_commit_that_arrives_after_its_process_has_died_brings_back_what_was_g
     scene.lease_is_over().await;
     assert_eq!((scene.call().await.0, scene.status().await.as_str()), (424, "NeedsReauthorization"));
     gate.open();
-    assert!(until(|| async { scene.stored().await.lineage.generation == 2 }).await, "it is stored");
+    assert!(until(|| async { scene.stored().await.version.generation == 2 }).await, "it is stored");
     scene.assert_usable().await;
     scene.end();
 }

@@ -1,5 +1,5 @@
 //! A process is frozen in the midst of a refresh, as Lambda freezes an environment, and wakes up when its lease has
-//! passed and another has done the work: it sends nothing more, and what it holds is stored by its lineage only.
+//! passed and another has done the work: it sends nothing more, and what it holds is stored by its version only.
 
 use it::front::{End, Front};
 use it::proxy::Call;
@@ -45,7 +45,7 @@ async fn between_the_claim_and_the_post() {
     gate.open();
     frozen.thaws().await;
     assert_serves(&scene, invocation).await;
-    assert_eq!((scene.presented().len(), scene.stored().await.lineage.generation), (1, 2), "only the rival's");
+    assert_eq!((scene.presented().len(), scene.stored().await.version.generation), (1, 2), "only the rival's");
     scene.assert_usable().await;
     scene.end();
 }
@@ -65,7 +65,7 @@ async fn in_the_post() {
     assert_serves(&scene, invocation).await;
     let outcomes: Vec<_> = scene.presented().into_iter().map(|request| request.outcome).collect();
     assert_eq!(outcomes, ["not processed", "granted"], "nothing is sent after the lease");
-    assert_eq!(scene.stored().await.lineage.generation, 2);
+    assert_eq!(scene.stored().await.version.generation, 2);
     scene.assert_usable().await;
     scene.end();
 }
@@ -86,7 +86,7 @@ async fn with_a_commit_that_comes_second() {
     assert_serves(&scene, invocation).await;
     let stored = scene.stored().await;
     assert_eq!(stored.standby.len(), 1, "kept beside the rival's");
-    assert_eq!((stored.lineage, stored.pair, stored.committed_by), (rivals.lineage, rivals.pair, rivals.committed_by));
+    assert_eq!((stored.version, stored.pair, stored.committed_by), (rivals.version, rivals.pair, rivals.committed_by));
     assert_eq!((stored.status.as_str(), scene.presented().len()), ("Active", 2));
     scene.assert_usable().await;
     assert_eq!(scene.stored().await.standby.len(), 1, "and beside the next, until it is tried");
@@ -109,13 +109,13 @@ async fn with_a_commit_that_comes_between_a_rival_and_its_refusal() {
     scene.has_presented(2).await;
     assert_eq!(rival.proxy.calls(Call::Claim), 1, "the rival holds the lease");
     gate.open();
-    assert!(until(|| async { scene.stored().await.lineage.generation == 2 }).await, "the holder's pair is stored");
+    assert!(until(|| async { scene.stored().await.version.generation == 2 }).await, "the holder's pair is stored");
     scene.sandbox.marketplace.clear_faults();
     frozen.thaws().await;
     assert_serves(&scene, invocation).await;
     let summary = tick.await.expect("no panic").expect("an answer");
     assert_eq!(summary["refreshed"], json!(0), "{summary}");
-    assert_eq!((scene.status().await.as_str(), scene.stored().await.lineage.generation), ("Active", 2));
+    assert_eq!((scene.status().await.as_str(), scene.stored().await.version.generation), ("Active", 2));
     assert_eq!(scene.stored().await.standby, [], "the late commit knows its own write");
     scene.assert_usable().await;
     scene.end();

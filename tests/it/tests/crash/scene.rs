@@ -19,10 +19,10 @@ use sandbox::runtime_api::{FunctionError, Invocation};
 use sandbox::whole::{CALLBACK_PATH, CALLER_ALIAS, Options, Programs, Sandbox, TABLE, scheduled_event};
 use serde_json::{Value, json};
 use shared::app::App;
-use shared::clock::Millis;
 use shared::config::{Config, Function};
-use shared::resource::Resource;
-use shared::table::installation::Installation;
+use shared::domain::clock::Millis;
+use shared::domain::installation::Installation;
+use shared::domain::resource::Resource;
 use tokio::task::JoinHandle;
 
 /// How long anything may take that is waited for. Only a failing test waits so long.
@@ -69,7 +69,7 @@ impl Scene {
             .http_client(shared::http_client::aws())
             .load()
             .await;
-        let hand = App::build(config.expect("a configuration"), &aws, shared::clock::Clock::system());
+        let hand = App::build(config.expect("a configuration"), &aws, shared::domain::clock::Clock::system());
         let scene = Self { sandbox, hand: hand.expect("an app"), _way_of_hand: way };
         scene.install().await;
         scene.expire().await;

@@ -51,7 +51,7 @@ async fn after_the_200(reinstalled: bool) {
     assert_eq!(scene.sandbox.queue.sent(), 1, "the pair is on the queue");
     assert_eq!(scene.logged("alarm", "rescued"), 1, "and somebody is told");
     assert!(until(|| async { scene.logged("alarm", "rescue") > 1 }).await, "it comes again while the table is down");
-    assert_eq!(scene.stored().await.lineage.generation, 1);
+    assert_eq!(scene.stored().await.version.generation, 1);
     if reinstalled {
         scene.install().await;
     }
@@ -64,7 +64,7 @@ async fn after_the_200(reinstalled: bool) {
     if reinstalled {
         assert_eq!(stored, before, "what is older than the installation is dropped");
     } else {
-        assert_eq!((stored.status.as_str(), stored.lineage.generation), ("Active", 2));
+        assert_eq!((stored.status.as_str(), stored.version.generation), ("Active", 2));
     }
     assert_eq!(scene.presented().len(), 1);
     let _relay = scene.start("relay", "relay").await;

@@ -129,7 +129,7 @@ async fn an_agencys_locations_work_at_the_first_call_and_stop_with_it() {
     }
     assert_eq!((granted(&system, "mint"), system.refreshes()), (20, 1), "all of them needed the company's token");
 
-    let at = shared::clock::Clock::system().now().rfc3339();
+    let at = shared::domain::clock::Clock::system().now().rfc3339();
     let notice = json!({"type": "UNINSTALL", "appId": app_id(&system), "companyId": company().id(), "timestamp": at,
         "webhookId": "w1"});
     assert_eq!(hear(&system, &signer, &notice.to_string()).await, 200);

@@ -14,7 +14,7 @@ use sandbox::marketplace::grants::Rotation;
 use sandbox::process::Signal;
 use sandbox::server::{Server, WhenClientLeaves};
 use serde_json::json;
-use shared::clock::Clock;
+use shared::domain::clock::Clock;
 use shared::http_client::{self, Limits};
 use url::Url;
 

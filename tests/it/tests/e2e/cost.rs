@@ -57,7 +57,7 @@ async fn what_the_document_on_cost_computes_with_is_what_is_consumed() {
     let (writes, reads) = each("a tick with nothing due", &meter.take(), 1);
     assert!(writes < 0.1 && reads <= 8.0, "{writes} {reads}");
 
-    let past = shared::clock::Clock::system().now().0 - 60_000;
+    let past = shared::domain::clock::Clock::system().now().0 - 60_000;
     let client = sandbox::dynamo::client(&engine.url());
     for number in 1..=LOCATIONS {
         let key = format!("installation#location#{}", location(number).id());

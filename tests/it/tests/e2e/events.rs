@@ -10,7 +10,7 @@ use it::outside::{Setup, System, company, location};
 use sandbox::marketplace::faults::{Endpoint, Fault};
 use sandbox::whole::scheduled_event;
 use serde_json::{Value, json};
-use shared::clock::Clock;
+use shared::domain::clock::Clock;
 
 /// The marketplace tells that the app was uninstalled from the location.
 async fn uninstall(system: &System, signer: &Ed25519KeyPair) {

@@ -13,7 +13,7 @@ use sandbox::marketplace::faults::{Endpoint, Fault};
 use sandbox::marketplace::grants::Resource;
 use sandbox::whole::{CALLBACK_PATH, SEALING_SECRET, TABLE, scheduled_event, sha256_hex};
 use serde_json::{Value, json};
-use shared::clock::Clock;
+use shared::domain::clock::Clock;
 
 /// Names of the metrics of ours in the template's alarms.
 fn watched() -> Vec<String> {

@@ -10,7 +10,7 @@ use http::Method;
 use it::outside::{Setup, System, company, location, route, send};
 use sandbox::whole::{APP_SECRET, CALLERS_SECRET, SEALING_SECRET, TABLE, sha256_hex};
 use serde_json::{Value, json};
-use shared::redacted::Redacted;
+use shared::domain::redacted::Redacted;
 use shared::secrets::edit::{EditedSecret, Replaced};
 use shared::table::Table;
 use shared::table::app::{BreakerReason, OpenBreaker};
@@ -72,8 +72,8 @@ fn table(system: &System) -> Table {
     Table { client: system.sandbox.dynamo.client(), name: TABLE.into() }
 }
 
-fn now() -> shared::clock::Millis {
-    shared::clock::Clock::system().now()
+fn now() -> shared::domain::clock::Millis {
+    shared::domain::clock::Clock::system().now()
 }
 
 /// States of the findings about `what`.
@@ -158,7 +158,7 @@ async fn a_stop_is_found_by_the_doctor_and_lifted() {
     assert_eq!((healthy.code, &healthy.json()["faults"]), (0, &json!(0)), "{healthy:?}");
 
     let table = table(&system);
-    let until = shared::clock::Millis(i64::MAX);
+    let until = shared::domain::clock::Millis(i64::MAX);
     let stop = OpenBreaker { reason: BreakerReason::MassRefusal, until, fingerprint: None };
     table.open_breaker(&stop).await.expect("stored");
     for _ in 0..7 {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use it::proxy::Call;
 use it::world::{World, grantee, location};
-use shared::installation::Uninstalled;
-use shared::installation::state::Status;
+use shared::domain::status::Status;
+use shared::install::Uninstalled;
 use shared::token::TokenError;
 use shared::token::refresh::{Refreshed, Why};
 
@@ -44,12 +44,12 @@ async fn an_uninstall_during_a_refresh_is_not_undone(world: World) {
         assert_eq!(told, Uninstalled::Done);
         commit.open();
     };
-    let lineage = world.stored(&l1).await.lineage;
-    let refreshed = holder.refresher.refresh(&l1, lineage, Why::Due, world.deadline());
+    let version = world.stored(&l1).await.version;
+    let refreshed = holder.refresher.refresh(&l1, version, Why::Due, world.deadline());
     let (late, ()) = tokio::join!(refreshed, story);
     assert!(matches!(late, Refreshed::Moved), "{late:?}");
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.status, stored.lineage.epoch), (Status::Revoked, 2));
+    assert_eq!((stored.status, stored.version.epoch), (Status::Revoked, 2));
     assert_eq!((stored.pair, stored.standby.len(), stored.due_at), (None, 0, None), "the tokens are erased");
     let read = holder.tokens.access(&l1, world.deadline()).await;
     assert!(matches!(read, Err(TokenError::Revoked)), "{read:?}");
@@ -67,12 +67,12 @@ async fn an_install_during_a_refresh_is_not_undone(world: World) {
         world.install(&callback, &l1).await;
         commit.open();
     };
-    let lineage = world.stored(&l1).await.lineage;
-    let refreshed = holder.refresher.refresh(&l1, lineage, Why::Due, world.deadline());
+    let version = world.stored(&l1).await.version;
+    let refreshed = holder.refresher.refresh(&l1, version, Why::Due, world.deadline());
     let (late, ()) = tokio::join!(refreshed, story);
     assert!(matches!(late, Refreshed::Moved), "{late:?}");
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.status, stored.lineage.epoch, stored.lineage.generation), (Status::Active, 2, 2));
+    assert_eq!((stored.status, stored.version.epoch, stored.version.generation), (Status::Active, 2, 2));
     assert_eq!(stored.standby, [], "a pair of an earlier epoch is history");
     world.end().await;
 }
@@ -87,7 +87,7 @@ async fn what_was_uninstalled_can_be_installed_again(world: World) {
     world.advance(Duration::from_mins(1));
     world.install(&process, &l1).await;
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.status, stored.lineage.epoch), (Status::Active, 3));
+    assert_eq!((stored.status, stored.version.epoch), (Status::Active, 3));
     process.tokens.access(&l1, world.deadline()).await.expect("a token");
     world.end().await;
 }

@@ -7,8 +7,8 @@ use it::proxy::{Call, Fault, Gate};
 use it::world::{Process, World, location};
 use sandbox::marketplace::grants::{Rotation, Standing};
 use serde_json::json;
-use shared::installation::state::Status;
-use shared::resource::Resource;
+use shared::domain::resource::Resource;
+use shared::domain::status::Status;
 use shared::table::installation::LEASE;
 use shared::token::refresh::{Failure, Refreshed, Why};
 
@@ -24,11 +24,11 @@ it::stories!(
 
 /// Begins a refresh and drops it at the gate.
 async fn dies_at(world: &World, process: Process, resource: &Resource, gate: &Gate) {
-    let lineage = world.stored(resource).await.lineage;
+    let version = world.stored(resource).await.version;
     let (process, resource, deadline) = (Arc::new(process), resource.clone(), world.deadline());
     let doomed = process.clone();
     let task = tokio::spawn(async move {
-        doomed.refresher.refresh(&resource, lineage, Why::Due, deadline).await;
+        doomed.refresher.refresh(&resource, version, Why::Due, deadline).await;
     });
     gate.reached().await;
     task.abort();
@@ -58,8 +58,8 @@ async fn after_the_claim_the_schedule_finds_it_with_one_presentation(world: Worl
     let gate = doomed.proxy.hold_answer(Call::Claim);
     dies_at(&world, doomed, &l1, &gate).await;
     assert_eq!(world.status(&l1).await, Status::Refreshing);
-    let lineage = world.stored(&l1).await.lineage;
-    let held = other.refresher.refresh(&l1, lineage, Why::Due, world.deadline()).await;
+    let version = world.stored(&l1).await.version;
+    let held = other.refresher.refresh(&l1, version, Why::Due, world.deadline()).await;
     assert!(matches!(held, Refreshed::Held(_)), "the lease of a dead holder holds: {held:?}");
     assert_eq!(world.refresh(&other, json!({})).await["due"], 0, "and it is not due before");
     world.advance(LEASE);
@@ -106,8 +106,8 @@ async fn between_grant_and_commit_a_strict_platform_costs_the_grant_and_one_noti
     let gate = doomed.proxy.hold(Call::Commit);
     dies_at(&world, doomed, &l1, &gate).await;
     world.advance(LEASE);
-    let lineage = world.stored(&l1).await.lineage;
-    let refused = other.refresher.refresh(&l1, lineage, Why::Due, world.deadline()).await;
+    let version = world.stored(&l1).await.version;
+    let refused = other.refresher.refresh(&l1, version, Why::Due, world.deadline()).await;
     let Refreshed::Failed(Failure::NeedsReauthorization(link)) = refused else { panic!("{refused:?}") };
     assert_eq!(link.as_deref(), Some("https://relay.example/oauth/install"));
     let presented = world.presented();
@@ -126,7 +126,7 @@ async fn after_the_commit_nothing_is_missing(world: World) {
     let gate = doomed.proxy.hold_answer(Call::Commit);
     dies_at(&world, doomed, &l1, &gate).await;
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.status, stored.lineage.generation), (Status::Active, 2));
+    assert_eq!((stored.status, stored.version.generation), (Status::Active, 2));
     world.end().await;
 }
 
@@ -136,38 +136,38 @@ async fn an_answer_of_the_table_may_be_lost_at_every_write(world: World) {
     let lost = Fault::HangUp { applied: true };
     process.proxy.once(Call::Install, lost.clone());
     world.install(&process, &l1).await;
-    assert_eq!((world.stored(&l1).await.lineage.epoch, process.proxy.struck()), (1, 1));
+    assert_eq!((world.stored(&l1).await.version.epoch, process.proxy.struck()), (1, 1));
     process.proxy.once(Call::Claim, lost.clone());
     // More than the SDK repeats: the commit has to recognise itself.
     process.proxy.fault(Call::Commit, 0, Some(3), lost.clone());
-    let lineage = world.stored(&l1).await.lineage;
-    let renewed = process.refresher.refresh(&l1, lineage, Why::Due, world.deadline()).await;
+    let version = world.stored(&l1).await.version;
+    let renewed = process.refresher.refresh(&l1, version, Why::Due, world.deadline()).await;
     assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
     assert_eq!((world.presented(), process.proxy.struck()), (1, 5));
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.status, stored.lineage.generation, stored.standby.len()), (Status::Active, 2, 0));
+    assert_eq!((stored.status, stored.version.generation, stored.standby.len()), (Status::Active, 2, 0));
     process.proxy.once(Call::Settle, lost.clone());
     world.market.fault(
         sandbox::marketplace::faults::Endpoint::Refresh,
         sandbox::marketplace::faults::Fault::throttled(),
         Some(1),
     );
-    let throttled = process.refresher.refresh(&l1, stored.lineage, Why::Due, world.deadline()).await;
+    let throttled = process.refresher.refresh(&l1, stored.version, Why::Due, world.deadline()).await;
     assert!(matches!(throttled, Refreshed::Failed(Failure::TryAgain(_))), "{throttled:?}");
     assert_eq!((world.status(&l1).await, process.proxy.struck()), (Status::Active, 6));
     // A claim whose answers are all lost: nothing is sent, and the lease passes by itself.
     process.proxy.fault(Call::Claim, 0, Some(3), lost.clone());
-    let unknown = process.refresher.refresh(&l1, stored.lineage, Why::Due, world.deadline()).await;
+    let unknown = process.refresher.refresh(&l1, stored.version, Why::Due, world.deadline()).await;
     assert!(matches!(unknown, Refreshed::Failed(Failure::Store(_))), "{unknown:?}");
     assert_eq!((world.status(&l1).await, world.presented()), (Status::Refreshing, 2));
     world.advance(LEASE);
-    let renewed = process.refresher.refresh(&l1, stored.lineage, Why::Due, world.deadline()).await;
+    let renewed = process.refresher.refresh(&l1, stored.version, Why::Due, world.deadline()).await;
     assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
     process.proxy.once(Call::Uninstall, lost);
     let at = world.clock.now();
     let done = process.installations.uninstall(&l1, at).await.expect("a table");
-    assert_eq!(done, shared::installation::Uninstalled::Done);
-    assert_eq!((world.stored(&l1).await.lineage.epoch, process.proxy.struck()), (2, 10));
+    assert_eq!(done, shared::install::Uninstalled::Done);
+    assert_eq!((world.stored(&l1).await.version.epoch, process.proxy.struck()), (2, 10));
     world.market.uninstall(&it::world::grantee(&l1));
     world.end().await;
 }

@@ -10,8 +10,8 @@ use it::world::{Process, World, grantee, location, until};
 use sandbox::marketplace::Location;
 use sandbox::marketplace::faults::{Endpoint, Fault};
 use serde_json::json;
-use shared::installation::state::Status;
-use shared::resource::Resource;
+use shared::domain::resource::Resource;
+use shared::domain::status::Status;
 use shared::table::app::BreakerReason;
 use shared::table::installation::LEASE;
 use shared::token::TokenError;
@@ -54,8 +54,8 @@ async fn installed(world: &World, process: &Process, count: usize) -> Vec<Resour
 }
 
 async fn refresh(world: &World, process: &Process, resource: &Resource) -> Refreshed {
-    let lineage = world.stored(resource).await.lineage;
-    process.refresher.refresh(resource, lineage, Why::Due, world.deadline()).await
+    let version = world.stored(resource).await.version;
+    process.refresher.refresh(resource, version, Why::Due, world.deadline()).await
 }
 
 async fn with_status(world: &World, all: &[Resource], status: Status) -> Vec<Resource> {

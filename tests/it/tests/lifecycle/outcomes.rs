@@ -6,11 +6,11 @@ use it::world::{APP_SECRET, Process, World, location};
 use sandbox::marketplace::faults::{Endpoint, Fault};
 use sandbox::marketplace::grants::Standing;
 use serde_json::{Value, json};
-use shared::installation::state::Status;
-use shared::resource::Resource;
+use shared::domain::resource::Resource;
+use shared::domain::status::Status;
+use shared::platform::token_endpoint::ExchangeError;
+use shared::seal::pair::Slot;
 use shared::token::TokenError;
-use shared::token::endpoint::ExchangeError;
-use shared::token::pair::Slot;
 use shared::token::refresh::{Failure, Refreshed, Why};
 
 it::stories!(
@@ -38,8 +38,8 @@ it::stories!(
 );
 
 async fn refresh(world: &World, process: &Process, resource: &Resource) -> Refreshed {
-    let lineage = world.stored(resource).await.lineage;
-    process.refresher.refresh(resource, lineage, Why::Due, world.deadline()).await
+    let version = world.stored(resource).await.version;
+    process.refresher.refresh(resource, version, Why::Due, world.deadline()).await
 }
 
 fn answered(processed: bool, status: u16, body: &str) -> Fault {
@@ -73,7 +73,7 @@ async fn an_unknown_outcome_is_presented_twice_and_then_recovered(world: World) 
         let unknown = refresh(&world, &process, &l1).await;
         assert!(matches!(unknown, Refreshed::Failed(Failure::Unanswered(_))), "{fault:?}: {unknown:?}");
         let stored = world.stored(&l1).await;
-        assert_eq!((stored.status, stored.lineage), (Status::Uncertain, before.lineage), "{fault:?}");
+        assert_eq!((stored.status, stored.version), (Status::Uncertain, before.version), "{fault:?}");
         assert_eq!(world.presented() - presented, 2, "{fault:?}");
         world.advance(Duration::from_secs(1));
         let summary = world.refresh(&process, json!({})).await;
@@ -243,7 +243,7 @@ async fn a_grant_for_another_location_is_not_stored(world: World) {
     let refused = refresh(&world, &process, &l1).await;
     assert!(matches!(refused, Refreshed::Failed(Failure::TryAgain(_))), "{refused:?}");
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.status, stored.lineage, &stored.pair), (Status::Blocked, before.lineage, &before.pair));
+    assert_eq!((stored.status, stored.version, &stored.pair), (Status::Blocked, before.version, &before.pair));
     assert_eq!(world.presented() - presented, 2);
     assert_eq!(world.stored(&l2).await, others);
     world.end().await;
@@ -377,7 +377,7 @@ async fn an_answer_that_nobody_knows_is_not_final_and_one_alarm(world: World) {
         let unknown = refresh(&world, &processes[n % 2], resource).await;
         assert!(matches!(unknown, Refreshed::Failed(Failure::TryAgain(_))), "{fault:?}: {unknown:?}");
         let stored = world.stored(resource).await;
-        assert_eq!((stored.status, stored.lineage, &stored.pair), (Status::Blocked, before.lineage, &before.pair));
+        assert_eq!((stored.status, stored.version, &stored.pair), (Status::Blocked, before.version, &before.pair));
         processes[0].tokens.access(resource, world.deadline()).await.expect("the token works on");
     }
     assert_eq!(world.alarms("unclassified", &prefix), 1, "one for the app");

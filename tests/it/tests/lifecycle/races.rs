@@ -6,11 +6,12 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use it::proxy::Call;
 use it::world::{HOME, Process, World, location, until};
 use sandbox::marketplace::grants::{Rotation, Standing};
-use shared::clock::Clock;
-use shared::installation::state::Status;
-use shared::resource::Resource;
-use shared::table::installation::{Installation, LEASE};
-use shared::token::pair::Slot;
+use shared::domain::clock::Clock;
+use shared::domain::installation::Installation;
+use shared::domain::resource::Resource;
+use shared::domain::status::Status;
+use shared::seal::pair::Slot;
+use shared::table::installation::LEASE;
 use shared::token::refresh::{Failure, Refreshed, Why};
 
 it::stories!(
@@ -31,8 +32,8 @@ it::stories!(
 );
 
 async fn refresh(world: &World, process: &Process, resource: &Resource) -> Refreshed {
-    let lineage = world.stored(resource).await.lineage;
-    process.refresher.refresh(resource, lineage, Why::Due, world.deadline()).await
+    let version = world.stored(resource).await.version;
+    process.refresher.refresh(resource, version, Why::Due, world.deadline()).await
 }
 
 async fn a_grant_commits_after_its_lease_and_undoes_the_rivals_refusal(world: World) {
@@ -52,7 +53,7 @@ async fn a_grant_commits_after_its_lease_and_undoes_the_rivals_refusal(world: Wo
     let (renewed, ()) = tokio::join!(refresh(&world, &holder, &l1), story);
     assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.status, stored.lineage.generation), (Status::Active, 2));
+    assert_eq!((stored.status, stored.version.generation), (Status::Active, 2));
     assert!(stored.due_at.is_some(), "the schedule sees it again");
     assert_eq!(world.standing(&l1).await, Some(Standing::Live));
     world.end().await;
@@ -99,7 +100,7 @@ async fn a_grant_that_comes_second_is_parked(world: World) {
     let (late, ()) = tokio::join!(refresh(&world, &holder, &l1), story);
     assert!(matches!(late, Refreshed::Moved), "{late:?}");
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.status, stored.lineage.generation), (Status::Active, 2));
+    assert_eq!((stored.status, stored.version.generation), (Status::Active, 2));
     let parked = |stored: &Installation| {
         let [standby] = &stored.standby[..] else { panic!("{:?}", stored.standby) };
         world.open_standby(stored, standby).expose().to_owned()
@@ -110,7 +111,7 @@ async fn a_grant_that_comes_second_is_parked(world: World) {
     // is tried.
     assert!(matches!(refresh(&world, &rival, &l1).await, Refreshed::Renewed(_)));
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.lineage.generation, parked(&stored) == first), (3, true));
+    assert_eq!((stored.version.generation, parked(&stored) == first), (3, true));
     world.end().await;
 }
 
@@ -141,8 +142,8 @@ async fn of_three_grants_of_one_generation_all_are_kept(world: World) {
     let commit = two.proxy.hold(Call::Commit);
     let first_of_two = async {
         commit.reached().await;
-        let (lineage, deadline) = (world.stored(&l1).await.lineage, world.deadline() + LEASE);
-        let third = three.refresher.refresh(&l1, lineage, Why::Due, deadline).await;
+        let (version, deadline) = (world.stored(&l1).await.version, world.deadline() + LEASE);
+        let third = three.refresher.refresh(&l1, version, Why::Due, deadline).await;
         commit.open();
         third
     };
@@ -151,7 +152,7 @@ async fn of_three_grants_of_one_generation_all_are_kept(world: World) {
     assert!(matches!(third, Refreshed::Renewed(_)), "{third:?}");
     assert!(matches!((&first, &second), (Refreshed::Moved, Refreshed::Moved)), "{first:?} {second:?}");
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.lineage.generation, stored.standby.len(), world.presented()), (2, 2, 3));
+    assert_eq!((stored.version.generation, stored.standby.len(), world.presented()), (2, 2, 3));
     assert_ne!(stored.standby[0].attempt, stored.standby[1].attempt);
     world.end().await;
 }
@@ -169,7 +170,7 @@ async fn a_grant_that_comes_after_a_standby_pair_took_over_is_kept(world: World)
     assert!(matches!(late, Refreshed::Moved), "{late:?}");
     // Two generations further, but by a pair that is no younger than the late one.
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.lineage.generation, stored.standby.len()), (3, 1));
+    assert_eq!((stored.version.generation, stored.standby.len()), (3, 1));
     world.end().await;
 }
 
@@ -227,7 +228,7 @@ async fn a_standby_pair_that_comes_while_another_takes_over_is_kept(world: World
     let (moved, ()) = tokio::join!(refresh(&world, &process, &l1), story);
     assert!(matches!(moved, Refreshed::Moved), "{moved:?}");
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.lineage.generation, stored.standby.len()), (2, 1), "one took over, one stays");
+    assert_eq!((stored.version.generation, stored.standby.len()), (2, 1), "one took over, one stays");
     assert_eq!(process.proxy.calls(Call::Promote), 2, "the first write did not know of the other pair");
     world.end().await;
 }
@@ -328,7 +329,7 @@ async fn a_parked_pair_is_tried_before_a_human_is_asked(world: World) {
     let access = process.tokens.access(&l1, world.deadline()).await.expect("the parked pair lives");
     assert!(world.market.takes_access_token(access.token.expose()));
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.status, stored.lineage.generation, stored.standby.len()), (Status::Active, 3, 0));
+    assert_eq!((stored.status, stored.version.generation, stored.standby.len()), (Status::Active, 3, 0));
     world.end().await;
 }
 
@@ -371,7 +372,7 @@ async fn an_unrelated_write_between_claim_and_commit_does_no_harm(world: World) 
     };
     let (renewed, ()) = tokio::join!(refresh(&world, &process, &l1), story);
     assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
-    assert_eq!(world.stored(&l1).await.lineage.generation, 2);
+    assert_eq!(world.stored(&l1).await.version.generation, 2);
     assert_eq!(world.presented(), 1);
     world.end().await;
 }
@@ -395,6 +396,6 @@ async fn thawed_after_twenty_minutes_nothing_is_sent(world: World) {
     assert!(matches!(one, Refreshed::Failed(Failure::NoTime)), "{one:?}");
     assert!(matches!(two, Refreshed::Moved), "the other's pair is there to be read: {two:?}");
     assert_eq!(world.presented(), 1, "the other process's");
-    assert_eq!(world.stored(&l2).await.lineage.generation, 2);
+    assert_eq!(world.stored(&l2).await.version.generation, 2);
     world.end().await;
 }

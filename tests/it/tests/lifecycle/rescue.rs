@@ -7,9 +7,9 @@ use it::world::{HOME, Process, World, grantee, location, until};
 use sandbox::marketplace::faults::{Endpoint, Fault as PlatformFault};
 use sandbox::marketplace::grants::Standing;
 use serde_json::json;
-use shared::installation::state::Status;
-use shared::installation::{InstallError, Uninstalled};
-use shared::resource::Resource;
+use shared::domain::resource::Resource;
+use shared::domain::status::Status;
+use shared::install::{InstallError, Uninstalled};
 use shared::table::installation::LEASE;
 use shared::token::refresh::{Failure, Refreshed, Why};
 
@@ -30,12 +30,12 @@ async fn refresh_without_commits(world: &World, process: &Process, resource: &Re
     let presented = world.presented();
     process.proxy.always(Call::Commit, fault);
     world.market.fault(Endpoint::Refresh, PlatformFault::Late { millis: 300 }, Some(1));
-    let lineage = world.stored(resource).await.lineage;
+    let version = world.stored(resource).await.version;
     let time = async {
         until("the token is presented", async || world.presented() > presented).await;
         world.advance(LEASE.saturating_sub(Duration::from_secs(2)));
     };
-    let refreshed = process.refresher.refresh(resource, lineage, Why::Due, world.deadline());
+    let refreshed = process.refresher.refresh(resource, version, Why::Due, world.deadline());
     tokio::join!(refreshed, time).0
 }
 
@@ -56,7 +56,7 @@ async fn a_pair_that_cannot_be_stored_is_rescued_and_its_caller_served(world: Wo
         let stored = world.refresh(&other, world.rescued()).await;
         assert_eq!(stored, json!({ "batchItemFailures": [] }), "also when it comes twice");
         let stored = world.stored(&l1).await;
-        assert_eq!((stored.status, stored.lineage.generation), (Status::Active, 2));
+        assert_eq!((stored.status, stored.version.generation), (Status::Active, 2));
         assert_eq!((stored.standby.len(), world.presented()), (0, 1));
     }
     assert_eq!(world.standing(&l1).await, Some(Standing::Live));
@@ -95,8 +95,8 @@ async fn while_a_pair_is_on_the_queue_a_refusal_is_no_mark(world: World) {
         }
         world.advance(Duration::from_mins(1));
         for resource in [&l1, &l2] {
-            let lineage = world.stored(resource).await.lineage;
-            let refused = other.refresher.refresh(resource, lineage, Why::Due, world.deadline()).await;
+            let version = world.stored(resource).await.version;
+            let refused = other.refresher.refresh(resource, version, Why::Due, world.deadline()).await;
             assert!(matches!(refused, Refreshed::Failed(Failure::TryAgain(_))), "{refused:?}");
             assert_eq!(world.status(resource).await, Status::Uncertain);
         }
@@ -133,7 +133,7 @@ async fn a_batch_fails_only_for_those_that_cannot_be_stored(world: World) {
     assert_eq!(answer, failed);
     for resource in [&l1, &l2] {
         let stored = world.stored(resource).await;
-        assert_eq!((stored.status, stored.lineage.generation), (Status::Active, 2));
+        assert_eq!((stored.status, stored.version.generation), (Status::Active, 2));
     }
     world.end().await;
 }
@@ -162,7 +162,7 @@ async fn without_table_and_queue_it_is_tried_to_the_end(world: World) {
     };
     let (served, ()) = tokio::join!(refresh_without_commits(&world, &process, &l1, Fault::Unavailable), story);
     assert!(matches!(served, Refreshed::Renewed(_)), "{served:?}");
-    assert_eq!((world.queue.sent(), world.stored(&l1).await.lineage.generation), (0, 2));
+    assert_eq!((world.queue.sent(), world.stored(&l1).await.version.generation), (0, 2));
     world.end().await;
 }
 

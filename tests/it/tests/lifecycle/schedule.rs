@@ -7,9 +7,9 @@ use it::proxy::Call;
 use it::world::{World, location, until};
 use sandbox::marketplace::faults::{Endpoint, Fault};
 use serde_json::json;
-use shared::installation::state::Status;
-use shared::resource::Resource;
-use shared::table::installation_key;
+use shared::domain::installation::installation_key;
+use shared::domain::resource::Resource;
+use shared::domain::status::Status;
 
 it::stories!(
     everything_due_is_refreshed_and_nothing_else,
@@ -34,7 +34,7 @@ async fn everything_due_is_refreshed_and_nothing_else(world: World) {
     let all = json!({ "due": 30, "refreshed": 30, "minted": 0, "deferred": 0, "failed": 0, "left": 0 });
     assert_eq!(world.refresh(&process, json!({ "source": "aws.events" })).await, all);
     assert_eq!(world.presented(), 30);
-    assert_eq!(world.stored(&late).await.lineage.generation, 1);
+    assert_eq!(world.stored(&late).await.version.generation, 1);
     assert_eq!(world.refresh(&process, json!({})).await, none);
     world.end().await;
 }

@@ -6,12 +6,13 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::join_all;
 use it::world::{SEALING_SECRET, World, location};
-use shared::resource::Resource;
+use shared::domain::installation::{Installation, SealedPair, StandbyPair};
+use shared::domain::resource::Resource;
+use shared::seal::pair::{Pair, Slot};
 use shared::seal::{DataKeys, SealError, Sealer};
 use shared::table::Item;
-use shared::table::installation::{Changed, Installation, SealedPair, StandbyPair};
+use shared::table::installation::Changed;
 use shared::token::TokenError;
-use shared::token::pair::{Pair, Slot};
 use shared::token::refresh::{Failure, Refreshed, Why};
 use shared::token::reseal::{Resealed, keys_of, reseal};
 
@@ -43,11 +44,11 @@ async fn nothing_is_sent(world: &World, resource: &Resource) {
     let (before, presented) = (world.stored(resource).await, world.presented());
     let read = process.tokens.access(resource, world.deadline()).await;
     assert!(matches!(read, Err(TokenError::Misconfigured(_))), "{read:?}");
-    let refused = process.refresher.refresh(resource, before.lineage, Why::Due, world.deadline()).await;
+    let refused = process.refresher.refresh(resource, before.version, Why::Due, world.deadline()).await;
     assert!(matches!(refused, Refreshed::Failed(Failure::Misconfigured(_))), "{refused:?}");
     let after = world.stored(resource).await;
     // Counted, so that callers leave it alone for a moment; nothing else has changed.
-    assert_eq!((after.status, after.lineage, after.failures), (before.status, before.lineage, before.failures + 1));
+    assert_eq!((after.status, after.version, after.failures), (before.status, before.version, before.failures + 1));
     assert_eq!(world.presented(), presented);
 }
 
@@ -68,8 +69,8 @@ async fn an_older_token_under_newer_counters_does_not_open(world: World) {
     let process = world.process().await;
     world.install(&process, &l1).await;
     let old = item(&world, &l1).await;
-    let lineage = world.stored(&l1).await.lineage;
-    let renewed = process.refresher.refresh(&l1, lineage, Why::Due, world.deadline()).await;
+    let version = world.stored(&l1).await.version;
+    let renewed = process.refresher.refresh(&l1, version, Why::Due, world.deadline()).await;
     assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
     let new = item(&world, &l1).await;
     world.put(with_tokens_of(&new, &old)).await;
@@ -95,8 +96,8 @@ async fn sealing_keys_are_rotated_under_traffic(world: World) {
     let new = world.process().await;
     for _ in 0..12 {
         for resource in &all {
-            let lineage = world.stored(resource).await.lineage;
-            let one = new.refresher.refresh(resource, lineage, Why::Operator, world.deadline());
+            let version = world.stored(resource).await.version;
+            let one = new.refresher.refresh(resource, version, Why::Operator, world.deadline());
             let reads = join_all([&old, &new].map(|process| process.tokens.access(resource, world.deadline())));
             let (renewed, reads) = tokio::join!(one, reads);
             assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
@@ -104,8 +105,8 @@ async fn sealing_keys_are_rotated_under_traffic(world: World) {
                 let access = read.expect("nothing fails");
                 assert!(world.market.takes_access_token(access.token.expose()));
             }
-            let lineage = world.stored(resource).await.lineage;
-            let renewed = old.refresher.refresh(resource, lineage, Why::Operator, world.deadline()).await;
+            let version = world.stored(resource).await.version;
+            let renewed = old.refresher.refresh(resource, version, Why::Operator, world.deadline()).await;
             assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
         }
         world.advance(Duration::from_secs(9));
@@ -135,10 +136,10 @@ async fn what_is_sealed_anew_is_what_was_seen_and_nothing_newer(world: World) {
         issued_at: current.access_issued_at,
         expires_at: current.access_expires_at,
     };
-    let parked = pair.seal(&sealer(&before), &l1, first.lineage, Slot::Alternate);
+    let parked = pair.seal(&sealer(&before), &l1, first.version, Slot::Alternate);
     let attempts = ["one", "two"].map(|attempt| StandbyPair {
         attempt: attempt.to_owned(),
-        generation: first.lineage.generation,
+        generation: first.version.generation,
         granted_from: first.granted_from,
         pair: parked.clone(),
     });
@@ -157,7 +158,7 @@ async fn what_is_sealed_anew_is_what_was_seen_and_nothing_newer(world: World) {
     assert_eq!(keys(&seen), BTreeMap::from([("k1".to_owned(), 6)]));
     assert_eq!(reseal(table, &both, "k2", seen.clone()).await.ok(), Some(Resealed::Done));
     let anew = world.stored(&l1).await;
-    assert_eq!((keys(&anew), anew.lineage), (BTreeMap::from([("k2".to_owned(), 6)]), seen.lineage));
+    assert_eq!((keys(&anew), anew.version), (BTreeMap::from([("k2".to_owned(), 6)]), seen.version));
     assert_eq!(reseal(table, &both, "k2", anew.clone()).await.ok(), Some(Resealed::Already));
     assert_eq!(anew.standby.len(), 2);
     for standby in &anew.standby {
@@ -165,7 +166,7 @@ async fn what_is_sealed_anew_is_what_was_seen_and_nothing_newer(world: World) {
         assert_eq!(opened.expose(), "a parked refresh token");
     }
 
-    // What is stored is not as it was seen: by its bytes, its parked pair or its lineage.
+    // What is stored is not as it was seen: by its bytes, its parked pair or its version.
     let replaced = async |seen: &Installation| {
         let standby: Vec<_> = seen.standby.iter().map(|standby| standby.pair.clone()).collect();
         table.reseal(seen, seen.pair.as_ref(), &standby).await.expect("an answer")
@@ -181,7 +182,7 @@ async fn what_is_sealed_anew_is_what_was_seen_and_nothing_newer(world: World) {
         assert!(!replaced(&Installation { pair: Some(pair), ..anew.clone() }).await, "each token is compared");
     }
     assert!(replaced(&anew).await, "the control");
-    let renewed = process.refresher.refresh(&l1, anew.lineage, Why::Operator, world.deadline()).await;
+    let renewed = process.refresher.refresh(&l1, anew.version, Why::Operator, world.deadline()).await;
     assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
     // By a process that has not heard of the new key yet.
     let newer = world.stored(&l1).await;
@@ -190,7 +191,7 @@ async fn what_is_sealed_anew_is_what_was_seen_and_nothing_newer(world: World) {
     assert_eq!(world.stored(&l1).await, newer, "and it stays");
     assert_eq!(reseal(table, &both, "k2", seen).await.ok(), Some(Resealed::Done), "it looks again");
     let newest = world.stored(&l1).await;
-    assert_eq!((keys(&newest).contains_key("k1"), newest.lineage), (false, newer.lineage));
+    assert_eq!((keys(&newest).contains_key("k1"), newest.version), (false, newer.version));
     let unknown = sealer(r#"{"current":"k9","k9":"abcdef0123456789abcdef0123456789"}"#);
     let shut = reseal(table, &unknown, "k9", newest).await.expect("an answer");
     assert_eq!(shut, Resealed::DoesNotOpen(SealError::UnknownKey("k2".into())));

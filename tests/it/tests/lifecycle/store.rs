@@ -3,7 +3,7 @@
 use it::proxy::{Call, Fault};
 use it::world::{World, location};
 use sandbox::secrets::Failure as SecretsFailure;
-use shared::installation::state::Status;
+use shared::domain::status::Status;
 use shared::table::installation::LEASE;
 use shared::token::TokenError;
 use shared::token::refresh::{Failure, Refreshed, Why};
@@ -23,7 +23,7 @@ async fn a_table_that_cannot_be_written_keeps_the_token_unsent(world: World) {
     let before = world.stored(&l1).await;
     for fault in [Fault::AccessDenied, Fault::Throttled, Fault::Unavailable, Fault::HangUp { applied: false }] {
         process.proxy.always(Call::Write, fault.clone());
-        let failed = process.refresher.refresh(&l1, before.lineage, Why::Due, world.deadline()).await;
+        let failed = process.refresher.refresh(&l1, before.version, Why::Due, world.deadline()).await;
         assert!(matches!(failed, Refreshed::Failed(Failure::Store(_))), "{fault:?}: {failed:?}");
         let failed = process.tokens.access(&l1, world.deadline()).await;
         assert!(matches!(failed, Err(TokenError::Store(_))), "{fault:?}: {failed:?}");
@@ -39,9 +39,9 @@ async fn a_table_that_cannot_be_read_keeps_the_token_unsent(world: World) {
     let process = world.process().await;
     world.install(&process, &l1).await;
     world.expire();
-    let lineage = world.stored(&l1).await.lineage;
+    let version = world.stored(&l1).await.version;
     process.proxy.always(Call::Read, Fault::Unavailable);
-    let failed = process.refresher.refresh(&l1, lineage, Why::Due, world.deadline()).await;
+    let failed = process.refresher.refresh(&l1, version, Why::Due, world.deadline()).await;
     assert!(matches!(failed, Refreshed::Failed(Failure::Store(_))), "without the breaker's state: {failed:?}");
     let failed = process.tokens.access(&l1, world.deadline()).await;
     assert!(matches!(failed, Err(TokenError::Store(_))), "{failed:?}");
@@ -57,16 +57,16 @@ async fn secrets_that_cannot_be_read_keep_the_token_unsent(world: World) {
     for failure in [SecretsFailure::Unavailable, SecretsFailure::AccessDenied, SecretsFailure::HangUp] {
         let cold = world.process().await;
         world.secrets.fail(Some(failure));
-        let failed = cold.refresher.refresh(&l1, before.lineage, Why::Due, world.deadline()).await;
+        let failed = cold.refresher.refresh(&l1, before.version, Why::Due, world.deadline()).await;
         assert!(matches!(failed, Refreshed::Failed(Failure::Secret(_))), "{failure:?}: {failed:?}");
         assert_eq!((world.presented(), world.stored(&l1).await), (0, before.clone()), "{failure:?}");
         world.secrets.fail(None);
-        let renewed = cold.refresher.refresh(&l1, before.lineage, Why::Due, before.installed_at).await;
+        let renewed = cold.refresher.refresh(&l1, before.version, Why::Due, before.installed_at).await;
         assert!(matches!(renewed, Refreshed::Failed(Failure::NoTime)), "no claim near the end: {renewed:?}");
     }
     // A process that has read them once works on without.
     world.secrets.fail(Some(SecretsFailure::AccessDenied));
-    let renewed = installer.refresher.refresh(&l1, before.lineage, Why::Due, world.deadline()).await;
+    let renewed = installer.refresher.refresh(&l1, before.version, Why::Due, world.deadline()).await;
     assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
     world.secrets.fail(None);
     world.end().await;
@@ -77,10 +77,10 @@ async fn a_lease_that_cannot_be_given_back_passes(world: World) {
     let l1 = location("L1");
     let process = world.process().await;
     world.install(&process, &l1).await;
-    let lineage = world.stored(&l1).await.lineage;
+    let version = world.stored(&l1).await.version;
     world.market.fault(Endpoint::Refresh, PlatformFault::answer_lost(), Some(2));
     process.proxy.always(Call::Settle, Fault::Unavailable);
-    let unknown = process.refresher.refresh(&l1, lineage, Why::Due, world.deadline()).await;
+    let unknown = process.refresher.refresh(&l1, version, Why::Due, world.deadline()).await;
     assert!(matches!(unknown, Refreshed::Failed(Failure::Unanswered(_))), "{unknown:?}");
     assert_eq!(world.status(&l1).await, Status::Refreshing);
     process.proxy.heal();

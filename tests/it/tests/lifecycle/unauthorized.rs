@@ -11,11 +11,11 @@ use sandbox::marketplace::faults::{Endpoint, Fault};
 use serde_json::json;
 use shared::caller::Identity;
 use shared::config::Function;
+use shared::domain::resource::Resource;
 use shared::relay::answer::Answer;
-use shared::relay::path::Path;
-use shared::relay::request::Request;
 use shared::relay::{Invocation, Relay};
-use shared::resource::Resource;
+use shared::request::Request;
+use shared::request::path::Path;
 
 it::stories!(
     a_401_that_nobody_knows_costs_one_rotation_of_a_token_for_all_processes,
@@ -193,7 +193,7 @@ async fn a_rotation_whose_answer_is_lost_counts_as_one(world: World) {
         world.advance(Duration::from_mins(61));
     }
     assert_eq!(
-        (world.presented(), world.stored(&l1).await.lineage.generation),
+        (world.presented(), world.stored(&l1).await.version.generation),
         (3, 2),
         "the same token, until it is answered"
     );

@@ -3,15 +3,16 @@
 use std::time::Duration;
 
 use it::dynamo::Engine;
-use shared::clock::{Clock, Millis};
-use shared::quota::Limits;
+use shared::domain::clock::{Clock, Millis};
+use shared::domain::limits::Limits;
+use shared::limiter::clock_tolerance;
 
 use crate::{START, location, most_in_any, process, report};
 
 const LIMITS: Limits = Limits { burst: 20, interval: Duration::from_secs(10), daily: 200_000 };
 
 pub(crate) async fn the_limit_holds_to_the_edge_of_the_clock_tolerance_and_not_beyond(engine: &Engine) {
-    let tolerance = LIMITS.clock_tolerance();
+    let tolerance = clock_tolerance(LIMITS);
     assert_eq!(tolerance, Duration::from_millis(300));
     for (apart, holds) in [(Duration::ZERO, true), (tolerance, true), (Duration::from_secs(1), false)] {
         let most = at_most(engine, apart).await;

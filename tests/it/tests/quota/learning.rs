@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 use it::dynamo::Engine;
-use shared::clock::Clock;
-use shared::quota::{Endpoint, LimitKind, Limits};
+use shared::domain::clock::Clock;
+use shared::domain::limits::{Endpoint, Limits};
+use shared::limiter::LimitKind;
 
 use crate::{START, TEN_SECONDS, counters, headers, location, process, refused};
 

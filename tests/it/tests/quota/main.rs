@@ -10,9 +10,10 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::AttributeValue;
 use http::{HeaderMap, HeaderName};
 use it::dynamo::{Calls, Engine, Kind};
-use shared::clock::{Clock, Millis};
-use shared::quota::{Limits, Permit, Quota, QuotaError, Refusal};
-use shared::resource::Resource;
+use shared::domain::clock::{Clock, Millis};
+use shared::domain::limits::Limits;
+use shared::domain::resource::Resource;
+use shared::limiter::{Permit, Quota, QuotaError, Refusal};
 use shared::table::Table;
 
 const TEN_SECONDS: Limits = Limits { burst: 100, interval: Duration::from_secs(10), daily: 200_000 };

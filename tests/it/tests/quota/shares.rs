@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use it::dynamo::Engine;
-use shared::clock::Clock;
-use shared::quota::{LimitKind, Limits, QuotaError, ShareOwner};
+use shared::domain::clock::Clock;
+use shared::domain::limits::Limits;
+use shared::limiter::{LimitKind, QuotaError, ShareOwner};
 
 use crate::{START, TEN_SECONDS, location, process, refused, report};
 

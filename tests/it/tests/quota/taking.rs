@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use it::dynamo::Engine;
-use shared::clock::{Clock, Millis};
-use shared::quota::{LimitKind, Limits, QuotaError};
+use shared::domain::clock::{Clock, Millis};
+use shared::domain::limits::Limits;
+use shared::limiter::{LimitKind, QuotaError};
 use shared::table::Table;
 
 use crate::{START, TEN_SECONDS, counters, location, most_in_any, process, refused, report};

@@ -9,7 +9,7 @@ use std::{
 use futures_util::future::join_all;
 use serde::Deserialize;
 use serde_json::json;
-use shared::installation::state::Status;
+use shared::domain::status::Status;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::Desk;
@@ -231,7 +231,7 @@ impl Desk {
         ));
         tokio::spawn({
             let (desk, resource) = (Arc::clone(desk), resource.clone());
-            async move { desk.go_on_calling(&resource, stored.lineage.generation).await }
+            async move { desk.go_on_calling(&resource, stored.version.generation).await }
         });
         Ok(format!(
             "{name} is dead, the platform's answer lost. Callers go on; watch the lease run out and the token come back."
@@ -244,7 +244,7 @@ impl Desk {
             tokio::time::sleep(CALL_AGAIN).await;
             let _seen_in_the_events = self.one_call(resource).await;
             match self.stored(resource).await {
-                Ok(Some(now)) if now.lineage.generation > generation => {
+                Ok(Some(now)) if now.version.generation > generation => {
                     let how = match now.minted {
                         None => "the same token was presented again, and its pair is stored",
                         Some(_) => "its token was minted again",

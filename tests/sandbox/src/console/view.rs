@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use shared::table::installation::Installation;
+use shared::domain::installation::Installation;
 
 use super::Desk;
 use crate::{
@@ -93,8 +93,8 @@ impl Desk {
     /// The installation as the functions see it.
     pub(super) async fn stored(&self, resource: &Resource) -> Result<Option<Installation>, String> {
         let key = match resource {
-            Resource::Location(id) => shared::resource::Resource::location(id),
-            Resource::Company(id) => shared::resource::Resource::company(id),
+            Resource::Location(id) => shared::domain::resource::Resource::location(id),
+            Resource::Company(id) => shared::domain::resource::Resource::company(id),
         };
         let key = key.map_err(|error| error.to_string())?;
         self.controls.table.installation(&key).await.map_err(|error| error.to_string())
@@ -112,8 +112,8 @@ fn all(options: &Options) -> Vec<(Resource, String)> {
 fn installation(stored: &Installation) -> Value {
     json!({
         "status": stored.status.as_str(),
-        "epoch": stored.lineage.epoch,
-        "generation": stored.lineage.generation,
+        "epoch": stored.version.epoch,
+        "generation": stored.version.generation,
         "issued_at": stored.pair.as_ref().map(|pair| pair.access_issued_at.0),
         "expires_at": stored.pair.as_ref().map(|pair| pair.access_expires_at.0),
         "lease_ends_at": stored.lease_ends_at.map(|at| at.0),

@@ -1,8 +1,8 @@
 //! The item of the model and its conditional writes, as `shared::table::installation` makes them. What can be asked
-//! of the product's own rules is asked there: who may claim, which lineage follows, what a lost commit means.
+//! of the product's own rules is asked there: who may claim, which version follows, what a lost commit means.
 
-use shared::clock::Millis;
-use shared::installation::state::{Attempt, Lineage, LostCommit, Status, lost_commit};
+use shared::domain::clock::Millis;
+use shared::domain::status::{LeaseOwner, LostCommit, Status, TokenVersion, lost_commit};
 
 use super::provider::Token;
 
@@ -29,17 +29,17 @@ pub(super) enum Design {
 /// Epoch and generation.
 pub(super) type Line = (u8, u8);
 
-fn lineage((epoch, generation): Line) -> Lineage {
-    Lineage { epoch: epoch.into(), generation: generation.into() }
+fn version((epoch, generation): Line) -> TokenVersion {
+    TokenVersion { epoch: epoch.into(), generation: generation.into() }
 }
 
-fn line(lineage: Lineage) -> Line {
+fn line(version: TokenVersion) -> Line {
     let small = |n: u64| u8::try_from(n).expect("few writes");
-    (small(lineage.epoch), small(lineage.generation))
+    (small(version.epoch), small(version.generation))
 }
 
-fn name(attempt: u8) -> Attempt {
-    Attempt::from(attempt.to_string())
+fn name(attempt: u8) -> LeaseOwner {
+    LeaseOwner::from(attempt.to_string())
 }
 
 /// What became of a write.
@@ -47,7 +47,7 @@ fn name(attempt: u8) -> Attempt {
 pub(super) enum Wrote {
     /// It is done, now or by an earlier try.
     Done,
-    /// The pair is to be a standby pair beside that of this lineage.
+    /// The pair is to be a standby pair beside that of this version.
     ParkAt(Line),
     /// There are standby pairs, or others than were seen.
     HasStandby,
@@ -118,7 +118,7 @@ impl Item {
             _ => by_lineage,
         };
         if may {
-            self.replace(line(lineage(from).next()), attempt, token, from.1);
+            self.replace(line(version(from).next()), attempt, token, from.1);
             return Wrote::Done;
         }
         if design == Design::ByLeaseHolder {
@@ -129,7 +129,7 @@ impl Item {
             Design::ForgetsTheGrantor => self.line.1.saturating_sub(1),
             _ => self.granted_from,
         };
-        let (mine, from, stored) = (name(attempt), lineage(from), lineage(self.line));
+        let (mine, from, stored) = (name(attempt), version(from), version(self.line));
         match lost_commit(&mine, from, stored, granted_from.into(), stored_by.as_deref()) {
             LostCommit::AlreadyMine => Wrote::Done,
             LostCommit::Park if design != Design::DropsTheSecond => Wrote::ParkAt(self.line),
@@ -146,7 +146,7 @@ impl Item {
         (self.attempt, self.lease_ends) = (None, None);
     }
 
-    /// Adds a standby pair beside the pair of this lineage; false if that is not the current one.
+    /// Adds a standby pair beside the pair of this version; false if that is not the current one.
     pub(super) fn park(&mut self, design: Design, at: Line, standby: Standby) -> bool {
         if self.line != at || self.status == Status::Revoked {
             return self.status == Status::Revoked;
@@ -176,7 +176,7 @@ impl Item {
             _ => drop(self.standby.remove(place)),
         }
         let Standby { token, granted_from, .. } = seen[place];
-        self.replace(line(lineage(from).next()), attempt, token, granted_from);
+        self.replace(line(version(from).next()), attempt, token, granted_from);
         Wrote::Done
     }
 
@@ -201,7 +201,7 @@ impl Item {
             self.park(design, self.line, standby);
             return;
         }
-        let next = line(lineage(self.line).reinstalled());
+        let next = line(version(self.line).reinstalled());
         self.replace(next, attempt, token, next.1 - 1);
         self.standby.clear();
         self.installed_at = at;

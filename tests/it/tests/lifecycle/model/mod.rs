@@ -10,7 +10,7 @@ mod provider;
 use std::collections::{HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 
-use shared::installation::state::Status;
+use shared::domain::status::Status;
 
 use self::item::{Design, Item, Line, Standby, Wrote};
 use self::provider::{Mode, Provider, Token};
@@ -47,7 +47,7 @@ enum Work {
     /// It has claimed, or presents once more.
     Present(Claimed),
     /// Its request is under way.
-    Asked(Claimed),
+    CompanyApiResult(Claimed),
     Commit(Granted),
     Park {
         at: Line,
@@ -142,7 +142,9 @@ impl World {
         let working = self.workers.iter().filter_map(|work| match work {
             Work::Commit(granted) | Work::Park { granted, .. } => current(granted).then_some(granted.token),
             // What is presented (once more) can still be answered.
-            Work::Present(claim) | Work::Asked(claim) => (self.now < claim.lease_ends).then_some(claim.token),
+            Work::Present(claim) | Work::CompanyApiResult(claim) => {
+                (self.now < claim.lease_ends).then_some(claim.token)
+            }
             _ => None,
         });
         let queued = self.queue.iter().filter(|granted| current(granted)).map(|granted| granted.token);
@@ -199,13 +201,13 @@ impl World {
                 return;
             }
             Work::Present(claim) if self.now < claim.lease_ends => {
-                steps.push(("send", false, then(Work::Asked(claim.clone()), nothing)));
+                steps.push(("send", false, then(Work::CompanyApiResult(claim.clone()), nothing)));
             }
             Work::Present(claim) => {
                 let to = if claim.unanswered > 0 { Status::Uncertain } else { claim.unchanged };
                 steps.push(("the guard holds it back", false, then(Work::Settle(claim.clone(), to), nothing)));
             }
-            Work::Asked(claim) => self.answers(who, claim, design, steps),
+            Work::CompanyApiResult(claim) => self.answers(who, claim, design, steps),
             Work::Commit(granted) => {
                 let mut next = self.clone();
                 let Granted { attempt, from, token } = *granted;

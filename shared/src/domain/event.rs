@@ -1,0 +1,82 @@
+//! The events of an installation's life.
+
+use std::fmt;
+
+use crate::domain::clock::Millis;
+
+/// What happened; the `detail-type` of the event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Name {
+    /// The app was installed, or installed again.
+    Installed,
+    /// It was uninstalled.
+    Uninstalled,
+    /// The grant is gone: a human must install again.
+    NeedsReauthorization,
+    /// The platform has paused the location.
+    Suspended,
+    /// It works again without having been installed again, after [`Name::Suspended`] or [`Name::NeedsReauthorization`].
+    Resumed,
+}
+
+impl Name {
+    const ALL: [Self; 5] =
+        [Self::Installed, Self::Uninstalled, Self::NeedsReauthorization, Self::Suspended, Self::Resumed];
+
+    /// As it is written everywhere.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Installed => "Installed",
+            Self::Uninstalled => "Uninstalled",
+            Self::NeedsReauthorization => "NeedsReauthorization",
+            Self::Suspended => "Suspended",
+            Self::Resumed => "Resumed",
+        }
+    }
+}
+
+/// One event of one installation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// What happened.
+    pub name: Name,
+    /// When.
+    pub at: Millis,
+    /// The epoch that it began, or in which it happened.
+    pub epoch: u64,
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}@{}", self.name.as_str(), self.at, self.epoch)
+    }
+}
+
+impl Event {
+    /// Reads what `Display` writes.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split('@');
+        let name = parts.next()?;
+        let name = Name::ALL.into_iter().find(|known| known.as_str() == name)?;
+        let (at, epoch) = (Millis(parts.next()?.parse().ok()?), parts.next()?.parse().ok()?);
+        parts.next().is_none().then_some(Self { name, at, epoch })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_read_back() {
+        for name in Name::ALL {
+            let event = Event { name, at: Millis(1_750_000_000_123), epoch: 7 };
+            assert_eq!(Event::parse(&event.to_string()), Some(event));
+        }
+        for bad in ["", "Installed", "Installed@1", "Installed@x@1", "Gone@1@1", "Installed@1@1@1"] {
+            assert_eq!(Event::parse(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! The relay's own refusals: `application/problem+json` (RFC 9457). The one place where status codes are named.
+
+use http::StatusCode;
+use serde_json::{Map, Value, json};
+
+use crate::domain::clock::Millis;
+
+/// The longest detail, in bytes. A parser quotes what it cannot read, at whatever length it was sent, and that must not
+/// fill the room of other answers.
+const LONGEST_DETAIL: usize = 300;
+
+/// Why the relay itself refused, as callers see it in `code`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// No caller key, or none that is known.
+    Unauthenticated,
+    /// A known caller that may not do this.
+    Forbidden,
+    /// No installation is known for the resource.
+    NotInstalled,
+    /// The app was uninstalled from the resource.
+    Revoked,
+    /// The grant is gone: a human must install again.
+    ReauthorizationRequired,
+    /// The platform has paused the location.
+    Suspended,
+    /// The burst limit of the resource or of the caller.
+    BurstLimited,
+    /// The daily limit of the resource.
+    DailyLimited,
+    /// The platform may offer this method there, and the relay does not.
+    MethodNotOffered,
+    /// The request itself is malformed.
+    InvalidRequest,
+    /// The request names no resource.
+    ResourceUnclear,
+    /// The request names two different resources.
+    ResourceConflict,
+    /// The request or the answer is larger than Lambda can carry.
+    PayloadTooLarge,
+    /// The platform could not be connected to, or broke the connection.
+    PlatformUnreachable,
+    /// Another process is renewing the token and has not finished in time.
+    RefreshInProgress,
+    /// The table does not answer.
+    StoreUnavailable,
+    /// A secret is missing or malformed, or the platform refuses the app's credentials.
+    Misconfigured,
+    /// The platform did not answer before the deadline.
+    PlatformTimeout,
+}
+
+impl Code {
+    /// The name on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unauthenticated => "unauthenticated",
+            Self::Forbidden => "forbidden",
+            Self::NotInstalled => "not_installed",
+            Self::Revoked => "revoked",
+            Self::ReauthorizationRequired => "reauthorization_required",
+            Self::Suspended => "suspended",
+            Self::BurstLimited => "burst_limited",
+            Self::DailyLimited => "daily_limited",
+            Self::MethodNotOffered => "method_not_offered",
+            Self::InvalidRequest => "invalid_request",
+            Self::ResourceUnclear => "resource_unclear",
+            Self::ResourceConflict => "resource_conflict",
+            Self::PayloadTooLarge => "payload_too_large",
+            Self::PlatformUnreachable => "platform_unreachable",
+            Self::RefreshInProgress => "refresh_in_progress",
+            Self::StoreUnavailable => "store_unavailable",
+            Self::Misconfigured => "misconfigured",
+            Self::PlatformTimeout => "platform_timeout",
+        }
+    }
+
+    /// The HTTP status.
+    #[must_use]
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::Unauthenticated => StatusCode::UNAUTHORIZED,
+            Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::NotInstalled => StatusCode::NOT_FOUND,
+            Self::Revoked => StatusCode::GONE,
+            Self::ReauthorizationRequired | Self::Suspended => StatusCode::FAILED_DEPENDENCY,
+            Self::BurstLimited | Self::DailyLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::MethodNotOffered => StatusCode::METHOD_NOT_ALLOWED,
+            Self::InvalidRequest | Self::ResourceUnclear | Self::ResourceConflict => StatusCode::BAD_REQUEST,
+            Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::PlatformUnreachable => StatusCode::BAD_GATEWAY,
+            Self::RefreshInProgress | Self::StoreUnavailable | Self::Misconfigured => StatusCode::SERVICE_UNAVAILABLE,
+            Self::PlatformTimeout => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Unauthenticated => "The caller is not known",
+            Self::Forbidden => "The caller may not do this",
+            Self::NotInstalled => "The app is not installed there",
+            Self::Revoked => "The app was uninstalled there",
+            Self::ReauthorizationRequired => "The app must be installed again",
+            Self::Suspended => "The platform has paused this location",
+            Self::BurstLimited => "Too many requests at once",
+            Self::DailyLimited => "Too many requests today",
+            Self::MethodNotOffered => "The relay does not offer this method there",
+            Self::InvalidRequest => "The request is malformed",
+            Self::ResourceUnclear => "The request names no location or company",
+            Self::ResourceConflict => "The request names different locations or companies",
+            Self::PayloadTooLarge => "The payload is too large",
+            Self::PlatformUnreachable => "The platform cannot be reached",
+            Self::RefreshInProgress => "The token is being renewed",
+            Self::StoreUnavailable => "The relay's table does not answer",
+            Self::Misconfigured => "The relay is not configured correctly",
+            Self::PlatformTimeout => "The platform did not answer in time",
+        }
+    }
+}
+
+/// A refusal as the caller is told it. What only the operator may know goes to the log instead.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Problem {
+    /// Which refusal.
+    pub code: Code,
+    /// One sentence: what happened and what to do.
+    pub detail: String,
+    /// When it is worth trying again. Becomes `Retry-After` (seconds, rounded up) and `Relay-Retry-After-Ms`.
+    pub retry_at: Option<Millis>,
+    /// Further members of the JSON object, such as `reinstall_url`.
+    pub members: Map<String, Value>,
+}
+
+impl Problem {
+    /// A refusal without further members. The detail is cut off after 300 bytes.
+    #[must_use]
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        let mut detail = detail.into();
+        if detail.len() > LONGEST_DETAIL {
+            detail.truncate(detail.floor_char_boundary(LONGEST_DETAIL));
+            detail.push('…');
+        }
+        Self { code, detail, retry_at: None, members: Map::new() }
+    }
+
+    /// The same, worth another try at `at`.
+    #[must_use]
+    pub fn retry_at(mut self, at: Millis) -> Self {
+        self.retry_at = Some(at);
+        self
+    }
+
+    /// The same with one more member.
+    #[must_use]
+    pub fn with(mut self, member: &str, value: impl Into<Value>) -> Self {
+        self.members.insert(member.to_owned(), value.into());
+        self
+    }
+
+    /// The JSON object.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let mut object = self.members.clone();
+        object.insert("type".into(), json!(format!("urn:hoopai-relay:problem:{}", self.code.as_str())));
+        object.insert("title".into(), json!(self.code.title()));
+        object.insert("status".into(), json!(self.code.status().as_u16()));
+        object.insert("code".into(), json!(self.code.as_str()));
+        object.insert("detail".into(), json!(self.detail));
+        Value::Object(object)
+    }
+
+    /// `Retry-After` in whole seconds (rounded up, at least 1) and in milliseconds, seen from `now`.
+    #[must_use]
+    pub fn retry_after(&self, now: Millis) -> Option<(u64, u64)> {
+        let ms = u64::try_from(self.retry_at?.since(now).as_millis()).unwrap_or(u64::MAX);
+        Some((ms.div_ceil(1000).max(1), ms))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_detail_is_a_sentence_however_much_it_quotes() {
+        let short = "ä".repeat(LONGEST_DETAIL / 2);
+        assert_eq!(Problem::new(Code::InvalidRequest, &*short).detail, short);
+        let long = format!("a{}", "ä".repeat(1_000_000));
+        let detail = Problem::new(Code::InvalidRequest, &*long).detail;
+        assert!(detail.len() < LONGEST_DETAIL + '…'.len_utf8() && detail.ends_with("ä…"), "{detail}");
+    }
+}

@@ -1,0 +1,218 @@
+//! The states of an installation and the moves between them. Pure.
+
+use std::fmt;
+
+use aws_lc_rs::rand;
+
+use crate::domain::clock::Millis;
+
+/// The state of an installation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Status {
+    /// The stored pair is the live one as far as anybody knows.
+    Active,
+    /// An attempt holds the lease and may have presented the refresh token.
+    Refreshing,
+    /// The refresh token was presented and no answer is known. It is presented again.
+    Uncertain,
+    /// The platform says that the location is not active: temporary, tried again seldom.
+    Suspended,
+    /// The platform answered something that nobody has classified: tried again seldom.
+    Blocked,
+    /// The platform refused the current refresh token, and there is no other way but a human.
+    NeedsReauthorization,
+    /// Uninstalled. Holds no tokens.
+    Revoked,
+}
+
+impl Status {
+    /// All states.
+    pub const ALL: [Self; 7] = [
+        Self::Active,
+        Self::Refreshing,
+        Self::Uncertain,
+        Self::Suspended,
+        Self::Blocked,
+        Self::NeedsReauthorization,
+        Self::Revoked,
+    ];
+
+    /// The name, in the table and in answers.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "Active",
+            Self::Refreshing => "Refreshing",
+            Self::Uncertain => "Uncertain",
+            Self::Suspended => "Suspended",
+            Self::Blocked => "Blocked",
+            Self::NeedsReauthorization => "NeedsReauthorization",
+            Self::Revoked => "Revoked",
+        }
+    }
+
+    /// The state of that name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == name)
+    }
+
+    /// Whether an attempt may claim an installation in this state, `lease_ends_at` being the end of the last lease.
+    /// The condition of the claim's write says the same to DynamoDB. An operator may also claim what was given up.
+    #[must_use]
+    pub fn claimable(self, lease_ends_at: Option<Millis>, now: Millis) -> bool {
+        match self {
+            Self::Active | Self::Suspended | Self::Blocked => true,
+            Self::Refreshing | Self::Uncertain => lease_ends_at.is_none_or(|end| end <= now),
+            Self::NeedsReauthorization | Self::Revoked => false,
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Where a token pair stands in time. Both numbers only grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TokenVersion {
+    /// Grows with each install and uninstall.
+    pub epoch: u64,
+    /// Grows with each pair that is stored.
+    pub generation: u64,
+}
+
+impl TokenVersion {
+    /// The version of the pair that a refresh of this one's stores.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self { generation: self.generation + 1, ..self }
+    }
+
+    /// The version of a new installation after this one.
+    #[must_use]
+    pub fn reinstalled(self) -> Self {
+        Self { epoch: self.epoch + 1, generation: self.generation + 1 }
+    }
+}
+
+/// One try at a refresh or an install, by a random 128-bit name that no other has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseOwner(String);
+
+impl LeaseOwner {
+    /// A new name.
+    ///
+    /// # Panics
+    /// If the system's random number generator fails.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut bytes = [0; 16];
+        rand::fill(&mut bytes).expect("the system's random numbers");
+        Self(format!("{:032x}", u128::from_be_bytes(bytes)))
+    }
+
+    /// The name as it stands in the table.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for LeaseOwner {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl From<String> for LeaseOwner {
+    fn from(name: String) -> Self {
+        Self(name)
+    }
+}
+
+/// What holds instead, when a commit's condition did not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LostCommit {
+    /// My own earlier write was applied and only its answer was lost.
+    AlreadyMine,
+    /// Another attempt stored a pair first that was granted for the same token, or for an older one. Mine may be the
+    /// live one all the same: keep it as a standby pair.
+    Park,
+    /// Uninstalled, installed again, or renewed since by a pair that came after mine: my pair is history.
+    Superseded,
+}
+
+/// Judges a commit whose condition failed: by version, never by who holds the lease, since whoever holds a granted
+/// pair may hold the only live one. `from` is the version whose token was presented for my pair, `stored` that of the
+/// stored pair, and `granted_from` the generation whose token was presented for the stored pair: the one before it, or
+/// an older one if it was a standby pair that has taken the place of a refused one.
+#[must_use]
+pub fn lost_commit(
+    mine: &LeaseOwner,
+    from: TokenVersion,
+    stored: TokenVersion,
+    granted_from: u64,
+    committed_by: Option<&str>,
+) -> LostCommit {
+    if committed_by == Some(mine.as_str()) {
+        LostCommit::AlreadyMine
+    } else if stored.epoch == from.epoch && granted_from <= from.generation {
+        LostCommit::Park
+    } else {
+        LostCommit::Superseded
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back() {
+        for status in Status::ALL {
+            assert_eq!(Status::parse(status.as_str()), Some(status));
+        }
+        assert_eq!(Status::parse("active"), None);
+    }
+
+    #[test]
+    fn a_lease_protects_its_holder_until_its_end_and_final_states_are_not_claimed() {
+        let (now, later) = (Millis(1_000), Some(Millis(1_001)));
+        for (status, lease, claimable) in [
+            (Status::Active, later, true),
+            (Status::Suspended, None, true),
+            (Status::Blocked, None, true),
+            (Status::Refreshing, later, false),
+            (Status::Refreshing, Some(now), true),
+            (Status::Uncertain, later, false),
+            (Status::Uncertain, None, true),
+            (Status::NeedsReauthorization, None, false),
+            (Status::Revoked, None, false),
+        ] {
+            assert_eq!(status.claimable(lease, now), claimable, "{status} {lease:?}");
+        }
+    }
+
+    #[test]
+    fn a_lost_commit_is_judged_by_lineage() {
+        let mine = LeaseOwner::new();
+        let from = TokenVersion { epoch: 2, generation: 7 };
+        let at = |epoch, generation| TokenVersion { epoch, generation };
+        for (stored, granted_from, by, verdict) in [
+            (at(2, 8), 7, Some(mine.as_str()), LostCommit::AlreadyMine),
+            (at(2, 8), 7, Some("rival"), LostCommit::Park),
+            (at(2, 8), 7, None, LostCommit::Park),
+            // A standby pair has taken the place of a refused one: the stored pair is no younger than mine.
+            (at(2, 9), 7, Some("rival"), LostCommit::Park),
+            (at(2, 10), 6, Some("rival"), LostCommit::Park),
+            (at(2, 9), 8, Some("rival"), LostCommit::Superseded),
+            (at(3, 8), 7, Some("rival"), LostCommit::Superseded),
+            (at(3, 7), 6, None, LostCommit::Superseded),
+        ] {
+            assert_eq!(lost_commit(&mine, from, stored, granted_from, by), verdict, "{stored:?} by {by:?}");
+        }
+    }
+}

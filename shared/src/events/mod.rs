@@ -1,0 +1,235 @@
+//! Lifecycle events: what a team's own functions hear of installations.
+//!
+//! An event is put into the installation by the very write that makes it true (the item's `outbox`), so none is sent
+//! of what is not stored and none is forgotten of what is. Whoever wrote it sends it at once and strikes it out; what a
+//! process leaves behind that dies in between is found by the schedule, through a sparse index of its own. So each is
+//! sent at least once. Without a bus nothing of this is stored.
+//!
+//! How many there can be: an install and an uninstall are one event each, a company's too, whose locations come and go
+//! with it without events of their own; a location that the marketplace itself reports has one. What a refresh finds is
+//! told when it changes only, and refreshes of one installation are hours apart. What the schedule finds is sent a
+//! bounded number a tick.
+//!
+//! An event that the bus refuses for good (malformed, not authorized) is kept, with an alarm, and put off for an hour, so
+//! that it neither is lost nor blocks the events of other installations.
+
+mod bus;
+
+use std::time::Duration;
+
+use aws_sdk_eventbridge::Client;
+use futures_util::{StreamExt as _, stream};
+
+use self::bus::{Bus, Delivery, MOST};
+use crate::domain::clock::{Clock, Millis};
+use crate::domain::event::{Event, Name};
+use crate::domain::installation::Installation;
+use crate::domain::resource::Resource;
+use crate::domain::status::{LeaseOwner, Status};
+use crate::table::installation::{Changed, Settlement};
+use crate::table::{StoreError, Table};
+
+/// How long whoever wrote an event tries to send it. A caller may be waiting.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// With less time than this, sending is left to the schedule.
+const LEAST: Duration = Duration::from_millis(200);
+/// What the schedule sends was written at least so long ago: whoever wrote it sends it sooner.
+const LEFT_ALONE: Duration = Duration::from_secs(5);
+/// How many installations' events the schedule sends in one tick.
+const MOST_A_TICK: usize = 500;
+/// How many are read or struck at once.
+const CONCURRENCY: usize = 16;
+/// How long an event waits that the bus has refused. Somebody has to change something first.
+const PUT_OFF: Duration = Duration::from_hours(1);
+
+/// Tells of installations, if there is a bus.
+#[derive(Clone)]
+pub struct Events {
+    bus: Option<Bus>,
+    table: Table,
+    clock: Clock,
+}
+
+impl Events {
+    /// Events of the installations in `table`, for the bus of that name.
+    #[must_use]
+    pub fn new(bus: Option<(Client, String)>, table: Table, clock: Clock) -> Self {
+        Self { bus: bus.map(|(client, name)| Bus::new(client, name)), table, clock }
+    }
+
+    /// Whether there is anybody to tell.
+    #[must_use]
+    pub fn are_told(&self) -> bool {
+        self.bus.is_some()
+    }
+
+    /// The event of an installation that begins with `epoch`.
+    #[must_use]
+    pub fn installed(&self, epoch: u64, at: Millis) -> Option<Event> {
+        self.bus.as_ref().map(|_| Event { name: Name::Installed, at, epoch })
+    }
+
+    /// The event of the end of an installation, after which its epoch is `epoch`.
+    #[must_use]
+    pub fn uninstalled(&self, epoch: u64, at: Millis) -> Option<Event> {
+        self.bus.as_ref().map(|_| Event { name: Name::Uninstalled, at, epoch })
+    }
+
+    /// The event of a new token for an installation as its claim has found it.
+    #[must_use]
+    pub fn renewed(&self, stored: &Installation) -> Option<Event> {
+        self.bus.as_ref().and_then(|_| of_renewal(stored, self.clock.now()))
+    }
+
+    /// Gives a lease back without a new token ([`Table::settle`]) and tells what there is to tell of that.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn settle(
+        &self,
+        claimed: &Installation,
+        attempt: &LeaseOwner,
+        to: Settlement,
+        deadline: Millis,
+    ) -> Result<Changed, StoreError> {
+        let event = self.setback(claimed, to.status);
+        let settled = self.table.settle(&claimed.resource, claimed.version, attempt, to, event).await?;
+        if event.is_some()
+            && let Changed::Done(stored) = &settled
+        {
+            self.tell(stored, deadline).await;
+        }
+        Ok(settled)
+    }
+
+    fn setback(&self, claimed: &Installation, to: Status) -> Option<Event> {
+        self.bus.as_ref().and_then(|_| of_failure(claimed, to, self.clock.now()))
+    }
+
+    /// Sends what an installation has in its outbox, in bounded time and before `deadline`. What cannot be sent now is
+    /// sent by the schedule: nobody's request fails for it.
+    pub async fn tell(&self, stored: &Installation, deadline: Millis) {
+        let Some(bus) = &self.bus else { return };
+        if stored.outbox.is_empty() {
+            return;
+        }
+        let time = PATIENCE.min(deadline.since(self.clock.now()).saturating_sub(LEAST));
+        if time < LEAST {
+            return;
+        }
+        let sent = async {
+            let events: Vec<_> = in_order(stored).into_iter().take(MOST).collect();
+            let delivered = bus.put(&events).await?;
+            self.acknowledge(stored, &events, &delivered).await.map_err(|error| error.to_string())
+        };
+        let error = match tokio::time::timeout(time, Box::pin(sent)).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error,
+            Err(_) => "no answer in time".to_owned(),
+        };
+        tracing::warn!(resource = %stored.resource, error, "a lifecycle event is left to the schedule");
+    }
+
+    /// Sends what is in the outbox of one installation, which is read for that.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it cannot be read.
+    pub async fn tell_of(&self, resource: &Resource, deadline: Millis) -> Result<(), StoreError> {
+        if self.bus.is_some()
+            && let Some(stored) = self.table.installation(resource).await?
+        {
+            self.tell(&stored, deadline).await;
+        }
+        Ok(())
+    }
+
+    /// Sends what others have left behind, in an invocation that ends at `deadline`. A bus that takes nothing is not
+    /// asked again before the next tick.
+    pub async fn tell_what_is_left(&self, deadline: Millis) {
+        let Some(bus) = &self.bus else { return };
+        let left = self.table.unsent(self.clock.now() - LEFT_ALONE, MOST_A_TICK).await;
+        let left = match left {
+            Ok(left) => left,
+            Err(error) => return tracing::error!(alarm = "events", %error, "unsent lifecycle events cannot be read"),
+        };
+        // A few at a time: what is read is what is sent.
+        for some in left.chunks(MOST) {
+            if self.clock.now() + PATIENCE * 2 > deadline {
+                return tracing::warn!("lifecycle events are left to the next tick");
+            }
+            let read = stream::iter(some).map(|resource| self.table.installation(resource)).buffered(CONCURRENCY);
+            let stored: Vec<Installation> = read.filter_map(async |read| read.ok().flatten()).collect().await;
+            if let Err(error) = self.send_left(bus, &stored).await {
+                return tracing::error!(alarm = "events", error, left = left.len(), "lifecycle events are not sent");
+            }
+        }
+        if !left.is_empty() {
+            tracing::info!(installations = left.len(), "lifecycle events were sent late");
+        }
+    }
+
+    /// Sends the events of some installations, [`MOST`] in a request. An error if the bus takes nothing at all.
+    async fn send_left(&self, bus: &Bus, stored: &[Installation]) -> Result<(), String> {
+        let events: Vec<_> = stored.iter().flat_map(in_order).collect();
+        let mut delivered = Vec::new();
+        for some in events.chunks(MOST) {
+            delivered.extend(bus.put(some).await?);
+        }
+        let acknowledged = stream::iter(stored).map(|stored| self.acknowledge(stored, &events, &delivered));
+        let acknowledged = acknowledged.buffer_unordered(CONCURRENCY);
+        let failed = acknowledged.filter_map(async |done| done.err()).collect::<Vec<_>>().await;
+        if let Some(error) = failed.first() {
+            return Err(error.to_string());
+        }
+        if !events.is_empty() && delivered.iter().all(|delivery| *delivery == Delivery::NotTaken) {
+            return Err("the bus takes none".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Removes from an installation's outbox those of its events that were taken, and puts those off that were refused.
+    async fn acknowledge(
+        &self,
+        stored: &Installation,
+        events: &[(&Installation, Event)],
+        delivered: &[Delivery],
+    ) -> Result<(), StoreError> {
+        let (mut taken, mut put_off) = (Vec::new(), None);
+        let own = events.iter().zip(delivered).filter(|((of, _), _)| of.resource == stored.resource);
+        for ((_, event), delivery) in own {
+            match delivery {
+                Delivery::Taken => taken.push(*event),
+                Delivery::NotTaken => {}
+                Delivery::Refused(code) => {
+                    tracing::error!(alarm = "events", resource = %stored.resource, event = event.name.as_str(), code,
+                        "the bus refuses a lifecycle event; it is kept and tried again in an hour");
+                    put_off = Some(self.clock.now() + PUT_OFF);
+                }
+            }
+        }
+        self.table.strike_events(&stored.resource, &stored.outbox, &taken, put_off).await
+    }
+}
+
+/// An installation's events, oldest first.
+fn in_order(stored: &Installation) -> Vec<(&Installation, Event)> {
+    let mut events = stored.outbox.clone();
+    events.sort_by_key(|event| (event.epoch, event.at));
+    events.into_iter().map(|event| (stored, event)).collect()
+}
+
+/// The event that is published if `stored` comes to `status` without a new token. A state that was published last is not
+/// published again.
+fn of_failure(stored: &Installation, status: Status, at: Millis) -> Option<Event> {
+    let name = match status {
+        Status::Suspended => Name::Suspended,
+        Status::NeedsReauthorization => Name::NeedsReauthorization,
+        _ => return None,
+    };
+    (stored.told != Some(status)).then_some(Event { name, at, epoch: stored.version.epoch })
+}
+
+/// The event that is published when `stored` has a new token: none, unless the last event said that it has no token.
+fn of_renewal(stored: &Installation, at: Millis) -> Option<Event> {
+    stored.told.map(|_| Event { name: Name::Resumed, at, epoch: stored.version.epoch })
+}

@@ -1,0 +1,397 @@
+//! The life of an installation: how it begins and ends. What lies between is [`crate::token::refresh`].
+
+pub mod uninstall;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::domain::clock::{Clock, Millis};
+use crate::domain::grant::Grant;
+use crate::domain::installation::{Installation, StandbyPair};
+use crate::domain::resource::{Kind, Resource};
+use crate::domain::status::{LeaseOwner, Status, TokenVersion};
+use crate::events::Events;
+use crate::http_client::within;
+use crate::seal::pair::{Pair, Slot};
+use crate::seal::vault::{Vault, VaultError};
+use crate::secrets::SecretError;
+use crate::table::company::Note;
+use crate::table::installation::{Changed, NewInstallation};
+use crate::table::minted::Learnt;
+use crate::table::{StoreError, Table};
+use crate::token::rescue::{LostWrite, RescueError, RescueQueue, Rescued};
+use crate::token::schedule;
+
+/// How long an install waits for the table before it goes to the rescue queue: well within the invocation that holds
+/// the only copy of the pair.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// How long an install waits for its note to be taken.
+const ANNOUNCEMENT: Duration = Duration::from_secs(2);
+/// How often an install looks at an item that changes under it.
+const ROUNDS: u32 = 10;
+
+/// What was installed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Installed {
+    /// Whose token it is.
+    pub resource: Resource,
+    /// The company, where the answer names it.
+    pub company: Option<String>,
+    /// Whether an agency installed for several locations.
+    pub bulk: bool,
+}
+
+/// Why an installation was not stored.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// Neither the table nor the rescue queue took it: it is lost, and the human must start again.
+    #[error(transparent)]
+    Store(StoreError),
+    /// The data keys cannot be read. Check with [`Installations::ready`] before the code is spent.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The table did not take it; it is on the rescue queue and will be stored.
+    #[error("the installation is on the rescue queue")]
+    Rescued,
+}
+
+/// What an uninstall came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uninstalled {
+    /// It is revoked and its tokens are erased.
+    Done,
+    /// The installation is newer than the uninstall.
+    Older,
+    /// There is no such installation.
+    Unknown,
+}
+
+/// Installs and uninstalls.
+#[derive(Clone)]
+pub struct Installations {
+    table: Table,
+    vault: Arc<Vault>,
+    rescue: Option<RescueQueue>,
+    events: Events,
+    clock: Clock,
+}
+
+impl Installations {
+    /// The installations in `table`.
+    #[must_use]
+    pub fn new(table: Table, vault: Arc<Vault>, rescue: Option<RescueQueue>, events: Events, clock: Clock) -> Self {
+        Self { table, vault, rescue, events, clock }
+    }
+
+    /// Whether a grant could be sealed and stored now: asked before a single-use code is spent. Where there is a rescue
+    /// queue, the table need not answer.
+    ///
+    /// # Errors
+    /// [`InstallError::Secret`] or [`InstallError::Store`].
+    pub async fn ready(&self) -> Result<(), InstallError> {
+        self.vault.sealer().await?;
+        if self.rescue.is_none() {
+            // Any item will do: the installation's own is not known yet.
+            self.table.breaker().await.map_err(InstallError::Store)?;
+        }
+        Ok(())
+    }
+
+    /// Stores what a code was exchanged for. `exchange_started` orders installs; `home` is the public base URL, kept
+    /// for links to install again.
+    ///
+    /// # Errors
+    /// [`InstallError`].
+    pub async fn install(
+        &self,
+        grant: &Grant,
+        exchange_started: Millis,
+        home: &str,
+    ) -> Result<Installed, InstallError> {
+        let attempt = LeaseOwner::new();
+        let pair = Pair::granted(grant, None, self.clock.now());
+        let new = NewInstallation {
+            resource: &grant.resource,
+            attempt: &attempt,
+            installed_at: exchange_started,
+            due_at: schedule::next_refresh(pair.issued_at, pair.expires_at, fastrand::f64()),
+            company: grant.company.as_deref(),
+            home,
+            scope: grant.scope.as_deref(),
+            now: self.clock.now(),
+        };
+        let sealer = self.vault.sealer().await?;
+        self.announce(&grant.resource, exchange_started).await;
+        let storing = within(PATIENCE, Box::pin(self.store_patiently(&new, &pair))).await;
+        let stored = storing.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into()).into()));
+        match stored {
+            Ok(stored) => {
+                if let Some(stored) = stored {
+                    self.events.tell(&stored, self.clock.now() + PATIENCE).await;
+                }
+                Ok(Installed { resource: grant.resource.clone(), company: grant.company.clone(), bulk: grant.bulk })
+            }
+            Err(VaultOrStore::Vault(VaultError::Secret(error))) => Err(error.into()),
+            Err(error) => {
+                let write = LostWrite::Install {
+                    installed_at: exchange_started.0,
+                    company: grant.company.clone(),
+                    home: home.to_owned(),
+                    scope: grant.scope.clone(),
+                };
+                let rescued = Rescued::seal(&sealer, &grant.resource, &attempt, write, &pair);
+                match &self.rescue {
+                    Some(queue) if queue.send(&rescued).await => Err(InstallError::Rescued),
+                    _ => Err(InstallError::Store(match error {
+                        VaultOrStore::Store(error) => error,
+                        VaultOrStore::Vault(error) => StoreError::Unavailable(error.to_string()),
+                    })),
+                }
+            }
+        }
+    }
+
+    /// Stores an installation from the rescue queue, unless a newer one is there.
+    ///
+    /// # Errors
+    /// [`RescueError`]: the message must come again.
+    pub async fn install_rescued(&self, rescued: &Rescued) -> Result<(), RescueError> {
+        let LostWrite::Install { installed_at, company, home, scope } = &rescued.write else {
+            return Err(RescueError::Unreadable);
+        };
+        let pair = rescued.open(&self.vault).await?;
+        let attempt = LeaseOwner::from(rescued.attempt.clone());
+        let new = NewInstallation {
+            resource: &rescued.resource,
+            attempt: &attempt,
+            installed_at: Millis(*installed_at),
+            due_at: self.clock.now(),
+            company: company.as_deref(),
+            home,
+            scope: scope.as_deref(),
+            now: self.clock.now(),
+        };
+        self.announce(&rescued.resource, Millis(*installed_at)).await;
+        let stored = self.store(&new, &pair).await.map_err(|error| match error {
+            VaultOrStore::Store(error) => RescueError::Store(error),
+            VaultOrStore::Vault(error) => RescueError::Vault(error),
+        })?;
+        if let Some(stored) = stored {
+            self.events.tell(&stored, self.clock.now() + PATIENCE).await;
+        }
+        Ok(())
+    }
+
+    /// Hears that the app was installed somewhere at `at`. The grant comes by the redirect; what this adds is a location
+    /// that its company's token can be minted for, and that a company's locations have changed. True if it was news.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn hear_of(&self, resource: &Resource, company: Option<&str>, at: Millis) -> Result<bool, StoreError> {
+        if resource.kind() == Kind::Location {
+            return self.learn(resource, Learnt { company, at, event: None, now: self.clock.now() }).await;
+        }
+        let now = self.clock.now();
+        self.table.note_task(resource.id(), Note::Reported, now).await?;
+        self.table.list_company(resource.id(), now).await?;
+        Ok(true)
+    }
+
+    /// Revokes what was installed before `at` and erases its tokens. Those of a company's locations are useless from
+    /// then on, and erased by the schedule.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn uninstall(&self, resource: &Resource, at: Millis) -> Result<Uninstalled, StoreError> {
+        self.end(resource, None, at).await
+    }
+
+    /// The same for an installation that must still be as it was seen: of the same epoch and generation.
+    /// [`Uninstalled::Older`] if it is not.
+    async fn uninstall_exactly(&self, seen: &Installation, at: Millis) -> Result<Uninstalled, StoreError> {
+        self.end(&seen.resource, Some(seen.version), at).await
+    }
+
+    async fn end(
+        &self,
+        resource: &Resource,
+        seen: Option<TokenVersion>,
+        at: Millis,
+    ) -> Result<Uninstalled, StoreError> {
+        if resource.kind() == Kind::Company {
+            self.table.note_task(resource.id(), Note::Reported, self.clock.now()).await?;
+        }
+        let outcome = match self.revoke(resource, seen, at).await? {
+            Changed::Done(stored) => {
+                self.events.tell(&stored, self.clock.now() + PATIENCE).await;
+                Uninstalled::Done
+            }
+            Changed::Not(_) => Uninstalled::Older,
+            Changed::Gone => Uninstalled::Unknown,
+        };
+        tracing::info!(%resource, ?outcome, "uninstall");
+        Ok(outcome)
+    }
+
+    /// What the marketplace tells of one location. If that begins an installation, there is an event of it.
+    async fn learn(&self, location: &Resource, learnt: Learnt<'_>) -> Result<bool, StoreError> {
+        if !self.events.are_told() {
+            return self.table.learn(location, learnt).await;
+        }
+        let mut before = None;
+        for _ in 0..ROUNDS {
+            let seen = self.table.installation(location).await?.map(|seen| (seen.version, begins(Some(&seen))));
+            if before.is_some() && before == Some(seen) {
+                return Ok(false);
+            }
+            before = Some(seen);
+            let epoch = seen.map_or_else(|| begins(None), |(_, epoch)| epoch);
+            let event = epoch.and_then(|epoch| self.events.installed(epoch, learnt.at));
+            if self.table.learn(location, Learnt { event, ..learnt }).await? {
+                self.events.tell_of(location, self.clock.now() + PATIENCE).await?;
+                return Ok(true);
+            }
+            if event.is_none() {
+                return Ok(false);
+            }
+        }
+        Err(StoreError::Unavailable("the item changes faster than it can be written".into()))
+    }
+
+    async fn revoke(&self, resource: &Resource, seen: Option<TokenVersion>, at: Millis) -> Result<Changed, StoreError> {
+        if !self.events.are_told() {
+            return self.table.uninstall(resource, at, seen, None, self.clock.now()).await;
+        }
+        // The event names the epoch that follows, so the one before must be known.
+        for _ in 0..ROUNDS {
+            let Some(stored) = self.table.installation(resource).await? else { return Ok(Changed::Gone) };
+            let epoch = seen.unwrap_or(stored.version).epoch;
+            let event = self.events.uninstalled(epoch + 1, at);
+            match self.table.uninstall(resource, at, seen, event, self.clock.now()).await? {
+                Changed::Not(stored) if seen.is_none() && stored.version.epoch != epoch => {}
+                changed => return Ok(changed),
+            }
+        }
+        Err(StoreError::Unavailable("the item changes faster than it can be written".into()))
+    }
+
+    /// Notes a company before it is stored: its locations can be minted at once, and the schedule reads which they are.
+    /// Without the note the daily renewal of the company's token makes up for it.
+    async fn announce(&self, resource: &Resource, at: Millis) {
+        if resource.kind() == Kind::Location {
+            return;
+        }
+        let (id, now) = (resource.id(), self.clock.now());
+        let noting = async {
+            tokio::try_join!(self.table.note_task(id, Note::Installing(at), now), self.table.list_company(id, now))
+        };
+        // Boxed, because two calls of the SDK at once are large.
+        if !matches!(tokio::time::timeout(ANNOUNCEMENT, Box::pin(noting)).await, Ok(Ok(_))) {
+            tracing::warn!(%resource, "a company's locations will be found later");
+        }
+    }
+
+    async fn store_patiently(&self, new: &NewInstallation<'_>, pair: &Pair) -> Result<Stored, VaultOrStore> {
+        let mut stored = self.store(new, pair).await;
+        for pause in [100, 300, 900] {
+            if stored.is_ok() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            stored = self.store(new, pair).await;
+        }
+        stored
+    }
+
+    async fn store(&self, new: &NewInstallation<'_>, pair: &Pair) -> Result<Stored, VaultOrStore> {
+        for _ in 0..ROUNDS {
+            let stored = self.table.installation(new.resource).await?;
+            let sealer = self.vault.sealer().await.map_err(VaultError::from)?;
+            let seen = stored.as_ref().map(|stored| stored.version);
+            if let Some(stored) = stored {
+                if stored.committed_by.as_deref() == Some(new.attempt.as_str()) {
+                    return Ok(Some(stored.into()));
+                }
+                if stored.revoked_at.is_some_and(|at| at > new.installed_at) {
+                    tracing::warn!(resource = %new.resource, "an install that was uninstalled before it could be stored");
+                    return Ok(None);
+                }
+                if stored.minted.is_none() && stored.installed_at >= new.installed_at {
+                    if self.come_second(new, pair, &stored, &sealer).await? {
+                        return Ok(None);
+                    }
+                    continue;
+                }
+            }
+            let next = seen.unwrap_or(TokenVersion { epoch: 0, generation: 0 }).reinstalled();
+            let sealed = pair.seal(&sealer, new.resource, next, Slot::Current);
+            let event = self.events.installed(next.epoch, new.installed_at);
+            if let Changed::Done(stored) = self.table.install(new, seen, &sealed, event).await? {
+                return Ok(Some(stored));
+            }
+        }
+        Err(StoreError::Unavailable("the item changes faster than it can be written".into()).into())
+    }
+
+    /// A newer install was stored while this one was on its way. Nobody knows which of the two pairs lives: this one is
+    /// kept as a standby pair. False if the installation has changed meanwhile.
+    async fn come_second(
+        &self,
+        new: &NewInstallation<'_>,
+        pair: &Pair,
+        stored: &Installation,
+        sealer: &crate::seal::Sealer,
+    ) -> Result<bool, StoreError> {
+        if stored.status == Status::Revoked {
+            return Ok(true);
+        }
+        let standby = StandbyPair {
+            attempt: new.attempt.as_str().to_owned(),
+            generation: stored.version.generation,
+            // No token was presented for it. It counts as old as the current pair.
+            granted_from: stored.granted_from,
+            pair: pair.seal(sealer, new.resource, stored.version, Slot::Alternate),
+        };
+        let known = stored.standby.iter().any(|standby| standby.attempt == new.attempt.as_str());
+        if !known {
+            match self.table.add_standby(stored, &standby, self.clock.now()).await? {
+                Changed::Done(_) => {}
+                Changed::Not(_) | Changed::Gone => return Ok(false),
+            }
+        }
+        tracing::warn!(resource = %new.resource, "a newer install was stored first: this one is a standby pair");
+        Ok(true)
+    }
+}
+
+/// The epoch that a location begins with, of which the marketplace tells that the app was installed there: none, if it
+/// is known to be.
+fn begins(seen: Option<&Installation>) -> Option<u64> {
+    let Some(seen) = seen else { return Some(1) };
+    let TokenVersion { epoch, .. } = seen.version;
+    match seen.status {
+        Status::Revoked | Status::NeedsReauthorization => Some(epoch + 1),
+        _ => seen.minted.is_some_and(|minted| minted.supposed).then_some(epoch),
+    }
+}
+
+/// The installation that was stored, if it is the current one.
+type Stored = Option<Box<Installation>>;
+
+#[derive(Debug)]
+enum VaultOrStore {
+    Vault(VaultError),
+    Store(StoreError),
+}
+
+impl From<VaultError> for VaultOrStore {
+    fn from(error: VaultError) -> Self {
+        Self::Vault(error)
+    }
+}
+
+impl From<StoreError> for VaultOrStore {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}

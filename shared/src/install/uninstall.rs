@@ -1,0 +1,148 @@
+//! Reported uninstalls: the decision whether one still holds.
+//!
+//! The platform sends webhooks late, repeatedly and in any order, so an uninstall may be older than the installation
+//! that is stored. Its timestamp decides that. Without a timestamp that can be believed nothing does: then the platform
+//! is asked with the installation's own token, and an installation that still works there is left alone.
+
+use std::time::Duration;
+
+use super::{Installations, Uninstalled};
+use crate::domain::clock::Millis;
+use crate::domain::resource::Resource;
+use crate::domain::status::Status;
+use crate::platform::company_api::Presence;
+use crate::table::StoreError;
+use crate::token::TokenError;
+use crate::token::tokens::Tokens;
+
+/// The platform's clock may be ahead of ours by so much. A timestamp further in the future says nothing.
+const AHEAD: Duration = Duration::from_secs(10);
+/// A timestamp of this precision is compared with an install's as it is.
+const EXACT: Duration = Duration::from_millis(1);
+
+/// When something happened, as the platform reports it: not before `at`, and before `at + precision`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reported {
+    /// The timestamp.
+    pub at: Millis,
+    /// Its unit.
+    pub precision: Duration,
+}
+
+/// The order of an uninstall and an install, by their times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    /// The uninstall came after the install, at this instant.
+    After(Millis),
+    /// The uninstall came before the install, and so ended an earlier installation.
+    Before,
+    /// The times do not say.
+    Unclear,
+}
+
+/// Why a reported uninstall was not judged. It must be reported again.
+#[derive(Debug, thiserror::Error)]
+pub enum UninstallError {
+    /// The table does not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is no token to ask with.
+    #[error("the platform cannot be asked: {0}")]
+    Token(TokenError),
+    /// The platform's answer, or the lack of one, does not say whether the app is installed.
+    #[error("the platform does not say whether the app is installed: {0}")]
+    Unclear(&'static str),
+    /// The installation was changed while the platform was asked.
+    #[error("the installation has changed meanwhile")]
+    Changed,
+}
+
+impl Installations {
+    /// Revokes an installation that was uninstalled as the platform reports. Where the times do not say whether the
+    /// uninstall is older than the installation, the platform is asked.
+    ///
+    /// # Errors
+    /// [`UninstallError`]: nothing was changed.
+    pub async fn uninstall_as_reported(
+        &self,
+        resource: &Resource,
+        reported: Option<Reported>,
+        tokens: &Tokens,
+    ) -> Result<Uninstalled, UninstallError> {
+        let now = self.clock.now();
+        if let Some(Reported { at, .. }) =
+            reported.filter(|reported| reported.precision <= EXACT && is_believed(*reported, now))
+        {
+            // The write's own condition compares the times.
+            return Ok(self.uninstall(resource, at.min(now)).await?);
+        }
+        let Some(stored) = self.table.installation(resource).await? else { return Ok(Uninstalled::Unknown) };
+        if stored.minted.is_some_and(|minted| minted.supposed) {
+            return Ok(Uninstalled::Unknown);
+        }
+        if stored.status == Status::Revoked {
+            return Ok(Uninstalled::Done);
+        }
+        match order(reported, stored.installed_at, now) {
+            Order::After(at) => return Ok(self.uninstall(resource, at).await?),
+            Order::Before => return Ok(Uninstalled::Older),
+            Order::Unclear => {}
+        }
+        match tokens.presence(&stored).await.map_err(UninstallError::Token)? {
+            Presence::Installed => {
+                tracing::info!(%resource, "an uninstall is stale: the platform still takes the installation's token");
+                Ok(Uninstalled::Older)
+            }
+            Presence::Gone => match self.uninstall_exactly(&stored, self.clock.now()).await? {
+                Uninstalled::Older => Err(UninstallError::Changed),
+                done => Ok(done),
+            },
+            Presence::Unclear(why) => Err(UninstallError::Unclear(why)),
+        }
+    }
+}
+
+fn is_believed(reported: Reported, now: Millis) -> bool {
+    reported.at <= now + AHEAD
+}
+
+fn order(reported: Option<Reported>, installed_at: Millis, now: Millis) -> Order {
+    match reported.filter(|reported| is_believed(*reported, now)) {
+        Some(Reported { at, .. }) if installed_at < at => Order::After(at.min(now)),
+        // Within the same millisecond a reinstall is more likely.
+        Some(Reported { at, precision }) if at + precision <= installed_at || precision <= EXACT => Order::Before,
+        _ => Order::Unclear,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timestamp_decides_unless_it_is_missing_coarse_or_of_the_future() {
+        const NOW: Millis = Millis(1_800_000_000_500);
+        const SECOND: Duration = Duration::from_secs(1);
+        let at = |before: i64, precision| Some(Reported { at: Millis(NOW.0 - before), precision });
+        for (reported, installed_before, expected) in [
+            (None, 10_000, Order::Unclear),
+            (at(5_000, EXACT), 10_000, Order::After(Millis(NOW.0 - 5_000))),
+            (at(5_000, EXACT), 4_999, Order::Before),
+            (at(5_000, EXACT), 5_000, Order::Before),
+            (at(5_500, SECOND), 5_501, Order::After(Millis(NOW.0 - 5_500))),
+            (at(5_500, SECOND), 5_500, Order::Unclear),
+            (at(5_500, SECOND), 4_501, Order::Unclear),
+            (at(5_500, SECOND), 4_500, Order::Before),
+            (at(-10_000, EXACT), 10_000, Order::After(NOW)),
+            (at(-10_001, EXACT), 10_000, Order::Unclear),
+            (at(i64::MIN / 2, SECOND), 10_000, Order::Unclear),
+        ] {
+            let installed_at = Millis(NOW.0 - installed_before);
+            assert_eq!(
+                order(reported, installed_at, NOW),
+                expected,
+                "{reported:?}, installed {installed_before} ms ago"
+            );
+        }
+    }
+}

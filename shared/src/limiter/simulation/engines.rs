@@ -1,0 +1,259 @@
+//! The simulation's store against real engines: the same items and writes, made by chance near what each condition
+//! compares, must come to the same on all of them. The simulation proves nothing if its conditions are not the real
+//! ones.
+
+use std::time::Duration;
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
+use aws_sdk_dynamodb::types::{AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType};
+use engines::{Engine, Kind};
+use fastrand::Rng;
+
+use super::START;
+use super::store::{Answer, Store};
+use crate::domain::clock::Millis;
+use crate::domain::limits::{Limits, ObservedLimits};
+use crate::limiter::counters::{Closed, ClosedEndpoints, Counters, Day, LimitKind};
+use crate::limiter::decision::{Known, Permits, Plan, Rewrite, Take};
+use crate::limiter::item::{self, Write};
+use crate::limiter::update::{DayChange, LimitUpdate};
+use crate::limiter::window::Slot;
+use crate::table::{Table, s};
+
+const SLOT_MS: i64 = 200;
+const NOW: Millis = Millis(START);
+const NEWEST: Slot = START / SLOT_MS;
+const LIMITS: Limits = Limits { burst: 9, interval: Duration::from_secs(10), daily: 50 };
+
+/// A write of each kind.
+#[derive(Debug)]
+enum Operation {
+    Plan(Plan),
+    GiveBack { slot: Slot, slot_ms: i64 },
+    Update { seen: Counters, update: LimitUpdate },
+}
+
+impl Operation {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Plan(Plan::Take(Take { replaces: None, .. })) => "take",
+            Self::Plan(Plan::Take(_)) => "renewal",
+            Self::Plan(_) => "rewrite",
+            Self::GiveBack { .. } => "give back",
+            Self::Update { .. } => "update",
+        }
+    }
+
+    fn simulate(&self, store: &mut Store) -> Answer {
+        match self {
+            Self::Plan(plan) => store.apply(plan),
+            Self::GiveBack { slot, slot_ms } => store.give_back(*slot, *slot_ms),
+            Self::Update { seen, update } => store.update(seen, update),
+        }
+    }
+
+    async fn send(&self, table: &Table, key: &str) -> Answer {
+        let written = match self {
+            Self::Plan(Plan::Take(take)) => item::take(table, key, take).await,
+            Self::Plan(Plan::Rewrite(rewrite)) => item::rewrite(table, key, rewrite).await,
+            Self::Plan(Plan::Wait) => panic!("nothing to write"),
+            Self::GiveBack { slot, slot_ms } => item::give_back(table, key, *slot, *slot_ms).await,
+            Self::Update { seen, update } => item::update(table, key, seen, update).await,
+        };
+        match written.expect("an answer") {
+            Write::Applied(counters) => Ok(counters),
+            Write::Conflict(found) => Err(Box::new(found)),
+        }
+    }
+}
+
+/// Chances. Most things agree with each other, or no write would ever be applied.
+struct Chance(Rng);
+
+impl Chance {
+    fn often(&mut self) -> bool {
+        self.0.u8(0..16) > 0
+    }
+
+    fn rarely(&mut self) -> bool {
+        !self.often()
+    }
+
+    fn near(&mut self, value: i64) -> i64 {
+        value + self.0.i64(-1..=1)
+    }
+
+    fn until(&mut self) -> Millis {
+        Millis(NOW.0 + [-1, 0, 1, 500][self.0.usize(0..4)])
+    }
+
+    fn observed(&mut self) -> Option<ObservedLimits> {
+        self.rarely().then(|| ObservedLimits { burst: Some(self.0.u32(1..3)), ..ObservedLimits::default() })
+    }
+
+    fn endpoints(&mut self) -> ClosedEndpoints {
+        let names: Vec<_> = ["contacts", "a.b #:c", "çontacts%20"].into_iter().filter(|_| self.0.bool()).collect();
+        names.into_iter().map(|name| (name.to_owned(), self.until())).collect()
+    }
+
+    fn item(&mut self) -> Counters {
+        let many = if self.rarely() { 106..111 } else { 0..6 };
+        let slots: Vec<_> = (0..self.0.i64(many)).rev().map(|back| (NEWEST - back, self.0.u32(0..3))).collect();
+        let sum: u32 = slots.iter().map(|(_, count)| count).sum();
+        let ends = if self.rarely() { self.near(NOW.0) } else { NOW.0 + 3_600_000 };
+        let ends = if self.rarely() { self.near(NOW.0 + 48 * 3_600_000) } else { ends };
+        Counters {
+            revision: self.0.i64(1..4),
+            slot_ms: SLOT_MS,
+            newest: NEWEST,
+            slots,
+            counted: sum,
+            day: Day { used: self.0.u32(0..3) * 24 + self.0.u32(0..4), ends: Millis(ends), told: self.0.bool() },
+            observed: self.observed(),
+            closed: self.rarely().then(|| Closed {
+                until: self.until(),
+                by: if self.0.bool() { LimitKind::Daily } else { LimitKind::Burst },
+            }),
+            closed_endpoints: if self.rarely() { self.endpoints() } else { ClosedEndpoints::new() },
+        }
+    }
+
+    fn operation(&mut self, item: &Counters) -> Operation {
+        match self.0.u8(0..5) {
+            0 | 1 => Operation::Plan(Plan::Take(self.take(item))),
+            2 => Operation::Plan(Plan::Rewrite(self.rewrite(item))),
+            3 => Operation::GiveBack { slot: self.a_slot(item), slot_ms: if self.often() { SLOT_MS } else { 100 } },
+            _ => self.update(item),
+        }
+    }
+
+    fn a_slot(&mut self, item: &Counters) -> Slot {
+        let slots = &item.slots;
+        if slots.is_empty() || self.rarely() { NEWEST - 70 } else { slots[self.0.usize(..slots.len())].0 }
+    }
+
+    fn permits(&mut self) -> Permits {
+        let slot = if self.rarely() { NEWEST - 1 } else { NEWEST + self.0.i64(0..3) };
+        Permits { count: self.0.u32(1..4), slot, send_by: NOW }
+    }
+
+    fn take(&mut self, item: &Counters) -> Take {
+        let mut permits = self.permits();
+        let replaces = (self.0.u8(0..3) == 0).then(|| self.a_slot(item)).filter(|slot| *slot != permits.slot);
+        if replaces.is_some() {
+            permits.count = 1;
+        }
+        // Limits and bounds that are just reached, or just not.
+        let counted = i64::from(item.counted + permits.count) - i64::from(replaces.is_some());
+        let room = |near: i64| u32::try_from(near).unwrap_or(0);
+        Take {
+            permits,
+            slot_ms: if self.often() { SLOT_MS } else { 100 },
+            limits: Limits { burst: room(self.near(counted)), ..LIMITS },
+            observed: if self.often() { item.observed } else { self.observed() },
+            closed_endpoints: if self.often() { item.closed_endpoints.clone() } else { self.endpoints() },
+            now: NOW,
+            known: self.0.bool().then(|| Known {
+                used_at_most: room(self.near(item.day.used.into())),
+                day_ends: if self.often() { item.day.ends } else { NOW + Duration::from_hours(2) },
+            }),
+            replaces,
+        }
+    }
+
+    fn rewrite(&mut self, item: &Counters) -> Rewrite {
+        let seen = if self.rarely() { self.near(item.revision) } else { item.revision };
+        let next = Counters { revision: seen + 1, ..self.item() };
+        Rewrite { permits: self.permits(), seen: self.often().then_some(seen), next }
+    }
+
+    fn update(&mut self, item: &Counters) -> Operation {
+        let other = self.item();
+        let mut seen = item.clone();
+        if self.rarely() {
+            seen.observed = other.observed;
+        }
+        if self.rarely() {
+            seen.day = other.day;
+        }
+        if self.rarely() {
+            seen.closed = other.closed;
+        }
+        if self.rarely() {
+            seen.closed_endpoints = other.closed_endpoints;
+        }
+        let used = self.near(item.day.used.into()).max(0).try_into().expect("small");
+        let mut update = LimitUpdate {
+            observed: self.0.bool().then(|| ObservedLimits { daily: Some(7), ..ObservedLimits::default() }),
+            day: match self.0.u8(0..3) {
+                0 => None,
+                1 => Some(DayChange::Used(used)),
+                _ => Some(DayChange::Replaced(Day { used, ends: self.until(), told: true })),
+            },
+            closed: self.0.bool().then(|| Closed { until: self.until(), by: LimitKind::Burst }),
+            closed_endpoints: self.0.bool().then(|| [("contacts".to_owned(), self.until())].into()),
+        };
+        if update == LimitUpdate::default() {
+            update.closed = Some(Closed { until: NOW, by: LimitKind::Daily });
+        }
+        Operation::Update { seen, update }
+    }
+}
+
+async fn table(engine: &Engine) -> Table {
+    let config = aws_sdk_dynamodb::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("us-east-1"))
+        .credentials_provider(Credentials::new("test", "test", None, None, "test"))
+        .endpoint_url(engine.url())
+        .http_client(crate::http_client::aws());
+    let client = Client::from_conf(config.build());
+    let key = KeySchemaElement::builder().attribute_name("pk").key_type(KeyType::Hash).build();
+    let attribute = AttributeDefinition::builder().attribute_name("pk").attribute_type(ScalarAttributeType::S).build();
+    let create = client.create_table().table_name("counters").billing_mode(BillingMode::PayPerRequest);
+    let create = create.key_schema(key.expect("a key")).attribute_definitions(attribute.expect("an attribute"));
+    create.send().await.expect("a table");
+    Table { client, name: "counters".into() }
+}
+
+async fn compare(kind: Kind, test: &str, cases: u64) {
+    let Some(engine) = Engine::start(kind, test).await else { return };
+    let table = table(&engine).await;
+    let mut seen = std::collections::BTreeMap::new();
+    for case in 0..cases {
+        let mut chance = Chance(Rng::with_seed(case));
+        let before = chance.item();
+        let operation = chance.operation(&before);
+        let before = chance.often().then_some(before);
+        let key = format!("quota#location#{case}");
+        if let Some(before) = &before {
+            let put = table.client.put_item().table_name(&*table.name).set_item(Some(item::encode(before)));
+            put.item("pk", s(&key)).send().await.expect("an item");
+        }
+        let mut store = Store { item: before.clone(), calls: 0 };
+        let simulated = operation.simulate(&mut store);
+        let real = operation.send(&table, &key).await;
+        assert_eq!(simulated, real, "case {case}: {operation:?} on {before:?}");
+        let left = item::read(&table, &key).await.expect("a read");
+        assert_eq!(store.item, left, "case {case}: {operation:?} on {before:?}");
+        *seen.entry((operation.name(), real.is_ok())).or_insert(0) += 1;
+    }
+    let enough = cases / 100;
+    for name in ["take", "renewal", "rewrite", "give back", "update"] {
+        for applied in [true, false] {
+            let count = seen.get(&(name, applied)).copied().unwrap_or(0);
+            assert!(count >= enough, "too few cases where {name} is applied ({applied}): {seen:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_simulation_has_the_conditions_of_the_embedded_engine() {
+    compare(Kind::Embedded, "the_simulation_has_the_conditions_of_the_embedded_engine", 1_500).await;
+}
+
+#[tokio::test]
+async fn the_simulation_has_the_conditions_of_dynamodb_local() {
+    compare(Kind::Local, "the_simulation_has_the_conditions_of_dynamodb_local", 1_000).await;
+}

@@ -1,0 +1,123 @@
+//! The writes of [`item`](crate::limiter::item) on an item in memory. A test compares them with real engines.
+
+use crate::domain::limits::FURTHEST_DAY;
+use crate::limiter::counters::{Counters, LimitKind};
+use crate::limiter::decision::{Plan, Rewrite, Take};
+use crate::limiter::update::{DayChange, LimitUpdate};
+use crate::limiter::window::{MOST_SLOTS, Slot};
+
+/// The item that an applied write left, or the one that did not agree with its condition.
+pub(super) type Answer = Result<Counters, Box<Option<Counters>>>;
+
+#[derive(Debug, Default)]
+pub(super) struct Store {
+    pub(super) item: Option<Counters>,
+    pub(super) calls: usize,
+}
+
+impl Store {
+    /// `Ok` if the condition held.
+    pub(super) fn apply(&mut self, plan: &Plan) -> Answer {
+        match plan {
+            Plan::Take(take) => self.take(take),
+            Plan::Rewrite(rewrite) => self.rewrite(rewrite),
+            Plan::Wait => panic!("nothing to write"),
+        }
+    }
+
+    fn write(&mut self, change: impl FnOnce(&mut Counters) -> bool) -> Answer {
+        self.calls += 1;
+        let Some(item) = &mut self.item else { return Err(Box::default()) };
+        let mut next = item.clone();
+        if !change(&mut next) {
+            return Err(Box::new(Some(item.clone())));
+        }
+        next.revision += 1;
+        *item = next.clone();
+        Ok(next)
+    }
+
+    fn take(&mut self, take: &Take) -> Answer {
+        self.write(|item| {
+            let (count, burst, daily) =
+                (i64::from(take.permits.count), take.limits.burst.into(), take.limits.daily.into());
+            let counted = i64::from(item.counted) + count - i64::from(take.replaces.is_some());
+            let is_known =
+                take.known.is_some_and(|known| item.day.used <= known.used_at_most && item.day.ends == known.day_ends);
+            let holds = (counted <= burst || is_known)
+                && item.newest <= take.permits.slot
+                && item.slot_ms == take.slot_ms
+                && item.slots.len() <= MOST_SLOTS
+                && i64::from(item.day.used) + count <= daily
+                && item.day.ends > take.now
+                && item.day.ends <= take.now + FURTHEST_DAY
+                && item.closed.is_none_or(|closed| closed.until <= take.now && closed.by != LimitKind::Daily)
+                && item.observed == take.observed
+                && item.closed_endpoints == take.closed_endpoints
+                && take.replaces.is_none_or(|slot| remove_one(item, slot));
+            if holds {
+                match item.slots.iter_mut().find(|(slot, _)| *slot == take.permits.slot) {
+                    Some((_, permits)) => *permits += take.permits.count,
+                    None => item.slots.push((take.permits.slot, take.permits.count)),
+                }
+                item.slots.sort_unstable();
+                item.newest = take.permits.slot;
+                item.counted = u32::try_from(counted).expect("never less than nothing");
+                item.day.used += take.permits.count;
+            }
+            holds
+        })
+    }
+
+    fn rewrite(&mut self, rewrite: &Rewrite) -> Answer {
+        self.calls += 1;
+        if self.item.as_ref().map(|item| item.revision) != rewrite.seen {
+            return Err(Box::new(self.item.clone()));
+        }
+        self.item = Some(rewrite.next.clone());
+        Ok(rewrite.next.clone())
+    }
+
+    pub(super) fn give_back(&mut self, slot: Slot, slot_ms: i64) -> Answer {
+        self.write(|item| {
+            let holds = item.slot_ms == slot_ms && item.counted > 0 && remove_one(item, slot);
+            if holds {
+                item.counted -= 1;
+            }
+            holds
+        })
+    }
+
+    pub(super) fn update(&mut self, seen: &Counters, update: &LimitUpdate) -> Answer {
+        self.write(|item| {
+            let holds = item.observed == seen.observed
+                && item.day.ends == seen.day.ends
+                && (update.closed.is_none() || item.closed.map(|c| c.until) == seen.closed.map(|c| c.until))
+                && (update.closed_endpoints.is_none() || item.closed_endpoints == seen.closed_endpoints)
+                && match update.day {
+                    None => true,
+                    Some(DayChange::Used(used)) => item.day.used < used,
+                    Some(DayChange::Replaced(_)) => item.day.used == seen.day.used,
+                };
+            item.observed = update.observed.or(item.observed);
+            item.closed = update.closed.or(item.closed);
+            if let Some(closed) = &update.closed_endpoints {
+                item.closed_endpoints.clone_from(closed);
+            }
+            match update.day {
+                None => {}
+                Some(DayChange::Used(used)) => item.day.used = used,
+                Some(DayChange::Replaced(day)) => item.day = day,
+            }
+            holds
+        })
+    }
+}
+
+fn remove_one(item: &mut Counters, slot: Slot) -> bool {
+    let Some((_, count)) = item.slots.iter_mut().find(|(held, count)| *held == slot && *count > 0) else {
+        return false;
+    };
+    *count -= 1;
+    true
+}

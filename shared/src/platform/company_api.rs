@@ -1,0 +1,439 @@
+//! The system's own questions to the platform's API: `POST /oauth/locationToken` and `GET /oauth/installedLocations`
+//! with a company's token, and `GET /marketplace/app/{appId}/installations` with any installation's.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
+use http_body_util::Full;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use url::Url;
+
+use crate::domain::access::Access;
+use crate::domain::clock::Millis;
+use crate::domain::grant::Grant;
+use crate::domain::resource::Resource;
+use crate::http_client::{self, Connection, Failure, Limits};
+use crate::platform::refusal::{Meaning, Refusal};
+use crate::platform::text;
+use crate::platform::token_endpoint::{BadGrant, MOST_BYTES, PRESENTATION, TokenEndpoint, encode_form, read_grant};
+use crate::secrets::{FRESH, SecretError};
+
+/// Both operations are older than v3.
+const VERSION: &str = "2021-07-28";
+/// The most locations of a page. The platform's default is 20, and 100 works.
+pub const PAGE: usize = 100;
+/// A page of 100 locations is larger than a token and slower.
+const LISTING: Duration = Duration::from_secs(10);
+/// A webhook waits for the answer.
+const PRESENCE: Duration = Duration::from_secs(2);
+/// A location takes some 200 bytes of a page.
+const MOST_BYTES_OF_A_PAGE: usize = 16 * MOST_BYTES;
+
+/// The platform's answer to the question if an installation exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// The platform takes the installation's token.
+    Installed,
+    /// The platform refuses the token although it is not expired.
+    Gone,
+    /// Nothing is known.
+    Unclear(&'static str),
+}
+
+/// What asking with a company's token came to.
+pub type CompanyApiResult<T> = Result<T, CompanyApiError>;
+
+/// Everything but what was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CompanyApiError {
+    /// No connection, no answer, a 5xx, or an answer that cannot be read. All of it can be asked again.
+    Unanswered(&'static str),
+    /// A page of what stands in front of the platform. It can be asked again.
+    NotReached,
+    /// 429.
+    Throttled {
+        /// What the platform asks for, if it does.
+        retry_after: Option<Duration>,
+    },
+    /// The company's token is expired or garbled; another one helps.
+    TokenRefused,
+    /// A 401 that nobody has classified, and its text; another token may help.
+    TokenDoubted(String),
+    /// The token is good, and this is not allowed with it: a scope is missing, or it is no company's.
+    NotAllowed(String),
+    /// The location is paused.
+    Suspended,
+    /// The company does not have the app there, or has no such location.
+    Absent,
+    /// An answer that nobody has classified. It says nothing about the installation.
+    Unclassified {
+        /// Its status.
+        status: StatusCode,
+        /// Its text, cut and cleaned.
+        said: String,
+    },
+    /// A grant for another location than the one asked for.
+    WrongTenant,
+}
+
+impl CompanyApiError {
+    /// The status and the text of an answer that nobody has classified.
+    #[must_use]
+    pub fn unclassified(&self) -> Option<(StatusCode, &str)> {
+        match self {
+            Self::TokenDoubted(said) => Some((StatusCode::UNAUTHORIZED, said)),
+            Self::Unclassified { status, said } => Some((*status, said)),
+            _ => None,
+        }
+    }
+}
+
+/// An answer as far as the limits are concerned.
+#[derive(Debug, Default)]
+pub struct Heard {
+    /// Its status and headers, if there was one.
+    pub limits: Option<(StatusCode, HeaderMap)>,
+    /// What the platform says, where that is a refusal.
+    pub refusal: Option<Refusal>,
+}
+
+/// A part of the list of locations in which a company has the app.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Locations that have it.
+    pub installed: Vec<Resource>,
+    /// How many entries the page has, those that are skipped included.
+    pub entries: usize,
+}
+
+/// Connection and deadline of a request that takes a permit. The connection is taken first, then the permit.
+#[derive(Debug)]
+pub struct Departure {
+    /// From [`TokenEndpoint::connection`].
+    pub connection: Connection,
+    /// The end of the permit: the request leaves by then or not at all.
+    pub leave_by: Millis,
+}
+
+impl TokenEndpoint {
+    /// A connection to the platform's API, for a request that takes a permit.
+    ///
+    /// # Errors
+    /// [`Failure::NotSent`].
+    pub async fn connection(&self) -> Result<Connection, Failure> {
+        let uri = Uri::try_from(self.beside("/oauth/locationToken").as_str());
+        self.connections.connection(&uri.map_err(|error| Failure::NotSent(error.to_string()))?).await
+    }
+
+    /// Mints a location's token from its company's. `None` if the permit had ended and nothing was sent.
+    pub async fn mint(
+        &self,
+        company: &Resource,
+        access: &Access,
+        location: &Resource,
+        departure: Departure,
+    ) -> Option<(CompanyApiResult<Box<Grant>>, Heard)> {
+        let form = [("companyId", company.id()), ("locationId", location.id())];
+        let url = self.beside("/oauth/locationToken");
+        let limits = Limits { time: PRESENTATION, body: MOST_BYTES };
+        let (answer, heard) = self.ask(Method::POST, &url, encode_form(form.iter()), access, departure, limits).await?;
+        let asked = answer.and_then(|body| match read_grant(&body, Some(location)) {
+            // A company's own token for a location's would open all of its locations.
+            Ok(grant) if grant.company.as_deref().is_some_and(|id| id != company.id()) => {
+                Err(CompanyApiError::WrongTenant)
+            }
+            Ok(grant) => Ok(grant.into()),
+            Err(BadGrant::Unreadable) => Err(CompanyApiError::Unanswered("a grant that cannot be read")),
+            Err(BadGrant::WrongTenant) => Err(CompanyApiError::WrongTenant),
+        });
+        Some((asked, heard))
+    }
+
+    /// A page of the locations in which a company has the app, from the entry numbered `skip` on. `None` if
+    /// the permit had ended and nothing was sent.
+    ///
+    /// # Errors
+    /// [`SecretError`]: the app's id is part of the query.
+    pub async fn installed_locations(
+        &self,
+        company: &Resource,
+        access: &Access,
+        skip: usize,
+        departure: Departure,
+    ) -> Result<Option<(CompanyApiResult<Page>, Heard)>, SecretError> {
+        let app = self.credentials(FRESH).await?;
+        let (skip, limit) = (skip.to_string(), PAGE.to_string());
+        let query = [
+            ("companyId", company.id()),
+            ("appId", app.app_id()),
+            ("isInstalled", "true"),
+            ("skip", &skip),
+            ("limit", &limit),
+        ];
+        let mut url = self.beside("/oauth/installedLocations");
+        url.set_query(Some(&encode_form(query.iter())));
+        let limits = Limits { time: LISTING, body: MOST_BYTES_OF_A_PAGE };
+        let answered = self.ask(Method::GET, &url, String::new(), access, departure, limits).await;
+        let Some((answer, heard)) = answered else { return Ok(None) };
+        let unreadable = CompanyApiError::Unanswered("a list that cannot be read");
+        let asked = answer.and_then(|body| read_page(body).ok_or(unreadable));
+        Ok(Some((asked, heard)))
+    }
+
+    /// Asks if the app is installed where this token comes from. Also the answer as far as the limits are concerned.
+    /// `None` if the permit had ended and nothing was sent.
+    ///
+    /// # Errors
+    /// [`SecretError`]: the app's id is part of the path.
+    pub async fn presence(
+        &self,
+        access: &Access,
+        departure: Departure,
+    ) -> Result<Option<(Presence, Heard)>, SecretError> {
+        let app = self.credentials(FRESH).await?;
+        let mut url = self.beside("/marketplace/app");
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.extend([app.app_id(), "installations"]);
+        }
+        let limits = Limits { time: PRESENCE, body: MOST_BYTES_OF_A_PAGE };
+        let answered = self.ask(Method::GET, &url, String::new(), access, departure, limits).await;
+        Ok(answered.map(|(_, heard)| (presence_of(&heard), heard)))
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        url: &Url,
+        form: String,
+        access: &Access,
+        departure: Departure,
+        limits: Limits,
+    ) -> Option<(Result<Map<String, Value>, CompanyApiError>, Heard)> {
+        let unanswered = |why| Some((Err(CompanyApiError::Unanswered(why)), Heard::default()));
+        let Some(request) = request(method, url, form, access) else {
+            return unanswered("a token that no header may have");
+        };
+        let Departure { connection, leave_by } = departure;
+        let answer = match self.connections.send(Some(connection), request, leave_by, limits).await {
+            Ok(answer) => answer,
+            Err(Failure::TooLate) => return None,
+            Err(Failure::NotSent(_)) => return unanswered("no connection"),
+            Err(Failure::TimedOut | Failure::Broken { status: None, .. }) => return unanswered("no answer"),
+            Err(Failure::Broken { status: Some(_), .. }) => return unanswered("half an answer"),
+            Err(Failure::TooLarge(_)) => return unanswered("an answer that is too large"),
+        };
+        // A body can hold tokens.
+        let body = zeroize::Zeroizing::new(Vec::from(answer.body));
+        let retry_after = answer.headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
+        let refusal = (!answer.status.is_success()).then(|| Refusal::read(answer.status, &body));
+        let asked = match &refusal {
+            None => read_object(&body),
+            Some(refusal) => Err(otherwise(refusal, retry_after)),
+        };
+        Some((asked, Heard { limits: Some((answer.status, answer.headers)), refusal }))
+    }
+}
+
+/// A request with a company's token; none where that has a character that no header may have.
+fn request(method: Method, url: &Url, form: String, access: &Access) -> Option<Request<Full<Bytes>>> {
+    let mut request = Request::new(Full::from(form));
+    let headers = request.headers_mut();
+    if method == Method::POST {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+    }
+    headers.insert(AUTHORIZATION, access.token.header()?.clone());
+    headers.insert("version", HeaderValue::from_static(VERSION));
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    headers.insert(USER_AGENT, http_client::USER_AGENT);
+    *request.method_mut() = method;
+    *request.uri_mut() = Uri::try_from(url.as_str()).ok()?;
+    Some(request)
+}
+
+/// A refusal proves that the app is gone only if it is about the token, and not about its age, its scopes or the request.
+fn presence_of(heard: &Heard) -> Presence {
+    let Some((status, _)) = &heard.limits else { return Presence::Unclear("no answer") };
+    if status.is_success() {
+        return Presence::Installed;
+    }
+    let Some(refusal) = &heard.refusal else { return Presence::Unclear("an answer that cannot be read") };
+    match (refusal.status, refusal.meaning) {
+        (_, Meaning::NotAllowed | Meaning::WrongVersion) => {
+            Presence::Unclear("the token may not ask: is the scope oauth.write missing?")
+        }
+        (_, Meaning::Inactive) => Presence::Unclear("the location is not active"),
+        (
+            _,
+            Meaning::Throttled | Meaning::ServerError | Meaning::TimedOut | Meaning::Redirected | Meaning::NotReached,
+        ) => Presence::Unclear("the platform gave no verdict"),
+        (StatusCode::UNAUTHORIZED, _) if refusal.sample.to_ascii_lowercase().contains("expired") => {
+            Presence::Unclear("the token is expired")
+        }
+        (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND, _) => Presence::Gone,
+        _ => Presence::Unclear("an answer that says nothing"),
+    }
+}
+
+fn read_object(body: &[u8]) -> CompanyApiResult<Map<String, Value>> {
+    match text::json(body) {
+        Some(Value::Object(body)) => Ok(body),
+        _ => Err(CompanyApiError::Unanswered("an answer that cannot be read")),
+    }
+}
+
+fn otherwise(refusal: &Refusal, retry_after: Option<u64>) -> CompanyApiError {
+    let Refusal { status, meaning, sample } = refusal;
+    let said = sample.clone();
+    match meaning {
+        Meaning::ServerError | Meaning::Redirected => CompanyApiError::Unanswered("a status that says nothing"),
+        Meaning::TimedOut => CompanyApiError::Unanswered("the platform's own time-out"),
+        Meaning::NotReached => CompanyApiError::NotReached,
+        Meaning::Throttled => CompanyApiError::Throttled { retry_after: retry_after.map(Duration::from_secs) },
+        Meaning::AccessTokenInvalid => CompanyApiError::TokenRefused,
+        Meaning::NotAllowed => CompanyApiError::NotAllowed(said),
+        Meaning::Inactive => CompanyApiError::Suspended,
+        Meaning::NoAccessToLocation | Meaning::LocationNotFound | Meaning::NotInstalled => CompanyApiError::Absent,
+        Meaning::Unknown if *status == StatusCode::UNAUTHORIZED => CompanyApiError::TokenDoubted(said),
+        _ => CompanyApiError::Unclassified { status: *status, said },
+    }
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    #[serde(rename = "_id")]
+    id: String,
+    #[serde(rename = "isInstalled", default = "yes")]
+    is_installed: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn read_page(mut body: Map<String, Value>) -> Option<Page> {
+    let Some(Value::Array(entries)) = body.remove("locations") else { return None };
+    let number = entries.len();
+    // An entry that cannot be read must not hide the others.
+    let read = |entry| serde_json::from_value::<Entry>(entry).ok().filter(|entry| entry.is_installed);
+    let installed = entries.into_iter().filter_map(read).filter_map(|entry| Resource::location(&entry.id).ok());
+    Some(Page { installed: installed.collect(), entries: number })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn requests_name_the_product_and_the_version_of_the_api() {
+        let access = Access {
+            token: crate::domain::bearer::Bearer::from(&crate::domain::redacted::Redacted::from("t")),
+            issued_at: Millis(0),
+            expires_at: Millis(1),
+            epoch: 1,
+            generation: 1,
+            doubted: false,
+        };
+        let url = Url::parse("https://example.com/oauth/locationToken").expect("a URL");
+        let request = request(Method::POST, &url, String::new(), &access).expect("a request");
+        let name = concat!("hoopai-relay/", env!("CARGO_PKG_VERSION"));
+        assert_eq!(
+            (&request.headers()[USER_AGENT], &request.headers()["version"]),
+            (&HeaderValue::from_static(name), &HeaderValue::from_static(VERSION))
+        );
+        assert_eq!(request.headers()[AUTHORIZATION], "Bearer t");
+    }
+
+    #[test]
+    fn each_refusal_has_its_meaning() {
+        let of = |status: u16, body: &str| {
+            otherwise(&Refusal::read(StatusCode::from_u16(status).expect("a status"), body.as_bytes()), None)
+        };
+        let unclassified = |status: u16, said: &str| CompanyApiError::Unclassified {
+            status: StatusCode::from_u16(status).expect("a status"),
+            said: said.into(),
+        };
+        for (status, body, meaning) in [
+            (401, r#"{"message":"Invalid JWT"}"#, CompanyApiError::TokenRefused),
+            (401, r#"{"error":{"message":"Invalid token: access token is invalid"}}"#, CompanyApiError::TokenRefused),
+            (401, r#"{"message":"Something new"}"#, CompanyApiError::TokenDoubted("Something new".into())),
+            (403, r#"{"message":"The token does not have access to this location."}"#, CompanyApiError::Absent),
+            (404, r#"{"message":"Location not found"}"#, CompanyApiError::Absent),
+            (400, r#"{"message":"App is not installed"}"#, CompanyApiError::Absent),
+            (400, r#"{"message":"Location is not active"}"#, CompanyApiError::Suspended),
+            (400, r#"{"message":"Something new"}"#, unclassified(400, "Something new")),
+            (403, r#"{"message":"Forbidden"}"#, unclassified(403, "Forbidden")),
+            (404, r#"{"message":"Company not found"}"#, unclassified(404, "Company not found")),
+            (422, r#"{"message":["companyId must be a string"]}"#, unclassified(422, "companyId must be a string")),
+            (404, "Not Found", unclassified(404, "Not Found")),
+            (429, "", CompanyApiError::Throttled { retry_after: None }),
+            (500, "{}", CompanyApiError::Unanswered("a status that says nothing")),
+            (302, "", CompanyApiError::Unanswered("a status that says nothing")),
+            (403, "<html>", CompanyApiError::NotReached),
+            (403, "error code: 1020", CompanyApiError::NotReached),
+            (
+                400,
+                r#"{"message":"Request Timeout after 30000ms"}"#,
+                CompanyApiError::Unanswered("the platform's own time-out"),
+            ),
+        ] {
+            assert_eq!(of(status, body), meaning, "{status} {body}");
+        }
+        assert_eq!(read_object(b"<html>"), Err(CompanyApiError::Unanswered("an answer that cannot be read")));
+        let scope = of(401, r#"{"error":{"message":"The token is not authorized for this scope."}}"#);
+        assert!(matches!(scope, CompanyApiError::NotAllowed(_)), "{scope:?}");
+    }
+
+    #[test]
+    fn a_refusal_of_the_token_itself_means_that_the_app_is_gone() {
+        let of = |status: u16, body: &str| {
+            let status = StatusCode::from_u16(status).expect("a status");
+            let refusal = (!status.is_success()).then(|| Refusal::read(status, body.as_bytes()));
+            presence_of(&Heard { limits: Some((status, HeaderMap::new())), refusal })
+        };
+        for (status, body, expected) in [
+            (200, r#"{"installations":[]}"#, Presence::Installed),
+            (200, "[]", Presence::Installed),
+            (401, r#"{"message":"Invalid JWT"}"#, Presence::Gone),
+            (401, r#"{"error":{"message":"Invalid token: access token is invalid"}}"#, Presence::Gone),
+            (401, "", Presence::Gone),
+            (403, r#"{"message":"The token does not have access to this location."}"#, Presence::Gone),
+            (404, r#"{"message":"App is not installed"}"#, Presence::Gone),
+            (404, "{}", Presence::Gone),
+            (404, "", Presence::Gone),
+        ] {
+            assert_eq!(of(status, body), expected, "{status} {body}");
+        }
+        for (status, body) in [
+            (401, r#"{"message":"The access token has expired"}"#),
+            (401, r#"{"message":"The token is not authorized for this scope."}"#),
+            (401, r#"{"message":"version header is invalid"}"#),
+            (403, "<html>Just a moment...</html>"),
+            (403, "error code: 1010"),
+            (400, r#"{"message":"Location is not active"}"#),
+            (400, r#"{"message":"something new"}"#),
+            (422, r#"{"message":["something new"]}"#),
+            (429, ""),
+            (302, ""),
+            (500, "{}"),
+            (503, "<html>"),
+        ] {
+            assert!(matches!(of(status, body), Presence::Unclear(_)), "{status} {body}");
+        }
+        assert_eq!(presence_of(&Heard::default()), Presence::Unclear("no answer"));
+    }
+
+    #[test]
+    fn a_page_holds_what_can_be_read_and_says_how_long_it_was() {
+        let page = json!({"locations": [{"_id": "L1", "isInstalled": true}, {"_id": "L2", "isInstalled": false},
+            {"_id": "../x"}, {"id": "L3"}, {"_id": "L4"}], "count": 900});
+        let Value::Object(body) = page else { panic!("an object") };
+        let ids = |page: &Page| page.installed.iter().map(|l| l.id().to_owned()).collect::<Vec<_>>();
+        let page = read_page(body).expect("a page");
+        assert_eq!((ids(&page), page.entries), (vec!["L1".to_owned(), "L4".to_owned()], 5));
+        assert_eq!(read_page(Map::new()), None);
+    }
+}

@@ -1,0 +1,484 @@
+//! `POST /oauth/token`: its wire format, and what each answer means for a refresh and for an exchange. What the platform
+//! says is read by [`crate::platform::refusal`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
+use http::{HeaderValue, Request, StatusCode, Uri};
+use http_body_util::Full;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Map, Value};
+use url::Url;
+
+use crate::domain::clock::Millis;
+use crate::domain::grant::Grant;
+use crate::domain::redacted::Redacted;
+use crate::domain::resource::{Kind, Resource};
+use crate::http_client::{self, Connections, Failure, Limits};
+use crate::platform::refusal::{Meaning, Refusal};
+use crate::platform::text;
+use crate::secrets::{AppCredentials, Secret, SecretError};
+
+/// The time from the first byte sent to the last received. Two presentations and a commit fit into a lease.
+pub const PRESENTATION: Duration = Duration::from_secs(5);
+/// The same for the exchange of a code, which holds no lease.
+const EXCHANGE: Duration = Duration::from_secs(10);
+/// An answer of the token endpoint is 2 to 5 KB.
+pub(super) const MOST_BYTES: usize = 256 * 1024;
+
+/// What a presentation of a refresh token came to.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// A new pair.
+    Granted(Box<Grant>),
+    /// No connection: the request was certainly not seen.
+    NotSent,
+    /// What stands in front of the platform has blocked the request: the platform has not seen it.
+    NotReached,
+    /// 429.
+    Throttled {
+        /// What the platform asks for, if it does.
+        retry_after: Option<Duration>,
+    },
+    /// The request was or may have been seen, and there is no answer that can be read.
+    Unknown(Cause),
+    /// The refresh token is invalid, expired or used.
+    Refused,
+    /// The location or company is deleted, as the platform says now.
+    Gone,
+    /// The platform does not accept the app's client id and secret.
+    WrongClient {
+        /// The credentials that were refused.
+        fingerprint: String,
+    },
+    /// The platform does not accept a parameter: a bug or a wrong setting of ours.
+    BadRequest(String),
+    /// The location is paused; the same refresh token works once it is active again.
+    Suspended,
+    /// A 4xx that nobody has classified.
+    Unclassified {
+        /// Its status.
+        status: StatusCode,
+        /// The platform's `message`, cut and cleaned.
+        message: String,
+    },
+    /// A grant for another location or company than the one asked for.
+    WrongTenant,
+    /// The app's credentials cannot be read; nothing was sent.
+    Secret(SecretError),
+}
+
+/// Why an outcome is unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// No answer in time.
+    TimedOut,
+    /// The connection broke after it was made.
+    Broken,
+    /// A 5xx.
+    ServerError(u16),
+    /// A 3xx, which no token endpoint answers.
+    Redirected,
+    /// A 200 that holds no grant.
+    Unreadable,
+    /// A page of what stands in front of the platform, which may have passed the request on.
+    NotReached,
+}
+
+/// Why a code was not exchanged.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ExchangeError {
+    /// The code is used, too old or garbage.
+    #[error("the code is used, too old or garbage")]
+    CodeRefused,
+    /// The platform does not accept the app's client id and secret.
+    #[error("the platform does not accept the app's client id and secret")]
+    WrongClient,
+    /// The platform does not accept a parameter, such as the redirect URI.
+    #[error("the platform does not accept the request: {0}")]
+    BadRequest(String),
+    /// The location is paused.
+    #[error("the location is not active")]
+    Suspended,
+    /// No connection, no answer, a 429, a 5xx, a page of what stands in front of the platform, an answer that cannot
+    /// be read, or one that nobody has classified. The human may try again in some minutes.
+    #[error("the platform is unavailable: {0}")]
+    Unavailable(String),
+    /// The app's credentials cannot be read.
+    #[error(transparent)]
+    Secret(SecretError),
+}
+
+/// The platform's token endpoint, as this app uses it.
+#[derive(Clone)]
+pub struct TokenEndpoint {
+    pub(super) connections: Connections,
+    url: Url,
+    app: Arc<Secret<AppCredentials>>,
+}
+
+impl TokenEndpoint {
+    /// The endpoint under `api`.
+    #[must_use]
+    pub fn new(connections: Connections, api: &Url, app: Arc<Secret<AppCredentials>>) -> Self {
+        let mut url = api.clone();
+        url.set_path(&format!("{}/oauth/token", api.path().trim_end_matches('/')));
+        Self { connections, url, app }
+    }
+
+    /// Another path of the same API.
+    pub(super) fn beside(&self, path: &str) -> Url {
+        let mut url = self.url.clone();
+        let base = url.path().trim_end_matches("/oauth/token").to_owned();
+        url.set_path(&format!("{base}{path}"));
+        url
+    }
+
+    /// The app's credentials, at most `age` old where they can be read.
+    ///
+    /// # Errors
+    /// [`SecretError`].
+    pub async fn credentials(&self, age: Duration) -> Result<Arc<AppCredentials>, SecretError> {
+        self.app.read_if_older_than(age).await
+    }
+
+    /// The app's credentials, read again however new they are, but so at most once in `apart`: for who was refused
+    /// with them.
+    ///
+    /// # Errors
+    /// [`SecretError`].
+    pub async fn credentials_again(&self, apart: Duration) -> Result<Arc<AppCredentials>, SecretError> {
+        self.app.read_again(apart).await
+    }
+
+    /// Exchanges an authorization code (RFC 6749 section 4.1.3, with the client in the body).
+    ///
+    /// # Errors
+    /// [`ExchangeError`]. A code is single use: after most errors the human starts again.
+    pub async fn exchange(&self, code: &Redacted, redirect_uri: &str) -> Result<Grant, ExchangeError> {
+        let app = self.app.get().await.map_err(ExchangeError::Secret)?;
+        let code = [("grant_type", "authorization_code"), ("code", code.expose()), ("redirect_uri", redirect_uri)];
+        let mut answer = self.post(&app, &code, EXCHANGE, self.connections.now() + EXCHANGE).await;
+        if matches!(&answer, Answer::Refused(refusal, _) if refusal.meaning == Meaning::ClientInvalid) {
+            // A secret that was changed a moment ago: the code is still good, for the client was not.
+            let newer = self.app.read_if_older_than(Duration::ZERO).await.map_err(ExchangeError::Secret)?;
+            if fingerprint(&newer) != fingerprint(&app) {
+                answer = self.post(&newer, &code, EXCHANGE, self.connections.now() + EXCHANGE).await;
+            }
+        }
+        match answer {
+            Answer::Granted(body) => {
+                read_grant(&body, None).map_err(|_| ExchangeError::Unavailable("unreadable grant".into()))
+            }
+            Answer::NotSent => Err(ExchangeError::Unavailable("no connection".into())),
+            Answer::Unknown(cause) => Err(ExchangeError::Unavailable(format!("{cause:?}"))),
+            Answer::Refused(refusal, _) => Err(refusal.into()),
+        }
+    }
+
+    /// Presents a refresh token once (RFC 6749 section 6). Nothing is retried here.
+    ///
+    /// The request leaves within [`PRESENTATION`] from now or not at all: the caller has looked at its lease, and reading
+    /// the secret or connecting may take longer than the lease where the process is frozen meanwhile.
+    pub async fn present(&self, resource: &Resource, refresh: &Redacted) -> Outcome {
+        let leave_by = self.connections.now() + PRESENTATION;
+        let app = match self.app.get().await {
+            Ok(app) => app,
+            Err(error) => return Outcome::Secret(error),
+        };
+        let user_type = match resource.kind() {
+            Kind::Location => "Location",
+            Kind::Company => "Company",
+        };
+        let form = [("grant_type", "refresh_token"), ("refresh_token", refresh.expose()), ("user_type", user_type)];
+        match self.post(&app, &form, PRESENTATION, leave_by).await {
+            Answer::Granted(body) => match read_grant(&body, Some(resource)) {
+                Ok(grant) => Outcome::Granted(grant.into()),
+                Err(BadGrant::Unreadable) => Outcome::Unknown(Cause::Unreadable),
+                Err(BadGrant::WrongTenant) => Outcome::WrongTenant,
+            },
+            Answer::NotSent => Outcome::NotSent,
+            Answer::Unknown(cause) => Outcome::Unknown(cause),
+            Answer::Refused(Refusal { meaning, status, sample }, retry_after) => match meaning {
+                Meaning::RefreshTokenInvalid | Meaning::GrantInvalid | Meaning::NotInstalled => Outcome::Refused,
+                Meaning::LocationNotFound | Meaning::CompanyNotFound => Outcome::Gone,
+                Meaning::Inactive => Outcome::Suspended,
+                Meaning::ClientInvalid => Outcome::WrongClient { fingerprint: fingerprint(&app) },
+                Meaning::ParameterInvalid => Outcome::BadRequest(sample),
+                Meaning::Throttled => Outcome::Throttled { retry_after },
+                Meaning::NotReached => Outcome::NotReached,
+                _ => Outcome::Unclassified { status, message: sample },
+            },
+        }
+    }
+
+    async fn post(&self, app: &AppCredentials, form: &[(&str, &str)], time: Duration, leave_by: Millis) -> Answer {
+        let client = [("client_id", app.client_id.as_str()), ("client_secret", app.client_secret.expose())];
+        let Some(request) = form_request(&self.url, encode_form(client.iter().chain(form))) else {
+            return Answer::NotSent;
+        };
+        // Boxed, because it is large and every future around an exchange would hold room for it.
+        let answer = Box::pin(self.connections.call_apart(request, leave_by, Limits { time, body: MOST_BYTES })).await;
+        match answer {
+            Ok(answer) => {
+                let retry_after = answer.headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
+                classify(answer.status, retry_after, answer.body.into())
+            }
+            Err(Failure::NotSent(_) | Failure::TooLate) => Answer::NotSent,
+            Err(Failure::TimedOut) => Answer::Unknown(Cause::TimedOut),
+            Err(Failure::Broken { .. }) => Answer::Unknown(Cause::Broken),
+            Err(Failure::TooLarge(status)) => classify(status, None, Vec::new()),
+        }
+    }
+}
+
+/// A form for the platform, from the product under its name.
+pub(super) fn form_request(url: &Url, form: String) -> Option<Request<Full<Bytes>>> {
+    let mut request = Request::post(Uri::try_from(url.as_str()).ok()?).body(Full::from(form)).ok()?;
+    let headers = request.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    headers.insert(USER_AGENT, http_client::USER_AGENT);
+    Some(request)
+}
+
+/// What a request to the token endpoint came to, whatever was asked.
+#[derive(Debug, PartialEq)]
+enum Answer {
+    Granted(Map<String, Value>),
+    NotSent,
+    Unknown(Cause),
+    /// An answer that says no, and the `Retry-After` of a 429.
+    Refused(Refusal, Option<Duration>),
+}
+
+fn classify(status: StatusCode, retry_after: Option<u64>, body: Vec<u8>) -> Answer {
+    // A body can hold tokens, whatever the status.
+    let body = zeroize::Zeroizing::new(body);
+    if status.is_success() {
+        return match text::json(&body) {
+            Some(Value::Object(body)) => Answer::Granted(body),
+            _ => Answer::Unknown(Cause::Unreadable),
+        };
+    }
+    let refusal = Refusal::read(status, &body);
+    match refusal.meaning {
+        Meaning::ServerError => Answer::Unknown(Cause::ServerError(status.as_u16())),
+        Meaning::Redirected => Answer::Unknown(Cause::Redirected),
+        Meaning::TimedOut => Answer::Unknown(Cause::TimedOut),
+        // A 403 is the block page, which comes before the platform. Of any other page nobody knows what it comes after.
+        Meaning::NotReached if status != StatusCode::FORBIDDEN => Answer::Unknown(Cause::NotReached),
+        _ => Answer::Refused(refusal, retry_after.map(Duration::from_secs)),
+    }
+}
+
+impl From<Refusal> for ExchangeError {
+    fn from(Refusal { meaning, status, sample }: Refusal) -> Self {
+        match meaning {
+            Meaning::CodeInvalid
+            | Meaning::GrantInvalid
+            | Meaning::RefreshTokenInvalid
+            | Meaning::NotInstalled
+            | Meaning::LocationNotFound
+            | Meaning::CompanyNotFound => Self::CodeRefused,
+            Meaning::ClientInvalid => Self::WrongClient,
+            Meaning::ParameterInvalid => Self::BadRequest(sample),
+            Meaning::Inactive => Self::Suspended,
+            _ => Self::Unavailable(format!("{meaning:?}, {status}: {sample}")),
+        }
+    }
+}
+
+#[derive(Debug, PartialEq)]
+pub(super) enum BadGrant {
+    Unreadable,
+    WrongTenant,
+}
+
+/// Reads a grant in the mixed case of v2 or the camel case of v3. `expected` is whose refresh token was presented: an
+/// answer that leaves the ids out is believed to be for it, one that names another is not.
+pub(super) fn read_grant(body: &Map<String, Value>, expected: Option<&Resource>) -> Result<Grant, BadGrant> {
+    let text = |names: &[&str]| {
+        names.iter().find_map(|name| body.get(*name)?.as_str().filter(|text| !text.is_empty()).map(str::to_owned))
+    };
+    let access = text(&["access_token", "accessToken"]).ok_or(BadGrant::Unreadable)?;
+    let (location, company) = (text(&["locationId"]), text(&["companyId"]));
+    let resource = match text(&["userType", "user_type"]).as_deref() {
+        Some("Location") => location.as_deref().map(Resource::location),
+        Some("Company") => company.as_deref().map(Resource::company),
+        _ => location.as_deref().map(Resource::location).or(company.as_deref().map(Resource::company)),
+    };
+    let resource = match (resource, expected) {
+        (Some(Ok(found)), Some(expected)) if found != *expected => return Err(BadGrant::WrongTenant),
+        (Some(Err(_)), Some(_)) => return Err(BadGrant::WrongTenant),
+        (Some(Ok(found)), _) => found,
+        (None, Some(expected)) => expected.clone(),
+        (Some(Err(_)) | None, None) => return Err(BadGrant::Unreadable),
+    };
+    Ok(Grant {
+        resource,
+        company,
+        access: access.into(),
+        refresh: text(&["refresh_token", "refreshToken"]).map(Redacted::from),
+        expires_in: life(body.get("expires_in").or_else(|| body.get("expiresIn"))),
+        scope: text(&["scope"]),
+        bulk: body.get("isBulkInstallation").and_then(Value::as_bool).unwrap_or(false),
+    })
+}
+
+/// The life of an access token: what the platform says in seconds, within 60 s … 24 h. Where it says nothing that can
+/// be read, an hour: short of the truth costs a refresh, beyond it costs a 401 and a refresh.
+fn life(expires_in: Option<&Value>) -> Duration {
+    let seconds = match expires_in {
+        Some(Value::Number(number)) => number.as_f64(),
+        Some(Value::String(text)) => text.trim().parse().ok(),
+        _ => None,
+    };
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 60 … 86,400 first")]
+    seconds
+        .filter(|s: &f64| s.is_finite())
+        .map_or(Duration::from_hours(1), |s| Duration::from_secs(s.clamp(60.0, 86_400.0) as u64))
+}
+
+/// Names credentials without telling them: which pair was refused, so that a new one is tried at once.
+#[must_use]
+pub fn fingerprint(app: &AppCredentials) -> String {
+    let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    for part in [b"hoopai-relay client".as_slice(), app.client_id.as_bytes(), app.client_secret.expose().as_bytes()] {
+        digest.update(&(part.len() as u64).to_be_bytes());
+        digest.update(part);
+    }
+    digest.finish().as_ref()[..8].iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+}
+
+pub(super) fn encode_form<'a>(fields: impl Iterator<Item = &'a (&'a str, &'a str)>) -> String {
+    let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
+    fields.map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect::<Vec<_>>().join("&")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn answer(status: u16, body: &str) -> Answer {
+        classify(StatusCode::from_u16(status).expect("a status"), Some(7), body.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn an_answer_that_may_come_after_the_work_is_unknown() {
+        for (status, body, cause) in [
+            (400, r#"{"message":"Request Timeout after 30000ms"}"#, Cause::TimedOut),
+            (500, r#"{"message":"refresh token is invalid"}"#, Cause::ServerError(500)),
+            (408, "", Cause::ServerError(408)),
+            (502, "<html>", Cause::NotReached),
+            (503, "<html>Just a moment...</html>", Cause::NotReached),
+            (400, "<html><h1>400 Bad Request</h1></html>", Cause::NotReached),
+            (302, "", Cause::Redirected),
+            (200, "<html>", Cause::Unreadable),
+            (200, r#"{"access_token":"#, Cause::Unreadable),
+            (200, "", Cause::Unreadable),
+        ] {
+            assert_eq!(answer(status, body), Answer::Unknown(cause), "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_keeps_its_meaning() {
+        for (status, body, meaning) in [
+            (400, r#"{"message":"Invalid grant: refresh token is invalid"}"#, Meaning::RefreshTokenInvalid),
+            (429, "<html>", Meaning::Throttled),
+            (403, "<html>refresh token is invalid</html>", Meaning::NotReached),
+            (403, "error code: 1010", Meaning::NotReached),
+            (404, r#"{"message":"Something new"}"#, Meaning::Unknown),
+        ] {
+            let Answer::Refused(refusal, retry_after) = answer(status, body) else { panic!("{status} {body}") };
+            assert_eq!((refusal.meaning, retry_after), (meaning, Some(Duration::from_secs(7))), "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn a_grant_is_read_in_spite_of_a_byte_order_mark() {
+        assert!(matches!(answer(200, "\u{feff}{\"access_token\":\"a\"}"), Answer::Granted(_)));
+    }
+
+    #[test]
+    fn the_human_who_installs_reads_what_helps() {
+        for (status, body, error) in [
+            (
+                401,
+                r#"{"error":"UnAuthorized!","error_description":"Authorization code not found"}"#,
+                "the code is used, too old or garbage",
+            ),
+            (400, r#"{"error":"invalid_grant"}"#, "the code is used, too old or garbage"),
+            (400, r#"{"message":"Location not found"}"#, "the code is used, too old or garbage"),
+            (
+                401,
+                r#"{"error_description":"Invalid client credentials!"}"#,
+                "the platform does not accept the app's client id and secret",
+            ),
+            (
+                400,
+                r#"{"message":"Invalid parameter: redirectUri"}"#,
+                "the platform does not accept the request: Invalid parameter: redirectUri",
+            ),
+            (400, r#"{"message":"Location is not active"}"#, "the location is not active"),
+            (403, "<html>", "the platform is unavailable: NotReached, 403 Forbidden: a page of HTML"),
+            (
+                400,
+                r#"{"message":"Something new"}"#,
+                "the platform is unavailable: Unknown, 400 Bad Request: Something new",
+            ),
+        ] {
+            let Answer::Refused(refusal, _) = answer(status, body) else { panic!("{status} {body}") };
+            assert_eq!(ExchangeError::from(refusal).to_string(), error, "{status} {body}");
+        }
+    }
+
+    fn grant(body: Value, expected: Option<&Resource>) -> Result<Grant, BadGrant> {
+        let Value::Object(body) = body else { panic!("an object") };
+        read_grant(&body, expected)
+    }
+
+    #[test]
+    fn grants_are_read_in_both_spellings_and_belong_to_whom_they_say() {
+        let location = Resource::location("L1").expect("valid");
+        let v2 = json!({"access_token":"a","refresh_token":"r","expires_in":86399,"userType":"Location",
+            "locationId":"L1","companyId":"C1"});
+        let read = grant(v2.clone(), None).expect("readable");
+        assert_eq!((read.resource, read.company.as_deref()), (location.clone(), Some("C1")));
+        let v3 = json!({"accessToken":"a","refreshToken":"r","expiresIn":86399,"userType":"Company",
+            "companyId":"C1","isBulkInstallation":true});
+        let read = grant(v3, None).expect("readable");
+        assert_eq!((read.resource.to_string().as_str(), read.bulk), ("company:C1", true));
+        let other = Resource::location("L2").expect("valid");
+        assert_eq!(grant(v2, Some(&other)).err(), Some(BadGrant::WrongTenant));
+        let bare = json!({"access_token":"a"});
+        assert_eq!(grant(bare.clone(), Some(&location)).expect("ours").resource, location);
+        assert_eq!(grant(bare, None).err(), Some(BadGrant::Unreadable));
+        assert_eq!(grant(json!({"access_token":""}), Some(&location)).err(), Some(BadGrant::Unreadable));
+    }
+
+    #[test]
+    fn lives_are_clamped() {
+        for (said, seconds) in [
+            (json!(86399), 86_399),
+            (json!("86399"), 86_399),
+            (json!(0), 60),
+            (json!(-1), 60),
+            (json!(1e12), 86_400),
+            (json!("soon"), 3_600),
+            (json!("NaN"), 3_600),
+            (Value::Null, 3_600),
+        ] {
+            assert_eq!(life(Some(&said)), Duration::from_secs(seconds), "{said}");
+        }
+    }
+
+    #[test]
+    fn form_values_survive() {
+        assert_eq!(encode_form([("a", "x+y z&=%é")].iter()), "a=x%2By%20z%26%3D%25%C3%A9");
+    }
+}

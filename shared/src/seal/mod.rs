@@ -1,0 +1,213 @@
+//! Tokens at rest: AES-256-GCM with a key of its own for each record, bound to the place where the record stands.
+//!
+//! The record's key is HKDF-SHA256 of a data key with the item's key as salt; the associated data name format, table,
+//! item, version, field and data key. So a ciphertext that is moved to another item or field, or an old item that is
+//! put back under newer counters, does not open.
+
+mod keys;
+pub mod pair;
+pub mod vault;
+
+use std::sync::Arc;
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::{hkdf, rand};
+
+pub use self::keys::{DataKeys, MalformedKeys};
+use crate::domain::redacted::Redacted;
+
+/// First byte of every sealed value: the format's number.
+const FORMAT: u8 = 1;
+
+/// Where a sealed value stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place<'a> {
+    /// The item's key.
+    pub item: &'a str,
+    /// The installation's version.
+    pub epoch: u64,
+    /// The token pair's version.
+    pub generation: u64,
+    /// The attribute.
+    pub field: Field,
+}
+
+/// Which of an installation's secrets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// The access token.
+    Access,
+    /// The refresh token.
+    Refresh,
+    /// The access token of a standby pair.
+    AlternateAccess,
+    /// The refresh token of a standby pair.
+    AlternateRefresh,
+    /// A whole pair on the rescue queue.
+    Rescue,
+}
+
+impl Field {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Access => "access_token",
+            Self::Refresh => "refresh_token",
+            Self::AlternateAccess => "alternate.access_token",
+            Self::AlternateRefresh => "alternate.refresh_token",
+            Self::Rescue => "rescue",
+        }
+    }
+}
+
+/// Why a value could not be sealed or opened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SealError {
+    /// Sealed under a key that is not in the secret as it was last read.
+    #[error("the data key {0:?} is not known")]
+    UnknownKey(String),
+    /// Not a sealed value, moved from another place, or tampered with.
+    #[error("the sealed value does not open at this place")]
+    DoesNotOpen,
+}
+
+/// Seals and opens with one version of the data keys. Cheap to clone.
+#[derive(Clone)]
+pub struct Sealer {
+    table: Arc<str>,
+    keys: Arc<DataKeys>,
+}
+
+impl Sealer {
+    /// A sealer for the items of one table.
+    #[must_use]
+    pub fn new(table: Arc<str>, keys: Arc<DataKeys>) -> Self {
+        Self { table, keys }
+    }
+
+    /// Seals under the current data key.
+    ///
+    /// # Panics
+    /// If the system's random number generator fails.
+    #[must_use]
+    pub fn seal(&self, place: Place<'_>, secret: &str) -> Vec<u8> {
+        let id = self.keys.current();
+        let mut nonce = [0; NONCE_LEN];
+        rand::fill(&mut nonce).expect("the system's random numbers");
+        let mut text = secret.as_bytes().to_vec();
+        record_key(self.keys.key(id).expect("the current key is one of them"), place.item)
+            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), self.aad(place, id), &mut text)
+            .expect("a token is shorter than AES-GCM's limit");
+        let mut sealed = Vec::with_capacity(2 + id.len() + NONCE_LEN + text.len());
+        sealed.push(FORMAT);
+        sealed.push(u8::try_from(id.len()).expect("ids are at most 64 bytes"));
+        sealed.extend_from_slice(id.as_bytes());
+        sealed.extend_from_slice(&nonce);
+        sealed.append(&mut text);
+        sealed
+    }
+
+    /// Opens what [`Sealer::seal`] made for the same place.
+    ///
+    /// # Errors
+    /// [`SealError`].
+    pub fn open(&self, place: Place<'_>, sealed: &[u8]) -> Result<Redacted, SealError> {
+        let (id, nonce, text) = parts(sealed).ok_or(SealError::DoesNotOpen)?;
+        let key = self.keys.key(id).ok_or_else(|| SealError::UnknownKey(id.to_owned()))?;
+        let mut text = text.to_vec();
+        let opened = record_key(key, place.item)
+            .open_in_place(Nonce::assume_unique_for_key(nonce), self.aad(place, id), &mut text)
+            .map_err(|_| SealError::DoesNotOpen)?;
+        let length = opened.len();
+        text.truncate(length);
+        String::from_utf8(text).map(Redacted::from).map_err(|_| SealError::DoesNotOpen)
+    }
+
+    fn aad(&self, place: Place<'_>, key_id: &str) -> Aad<String> {
+        let Place { item, epoch, generation, field } = place;
+        Aad::from(format!("v{FORMAT}|{}|{item}|{epoch}|{generation}|{}|{key_id}", self.table, field.name()))
+    }
+}
+
+/// The id of the data key that a value is sealed under; nothing if it is no sealed value.
+#[must_use]
+pub fn key_id(sealed: &[u8]) -> Option<&str> {
+    parts(sealed).map(|(id, ..)| id)
+}
+
+fn parts(sealed: &[u8]) -> Option<(&str, [u8; NONCE_LEN], &[u8])> {
+    let (&[FORMAT, length], rest) = sealed.split_first_chunk::<2>()? else { return None };
+    let (id, rest) = rest.split_at_checked(usize::from(length))?;
+    let (nonce, text) = rest.split_first_chunk()?;
+    Some((std::str::from_utf8(id).ok()?, *nonce, text))
+}
+
+fn record_key(data_key: &Redacted, item: &str) -> LessSafeKey {
+    let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, item.as_bytes()).extract(data_key.expose().as_bytes());
+    let okm = prk.expand(&[b"hoopai-relay token"], &AES_256_GCM).expect("32 bytes are within HKDF's limit");
+    LessSafeKey::new(UnboundKey::from(okm))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLACE: Place<'static> =
+        Place { item: "installation#location#L1", epoch: 3, generation: 7, field: Field::Refresh };
+
+    fn keys(json: &str) -> DataKeys {
+        DataKeys::parse(json).expect("well formed")
+    }
+
+    fn k1() -> DataKeys {
+        keys(r#"{"current":"k1","k1":"0123456789abcdef0123456789abcdef"}"#)
+    }
+
+    fn sealer(table: &str, keys: DataKeys) -> Sealer {
+        Sealer::new(table.into(), keys.into())
+    }
+
+    #[test]
+    fn opens_only_where_it_was_sealed() {
+        let here = sealer("table", k1());
+        let sealed = here.seal(PLACE, "secret-token");
+        assert!(!sealed.windows(6).any(|w| w == b"secret"));
+        assert_eq!(here.open(PLACE, &sealed).expect("the same place").expose(), "secret-token");
+        let elsewhere = [
+            Place { item: "installation#location#L2", ..PLACE },
+            Place { epoch: 4, ..PLACE },
+            Place { generation: 6, ..PLACE },
+            Place { field: Field::Access, ..PLACE },
+        ];
+        for other in elsewhere {
+            assert_eq!(here.open(other, &sealed).err(), Some(SealError::DoesNotOpen), "{other:?}");
+        }
+        let other_table = sealer("other", k1());
+        assert_eq!(other_table.open(PLACE, &sealed).err(), Some(SealError::DoesNotOpen));
+    }
+
+    #[test]
+    fn every_bit_is_authenticated() {
+        let here = sealer("table", k1());
+        let sealed = here.seal(PLACE, "secret-token");
+        for byte in 0..sealed.len() {
+            let mut broken = sealed.clone();
+            broken[byte] ^= 1;
+            assert!(here.open(PLACE, &broken).is_err(), "byte {byte}");
+            assert!(here.open(PLACE, &sealed[..byte]).is_err(), "cut at {byte}");
+        }
+    }
+
+    #[test]
+    fn old_and_new_keys_open_during_a_rotation_and_an_unknown_one_is_named() {
+        let before = sealer("table", k1());
+        let old = before.seal(PLACE, "old");
+        let both =
+            r#"{"current":"k2","k1":"0123456789abcdef0123456789abcdef","k2":"abcdef0123456789abcdef0123456789"}"#;
+        let after = sealer("table", keys(both));
+        let new = after.seal(PLACE, "new");
+        assert_eq!(after.open(PLACE, &old).expect("the old key is still there").expose(), "old");
+        assert_eq!(after.open(PLACE, &new).expect("current").expose(), "new");
+        assert_eq!(before.open(PLACE, &new).err(), Some(SealError::UnknownKey("k2".into())));
+        assert_eq!((key_id(&old), key_id(&new), key_id(b"not sealed")), (Some("k1"), Some("k2"), None));
+    }
+}

@@ -1,0 +1,208 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand};
+use shared::domain::resource::{Kind, Resource};
+use shared::domain::status::Status;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  AWS or the platform did not do it
+  2  the command line or the environment is wrong
+  3  there is no such installation, caller or key
+  4  refused: not safe now, somebody else was faster, or --yes is missing
+  5  the doctor found a fault
+
+The environment is that of the functions: TABLE_NAME, APP_SECRET_ID, SEALING_SECRET_ID, CALLERS_SECRET_ID,
+RESCUE_QUEUE_URL, API_URL, GATEWAY_ALIAS; and REFRESH_FUNCTION, RELAY_FUNCTION, RESCUE_FAILURES_URL. The stack's output OperatorEnvironment has them all.";
+
+/// Looks after a Hoopai Relay
+#[derive(Debug, Parser)]
+#[command(name = "ops", version, after_help = EXIT_CODES)]
+pub(crate) struct Arguments {
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Work on the sandbox that runs on this machine; URL is its platform's
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "http://127.0.0.1:8090"
+    )]
+    pub(crate) sandbox: Option<String>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List installations; reads the whole table
+    List(Which),
+    /// Show one installation, without its tokens
+    Show {
+        /// location:ID or company:ID
+        #[arg(value_parser = resource)]
+        resource: Resource,
+    },
+    /// Show how the limits of a location or company stand; takes no permit
+    Quota {
+        /// location:ID or company:ID
+        #[arg(value_parser = resource)]
+        resource: Resource,
+    },
+    /// Have the function `refresh` renew one token now, also one that was given up
+    Refresh {
+        /// location:ID or company:ID
+        #[arg(value_parser = resource)]
+        resource: Resource,
+        /// Only if it is due
+        #[arg(long)]
+        if_due: bool,
+    },
+    /// Let refreshing go on after a stop (mass refusal, or the platform refuses the app itself)
+    Resume {
+        /// Do not count what was refused so far: those refusals were true. Without it the next one stops all again,
+        /// and marks nothing, as long as the answers since the last mark look like a fault of the platform
+        #[arg(long)]
+        forget: bool,
+    },
+    /// Uninstall here: erase the tokens of a location or company. The platform is not told
+    Revoke {
+        /// location:ID or company:ID
+        #[arg(value_parser = resource)]
+        resource: Resource,
+        /// Really
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Who may call the relay
+    #[command(subcommand)]
+    Callers(Callers),
+    /// The keys that tokens are sealed with
+    #[command(subcommand)]
+    Sealing(Sealing),
+    /// Look at everything and say what is wrong
+    Doctor,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Which {
+    /// Only those in this state; may be repeated
+    #[arg(long, value_parser = status, value_name = "STATUS")]
+    pub(crate) status: Vec<Status>,
+    /// Only this company and its locations
+    #[arg(long, value_name = "ID")]
+    pub(crate) company: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    pub(crate) limit: usize,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Callers {
+    /// List callers and the beginnings of their keys' SHA-256
+    List,
+    /// Add a caller with a new key, which is printed once
+    Add(NewCaller),
+    /// Give a caller one more key, which is printed once; the others go on working
+    Rotate {
+        /// The caller
+        id: String,
+        /// End the others at once
+        #[arg(long)]
+        end_others: bool,
+    },
+    /// End all keys of a caller but the newest: the second half of a rotation
+    Retire {
+        /// The caller
+        id: String,
+    },
+    /// Take a caller away, or one of its keys
+    Remove {
+        /// The caller
+        id: String,
+        /// Only the key whose SHA-256 begins so, as `list` shows it
+        #[arg(long, value_name = "SHA256")]
+        key: Option<String>,
+        /// Really
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NewCaller {
+    /// The caller's name
+    pub(crate) id: String,
+    /// Only for this: location:ID, company:ID, location:*, company:*; may be repeated. Without it for all
+    #[arg(long = "resource", value_name = "RESOURCE")]
+    pub(crate) resources: Vec<String>,
+    /// Only with this method; may be repeated
+    #[arg(long = "method", value_name = "METHOD")]
+    pub(crate) methods: Vec<String>,
+    /// Only on this path, such as '/contacts/**'; may be repeated
+    #[arg(long = "path", value_name = "PATH")]
+    pub(crate) paths: Vec<String>,
+    /// Only this tool of the platform's MCP endpoint, such as '*_get-*'; may be repeated
+    #[arg(long = "tool", value_name = "TOOL")]
+    pub(crate) tools: Vec<String>,
+    /// Alias of the relay function that names it; may be repeated
+    #[arg(long = "alias", value_name = "ALIAS")]
+    pub(crate) aliases: Vec<String>,
+    /// ARN of an IAM principal that is it, such as `arn:aws:sts::123456789012:assumed-role/NAME/*`; may be repeated
+    #[arg(long = "principal", value_name = "ARN")]
+    pub(crate) principals: Vec<String>,
+    /// Its share of each resource's burst limit
+    #[arg(long, value_name = "N")]
+    pub(crate) requests_per_10s: Option<u32>,
+    /// Without a key: known by alias or principal only
+    #[arg(long)]
+    pub(crate) no_key: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Sealing {
+    /// List the keys and how many values are sealed under each; reads the whole table
+    List,
+    /// Add a key, make it the current one, and seal everything anew under it
+    Rotate,
+    /// Seal everything anew under the current key: what `rotate` does after it has added one
+    Reseal,
+    /// Take an old key away, if nothing is sealed under it
+    Retire {
+        /// The key's id
+        id: String,
+        /// Wait until it is safe instead of refusing
+        #[arg(long)]
+        wait: bool,
+    },
+}
+
+fn resource(text: &str) -> Result<Resource, String> {
+    let form = || "expected location:ID or company:ID".to_owned();
+    let (kind, id) = text.split_once(':').ok_or_else(form)?;
+    let kind = [Kind::Location, Kind::Company].into_iter().find(|known| known.as_str() == kind).ok_or_else(form)?;
+    Resource::new(kind, id).map_err(|error| error.to_string())
+}
+
+fn status(text: &str) -> Result<Status, String> {
+    let known = Status::ALL.into_iter().find(|status| status.as_str().eq_ignore_ascii_case(text));
+    known.ok_or_else(|| format!("expected one of {}", Status::ALL.map(Status::as_str).join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Arguments::command().debug_assert();
+        assert!(resource("location:L1").is_ok() && resource("company:C1").is_ok());
+        assert!(["L1", "team:L1", "location:", "location:a/b"].iter().all(|bad| resource(bad).is_err()));
+        assert_eq!(status("needsreauthorization"), Ok(Status::NeedsReauthorization));
+    }
+}

@@ -1,0 +1,98 @@
+//! The table: there, with its indexes, its TTL and its recovery.
+
+use aws_sdk_dynamodb::types::{
+    KeySchemaElement, KeyType, PointInTimeRecoveryStatus, TableDescription, TableStatus, TimeToLiveStatus,
+};
+use shared::http_client::aws_error::describe;
+
+use super::Finding;
+use crate::stack::Stack;
+
+const DEPLOY: &str = "compare it with template.yaml and deploy again";
+
+/// Every index of `shared::table`, with its keys.
+const INDEXES: [(&str, [&str; 2]); 3] =
+    [("due", ["due_shard", "due_at"]), ("company", ["company", "pk"]), ("outbox", ["outbox_shard", "outbox_at"])];
+
+pub(super) async fn look(stack: &Stack) -> Vec<Finding> {
+    let table = &stack.app.table;
+    let described = table.client.describe_table().table_name(&*table.name).send().await;
+    let described = match &described {
+        Ok(described) => described.table(),
+        Err(error) => {
+            let advice = "look at TABLE_NAME, the region, and your permission dynamodb:DescribeTable";
+            return vec![Finding::fail("table", describe(error), advice)];
+        }
+    };
+    let Some(described) = described else {
+        return vec![Finding::fail("table", "it is not described", DEPLOY)];
+    };
+    vec![schema(described), expiry(stack).await, recovery(stack).await]
+}
+
+fn schema(table: &TableDescription) -> Finding {
+    let what = "table";
+    let keys: Vec<_> = table.key_schema().iter().map(|key| (key.attribute_name(), key.key_type())).collect();
+    if keys != [("pk", &KeyType::Hash)] {
+        return Finding::fail(what, "its key is not pk alone", DEPLOY);
+    }
+    for (name, wanted) in INDEXES {
+        let index = table.global_secondary_indexes().iter().find(|index| index.index_name() == Some(name));
+        let Some(index) = index else {
+            return Finding::fail(what, format!("it has no index {name}"), DEPLOY);
+        };
+        if index.key_schema().iter().map(KeySchemaElement::attribute_name).ne(wanted) {
+            return Finding::fail(what, format!("its index {name} has other keys"), DEPLOY);
+        }
+        if index.index_status().is_some_and(|status| status.as_str() != "ACTIVE") {
+            return Finding::warn(
+                what,
+                format!("its index {name} is being built"),
+                "wait; what it lists is found late",
+            );
+        }
+    }
+    let items = table.item_count().unwrap_or(0);
+    match table.table_status().map(TableStatus::as_str) {
+        Some("ACTIVE" | "UPDATING") | None => Finding::ok(what, format!("as it should be, about {items} items")),
+        Some(status) => Finding::fail(what, format!("it is {status}"), "look at the table in the console"),
+    }
+}
+
+async fn expiry(stack: &Stack) -> Finding {
+    let (what, table) = ("time to live", &stack.app.table);
+    match table.client.describe_time_to_live().table_name(&*table.name).send().await {
+        Err(error) => Finding::skipped(what, describe(&error)),
+        Ok(answer) => {
+            let ttl = answer.time_to_live_description();
+            let on = ttl.is_some_and(|ttl| {
+                let status = ttl.time_to_live_status();
+                matches!(status, Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling))
+                    && ttl.attribute_name() == Some("expires_at")
+            });
+            if on {
+                Finding::ok(what, "on expires_at")
+            } else {
+                Finding::warn(what, "not on expires_at: old counters stay and cost", DEPLOY)
+            }
+        }
+    }
+}
+
+async fn recovery(stack: &Stack) -> Finding {
+    let (what, table) = ("point-in-time recovery", &stack.app.table);
+    match table.client.describe_continuous_backups().table_name(&*table.name).send().await {
+        Err(error) => Finding::skipped(what, describe(&error)),
+        Ok(answer) => {
+            let status = answer
+                .continuous_backups_description()
+                .and_then(|backups| backups.point_in_time_recovery_description())
+                .and_then(|recovery| recovery.point_in_time_recovery_status());
+            if status == Some(&PointInTimeRecoveryStatus::Enabled) {
+                Finding::ok(what, "on")
+            } else {
+                Finding::warn(what, "off: a deleted table cannot be brought back", DEPLOY)
+            }
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Commands about single installations and the list of them.
+
+use aws_sdk_lambda::primitives::Blob;
+use serde_json::{Value, json};
+use shared::domain::clock::Millis;
+use shared::domain::resource::Resource;
+use shared::install::Uninstalled;
+use shared::limiter::Meter;
+use shared::table::survey::Overview;
+
+use crate::arguments::Which;
+use crate::ending::Failure;
+use crate::print::{Out, members, note};
+use crate::progress;
+use crate::stack::Stack;
+
+/// Goes through all installations. What cannot be read is told beside them.
+pub(crate) async fn list(stack: &Stack, out: Out, which: &Which) -> Result<(), Failure> {
+    let bar = progress::bar("read", None);
+    let (mut found, mut unreadable, mut more) = (Vec::new(), 0_u64, false);
+    let mut from = None;
+    loop {
+        let part = stack.app.table.overviews(from).await?;
+        for item in part.items {
+            bar.inc(1);
+            match item {
+                Ok(one) if wanted(&one, which) && found.len() < which.limit => found.push(one),
+                Ok(one) => more |= wanted(&one, which),
+                Err(error) => {
+                    unreadable += 1;
+                    bar.suspend(|| note(&error.to_string()));
+                }
+            }
+        }
+        match part.next {
+            Some(next) if !more => from = Some(next),
+            _ => break,
+        }
+    }
+    bar.finish_and_clear();
+    found.sort_by(|a, b| a.resource.cmp(&b.resource));
+    let values: Vec<Value> = found.iter().map(json_of).collect();
+    let rows = found.iter().map(row).collect();
+    out.list("installations", &values, &["resource", "status", "company", "token until", "due", "failures"], rows);
+    if more {
+        note(&format!("there are more than {}: see --limit", which.limit));
+    }
+    if unreadable > 0 {
+        return Err(Failure::NotDone(format!("{unreadable} items cannot be read")));
+    }
+    Ok(())
+}
+
+fn wanted(one: &Overview, which: &Which) -> bool {
+    let of_company = |id: &String| one.company.as_ref() == Some(id) || one.resource.id() == id;
+    (which.status.is_empty() || which.status.contains(&one.status)) && which.company.as_ref().is_none_or(of_company)
+}
+
+/// One installation.
+pub(crate) async fn show(stack: &Stack, out: Out, resource: &Resource) -> Result<(), Failure> {
+    let one = find(stack, resource).await?;
+    let value = json_of(&one);
+    let text = |name: &str| match &value[name] {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let names = [
+        "status",
+        "epoch",
+        "generation",
+        "company",
+        "minted",
+        "installed_at",
+        "uninstalled_at",
+        "token_granted_at",
+        "token_expires_at",
+        "due_at",
+        "tried_at",
+        "retry_at",
+        "lease_ends_at",
+        "failures",
+        "scope",
+        "reinstall_url",
+    ];
+    let rows: Vec<_> = std::iter::once(("resource", one.resource.to_string()))
+        .chain(names.into_iter().map(|name| (name, text(name))))
+        .collect();
+    out.value(&value, &members(&rows));
+    Ok(())
+}
+
+async fn find(stack: &Stack, resource: &Resource) -> Result<Overview, Failure> {
+    let found = stack.app.table.overview(resource).await?;
+    found.ok_or_else(|| Failure::NotFound(format!("{resource} is not known")))
+}
+
+/// How the limits stand, of an installation that is known.
+pub(crate) async fn quota(stack: &Stack, out: Out, resource: &Resource) -> Result<(), Failure> {
+    find(stack, resource).await?;
+    let usage = stack.app.quota.usage(resource).await?;
+    let value = |meter: Meter| json!({ "limit": meter.limit, "remaining": meter.remaining, "resets_at": meter.resets_at.rfc3339() });
+    let text = |meter: Meter| {
+        format!("{} of {} left, all free at {}", meter.remaining, meter.limit, meter.resets_at.rfc3339())
+    };
+    out.value(
+        &json!({ "resource": resource, "burst": value(usage.burst), "daily": value(usage.daily) }),
+        &members(&[("resource", resource.to_string()), ("burst", text(usage.burst)), ("daily", text(usage.daily))]),
+    );
+    Ok(())
+}
+
+/// Invokes the function, so that no token comes to the operator's machine, and nothing hangs on its connection.
+pub(crate) async fn refresh(stack: &Stack, out: Out, resource: &Resource, force: bool) -> Result<(), Failure> {
+    find(stack, resource).await?;
+    let Some(function) = &stack.refresh_function else {
+        return Err(Failure::Environment("REFRESH_FUNCTION is not set: the name or ARN of the function".into()));
+    };
+    let event = json!({ "resource": resource, "force": force }).to_string();
+    let invoked = stack.lambda().invoke().function_name(function).payload(Blob::new(event)).send().await;
+    let invoked = invoked.map_err(|error| Failure::NotDone(shared::http_client::aws_error::describe(&error)))?;
+    let answer = invoked.payload().map(|blob| String::from_utf8_lossy(blob.as_ref()).into_owned()).unwrap_or_default();
+    if invoked.function_error().is_some() {
+        return Err(Failure::NotDone(format!("refresh failed: {answer}; its log says why")));
+    }
+    let summary: Value = serde_json::from_str(&answer).unwrap_or_default();
+    let status = find(stack, resource).await?.status;
+    let count = |name: &str| summary[name].as_u64().unwrap_or(0);
+    let text = if count("refreshed") + count("minted") > 0 {
+        format!("{resource} has a new token ({status})")
+    } else if count("deferred") > 0 {
+        format!("{resource}: nothing to do, or in somebody else's hands ({status})")
+    } else {
+        return Err(Failure::NotDone(format!("{resource} has no new token ({status}); the log of refresh says why")));
+    };
+    out.value(&json!({ "resource": resource, "status": status.as_str(), "summary": summary }), &text);
+    Ok(())
+}
+
+/// Uninstalls on this side.
+pub(crate) async fn revoke(stack: &Stack, out: Out, resource: &Resource, yes: bool) -> Result<(), Failure> {
+    let one = find(stack, resource).await?;
+    if !yes {
+        let what =
+            format!("this would erase the tokens of {resource} ({}); only a new install brings it back", one.status);
+        return Err(Failure::without_yes(&what));
+    }
+    let text = match stack.app.installations.uninstall(resource, stack.app.clock.now()).await? {
+        Uninstalled::Done => format!("{resource} is revoked and its tokens are erased"),
+        Uninstalled::Older => return Err(Failure::Refused(format!("{resource} was installed this very moment"))),
+        Uninstalled::Unknown => return Err(Failure::NotFound(format!("{resource} is not known"))),
+    };
+    out.value(&json!({ "resource": resource, "status": "Revoked" }), &text);
+    Ok(())
+}
+
+fn json_of(one: &Overview) -> Value {
+    let at = |instant: Option<Millis>| instant.map(Millis::rfc3339);
+    json!({
+        "resource": one.resource,
+        "status": one.status.as_str(),
+        "epoch": one.version.epoch,
+        "generation": one.version.generation,
+        "company": one.company,
+        "minted": one.minted,
+        "installed_at": one.installed_at.rfc3339(),
+        "uninstalled_at": at(one.revoked_at),
+        "token_granted_at": at(one.access_issued_at),
+        "token_expires_at": at(one.access_expires_at),
+        "due_at": at(one.due_at),
+        "tried_at": at(one.tried_at),
+        "retry_at": at(one.retry_at),
+        "lease_ends_at": at(one.lease_ends_at),
+        "failures": one.failures,
+        "scope": one.scope,
+        "reinstall_url": one.reinstall_url,
+    })
+}
+
+fn row(one: &Overview) -> Vec<String> {
+    // To the second is enough to compare.
+    let at =
+        |instant: Option<Millis>| instant.map_or_else(|| "-".to_owned(), |at| Millis(at.0 / 1000 * 1000).rfc3339());
+    vec![
+        one.resource.to_string(),
+        one.status.to_string(),
+        one.company.clone().unwrap_or_else(|| "-".to_owned()) + if one.minted { " (minted)" } else { "" },
+        at(one.access_expires_at),
+        at(one.due_at),
+        one.failures.to_string(),
+    ]
+}

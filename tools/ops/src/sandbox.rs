@@ -1,0 +1,45 @@
+//! `--sandbox`: the sandbox tells its environment, and the program starts again in it.
+
+use std::collections::BTreeMap;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+use std::time::Duration;
+
+use shared::domain::clock::Clock;
+use shared::http_client::{self, Limits};
+
+use crate::ending::Failure;
+
+/// Starts the program again without `--sandbox`, in the environment of the sandbox at `address`: the AWS SDK reads its
+/// endpoints there. Comes back only if that fails.
+pub(crate) async fn start_again_in(address: &str) -> Failure {
+    let environment = match environment(address).await {
+        Ok(environment) => environment,
+        Err(why) => {
+            let hint = "is `cargo run -p sandbox` running? With another --platform-port, give its URL";
+            return Failure::Environment(format!("no sandbox at {address}: {why}; {hint}"));
+        }
+    };
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => return Failure::NotDone(error.to_string()),
+    };
+    let arguments = std::env::args_os().skip(1);
+    let arguments = arguments.filter(|argument| !argument.to_string_lossy().starts_with("--sandbox"));
+    Failure::NotDone(Command::new(program).args(arguments).envs(environment).exec().to_string())
+}
+
+async fn environment(address: &str) -> Result<BTreeMap<String, String>, String> {
+    let mut url = shared::config::parse_url(address)?;
+    if !shared::config::is_loopback(&url) {
+        return Err("a sandbox is on this machine only".to_owned());
+    }
+    url.set_path(&format!("{}/_sandbox/environment", url.path().trim_end_matches('/')));
+    let connections = http_client::platform(Clock::system()).map_err(|error| error.to_string())?;
+    let limits = Limits { time: Duration::from_secs(5), body: 1024 * 1024 };
+    let answer = connections.get(&url, limits).await.map_err(|failure| failure.to_string())?;
+    if !answer.status.is_success() {
+        return Err(format!("it answers {}", answer.status));
+    }
+    serde_json::from_slice(&answer.body).map_err(|error| error.to_string())
+}

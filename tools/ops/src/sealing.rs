@@ -1,0 +1,225 @@
+//! Commands about the keys that tokens are sealed with. The order makes a rotation safe at every point: a key is added
+//! before anything is sealed under it, and taken away after nothing is.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+use serde_json::json;
+use shared::domain::clock::Millis;
+use shared::domain::installation::Installation;
+use shared::seal::{DataKeys, Sealer};
+use shared::secrets::edit::{EditedSecret, Replaced, Version};
+use shared::table::Item;
+use shared::token::reseal::{Resealed, keys_of, reseal};
+
+use crate::arguments::Sealing;
+use crate::ending::Failure;
+use crate::print::{Out, note};
+use crate::progress;
+use crate::stack::Stack;
+
+/// How many installations are written at once.
+const CONCURRENCY: usize = 16;
+/// After this nobody seals under the key that was the current one before: a process believes what it has read of the
+/// secret for 45 s, and an invocation that began then is over after 75 s.
+const SETTLED: Duration = Duration::from_mins(2);
+
+/// Runs one of the commands.
+pub(crate) async fn run(stack: &Stack, out: Out, command: Sealing) -> Result<(), Failure> {
+    let secret = stack.sealing();
+    match command {
+        Sealing::List => list(stack, &secret, out).await,
+        Sealing::Rotate => rotate(stack, &secret, out).await,
+        Sealing::Reseal => {
+            let (_, keys) = read(&secret).await?;
+            seal_all(stack, out, keys).await
+        }
+        Sealing::Retire { id, wait } => retire(stack, &secret, out, &id, wait).await,
+    }
+}
+
+async fn read(secret: &EditedSecret) -> Result<(Version, DataKeys), Failure> {
+    let version = secret.read().await?;
+    let keys = DataKeys::parse(version.text.expose()).map_err(|error| Failure::NotDone(error.to_string()))?;
+    Ok((version, keys))
+}
+
+/// Goes through all installations with their sealed tokens. `each` gets a page.
+async fn for_each_page(
+    stack: &Stack,
+    what: &'static str,
+    mut each: impl AsyncFnMut(Vec<Installation>) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let bar = progress::bar(what, stack.estimate().await);
+    let mut from: Option<Item> = None;
+    let mut unreadable = Vec::new();
+    loop {
+        let part = stack.app.table.sealed(from).await?;
+        let read = part.items.len() as u64;
+        let page =
+            part.items.into_iter().filter_map(|item| item.map_err(|error| unreadable.push(error)).ok()).collect();
+        each(page).await?;
+        progress::advance(&bar, read);
+        from = part.next;
+        if from.is_none() {
+            break;
+        }
+    }
+    bar.finish_and_clear();
+    match unreadable.first() {
+        None => Ok(()),
+        Some(first) => Err(Failure::NotDone(format!("{} items cannot be read, such as: {first}", unreadable.len()))),
+    }
+}
+
+async fn counts(stack: &Stack) -> Result<BTreeMap<String, u64>, Failure> {
+    let mut counts = BTreeMap::new();
+    for_each_page(stack, "read", async |page| {
+        for installation in &page {
+            keys_of(installation, &mut counts);
+        }
+        Ok(())
+    })
+    .await?;
+    Ok(counts)
+}
+
+async fn list(stack: &Stack, secret: &EditedSecret, out: Out) -> Result<(), Failure> {
+    let (version, keys) = read(secret).await?;
+    let counts = counts(stack).await?;
+    let mut ids: Vec<&str> = keys.ids().chain(counts.keys().map(String::as_str)).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let state = |id: &str| match id {
+        id if id == keys.current() => "current",
+        id if keys.ids().any(|known| known == id) => "old",
+        _ => "missing",
+    };
+    let sealed = |id: &str| counts.get(id).copied().unwrap_or(0);
+    let values: Vec<_> = ids.iter().map(|id| json!({ "id": id, "state": state(id), "values": sealed(id) })).collect();
+    let rows = ids.iter().map(|id| vec![(*id).to_owned(), state(id).to_owned(), sealed(id).to_string()]).collect();
+    out.list("keys", &values, &["key", "state", "values"], rows);
+    if let Some(at) = version.made_at {
+        note(&format!("changed last at {}", at.rfc3339()));
+    }
+    Ok(())
+}
+
+async fn rotate(stack: &Stack, secret: &EditedSecret, out: Out) -> Result<(), Failure> {
+    let (seen, keys) = read(secret).await?;
+    if let Some(old) = keys.ids().find(|id| *id != keys.current()) {
+        return Err(Failure::Refused(format!(
+            "the last rotation is not finished: there is still the key {old}. `ops sealing reseal`, then `ops sealing \
+             retire {old}`, then rotate"
+        )));
+    }
+    let keys = keys.with_new();
+    if secret.replace(&seen, &keys.to_json()).await? == Replaced::Changed {
+        return Err(Failure::overtaken());
+    }
+    note(&format!("{} is the current key", keys.current()));
+    seal_all(stack, out, keys).await
+}
+
+/// Seals everything under the current key that is sealed under another.
+async fn seal_all(stack: &Stack, out: Out, keys: DataKeys) -> Result<(), Failure> {
+    let current = keys.current().to_owned();
+    let olds: Vec<String> = keys.ids().filter(|id| *id != current).map(str::to_owned).collect();
+    let sealer = Sealer::new(stack.app.table.name.clone(), keys.into());
+    let (mut done, mut already, mut left) = (0_u64, 0_u64, 0_u64);
+    for_each_page(stack, "sealed", async |page| {
+        let all = stream::iter(page).map(async |installation| {
+            let resource = installation.resource.clone();
+            (resource, reseal(&stack.app.table, &sealer, &current, installation).await)
+        });
+        let mut all = std::pin::pin!(all.buffer_unordered(CONCURRENCY));
+        while let Some((resource, resealed)) = all.next().await {
+            match resealed? {
+                Resealed::Done => done += 1,
+                Resealed::Already => already += 1,
+                Resealed::Busy => {
+                    left += 1;
+                    note(&format!("{resource} changes too fast"));
+                }
+                Resealed::DoesNotOpen(error) => {
+                    left += 1;
+                    note(&format!("{resource}: {error}"));
+                }
+            }
+        }
+        Ok(())
+    })
+    .await?;
+    if left > 0 {
+        return Err(Failure::NotDone(format!("{left} installations are not sealed under {current}; {done} were")));
+    }
+    let next: Vec<_> = olds.iter().map(|id| format!("ops sealing retire {id}")).collect();
+    let hint = if next.is_empty() { String::new() } else { format!("; next, after 2 minutes: {}", next.join(", ")) };
+    let value = json!({ "current": current, "sealed": done, "were_already": already, "to_retire": olds });
+    out.value(&value, &format!("{done} installations are sealed under {current} now, {already} were already{hint}"));
+    Ok(())
+}
+
+async fn retire(stack: &Stack, secret: &EditedSecret, out: Out, id: &str, wait: bool) -> Result<(), Failure> {
+    let (mut seen, keys) = read(secret).await?;
+    if keys.current() == id {
+        return Err(Failure::Refused(format!("{id} is the current key: rotate first")));
+    }
+    let Some(fewer) = keys.without(id) else {
+        return Err(Failure::NotFound(format!("there is no key {id}")));
+    };
+    settle(stack, &mut seen, wait).await?;
+    for (what, url) in &stack.queues {
+        let depth = stack.depth(url).await?;
+        if depth > 0 {
+            return Err(Failure::Refused(format!(
+                "the {what} holds {depth} messages, and a pair in there may be sealed under {id}: see to them first"
+            )));
+        }
+    }
+    if !stack.queues.iter().any(|(what, _)| *what == "queue behind it") {
+        note("RESCUE_FAILURES_URL is not set: the queue behind the rescue queue was not looked at");
+    }
+    if let Some(count) = counts(stack).await?.get(id) {
+        return Err(Failure::Refused(format!("{count} values are sealed under {id}: `ops sealing reseal` first")));
+    }
+    if secret.replace(&seen, &fewer.to_json()).await? == Replaced::Changed {
+        return Err(Failure::overtaken());
+    }
+    let value = json!({ "retired": id, "current": fewer.current() });
+    out.value(&value, &format!("{id} is retired. The secret's previous version still has it"));
+    Ok(())
+}
+
+/// Sees that nobody seals under an old key any more.
+async fn settle(stack: &Stack, seen: &mut Version, wait: bool) -> Result<(), Failure> {
+    let made_at = seen.made_at.unwrap_or(Millis(i64::MAX));
+    let settled_at = made_at + SETTLED;
+    let left = settled_at.since(stack.app.clock.now());
+    if left.is_zero() {
+        return Ok(());
+    }
+    if !wait {
+        return Err(Failure::Refused(format!(
+            "a process may seal under the old key until {}: try again then, or --wait",
+            settled_at.rfc3339()
+        )));
+    }
+    let bar = progress::bar("waiting (s)", Some(left.as_secs()));
+    while !settled_at.since(stack.app.clock.now()).is_zero() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        bar.set_position(left.saturating_sub(settled_at.since(stack.app.clock.now())).as_secs());
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+impl Stack {
+    /// About how many items there are, for a progress bar: `DynamoDB` counts every six hours.
+    async fn estimate(&self) -> Option<u64> {
+        let table = &self.app.table;
+        let described = table.client.describe_table().table_name(&*table.name).send().await.ok()?;
+        u64::try_from(described.table()?.item_count()?).ok().filter(|count| *count > 0)
+    }
+}

@@ -1,0 +1,108 @@
+//! What the commands work on: the functions' own parts, and what only an operator touches.
+
+use std::time::Duration;
+
+use aws_config::SdkConfig;
+use aws_sdk_lambda::config::retry::RetryConfig;
+use aws_sdk_lambda::config::timeout::TimeoutConfig;
+use shared::app::{App, aws_defaults};
+use shared::config::{Config, Function, variable};
+use shared::domain::clock::Clock;
+use shared::secrets::edit::EditedSecret;
+
+use crate::ending::Failure;
+
+/// Longer than the function's time-out.
+const INVOCATION: Duration = Duration::from_secs(90);
+
+/// The deployed system.
+pub(crate) struct Stack {
+    /// What the functions have. The operator's configuration is the relay's: it names all secrets.
+    pub(crate) app: App,
+    /// Name or ARN of the function `refresh`.
+    pub(crate) refresh_function: Option<String>,
+    /// Name or ARN of the function `relay`.
+    pub(crate) relay_function: Option<String>,
+    /// Queues that hold sealed pairs, by what they are for.
+    pub(crate) queues: Vec<(&'static str, String)>,
+}
+
+impl Stack {
+    /// From the environment.
+    pub(crate) async fn from_env() -> Result<Self, Failure> {
+        let config = Config::read(Function::Relay, &variable)?;
+        Self::of(config, &aws_defaults().load().await)
+    }
+
+    /// From a configuration.
+    pub(crate) fn of(config: Config, aws: &SdkConfig) -> Result<Self, Failure> {
+        if aws.region().is_none() {
+            return Err(Failure::Environment("AWS_REGION is not set".into()));
+        }
+        let rescue = config.rescue_queue_url.clone();
+        let given = |name: &str| variable(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+        let queues = [("rescue queue", rescue), ("queue behind it", given("RESCUE_FAILURES_URL"))];
+        let app = App::build(config, aws, Clock::system()).map_err(|error| Failure::NotDone(error.to_string()))?;
+        Ok(Self {
+            app,
+            refresh_function: given("REFRESH_FUNCTION"),
+            relay_function: given("RELAY_FUNCTION"),
+            queues: queues.into_iter().filter_map(|(what, url)| Some((what, url?))).collect(),
+        })
+    }
+
+    /// A secret, to be changed.
+    pub(crate) fn secret(&self, id: &str) -> EditedSecret {
+        EditedSecret::new(aws_sdk_secretsmanager::Client::new(&self.app.aws), id.to_owned())
+    }
+
+    /// The callers' secret.
+    pub(crate) fn callers(&self) -> EditedSecret {
+        self.secret(self.app.config.callers_secret_id.as_deref().unwrap_or_default())
+    }
+
+    /// The sealing keys.
+    pub(crate) fn sealing(&self) -> EditedSecret {
+        self.secret(&self.app.config.sealing_secret_id)
+    }
+
+    /// Lambda, with the patience of an invocation; never twice, for a renewal is not to be repeated blindly.
+    pub(crate) fn lambda(&self) -> aws_sdk_lambda::Client {
+        let timeouts = TimeoutConfig::builder().read_timeout(INVOCATION);
+        let config = aws_sdk_lambda::config::Builder::from(&self.app.aws);
+        let config = config.timeout_config(timeouts.build()).retry_config(RetryConfig::disabled());
+        aws_sdk_lambda::Client::from_conf(config.build())
+    }
+
+    /// The names of all aliases of a function.
+    pub(crate) async fn aliases(&self, function: &str) -> Result<Vec<String>, Failure> {
+        let client = aws_sdk_lambda::Client::new(&self.app.aws);
+        let mut pages = client.list_aliases().function_name(function).into_paginator().items().send();
+        let mut names = Vec::new();
+        while let Some(alias) = pages.next().await {
+            let alias = alias.map_err(|error| Failure::NotDone(shared::http_client::aws_error::describe(&error)))?;
+            names.extend(alias.name);
+        }
+        Ok(names)
+    }
+
+    /// SQS.
+    pub(crate) fn sqs(&self) -> aws_sdk_sqs::Client {
+        aws_sdk_sqs::Client::new(&self.app.aws)
+    }
+
+    /// How many messages a queue holds, in flight and delayed ones too. Approximate, as SQS says.
+    pub(crate) async fn depth(&self, url: &str) -> Result<u64, Failure> {
+        use aws_sdk_sqs::types::QueueAttributeName as Name;
+        let names = [
+            Name::ApproximateNumberOfMessages,
+            Name::ApproximateNumberOfMessagesNotVisible,
+            Name::ApproximateNumberOfMessagesDelayed,
+        ];
+        let asked = self.sqs().get_queue_attributes().queue_url(url).set_attribute_names(Some(names.to_vec()));
+        let answer = asked.send().await;
+        let answer = answer.map_err(|error| Failure::NotDone(shared::http_client::aws_error::describe(&error)))?;
+        let attributes = answer.attributes().cloned().unwrap_or_default();
+        Ok(names.iter().filter_map(|name| attributes.get(name)?.parse::<u64>().ok()).sum())
+    }
+}
