@@ -18,6 +18,7 @@ pub mod problem;
 pub mod process;
 pub mod qualifier;
 pub mod quota;
+pub mod random;
 pub mod redacted;
 pub mod relay;
 pub mod resource;
