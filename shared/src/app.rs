@@ -24,6 +24,7 @@ use crate::token::alarm::AppAlarms;
 use crate::token::breaker::Breaker;
 use crate::token::endpoint::TokenEndpoint;
 use crate::token::mint::Minter;
+use crate::token::parts::TokenParts;
 use crate::token::refresh::Refresher;
 use crate::token::rescue::RescueQueue;
 use crate::token::tokens::Tokens;
@@ -137,28 +138,18 @@ impl App {
         let bus = config.event_bus_name.clone().map(|name| (aws_sdk_eventbridge::Client::new(aws), name));
         let events = Events::new(bus, table.clone(), clock.clone());
         let alarms = Arc::new(AppAlarms::new(table.clone(), clock.clone()));
-        let breaker = Arc::new(Breaker::new(table.clone(), clock.clone()));
-        let refresher = Arc::new(Refresher::new(
-            table.clone(),
-            vault.clone(),
-            endpoint.clone(),
-            breaker.clone(),
-            rescue.clone(),
-            events.clone(),
-            alarms.clone(),
-            clock.clone(),
-        ));
         let quota = Quota::new(table.clone(), clock.clone(), config.limits);
-        let minter = Minter::new(
-            table.clone(),
-            vault.clone(),
-            endpoint.clone(),
-            breaker,
-            quota.clone(),
-            events.clone(),
-            alarms.clone(),
-            clock.clone(),
-        );
+        let parts = TokenParts {
+            table: table.clone(),
+            vault: vault.clone(),
+            endpoint: endpoint.clone(),
+            breaker: Arc::new(Breaker::new(table.clone(), clock.clone())),
+            events: events.clone(),
+            alarms: alarms.clone(),
+            clock: clock.clone(),
+        };
+        let refresher = Arc::new(Refresher::new(parts.clone(), rescue.clone()));
+        let minter = Minter::new(parts, quota.clone());
         Ok(Self {
             connections,
             installations: Installations::new(

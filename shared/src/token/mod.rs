@@ -8,6 +8,7 @@ pub mod endpoint;
 pub mod mint;
 mod minted;
 pub mod pair;
+pub mod parts;
 pub mod presence;
 pub mod refresh;
 pub mod rescue;
