@@ -11,7 +11,7 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, ConfigLoader, SdkConfig};
 
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError, Function, runtime_variables, variable};
+use crate::config::{self, AppConfig, ConfigError, Reader, Reported, runtime_variables, variable};
 use crate::http_client::{self, Connections};
 use crate::installation::Installations;
 use crate::lifecycle::Events;
@@ -37,7 +37,7 @@ const AWS_ATTEMPT: Duration = Duration::from_secs(2);
 /// Everything that a function works with.
 pub struct App {
     /// The configuration.
-    pub config: Config,
+    pub config: AppConfig,
     /// The clock.
     pub clock: Clock,
     /// The table.
@@ -83,30 +83,27 @@ pub enum StartError {
 }
 
 impl App {
-    /// Sets up logging, reads the environment and builds the clients. Connects to nothing yet.
+    /// The first half of a start, which takes no time: sets up logging and reads the configuration of the function of
+    /// this name.
     ///
     /// # Errors
     /// [`StartError`].
-    pub async fn start(function: Function) -> Result<Self, StartError> {
-        Self::of(Self::configure(function)?).await
-    }
-
-    /// The first half of [`App::start`], which takes no time: logging and the environment.
-    ///
-    /// # Errors
-    /// [`StartError`].
-    pub fn configure(function: Function) -> Result<Config, StartError> {
+    pub fn configure<C>(
+        function: &str,
+        config: impl FnOnce(&mut Reader<'_>) -> Result<C, Reported>,
+    ) -> Result<C, StartError> {
         crate::log::start();
-        let config = Config::from_env(function)?;
+        let config = config::from_env(config)?;
         complete_environment(function)?;
         Ok(config)
     }
 
-    /// The second half: the clients. Most of it is reading the machine's root certificates.
+    /// The second half of a start: builds the clients and connects to nothing yet. Most of the time goes into reading the
+    /// machine's root certificates.
     ///
     /// # Errors
     /// [`StartError`].
-    pub async fn of(config: Config) -> Result<Self, StartError> {
+    pub async fn of(config: AppConfig) -> Result<Self, StartError> {
         Self::build(config, &aws_defaults().load().await, Clock::system())
     }
 
@@ -122,7 +119,7 @@ impl App {
     ///
     /// # Errors
     /// A TLS set-up that cannot work.
-    pub fn build(config: Config, aws: &SdkConfig, clock: Clock) -> Result<Self, StartError> {
+    pub fn build(config: AppConfig, aws: &SdkConfig, clock: Clock) -> Result<Self, StartError> {
         let connections = http_client::platform(clock.clone())?;
         let dynamodb = aws_sdk_dynamodb::config::Builder::from(aws).interceptor(ClockCheck::new(clock.clone())).build();
         let table = Table { client: aws_sdk_dynamodb::Client::from_conf(dynamodb), name: config.table.as_str().into() };
@@ -178,7 +175,7 @@ impl App {
 
 /// Starts the process again where the Runtime API's client would find a variable missing and panic. An environment
 /// cannot be changed safely in a running process (`std::env::set_var` is unsafe for that reason).
-fn complete_environment(function: Function) -> Result<(), StartError> {
+fn complete_environment(function: &str) -> Result<(), StartError> {
     let wanted = runtime_variables(function, &variable);
     if wanted.is_empty() {
         return Ok(());

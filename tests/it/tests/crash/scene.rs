@@ -20,7 +20,7 @@ use sandbox::whole::{CALLBACK_PATH, CALLER_ALIAS, Options, Programs, Sandbox, TA
 use serde_json::{Value, json};
 use shared::app::App;
 use shared::clock::Millis;
-use shared::config::{Config, Function};
+use shared::config::{self, AppConfig};
 use shared::resource::Resource;
 use shared::table::installation::Installation;
 use tokio::task::JoinHandle;
@@ -61,7 +61,7 @@ impl Scene {
         };
         let sandbox = Sandbox::start(options, EventBus::default()).await.expect("the sandbox starts");
         let way = way(&sandbox).await;
-        let config = Config::read(Function::Callback, &|name| sandbox.environment().get(name).cloned());
+        let config = config::read(&|name| sandbox.environment().get(name).cloned(), AppConfig::read);
         let aws = aws_config::defaults(BehaviorVersion::latest())
             .region(Region::from_static(REGION))
             .credentials_provider(Credentials::new("sandbox", "sandbox", None, None, "sandbox"))
