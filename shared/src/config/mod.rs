@@ -7,19 +7,19 @@ mod callback;
 mod reader;
 mod relay;
 mod runtime;
-mod url;
+mod secure_url;
 mod webhook;
 
 use std::fmt;
 use std::time::Duration;
 
-use ::url::Url;
+use url::Url;
 
 pub use self::callback::{Authorization, Brand, CallbackConfig, Colour, InstallChoice, MarketplaceInstalls};
 pub use self::reader::{Reader, Reported};
 pub use self::relay::RelayConfig;
 pub use self::runtime::{events_at_once, runtime_variables, starts_for_a_call};
-pub use self::url::{is_loopback, parse_url};
+pub use self::secure_url::{is_loopback, parse_url};
 pub use self::webhook::WebhookConfig;
 use crate::qualifier::{GatewayAlias, names_an_alias};
 use crate::quota::Limits;

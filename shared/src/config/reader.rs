@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use url::Url;
 
 use super::ConfigError;
-use super::url::parse_url;
+use super::secure_url::parse_url;
 
 /// Reads variables for [`super::read`]. A variable that is empty counts as absent: templates set unused parameters to `""`.
 ///
