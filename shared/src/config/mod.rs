@@ -1,7 +1,8 @@
 //! The environment of a function, read once at start. All problems are reported at once, by the variable's name.
 //!
-//! Each function has a type of its own, which holds [`AppConfig`], the part that all functions have, and the settings
-//! of this function alone. A new variable is a member of one of these types and a line of its `read`.
+//! [`AppConfig`] holds the settings that all functions have, and is all that `refresh` reads. [`CallbackConfig`],
+//! [`RelayConfig`] and [`WebhookConfig`] add the settings that only one function has. A new variable is a member of one
+//! of these types and a line of its `read`.
 
 mod callback;
 mod reader;
