@@ -3,10 +3,10 @@
 //! All tabs of one browser share the value, so that several installations can be under way at once. On TLS the
 //! `__Host-` prefix keeps other hosts of the domain from planting one (RFC 6265bis section 4.1.3.2).
 
-use aws_lc_rs::rand;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cookie::{Cookie, SameSite};
+use shared::domain::random;
 
 use crate::public_url::PublicUrl;
 use crate::state;
@@ -19,14 +19,9 @@ pub struct Browser([u8; BYTES]);
 
 impl Browser {
     /// A browser that was not here before.
-    ///
-    /// # Panics
-    /// If the system's random number generator fails.
     #[must_use]
     pub fn new() -> Self {
-        let mut value = [0; BYTES];
-        rand::fill(&mut value).expect("the system's random numbers");
-        Self(value)
+        Self(random::bytes())
     }
 
     /// The browser by its cookies. Where the cookie is there twice, the one that browsers send first counts.

@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 use shared::app::App;
-use shared::config::InstallChoice;
+use shared::config::{Authorization, Brand, InstallChoice};
 use shared::domain::resource::Kind;
 use shared::table::redirect::Ending;
 
@@ -34,13 +34,15 @@ enum Code {
 /// Installs the app for whoever comes by.
 pub struct Installer {
     app: App,
+    authorization: Authorization,
+    brand: Brand,
 }
 
 impl Installer {
     /// An installer for one app.
     #[must_use]
-    pub fn new(app: App) -> Self {
-        Self { app }
+    pub fn new(app: App, authorization: Authorization, brand: Brand) -> Self {
+        Self { app, authorization, brand }
     }
 
     /// Answers an event. Whatever comes, the answer is one that a browser can show.
@@ -49,7 +51,7 @@ impl Installer {
     }
 
     async fn page(&self, event: &str, request_id: &str) -> Answer {
-        let (config, brand) = (&self.app.config.authorization, &self.app.config.brand);
+        let (config, brand) = (&self.authorization, &self.brand);
         let nowhere = Surroundings { config, brand, public: None, entrance: Entrance::Standard, request_id };
         let request = match Request::read(event) {
             Ok(request) => request,
@@ -101,7 +103,7 @@ impl Installer {
 
     /// Which of the marketplace's hosts `GET /oauth/install` is to take; nothing where the admin is to be asked.
     fn chosen(&self, request: &Request) -> Result<Option<Entrance>, Failure> {
-        match (parameter(request.query(), "white_label")?.as_deref(), self.app.config.authorization.install_choice) {
+        match (parameter(request.query(), "white_label")?.as_deref(), self.authorization.install_choice) {
             (None, InstallChoice::Ask) => Ok(None),
             (None, InstallChoice::Direct) | (Some("0" | "false"), _) => Ok(Some(Entrance::Standard)),
             (Some("1" | "true"), _) => Ok(Some(Entrance::WhiteLabel)),
@@ -115,7 +117,7 @@ impl Installer {
         let browser = Browser::known(request.cookies(), public).unwrap_or_default();
         let redirect_uri = public.at(route::CALLBACK);
         let state = key.sign(entrance, &browser, &redirect_uri, self.app.clock.now());
-        let link = authorization_url(&self.app.config.authorization, entrance, &client_id, &redirect_uri, &state);
+        let link = authorization_url(&self.authorization, entrance, &client_id, &redirect_uri, &state);
         Ok((Answer::new(StatusCode::FOUND).header("location", link).cookie(browser.cookie(public)), "redirected"))
     }
 
@@ -136,7 +138,7 @@ impl Installer {
         let redirect_uri = public.at(redirect.path(path));
         let (key, _) = self.credentials().await?;
         let known = Browser::known(request.cookies(), public);
-        let without_state = self.app.config.authorization.marketplace_installs;
+        let without_state = self.authorization.marketplace_installs;
         let admitted = redirect.admit(&key, known.as_ref(), &redirect_uri, without_state)?;
         *entrance = admitted.entrance();
 

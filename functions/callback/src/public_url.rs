@@ -5,7 +5,8 @@
 
 use std::fmt;
 
-use url::{Host, Url};
+use shared::config::is_loopback;
+use url::Url;
 
 use crate::event::RequestContext;
 
@@ -83,17 +84,6 @@ pub fn path_below<'a>(configured: Option<&Url>, context: &RequestContext, raw_pa
     let stripped = named_stage(context).and_then(|stage| below(raw_path, stage)).unwrap_or(raw_path);
     let prefix = configured.map(|url| url.path().trim_matches('/')).unwrap_or_default();
     if prefix.is_empty() { stripped } else { below(stripped, prefix).unwrap_or(stripped) }
-}
-
-/// Whether a URL's host is this machine.
-#[must_use]
-pub fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(Host::Ipv6(ip)) => ip.is_loopback(),
-        None => false,
-    }
 }
 
 /// A stage that shows in URLs. API Gateway's names have only these characters.

@@ -11,10 +11,11 @@
 
 use std::time::Duration;
 
-use aws_lc_rs::{hkdf, hmac, rand};
+use aws_lc_rs::{hkdf, hmac};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use shared::domain::clock::Millis;
+use shared::domain::random;
 use shared::domain::redacted::Redacted;
 
 use crate::authorize::Entrance;
@@ -78,13 +79,9 @@ impl StateKey {
     }
 
     /// A state for an authorization request that this browser is sent away with now.
-    ///
-    /// # Panics
-    /// If the system's random number generator fails.
     #[must_use]
     pub fn sign(&self, entrance: Entrance, browser: &Browser, redirect_uri: &str, now: Millis) -> String {
-        let mut nonce = [0; NONCE];
-        rand::fill(&mut nonce).expect("the system's random numbers");
+        let nonce: [u8; NONCE] = random::bytes();
         let mut state = Vec::with_capacity(CLAIM + MAC);
         state.push(FORMAT);
         state.push(entrance_byte(entrance));
@@ -124,7 +121,7 @@ impl StateKey {
     pub fn network(&self, address: &str, user_agent: &str) -> String {
         // A signed state begins with its format, so this is never the text of one.
         let text = format!("network\0{address}\0{user_agent}");
-        hmac::sign(&self.0, text.as_bytes()).as_ref().iter().fold(String::new(), |hex, b| hex + &format!("{b:02x}"))
+        hex::encode(hmac::sign(&self.0, text.as_bytes()))
     }
 }
 

@@ -20,7 +20,7 @@ use std::time::Duration;
 use lambda_runtime::{Error, LambdaEvent};
 use serde_json::value::RawValue;
 use shared::app::{App, StartError};
-use shared::config::{Config, Function, starts_for_a_call};
+use shared::config::{RelayConfig, starts_for_a_call};
 use shared::lambda::serve::serve;
 use shared::relay::Relay;
 use tokio::runtime::Handle;
@@ -37,7 +37,7 @@ const POLL_FIRST: Duration = Duration::from_millis(1);
 /// # Errors
 /// Configuration that is missing or malformed, or a Runtime API that cannot be reached.
 pub async fn run() -> Result<(), Error> {
-    let config = App::configure(Function::Relay)?;
+    let config = App::configure("relay", RelayConfig::read)?;
     let ready: Arc<SetOnce<Relay>> = Arc::default();
     let in_advance = !starts_for_a_call();
     let preparing = prepare(config, ready.clone());
@@ -73,8 +73,8 @@ pub async fn run() -> Result<(), Error> {
 }
 
 /// Makes the relay, and then reads its secrets, which the first call waits for if it comes meanwhile.
-async fn prepare(config: Config, ready: Arc<SetOnce<Relay>>) -> Result<(), StartError> {
-    let relay = Relay::new(Box::pin(App::of(config)).await?);
+async fn prepare(config: RelayConfig, ready: Arc<SetOnce<Relay>>) -> Result<(), StartError> {
+    let relay = Relay::new(Box::pin(App::of(config.app)).await?, &config.callers_secret_id);
     if ready.set(relay).is_ok() {
         Box::pin(ready.wait().await.fetch_secrets()).await;
     }

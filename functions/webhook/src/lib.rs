@@ -17,7 +17,7 @@ use std::sync::Arc;
 use lambda_runtime::{Error, LambdaEvent};
 use serde_json::value::RawValue;
 use shared::app::App;
-use shared::config::Function;
+use shared::config::WebhookConfig;
 use shared::domain::clock::Millis;
 use shared::lambda::serve::serve_http;
 
@@ -28,9 +28,9 @@ use crate::listener::Listener;
 /// # Errors
 /// Configuration that is missing or malformed, or a Runtime API that cannot be reached.
 pub async fn run() -> Result<(), Error> {
-    let app = Box::pin(App::start(Function::Webhook)).await?;
-    let alias = app.config.gateway_alias.clone();
-    let listener = Arc::new(Listener::new(app));
+    let config = App::configure("webhook", WebhookConfig::read)?;
+    let alias = config.app.gateway_alias.clone();
+    let listener = Arc::new(Listener::new(Box::pin(App::of(config.app)).await?, config.public_keys));
     let answer = move |event: LambdaEvent<Box<RawValue>>| {
         let listener = listener.clone();
         async move {

@@ -28,13 +28,14 @@ const LOCATIONS_AT_ONCE: usize = 16;
 /// Listens to the marketplace for one app.
 pub struct Listener {
     app: App,
+    public_keys: Vec<[u8; 32]>,
 }
 
 impl Listener {
-    /// A listener for one app.
+    /// A listener for one app, to webhooks that are signed by one of the platform's Ed25519 keys.
     #[must_use]
-    pub fn new(app: App) -> Self {
-        Self { app }
+    pub fn new(app: App, public_keys: Vec<[u8; 32]>) -> Self {
+        Self { app, public_keys }
     }
 
     /// Answers an event, whatever comes, in an invocation that ends at `deadline`.
@@ -66,7 +67,7 @@ impl Listener {
     async fn judge(&self, request: &mut Request) -> Result<Acknowledgement, Refusal> {
         check_route(request)?;
         let body = take_body(request)?;
-        signature::verify(&self.app.config.webhook_public_keys, &body, request.header(signature::HEADER))
+        signature::verify(&self.public_keys, &body, request.header(signature::HEADER))
             .map_err(|_| Refusal::NotSigned)?;
         let credentials = self.app.app_secret.get().await.map_err(|error| {
             tracing::error!(%error, "the app's id is not known");
@@ -78,7 +79,7 @@ impl Listener {
         }
         let now = self.app.clock.now();
         let table = &self.app.table;
-        let delivery = webhook.id.map_or_else(|| Delivery::Bytes(hex(digest(&SHA256, &body).as_ref())), Delivery::Id);
+        let delivery = webhook.id.map_or_else(|| Delivery::Bytes(hex::encode(digest(&SHA256, &body))), Delivery::Id);
         // Marked after its effect: a crash between them repeats the effect, which is then judged again.
         if table.is_webhook_done(&delivery, now).await.map_err(|error| not_stored(&error))? {
             return Ok(Acknowledgement::Repeated);
@@ -157,10 +158,6 @@ async fn in_time(
             Err(Refusal::TryAgain)
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 /// Nothing is acknowledged that is not stored.

@@ -2,11 +2,11 @@
 //! as the relay reads it, so that no edit leaves a secret behind that lets nobody in.
 
 use aws_lc_rs::digest::{SHA256, digest};
-use aws_lc_rs::rand;
 
 use super::Callers;
 pub use super::secret::Written;
 use super::secret::{Document, entry, told};
+use crate::domain::random;
 use crate::domain::redacted::Redacted;
 
 /// A caller's key: told once, stored as its SHA-256.
@@ -20,21 +20,12 @@ pub struct NewKey {
 
 impl NewKey {
     /// 192 random bits, with a beginning by which a leaked key can be searched for.
-    ///
-    /// # Panics
-    /// If the system's random number generator fails.
     #[must_use]
     pub fn generate() -> Self {
-        let mut bytes = [0; 24];
-        rand::fill(&mut bytes).expect("the system's random numbers");
-        let key = format!("rk_{}", hex(&bytes));
-        let sha256 = hex(digest(&SHA256, key.as_bytes()).as_ref());
+        let key = format!("rk_{}", random::hex::<24>());
+        let sha256 = hex::encode(digest(&SHA256, key.as_bytes()));
         Self { key: key.into(), sha256 }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// Why a change cannot be made.

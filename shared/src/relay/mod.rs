@@ -55,13 +55,12 @@ pub struct Invocation {
 }
 
 impl Relay {
-    /// The relay of an app.
+    /// The relay of an app, for the callers that a secret lists.
     #[must_use]
-    pub fn new(app: App) -> Self {
-        // The configuration of the relay always names the callers' secret.
-        let id = app.config.callers_secret_id.clone().unwrap_or_default();
+    pub fn new(app: App, callers_secret_id: &str) -> Self {
         let secrets = aws_sdk_secretsmanager::Client::new(&app.aws);
-        Self { quota: app.quota.clone(), callers: Secret::new(secrets, id, app.clock.clone(), Callers::parse), app }
+        let callers = Secret::new(secrets, callers_secret_id, app.clock.clone(), Callers::parse);
+        Self { quota: app.quota.clone(), callers, app }
     }
 
     /// Reads all secrets at once, in advance of the first call. What fails is read again then.

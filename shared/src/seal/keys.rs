@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use aws_lc_rs::rand;
 use serde_json::Value;
 
+use crate::domain::random;
 use crate::domain::redacted::Redacted;
 
 /// The least length of a data key's text, in bytes.
@@ -60,17 +60,11 @@ impl DataKeys {
 
     /// The same keys and a new one, which is the current one: 256 random bits, under the next id of `k1`, `k2`, …. The
     /// id of a key that was taken away does not come again: what an old copy of the table holds names its true key.
-    ///
-    /// # Panics
-    /// If the system's random number generator fails.
     #[must_use]
     pub fn with_new(mut self) -> Self {
         let numbers = self.ids().filter_map(|id| id.strip_prefix('k')?.parse::<u32>().ok());
         self.current = format!("k{}", numbers.max().map_or(1, |last| last.saturating_add(1)));
-        let mut bytes = [0; 32];
-        rand::fill(&mut bytes).expect("the system's random numbers");
-        let text = bytes.iter().fold(String::with_capacity(64), |text, byte| text + &format!("{byte:02x}"));
-        self.keys.insert(self.current.clone(), text.into());
+        self.keys.insert(self.current.clone(), random::hex::<32>().into());
         self
     }
 

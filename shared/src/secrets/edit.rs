@@ -5,11 +5,11 @@
 //! operation fails"). So a new value is first stored under a label that nobody reads, and then `AWSCURRENT` is moved
 //! to it from exactly the version that was seen. Functions read `AWSCURRENT` and so see the old value or the new one.
 
-use aws_lc_rs::rand;
 use aws_sdk_secretsmanager::Client;
 
 use super::SecretError;
 use crate::domain::clock::Millis;
+use crate::domain::random;
 use crate::domain::redacted::Redacted;
 use crate::http_client::aws_error::describe;
 
@@ -94,7 +94,5 @@ impl EditedSecret {
 
 /// A version id is any 32 to 64 characters that no other version has.
 fn new_version_id() -> String {
-    let mut bytes = [0; 16];
-    rand::fill(&mut bytes).expect("the system's random numbers");
-    format!("{:032x}", u128::from_be_bytes(bytes))
+    random::hex::<16>()
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::alarm::AppAlarms;
 use super::breaker::{Breaker, Marking};
+use super::parts::TokenParts;
 use super::refresh::setback::outcome_of;
 use super::refresh::{Failure, Refreshed, Why, not_claimed};
 use super::{Company, TokenError, schedule};
@@ -115,19 +116,10 @@ struct Setback {
 }
 
 impl Minter {
-    /// A minter of the locations in `table`.
+    /// A minter of the locations in the table. Each request to a company takes a permit of `quota`.
     #[must_use]
-    #[expect(clippy::too_many_arguments, reason = "called once, where the app is put together")]
-    pub fn new(
-        table: Table,
-        vault: Arc<Vault>,
-        endpoint: TokenEndpoint,
-        breaker: Arc<Breaker>,
-        quota: Quota,
-        events: Events,
-        alarms: Arc<AppAlarms>,
-        clock: Clock,
-    ) -> Self {
+    pub fn new(parts: TokenParts, quota: Quota) -> Self {
+        let TokenParts { table, vault, endpoint, breaker, events, alarms, clock } = parts;
         Self { table, vault, endpoint, breaker, quota, events, alarms, clock }
     }
 

@@ -5,6 +5,7 @@ pub mod breaker;
 mod companies;
 pub mod mint;
 mod minted;
+pub mod parts;
 pub mod presence;
 pub mod refresh;
 pub mod rescue;

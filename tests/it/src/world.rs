@@ -22,7 +22,7 @@ use sandbox::queue::Queue;
 use sandbox::secrets::Secrets;
 use serde_json::{Value, json};
 use shared::app::{App, aws_defaults};
-use shared::config::{Config, Function};
+use shared::config::{self, AppConfig};
 use shared::domain::access::Access;
 use shared::domain::clock::{Clock, Millis};
 use shared::domain::grant::Grant;
@@ -100,7 +100,7 @@ impl World {
         secrets.put(APP_SECRET, json!({ "client_id": client_id, "client_secret": client_secret }).to_string());
         secrets.put(SEALING_SECRET, r#"{"current":"k1","k1":"0123456789abcdef0123456789abcdef"}"#);
         let client = sandbox::dynamo::client(&engine.url());
-        let name = format!("life-{:016x}", fastrand::u64(..));
+        let name = format!("life-{}", shared::domain::random::hex::<8>());
         sandbox::dynamo::create_table(&client, &name).await.expect("a table");
         let clock = Clock::manual(Millis(i64::try_from(market.clock().now_ms()).expect("a time")));
         Some(Self {
@@ -145,12 +145,12 @@ impl World {
     /// If it does not start.
     pub async fn teller(&self) -> Process {
         let bus = [("EVENT_BUS_NAME", event_bridge::NAME)];
-        let (app, proxy) = self.app(Function::Refresh, self.clock.clone(), self.market.url(), &bus).await;
+        let (app, proxy) = self.app(self.clock.clone(), self.market.url(), &bus).await;
         Process { app, proxy }
     }
 
     async fn process_of(&self, clock: Clock, api: String) -> Process {
-        let (app, proxy) = self.app(Function::Refresh, clock, api, &[]).await;
+        let (app, proxy) = self.app(clock, api, &[]).await;
         Process { app, proxy }
     }
 
@@ -158,13 +158,7 @@ impl World {
     ///
     /// # Panics
     /// If it does not start.
-    pub async fn app(
-        &self,
-        function: Function,
-        clock: Clock,
-        api: String,
-        further: &[(&'static str, &str)],
-    ) -> (App, Proxy) {
+    pub async fn app(&self, clock: Clock, api: String, further: &[(&'static str, &str)]) -> (App, Proxy) {
         let upstreams = Upstreams {
             dynamodb: self.engine.url(),
             secrets: self.secrets.url(),
@@ -180,7 +174,7 @@ impl World {
             ("RESCUE_QUEUE_URL", self.queue.url()),
         ]);
         variables.extend(further.iter().map(|(name, value)| (*name, (*value).to_owned())));
-        let config = Config::read(function, &|name| variables.get(name).cloned()).expect("a configuration");
+        let config = config::read(&|name| variables.get(name).cloned(), AppConfig::read).expect("a configuration");
         let aws = aws_defaults()
             // DynamoDB Local has tables of its own for each region and access key: those of the sandbox's client.
             .region(Region::from_static(sandbox::process::REGION))

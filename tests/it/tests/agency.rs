@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use aws_lc_rs::encoding::AsDer as _;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,7 +14,6 @@ use sandbox::marketplace::Location;
 use sandbox::marketplace::faults::{Endpoint, Fault};
 use serde_json::{Value, json};
 use shared::caller::Identity;
-use shared::config::Function;
 use shared::domain::access::Access;
 use shared::domain::clock::{Clock, Millis};
 use shared::domain::resource::Resource;
@@ -118,11 +116,10 @@ const INVOCATION: Duration = Duration::from_secs(15);
 impl Ear {
     async fn new(world: &World) -> Self {
         let signer = Ed25519KeyPair::generate().expect("a key");
-        let spki = STANDARD.encode(signer.public_key().as_der().expect("a public key").as_ref());
-        let further = [("WEBHOOK_PUBLIC_KEYS", spki.as_str())];
-        let (app, proxy) = world.app(Function::Webhook, world.clock.clone(), world.market.url(), &further).await;
+        let public_key = signer.public_key().as_ref().try_into().expect("32 bytes");
+        let (app, proxy) = world.app(world.clock.clone(), world.market.url(), &[]).await;
         let app_id = world.market.options().client_id.split('-').next().unwrap_or_default().to_owned();
-        Self { listener: Listener::new(app), signer, app_id, proxy, clock: world.clock.clone() }
+        Self { listener: Listener::new(app, vec![public_key]), signer, app_id, proxy, clock: world.clock.clone() }
     }
 
     fn notice(&self, kind: &str, at: Millis, id: &str, members: &Value) -> Value {
@@ -507,9 +504,8 @@ async fn what_needs_the_companys_token_is_refused_for_a_location(world: World) {
     let process = world.process().await;
     world.install(&process, &company()).await;
     world.secrets.put("callers", json!({"callers": [{"id": "billing", "aliases": ["billing"]}]}).to_string());
-    let further = [("CALLERS_SECRET_ID", "callers")];
-    let (app, _proxy) = world.app(Function::Relay, world.clock.clone(), world.market.url(), &further).await;
-    let relay = Relay::new(app);
+    let (app, _proxy) = world.app(world.clock.clone(), world.market.url(), &[]).await;
+    let relay = Relay::new(app, "callers");
     let invocation = Invocation { request_id: "r".into(), trace_id: None, deadline: world.deadline() };
     let arn = "arn:aws:lambda:us-east-1:1:function:relay:billing";
     for (resource, refused) in [(location("L1"), true), (company(), false)] {
@@ -543,7 +539,7 @@ async fn due(world: &World, process: &Process, all: &[Resource]) {
 
 async fn an_answer_that_nobody_knows_to_minting_costs_no_token(world: World) {
     let processes = [world.process().await, world.process().await];
-    let prefix = format!("N{:08x}", fastrand::u32(..));
+    let prefix = format!("N{}", shared::domain::random::hex::<4>());
     let all: Vec<_> = (0..6).map(|n| location(&format!("{prefix}x{n}"))).collect();
     let known = all.iter().map(|l| Location { id: l.id().into(), name: "A location".into() }).collect();
     world.market.change(|options| options.locations = known);

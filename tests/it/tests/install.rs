@@ -24,7 +24,7 @@ use sandbox::marketplace::{Marketplace, Options, grants};
 use sandbox::secrets::{Failure as SecretFailure, Secrets};
 use serde_json::{Value, json};
 use shared::app::App;
-use shared::config::{Config, Function};
+use shared::config::{self, CallbackConfig, WebhookConfig};
 use shared::domain::clock::{Clock, Millis};
 use shared::domain::redacted::Redacted;
 use shared::domain::resource::Kind as ResourceKind;
@@ -85,11 +85,11 @@ impl World {
         let lookup = |name: &str| variables.get(name).map(|value| (*value).to_owned());
         let clock = Clock::manual(Millis(1_800_000_000_000));
         let aws = aws(dynamo.url(), &secrets.url()).await;
-        let app = |function| {
-            let config = Config::read(function, &lookup).expect("complete");
-            App::build(config, &aws, clock.clone()).expect("built")
-        };
-        let (installer, listener) = (Installer::new(app(Function::Callback)), Listener::new(app(Function::Webhook)));
+        let app = |config| App::build(config, &aws, clock.clone()).expect("built");
+        let callback = config::read(&lookup, CallbackConfig::read).expect("complete");
+        let installer = Installer::new(app(callback.app), callback.authorization, callback.brand);
+        let webhook = config::read(&lookup, WebhookConfig::read).expect("complete");
+        let listener = Listener::new(app(webhook.app), webhook.public_keys);
         Self { installer, listener, signer, marketplace, secrets, dynamo, clock }
     }
 
@@ -231,10 +231,6 @@ async fn aws(dynamodb: &str, secrets: &str) -> SdkConfig {
         .await
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
-}
-
 fn title(answer: &Answer) -> &str {
     let (_, rest) = answer.body.split_once("<title>").expect("a page");
     rest.split('<').next().unwrap_or_default()
@@ -253,11 +249,14 @@ async fn from_the_link_to_the_page_that_says_so() {
         assert!(title(&page).starts_with("The app is connected"), "{}", page.body);
     }
     let table = world.table().await;
-    assert!(table.contains(&hex(b"\x01\x02k1")), "bytes are printed like this, so that they can be searched: {table}");
+    assert!(
+        table.contains(&hex::encode(b"\x01\x02k1")),
+        "bytes are printed like this, so that they can be searched: {table}"
+    );
     let secrets = world.marketplace.every_secret();
     assert!(secrets.len() > 6, "tokens, codes and the client secret");
     for secret in secrets {
-        assert!(!table.contains(&secret) && !table.contains(&hex(secret.as_bytes())), "a secret is there in clear");
+        assert!(!table.contains(&secret) && !table.contains(&hex::encode(&secret)), "a secret is there in clear");
     }
 }
 

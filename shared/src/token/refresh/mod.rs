@@ -19,6 +19,7 @@ use self::lease::Lease;
 use super::Company;
 use super::alarm::AppAlarms;
 use super::breaker::{Breaker, BreakerError};
+use super::parts::TokenParts;
 use super::rescue::{RescueError, RescueQueue, Rescued};
 use super::schedule;
 use crate::domain::access::Access;
@@ -117,19 +118,10 @@ pub struct Refresher {
 }
 
 impl Refresher {
-    /// A refresher of the installations in `table`.
+    /// A refresher of the installations in the table. A granted pair that cannot be stored goes to the `rescue` queue.
     #[must_use]
-    #[expect(clippy::too_many_arguments, reason = "called once, where the app is put together")]
-    pub fn new(
-        table: Table,
-        vault: Arc<Vault>,
-        endpoint: TokenEndpoint,
-        breaker: Arc<Breaker>,
-        rescue: Option<RescueQueue>,
-        events: Events,
-        alarms: Arc<AppAlarms>,
-        clock: Clock,
-    ) -> Self {
+    pub fn new(parts: TokenParts, rescue: Option<RescueQueue>) -> Self {
+        let TokenParts { table, vault, endpoint, breaker, events, alarms, clock } = parts;
         Self { table, vault, endpoint, breaker, rescue, events, alarms, clock }
     }
 
