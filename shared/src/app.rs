@@ -138,27 +138,28 @@ impl App {
         let events = Events::new(bus, table.clone(), clock.clone());
         let alarms = Arc::new(AppAlarms::new(table.clone(), clock.clone()));
         let breaker = Arc::new(Breaker::new(table.clone(), clock.clone()));
-        let refresher = Arc::new(Refresher::new(
+        let quota = Quota::new(table.clone(), clock.clone(), config.limits);
+        let minter = Arc::new(Minter::new(
             table.clone(),
             vault.clone(),
             endpoint.clone(),
             breaker.clone(),
-            rescue.clone(),
-            events.clone(),
-            alarms.clone(),
-            clock.clone(),
-        ));
-        let quota = Quota::new(table.clone(), clock.clone(), config.limits);
-        let minter = Minter::new(
-            table.clone(),
-            vault.clone(),
-            endpoint.clone(),
-            breaker,
             quota.clone(),
             events.clone(),
             alarms.clone(),
             clock.clone(),
-        );
+        ));
+        let refresher = Arc::new(Refresher::new(
+            table.clone(),
+            vault.clone(),
+            endpoint.clone(),
+            breaker,
+            rescue.clone(),
+            events.clone(),
+            alarms.clone(),
+            minter.clone(),
+            clock.clone(),
+        ));
         Ok(Self {
             connections,
             installations: Installations::new(

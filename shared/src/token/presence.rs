@@ -4,14 +4,13 @@
 //! is missing or nearly expired is left to the schedule, and the question is asked again when the schedule has renewed
 //! it or the platform has refused to.
 
+use super::TokenError;
 use super::mint::Probed;
-use super::schedule::{Freshness, freshness};
-use super::tokens::Tokens;
-use super::{TokenError, mint};
+use super::tokens::{Tokens, fresh_pair};
 use crate::installation::state::Status;
 use crate::resource::Resource;
 use crate::table::StoreError;
-use crate::table::installation::{Installation, SealedPair};
+use crate::table::installation::Installation;
 
 /// The platform's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +37,7 @@ impl Tokens {
                 known => drop(known?),
             }
         }
-        if let Some(pair) = self.fresh_pair(&stored) {
+        if let Some(pair) = fresh_pair(&stored, self.clock.now()) {
             let access = self.open(&stored, pair).await?;
             return self.minter.presence(&stored.resource, &access).await;
         }
@@ -61,29 +60,19 @@ impl Tokens {
         if company.status == Status::Revoked {
             return Ok(Presence::Gone);
         }
-        let Some(pair) = self.fresh_pair(&company) else {
+        Ok(match self.minter.probe_with_stored_token(&company, &location.resource, None).await? {
             // The schedule renews no token of a company that was given up, so nothing works for its locations.
-            if company.status == Status::NeedsReauthorization {
-                return Ok(Presence::Gone);
+            None if company.status == Status::NeedsReauthorization => Presence::Gone,
+            None => {
+                self.want_token(&company).await?;
+                Presence::Unclear("the company's access token is expired")
             }
-            self.want_token(&company).await?;
-            return Ok(Presence::Unclear("the company's access token is expired"));
-        };
-        let access = self.open(&company, pair).await?;
-        let asked = mint::Company { resource: company.resource.clone(), access };
-        Ok(match self.minter.probe(&asked, &location.resource, None).await {
-            Probed::Installed => Presence::Installed,
-            Probed::Absent => Presence::Gone,
-            Probed::TokenRefused => Presence::Unclear("the company's access token is refused"),
-            Probed::Unclear(why) => Presence::Unclear(why),
+            Some(Probed::Installed) => Presence::Installed,
+            Some(Probed::Absent) => Presence::Gone,
+            Some(Probed::NotAllowed) => Presence::Unclear("the company's token may not mint"),
+            Some(Probed::TokenRefused) => Presence::Unclear("the company's access token is refused"),
+            Some(Probed::Unclear(why)) => Presence::Unclear(why),
         })
-    }
-
-    fn fresh_pair<'a>(&self, stored: &'a Installation) -> Option<&'a SealedPair> {
-        let now = self.clock.now();
-        let fresh =
-            |pair: &&SealedPair| freshness(pair.access_issued_at, pair.access_expires_at, now) == Freshness::Fresh;
-        stored.pair.as_ref().filter(fresh)
     }
 
     async fn want_token(&self, stored: &Installation) -> Result<(), StoreError> {

@@ -29,7 +29,7 @@ pub struct Tokens {
     pub(super) table: Table,
     vault: Arc<Vault>,
     refresher: Arc<Refresher>,
-    pub(super) minter: Minter,
+    pub(super) minter: Arc<Minter>,
     pub(super) clock: Clock,
     /// Companies, as the readers of their minted locations see them.
     pub(super) agencies: Mutex<HashMap<Resource, Agency>>,
@@ -76,7 +76,7 @@ enum Next<'a> {
 impl Tokens {
     /// The tokens of the installations in `table`.
     #[must_use]
-    pub fn new(table: Table, vault: Arc<Vault>, refresher: Arc<Refresher>, minter: Minter, clock: Clock) -> Self {
+    pub fn new(table: Table, vault: Arc<Vault>, refresher: Arc<Refresher>, minter: Arc<Minter>, clock: Clock) -> Self {
         Self {
             table,
             vault,
@@ -213,9 +213,18 @@ impl Tokens {
                 continue;
             };
             let is_minted = stored.minted.is_some();
-            let as_of = if is_minted { self.under_company(&mut stored).await?.min(now) } else { now };
+            let (mut as_of, mut company_is_uninstalled) = (now, false);
+            if is_minted {
+                match self.under_company(&mut stored).await {
+                    Ok(known_at) => as_of = known_at.min(now),
+                    Err(TokenError::Revoked) => company_is_uninstalled = true,
+                    Err(error) => return Err(error),
+                }
+            }
             let use_it = async |pair| self.open(&stored, pair).await.map(|access| (access, as_of));
             let usable = match next(&stored, refused, now) {
+                // Another company may have the app there.
+                _ if company_is_uninstalled => None,
                 Next::Use(pair) => return use_it(pair).await,
                 Next::Renew(usable) => usable,
                 Next::Fail(error) => return Err(error),
@@ -261,23 +270,7 @@ impl Tokens {
     }
 
     pub(super) async fn open(&self, stored: &Installation, pair: &SealedPair) -> Result<Access, TokenError> {
-        let item = stored.key();
-        let token = self.vault.open(place(&item, stored.lineage, Slot::Current.access()), &pair.access).await;
-        let token = token.map_err(|error| match error {
-            VaultError::Secret(error) => TokenError::Secret(error),
-            VaultError::Seal(error) => {
-                tracing::error!(alarm = "unseal", resource = %stored.resource, %error, "a stored token does not open");
-                TokenError::Misconfigured("a stored token does not open")
-            }
-        })?;
-        Ok(Access {
-            token: (&token).into(),
-            issued_at: pair.access_issued_at,
-            expires_at: pair.access_expires_at,
-            epoch: stored.lineage.epoch,
-            generation: stored.lineage.generation,
-            doubted: stored.is_doubted(),
-        })
+        open(&self.vault, stored, pair).await
     }
 
     fn cached(&self, resource: &Resource) -> Option<Access> {
@@ -321,6 +314,33 @@ impl Tokens {
         flights.insert(resource.clone(), Arc::downgrade(&flight));
         flight
     }
+}
+
+/// Opens the current access token of an installation.
+pub(super) async fn open(vault: &Vault, stored: &Installation, pair: &SealedPair) -> Result<Access, TokenError> {
+    let item = stored.key();
+    let token = vault.open(place(&item, stored.lineage, Slot::Current.access()), &pair.access).await;
+    let token = token.map_err(|error| match error {
+        VaultError::Secret(error) => TokenError::Secret(error),
+        VaultError::Seal(error) => {
+            tracing::error!(alarm = "unseal", resource = %stored.resource, %error, "a stored token does not open");
+            TokenError::Misconfigured("a stored token does not open")
+        }
+    })?;
+    Ok(Access {
+        token: (&token).into(),
+        issued_at: pair.access_issued_at,
+        expires_at: pair.access_expires_at,
+        epoch: stored.lineage.epoch,
+        generation: stored.lineage.generation,
+        doubted: stored.is_doubted(),
+    })
+}
+
+/// The current pair of an installation if its access token is fresh.
+pub(super) fn fresh_pair(stored: &Installation, now: Millis) -> Option<&SealedPair> {
+    let fresh = |pair: &&SealedPair| freshness(pair.access_issued_at, pair.access_expires_at, now) == Freshness::Fresh;
+    stored.pair.as_ref().filter(fresh)
 }
 
 fn lineage(access: &Access) -> Lineage {

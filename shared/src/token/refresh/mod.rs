@@ -19,7 +19,7 @@ use self::lease::Lease;
 use super::alarm::AppAlarms;
 use super::breaker::{Breaker, BreakerError};
 use super::endpoint::TokenEndpoint;
-use super::mint::Company;
+use super::mint::{Company, Minter};
 use super::pair::{Pair, Slot, place};
 use super::rescue::{RescueError, RescueQueue, Rescued};
 use super::{Access, schedule};
@@ -111,6 +111,7 @@ pub struct Refresher {
     rescue: Option<RescueQueue>,
     events: Events,
     alarms: Arc<AppAlarms>,
+    minter: Arc<Minter>,
     clock: Clock,
 }
 
@@ -126,9 +127,10 @@ impl Refresher {
         rescue: Option<RescueQueue>,
         events: Events,
         alarms: Arc<AppAlarms>,
+        minter: Arc<Minter>,
         clock: Clock,
     ) -> Self {
-        Self { table, vault, endpoint, breaker, rescue, events, alarms, clock }
+        Self { table, vault, endpoint, breaker, rescue, events, alarms, minter, clock }
     }
 
     /// Refreshes an installation that was seen in lineage `seen`, in an invocation that ends at `deadline`.
