@@ -145,8 +145,8 @@ impl App {
             alarms: alarms.clone(),
             clock: clock.clone(),
         };
-        let refresher = Arc::new(Refresher::new(parts.clone(), rescue.clone()));
-        let minter = Minter::new(parts, quota.clone());
+        let minter = Arc::new(Minter::new(parts.clone(), quota.clone()));
+        let refresher = Arc::new(Refresher::new(parts, rescue.clone(), minter.clone()));
         Ok(Self {
             connections,
             installations: Installations::new(

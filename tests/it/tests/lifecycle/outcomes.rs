@@ -11,7 +11,7 @@ use shared::domain::status::Status;
 use shared::platform::token_endpoint::ExchangeError;
 use shared::seal::pair::Slot;
 use shared::token::TokenError;
-use shared::token::refresh::{Failure, Refreshed, Why};
+use shared::token::outcome::{Failure, Refreshed, Why};
 
 it::stories!(
     an_unknown_outcome_is_presented_twice_and_then_recovered,

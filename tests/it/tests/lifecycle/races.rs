@@ -12,7 +12,7 @@ use shared::domain::resource::Resource;
 use shared::domain::status::Status;
 use shared::seal::pair::Slot;
 use shared::table::installation::LEASE;
-use shared::token::refresh::{Failure, Refreshed, Why};
+use shared::token::outcome::{Failure, Refreshed, Why};
 
 it::stories!(
     a_grant_commits_after_its_lease_and_undoes_the_rivals_refusal,
