@@ -25,10 +25,7 @@ pub mod route;
 pub mod state;
 pub mod words;
 
-use std::sync::Arc;
-
-use lambda_runtime::{Error, LambdaEvent};
-use serde_json::value::RawValue;
+use lambda_runtime::Error;
 use shared::app::App;
 use shared::config::Function;
 use shared::serve::serve_http;
@@ -42,10 +39,5 @@ use crate::installer::Installer;
 pub async fn run() -> Result<(), Error> {
     let app = Box::pin(App::start(Function::Callback)).await?;
     let alias = app.config.gateway_alias.clone();
-    let installer = Arc::new(Installer::new(app));
-    let answer = move |event: LambdaEvent<Box<RawValue>>| {
-        let installer = installer.clone();
-        async move { installer.answer(event.payload.get(), &event.context.request_id).await }
-    };
-    serve_http(alias, answer).await
+    serve_http(alias, Installer::new(app)).await
 }
