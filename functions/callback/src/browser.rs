@@ -8,8 +8,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cookie::{Cookie, SameSite};
 use shared::domain::random;
 
+use crate::authorize::CONSENT_TIME;
 use crate::public_url::PublicUrl;
-use crate::state;
 
 const BYTES: usize = 32;
 
@@ -43,7 +43,7 @@ impl Browser {
             // Lax and not Strict: the redirect comes from the marketplace's site.
             .same_site(SameSite::Lax)
             .secure(public.is_secure())
-            .max_age(cookie::time::Duration::try_from(state::LIFE).unwrap_or_default())
+            .max_age(cookie::time::Duration::try_from(CONSENT_TIME).unwrap_or_default())
             .to_string()
     }
 
@@ -68,12 +68,9 @@ fn name(public: &PublicUrl) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{RequestContext, RequestLine};
 
     fn public(domain: &str) -> PublicUrl {
-        let http = RequestLine { method: "GET".into() };
-        let context = RequestContext { domain_name: Some(domain.into()), stage: None, http, authorizer: None };
-        PublicUrl::of(None, &context, "/").expect("a domain")
+        PublicUrl::of(None, Some(domain), None, "/").expect("a domain")
     }
 
     #[test]

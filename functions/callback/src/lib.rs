@@ -25,10 +25,7 @@ pub mod route;
 pub mod state;
 pub mod words;
 
-use std::sync::Arc;
-
-use lambda_runtime::{Error, LambdaEvent};
-use serde_json::value::RawValue;
+use lambda_runtime::Error;
 use shared::app::App;
 use shared::config::CallbackConfig;
 use shared::lambda::serve::serve_http;
@@ -42,10 +39,5 @@ use crate::installer::Installer;
 pub async fn run() -> Result<(), Error> {
     let CallbackConfig { app, authorization, brand } = App::configure("callback", CallbackConfig::read)?;
     let alias = app.gateway_alias.clone();
-    let installer = Arc::new(Installer::new(Box::pin(App::of(app)).await?, authorization, brand));
-    let answer = move |event: LambdaEvent<Box<RawValue>>| {
-        let installer = installer.clone();
-        async move { installer.answer(event.payload.get(), &event.context.request_id).await }
-    };
-    serve_http(alias, answer).await
+    serve_http(alias, Installer::new(Box::pin(App::of(app)).await?, authorization, brand)).await
 }

@@ -23,7 +23,7 @@ use shared::request::{self, Unaddressed};
 
 use crate::direct::{authorize, header_texts, raw};
 use crate::event::Event;
-use crate::gateway::{Door, HttpEvent, Route, invalid};
+use crate::gateway::{Door, HttpEvent, Route};
 use crate::size::{Room, too_large};
 
 /// An answer in payload 2.0.
@@ -68,7 +68,10 @@ async fn relayed(relay: &Relay, json: &str, arn: &str, invocation: &Invocation) 
             let caller = authenticate(&callers, door, &event)?;
             let (resource, id) = (resource(kind, id)?, caller.id().to_owned());
             if event.method() != Method::GET {
-                return Err(invalid("a path of the platform is missing; without one only GET is answered").into());
+                return Err(Problem::invalid_request(
+                    "a path of the platform is missing; without one only GET is answered",
+                )
+                .into());
             }
             let visible = caller
                 .authorize_status(resource.clone())
@@ -82,7 +85,7 @@ async fn relayed(relay: &Relay, json: &str, arn: &str, invocation: &Invocation) 
             let authorized = authorize(caller, unaddressed.to(resource))?;
             Ok(relay.call(&authorized, invocation).await)
         }
-        Route::Unknown => Err(invalid("no route of the relay").into()),
+        Route::Unknown => Err(Problem::invalid_request("no route of the relay").into()),
     }
 }
 
@@ -95,11 +98,12 @@ fn authenticate(callers: &Callers, door: Door, event: &HttpEvent) -> Result<Call
 }
 
 fn resource(kind: Kind, id: &str) -> Result<Resource, Problem> {
-    Resource::new(kind, id).map_err(|error| invalid(error.to_string()))
+    Resource::new(kind, id).map_err(|error| Problem::invalid_request(error.to_string()))
 }
 
 pub(crate) fn unaddressed(path: Path, event: HttpEvent) -> Result<Unaddressed, Refused> {
-    let method = request::method(event.method()).ok_or_else(|| invalid("the method is none that is relayed"))?;
+    let method = request::method(event.method())
+        .ok_or_else(|| Problem::invalid_request("the method is none that is relayed"))?;
     let query = Query::parse(event.query())?;
     let mut headers = event.headers(&path)?;
     let wait = wait(&headers)?;
@@ -111,7 +115,9 @@ pub(crate) fn unaddressed(path: Path, event: HttpEvent) -> Result<Unaddressed, R
 fn wait(headers: &HeaderMap) -> Result<Duration, Problem> {
     let Some(value) = headers.get(WAIT_MS) else { return Ok(Duration::ZERO) };
     let milliseconds = value.to_str().ok().and_then(|text| text.trim().parse().ok());
-    milliseconds.map(Duration::from_millis).ok_or_else(|| invalid("Relay-Wait-Ms is a whole number of milliseconds"))
+    milliseconds
+        .map(Duration::from_millis)
+        .ok_or_else(|| Problem::invalid_request("Relay-Wait-Ms is a whole number of milliseconds"))
 }
 
 /// An answer in payload 2.0: text as it is, anything else in base64.

@@ -4,6 +4,8 @@
 //! by another function, single or in a batch. Both make of an event a request of [`shared::relay`] and of its answer
 //! what the sender expects. An event that cannot be read is answered, too: only a bug is a function error.
 
+#[cfg(test)]
+mod canary;
 pub mod direct;
 pub mod event;
 #[cfg(test)]

@@ -12,7 +12,8 @@ use aws_config::Region;
 use aws_sdk_dynamodb::config::Credentials;
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
-use refresh::event::{Event, Message, MessageAttributes};
+use lambda_runtime::{Context, LambdaEvent};
+use refresh::event::Event;
 use refresh::{rescue, tick};
 use sandbox::event_bridge::{self, EventBridge};
 use sandbox::events::EventBus;
@@ -20,6 +21,8 @@ use sandbox::marketplace::grants::{Resource as Grantee, Standing};
 use sandbox::marketplace::{Location, Marketplace, Options};
 use sandbox::queue::Queue;
 use sandbox::secrets::Secrets;
+use serde::de::DeserializeOwned;
+use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 use shared::app::{App, aws_defaults};
 use shared::config::{self, AppConfig};
@@ -27,9 +30,12 @@ use shared::domain::access::Access;
 use shared::domain::clock::{Clock, Millis};
 use shared::domain::grant::Grant;
 use shared::domain::installation::{Installation, SealedPair, StandbyPair};
+use shared::domain::qualifier::GatewayAlias;
 use shared::domain::redacted::Redacted;
 use shared::domain::resource::{Kind, Resource};
 use shared::domain::status::{Status, TokenVersion};
+use shared::lambda::serve::{HttpFunction, answer_http};
+
 use shared::seal::pair::{Slot, place};
 use shared::seal::{DataKeys, Sealer};
 use shared::table::{Item, Table};
@@ -46,6 +52,24 @@ pub const SEALING_SECRET: &str = "sealing";
 pub const HOME: &str = "https://relay.example";
 /// An invocation that a story does not end by itself.
 const INVOCATION: Duration = Duration::from_secs(29);
+
+/// The answer of a function to an event of API Gateway, in an invocation that ends at `deadline`.
+///
+/// # Panics
+/// If the answer is not of the expected form.
+pub async fn answered<T: DeserializeOwned>(
+    function: &impl HttpFunction,
+    event: &Value,
+    request_id: &str,
+    deadline: Millis,
+) -> T {
+    let mut context = Context::default();
+    request_id.clone_into(&mut context.request_id);
+    context.deadline = deadline.0.try_into().expect("after 1970");
+    let event = LambdaEvent::new(to_raw_value(event).expect("JSON"), context);
+    let answer = answer_http(&GatewayAlias::default(), function, event).await;
+    serde_json::to_value(answer).and_then(serde_json::from_value).expect("an answer in payload 2.0")
+}
 
 /// Everything outside the processes.
 pub struct World {
@@ -272,18 +296,6 @@ impl World {
     pub fn rescued(&self) -> Value {
         let record = |message: sandbox::queue::Message| json!({ "messageId": message.id, "body": message.body });
         json!({ "Records": self.queue.messages().into_iter().map(record).collect::<Vec<_>>() })
-    }
-
-    /// The messages of the rescue queue, by their ids.
-    #[must_use]
-    pub fn rescued_messages(&self) -> Vec<Message> {
-        let message = |message: sandbox::queue::Message| Message {
-            message_id: message.id,
-            body: message.body,
-            receipt_handle: None,
-            attributes: MessageAttributes::default(),
-        };
-        self.queue.messages().into_iter().map(message).collect()
     }
 
     /// Every item of the table.

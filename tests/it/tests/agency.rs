@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::future::join_all;
 use http::Method;
 use it::proxy::{Call, Proxy};
-use it::world::{Process, World, grantee, location};
+use it::world::{Process, World, answered, grantee, location};
 use sandbox::marketplace::Location;
 use sandbox::marketplace::faults::{Endpoint, Fault};
 use serde_json::{Value, json};
@@ -158,9 +158,10 @@ impl Ear {
             "body": body,
             "isBase64Encoded": false,
         });
-        let answer = self.listener.answer(&event.to_string(), "request", self.clock.now() + INVOCATION).await;
-        let body: Value = serde_json::from_str(&answer.body).expect("JSON");
-        (answer.status_code, body["outcome"].as_str().unwrap_or_default().to_owned())
+        let answer: Value = answered(&self.listener, &event, "request", self.clock.now() + INVOCATION).await;
+        let body: Value = serde_json::from_str(answer["body"].as_str().expect("text")).expect("JSON");
+        let status = answer["statusCode"].as_u64().and_then(|status| status.try_into().ok()).expect("a status");
+        (status, body["outcome"].as_str().unwrap_or_default().to_owned())
     }
 }
 
