@@ -15,7 +15,7 @@ use crate::domain::clock::Clock;
 use crate::events::Events;
 use crate::http_client::{self, Connections};
 use crate::install::Installations;
-use crate::limiter::Quota;
+use crate::limiter::Limiter;
 use crate::platform::token_endpoint::TokenEndpoint;
 use crate::seal::DataKeys;
 use crate::seal::vault::Vault;
@@ -58,7 +58,7 @@ pub struct App {
     /// Alarms of the whole app.
     pub alarms: Arc<AppAlarms>,
     /// The limits of all resources.
-    pub quota: Quota,
+    pub quota: Limiter,
     /// The one refresh path.
     pub refresher: Arc<Refresher>,
     /// Access tokens for readers.
@@ -148,7 +148,7 @@ impl App {
             alarms.clone(),
             clock.clone(),
         ));
-        let quota = Quota::new(table.clone(), clock.clone(), config.limits);
+        let quota = Limiter::new(table.clone(), clock.clone(), config.limits);
         let minter = Minter::new(
             table.clone(),
             vault.clone(),

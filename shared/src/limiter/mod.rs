@@ -1,7 +1,7 @@
 //! At most so many requests in any interval and in a day, for each resource, across all processes.
 //!
 //! # How one request is admitted
-//! [`Quota::take`] puts its caller into the waiter queue of the resource. One conditional `UpdateItem` on the one item
+//! [`Limiter::take`] puts its caller into the waiter queue of the resource. One conditional `UpdateItem` on the one item
 //! of the resource counts all waiters, in the burst's sliding window and in the day at once, so both limits are granted
 //! or neither is. It needs no read before it and nothing remembered. The [`Permit`] says until when the request must
 //! leave.
@@ -14,7 +14,7 @@
 //! the oldest permits expire, and until then the process refuses (or lets wait) without any call.
 //!
 //! # What the platform's answers teach
-//! [`Quota::observe`] reads the rate-limit headers of each answer and writes only what differs. An observed limit is
+//! [`Limiter::observe`] reads the rate-limit headers of each answer and writes only what differs. An observed limit is
 //! part of every condition, so a process that does not know it is bound by it all the same. A 429 closes the resource
 //! for all processes, or only the endpoint if the headers say that the resource has room left.
 //!
@@ -92,7 +92,7 @@ pub struct Refusal {
 
 /// Why there is no permit.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum QuotaError {
+pub enum LimiterError {
     /// A limit is reached.
     #[error("the {:?} limit is reached until {}", .0.limit, .0.retry_at.rfc3339())]
     Refused(Refusal),
@@ -101,7 +101,7 @@ pub enum QuotaError {
     Store(#[from] StoreError),
 }
 
-impl QuotaError {
+impl LimiterError {
     /// Of two refusals the one that ends later.
     fn or_later(self, other: Option<Refusal>) -> Self {
         match (self, other) {
@@ -113,7 +113,7 @@ impl QuotaError {
 
 /// The limits of all resources. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Quota(Arc<Shared>);
+pub struct Limiter(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -123,7 +123,7 @@ struct Shared {
     queues: Mutex<HashMap<String, Arc<WaiterQueue>>>,
 }
 
-impl Quota {
+impl Limiter {
     /// Counts in `table`, up to `ceilings` or what the platform says, whichever is less.
     #[must_use]
     pub fn new(table: Table, clock: Clock, ceilings: Limits) -> Self {
@@ -137,12 +137,12 @@ impl Quota {
     /// A caller that goes away takes no permit with it.
     ///
     /// # Errors
-    /// [`QuotaError`].
+    /// [`LimiterError`].
     pub async fn take<'a>(
         &self,
         to: impl Into<Endpoint<'a>>,
         wait_until: Option<Millis>,
-    ) -> Result<Permit, QuotaError> {
+    ) -> Result<Permit, LimiterError> {
         let to = to.into();
         let queue = self.queue_of(to.resource);
         loop {
@@ -163,14 +163,14 @@ impl Quota {
     /// that ends later, for until then nothing can be sent.
     ///
     /// # Errors
-    /// [`QuotaError`]; a refusal by the share is [`LimitKind::Caller`], with the share's usage.
+    /// [`LimiterError`]; a refusal by the share is [`LimitKind::Caller`], with the share's usage.
     pub async fn take_within_share<'a>(
         &self,
         owner: ShareOwner<'_>,
         to: impl Into<Endpoint<'a>>,
         burst: u32,
         wait_until: Option<Millis>,
-    ) -> Result<Permit, QuotaError> {
+    ) -> Result<Permit, LimiterError> {
         let Shared { table, clock, ceilings, .. } = &*self.0;
         let to = to.into();
         let share = Limits { burst, interval: SHARE_INTERVAL, daily: u32::MAX };
@@ -180,7 +180,7 @@ impl Quota {
         let refusal_of_all = || all.checked_locally(*ceilings, to.name, clock.now(), wait_until);
         loop {
             if let Some(refusal) = refusal_of_all() {
-                let refused = Err(QuotaError::Refused(refusal));
+                let refused = Err(LimiterError::Refused(refusal));
                 if self.waited_for_endpoint(&refused, wait_until).await {
                     continue;
                 }
@@ -205,7 +205,7 @@ impl Quota {
                 Err(error) => {
                     all.hand_on(permit);
                     let is_in_time = |at| wait_until.is_some_and(|until| at <= until);
-                    if !matches!(&error, QuotaError::Refused(refusal) if is_in_time(refusal.retry_at)) {
+                    if !matches!(&error, LimiterError::Refused(refusal) if is_in_time(refusal.retry_at)) {
                         return Err(error);
                     }
                 }
@@ -281,15 +281,15 @@ impl Quota {
         queue: &Arc<WaiterQueue>,
         to: Endpoint<'_>,
         wait_until: Option<Millis>,
-    ) -> Result<Permit, QuotaError> {
+    ) -> Result<Permit, LimiterError> {
         let Shared { table, clock, ceilings, .. } = &*self.0;
         queue.take(table, clock, *ceilings, to.name, wait_until).await
     }
 
     /// After a refusal because of a closed endpoint: waits until it opens, if that is in time. It waits outside of the
     /// queue, so that requests to other endpoints are not behind it. Says whether it has waited.
-    async fn waited_for_endpoint(&self, answer: &Result<Permit, QuotaError>, wait_until: Option<Millis>) -> bool {
-        let Err(QuotaError::Refused(Refusal { limit: LimitKind::Endpoint, retry_at, .. })) = answer else {
+    async fn waited_for_endpoint(&self, answer: &Result<Permit, LimiterError>, wait_until: Option<Millis>) -> bool {
+        let Err(LimiterError::Refused(Refusal { limit: LimitKind::Endpoint, retry_at, .. })) = answer else {
             return false;
         };
         let is_in_time = wait_until.is_some_and(|until| *retry_at <= until);

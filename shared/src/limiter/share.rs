@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::queue::WaiterQueue;
-use super::{Permit, Quota, QuotaError};
+use super::{Limiter, LimiterError, Permit};
 use crate::domain::clock::{Clock, Millis};
 use crate::domain::resource::Resource;
 
@@ -36,25 +36,25 @@ impl ShareOwner<'_> {
 /// A part of a share on which nothing was sent yet. It is given back, also where its holder goes away while it waits
 /// for the resource's permit.
 pub(super) struct Part<'a> {
-    quota: &'a Quota,
+    quota: &'a Limiter,
     share: &'a Arc<WaiterQueue>,
     permit: Option<Permit>,
 }
 
 impl<'a> Part<'a> {
-    pub(super) fn new(quota: &'a Quota, share: &'a Arc<WaiterQueue>, permit: Permit) -> Self {
+    pub(super) fn new(quota: &'a Limiter, share: &'a Arc<WaiterQueue>, permit: Permit) -> Self {
         Self { quota, share, permit: Some(permit) }
     }
 
     /// A request will be sent on it, by the instant that is the answer.
-    pub(super) async fn spend(mut self, clock: &Clock) -> Result<Millis, QuotaError> {
+    pub(super) async fn spend(mut self, clock: &Clock) -> Result<Millis, LimiterError> {
         let Some(part) = self.permit.take() else { return Ok(Millis(0)) };
         if clock.now() <= part.send_by {
             return Ok(part.send_by);
         }
         // A holder that goes away meanwhile loses the part for 10 s: nobody knows whether the write was applied.
         let renewed = Box::pin(self.share.renew(&self.quota.0.table, clock, &part)).await;
-        if let Err(QuotaError::Refused(_)) = &renewed {
+        if let Err(LimiterError::Refused(_)) = &renewed {
             self.permit = Some(part);
             self.give_back().await;
         }

@@ -16,7 +16,7 @@ use crate::caller::{Authorized, Caller};
 use crate::domain::access::Access;
 use crate::domain::clock::Millis;
 use crate::http_client::{Connection, Limits};
-use crate::limiter::{Permit, QuotaError, ShareOwner, Usage};
+use crate::limiter::{LimiterError, Permit, ShareOwner, Usage};
 use crate::platform::refusal::Refusal;
 use crate::request::Request;
 use crate::request::mcp;
@@ -241,7 +241,7 @@ impl<'a> Call<'a> {
     async fn permit(&mut self) -> Result<Permit> {
         let started = self.relay.now();
         let permit = match tokio::time::timeout(self.left(), self.take()).await {
-            Ok(permit) => permit.map_err(|error| Refused::by_quota(error, self.relay.now())),
+            Ok(permit) => permit.map_err(|error| Refused::by_limiter(error, self.relay.now())),
             Err(_) => Err(Refused::by_deadline()),
         };
         self.course.permit_ms += self.since(started);
@@ -256,7 +256,7 @@ impl<'a> Call<'a> {
         permit
     }
 
-    async fn take(&self) -> std::result::Result<Permit, QuotaError> {
+    async fn take(&self) -> std::result::Result<Permit, LimiterError> {
         let Relay { quota, .. } = self.relay;
         let endpoint = self.request.endpoint();
         if let Some(share) = self.caller.requests_per_10s() {

@@ -23,7 +23,7 @@ use crate::domain::clock::Millis;
 use crate::domain::problem::{Code, Problem};
 use crate::domain::qualifier::Arrival;
 use crate::domain::resource::Resource;
-use crate::limiter::{Meter, Quota, Usage};
+use crate::limiter::{Limiter, Meter, Usage};
 use crate::request::target_ids::Parts;
 use crate::request::{Unaddressed, mcp};
 use crate::secrets::Secret;
@@ -39,7 +39,7 @@ const BEYOND_THE_DEADLINE: Duration = Duration::from_millis(100);
 /// The relay's operation. One a process.
 pub struct Relay {
     app: App,
-    quota: Quota,
+    quota: Limiter,
     callers: Secret<Callers>,
 }
 

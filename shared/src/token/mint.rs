@@ -19,7 +19,7 @@ use crate::domain::limits::Endpoint;
 use crate::domain::resource::Resource;
 use crate::domain::status::{LeaseOwner, Status, TokenVersion};
 use crate::events::Events;
-use crate::limiter::{Permit, Quota, QuotaError, ShareOwner};
+use crate::limiter::{Limiter, LimiterError, Permit, ShareOwner};
 use crate::platform::company_api::Presence;
 use crate::platform::company_api::{CompanyApiError, CompanyApiResult, Departure, Heard};
 use crate::platform::token_endpoint::{PRESENTATION, TokenEndpoint};
@@ -56,7 +56,7 @@ pub struct Minter {
     vault: Arc<Vault>,
     endpoint: TokenEndpoint,
     breaker: Arc<Breaker>,
-    quota: Quota,
+    quota: Limiter,
     events: Events,
     alarms: Arc<AppAlarms>,
     clock: Clock,
@@ -123,7 +123,7 @@ impl Minter {
         vault: Arc<Vault>,
         endpoint: TokenEndpoint,
         breaker: Arc<Breaker>,
-        quota: Quota,
+        quota: Limiter,
         events: Events,
         alarms: Arc<AppAlarms>,
         clock: Clock,
@@ -369,8 +369,8 @@ impl Minter {
         };
         permit.map_err(|error| {
             let (retry_at, told) = match error {
-                QuotaError::Refused(refusal) => (Some(refusal.retry_at), Failure::TryAgain(refusal.retry_at)),
-                QuotaError::Store(error) => (None, Failure::Store(error)),
+                LimiterError::Refused(refusal) => (Some(refusal.retry_at), Failure::TryAgain(refusal.retry_at)),
+                LimiterError::Store(error) => (None, Failure::Store(error)),
             };
             self.not_asked(claimant, retry_at, "no permit of the company's", told)
         })

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Answer, MOST_ATTEMPTS, REMEMBERED, WaiterQueue, outrun, write};
 use crate::domain::clock::{Clock, Millis};
-use crate::limiter::QuotaError;
+use crate::limiter::LimiterError;
 use crate::limiter::counters::Counters;
 use crate::limiter::decision::{Plan, plan};
 use crate::limiter::item::Write;
@@ -96,7 +96,7 @@ impl Batcher {
         let mut kept = VecDeque::with_capacity(state.waiters.len());
         for waiter in std::mem::take(&mut state.waiters) {
             match self.queue.refusal(&state, kept.len(), waiter.endpoint.as_deref(), now, waiter.until) {
-                Some(refusal) => drop::<Result<(), Answer>>(waiter.answer.send(Err(QuotaError::Refused(refusal)))),
+                Some(refusal) => drop::<Result<(), Answer>>(waiter.answer.send(Err(LimiterError::Refused(refusal)))),
                 None => kept.push_back(waiter),
             }
         }
@@ -174,7 +174,7 @@ mod tests {
             .build();
         let table = Table { client: aws_sdk_dynamodb::Client::from_conf(config), name: "t".into() };
         drop(Batcher::new(Arc::clone(&queue), table, Clock::manual(Millis(0))));
-        assert!(matches!(ticket.wait().await, Err(QuotaError::Store(_))));
+        assert!(matches!(ticket.wait().await, Err(LimiterError::Store(_))));
         assert!(!queue.state().has_batcher, "the next one starts another batcher");
     }
 }

@@ -25,7 +25,7 @@ use super::item::{self, Write};
 use super::snapshot::{Memory, NextAvailable, Snapshot};
 use super::update::update;
 use super::window::Window;
-use super::{Permit, QuotaError, Refusal, Usage};
+use super::{LimiterError, Permit, Refusal, Usage};
 use crate::domain::clock::{Clock, Millis};
 use crate::domain::limits::Limits;
 use crate::platform::rate_limits::RateLimitHeaders;
@@ -41,7 +41,7 @@ const EAGER_ATTEMPTS: u32 = 3;
 /// permits.
 const MOST_ATTEMPTS: u32 = 100;
 
-type Answer = Result<Permit, QuotaError>;
+type Answer = Result<Permit, LimiterError>;
 
 /// The waiters of one item (the counters of a resource, or of a share of it), and what is known of the item.
 #[derive(Debug)]
@@ -122,7 +122,7 @@ impl WaiterQueue {
             state.adopt(ceilings);
             state.used_at = now;
             if let Some(refusal) = self.known_refusal(&mut state, endpoint, now, until) {
-                return Err(QuotaError::Refused(refusal));
+                return Err(LimiterError::Refused(refusal));
             }
             let batcher = (!std::mem::replace(&mut state.has_batcher, true))
                 .then(|| Batcher::new(Arc::clone(self), table.clone(), clock.clone()).run());
@@ -175,7 +175,7 @@ impl WaiterQueue {
                 let state = self.state();
                 let plan = renewal(state.memory.snapshot(), state.ceilings, now, permit.slot);
                 if let (Plan::Wait, Some(snapshot)) = (&plan, state.memory.snapshot()) {
-                    return Err(QuotaError::Refused(self.refusal_until(
+                    return Err(LimiterError::Refused(self.refusal_until(
                         snapshot,
                         snapshot.next_available(0, now),
                         now,
@@ -339,7 +339,7 @@ impl State {
         self.spare.push(permit);
     }
 
-    fn fail_all(&mut self, error: &QuotaError) {
+    fn fail_all(&mut self, error: &LimiterError) {
         for waiter in self.waiters.drain(..) {
             let _ = waiter.answer.send(Err(error.clone()));
         }

@@ -13,15 +13,15 @@ use it::dynamo::{Calls, Engine, Kind};
 use shared::domain::clock::{Clock, Millis};
 use shared::domain::limits::Limits;
 use shared::domain::resource::Resource;
-use shared::limiter::{Permit, Quota, QuotaError, Refusal};
+use shared::limiter::{Limiter, LimiterError, Permit, Refusal};
 use shared::table::Table;
 
 const TEN_SECONDS: Limits = Limits { burst: 100, interval: Duration::from_secs(10), daily: 200_000 };
 
-/// A `Quota` with a client of its own, as in a process of its own.
-fn process(engine: &Engine, table: &Table, clock: &Clock, limits: Limits) -> (Quota, Calls) {
+/// A `Limiter` with a client of its own, as in a process of its own.
+fn process(engine: &Engine, table: &Table, clock: &Clock, limits: Limits) -> (Limiter, Calls) {
     let (client, calls) = engine.client();
-    (Quota::new(Table { client, name: table.name.clone() }, clock.clone(), limits), calls)
+    (Limiter::new(Table { client, name: table.name.clone() }, clock.clone(), limits), calls)
 }
 
 fn location() -> Resource {
@@ -85,9 +85,9 @@ stories!(
 /// An instant in the middle of nowhere, at the start of a slot.
 const START: Millis = Millis(1_800_000_000_000);
 
-fn refused(answer: Result<Permit, QuotaError>) -> Refusal {
+fn refused(answer: Result<Permit, LimiterError>) -> Refusal {
     match answer {
-        Err(QuotaError::Refused(refusal)) => refusal,
+        Err(LimiterError::Refused(refusal)) => refusal,
         other => panic!("not refused: {other:?}"),
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use it::dynamo::Engine;
 use shared::domain::clock::Clock;
 use shared::domain::limits::Limits;
-use shared::limiter::{LimitKind, QuotaError, ShareOwner};
+use shared::limiter::{LimitKind, LimiterError, ShareOwner};
 
 use crate::{START, TEN_SECONDS, location, process, refused, report};
 
@@ -125,7 +125,7 @@ pub(crate) async fn a_share_holds_behind_a_full_resource(engine: &Engine) {
                 match quota.take_within_share(BILLING, &resource, 4, until).await {
                     Ok(permit) if clock.now() <= permit.send_by => return Ok(clock.now().since(began).as_millis()),
                     Ok(_) => {}
-                    Err(QuotaError::Refused(refusal)) => return Err(refusal.limit),
+                    Err(LimiterError::Refused(refusal)) => return Err(refusal.limit),
                     Err(error) => panic!("{error}"),
                 }
             }

@@ -6,7 +6,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use it::dynamo::Engine;
 use shared::domain::clock::{Clock, Millis};
 use shared::domain::limits::Limits;
-use shared::limiter::{LimitKind, QuotaError};
+use shared::limiter::{LimitKind, LimiterError};
 use shared::table::Table;
 
 use crate::{START, TEN_SECONDS, counters, location, most_in_any, process, refused, report};
@@ -63,10 +63,10 @@ pub(crate) async fn several_processes_under_pressure(engine: &Engine) {
                     match quota.take(&location(), (taker % 2 == 0).then_some(end)).await {
                         Ok(permit) if clock.now() <= permit.send_by => sent.push(clock.now().0),
                         Ok(_) => {}
-                        Err(QuotaError::Refused(refusal)) if refusal.retry_at < end => {
+                        Err(LimiterError::Refused(refusal)) if refusal.retry_at < end => {
                             tokio::time::sleep(refusal.retry_at.since(clock.now())).await;
                         }
-                        Err(QuotaError::Refused(_)) => return sent,
+                        Err(LimiterError::Refused(_)) => return sent,
                         Err(error) => panic!("{error}"),
                     }
                 }
@@ -95,7 +95,7 @@ pub(crate) async fn an_admitted_request_costs_about_one_call(engine: &Engine) {
         for request in 0..600 {
             match processes[fastrand::usize(0..4)].0.take(&location(), None).await {
                 Ok(_) => admitted += 1,
-                Err(QuotaError::Refused(_)) => refused += 1,
+                Err(LimiterError::Refused(_)) => refused += 1,
                 Err(error) => panic!("request {request}: {error}"),
             }
             clock.advance(Duration::from_millis(gap));
@@ -133,7 +133,7 @@ pub(crate) async fn a_batch_is_few_writes(engine: &Engine) {
     other.take(&resource, None).await.expect("free");
     let answers = futures_util::future::join_all((0..150).map(|_| quota.take(&resource, None))).await;
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 99);
-    assert!(answers.into_iter().filter_map(Result::err).all(|e| matches!(e, QuotaError::Refused(_))));
+    assert!(answers.into_iter().filter_map(Result::err).all(|e| matches!(e, LimiterError::Refused(_))));
     assert!(calls.count() <= 5, "{} calls", calls.count());
 }
 
@@ -217,7 +217,7 @@ pub(crate) async fn a_store_that_is_gone_refuses_all(engine: &Engine) {
     let missing = Table { name: "no-such-table".into(), ..engine.table().await };
     let quota = process(engine, &missing, &clock, TEN_SECONDS).0;
     let answers = futures_util::future::join_all((0..5).map(|_| async { quota.take(&location(), None).await })).await;
-    assert!(answers.iter().all(|answer| matches!(answer, Err(QuotaError::Store(_)))), "{answers:?}");
+    assert!(answers.iter().all(|answer| matches!(answer, Err(LimiterError::Store(_)))), "{answers:?}");
 }
 
 /// Bytes of an attribute's value, by the rules of "DynamoDB item sizes and formats" in the developer guide.
