@@ -58,7 +58,7 @@ pub struct App {
     /// Alarms of the whole app.
     pub alarms: Arc<AppAlarms>,
     /// The limits of all resources.
-    pub quota: Limiter,
+    pub limiter: Limiter,
     /// The one refresh path.
     pub refresher: Arc<Refresher>,
     /// Access tokens for readers.
@@ -148,13 +148,13 @@ impl App {
             alarms.clone(),
             clock.clone(),
         ));
-        let quota = Limiter::new(table.clone(), clock.clone(), config.limits);
+        let limiter = Limiter::new(table.clone(), clock.clone(), config.limits);
         let minter = Minter::new(
             table.clone(),
             vault.clone(),
             endpoint.clone(),
             breaker,
-            quota.clone(),
+            limiter.clone(),
             events.clone(),
             alarms.clone(),
             clock.clone(),
@@ -171,7 +171,7 @@ impl App {
             rescue,
             events,
             alarms,
-            quota,
+            limiter,
             tokens: Tokens::new(table.clone(), vault.clone(), refresher.clone(), minter, clock.clone()),
             refresher,
             vault,

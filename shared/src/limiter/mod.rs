@@ -123,7 +123,7 @@ impl Limiter {
 
     /// The instant at which a permit is available again, if this process knows that none is now. Costs no call.
     #[must_use]
-    pub fn opens_at<'a>(&self, to: impl Into<Endpoint<'a>>) -> Option<Millis> {
+    pub fn next_available_at<'a>(&self, to: impl Into<Endpoint<'a>>) -> Option<Millis> {
         let Endpoint { resource, name } = to.into();
         let refusal = self.queue_of(resource).local_refusal(PermitRequest { endpoint: name, wait_until: None })?;
         Some(refusal.retry_at)

@@ -39,7 +39,7 @@ const BEYOND_THE_DEADLINE: Duration = Duration::from_millis(100);
 /// The relay's operation. One a process.
 pub struct Relay {
     app: App,
-    quota: Limiter,
+    limiter: Limiter,
     callers: Secret<Callers>,
 }
 
@@ -61,7 +61,7 @@ impl Relay {
         // The configuration of the relay always names the callers' secret.
         let id = app.config.callers_secret_id.clone().unwrap_or_default();
         let secrets = aws_sdk_secretsmanager::Client::new(&app.aws);
-        Self { quota: app.quota.clone(), callers: Secret::new(secrets, id, app.clock.clone(), Callers::parse), app }
+        Self { limiter: app.limiter.clone(), callers: Secret::new(secrets, id, app.clock.clone(), Callers::parse), app }
     }
 
     /// Reads all secrets at once, in advance of the first call. What fails is read again then.
@@ -152,7 +152,7 @@ impl Relay {
         match &call.usage {
             Some(usage) => {
                 headers::tighten(&mut answer.headers, &platform, usage, self.app.config.limits.interval, now);
-                say_when(&mut answer, usage, || self.quota.opens_at(authorized.request().endpoint()), now);
+                say_when(&mut answer, usage, || self.limiter.next_available_at(authorized.request().endpoint()), now);
             }
             None => headers::repeat_limits(&mut answer.headers, &platform),
         }
@@ -188,7 +188,7 @@ impl Relay {
 
     async fn standing(&self, resource: &Resource) -> Result<Value, Refused> {
         let standing = self.app.tokens.standing(resource).await.map_err(|e| Refused::by_token(&e, self.now()))?;
-        let usage = self.quota.usage(resource).await.map_err(|e| Refused::by_store(&e, self.now()))?;
+        let usage = self.limiter.usage(resource).await.map_err(|e| Refused::by_store(&e, self.now()))?;
         let meter = |meter: &Meter| json!({"limit": meter.limit, "remaining": meter.remaining, "resets_at": meter.resets_at.rfc3339()});
         Ok(json!({
             "resource": resource,

@@ -56,7 +56,7 @@ pub struct Minter {
     vault: Arc<Vault>,
     endpoint: TokenEndpoint,
     breaker: Arc<Breaker>,
-    quota: Limiter,
+    limiter: Limiter,
     events: Events,
     alarms: Arc<AppAlarms>,
     clock: Clock,
@@ -123,12 +123,12 @@ impl Minter {
         vault: Arc<Vault>,
         endpoint: TokenEndpoint,
         breaker: Arc<Breaker>,
-        quota: Limiter,
+        limiter: Limiter,
         events: Events,
         alarms: Arc<AppAlarms>,
         clock: Clock,
     ) -> Self {
-        Self { table, vault, endpoint, breaker, quota, events, alarms, clock }
+        Self { table, vault, endpoint, breaker, limiter, events, alarms, clock }
     }
 
     /// Mints the token of a location that was seen in version `seen`, from the first of `companies` that has the app
@@ -174,7 +174,7 @@ impl Minter {
     pub(super) async fn probe(&self, company: &Company, location: &Resource, wait_until: Option<Millis>) -> Probed {
         let to = Endpoint::of(&company.resource, PATH);
         let Ok(connection) = self.endpoint.connection().await else { return Probed::Unclear("no connection") };
-        let permit = self.quota.take_within_share(ShareOwner::Minter, to, SUPPOSED_BURST, wait_until).await;
+        let permit = self.limiter.take_within_share(ShareOwner::Minter, to, SUPPOSED_BURST, wait_until).await;
         let Ok(permit) = permit else { return Probed::Unclear("no permit of the company's") };
         let departure = Departure { connection, leave_by: permit.send_by };
         let asked = self.endpoint.mint(&company.resource, &company.access, location, departure).await;
@@ -200,7 +200,7 @@ impl Minter {
     pub(super) async fn presence(&self, resource: &Resource, access: &Access) -> Result<Presence, TokenError> {
         let to = Endpoint::of(resource, PATH_OF_INSTALLATIONS);
         let Ok(connection) = self.endpoint.connection().await else { return Ok(Presence::Unclear("no connection")) };
-        let Ok(permit) = self.quota.take(to, None).await else { return Ok(Presence::Unclear("no permit")) };
+        let Ok(permit) = self.limiter.take(to, None).await else { return Ok(Presence::Unclear("no permit")) };
         let departure = Departure { connection, leave_by: permit.send_by };
         let Some((presence, heard)) = self.endpoint.presence(access, departure).await? else {
             return Ok(Presence::Unclear("the permit came too late"));
@@ -211,7 +211,7 @@ impl Minter {
 
     async fn learn_limits(&self, endpoint: Endpoint<'_>, heard: Heard) {
         if let Some((status, headers)) = heard.limits
-            && let Err(error) = self.quota.observe(endpoint, status, &headers).await
+            && let Err(error) = self.limiter.observe(endpoint, status, &headers).await
         {
             tracing::warn!(%error, "nothing was learnt from the platform's limits");
         }
@@ -363,9 +363,9 @@ impl Minter {
         let supposed = claimant.location.minted.is_some_and(|minted| minted.supposed);
         let to = Endpoint::of(company, PATH);
         let permit = if supposed {
-            self.quota.take_within_share(ShareOwner::Minter, to, SUPPOSED_BURST, Some(until)).await
+            self.limiter.take_within_share(ShareOwner::Minter, to, SUPPOSED_BURST, Some(until)).await
         } else {
-            self.quota.take(to, Some(until)).await
+            self.limiter.take(to, Some(until)).await
         };
         permit.map_err(|error| {
             let (retry_at, told) = match error {

@@ -64,7 +64,7 @@ fn location(number: usize) -> Resource {
 
 struct Scene {
     raw: RawCounter,
-    quota: Limiter,
+    limiter: Limiter,
     /// Another process.
     other: Limiter,
 }
@@ -79,11 +79,11 @@ impl Scene {
             raw.create(&format!("raw#{number}")).await;
         }
         let process = || Limiter::new(table.clone(), Clock::system(), UNLIMITED);
-        Self { raw, quota: process(), other: process() }
+        Self { raw, limiter: process(), other: process() }
     }
 
     async fn permit(&self, resource: &Resource) {
-        self.quota.take(resource, None).await.expect("no limit");
+        self.limiter.take(resource, None).await.expect("no limit");
     }
 
     /// Takes permits for some time.

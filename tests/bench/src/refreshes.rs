@@ -212,7 +212,7 @@ impl Copies {
 async fn prepare(system: &System, due: usize) {
     let one = |number: usize| async move {
         system.install(&location(number), number).await;
-        match system.app.quota.take(&location(number), None).await {
+        match system.app.limiter.take(&location(number), None).await {
             // A permit that came too late to be used is one for the schedule, too.
             Ok(_) | Err(LimiterError::Store(StoreError::Unavailable(_))) => {}
             Err(error) => panic!("{error}"),

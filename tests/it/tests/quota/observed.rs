@@ -121,7 +121,10 @@ pub(crate) async fn a_429_with_room_left_closes_its_endpoint_for_all(engine: &En
             refused(limiter.take(to("/contacts"), Some(until - Duration::from_millis(1))).await).retry_at,
             until
         );
-        assert_eq!((limiter.opens_at(to("/contacts/")), limiter.opens_at(&resource)), (Some(until), None));
+        assert_eq!(
+            (limiter.next_available_at(to("/contacts/")), limiter.next_available_at(&resource)),
+            (Some(until), None)
+        );
         assert_eq!(calls.count(), before + 4, "a refusal by the snapshot costs no call");
     }
     // A refusal by an old snapshot holds, too: no process ends the closure of an endpoint early.
