@@ -236,13 +236,13 @@ async fn ask(
         expect_time(app, deadline)?;
         let connection = app.endpoint.connection().await;
         let connection = connection.map_err(|failure| Unfinished::Platform(failure.to_string()))?;
-        let permit = app.quota.take(to, Some(deadline - ENOUGH)).await.map_err(|_| Unfinished::Permit)?;
+        let permit = app.limiter.take(to, Some(deadline - ENOUGH)).await.map_err(|_| Unfinished::Permit)?;
         let access = app.tokens.access(company, deadline).await?;
         let departure = Departure { connection, leave_by: permit.send_by };
         let asked = app.endpoint.installed_locations(company, &access, skip, departure).await;
         let Some((asked, heard)) = asked.map_err(TokenError::from)? else { continue };
         if let Some((status, headers)) = heard.limits {
-            app.quota.observe(to, status, &headers).await?;
+            app.limiter.observe(to, status, &headers).await?;
         }
         return Ok((asked, access));
     }

@@ -295,7 +295,7 @@ async fn hot(app: &App, due: &[Due]) -> Option<HashSet<Resource>> {
     // A company's token is what its locations' tokens are minted from, whether it is called itself or not.
     let (locations, companies): (Vec<_>, Vec<_>) =
         due.iter().map(|due| &due.resource).partition(|resource| resource.kind() == Kind::Location);
-    match app.quota.in_use(&locations).await {
+    match app.limiter.in_use(&locations).await {
         Ok(mut hot) => {
             hot.extend(companies.into_iter().cloned());
             Some(hot)

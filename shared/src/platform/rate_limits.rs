@@ -4,20 +4,19 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 
-use crate::domain::limits::FURTHEST_DAY;
-use crate::domain::limits::ObservedLimits;
+use crate::domain::limits::{FURTHEST_DAY, ObservedLimits};
 
-/// Windows outside of this are taken for a mistake.
+/// Intervals in milliseconds that can be right. Others are ignored.
 const PLAUSIBLE_INTERVALS: std::ops::RangeInclusive<u64> = 100..=600_000;
 
-/// The limits as one answer of the platform states them.
+/// The rate-limit headers of one answer. A header that is absent or malformed is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RateLimitHeaders {
     pub(crate) limits: ObservedLimits,
-    /// `X-RateLimit-Remaining` of a 429: above 0, the resource has room left, and the 429 is about one endpoint.
+    /// `X-RateLimit-Remaining` of a 429. If it is above 0, the 429 is about one endpoint and not about the resource.
     ///
-    /// Of other answers it is not used: it also counts what others send for the same app, in a window whose shape is
-    /// not documented, and a request of ours that is on its way is not in it.
+    /// It is not read from other answers. It also counts requests of other users of the app, in a window that is not
+    /// documented, and it does not count our requests on their way.
     pub(crate) remaining: Option<i64>,
     pub(crate) daily_remaining: Option<i64>,
     pub(crate) daily_reset: Option<Duration>,
@@ -27,8 +26,7 @@ pub(crate) struct RateLimitHeaders {
 }
 
 impl RateLimitHeaders {
-    /// Reads the headers. A header that is absent or garbage teaches nothing; nor does a limit or a time that is zero
-    /// or negative.
+    /// Reads the headers. It ignores malformed ones, and limits and times that are zero or negative.
     pub(crate) fn read(status: StatusCode, headers: &HeaderMap) -> Self {
         let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<i64>().ok();
         let positive = |name: &str| number(name).filter(|&n| n > 0);
@@ -50,12 +48,12 @@ impl RateLimitHeaders {
         }
     }
 
-    /// True if there is nothing to learn.
+    /// True if the answer states nothing about limits.
     pub(crate) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// True if the platform says that the day's budget is used up, with any status.
+    /// True if the day's budget is used up, whatever the status of the answer.
     pub(crate) fn out_of_day(&self) -> bool {
         self.daily_remaining.is_some_and(|left| left <= 0)
     }
@@ -74,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_teaches_nothing() {
+    fn malformed_headers_are_ignored() {
         assert!(read(200, &[]).is_empty());
         let garbage =
             [("x-ratelimit-max", "-5"), ("x-ratelimit-limit-daily", "many"), ("x-ratelimit-daily-reset", "0")];
@@ -83,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn the_room_that_is_left_counts_in_a_429_only() {
+    fn the_remaining_count_is_read_from_a_429_only() {
         let left = [("x-ratelimit-remaining", "80")];
         assert_eq!((read(200, &left).remaining, read(429, &left).remaining), (None, Some(80)));
     }

@@ -16,7 +16,7 @@ use crate::caller::{Authorized, Caller};
 use crate::domain::access::Access;
 use crate::domain::clock::Millis;
 use crate::http_client::{Connection, Limits};
-use crate::limiter::{Permit, QuotaError, ShareOwner, Usage};
+use crate::limiter::{LimiterError, Permit, ShareOwner, Usage};
 use crate::platform::refusal::Refusal;
 use crate::request::Request;
 use crate::request::mcp;
@@ -229,7 +229,7 @@ impl<'a> Call<'a> {
     /// A connection for the request. None where the limits are known to refuse it: then it needs no connection.
     async fn connection(&mut self, uri: &Uri) -> Result<Sent<Option<Connection>>> {
         let now = self.relay.now();
-        let opens_at = self.relay.quota.opens_at(self.request.endpoint());
+        let opens_at = self.relay.limiter.next_available_at(self.request.endpoint());
         if opens_at.is_some_and(|at| at > self.wait_until.unwrap_or(now)) {
             return Ok(Ok(None));
         }
@@ -241,29 +241,29 @@ impl<'a> Call<'a> {
     async fn permit(&mut self) -> Result<Permit> {
         let started = self.relay.now();
         let permit = match tokio::time::timeout(self.left(), self.take()).await {
-            Ok(permit) => permit.map_err(|error| Refused::by_quota(error, self.relay.now())),
+            Ok(permit) => permit.map_err(|error| Refused::by_limiter(error, self.relay.now())),
             Err(_) => Err(Refused::by_deadline()),
         };
         self.course.permit_ms += self.since(started);
         self.usage = match &permit {
             Ok(permit) => Some(permit.usage),
-            // A refusal by the caller's share tells nothing of the resource's limits; the quota may know.
+            // A refusal by the caller's share tells nothing of the resource's limits; the limiter may know.
             Err(refused) => refused
                 .usage
                 .or(self.usage.take())
-                .or_else(|| self.relay.quota.remembered_usage(&self.request.resource)),
+                .or_else(|| self.relay.limiter.remembered_usage(&self.request.resource)),
         };
         permit
     }
 
-    async fn take(&self) -> std::result::Result<Permit, QuotaError> {
-        let Relay { quota, .. } = self.relay;
+    async fn take(&self) -> std::result::Result<Permit, LimiterError> {
+        let Relay { limiter, .. } = self.relay;
         let endpoint = self.request.endpoint();
         if let Some(share) = self.caller.requests_per_10s() {
             let owner = ShareOwner::Caller(self.caller.id());
-            return Box::pin(quota.take_within_share(owner, endpoint, share, self.wait_until)).await;
+            return Box::pin(limiter.take_within_share(owner, endpoint, share, self.wait_until)).await;
         }
-        quota.take(endpoint, self.wait_until).await
+        limiter.take(endpoint, self.wait_until).await
     }
 
     fn request(&self, uri: &Uri, access: &Access) -> Sent<http::Request<Full<Bytes>>> {
@@ -289,14 +289,14 @@ impl<'a> Call<'a> {
         result
     }
 
-    /// Lets the quota learn from an answer. The answer counts more than what could be learnt from it.
+    /// Lets the limiter observe an answer. A failure does not affect the answer.
     async fn observe(&mut self, reply: &Reply) {
-        let quota = &self.relay.quota;
+        let limiter = &self.relay.limiter;
         let resource = &self.request.resource;
         let learn = async {
-            quota.observe(self.request.endpoint(), reply.status, &reply.headers).await?;
+            limiter.observe(self.request.endpoint(), reply.status, &reply.headers).await?;
             if reply.status == StatusCode::TOO_MANY_REQUESTS {
-                return Box::pin(quota.usage(resource)).await.map(Some);
+                return Box::pin(limiter.usage(resource)).await.map(Some);
             }
             Ok(None)
         };

@@ -23,7 +23,7 @@ use crate::domain::clock::Millis;
 use crate::domain::problem::{Code, Problem};
 use crate::domain::qualifier::Arrival;
 use crate::domain::resource::Resource;
-use crate::limiter::{Meter, Quota, Usage};
+use crate::limiter::{Limiter, Meter, Usage};
 use crate::request::target_ids::Parts;
 use crate::request::{Unaddressed, mcp};
 use crate::secrets::Secret;
@@ -39,7 +39,7 @@ const BEYOND_THE_DEADLINE: Duration = Duration::from_millis(100);
 /// The relay's operation. One a process.
 pub struct Relay {
     app: App,
-    quota: Quota,
+    limiter: Limiter,
     callers: Secret<Callers>,
 }
 
@@ -60,7 +60,7 @@ impl Relay {
     pub fn new(app: App, callers_secret_id: &str) -> Self {
         let secrets = aws_sdk_secretsmanager::Client::new(&app.aws);
         let callers = Secret::new(secrets, callers_secret_id, app.clock.clone(), Callers::parse);
-        Self { quota: app.quota.clone(), callers, app }
+        Self { limiter: app.limiter.clone(), callers, app }
     }
 
     /// Reads all secrets at once, in advance of the first call. What fails is read again then.
@@ -151,7 +151,7 @@ impl Relay {
         match &call.usage {
             Some(usage) => {
                 headers::tighten(&mut answer.headers, &platform, usage, self.app.config.limits.interval, now);
-                say_when(&mut answer, usage, || self.quota.opens_at(authorized.request().endpoint()), now);
+                say_when(&mut answer, usage, || self.limiter.next_available_at(authorized.request().endpoint()), now);
             }
             None => headers::repeat_limits(&mut answer.headers, &platform),
         }
@@ -187,7 +187,7 @@ impl Relay {
 
     async fn standing(&self, resource: &Resource) -> Result<Value, Refused> {
         let standing = self.app.tokens.standing(resource).await.map_err(|e| Refused::by_token(&e, self.now()))?;
-        let usage = self.quota.usage(resource).await.map_err(|e| Refused::by_store(&e, self.now()))?;
+        let usage = self.limiter.usage(resource).await.map_err(|e| Refused::by_store(&e, self.now()))?;
         let meter = |meter: &Meter| json!({"limit": meter.limit, "remaining": meter.remaining, "resets_at": meter.resets_at.rfc3339()});
         Ok(json!({
             "resource": resource,

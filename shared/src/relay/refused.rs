@@ -9,7 +9,7 @@ use crate::domain::clock::Millis;
 use crate::domain::problem::{Code, Problem};
 use crate::domain::qualifier::{Arrival, GatewayAlias, Qualifier};
 use crate::domain::resource::Resource;
-use crate::limiter::{LimitKind, QuotaError, Usage};
+use crate::limiter::{LimitKind, LimiterError, Usage};
 use crate::request::path::Unsafe;
 use crate::secrets::SecretError;
 use crate::table::StoreError;
@@ -36,10 +36,10 @@ impl Refused {
 
     /// No permit.
     #[must_use]
-    pub fn by_quota(error: QuotaError, now: Millis) -> Self {
+    pub fn by_limiter(error: LimiterError, now: Millis) -> Self {
         let refusal = match error {
-            QuotaError::Refused(refusal) => refusal,
-            QuotaError::Store(error) => return Self::by_store(&error, now),
+            LimiterError::Refused(refusal) => refusal,
+            LimiterError::Store(error) => return Self::by_store(&error, now),
         };
         let (code, limit, detail) = match refusal.limit {
             LimitKind::Burst => (Code::BurstLimited, "burst", "the burst limit of this location or company is used up"),

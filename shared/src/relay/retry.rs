@@ -75,7 +75,7 @@ pub enum Next {
     Renew,
     /// Send it again without `Accept-Encoding`, to be able to read the reason.
     AskPlainly,
-    /// Send it again once the quota permits, if that is within what the caller would wait.
+    /// Send it again once the limiter permits, if that is within what the caller would wait.
     Wait,
     /// Send it again after a random time up to this.
     Repeat(Duration),
