@@ -10,7 +10,7 @@ use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, ConfigLoader, SdkConfig};
 
-use crate::config::{Config, ConfigError, Function, runtime_variables, variable};
+use crate::config::{self, AppConfig, ConfigError, Reader, Reported, runtime_variables, variable};
 use crate::domain::clock::Clock;
 use crate::events::Events;
 use crate::http_client::{self, Connections};
@@ -25,6 +25,7 @@ use crate::table::clock_check::ClockCheck;
 use crate::token::alarm::AppAlarms;
 use crate::token::breaker::Breaker;
 use crate::token::mint::Minter;
+use crate::token::parts::TokenParts;
 use crate::token::refresh::Refresher;
 use crate::token::rescue::RescueQueue;
 use crate::token::tokens::Tokens;
@@ -36,7 +37,7 @@ const AWS_ATTEMPT: Duration = Duration::from_secs(2);
 /// Everything that a function works with.
 pub struct App {
     /// The configuration.
-    pub config: Config,
+    pub config: AppConfig,
     /// The clock.
     pub clock: Clock,
     /// The table.
@@ -82,30 +83,27 @@ pub enum StartError {
 }
 
 impl App {
-    /// Sets up logging, reads the environment and builds the clients. Connects to nothing yet.
+    /// The first half of a start, which takes no time: sets up logging and reads the configuration of the function of
+    /// this name.
     ///
     /// # Errors
     /// [`StartError`].
-    pub async fn start(function: Function) -> Result<Self, StartError> {
-        Self::of(Self::configure(function)?).await
-    }
-
-    /// The first half of [`App::start`], which takes no time: logging and the environment.
-    ///
-    /// # Errors
-    /// [`StartError`].
-    pub fn configure(function: Function) -> Result<Config, StartError> {
+    pub fn configure<C>(
+        function: &str,
+        config: impl FnOnce(&mut Reader<'_>) -> Result<C, Reported>,
+    ) -> Result<C, StartError> {
         crate::log::start();
-        let config = Config::from_env(function)?;
+        let config = config::from_env(config)?;
         complete_environment(function)?;
         Ok(config)
     }
 
-    /// The second half: the clients. Most of it is reading the machine's root certificates.
+    /// The second half of a start: builds the clients and connects to nothing yet. Most of the time goes into reading the
+    /// machine's root certificates.
     ///
     /// # Errors
     /// [`StartError`].
-    pub async fn of(config: Config) -> Result<Self, StartError> {
+    pub async fn of(config: AppConfig) -> Result<Self, StartError> {
         Self::build(config, &aws_defaults().load().await, Clock::system())
     }
 
@@ -121,7 +119,7 @@ impl App {
     ///
     /// # Errors
     /// A TLS set-up that cannot work.
-    pub fn build(config: Config, aws: &SdkConfig, clock: Clock) -> Result<Self, StartError> {
+    pub fn build(config: AppConfig, aws: &SdkConfig, clock: Clock) -> Result<Self, StartError> {
         let connections = http_client::platform(clock.clone())?;
         let dynamodb = aws_sdk_dynamodb::config::Builder::from(aws).interceptor(ClockCheck::new(clock.clone())).build();
         let table = Table { client: aws_sdk_dynamodb::Client::from_conf(dynamodb), name: config.table.as_str().into() };
@@ -137,28 +135,18 @@ impl App {
         let bus = config.event_bus_name.clone().map(|name| (aws_sdk_eventbridge::Client::new(aws), name));
         let events = Events::new(bus, table.clone(), clock.clone());
         let alarms = Arc::new(AppAlarms::new(table.clone(), clock.clone()));
-        let breaker = Arc::new(Breaker::new(table.clone(), clock.clone()));
-        let refresher = Arc::new(Refresher::new(
-            table.clone(),
-            vault.clone(),
-            endpoint.clone(),
-            breaker.clone(),
-            rescue.clone(),
-            events.clone(),
-            alarms.clone(),
-            clock.clone(),
-        ));
         let quota = Quota::new(table.clone(), clock.clone(), config.limits);
-        let minter = Minter::new(
-            table.clone(),
-            vault.clone(),
-            endpoint.clone(),
-            breaker,
-            quota.clone(),
-            events.clone(),
-            alarms.clone(),
-            clock.clone(),
-        );
+        let parts = TokenParts {
+            table: table.clone(),
+            vault: vault.clone(),
+            endpoint: endpoint.clone(),
+            breaker: Arc::new(Breaker::new(table.clone(), clock.clone())),
+            events: events.clone(),
+            alarms: alarms.clone(),
+            clock: clock.clone(),
+        };
+        let minter = Arc::new(Minter::new(parts.clone(), quota.clone()));
+        let refresher = Arc::new(Refresher::new(parts, rescue.clone(), minter.clone()));
         Ok(Self {
             connections,
             installations: Installations::new(
@@ -187,7 +175,7 @@ impl App {
 
 /// Starts the process again where the Runtime API's client would find a variable missing and panic. An environment
 /// cannot be changed safely in a running process (`std::env::set_var` is unsafe for that reason).
-fn complete_environment(function: Function) -> Result<(), StartError> {
+fn complete_environment(function: &str) -> Result<(), StartError> {
     let wanted = runtime_variables(function, &variable);
     if wanted.is_empty() {
         return Ok(());

@@ -137,6 +137,11 @@ BREAKAGES = [
     ),
     (
         checks.environment_is_what_the_code_reads,
+        "a variable of another function",
+        lambda t: _function(t, "Relay")["Environment"]["Variables"].update(PUBLIC_URL="https://connect.example.com"),
+    ),
+    (
+        checks.environment_is_what_the_code_reads,
         "a variable that the code needs is gone",
         lambda t: t["Globals"]["Function"]["Environment"]["Variables"].pop("TABLE_NAME"),
     ),

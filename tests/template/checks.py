@@ -140,10 +140,12 @@ def environment_is_what_the_code_reads(template, full, bare):
     for name, function in functions.items():
         wanted = expected.ENVIRONMENT.get(name, set())
         yield from _difference(f"environment of {name}", wanted, set(function["Environment"]["Variables"]))
+        unread = set(function["Environment"]["Variables"]) - _variables_in_code("mod", name) - {"RUST_LOG"}
+        yield from (f"environment of {name}: {variable} is set, but the function does not read it" for variable in sorted(unread))
     in_template = {variable for function in functions.values() for variable in function["Environment"]["Variables"]}
     # The log filter is read where logging starts, not by the configuration.
-    in_code = _variables_in_code() | {"RUST_LOG"}
-    yield from _difference("environment (the template against shared/src/config.rs)", in_code, in_template)
+    in_code = _variables_in_code("*") | {"RUST_LOG"}
+    yield from _difference("environment (the template against shared/src/config)", in_code, in_template)
 
 
 def defaults_and_ranges_are_the_codes(template, full, bare):
@@ -153,11 +155,11 @@ def defaults_and_ranges_are_the_codes(template, full, bare):
         for variable, value in function["Environment"]["Variables"].items()
         if isinstance(value, dict) and value.get("Ref") in template["Parameters"]
     }
-    code = _configuration()
+    code = _configuration("*")
     texts = re.findall(r'env\.(?:url|path)\(\s*"(\w+)",\s*"([^"]+)"', code)
     numbers = re.findall(r'env\.number\(\s*"(\w+)",\s*([\d_]+),\s*([\d_]+)\.\.=([\d_]+)', code)
     if not texts or not numbers:
-        yield "shared/src/config.rs: no defaults found, so this check reads it wrongly"
+        yield "shared/src/config: no defaults found, so this check reads it wrongly"
     for variable, default in texts:
         if parameter_of[variable].get("Default") != default:
             yield f"{variable}: default {parameter_of[variable].get('Default')}, in the code {default}"
@@ -167,14 +169,17 @@ def defaults_and_ranges_are_the_codes(template, full, bare):
             yield f"{variable}: default and range {found}, in the code {wanted}"
 
 
-def _configuration():
-    file = ROOT / "shared" / "src" / "config.rs"
-    return file.read_text().split("#[cfg(test)]")[0] if file.exists() else ""
+def _configuration(*modules):
+    """The source of these modules of the configuration, without their tests. The module `mod` is read by every function,
+    and a module that bears a function's name is read by this function alone."""
+    folder = ROOT / "shared" / "src" / "config"
+    files = sorted({file for module in modules for file in folder.glob(f"{module}.rs")})
+    return "".join(file.read_text().split("#[cfg(test)]")[0] for file in files)
 
 
-def _variables_in_code():
+def _variables_in_code(*modules):
     """Variables appear in the configuration's source as literals; the AWS SDK's own are not the template's business."""
-    literals = set(re.findall(r'"([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*)"', _configuration()))
+    literals = set(re.findall(r'"([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*)"', _configuration(*modules)))
     return {name for name in literals if not name.startswith("AWS_")}
 
 
@@ -355,10 +360,10 @@ def outputs_are_the_documented_ones(template, full, bare):
     yield from _difference("outputs", expected.OUTPUTS, set(outputs))
     told = set(re.findall(r"(\w+)=", json.dumps(outputs.get("OperatorEnvironment", {}))))
     crate = ROOT / "tools" / "ops" / "src"
-    read = {name for file in crate.rglob("*.rs") for name in re.findall(r'given\("(\w+)"\)', file.read_text())}
-    required = set(re.findall(r'env\.required\("(\w+)"\)', _configuration()))
+    read = {name for file in crate.rglob("*.rs") for name in re.findall(r'env\.\w+\("(\w+)"\)', file.read_text())}
+    required = set(re.findall(r'env\.required\("(\w+)"\)', _configuration("*")))
     if not read or not required:
-        yield "tools/ops or shared/src/config.rs: no variables found, so this check reads them wrongly"
+        yield "tools/ops or shared/src/config: no variables found, so this check reads them wrongly"
     missing = (read | required | {"AWS_REGION", "API_URL", "RESCUE_QUEUE_URL", "EVENT_BUS_NAME", "GATEWAY_ALIAS"}) - told
     yield from (f"OperatorEnvironment: without {name}" for name in sorted(missing))
 

@@ -6,10 +6,10 @@ use std::{env, fs, io};
 
 use callback::authorize::Entrance;
 use callback::done::Done;
-use callback::event::{RequestContext, RequestLine};
 use callback::failure::Failure;
 use callback::pages::{self, Surroundings};
 use callback::public_url::PublicUrl;
+use lambda_http::{Body, Response};
 use shared::config::{Authorization, Brand, Colour, InstallChoice, MarketplaceInstalls};
 use shared::domain::resource::Kind;
 use url::Url;
@@ -31,23 +31,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         accent: Colour::parse("#ffd60a"),
         support: Some(Url::parse("mailto:help@example.com?subject=Installing the app")?),
     };
-    let http = RequestLine { method: "GET".into() };
-    let context =
-        RequestContext { domain_name: Some("connect.example.com".into()), stage: None, http, authorizer: None };
-    let public = PublicUrl::of(None, &context, "/")?;
+    let public = PublicUrl::of(None, Some("connect.example.com"), None, "/")?;
     let entrance = Entrance::Standard;
     let request_id = "8476a536-e9f4-11e8-9739-2dfe598c3fcd";
     for (folder, brand) in [(folder.clone(), &Brand::default()), (folder.join("branded"), &brand)] {
         let around = Surroundings { config: &config, brand, public: Some(&public), entrance, request_id };
         fs::create_dir_all(&folder)?;
-        let write =
-            |name: &str, html: String| -> io::Result<()> { fs::write(folder.join(format!("{name}.html")), html) };
+        let write = |name: &str, page: Response<Body>| -> io::Result<()> {
+            fs::write(folder.join(format!("{name}.html")), page.into_body())
+        };
         for kind in [None, Some(Kind::Location), Some(Kind::Company)] {
-            write(kind.map_or("done", Kind::as_str), pages::done(Done { kind, entrance }, around).body)?;
+            write(kind.map_or("done", Kind::as_str), pages::done(Done { kind, entrance }, around))?;
         }
-        write("choice", pages::choice(around).body)?;
+        write("choice", pages::choice(around))?;
         for failure in Failure::ALL {
-            write(&format!("{failure:?}"), pages::failure(failure, around).body)?;
+            write(&format!("{failure:?}"), pages::failure(failure, around))?;
         }
     }
     Ok(())

@@ -42,9 +42,8 @@ impl Button {
 impl fmt::Display for Button {
     /// As custom properties of `page.css`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, Colour { rgb: [r, g, b] }) in [("accent", self.back), ("edge", self.edge), ("on-accent", self.text)]
-        {
-            write!(f, "--{name}:#{r:02x}{g:02x}{b:02x};")?;
+        for (name, Colour { rgb }) in [("accent", self.back), ("edge", self.edge), ("on-accent", self.text)] {
+            write!(f, "--{name}:#{};", hex::encode(rgb))?;
         }
         Ok(())
     }
@@ -108,7 +107,7 @@ mod tests {
     #[test]
     fn the_cards_are_those_of_the_style_sheet() {
         let css = include_str!("page.css");
-        let card = |Colour { rgb: [r, g, b] }: Colour| format!("--card:#{r:02x}{g:02x}{b:02x}");
+        let card = |Colour { rgb }: Colour| format!("--card:#{}", hex::encode(rgb));
         let (light, dark) = css.split_once("prefers-color-scheme:dark").expect("two schemes");
         assert!(light.contains(&card(LIGHT_CARD)), "{light}");
         assert!(dark.contains(&card(DARK_CARD)), "{dark}");

@@ -1,10 +1,13 @@
 //! The link to the marketplace's authorization page (RFC 6749 section 4.1.1, with the platform's own parameters).
 
+use std::time::Duration;
+
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use shared::config::Authorization;
+use shared::config::{Authorization, is_loopback};
 use url::Url;
 
-use crate::public_url::is_loopback;
+/// The time that an admin may take over the consent page. The state and the browser's cookie last so long.
+pub const CONSENT_TIME: Duration = Duration::from_mins(30);
 
 /// The white label of the marketplace: the same pages under a host without the vendor's brand.
 const WHITE_LABEL: &str = "https://marketplace.leadconnectorhq.com";

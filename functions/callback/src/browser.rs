@@ -3,13 +3,13 @@
 //! All tabs of one browser share the value, so that several installations can be under way at once. On TLS the
 //! `__Host-` prefix keeps other hosts of the domain from planting one (RFC 6265bis section 4.1.3.2).
 
-use aws_lc_rs::rand;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cookie::{Cookie, SameSite};
+use shared::domain::random;
 
+use crate::authorize::CONSENT_TIME;
 use crate::public_url::PublicUrl;
-use crate::state;
 
 const BYTES: usize = 32;
 
@@ -19,14 +19,9 @@ pub struct Browser([u8; BYTES]);
 
 impl Browser {
     /// A browser that was not here before.
-    ///
-    /// # Panics
-    /// If the system's random number generator fails.
     #[must_use]
     pub fn new() -> Self {
-        let mut value = [0; BYTES];
-        rand::fill(&mut value).expect("the system's random numbers");
-        Self(value)
+        Self(random::bytes())
     }
 
     /// The browser by its cookies. Where the cookie is there twice, the one that browsers send first counts.
@@ -48,7 +43,7 @@ impl Browser {
             // Lax and not Strict: the redirect comes from the marketplace's site.
             .same_site(SameSite::Lax)
             .secure(public.is_secure())
-            .max_age(cookie::time::Duration::try_from(state::LIFE).unwrap_or_default())
+            .max_age(cookie::time::Duration::try_from(CONSENT_TIME).unwrap_or_default())
             .to_string()
     }
 
@@ -73,12 +68,9 @@ fn name(public: &PublicUrl) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{RequestContext, RequestLine};
 
     fn public(domain: &str) -> PublicUrl {
-        let http = RequestLine { method: "GET".into() };
-        let context = RequestContext { domain_name: Some(domain.into()), stage: None, http, authorizer: None };
-        PublicUrl::of(None, &context, "/").expect("a domain")
+        PublicUrl::of(None, Some(domain), None, "/").expect("a domain")
     }
 
     #[test]

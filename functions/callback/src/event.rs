@@ -1,12 +1,12 @@
-//! What a browser sends, and what it is answered, in API Gateway's payload 2.0.
-
-use std::collections::BTreeMap;
+//! What a browser sends, and the response to it.
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use http::header::{CACHE_CONTROL, COOKIE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS};
+use http::{HeaderName, HeaderValue, StatusCode};
+use lambda_http::{Body, Request, Response};
 use shared::domain::clock::Millis;
-pub use shared::lambda::gateway::{Request, RequestContext, RequestLine};
+use shared::lambda::gateway::{self, header};
 
 /// Whether the browser fetches the page before anyone asked for it (Fetch standard, `Sec-Purpose`; older browsers say
 /// `Purpose` or `X-Moz`).
@@ -14,8 +14,14 @@ pub use shared::lambda::gateway::{Request, RequestContext, RequestLine};
 pub fn is_prefetch(request: &Request) -> bool {
     ["sec-purpose", "purpose", "x-purpose", "x-moz"]
         .iter()
-        .filter_map(|name| request.header(name))
+        .filter_map(|name| header(request, name))
         .any(|value| value.contains("prefetch") || value.contains("prerender") || value.contains("preview"))
+}
+
+/// All cookies of a request, each as `name=value`.
+pub fn cookies(request: &Request) -> impl Iterator<Item = &str> {
+    let lines = request.headers().get_all(COOKIE).iter().filter_map(|line| std::str::from_utf8(line.as_bytes()).ok());
+    lines.flat_map(|line| line.split(';')).map(str::trim)
 }
 
 /// The longest time that a request is on its way from API Gateway to this function, which is the longest that API Gateway
@@ -36,122 +42,81 @@ pub struct Sender {
 impl Sender {
     /// Reads what API Gateway says of a request. Nothing of it is needed to answer, so what is odd counts as absent.
     #[must_use]
-    pub fn read(event: &str, request: &Request, now: Millis) -> Self {
-        #[derive(Default, Deserialize)]
-        struct Event {
-            #[serde(rename = "requestContext")]
-            context: Context,
-        }
-        #[derive(Default, Deserialize)]
-        struct Context {
-            #[serde(rename = "timeEpoch", default)]
-            time_epoch: serde_json::Value,
-            http: Http,
-        }
-        #[derive(Default, Deserialize)]
-        struct Http {
-            #[serde(rename = "sourceIp", default)]
-            source_ip: serde_json::Value,
-        }
-        let Event { context } = serde_json::from_str(event).unwrap_or_default();
-        let told = context.time_epoch.as_i64().map(Millis);
+    pub fn read(request: &Request, now: Millis) -> Self {
+        let context = gateway::context(request);
+        let told = context.map(|context| Millis(context.time_epoch));
         Self {
-            address: context.http.source_ip.as_str().unwrap_or_default().to_owned(),
-            user_agent: request.header("user-agent").unwrap_or_default().to_owned(),
+            address: context.and_then(|context| context.http.source_ip.clone()).unwrap_or_default(),
+            user_agent: header(request, "user-agent").unwrap_or_default().to_owned(),
             arrived_at: told.filter(|at| *at <= now && now.since(*at) <= LONGEST_WAY).unwrap_or(now),
         }
     }
 }
 
-/// An answer in the form of payload 2.0.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Answer {
-    /// The status code.
-    pub status_code: u16,
-    /// Headers by their names in lower case.
-    pub headers: BTreeMap<&'static str, String>,
-    /// `Set-Cookie` values.
-    pub cookies: Vec<String>,
-    /// The body, always text.
-    pub body: String,
-    /// Whether the body is base64; it never is.
-    pub is_base64_encoded: bool,
+/// A response with the headers that every response of this function has: browsers and proxies do not keep it, guess its
+/// type, frame it, index it, or send its address to the next site.
+#[must_use]
+pub fn response(status: StatusCode, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    for (name, value) in [
+        (CACHE_CONTROL, "no-store"),
+        (REFERRER_POLICY, "no-referrer"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (X_FRAME_OPTIONS, "DENY"),
+        (HeaderName::from_static("x-robots-tag"), "noindex, nofollow"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
 }
 
-impl Answer {
-    /// An answer with the headers that every answer of this function has: nothing of it is kept, guessed at, framed,
-    /// indexed, or told to the next site.
-    #[must_use]
-    pub fn new(status: http::StatusCode) -> Self {
-        let headers = BTreeMap::from([
-            ("cache-control", "no-store".to_owned()),
-            ("referrer-policy", "no-referrer".to_owned()),
-            ("x-content-type-options", "nosniff".to_owned()),
-            ("x-frame-options", "DENY".to_owned()),
-            ("x-robots-tag", "noindex, nofollow".to_owned()),
-        ]);
-        Self {
-            status_code: status.as_u16(),
-            headers,
-            cookies: Vec::new(),
-            body: String::new(),
-            is_base64_encoded: false,
-        }
+/// The same with one more header. A value that HTTP does not allow is left out.
+#[must_use]
+pub fn with_header(mut response: Response<Body>, name: HeaderName, value: &str) -> Response<Body> {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        response.headers_mut().append(name, value);
+    } else {
+        tracing::warn!(%name, "a response header has a value that HTTP does not allow");
     }
-
-    /// The same with one more header.
-    #[must_use]
-    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.headers.insert(name, value.into());
-        self
-    }
-
-    /// The same with a body.
-    #[must_use]
-    pub fn body(mut self, body: String) -> Self {
-        self.body = body;
-        self
-    }
-
-    /// The same with a cookie.
-    #[must_use]
-    pub fn cookie(mut self, cookie: String) -> Self {
-        self.cookies.push(cookie);
-        self
-    }
+    response
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use serde_json::json;
+    use lambda_http::Context;
+    use serde_json::{Value, json};
+
+    /// The request of an event for `/oauth/callback`, with these members and this context.
+    pub(crate) fn request(members: &Value, context: &Value) -> Request {
+        let mut event = json!({
+            "rawPath": "/oauth/callback",
+            "requestContext": { "domainName": "connect.example.com", "http": { "method": "GET" } },
+        });
+        for (name, value) in members.as_object().into_iter().flatten() {
+            event[name] = value.clone();
+        }
+        for (name, value) in context.as_object().into_iter().flatten() {
+            event["requestContext"][name] = value.clone();
+        }
+        let event = serde_json::value::to_raw_value(&event).expect("JSON");
+        gateway::read(&event, Context::default()).expect("a request")
+    }
 
     #[test]
     fn a_sender_is_what_the_gateway_says_and_nothing_odd() {
         let now = Millis(1_800_000_000_000);
-        for (time, at) in [
-            (json!(now.0 - 700), now - Duration::from_millis(700)),
-            (json!(now.0 + 1), now),
-            (json!(1_583_348_638_390_i64), now),
-            (json!("soon"), now),
-            (json!(null), now),
-        ] {
-            let http = json!({"method": "GET", "sourceIp": "192.0.2.1"});
-            let event = json!({
-                "rawPath": "/oauth/callback",
-                "headers": {"user-agent": "Firefox"},
-                "requestContext": {"http": http, "timeEpoch": time},
-            });
-            let request = Request::read(&event.to_string()).expect("a request");
-            let sender = Sender::read(&event.to_string(), &request, now);
+        for (time, at) in
+            [(now.0 - 700, now - Duration::from_millis(700)), (now.0 + 1, now), (1_583_348_638_390_i64, now), (0, now)]
+        {
+            let context = json!({ "http": { "method": "GET", "sourceIp": "192.0.2.1" }, "timeEpoch": time });
+            let request = request(&json!({ "headers": { "user-agent": "Firefox" } }), &context);
             let expected = Sender { address: "192.0.2.1".into(), user_agent: "Firefox".into(), arrived_at: at };
-            assert_eq!(sender, expected, "{time}");
+            assert_eq!(Sender::read(&request, now), expected, "{time}");
         }
-        let event = json!({"rawPath": "/", "requestContext": {"http": {"method": "GET", "sourceIp": 7}}}).to_string();
-        let request = Request::read(&event).expect("a request");
         let nothing = Sender { address: String::new(), user_agent: String::new(), arrived_at: now };
-        assert_eq!(Sender::read(&event, &request, now), nothing);
+        assert_eq!(Sender::read(&request(&json!({}), &json!({})), now), nothing);
     }
 
     #[test]
@@ -161,10 +126,24 @@ mod tests {
             ("x-moz", "prefetch", true),
             ("sec-fetch-mode", "navigate", false),
         ] {
-            let context = json!({"http": {"method": "GET"}});
-            let event = json!({"rawPath": "/oauth/install", "requestContext": context, "headers": {name: value}});
-            let request = Request::read(&event.to_string()).expect("a request");
+            let request = request(&json!({ "headers": { name: value } }), &json!({}));
             assert_eq!(is_prefetch(&request), expected, "{name}: {value}");
         }
+    }
+
+    #[test]
+    fn cookies_are_found_one_by_one() {
+        let apart = request(&json!({ "cookies": ["a=1", "b=\u{e9}", "c=3; d=4"] }), &json!({}));
+        assert_eq!(cookies(&apart).collect::<Vec<_>>(), ["a=1", "b=\u{e9}", "c=3", "d=4"]);
+        let in_header = request(&json!({ "headers": { "Cookie": "b=2; c=3" } }), &json!({}));
+        assert_eq!(cookies(&in_header).collect::<Vec<_>>(), ["b=2", "c=3"]);
+        assert_eq!(cookies(&request(&json!({}), &json!({}))).count(), 0);
+    }
+
+    #[test]
+    fn a_header_value_that_http_does_not_allow_is_left_out() {
+        let plain = || response(StatusCode::OK, Body::Empty);
+        assert_eq!(with_header(plain(), COOKIE, "a").headers().len(), plain().headers().len() + 1);
+        assert_eq!(with_header(plain(), COOKIE, "a\nb: c").headers().len(), plain().headers().len());
     }
 }

@@ -25,12 +25,9 @@ pub mod route;
 pub mod state;
 pub mod words;
 
-use std::sync::Arc;
-
-use lambda_runtime::{Error, LambdaEvent};
-use serde_json::value::RawValue;
+use lambda_runtime::Error;
 use shared::app::App;
-use shared::config::Function;
+use shared::config::CallbackConfig;
 use shared::lambda::serve::serve_http;
 
 use crate::installer::Installer;
@@ -40,12 +37,7 @@ use crate::installer::Installer;
 /// # Errors
 /// Configuration that is missing or malformed, or a Runtime API that cannot be reached.
 pub async fn run() -> Result<(), Error> {
-    let app = Box::pin(App::start(Function::Callback)).await?;
-    let alias = app.config.gateway_alias.clone();
-    let installer = Arc::new(Installer::new(app));
-    let answer = move |event: LambdaEvent<Box<RawValue>>| {
-        let installer = installer.clone();
-        async move { installer.answer(event.payload.get(), &event.context.request_id).await }
-    };
-    serve_http(alias, answer).await
+    let CallbackConfig { app, authorization, brand } = App::configure("callback", CallbackConfig::read)?;
+    let alias = app.gateway_alias.clone();
+    serve_http(alias, Installer::new(Box::pin(App::of(app)).await?, authorization, brand)).await
 }

@@ -7,14 +7,16 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::StatusCode;
+use http::header::{ALLOW, CONTENT_SECURITY_POLICY, CONTENT_TYPE, RETRY_AFTER, STRICT_TRANSPORT_SECURITY};
+use http::{HeaderValue, StatusCode};
+use lambda_http::{Body, Response};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use shared::config::{Authorization, Brand};
 
 use crate::accent;
 use crate::authorize::{Entrance, marketplace};
 use crate::done::Done;
-use crate::event::Answer;
+use crate::event::{response, with_header};
 use crate::failure::Failure;
 use crate::public_url::PublicUrl;
 use crate::route;
@@ -57,41 +59,41 @@ pub struct Surroundings<'a> {
 
 /// The page of a finished installation.
 #[must_use]
-pub fn done(done: Done, around: Surroundings<'_>) -> Answer {
+pub fn done(done: Done, around: Surroundings<'_>) -> Response<Body> {
     let around = Surroundings { entrance: done.entrance, ..around };
     page(StatusCode::OK, words::done(done), around, None)
 }
 
 /// The page that asks through which of the marketplace's hosts the admin wants to go.
 #[must_use]
-pub fn choice(around: Surroundings<'_>) -> Answer {
+pub fn choice(around: Surroundings<'_>) -> Response<Body> {
     page(StatusCode::OK, words::choice(), around, None)
 }
 
 /// The page of a failure.
 #[must_use]
-pub fn failure(failure: Failure, around: Surroundings<'_>) -> Answer {
-    let mut answer = page(failure.status(), words::failure(failure), around, Some(around.request_id));
+pub fn failure(failure: Failure, around: Surroundings<'_>) -> Response<Body> {
+    let mut page = page(failure.status(), words::failure(failure), around, Some(around.request_id));
     if failure == Failure::MethodNotAllowed {
-        answer = answer.header("allow", "GET");
+        page.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
     }
     if let Some(seconds) = failure.retry_after() {
-        answer = answer.header("retry-after", seconds.to_string());
+        page.headers_mut().insert(RETRY_AFTER, seconds.into());
     }
-    answer
+    page
 }
 
-fn page(status: StatusCode, words: Words, around: Surroundings<'_>, reference: Option<&str>) -> Answer {
+fn page(status: StatusCode, words: Words, around: Surroundings<'_>, reference: Option<&str>) -> Response<Body> {
     let style = style(around.brand);
-    let mut answer = Answer::new(status)
-        .header("content-type", "text/html; charset=utf-8")
-        .header("content-security-policy", policy(&style))
-        .header("cross-origin-opener-policy", "same-origin")
-        .body(document(words, around, &style, reference).into_string());
+    let html = document(words, around, &style, reference).into_string();
+    let mut page = with_header(response(status, Body::Text(html)), CONTENT_SECURITY_POLICY, &policy(&style));
+    let headers = page.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
     if around.public.is_some_and(PublicUrl::is_secure) {
-        answer = answer.header("strict-transport-security", "max-age=31536000");
+        headers.insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
     }
-    answer
+    page
 }
 
 fn document(words: Words, around: Surroundings<'_>, style: &str, reference: Option<&str>) -> Markup {
@@ -185,7 +187,6 @@ fn sign(tone: Tone) -> Markup {
 mod tests {
     use super::*;
     use crate::authorize::tests::config;
-    use crate::event::{RequestContext, RequestLine};
     use crate::redirect::Redirect;
     use crate::state::StateKey;
     use proptest::prelude::*;
@@ -198,10 +199,15 @@ mod tests {
     const REQUEST_ID: &str = "5f2b7e1c-0000-4000-8000-1234567890ab";
 
     fn public() -> PublicUrl {
-        let http = RequestLine { method: "GET".into() };
-        let context =
-            RequestContext { domain_name: Some("connect.example.com".into()), stage: None, http, authorizer: None };
-        PublicUrl::of(None, &context, "/").expect("a domain")
+        PublicUrl::of(None, Some("connect.example.com"), None, "/").expect("a domain")
+    }
+
+    fn html(page: &Response<Body>) -> &str {
+        std::str::from_utf8(page.body()).expect("text")
+    }
+
+    fn header<'a>(page: &'a Response<Body>, name: &str) -> &'a str {
+        page.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
     fn with_surroundings<T>(entrance: Entrance, use_them: impl FnOnce(Surroundings<'_>) -> T) -> T {
@@ -222,11 +228,11 @@ mod tests {
         }
     }
 
-    fn all_pages() -> Vec<(String, Answer)> {
+    fn all_pages() -> Vec<(String, Response<Body>)> {
         [Brand::default(), odd_brand()].iter().flat_map(pages_of).collect()
     }
 
-    fn pages_of(brand: &Brand) -> Vec<(String, Answer)> {
+    fn pages_of(brand: &Brand) -> Vec<(String, Response<Body>)> {
         with_brand(brand, Entrance::Standard, |around| {
             let failures = Failure::ALL.into_iter().map(|f| (format!("{f:?}"), failure(f, around)));
             let kinds = [None, Some(Kind::Location), Some(Kind::Company)];
@@ -240,7 +246,7 @@ mod tests {
     #[test]
     fn every_page_keeps_to_itself() {
         for (name, page) in all_pages() {
-            for (header, value) in [
+            for (name_of_header, value) in [
                 ("cache-control", "no-store"),
                 ("content-type", "text/html; charset=utf-8"),
                 ("referrer-policy", "no-referrer"),
@@ -248,17 +254,17 @@ mod tests {
                 ("x-frame-options", "DENY"),
                 ("strict-transport-security", "max-age=31536000"),
             ] {
-                assert_eq!(page.headers.get(header).map(String::as_str), Some(value), "{name}: {header}");
+                assert_eq!(header(&page, name_of_header), value, "{name}: {name_of_header}");
             }
-            let policy = &page.headers["content-security-policy"];
+            let policy = header(&page, "content-security-policy");
             for rule in ["default-src 'none'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"] {
                 assert!(policy.contains(rule), "{name}: {policy}");
             }
             for never in ["<script", " style=", "src=", "<link", "@import", "url(", " onclick"] {
-                assert!(!page.body.contains(never), "{name}: {never}");
+                assert!(!html(&page).contains(never), "{name}: {never}");
             }
             for needed in ["<!DOCTYPE html>", "<html lang=\"en\">", "<title>", "<main", "<h1>", "name=\"viewport\""] {
-                assert!(page.body.contains(needed), "{name}: {needed}");
+                assert!(html(&page).contains(needed), "{name}: {needed}");
             }
         }
     }
@@ -266,11 +272,11 @@ mod tests {
     #[test]
     fn the_policy_allows_exactly_the_style_on_the_page() {
         for (name, page) in all_pages() {
-            let (_, rest) = page.body.split_once("<style>").expect("a style");
+            let (_, rest) = html(&page).split_once("<style>").expect("a style");
             let (style, rest) = rest.split_once("</style>").expect("its end");
             assert!(!rest.contains("<style"), "{name}: one style only");
             let hash = STANDARD.encode(digest(&SHA256, style.as_bytes()));
-            let policy = &page.headers["content-security-policy"];
+            let policy = header(&page, "content-security-policy");
             assert!(policy.contains(&format!("style-src 'sha256-{hash}'")), "{name}: {policy}");
         }
     }
@@ -282,26 +288,26 @@ mod tests {
             (Entrance::WhiteLabel, "href=\"https://connect.example.com/oauth/install?white_label=1\""),
         ] {
             let page = with_surroundings(entrance, |around| failure(Failure::PlatformUnavailable, around));
-            assert_eq!((page.status_code, page.headers["retry-after"].as_str()), (503, "60"));
-            assert!(page.body.contains(href), "{}", page.body);
+            assert_eq!((page.status().as_u16(), header(&page, "retry-after")), (503, "60"));
+            assert!(html(&page).contains(href), "{}", html(&page));
         }
         let done = Done { kind: Some(Kind::Company), entrance: Entrance::WhiteLabel };
         let page = with_surroundings(Entrance::Standard, |around| super::done(done, around));
-        assert!(page.body.contains("https://marketplace.leadconnectorhq.com"), "{}", page.body);
-        assert!(!page.body.contains("gohighlevel"), "the vendor's brand stays off a white label's page");
+        assert!(html(&page).contains("https://marketplace.leadconnectorhq.com"), "{}", html(&page));
+        assert!(!html(&page).contains("gohighlevel"), "the vendor's brand stays off a white label's page");
     }
 
     #[test]
     fn a_brand_is_on_every_page_and_is_text() {
         for (name, page) in pages_of(&odd_brand()) {
-            assert!(page.body.contains("<p class=\"brand\">&lt;b&gt;&quot;Ä&amp;'</p>"), "{name}: {}", page.body);
-            assert!(!page.body.contains("<b>"), "{name}");
+            assert!(html(&page).contains("<p class=\"brand\">&lt;b&gt;&quot;Ä&amp;'</p>"), "{name}: {}", html(&page));
+            assert!(!html(&page).contains("<b>"), "{name}");
             let link = "<a href=\"https://help.example.com/?a=1&amp;b=%27%3C%22%3E\">";
-            assert!(page.body.contains(link), "{name}: {}", page.body);
-            assert!(page.body.contains("--accent:#ffd60a"), "{name}: the dark scheme's button");
+            assert!(html(&page).contains(link), "{name}: {}", html(&page));
+            assert!(html(&page).contains("--accent:#ffd60a"), "{name}: the dark scheme's button");
         }
         for (name, page) in pages_of(&Brand::default()) {
-            assert!(!page.body.contains("<header") && !page.body.contains("<footer"), "{name}");
+            assert!(!html(&page).contains("<header") && !html(&page).contains("<footer"), "{name}");
         }
     }
 
@@ -310,15 +316,15 @@ mod tests {
         let page = with_surroundings(Entrance::Standard, choice);
         for answer in ["0", "1"] {
             let href = format!("href=\"https://connect.example.com/oauth/install?white_label={answer}\"");
-            assert!(page.body.contains(&href), "{}", page.body);
+            assert!(html(&page).contains(&href), "{}", html(&page));
         }
     }
 
     #[test]
     fn a_method_that_is_not_allowed_is_told_which_is() {
         let page = with_surroundings(Entrance::Standard, |around| failure(Failure::MethodNotAllowed, around));
-        assert_eq!((page.status_code, page.headers["allow"].as_str()), (405, "GET"));
-        assert!(!page.body.contains("no such page"), "the page is there: {}", page.body);
+        assert_eq!((page.status().as_u16(), header(&page, "allow")), (405, "GET"));
+        assert!(!html(&page).contains("no such page"), "the page is there: {}", html(&page));
     }
 
     proptest! {
@@ -340,8 +346,8 @@ mod tests {
                 [failure(outcome.expect_err("nothing is exchanged"), around), done(Done::read(&query), around)]
             });
             for page in pages {
-                prop_assert!(!page.body.contains("MARKER"), "{}", page.body);
-                prop_assert!(!page.headers.values().any(|value| value.contains("MARKER")));
+                prop_assert!(!html(&page).contains("MARKER"), "{}", html(&page));
+                prop_assert!(!page.headers().values().any(|v| String::from_utf8_lossy(v.as_bytes()).contains("MARKER")));
             }
         }
     }

@@ -5,9 +5,9 @@
 
 use std::fmt;
 
-use url::{Host, Url};
-
-use crate::event::RequestContext;
+use shared::config::is_loopback;
+use shared::lambda::gateway::below;
+use url::Url;
 
 /// An absolute URL without a trailing slash.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,18 +22,23 @@ pub struct PublicUrl {
 pub struct Unknown;
 
 impl PublicUrl {
-    /// `configured`, or the request's domain and stage.
+    /// `configured`, or the domain and stage of a request for `raw_path`.
     ///
     /// A stage is part of the URL where the path carries it, and always on the API's default domain; a custom domain
     /// hides it.
     ///
     /// # Errors
     /// [`Unknown`].
-    pub fn of(configured: Option<&Url>, context: &RequestContext, raw_path: &str) -> Result<Self, Unknown> {
+    pub fn of(
+        configured: Option<&Url>,
+        domain: Option<&str>,
+        stage: Option<&str>,
+        raw_path: &str,
+    ) -> Result<Self, Unknown> {
         if let Some(url) = configured {
             return Ok(Self { base: url.as_str().trim_end_matches('/').to_owned(), secure: url.scheme() == "https" });
         }
-        let domain = context.domain_name.as_deref().filter(|d| !d.is_empty()).ok_or(Unknown)?;
+        let domain = domain.filter(|d| !d.is_empty()).ok_or(Unknown)?;
         let mut url = Url::parse(&format!("https://{domain}/")).map_err(|_| Unknown)?;
         // A domain that is more than host and port was not written by API Gateway.
         if url.path() != "/" || url.query().is_some() || url.fragment().is_some() || domain.contains(['@', '/', '\\']) {
@@ -44,7 +49,7 @@ impl PublicUrl {
         }
         let secure = url.scheme() == "https";
         let mut base = url.as_str().trim_end_matches('/').to_owned();
-        if let Some(stage) = named_stage(context)
+        if let Some(stage) = stage.filter(|stage| is_in_urls(stage))
             && (domain.contains(".execute-api.") || below(raw_path, stage).is_some())
         {
             base = format!("{base}/{stage}");
@@ -77,49 +82,14 @@ impl fmt::Display for PublicUrl {
     }
 }
 
-/// The path below the stage, or below the path of the configured URL, where it has such a prefix.
-#[must_use]
-pub fn path_below<'a>(configured: Option<&Url>, context: &RequestContext, raw_path: &'a str) -> &'a str {
-    let stripped = named_stage(context).and_then(|stage| below(raw_path, stage)).unwrap_or(raw_path);
-    let prefix = configured.map(|url| url.path().trim_matches('/')).unwrap_or_default();
-    if prefix.is_empty() { stripped } else { below(stripped, prefix).unwrap_or(stripped) }
-}
-
-/// Whether a URL's host is this machine.
-#[must_use]
-pub fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(Host::Ipv6(ip)) => ip.is_loopback(),
-        None => false,
-    }
-}
-
-/// A stage that shows in URLs. API Gateway's names have only these characters.
-fn named_stage(context: &RequestContext) -> Option<&str> {
-    let plain =
-        |stage: &&str| !stage.is_empty() && stage.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-    context.stage.as_deref().filter(plain)
-}
-
-fn below<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
-    path.strip_prefix('/')?.strip_prefix(prefix).filter(|rest| rest.starts_with('/'))
+/// Returns true for a stage whose name is part of URLs, which `$default` is not. API Gateway allows these characters.
+fn is_in_urls(stage: &str) -> bool {
+    !stage.is_empty() && stage.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::RequestLine;
-
-    fn context(domain: &str, stage: &str) -> RequestContext {
-        RequestContext {
-            domain_name: Some(domain.to_owned()),
-            stage: Some(stage.to_owned()),
-            http: RequestLine { method: "GET".into() },
-            authorizer: None,
-        }
-    }
 
     #[test]
     fn the_base_is_the_url_that_the_browser_shows() {
@@ -131,35 +101,32 @@ mod tests {
             ("connect.example.com", "prod", "/prod/oauth/install", "/prod"),
             ("connect.example.com", "../x", "/../x/oauth/install", ""),
         ] {
-            let context = context(domain, stage);
-            let public = PublicUrl::of(None, &context, path).expect("a domain");
+            let public = PublicUrl::of(None, Some(domain), Some(stage), path).expect("a domain");
             assert_eq!(public.as_str(), format!("https://{domain}{base}"), "{domain} {stage} {path}");
             assert!(public.is_secure());
         }
-        assert_eq!(path_below(None, &context("x", "prod"), "/prod/oauth/done"), "/oauth/done");
-        assert_eq!(path_below(None, &context("x", "prod"), "/production/oauth/done"), "/production/oauth/done");
     }
 
     #[test]
-    fn what_is_configured_wins_and_its_path_is_stripped() {
+    fn a_configured_url_wins() {
         let configured = Url::parse("https://connect.example.com/relay/").expect("a URL");
-        let context = context("a1.execute-api.eu-west-1.amazonaws.com", "prod");
-        let public = PublicUrl::of(Some(&configured), &context, "/prod/oauth/install").expect("configured");
+        let domain = Some("a1.execute-api.eu-west-1.amazonaws.com");
+        let public = PublicUrl::of(Some(&configured), domain, Some("prod"), "/prod/oauth/install").expect("configured");
         assert_eq!(public.at("/oauth/done"), "https://connect.example.com/relay/oauth/done");
-        assert_eq!(path_below(Some(&configured), &context, "/relay/oauth/done"), "/oauth/done");
     }
 
     #[test]
     fn plain_http_is_for_this_machine_only() {
-        let local = PublicUrl::of(None, &context("127.0.0.1:8123", "$default"), "/").expect("a domain");
+        let at = |domain| PublicUrl::of(None, Some(domain), Some("$default"), "/").expect("a domain");
+        let local = at("127.0.0.1:8123");
         assert_eq!((local.as_str(), local.is_secure()), ("http://127.0.0.1:8123", false));
-        assert!(PublicUrl::of(None, &context("10.0.0.1:8123", "$default"), "/").expect("a domain").is_secure());
+        assert!(at("10.0.0.1:8123").is_secure());
     }
 
     #[test]
     fn a_domain_that_is_none_is_refused() {
         for odd in ["", "a/b", "a?b", "a#b", "user@host", "a b", "[", "a\\b", "x:99999"] {
-            assert_eq!(PublicUrl::of(None, &context(odd, "$default"), "/"), Err(Unknown), "{odd}");
+            assert_eq!(PublicUrl::of(None, Some(odd), Some("$default"), "/"), Err(Unknown), "{odd}");
         }
     }
 }

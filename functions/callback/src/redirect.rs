@@ -101,7 +101,7 @@ fn is_code(code: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state;
+    use crate::authorize::CONSENT_TIME;
 
     const URI: &str = "https://connect.example.com/oauth/callback";
     const NOW: Millis = Millis(1_750_000_000_000);
@@ -160,7 +160,7 @@ mod tests {
             Ok(admitted.entrance())
         };
         assert_eq!(admit(Some(&browser), NOW), Ok(Entrance::WhiteLabel));
-        assert_eq!(admit(Some(&browser), NOW + state::LIFE), Err(Failure::StateExpired));
+        assert_eq!(admit(Some(&browser), NOW + CONSENT_TIME), Err(Failure::StateExpired));
         assert_eq!(admit(Some(&another), NOW), Err(Failure::StateForeign));
         assert_eq!(admit(None, NOW), Err(Failure::BrowserUnknown));
         Ok(())

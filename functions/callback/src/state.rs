@@ -9,19 +9,15 @@
 //! state, but could as well call the token endpoint as the app. When the secret is changed, installations that are
 //! under way must be started again, as their codes must be anyway.
 
-use std::time::Duration;
-
-use aws_lc_rs::{hkdf, hmac, rand};
+use aws_lc_rs::{hkdf, hmac};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use shared::domain::clock::Millis;
+use shared::domain::random;
 use shared::domain::redacted::Redacted;
 
-use crate::authorize::Entrance;
+use crate::authorize::{CONSENT_TIME, Entrance};
 use crate::browser::Browser;
-
-/// How long the admin may take over the consent page.
-pub const LIFE: Duration = Duration::from_mins(30);
 
 const FORMAT: u8 = 1;
 const NONCE: usize = 16;
@@ -36,7 +32,7 @@ pub enum StateError {
     #[error("the state was not made for this browser and this address")]
     Foreign,
     /// Made here, for this browser, too long ago.
-    #[error("the state is older than {} minutes", LIFE.as_secs() / 60)]
+    #[error("the state is older than {} minutes", CONSENT_TIME.as_secs() / 60)]
     Expired,
 }
 
@@ -54,10 +50,10 @@ impl VerifiedState {
     /// Whether a code that comes with it may be exchanged.
     ///
     /// # Errors
-    /// [`StateError::Expired`], [`LIFE`] after it was made.
+    /// [`StateError::Expired`], [`CONSENT_TIME`] after it was made.
     pub fn check_age(&self, now: Millis) -> Result<(), StateError> {
         // An instant that is still to come was written by a process whose clock is ahead.
-        if now.since(self.issued_at) >= LIFE { Err(StateError::Expired) } else { Ok(()) }
+        if now.since(self.issued_at) >= CONSENT_TIME { Err(StateError::Expired) } else { Ok(()) }
     }
 }
 
@@ -78,13 +74,9 @@ impl StateKey {
     }
 
     /// A state for an authorization request that this browser is sent away with now.
-    ///
-    /// # Panics
-    /// If the system's random number generator fails.
     #[must_use]
     pub fn sign(&self, entrance: Entrance, browser: &Browser, redirect_uri: &str, now: Millis) -> String {
-        let mut nonce = [0; NONCE];
-        rand::fill(&mut nonce).expect("the system's random numbers");
+        let nonce: [u8; NONCE] = random::bytes();
         let mut state = Vec::with_capacity(CLAIM + MAC);
         state.push(FORMAT);
         state.push(entrance_byte(entrance));
@@ -124,7 +116,7 @@ impl StateKey {
     pub fn network(&self, address: &str, user_agent: &str) -> String {
         // A signed state begins with its format, so this is never the text of one.
         let text = format!("network\0{address}\0{user_agent}");
-        hmac::sign(&self.0, text.as_bytes()).as_ref().iter().fold(String::new(), |hex, b| hex + &format!("{b:02x}"))
+        hex::encode(hmac::sign(&self.0, text.as_bytes()))
     }
 }
 
@@ -144,6 +136,7 @@ fn entrance_byte(entrance: Entrance) -> u8 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::time::Duration;
 
     const URI: &str = "https://connect.example.com/oauth/callback";
     const NOW: Millis = Millis(1_750_000_000_000);
@@ -162,10 +155,10 @@ mod tests {
         let browser = Browser::new();
         let state = key().sign(Entrance::WhiteLabel, &browser, URI, NOW);
         assert_eq!(verify(&state, &browser, NOW), Ok(Entrance::WhiteLabel));
-        let last = NOW + LIFE - Duration::from_millis(1);
+        let last = NOW + CONSENT_TIME - Duration::from_millis(1);
         assert_eq!(verify(&state, &browser, last), Ok(Entrance::WhiteLabel));
-        assert_eq!(verify(&state, &browser, NOW + LIFE), Err(StateError::Expired));
-        assert_eq!(verify(&state, &browser, NOW - LIFE), Ok(Entrance::WhiteLabel), "a clock behind");
+        assert_eq!(verify(&state, &browser, NOW + CONSENT_TIME), Err(StateError::Expired));
+        assert_eq!(verify(&state, &browser, NOW - CONSENT_TIME), Ok(Entrance::WhiteLabel), "a clock behind");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde_json::Value;
 use shared::app::App;
-use shared::config::Function;
+use shared::config::AppConfig;
 use shared::domain::clock::Millis;
 use shared::domain::qualifier::{Arrival, Qualifier};
 
@@ -25,7 +25,7 @@ const USUAL_TIME: Duration = Duration::from_mins(1);
 /// # Errors
 /// Configuration that is missing or malformed, or a Runtime API that cannot be reached.
 pub async fn run() -> Result<(), Error> {
-    let app = Arc::new(Box::pin(App::start(Function::Refresh)).await?);
+    let app = Arc::new(Box::pin(App::of(App::configure("refresh", AppConfig::read)?)).await?);
     let serve = service_fn(move |event| {
         let app = app.clone();
         async move { handle(&app, event).await }

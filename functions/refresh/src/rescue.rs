@@ -2,54 +2,48 @@
 
 use std::time::Duration;
 
+use aws_lambda_events::sqs::{SqsBatchResponse, SqsMessage};
 use futures_util::future::join_all;
-use serde::Serialize;
 use shared::app::App;
 use shared::token::rescue::{LostWrite, RescueError, Rescued, redelivery};
-
-use crate::event::Message;
-
-/// The answer to an SQS event: which messages are to come again (Lambda Developer Guide, "Implementing partial batch
-/// responses").
-#[derive(Debug, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct BatchAnswer {
-    batch_item_failures: Vec<ItemFailure>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ItemFailure {
-    item_identifier: String,
-}
 
 /// The time that one pair is given. The table may hang, and the pair is to be tried again soon.
 const PATIENCE: Duration = Duration::from_secs(8);
 
 /// Stores each pair by the conditional write that it was meant for. Those that cannot be stored yet come again within
 /// seconds: their visibility time-out is shortened, and SQS keeps it for what the answer names.
-pub async fn run(app: &App, messages: Vec<Message>) -> BatchAnswer {
+///
+/// The answer names the messages that come again (Lambda Developer Guide, "Implementing partial batch responses").
+pub async fn run(app: &App, messages: Vec<SqsMessage>) -> SqsBatchResponse {
     let stored = join_all(messages.iter().map(|message| store_in_time(app, message))).await;
-    let failed: Vec<&Message> = messages.iter().zip(stored).filter(|(_, stored)| !stored).map(|(m, _)| m).collect();
+    let failed: Vec<&SqsMessage> = messages.iter().zip(stored).filter(|(_, stored)| !stored).map(|(m, _)| m).collect();
     if let Some(queue) = &app.rescue {
         let mut again = Vec::new();
         for message in &failed {
-            again.extend(message.receipt_handle.as_deref().map(|receipt| (receipt, redelivery(message.receives()))));
+            again.extend(message.receipt_handle.as_deref().map(|receipt| (receipt, redelivery(receives(message)))));
         }
         queue.deliver_again(&again).await;
     }
-    let failure = |message: &Message| ItemFailure { item_identifier: message.message_id.clone() };
-    BatchAnswer { batch_item_failures: failed.into_iter().map(failure).collect() }
+    let mut answer = SqsBatchResponse::default();
+    // To Lambda, an empty id means that the whole batch has failed.
+    answer.set_failures(failed.into_iter().map(|message| message.message_id.clone().unwrap_or_default()));
+    answer
 }
 
-async fn store_in_time(app: &App, message: &Message) -> bool {
-    let error = match tokio::time::timeout(PATIENCE, Box::pin(store(app, &message.body))).await {
+/// Number of deliveries, this one included (Amazon SQS API Reference, `ReceiveMessage`); 1 if SQS does not say.
+fn receives(message: &SqsMessage) -> u32 {
+    message.attributes.get("ApproximateReceiveCount").and_then(|count| count.parse().ok()).unwrap_or(1)
+}
+
+async fn store_in_time(app: &App, message: &SqsMessage) -> bool {
+    let body = message.body.as_deref().unwrap_or_default();
+    let error = match tokio::time::timeout(PATIENCE, Box::pin(store(app, body))).await {
         Ok(Ok(())) => return true,
         Ok(Err(error)) => error.to_string(),
         Err(_) => "no answer in time".to_owned(),
     };
-    let (message, receives) = (&message.message_id, message.receives());
-    tracing::error!(alarm = "rescue", message, receives, error, "a rescued pair is not stored yet");
+    let (message_id, receives) = (&message.message_id, receives(message));
+    tracing::error!(alarm = "rescue", message = message_id, receives, error, "a rescued pair is not stored yet");
     false
 }
 
@@ -61,4 +55,18 @@ async fn store(app: &App, body: &str) -> Result<(), RescueError> {
     };
     tracing::info!(resource = %rescued.resource, outcome, "a rescued pair");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_deliveries_is_sqss() {
+        for (count, expected) in [(None, 1), (Some("12"), 12), (Some("often"), 1)] {
+            let mut message = SqsMessage::default();
+            message.attributes.extend(count.map(|count| ("ApproximateReceiveCount".to_owned(), count.to_owned())));
+            assert_eq!(receives(&message), expected, "{count:?}");
+        }
+    }
 }

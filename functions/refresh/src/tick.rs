@@ -14,7 +14,7 @@ use shared::table::StoreError;
 use shared::table::company::Note;
 use shared::table::installation::{Changed, DUE_SHARDS, Due, DueKey, DuePage, LEASE};
 use shared::token::TokenError;
-use shared::token::refresh::{Failure, Refreshed, Why};
+use shared::token::outcome::{Failure, Refreshed, Why};
 use shared::token::schedule;
 
 use crate::companies;

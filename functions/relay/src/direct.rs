@@ -10,7 +10,7 @@ use lambda_runtime::LambdaEvent;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use shared::caller::Identity;
-use shared::domain::problem::{Code, Problem};
+use shared::domain::problem::Problem;
 use shared::domain::qualifier::Arrival;
 use shared::domain::resource::Resource;
 use shared::lambda::serve::is_object;
@@ -77,10 +77,11 @@ pub async fn answer(relay: &Relay, event: &LambdaEvent<Box<RawValue>>) -> Box<Ra
     if !is_batch {
         return direct.one(&event.payload, &Room::for_one()).await;
     }
-    let batch = serde_json::from_str(payload).map_err(|e| invalid(&format!("the batch is malformed: {e}")));
+    let batch =
+        serde_json::from_str(payload).map_err(|e| Problem::invalid_request(format!("the batch is malformed: {e}")));
     match batch {
         Ok(Batch { requests }) if requests.len() <= MOST => direct.several(&requests).await,
-        Ok(_) => direct.refuse(&invalid(&format!("a batch has at most {MOST} requests")).into()),
+        Ok(_) => direct.refuse(&Problem::invalid_request(format!("a batch has at most {MOST} requests")).into()),
         Err(problem) => direct.refuse(&problem.into()),
     }
 }
@@ -124,18 +125,15 @@ impl Direct<'_> {
     }
 }
 
-fn invalid(detail: &str) -> Problem {
-    Problem::new(Code::InvalidRequest, detail)
-}
-
 /// Reads one request.
 pub(crate) fn read(raw: &RawValue) -> Result<Request, Refused> {
     if !is_object(raw) {
-        return Err(invalid("the request is malformed: it is no object").into());
+        return Err(Problem::invalid_request("the request is malformed: it is no object").into());
     }
-    let written: RequestJson =
-        serde_json::from_str(raw.get()).map_err(|e| invalid(&format!("the request is malformed: {e}")))?;
-    let method = request::method(&written.method).ok_or_else(|| invalid("the relay does not offer this method"))?;
+    let written: RequestJson = serde_json::from_str(raw.get())
+        .map_err(|e| Problem::invalid_request(format!("the request is malformed: {e}")))?;
+    let method = request::method(&written.method)
+        .ok_or_else(|| Problem::invalid_request("the relay does not offer this method"))?;
     let path = Path::parse(&written.path)?;
     let query = written.query.as_deref().map_or_else(|| Ok(Query::default()), query)?;
     let Pairs(pairs) = written.headers.unwrap_or_default();
@@ -148,7 +146,7 @@ pub(crate) fn read(raw: &RawValue) -> Result<Request, Refused> {
 
 /// Reads a query: a string, with or without its question mark, or an object of names and values.
 fn query(written: &RawValue) -> Result<Query, Refused> {
-    let malformed = |error| invalid(&format!("query is malformed: {error}"));
+    let malformed = |error| Problem::invalid_request(format!("query is malformed: {error}"));
     if written.get().starts_with('"') {
         let raw: String = serde_json::from_str(written.get()).map_err(malformed)?;
         return Ok(Query::parse(raw.strip_prefix('?').unwrap_or(&raw))?);
@@ -160,10 +158,10 @@ fn query(written: &RawValue) -> Result<Query, Refused> {
 /// The bytes of a body. JSON is sent byte for byte; if the caller named no content type, it gets the one of JSON.
 fn body(json: Option<Box<RawValue>>, base64: Option<String>, headers: &mut HeaderMap) -> Result<Bytes, Problem> {
     match (json, base64) {
-        (Some(_), Some(_)) => Err(invalid("a request has body or body_base64, not both")),
+        (Some(_), Some(_)) => Err(Problem::invalid_request("a request has body or body_base64, not both")),
         (None, None) => Ok(Bytes::new()),
         (None, Some(base64)) => {
-            let bytes = STANDARD.decode(base64).map_err(|_| invalid("body_base64 is not base64"))?;
+            let bytes = STANDARD.decode(base64).map_err(|_| Problem::invalid_request("body_base64 is not base64"))?;
             Ok(bytes.into())
         }
         (Some(json), None) => {
@@ -220,6 +218,7 @@ pub(crate) fn raw(value: &impl Serialize) -> Box<RawValue> {
 mod tests {
     use super::*;
     use ::http::{Method, StatusCode};
+    use shared::domain::problem::Code;
 
     fn request(json: &str) -> Result<Request, Refused> {
         read(&serde_json::from_str::<Box<RawValue>>(json).expect("JSON"))

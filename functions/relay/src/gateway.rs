@@ -1,22 +1,65 @@
-//! What the relay makes of API Gateway's payload 2.0, and the routes.
+//! API Gateway's payload 2.0 (Developer Guide, "Lambda proxy integrations") as the relay reads it, and its routes.
+//!
+//! The relay passes paths and bodies on byte for byte and answers with all that the platform sent, so it does not use
+//! `lambda_http` (docs/decisions/lambda-http.md). It reads neither the `Host` header nor the cookies.
+
+use std::collections::HashMap;
 
 use ::http::HeaderMap;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use shared::domain::problem::{Code, Problem};
+use serde::Deserialize;
+use shared::domain::problem::Problem;
 use shared::domain::resource::Kind;
-use shared::lambda::gateway::Request;
+use shared::lambda::gateway;
 use shared::request::path::Path;
 
-/// An event of API Gateway's HTTP API.
-#[derive(Clone, Debug)]
-pub struct HttpEvent(Request);
+/// An event of API Gateway's HTTP API. A member that is `null` counts as absent.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpEvent {
+    /// The path as API Gateway has decoded it, with the stage's prefix if the URL had it.
+    raw_path: String,
+    /// The query without its question mark, still encoded.
+    raw_query_string: Option<String>,
+    /// Header names in lower case. API Gateway joins the values of repeated headers with commas.
+    headers: Option<HashMap<String, String>>,
+    body: Option<String>,
+    is_base64_encoded: Option<bool>,
+    request_context: RequestContext,
+}
 
-/// Who checks the sender.
+/// The part of an event that comes from API Gateway and not from the caller.
+#[derive(Clone, Debug, Deserialize)]
+struct RequestContext {
+    stage: Option<String>,
+    http: RequestLine,
+    authorizer: Option<Authorizer>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct RequestLine {
+    method: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Authorizer {
+    iam: Option<Iam>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Iam {
+    user_arn: Option<String>,
+}
+
+/// How the sender is authenticated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Door {
-    /// The relay, by a bearer key.
+pub enum AuthMethod {
+    /// By a bearer key, which the relay checks.
     Key,
-    /// API Gateway, by a SigV4 signature.
+    /// By a SigV4 signature, which API Gateway checks.
     Iam,
 }
 
@@ -25,8 +68,8 @@ pub enum Door {
 pub enum Route<'a> {
     /// A request for the platform.
     Relay {
-        /// Who checks the sender.
-        door: Door,
+        /// How the sender is authenticated.
+        auth: AuthMethod,
         /// Location or company.
         kind: Kind,
         /// Its id.
@@ -36,8 +79,8 @@ pub enum Route<'a> {
     },
     /// A look at an installation.
     Status {
-        /// Who checks the sender.
-        door: Door,
+        /// How the sender is authenticated.
+        auth: AuthMethod,
         /// Location or company.
         kind: Kind,
         /// Its id.
@@ -56,31 +99,32 @@ impl HttpEvent {
     /// # Errors
     /// What is missing or of the wrong type.
     pub fn read(json: &str) -> Result<Self, Problem> {
-        serde_json::from_str(json).map(Self).map_err(|e| invalid(format!("the event is malformed: {e}")))
+        serde_json::from_str(json).map_err(|e| Problem::invalid_request(format!("the event is malformed: {e}")))
     }
 
     /// The method as it came.
     #[must_use]
     pub fn method(&self) -> &str {
-        self.0.method()
+        &self.request_context.http.method
     }
 
     /// The query as it came.
     #[must_use]
     pub fn query(&self) -> &str {
-        self.0.query()
+        self.raw_query_string.as_deref().unwrap_or_default()
     }
 
-    /// The ARN of who signed the request, if API Gateway's authorizer ran.
+    /// The ARN of the signer, if API Gateway's IAM authorizer ran.
     #[must_use]
     pub fn principal(&self) -> Option<&str> {
-        self.0.principal()
+        self.request_context.authorizer.as_ref()?.iam.as_ref()?.user_arn.as_deref()
     }
 
     /// The value of the `Authorization` header as it came.
     #[must_use]
     pub fn authorization(&self) -> Option<&str> {
-        self.0.header("authorization")
+        let headers = self.headers.as_ref()?;
+        headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("authorization")).map(|(_, value)| value.as_str())
     }
 
     /// The headers of a request for the platform's `path`.
@@ -88,58 +132,51 @@ impl HttpEvent {
     /// # Errors
     /// A header that would be read and cannot be one.
     pub fn headers(&self, path: &Path) -> Result<HeaderMap, Problem> {
-        let headers = self.0.headers.iter().flatten();
+        let headers = self.headers.iter().flatten();
         crate::headers::read(headers.map(|(name, value)| (name.as_str(), value.as_str())), path)
     }
 
+    /// The body as it was sent.
+    ///
     /// # Errors
     /// A body that is said to be base64 and is not.
-    pub fn into_body(mut self) -> Result<Bytes, Problem> {
-        self.0.take_body().map_err(|error| invalid(error.to_string()))
+    pub fn into_body(self) -> Result<Bytes, Problem> {
+        let body = self.body.unwrap_or_default();
+        if self.is_base64_encoded != Some(true) {
+            return Ok(body.into());
+        }
+        let bytes = STANDARD.decode(body).map_err(|_| Problem::invalid_request("the event's body is not base64"))?;
+        Ok(bytes.into())
     }
 
-    /// Where it leads. A stage's prefix is cut off where one is there.
+    /// The route of the path, with or without its stage.
     #[must_use]
     pub fn route(&self) -> Route<'_> {
-        let stage = self.0.request_context.stage.as_deref().filter(|stage| !stage.is_empty());
-        let without_stage = stage.and_then(|stage| {
-            let rest = self.0.raw_path.strip_prefix('/')?.strip_prefix(stage)?;
-            rest.starts_with('/').then_some(rest)
-        });
-        match without_stage.map(route) {
-            // A stage may be called as a route is, and on a domain of one's own there is no prefix.
-            None | Some(Route::Unknown) => route(&self.0.raw_path),
-            Some(found) => found,
-        }
+        gateway::route(&self.raw_path, self.request_context.stage.as_deref(), route).unwrap_or(Route::Unknown)
     }
 }
 
-fn route(path: &str) -> Route<'_> {
-    if let Some(path) = path.strip_prefix("/api").filter(|rest| rest.starts_with('/')) {
-        return Route::Api { path };
+fn route(path: &str) -> Option<Route<'_>> {
+    if let Some(path) = gateway::below(path, "api") {
+        return Some(Route::Api { path });
     }
-    let (door, rest) = match path.strip_prefix("/iam") {
-        Some(rest) => (Door::Iam, rest),
-        None => (Door::Key, path),
+    let (auth, rest) = match path.strip_prefix("/iam") {
+        Some(rest) => (AuthMethod::Iam, rest),
+        None => (AuthMethod::Key, path),
     };
     let kinds = [("/relay/locations/", Kind::Location), ("/relay/companies/", Kind::Company)];
-    let found = kinds.into_iter().find_map(|(prefix, kind)| Some((kind, rest.strip_prefix(prefix)?)));
-    let Some((kind, rest)) = found else { return Route::Unknown };
+    let (kind, rest) = kinds.into_iter().find_map(|(prefix, kind)| Some((kind, rest.strip_prefix(prefix)?)))?;
     let (id, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     match path {
-        "" | "/" => Route::Status { door, kind, id },
-        _ => Route::Relay { door, kind, id, path },
+        "" | "/" => Some(Route::Status { auth, kind, id }),
+        _ => Some(Route::Relay { auth, kind, id, path }),
     }
-}
-
-/// A refusal of what cannot be read.
-pub(crate) fn invalid(detail: impl Into<String>) -> Problem {
-    Problem::new(Code::InvalidRequest, detail)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use shared::domain::problem::Code;
 
     fn event(path: &str, stage: &str) -> HttpEvent {
         let event = serde_json::json!({
@@ -151,24 +188,24 @@ mod tests {
 
     #[test]
     fn routes_are_found_with_and_without_a_stage() {
-        let relay = |door, kind, id, path| Route::Relay { door, kind, id, path };
+        let relay = |auth, kind, id, path| Route::Relay { auth, kind, id, path };
         let (location, company) = (Kind::Location, Kind::Company);
         for (path, stage, expected) in [
-            ("/relay/locations/L1/contacts/", "$default", relay(Door::Key, location, "L1", "/contacts/")),
-            ("/relay/companies/C1/x", "$default", relay(Door::Key, company, "C1", "/x")),
-            ("/iam/relay/locations/L1/x", "$default", relay(Door::Iam, location, "L1", "/x")),
-            ("/prod/relay/locations/L1/x", "prod", relay(Door::Key, location, "L1", "/x")),
-            ("/relay/locations/L1/x", "prod", relay(Door::Key, location, "L1", "/x")),
-            ("/relay/relay/locations/L1/x", "relay", relay(Door::Key, location, "L1", "/x")),
-            ("/relay/locations/L1/x", "relay", relay(Door::Key, location, "L1", "/x")),
-            ("/iam/relay/locations/L1/x", "iam", relay(Door::Key, location, "L1", "/x")),
-            ("/relay/locations/L1//x", "$default", relay(Door::Key, location, "L1", "//x")),
-            ("/relay/locations/L1/../../x", "$default", relay(Door::Key, location, "L1", "/../../x")),
-            ("/relay/locations/L1@e/x", "$default", relay(Door::Key, location, "L1@e", "/x")),
-            ("/relay/locations/L1", "$default", Route::Status { door: Door::Key, kind: location, id: "L1" }),
-            ("/relay/companies/C1/", "$default", Route::Status { door: Door::Key, kind: company, id: "C1" }),
-            ("/iam/relay/companies/C1", "$default", Route::Status { door: Door::Iam, kind: company, id: "C1" }),
-            ("/relay/locations/", "$default", Route::Status { door: Door::Key, kind: location, id: "" }),
+            ("/relay/locations/L1/contacts/", "$default", relay(AuthMethod::Key, location, "L1", "/contacts/")),
+            ("/relay/companies/C1/x", "$default", relay(AuthMethod::Key, company, "C1", "/x")),
+            ("/iam/relay/locations/L1/x", "$default", relay(AuthMethod::Iam, location, "L1", "/x")),
+            ("/prod/relay/locations/L1/x", "prod", relay(AuthMethod::Key, location, "L1", "/x")),
+            ("/relay/locations/L1/x", "prod", relay(AuthMethod::Key, location, "L1", "/x")),
+            ("/relay/relay/locations/L1/x", "relay", relay(AuthMethod::Key, location, "L1", "/x")),
+            ("/relay/locations/L1/x", "relay", relay(AuthMethod::Key, location, "L1", "/x")),
+            ("/iam/relay/locations/L1/x", "iam", relay(AuthMethod::Key, location, "L1", "/x")),
+            ("/relay/locations/L1//x", "$default", relay(AuthMethod::Key, location, "L1", "//x")),
+            ("/relay/locations/L1/../../x", "$default", relay(AuthMethod::Key, location, "L1", "/../../x")),
+            ("/relay/locations/L1@e/x", "$default", relay(AuthMethod::Key, location, "L1@e", "/x")),
+            ("/relay/locations/L1", "$default", Route::Status { auth: AuthMethod::Key, kind: location, id: "L1" }),
+            ("/relay/companies/C1/", "$default", Route::Status { auth: AuthMethod::Key, kind: company, id: "C1" }),
+            ("/iam/relay/companies/C1", "$default", Route::Status { auth: AuthMethod::Iam, kind: company, id: "C1" }),
+            ("/relay/locations/", "$default", Route::Status { auth: AuthMethod::Key, kind: location, id: "" }),
             ("/api/contacts/1", "$default", Route::Api { path: "/contacts/1" }),
             ("/prod/api/contacts/1", "prod", Route::Api { path: "/contacts/1" }),
             ("/api//contacts", "$default", Route::Api { path: "//contacts" }),

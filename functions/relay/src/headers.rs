@@ -5,8 +5,6 @@ use shared::domain::problem::Problem;
 use shared::relay::headers::{WAIT_MS, reaches_platform};
 use shared::request::path::Path;
 
-use crate::gateway::invalid;
-
 /// Reads the headers of a request for `path`. A header that HTTP does not allow is ignored if its kind goes nowhere.
 ///
 /// # Errors
@@ -20,12 +18,14 @@ pub(crate) fn read<'a>(
         let Ok(name) = HeaderName::try_from(name) else { continue };
         let Ok(value) = HeaderValue::try_from(value) else {
             if name == WAIT_MS || reaches_platform(name.as_str(), path) {
-                return Err(invalid(format!("the header {name} has a character that a header may not have")));
+                return Err(Problem::invalid_request(format!(
+                    "the header {name} has a character that a header may not have"
+                )));
             }
             continue;
         };
         if map.try_append(name, value).is_err() {
-            return Err(invalid("there are too many headers"));
+            return Err(Problem::invalid_request("there are too many headers"));
         }
     }
     Ok(map)

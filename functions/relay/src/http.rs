@@ -23,7 +23,7 @@ use shared::request::{self, UntargetedRequest};
 
 use crate::direct::{header_texts, raw};
 use crate::event::Event;
-use crate::gateway::{Door, HttpEvent, Route, invalid};
+use crate::gateway::{AuthMethod, HttpEvent, Route};
 use crate::size::{Room, too_large};
 
 /// An answer in payload 2.0.
@@ -58,46 +58,50 @@ async fn relayed(relay: &Relay, json: &str, arn: &str, invocation: &Invocation) 
     relay.check_arrival(Arrival::Http, arn)?;
     let callers = relay.callers().await?;
     match event.route() {
-        Route::Relay { door, kind, id, path } => {
-            let caller = authenticate(&callers, door, &event)?;
+        Route::Relay { auth, kind, id, path } => {
+            let caller = authenticate(&callers, auth, &event)?;
             let (resource, path) = (resource(kind, id)?, Path::parse(path)?);
             let authorized = caller.authorize(untargeted(path, event)?.to(resource))?;
             Ok(relay.call(&authorized, invocation).await)
         }
-        Route::Status { door, kind, id } => {
-            let caller = authenticate(&callers, door, &event)?;
+        Route::Status { auth, kind, id } => {
+            let caller = authenticate(&callers, auth, &event)?;
             let resource = resource(kind, id)?;
             if event.method() != Method::GET {
-                return Err(invalid("a path of the platform is missing; without one only GET is answered").into());
+                return Err(Problem::invalid_request(
+                    "a path of the platform is missing; without one only GET is answered",
+                )
+                .into());
             }
             let access = caller.authorize_status(resource)?;
             Ok(Box::pin(relay.status(&access, invocation)).await)
         }
         Route::Api { path } => {
-            let (caller, path) = (authenticate(&callers, Door::Key, &event)?, Path::parse(path)?);
+            let (caller, path) = (authenticate(&callers, AuthMethod::Key, &event)?, Path::parse(path)?);
             let untargeted = untargeted(path, event)?;
             let resource = relay.resource_of(&untargeted, &caller).await?;
             let authorized = caller.authorize(untargeted.to(resource))?;
             Ok(relay.call(&authorized, invocation).await)
         }
-        Route::Unknown => Err(invalid("no route of the relay").into()),
+        Route::Unknown => Err(Problem::invalid_request("no route of the relay").into()),
     }
 }
 
-fn authenticate(callers: &Callers, door: Door, event: &HttpEvent) -> Result<Caller, Refused> {
-    let identity = match door {
-        Door::Key => Identity::Bearer(event.authorization()),
-        Door::Iam => Identity::Principal(event.principal()),
+fn authenticate(callers: &Callers, auth: AuthMethod, event: &HttpEvent) -> Result<Caller, Refused> {
+    let identity = match auth {
+        AuthMethod::Key => Identity::Bearer(event.authorization()),
+        AuthMethod::Iam => Identity::Principal(event.principal()),
     };
     Ok(callers.authenticate(identity)?)
 }
 
 fn resource(kind: Kind, id: &str) -> Result<Resource, Problem> {
-    Resource::new(kind, id).map_err(|error| invalid(error.to_string()))
+    Resource::new(kind, id).map_err(|error| Problem::invalid_request(error.to_string()))
 }
 
 pub(crate) fn untargeted(path: Path, event: HttpEvent) -> Result<UntargetedRequest, Refused> {
-    let method = request::method(event.method()).ok_or_else(|| invalid("the relay does not offer this method"))?;
+    let method = request::method(event.method())
+        .ok_or_else(|| Problem::invalid_request("the relay does not offer this method"))?;
     let query = Query::parse(event.query())?;
     let mut headers = event.headers(&path)?;
     let wait = wait(&headers)?;
@@ -109,7 +113,9 @@ pub(crate) fn untargeted(path: Path, event: HttpEvent) -> Result<UntargetedReque
 fn wait(headers: &HeaderMap) -> Result<Duration, Problem> {
     let Some(value) = headers.get(WAIT_MS) else { return Ok(Duration::ZERO) };
     let milliseconds = value.to_str().ok().and_then(|text| text.trim().parse().ok());
-    milliseconds.map(Duration::from_millis).ok_or_else(|| invalid("Relay-Wait-Ms is a whole number of milliseconds"))
+    milliseconds
+        .map(Duration::from_millis)
+        .ok_or_else(|| Problem::invalid_request("Relay-Wait-Ms is a whole number of milliseconds"))
 }
 
 /// Renders an answer in payload 2.0: text as it is, and anything else in base64.

@@ -4,6 +4,8 @@
 //! invocations by other functions, single or in a batch. A malformed event gets an answer, too: only a bug is a function
 //! error.
 
+#[cfg(test)]
+mod canary;
 pub mod direct;
 pub mod event;
 #[cfg(test)]
@@ -20,7 +22,7 @@ use std::time::Duration;
 use lambda_runtime::{Error, LambdaEvent};
 use serde_json::value::RawValue;
 use shared::app::{App, StartError};
-use shared::config::{Config, Function, starts_for_a_call};
+use shared::config::{RelayConfig, starts_for_a_call};
 use shared::lambda::serve::serve;
 use shared::relay::Relay;
 use tokio::runtime::Handle;
@@ -35,7 +37,7 @@ const POLL_FIRST: Duration = Duration::from_millis(1);
 /// Serves events until the process ends. It fails if the configuration is missing or malformed, or if the Runtime API
 /// cannot be reached.
 pub async fn run() -> Result<(), Error> {
-    let config = App::configure(Function::Relay)?;
+    let config = App::configure("relay", RelayConfig::read)?;
     let ready: Arc<SetOnce<Relay>> = Arc::default();
     let in_advance = !starts_for_a_call();
     let preparing = prepare(config, ready.clone());
@@ -72,8 +74,8 @@ pub async fn run() -> Result<(), Error> {
 }
 
 /// Makes the relay, and then reads its secrets. A call that arrives meanwhile waits for them.
-async fn prepare(config: Config, ready: Arc<SetOnce<Relay>>) -> Result<(), StartError> {
-    let relay = Relay::new(Box::pin(App::of(config)).await?);
+async fn prepare(config: RelayConfig, ready: Arc<SetOnce<Relay>>) -> Result<(), StartError> {
+    let relay = Relay::new(Box::pin(App::of(config.app)).await?, &config.callers_secret_id);
     if ready.set(relay).is_ok() {
         Box::pin(ready.wait().await.fetch_secrets()).await;
     }

@@ -1,6 +1,6 @@
 //! The `webhook` function: hears from the marketplace where the app was installed and uninstalled.
 //!
-//! `POST /webhooks/marketplace` → [`event`] (payload 2.0, the body's very bytes) → [`signature`] (Ed25519 over those
+//! `POST /webhooks/marketplace` → [`event`] (the route, the body's bytes as sent) → [`signature`] (Ed25519 over those
 //! bytes) → [`notice`] (what is told, of which app and resource) → the store → [`verdict`] (the status).
 //!
 //! A 200 says that nothing is left to be told: what could not be stored is answered with 429, which makes the platform
@@ -12,13 +12,9 @@ pub mod notice;
 pub mod signature;
 pub mod verdict;
 
-use std::sync::Arc;
-
-use lambda_runtime::{Error, LambdaEvent};
-use serde_json::value::RawValue;
+use lambda_runtime::Error;
 use shared::app::App;
-use shared::config::Function;
-use shared::domain::clock::Millis;
+use shared::config::WebhookConfig;
 use shared::lambda::serve::serve_http;
 
 use crate::listener::Listener;
@@ -28,16 +24,7 @@ use crate::listener::Listener;
 /// # Errors
 /// Configuration that is missing or malformed, or a Runtime API that cannot be reached.
 pub async fn run() -> Result<(), Error> {
-    let app = Box::pin(App::start(Function::Webhook)).await?;
-    let alias = app.config.gateway_alias.clone();
-    let listener = Arc::new(Listener::new(app));
-    let answer = move |event: LambdaEvent<Box<RawValue>>| {
-        let listener = listener.clone();
-        async move {
-            let context = &event.context;
-            let deadline = Millis(i64::try_from(context.deadline).unwrap_or(i64::MAX));
-            listener.answer(event.payload.get(), &context.request_id, deadline).await
-        }
-    };
-    serve_http(alias, answer).await
+    let WebhookConfig { app, public_keys } = App::configure("webhook", WebhookConfig::read)?;
+    let alias = app.gateway_alias.clone();
+    serve_http(alias, Listener::new(Box::pin(App::of(app)).await?, public_keys)).await
 }

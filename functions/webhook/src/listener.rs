@@ -1,22 +1,25 @@
-//! From an event to an answer: reads the webhook, checks it, and tells the store.
+//! From a request to a response: reads the webhook, checks it, and tells the store.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use futures_util::{FutureExt as _, StreamExt as _, stream};
+use lambda_http::{Body, Context, Request, RequestExt as _, Response};
 use shared::app::App;
 use shared::domain::clock::Millis;
 use shared::domain::resource::Resource;
 use shared::install::Uninstalled;
 use shared::install::uninstall::{Reported, UninstallError};
+use shared::lambda::gateway;
+use shared::lambda::serve::HttpFunction;
 use shared::table::StoreError;
 use shared::table::webhook::Delivery;
 
-use crate::event::{Request, check_route, take_body};
+use crate::event::{body, check_route};
 use crate::notice::{Notice, Webhook};
 use crate::signature;
-use crate::verdict::{self, Acknowledgement, Answer, Refusal};
+use crate::verdict::{self, Acknowledgement, Refusal};
 
 /// The platform wants an answer within 10 s. Work that takes longer is answered 429 and so asked for again.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -28,57 +31,47 @@ const LOCATIONS_AT_ONCE: usize = 16;
 /// Listens to the marketplace for one app.
 pub struct Listener {
     app: App,
+    public_keys: Vec<[u8; 32]>,
 }
 
 impl Listener {
-    /// A listener for one app.
+    /// A listener for one app, to webhooks that are signed by one of the platform's Ed25519 keys.
     #[must_use]
-    pub fn new(app: App) -> Self {
-        Self { app }
+    pub fn new(app: App, public_keys: Vec<[u8; 32]>) -> Self {
+        Self { app, public_keys }
     }
 
-    /// Answers an event, whatever comes, in an invocation that ends at `deadline`.
-    pub async fn answer(&self, event: &str, request_id: &str, deadline: Millis) -> Answer {
-        let began = self.app.clock.now();
-        // The deadline of a local emulator may be nonsense: one that has passed is not believed.
-        let left = deadline.since(began);
-        let patience = if left.is_zero() { PATIENCE } else { left.saturating_sub(MARGIN).min(PATIENCE) };
-        let verdict = match Request::read(event) {
-            Ok(mut request) => in_time(patience, self.judge(&mut request)).await,
-            Err(error) => {
-                tracing::warn!(%error, "an event that is no request");
-                Err(Refusal::Malformed)
-            }
-        };
-        let answer = verdict::answer(verdict, request_id);
+    /// The response to a verdict, which is logged.
+    fn respond(&self, verdict: Result<Acknowledgement, Refusal>, began: Millis, request_id: &str) -> Response<Body> {
+        let response = verdict::response(verdict, request_id);
         tracing::info!(
             outcome = verdict::name(verdict),
-            status = answer.status_code,
+            status = response.status().as_u16(),
             total_ms = u64::try_from(self.app.clock.now().since(began).as_millis()).unwrap_or(u64::MAX),
             Webhooks = 1,
             WebhookFailures = u8::from(verdict == Err(Refusal::TryAgain)),
             "webhook"
         );
-        answer
+        response
     }
 
     /// The signature comes first: before it is known to be good, nothing is read, parsed or fetched.
-    async fn judge(&self, request: &mut Request) -> Result<Acknowledgement, Refusal> {
+    async fn judge(&self, request: &Request) -> Result<Acknowledgement, Refusal> {
         check_route(request)?;
-        let body = take_body(request)?;
-        signature::verify(&self.app.config.webhook_public_keys, &body, request.header(signature::HEADER))
+        let body = body(request)?;
+        signature::verify(&self.public_keys, body, gateway::header(request, signature::HEADER))
             .map_err(|_| Refusal::NotSigned)?;
         let credentials = self.app.app_secret.get().await.map_err(|error| {
             tracing::error!(%error, "the app's id is not known");
             Refusal::TryAgain
         })?;
-        let webhook = Webhook::read(&body, credentials.app_id())?;
+        let webhook = Webhook::read(body, credentials.app_id())?;
         if webhook.notice == Notice::Other {
             return Ok(Acknowledgement::Ignored);
         }
         let now = self.app.clock.now();
         let table = &self.app.table;
-        let delivery = webhook.id.map_or_else(|| Delivery::Bytes(hex(digest(&SHA256, &body).as_ref())), Delivery::Id);
+        let delivery = webhook.id.map_or_else(|| Delivery::Bytes(hex::encode(digest(&SHA256, body))), Delivery::Id);
         // Marked after its effect: a crash between them repeats the effect, which is then judged again.
         if table.is_webhook_done(&delivery, now).await.map_err(|error| not_stored(&error))? {
             return Ok(Acknowledgement::Repeated);
@@ -140,6 +133,24 @@ impl Listener {
     }
 }
 
+impl HttpFunction for Listener {
+    async fn answer(&self, request: Request) -> Response<Body> {
+        let began = self.app.clock.now();
+        let invocation = request.lambda_context();
+        let deadline = Millis(i64::try_from(invocation.deadline).unwrap_or(i64::MAX));
+        // The deadline of a local emulator may be nonsense: one that has passed is not believed.
+        let left = deadline.since(began);
+        let patience = if left.is_zero() { PATIENCE } else { left.saturating_sub(MARGIN).min(PATIENCE) };
+        let verdict = in_time(patience, self.judge(&request)).await;
+        self.respond(verdict, began, &invocation.request_id)
+    }
+
+    fn answer_malformed(&self, invocation: &Context) -> Response<Body> {
+        tracing::warn!("an event is not an HTTP request");
+        self.respond(Err(Refusal::Malformed), self.app.clock.now(), &invocation.request_id)
+    }
+}
+
 /// The verdict, or [`Refusal::TryAgain`] where there is none in time or the code panics: every other answer to a fault
 /// of ours would lose the webhook.
 async fn in_time(
@@ -157,10 +168,6 @@ async fn in_time(
             Err(Refusal::TryAgain)
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 /// Nothing is acknowledged that is not stored.

@@ -64,11 +64,7 @@ mod tests {
     /// RFC 8032 section 7.1, test 3: the algorithm is the one that the header's name stands for.
     #[test]
     fn the_algorithm_is_rfc_8032s() {
-        let hex = |text: &str| -> Vec<u8> {
-            let digits: Vec<u8> =
-                text.chars().filter_map(|c| c.to_digit(16)).filter_map(|d| u8::try_from(d).ok()).collect();
-            digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
-        };
+        let hex = |text: &str| hex::decode(text).expect("hexadecimal digits");
         let key = hex("fc51cd8e6218a1a38da47ed00230f0580816ed13ba3303ac5deb911548908025");
         let signature = hex("6291d657deec24024827e69c3abe01a30ce548a284743a445e3680d7db5ac3ac\
              18ff9b538d16f290ae67f760984dc6594a7c15e9716ed28dc027beceea1ec40a");

@@ -1,13 +1,12 @@
 //! What a webhook is answered. The platform sends again what was answered with 429, perhaps also after other refusals.
 
-use std::collections::BTreeMap;
-
-use http::StatusCode;
-use serde::Serialize;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderName, HeaderValue, StatusCode};
+use lambda_http::{Body, Response};
 use serde_json::json;
 
 /// When the platform may send again, in seconds.
-const RETRY_AFTER: u32 = 30;
+const RETRY_AFTER_SECONDS: u32 = 30;
 
 /// The outcome of a webhook that is answered 200, because sending it again could add nothing. The outcome of several
 /// locations is the last one in this order.
@@ -71,12 +70,12 @@ impl Refusal {
         }
     }
 
-    fn header(self) -> Option<(&'static str, String)> {
+    fn header(self) -> Option<(HeaderName, HeaderValue)> {
         match self {
-            Self::MethodNotAllowed => Some(("allow", "POST".into())),
-            Self::TryAgain => Some(("retry-after", RETRY_AFTER.to_string())),
+            Self::MethodNotAllowed => Some((ALLOW, HeaderValue::from_static("POST"))),
+            Self::TryAgain => Some((RETRY_AFTER, RETRY_AFTER_SECONDS.into())),
             // RFC 9110 section 11.6.1: a 401 names what would be accepted.
-            Self::NotSigned => Some(("www-authenticate", "X-GHL-Signature".into())),
+            Self::NotSigned => Some((WWW_AUTHENTICATE, HeaderValue::from_static("X-GHL-Signature"))),
             _ => None,
         }
     }
@@ -94,45 +93,30 @@ impl Acknowledgement {
     }
 }
 
-/// An answer in the form of payload 2.0.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Answer {
-    /// The status code.
-    pub status_code: u16,
-    /// Headers by their names in lower case.
-    pub headers: BTreeMap<&'static str, String>,
-    /// A JSON object of one member, `outcome`.
-    pub body: String,
-    /// Whether the body is base64; it never is.
-    pub is_base64_encoded: bool,
-}
-
 /// The name of a verdict, in answers, in the log and in its metric.
 #[must_use]
 pub fn name(verdict: Result<Acknowledgement, Refusal>) -> &'static str {
     verdict.map_or_else(Refusal::name, Acknowledgement::name)
 }
 
-/// Makes an answer of a verdict.
+/// The response to a verdict: a JSON object of one member, `outcome`.
 #[must_use]
-pub fn answer(verdict: Result<Acknowledgement, Refusal>, request_id: &str) -> Answer {
-    let (status, name, header) = match verdict {
-        Ok(done) => (StatusCode::OK, done.name(), None),
-        Err(refusal) => (refusal.status(), refusal.name(), refusal.header()),
+pub fn response(verdict: Result<Acknowledgement, Refusal>, request_id: &str) -> Response<Body> {
+    let (status, header) = match verdict {
+        Ok(_) => (StatusCode::OK, None),
+        Err(refusal) => (refusal.status(), refusal.header()),
     };
-    let headers = [
-        ("content-type", "application/json".to_owned()),
-        ("cache-control", "no-store".to_owned()),
-        ("x-content-type-options", "nosniff".to_owned()),
-        ("relay-request-id", request_id.to_owned()),
-    ];
-    Answer {
-        status_code: status.as_u16(),
-        headers: headers.into_iter().chain(header).collect(),
-        body: json!({ "outcome": name }).to_string(),
-        is_base64_encoded: false,
+    let mut response = Response::new(Body::Text(json!({ "outcome": name(verdict) }).to_string()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.extend(header);
+    if let Ok(request_id) = HeaderValue::from_str(request_id) {
+        headers.insert("relay-request-id", request_id);
     }
+    response
 }
 
 #[cfg(test)]
@@ -155,9 +139,19 @@ mod tests {
             (Err(Refusal::MethodNotAllowed), 405, Some("allow")),
             (Err(Refusal::NotFound), 404, None),
         ] {
-            let answer = answer(verdict, "id");
-            assert_eq!(answer.status_code, status, "{verdict:?}");
-            assert!(header.is_none_or(|name| answer.headers.contains_key(name)), "{verdict:?}");
+            let response = response(verdict, "id");
+            assert_eq!(response.status(), status, "{verdict:?}");
+            for (name, value) in [
+                ("content-type", "application/json"),
+                ("cache-control", "no-store"),
+                ("x-content-type-options", "nosniff"),
+                ("relay-request-id", "id"),
+            ] {
+                assert_eq!(response.headers()[name], value, "{verdict:?}");
+            }
+            assert_eq!(response.headers().len(), 4 + usize::from(header.is_some()), "{verdict:?}");
+            assert!(header.is_none_or(|name| response.headers().contains_key(name)), "{verdict:?}");
         }
+        assert_eq!(response(Err(Refusal::TryAgain), "\n").headers()["retry-after"], "30");
     }
 }

@@ -3,11 +3,11 @@
 //! The edited secret is validated as the relay does it. So no edit can produce a secret that the relay refuses.
 
 use aws_lc_rs::digest::{SHA256, digest};
-use aws_lc_rs::rand;
 
 use super::Callers;
 pub use super::secret::CallerEntry;
 use super::secret::{Document, entry, without_values};
+use crate::domain::random;
 use crate::domain::redacted::Redacted;
 
 /// A new key of a caller. The key is shown once; its SHA-256 is stored.
@@ -21,20 +21,11 @@ pub struct NewKey {
 
 impl NewKey {
     /// Makes a key of 192 random bits. Its prefix `rk_` lets scanners find a leaked key.
-    ///
-    /// # Panics
-    /// If the system's random number generator fails.
     pub fn generate() -> Self {
-        let mut bytes = [0; 24];
-        rand::fill(&mut bytes).expect("the system's random numbers");
-        let key = format!("rk_{}", hex(&bytes));
-        let sha256 = hex(digest(&SHA256, key.as_bytes()).as_ref());
+        let key = format!("rk_{}", random::hex::<24>());
+        let sha256 = hex::encode(digest(&SHA256, key.as_bytes()));
         Self { key: key.into(), sha256 }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// The reason why an edit is refused.

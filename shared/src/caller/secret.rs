@@ -160,16 +160,9 @@ fn all<T>(texts: Option<Vec<String>>, read: impl Fn(&str) -> Result<T, String>) 
     texts.map(|texts| texts.iter().map(|text| read(text)).collect()).transpose()
 }
 
-fn digest(hex: &str) -> Option<[u8; 32]> {
+fn digest(digits: &str) -> Option<[u8; 32]> {
     let mut digest = [0; 32];
-    let digits = hex.as_bytes();
-    if digits.len() != 64 {
-        return None;
-    }
-    for (byte, pair) in digest.iter_mut().zip(digits.chunks_exact(2)) {
-        let nibble = |digit: u8| char::from(digit).to_digit(16).and_then(|n| u8::try_from(n).ok());
-        *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
-    }
+    hex::decode_to_slice(digits, &mut digest).ok()?;
     Some(digest)
 }
 

@@ -9,6 +9,7 @@ pub mod installation;
 pub mod limits;
 pub mod problem;
 pub mod qualifier;
+pub mod random;
 pub mod redacted;
 pub mod resource;
 pub mod status;

@@ -144,6 +144,12 @@ impl Problem {
         Self { code, detail, retry_at: None, members: Map::new() }
     }
 
+    /// The refusal of a malformed request. The detail is cut off after 300 bytes.
+    #[must_use]
+    pub fn invalid_request(detail: impl Into<String>) -> Self {
+        Self::new(Code::InvalidRequest, detail)
+    }
+
     /// The same, worth another try at `at`.
     #[must_use]
     pub fn retry_at(mut self, at: Millis) -> Self {

@@ -2,9 +2,8 @@
 
 use std::fmt;
 
-use aws_lc_rs::rand;
-
 use crate::domain::clock::Millis;
+use crate::domain::random;
 
 /// The state of an installation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -104,14 +103,9 @@ pub struct LeaseOwner(String);
 
 impl LeaseOwner {
     /// A new name.
-    ///
-    /// # Panics
-    /// If the system's random number generator fails.
     #[must_use]
     pub fn new() -> Self {
-        let mut bytes = [0; 16];
-        rand::fill(&mut bytes).expect("the system's random numbers");
-        Self(format!("{:032x}", u128::from_be_bytes(bytes)))
+        Self(random::hex::<16>())
     }
 
     /// The name as it stands in the table.

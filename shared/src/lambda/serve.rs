@@ -1,17 +1,21 @@
-//! The loop that every function of API Gateway's runs: an event in, an answer out.
+//! The loop of every function: an event comes in, an answer goes out.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use http::HeaderValue;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use lambda_http::aws_lambda_events::apigw::ApiGatewayV2httpResponse;
+use lambda_http::{Body, Request, Response};
 use lambda_runtime::layers::TracingLayer;
 use lambda_runtime::tower::util::MapRequestLayer;
-use lambda_runtime::{Error, LambdaEvent, LambdaInvocation, Runtime, service_fn};
+use lambda_runtime::{Context, Error, LambdaEvent, LambdaInvocation, Runtime, service_fn};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 
 use crate::domain::problem::{Code, Problem};
 use crate::domain::qualifier::{Arrival, GatewayAlias, Qualifier};
+use crate::lambda::gateway;
 
 /// Serves events until the process is ended, several at once where Lambda allows it. An event that is no JSON object
 /// comes as `null`, so that it can be answered like any other that is malformed.
@@ -30,54 +34,64 @@ where
         Box::pin(async move { Ok::<_, Infallible>(answering.await) })
     });
     let runtime = Runtime::new(service).layer(MapRequestLayer::new(readable)).layer(TracingLayer::new());
-    // A task is woken by a place in a queue; what a process blocks on, by a system call for each answer.
+    // The runtime polls a spawned task when its queue says so. It would wake the future that a process blocks on with a
+    // system call for each answer.
     tokio::spawn(runtime.run_concurrent()).await?
 }
 
-/// The same for a function that takes API Gateway's events only. An event that came by another qualifier than theirs is
-/// answered 401 and goes no further.
+/// A function that only API Gateway invokes.
+pub trait HttpFunction: Send + Sync + 'static {
+    /// Answers a request. It has no `Host` header, and its body is as it was sent ([`gateway::read`]).
+    fn answer(&self, request: Request) -> impl Future<Output = Response<Body>> + Send;
+
+    /// Answers an event that is not a request.
+    fn answer_malformed(&self, invocation: &Context) -> Response<Body>;
+}
+
+/// Serves the events of API Gateway until the process is ended, as [`serve`] does.
 ///
 /// # Errors
 /// A Runtime API that cannot be reached.
-pub async fn serve_http<A, F, R>(alias: GatewayAlias, answer: A) -> Result<(), Error>
-where
-    A: Fn(LambdaEvent<Box<RawValue>>) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = R> + Send + 'static,
-    R: Serialize + Send + 'static,
-{
-    let alias = Arc::new(alias);
-    let guarded = move |event: LambdaEvent<Box<RawValue>>| {
-        let (alias, arn) = (alias.clone(), event.context.invoked_function_arn.clone());
-        let answering = alias.admits(Arrival::Http, &arn).then(|| answer(event));
+pub async fn serve_http(alias: GatewayAlias, function: impl HttpFunction) -> Result<(), Error> {
+    let shared = Arc::new((alias, function));
+    serve(move |event| {
+        let shared = shared.clone();
         async move {
-            match answering {
-                Some(answering) => Guarded::Answered(answering.await),
-                None => Guarded::Refused(refusal(&alias, &arn)),
-            }
+            let (alias, function) = &*shared;
+            answer_http(alias, function, event).await
         }
-    };
-    serve(guarded).await
+    })
+    .await
 }
 
-/// What [`serve_http`] answers.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Guarded<R> {
-    Answered(R),
-    Refused(Value),
+/// Answers one event. An event that came by another qualifier than the gateway's is answered 401, and `function` does not
+/// see it. No event panics or is a function error, unless `function` itself panics.
+pub async fn answer_http(
+    alias: &GatewayAlias,
+    function: &impl HttpFunction,
+    event: LambdaEvent<Box<RawValue>>,
+) -> ApiGatewayV2httpResponse {
+    let LambdaEvent { payload, context } = event;
+    let response = if !alias.admits(Arrival::Http, &context.invoked_function_arn) {
+        refuse(alias, &context.invoked_function_arn)
+    } else if let Ok(request) = gateway::read(&payload, context.clone()) {
+        function.answer(request).await
+    } else {
+        function.answer_malformed(&context)
+    };
+    gateway::answer(response)
 }
 
 /// The answer to an event that its sender has made look like API Gateway's (payload 2.0, RFC 9457).
-fn refusal(alias: &GatewayAlias, invoked_function_arn: &str) -> Value {
+fn refuse(alias: &GatewayAlias, invoked_function_arn: &str) -> Response<Body> {
     let (came_by, gateway) = (Qualifier::of(invoked_function_arn), alias.name());
     tracing::warn!(?came_by, gateway, "an HTTP event came by another qualifier than GATEWAY_ALIAS says");
     let problem = Problem::new(Code::Unauthenticated, "the caller is not known");
-    json!({
-        "statusCode": problem.code.status().as_u16(),
-        "headers": { "content-type": "application/problem+json", "cache-control": "no-store" },
-        "body": problem.to_json().to_string(),
-        "isBase64Encoded": false,
-    })
+    let mut response = Response::new(Body::Text(problem.to_json().to_string()));
+    *response.status_mut() = problem.code.status();
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 /// An event that is no JSON would be a function error before any code of ours sees it. `null` is malformed, too, and
@@ -113,6 +127,40 @@ mod tests {
             let (parts, ()) = http::Response::new(()).into_parts();
             let invocation = LambdaInvocation { parts, body: body.into(), context: lambda_runtime::Context::default() };
             assert_eq!(readable(invocation).body, expected, "{body:?}");
+        }
+    }
+
+    /// Answers with the method and the body of the request.
+    struct Echo;
+
+    impl HttpFunction for Echo {
+        async fn answer(&self, request: Request) -> Response<Body> {
+            Response::new(Body::Text(format!("{} {:?}", request.method(), request.body())))
+        }
+
+        fn answer_malformed(&self, _: &Context) -> Response<Body> {
+            Response::new(Body::Text("malformed".to_owned()))
+        }
+    }
+
+    #[tokio::test]
+    async fn the_function_sees_requests_that_came_by_the_gateways_alias() {
+        const FUNCTION: &str = "arn:aws:lambda:us-east-1:123456789012:function:callback";
+        let request = r#"{"rawPath":"/","requestContext":{"http":{"method":"POST"}},"body":"x"}"#;
+        let alias = GatewayAlias::new(Some("live".to_owned()));
+        for (qualifier, event, status, body) in [
+            (":live", request, 200, "POST Text(\"x\")"),
+            (":live", "null", 200, "malformed"),
+            (":live", r#"{"rawPath":"/"}"#, 200, "malformed"),
+            (":billing", request, 401, "unauthenticated"),
+            ("", "null", 401, "unauthenticated"),
+        ] {
+            let mut context = Context::default();
+            context.invoked_function_arn = format!("{FUNCTION}{qualifier}");
+            let payload = RawValue::from_string(event.to_owned()).expect("JSON");
+            let answer = answer_http(&alias, &Echo, LambdaEvent::new(payload, context)).await;
+            let text = String::from_utf8_lossy(answer.body.as_deref().unwrap_or_default()).into_owned();
+            assert!(answer.status_code == status && text.contains(body), "{event} by {qualifier:?}: {answer:?}");
         }
     }
 }

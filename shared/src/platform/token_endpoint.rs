@@ -355,7 +355,7 @@ pub fn fingerprint(app: &AppCredentials) -> String {
         digest.update(&(part.len() as u64).to_be_bytes());
         digest.update(part);
     }
-    digest.finish().as_ref()[..8].iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+    hex::encode(&digest.finish().as_ref()[..8])
 }
 
 pub(super) fn encode_form<'a>(fields: impl Iterator<Item = &'a (&'a str, &'a str)>) -> String {

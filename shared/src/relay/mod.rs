@@ -59,12 +59,11 @@ pub struct Invocation {
 }
 
 impl Relay {
-    /// The relay of an app.
-    pub fn new(app: App) -> Self {
-        // The configuration of the relay always names the callers' secret.
-        let id = app.config.callers_secret_id.clone().unwrap_or_default();
+    /// The relay of an app, for the callers that a secret lists.
+    pub fn new(app: App, callers_secret_id: &str) -> Self {
         let secrets = aws_sdk_secretsmanager::Client::new(&app.aws);
-        Self { quota: app.quota.clone(), callers: Secret::new(secrets, id, app.clock.clone(), Callers::parse), app }
+        let callers = Secret::new(secrets, callers_secret_id, app.clock.clone(), Callers::parse);
+        Self { quota: app.quota.clone(), callers, app }
     }
 
     /// Reads all secrets in parallel, before the first call. A failed read is repeated by the first call.

@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use aws_lc_rs::rand;
 use serde_json::Value;
 
+use crate::domain::random;
 use crate::domain::redacted::Redacted;
 
 /// The shortest data key, in bytes of its text.
@@ -59,17 +59,11 @@ impl DataKeys {
     /// Adds a new key of 256 random bits and makes it the current one. Its id is the next of `k1`, `k2`, …. The
     /// current key cannot be removed, so no id is used twice, and a value in an old copy of the table never names a wrong
     /// key.
-    ///
-    /// # Panics
-    /// If the system's random number generator fails.
     #[must_use]
     pub fn with_new(mut self) -> Self {
         let numbers = self.ids().filter_map(|id| id.strip_prefix('k')?.parse::<u32>().ok());
         self.current = format!("k{}", numbers.max().map_or(1, |last| last.saturating_add(1)));
-        let mut bytes = [0; 32];
-        rand::fill(&mut bytes).expect("the system's random numbers");
-        let text = bytes.iter().fold(String::with_capacity(64), |text, byte| text + &format!("{byte:02x}"));
-        self.keys.insert(self.current.clone(), text.into());
+        self.keys.insert(self.current.clone(), random::hex::<32>().into());
         self
     }
 

@@ -11,9 +11,10 @@ pub mod vault;
 use std::sync::Arc;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use aws_lc_rs::{hkdf, rand};
+use aws_lc_rs::hkdf;
 
 pub use self::keys::{DataKeys, MalformedKeys};
+use crate::domain::random;
 use crate::domain::redacted::Redacted;
 
 /// The number of the format, which is the first byte of every sealed value.
@@ -90,8 +91,7 @@ impl Sealer {
     /// If the system's random number generator fails.
     pub fn seal(&self, place: Place<'_>, secret: &str) -> Vec<u8> {
         let id = self.keys.current();
-        let mut nonce = [0; NONCE_LEN];
-        rand::fill(&mut nonce).expect("the system's random numbers");
+        let nonce: [u8; NONCE_LEN] = random::bytes();
         let mut text = secret.as_bytes().to_vec();
         record_key(self.keys.key(id).expect("the current key is one of them"), place.item)
             .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), self.aad(place, id), &mut text)

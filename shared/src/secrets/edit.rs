@@ -6,11 +6,11 @@
 //! `AWSCURRENT` is moved to it from exactly the version that was seen. Functions read `AWSCURRENT`, so they see the old
 //! value or the new one.
 
-use aws_lc_rs::rand;
 use aws_sdk_secretsmanager::Client;
 
 use super::SecretError;
 use crate::domain::clock::Millis;
+use crate::domain::random;
 use crate::domain::redacted::Redacted;
 use crate::http_client::aws_error::describe;
 
@@ -91,7 +91,5 @@ impl EditedSecret {
 
 /// A version's id: any 32 to 64 characters that no other version has.
 fn new_version_id() -> String {
-    let mut bytes = [0; 16];
-    rand::fill(&mut bytes).expect("the system's random numbers");
-    format!("{:032x}", u128::from_be_bytes(bytes))
+    random::hex::<16>()
 }

@@ -278,6 +278,29 @@ impl Table {
         changed(written(result)?, |stored| stored.version == version && stored.attempt.is_none())
     }
 
+    /// Notes in a leased location that the schedule searches for its company, since `since`. The lease, the token and all
+    /// else stay.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn note_search(
+        &self,
+        location: &Resource,
+        version: TokenVersion,
+        attempt: &LeaseOwner,
+        since: Millis,
+    ) -> Result<(), StoreError> {
+        let result = self
+            .change(location, version)
+            .condition_expression("epoch = :epoch AND generation = :generation AND attempt = :attempt")
+            .update_expression("SET search_since = :since REMOVE search_after, search_left")
+            .expression_attribute_values(":since", n(since))
+            .by(attempt)
+            .send()
+            .await;
+        written(result).map(drop)
+    }
+
     /// Takes a minted location from what is due: there is nothing to mint its token from.
     ///
     /// # Errors

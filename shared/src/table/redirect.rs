@@ -33,7 +33,7 @@ const COUNTER_KEPT: Duration = Duration::from_hours(1);
 /// The SHA-256 of a secret, in hexadecimal: it identifies the secret and does not tell it.
 #[must_use]
 pub fn sha256(secret: &[u8]) -> String {
-    digest(&SHA256, secret).as_ref().iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+    hex::encode(digest(&SHA256, secret))
 }
 
 /// Identifies a redirect: by its state where it has one, else by its code.

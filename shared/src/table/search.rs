@@ -159,6 +159,22 @@ impl Table {
             .await;
         written(result).map(drop)
     }
+
+    /// Ends a search without a conclusion. Does nothing if the location is not searched for any more. The caller takes the
+    /// location from the queue.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn abandon_search(&self, search: &Search) -> Result<(), StoreError> {
+        let result = self
+            .change(&search.location, search.version)
+            .condition_expression("epoch = :epoch AND generation = :generation AND search_since = :since")
+            .update_expression("REMOVE search_since, search_after, search_left")
+            .expression_attribute_values(":since", n(search.since))
+            .send()
+            .await;
+        written(result).map(drop)
+    }
 }
 
 /// The instant and the id of `search_after`.

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use super::alarm::AppAlarms;
 use super::breaker::{Breaker, Marking};
-use super::refresh::setback::outcome_of;
-use super::refresh::{Failure, Refreshed, Why, not_claimed};
+use super::outcome::{Failure, Refreshed, Why, not_claimed, outcome_of};
+use super::parts::TokenParts;
+use super::reading::{fresh_pair, open};
 use super::{Company, TokenError, schedule};
 use crate::domain::access::Access;
 use crate::domain::clock::{Clock, Millis};
@@ -69,15 +70,19 @@ struct Claimant {
     sealer: Sealer,
     ends: Millis,
     deadline: Millis,
+    /// The companies that are asked are other companies than the location's own, which has no token.
+    others: bool,
 }
 
-/// The platform's answer about a location, asked with the token of one company and without a lease.
+/// The platform's answer about a location, asked with the token of one company. Nothing is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Probed {
     /// The company has the app there.
     Installed,
     /// The company does not have the app there.
     Absent,
+    /// The company's token may not mint: it has not the scope `oauth.write`.
+    NotAllowed,
     /// The platform does not take the company's token.
     TokenRefused,
     /// Nothing is known.
@@ -93,6 +98,19 @@ pub(super) enum WhenAbsent {
     AskOthers,
     /// The schedule asks the companies that were not asked now, if it has room for another location.
     Search,
+    /// The location's own company has no token to ask with, so nothing is concluded. With `search`, the schedule asks the
+    /// companies that were not asked now, if it has room for another location.
+    Unknown {
+        /// There are companies that were not asked.
+        search: bool,
+    },
+}
+
+impl WhenAbsent {
+    /// Returns true if the location's own company is not among the companies that are asked, because it has no token.
+    fn is_unknown(self) -> bool {
+        matches!(self, Self::Unknown { .. })
+    }
 }
 
 /// Why a company gave no token.
@@ -115,19 +133,10 @@ struct Setback {
 }
 
 impl Minter {
-    /// A minter of the locations in `table`.
+    /// A minter of the locations in the table. Each request to a company takes a permit of `quota`.
     #[must_use]
-    #[expect(clippy::too_many_arguments, reason = "called once, where the app is put together")]
-    pub fn new(
-        table: Table,
-        vault: Arc<Vault>,
-        endpoint: TokenEndpoint,
-        breaker: Arc<Breaker>,
-        quota: Quota,
-        events: Events,
-        alarms: Arc<AppAlarms>,
-        clock: Clock,
-    ) -> Self {
+    pub fn new(parts: TokenParts, quota: Quota) -> Self {
+        let TokenParts { table, vault, endpoint, breaker, events, alarms, clock } = parts;
         Self { table, vault, endpoint, breaker, quota, events, alarms, clock }
     }
 
@@ -143,7 +152,7 @@ impl Minter {
         deadline: Millis,
     ) -> Refreshed {
         let claimant = match self.claim(location, seen, why, deadline).await {
-            Ok(claimant) => claimant,
+            Ok(claimant) => Claimant { others: when_absent.is_unknown(), ..claimant },
             Err(instead) => return instead,
         };
         let mut setback = None;
@@ -157,13 +166,14 @@ impl Minter {
                 Err(Refused::Failed(failed)) => setback = setback.or(Some(failed)),
             }
         }
-        match setback {
-            // A company that cannot be asked now must not hide that another one has the app there.
-            Some(setback)
-                if when_absent != WhenAbsent::Search || matches!(setback.told, Failure::CompanyRefused(..)) =>
-            {
+        match (setback, when_absent) {
+            // The company's token is renewed, and then all are asked again.
+            (Some(setback), _) if matches!(setback.told, Failure::CompanyRefused(..)) => {
                 self.set_back(&claimant, setback).await
             }
+            (_, WhenAbsent::Unknown { search }) => self.unknown(&claimant, search).await,
+            // A company that cannot be asked now must not hide that another one has the app there.
+            (Some(setback), WhenAbsent::Remember | WhenAbsent::AskOthers) => self.set_back(&claimant, setback).await,
             _ => self.absent(&claimant, why, companies, when_absent).await,
         }
     }
@@ -180,20 +190,37 @@ impl Minter {
         let asked = self.endpoint.mint(&company.resource, &company.access, location, departure).await;
         let Some((asked, meta)) = asked else { return Probed::Unclear("the permit came too late") };
         self.learn_limits(to, meta).await;
+        if let Some((status, said)) = asked.as_ref().err().and_then(CompanyApiError::unclassified) {
+            self.alarms.unclassified(location, status, said).await;
+        }
         match asked {
             Ok(_) => Probed::Installed,
             Err(CompanyApiError::Absent) => Probed::Absent,
+            Err(CompanyApiError::NotAllowed(_)) => Probed::NotAllowed,
             Err(CompanyApiError::TokenRefused) => Probed::TokenRefused,
             Err(CompanyApiError::Unanswered(why)) => Probed::Unclear(why),
             Err(CompanyApiError::NotReached) => Probed::Unclear("the platform was not reached"),
             Err(CompanyApiError::Throttled { .. }) => Probed::Unclear("throttled"),
             Err(CompanyApiError::Suspended) => Probed::Unclear("the location is not active"),
-            Err(CompanyApiError::NotAllowed(_)) => Probed::Unclear("the company's token may not mint"),
             Err(CompanyApiError::TokenDoubted(_) | CompanyApiError::Unclassified { .. }) => {
                 Probed::Unclear("an unclassified answer")
             }
             Err(CompanyApiError::WrongTenant) => Probed::Unclear("a grant for another location or company"),
         }
+    }
+
+    /// Asks a company for a location's token with the company's stored token ([`Minter::probe`]). Renews no token:
+    /// `None` if the stored token is missing, or not fresh.
+    pub(super) async fn probe_with_stored_token(
+        &self,
+        company: &Installation,
+        location: &Resource,
+        wait_until: Option<Millis>,
+    ) -> Result<Option<Probed>, TokenError> {
+        let Some(pair) = fresh_pair(company, self.clock.now()) else { return Ok(None) };
+        let access = open(&self.vault, company, pair).await?;
+        let company = Company { resource: company.resource.clone(), access };
+        Ok(Some(self.probe(&company, location, wait_until).await))
     }
 
     /// Asks the platform whether it takes this token, with a permit of the resource's.
@@ -248,7 +275,7 @@ impl Minter {
         };
         match self.table.claim(&claim).await.map_err(|error| Refreshed::Failed(Failure::Store(error)))? {
             Claimed::Mine(location) => {
-                Ok(Claimant { location: *location, attempt, sealer, ends: now + LEASE, deadline })
+                Ok(Claimant { location: *location, attempt, sealer, ends: now + LEASE, deadline, others: false })
             }
             Claimed::Gone => Err(Refreshed::Gone),
             Claimed::Not(stored) if stored.minted.is_none() => Err(Refreshed::Moved),
@@ -358,12 +385,14 @@ impl Minter {
         Err(self.not_asked(claimant, None, "out of time before it was sent", Failure::NoTime))
     }
 
-    /// A permit of the company's, waited for as long as the lease leaves time for the request.
+    /// A permit of the company's, waited for as long as the lease leaves time for the request. The question to a company
+    /// that is not the location's own takes no place of the company's own locations, and does not wait.
     async fn permit(&self, claimant: &Claimant, company: &Resource, until: Millis) -> Result<Permit, Setback> {
         let supposed = claimant.location.minted.is_some_and(|minted| minted.supposed);
         let to = Endpoint::of(company, PATH);
-        let permit = if supposed {
-            self.quota.take_within_share(ShareOwner::Minter, to, SUPPOSED_BURST, Some(until)).await
+        let permit = if supposed || claimant.others {
+            let wait_until = (!claimant.others).then_some(until);
+            self.quota.take_within_share(ShareOwner::Minter, to, SUPPOSED_BURST, wait_until).await
         } else {
             self.quota.take(to, Some(until)).await
         };
@@ -473,6 +502,41 @@ impl Minter {
         Refreshed::Failed(told)
     }
 
+    /// The location's own company has no token to ask with, and none of the others that could be asked has the app there.
+    /// The location stays as it is: neither a token is erased nor a failure counted, so that it is minted at once when its
+    /// company has a token again.
+    async fn unknown(&self, claimant: &Claimant, search: bool) -> Refreshed {
+        let Installation { resource, version, failures, .. } = &claimant.location;
+        let now = self.clock.now();
+        if search && let Err(error) = self.note_search(resource, *version, &claimant.attempt, now).await {
+            tracing::warn!(%resource, %error, "the other companies are not asked about a location");
+        }
+        let setback = Setback {
+            status: None,
+            due_at: schedule::after_blocked(now, fastrand::f64()),
+            retry_at: None,
+            failures: *failures,
+            note: "the location's company has no token, and no other company that was asked has the app there",
+            told: Failure::NotInstalled,
+        };
+        self.set_back(claimant, setback).await
+    }
+
+    /// Queues a location for a search, if there is room, and notes that in the leased location. In this order: a location
+    /// that is noted is always in the queue.
+    async fn note_search(
+        &self,
+        location: &Resource,
+        version: TokenVersion,
+        attempt: &LeaseOwner,
+        now: Millis,
+    ) -> Result<(), StoreError> {
+        if self.table.begin_search(location).await? {
+            self.table.note_search(location, version, attempt, now).await?;
+        }
+        Ok(())
+    }
+
     /// Refused, and no place is left for a mark: the token is used to its end, and the company is asked again in minutes.
     async fn wait(&self, claimant: &Claimant) -> Refreshed {
         let Installation { resource, version, failures, .. } = &claimant.location;
@@ -492,7 +556,7 @@ impl Minter {
         let remembered = (Absence::Until(now + ABSENT), Failure::NotInstalled);
         match when_absent {
             WhenAbsent::Remember => remembered,
-            WhenAbsent::AskOthers => (Absence::Unmarked, Failure::NotInstalled),
+            WhenAbsent::AskOthers | WhenAbsent::Unknown { .. } => (Absence::Unmarked, Failure::NotInstalled),
             // Queued before the location says so: a location that says so is always in the queue.
             WhenAbsent::Search => match self.table.begin_search(location).await {
                 Ok(true) => (Absence::Searching(now), Failure::TryAgain(now + schedule::SEARCH_RETRY)),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::companies::{Agency, Roster};
 use super::mint::WhenAbsent;
-use super::refresh::{Failure, Refreshed, Why};
+use super::outcome::{Failure, Refreshed, Why};
 use super::tokens::{CACHED, MOST_CACHED, Tokens};
 use super::{Company, TokenError, lock, schedule};
 use crate::domain::clock::Millis;
@@ -15,6 +15,10 @@ use crate::domain::status::Status;
 
 /// A call asks so many companies about a location whose company nobody knows. The schedule asks the others.
 const MOST_ASKED: usize = 5;
+/// A location whose own company has ended is asked for at other companies at most so often…
+const OTHERS_APART: Duration = Duration::from_mins(5);
+/// …and so often if there are more companies than a call asks.
+const SEARCHES_APART: Duration = Duration::from_hours(1);
 /// The head of the list of companies is believed for so long. Together with the memory of an absence less than 10 s.
 const LISTED: Duration = Duration::from_secs(2);
 
@@ -23,6 +27,11 @@ struct Sources {
     companies: Vec<Company>,
     /// Why a company cannot be asked now.
     unasked: Option<TokenError>,
+}
+
+/// The company that a location belongs to, as far as is known.
+fn own_company(location: &Installation) -> Option<Resource> {
+    location.company.as_deref().and_then(|id| Resource::company(id).ok())
 }
 
 type Minting<'a> = Pin<Box<dyn Future<Output = Result<Refreshed, TokenError>> + Send + 'a>>;
@@ -36,15 +45,20 @@ impl Tokens {
         if stored.status == Status::Revoked {
             return Ok(now);
         }
-        let works = stored.pair.as_ref().is_some_and(|pair| now < pair.access_expires_at);
-        if !works && stored.status != Status::NeedsReauthorization {
-            self.expect_present(minted).await?;
-        }
-        let Some(company) = stored.company.as_deref().and_then(|id| Resource::company(id).ok()) else { return Ok(now) };
-        let agency = self.agency(&company, minted.company_epoch).await?.ok_or(TokenError::NotInstalled)?;
-        if agency.status == Status::Revoked {
+        let agency = match own_company(stored) {
+            Some(company) => Some(self.agency(&company, minted.company_epoch).await?.ok_or(TokenError::NotInstalled)?),
+            None => None,
+        };
+        let status = agency.map_or(Status::Active, |agency| agency.status);
+        if status == Status::Revoked {
             return Err(TokenError::Revoked);
         }
+        let works = stored.pair.as_ref().is_some_and(|pair| now < pair.access_expires_at);
+        // While the company has no grant, an absence in the others says nothing about the location.
+        if !works && stored.status != Status::NeedsReauthorization && status != Status::NeedsReauthorization {
+            self.expect_present(minted).await?;
+        }
+        let Some(agency) = agency else { return Ok(now) };
         if minted.company_epoch < agency.epoch {
             stored.pair = None;
         }
@@ -101,21 +115,30 @@ impl Tokens {
     /// Mints a location's token, whatever it has; once more with a newer token of the company if that was refused.
     ///
     /// A location whose company does not have it (any more) may have moved to another company, so the others are asked
-    /// as for a location of which nobody knows whose it is.
+    /// as for a location of which nobody knows whose it is. The same is done for a location whose company was uninstalled
+    /// or needs a new authorization ([`Tokens::ask_others`]).
     ///
     /// # Errors
     /// [`TokenError`]: there is no token of a company to mint from.
     // A box and not an opaque future, because a location's token waits for its company's, which comes the same way.
     pub fn mint<'a>(&'a self, stored: &'a Installation, why: Why, deadline: Millis) -> Minting<'a> {
         Box::pin(async move {
-            self.expect_present(stored.minted.unwrap_or_default()).await?;
-            let Some(company) = stored.company.as_deref().and_then(|id| Resource::company(id).ok()) else {
+            let minted = stored.minted.unwrap_or_default();
+            let Some(company) = own_company(stored) else {
+                self.expect_present(minted).await?;
                 return self.ask_around(stored, why, None, deadline).await;
             };
+            let source = match self.source(company.clone(), deadline).await {
+                Ok(source) => vec![source],
+                Err(ended @ (TokenError::Revoked | TokenError::ReauthorizationRequired { .. })) => {
+                    return self.ask_others(stored, why, &company, ended, deadline).await;
+                }
+                Err(error) => return Err(error),
+            };
+            self.expect_present(minted).await?;
             let roster = self.roster().await?;
             let others = roster.more || roster.newest.iter().any(|listed| *listed != company);
             let when_absent = if others { WhenAbsent::AskOthers } else { WhenAbsent::Remember };
-            let source = vec![self.source(company.clone(), deadline).await?];
             let minted = self.mint_from(stored, why, source, when_absent, deadline).await?;
             if others && matches!(minted, Refreshed::Failed(Failure::NotInstalled)) {
                 return self.ask_around(stored, why, Some(&company), deadline).await;
@@ -143,6 +166,38 @@ impl Tokens {
         }
         let when_absent = if more || unasked.is_some() { WhenAbsent::Search } else { WhenAbsent::Remember };
         self.mint_from(stored, why, companies, when_absent, deadline).await
+    }
+
+    /// Mints the token of a location from another company than its own, which has `ended`. The caller is told `ended` if
+    /// none of the others is known to have the app there, and nothing is concluded about the location.
+    ///
+    /// Asked are a few companies at once, and the others by the schedule; and all of them seldom ([`OTHERS_APART`],
+    /// [`SEARCHES_APART`]), until a company is listed that was not asked.
+    async fn ask_others(
+        &self,
+        stored: &Installation,
+        why: Why,
+        company: &Resource,
+        ended: TokenError,
+        deadline: Millis,
+    ) -> Result<Refreshed, TokenError> {
+        let Roster { newest, newest_at, more, .. } = self.roster().await?;
+        let apart = if more { SEARCHES_APART } else { OTHERS_APART };
+        let tried_at = stored.tried_at.unwrap_or(Millis(0));
+        let is_asked = self.clock.now() < tried_at + apart && newest_at.is_none_or(|listed_at| listed_at <= tried_at);
+        if is_asked || stored.status == Status::NeedsReauthorization {
+            return Err(ended);
+        }
+        let others = newest.into_iter().filter(|other| other != company);
+        let Sources { companies, .. } = self.sources(others, deadline).await;
+        if companies.is_empty() && !more {
+            return Err(ended);
+        }
+        let when_absent = WhenAbsent::Unknown { search: more };
+        match self.mint_from(stored, why, companies, when_absent, deadline).await {
+            Ok(Refreshed::Failed(_)) | Err(_) => Err(ended),
+            Ok(found) => Ok(found),
+        }
     }
 
     async fn mint_from(

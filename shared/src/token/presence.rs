@@ -4,11 +4,11 @@
 //! is missing or nearly expired is left to the schedule, and the question is asked again when the schedule has renewed
 //! it or the platform has refused to.
 
+use super::TokenError;
 use super::mint::Probed;
-use super::schedule::{Freshness, freshness};
+use super::reading::fresh_pair;
 use super::tokens::Tokens;
-use super::{Company, TokenError};
-use crate::domain::installation::{Installation, SealedPair};
+use crate::domain::installation::Installation;
 use crate::domain::resource::Resource;
 use crate::domain::status::Status;
 use crate::platform::company_api::Presence;
@@ -28,7 +28,7 @@ impl Tokens {
                 known => drop(known?),
             }
         }
-        if let Some(pair) = self.fresh_pair(&stored) {
+        if let Some(pair) = fresh_pair(&stored, self.clock.now()) {
             let access = self.open(&stored, pair).await?;
             return self.minter.presence(&stored.resource, &access).await;
         }
@@ -51,29 +51,19 @@ impl Tokens {
         if company.status == Status::Revoked {
             return Ok(Presence::Gone);
         }
-        let Some(pair) = self.fresh_pair(&company) else {
+        Ok(match self.minter.probe_with_stored_token(&company, &location.resource, None).await? {
             // The schedule renews no token of a company that was given up, so nothing works for its locations.
-            if company.status == Status::NeedsReauthorization {
-                return Ok(Presence::Gone);
+            None if company.status == Status::NeedsReauthorization => Presence::Gone,
+            None => {
+                self.want_token(&company).await?;
+                Presence::Unclear("the company's access token is expired")
             }
-            self.want_token(&company).await?;
-            return Ok(Presence::Unclear("the company's access token is expired"));
-        };
-        let access = self.open(&company, pair).await?;
-        let asked = Company { resource: company.resource.clone(), access };
-        Ok(match self.minter.probe(&asked, &location.resource, None).await {
-            Probed::Installed => Presence::Installed,
-            Probed::Absent => Presence::Gone,
-            Probed::TokenRefused => Presence::Unclear("the company's access token is refused"),
-            Probed::Unclear(why) => Presence::Unclear(why),
+            Some(Probed::Installed) => Presence::Installed,
+            Some(Probed::Absent) => Presence::Gone,
+            Some(Probed::NotAllowed) => Presence::Unclear("the company's token may not mint"),
+            Some(Probed::TokenRefused) => Presence::Unclear("the company's access token is refused"),
+            Some(Probed::Unclear(why)) => Presence::Unclear(why),
         })
-    }
-
-    fn fresh_pair<'a>(&self, stored: &'a Installation) -> Option<&'a SealedPair> {
-        let now = self.clock.now();
-        let fresh =
-            |pair: &&SealedPair| freshness(pair.access_issued_at, pair.access_expires_at, now) == Freshness::Fresh;
-        stored.pair.as_ref().filter(fresh)
     }
 
     async fn want_token(&self, stored: &Installation) -> Result<(), StoreError> {

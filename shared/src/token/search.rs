@@ -11,7 +11,7 @@ use futures_util::{StreamExt as _, stream};
 
 use super::TokenError;
 use super::mint::{Probed, WhenAbsent};
-use super::refresh::Why;
+use super::outcome::Why;
 use super::tokens::Tokens;
 use crate::domain::clock::Millis;
 use crate::domain::resource::Resource;
@@ -45,6 +45,8 @@ const ENOUGH: Duration = LEASE.saturating_add(Duration::from_secs(1));
 enum Answer {
     Installed,
     Absent,
+    /// Its installation has ended, so that it has no token to ask with.
+    Ended,
     /// It cannot be asked now.
     Unknown,
 }
@@ -94,16 +96,20 @@ impl Tokens {
             }
             let found = self.ask(&mut search, companies, deadline).await;
             if let Some(company) = found {
-                let learnt = Learnt { company: Some(company.id()), at: now, event: None, now };
-                self.table.learn(location, learnt).await?;
-                tracing::info!(%location, %company, "the company of a location is found");
-                return self.table.end_search(location).await;
+                return self.found(location, &company, now).await;
             }
             search.after = page.entries.into_iter().next_back().or(search.after);
             if !self.table.save_search(&search).await? {
                 return self.table.end_search(location).await;
             }
         }
+    }
+
+    async fn found(&self, location: &Resource, company: &Resource, now: Millis) -> Result<(), StoreError> {
+        let learnt = Learnt { company: Some(company.id()), at: now, event: None, now };
+        self.table.learn(location, learnt).await?;
+        tracing::info!(%location, %company, "the company of a location is found");
+        self.table.end_search(location).await
     }
 
     /// Asks these companies, several at once; the one that has the app in the location.
@@ -118,7 +124,7 @@ impl Tokens {
             match answer {
                 Answer::Installed => return Some(company),
                 Answer::Unknown if search.left.len() < MOST_LEFT => search.left.push(company),
-                Answer::Absent | Answer::Unknown => {}
+                Answer::Absent | Answer::Ended | Answer::Unknown => {}
             }
         }
         None
@@ -127,7 +133,7 @@ impl Tokens {
     async fn probe(&self, company: &Resource, location: &Resource, deadline: Millis) -> Answer {
         let mut source = match self.source(company.clone(), deadline).await {
             Ok(source) => source,
-            Err(TokenError::Revoked | TokenError::ReauthorizationRequired { .. }) => return Answer::Absent,
+            Err(TokenError::Revoked | TokenError::ReauthorizationRequired { .. }) => return Answer::Ended,
             // A company that is listed and not installed is about to be.
             Err(error) => {
                 tracing::debug!(%company, %error, "a company cannot be asked about a location");
@@ -145,7 +151,7 @@ impl Tokens {
         match probed {
             Probed::Installed => Answer::Installed,
             Probed::Absent => Answer::Absent,
-            Probed::TokenRefused | Probed::Unclear(_) => Answer::Unknown,
+            Probed::NotAllowed | Probed::TokenRefused | Probed::Unclear(_) => Answer::Unknown,
         }
     }
 
@@ -156,6 +162,21 @@ impl Tokens {
         now: Millis,
         deadline: Millis,
     ) -> Result<(), StoreError> {
+        let stored = self.table.installation(&search.location).await?;
+        let own = stored.and_then(|stored| Resource::company(stored.company.as_deref()?).ok());
+        if let Some(own) = own {
+            // The location's own company must be asked last: it may have had no token when it was asked first.
+            match self.probe(&own, &search.location, deadline).await {
+                Answer::Installed => return self.found(&search.location, &own, now).await,
+                Answer::Ended => {
+                    self.table.abandon_search(search).await?;
+                    return self.table.end_search(&search.location).await;
+                }
+                // The next ticks ask it again, until the search has gone on for too long.
+                Answer::Unknown if is_complete => return Ok(()),
+                Answer::Absent | Answer::Unknown => {}
+            }
+        }
         let remembered = if is_complete { ABSENT } else { PERHAPS_ABSENT };
         let newest = search.after.as_ref().map(|Listed { listed_at, .. }| *listed_at);
         self.table.conclude_search(search, now + remembered, newest, now).await?;

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::companies::{Agency, Roster};
 use super::mint::Minter;
-use super::refresh::{Failure, Refreshed, Refresher, Why};
+use super::outcome::{Failure, Refreshed, Why};
+use super::reading::open;
+use super::refresh::Refresher;
 use super::schedule::{self, Freshness, freshness};
 use super::{TokenError, lock};
 use crate::domain::access::Access;
@@ -14,8 +16,7 @@ use crate::domain::clock::{Clock, Millis};
 use crate::domain::installation::{Installation, SealedPair};
 use crate::domain::resource::Resource;
 use crate::domain::status::{Status, TokenVersion};
-use crate::seal::pair::{Slot, place};
-use crate::seal::vault::{Vault, VaultError};
+use crate::seal::vault::Vault;
 use crate::table::Table;
 use crate::table::installation::LEASE;
 
@@ -31,7 +32,7 @@ pub struct Tokens {
     pub(super) table: Table,
     vault: Arc<Vault>,
     refresher: Arc<Refresher>,
-    pub(super) minter: Minter,
+    pub(super) minter: Arc<Minter>,
     pub(super) clock: Clock,
     /// Companies, as the readers of their minted locations see them.
     pub(super) agencies: Mutex<HashMap<Resource, Agency>>,
@@ -78,7 +79,7 @@ enum Next<'a> {
 impl Tokens {
     /// The tokens of the installations in `table`.
     #[must_use]
-    pub fn new(table: Table, vault: Arc<Vault>, refresher: Arc<Refresher>, minter: Minter, clock: Clock) -> Self {
+    pub fn new(table: Table, vault: Arc<Vault>, refresher: Arc<Refresher>, minter: Arc<Minter>, clock: Clock) -> Self {
         Self {
             table,
             vault,
@@ -215,9 +216,18 @@ impl Tokens {
                 continue;
             };
             let is_minted = stored.minted.is_some();
-            let as_of = if is_minted { self.under_company(&mut stored).await?.min(now) } else { now };
+            let (mut as_of, mut company_is_uninstalled) = (now, false);
+            if is_minted {
+                match self.under_company(&mut stored).await {
+                    Ok(known_at) => as_of = known_at.min(now),
+                    Err(TokenError::Revoked) => company_is_uninstalled = true,
+                    Err(error) => return Err(error),
+                }
+            }
             let use_it = async |pair| self.open(&stored, pair).await.map(|access| (access, as_of));
             let usable = match next(&stored, refused, now) {
+                // Another company may have the app there.
+                _ if company_is_uninstalled => None,
                 Next::Use(pair) => return use_it(pair).await,
                 Next::Renew(usable) => usable,
                 Next::Fail(error) => return Err(error),
@@ -263,23 +273,7 @@ impl Tokens {
     }
 
     pub(super) async fn open(&self, stored: &Installation, pair: &SealedPair) -> Result<Access, TokenError> {
-        let item = stored.key();
-        let token = self.vault.open(place(&item, stored.version, Slot::Current.access()), &pair.access).await;
-        let token = token.map_err(|error| match error {
-            VaultError::Secret(error) => TokenError::Secret(error),
-            VaultError::Seal(error) => {
-                tracing::error!(alarm = "unseal", resource = %stored.resource, %error, "a stored token does not open");
-                TokenError::Misconfigured("a stored token does not open")
-            }
-        })?;
-        Ok(Access {
-            token: (&token).into(),
-            issued_at: pair.access_issued_at,
-            expires_at: pair.access_expires_at,
-            epoch: stored.version.epoch,
-            generation: stored.version.generation,
-            doubted: stored.is_doubted(),
-        })
+        open(&self.vault, stored, pair).await
     }
 
     fn cached(&self, resource: &Resource) -> Option<Access> {

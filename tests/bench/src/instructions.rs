@@ -143,7 +143,7 @@ impl Callgrind {
             let asked = Command::new(tool).arg("--help").stdout(Stdio::null()).stderr(Stdio::null()).status();
             asked.await.map_err(|_| "needs valgrind".to_owned())?;
         }
-        let folder = std::env::temp_dir().join(format!("callgrind-{:016x}", fastrand::u64(..)));
+        let folder = std::env::temp_dir().join(format!("callgrind-{}", shared::domain::random::hex::<8>()));
         std::fs::create_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         Ok(Self { folder })
     }

@@ -51,7 +51,7 @@ impl Store {
 
     /// A new table with the schema of the template.
     pub(crate) async fn table(&self) -> Table {
-        let name = format!("bench-{:016x}", fastrand::u64(..));
+        let name = format!("bench-{}", shared::domain::random::hex::<8>());
         let client = client(&self.url()).await;
         sandbox::dynamo::create_table(&client, &name).await.expect("a table");
         Table { client, name: name.into() }

@@ -11,7 +11,7 @@ use sandbox::runtime_api::{Invocation, RuntimeApi};
 use sandbox::secrets::Secrets;
 use serde_json::{Value, json};
 use shared::app::App;
-use shared::config::{Config, Function};
+use shared::config::{self, AppConfig};
 use shared::domain::clock::Clock;
 use shared::domain::grant::Grant;
 use shared::domain::resource::Resource;
@@ -181,7 +181,7 @@ pub(crate) fn location(number: usize) -> Resource {
 }
 
 async fn app(environment: &BTreeMap<String, String>, dynamodb: &str, secrets: &str) -> App {
-    let config = Config::read(Function::Relay, &|name| environment.get(name).cloned()).expect("a configuration");
+    let config = config::read(&|name| environment.get(name).cloned(), AppConfig::read).expect("a configuration");
     // One process asks all services at one URL: a proxy of the benchmark's own tells them apart.
     let upstreams = Upstreams { dynamodb: dynamodb.to_owned(), secrets: secrets.to_owned(), ..Upstreams::default() };
     let wire = Box::leak(Box::new(Wire::to(upstreams).await));

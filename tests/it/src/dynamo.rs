@@ -80,7 +80,7 @@ impl Engine {
     /// # Panics
     /// If the engine does not create it.
     pub async fn table(&self) -> Table {
-        let name = format!("it-{:016x}", fastrand::u64(..));
+        let name = format!("it-{}", shared::domain::random::hex::<8>());
         let (client, _) = self.client();
         let key = KeySchemaElement::builder().attribute_name("pk").key_type(KeyType::Hash).build();
         let attribute =

@@ -105,7 +105,7 @@ impl Front {
         roots.add(cert.der().clone()).expect("a root");
         let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let client = client.expect("a provider").with_root_certificates(roots).with_no_client_auth();
-        let root = std::env::temp_dir().join(format!("hoopai-relay-root-{:016x}.pem", fastrand::u64(..)));
+        let root = std::env::temp_dir().join(format!("hoopai-relay-root-{}.pem", shared::domain::random::hex::<8>()));
         std::fs::write(&root, cert.pem()).expect("a file");
         let way = Arc::new(Way {
             acceptor: TlsAcceptorOf(TlsAcceptor::from(Arc::new(server))),

@@ -16,8 +16,8 @@ pub fn forms(secret: &str) -> Vec<String> {
     let joined = |each: fn(&u8) -> String, between: &str| bytes.iter().map(each).collect::<Vec<_>>().join(between);
     let mut forms: BTreeSet<String> = [
         secret.to_owned(),
-        joined(|byte| format!("{byte:02x}"), ""),
-        joined(|byte| format!("{byte:02X}"), ""),
+        hex::encode(bytes),
+        hex::encode_upper(bytes),
         joined(ToString::to_string, ", "),
         joined(ToString::to_string, ","),
         url::form_urlencoded::byte_serialize(bytes).collect(),

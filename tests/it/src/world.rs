@@ -12,7 +12,8 @@ use aws_config::Region;
 use aws_sdk_dynamodb::config::Credentials;
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
-use refresh::event::{Event, Message, MessageAttributes};
+use lambda_runtime::{Context, LambdaEvent};
+use refresh::event::Event;
 use refresh::{rescue, tick};
 use sandbox::event_bridge::{self, EventBridge};
 use sandbox::events::EventBus;
@@ -20,16 +21,21 @@ use sandbox::marketplace::grants::{Resource as Grantee, Standing};
 use sandbox::marketplace::{Location, Marketplace, Options};
 use sandbox::queue::Queue;
 use sandbox::secrets::Secrets;
+use serde::de::DeserializeOwned;
+use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 use shared::app::{App, aws_defaults};
-use shared::config::{Config, Function};
+use shared::config::{self, AppConfig};
 use shared::domain::access::Access;
 use shared::domain::clock::{Clock, Millis};
 use shared::domain::grant::Grant;
 use shared::domain::installation::{Installation, SealedPair, StandbyPair};
+use shared::domain::qualifier::GatewayAlias;
 use shared::domain::redacted::Redacted;
 use shared::domain::resource::{Kind, Resource};
 use shared::domain::status::{Status, TokenVersion};
+use shared::lambda::serve::{HttpFunction, answer_http};
+
 use shared::seal::pair::{Slot, place};
 use shared::seal::{DataKeys, Sealer};
 use shared::table::{Item, Table};
@@ -46,6 +52,24 @@ pub const SEALING_SECRET: &str = "sealing";
 pub const HOME: &str = "https://relay.example";
 /// An invocation that a story does not end by itself.
 const INVOCATION: Duration = Duration::from_secs(29);
+
+/// The answer of a function to an event of API Gateway, in an invocation that ends at `deadline`.
+///
+/// # Panics
+/// If the answer is not of the expected form.
+pub async fn answered<T: DeserializeOwned>(
+    function: &impl HttpFunction,
+    event: &Value,
+    request_id: &str,
+    deadline: Millis,
+) -> T {
+    let mut context = Context::default();
+    request_id.clone_into(&mut context.request_id);
+    context.deadline = deadline.0.try_into().expect("after 1970");
+    let event = LambdaEvent::new(to_raw_value(event).expect("JSON"), context);
+    let answer = answer_http(&GatewayAlias::default(), function, event).await;
+    serde_json::to_value(answer).and_then(serde_json::from_value).expect("an answer in payload 2.0")
+}
 
 /// Everything outside the processes.
 pub struct World {
@@ -100,7 +124,7 @@ impl World {
         secrets.put(APP_SECRET, json!({ "client_id": client_id, "client_secret": client_secret }).to_string());
         secrets.put(SEALING_SECRET, r#"{"current":"k1","k1":"0123456789abcdef0123456789abcdef"}"#);
         let client = sandbox::dynamo::client(&engine.url());
-        let name = format!("life-{:016x}", fastrand::u64(..));
+        let name = format!("life-{}", shared::domain::random::hex::<8>());
         sandbox::dynamo::create_table(&client, &name).await.expect("a table");
         let clock = Clock::manual(Millis(i64::try_from(market.clock().now_ms()).expect("a time")));
         Some(Self {
@@ -145,12 +169,12 @@ impl World {
     /// If it does not start.
     pub async fn teller(&self) -> Process {
         let bus = [("EVENT_BUS_NAME", event_bridge::NAME)];
-        let (app, proxy) = self.app(Function::Refresh, self.clock.clone(), self.market.url(), &bus).await;
+        let (app, proxy) = self.app(self.clock.clone(), self.market.url(), &bus).await;
         Process { app, proxy }
     }
 
     async fn process_of(&self, clock: Clock, api: String) -> Process {
-        let (app, proxy) = self.app(Function::Refresh, clock, api, &[]).await;
+        let (app, proxy) = self.app(clock, api, &[]).await;
         Process { app, proxy }
     }
 
@@ -158,13 +182,7 @@ impl World {
     ///
     /// # Panics
     /// If it does not start.
-    pub async fn app(
-        &self,
-        function: Function,
-        clock: Clock,
-        api: String,
-        further: &[(&'static str, &str)],
-    ) -> (App, Proxy) {
+    pub async fn app(&self, clock: Clock, api: String, further: &[(&'static str, &str)]) -> (App, Proxy) {
         let upstreams = Upstreams {
             dynamodb: self.engine.url(),
             secrets: self.secrets.url(),
@@ -180,7 +198,7 @@ impl World {
             ("RESCUE_QUEUE_URL", self.queue.url()),
         ]);
         variables.extend(further.iter().map(|(name, value)| (*name, (*value).to_owned())));
-        let config = Config::read(function, &|name| variables.get(name).cloned()).expect("a configuration");
+        let config = config::read(&|name| variables.get(name).cloned(), AppConfig::read).expect("a configuration");
         let aws = aws_defaults()
             // DynamoDB Local has tables of its own for each region and access key: those of the sandbox's client.
             .region(Region::from_static(sandbox::process::REGION))
@@ -278,18 +296,6 @@ impl World {
     pub fn rescued(&self) -> Value {
         let record = |message: sandbox::queue::Message| json!({ "messageId": message.id, "body": message.body });
         json!({ "Records": self.queue.messages().into_iter().map(record).collect::<Vec<_>>() })
-    }
-
-    /// The messages of the rescue queue, by their ids.
-    #[must_use]
-    pub fn rescued_messages(&self) -> Vec<Message> {
-        let message = |message: sandbox::queue::Message| Message {
-            message_id: message.id,
-            body: message.body,
-            receipt_handle: None,
-            attributes: MessageAttributes::default(),
-        };
-        self.queue.messages().into_iter().map(message).collect()
     }
 
     /// Every item of the table.

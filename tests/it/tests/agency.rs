@@ -3,19 +3,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use aws_lc_rs::encoding::AsDer as _;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::future::join_all;
 use http::Method;
 use it::proxy::{Call, Proxy};
-use it::world::{Process, World, grantee, location};
+use it::world::{Process, World, answered, grantee, location};
 use sandbox::marketplace::Location;
 use sandbox::marketplace::faults::{Endpoint, Fault};
 use serde_json::{Value, json};
 use shared::caller::Identity;
-use shared::config::Function;
 use shared::domain::access::Access;
 use shared::domain::clock::{Clock, Millis};
 use shared::domain::resource::Resource;
@@ -26,7 +24,7 @@ use shared::request::Request;
 use shared::request::path::Path;
 use shared::table::company::Note;
 use shared::token::TokenError;
-use shared::token::refresh::{Failure, Refreshed, Why};
+use shared::token::outcome::{Failure, Refreshed, Why};
 use webhook::listener::Listener;
 
 it::stories!(
@@ -66,6 +64,10 @@ it::stories!(
     a_location_of_none_of_many_agencies_is_asked_for_once,
     an_agency_that_cannot_be_asked_keeps_the_search_open,
     a_location_that_moved_to_another_agency_is_found,
+    a_location_that_moved_from_an_agency_that_has_ended_is_found_at_the_first_call,
+    a_location_that_moved_from_an_agency_that_has_ended_is_found_among_many_by_the_schedule,
+    a_location_of_an_agency_that_has_ended_keeps_the_answer_of_its_agency,
+    an_agency_that_recovers_has_its_locations_back_at_once,
     a_report_ends_a_search,
     another_agencys_new_installation_costs_no_token,
     a_location_that_may_be_elsewhere_is_not_given_up,
@@ -118,11 +120,10 @@ const INVOCATION: Duration = Duration::from_secs(15);
 impl Ear {
     async fn new(world: &World) -> Self {
         let signer = Ed25519KeyPair::generate().expect("a key");
-        let spki = STANDARD.encode(signer.public_key().as_der().expect("a public key").as_ref());
-        let further = [("WEBHOOK_PUBLIC_KEYS", spki.as_str())];
-        let (app, proxy) = world.app(Function::Webhook, world.clock.clone(), world.market.url(), &further).await;
+        let public_key = signer.public_key().as_ref().try_into().expect("32 bytes");
+        let (app, proxy) = world.app(world.clock.clone(), world.market.url(), &[]).await;
         let app_id = world.market.options().client_id.split('-').next().unwrap_or_default().to_owned();
-        Self { listener: Listener::new(app), signer, app_id, proxy, clock: world.clock.clone() }
+        Self { listener: Listener::new(app, vec![public_key]), signer, app_id, proxy, clock: world.clock.clone() }
     }
 
     fn notice(&self, kind: &str, at: Millis, id: &str, members: &Value) -> Value {
@@ -157,9 +158,10 @@ impl Ear {
             "body": body,
             "isBase64Encoded": false,
         });
-        let answer = self.listener.answer(&event.to_string(), "request", self.clock.now() + INVOCATION).await;
-        let body: Value = serde_json::from_str(&answer.body).expect("JSON");
-        (answer.status_code, body["outcome"].as_str().unwrap_or_default().to_owned())
+        let answer: Value = answered(&self.listener, &event, "request", self.clock.now() + INVOCATION).await;
+        let body: Value = serde_json::from_str(answer["body"].as_str().expect("text")).expect("JSON");
+        let status = answer["statusCode"].as_u64().and_then(|status| status.try_into().ok()).expect("a status");
+        (status, body["outcome"].as_str().unwrap_or_default().to_owned())
     }
 }
 
@@ -265,7 +267,7 @@ async fn a_location_whose_own_grant_is_refused_is_minted(world: World) {
     world.market.fault(Endpoint::Refresh, refused, Some(1));
     works(&world, &process, &l1).await;
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.status, stored.minted.is_some(), minted(&world)), (Status::Active, true, 1));
+    assert_eq!((stored.status, stored.minted.is_some(), minted(&world)), (Status::Active, true, 2));
     world.end().await;
 }
 
@@ -507,9 +509,8 @@ async fn what_needs_the_companys_token_is_refused_for_a_location(world: World) {
     let process = world.process().await;
     world.install(&process, &company()).await;
     world.secrets.put("callers", json!({"callers": [{"id": "billing", "aliases": ["billing"]}]}).to_string());
-    let further = [("CALLERS_SECRET_ID", "callers")];
-    let (app, _proxy) = world.app(Function::Relay, world.clock.clone(), world.market.url(), &further).await;
-    let relay = Relay::new(app);
+    let (app, _proxy) = world.app(world.clock.clone(), world.market.url(), &[]).await;
+    let relay = Relay::new(app, "callers");
     let invocation = Invocation { request_id: "r".into(), trace_id: None, deadline: world.deadline() };
     let arn = "arn:aws:lambda:us-east-1:1:function:relay:billing";
     for (resource, refused) in [(location("L1"), true), (company(), false)] {
@@ -543,7 +544,7 @@ async fn due(world: &World, process: &Process, all: &[Resource]) {
 
 async fn an_answer_that_nobody_knows_to_minting_costs_no_token(world: World) {
     let processes = [world.process().await, world.process().await];
-    let prefix = format!("N{:08x}", fastrand::u32(..));
+    let prefix = format!("N{}", shared::domain::random::hex::<4>());
     let all: Vec<_> = (0..6).map(|n| location(&format!("{prefix}x{n}"))).collect();
     let known = all.iter().map(|l| Location { id: l.id().into(), name: "A location".into() }).collect();
     world.market.change(|options| options.locations = known);
@@ -1039,6 +1040,149 @@ async fn a_location_that_moved_to_another_agency_is_found(world: World) {
     process.tokens.search(world.deadline()).await;
     works(&world, &process, &moved).await;
     assert_eq!(world.stored(&moved).await.company.as_deref(), Some("C1"), "among many by the schedule");
+    world.end().await;
+}
+
+/// How an agency's installation ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Uninstalled,
+    /// The platform refuses its refresh token.
+    Refused,
+}
+
+impl End {
+    async fn come(self, world: &World, process: &Process, company: &Resource) {
+        match self {
+            Self::Uninstalled => {
+                world.market.uninstall(&grantee(company));
+                process.installations.uninstall(company, world.clock.now()).await.expect("a table");
+                assert_eq!(world.status(company).await, Status::Revoked);
+            }
+            Self::Refused => {
+                let refusal = Fault::refusal(400, "Invalid grant: refresh token is invalid");
+                world.market.fault(Endpoint::Refresh, refusal, Some(1));
+                let version = world.stored(company).await.version;
+                process.refresher.refresh(company, version, Why::Due, world.deadline()).await;
+                assert_eq!(world.status(company).await, Status::NeedsReauthorization);
+            }
+        }
+        world.expire();
+    }
+
+    fn assert_told(self, found: &Result<Access, TokenError>) {
+        match self {
+            Self::Uninstalled => assert!(matches!(found, Err(TokenError::Revoked)), "{found:?}"),
+            Self::Refused => {
+                assert!(matches!(found, Err(TokenError::ReauthorizationRequired { .. })), "{found:?}");
+            }
+        }
+    }
+}
+
+/// Lets the location M1 belong to this agency only, or to none.
+fn move_m1(world: &World, company: Option<&str>) {
+    world.market.change(|options| {
+        options.agencies.values_mut().for_each(|locations| locations.retain(|location| location.id != "M1"));
+        if let Some(company) = company {
+            let locations = options.agencies.entry(company.to_owned()).or_default();
+            locations.push(Location { id: "M1".into(), name: "Moved".into() });
+        }
+    });
+}
+
+async fn a_location_that_moved_from_an_agency_that_has_ended_is_found_at_the_first_call(world: World) {
+    let process = world.process().await;
+    for (end, from, to) in [(End::Uninstalled, 1, 2), (End::Refused, 2, 3)] {
+        many(&world, &process, 4).await;
+        move_m1(&world, Some(agency(from).id()));
+        let moved = location("M1");
+        world.expire();
+        works(&world, &process, &moved).await;
+        assert_eq!(world.stored(&moved).await.company.as_deref(), Some(agency(from).id()), "{end:?}");
+        move_m1(&world, Some(agency(to).id()));
+        end.come(&world, &process, &agency(from)).await;
+        works(&world, &process, &moved).await;
+        assert_eq!(world.stored(&moved).await.company.as_deref(), Some(agency(to).id()), "{end:?}");
+        works(&world, &world.process().await, &moved).await;
+    }
+}
+
+async fn a_location_that_moved_from_an_agency_that_has_ended_is_found_among_many_by_the_schedule(world: World) {
+    let process = world.process().await;
+    let moved = location("M1");
+    for end in [End::Refused, End::Uninstalled] {
+        many(&world, &process, 8).await;
+        world.expire();
+        assert!(matches!(access(&world, &process, &moved).await, Err(TokenError::InProgress { .. })), "{end:?}");
+        process.tokens.search(world.deadline()).await;
+        works(&world, &process, &moved).await;
+        assert_eq!(world.stored(&moved).await.company.as_deref(), Some("C1"), "{end:?}");
+        // The five agencies with the latest install notices do not have it.
+        move_m1(&world, Some("C2"));
+        end.come(&world, &process, &agency(1)).await;
+        end.assert_told(&access(&world, &process, &moved).await);
+        process.tokens.search(world.deadline()).await;
+        works(&world, &process, &moved).await;
+        assert_eq!(world.stored(&moved).await.company.as_deref(), Some("C2"), "{end:?}");
+        assert_eq!(world.table.searches().await.expect("a table"), []);
+    }
+}
+
+async fn a_location_of_an_agency_that_has_ended_keeps_the_answer_of_its_agency(world: World) {
+    let (one, other) = (world.process().await, world.process().await);
+    let left = location("M1");
+    for (end, count) in [(End::Refused, 3), (End::Uninstalled, 3), (End::Refused, 8), (End::Uninstalled, 8)] {
+        many(&world, &one, count).await;
+        world.expire();
+        works(&world, &one, &left).await;
+        move_m1(&world, None);
+        end.come(&world, &one, &agency(1)).await;
+        let reserved = || one.proxy.calls(Call::Reserve) + other.proxy.calls(Call::Reserve);
+        let (pair, before, marks) = (world.stored(&left).await.pair, asked(&world, &left), reserved());
+        for _ in 0..3 {
+            for process in [&one, &other] {
+                end.assert_told(&access(&world, process, &left).await);
+            }
+            one.tokens.search(world.deadline()).await;
+            world.advance(Duration::from_secs(10));
+        }
+        let others = if count > 6 { 5 + count - 1 } else { count - 1 };
+        assert_eq!(asked(&world, &left) - before, others, "each other agency is asked, and not for every call");
+        let stored = world.stored(&left).await;
+        assert_eq!((stored.status, &stored.pair), (Status::Active, &pair), "nothing is erased");
+        let known = stored.minted.expect("a minted location");
+        assert_eq!((known.absent_until, known.search_since), (None, None), "nothing is concluded");
+        assert_eq!(reserved(), marks, "no place of the budget of marks is asked for");
+        assert_eq!(world.table.searches().await.expect("a table"), []);
+        // One agency cannot be asked: that is no reason for another answer.
+        world.advance(Duration::from_hours(2));
+        world.market.fault(Endpoint::Mint, Fault::refusal(400, "Location is not active"), None);
+        end.assert_told(&access(&world, &one, &left).await);
+        end.assert_told(&access(&world, &other, &left).await);
+        world.market.clear_faults();
+        assert_eq!(world.status(&left).await, Status::Active);
+    }
+}
+
+async fn an_agency_that_recovers_has_its_locations_back_at_once(world: World) {
+    let process = world.process().await;
+    let l1 = location("M1");
+    for count in [3, 8] {
+        many(&world, &process, count).await;
+        world.expire();
+        works(&world, &process, &l1).await;
+        End::Refused.come(&world, &process, &agency(1)).await;
+        End::Refused.assert_told(&access(&world, &process, &l1).await);
+        if count == 8 {
+            assert!(world.stored(&l1).await.minted.is_some_and(|minted| minted.search_since.is_some()));
+            process.tokens.search(world.deadline()).await;
+        }
+        // No install, so the list of agencies stays as it is.
+        world.refresh(&process, json!({ "resource": agency(1), "force": true })).await;
+        world.advance(Duration::from_secs(9));
+        works(&world, &process, &l1).await;
+    }
     world.end().await;
 }
 

@@ -11,7 +11,7 @@ use sandbox::marketplace::faults::{Endpoint, Fault};
 use serde_json::{Value, json};
 use shared::domain::resource::Resource;
 use shared::domain::status::Status;
-use shared::token::refresh::{Refreshed, Why};
+use shared::token::outcome::{Refreshed, Why};
 
 it::stories!(
     each_change_is_told_once_when_it_is_stored,

@@ -11,20 +11,21 @@ use aws_lc_rs::encoding::AsDer as _;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use callback::event::Answer;
+use callback::authorize::CONSENT_TIME;
 use callback::installer::Installer;
-use callback::state;
 use futures_util::future::join_all;
 use it::dynamo::{Engine, Kind};
+use it::world::answered;
 use sandbox::dynamo::{Dynamo, create_table};
 use sandbox::events::EventBus;
 use sandbox::marketplace::faults::{Endpoint, Fault};
 use sandbox::marketplace::grants::Resource as Grantee;
 use sandbox::marketplace::{Marketplace, Options, grants};
 use sandbox::secrets::{Failure as SecretFailure, Secrets};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::app::App;
-use shared::config::{Config, Function};
+use shared::config::{self, CallbackConfig, WebhookConfig};
 use shared::domain::clock::{Clock, Millis};
 use shared::domain::redacted::Redacted;
 use shared::domain::resource::Kind as ResourceKind;
@@ -40,6 +41,17 @@ use webhook::listener::Listener;
 const HOME: &str = "https://connect.example.com";
 const LOCATION: &str = "location:HLlocation000000001";
 const COMPANY: &str = "company:HLcompany0000000001";
+
+/// An answer in the form of payload 2.0.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer {
+    status_code: u16,
+    headers: BTreeMap<String, String>,
+    cookies: Vec<String>,
+    #[serde(default)]
+    body: String,
+}
 
 /// The function and all that it talks to.
 struct World {
@@ -85,11 +97,11 @@ impl World {
         let lookup = |name: &str| variables.get(name).map(|value| (*value).to_owned());
         let clock = Clock::manual(Millis(1_800_000_000_000));
         let aws = aws(dynamo.url(), &secrets.url()).await;
-        let app = |function| {
-            let config = Config::read(function, &lookup).expect("complete");
-            App::build(config, &aws, clock.clone()).expect("built")
-        };
-        let (installer, listener) = (Installer::new(app(Function::Callback)), Listener::new(app(Function::Webhook)));
+        let app = |config| App::build(config, &aws, clock.clone()).expect("built");
+        let callback = config::read(&lookup, CallbackConfig::read).expect("complete");
+        let installer = Installer::new(app(callback.app), callback.authorization, callback.brand);
+        let webhook = config::read(&lookup, WebhookConfig::read).expect("complete");
+        let listener = Listener::new(app(webhook.app), webhook.public_keys);
         Self { installer, listener, signer, marketplace, secrets, dynamo, clock }
     }
 
@@ -105,7 +117,7 @@ impl World {
             "isBase64Encoded": false,
         });
         let deadline = self.clock.now() + Duration::from_secs(15);
-        let answer = self.listener.answer(&event.to_string(), "request-2", deadline).await;
+        let answer: Answer = answered(&self.listener, &event, "request-2", deadline).await;
         assert_eq!(answer.headers.contains_key("retry-after"), answer.status_code == 429);
         let body: Value = serde_json::from_str(&answer.body).expect("JSON");
         (answer.status_code, body["outcome"].as_str().unwrap_or_default().to_owned())
@@ -150,12 +162,12 @@ impl World {
             "requestContext": {
                 "domainName": "connect.example.com",
                 "stage": "$default",
-                "timeEpoch": context["timeEpoch"],
+                "timeEpoch": context["timeEpoch"].as_i64().unwrap_or_default(),
                 "http": {"method": method, "path": path, "sourceIp": context["sourceIp"]},
             },
             "isBase64Encoded": false,
         });
-        let answer = self.installer.answer(&event.to_string(), "request-1").await;
+        let answer: Answer = answered(&self.installer, &event, "request-1", self.clock.now()).await;
         assert_eq!(answer.headers["relay-request-id"], "request-1");
         answer
     }
@@ -231,10 +243,6 @@ async fn aws(dynamodb: &str, secrets: &str) -> SdkConfig {
         .await
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
-}
-
 fn title(answer: &Answer) -> &str {
     let (_, rest) = answer.body.split_once("<title>").expect("a page");
     rest.split('<').next().unwrap_or_default()
@@ -253,11 +261,14 @@ async fn from_the_link_to_the_page_that_says_so() {
         assert!(title(&page).starts_with("The app is connected"), "{}", page.body);
     }
     let table = world.table().await;
-    assert!(table.contains(&hex(b"\x01\x02k1")), "bytes are printed like this, so that they can be searched: {table}");
+    assert!(
+        table.contains(&hex::encode(b"\x01\x02k1")),
+        "bytes are printed like this, so that they can be searched: {table}"
+    );
     let secrets = world.marketplace.every_secret();
     assert!(secrets.len() > 6, "tokens, codes and the client secret");
     for secret in secrets {
-        assert!(!table.contains(&secret) && !table.contains(&hex(secret.as_bytes())), "a secret is there in clear");
+        assert!(!table.contains(&secret) && !table.contains(&hex::encode(&secret)), "a secret is there in clear");
     }
 }
 
@@ -329,7 +340,7 @@ async fn a_code_is_exchanged_for_the_browser_that_began_only() {
         assert_eq!((answer.status_code, world.exchanges()), (400, 0), "{path}");
         assert!(answer.body.contains(&format!("href=\"{HOME}/oauth/install\"")), "{}", answer.body);
     }
-    world.clock.advance(state::LIFE);
+    world.clock.advance(CONSENT_TIME);
     let answer = world.get(&back, Some(&cookie)).await;
     assert_eq!((answer.status_code, title(&answer)), (400, "This took a little too long"));
     assert_eq!(world.exchanges(), 0);
@@ -390,7 +401,7 @@ async fn a_redirect_that_comes_three_times_ends_three_times_on_the_page_that_say
             assert_eq!(cookie_of(answer), cookie, "the browser is known for the next minutes, too");
         }
         expect_connected(&world.get(&back, Some(&cookie)).await, "reloaded");
-        world.clock.advance(state::LIFE);
+        world.clock.advance(CONSENT_TIME);
         expect_connected(&world.get(&back, Some(&cookie)).await, "a tab that is restored when the link is too old");
         assert_eq!(world.exchanges(), 1, "the code is presented once");
 

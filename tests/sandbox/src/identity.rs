@@ -1,21 +1,12 @@
 //! Names nobody guesses by accident: request ids, codes, tokens.
 
-use std::fmt::Write as _;
-
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
-
-/// `bytes` random bytes as lower-case hex. From a fast generator: fit to tell things apart, not to keep anything secret.
-pub(crate) fn hex(bytes: usize) -> String {
-    (0..bytes).fold(String::with_capacity(bytes * 2), |mut text, _| {
-        let _infallible = write!(text, "{:02x}", fastrand::u8(..));
-        text
-    })
-}
+use shared::domain::random;
 
 /// A version 4 UUID.
 pub(crate) fn uuid() -> String {
-    let random = hex(16);
+    let random = random::hex::<16>();
     format!("{}-{}-4{}-a{}-{}", &random[0..8], &random[8..12], &random[13..16], &random[17..20], &random[20..32])
 }
 
@@ -23,11 +14,14 @@ pub(crate) fn uuid() -> String {
 pub(crate) fn token(kind: &str, claims: &Value) -> String {
     let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"RS256","typ":"JWT"}"#);
     let mut claims = claims.clone();
-    claims["jti"] = json!(hex(16));
+    claims["jti"] = json!(random::hex::<16>());
     claims["kind"] = json!(kind);
     claims["oauthMeta"] = json!({ "scopes": SCOPES.split(' ').collect::<Vec<_>>(), "client": "sandbox" });
-    let signature: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(256).collect();
-    format!("{header}.{}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()), URL_SAFE_NO_PAD.encode(signature))
+    format!(
+        "{header}.{}.{}",
+        URL_SAFE_NO_PAD.encode(claims.to_string()),
+        URL_SAFE_NO_PAD.encode(random::bytes::<256>())
+    )
 }
 
 /// Scopes of every token of the double.

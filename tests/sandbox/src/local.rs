@@ -10,6 +10,8 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use http::{HeaderMap, Method, StatusCode, header};
+use shared::config::is_loopback;
+use url::Url;
 
 /// Refuses what a stranger's page makes a browser send, before any handler sees it.
 pub(crate) async fn only_this_machine(request: Request, next: Next) -> Response {
@@ -23,7 +25,7 @@ pub(crate) async fn only_this_machine(request: Request, next: Next) -> Response 
 fn stranger(method: &Method, headers: &HeaderMap) -> Option<&'static str> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let host = text(header::HOST).unwrap_or_default();
-    if !is_loopback(host) {
+    if !is_this_machine(host) {
         return Some("the host is not this machine's");
     }
     if matches!(*method, Method::GET | Method::HEAD) {
@@ -41,17 +43,10 @@ fn stranger(method: &Method, headers: &HeaderMap) -> Option<&'static str> {
 }
 
 /// Whether a `Host` names this machine; the port may be another one where it is forwarded.
-fn is_loopback(host: &str) -> bool {
-    let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((address, "")) => (address, None),
-        Some((address, rest)) => (address, Some(rest.strip_prefix(':').unwrap_or(rest))),
-        None => match host.split_once(':') {
-            Some((name, port)) => (name, Some(port)),
-            None => (host, None),
-        },
-    };
-    let is_port = port.is_none_or(|port| port.parse::<u16>().is_ok());
-    is_port && (matches!(name, "127.0.0.1" | "::1") || name.eq_ignore_ascii_case("localhost"))
+fn is_this_machine(host: &str) -> bool {
+    // Only the characters of a host and a port: a URL could have more before or after them.
+    let plain = host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.:[]".contains(&b));
+    plain && Url::parse(&format!("http://{host}/")).is_ok_and(|url| is_loopback(&url))
 }
 
 #[cfg(test)]
@@ -72,6 +67,10 @@ mod tests {
             ("localhost:8070", false),
             ("LOCALHOST", false),
             ("[::1]:8070", false),
+            ("sandbox.localhost:8070", false),
+            ("localhost@127.0.0.1", true),
+            ("127.0.0.1:80/70", true),
+            ("localhost:port", true),
             ("localhost.evil.example:8070", true),
             ("evil.example", true),
             ("127.0.0.1.evil.example", true),

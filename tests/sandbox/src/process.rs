@@ -373,7 +373,7 @@ mod tests {
             bus,
             logs: LogBook::default(),
         };
-        let directory = std::env::temp_dir().join(format!("worker-{}", crate::identity::hex(8)));
+        let directory = std::env::temp_dir().join(format!("worker-{}", shared::domain::random::hex::<8>()));
         std::fs::create_dir(&directory).expect("made");
         let path = directory.join("bootstrap");
         std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("written");

@@ -271,7 +271,7 @@ impl Shelf {
         visible
             .map(|message| {
                 message.receives += 1;
-                message.receipt = identity::hex(24);
+                message.receipt = shared::domain::random::hex::<24>();
                 message.visible_at = now + visibility;
                 message.clone()
             })

@@ -521,7 +521,7 @@ pub fn function_arn(function: &str, qualifier: Option<&str>) -> String {
 /// A fresh `X-Amzn-Trace-Id`.
 pub(crate) fn trace_id() -> String {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    format!("Root=1-{seconds:08x}-{}", identity::hex(12))
+    format!("Root=1-{seconds:08x}-{}", shared::domain::random::hex::<12>())
 }
 
 fn status(code: StatusCode, document: &Value) -> Response {

@@ -6,9 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aws_lc_rs::{digest, rand};
+use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use shared::domain::random;
 use shared::table::Table;
 use tokio::task::JoinHandle;
 
@@ -139,9 +140,9 @@ struct Keys {
 }
 
 impl Keys {
-    fn new(client_secret: String) -> Result<Self, StartError> {
-        let caller_key = format!("rk_{}", random_hex(24)?);
-        Ok(Self { client_secret, sealing_key: random_hex(32)?, caller_key })
+    fn new(client_secret: String) -> Self {
+        let caller_key = format!("rk_{}", random::hex::<24>());
+        Self { client_secret, sealing_key: random::hex::<32>(), caller_key }
     }
 
     /// Those beside the data file, made where they are missing.
@@ -152,7 +153,7 @@ impl Keys {
             let text = std::fs::read_to_string(&path).map_err(|error| problem(error.to_string()))?;
             return serde_json::from_str(&text).map_err(|error| problem(error.to_string()));
         }
-        let keys = Self::new(client_secret)?;
+        let keys = Self::new(client_secret);
         let text = serde_json::to_string_pretty(&keys).map_err(|error| problem(error.to_string()))?;
         std::fs::write(&path, text).map_err(|error| problem(error.to_string()))?;
         Ok(keys)
@@ -196,7 +197,7 @@ impl Sandbox {
     pub async fn start(mut options: Options, bus: EventBus) -> Result<Self, StartError> {
         let keys = match &options.data {
             Some(data) => Keys::beside(data, options.marketplace.client_secret.clone())?,
-            None => Keys::new(options.marketplace.client_secret.clone())?,
+            None => Keys::new(options.marketplace.client_secret.clone()),
         };
         options.marketplace.client_secret.clone_from(&keys.client_secret);
         let client_id = options.marketplace.client_id.clone();
@@ -451,21 +452,7 @@ impl Schedule {
 /// SHA-256 as lower-case hex, as the callers secret holds keys.
 #[must_use]
 pub fn sha256_hex(text: &str) -> String {
-    to_hex(digest::digest(&digest::SHA256, text.as_bytes()).as_ref())
-}
-
-fn random_hex(bytes: usize) -> Result<String, StartError> {
-    let mut random = vec![0; bytes];
-    rand::fill(&mut random).map_err(|_| StartError::System("no random numbers".to_owned()))?;
-    Ok(to_hex(&random))
-}
-
-fn to_hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _infallible = write!(text, "{byte:02x}");
-        text
-    })
+    hex::encode(digest::digest(&digest::SHA256, text.as_bytes()))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use aws_config::SdkConfig;
 use aws_sdk_lambda::config::retry::RetryConfig;
 use aws_sdk_lambda::config::timeout::TimeoutConfig;
 use shared::app::{App, aws_defaults};
-use shared::config::{Config, Function, variable};
+use shared::config::{self, AppConfig, ConfigError, Reader, Reported, variable};
 use shared::domain::clock::Clock;
 use shared::secrets::edit::EditedSecret;
 
@@ -15,10 +15,39 @@ use crate::ending::Failure;
 /// Longer than the function's time-out.
 const INVOCATION: Duration = Duration::from_secs(90);
 
+/// The operator's configuration.
+pub(crate) struct OperatorConfig {
+    app: AppConfig,
+    callers_secret_id: String,
+    refresh_function: Option<String>,
+    relay_function: Option<String>,
+    rescue_failures_url: Option<String>,
+}
+
+impl OperatorConfig {
+    /// From the environment.
+    pub(crate) fn from_env() -> Result<Self, ConfigError> {
+        config::read(&variable, Self::read)
+    }
+
+    fn read(env: &mut Reader<'_>) -> Result<Self, Reported> {
+        let (app, callers_secret_id) = (AppConfig::read(env), env.required("CALLERS_SECRET_ID"));
+        let rescue_failures_url = env.optional_url("RESCUE_FAILURES_URL");
+        Ok(Self {
+            app: app?,
+            callers_secret_id: callers_secret_id?,
+            refresh_function: env.optional("REFRESH_FUNCTION"),
+            relay_function: env.optional("RELAY_FUNCTION"),
+            rescue_failures_url: rescue_failures_url?.map(String::from),
+        })
+    }
+}
+
 /// The deployed system.
 pub(crate) struct Stack {
-    /// What the functions have. The operator's configuration is the relay's: it names all secrets.
+    /// What the functions have.
     pub(crate) app: App,
+    callers_secret_id: String,
     /// Name or ARN of the function `refresh`.
     pub(crate) refresh_function: Option<String>,
     /// Name or ARN of the function `relay`.
@@ -30,23 +59,22 @@ pub(crate) struct Stack {
 impl Stack {
     /// From the environment.
     pub(crate) async fn from_env() -> Result<Self, Failure> {
-        let config = Config::read(Function::Relay, &variable)?;
-        Self::of(config, &aws_defaults().load().await)
+        Self::of(OperatorConfig::from_env()?, &aws_defaults().load().await)
     }
 
     /// From a configuration.
-    pub(crate) fn of(config: Config, aws: &SdkConfig) -> Result<Self, Failure> {
+    pub(crate) fn of(config: OperatorConfig, aws: &SdkConfig) -> Result<Self, Failure> {
         if aws.region().is_none() {
             return Err(Failure::Environment("AWS_REGION is not set".into()));
         }
-        let rescue = config.rescue_queue_url.clone();
-        let given = |name: &str| variable(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
-        let queues = [("rescue queue", rescue), ("queue behind it", given("RESCUE_FAILURES_URL"))];
-        let app = App::build(config, aws, Clock::system()).map_err(|error| Failure::NotDone(error.to_string()))?;
+        let rescue = config.app.rescue_queue_url.clone();
+        let queues = [("rescue queue", rescue), ("queue behind it", config.rescue_failures_url)];
+        let app = App::build(config.app, aws, Clock::system()).map_err(|error| Failure::NotDone(error.to_string()))?;
         Ok(Self {
             app,
-            refresh_function: given("REFRESH_FUNCTION"),
-            relay_function: given("RELAY_FUNCTION"),
+            callers_secret_id: config.callers_secret_id,
+            refresh_function: config.refresh_function,
+            relay_function: config.relay_function,
             queues: queues.into_iter().filter_map(|(what, url)| Some((what, url?))).collect(),
         })
     }
@@ -58,7 +86,7 @@ impl Stack {
 
     /// The callers' secret.
     pub(crate) fn callers(&self) -> EditedSecret {
-        self.secret(self.app.config.callers_secret_id.as_deref().unwrap_or_default())
+        self.secret(&self.callers_secret_id)
     }
 
     /// The sealing keys.

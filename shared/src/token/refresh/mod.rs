@@ -11,98 +11,28 @@ mod lease;
 pub(super) mod setback;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use self::attempt::Attempted;
 use self::commit::{Commit, Committed};
 use self::lease::Lease;
-use super::Company;
 use super::alarm::AppAlarms;
 use super::breaker::{Breaker, BreakerError};
+use super::mint::Minter;
+use super::outcome::{Failure, Refreshed, Why, not_claimed};
+use super::parts::TokenParts;
 use super::rescue::{RescueError, RescueQueue, Rescued};
-use super::schedule;
-use crate::domain::access::Access;
 use crate::domain::clock::{Clock, Millis};
 use crate::domain::installation::{Installation, StandbyPair};
 use crate::domain::resource::Resource;
-use crate::domain::status::{LeaseOwner, Status, TokenVersion};
+use crate::domain::status::{LeaseOwner, TokenVersion};
 use crate::events::Events;
 use crate::platform::token_endpoint::TokenEndpoint;
 use crate::seal::pair::{Pair, Slot, place};
 use crate::seal::vault::{Vault, VaultError};
-use crate::secrets::{FRESH, SecretError};
+use crate::secrets::FRESH;
+use crate::table::Table;
 use crate::table::installation::{Claim, Claimed, LEASE};
-use crate::table::{StoreError, Table};
-
-/// Why a refresh is wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// The schedule says so, or the token is stale.
-    Due,
-    /// The platform refused an access token that was thought to be good.
-    Forced,
-    /// The platform answered 401 with a text that nobody has classified: it may be about the token.
-    Doubted,
-    /// An operator says so.
-    Operator,
-}
-
-impl Why {
-    /// How long ago the last forced refresh must be, if that matters.
-    #[must_use]
-    pub fn forced_apart(self) -> Option<Duration> {
-        match self {
-            Self::Forced => Some(schedule::FORCED_APART),
-            Self::Doubted => Some(schedule::DOUBTED_APART),
-            Self::Due | Self::Operator => None,
-        }
-    }
-}
-
-/// What came of a refresh.
-#[derive(Debug)]
-pub enum Refreshed {
-    /// A new pair is stored, or on its way into the store.
-    Renewed(Access),
-    /// Somebody else holds the lease until this instant.
-    Held(Millis),
-    /// The installation is not as it was seen: read it again.
-    Moved,
-    /// It has no refresh token: its token is minted.
-    IsMinted,
-    /// There is no such installation.
-    Gone,
-    /// It was tried, or could not be tried.
-    Failed(Failure),
-}
-
-/// Why there is no new pair.
-#[derive(Debug)]
-pub enum Failure {
-    /// There was no outcome. Worth another try then.
-    TryAgain(Millis),
-    /// The token was presented and no answer is known. Worth another try then, within the platform's grace.
-    Unanswered(Millis),
-    /// The platform has paused the location.
-    Suspended(Millis),
-    /// The platform refused the refresh token for good.
-    NeedsReauthorization(Option<String>),
-    /// No known company has the app in the location.
-    NotInstalled,
-    /// The platform does not take the company's token, which a location's was to be minted from. It said so in words
-    /// that are known ([`Why::Forced`]) or not ([`Why::Doubted`]).
-    CompanyRefused(Box<Company>, Why),
-    /// The app's credentials, a parameter or a sealed token are wrong, or refreshing is stopped.
-    Misconfigured(&'static str),
-    /// The last forced refresh was less than a minute ago.
-    ForcedRecently,
-    /// The invocation ends too soon to begin.
-    NoTime,
-    /// A secret cannot be read. Nothing was sent.
-    Secret(SecretError),
-    /// The table does not answer. Nothing was sent.
-    Store(StoreError),
-}
 
 /// Refreshes installations.
 pub struct Refresher {
@@ -113,24 +43,16 @@ pub struct Refresher {
     rescue: Option<RescueQueue>,
     events: Events,
     alarms: Arc<AppAlarms>,
+    minter: Arc<Minter>,
     clock: Clock,
 }
 
 impl Refresher {
-    /// A refresher of the installations in `table`.
+    /// A refresher of the installations in the table. A granted pair that cannot be stored goes to the `rescue` queue.
     #[must_use]
-    #[expect(clippy::too_many_arguments, reason = "called once, where the app is put together")]
-    pub fn new(
-        table: Table,
-        vault: Arc<Vault>,
-        endpoint: TokenEndpoint,
-        breaker: Arc<Breaker>,
-        rescue: Option<RescueQueue>,
-        events: Events,
-        alarms: Arc<AppAlarms>,
-        clock: Clock,
-    ) -> Self {
-        Self { table, vault, endpoint, breaker, rescue, events, alarms, clock }
+    pub fn new(parts: TokenParts, rescue: Option<RescueQueue>, minter: Arc<Minter>) -> Self {
+        let TokenParts { table, vault, endpoint, breaker, events, alarms, clock } = parts;
+        Self { table, vault, endpoint, breaker, rescue, events, alarms, minter, clock }
     }
 
     /// Refreshes an installation that was seen in version `seen`, in an invocation that ends at `deadline`.
@@ -246,20 +168,5 @@ impl Refresher {
             issued_at: sealed.access_issued_at,
             expires_at: sealed.access_expires_at,
         })
-    }
-}
-
-/// Why a claim was not granted, from the item that it found.
-pub(super) fn not_claimed(stored: &Installation, seen: TokenVersion, why: Why, now: Millis) -> Refreshed {
-    if stored.version != seen {
-        return Refreshed::Moved;
-    }
-    match (stored.status, stored.lease_ends_at) {
-        (Status::Refreshing | Status::Uncertain, Some(end)) if end > now => Refreshed::Held(end),
-        (Status::NeedsReauthorization, _) => Refreshed::Failed(Failure::NeedsReauthorization(stored.reinstall_url())),
-        (Status::Revoked, _) => Refreshed::Moved,
-        _ if why.forced_apart().is_some() => Refreshed::Failed(Failure::ForcedRecently),
-        // It was claimable a moment later than this clock says.
-        _ => Refreshed::Held(now),
     }
 }

@@ -3,17 +3,20 @@
 use std::time::Duration;
 
 use super::attempt::Attempted;
+use super::lease::COMMIT;
 use super::{Failure, Refreshed};
 use crate::domain::clock::Millis;
 use crate::domain::installation::{Gone, Installation};
 use crate::domain::resource::{Kind, Resource};
 use crate::domain::status::Status;
-use crate::platform::token_endpoint::{Cause, fingerprint};
+use crate::platform::token_endpoint::{Cause, PRESENTATION, fingerprint};
 use crate::seal::pair::{Pair, Slot};
 use crate::table::StoreError;
 use crate::table::installation::{Changed, Settlement};
 use crate::table::mark_budget::Requested;
 use crate::token::breaker::Marking;
+use crate::token::mint::Probed;
+use crate::token::outcome::outcome_of;
 use crate::token::schedule;
 
 /// How long an installation is left alone after a fault that is not its own.
@@ -23,31 +26,58 @@ const PROMOTIONS: u32 = 5;
 /// Renewals that are refused with the same credentials within this time read the app's secret once more, together.
 const REFUSED_TOGETHER: Duration = Duration::from_secs(1);
 
-/// What an attempt without a new token is called in the log and its metric.
-pub(in crate::token) fn outcome_of(left: Status) -> &'static str {
-    match left {
-        Status::Active | Status::Refreshing | Status::Revoked => "unchanged",
-        Status::Uncertain => "uncertain",
-        Status::Suspended => "suspended",
-        Status::Blocked => "blocked",
-        Status::NeedsReauthorization => "needs_reauthorization",
-    }
+/// Whether the token of a location whose own grant is refused can be minted from its company's.
+enum Minting {
+    /// The company has the app there, and its installation has this epoch.
+    Possible { company_epoch: u64 },
+    /// There is no company with a grant, the company does not have the app there, or its token may not mint.
+    Impossible,
+    /// The company cannot be asked now, for this reason.
+    Unknown(&'static str),
 }
 
 impl Attempted<'_> {
     /// An answered refusal of the current token by the current attempt: a standby pair, the company's token, or a mark.
+    /// The refresh token is erased only after the company has said that it has the app in the location: while the company
+    /// cannot be asked, nothing is concluded.
     pub(super) async fn refused(self) -> Refreshed {
         if !self.installation.standby.is_empty() {
             return self.promote(&self.installation).await;
         }
+        let minting = match self.living_company().await {
+            Ok(Some(company)) => Box::pin(self.ask(&company)).await,
+            Ok(None) => Minting::Impossible,
+            Err(error) => return Refreshed::Failed(Failure::Store(error)),
+        };
         // The live pair may be on its way into the table: nothing is erased and nobody is told.
         if self.on.pairs_may_be_queued().await {
             return self.wait("a granted pair may be on the rescue queue", schedule::after_rescue, false).await;
         }
-        match self.living_company().await {
-            Ok(None) => self.mark().await,
-            Ok(Some(epoch)) => self.become_minted(epoch, self.on.clock.now()).await,
-            Err(error) => Refreshed::Failed(Failure::Store(error)),
+        match minting {
+            Minting::Possible { company_epoch } => self.become_minted(company_epoch, self.on.clock.now()).await,
+            Minting::Impossible => self.mark().await,
+            Minting::Unknown(why) => {
+                tracing::info!(resource = %self.installation.resource, why, "a location's company does not say if it has the app there");
+                self.wait("refused, and the company cannot be asked", schedule::after_refused, false).await
+            }
+        }
+    }
+
+    /// Asks the location's company if it has the app there, with the company's stored token. That token is not renewed
+    /// here, which could take longer than the lease: the schedule renews it.
+    async fn ask(&self, company: &Installation) -> Minting {
+        let wait_until = self.lease.ends_at - (PRESENTATION + COMMIT);
+        let location = &self.installation.resource;
+        match self.on.minter.probe_with_stored_token(company, location, Some(wait_until)).await {
+            Ok(Some(Probed::Installed)) => Minting::Possible { company_epoch: company.version.epoch },
+            Ok(Some(Probed::Absent | Probed::NotAllowed)) => Minting::Impossible,
+            Ok(Some(Probed::TokenRefused)) => Minting::Unknown("the company's access token is refused"),
+            Ok(Some(Probed::Unclear(why))) => Minting::Unknown(why),
+            Ok(None) => Minting::Unknown("the company's access token is expired"),
+            Err(error) => {
+                tracing::warn!(company = %company.resource, %error, "a company's token cannot be used");
+                Minting::Unknown("the company's access token cannot be used")
+            }
         }
     }
 
@@ -122,17 +152,17 @@ impl Attempted<'_> {
         }
     }
 
-    /// The epoch of the company that the location's token can be minted from, if there is one.
-    async fn living_company(&self) -> Result<Option<u64>, StoreError> {
+    /// The location's company, if that has a grant.
+    async fn living_company(&self) -> Result<Option<Installation>, StoreError> {
         let Installation { resource, company, .. } = &self.installation;
         let company = company.as_deref().filter(|_| resource.kind() == Kind::Location);
         let Some(company) = company.and_then(|id| Resource::company(id).ok()) else { return Ok(None) };
         let stored = self.on.table.installation(&company).await?;
         let lives = |status| !matches!(status, Status::Revoked | Status::NeedsReauthorization);
-        Ok(stored.filter(|stored| lives(stored.status)).map(|stored| stored.version.epoch))
+        Ok(stored.filter(|stored| lives(stored.status)))
     }
 
-    /// The location's own grant is gone, and its company's is not.
+    /// The location's own grant is gone, and its company has the app there.
     async fn become_minted(&self, company_epoch: u64, now: Millis) -> Refreshed {
         let Installation { resource, version, .. } = &self.installation;
         match self.on.table.become_minted(resource, *version, &self.attempt, company_epoch, now).await {

@@ -19,7 +19,7 @@ use sandbox::runtime_api::{FunctionError, Invocation};
 use sandbox::whole::{CALLBACK_PATH, CALLER_ALIAS, Options, Programs, Sandbox, TABLE, scheduled_event};
 use serde_json::{Value, json};
 use shared::app::App;
-use shared::config::{Config, Function};
+use shared::config::{self, AppConfig};
 use shared::domain::clock::Millis;
 use shared::domain::installation::Installation;
 use shared::domain::resource::Resource;
@@ -61,7 +61,7 @@ impl Scene {
         };
         let sandbox = Sandbox::start(options, EventBus::default()).await.expect("the sandbox starts");
         let way = way(&sandbox).await;
-        let config = Config::read(Function::Callback, &|name| sandbox.environment().get(name).cloned());
+        let config = config::read(&|name| sandbox.environment().get(name).cloned(), AppConfig::read);
         let aws = aws_config::defaults(BehaviorVersion::latest())
             .region(Region::from_static(REGION))
             .credentials_provider(Credentials::new("sandbox", "sandbox", None, None, "sandbox"))

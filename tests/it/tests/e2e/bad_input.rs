@@ -235,13 +235,11 @@ async fn malformed_events_are_answered() {
     let statuses = [0, 1, 2, 3, 4].map(|n| answer["responses"][n]["status"].as_u64());
     assert_eq!(statuses, [400, 200, 400, 200, 200].map(Some), "{answer:.500}");
 
-    // Functions of other payloads answer or report; they do not end.
-    for function in ["callback", "webhook", "refresh"] {
-        for bad in ["not json", "7", "[]", r#"{"rawPath":7}"#, r#"{"Records":[7]}"#, deep.as_str()] {
-            let answer = system.sandbox.runtime.invoke(function, bad.to_owned(), Invocation::default()).await;
-            let answered = matches!(answer, Ok(_) | Err(FunctionError::Reported(_)));
-            assert!(answered, "{function} does not answer {bad:.20}: {answer:?}");
-        }
+    // `refresh` answers or reports. It does not end.
+    for bad in ["not json", "7", "[]", r#"{"rawPath":7}"#, r#"{"Records":[7]}"#, deep.as_str()] {
+        let answer = system.sandbox.runtime.invoke("refresh", bad.to_owned(), Invocation::default()).await;
+        let answered = matches!(answer, Ok(_) | Err(FunctionError::Reported(_)));
+        assert!(answered, "refresh does not answer {bad:.20}: {answer:?}");
     }
 
     // More than an invocation can carry back.
@@ -250,6 +248,72 @@ async fn malformed_events_are_answered() {
     assert_eq!((&answer["status"], &answer["body"]["code"]), (&json!(413), &json!("payload_too_large")), "{answer}");
     assert_eq!(answer["body"]["platform_status"], 200, "the caller is told that it was carried out");
     expect_works(&system).await;
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_requests_are_answered_and_wake_nobody() {
+    let system = System::start(Setup { relays: 1, ..Setup::default() }).await;
+    let answer = async |function: &str, event: String| {
+        let answer = system.sandbox.runtime.invoke(function, event.clone(), Invocation::default()).await;
+        let answer = answer.unwrap_or_else(|error| panic!("{function} fails over {event:.200}: {error}"));
+        serde_json::from_slice::<Value>(&answer).expect("JSON")
+    };
+    for (function, method, path, good, content_type) in [
+        ("callback", "GET", "/oauth/install", 302, "text/html; charset=utf-8"),
+        ("webhook", "POST", "/webhooks/marketplace", 401, "application/json"),
+    ] {
+        let expect = |status: u64, event: &str, answer: &Value| {
+            assert_eq!(answer["statusCode"], status, "{function}, {event:.200}: {answer}");
+            if status != 302 {
+                assert_eq!(answer["headers"]["content-type"], content_type, "{function}, {event:.200}: {answer}");
+            }
+            assert!(answer["headers"]["relay-request-id"].is_string(), "{function}, {event:.200}: {answer}");
+            assert!(!answer.to_string().contains("evil"), "{function}, {event:.200}: {answer}");
+        };
+        for (member, value, status) in [
+            ("headers", json!({ "host": "evil.example" }), good),
+            ("headers", json!({ "Host": "evil b", "x-forwarded-proto": "evil proto" }), good),
+            ("headers", json!({ "host": "evil:99999", "x-a\n": "b\r\nc" }), good),
+            ("headers", json!({ "host": "[::evil\u{1}" }), good),
+            ("cookies", json!(["evil=\u{1}", "=;\"<>", "é"]), good),
+            ("body", json!("\u{feff}evil\u{0}"), good),
+            ("rawQueryString", json!("x=%22%3Cevil%zz"), good),
+            ("rawQueryString", json!("evil=\""), 400),
+            ("rawQueryString", json!("<evil>"), 400),
+            ("rawQueryString", json!("evil b"), 400),
+            ("rawQueryString", json!("evil#b"), 400),
+            ("rawQueryString", json!("evil".repeat(100_000)), 400),
+            ("rawPath", json!("evil"), 400),
+            ("rawPath", json!("@evil.example:x/"), 400),
+            ("rawPath", json!("/\\evil\u{0}?#%\"<>/.."), 404),
+            ("rawPath", json!(format!("//evil.example{path}")), 404),
+            ("rawPath", json!(format!("/x/..{path}")), 404),
+            (
+                "headers",
+                (0..40_000).map(|n| (format!("x-{n}"), json!(""))).collect::<serde_json::Map<_, _>>().into(),
+                400,
+            ),
+            ("isBase64Encoded", json!("evil"), 400),
+        ] {
+            let mut event = json!({
+                "version": "2.0", "rawPath": path, "rawQueryString": "", "headers": {}, "isBase64Encoded": false,
+                "requestContext": { "stage": "$default", "domainName": "x.example", "http": { "method": method, "path": path } },
+            });
+            event[member] = value;
+            let event = event.to_string();
+            expect(status, &event, &answer(function, event.clone()).await);
+        }
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        let base64 = r#"{"rawPath":"/","requestContext":{"http":{"method":"GET"}},"body":"%","isBase64Encoded":true}"#;
+        for event in ["not json", "7", "null", "[]", "{}", r#"{"rawPath":7}"#, base64, deep.as_str()] {
+            expect(400, event, &answer(function, event.to_owned()).await);
+        }
+    }
+    for line in system.sandbox.logs.lines() {
+        let is_error = serde_json::from_str::<Value>(&line.line).is_ok_and(|line| line["level"] == "ERROR");
+        assert!(!is_error && !line.line.contains("panicked"), "{}: {}", line.worker, line.line);
+    }
     system.end().await;
 }
 

@@ -7,7 +7,7 @@ use it::world::{World, grantee, location};
 use shared::domain::status::Status;
 use shared::install::Uninstalled;
 use shared::token::TokenError;
-use shared::token::refresh::{Refreshed, Why};
+use shared::token::outcome::{Refreshed, Why};
 
 it::stories!(
     a_delayed_uninstall_does_not_end_a_newer_installation,

@@ -10,7 +10,7 @@ use serde_json::json;
 use shared::domain::resource::Resource;
 use shared::domain::status::Status;
 use shared::table::installation::LEASE;
-use shared::token::refresh::{Failure, Refreshed, Why};
+use shared::token::outcome::{Failure, Refreshed, Why};
 
 it::stories!(
     before_the_claim_is_carried_out_nothing_has_happened,

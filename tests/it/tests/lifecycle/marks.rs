@@ -15,7 +15,7 @@ use shared::domain::status::Status;
 use shared::table::app::BreakerReason;
 use shared::table::installation::LEASE;
 use shared::token::TokenError;
-use shared::token::refresh::{Failure, Refreshed, Why};
+use shared::token::outcome::{Failure, Refreshed, Why};
 
 it::stories!(
     a_mass_refusal_of_thirty_marks_three_and_stops,
@@ -35,6 +35,10 @@ it::stories!(
     a_mass_refusal_of_minting_takes_three_tokens_and_stops,
     one_agency_that_leaves_locations_stops_nobody,
     a_location_that_nobody_knows_needs_no_place,
+    a_mass_refusal_takes_no_grant_of_a_location_in_which_its_agency_lacks_the_app,
+    a_mass_refusal_leads_to_minting_where_the_agency_has_the_app,
+    a_refused_location_keeps_its_grant_while_its_agency_cannot_be_asked,
+    a_refused_location_is_marked_if_its_agency_may_not_mint,
 );
 
 fn refusal() -> Fault {
@@ -457,4 +461,114 @@ async fn a_location_that_nobody_knows_needs_no_place(world: World) {
     }
     assert_eq!((taken(&world).await, process.proxy.calls(Call::Reserve)), (0, 0));
     world.end().await;
+}
+
+/// Locations with grants of their own, which are all due, and their agency, whose access token is new. The platform
+/// refuses every refresh token.
+async fn refused_beside_an_agency(
+    world: &World,
+    process: &Process,
+    count: usize,
+    agency_has_app: bool,
+) -> Vec<Resource> {
+    let all = installed(world, process, count).await;
+    if agency_has_app {
+        let known = all.iter().map(|l| Location { id: l.id().into(), name: "A location".into() }).collect();
+        world.market.change(|options| options.locations = known);
+    }
+    world.advance(world.market.options().token_life * 4 / 5);
+    world.install(process, &company()).await;
+    world.market.fault(Endpoint::Refresh, refusal(), None);
+    all
+}
+
+/// Whether the location still has a refresh token of its own.
+async fn has_own_grant(world: &World, resource: &Resource) -> bool {
+    let stored = world.stored(resource).await;
+    stored.minted.is_none() && stored.pair.is_some_and(|pair| pair.refresh.is_some())
+}
+
+async fn a_mass_refusal_takes_no_grant_of_a_location_in_which_its_agency_lacks_the_app(world: World) {
+    let process = world.teller().await;
+    let all = refused_beside_an_agency(&world, &process, 7, false).await;
+    for _ in 0..3 {
+        world.refresh(&process, json!({})).await;
+        world.advance(Duration::from_hours(1));
+    }
+    for resource in &all {
+        assert!(has_own_grant(&world, resource).await, "{resource}");
+    }
+    assert_eq!((marked(&world, &all).await, notices(&world)), (3, 3));
+    assert!(is_stopped(&world).await);
+    world.table.close_breaker().await.expect("a table");
+    mend(&world, &all).await;
+    world.end().await;
+}
+
+async fn a_mass_refusal_leads_to_minting_where_the_agency_has_the_app(world: World) {
+    let process = world.teller().await;
+    let all = refused_beside_an_agency(&world, &process, 7, true).await;
+    world.refresh(&process, json!({})).await;
+    for resource in &all {
+        assert!(world.stored(resource).await.minted.is_some(), "{resource}");
+    }
+    assert_eq!((marked(&world, &all).await, notices(&world), taken(&world).await), (0, 0, 0));
+    world.expire();
+    world.market.clear_faults();
+    for resource in &all {
+        process.tokens.access(resource, world.deadline()).await.expect("minted");
+    }
+    world.end().await;
+}
+
+async fn a_refused_location_keeps_its_grant_while_its_agency_cannot_be_asked(world: World) {
+    let process = world.teller().await;
+    let all = refused_beside_an_agency(&world, &process, 7, true).await;
+    let faults = [
+        Fault::HangUp { processed: false },
+        Fault::refusal(503, "Service Unavailable"),
+        Fault::throttled(),
+        Fault::unauthorized("Invalid JWT"),
+        Fault::unauthorized("Something new"),
+        Fault::refusal(400, "Something new"),
+    ];
+    let waits = async |resource: &Resource, why: &str| {
+        let waits = refresh(&world, &process, resource).await;
+        assert!(matches!(waits, Refreshed::Failed(Failure::TryAgain(_))), "{why}: {waits:?}");
+        let status = world.status(resource).await;
+        assert_eq!((status, has_own_grant(&world, resource).await), (Status::Uncertain, true), "{why}");
+    };
+    for (resource, fault) in all.iter().zip(faults) {
+        let why = format!("{fault:?}");
+        world.market.fault(Endpoint::Mint, fault, None);
+        waits(resource, &why).await;
+        world.market.clear_faults();
+        world.market.fault(Endpoint::Refresh, refusal(), None);
+    }
+    let last = all.last().expect("a location");
+    world.expire();
+    waits(last, "the agency's token is expired").await;
+    assert_eq!((taken(&world).await, notices(&world), is_stopped(&world).await), (0, 0, false));
+    // The agency can be asked again: one location is minted. The others are renewed once the platform is well.
+    world.install(&process, &company()).await;
+    world.advance(Duration::from_mins(30));
+    let moved = refresh(&world, &process, last).await;
+    assert!(matches!(moved, Refreshed::Moved), "{moved:?}");
+    assert!(world.stored(last).await.minted.is_some());
+    world.market.clear_faults();
+    for resource in &all[..all.len() - 1] {
+        let renewed = refresh(&world, &process, resource).await;
+        assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
+        assert!(has_own_grant(&world, resource).await);
+    }
+    world.end().await;
+}
+
+async fn a_refused_location_is_marked_if_its_agency_may_not_mint(world: World) {
+    let process = world.teller().await;
+    let all = refused_beside_an_agency(&world, &process, 1, true).await;
+    world.market.fault(Endpoint::Mint, Fault::unauthorized("The token is not authorized for this scope."), None);
+    let refused = refresh(&world, &process, &all[0]).await;
+    assert!(matches!(refused, Refreshed::Failed(Failure::NeedsReauthorization(Some(_)))), "{refused:?}");
+    assert_eq!((taken(&world).await, notices(&world)), (1, 1));
 }

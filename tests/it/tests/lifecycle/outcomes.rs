@@ -11,7 +11,7 @@ use shared::domain::status::Status;
 use shared::platform::token_endpoint::ExchangeError;
 use shared::seal::pair::Slot;
 use shared::token::TokenError;
-use shared::token::refresh::{Failure, Refreshed, Why};
+use shared::token::outcome::{Failure, Refreshed, Why};
 
 it::stories!(
     an_unknown_outcome_is_presented_twice_and_then_recovered,
@@ -251,7 +251,7 @@ async fn a_grant_for_another_location_is_not_stored(world: World) {
 
 /// Gives the app a new secret at the platform, and returns the secret as Secrets Manager should hold it.
 fn rotate_client_secret(world: &World) -> String {
-    let secret = format!("rotated-{:016x}", fastrand::u64(..));
+    let secret = format!("rotated-{}", shared::domain::random::hex::<8>());
     world.market.change(|options| options.client_secret.clone_from(&secret));
     json!({ "client_id": world.market.options().client_id, "client_secret": secret }).to_string()
 }
@@ -332,7 +332,7 @@ async fn a_paused_location_recovers_by_itself(world: World) {
 
 /// Locations that no other story has.
 fn own_locations(count: usize) -> (String, Vec<Resource>) {
-    let prefix = format!("P{:08x}", fastrand::u32(..));
+    let prefix = format!("P{}", shared::domain::random::hex::<4>());
     let all = (0..count).map(|n| location(&format!("{prefix}x{n}"))).collect();
     (prefix, all)
 }

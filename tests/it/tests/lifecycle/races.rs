@@ -12,7 +12,7 @@ use shared::domain::resource::Resource;
 use shared::domain::status::Status;
 use shared::seal::pair::Slot;
 use shared::table::installation::LEASE;
-use shared::token::refresh::{Failure, Refreshed, Why};
+use shared::token::outcome::{Failure, Refreshed, Why};
 
 it::stories!(
     a_grant_commits_after_its_lease_and_undoes_the_rivals_refusal,
@@ -234,7 +234,7 @@ async fn a_standby_pair_that_comes_while_another_takes_over_is_kept(world: World
 }
 
 async fn a_promotion_that_loses_the_race_is_not_counted(world: World) {
-    let l1 = location(&format!("L{:016x}", fastrand::u64(..)));
+    let l1 = location(&format!("L{}", shared::domain::random::hex::<8>()));
     let (slow, rival) = (world.process().await, world.process().await);
     with_standby_pairs(&world, &slow, &l1, 2).await;
     spend_the_current_token(&world, &slow, &l1).await;

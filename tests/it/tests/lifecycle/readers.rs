@@ -9,7 +9,7 @@ use sandbox::marketplace::faults::{Endpoint, Fault};
 use shared::domain::status::Status;
 use shared::table::Item;
 use shared::token::TokenError;
-use shared::token::refresh::{Refreshed, Why};
+use shared::token::outcome::{Refreshed, Why};
 
 it::stories!(
     what_is_installed_can_be_read,

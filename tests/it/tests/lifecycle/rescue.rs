@@ -11,7 +11,7 @@ use shared::domain::resource::Resource;
 use shared::domain::status::Status;
 use shared::install::{InstallError, Uninstalled};
 use shared::table::installation::LEASE;
-use shared::token::refresh::{Failure, Refreshed, Why};
+use shared::token::outcome::{Failure, Refreshed, Why};
 
 it::stories!(
     a_pair_that_cannot_be_stored_is_rescued_and_its_caller_served,

@@ -13,7 +13,7 @@ use shared::seal::{DataKeys, SealError, Sealer};
 use shared::table::Item;
 use shared::table::installation::Changed;
 use shared::token::TokenError;
-use shared::token::refresh::{Failure, Refreshed, Why};
+use shared::token::outcome::{Failure, Refreshed, Why};
 use shared::token::reseal::{Resealed, keys_of, reseal};
 
 it::stories!(

@@ -6,7 +6,7 @@ use sandbox::secrets::Failure as SecretsFailure;
 use shared::domain::status::Status;
 use shared::table::installation::LEASE;
 use shared::token::TokenError;
-use shared::token::refresh::{Failure, Refreshed, Why};
+use shared::token::outcome::{Failure, Refreshed, Why};
 
 it::stories!(
     a_table_that_cannot_be_written_keeps_the_token_unsent,

@@ -10,7 +10,6 @@ use it::world::{World, grantee, location};
 use sandbox::marketplace::faults::{Endpoint, Fault};
 use serde_json::json;
 use shared::caller::Identity;
-use shared::config::Function;
 use shared::domain::resource::Resource;
 use shared::relay::answer::Answer;
 use shared::relay::{Invocation, Relay};
@@ -39,9 +38,8 @@ impl Caller {
     async fn new(world: &World) -> Self {
         let callers = json!({ "callers": [{ "id": "billing", "aliases": ["billing"] }] });
         world.secrets.put("callers", callers.to_string());
-        let further = [("CALLERS_SECRET_ID", "callers")];
-        let (app, proxy) = world.app(Function::Relay, world.clock.clone(), world.market.url(), &further).await;
-        Self { relay: Relay::new(app), _proxy: proxy }
+        let (app, proxy) = world.app(world.clock.clone(), world.market.url(), &[]).await;
+        Self { relay: Relay::new(app, "callers"), _proxy: proxy }
     }
 
     async fn call(&self, world: &World, resource: &Resource, path: &str) -> Answer {

@@ -118,8 +118,9 @@ impl Desk {
                 Ok("The platform answers everything with 503 until it is mended.".to_owned())
             }
             Action::ChangeSecret => {
-                platform
-                    .change(|options| options.client_secret = format!("sandbox-secret-{}", crate::identity::hex(12)));
+                platform.change(|options| {
+                    options.client_secret = format!("sandbox-secret-{}", shared::domain::random::hex::<12>());
+                });
                 desk.control("the client secret was changed in the marketplace");
                 Ok("The app's secret in Secrets Manager is wrong now. The next refresh will find out.".to_owned())
             }

@@ -69,7 +69,7 @@ pub(super) struct Chart {
 impl Default for Feed {
     fn default() -> Self {
         Self {
-            run: crate::identity::hex(4),
+            run: shared::domain::random::hex::<4>(),
             entries: Mutex::default(),
             newest: watch::Sender::new(0),
             traffic: Mutex::default(),

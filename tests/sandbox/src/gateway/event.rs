@@ -75,7 +75,7 @@ pub fn of(incoming: &Incoming<'_>, route_key: &str, parameters: &BTreeMap<String
         "routeKey": route_key,
         "accountId": ACCOUNT,
         "stage": "$default",
-        "requestId": crate::identity::hex(8),
+        "requestId": shared::domain::random::hex::<8>(),
         "apiId": "sandbox",
         "domainName": domain,
         "domainPrefix": domain.split('.').next(),

@@ -77,7 +77,7 @@ async fn serve(Shared(behind): Shared<Arc<Behind>>, request: Request<Body>) -> R
     let method = request.method().to_string();
     let path = request.uri().path().to_owned();
     let mut response = pass(&behind, request).await;
-    let id = crate::identity::hex(8);
+    let id = shared::domain::random::hex::<8>();
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert("apigw-requestid", id);
     }

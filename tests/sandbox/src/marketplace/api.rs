@@ -231,7 +231,7 @@ impl Platform {
                 let Some(Value::Object(mut contact)) = body else {
                     return Answer::refusal(422, "body must be a JSON object");
                 };
-                contact.insert("id".to_owned(), json!(crate::identity::hex(10)));
+                contact.insert("id".to_owned(), json!(shared::domain::random::hex::<10>()));
                 contact.insert("locationId".to_owned(), json!(own));
                 let contact = Value::Object(contact);
                 contacts.push(contact.clone());

@@ -172,7 +172,7 @@ impl Grants {
         redirect_uri: Option<String>,
         now_ms: u64,
     ) -> String {
-        let code = identity::hex(20);
+        let code = shared::domain::random::hex::<20>();
         let expires_at_ms = now_ms + CODE_LIFE_MS;
         self.codes.insert(code.clone(), Code { resource, company: company.to_owned(), redirect_uri, expires_at_ms });
         code

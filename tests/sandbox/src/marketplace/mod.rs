@@ -108,7 +108,7 @@ impl Default for Options {
         Self {
             port: 0,
             client_id: "6512ab34cd56ef7890ab12cd-lx3kq9ab".to_owned(),
-            client_secret: format!("sandbox-secret-{}", crate::identity::hex(12)),
+            client_secret: format!("sandbox-secret-{}", shared::domain::random::hex::<12>()),
             redirect_uris: Vec::new(),
             rotation: Rotation::default(),
             token_life: Duration::from_secs(86_399),

@@ -150,7 +150,7 @@ fn pair_answer(pair: &Pair, life_ms: u64, camel: bool, state: &State) -> Value {
         name("expires_in", "expiresIn"): life_ms / 1000,
         name("refresh_token", "refreshToken"): pair.refresh,
         "scope": SCOPES,
-        "refreshTokenId": crate::identity::hex(12),
+        "refreshTokenId": shared::domain::random::hex::<12>(),
         "companyId": pair.company,
         "userId": "HLuser00000000000001",
         "traceId": crate::identity::uuid(),

@@ -9,11 +9,10 @@ mod work;
 
 use serde_json::{Value, json};
 use shared::app::aws_defaults;
-use shared::config::{Config, Function, variable};
 
 use crate::ending::Failure;
 use crate::print::Out;
-use crate::stack::Stack;
+use crate::stack::{OperatorConfig, Stack};
 
 /// How something stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +93,7 @@ pub(crate) async fn run(out: Out) -> Result<(), Failure> {
 
 async fn stack() -> Result<Stack, Vec<Finding>> {
     const ADVICE: &str = "take the stack's output OperatorEnvironment (docs/operations.md, \"Commands\"), or --sandbox";
-    let config = Config::read(Function::Relay, &variable).map_err(|error| {
+    let config = OperatorConfig::from_env().map_err(|error| {
         let finding = |problem: &String| Finding::fail("environment", problem.clone(), ADVICE);
         error.problems().iter().map(finding).collect::<Vec<_>>()
     })?;

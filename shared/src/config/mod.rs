@@ -1,0 +1,249 @@
+//! The environment of a function, read once at start. All problems are reported at once, by the variable's name.
+//!
+//! [`AppConfig`] holds the settings that all functions have, and is all that `refresh` reads. [`CallbackConfig`],
+//! [`RelayConfig`] and [`WebhookConfig`] add the settings that only one function has. A new variable is a member of one
+//! of these types and a line of its `read`.
+
+mod callback;
+mod reader;
+mod relay;
+mod runtime;
+mod secure_url;
+mod webhook;
+
+use std::fmt;
+use std::time::Duration;
+
+use url::Url;
+
+pub use self::callback::{Authorization, Brand, CallbackConfig, Colour, InstallChoice, MarketplaceInstalls};
+pub use self::reader::{Reader, Reported};
+pub use self::relay::RelayConfig;
+pub use self::runtime::{events_at_once, runtime_variables, starts_for_a_call};
+pub use self::secure_url::{is_loopback, parse_url};
+pub use self::webhook::WebhookConfig;
+use crate::domain::limits::Limits;
+use crate::domain::qualifier::{GatewayAlias, names_an_alias};
+
+/// The configuration that every function has: all that [`crate::app::App`] is built from.
+#[derive(Clone, Debug)]
+pub struct AppConfig {
+    /// The one table.
+    pub table: String,
+    /// Id of the app's client credentials.
+    pub app_secret_id: String,
+    /// Id of the data keys.
+    pub sealing_secret_id: String,
+    /// The alias that API Gateway and the event sources invoke.
+    pub gateway_alias: GatewayAlias,
+    /// The platform's API.
+    pub api_url: Url,
+    /// The ceilings of what a resource may be asked.
+    pub limits: Limits,
+    /// The queue for pairs that could not be stored.
+    pub rescue_queue_url: Option<String>,
+    /// The bus for lifecycle events.
+    pub event_bus_name: Option<String>,
+}
+
+/// The AWS SDK takes its endpoints from these variables.
+const AWS_ENDPOINTS: [&str; 5] = [
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_DYNAMODB",
+    "AWS_ENDPOINT_URL_SECRETS_MANAGER",
+    "AWS_ENDPOINT_URL_SQS",
+    "AWS_ENDPOINT_URL_EVENTBRIDGE",
+];
+
+impl AppConfig {
+    /// Reads the variables that every function has.
+    ///
+    /// # Errors
+    /// A variable is missing or malformed.
+    pub fn read(env: &mut Reader<'_>) -> Result<Self, Reported> {
+        let table = env.required("TABLE_NAME");
+        let app_secret_id = env.required("APP_SECRET_ID");
+        let sealing_secret_id = env.required("SEALING_SECRET_ID");
+        let alias_form = "must be the name of an alias, not a version and not $LATEST";
+        let is_alias = |name: &str| names_an_alias(name).then(|| name.to_owned());
+        let gateway_alias = env.parsed("GATEWAY_ALIAS", alias_form, is_alias);
+        let api_url = env.url("API_URL", "https://services.leadconnectorhq.com");
+        let burst = env.number("BURST_LIMIT", 100, 1..=10_000);
+        let interval_ms = env.number("BURST_INTERVAL_MS", 10_000, 1_000..=60_000);
+        let daily = env.number("DAILY_LIMIT", 200_000, 1..=100_000_000);
+        let rescue_queue_url = env.optional_url("RESCUE_QUEUE_URL");
+        for name in AWS_ENDPOINTS {
+            // The AWS SDK reads these by itself, and sends tokens and secrets there: a problem ends the start.
+            let _checked = env.optional_url(name);
+        }
+        Ok(Self {
+            table: table?,
+            app_secret_id: app_secret_id?,
+            sealing_secret_id: sealing_secret_id?,
+            gateway_alias: GatewayAlias::new(gateway_alias?),
+            api_url: api_url?,
+            limits: Limits { burst: burst?, interval: Duration::from_millis(interval_ms?.into()), daily: daily? },
+            rescue_queue_url: rescue_queue_url?.map(String::from),
+            event_bus_name: env.optional("EVENT_BUS_NAME"),
+        })
+    }
+}
+
+/// All problems of an environment.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ConfigError(Vec<String>);
+
+impl ConfigError {
+    /// One sentence for each variable.
+    #[must_use]
+    pub fn problems(&self) -> &[String] {
+        &self.0
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "configuration: {}", self.0.join("; "))
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Reads a configuration from the variables in `lookup`: `read(&variable, RelayConfig::read)`.
+///
+/// # Errors
+/// All variables that are missing or malformed.
+pub fn read<C>(
+    lookup: &dyn Fn(&str) -> Option<String>,
+    config: impl FnOnce(&mut Reader<'_>) -> Result<C, Reported>,
+) -> Result<C, ConfigError> {
+    let mut env = Reader::new(lookup);
+    let config = config(&mut env);
+    env.finish(config)
+}
+
+/// Reads the configuration of a function that runs in this process.
+///
+/// # Errors
+/// All variables that are missing or malformed; `AWS_LAMBDA_RUNTIME_API` is one that must be set.
+pub fn from_env<C>(config: impl FnOnce(&mut Reader<'_>) -> Result<C, Reported>) -> Result<C, ConfigError> {
+    let config = read(&variable, config);
+    if variable("AWS_LAMBDA_RUNTIME_API").is_some() {
+        return config;
+    }
+    let mut problems = config.err().map(|error| error.0).unwrap_or_default();
+    problems.push("AWS_LAMBDA_RUNTIME_API is not set: the function runs under a Lambda Runtime API".into());
+    Err(ConfigError(problems))
+}
+
+/// A variable of the process's environment.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from<C>(
+        vars: &[(&str, &str)],
+        config: impl FnOnce(&mut Reader<'_>) -> Result<C, Reported>,
+    ) -> Result<C, ConfigError> {
+        read(&|name| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()), config)
+    }
+
+    const LEAST: [(&str, &str); 4] =
+        [("TABLE_NAME", "t"), ("APP_SECRET_ID", "a"), ("SEALING_SECRET_ID", "s"), ("CALLERS_SECRET_ID", "c")];
+
+    #[test]
+    fn defaults_are_the_contracts() {
+        let app = from(&LEAST, AppConfig::read).expect("the least is enough");
+        assert_eq!(app.api_url.as_str(), "https://services.leadconnectorhq.com/");
+        assert_eq!((app.limits.burst, app.limits.daily), (100, 200_000));
+        assert_eq!(app.limits.interval, Duration::from_secs(10));
+        assert_eq!(app.gateway_alias.name(), None);
+        assert_eq!((app.rescue_queue_url, app.event_bus_name), (None, None));
+        let callback = from(&LEAST, CallbackConfig::read).expect("the least is enough");
+        let authorization = callback.authorization;
+        assert_eq!(authorization.marketplace.as_str(), "https://marketplace.gohighlevel.com/");
+        assert_eq!(authorization.path, "/oauth/chooselocation");
+        assert_eq!(authorization.marketplace_installs, MarketplaceInstalls::Allow);
+        assert_eq!(authorization.install_choice, InstallChoice::Direct);
+        let webhook = from(&LEAST, WebhookConfig::read).expect("the least is enough");
+        assert_eq!(webhook.public_keys.len(), 1);
+    }
+
+    #[test]
+    fn the_gateway_alias_is_an_alias() {
+        let of = |name: &str| {
+            let vars: Vec<_> = LEAST.into_iter().chain([("GATEWAY_ALIAS", name)]).collect();
+            from(&vars, AppConfig::read).map(|config| config.gateway_alias.name().map(str::to_owned))
+        };
+        assert_eq!(of(" live "), Ok(Some("live".to_owned())));
+        assert_eq!(of(""), Ok(None), "an empty variable counts as absent");
+        for bad in ["7", "$LATEST", "a b", "relay:live"] {
+            assert!(of(bad).is_err_and(|error| error.to_string().contains("GATEWAY_ALIAS")), "{bad}");
+        }
+    }
+
+    /// Malformed variables of every function.
+    const MALFORMED: [(&str, &str); 9] = [
+        ("TABLE_NAME", " "),
+        ("API_URL", "http://example.com"),
+        ("BURST_LIMIT", "0"),
+        ("BURST_INTERVAL_MS", "ten"),
+        ("DAILY_LIMIT", "-1"),
+        ("RESCUE_QUEUE_URL", "ftp://x"),
+        ("GATEWAY_ALIAS", "$LATEST"),
+        ("AWS_ENDPOINT_URL_DYNAMODB", "http://10.0.0.1:8000"),
+        ("AWS_ENDPOINT_URL_SQS", "https://user:pass@host"),
+    ];
+    const MISSING: [&str; 2] = ["APP_SECRET_ID", "SEALING_SECRET_ID"];
+
+    /// Each of the variables is named in the one error, and nothing else is.
+    fn all_are_reported<C: fmt::Debug>(
+        malformed: &[(&str, &str)],
+        missing: &[&str],
+        config: impl FnOnce(&mut Reader<'_>) -> Result<C, Reported>,
+    ) {
+        let vars = [&MALFORMED, malformed].concat();
+        let error = from(&vars, config).expect_err("nothing is right");
+        let mut named: Vec<_> = error.problems().iter().filter_map(|problem| problem.split(' ').next()).collect();
+        let mut expected: Vec<_> =
+            vars.iter().map(|(name, _)| *name).chain(MISSING).chain(missing.iter().copied()).collect();
+        named.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(named, expected);
+        assert!(!error.to_string().contains("pass@"), "values are not repeated: {error}");
+    }
+
+    #[test]
+    fn all_problems_are_reported_at_once_by_name() {
+        let callback = [
+            ("MARKETPLACE_URL", "nonsense"),
+            ("AUTHORIZATION_PATH", "//evil.example"),
+            ("MARKETPLACE_INSTALLS", "maybe"),
+            ("PUBLIC_URL", "https://user:pass@host"),
+            ("INSTALL_CHOICE", "both"),
+            ("BRAND_NAME", "a\u{7}b"),
+            ("ACCENT_COLOR", "red"),
+            ("SUPPORT_URL", "javascript:alert(1)"),
+        ];
+        all_are_reported(&callback, &[], CallbackConfig::read);
+        all_are_reported(&[("WEBHOOK_PUBLIC_KEYS", "AAAA")], &[], WebhookConfig::read);
+        all_are_reported(&[], &["CALLERS_SECRET_ID"], RelayConfig::read);
+        all_are_reported(&[], &[], AppConfig::read);
+    }
+
+    #[test]
+    fn no_function_reads_the_settings_of_another() {
+        let others = [("CALLERS_SECRET_ID", ""), ("MARKETPLACE_URL", "nonsense"), ("WEBHOOK_PUBLIC_KEYS", "AAAA")];
+        let vars = [&LEAST[..3], &others].concat();
+        assert!(from(&vars, AppConfig::read).is_ok());
+        assert!(from(&vars, CallbackConfig::read).is_err_and(|error| error.problems().len() == 1));
+        assert!(from(&vars, WebhookConfig::read).is_err_and(|error| error.problems().len() == 1));
+        assert!(from(&vars, RelayConfig::read).is_err_and(|error| error.problems().len() == 1));
+    }
+}

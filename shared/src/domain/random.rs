@@ -1,0 +1,35 @@
+//! Random bytes that nobody can predict: keys, nonces, and ids that no other has.
+
+use aws_lc_rs::rand;
+
+/// Random bytes of the cryptographic library's generator.
+///
+/// # Panics
+/// If the system's random number generator fails.
+#[must_use]
+pub fn bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    rand::fill(&mut bytes).expect("the system's random numbers");
+    bytes
+}
+
+/// The same as `2 * N` lower-case hexadecimal digits.
+///
+/// # Panics
+/// If the system's random number generator fails.
+#[must_use]
+pub fn hex<const N: usize>() -> String {
+    ::hex::encode(bytes::<N>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_differ_and_are_hexadecimal() {
+        let (one, other) = (hex::<16>(), hex::<16>());
+        assert_ne!(one, other);
+        assert_eq!((one.len(), ::hex::decode(&one).map(|bytes| bytes.len())), (32, Ok(16)));
+    }
+}

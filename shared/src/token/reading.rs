@@ -1,0 +1,36 @@
+//! The access token of a stored installation.
+
+use super::TokenError;
+use super::schedule::{Freshness, freshness};
+use crate::domain::access::Access;
+use crate::domain::clock::Millis;
+use crate::domain::installation::{Installation, SealedPair};
+use crate::seal::pair::{Slot, place};
+use crate::seal::vault::{Vault, VaultError};
+
+/// Opens the current access token of an installation.
+pub(super) async fn open(vault: &Vault, stored: &Installation, pair: &SealedPair) -> Result<Access, TokenError> {
+    let item = stored.key();
+    let token = vault.open(place(&item, stored.version, Slot::Current.access()), &pair.access).await;
+    let token = token.map_err(|error| match error {
+        VaultError::Secret(error) => TokenError::Secret(error),
+        VaultError::Seal(error) => {
+            tracing::error!(alarm = "unseal", resource = %stored.resource, %error, "a stored token does not open");
+            TokenError::Misconfigured("a stored token does not open")
+        }
+    })?;
+    Ok(Access {
+        token: (&token).into(),
+        issued_at: pair.access_issued_at,
+        expires_at: pair.access_expires_at,
+        epoch: stored.version.epoch,
+        generation: stored.version.generation,
+        doubted: stored.is_doubted(),
+    })
+}
+
+/// The current pair of an installation if its access token is fresh.
+pub(super) fn fresh_pair(stored: &Installation, now: Millis) -> Option<&SealedPair> {
+    let fresh = |pair: &&SealedPair| freshness(pair.access_issued_at, pair.access_expires_at, now) == Freshness::Fresh;
+    stored.pair.as_ref().filter(fresh)
+}
