@@ -275,7 +275,7 @@ mod tests {
             let concrete = path(&concrete);
             let mut found = Vec::new();
             ids_in_path(&method, concrete.readings(), |kind, id| found.push((kind, id)));
-            // Where another thing's id stands in the place of a location's, it is taken for one: `/emails/builder/{id}`.
+            // In `/emails/builder/{id}`, another id stands in the place of a location's. It is taken for a location's.
             found.retain(|(_, id)| matches!(*id, "L1" | "C1"));
             found.dedup();
             for id in &expected {

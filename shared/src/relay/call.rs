@@ -231,8 +231,7 @@ impl<'a> Call<'a> {
         Ok(is_due)
     }
 
-    /// Takes a connection for the request. `None` if the limits will refuse the request, as far as this process knows (checked
-    /// locally).
+    /// Takes a connection for the request. `None` if the limits, checked locally, will refuse the request.
     async fn connection(&mut self, uri: &Uri) -> Result<Sent<Option<Connection>>> {
         let now = self.relay.now();
         let opens_at = self.relay.quota.opens_at(self.request.endpoint());

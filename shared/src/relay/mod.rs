@@ -36,8 +36,8 @@ use call::{Call, Timings};
 use inference::Target;
 use refused::Refused;
 
-/// The time limit of an invocation ends so much later than that of a call. So a call ends by its own limit, and its
-/// refusal says what it was doing.
+/// The time between the time limit of a call and the later one of its invocation. So a call ends by its own limit, and its
+/// refusal names the step that it was in.
 const BEYOND_THE_DEADLINE: Duration = Duration::from_millis(100);
 
 /// The relay's operations. One in each process.

@@ -432,7 +432,7 @@ mod tests {
                 let (Ok(path), Ok(query)) = (Path::parse(&path), Query::parse(&query)) else { continue };
                 let uri = target_uri(&base, &path, &query).expect("a safe path stays where it is");
                 prop_assert_eq!(uri.query(), query.as_str());
-                // Who reads URLs by the other standard reads the same.
+                // A parser of the WHATWG URL standard reads the same.
                 let url = Url::parse(&uri.to_string()).expect("a URL");
                 prop_assert_eq!((url.scheme(), url.host(), url.port()), (base.scheme(), base.host(), base.port()));
                 prop_assert!(url.path().starts_with(base.path()));

@@ -2,7 +2,7 @@
 //!
 //! Secrets Manager has no conditional write. But it moves a label from one *named* version to another, or not at all
 //! (API reference, `UpdateSecretVersionStage`: "If the label is attached and … the version ID does not match, then the
-//! operation fails"). So an edit has two steps. The new value is stored under a label that nobody reads. Then
+//! operation fails"). So an edit has two steps. The new value is stored under a label that no function reads. Then
 //! `AWSCURRENT` is moved to it from exactly the version that was seen. Functions read `AWSCURRENT`, so they see the old
 //! value or the new one.
 

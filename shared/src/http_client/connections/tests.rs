@@ -11,7 +11,7 @@ use super::*;
 const LIMITS: ResponseLimits = ResponseLimits { time: Duration::from_secs(10), body: 1_000_000 };
 const WHOLE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nwhole";
 
-/// How the server ends its connections.
+/// The way in which the server ends its connections.
 #[derive(Clone, Copy, Debug)]
 enum End {
     Close,

@@ -55,7 +55,7 @@ pub enum Meaning {
     Redirected,
     /// A response of a gateway or CDN in front of the platform, such as a block page. The platform has not responded.
     NotReached,
-    /// A text that nobody has classified.
+    /// An unknown text.
     Unknown,
 }
 

@@ -259,7 +259,7 @@ mod tests {
             (b"{\"\xff\":\"\xff\",\"locationId\":\"L1\"}", ids(&["L1"], &[])),
             (b"\xef\xbb\xbf{\"locationId\":\"L1\"}", ids(&["L1"], &[])),
             (br#"{"locationId":"L1",broken"#, ids(&["L1"], &[])),
-            // What other parsers read past must not end the reading.
+            // Values that other parsers accept must not end the reading.
             (br#"{"altType":1e999,"locationId":"L1"}"#, ids(&["L1"], &[])),
             (br#"{"companyId":"\ud800","locationId":"L1"}"#, ids(&["L1"], &["\u{fffd}\u{fffd}\u{fffd}"])),
             (b"{\"companyId\":\"\xff\",\"locationId\":\"L1\"}", ids(&["L1"], &["\u{fffd}"])),
@@ -336,7 +336,7 @@ mod tests {
         })
     }
 
-    /// What a reader of whole documents finds.
+    /// The ids that a parser of whole documents finds.
     fn at_the_top(document: &serde_json::Value) -> (Vec<String>, Vec<String>) {
         let text =
             |name: &str| document.get(name)?.as_str().map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned);
