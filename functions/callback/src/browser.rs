@@ -13,7 +13,7 @@ use crate::public_url::PublicUrl;
 
 const BYTES: usize = 32;
 
-/// What only one browser knows. A state is valid together with it alone.
+/// A secret of one browser. A state is valid only together with the browser that it was signed for.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Browser([u8; BYTES]);
 

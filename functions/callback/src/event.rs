@@ -1,4 +1,4 @@
-//! What a browser sends, and the response to it.
+//! The parts of a browser's request that the pages need, and the responses to it.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use lambda_http::{Body, Request, Response};
 use shared::domain::clock::Millis;
 use shared::lambda::gateway::{self, header};
 
-/// Whether the browser fetches the page before anyone asked for it (Fetch standard, `Sec-Purpose`; older browsers say
-/// `Purpose` or `X-Moz`).
+/// Returns true if the browser fetches the page before anyone asked for it (Fetch standard, `Sec-Purpose`; older
+/// browsers say `Purpose` or `X-Moz`).
 #[must_use]
 pub fn is_prefetch(request: &Request) -> bool {
     ["sec-purpose", "purpose", "x-purpose", "x-moz"]
@@ -28,19 +28,20 @@ pub fn cookies(request: &Request) -> impl Iterator<Item = &str> {
 /// waits for an answer.
 const LONGEST_WAY: Duration = Duration::from_secs(30);
 
-/// Where a request comes from, and when it came.
+/// The origin of a request, and the time of its arrival.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sender {
-    /// The network address, as API Gateway has seen it; empty where it is not told.
+    /// The network address as API Gateway saw it. Empty if API Gateway gives none.
     pub address: String,
     /// `User-Agent`; empty where there is none.
     pub user_agent: String,
-    /// When API Gateway received it. The present where it does not tell, or an instant that cannot be.
+    /// The time at which API Gateway received the request. The present if API Gateway gives none or an impossible one.
     pub arrived_at: Millis,
 }
 
 impl Sender {
-    /// Reads what API Gateway says of a request. Nothing of it is needed to answer, so what is odd counts as absent.
+    /// Reads the context that API Gateway adds to a request. No member of it is needed for an answer: an odd one counts as
+    /// absent.
     #[must_use]
     pub fn read(request: &Request, now: Millis) -> Self {
         let context = gateway::context(request);

@@ -83,7 +83,7 @@ impl Installer {
             }
         };
         let name = outcome.as_ref().map_or_else(|failure| failure.name(), |(_, name)| name);
-        // What is ours to repair was logged with its reason where it was found.
+        // A failure that is ours to repair was logged with its reason where it was found.
         let is_ours = outcome.as_ref().is_err_and(|failure| failure.is_ours());
         tracing::info!(
             outcome = name,

@@ -206,7 +206,7 @@ impl<'a> Once<'a> {
     async fn claim(&self) -> Result<Option<Claim<'_>>, Stop> {
         let place = self.table.take_exchange(self.origin, self.clock.now()).await?.ok_or(Failure::Busy)?;
         let owner = LeaseOwner::new();
-        if self.table.claim_redirect(&self.id, &self.arrival, &owner, self.clock.now()).await?.is_some() {
+        if !self.table.claim_redirect(&self.id, &self.arrival, &owner, self.clock.now()).await?.is_applied() {
             self.table.return_exchange(place).await?;
             return Ok(None);
         }

@@ -69,7 +69,7 @@ impl PublicUrl {
         &self.base
     }
 
-    /// Whether browsers come by TLS. Where they do not, the host is a loopback one.
+    /// Returns true if browsers come by TLS. If they do not, the host is a loopback one.
     #[must_use]
     pub fn is_secure(&self) -> bool {
         self.secure

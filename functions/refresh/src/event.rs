@@ -1,4 +1,4 @@
-//! What the function is invoked with: a schedule's tick, an operator's wish, or messages of the rescue queue.
+//! The events of the function: a tick of the schedule, the request of an operator, or messages of the rescue queue.
 
 use aws_lambda_events::sqs::{SqsEvent, SqsMessage};
 use serde::Deserialize;
@@ -29,7 +29,7 @@ pub struct Shards {
 }
 
 impl Shards {
-    /// Whether a shard of the index is in this part.
+    /// Returns true if a shard of the index is in this part.
     #[must_use]
     pub fn include(self, index_shard: u32) -> bool {
         index_shard % self.shards == self.shard

@@ -10,9 +10,9 @@ use shared::app::App;
 use shared::domain::clock::Millis;
 use shared::domain::installation::Installation;
 use shared::domain::resource::{Kind, Resource};
-use shared::table::StoreError;
 use shared::table::company::Note;
-use shared::table::installation::{Changed, DUE_SHARDS, Due, DueKey, DuePage, LEASE};
+use shared::table::installation::{DUE_SHARDS, Due, DueKey, DuePage, LEASE};
+use shared::table::{StoreError, Write};
 use shared::token::TokenError;
 use shared::token::outcome::{Failure, Refreshed, Why};
 use shared::token::schedule;
@@ -322,7 +322,7 @@ async fn one(app: &App, Found { due, hot }: Found, deadline: Millis) -> Outcome 
         let until = schedule::next_cold(now, fastrand::f64());
         let deferred = app.table.defer(due, until, now - schedule::HOT, now - schedule::OLDEST_COLD).await;
         // New, long not renewed, or not as the index says: then it is refreshed after all.
-        if matches!(deferred, Ok(Changed::Done(_))) {
+        if matches!(deferred, Ok(Write::Applied(_))) {
             return Outcome::Deferred;
         }
     }

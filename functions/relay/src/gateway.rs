@@ -54,21 +54,21 @@ struct Iam {
     user_arn: Option<String>,
 }
 
-/// How the sender is authenticated.
+/// The authentication of the sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthMethod {
-    /// By a bearer key, which the relay checks.
+    /// A bearer key, which the relay checks.
     Key,
-    /// By a SigV4 signature, which API Gateway checks.
+    /// A SigV4 signature, which API Gateway checks.
     Iam,
 }
 
-/// Where an event leads. Texts as they came.
+/// The target of an event. Texts are as they came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route<'a> {
     /// A request for the platform.
     Relay {
-        /// How the sender is authenticated.
+        /// The authentication of the sender.
         auth: AuthMethod,
         /// Location or company.
         kind: Kind,
@@ -77,9 +77,9 @@ pub enum Route<'a> {
         /// The platform's path, with its first slash.
         path: &'a str,
     },
-    /// A look at an installation.
+    /// A request for the status of an installation.
     Status {
-        /// How the sender is authenticated.
+        /// The authentication of the sender.
         auth: AuthMethod,
         /// Location or company.
         kind: Kind,
@@ -97,7 +97,7 @@ pub enum Route<'a> {
 
 impl HttpEvent {
     /// # Errors
-    /// What is missing or of the wrong type.
+    /// [`Problem`] for a member that is missing or of the wrong type.
     pub fn read(json: &str) -> Result<Self, Problem> {
         serde_json::from_str(json).map_err(|e| Problem::invalid_request(format!("the event is malformed: {e}")))
     }

@@ -1,4 +1,4 @@
-//! What a webhook is answered. The platform sends again what was answered with 429, perhaps also after other refusals.
+//! The responses to webhooks. The platform sends a webhook again that was answered 429, perhaps also after other refusals.
 
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderName, HeaderValue, StatusCode};

@@ -5,7 +5,7 @@ use std::fmt;
 use super::clock::Millis;
 use super::event::Event;
 use super::resource::{Kind, Resource};
-use super::status::{Status, TokenVersion};
+use super::status::{LeaseOwner, Status, TokenVersion};
 
 /// Two sealed tokens and the life of the access token. `Debug` tells their lengths only.
 #[derive(Clone, PartialEq, Eq)]
@@ -125,6 +125,12 @@ impl Installation {
     #[must_use]
     pub fn key(&self) -> String {
         installation_key(&self.resource)
+    }
+
+    /// Whether `owner` has written the current pair.
+    #[must_use]
+    pub fn is_committed_by(&self, owner: &LeaseOwner) -> bool {
+        self.committed_by.as_deref() == Some(owner.as_str())
     }
 
     /// Whether the current token came of a renewal whose reason was a 401 that nobody has classified.

@@ -119,7 +119,7 @@ impl Code {
     }
 }
 
-/// A refusal as the caller is told it. What only the operator may know goes to the log instead.
+/// A refusal as the caller reads it. Details for the operator only go to the log instead.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Problem {
     /// Which refusal.

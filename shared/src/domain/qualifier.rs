@@ -34,14 +34,14 @@ impl<'a> Qualifier<'a> {
     }
 }
 
-/// Whether Lambda could have an alias of this name (`CreateAlias`, parameter `Name`).
+/// Returns true if Lambda could have an alias of this name (`CreateAlias`, parameter `Name`).
 #[must_use]
 pub fn names_an_alias(name: &str) -> bool {
     let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
     (1..=128).contains(&name.len()) && plain && !name.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// What an event claims to be.
+/// The form of an event, which its sender could have chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
     /// A request that API Gateway passes on.
@@ -69,7 +69,7 @@ impl GatewayAlias {
         self.0.as_deref()
     }
 
-    /// Whether an event may have come by this ARN. With a gateway alias, HTTP and SQS events come by it and direct
+    /// Returns true if an event of this form may have come by this ARN. With a gateway alias, HTTP and SQS events come by it and direct
     /// invocations do not; without one, HTTP and SQS events come by the unqualified function.
     #[must_use]
     pub fn admits(&self, arrival: Arrival, invoked_function_arn: &str) -> bool {

@@ -56,15 +56,122 @@ impl Status {
         Self::ALL.into_iter().find(|status| status.as_str() == name)
     }
 
+    /// Whether the stored pair is the live one as far as is known.
+    #[must_use]
+    pub const fn has_live_pair(self) -> bool {
+        match self {
+            Self::Active => true,
+            Self::Refreshing
+            | Self::Uncertain
+            | Self::Suspended
+            | Self::Blocked
+            | Self::NeedsReauthorization
+            | Self::Revoked => false,
+        }
+    }
+
+    /// Whether the installation has come to its end: nothing works for it until somebody installs the app again, or an
+    /// operator has the refresh token tried once more.
+    #[must_use]
+    pub const fn has_ended(self) -> bool {
+        match self {
+            Self::NeedsReauthorization | Self::Revoked => true,
+            Self::Active | Self::Refreshing | Self::Uncertain | Self::Suspended | Self::Blocked => false,
+        }
+    }
+
+    /// Whether a lease keeps an installation in this state from being claimed.
+    #[must_use]
+    pub const fn respects_lease(self) -> bool {
+        match self {
+            Self::Refreshing | Self::Uncertain => true,
+            Self::Active | Self::Suspended | Self::Blocked | Self::NeedsReauthorization | Self::Revoked => false,
+        }
+    }
+
     /// Whether an attempt may claim an installation in this state, `lease_ends_at` being the end of the last lease.
     /// The condition of the claim's write says the same to DynamoDB. An operator may also claim what was given up.
     #[must_use]
     pub fn claimable(self, lease_ends_at: Option<Millis>, now: Millis) -> bool {
+        let is_leased = self.respects_lease() && lease_ends_at.is_some_and(|end| now < end);
+        Transition::Claim.from(self).is_some() && !is_leased
+    }
+}
+
+/// A write that may change the state of an installation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transition {
+    /// A claim, for a refresh or a minting.
+    Claim,
+    /// A claim that an operator wants, although the installation was given up.
+    ClaimByOperator,
+    /// A new token becomes the current one: the commit of a refresh, a standby pair or a minted token.
+    StoreToken,
+    /// A pair that came second is kept as a standby pair.
+    AddStandby,
+    /// The holder of the lease releases it without a new token, and leaves this state behind.
+    Release(Status),
+    /// A new installation.
+    Install,
+    /// The marketplace reports that the app was installed in a location.
+    InstallNotice,
+    /// An uninstall.
+    Uninstall,
+}
+
+impl Transition {
+    /// The state after this write in an installation that is in state `from`; `None` if the write is not legal there.
+    ///
+    /// This is the one table of legal moves: the conditions of the writes are generated from it. No arm stands for all
+    /// other states, so that the compiler finds each place where a new state needs a decision.
+    #[must_use]
+    pub const fn from(self, from: Status) -> Option<Status> {
+        use Status::{Active, Blocked, NeedsReauthorization, Refreshing, Revoked, Suspended, Uncertain};
         match self {
-            Self::Active | Self::Suspended | Self::Blocked => true,
-            Self::Refreshing | Self::Uncertain => lease_ends_at.is_none_or(|end| end <= now),
-            Self::NeedsReauthorization | Self::Revoked => false,
+            Self::Claim => match from {
+                Active | Refreshing | Uncertain | Suspended | Blocked => Some(Refreshing),
+                NeedsReauthorization | Revoked => None,
+            },
+            Self::ClaimByOperator => match from {
+                Active | Refreshing | Uncertain | Suspended | Blocked | NeedsReauthorization => Some(Refreshing),
+                Revoked => None,
+            },
+            // Also without a lease: the holder of a granted pair may hold the only live one.
+            Self::StoreToken => match from {
+                Active | Refreshing | Uncertain | Suspended | Blocked | NeedsReauthorization => Some(Active),
+                Revoked => None,
+            },
+            Self::AddStandby => match from {
+                Active | Refreshing | Suspended | Blocked => Some(from),
+                // There is another token to try.
+                Uncertain | NeedsReauthorization => Some(Uncertain),
+                Revoked => None,
+            },
+            Self::Release(to) => match from {
+                Refreshing => match to {
+                    Active | Uncertain | Suspended | Blocked | NeedsReauthorization => Some(to),
+                    Refreshing | Revoked => None,
+                },
+                Active | Uncertain | Suspended | Blocked | NeedsReauthorization | Revoked => None,
+            },
+            Self::Install => match from {
+                Active | Refreshing | Uncertain | Suspended | Blocked | NeedsReauthorization | Revoked => Some(Active),
+            },
+            Self::InstallNotice => match from {
+                Active | Refreshing | Uncertain | Suspended | Blocked => Some(from),
+                NeedsReauthorization | Revoked => Some(Active),
+            },
+            Self::Uninstall => match from {
+                Active | Refreshing | Uncertain | Suspended | Blocked | NeedsReauthorization => Some(Revoked),
+                Revoked => None,
+            },
         }
+    }
+
+    /// Whether this write is legal in an installation that is in state `from`.
+    #[must_use]
+    pub const fn is_legal(self, from: Status) -> bool {
+        self.from(from).is_some()
     }
 }
 

@@ -26,8 +26,8 @@ use crate::domain::event::{Event, Name};
 use crate::domain::installation::Installation;
 use crate::domain::resource::Resource;
 use crate::domain::status::{LeaseOwner, Status};
-use crate::table::installation::{Changed, Settlement};
-use crate::table::{StoreError, Table};
+use crate::table::installation::Settlement;
+use crate::table::{StoreError, Table, Write};
 
 /// How long whoever wrote an event tries to send it. A caller may be waiting.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -91,11 +91,11 @@ impl Events {
         attempt: &LeaseOwner,
         to: Settlement,
         deadline: Millis,
-    ) -> Result<Changed, StoreError> {
+    ) -> Result<Write<Box<Installation>>, StoreError> {
         let event = self.setback(claimed, to.status);
         let settled = self.table.settle(&claimed.resource, claimed.version, attempt, to, event).await?;
         if event.is_some()
-            && let Changed::Done(stored) = &settled
+            && let Write::Applied(stored) = &settled
         {
             self.tell(stored, deadline).await;
         }

@@ -16,9 +16,9 @@ use crate::seal::pair::{Pair, Slot};
 use crate::seal::vault::{Vault, VaultError};
 use crate::secrets::SecretError;
 use crate::table::company::Note;
-use crate::table::installation::{Changed, NewInstallation};
+use crate::table::installation::NewInstallation;
 use crate::table::minted::Learnt;
-use crate::table::{StoreError, Table};
+use crate::table::{StoreError, Table, Write};
 use crate::token::rescue::{LostWrite, RescueError, RescueQueue, Rescued};
 use crate::token::schedule;
 
@@ -222,12 +222,12 @@ impl Installations {
             self.table.note_task(resource.id(), Note::Reported, self.clock.now()).await?;
         }
         let outcome = match self.revoke(resource, seen, at).await? {
-            Changed::Done(stored) => {
+            Write::Applied(stored) => {
                 self.events.tell(&stored, self.clock.now() + PATIENCE).await;
                 Uninstalled::Done
             }
-            Changed::Not(_) => Uninstalled::Older,
-            Changed::Gone => Uninstalled::Unknown,
+            Write::Conflict(_) => Uninstalled::Older,
+            Write::NotFound => Uninstalled::Unknown,
         };
         tracing::info!(%resource, ?outcome, "uninstall");
         Ok(outcome)
@@ -258,17 +258,22 @@ impl Installations {
         Err(StoreError::Unavailable("the item changes faster than it can be written".into()))
     }
 
-    async fn revoke(&self, resource: &Resource, seen: Option<TokenVersion>, at: Millis) -> Result<Changed, StoreError> {
+    async fn revoke(
+        &self,
+        resource: &Resource,
+        seen: Option<TokenVersion>,
+        at: Millis,
+    ) -> Result<Write<Box<Installation>>, StoreError> {
         if !self.events.are_told() {
             return self.table.uninstall(resource, at, seen, None, self.clock.now()).await;
         }
         // The event names the epoch that follows, so the one before must be known.
         for _ in 0..ROUNDS {
-            let Some(stored) = self.table.installation(resource).await? else { return Ok(Changed::Gone) };
+            let Some(stored) = self.table.installation(resource).await? else { return Ok(Write::NotFound) };
             let epoch = seen.unwrap_or(stored.version).epoch;
             let event = self.events.uninstalled(epoch + 1, at);
             match self.table.uninstall(resource, at, seen, event, self.clock.now()).await? {
-                Changed::Not(stored) if seen.is_none() && stored.version.epoch != epoch => {}
+                Write::Conflict(stored) if seen.is_none() && stored.version.epoch != epoch => {}
                 changed => return Ok(changed),
             }
         }
@@ -326,7 +331,7 @@ impl Installations {
             let next = seen.unwrap_or(TokenVersion { epoch: 0, generation: 0 }).reinstalled();
             let sealed = pair.seal(&sealer, new.resource, next, Slot::Current);
             let event = self.events.installed(next.epoch, new.installed_at);
-            if let Changed::Done(stored) = self.table.install(new, seen, &sealed, event).await? {
+            if let Write::Applied(stored) = self.table.install(new, seen, &sealed, event).await? {
                 return Ok(Some(stored));
             }
         }
@@ -355,8 +360,8 @@ impl Installations {
         let known = stored.standby.iter().any(|standby| standby.attempt == new.attempt.as_str());
         if !known {
             match self.table.add_standby(stored, &standby, self.clock.now()).await? {
-                Changed::Done(_) => {}
-                Changed::Not(_) | Changed::Gone => return Ok(false),
+                Write::Applied(_) => {}
+                Write::Conflict(_) | Write::NotFound => return Ok(false),
             }
         }
         tracing::warn!(resource = %new.resource, "a newer install was stored first: this one is a standby pair");

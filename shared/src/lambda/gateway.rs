@@ -77,7 +77,7 @@ fn body(body: Option<String>, is_base64: bool) -> Result<Body, NotARequest> {
     }
 }
 
-/// What API Gateway itself says of a request that [`read`] has made.
+/// The context that API Gateway wrote for a request of [`read`].
 #[must_use]
 pub fn context(request: &Request) -> Option<&ApiGatewayV2httpRequestContext> {
     match request.request_context_ref()? {

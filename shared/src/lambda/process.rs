@@ -17,7 +17,7 @@ use crate::config::events_at_once;
 pub fn run<E: std::fmt::Display>(serving: impl Future<Output = Result<(), E>>) -> ExitCode {
     let outcome = runtime().map(|runtime| {
         let ended = runtime.block_on(serving);
-        // What still runs on other threads is of no use any more.
+        // Tasks that still run on other threads are of no use any more.
         runtime.shutdown_background();
         ended
     });

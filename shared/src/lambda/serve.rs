@@ -103,7 +103,7 @@ fn readable(mut invocation: LambdaInvocation) -> LambdaInvocation {
     invocation
 }
 
-/// Whether JSON is an object. Serde would take a list for one, too.
+/// Returns true for a JSON object. Serde would also read the members of a struct from a list.
 #[must_use]
 pub fn is_object(json: &RawValue) -> bool {
     json.get().starts_with('{')

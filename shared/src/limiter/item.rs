@@ -16,10 +16,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use aws_sdk_dynamodb::config::Builder;
-use aws_sdk_dynamodb::config::retry::RetryConfig;
-use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
-use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes, ReturnValue, ReturnValuesOnConditionCheckFailure};
+use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes, ReturnValue};
 
 use super::counters::{Closed, ClosedEndpoints, Counters, Day, LimitKind};
 use super::decision::{Rewrite, Take};
@@ -28,7 +25,7 @@ use super::window::{MOST_SLOTS, Slot, slot_key, slot_of_key};
 use crate::domain::clock::Millis;
 use crate::domain::limits::FURTHEST_DAY;
 use crate::domain::limits::ObservedLimits;
-use crate::table::{Attributes, Item, StoreError, Table, Written, n, s, written};
+use crate::table::{self, Attributes, Item, StoreError, Table, Update, n, s};
 
 /// The time for which an item is kept after its last day.
 const KEPT: Duration = Duration::from_hours(24 * 7);
@@ -144,79 +141,62 @@ pub(crate) async fn kept<'a>(
 
 /// Writes a [`Take`].
 pub(crate) async fn take(table: &Table, key: &str, take: &Take) -> Result<Write, StoreError> {
-    let mut write = Expression::default();
+    let mut write = Update::of(key);
     let (permits, replaced) = (i64::from(take.permits.count), i64::from(take.replaces.is_some()));
-    write.name("#slot", slot_key(take.permits.slot));
-    write.value(":slot", n(take.permits.slot));
-    write.value(":slot_ms", n(take.slot_ms));
-    write.value(":permits", n(permits));
-    write.value(":change", n(permits - replaced));
-    write.value(":zero", n(0));
+    write.name("#slot", slot_key(take.permits.slot)).value(":permits", n(permits)).value(":zero", n(0));
+    write.set_to("slots.#slot", "if_not_exists(slots.#slot, :zero) + :permits");
+    write.set_to("counted", "counted + :change").value(":change", n(permits - replaced));
+    write.set_to("day_used", "day_used + :permits");
+    write.set_to("newest", ":slot").value(":slot", n(take.permits.slot)).when("newest <= :slot");
+    write.when_equal("slot_ms", n(take.slot_ms)).when("size(slots) <= :most").value(":most", n(MOST_SLOTS));
     write.value(":room", n(i64::from(take.limits.burst) - permits + replaced));
-    write.value(":day_room", n(i64::from(take.limits.daily) - permits));
-    write.value(":most", n(MOST_SLOTS));
-    write.value(":now", n(take.now));
-    write.value(":tomorrow", n(take.now + FURTHEST_DAY));
-    write.update.push_str(
-        "SET slots.#slot = if_not_exists(slots.#slot, :zero) + :permits, counted = counted + :change, \
-                    day_used = day_used + :permits, newest = :slot",
-    );
-    write.holds("newest <= :slot AND slot_ms = :slot_ms AND size(slots) <= :most");
     if let Some(known) = take.known {
-        write.value(":known", n(known.used_at_most));
-        write.value(":known_end", n(known.day_ends));
-        write.holds("(counted <= :room OR (day_used <= :known AND day_ends = :known_end))");
+        write.when("counted <= :room OR (day_used <= :known AND day_ends = :known_end)");
+        write.value(":known", n(known.used_at_most)).value(":known_end", n(known.day_ends));
     } else {
-        write.holds("counted <= :room");
+        write.when("counted <= :room");
     }
-    write.holds("day_used <= :day_room AND day_ends > :now AND day_ends <= :tomorrow");
+    write.when("day_used <= :day_room AND day_ends > :now AND day_ends <= :tomorrow");
+    write.value(":day_room", n(i64::from(take.limits.daily) - permits));
+    write.value(":now", n(take.now)).value(":tomorrow", n(take.now + FURTHEST_DAY));
+    write.when("attribute_not_exists(closed_until) OR (closed_until <= :now AND closed_by <> :daily)");
     write.value(":daily", s(LimitKind::Daily.to_text()));
-    write.holds("(attribute_not_exists(closed_until) OR (closed_until <= :now AND closed_by <> :daily))");
-    write.observed_is(take.observed);
-    write.closed_endpoints_are(&take.closed_endpoints);
+    observed_is(&mut write, take.observed);
+    closed_endpoints_are(&mut write, &take.closed_endpoints);
     if let Some(replaced) = take.replaces {
-        write.name("#replaced", slot_key(replaced));
-        write.value(":one", n(1));
-        write.holds("slots.#replaced >= :one");
-        write.update.push_str(", slots.#replaced = slots.#replaced - :one");
+        write.name("#replaced", slot_key(replaced)).value(":one", n(1));
+        write.set_to("slots.#replaced", "slots.#replaced - :one").when("slots.#replaced >= :one");
     }
-    write.count_revision();
-    result(write.send(table, key).await?)
+    count_revision(&mut write);
+    result(table.write(write).await?)
 }
 
 /// With the item that DynamoDB answered.
-fn result(written: Written) -> Result<Write, StoreError> {
-    Ok(match written {
-        Written::Applied(item) => Write::Applied(decode(&item)?),
-        Written::Refused(item) => Write::Conflict(item.as_ref().map(decode).transpose()?),
+fn result(answer: table::Write<Item>) -> Result<Write, StoreError> {
+    Ok(match answer.read(decode)? {
+        table::Write::Applied(counters) => Write::Applied(counters),
+        table::Write::Conflict(counters) => Write::Conflict(Some(counters)),
+        table::Write::NotFound => Write::Conflict(None),
     })
 }
 
 /// Writes a [`Rewrite`]. The new item is known before, so DynamoDB need not answer with it.
 pub(crate) async fn rewrite(table: &Table, key: &str, rewrite: &Rewrite) -> Result<Write, StoreError> {
-    let mut write = Expression { answer: ReturnValue::None, ..Expression::default() };
+    let mut write = Update::of(key);
+    write.answer(ReturnValue::None);
     let next = encode(&rewrite.next);
-    let removed: Vec<_> = OPTIONAL.into_iter().filter(|name| !next.contains_key(*name)).collect();
-    let mut sets = Vec::with_capacity(next.len());
+    write.remove(OPTIONAL.into_iter().filter(|name| !next.contains_key(*name)));
     for (name, value) in next {
-        sets.push(format!("{name} = :{name}"));
-        write.value(&format!(":{name}"), value);
-    }
-    write.update = format!("SET {}", sets.join(", "));
-    if !removed.is_empty() {
-        write.update.push_str(" REMOVE ");
-        write.update.push_str(&removed.join(", "));
+        write.set(&name, value);
     }
     match rewrite.seen {
-        None => write.holds("attribute_not_exists(pk)"),
-        Some(revision) => {
-            write.value(":seen", n(revision));
-            write.holds("revision = :seen");
-        }
-    }
-    Ok(match write.send(table, key).await? {
-        Written::Applied(_) => Write::Applied(rewrite.next.clone()),
-        Written::Refused(found) => Write::Conflict(found.as_ref().map(decode).transpose()?),
+        None => write.when("attribute_not_exists(pk)"),
+        Some(revision) => write.when_equal("revision", n(revision)),
+    };
+    Ok(match table.write(write).await? {
+        table::Write::Applied(_) => Write::Applied(rewrite.next.clone()),
+        table::Write::Conflict(found) => Write::Conflict(Some(decode(&found)?)),
+        table::Write::NotFound => Write::Conflict(None),
     })
 }
 
@@ -225,14 +205,12 @@ pub(crate) async fn rewrite(table: &Table, key: &str, rewrite: &Rewrite) -> Resu
 ///
 /// Never sent twice: an answer that was lost would give back two, and so allow one too many.
 pub(crate) async fn give_back(table: &Table, key: &str, slot: Slot, slot_ms: i64) -> Result<Write, StoreError> {
-    let mut write = Expression { once: true, ..Expression::default() };
-    write.name("#slot", slot_key(slot));
-    write.value(":one", n(1));
-    write.value(":slot_ms", n(slot_ms));
-    write.update.push_str("SET slots.#slot = slots.#slot - :one, counted = counted - :one");
-    write.holds("slots.#slot >= :one AND counted >= :one AND slot_ms = :slot_ms");
-    write.count_revision();
-    result(write.send(table, key).await?)
+    let mut write = Update::of(key);
+    write.name("#slot", slot_key(slot)).value(":one", n(1));
+    write.set_to("slots.#slot", "slots.#slot - :one").set_to("counted", "counted - :one");
+    write.when("slots.#slot >= :one AND counted >= :one").when_equal("slot_ms", n(slot_ms));
+    count_revision(write.send_once());
+    result(table.write(write).await?)
 }
 
 /// Writes a [`LimitUpdate`] of the item that was `seen`. It fails only if what it changes was changed meanwhile, so
@@ -243,142 +221,57 @@ pub(crate) async fn update(
     seen: &Counters,
     update: &LimitUpdate,
 ) -> Result<Write, StoreError> {
-    let mut write = Expression::default();
-    let mut sets = Vec::new();
-    write.observed_is(seen.observed);
-    write.value(":was_end", n(seen.day.ends));
-    write.holds("day_ends = :was_end");
+    let mut write = Update::of(key);
+    observed_is(&mut write, seen.observed);
+    write.when_equal("day_ends", n(seen.day.ends));
     if let Some(observed) = update.observed {
-        write.value(":new_observed", s(observed.to_text()));
-        sets.push("observed = :new_observed");
+        write.set("observed", s(observed.to_text()));
     }
     match update.day {
         None => {}
         Some(DayChange::Used(used)) => {
-            write.value(":used", n(used));
-            write.holds("day_used < :used");
-            sets.push("day_used = :used");
+            write.set_to("day_used", ":used").when("day_used < :used").value(":used", n(used));
         }
         Some(DayChange::Replaced(day)) => {
-            write.value(":was_used", n(seen.day.used));
-            write.holds("day_used = :was_used");
-            write.value(":used", n(day.used));
-            write.value(":end", n(day.ends));
-            write.value(":yes", AttributeValue::Bool(true));
-            write.value(":expires_at", n((day.ends + KEPT).seconds()));
-            sets.extend(["day_used = :used", "day_ends = :end", "day_told = :yes", "expires_at = :expires_at"]);
+            write.when_equal("day_used", n(seen.day.used)).set("day_used", n(day.used)).set("day_ends", n(day.ends));
+            write.set("day_told", AttributeValue::Bool(true)).set("expires_at", n((day.ends + KEPT).seconds()));
         }
     }
     if let Some(closed) = update.closed {
-        write.value(":until", n(closed.until));
-        write.value(":by", s(closed.by.to_text()));
         match seen.closed {
-            Some(was) => {
-                write.value(":was_closed", n(was.until));
-                write.holds("closed_until = :was_closed");
-            }
-            None => write.holds("attribute_not_exists(closed_until)"),
-        }
-        sets.extend(["closed_until = :until", "closed_by = :by"]);
+            Some(was) => write.when_equal("closed_until", n(was.until)),
+            None => write.when("attribute_not_exists(closed_until)"),
+        };
+        write.set("closed_until", n(closed.until)).set("closed_by", s(closed.by.to_text()));
     }
     if let Some(closed) = &update.closed_endpoints {
-        write.closed_endpoints_are(&seen.closed_endpoints);
-        write.value(":new_endpoints", endpoints(closed));
-        sets.push("closed_endpoints = :new_endpoints");
+        closed_endpoints_are(&mut write, &seen.closed_endpoints);
+        write.set("closed_endpoints", endpoints(closed));
     }
-    write.update = format!("SET {}", sets.join(", "));
-    write.count_revision();
-    result(write.send(table, key).await?)
+    count_revision(&mut write);
+    result(table.write(write).await?)
 }
 
-/// An update in the making.
-struct Expression {
-    update: String,
-    condition: String,
-    names: HashMap<String, String>,
-    values: Item,
-    /// True if a lost answer must not lead to another try.
-    once: bool,
-    /// DynamoDB's answer if the condition holds.
-    answer: ReturnValue,
+/// Every write that does not replace the item.
+fn count_revision(write: &mut Update) {
+    write.add("revision", n(1));
 }
 
-impl Default for Expression {
-    fn default() -> Self {
-        Self {
-            update: String::new(),
-            condition: String::new(),
-            names: HashMap::new(),
-            values: Item::new(),
-            once: false,
-            answer: ReturnValue::AllNew,
-        }
-    }
+/// The limits that were assumed are those that are stored, or this process would not be bound by what another
+/// has observed.
+fn observed_is(write: &mut Update, observed: Option<ObservedLimits>) {
+    match observed {
+        Some(observed) => write.when_equal("observed", s(observed.to_text())),
+        None => write.when("attribute_not_exists(observed)"),
+    };
 }
 
-impl Expression {
-    fn name(&mut self, placeholder: &str, name: String) {
-        self.names.insert(placeholder.to_owned(), name);
-    }
-
-    fn value(&mut self, placeholder: &str, value: AttributeValue) {
-        self.values.insert(placeholder.to_owned(), value);
-    }
-
-    fn holds(&mut self, condition: &str) {
-        if !self.condition.is_empty() {
-            self.condition.push_str(" AND ");
-        }
-        self.condition.push_str(condition);
-    }
-
-    /// Every write that does not replace the item.
-    fn count_revision(&mut self) {
-        self.value(":one", n(1));
-        self.update.push_str(" ADD revision :one");
-    }
-
-    /// The limits that were assumed are those that are stored, or this process would not be bound by what another
-    /// has observed.
-    fn observed_is(&mut self, observed: Option<ObservedLimits>) {
-        if let Some(observed) = observed {
-            self.value(":observed", s(observed.to_text()));
-            self.holds("observed = :observed");
-        } else {
-            self.holds("attribute_not_exists(observed)");
-        }
-    }
-
-    /// The endpoints that were assumed to be closed are those that are stored. So a process hears of a closure by its
-    /// first write after it, and a resource without one costs nothing extra.
-    fn closed_endpoints_are(&mut self, closed: &ClosedEndpoints) {
-        if closed.is_empty() {
-            self.holds("attribute_not_exists(closed_endpoints)");
-        } else {
-            self.value(":closed_endpoints", endpoints(closed));
-            self.holds("closed_endpoints = :closed_endpoints");
-        }
-    }
-
-    async fn send(self, table: &Table, key: &str) -> Result<Written, StoreError> {
-        let update: UpdateItemFluentBuilder = table
-            .client
-            .update_item()
-            .table_name(&*table.name)
-            .key("pk", s(key))
-            .update_expression(self.update)
-            .condition_expression(self.condition)
-            .set_expression_attribute_names((!self.names.is_empty()).then_some(self.names))
-            .set_expression_attribute_values(Some(self.values))
-            .return_values(self.answer)
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        // An override costs each call a configuration of its own, even where it changes nothing.
-        let sent = if self.once {
-            let once = Builder::new().retry_config(RetryConfig::disabled());
-            update.customize().config_override(once).send().await
-        } else {
-            update.send().await
-        };
-        written(sent)
+/// The endpoints that were assumed to be closed are those that are stored. So a process hears of a closure by its
+/// first write after it, and a resource without one costs nothing extra.
+fn closed_endpoints_are(write: &mut Update, closed: &ClosedEndpoints) {
+    if closed.is_empty() {
+        write.when("attribute_not_exists(closed_endpoints)");
+    } else {
+        write.when_equal("closed_endpoints", endpoints(closed));
     }
 }

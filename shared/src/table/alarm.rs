@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{StoreError, Table, Written, n, s, written};
+use super::{StoreError, Table, Update, n};
 use crate::domain::clock::Millis;
 
 impl Table {
@@ -12,20 +12,11 @@ impl Table {
     /// # Errors
     /// [`StoreError`].
     pub async fn raise_alarm(&self, alarm: &str, now: Millis, apart: Duration) -> Result<bool, StoreError> {
-        let result = self
-            .client
-            .update_item()
-            .table_name(&*self.name)
-            .key("pk", s(format!("app#alarm#{alarm}")))
-            // An instant far in the future is that of a clock which was wrong.
-            .condition_expression("attribute_not_exists(raised_at) OR NOT raised_at BETWEEN :before AND :after")
-            .update_expression("SET raised_at = :now, expires_at = :expires")
-            .expression_attribute_values(":before", n(now - apart + Duration::from_millis(1)))
-            .expression_attribute_values(":after", n(now + apart))
-            .expression_attribute_values(":now", n(now))
-            .expression_attribute_values(":expires", n((now + apart * 2).seconds()))
-            .send()
-            .await;
-        Ok(matches!(written(result)?, Written::Applied(_)))
+        let mut write = Update::of(format!("app#alarm#{alarm}"));
+        // An instant far in the future is that of a clock which was wrong.
+        write.when("attribute_not_exists(raised_at) OR NOT raised_at BETWEEN :before AND :after");
+        write.value(":before", n(now - apart + Duration::from_millis(1))).value(":after", n(now + apart));
+        write.set("raised_at", n(now)).set("expires_at", n((now + apart * 2).seconds()));
+        Ok(self.write(write).await?.is_applied())
     }
 }

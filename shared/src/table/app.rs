@@ -4,7 +4,7 @@
 use aws_sdk_dynamodb::types::ReturnValue;
 
 use super::mark_budget::{BREAKER, MarkBudget};
-use super::{Attributes, StoreError, Table, n, s};
+use super::{Attributes, StoreError, Table, Update, Write, n, s};
 use crate::domain::clock::Millis;
 
 /// Why no refresh token is presented.
@@ -75,23 +75,12 @@ impl Table {
     /// # Errors
     /// [`StoreError`].
     pub async fn open_breaker(&self, open: &OpenBreaker) -> Result<(), StoreError> {
-        self.client
-            .update_item()
-            .table_name(&*self.name)
-            .key("pk", s(BREAKER))
-            // A stop for an operator to lift is not replaced by one that passes.
-            .condition_expression("attribute_not_exists(open_until) OR open_until <= :until")
-            .update_expression("SET reason = :reason, open_until = :until, fingerprint = :fingerprint")
-            .expression_attribute_values(":reason", s(open.reason.as_str()))
-            .expression_attribute_values(":until", n(open.until))
-            .expression_attribute_values(":fingerprint", s(open.fingerprint.as_deref().unwrap_or("-")))
-            .send()
-            .await
-            .map(drop)
-            .or_else(|error| match error.as_service_error() {
-                Some(e) if e.is_conditional_check_failed_exception() => Ok(()),
-                _ => Err(error.into()),
-            })
+        let mut write = Update::of(BREAKER);
+        // A stop for an operator to lift is not replaced by one that passes.
+        write.when("attribute_not_exists(open_until) OR open_until <= :until").value(":until", n(open.until));
+        write.set("reason", s(open.reason.as_str())).set_to("open_until", ":until");
+        write.set("fingerprint", s(open.fingerprint.as_deref().unwrap_or("-")));
+        self.write(write).await.map(drop)
     }
 
     /// Closes the breaker, whatever has opened it; what it was before. The budget of marks stays as it is.
@@ -99,10 +88,12 @@ impl Table {
     /// # Errors
     /// [`StoreError`].
     pub async fn close_breaker(&self) -> Result<Option<OpenBreaker>, StoreError> {
-        let write = self.client.update_item().table_name(&*self.name).key("pk", s(BREAKER));
-        let write = write.update_expression("REMOVE reason, open_until, fingerprint");
-        let closed = write.return_values(ReturnValue::AllOld).send().await?;
-        Ok(closed.attributes.as_ref().and_then(read_breaker))
+        let mut write = Update::of(BREAKER);
+        write.remove(["reason", "open_until", "fingerprint"]).answer(ReturnValue::AllOld);
+        match self.write(write).await? {
+            Write::Applied(before) => Ok(read_breaker(&before)),
+            Write::Conflict(_) | Write::NotFound => Ok(None),
+        }
     }
 }
 

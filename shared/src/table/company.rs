@@ -15,9 +15,8 @@
 use std::time::Duration;
 
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
-use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 
-use super::{Attributes, Item, StoreError, Table, Written, n, s, written};
+use super::{Attributes, Item, StoreError, Table, Update, n, s};
 use crate::domain::clock::Millis;
 use crate::domain::resource::Resource;
 
@@ -102,12 +101,9 @@ impl Table {
     /// # Errors
     /// [`StoreError`].
     pub async fn list_company(&self, company: &str, now: Millis) -> Result<(), StoreError> {
-        self.update_company(company, "SET due_shard = :shard, due_at = :at REMOVE expires_at")
-            .expression_attribute_values(":shard", s(COMPANIES))
-            .expression_attribute_values(":at", n(now))
-            .send()
-            .await?;
-        Ok(())
+        let mut write = Update::of(key(company));
+        write.set("due_shard", s(COMPANIES)).set("due_at", n(now)).remove(["expires_at"]);
+        self.write(write).await.map(drop)
     }
 
     /// Lists a company that is installed since `installed_at`; one that is listed keeps its place.
@@ -115,12 +111,10 @@ impl Table {
     /// # Errors
     /// [`StoreError`].
     pub async fn keep_company_listed(&self, company: &str, installed_at: Millis) -> Result<(), StoreError> {
-        self.update_company(company, "SET due_shard = :shard, due_at = if_not_exists(due_at, :at) REMOVE expires_at")
-            .expression_attribute_values(":shard", s(COMPANIES))
-            .expression_attribute_values(":at", n(installed_at))
-            .send()
-            .await?;
-        Ok(())
+        let mut write = Update::of(key(company));
+        write.set("due_shard", s(COMPANIES)).remove(["expires_at"]);
+        write.set_to("due_at", "if_not_exists(due_at, :installed_at)").value(":installed_at", n(installed_at));
+        self.write(write).await.map(drop)
     }
 
     /// Takes a company off the list, unless an install notice came after `noted_at`.
@@ -128,12 +122,10 @@ impl Table {
     /// # Errors
     /// [`StoreError`].
     pub async fn unlist_company(&self, company: &str, noted_at: Millis, now: Millis) -> Result<(), StoreError> {
-        let write = self
-            .update_company(company, "REMOVE due_shard, due_at SET expires_at = :expires")
-            .condition_expression("due_at <= :noted_at")
-            .expression_attribute_values(":noted_at", n(noted_at))
-            .expression_attribute_values(":expires", n((now + KEPT).seconds()));
-        applied(write).await.map(drop)
+        let mut write = Update::of(key(company));
+        write.when("due_at <= :noted_at").value(":noted_at", n(noted_at));
+        write.remove(["due_shard", "due_at"]).set("expires_at", n((now + KEPT).seconds()));
+        self.write(write).await.map(drop)
     }
 
     /// The companies with the latest install notices, newest first, at most `limit`.
@@ -171,22 +163,19 @@ impl Table {
     /// # Errors
     /// [`StoreError`].
     pub async fn note_task(&self, company: &str, note: Note, now: Millis) -> Result<(), StoreError> {
-        let (set, value) = match note {
-            Note::Installing(at) => (", installing = :value", Some(at)),
-            Note::Reported => (", settles_at = :value", Some(now + SETTLED)),
-            Note::Renewed => ("", None),
-        };
-        let update =
-            format!("SET noted_at = :now, due_at = :now, due_shard = :shard{set} REMOVE task_failures, expires_at");
-        let mut write = self
-            .update_task(company, update)
-            .expression_attribute_values(":now", n(now))
-            .expression_attribute_values(":shard", s(TASKS));
-        if let Some(value) = value {
-            write = write.expression_attribute_values(":value", n(value));
+        let mut write = Update::of(task_key(company));
+        write.set("noted_at", n(now)).set("due_at", n(now)).set("due_shard", s(TASKS));
+        match note {
+            Note::Installing(at) => {
+                write.set("installing", n(at));
+            }
+            Note::Reported => {
+                write.set("settles_at", n(now + SETTLED));
+            }
+            Note::Renewed => {}
         }
-        write.send().await?;
-        Ok(())
+        write.remove(["task_failures", "expires_at"]);
+        self.write(write).await.map(drop)
     }
 
     /// A page of the companies whose tasks are due at `now`, longest due first.
@@ -215,15 +204,11 @@ impl Table {
     /// # Errors
     /// [`StoreError`].
     pub async fn finish_task(&self, task: &Task, now: Millis) -> Result<bool, StoreError> {
-        let update = "REMOVE due_shard, due_at, noted_at, settles_at, installing, task_failures, #read, read_at \
-                      SET expires_at = :expires";
-        let write = self
-            .update_task(&task.company, update)
-            .condition_expression("noted_at = :seen")
-            .expression_attribute_names("#read", "read")
-            .expression_attribute_values(":seen", n(task.noted_at))
-            .expression_attribute_values(":expires", n((now + KEPT).seconds()));
-        applied(write).await
+        let mut write = Update::of(task_key(&task.company));
+        write.when_equal("noted_at", n(task.noted_at)).set("expires_at", n((now + KEPT).seconds()));
+        write.remove(["due_shard", "due_at", "noted_at", "settles_at", "installing", "task_failures"]);
+        write.remove(["#read", "read_at"]);
+        Ok(self.write(write).await?.is_applied())
     }
 
     /// Puts the next run of a task off, unless the task was noted again. `failures` counts the failed runs.
@@ -231,13 +216,9 @@ impl Table {
     /// # Errors
     /// [`StoreError`].
     pub async fn postpone_task(&self, task: &Task, until: Millis, failures: u32) -> Result<(), StoreError> {
-        let write = self
-            .update_task(&task.company, "SET due_at = :until, task_failures = :failures")
-            .condition_expression("noted_at = :seen")
-            .expression_attribute_values(":seen", n(task.noted_at))
-            .expression_attribute_values(":until", n(until))
-            .expression_attribute_values(":failures", n(failures));
-        applied(write).await.map(drop)
+        let mut write = Update::of(task_key(&task.company));
+        write.when_equal("noted_at", n(task.noted_at)).set("due_at", n(until)).set("task_failures", n(failures));
+        self.write(write).await.map(drop)
     }
 
     /// Notes the number of entries of a company's list of locations that were read; 0 once the list was read to its end.
@@ -245,13 +226,9 @@ impl Table {
     /// # Errors
     /// [`StoreError`].
     pub async fn set_locations_read(&self, company: &str, read: usize, now: Millis) -> Result<(), StoreError> {
-        let write = self
-            .update_task(company, "SET #read = :read, read_at = :now")
-            .condition_expression("attribute_exists(noted_at)")
-            .expression_attribute_names("#read", "read")
-            .expression_attribute_values(":read", n(read))
-            .expression_attribute_values(":now", n(now));
-        applied(write).await.map(drop)
+        let mut write = Update::of(task_key(company));
+        write.when("attribute_exists(noted_at)").set("#read", n(read)).set("read_at", n(now));
+        self.write(write).await.map(drop)
     }
 
     fn due_partition(&self, partition: &str, until: Option<Millis>) -> QueryFluentBuilder {
@@ -268,19 +245,6 @@ impl Table {
                 .expression_attribute_values(":until", n(until)),
         }
     }
-
-    fn update_company(&self, company: &str, update: impl Into<String>) -> UpdateItemFluentBuilder {
-        self.client.update_item().table_name(&*self.name).key("pk", s(key(company))).update_expression(update)
-    }
-
-    fn update_task(&self, company: &str, update: impl Into<String>) -> UpdateItemFluentBuilder {
-        self.client.update_item().table_name(&*self.name).key("pk", s(task_key(company))).update_expression(update)
-    }
-}
-
-/// Sends a conditional write. False if its condition did not hold.
-pub(super) async fn applied(write: UpdateItemFluentBuilder) -> Result<bool, StoreError> {
-    Ok(matches!(written(write.send().await)?, Written::Applied(_)))
 }
 
 fn read_listed(item: &Item) -> Option<Listed> {

@@ -8,9 +8,7 @@
 
 use std::time::Duration;
 
-use aws_sdk_dynamodb::types::{ReturnValue, ReturnValuesOnConditionCheckFailure};
-
-use super::{Attributes, Item, StoreError, Table, Written, n, s, written};
+use super::{Attributes, Item, StoreError, Table, Update, Write, n, s};
 use crate::domain::clock::Millis;
 use crate::domain::status::LeaseOwner;
 
@@ -127,18 +125,10 @@ impl MarkBudget {
     }
 }
 
-/// The answer to a reservation.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Reserved {
-    /// The place is this attempt's, by this write or by an earlier try of it.
-    Place(MarkBudget),
-    /// Another mark was made since the budget was read; the budget now.
-    Conflict(MarkBudget),
-}
-
 impl Table {
-    /// Reserves a place for a mark by `attempt`, from a budget that was read as `seen` and has one. A place that is
-    /// reserved for a mark which then cannot be stored stays in use: fewer marks rather than more.
+    /// Reserves a place for a mark by `attempt`, from a budget that was read as `seen` and has one. A conflict means that
+    /// another mark was made since, and brings the budget as it is. A place that is reserved for a mark which then cannot
+    /// be stored stays in use: fewer marks rather than more.
     ///
     /// # Errors
     /// [`StoreError`]: the place may be in use. No mark may be made.
@@ -147,35 +137,19 @@ impl Table {
         seen: &MarkBudget,
         attempt: &LeaseOwner,
         now: Millis,
-    ) -> Result<Reserved, StoreError> {
-        let condition = if seen.marks == 0 { "attribute_not_exists(marks)" } else { "marks = :seen" };
-        let mut write = self
-            .update_app()
-            .condition_expression(condition)
-            .update_expression(
-                "SET marks = :marks, taken = :taken, marked_at = :now, marked_by = :attempt, waiting = :zero, \
-                 waiting_mints = :zero, mint_grants = :zero ADD grants :used",
-            )
-            .expression_attribute_values(":marks", n(seen.marks + 1))
-            .expression_attribute_values(":taken", n(seen.taken(now) + 1))
-            .expression_attribute_values(":now", n(now))
-            .expression_attribute_values(":attempt", s(attempt.as_str()))
-            .expression_attribute_values(":zero", n(0))
-            .expression_attribute_values(":used", n(-i128::from(seen.used_grants(now))));
-        if seen.marks > 0 {
-            write = write.expression_attribute_values(":seen", n(seen.marks));
+    ) -> Result<Write<MarkBudget>, StoreError> {
+        let mut write = Update::of(BREAKER);
+        if seen.marks == 0 {
+            write.when("attribute_not_exists(marks)");
+        } else {
+            write.when_equal("marks", n(seen.marks));
         }
-        Ok(match written(write.send().await)? {
-            Written::Applied(item) => Reserved::Place(MarkBudget::read(&item)),
-            Written::Refused(item) => {
-                let budget = item.as_ref().map(MarkBudget::read).unwrap_or_default();
-                if budget.marked_by.as_deref() == Some(attempt.as_str()) {
-                    Reserved::Place(budget)
-                } else {
-                    Reserved::Conflict(budget)
-                }
-            }
-        })
+        write.set("marks", n(seen.marks + 1)).set("taken", n(seen.taken(now) + 1)).set("marked_at", n(now));
+        write.set("marked_by", s(attempt.as_str()));
+        write.set("waiting", n(0)).set("waiting_mints", n(0)).set("mint_grants", n(0));
+        write.add("grants", n(-i128::from(seen.used_grants(now))));
+        let answer = self.write(write).await?.read(|item| Ok(MarkBudget::read(item)))?;
+        Ok(answer.or_applied_before(|budget| budget.marked_by.as_deref() == Some(attempt.as_str())))
     }
 
     /// Counts a grant, which frees places. Needed only while some are in use.
@@ -183,15 +157,15 @@ impl Table {
     /// # Errors
     /// [`StoreError`].
     pub async fn count_grant(&self, requested: Requested, now: Millis) -> Result<(), StoreError> {
-        let add = requested.grants();
-        let write = self.update_app().expression_attribute_values(":one", n(1));
-        let write = match requested {
-            Requested::Refresh => write
-                .update_expression(format!("SET granted_at = :now ADD {add} :one"))
-                .expression_attribute_values(":now", n(now)),
-            Requested::Mint => write.update_expression(format!("ADD {add} :one")),
-        };
-        written(write.send().await).map(drop)
+        let mut write = Update::of(BREAKER);
+        write.add(requested.grants(), n(1));
+        match requested {
+            Requested::Refresh => {
+                write.set("granted_at", n(now));
+            }
+            Requested::Mint => {}
+        }
+        self.write(write).await.map(drop)
     }
 
     /// Counts an installation that was refused and has no place; the budget now.
@@ -199,10 +173,11 @@ impl Table {
     /// # Errors
     /// [`StoreError`].
     pub async fn count_waiting(&self, requested: Requested) -> Result<MarkBudget, StoreError> {
-        let write = self.update_app().update_expression(format!("ADD {} :one", requested.waiting()));
-        match written(write.expression_attribute_values(":one", n(1)).send().await)? {
-            Written::Applied(item) => Ok(MarkBudget::read(&item)),
-            Written::Refused(item) => Ok(item.as_ref().map(MarkBudget::read).unwrap_or_default()),
+        let mut write = Update::of(BREAKER);
+        write.add(requested.waiting(), n(1));
+        match self.write(write).await? {
+            Write::Applied(item) | Write::Conflict(item) => Ok(MarkBudget::read(&item)),
+            Write::NotFound => Ok(MarkBudget::default()),
         }
     }
 
@@ -211,16 +186,9 @@ impl Table {
     /// # Errors
     /// [`StoreError`].
     pub async fn forget_waiting(&self) -> Result<(), StoreError> {
-        written(self.update_app().update_expression("REMOVE waiting, waiting_mints").send().await).map(drop)
-    }
-
-    fn update_app(&self) -> aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder {
-        self.client
-            .update_item()
-            .table_name(&*self.name)
-            .key("pk", s(BREAKER))
-            .return_values(ReturnValue::AllNew)
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+        let mut write = Update::of(BREAKER);
+        write.remove(["waiting", "waiting_mints"]);
+        self.write(write).await.map(drop)
     }
 }
 

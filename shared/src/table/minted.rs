@@ -8,21 +8,19 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use super::installation::writing::{InstallationWrite as _, SET_PAIR, changed, committed_by};
-use super::installation::{Changed, Renewal};
-use super::outbox::Telling;
-use super::{Attributes, StoreError, Table, Written, n, s, written};
+use super::installation::Renewal;
+use super::{Attributes, StoreError, Table, Update, Write, n, s};
 use crate::domain::clock::Millis;
 use crate::domain::event::Event;
-use crate::domain::installation::installation_key;
-use crate::domain::installation::resource_of;
+use crate::domain::installation::{Installation, installation_key, resource_of};
 use crate::domain::resource::{Kind, Resource};
-use crate::domain::status::{LeaseOwner, Status, TokenVersion};
+use crate::domain::status::{LeaseOwner, Status, TokenVersion, Transition};
 
 /// A location that no company turned out to have is forgotten after this.
 pub(super) const SUPPOSED: Duration = Duration::from_hours(1);
 /// The attributes that hold the result of asking companies about a location.
-pub(super) const SEARCHED: &str = "absent_until, absent_newest, search_since, search_after, search_left";
+pub(super) const SEARCH_RESULT: [&str; 5] =
+    ["absent_until", "absent_newest", "search_since", "search_after", "search_left"];
 
 /// Which company a token was minted from.
 #[derive(Clone, Copy, Debug)]
@@ -64,22 +62,11 @@ impl Table {
     /// # Errors
     /// [`StoreError`].
     pub async fn suppose(&self, location: &Resource, now: Millis) -> Result<(), StoreError> {
-        let result = self
-            .update(location)
-            .condition_expression("attribute_not_exists(pk)")
-            .update_expression(
-                "SET #status = :active, minted = :true, supposed = :true, epoch = :one, generation = :zero, \
-                 installed_at = :now, expires_at = :expires",
-            )
-            .status(":active", Status::Active)
-            .expression_attribute_values(":true", AttributeValue::Bool(true))
-            .expression_attribute_values(":one", n(1))
-            .expression_attribute_values(":zero", n(0))
-            .expression_attribute_values(":now", n(now))
-            .expression_attribute_values(":expires", n((now + SUPPOSED).seconds()))
-            .send()
-            .await;
-        written(result).map(drop)
+        let mut write = Update::of_installation(location);
+        write.when("attribute_not_exists(pk)").set_status(Status::Active).set("minted", AttributeValue::Bool(true));
+        write.set("supposed", AttributeValue::Bool(true)).set("epoch", n(1)).set("generation", n(0));
+        write.set("installed_at", n(now)).set("expires_at", n((now + SUPPOSED).seconds()));
+        self.write(write).await.map(drop)
     }
 
     /// Notes that the app is installed in a location, so that its token can be minted. A grant of its own that still
@@ -88,90 +75,31 @@ impl Table {
     /// # Errors
     /// [`StoreError`].
     pub async fn learn(&self, location: &Resource, learnt: Learnt<'_>) -> Result<bool, StoreError> {
-        // Three kinds of items, three conditions: none yet or a minted one; one that had its end; one that holds.
-        let set_company = learnt.company.map_or("", |_| ", company = :company");
-        let company = learnt.company.map(s);
-        let other_company = learnt.company.map_or("", |_| " OR attribute_not_exists(company) OR company <> :company");
-        let telling = Telling::of(learnt.event, learnt.now);
-        let write = |condition: String, update: String| {
-            self.update(location)
-                .condition_expression(condition)
-                .update_expression(update)
-                .set_expression_attribute_values(company.clone().map(|c| [(":company".to_owned(), c)].into()))
-                .status(":revoked", Status::Revoked)
-                .status(":given_up", Status::NeedsReauthorization)
+        // Three kinds of items, three writes: none yet or a minted one; one that has ended; one with a grant that holds.
+        let item = match self.write(notice_of_minted(location, &learnt)).await? {
+            Write::Applied(_) | Write::NotFound => return Ok(true),
+            Write::Conflict(item) => item,
         };
-        // With an event only what begins, for of that alone it is true.
-        let or_changes = if learnt.event.is_some() {
-            String::new()
-        } else {
-            format!(
-                " OR installed_at < :at OR attribute_exists(absent_until) OR attribute_exists(search_since){other_company}"
-            )
-        };
-        let minted = telling.values(write(
-            format!(
-                "attribute_not_exists(pk) OR (attribute_exists(minted) AND NOT #status IN (:revoked, :given_up) \
-                 AND (attribute_exists(supposed){or_changes}))"
-            ),
-            format!(
-                "SET #status = if_not_exists(#status, :active), minted = :true, epoch = if_not_exists(epoch, :one), \
-                 generation = if_not_exists(generation, :zero), installed_at = :at{set_company}{} \
-                 REMOVE {SEARCHED}, supposed, expires_at{}",
-                telling.set(),
-                telling.add()
-            ),
-        ))
-        .status(":active", Status::Active)
-        .expression_attribute_values(":true", AttributeValue::Bool(true))
-        .expression_attribute_values(":one", n(1))
-        .expression_attribute_values(":zero", n(0))
-        .expression_attribute_values(":at", n(learnt.at))
-        .send()
-        .await;
-        let Written::Refused(Some(item)) = written(minted)? else { return Ok(true) };
         let attributes = Attributes::of(&item);
         let status = attributes.text("status").and_then(Status::parse).ok_or_else(|| attributes.malformed("status"))?;
-        let ended = matches!(status, Status::Revoked | Status::NeedsReauthorization);
-        // Without a company nothing says what its token could be minted from: who installed will come by the redirect.
+        let has_ended = status.has_ended();
         let minted = attributes.flag("minted");
-        let result = if ended && (minted || learnt.company.is_some()) {
-            let mut condition =
-                "((#status = :revoked AND revoked_at < :at) OR (#status = :given_up AND installed_at < :at))"
-                    .to_owned();
-            if learnt.event.is_some() {
-                condition.push_str(" AND epoch = :before");
-            }
-            let revived = telling.values(write(
-                condition,
-                format!(
-                    "SET #status = :active, minted = :true, epoch = epoch + :one, installed_at = :at, \
-                     failures = :zero{set_company}{} REMOVE {SEARCHED}, supposed, expires_at, revoked_at, \
-                     access_token, refresh_token, access_issued_at, access_expires_at, standby, attempt, \
-                     lease_ends_at, tried_at, forced_at, told{}",
-                    telling.set(),
-                    telling.add()
-                ),
-            ));
-            let revived = match learnt.event {
-                Some(event) => revived.expression_attribute_values(":before", n(event.epoch.saturating_sub(1))),
-                None => revived,
-            };
-            revived
-                .status(":active", Status::Active)
-                .expression_attribute_values(":true", AttributeValue::Bool(true))
-                .expression_attribute_values(":one", n(1))
-                .expression_attribute_values(":zero", n(0))
-                .expression_attribute_values(":at", n(learnt.at))
-                .send()
-                .await
-        } else if !ended && !minted && learnt.company.is_some_and(|c| attributes.text("company") != Some(c)) {
-            let holds = "attribute_not_exists(minted) AND NOT #status IN (:revoked, :given_up)";
-            write(holds.to_owned(), "SET company = :company".to_owned()).send().await
+        // Without a company nothing says what its token could be minted from: a grant of its own comes by the redirect.
+        let write = if has_ended && (minted || learnt.company.is_some()) {
+            notice_of_ended(location, &learnt)
+        } else if let Some(company) = learnt.company
+            && !has_ended
+            && !minted
+            && attributes.text("company") != Some(company)
+        {
+            let mut write = Update::of_installation(location);
+            write.when("attribute_not_exists(minted)").when_status(|status| !status.has_ended());
+            write.set("company", s(company));
+            write
         } else {
             return Ok(false);
         };
-        Ok(matches!(written(result)?, Written::Applied(_)))
+        Ok(self.write(write).await?.is_applied())
     }
 
     /// Lets a location whose own grant was refused be minted from its company instead, which has `company_epoch`. Its
@@ -186,25 +114,13 @@ impl Table {
         attempt: &LeaseOwner,
         company_epoch: u64,
         now: Millis,
-    ) -> Result<Changed, StoreError> {
-        let result = self
-            .change(location, version)
-            .condition_expression(
-                "epoch = :epoch AND generation = :generation AND attempt = :attempt AND attribute_not_exists(standby)",
-            )
-            .update_expression(
-                "SET #status = :active, minted = :true, failures = :zero, due_at = :due, due_shard = :shard, \
-                 company_epoch = :company_epoch REMOVE refresh_token, attempt, lease_ends_at",
-            )
-            .status(":active", Status::Active)
-            .expression_attribute_values(":company_epoch", n(company_epoch))
-            .expression_attribute_values(":true", AttributeValue::Bool(true))
-            .expression_attribute_values(":zero", n(0))
-            .by(attempt)
-            .due(location, now)
-            .send()
-            .await;
-        changed(written(result)?, |stored| stored.minted.is_some() && stored.version == version)
+    ) -> Result<Write<Box<Installation>>, StoreError> {
+        let mut write = Update::of_version(location, version);
+        write.when_leased_by(attempt).when("attribute_not_exists(standby)");
+        write.set_status(Status::Active).set("minted", AttributeValue::Bool(true)).set("failures", n(0));
+        write.set_due(location, now).set("company_epoch", n(company_epoch)).remove(["refresh_token"]).release_lease();
+        let answer = self.write_installation(write).await?;
+        Ok(answer.or_applied_before(|stored| stored.minted.is_some() && stored.version == version))
     }
 
     /// Stores a minted token, which is sealed under the next version and comes without a refresh token.
@@ -217,29 +133,12 @@ impl Table {
         from: TokenVersion,
         renewal: Renewal<'_>,
         source: Source<'_>,
-    ) -> Result<Changed, StoreError> {
-        let Renewal { attempt, pair, due_at, event } = renewal;
-        let telling = Telling::of(event, pair.access_issued_at);
-        let over = if event.is_some() { ", told" } else { "" };
-        let result = telling
-            .values(self.change(location, from).pair(pair))
-            .condition_expression(
-                "epoch = :epoch AND generation = :generation AND #status <> :revoked AND attribute_exists(minted)",
-            )
-            .update_expression(format!(
-                "SET #status = :active, generation = :next, committed_by = :attempt, due_at = :due, \
-                 due_shard = :shard, failures = :zero, company = :company, company_epoch = :company_epoch, {SET_PAIR}{} \
-                 REMOVE attempt, lease_ends_at, standby, granted_from, {SEARCHED}, supposed, expires_at, token_wanted{over}{}",
-                telling.set(),
-                telling.add()
-            ))
-            .renewed(location, from, attempt, due_at)
-            .expression_attribute_values(":zero", n(0))
-            .expression_attribute_values(":company", s(source.company))
-            .expression_attribute_values(":company_epoch", n(source.epoch))
-            .send()
-            .await;
-        changed(written(result)?, committed_by(attempt))
+    ) -> Result<Write<Box<Installation>>, StoreError> {
+        let mut write = Update::of_version(location, from);
+        write.when_legal(Transition::StoreToken).when("attribute_exists(minted)");
+        write.set("company", s(source.company)).set("company_epoch", n(source.epoch)).renew(location, from, &renewal);
+        write.remove(["standby", "granted_from", "supposed", "expires_at"]).remove(SEARCH_RESULT);
+        Ok(self.write_installation(write).await?.or_applied_before(|stored| stored.is_committed_by(renewal.attempt)))
     }
 
     /// Gives the lease back because no company that was asked has the app in the location, and notes what is known of
@@ -253,29 +152,17 @@ impl Table {
         version: TokenVersion,
         attempt: &LeaseOwner,
         absence: Absence,
-    ) -> Result<Changed, StoreError> {
-        let mark = match absence {
-            Absence::Unmarked => None,
-            Absence::Until(until) => Some((", absent_until = :mark", until)),
-            Absence::Searching(since) => Some((", search_since = :mark", since)),
+    ) -> Result<Write<Box<Installation>>, StoreError> {
+        let mut write = Update::of_version(location, version);
+        write.when_leased_by(attempt).set_status(Status::Active).set("failures", n(0));
+        write.erase_pair().release_lease().unschedule().remove(["absent_newest", "search_after", "search_left"]);
+        match absence {
+            Absence::Unmarked => write.remove(["search_since"]),
+            Absence::Until(until) => write.set("absent_until", n(until)).remove(["search_since"]),
+            Absence::Searching(since) => write.set("search_since", n(since)).remove(["absent_until"]),
         };
-        let mut write = self
-            .change(location, version)
-            .condition_expression("epoch = :epoch AND generation = :generation AND attempt = :attempt")
-            .update_expression(format!(
-                "SET #status = :active, failures = :zero{} REMOVE access_token, refresh_token, access_issued_at, \
-                 access_expires_at, attempt, lease_ends_at, due_at, due_shard, absent_newest, search_after, search_left{}",
-                mark.map_or("", |(set, _)| set),
-                if matches!(absence, Absence::Searching(_)) { ", absent_until" } else { ", search_since" }
-            ))
-            .status(":active", Status::Active)
-            .expression_attribute_values(":zero", n(0))
-            .by(attempt);
-        if let Some((_, at)) = mark {
-            write = write.expression_attribute_values(":mark", n(at));
-        }
-        let result = write.send().await;
-        changed(written(result)?, |stored| stored.version == version && stored.attempt.is_none())
+        let answer = self.write_installation(write).await?;
+        Ok(answer.or_applied_before(|stored| stored.version == version && stored.attempt.is_none()))
     }
 
     /// Notes in a leased location that the schedule searches for its company, since `since`. The lease, the token and all
@@ -290,29 +177,23 @@ impl Table {
         attempt: &LeaseOwner,
         since: Millis,
     ) -> Result<(), StoreError> {
-        let result = self
-            .change(location, version)
-            .condition_expression("epoch = :epoch AND generation = :generation AND attempt = :attempt")
-            .update_expression("SET search_since = :since REMOVE search_after, search_left")
-            .expression_attribute_values(":since", n(since))
-            .by(attempt)
-            .send()
-            .await;
-        written(result).map(drop)
+        let mut write = Update::of_version(location, version);
+        write.when_leased_by(attempt).set("search_since", n(since)).remove(["search_after", "search_left"]);
+        self.write(write).await.map(drop)
     }
 
     /// Takes a minted location from what is due: there is nothing to mint its token from.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn rest(&self, location: &Resource, version: TokenVersion) -> Result<Changed, StoreError> {
-        let result = self
-            .change(location, version)
-            .condition_expression("epoch = :epoch AND generation = :generation AND attribute_exists(minted)")
-            .update_expression("REMOVE due_at, due_shard")
-            .send()
-            .await;
-        changed(written(result)?, |_| false)
+    pub async fn rest(
+        &self,
+        location: &Resource,
+        version: TokenVersion,
+    ) -> Result<Write<Box<Installation>>, StoreError> {
+        let mut write = Update::of_version(location, version);
+        write.when("attribute_exists(minted)").unschedule();
+        self.write_installation(write).await
     }
 
     /// Erases a token that was minted from a company's installation before `epoch`.
@@ -320,20 +201,11 @@ impl Table {
     /// # Errors
     /// [`StoreError`].
     pub async fn erase_minted(&self, location: &Resource, company: &str, epoch: u64) -> Result<(), StoreError> {
-        let result = self
-            .update(location)
-            .condition_expression(
-                "attribute_exists(minted) AND attribute_exists(access_token) AND company = :company \
-                 AND company_epoch < :company_epoch",
-            )
-            .update_expression(
-                "REMOVE access_token, refresh_token, access_issued_at, access_expires_at, standby, due_at, due_shard",
-            )
-            .expression_attribute_values(":company", s(company))
-            .expression_attribute_values(":company_epoch", n(epoch))
-            .send()
-            .await;
-        written(result).map(drop)
+        let mut write = Update::of_installation(location);
+        write.when("attribute_exists(minted) AND attribute_exists(access_token) AND company_epoch < :epoch");
+        write.value(":epoch", n(epoch)).when_equal("company", s(company));
+        write.erase_pair().unschedule().remove(["standby"]);
+        self.write(write).await.map(drop)
     }
 
     /// A page of the locations that are known to belong to a company, after `after`.
@@ -355,5 +227,61 @@ impl Table {
             .await?;
         let key = |item| Attributes::of(item).text("pk").and_then(resource_of);
         Ok(answer.items().iter().filter_map(key).filter(|found| found.kind() == Kind::Location).collect())
+    }
+}
+
+/// An install notice of a location that is not known or whose token is minted.
+fn notice_of_minted(location: &Resource, learnt: &Learnt<'_>) -> Update {
+    let mut write = Update::of_installation(location);
+    let mut news = "attribute_exists(supposed)".to_owned();
+    // With an event only the beginning of an installation is written, because the event is true of nothing else.
+    if learnt.event.is_none() {
+        news.push_str(" OR installed_at < :at OR attribute_exists(absent_until) OR attribute_exists(search_since)");
+        if learnt.company.is_some() {
+            news.push_str(" OR attribute_not_exists(company) OR company <> :company");
+        }
+    }
+    let has_not_ended = write.status_is(|status| !status.has_ended());
+    write.when(&format!("attribute_not_exists(pk) OR (attribute_exists(minted) AND {has_not_ended} AND ({news}))"));
+    write.set_to("#status", "if_not_exists(#status, :Active)").value(":Active", s(Status::Active.as_str()));
+    write.set_to("epoch", "if_not_exists(epoch, :one)").set_to("generation", "if_not_exists(generation, :zero)");
+    write.value(":one", n(1)).value(":zero", n(0)).set_to("installed_at", ":at").value(":at", n(learnt.at));
+    if let Some(company) = learnt.company {
+        write.set_to("company", ":company").value(":company", s(company));
+    }
+    write.set("minted", AttributeValue::Bool(true)).remove(["supposed", "expires_at"]).remove(SEARCH_RESULT);
+    write.publish(learnt.event, learnt.now);
+    write
+}
+
+/// An install notice of a location that was uninstalled or given up before.
+fn notice_of_ended(location: &Resource, learnt: &Learnt<'_>) -> Update {
+    let mut write = Update::of_installation(location);
+    let ended: Vec<_> = Status::ALL
+        .into_iter()
+        .filter_map(|status| Some((status, end_of(status)?)))
+        .map(|(status, ended_at)| format!("({} AND {ended_at} < :at)", write.status_is(|this| this == status)))
+        .collect();
+    write.when(&ended.join(" OR "));
+    if let Some(event) = learnt.event {
+        write.when_equal("epoch", n(event.epoch.saturating_sub(1)));
+    }
+    write.set_status(Status::Active).set_to("epoch", "epoch + :one").value(":one", n(1)).set("failures", n(0));
+    write.set_to("installed_at", ":at").value(":at", n(learnt.at)).set("minted", AttributeValue::Bool(true));
+    if let Some(company) = learnt.company {
+        write.set("company", s(company));
+    }
+    write.erase_pair().release_lease().remove(["standby", "tried_at", "forced_at", "revoked_at", "told"]);
+    write.remove(["supposed", "expires_at"]).remove(SEARCH_RESULT).publish(learnt.event, learnt.now);
+    write
+}
+
+/// The attribute that says when an installation in this state has ended, as far as that is known: one that was given up
+/// has ended some time after its install.
+fn end_of(status: Status) -> Option<&'static str> {
+    match status {
+        Status::Revoked => Some("revoked_at"),
+        Status::NeedsReauthorization => Some("installed_at"),
+        Status::Active | Status::Refreshing | Status::Uncertain | Status::Suspended | Status::Blocked => None,
     }
 }

@@ -36,6 +36,7 @@ pub mod redirect;
 pub mod sealed;
 pub mod search;
 pub mod survey;
+pub(crate) mod update;
 pub mod webhook;
 
 use std::collections::HashMap;
@@ -43,11 +44,12 @@ use std::sync::Arc;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use crate::domain::resource::Resource;
 use crate::http_client::aws_error::describe;
+
+pub(crate) use update::Update;
 
 /// An item as the SDK gives it.
 pub type Item = HashMap<String, AttributeValue>;
@@ -85,32 +87,40 @@ impl<E: ProvideErrorMetadata, R> From<SdkError<E, R>> for StoreError {
     }
 }
 
-/// What a conditional write came to.
-#[derive(Debug)]
-pub enum Written {
-    /// The condition held. The item as it is now.
-    Applied(Item),
-    /// The condition did not hold. The item as it is, or nothing if there is none.
-    Refused(Option<Item>),
+/// The answer to a conditional write (compare-and-swap).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Write<T> {
+    /// The condition held and the write was applied: the item as it is now.
+    Applied(T),
+    /// The condition did not hold: the item as it is.
+    Conflict(T),
+    /// The condition did not hold, because there is no such item.
+    NotFound,
 }
 
-/// Makes an answer of the result of an `UpdateItem` that asked for `ALL_NEW` and, on a failed condition, `ALL_OLD`.
-///
-/// # Errors
-/// [`StoreError::Unavailable`] for everything but a failed condition.
-pub fn written(
-    result: Result<
-        aws_sdk_dynamodb::operation::update_item::UpdateItemOutput,
-        SdkError<UpdateItemError, aws_sdk_dynamodb::config::http::HttpResponse>,
-    >,
-) -> Result<Written, StoreError> {
-    match result {
-        Ok(output) => Ok(Written::Applied(output.attributes.unwrap_or_default())),
-        Err(SdkError::ServiceError(e)) if e.err().is_conditional_check_failed_exception() => {
-            let UpdateItemError::ConditionalCheckFailedException(refused) = e.into_err() else { unreachable!() };
-            Ok(Written::Refused(refused.item))
+impl<T> Write<T> {
+    /// Whether the write was applied.
+    pub fn is_applied(&self) -> bool {
+        matches!(self, Self::Applied(_))
+    }
+
+    /// The same answer with the item read by `read`.
+    pub(crate) fn read<U>(self, read: impl FnOnce(&T) -> Result<U, StoreError>) -> Result<Write<U>, StoreError> {
+        Ok(match self {
+            Self::Applied(item) => Write::Applied(read(&item)?),
+            Self::Conflict(item) => Write::Conflict(read(&item)?),
+            Self::NotFound => Write::NotFound,
+        })
+    }
+
+    /// Recognises an earlier try of the same write that was applied and whose answer was lost: a conflict with an item
+    /// that `is_own` is no conflict.
+    pub(crate) fn or_applied_before(self, is_own: impl FnOnce(&T) -> bool) -> Self {
+        match self {
+            Self::Conflict(item) if is_own(&item) => Self::Applied(item),
+            answer => answer,
         }
-        Err(error) => Err(error.into()),
     }
 }
 

@@ -4,12 +4,9 @@
 //! The set is filled by the write that an event is about. It is emptied by whoever has sent the event, on condition that
 //! it is as it was read: an event that was added meanwhile stays.
 
-use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use super::installation::Changed;
-use super::installation::writing::changed;
-use super::{Attributes, StoreError, Table, n, s, written};
+use super::{Attributes, StoreError, Table, Update, Write, n, s};
 use crate::domain::clock::Millis;
 use crate::domain::event::Event;
 use crate::domain::installation::resource_of;
@@ -20,38 +17,12 @@ const PARTITION: &str = "0";
 /// How often a set is looked at that changes while it is emptied.
 const ROUNDS: u32 = 4;
 
-/// What a write adds to its expression for the event that it makes true; nothing if nobody is told.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Telling(Option<(Event, Millis)>);
-
-impl Telling {
-    /// Of `event`, written at `now`.
-    pub(super) fn of(event: Option<Event>, now: Millis) -> Self {
-        Self(event.map(|event| (event, now)))
-    }
-
-    /// The end of the `SET` clause.
-    pub(super) fn set(self) -> &'static str {
-        if self.0.is_some() {
-            // Also of an item whose older events are put off: the new one is not.
-            ", outbox_shard = :outbox_shard, outbox_at = :outbox_at"
-        } else {
-            ""
-        }
-    }
-
-    /// The `ADD` clause.
-    pub(super) fn add(self) -> &'static str {
-        if self.0.is_some() { " ADD outbox :outbox" } else { "" }
-    }
-
-    /// The values of both.
-    pub(super) fn values(self, write: UpdateItemFluentBuilder) -> UpdateItemFluentBuilder {
-        let Some((event, now)) = self.0 else { return write };
-        write
-            .expression_attribute_values(":outbox", set(&[event]))
-            .expression_attribute_values(":outbox_shard", s(PARTITION))
-            .expression_attribute_values(":outbox_at", n(now))
+impl Update {
+    /// Puts an event into the outbox, by the write that makes the event true.
+    pub(super) fn publish(&mut self, event: Option<Event>, now: Millis) -> &mut Self {
+        let Some(event) = event else { return self };
+        // Also of an item whose older events are put off: the new one is not.
+        self.add("outbox", set(&[event])).set("outbox_shard", s(PARTITION)).set("outbox_at", n(now))
     }
 }
 
@@ -98,27 +69,24 @@ impl Table {
             if left.len() == seen.len() && !seen.is_empty() && put_off.is_none() {
                 return Ok(());
             }
-            let write = self.update(resource);
-            let write = if seen.is_empty() {
-                write.condition_expression("attribute_exists(pk) AND attribute_not_exists(outbox)")
+            let mut write = Update::of_installation(resource);
+            if seen.is_empty() {
+                write.when("attribute_exists(pk)").when("attribute_not_exists(outbox)");
             } else {
-                write.condition_expression("outbox = :seen").expression_attribute_values(":seen", set(&seen))
-            };
-            let write = if left.is_empty() {
-                write.update_expression("REMOVE outbox, outbox_shard, outbox_at")
+                write.when_equal("outbox", set(&seen));
+            }
+            if left.is_empty() {
+                write.remove(["outbox", "outbox_shard", "outbox_at"]);
             } else {
-                let write = write.expression_attribute_values(":left", set(&left));
-                match put_off {
-                    None => write.update_expression("SET outbox = :left"),
-                    Some(at) => write
-                        .update_expression("SET outbox = :left, outbox_at = :put_off")
-                        .expression_attribute_values(":put_off", n(at)),
+                write.set("outbox", set(&left));
+                if let Some(at) = put_off {
+                    write.set("outbox_at", n(at));
                 }
-            };
-            match changed(written(write.send().await)?, |_| false)? {
-                Changed::Done(_) | Changed::Gone => return Ok(()),
-                Changed::Not(stored) if stored.outbox.is_empty() && seen.is_empty() => return Ok(()),
-                Changed::Not(stored) => seen = stored.outbox,
+            }
+            match self.write_installation(write).await? {
+                Write::Applied(_) | Write::NotFound => return Ok(()),
+                Write::Conflict(stored) if stored.outbox.is_empty() && seen.is_empty() => return Ok(()),
+                Write::Conflict(stored) => seen = stored.outbox,
             }
         }
         Err(StoreError::Unavailable("an outbox changes faster than it can be emptied".into()))

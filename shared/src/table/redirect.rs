@@ -10,9 +10,8 @@
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use aws_sdk_dynamodb::types::{ReturnValue, ReturnValuesOnConditionCheckFailure};
 
-use super::{Attributes, Item, StoreError, Table, Written, n, s, written};
+use super::{Attributes, Item, StoreError, Table, Update, Write, n, s};
 use crate::domain::clock::Millis;
 use crate::domain::redacted::Redacted;
 use crate::domain::resource::Kind;
@@ -127,8 +126,8 @@ impl Table {
         read.send().await?.item().map(|item| stored(item, now)).transpose()
     }
 
-    /// Claims a redirect for `owner`, who may then present its code once. `None` if it is claimed; else the redirect as
-    /// it is, which belongs to another code or arrival, or has its end.
+    /// Claims a redirect for `owner`, who may then present its code once. A conflict brings a redirect that belongs to
+    /// another code or arrival, or has its end.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -138,42 +137,19 @@ impl Table {
         arrival: &Arrival,
         owner: &LeaseOwner,
         now: Millis,
-    ) -> Result<Option<StoredRedirect>, StoreError> {
-        let result = self
-            .client
-            .update_item()
-            .table_name(&*self.name)
-            .key("pk", s(&id.0))
-            .condition_expression(
-                "attribute_not_exists(pk) OR (code = :code AND attribute_not_exists(outcome) \
-                 AND claim_ends_at <= :now AND attempts < :most)",
-            )
-            .update_expression(
-                "SET code = :code, browser = :browser, network = :network, claimed_by = :owner, \
-                 claim_ends_at = :ends, attempts = if_not_exists(attempts, :zero) + :one, expires_at = :expires \
-                 REMOVE reason",
-            )
-            .expression_attribute_values(":code", s(&arrival.code))
-            .expression_attribute_values(":browser", s(&arrival.browser))
-            .expression_attribute_values(":network", s(&arrival.network))
-            .expression_attribute_values(":owner", s(owner.as_str()))
-            .expression_attribute_values(":now", n(now))
-            .expression_attribute_values(":ends", n(now + LEASE))
-            .expression_attribute_values(":expires", n((now + KEPT).seconds()))
-            .expression_attribute_values(":most", n(MOST_ATTEMPTS))
-            .expression_attribute_values(":zero", n(0))
-            .expression_attribute_values(":one", n(1))
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
-            .send()
-            .await;
-        match written(result)? {
-            Written::Applied(_) | Written::Refused(None) => Ok(None),
-            // The SDK repeats a write whose answer was lost; then the first one was applied.
-            Written::Refused(Some(item)) if Attributes::of(&item).text("claimed_by") == Some(owner.as_str()) => {
-                Ok(None)
-            }
-            Written::Refused(Some(item)) => stored(&item, now).map(Some),
-        }
+    ) -> Result<Write<StoredRedirect>, StoreError> {
+        let mut write = Update::of(&id.0);
+        write.when(
+            "attribute_not_exists(pk) OR (code = :code AND attribute_not_exists(outcome) AND claim_ends_at <= :now \
+             AND attempts < :most)",
+        );
+        write.value(":code", s(&arrival.code)).value(":now", n(now)).value(":most", n(MOST_ATTEMPTS));
+        write.set_to("code", ":code").set("browser", s(&arrival.browser)).set("network", s(&arrival.network));
+        write.set("claimed_by", s(owner.as_str())).set("claim_ends_at", n(now + LEASE));
+        write.set_to("attempts", "if_not_exists(attempts, :zero) + :one").value(":zero", n(0)).value(":one", n(1));
+        write.set("expires_at", n((now + KEPT).seconds())).remove(["reason"]);
+        let is_own = |item: &Item| Attributes::of(item).text("claimed_by") == Some(owner.as_str());
+        self.write(write).await?.or_applied_before(is_own).read(|item| stored(item, now))
     }
 
     /// Ends the claim of `owner`. False if the claim is no longer theirs.
@@ -187,27 +163,21 @@ impl Table {
         ending: Ending<'_>,
         now: Millis,
     ) -> Result<bool, StoreError> {
-        let write = self
-            .client
-            .update_item()
-            .table_name(&*self.name)
-            .key("pk", s(&id.0))
-            .condition_expression("claimed_by = :owner")
-            .expression_attribute_values(":owner", s(owner.as_str()))
-            .expression_attribute_values(":now", n(now));
-        let write = match ending {
-            Ending::Connected(kind) => write
-                .update_expression("SET outcome = :outcome, ended_at = :now REMOVE claim_ends_at")
-                .expression_attribute_values(":outcome", s(kind.as_str())),
-            Ending::Failed(reason) => write
-                .update_expression("SET outcome = :outcome, ended_at = :now, reason = :reason REMOVE claim_ends_at")
-                .expression_attribute_values(":outcome", s(FAILED))
-                .expression_attribute_values(":reason", s(reason)),
-            Ending::Open(reason) => write
-                .update_expression("SET claim_ends_at = :now, reason = :reason")
-                .expression_attribute_values(":reason", s(reason)),
-        };
-        Ok(matches!(written(write.send().await)?, Written::Applied(_)))
+        let mut write = Update::of(&id.0);
+        write.when_equal("claimed_by", s(owner.as_str()));
+        match ending {
+            Ending::Connected(kind) => {
+                write.set("outcome", s(kind.as_str())).set("ended_at", n(now)).remove(["claim_ends_at"]);
+            }
+            Ending::Failed(reason) => {
+                write.set("outcome", s(FAILED)).set("ended_at", n(now)).set("reason", s(reason));
+                write.remove(["claim_ends_at"]);
+            }
+            Ending::Open(reason) => {
+                write.set("claim_ends_at", n(now)).set("reason", s(reason));
+            }
+        }
+        Ok(self.write(write).await?.is_applied())
     }
 
     /// Takes a place among the exchanges of this minute; `None` if all are taken.
@@ -220,20 +190,10 @@ impl Table {
             Origin::Marketplace => "marketplace",
         };
         let key = format!("exchanges#{origin}#{}", now.seconds().div_euclid(60));
-        let result = self
-            .client
-            .update_item()
-            .table_name(&*self.name)
-            .key("pk", s(&key))
-            .condition_expression("attribute_not_exists(taken) OR taken < :most")
-            .update_expression("SET expires_at = :expires ADD taken :one")
-            .expression_attribute_values(":most", n(MOST_EXCHANGES))
-            .expression_attribute_values(":one", n(1))
-            .expression_attribute_values(":expires", n((now + COUNTER_KEPT).seconds()))
-            .return_values(ReturnValue::None)
-            .send()
-            .await;
-        Ok(matches!(written(result)?, Written::Applied(_)).then_some(ExchangePlace(key)))
+        let mut write = Update::of(&key);
+        write.when("attribute_not_exists(taken) OR taken < :most").value(":most", n(MOST_EXCHANGES));
+        write.add("taken", n(1)).set("expires_at", n((now + COUNTER_KEPT).seconds()));
+        Ok(self.write(write).await?.is_applied().then_some(ExchangePlace(key)))
     }
 
     /// Gives a place back: its exchange brought an installation, or did not take place.
@@ -241,18 +201,9 @@ impl Table {
     /// # Errors
     /// [`StoreError`].
     pub async fn return_exchange(&self, place: ExchangePlace) -> Result<(), StoreError> {
-        let result = self
-            .client
-            .update_item()
-            .table_name(&*self.name)
-            .key("pk", s(place.0))
-            .condition_expression("taken > :zero")
-            .update_expression("ADD taken :minus")
-            .expression_attribute_values(":zero", n(0))
-            .expression_attribute_values(":minus", n(-1))
-            .send()
-            .await;
-        written(result).map(drop)
+        let mut write = Update::of(place.0);
+        write.when("taken > :zero").value(":zero", n(0)).add("taken", n(-1));
+        self.write(write).await.map(drop)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::installation::b;
 use super::survey::Part;
-use super::{Item, StoreError, Table, Written, s, written};
+use super::{Item, StoreError, Table, Update, s};
 use crate::domain::installation::{Installation, SealedPair};
 
 impl Table {
@@ -30,40 +30,24 @@ impl Table {
         pair: Option<&SealedPair>,
         standby: &[SealedPair],
     ) -> Result<bool, StoreError> {
-        let mut conditions = vec!["epoch = :epoch AND generation = :generation".to_owned()];
-        let mut sets: Vec<String> = Vec::new();
-        let mut write = self.change(&seen.resource, seen.version);
+        let mut replaced = Vec::new();
         if let (Some(new), Some(old)) = (pair, &seen.pair) {
-            conditions.push("access_token = :seen_access".to_owned());
-            sets.push("access_token = :access".to_owned());
-            write = write
-                .expression_attribute_values(":seen_access", b(&old.access))
-                .expression_attribute_values(":access", b(&new.access));
-            if let (Some(new), Some(old)) = (&new.refresh, &old.refresh) {
-                conditions.push("refresh_token = :seen_refresh".to_owned());
-                sets.push("refresh_token = :refresh".to_owned());
-                write = write
-                    .expression_attribute_values(":seen_refresh", b(old))
-                    .expression_attribute_values(":refresh", b(new));
-            }
+            replaced.push(("access_token".to_owned(), &new.access, &old.access));
+            let refresh = new.refresh.as_ref().zip(old.refresh.as_ref());
+            replaced.extend(refresh.map(|(new, old)| ("refresh_token".to_owned(), new, old)));
         }
         for (place, (new, old)) in standby.iter().zip(&seen.standby).enumerate() {
+            replaced.push((format!("standby[{place}].access_token"), &new.access, &old.pair.access));
             let refresh = new.refresh.as_ref().zip(old.pair.refresh.as_ref());
-            let tokens = [Some(("access_token", &new.access, &old.pair.access))];
-            let tokens = tokens.into_iter().chain([refresh.map(|(new, old)| ("refresh_token", new, old))]).flatten();
-            for (name, new, old) in tokens {
-                conditions.push(format!("standby[{place}].{name} = :seen_{place}_{name}"));
-                sets.push(format!("standby[{place}].{name} = :{place}_{name}"));
-                write = write
-                    .expression_attribute_values(format!(":seen_{place}_{name}"), b(old))
-                    .expression_attribute_values(format!(":{place}_{name}"), b(new));
-            }
+            replaced.extend(refresh.map(|(new, old)| (format!("standby[{place}].refresh_token"), new, old)));
         }
-        if sets.is_empty() {
+        if replaced.is_empty() {
             return Ok(true);
         }
-        let write = write.condition_expression(conditions.join(" AND "));
-        let result = write.update_expression(format!("SET {}", sets.join(", "))).send().await;
-        Ok(matches!(written(result)?, Written::Applied(_)))
+        let mut write = Update::of_version(&seen.resource, seen.version);
+        for (attribute, new, old) in replaced {
+            write.when_equal(&attribute, b(old)).set(&attribute, b(new));
+        }
+        Ok(self.write(write).await?.is_applied())
     }
 }

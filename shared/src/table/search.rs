@@ -8,7 +8,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::company::Listed;
 use super::minted::SUPPOSED;
-use super::{Attributes, StoreError, Table, n, s, written};
+use super::{Attributes, StoreError, Table, Update, n, s};
 use crate::domain::clock::Millis;
 use crate::domain::installation::installation_key;
 use crate::domain::resource::Resource;
@@ -39,17 +39,11 @@ impl Table {
     /// # Errors
     /// [`StoreError`].
     pub async fn begin_search(&self, location: &Resource) -> Result<bool, StoreError> {
-        let write = self
-            .client
-            .update_item()
-            .table_name(&*self.name)
-            .key("pk", s(SEARCHES))
-            .update_expression("ADD ids :ids")
-            .condition_expression("attribute_not_exists(ids) OR size(ids) < :most OR contains(ids, :id)")
-            .expression_attribute_values(":ids", AttributeValue::Ss(vec![location.id().to_owned()]))
-            .expression_attribute_values(":id", s(location.id()))
-            .expression_attribute_values(":most", n(MOST_SEARCHES));
-        super::company::applied(write).await
+        let mut write = Update::of(SEARCHES);
+        write.add("ids", AttributeValue::Ss(vec![location.id().to_owned()]));
+        write.when("attribute_not_exists(ids) OR size(ids) < :most OR contains(ids, :id)");
+        write.value(":id", s(location.id())).value(":most", n(MOST_SEARCHES));
+        Ok(self.write(write).await?.is_applied())
     }
 
     /// The queued locations.
@@ -68,15 +62,9 @@ impl Table {
     /// # Errors
     /// [`StoreError`].
     pub async fn end_search(&self, location: &Resource) -> Result<(), StoreError> {
-        self.client
-            .update_item()
-            .table_name(&*self.name)
-            .key("pk", s(SEARCHES))
-            .update_expression("DELETE ids :ids")
-            .expression_attribute_values(":ids", AttributeValue::Ss(vec![location.id().to_owned()]))
-            .send()
-            .await?;
-        Ok(())
+        let mut write = Update::of(SEARCHES);
+        write.delete("ids", AttributeValue::Ss(vec![location.id().to_owned()]));
+        self.write(write).await.map(drop)
     }
 
     /// The progress of the search for a location's company; `None` if there is no search (any more).
@@ -103,26 +91,18 @@ impl Table {
     /// # Errors
     /// [`StoreError`].
     pub async fn save_search(&self, search: &Search) -> Result<bool, StoreError> {
-        let mut set = Vec::new();
-        let mut write = self.change(&search.location, search.version);
+        let mut write = Update::of_version(&search.location, search.version);
+        write.when_equal("search_since", n(search.since));
         if let Some(Listed { company, listed_at }) = &search.after {
-            set.push("search_after = :after");
-            write = write.expression_attribute_values(":after", s(format!("{listed_at}#{}", company.id())));
+            write.set("search_after", s(format!("{listed_at}#{}", company.id())));
         }
-        if !search.left.is_empty() {
-            set.push("search_left = :left");
+        if search.left.is_empty() {
+            write.remove(["search_left"]);
+        } else {
             let left = search.left.iter().map(|company| company.id().to_owned()).collect();
-            write = write.expression_attribute_values(":left", AttributeValue::Ss(left));
+            write.set("search_left", AttributeValue::Ss(left));
         }
-        let set = if set.is_empty() { String::new() } else { format!("SET {}", set.join(", ")) };
-        let remove = if search.left.is_empty() { " REMOVE search_left" } else { "" };
-        let result = write
-            .condition_expression("epoch = :epoch AND generation = :generation AND search_since = :since")
-            .update_expression(format!("{set}{remove}"))
-            .expression_attribute_values(":since", n(search.since))
-            .send()
-            .await;
-        Ok(matches!(written(result)?, super::Written::Applied(_)))
+        Ok(self.write(write).await?.is_applied())
     }
 
     /// Ends a search that has found no company: nobody asks again before `until`, unless a company is listed after
@@ -137,27 +117,15 @@ impl Table {
         newest: Option<Millis>,
         now: Millis,
     ) -> Result<(), StoreError> {
-        let result = self
-            .change(&search.location, search.version)
-            .condition_expression("epoch = :epoch AND generation = :generation AND search_since = :since")
-            .update_expression(
-                "SET absent_until = :until, absent_newest = :newest REMOVE search_since, search_after, search_left",
-            )
-            .expression_attribute_values(":since", n(search.since))
-            .expression_attribute_values(":until", n(until))
-            .expression_attribute_values(":newest", n(newest.unwrap_or(Millis(0))))
-            .send()
-            .await;
-        written(result)?;
-        // A place that nobody but a caller has named is deleted once the absence is forgotten.
-        let result = self
-            .update(&search.location)
-            .condition_expression("attribute_exists(supposed)")
-            .update_expression("SET expires_at = :expires")
-            .expression_attribute_values(":expires", n((now + SUPPOSED).seconds()))
-            .send()
-            .await;
-        written(result).map(drop)
+        let mut write = Update::of_version(&search.location, search.version);
+        write.when_equal("search_since", n(search.since));
+        write.set("absent_until", n(until)).set("absent_newest", n(newest.unwrap_or(Millis(0))));
+        write.remove(["search_since", "search_after", "search_left"]);
+        let _ = self.write(write).await?;
+        // A placeholder is deleted once the absence is forgotten.
+        let mut write = Update::of_installation(&search.location);
+        write.when("attribute_exists(supposed)").set("expires_at", n((now + SUPPOSED).seconds()));
+        self.write(write).await.map(drop)
     }
 
     /// Ends a search without a conclusion. Does nothing if the location is not searched for any more. The caller takes the
@@ -166,14 +134,9 @@ impl Table {
     /// # Errors
     /// [`StoreError`].
     pub async fn abandon_search(&self, search: &Search) -> Result<(), StoreError> {
-        let result = self
-            .change(&search.location, search.version)
-            .condition_expression("epoch = :epoch AND generation = :generation AND search_since = :since")
-            .update_expression("REMOVE search_since, search_after, search_left")
-            .expression_attribute_values(":since", n(search.since))
-            .send()
-            .await;
-        written(result).map(drop)
+        let mut write = Update::of_version(&search.location, search.version);
+        write.when_equal("search_since", n(search.since)).remove(["search_since", "search_after", "search_left"]);
+        self.write(write).await.map(drop)
     }
 }
 

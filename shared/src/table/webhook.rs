@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Attributes, StoreError, Table, n, s};
+use super::{Attributes, StoreError, Table, Update, n, s};
 use crate::domain::clock::Millis;
 
 /// Longer than the platform sends a webhook again.
@@ -45,14 +45,8 @@ impl Table {
     /// # Errors
     /// [`StoreError`].
     pub async fn set_webhook_done(&self, delivery: &Delivery, now: Millis) -> Result<(), StoreError> {
-        self.client
-            .update_item()
-            .table_name(&*self.name)
-            .key("pk", s(delivery.key()))
-            .update_expression("SET expires_at = :expires")
-            .expression_attribute_values(":expires", n((now + KEPT).seconds()))
-            .send()
-            .await?;
-        Ok(())
+        let mut write = Update::of(delivery.key());
+        write.set("expires_at", n((now + KEPT).seconds()));
+        self.write(write).await.map(drop)
     }
 }

@@ -12,8 +12,8 @@ use crate::domain::status::LeaseOwner;
 use crate::platform::token_endpoint::{TokenEndpoint, fingerprint};
 use crate::secrets::SecretError;
 use crate::table::app::{AppState, BreakerReason, OpenBreaker};
-use crate::table::mark_budget::{PLACES, Requested, Reserved};
-use crate::table::{StoreError, Table};
+use crate::table::mark_budget::{MarkBudget, PLACES, Requested};
+use crate::table::{StoreError, Table, Write};
 
 /// How long what was read is believed.
 const FRESH: Duration = Duration::from_secs(5);
@@ -150,14 +150,15 @@ impl Breaker {
         let mut budget = self.table.app_state().await?.budget;
         while budget.taken(now) < PLACES {
             match self.table.reserve_mark(&budget, attempt, now).await? {
-                Reserved::Place(budget) => {
+                Write::Applied(budget) => {
                     if let Some((_, state)) = lock(&self.seen).as_mut() {
                         state.budget = budget;
                     }
                     return Ok(Marking::Reserved);
                 }
                 // Each round is lost to a mark of somebody else: after a few no place is left.
-                Reserved::Conflict(newer) => budget = newer,
+                Write::Conflict(newer) => budget = newer,
+                Write::NotFound => budget = MarkBudget::default(),
             }
         }
         if first {

@@ -28,10 +28,10 @@ use crate::seal::Sealer;
 use crate::seal::pair::{Pair, Slot};
 use crate::seal::vault::Vault;
 use crate::table::app::BreakerReason;
-use crate::table::installation::{Changed, Claim, Claimed, LEASE, Renewal, Settlement};
+use crate::table::installation::{Claim, LEASE, Renewal, Settlement};
 use crate::table::mark_budget::Requested;
 use crate::table::minted::{Absence, Source};
-use crate::table::{StoreError, Table};
+use crate::table::{StoreError, Table, Write};
 
 /// What must be left of the lease after a minting: the time of a commit.
 const COMMIT: Duration = Duration::from_secs(2);
@@ -274,12 +274,12 @@ impl Minter {
             minting: true,
         };
         match self.table.claim(&claim).await.map_err(|error| Refreshed::Failed(Failure::Store(error)))? {
-            Claimed::Mine(location) => {
+            Write::Applied(location) => {
                 Ok(Claimant { location: *location, attempt, sealer, ends: now + LEASE, deadline, others: false })
             }
-            Claimed::Gone => Err(Refreshed::Gone),
-            Claimed::Not(stored) if stored.minted.is_none() => Err(Refreshed::Moved),
-            Claimed::Not(stored) => Err(not_claimed(&stored, seen, why, now)),
+            Write::NotFound => Err(Refreshed::Gone),
+            Write::Conflict(stored) if stored.minted.is_none() => Err(Refreshed::Moved),
+            Write::Conflict(stored) => Err(not_claimed(&stored, seen, why, now)),
         }
     }
 
@@ -436,11 +436,11 @@ impl Minter {
         let renewal = Renewal { attempt: &claimant.attempt, pair: &sealed, due_at, event };
         let stored = self.table.commit_minted(location, from, renewal, source).await;
         match stored {
-            Ok(Changed::Done(stored)) => {
+            Ok(Write::Applied(stored)) => {
                 self.events.tell(&stored, claimant.deadline).await;
                 tracing::info!(resource = %location, generation = from.next().generation, outcome = "minted", Refreshes = 1, "token minted");
             }
-            Ok(Changed::Not(_) | Changed::Gone) => return Refreshed::Moved,
+            Ok(Write::Conflict(_) | Write::NotFound) => return Refreshed::Moved,
             // The lease passes, and then somebody mints again. The caller has nothing to do with that.
             Err(error) => tracing::warn!(resource = %location, %error, "a minted token is not stored"),
         }

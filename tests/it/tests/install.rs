@@ -31,10 +31,10 @@ use shared::domain::redacted::Redacted;
 use shared::domain::resource::Kind as ResourceKind;
 use shared::domain::resource::Resource;
 use shared::domain::status::{LeaseOwner, Status};
-use shared::table::Table;
 use shared::table::redirect::{
-    Arrival, Ending, LEASE, MOST_ATTEMPTS, MOST_EXCHANGES, Origin, Progress, RedirectId, sha256,
+    Arrival, Ending, LEASE, MOST_ATTEMPTS, MOST_EXCHANGES, Origin, Progress, RedirectId, StoredRedirect, sha256,
 };
+use shared::table::{Table, Write};
 use url::Url;
 use webhook::listener::Listener;
 
@@ -531,7 +531,7 @@ async fn a_claim_whose_holder_died_connects_nobody_and_is_taken_over() {
     let (id, table) = (RedirectId::of_code(&code), world.table_of());
     let dead = Arrival { code: sha256(code.expose().as_bytes()), browser: "b".into(), network: "n".into() };
     let claimed = table.claim_redirect(&id, &dead, &LeaseOwner::new(), world.clock.now()).await.expect("a write");
-    assert_eq!(claimed, None);
+    assert!(claimed.is_applied());
     expect_used(&world.get(&back, None).await, "while the claim lasts, for another browser");
     world.clock.advance(LEASE);
     expect_connected(&world.get(&back, None).await, "once it has ended");
@@ -556,7 +556,8 @@ async fn a_repeat_waits_for_seconds_and_then_asks_for_a_reload() {
     // Format, entrance and instant come before the nonce.
     let id = RedirectId::of_state(&state[10..26]);
     let dead = Arrival { code: sha256(of("code").as_bytes()), browser: "b".into(), network: "n".into() };
-    world.table_of().claim_redirect(&id, &dead, &LeaseOwner::new(), world.clock.now()).await.expect("a write");
+    let claimed = world.table_of().claim_redirect(&id, &dead, &LeaseOwner::new(), world.clock.now()).await;
+    assert!(claimed.expect("a write").is_applied());
     let answer = world.get(&back, Some(&cookie)).await;
     assert_eq!((answer.status_code, title(&answer)), (202, "The app is still being connected"));
     assert_eq!(answer.headers["retry-after"], "5");
@@ -608,6 +609,12 @@ async fn what_cannot_be_a_code_is_never_presented() {
     assert_eq!(world.exchanges(), 0);
 }
 
+/// The redirect that a claim has found.
+fn refused(claim: Write<StoredRedirect>) -> StoredRedirect {
+    let Write::Conflict(stored) = claim else { panic!("{claim:?}") };
+    stored
+}
+
 /// The writes themselves, on each engine, by several processes at once.
 async fn one_arrival_claims_a_redirect(engine: &Engine) {
     let table = engine.table().await;
@@ -624,15 +631,15 @@ async fn one_arrival_claims_a_redirect(engine: &Engine) {
         async move { table.claim_redirect(id, &arrival, owner, now).await.expect("a write") }
     }))
     .await;
-    let winners: Vec<_> = (0..12).filter(|number| claims[*number].is_none()).collect();
+    let winners: Vec<_> = (0..12).filter(|number| claims[*number].is_applied()).collect();
     let [winner] = winners[..] else { panic!("{winners:?} have claimed it") };
     let (owner, code) = (&owners[winner], if winner % 2 == 0 { "even" } else { "odd" });
-    for lost in claims.iter().flatten() {
+    for lost in claims.into_iter().filter(|claim| !claim.is_applied()).map(refused) {
         assert_eq!((lost.first.code.as_str(), &lost.progress), (code, &Progress::Exchanging));
     }
 
     // Its own write, repeated by the SDK, is no loss; what others would end is not ended.
-    assert_eq!(table.claim_redirect(&id, &arrival(code), owner, now).await.expect("a write"), None);
+    assert!(table.claim_redirect(&id, &arrival(code), owner, now).await.expect("a write").is_applied());
     let another = LeaseOwner::new();
     for ending in [Ending::Connected(ResourceKind::Location), Ending::Failed("x"), Ending::Open("x")] {
         assert!(!table.end_redirect(&id, &another, ending, now).await.expect("a write"), "{ending:?}");
@@ -647,27 +654,27 @@ async fn one_arrival_claims_a_redirect(engine: &Engine) {
     let later = now + LEASE;
     assert_eq!(progress(later).await, Progress::Open(None));
     let wrong = table.claim_redirect(&id, &arrival("third"), &another, later).await.expect("a write");
-    assert_eq!(wrong.expect("refused").first.code, code);
-    assert_eq!(table.claim_redirect(&id, &arrival(code), &another, later).await.expect("a write"), None);
+    assert_eq!(refused(wrong).first.code, code);
+    assert!(table.claim_redirect(&id, &arrival(code), &another, later).await.expect("a write").is_applied());
     assert!(!table.end_redirect(&id, owner, Ending::Connected(ResourceKind::Company), later).await.expect("a write"));
     assert!(table.end_redirect(&id, &another, Ending::Open("why"), later).await.expect("a write"));
     assert_eq!(progress(later).await, Progress::Open(Some("why".into())));
     let third = LeaseOwner::new();
-    assert_eq!(table.claim_redirect(&id, &arrival(code), &third, later).await.expect("a write"), None);
+    assert!(table.claim_redirect(&id, &arrival(code), &third, later).await.expect("a write").is_applied());
     assert_eq!(progress(later).await, Progress::Exchanging);
     assert!(table.end_redirect(&id, &third, Ending::Open("why"), later).await.expect("a write"));
     assert_eq!(progress(later).await, Progress::Failed("why".into()), "{MOST_ATTEMPTS} times and no more");
     let fourth = table.claim_redirect(&id, &arrival(code), &LeaseOwner::new(), later).await.expect("a write");
-    assert_eq!(fourth.expect("refused").progress, Progress::Failed("why".into()));
+    assert_eq!(refused(fourth).progress, Progress::Failed("why".into()));
 
     // The end stays.
     let id = RedirectId::of_code(&Redacted::from("code"));
     let owner = LeaseOwner::new();
-    assert_eq!(table.claim_redirect(&id, &arrival("c"), &owner, now).await.expect("a write"), None);
+    assert!(table.claim_redirect(&id, &arrival("c"), &owner, now).await.expect("a write").is_applied());
     assert!(table.end_redirect(&id, &owner, Ending::Connected(ResourceKind::Company), now).await.expect("a write"));
     let much_later = now + Duration::from_hours(1);
     let seen = table.claim_redirect(&id, &arrival("c"), &LeaseOwner::new(), much_later).await.expect("a write");
-    assert_eq!(seen.expect("refused").progress, Progress::Connected { kind: ResourceKind::Company, at: now });
+    assert_eq!(refused(seen).progress, Progress::Connected { kind: ResourceKind::Company, at: now });
 }
 
 /// Places of a minute, taken by several processes at once.

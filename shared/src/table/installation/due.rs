@@ -2,12 +2,11 @@
 
 use aws_sdk_dynamodb::types::Select;
 
-use super::writing::{Changed, InstallationWrite as _, changed};
 use crate::domain::clock::Millis;
-use crate::domain::installation::resource_of;
+use crate::domain::installation::{Installation, resource_of};
 use crate::domain::resource::Resource;
 use crate::domain::status::{Status, TokenVersion};
-use crate::table::{Attributes, Item, StoreError, Table, n, s, written};
+use crate::table::{Attributes, Item, StoreError, Table, Update, Write, n, s};
 
 /// One entry of the index of what is due.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,19 +88,11 @@ impl Table {
         resource: &Resource,
         version: TokenVersion,
         now: Millis,
-    ) -> Result<Changed, StoreError> {
-        let result = self
-            .change(resource, version)
-            .condition_expression(
-                "epoch = :epoch AND generation = :generation AND NOT #status IN (:revoked, :given_up)",
-            )
-            .update_expression("SET due_at = :due, due_shard = :shard, token_wanted = :due")
-            .status(":revoked", Status::Revoked)
-            .status(":given_up", Status::NeedsReauthorization)
-            .due(resource, now)
-            .send()
-            .await;
-        changed(written(result)?, |_| false)
+    ) -> Result<Write<Box<Installation>>, StoreError> {
+        let mut write = Update::of_version(resource, version);
+        write.when_status(|status| !status.has_ended());
+        write.set_due(resource, now).set("token_wanted", n(now));
+        self.write_installation(write).await
     }
 
     /// Lets the schedule look again later at an installation that nobody has used for a while: only if it was installed
@@ -116,22 +107,12 @@ impl Table {
         until: Millis,
         cold_since: Millis,
         oldest: Millis,
-    ) -> Result<Changed, StoreError> {
-        let result = self
-            .change(&due.resource, due.version)
-            .condition_expression(
-                "epoch = :epoch AND generation = :generation AND due_at = :seen AND #status = :active \
-                 AND installed_at < :cold_since AND access_issued_at > :oldest AND attribute_not_exists(token_wanted)",
-            )
-            .update_expression("SET due_at = :until")
-            .status(":active", Status::Active)
-            .expression_attribute_values(":seen", n(due.due_at))
-            .expression_attribute_values(":until", n(until))
-            .expression_attribute_values(":cold_since", n(cold_since))
-            .expression_attribute_values(":oldest", n(oldest))
-            .send()
-            .await;
-        changed(written(result)?, |_| false)
+    ) -> Result<Write<Box<Installation>>, StoreError> {
+        let mut write = Update::of_version(&due.resource, due.version);
+        write.when_equal("due_at", n(due.due_at)).when_status(Status::has_live_pair);
+        write.when("installed_at < :cold_since AND access_issued_at > :oldest AND attribute_not_exists(token_wanted)");
+        write.value(":cold_since", n(cold_since)).value(":oldest", n(oldest)).set("due_at", n(until));
+        self.write_installation(write).await
     }
 }
 

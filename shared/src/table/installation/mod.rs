@@ -21,8 +21,8 @@ use crate::domain::status::{Status, TokenVersion};
 
 pub use due::{Due, DueKey, DuePage};
 pub use life::NewInstallation;
-pub use rotation::{Claim, Claimed, LEASE, Renewal, Settlement};
-pub use writing::{Changed, DUE_SHARDS};
+pub use rotation::{Claim, LEASE, Renewal, Settlement};
+pub use writing::DUE_SHARDS;
 
 impl SealedPair {
     fn read(item: &Item) -> Option<Self> {

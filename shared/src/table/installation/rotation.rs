@@ -5,15 +5,13 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::b;
-use super::writing::{Changed, InstallationWrite as _, SET_PAIR, changed, committed_by};
 use crate::domain::clock::Millis;
 use crate::domain::event::Event;
 use crate::domain::installation::{Gone, Installation, SealedPair, StandbyPair};
 use crate::domain::resource::Resource;
-use crate::domain::status::{LeaseOwner, Status, TokenVersion};
-use crate::table::minted::SEARCHED;
-use crate::table::outbox::Telling;
-use crate::table::{StoreError, Table, Written, n, written};
+use crate::domain::status::{LeaseOwner, Status, TokenVersion, Transition};
+use crate::table::minted::SEARCH_RESULT;
+use crate::table::{StoreError, Table, Update, Write, n, s};
 
 /// How long a claim holds: time for two presentations and a commit, and short enough that whoever comes next can
 /// still present the same token inside the platform's 30 s of grace.
@@ -42,17 +40,6 @@ pub struct Claim<'a> {
     pub doubted: bool,
     /// Whether the claim is for minting. A minted location has no refresh token, and what has one is not minted.
     pub minting: bool,
-}
-
-/// What a claim came to.
-#[derive(Debug)]
-pub enum Claimed {
-    /// The lease is mine; present the refresh token of this item and no other.
-    Mine(Box<Installation>),
-    /// It is not mine, and this is how the installation stands.
-    Not(Box<Installation>),
-    /// There is no such installation.
-    Gone,
 }
 
 /// A granted token and what is stored with it.
@@ -89,67 +76,40 @@ impl Table {
     ///
     /// # Errors
     /// [`StoreError`]. Nothing may be sent then.
-    pub async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed, StoreError> {
-        let mut condition =
-            "epoch = :epoch AND generation = :generation AND (#status IN (:active, :suspended, :blocked, :given_up) \
-                             OR (#status IN (:refreshing, :uncertain) AND \
-                             (attribute_not_exists(lease_ends_at) OR lease_ends_at <= :now)))"
-                .to_owned();
-        let mut set = "SET #status = :refreshing, attempt = :attempt, lease_ends_at = :due, due_at = :due, \
-                       due_shard = :shard, tried_at = :now, claimed_from = #status"
-            .to_owned();
-        // Without leave the place is taken by a state that is in the list already.
-        let given_up = if claim.given_up_too { Status::NeedsReauthorization } else { Status::Active };
-        let mut write = self.change(claim.resource, claim.version);
-        condition.push_str(if claim.minting {
-            " AND attribute_exists(minted)"
-        } else {
-            " AND attribute_not_exists(minted)"
-        });
+    pub async fn claim(&self, claim: &Claim<'_>) -> Result<Write<Box<Installation>>, StoreError> {
+        let mut write = Update::of_version(claim.resource, claim.version);
+        let claimed = if claim.given_up_too { Transition::ClaimByOperator } else { Transition::Claim };
+        let is_free = write.status_is(|status| claimed.is_legal(status) && !status.respects_lease());
+        let is_leased = write.status_is(|status| claimed.is_legal(status) && status.respects_lease());
+        write.when(&format!(
+            "{is_free} OR ({is_leased} AND (attribute_not_exists(lease_ends_at) OR lease_ends_at <= :now))"
+        ));
+        write.value(":now", n(claim.now));
+        write.when(if claim.minting { "attribute_exists(minted)" } else { "attribute_not_exists(minted)" });
         if let Some(before) = claim.forced_before {
             // Only a token that is not in doubt: one without an answer is presented again while the platform forgives.
-            condition
-                .push_str(" AND (#status <> :active OR attribute_not_exists(forced_at) OR forced_at < :forced_before)");
-            set.push_str(", forced_at = :now");
-            write = write.expression_attribute_values(":forced_before", n(before));
+            let in_doubt = write.status_is(|status| !status.has_live_pair());
+            write.when(&format!("{in_doubt} OR attribute_not_exists(forced_at) OR forced_at < :forced_before"));
+            write.value(":forced_before", n(before)).set("forced_at", n(claim.now));
         }
         if claim.doubted {
-            condition.push_str(
-                " AND (#status <> :active OR attribute_not_exists(doubted_generation) OR \
-                 doubted_generation <> :generation)",
-            );
+            let in_doubt = write.status_is(|status| !status.has_live_pair());
+            write.when(&format!(
+                "{in_doubt} OR attribute_not_exists(doubted_generation) OR doubted_generation <> generation"
+            ));
             // Noted before the token is presented, so that neither a crash nor another process forgets it. Without a new
             // pair the note is about a generation that does not exist.
-            set.push_str(", doubted_generation = :next");
-            write = write.expression_attribute_values(":next", n(claim.version.next().generation));
+            write.set("doubted_generation", n(claim.version.next().generation));
         }
-        set.push_str(" REMOVE retry_at");
-        let result = write
-            .condition_expression(condition)
-            .update_expression(set)
-            .status(":active", Status::Active)
-            .status(":suspended", Status::Suspended)
-            .status(":blocked", Status::Blocked)
-            .status(":given_up", given_up)
-            .status(":refreshing", Status::Refreshing)
-            .status(":uncertain", Status::Uncertain)
-            .by(claim.attempt)
-            .expression_attribute_values(":now", n(claim.now))
-            .due(claim.resource, claim.lease_ends_at)
-            .send()
-            .await;
-        Ok(match written(result)? {
-            Written::Applied(item) => Claimed::Mine(Installation::read(&item)?.into()),
-            Written::Refused(None) => Claimed::Gone,
-            Written::Refused(Some(item)) => {
-                let stored = Installation::read(&item)?;
-                // The first try of this very write was applied and its answer lost.
-                let mine = stored.status == Status::Refreshing
-                    && stored.version == claim.version
-                    && stored.attempt.as_deref() == Some(claim.attempt.as_str());
-                if mine { Claimed::Mine(stored.into()) } else { Claimed::Not(stored.into()) }
-            }
-        })
+        write.set_status(Status::Refreshing).set_to("claimed_from", "#status");
+        write.set("attempt", s(claim.attempt.as_str())).set("lease_ends_at", n(claim.lease_ends_at));
+        write.set_due(claim.resource, claim.lease_ends_at).set("tried_at", n(claim.now)).remove(["retry_at"]);
+        let answer = self.write_installation(write).await?;
+        Ok(answer.or_applied_before(|stored| {
+            stored.status == Status::Refreshing
+                && stored.version == claim.version
+                && stored.attempt.as_deref() == Some(claim.attempt.as_str())
+        }))
     }
 
     /// Notes that the platform takes the token which came of a renewal in doubt ([`Claim::doubted`]): such a renewal may
@@ -157,14 +117,14 @@ impl Table {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn renewal_helped(&self, resource: &Resource, version: TokenVersion) -> Result<Changed, StoreError> {
-        let result = self
-            .change(resource, version)
-            .condition_expression("epoch = :epoch AND generation = :generation AND doubted_generation = :generation")
-            .update_expression("REMOVE doubted_generation")
-            .send()
-            .await;
-        changed(written(result)?, |_| false)
+    pub async fn renewal_helped(
+        &self,
+        resource: &Resource,
+        version: TokenVersion,
+    ) -> Result<Write<Box<Installation>>, StoreError> {
+        let mut write = Update::of_version(resource, version);
+        write.when_equal("doubted_generation", n(version.generation)).remove(["doubted_generation"]);
+        self.write_installation(write).await
     }
 
     /// Notes that the platform knows no such location or company, by an answer to the holder of the lease.
@@ -177,17 +137,11 @@ impl Table {
         version: TokenVersion,
         attempt: &LeaseOwner,
         gone: Gone,
-    ) -> Result<Changed, StoreError> {
-        let result = self
-            .change(resource, version)
-            .condition_expression("epoch = :epoch AND generation = :generation AND attempt = :attempt")
-            .update_expression("SET gone_generation = :generation, gone_since = :since, gone_tries = :tries")
-            .by(attempt)
-            .expression_attribute_values(":since", n(gone.since))
-            .expression_attribute_values(":tries", n(gone.tries))
-            .send()
-            .await;
-        changed(written(result)?, |_| false)
+    ) -> Result<Write<Box<Installation>>, StoreError> {
+        let mut write = Update::of_version(resource, version);
+        write.when_leased_by(attempt).set("gone_generation", n(version.generation));
+        write.set("gone_since", n(gone.since)).set("gone_tries", n(gone.tries));
+        self.write_installation(write).await
     }
 
     /// Stores a new pair in place of the one of version `from`: by version, whoever holds the lease. Standby pairs stay. A
@@ -200,26 +154,12 @@ impl Table {
         resource: &Resource,
         from: TokenVersion,
         renewal: Renewal<'_>,
-    ) -> Result<Changed, StoreError> {
-        let Renewal { attempt, pair, due_at, event } = renewal;
-        // Only who knows what was told last may say that it is over; else the next commit does.
-        let telling = Telling::of(event, pair.access_issued_at);
-        let over = if event.is_some() { ", told" } else { "" };
-        let result = telling
-            .values(self.change(resource, from).pair(pair))
-            .condition_expression("epoch = :epoch AND generation = :generation AND #status <> :revoked")
-            .update_expression(format!(
-                "SET #status = :active, generation = :next, granted_from = :generation, committed_by = :attempt, \
-                 due_at = :due, due_shard = :shard, failures = :zero, {SET_PAIR}{} \
-                 REMOVE attempt, lease_ends_at, token_wanted, minted, company_epoch, {SEARCHED}{over}{}",
-                telling.set(),
-                telling.add()
-            ))
-            .renewed(resource, from, attempt, due_at)
-            .expression_attribute_values(":zero", n(0))
-            .send()
-            .await;
-        changed(written(result)?, committed_by(attempt))
+    ) -> Result<Write<Box<Installation>>, StoreError> {
+        let mut write = Update::of_version(resource, from);
+        write.when_legal(Transition::StoreToken);
+        write.set_to("granted_from", "generation").renew(resource, from, &renewal);
+        write.remove(["minted", "company_epoch"]).remove(SEARCH_RESULT);
+        Ok(self.write_installation(write).await?.or_applied_before(|stored| stored.is_committed_by(renewal.attempt)))
     }
 
     /// Adds a standby pair to an installation that was read as `seen`. One that was given up or waits for a retry is
@@ -233,34 +173,20 @@ impl Table {
         seen: &Installation,
         standby: &StandbyPair,
         now: Millis,
-    ) -> Result<Changed, StoreError> {
-        let waits = "#status IN (:given_up, :uncertain)";
-        let hopeless = matches!(seen.status, Status::NeedsReauthorization | Status::Uncertain);
-        let append = "standby = list_append(if_not_exists(standby, :none), :standby)";
-        let mut write = self
-            .change(&seen.resource, seen.version)
-            .status(":given_up", Status::NeedsReauthorization)
-            .status(":uncertain", Status::Uncertain)
-            .expression_attribute_values(":none", AttributeValue::L(Vec::new()))
-            .expression_attribute_values(":standby", AttributeValue::L(vec![standby.to_value()]));
-        write = if hopeless {
-            write
-                .condition_expression(format!("epoch = :epoch AND generation = :generation AND {waits}"))
-                .update_expression(format!(
-                    "SET {append}, #status = :uncertain, due_at = :due, due_shard = :shard REMOVE retry_at"
-                ))
-                .due(&seen.resource, now)
-        } else {
-            write
-                .condition_expression(format!(
-                    "epoch = :epoch AND generation = :generation AND #status <> :revoked AND NOT {waits}"
-                ))
-                .update_expression(format!("SET {append}"))
-                .status(":revoked", Status::Revoked)
-        };
-        changed(written(write.send().await)?, |stored| {
-            stored.standby.iter().any(|pair| pair.attempt == standby.attempt)
-        })
+    ) -> Result<Write<Box<Installation>>, StoreError> {
+        let is_retried = |status| Transition::AddStandby.from(status) == Some(Status::Uncertain);
+        let to_be_retried = is_retried(seen.status);
+        let mut write = Update::of_version(&seen.resource, seen.version);
+        write.set_to("standby", "list_append(if_not_exists(standby, :none), :standby)");
+        write
+            .value(":none", AttributeValue::L(Vec::new()))
+            .value(":standby", AttributeValue::L(vec![standby.to_value()]));
+        write.when_status(|status| Transition::AddStandby.is_legal(status) && is_retried(status) == to_be_retried);
+        if to_be_retried {
+            write.set_status(Status::Uncertain).set_due(&seen.resource, now).remove(["retry_at"]);
+        }
+        let answer = self.write_installation(write).await?;
+        Ok(answer.or_applied_before(|stored| stored.standby.iter().any(|pair| pair.attempt == standby.attempt)))
     }
 
     /// Makes one standby pair of the installation as it was read, the one at `place`, the current pair in place of one
@@ -276,27 +202,21 @@ impl Table {
         attempt: &LeaseOwner,
         pair: &SealedPair,
         now: Millis,
-    ) -> Result<Changed, StoreError> {
+    ) -> Result<Write<Box<Installation>>, StoreError> {
         let (standby, from) = (&seen.standby[place], seen.version);
-        let rest = if seen.standby.len() == 1 { "standby".to_owned() } else { format!("standby[{place}]") };
-        let result = self
-            .change(&seen.resource, from)
-            .pair(pair)
-            .condition_expression(format!(
-                "epoch = :epoch AND generation = :generation AND #status <> :revoked AND size(standby) = :count AND \
-                 standby[{place}].access_token = :standby"
-            ))
-            .update_expression(format!(
-                "SET #status = :active, generation = :next, granted_from = :granted_from, committed_by = :attempt, \
-                 due_at = :due, due_shard = :shard, {SET_PAIR} REMOVE attempt, lease_ends_at, {rest}"
-            ))
-            .renewed(&seen.resource, from, attempt, now)
-            .expression_attribute_values(":count", n(seen.standby.len()))
-            .expression_attribute_values(":standby", b(&standby.pair.access))
-            .expression_attribute_values(":granted_from", n(standby.granted_from))
-            .send()
-            .await;
-        changed(written(result)?, committed_by(attempt))
+        let mut write = Update::of_version(&seen.resource, from);
+        write.when_legal(Transition::StoreToken);
+        write.when("size(standby) = :count").value(":count", n(seen.standby.len()));
+        write.when_equal(&format!("standby[{place}].access_token"), b(&standby.pair.access));
+        write.set_status(Status::Active).set("generation", n(from.next().generation)).set_pair(pair);
+        write.set("granted_from", n(standby.granted_from)).set("committed_by", s(attempt.as_str()));
+        write.set_due(&seen.resource, now).release_lease();
+        if seen.standby.len() == 1 {
+            write.remove(["standby"]);
+        } else {
+            write.remove([&*format!("standby[{place}]")]);
+        }
+        Ok(self.write_installation(write).await?.or_applied_before(|stored| stored.is_committed_by(attempt)))
     }
 
     /// Gives the lease back without a new pair. Only its holder can; [`Status::NeedsReauthorization`] only if there is no
@@ -311,8 +231,8 @@ impl Table {
         attempt: &LeaseOwner,
         to: Settlement,
         event: Option<Event>,
-    ) -> Result<Changed, StoreError> {
-        self.release(resource, version, attempt, to, event, "").await
+    ) -> Result<Write<Box<Installation>>, StoreError> {
+        self.release(resource, version, attempt, to, event, false).await
     }
 
     /// Releases the lease of an installation whose grant was refused and which is not marked: [`Table::settle`], and
@@ -326,8 +246,8 @@ impl Table {
         version: TokenVersion,
         attempt: &LeaseOwner,
         to: Settlement,
-    ) -> Result<Changed, StoreError> {
-        self.release(resource, version, attempt, to, None, ", refused_generation = :generation").await
+    ) -> Result<Write<Box<Installation>>, StoreError> {
+        self.release(resource, version, attempt, to, None, true).await
     }
 
     async fn release(
@@ -337,43 +257,55 @@ impl Table {
         attempt: &LeaseOwner,
         to: Settlement,
         event: Option<Event>,
-        refused: &str,
-    ) -> Result<Changed, StoreError> {
-        let mut condition = "epoch = :epoch AND generation = :generation AND attempt = :attempt".to_owned();
+        is_refused: bool,
+    ) -> Result<Write<Box<Installation>>, StoreError> {
+        debug_assert!(
+            Transition::Release(to.status).is_legal(Status::Refreshing),
+            "a lease is not released to {}",
+            to.status
+        );
+        let mut write = Update::of_version(resource, version);
+        write.when_leased_by(attempt);
         if to.status == Status::NeedsReauthorization {
-            condition.push_str(" AND attribute_not_exists(standby)");
+            write.when("attribute_not_exists(standby)");
         }
-        let (due, remove) = match to.due_at {
-            Some(_) => (", due_at = :due, due_shard = :shard", ""),
-            None => ("", ", due_at, due_shard"),
+        write.set_status(to.status).set("failures", n(to.failures)).set("settled_by", s(attempt.as_str()));
+        match to.due_at {
+            Some(due_at) => write.set_due(resource, due_at),
+            None => write.unschedule(),
         };
-        // Active without a new pair: nothing was renewed, so nothing was forced either.
-        let forced = if to.status == Status::Active { ", forced_at" } else { "" };
-        let asked = if to.retry_at.is_some() { ", retry_at = :retry_at" } else { "" };
-        let telling = Telling::of(event, to.now);
-        let told = if event.is_some() { ", told = :status" } else { "" };
-        let mut write = telling.values(self.change(resource, version));
         if let Some(retry_at) = to.retry_at {
-            write = write.expression_attribute_values(":retry_at", n(retry_at));
+            write.set("retry_at", n(retry_at));
         }
-        if let Some(due_at) = to.due_at {
-            write = write.due(resource, due_at);
+        if to.status == Status::Active {
+            // Active without a new pair: nothing was renewed, so nothing was forced either.
+            write.remove(["forced_at"]);
         }
-        let result = write
-            .condition_expression(condition)
-            .update_expression(format!(
-                "SET #status = :status, failures = :failures, settled_by = :attempt{due}{asked}{told}{refused}{} \
-                 REMOVE attempt, lease_ends_at{remove}{forced}{}",
-                telling.set(),
-                telling.add()
-            ))
-            .status(":status", to.status)
-            .expression_attribute_values(":failures", n(to.failures))
-            .by(attempt)
-            .send()
-            .await;
-        changed(written(result)?, |stored| {
+        if is_refused {
+            write.set("refused_generation", n(version.generation));
+        }
+        if event.is_some() {
+            write.set("told", s(to.status.as_str()));
+        }
+        write.release_lease().publish(event, to.now);
+        let answer = self.write_installation(write).await?;
+        Ok(answer.or_applied_before(|stored| {
             stored.version == version && stored.status == to.status && stored.attempt.is_none()
-        })
+        }))
+    }
+}
+
+impl Update {
+    /// Makes a granted token, which is sealed under the version after `from`, the current one. A new token ends the lease
+    /// and whatever was published of the installation's having none.
+    pub(in crate::table) fn renew(&mut self, resource: &Resource, from: TokenVersion, renewal: &Renewal<'_>) {
+        let Renewal { attempt, pair, due_at, event } = renewal;
+        self.set_status(Status::Active).set("generation", n(from.next().generation)).set_pair(pair);
+        self.set("committed_by", s(attempt.as_str())).set_due(resource, *due_at).set("failures", n(0));
+        self.release_lease().remove(["token_wanted"]).publish(*event, pair.access_issued_at);
+        if event.is_some() {
+            // Without an event it is not known what was published last; the next commit knows.
+            self.remove(["told"]);
+        }
     }
 }

@@ -1,110 +1,95 @@
-//! What the writes of installations have in common.
+//! The clauses and conditions that several writes of installations have in common.
 
-use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
-use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
+use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::b;
 use crate::domain::clock::Millis;
-use crate::domain::installation::installation_key;
-use crate::domain::installation::{Installation, SealedPair};
+use crate::domain::installation::{Installation, SealedPair, installation_key};
 use crate::domain::resource::Resource;
-use crate::domain::status::{LeaseOwner, Status, TokenVersion};
-use crate::table::{StoreError, Table, Written, n, s};
+use crate::domain::status::{LeaseOwner, Status, TokenVersion, Transition};
+use crate::table::{StoreError, Table, Update, Write, n, s};
 
 /// In how many partitions the index of what is due is spread.
 pub const DUE_SHARDS: u32 = 8;
 
-/// What a write by version came to.
-#[derive(Debug)]
-pub enum Changed {
-    /// It was applied, now or by an earlier try of the same attempt.
-    Done(Box<Installation>),
-    /// The condition did not hold, and this is how the installation stands.
-    Not(Box<Installation>),
-    /// There is no such installation.
-    Gone,
-}
+impl Update {
+    /// A write of an installation, whatever its version.
+    pub(in crate::table) fn of_installation(resource: &Resource) -> Self {
+        Self::of(installation_key(resource))
+    }
 
-pub(in crate::table) const SET_PAIR: &str = "access_token = :access, refresh_token = :refresh, access_issued_at = :issued, \
-                        access_expires_at = :expires";
+    /// A write of an installation that still has this version.
+    pub(in crate::table) fn of_version(resource: &Resource, version: TokenVersion) -> Self {
+        let mut write = Self::of_installation(resource);
+        write.when_equal("epoch", n(version.epoch)).when_equal("generation", n(version.generation));
+        write
+    }
+
+    pub(in crate::table) fn set_status(&mut self, status: Status) -> &mut Self {
+        self.set("#status", s(status.as_str()))
+    }
+
+    /// The condition that the stored state is one of those for which `may` is true, as text for [`Self::when`].
+    pub(in crate::table) fn status_is(&mut self, may: impl Fn(Status) -> bool) -> String {
+        let states: Vec<_> = Status::ALL.into_iter().filter(|status| may(*status)).collect();
+        let placeholders: Vec<_> = states.iter().map(|status| format!(":{status}")).collect();
+        for (placeholder, status) in placeholders.iter().zip(states) {
+            self.value(placeholder, s(status.as_str()));
+        }
+        format!("#status IN ({})", placeholders.join(", "))
+    }
+
+    /// The write is applied only in a state for which `may` is true.
+    pub(in crate::table) fn when_status(&mut self, may: impl Fn(Status) -> bool) -> &mut Self {
+        let condition = self.status_is(may);
+        self.when(&condition)
+    }
+
+    /// The write is applied only in a state from which it is legal.
+    pub(in crate::table) fn when_legal(&mut self, transition: Transition) -> &mut Self {
+        self.when_status(|status| transition.is_legal(status))
+    }
+
+    /// The write is applied only while `owner` holds the lease.
+    pub(in crate::table) fn when_leased_by(&mut self, owner: &LeaseOwner) -> &mut Self {
+        self.when_equal("attempt", s(owner.as_str()))
+    }
+
+    pub(in crate::table) fn release_lease(&mut self) -> &mut Self {
+        self.remove(["attempt", "lease_ends_at"])
+    }
+
+    /// Puts the installation into the index of what is due.
+    pub(in crate::table) fn set_due(&mut self, resource: &Resource, at: Millis) -> &mut Self {
+        self.set("due_at", n(at)).set("due_shard", s(due_shard(resource)))
+    }
+
+    /// Takes the installation out of the index of what is due.
+    pub(in crate::table) fn unschedule(&mut self) -> &mut Self {
+        self.remove(["due_at", "due_shard"])
+    }
+
+    pub(in crate::table) fn set_pair(&mut self, pair: &SealedPair) -> &mut Self {
+        let refresh = pair.refresh.as_deref().map_or(AttributeValue::Null(true), b);
+        self.set("access_token", b(&pair.access))
+            .set("refresh_token", refresh)
+            .set("access_issued_at", n(pair.access_issued_at))
+            .set("access_expires_at", n(pair.access_expires_at))
+    }
+
+    pub(in crate::table) fn erase_pair(&mut self) -> &mut Self {
+        self.remove(["access_token", "refresh_token", "access_issued_at", "access_expires_at"])
+    }
+}
 
 impl Table {
-    /// A write of any installation, whatever its version.
-    pub(in crate::table) fn update(&self, resource: &Resource) -> UpdateItemFluentBuilder {
-        self.client
-            .update_item()
-            .table_name(&*self.name)
-            .key("pk", s(installation_key(resource)))
-            .return_values(ReturnValue::AllNew)
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+    /// Sends a write of an installation.
+    pub(in crate::table) async fn write_installation(
+        &self,
+        write: Update,
+    ) -> Result<Write<Box<Installation>>, StoreError> {
+        self.write(write).await?.read(|item| Installation::read(item).map(Box::new))
     }
-
-    /// A write that starts from a version: `:epoch` and `:generation`.
-    pub(in crate::table) fn change(&self, resource: &Resource, version: TokenVersion) -> UpdateItemFluentBuilder {
-        self.update(resource)
-            .expression_attribute_values(":epoch", n(version.epoch))
-            .expression_attribute_values(":generation", n(version.generation))
-    }
-}
-
-/// The values that most writes name.
-pub(in crate::table) trait InstallationWrite: Sized {
-    /// `#status`, a reserved word of `DynamoDB`, and a state in the place of that name.
-    fn status(self, place: &str, status: Status) -> Self;
-    /// `:attempt`.
-    fn by(self, attempt: &LeaseOwner) -> Self;
-    /// `:due` and `:shard`.
-    fn due(self, resource: &Resource, at: Millis) -> Self;
-    /// Those two, `:active`, `:revoked` and `:next`: what a write names that makes a granted pair the current one.
-    fn renewed(self, resource: &Resource, from: TokenVersion, attempt: &LeaseOwner, due_at: Millis) -> Self;
-    /// Those of [`SET_PAIR`].
-    fn pair(self, pair: &SealedPair) -> Self;
-}
-
-impl InstallationWrite for UpdateItemFluentBuilder {
-    fn status(self, place: &str, status: Status) -> Self {
-        self.expression_attribute_names("#status", "status").expression_attribute_values(place, s(status.as_str()))
-    }
-
-    fn by(self, attempt: &LeaseOwner) -> Self {
-        self.expression_attribute_values(":attempt", s(attempt.as_str()))
-    }
-
-    fn due(self, resource: &Resource, at: Millis) -> Self {
-        self.expression_attribute_values(":due", n(at)).expression_attribute_values(":shard", s(due_shard(resource)))
-    }
-
-    fn renewed(self, resource: &Resource, from: TokenVersion, attempt: &LeaseOwner, due_at: Millis) -> Self {
-        self.status(":active", Status::Active)
-            .status(":revoked", Status::Revoked)
-            .expression_attribute_values(":next", n(from.next().generation))
-            .by(attempt)
-            .due(resource, due_at)
-    }
-
-    fn pair(self, pair: &SealedPair) -> Self {
-        let refresh = pair.refresh.as_deref().map_or(AttributeValue::Null(true), b);
-        self.expression_attribute_values(":access", b(&pair.access))
-            .expression_attribute_values(":refresh", refresh)
-            .expression_attribute_values(":issued", n(pair.access_issued_at))
-            .expression_attribute_values(":expires", n(pair.access_expires_at))
-    }
-}
-
-/// Whether `attempt` has written the current pair.
-pub(in crate::table) fn committed_by(attempt: &LeaseOwner) -> impl Fn(&Installation) -> bool {
-    |stored| stored.committed_by.as_deref() == Some(attempt.as_str())
-}
-
-pub(in crate::table) fn changed(written: Written, mine: impl Fn(&Installation) -> bool) -> Result<Changed, StoreError> {
-    Ok(match written {
-        Written::Applied(item) => Changed::Done(Installation::read(&item)?.into()),
-        Written::Refused(None) => Changed::Gone,
-        Written::Refused(Some(item)) => {
-            let stored = Installation::read(&item)?;
-            if mine(&stored) { Changed::Done(stored.into()) } else { Changed::Not(stored.into()) }
-        }
-    })
 }
 
 /// The shard of the index that an installation is in: any spread that does not change will do (FNV-1a).

@@ -12,8 +12,8 @@ use crate::domain::status::{LeaseOwner, LostCommit, TokenVersion, lost_commit};
 use crate::http_client::within;
 use crate::seal::Sealer;
 use crate::seal::pair::{Pair, Slot};
-use crate::table::StoreError;
-use crate::table::installation::{Changed, Renewal};
+use crate::table::installation::Renewal;
+use crate::table::{StoreError, Write};
 use crate::token::rescue::Rescued;
 use crate::token::schedule;
 
@@ -65,14 +65,14 @@ impl Commit<'_> {
 
     pub(super) async fn once(&self) -> Result<Committed, StoreError> {
         match self.replace(self.from).await? {
-            Changed::Done(stored) => Ok(Committed::Stored(stored)),
-            Changed::Gone => Ok(Committed::Superseded),
-            Changed::Not(stored) => self.come_second(stored).await,
+            Write::Applied(stored) => Ok(Committed::Stored(stored)),
+            Write::NotFound => Ok(Committed::Superseded),
+            Write::Conflict(stored) => self.come_second(stored).await,
         }
     }
 
     /// Makes the granted pair the current one in place of the one of this version.
-    async fn replace(&self, version: TokenVersion) -> Result<Changed, StoreError> {
+    async fn replace(&self, version: TokenVersion) -> Result<Write<Box<Installation>>, StoreError> {
         let sealed = self.pair.seal(self.sealer, self.resource, version.next(), Slot::Current);
         let due_at = schedule::next_refresh(self.pair.issued_at, self.pair.expires_at, fastrand::f64());
         let renewal = Renewal { attempt: self.attempt, pair: &sealed, due_at, event: self.event };
@@ -96,9 +96,9 @@ impl Commit<'_> {
             if stored.minted.is_some() {
                 // Minted meanwhile, because this grant was thought to be gone. It is more than a minted token.
                 match self.replace(version).await? {
-                    Changed::Done(stored) => return Ok(Committed::Stored(stored)),
-                    Changed::Gone => return Ok(Committed::Superseded),
-                    Changed::Not(changed) => {
+                    Write::Applied(stored) => return Ok(Committed::Stored(stored)),
+                    Write::NotFound => return Ok(Committed::Superseded),
+                    Write::Conflict(changed) => {
                         stored = changed;
                         continue;
                     }
@@ -112,17 +112,17 @@ impl Commit<'_> {
             };
             let known = stored.standby.iter().any(|pair| pair.attempt == standby.attempt);
             match if known {
-                Changed::Done(stored)
+                Write::Applied(stored)
             } else {
                 self.on.table.add_standby(&stored, &standby, self.on.clock.now()).await?
             } {
-                Changed::Done(_) => {
+                Write::Applied(_) => {
                     tracing::warn!(resource = %self.resource, generation = version.generation,
                         "another pair was stored first: this one is a standby pair");
                     return Ok(Committed::Parked);
                 }
-                Changed::Gone => return Ok(Committed::Superseded),
-                Changed::Not(changed) => stored = changed,
+                Write::NotFound => return Ok(Committed::Superseded),
+                Write::Conflict(changed) => stored = changed,
             }
         }
         Err(StoreError::Unavailable("the installation changes faster than a pair can be added to it".into()))

@@ -31,8 +31,8 @@ use crate::platform::token_endpoint::TokenEndpoint;
 use crate::seal::pair::{Pair, Slot, place};
 use crate::seal::vault::{Vault, VaultError};
 use crate::secrets::FRESH;
-use crate::table::Table;
-use crate::table::installation::{Claim, Claimed, LEASE};
+use crate::table::installation::{Claim, LEASE};
+use crate::table::{Table, Write};
 
 /// Refreshes installations.
 pub struct Refresher {
@@ -103,13 +103,13 @@ impl Refresher {
             minting: false,
         };
         match self.table.claim(&claim).await.map_err(store)? {
-            Claimed::Mine(installation) => {
+            Write::Applied(installation) => {
                 let lease = Lease { ends_at: now + LEASE, claimed_at, deadline };
                 Ok(Attempted { on: self, installation: *installation, attempt, lease, sealer, uncertain: false })
             }
-            Claimed::Gone => Err(Refreshed::Gone),
-            Claimed::Not(stored) if stored.minted.is_some() => Err(Refreshed::IsMinted),
-            Claimed::Not(stored) => Err(not_claimed(&stored, seen, why, now)),
+            Write::NotFound => Err(Refreshed::Gone),
+            Write::Conflict(stored) if stored.minted.is_some() => Err(Refreshed::IsMinted),
+            Write::Conflict(stored) => Err(not_claimed(&stored, seen, why, now)),
         }
     }
 

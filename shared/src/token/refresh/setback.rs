@@ -11,9 +11,9 @@ use crate::domain::resource::{Kind, Resource};
 use crate::domain::status::Status;
 use crate::platform::token_endpoint::{Cause, PRESENTATION, fingerprint};
 use crate::seal::pair::{Pair, Slot};
-use crate::table::StoreError;
-use crate::table::installation::{Changed, Settlement};
+use crate::table::installation::Settlement;
 use crate::table::mark_budget::Requested;
+use crate::table::{StoreError, Write};
 use crate::token::breaker::Marking;
 use crate::token::mint::Probed;
 use crate::token::outcome::outcome_of;
@@ -113,20 +113,20 @@ impl Attempted<'_> {
             now,
         };
         match self.on.events.settle(&self.installation, &self.attempt, to, self.lease.deadline).await {
-            Ok(Changed::Done(_)) => {
+            Ok(Write::Applied(_)) => {
                 tracing::warn!(%resource, generation = version.generation, outcome = outcome_of(Status::NeedsReauthorization),
                     total_ms = self.lease.held_ms(), Refreshes = 1,
                     "the grant is gone: the app must be installed again");
                 Refreshed::Failed(Failure::NeedsReauthorization(self.installation.reinstall_url()))
             }
-            Ok(Changed::Not(stored)) if stored.version == *version && !stored.standby.is_empty() => {
+            Ok(Write::Conflict(stored)) if stored.version == *version && !stored.standby.is_empty() => {
                 self.promote(&stored).await
             }
-            Ok(Changed::Not(stored)) if stored.version == *version => {
+            Ok(Write::Conflict(stored)) if stored.version == *version => {
                 Refreshed::Held(stored.lease_ends_at.unwrap_or(now))
             }
-            Ok(Changed::Not(_)) => Refreshed::Moved,
-            Ok(Changed::Gone) => Refreshed::Gone,
+            Ok(Write::Conflict(_)) => Refreshed::Moved,
+            Ok(Write::NotFound) => Refreshed::Gone,
             Err(error) => Refreshed::Failed(Failure::Store(error)),
         }
     }
@@ -147,7 +147,7 @@ impl Attempted<'_> {
         };
         self.log_settled(&settled, to, note);
         match settled {
-            Ok(Changed::Not(stored)) if stored.version != *version => Refreshed::Moved,
+            Ok(Write::Conflict(stored)) if stored.version != *version => Refreshed::Moved,
             _ => Refreshed::Failed(Failure::TryAgain(retry_at)),
         }
     }
@@ -166,13 +166,13 @@ impl Attempted<'_> {
     async fn become_minted(&self, company_epoch: u64, now: Millis) -> Refreshed {
         let Installation { resource, version, .. } = &self.installation;
         match self.on.table.become_minted(resource, *version, &self.attempt, company_epoch, now).await {
-            Ok(Changed::Done(_)) => {
+            Ok(Write::Applied(_)) => {
                 tracing::warn!(%resource, generation = version.generation, outcome = "to_be_minted", Refreshes = 1,
                     "the grant is gone: its token is minted from the company's from now on");
                 Refreshed::Moved
             }
-            Ok(Changed::Not(_)) => Refreshed::Moved,
-            Ok(Changed::Gone) => Refreshed::Gone,
+            Ok(Write::Conflict(_)) => Refreshed::Moved,
+            Ok(Write::NotFound) => Refreshed::Gone,
             Err(error) => Refreshed::Failed(Failure::Store(error)),
         }
     }
@@ -190,15 +190,15 @@ impl Attempted<'_> {
             let (next, now) = (seen.version.next(), self.on.clock.now());
             let sealed = pair.seal(&self.sealer, resource, next, Slot::Current);
             match self.on.table.promote(&seen, place, &self.attempt, &sealed, now).await {
-                Ok(Changed::Done(_)) => {
+                Ok(Write::Applied(_)) => {
                     tracing::warn!(%resource, generation = next.generation, outcome = "promoted", Refreshes = 1,
                         "the current pair was refused and a standby pair takes its place");
                     return Refreshed::Moved;
                 }
                 // Another standby pair came meanwhile.
-                Ok(Changed::Not(stored)) if stored.version == seen.version => seen = *stored,
-                Ok(Changed::Not(_)) => return Refreshed::Moved,
-                Ok(Changed::Gone) => return Refreshed::Gone,
+                Ok(Write::Conflict(stored)) if stored.version == seen.version => seen = *stored,
+                Ok(Write::Conflict(_)) => return Refreshed::Moved,
+                Ok(Write::NotFound) => return Refreshed::Gone,
                 Err(error) => return Refreshed::Failed(Failure::Store(error)),
             }
         }
@@ -305,14 +305,14 @@ impl Attempted<'_> {
     pub(super) async fn settle_as(&self, to: Settlement, note: &str) -> bool {
         let settled = self.on.events.settle(&self.installation, &self.attempt, to, self.lease.deadline).await;
         self.log_settled(&settled, to, note);
-        matches!(&settled, Ok(Changed::Not(stored)) if stored.version != self.installation.version)
+        matches!(&settled, Ok(Write::Conflict(stored)) if stored.version != self.installation.version)
     }
 
-    fn log_settled(&self, settled: &Result<Changed, StoreError>, to: Settlement, note: &str) {
+    fn log_settled(&self, settled: &Result<Write<Box<Installation>>, StoreError>, to: Settlement, note: &str) {
         let Installation { resource, version, .. } = &self.installation;
         let Settlement { status, failures, .. } = to;
         let stored = match settled {
-            Ok(Changed::Done(_)) => "yes",
+            Ok(Write::Applied(_)) => "yes",
             Ok(_) => "no: it has moved on",
             Err(_) => "no: the table does not answer",
         };

@@ -10,8 +10,7 @@ use shared::domain::installation::{Installation, SealedPair, StandbyPair};
 use shared::domain::resource::Resource;
 use shared::seal::pair::{Pair, Slot};
 use shared::seal::{DataKeys, SealError, Sealer};
-use shared::table::Item;
-use shared::table::installation::Changed;
+use shared::table::{Item, Write};
 use shared::token::TokenError;
 use shared::token::outcome::{Failure, Refreshed, Why};
 use shared::token::reseal::{Resealed, keys_of, reseal};
@@ -145,7 +144,7 @@ async fn what_is_sealed_anew_is_what_was_seen_and_nothing_newer(world: World) {
     });
     for standby in &attempts {
         let added = table.add_standby(&first, standby, world.clock.now()).await.expect("a table");
-        assert!(matches!(added, Changed::Done(_)), "{added:?}");
+        assert!(matches!(added, Write::Applied(_)), "{added:?}");
     }
 
     world.secrets.put(SEALING_SECRET, BOTH);
