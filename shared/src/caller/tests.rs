@@ -82,7 +82,14 @@ fn a_caller_may_do_what_its_entry_says_and_no_more() {
 }
 
 #[test]
-fn nobody_reaches_the_token_endpoint() {
+fn a_denial_names_caller_and_resource() {
+    let caller = callers().authenticate(Identity::Bearer(Some("Bearer a-caller-key"))).expect("known");
+    let denied = caller.authorize(request(r#"{"location":"L1"}"#, Method::DELETE, "/contacts/")).expect_err("denied");
+    assert_eq!(denied.to_string(), "this caller may not use this method (caller billing, location:L1)");
+}
+
+#[test]
+fn no_caller_reaches_the_token_endpoint() {
     for path in [
         "/oauth",
         "/oauth/token",
