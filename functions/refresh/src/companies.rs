@@ -15,7 +15,7 @@ use shared::domain::installation::Installation;
 use shared::domain::limits::Endpoint;
 use shared::domain::resource::Resource;
 use shared::domain::status::Status;
-use shared::platform::company_api::{CompanyApiError, CompanyApiResult, Departure, PAGE, Page};
+use shared::platform::company_api::{CompanyApiError, CompanyApiResult, Departure, LocationsPage, PAGE};
 use shared::table::StoreError;
 use shared::table::company::Task;
 use shared::table::installation::LEASE;
@@ -184,7 +184,7 @@ async fn discover(app: &App, company: &Installation, task: &Task, deadline: Mill
     }
 }
 
-async fn page(app: &App, company: &Resource, skip: usize, deadline: Millis) -> Result<Page, Unfinished> {
+async fn page(app: &App, company: &Resource, skip: usize, deadline: Millis) -> Result<LocationsPage, Unfinished> {
     expect_time(app, deadline)?;
     // A token that has to be renewed is renewed before a permit is taken.
     app.tokens.access(company, deadline).await?;
@@ -230,7 +230,7 @@ async fn ask(
     company: &Resource,
     skip: usize,
     deadline: Millis,
-) -> Result<(CompanyApiResult<Page>, Access), Unfinished> {
+) -> Result<(CompanyApiResult<LocationsPage>, Access), Unfinished> {
     let to = Endpoint::of(company, "/oauth/installedLocations");
     for _ in 0..LATE_PERMITS {
         expect_time(app, deadline)?;
@@ -240,8 +240,8 @@ async fn ask(
         let access = app.tokens.access(company, deadline).await?;
         let departure = Departure { connection, leave_by: permit.send_by };
         let asked = app.endpoint.installed_locations(company, &access, skip, departure).await;
-        let Some((asked, heard)) = asked.map_err(TokenError::from)? else { continue };
-        if let Some((status, headers)) = heard.limits {
+        let Some((asked, meta)) = asked.map_err(TokenError::from)? else { continue };
+        if let Some((status, headers)) = meta.head {
             app.limiter.observe(to, status, &headers).await?;
         }
         return Ok((asked, access));

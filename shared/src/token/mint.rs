@@ -22,7 +22,7 @@ use crate::domain::status::{LeaseOwner, Status, TokenVersion};
 use crate::events::Events;
 use crate::limiter::{Limiter, LimiterError, Permit, ShareOwner};
 use crate::platform::company_api::Presence;
-use crate::platform::company_api::{CompanyApiError, CompanyApiResult, Departure, Heard};
+use crate::platform::company_api::{CompanyApiError, CompanyApiResult, Departure, ResponseMeta};
 use crate::platform::token_endpoint::{PRESENTATION, TokenEndpoint};
 use crate::seal::Sealer;
 use crate::seal::pair::{Pair, Slot};
@@ -188,8 +188,8 @@ impl Minter {
         let Ok(permit) = permit else { return Probed::Unclear("no permit of the company's") };
         let departure = Departure { connection, leave_by: permit.send_by };
         let asked = self.endpoint.mint(&company.resource, &company.access, location, departure).await;
-        let Some((asked, heard)) = asked else { return Probed::Unclear("the permit came too late") };
-        self.learn_limits(to, heard).await;
+        let Some((asked, meta)) = asked else { return Probed::Unclear("the permit came too late") };
+        self.learn_limits(to, meta).await;
         if let Some((status, said)) = asked.as_ref().err().and_then(CompanyApiError::unclassified) {
             self.alarms.unclassified(location, status, said).await;
         }
@@ -229,15 +229,15 @@ impl Minter {
         let Ok(connection) = self.endpoint.connection().await else { return Ok(Presence::Unclear("no connection")) };
         let Ok(permit) = self.limiter.take(to, None).await else { return Ok(Presence::Unclear("no permit")) };
         let departure = Departure { connection, leave_by: permit.send_by };
-        let Some((presence, heard)) = self.endpoint.presence(access, departure).await? else {
+        let Some((presence, meta)) = self.endpoint.presence(access, departure).await? else {
             return Ok(Presence::Unclear("the permit came too late"));
         };
-        self.learn_limits(to, heard).await;
+        self.learn_limits(to, meta).await;
         Ok(presence)
     }
 
-    async fn learn_limits(&self, endpoint: Endpoint<'_>, heard: Heard) {
-        if let Some((status, headers)) = heard.limits
+    async fn learn_limits(&self, endpoint: Endpoint<'_>, meta: ResponseMeta) {
+        if let Some((status, headers)) = meta.head
             && let Err(error) = self.limiter.observe(endpoint, status, &headers).await
         {
             tracing::warn!(%error, "nothing was learnt from the platform's limits");
@@ -378,8 +378,8 @@ impl Minter {
             }
             let departure = Departure { connection, leave_by: permit.send_by.min(until) };
             let asked = self.endpoint.mint(&company.resource, &company.access, location, departure).await;
-            let Some((asked, heard)) = asked else { continue };
-            self.learn_limits(Endpoint::of(&company.resource, PATH), heard).await;
+            let Some((asked, meta)) = asked else { continue };
+            self.learn_limits(Endpoint::of(&company.resource, PATH), meta).await;
             return Ok(asked);
         }
         Err(self.not_asked(claimant, None, "out of time before it was sent", Failure::NoTime))

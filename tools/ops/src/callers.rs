@@ -1,7 +1,7 @@
 //! Commands about who may call the relay.
 
 use serde_json::json;
-use shared::caller::edit::{CallersDocument, EditError, NewKey, Written};
+use shared::caller::edit::{CallerEntry, CallersDocument, EditError, NewKey};
 use shared::secrets::edit::{EditedSecret, Replaced};
 
 use crate::arguments::{Callers, NewCaller};
@@ -84,7 +84,7 @@ async fn list(secret: &EditedSecret, out: Out) -> Result<(), Failure> {
         })
         .collect();
     let all = |texts: &Option<Vec<String>>| texts.as_ref().map_or_else(|| "all".to_owned(), |texts| texts.join(" "));
-    let row = |caller: &Written| {
+    let row = |caller: &CallerEntry| {
         let keys: Vec<_> = caller.keys_sha256.iter().map(short).collect();
         let known_by = caller.aliases.iter().chain(&caller.principals).cloned().collect::<Vec<_>>();
         vec![
@@ -110,7 +110,7 @@ async fn list(secret: &EditedSecret, out: Out) -> Result<(), Failure> {
 async fn add(secret: &EditedSecret, out: Out, new: NewCaller) -> Result<(), Failure> {
     let key = (!new.no_key).then(NewKey::generate);
     let some = |texts: Vec<String>| (!texts.is_empty()).then_some(texts);
-    let caller = Written {
+    let caller = CallerEntry {
         id: new.id.clone(),
         keys_sha256: key.iter().map(|key| key.sha256.clone()).collect(),
         aliases: new.aliases,
@@ -159,7 +159,7 @@ async fn change(
     let mut document = CallersDocument::parse(seen.text.expose())?;
     edit(&mut document)?;
     match secret.replace(&seen, &document.to_json()?).await? {
-        Replaced::Done => Ok(()),
-        Replaced::Changed => Err(Failure::overtaken()),
+        Replaced::Applied => Ok(()),
+        Replaced::Conflict => Err(Failure::overtaken()),
     }
 }

@@ -115,7 +115,7 @@ async fn rotate(stack: &Stack, secret: &EditedSecret, out: Out) -> Result<(), Fa
         )));
     }
     let keys = keys.with_new();
-    if secret.replace(&seen, &keys.to_json()).await? == Replaced::Changed {
+    if secret.replace(&seen, &keys.to_json()).await? == Replaced::Conflict {
         return Err(Failure::overtaken());
     }
     note(&format!("{} is the current key", keys.current()));
@@ -184,7 +184,7 @@ async fn retire(stack: &Stack, secret: &EditedSecret, out: Out, id: &str, wait: 
     if let Some(count) = counts(stack).await?.get(id) {
         return Err(Failure::Refused(format!("{count} values are sealed under {id}: `ops sealing reseal` first")));
     }
-    if secret.replace(&seen, &fewer.to_json()).await? == Replaced::Changed {
+    if secret.replace(&seen, &fewer.to_json()).await? == Replaced::Conflict {
         return Err(Failure::overtaken());
     }
     let value = json!({ "retired": id, "current": fewer.current() });

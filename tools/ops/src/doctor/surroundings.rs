@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use shared::domain::clock::Clock;
-use shared::http_client::{Failure, Limits};
+use shared::http_client::{ResponseLimits, SendError};
 
 use super::Finding;
 use crate::stack::Stack;
@@ -58,14 +58,14 @@ fn clock(stack: &Stack) -> Finding {
 /// Any answer will do: without a token it is a refusal.
 async fn platform(stack: &Stack) -> Finding {
     let (what, url) = ("platform", &stack.app.config.api_url);
-    match stack.app.connections.get(url, Limits { time: PATIENCE, body: LARGEST }).await {
+    match stack.app.connections.get(url, ResponseLimits { time: PATIENCE, body: LARGEST }).await {
         Ok(answer) if answer.status.is_server_error() => {
             let advice = "see the platform's status page; tokens live on meanwhile";
             Finding::warn(what, format!("{url} answers {}", answer.status), advice)
         }
         Ok(_) => Finding::ok(what, format!("{url} answers")),
         Err(failure) => {
-            let why = if matches!(failure, Failure::TimedOut) { "no answer in 10 s" } else { "not reached" };
+            let why = if matches!(failure, SendError::TimedOut) { "no answer in 10 s" } else { "not reached" };
             let advice = "see this machine's network, then the platform's status page";
             Finding::fail(what, format!("{url}: {why}"), advice)
         }
