@@ -32,12 +32,12 @@ impl Tokens {
     /// back as of when the company is known.
     pub(super) async fn under_company(&self, stored: &mut Installation) -> Result<Millis, TokenError> {
         let now = self.clock.now();
-        let minted = stored.minted.unwrap_or_default();
-        if stored.status == Status::Revoked {
+        let minted = stored.minted().unwrap_or_default();
+        if stored.status() == Status::Revoked {
             return Ok(now);
         }
         let works = stored.pair.as_ref().is_some_and(|pair| now < pair.access_expires_at);
-        if !works && stored.status != Status::NeedsReauthorization {
+        if !works && stored.status() != Status::NeedsReauthorization {
             self.expect_present(minted).await?;
         }
         let Some(company) = stored.company.as_deref().and_then(|id| Resource::company(id).ok()) else { return Ok(now) };
@@ -59,7 +59,7 @@ impl Tokens {
             return Ok(Some(known));
         }
         let Some(stored) = self.table.installation(company).await? else { return Ok(None) };
-        let agency = Agency { status: stored.status, epoch: stored.version.epoch, read_at: now };
+        let agency = Agency { status: stored.status(), epoch: stored.version.epoch, read_at: now };
         let mut agencies = lock(&self.agencies);
         if agencies.len() >= MOST_CACHED {
             agencies.clear();
@@ -73,7 +73,7 @@ impl Tokens {
         if resource.kind() == Kind::Company || self.roster().await?.newest.is_empty() {
             return Err(TokenError::NotInstalled);
         }
-        Ok(self.table.suppose(resource, self.clock.now()).await?)
+        Ok(self.table.keep_placeholder(resource, self.clock.now()).await?)
     }
 
     /// An error if the companies were asked about a location a moment ago and none has the app there, or while the
@@ -108,7 +108,7 @@ impl Tokens {
     // A box and not an opaque future, because a location's token waits for its company's, which comes the same way.
     pub fn mint<'a>(&'a self, stored: &'a Installation, why: Why, deadline: Millis) -> Minting<'a> {
         Box::pin(async move {
-            self.expect_present(stored.minted.unwrap_or_default()).await?;
+            self.expect_present(stored.minted().unwrap_or_default()).await?;
             let Some(company) = stored.company.as_deref().and_then(|id| Resource::company(id).ok()) else {
                 return self.ask_around(stored, why, None, deadline).await;
             };

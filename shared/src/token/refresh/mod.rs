@@ -23,9 +23,9 @@ use super::rescue::{RescueError, RescueQueue, Rescued};
 use super::schedule;
 use crate::domain::access::Access;
 use crate::domain::clock::{Clock, Millis};
-use crate::domain::installation::{Installation, StandbyPair};
+use crate::domain::installation::{Installation, StandbyPair, State};
 use crate::domain::resource::Resource;
-use crate::domain::status::{LeaseOwner, Status, TokenVersion};
+use crate::domain::status::{LeaseOwner, TokenVersion};
 use crate::events::Events;
 use crate::platform::token_endpoint::TokenEndpoint;
 use crate::seal::pair::{Pair, Slot, place};
@@ -168,11 +168,11 @@ impl Refresher {
             Err(BreakerError::Store(error)) => return Err(store(error)),
             Err(BreakerError::Secret(error)) => return Err(secret(error)),
         }
-        let (now, claimed_at, attempt) = (self.clock.now(), Instant::now(), LeaseOwner::new());
+        let (now, claimed_at, owner) = (self.clock.now(), Instant::now(), LeaseOwner::new());
         let claim = Claim {
             resource,
             version: seen,
-            attempt: &attempt,
+            owner: &owner,
             now,
             lease_ends_at: now + LEASE,
             given_up_too: why == Why::Operator,
@@ -183,10 +183,10 @@ impl Refresher {
         match self.table.claim(&claim).await.map_err(store)? {
             Write::Applied(installation) => {
                 let lease = Lease { ends_at: now + LEASE, claimed_at, deadline };
-                Ok(Attempted { on: self, installation: *installation, attempt, lease, sealer, uncertain: false })
+                Ok(Attempted { on: self, installation: *installation, owner, lease, sealer, uncertain: false })
             }
             Write::NotFound => Err(Refreshed::Gone),
-            Write::Conflict(stored) if stored.minted.is_some() => Err(Refreshed::IsMinted),
+            Write::Conflict(stored) if stored.minted().is_some() => Err(Refreshed::IsMinted),
             Write::Conflict(stored) => Err(not_claimed(&stored, seen, why, now)),
         }
     }
@@ -209,16 +209,16 @@ impl Refresher {
             event: stored.and_then(|stored| self.events.renewed(&stored)),
             resource: &rescued.resource,
             from: TokenVersion { epoch, generation },
-            attempt: &LeaseOwner::from(rescued.attempt.clone()),
+            owner: &LeaseOwner::from(rescued.attempt.clone()),
             sealer: &sealer,
             pair: &pair,
         };
         Ok(match commit.once().await? {
             Committed::Stored(stored) => {
-                self.events.tell(&stored, self.clock.now() + LEASE).await;
+                self.events.publish(&stored, self.clock.now() + LEASE).await;
                 "stored"
             }
-            Committed::Parked => "parked",
+            Committed::Standby => "standby",
             Committed::Superseded => "superseded",
         })
     }
@@ -254,10 +254,10 @@ pub(super) fn not_claimed(stored: &Installation, seen: TokenVersion, why: Why, n
     if stored.version != seen {
         return Refreshed::Moved;
     }
-    match (stored.status, stored.lease_ends_at) {
-        (Status::Refreshing | Status::Uncertain, Some(end)) if end > now => Refreshed::Held(end),
-        (Status::NeedsReauthorization, _) => Refreshed::Failed(Failure::NeedsReauthorization(stored.reinstall_url())),
-        (Status::Revoked, _) => Refreshed::Moved,
+    match &stored.state {
+        State::Refreshing(lease) if lease.ends_at > now => Refreshed::Held(lease.ends_at),
+        State::NeedsReauthorization => Refreshed::Failed(Failure::NeedsReauthorization(stored.reinstall_url())),
+        State::Revoked { .. } => Refreshed::Moved,
         _ if why.forced_apart().is_some() => Refreshed::Failed(Failure::ForcedRecently),
         // It was claimable a moment later than this clock says.
         _ => Refreshed::Held(now),
