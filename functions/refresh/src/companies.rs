@@ -19,7 +19,7 @@ use shared::platform::company_api::{CompanyApiError, CompanyApiResult, Departure
 use shared::table::StoreError;
 use shared::table::company::Task;
 use shared::table::installation::LEASE;
-use shared::table::minted::Learnt;
+use shared::table::minted::InstallNotice;
 use shared::token::TokenError;
 
 /// How many locations are written at once.
@@ -99,10 +99,10 @@ async fn one(app: &App, task: &Task, deadline: Millis) -> Result<(), Unfinished>
     let began = app.clock.now();
     let Ok(company) = Resource::company(&task.company) else { return finish(app, task).await };
     let stored = app.table.installation(&company).await?;
-    let is_installed = stored.as_ref().is_some_and(|stored| stored.status != Status::Revoked);
+    let is_installed = stored.as_ref().is_some_and(|stored| stored.status() != Status::Revoked);
     // An install is over once it is stored, or was dropped because of a later uninstall.
     let is_over = |stored: &Installation, started: Millis| {
-        stored.installed_at >= started || stored.revoked_at.is_some_and(|at| at > started)
+        stored.installed_at >= started || stored.revoked_at().is_some_and(|at| at > started)
     };
     let install_is_pending =
         task.installing.is_some_and(|started| !stored.as_ref().is_some_and(|stored| is_over(stored, started)));
@@ -110,7 +110,7 @@ async fn one(app: &App, task: &Task, deadline: Millis) -> Result<(), Unfinished>
         began.since(task.noted_at) >= if install_is_pending || stored.is_none() { NEVER_STORED } else { HOPELESS };
     let outcome = match &stored {
         None => Err(TokenError::NotInstalled.into()),
-        Some(stored) if stored.status == Status::Revoked => erase(app, stored, deadline).await,
+        Some(stored) if stored.status() == Status::Revoked => erase(app, stored, deadline).await,
         Some(stored) => discover(app, stored, task, deadline).await,
     };
     if !is_installed && (given_up || outcome.is_ok() && !install_is_pending) {
@@ -165,7 +165,12 @@ async fn discover(app: &App, company: &Installation, task: &Task, deadline: Mill
         let page = page(app, &company.resource, skip, deadline).await?;
         let at = (asked_at - LAG).max(company.installed_at);
         let learnt = stream::iter(&page.installed)
-            .map(|location| app.table.learn(location, Learnt { company: Some(id), at, event: None, now: asked_at }))
+            .map(|location| {
+                app.table.record_install_notice(
+                    location,
+                    InstallNotice { company: Some(id), at, event: None, now: asked_at },
+                )
+            })
             .buffer_unordered(CONCURRENCY);
         let news: Vec<bool> = learnt.try_collect().await?;
         skip += page.entries;

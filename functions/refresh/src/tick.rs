@@ -78,7 +78,7 @@ pub async fn run(app: &App, shards: Shards, deadline: Millis) -> Result<Summary,
     };
     let events = async {
         if shards.include(0) {
-            app.events.tell_what_is_left(deadline).await;
+            app.events.publish_pending(deadline).await;
         }
     };
     // Boxed, because they are large.
@@ -277,11 +277,11 @@ pub async fn run_one(app: &App, resource: &Resource, force: bool, deadline: Mill
     let fresh = stored.pair.as_ref().is_some_and(|pair| {
         schedule::freshness(pair.access_issued_at, pair.access_expires_at, now) == schedule::Freshness::Fresh
     });
-    if fresh && !force && stored.due_at.is_none_or(|due_at| now < due_at) {
+    if fresh && !force && stored.schedule.due_at.is_none_or(|due_at| now < due_at) {
         summary.deferred = 1;
         return Ok(summary);
     }
-    let done = if stored.minted.is_some() {
+    let done = if stored.minted().is_some() {
         mint(app, &stored, Why::Operator, deadline).await
     } else {
         outcome(resource, app.refresher.refresh(resource, stored.version, Why::Operator, deadline).await)
@@ -366,13 +366,15 @@ async fn mint(app: &App, stored: &Installation, why: Why, deadline: Millis) -> O
         Ok(Refreshed::Renewed(_)) => Outcome::Minted,
         Ok(otherwise) => outcome(resource, otherwise),
         // Whoever calls it finds out by himself whether that has changed.
-        Err(TokenError::Revoked | TokenError::NotInstalled) => match app.table.rest(resource, stored.version).await {
-            Ok(_) => Outcome::Deferred,
-            Err(error) => {
-                tracing::warn!(%resource, %error, "it stays due");
-                Outcome::Failed
+        Err(TokenError::Revoked | TokenError::NotInstalled) => {
+            match app.table.unschedule(resource, stored.version).await {
+                Ok(_) => Outcome::Deferred,
+                Err(error) => {
+                    tracing::warn!(%resource, %error, "it stays due");
+                    Outcome::Failed
+                }
             }
-        },
+        }
         Err(error) => {
             tracing::warn!(%resource, %error, "not minted");
             Outcome::Failed

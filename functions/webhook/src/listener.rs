@@ -115,7 +115,12 @@ impl Listener {
         let now = self.app.clock.now();
         // The platform's clock may be ahead of ours; nothing is stored that is still to come.
         let at = at.map_or(now, |reported| reported.at.min(now));
-        let news = self.app.installations.hear_of(resource, company, at).await.map_err(|error| not_stored(&error))?;
+        let news = self
+            .app
+            .installations
+            .on_install_notice(resource, company, at)
+            .await
+            .map_err(|error| not_stored(&error))?;
         Ok(if news { Acknowledgement::Stored } else { Acknowledgement::Ignored })
     }
 

@@ -32,7 +32,7 @@ impl fmt::Debug for SealedPair {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StandbyPair {
     /// The attempt that was granted it.
-    pub attempt: String,
+    pub owner: LeaseOwner,
     /// The generation under which it is sealed: that of the pair which was current when this one came.
     pub generation: u64,
     /// The generation whose token was presented for it.
@@ -44,65 +44,95 @@ pub struct StandbyPair {
 /// An installation as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Installation {
-    /// Whose it is.
+    /// The location or company.
     pub resource: Resource,
-    /// Its state.
-    pub status: Status,
     /// Its version.
     pub version: TokenVersion,
-    /// The current pair; a revoked installation has none.
+    /// Its state.
+    pub state: State,
+    /// Where its access token comes from.
+    pub source: Source,
+    /// The current pair; a revoked installation has none, and the pair of a minted one has no refresh token.
     pub pair: Option<SealedPair>,
     /// The generation whose token was presented for the current pair.
     pub granted_from: u64,
-    /// Other pairs that may be the live one, in the order in which they came.
-    pub standby: Vec<StandbyPair>,
-    /// Who holds or held the lease.
-    pub attempt: Option<String>,
-    /// When the lease ends.
-    pub lease_ends_at: Option<Millis>,
     /// The attempt that wrote the current pair.
-    pub committed_by: Option<String>,
+    pub committed_by: Option<LeaseOwner>,
+    /// When its refresh token is tried.
+    pub schedule: Schedule,
+    /// What the platform has said about the current token.
+    pub findings: Findings,
     /// When the exchange of its code was begun.
     pub installed_at: Millis,
-    /// When it was uninstalled, as the platform says.
-    pub revoked_at: Option<Millis>,
-    /// When the schedule looks at it next.
-    pub due_at: Option<Millis>,
-    /// When a refresh was last forced by a refused access token.
-    pub forced_at: Option<Millis>,
-    /// The generation that came of a renewal whose reason was a 401 that nobody has classified.
-    pub doubted_generation: Option<u64>,
-    /// That the platform knows no such location or company, as it said of the current generation.
-    pub gone: Option<Gone>,
-    /// When the refresh token was last tried.
-    pub tried_at: Option<Millis>,
-    /// The state that the last claim found.
-    pub claimed_from: Option<Status>,
-    /// Before this nobody tries again, since the platform has asked for it.
-    pub retry_at: Option<Millis>,
-    /// How many tries in a row have failed.
-    pub failures: u32,
-    /// The generation whose token the platform refused while no mark could be made.
-    pub refused_generation: Option<u64>,
     /// The company, where it is known.
     pub company: Option<String>,
     /// The public base URL of the deployment's pages, for a link to install again.
     pub home: Option<String>,
-    /// A location without a grant of its own: its token is minted from its company's.
-    pub minted: Option<Minted>,
-    /// The state without a token that the world was told of last, and since when nothing else was told.
-    pub told: Option<Status>,
-    /// Events that are not known to have been sent.
+    /// The state without a token that was published last, if no other event was published since.
+    pub published: Option<Status>,
+    /// Events that are not known to have been published (transactional outbox).
     pub outbox: Vec<Event>,
 }
 
-/// The platform knows no such location or company, as it says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gone {
-    /// Since when.
-    pub since: Millis,
-    /// How often it has said so.
-    pub tries: u32,
+/// A state with what belongs to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// [`Status::Active`].
+    Active,
+    /// [`Status::Refreshing`]: a lease is held, or was held by a process that died.
+    Refreshing(Lease),
+    /// [`Status::Uncertain`].
+    Uncertain,
+    /// [`Status::Suspended`].
+    Suspended,
+    /// [`Status::Blocked`].
+    Blocked,
+    /// [`Status::NeedsReauthorization`].
+    NeedsReauthorization,
+    /// [`Status::Revoked`].
+    Revoked {
+        /// When it was uninstalled, as the platform says.
+        at: Millis,
+    },
+}
+
+impl State {
+    /// Its name.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        match self {
+            Self::Active => Status::Active,
+            Self::Refreshing(_) => Status::Refreshing,
+            Self::Uncertain => Status::Uncertain,
+            Self::Suspended => Status::Suspended,
+            Self::Blocked => Status::Blocked,
+            Self::NeedsReauthorization => Status::NeedsReauthorization,
+            Self::Revoked { .. } => Status::Revoked,
+        }
+    }
+}
+
+/// The lease of an installation: its owner alone may present the refresh token, or mint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The attempt that holds it.
+    pub owner: LeaseOwner,
+    /// When it ends.
+    pub ends_at: Millis,
+    /// The state that the claim has found.
+    pub claimed_from: Status,
+}
+
+/// Where an access token comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// From a grant of the installation's own, which is renewed by a refresh token.
+    Own {
+        /// Other pairs that may be the live one, in the order in which they came.
+        standby: Vec<StandbyPair>,
+    },
+    /// It is minted from the token of the location's company.
+    Minted(Minted),
 }
 
 /// What is known of a location whose token is minted.
@@ -116,8 +146,43 @@ pub struct Minted {
     pub absent_newest: Option<Millis>,
     /// Since when the schedule asks the companies about this location.
     pub search_since: Option<Millis>,
-    /// Nobody but a caller has ever named this location.
-    pub supposed: bool,
+    /// Only a caller has ever named this location: the item is a placeholder, so that the location can be claimed.
+    pub is_placeholder: bool,
+}
+
+/// When the token of an installation is tried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Schedule {
+    /// When the schedule looks at it next.
+    pub due_at: Option<Millis>,
+    /// Nobody tries again before this, because the platform has asked for it.
+    pub retry_at: Option<Millis>,
+    /// When it was last tried.
+    pub tried_at: Option<Millis>,
+    /// Number of failures in a row.
+    pub failures: u32,
+    /// When a refresh was last forced by a refused access token.
+    pub forced_at: Option<Millis>,
+}
+
+/// What the platform has said about the current token. What it said about an older one is forgotten.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// The token came of a renewal whose reason was a 401 that nobody has classified.
+    pub is_doubted: bool,
+    /// The refresh token was refused, and no mark could be made.
+    pub was_refused: bool,
+    /// The platform knows no such location or company.
+    pub gone: Option<Gone>,
+}
+
+/// The platform knows no such location or company, as it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone {
+    /// When it said so first.
+    pub since: Millis,
+    /// How often it has said so.
+    pub tries: u32,
 }
 
 impl Installation {
@@ -127,22 +192,58 @@ impl Installation {
         installation_key(&self.resource)
     }
 
+    /// The name of its state.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.state.status()
+    }
+
+    /// The lease, if somebody holds it or has held it and died.
+    #[must_use]
+    pub fn lease(&self) -> Option<&Lease> {
+        match &self.state {
+            State::Refreshing(lease) => Some(lease),
+            _ => None,
+        }
+    }
+
+    /// The state that the claim of this lease has found; of an installation without a lease, its state.
+    #[must_use]
+    pub fn claimed_from(&self) -> Status {
+        self.lease().map_or_else(|| self.status(), |lease| lease.claimed_from)
+    }
+
+    /// When it was uninstalled.
+    #[must_use]
+    pub fn revoked_at(&self) -> Option<Millis> {
+        match self.state {
+            State::Revoked { at } => Some(at),
+            _ => None,
+        }
+    }
+
+    /// What is known of it as a minted location; nothing if it has a grant of its own.
+    #[must_use]
+    pub fn minted(&self) -> Option<Minted> {
+        match self.source {
+            Source::Minted(minted) => Some(minted),
+            Source::Own { .. } => None,
+        }
+    }
+
+    /// The standby pairs.
+    #[must_use]
+    pub fn standby(&self) -> &[StandbyPair] {
+        match &self.source {
+            Source::Own { standby } => standby,
+            Source::Minted(_) => &[],
+        }
+    }
+
     /// Whether `owner` has written the current pair.
     #[must_use]
     pub fn is_committed_by(&self, owner: &LeaseOwner) -> bool {
-        self.committed_by.as_deref() == Some(owner.as_str())
-    }
-
-    /// Whether the current token came of a renewal whose reason was a 401 that nobody has classified.
-    #[must_use]
-    pub fn is_doubted(&self) -> bool {
-        self.doubted_generation == Some(self.version.generation)
-    }
-
-    /// Whether the platform has refused the current token before, without a mark.
-    #[must_use]
-    pub fn was_refused(&self) -> bool {
-        self.refused_generation == Some(self.version.generation)
+        self.committed_by.as_ref() == Some(owner)
     }
 
     /// Where a human installs again, if the deployment's address is known.

@@ -204,7 +204,7 @@ impl TokenVersion {
     }
 }
 
-/// One try at a refresh or an install, by a random 128-bit name that no other has.
+/// The owner of a lease: one attempt at a refresh, a minting or an install, by a random 128-bit name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseOwner(String);
 
@@ -241,7 +241,7 @@ pub enum LostCommit {
     AlreadyMine,
     /// Another attempt stored a pair first that was granted for the same token, or for an older one. Mine may be the
     /// live one all the same: keep it as a standby pair.
-    Park,
+    Standby,
     /// Uninstalled, installed again, or renewed since by a pair that came after mine: my pair is history.
     Superseded,
 }
@@ -256,12 +256,12 @@ pub fn lost_commit(
     from: TokenVersion,
     stored: TokenVersion,
     granted_from: u64,
-    committed_by: Option<&str>,
+    committed_by: Option<&LeaseOwner>,
 ) -> LostCommit {
-    if committed_by == Some(mine.as_str()) {
+    if committed_by == Some(mine) {
         LostCommit::AlreadyMine
     } else if stored.epoch == from.epoch && granted_from <= from.generation {
-        LostCommit::Park
+        LostCommit::Standby
     } else {
         LostCommit::Superseded
     }
@@ -298,19 +298,50 @@ mod tests {
     }
 
     #[test]
+    #[rustfmt::skip]
+    fn every_write_has_an_answer_for_every_state() {
+        use Status::{Active as A, Blocked as B, NeedsReauthorization as N, Refreshing as R, Revoked as X};
+        use Status::{Suspended as S, Uncertain as U};
+        use Transition::{AddStandby, Claim, ClaimByOperator, Install, InstallNotice, Release, StoreToken, Uninstall};
+        const __: Option<Status> = None;
+        let some = |states: [Status; 7]| states.map(Some);
+        for (transition, next) in [
+            //        from:  Active   Refreshing  Uncertain  Suspended  Blocked  NeedsReauth.  Revoked
+            (Claim,           [Some(R), Some(R), Some(R), Some(R), Some(R), __,      __]),
+            (ClaimByOperator, [Some(R), Some(R), Some(R), Some(R), Some(R), Some(R), __]),
+            (StoreToken,      [Some(A), Some(A), Some(A), Some(A), Some(A), Some(A), __]),
+            (AddStandby,      [Some(A), Some(R), Some(U), Some(S), Some(B), Some(U), __]),
+            (Install,         some([A, A, A, A, A, A, A])),
+            (InstallNotice,   some([A, R, U, S, B, A, A])),
+            (Uninstall,       [Some(X), Some(X), Some(X), Some(X), Some(X), Some(X), __]),
+            (Release(A),      [__, Some(A), __, __, __, __, __]),
+            (Release(R),      [__; 7]),
+            (Release(U),      [__, Some(U), __, __, __, __, __]),
+            (Release(S),      [__, Some(S), __, __, __, __, __]),
+            (Release(B),      [__, Some(B), __, __, __, __, __]),
+            (Release(N),      [__, Some(N), __, __, __, __, __]),
+            (Release(X),      [__; 7]),
+        ] {
+            for (from, next) in Status::ALL.into_iter().zip(next) {
+                assert_eq!(transition.from(from), next, "{transition:?} of {from}");
+            }
+        }
+    }
+
+    #[test]
     fn a_lost_commit_is_judged_by_lineage() {
-        let mine = LeaseOwner::new();
+        let (mine, rival) = (LeaseOwner::new(), LeaseOwner::new());
         let from = TokenVersion { epoch: 2, generation: 7 };
         let at = |epoch, generation| TokenVersion { epoch, generation };
         for (stored, granted_from, by, verdict) in [
-            (at(2, 8), 7, Some(mine.as_str()), LostCommit::AlreadyMine),
-            (at(2, 8), 7, Some("rival"), LostCommit::Park),
-            (at(2, 8), 7, None, LostCommit::Park),
+            (at(2, 8), 7, Some(&mine), LostCommit::AlreadyMine),
+            (at(2, 8), 7, Some(&rival), LostCommit::Standby),
+            (at(2, 8), 7, None, LostCommit::Standby),
             // A standby pair has taken the place of a refused one: the stored pair is no younger than mine.
-            (at(2, 9), 7, Some("rival"), LostCommit::Park),
-            (at(2, 10), 6, Some("rival"), LostCommit::Park),
-            (at(2, 9), 8, Some("rival"), LostCommit::Superseded),
-            (at(3, 8), 7, Some("rival"), LostCommit::Superseded),
+            (at(2, 9), 7, Some(&rival), LostCommit::Standby),
+            (at(2, 10), 6, Some(&rival), LostCommit::Standby),
+            (at(2, 9), 8, Some(&rival), LostCommit::Superseded),
+            (at(3, 8), 7, Some(&rival), LostCommit::Superseded),
             (at(3, 7), 6, None, LostCommit::Superseded),
         ] {
             assert_eq!(lost_commit(&mine, from, stored, granted_from, by), verdict, "{stored:?} by {by:?}");

@@ -7,7 +7,7 @@
 //!
 //! How many there can be: an install and an uninstall are one event each, a company's too, whose locations come and go
 //! with it without events of their own; a location that the marketplace itself reports has one. What a refresh finds is
-//! told when it changes only, and refreshes of one installation are hours apart. What the schedule finds is sent a
+//! published when it changes only, and refreshes of one installation are hours apart. What the schedule finds is sent a
 //! bounded number a tick.
 //!
 //! An event that the bus refuses for good (malformed, not authorized) is kept, with an alarm, and put off for an hour, so
@@ -26,7 +26,7 @@ use crate::domain::event::{Event, Name};
 use crate::domain::installation::Installation;
 use crate::domain::resource::Resource;
 use crate::domain::status::{LeaseOwner, Status};
-use crate::table::installation::Settlement;
+use crate::table::installation::Release;
 use crate::table::{StoreError, Table, Write};
 
 /// How long whoever wrote an event tries to send it. A caller may be waiting.
@@ -37,12 +37,12 @@ const LEAST: Duration = Duration::from_millis(200);
 const LEFT_ALONE: Duration = Duration::from_secs(5);
 /// How many installations' events the schedule sends in one tick.
 const MOST_A_TICK: usize = 500;
-/// How many are read or struck at once.
+/// How many are read or acknowledged at once.
 const CONCURRENCY: usize = 16;
 /// How long an event waits that the bus has refused. Somebody has to change something first.
 const PUT_OFF: Duration = Duration::from_hours(1);
 
-/// Tells of installations, if there is a bus.
+/// Publishes events of installations, if there is a bus.
 #[derive(Clone)]
 pub struct Events {
     bus: Option<Bus>,
@@ -57,9 +57,9 @@ impl Events {
         Self { bus: bus.map(|(client, name)| Bus::new(client, name)), table, clock }
     }
 
-    /// Whether there is anybody to tell.
+    /// Whether events are published at all: whether there is a bus.
     #[must_use]
-    pub fn are_told(&self) -> bool {
+    pub fn are_published(&self) -> bool {
         self.bus.is_some()
     }
 
@@ -81,34 +81,30 @@ impl Events {
         self.bus.as_ref().and_then(|_| of_renewal(stored, self.clock.now()))
     }
 
-    /// Gives a lease back without a new token ([`Table::settle`]) and tells what there is to tell of that.
+    /// Releases a lease without a new token ([`Table::release`]) and publishes the event of that, if there is one.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn settle(
+    pub async fn release(
         &self,
         claimed: &Installation,
-        attempt: &LeaseOwner,
-        to: Settlement,
+        owner: &LeaseOwner,
+        to: Release,
         deadline: Millis,
     ) -> Result<Write<Box<Installation>>, StoreError> {
-        let event = self.setback(claimed, to.status);
-        let settled = self.table.settle(&claimed.resource, claimed.version, attempt, to, event).await?;
+        let event = self.bus.as_ref().and_then(|_| of_failure(claimed, to.status, self.clock.now()));
+        let released = self.table.release(&claimed.resource, claimed.version, owner, to, event).await?;
         if event.is_some()
-            && let Write::Applied(stored) = &settled
+            && let Write::Applied(stored) = &released
         {
-            self.tell(stored, deadline).await;
+            self.publish(stored, deadline).await;
         }
-        Ok(settled)
-    }
-
-    fn setback(&self, claimed: &Installation, to: Status) -> Option<Event> {
-        self.bus.as_ref().and_then(|_| of_failure(claimed, to, self.clock.now()))
+        Ok(released)
     }
 
     /// Sends what an installation has in its outbox, in bounded time and before `deadline`. What cannot be sent now is
     /// sent by the schedule: nobody's request fails for it.
-    pub async fn tell(&self, stored: &Installation, deadline: Millis) {
+    pub async fn publish(&self, stored: &Installation, deadline: Millis) {
         let Some(bus) = &self.bus else { return };
         if stored.outbox.is_empty() {
             return;
@@ -134,23 +130,23 @@ impl Events {
     ///
     /// # Errors
     /// [`StoreError`] if it cannot be read.
-    pub async fn tell_of(&self, resource: &Resource, deadline: Millis) -> Result<(), StoreError> {
+    pub async fn publish_of(&self, resource: &Resource, deadline: Millis) -> Result<(), StoreError> {
         if self.bus.is_some()
             && let Some(stored) = self.table.installation(resource).await?
         {
-            self.tell(&stored, deadline).await;
+            self.publish(&stored, deadline).await;
         }
         Ok(())
     }
 
     /// Sends what others have left behind, in an invocation that ends at `deadline`. A bus that takes nothing is not
     /// asked again before the next tick.
-    pub async fn tell_what_is_left(&self, deadline: Millis) {
+    pub async fn publish_pending(&self, deadline: Millis) {
         let Some(bus) = &self.bus else { return };
-        let left = self.table.unsent(self.clock.now() - LEFT_ALONE, MOST_A_TICK).await;
+        let left = self.table.pending_events(self.clock.now() - LEFT_ALONE, MOST_A_TICK).await;
         let left = match left {
             Ok(left) => left,
-            Err(error) => return tracing::error!(alarm = "events", %error, "unsent lifecycle events cannot be read"),
+            Err(error) => return tracing::error!(alarm = "events", %error, "pending lifecycle events cannot be read"),
         };
         // A few at a time: what is read is what is sent.
         for some in left.chunks(MOST) {
@@ -207,7 +203,7 @@ impl Events {
                 }
             }
         }
-        self.table.strike_events(&stored.resource, &stored.outbox, &taken, put_off).await
+        self.table.acknowledge_events(&stored.resource, &stored.outbox, &taken, put_off).await
     }
 }
 
@@ -226,10 +222,10 @@ fn of_failure(stored: &Installation, status: Status, at: Millis) -> Option<Event
         Status::NeedsReauthorization => Name::NeedsReauthorization,
         _ => return None,
     };
-    (stored.told != Some(status)).then_some(Event { name, at, epoch: stored.version.epoch })
+    (stored.published != Some(status)).then_some(Event { name, at, epoch: stored.version.epoch })
 }
 
 /// The event that is published when `stored` has a new token: none, unless the last event said that it has no token.
 fn of_renewal(stored: &Installation, at: Millis) -> Option<Event> {
-    stored.told.map(|_| Event { name: Name::Resumed, at, epoch: stored.version.epoch })
+    stored.published.map(|_| Event { name: Name::Resumed, at, epoch: stored.version.epoch })
 }

@@ -17,7 +17,7 @@ use crate::seal::vault::{Vault, VaultError};
 use crate::secrets::SecretError;
 use crate::table::company::Note;
 use crate::table::installation::NewInstallation;
-use crate::table::minted::Learnt;
+use crate::table::minted::InstallNotice;
 use crate::table::{StoreError, Table, Write};
 use crate::token::rescue::{LostWrite, RescueError, RescueQueue, Rescued};
 use crate::token::schedule;
@@ -25,8 +25,8 @@ use crate::token::schedule;
 /// How long an install waits for the table before it goes to the rescue queue: well within the invocation that holds
 /// the only copy of the pair.
 const PATIENCE: Duration = Duration::from_secs(8);
-/// How long an install waits for its note to be taken.
-const ANNOUNCEMENT: Duration = Duration::from_secs(2);
+/// How long an install waits until its company is recorded.
+const RECORDING: Duration = Duration::from_secs(2);
 /// How often an install looks at an item that changes under it.
 const ROUNDS: u32 = 10;
 
@@ -108,11 +108,11 @@ impl Installations {
         exchange_started: Millis,
         home: &str,
     ) -> Result<Installed, InstallError> {
-        let attempt = LeaseOwner::new();
+        let owner = LeaseOwner::new();
         let pair = Pair::granted(grant, None, self.clock.now());
         let new = NewInstallation {
             resource: &grant.resource,
-            attempt: &attempt,
+            owner: &owner,
             installed_at: exchange_started,
             due_at: schedule::next_refresh(pair.issued_at, pair.expires_at, fastrand::f64()),
             company: grant.company.as_deref(),
@@ -121,13 +121,13 @@ impl Installations {
             now: self.clock.now(),
         };
         let sealer = self.vault.sealer().await?;
-        self.announce(&grant.resource, exchange_started).await;
+        self.record_company(&grant.resource, exchange_started).await;
         let storing = within(PATIENCE, Box::pin(self.store_patiently(&new, &pair))).await;
         let stored = storing.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into()).into()));
         match stored {
             Ok(stored) => {
                 if let Some(stored) = stored {
-                    self.events.tell(&stored, self.clock.now() + PATIENCE).await;
+                    self.events.publish(&stored, self.clock.now() + PATIENCE).await;
                 }
                 Ok(Installed { resource: grant.resource.clone(), company: grant.company.clone(), bulk: grant.bulk })
             }
@@ -139,7 +139,7 @@ impl Installations {
                     home: home.to_owned(),
                     scope: grant.scope.clone(),
                 };
-                let rescued = Rescued::seal(&sealer, &grant.resource, &attempt, write, &pair);
+                let rescued = Rescued::seal(&sealer, &grant.resource, &owner, write, &pair);
                 match &self.rescue {
                     Some(queue) if queue.send(&rescued).await => Err(InstallError::Rescued),
                     _ => Err(InstallError::Store(match error {
@@ -160,10 +160,10 @@ impl Installations {
             return Err(RescueError::Unreadable);
         };
         let pair = rescued.open(&self.vault).await?;
-        let attempt = LeaseOwner::from(rescued.attempt.clone());
+        let owner = LeaseOwner::from(rescued.attempt.clone());
         let new = NewInstallation {
             resource: &rescued.resource,
-            attempt: &attempt,
+            owner: &owner,
             installed_at: Millis(*installed_at),
             due_at: self.clock.now(),
             company: company.as_deref(),
@@ -171,25 +171,32 @@ impl Installations {
             scope: scope.as_deref(),
             now: self.clock.now(),
         };
-        self.announce(&rescued.resource, Millis(*installed_at)).await;
+        self.record_company(&rescued.resource, Millis(*installed_at)).await;
         let stored = self.store(&new, &pair).await.map_err(|error| match error {
             VaultOrStore::Store(error) => RescueError::Store(error),
             VaultOrStore::Vault(error) => RescueError::Vault(error),
         })?;
         if let Some(stored) = stored {
-            self.events.tell(&stored, self.clock.now() + PATIENCE).await;
+            self.events.publish(&stored, self.clock.now() + PATIENCE).await;
         }
         Ok(())
     }
 
-    /// Hears that the app was installed somewhere at `at`. The grant comes by the redirect; what this adds is a location
-    /// that its company's token can be minted for, and that a company's locations have changed. True if it was news.
+    /// Records a notice that the app was installed at `at`. The grant comes by the redirect. The notice adds a location
+    /// whose token can be minted from its company's, or says that a company's locations have changed. True if it was news.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn hear_of(&self, resource: &Resource, company: Option<&str>, at: Millis) -> Result<bool, StoreError> {
+    pub async fn on_install_notice(
+        &self,
+        resource: &Resource,
+        company: Option<&str>,
+        at: Millis,
+    ) -> Result<bool, StoreError> {
         if resource.kind() == Kind::Location {
-            return self.learn(resource, Learnt { company, at, event: None, now: self.clock.now() }).await;
+            return self
+                .record_install_notice(resource, InstallNotice { company, at, event: None, now: self.clock.now() })
+                .await;
         }
         let now = self.clock.now();
         self.table.note_task(resource.id(), Note::Reported, now).await?;
@@ -223,7 +230,7 @@ impl Installations {
         }
         let outcome = match self.revoke(resource, seen, at).await? {
             Write::Applied(stored) => {
-                self.events.tell(&stored, self.clock.now() + PATIENCE).await;
+                self.events.publish(&stored, self.clock.now() + PATIENCE).await;
                 Uninstalled::Done
             }
             Write::Conflict(_) => Uninstalled::Older,
@@ -233,22 +240,22 @@ impl Installations {
         Ok(outcome)
     }
 
-    /// What the marketplace tells of one location. If that begins an installation, there is an event of it.
-    async fn learn(&self, location: &Resource, learnt: Learnt<'_>) -> Result<bool, StoreError> {
-        if !self.events.are_told() {
-            return self.table.learn(location, learnt).await;
+    /// Records an install notice of one location. If the notice begins an installation, there is an event of it.
+    async fn record_install_notice(&self, location: &Resource, notice: InstallNotice<'_>) -> Result<bool, StoreError> {
+        if !self.events.are_published() {
+            return self.table.record_install_notice(location, notice).await;
         }
         let mut before = None;
         for _ in 0..ROUNDS {
-            let seen = self.table.installation(location).await?.map(|seen| (seen.version, begins(Some(&seen))));
+            let seen = self.table.installation(location).await?.map(|seen| (seen.version, starting_epoch(Some(&seen))));
             if before.is_some() && before == Some(seen) {
                 return Ok(false);
             }
             before = Some(seen);
-            let epoch = seen.map_or_else(|| begins(None), |(_, epoch)| epoch);
-            let event = epoch.and_then(|epoch| self.events.installed(epoch, learnt.at));
-            if self.table.learn(location, Learnt { event, ..learnt }).await? {
-                self.events.tell_of(location, self.clock.now() + PATIENCE).await?;
+            let epoch = seen.map_or_else(|| starting_epoch(None), |(_, epoch)| epoch);
+            let event = epoch.and_then(|epoch| self.events.installed(epoch, notice.at));
+            if self.table.record_install_notice(location, InstallNotice { event, ..notice }).await? {
+                self.events.publish_of(location, self.clock.now() + PATIENCE).await?;
                 return Ok(true);
             }
             if event.is_none() {
@@ -264,7 +271,7 @@ impl Installations {
         seen: Option<TokenVersion>,
         at: Millis,
     ) -> Result<Write<Box<Installation>>, StoreError> {
-        if !self.events.are_told() {
+        if !self.events.are_published() {
             return self.table.uninstall(resource, at, seen, None, self.clock.now()).await;
         }
         // The event names the epoch that follows, so the one before must be known.
@@ -280,9 +287,9 @@ impl Installations {
         Err(StoreError::Unavailable("the item changes faster than it can be written".into()))
     }
 
-    /// Notes a company before it is stored: its locations can be minted at once, and the schedule reads which they are.
+    /// Records a company before it is stored: its locations can be minted at once, and the schedule reads which they are.
     /// Without the note the daily renewal of the company's token makes up for it.
-    async fn announce(&self, resource: &Resource, at: Millis) {
+    async fn record_company(&self, resource: &Resource, at: Millis) {
         if resource.kind() == Kind::Location {
             return;
         }
@@ -291,7 +298,7 @@ impl Installations {
             tokio::try_join!(self.table.note_task(id, Note::Installing(at), now), self.table.list_company(id, now))
         };
         // Boxed, because two calls of the SDK at once are large.
-        if !matches!(tokio::time::timeout(ANNOUNCEMENT, Box::pin(noting)).await, Ok(Ok(_))) {
+        if !matches!(tokio::time::timeout(RECORDING, Box::pin(noting)).await, Ok(Ok(_))) {
             tracing::warn!(%resource, "a company's locations will be found later");
         }
     }
@@ -314,14 +321,14 @@ impl Installations {
             let sealer = self.vault.sealer().await.map_err(VaultError::from)?;
             let seen = stored.as_ref().map(|stored| stored.version);
             if let Some(stored) = stored {
-                if stored.committed_by.as_deref() == Some(new.attempt.as_str()) {
+                if stored.is_committed_by(new.owner) {
                     return Ok(Some(stored.into()));
                 }
-                if stored.revoked_at.is_some_and(|at| at > new.installed_at) {
+                if stored.revoked_at().is_some_and(|at| at > new.installed_at) {
                     tracing::warn!(resource = %new.resource, "an install that was uninstalled before it could be stored");
                     return Ok(None);
                 }
-                if stored.minted.is_none() && stored.installed_at >= new.installed_at {
+                if stored.minted().is_none() && stored.installed_at >= new.installed_at {
                     if self.come_second(new, pair, &stored, &sealer).await? {
                         return Ok(None);
                     }
@@ -347,17 +354,17 @@ impl Installations {
         stored: &Installation,
         sealer: &crate::seal::Sealer,
     ) -> Result<bool, StoreError> {
-        if stored.status == Status::Revoked {
+        if stored.status() == Status::Revoked {
             return Ok(true);
         }
         let standby = StandbyPair {
-            attempt: new.attempt.as_str().to_owned(),
+            owner: new.owner.clone(),
             generation: stored.version.generation,
             // No token was presented for it. It counts as old as the current pair.
             granted_from: stored.granted_from,
             pair: pair.seal(sealer, new.resource, stored.version, Slot::Standby),
         };
-        let known = stored.standby.iter().any(|standby| standby.attempt == new.attempt.as_str());
+        let known = stored.standby().iter().any(|standby| standby.owner == *new.owner);
         if !known {
             match self.table.add_standby(stored, &standby, self.clock.now()).await? {
                 Write::Applied(_) => {}
@@ -369,14 +376,14 @@ impl Installations {
     }
 }
 
-/// The epoch that a location begins with, of which the marketplace tells that the app was installed there: none, if it
-/// is known to be.
-fn begins(seen: Option<&Installation>) -> Option<u64> {
+/// The epoch with which an install notice begins the installation of a location: none, if the app is known to be installed
+/// there.
+fn starting_epoch(seen: Option<&Installation>) -> Option<u64> {
     let Some(seen) = seen else { return Some(1) };
     let TokenVersion { epoch, .. } = seen.version;
-    match seen.status {
+    match seen.status() {
         Status::Revoked | Status::NeedsReauthorization => Some(epoch + 1),
-        _ => seen.minted.is_some_and(|minted| minted.supposed).then_some(epoch),
+        _ => seen.minted().is_some_and(|minted| minted.is_placeholder).then_some(epoch),
     }
 }
 

@@ -77,10 +77,10 @@ impl Installations {
             return Ok(self.uninstall(resource, at.min(now)).await?);
         }
         let Some(stored) = self.table.installation(resource).await? else { return Ok(Uninstalled::Unknown) };
-        if stored.minted.is_some_and(|minted| minted.supposed) {
+        if stored.minted().is_some_and(|minted| minted.is_placeholder) {
             return Ok(Uninstalled::Unknown);
         }
-        if stored.status == Status::Revoked {
+        if stored.status() == Status::Revoked {
             return Ok(Uninstalled::Done);
         }
         match order(reported, stored.installed_at, now) {

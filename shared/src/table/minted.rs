@@ -16,8 +16,8 @@ use crate::domain::installation::{Installation, installation_key, resource_of};
 use crate::domain::resource::{Kind, Resource};
 use crate::domain::status::{LeaseOwner, Status, TokenVersion, Transition};
 
-/// A location that no company turned out to have is forgotten after this.
-pub(super) const SUPPOSED: Duration = Duration::from_hours(1);
+/// A placeholder is deleted after this, if no company has the app in its location.
+pub(super) const PLACEHOLDER_KEPT: Duration = Duration::from_hours(1);
 /// The attributes that hold the result of asking companies about a location.
 pub(super) const SEARCH_RESULT: [&str; 5] =
     ["absent_until", "absent_newest", "search_since", "search_after", "search_left"];
@@ -42,41 +42,45 @@ pub enum Absence {
     Searching(Millis),
 }
 
-/// What is told of a location besides its name.
+/// A notice of the marketplace that the app is installed in a location.
 #[derive(Clone, Copy, Debug)]
-pub struct Learnt<'a> {
-    /// The company, where it is told.
+pub struct InstallNotice<'a> {
+    /// The company, where the notice names it.
     pub company: Option<&'a str>,
-    /// Since when it is so, by the platform's word.
+    /// When it was installed, as the platform says.
     pub at: Millis,
-    /// What is told if that begins an installation; then nothing else is written of the location's beginning.
+    /// The event that is published if the notice begins an installation. With an event nothing but a beginning is written.
     pub event: Option<Event>,
     /// The present.
     pub now: Millis,
 }
 
 impl Table {
-    /// Keeps a place for a location that a caller has named and nobody else, so that it can be claimed. Does nothing if
-    /// there is one.
+    /// Stores a placeholder for a location that only a caller has ever named, so that the location can be claimed. Does
+    /// nothing if the location has an item.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn suppose(&self, location: &Resource, now: Millis) -> Result<(), StoreError> {
+    pub async fn keep_placeholder(&self, location: &Resource, now: Millis) -> Result<(), StoreError> {
         let mut write = Update::of_installation(location);
         write.when("attribute_not_exists(pk)").set_status(Status::Active).set("minted", AttributeValue::Bool(true));
         write.set("supposed", AttributeValue::Bool(true)).set("epoch", n(1)).set("generation", n(0));
-        write.set("installed_at", n(now)).set("expires_at", n((now + SUPPOSED).seconds()));
+        write.set("installed_at", n(now)).set("expires_at", n((now + PLACEHOLDER_KEPT).seconds()));
         self.write(write).await.map(drop)
     }
 
-    /// Notes that the app is installed in a location, so that its token can be minted. A grant of its own that still
-    /// holds stays; one that was refused for good or uninstalled before `at` gives way. True if anything changed.
+    /// Records that the app is installed in a location, so that its token can be minted. A grant of its own that still
+    /// holds stays; one that was refused for good or uninstalled before the notice gives way. True if anything changed.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn learn(&self, location: &Resource, learnt: Learnt<'_>) -> Result<bool, StoreError> {
+    pub async fn record_install_notice(
+        &self,
+        location: &Resource,
+        notice: InstallNotice<'_>,
+    ) -> Result<bool, StoreError> {
         // Three kinds of items, three writes: none yet or a minted one; one that has ended; one with a grant that holds.
-        let item = match self.write(notice_of_minted(location, &learnt)).await? {
+        let item = match self.write(notice_of_minted(location, &notice)).await? {
             Write::Applied(_) | Write::NotFound => return Ok(true),
             Write::Conflict(item) => item,
         };
@@ -85,9 +89,9 @@ impl Table {
         let has_ended = status.has_ended();
         let minted = attributes.flag("minted");
         // Without a company nothing says what its token could be minted from: a grant of its own comes by the redirect.
-        let write = if has_ended && (minted || learnt.company.is_some()) {
-            notice_of_ended(location, &learnt)
-        } else if let Some(company) = learnt.company
+        let write = if has_ended && (minted || notice.company.is_some()) {
+            notice_of_ended(location, &notice)
+        } else if let Some(company) = notice.company
             && !has_ended
             && !minted
             && attributes.text("company") != Some(company)
@@ -111,16 +115,16 @@ impl Table {
         &self,
         location: &Resource,
         version: TokenVersion,
-        attempt: &LeaseOwner,
+        owner: &LeaseOwner,
         company_epoch: u64,
         now: Millis,
     ) -> Result<Write<Box<Installation>>, StoreError> {
         let mut write = Update::of_version(location, version);
-        write.when_leased_by(attempt).when("attribute_not_exists(standby)");
+        write.when_leased_by(owner).when("attribute_not_exists(standby)");
         write.set_status(Status::Active).set("minted", AttributeValue::Bool(true)).set("failures", n(0));
         write.set_due(location, now).set("company_epoch", n(company_epoch)).remove(["refresh_token"]).release_lease();
         let answer = self.write_installation(write).await?;
-        Ok(answer.or_applied_before(|stored| stored.minted.is_some() && stored.version == version))
+        Ok(answer.or_applied_before(|stored| stored.minted().is_some() && stored.version == version))
     }
 
     /// Stores a minted token, which is sealed under the next version and comes without a refresh token.
@@ -138,23 +142,23 @@ impl Table {
         write.when_legal(Transition::StoreToken).when("attribute_exists(minted)");
         write.set("company", s(source.company)).set("company_epoch", n(source.epoch)).renew(location, from, &renewal);
         write.remove(["standby", "granted_from", "supposed", "expires_at"]).remove(SEARCH_RESULT);
-        Ok(self.write_installation(write).await?.or_applied_before(|stored| stored.is_committed_by(renewal.attempt)))
+        Ok(self.write_installation(write).await?.or_applied_before(|stored| stored.is_committed_by(renewal.owner)))
     }
 
-    /// Gives the lease back because no company that was asked has the app in the location, and notes what is known of
-    /// that. The location's token is erased.
+    /// Releases the lease because no company that was asked has the app in the location, and stores the mark of that. The
+    /// location's token is erased.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn settle_absent(
+    pub async fn release_absent(
         &self,
         location: &Resource,
         version: TokenVersion,
-        attempt: &LeaseOwner,
+        owner: &LeaseOwner,
         absence: Absence,
     ) -> Result<Write<Box<Installation>>, StoreError> {
         let mut write = Update::of_version(location, version);
-        write.when_leased_by(attempt).set_status(Status::Active).set("failures", n(0));
+        write.when_leased_by(owner).set_status(Status::Active).set("failures", n(0));
         write.erase_pair().release_lease().unschedule().remove(["absent_newest", "search_after", "search_left"]);
         match absence {
             Absence::Unmarked => write.remove(["search_since"]),
@@ -162,7 +166,7 @@ impl Table {
             Absence::Searching(since) => write.set("search_since", n(since)).remove(["absent_until"]),
         };
         let answer = self.write_installation(write).await?;
-        Ok(answer.or_applied_before(|stored| stored.version == version && stored.attempt.is_none()))
+        Ok(answer.or_applied_before(|stored| stored.version == version && stored.lease().is_none()))
     }
 
     /// Notes in a leased location that the schedule searches for its company, since `since`. The lease, the token and all
@@ -174,19 +178,19 @@ impl Table {
         &self,
         location: &Resource,
         version: TokenVersion,
-        attempt: &LeaseOwner,
+        owner: &LeaseOwner,
         since: Millis,
     ) -> Result<(), StoreError> {
         let mut write = Update::of_version(location, version);
-        write.when_leased_by(attempt).set("search_since", n(since)).remove(["search_after", "search_left"]);
+        write.when_leased_by(owner).set("search_since", n(since)).remove(["search_after", "search_left"]);
         self.write(write).await.map(drop)
     }
 
-    /// Takes a minted location from what is due: there is nothing to mint its token from.
+    /// Takes a minted location out of the index of what is due: there is nothing to mint its token from.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn rest(
+    pub async fn unschedule(
         &self,
         location: &Resource,
         version: TokenVersion,
@@ -231,13 +235,13 @@ impl Table {
 }
 
 /// An install notice of a location that is not known or whose token is minted.
-fn notice_of_minted(location: &Resource, learnt: &Learnt<'_>) -> Update {
+fn notice_of_minted(location: &Resource, notice: &InstallNotice<'_>) -> Update {
     let mut write = Update::of_installation(location);
     let mut news = "attribute_exists(supposed)".to_owned();
     // With an event only the beginning of an installation is written, because the event is true of nothing else.
-    if learnt.event.is_none() {
+    if notice.event.is_none() {
         news.push_str(" OR installed_at < :at OR attribute_exists(absent_until) OR attribute_exists(search_since)");
-        if learnt.company.is_some() {
+        if notice.company.is_some() {
             news.push_str(" OR attribute_not_exists(company) OR company <> :company");
         }
     }
@@ -245,17 +249,17 @@ fn notice_of_minted(location: &Resource, learnt: &Learnt<'_>) -> Update {
     write.when(&format!("attribute_not_exists(pk) OR (attribute_exists(minted) AND {has_not_ended} AND ({news}))"));
     write.set_to("#status", "if_not_exists(#status, :Active)").value(":Active", s(Status::Active.as_str()));
     write.set_to("epoch", "if_not_exists(epoch, :one)").set_to("generation", "if_not_exists(generation, :zero)");
-    write.value(":one", n(1)).value(":zero", n(0)).set_to("installed_at", ":at").value(":at", n(learnt.at));
-    if let Some(company) = learnt.company {
+    write.value(":one", n(1)).value(":zero", n(0)).set_to("installed_at", ":at").value(":at", n(notice.at));
+    if let Some(company) = notice.company {
         write.set_to("company", ":company").value(":company", s(company));
     }
     write.set("minted", AttributeValue::Bool(true)).remove(["supposed", "expires_at"]).remove(SEARCH_RESULT);
-    write.publish(learnt.event, learnt.now);
+    write.publish(notice.event, notice.now);
     write
 }
 
 /// An install notice of a location that was uninstalled or given up before.
-fn notice_of_ended(location: &Resource, learnt: &Learnt<'_>) -> Update {
+fn notice_of_ended(location: &Resource, notice: &InstallNotice<'_>) -> Update {
     let mut write = Update::of_installation(location);
     let ended: Vec<_> = Status::ALL
         .into_iter()
@@ -263,16 +267,16 @@ fn notice_of_ended(location: &Resource, learnt: &Learnt<'_>) -> Update {
         .map(|(status, ended_at)| format!("({} AND {ended_at} < :at)", write.status_is(|this| this == status)))
         .collect();
     write.when(&ended.join(" OR "));
-    if let Some(event) = learnt.event {
+    if let Some(event) = notice.event {
         write.when_equal("epoch", n(event.epoch.saturating_sub(1)));
     }
     write.set_status(Status::Active).set_to("epoch", "epoch + :one").value(":one", n(1)).set("failures", n(0));
-    write.set_to("installed_at", ":at").value(":at", n(learnt.at)).set("minted", AttributeValue::Bool(true));
-    if let Some(company) = learnt.company {
+    write.set_to("installed_at", ":at").value(":at", n(notice.at)).set("minted", AttributeValue::Bool(true));
+    if let Some(company) = notice.company {
         write.set("company", s(company));
     }
     write.erase_pair().release_lease().remove(["standby", "tried_at", "forced_at", "revoked_at", "told"]);
-    write.remove(["supposed", "expires_at"]).remove(SEARCH_RESULT).publish(learnt.event, learnt.now);
+    write.remove(["supposed", "expires_at"]).remove(SEARCH_RESULT).publish(notice.event, notice.now);
     write
 }
 

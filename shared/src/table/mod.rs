@@ -185,6 +185,12 @@ impl<'a> Attributes<'a> {
         set.into_iter().flatten().map(String::as_str)
     }
 
+    /// The elements of a list; none if it is not there.
+    #[must_use]
+    pub fn list(&self, name: &str) -> &'a [AttributeValue] {
+        self.item.get(name).and_then(|value| value.as_l().ok()).map(Vec::as_slice).unwrap_or_default()
+    }
+
     /// A map, if it is there.
     #[must_use]
     pub fn map(&self, name: &str) -> Option<&'a Item> {

@@ -1,8 +1,8 @@
-//! Events that are stored and not yet sent: an installation's `outbox`, and the sparse index `outbox` over those that
-//! have one.
+//! The transactional outbox: an installation's events that are stored and not known to be published, and the sparse index
+//! `outbox` over the installations that have some.
 //!
-//! The set is filled by the write that an event is about. It is emptied by whoever has sent the event, on condition that
-//! it is as it was read: an event that was added meanwhile stays.
+//! The write that an event is about adds the event to the set. After it was published, a write removes it, on condition
+//! that the set is as it was read: an event that was added meanwhile stays.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
@@ -35,7 +35,7 @@ impl Table {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn unsent(&self, before: Millis, limit: usize) -> Result<Vec<Resource>, StoreError> {
+    pub async fn pending_events(&self, before: Millis, limit: usize) -> Result<Vec<Resource>, StoreError> {
         let answer = self
             .client
             .query()
@@ -56,7 +56,7 @@ impl Table {
     ///
     /// # Errors
     /// [`StoreError`]: they are sent again.
-    pub async fn strike_events(
+    pub async fn acknowledge_events(
         &self,
         resource: &Resource,
         seen: &[Event],

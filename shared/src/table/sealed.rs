@@ -36,7 +36,7 @@ impl Table {
             let refresh = new.refresh.as_ref().zip(old.refresh.as_ref());
             replaced.extend(refresh.map(|(new, old)| ("refresh_token".to_owned(), new, old)));
         }
-        for (place, (new, old)) in standby.iter().zip(&seen.standby).enumerate() {
+        for (place, (new, old)) in standby.iter().zip(seen.standby()).enumerate() {
             replaced.push((format!("standby[{place}].access_token"), &new.access, &old.pair.access));
             let refresh = new.refresh.as_ref().zip(old.pair.refresh.as_ref());
             replaced.extend(refresh.map(|(new, old)| (format!("standby[{place}].refresh_token"), new, old)));

@@ -7,7 +7,7 @@
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::company::Listed;
-use super::minted::SUPPOSED;
+use super::minted::PLACEHOLDER_KEPT;
 use super::{Attributes, StoreError, Table, Update, n, s};
 use crate::domain::clock::Millis;
 use crate::domain::installation::installation_key;
@@ -124,7 +124,7 @@ impl Table {
         let _ = self.write(write).await?;
         // A placeholder is deleted once the absence is forgotten.
         let mut write = Update::of_installation(&search.location);
-        write.when("attribute_exists(supposed)").set("expires_at", n((now + SUPPOSED).seconds()));
+        write.when("attribute_exists(supposed)").set("expires_at", n((now + PLACEHOLDER_KEPT).seconds()));
         self.write(write).await.map(drop)
     }
 

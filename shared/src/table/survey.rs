@@ -1,7 +1,6 @@
 //! Installations as an operator may see them: everything but the tokens, which never leave the table here.
 //!
-//! A place that is kept for a location which nobody but a caller has named ([`Table::suppose`]) is no installation, and is
-//! not among them.
+//! A placeholder ([`Table::keep_placeholder`]) is no installation, and is not among them.
 
 use super::{Attributes, Item, StoreError, Table, s};
 use crate::domain::clock::Millis;
@@ -32,7 +31,7 @@ const READ: [&str; 18] = [
     "absent_until",
 ];
 
-/// The attribute of a place that is kept for an unknown location.
+/// The attribute of a placeholder.
 const PLACEHOLDER: &str = "supposed";
 
 /// An installation without its tokens.
@@ -111,7 +110,7 @@ pub struct Part<T> {
 }
 
 impl Table {
-    /// One installation without its tokens; `None` also for the place of a location that only a caller has named.
+    /// One installation without its tokens; `None` also for a placeholder.
     ///
     /// # Errors
     /// [`StoreError`].

@@ -28,7 +28,7 @@ use crate::seal::Sealer;
 use crate::seal::pair::{Pair, Slot};
 use crate::seal::vault::Vault;
 use crate::table::app::BreakerReason;
-use crate::table::installation::{Claim, LEASE, Renewal, Settlement};
+use crate::table::installation::{Claim, Finding, LEASE, Release, Renewal};
 use crate::table::mark_budget::Requested;
 use crate::table::minted::{Absence, Source};
 use crate::table::{StoreError, Table, Write};
@@ -66,7 +66,7 @@ pub struct Minter {
 /// A claimed location.
 struct Claimant {
     location: Installation,
-    attempt: LeaseOwner,
+    owner: LeaseOwner,
     sealer: Sealer,
     ends: Millis,
     deadline: Millis,
@@ -261,11 +261,11 @@ impl Minter {
             Ok(true) => return Err(Refreshed::Failed(Failure::Misconfigured(BreakerReason::MassRefusal.as_str()))),
             Err(error) => return Err(Refreshed::Failed(Failure::Store(error))),
         }
-        let attempt = LeaseOwner::new();
+        let owner = LeaseOwner::new();
         let claim = Claim {
             resource: location,
             version: seen,
-            attempt: &attempt,
+            owner: &owner,
             now,
             lease_ends_at: now + LEASE,
             given_up_too: why == Why::Operator,
@@ -275,10 +275,10 @@ impl Minter {
         };
         match self.table.claim(&claim).await.map_err(|error| Refreshed::Failed(Failure::Store(error)))? {
             Write::Applied(location) => {
-                Ok(Claimant { location: *location, attempt, sealer, ends: now + LEASE, deadline, others: false })
+                Ok(Claimant { location: *location, owner, sealer, ends: now + LEASE, deadline, others: false })
             }
             Write::NotFound => Err(Refreshed::Gone),
-            Write::Conflict(stored) if stored.minted.is_none() => Err(Refreshed::Moved),
+            Write::Conflict(stored) if stored.minted().is_none() => Err(Refreshed::Moved),
             Write::Conflict(stored) => Err(not_claimed(&stored, seen, why, now)),
         }
     }
@@ -294,7 +294,7 @@ impl Minter {
                 break asked;
             }
         };
-        let (now, random, failures) = (self.clock.now(), fastrand::f64(), claimant.location.failures + 1);
+        let (now, random, failures) = (self.clock.now(), fastrand::f64(), claimant.location.schedule.failures + 1);
         let later = |note| Setback {
             status: None,
             due_at: schedule::backoff(now, failures, random),
@@ -319,7 +319,7 @@ impl Minter {
             self.alarms.unclassified(location, status, said).await;
         }
         let company_refused = |why| Setback {
-            failures: claimant.location.failures,
+            failures: claimant.location.schedule.failures,
             told: Failure::CompanyRefused(Box::new(company.clone()), why),
             ..later("the company's token is refused")
         };
@@ -388,7 +388,7 @@ impl Minter {
     /// A permit of the company's, waited for as long as the lease leaves time for the request. The question to a company
     /// that is not the location's own takes no place of the company's own locations, and does not wait.
     async fn permit(&self, claimant: &Claimant, company: &Resource, until: Millis) -> Result<Permit, Setback> {
-        let supposed = claimant.location.minted.is_some_and(|minted| minted.supposed);
+        let supposed = claimant.location.minted().is_some_and(|minted| minted.is_placeholder);
         let to = Endpoint::of(company, PATH);
         let permit = if supposed || claimant.others {
             let wait_until = (!claimant.others).then_some(until);
@@ -412,7 +412,7 @@ impl Minter {
             Err(error) => return Err(self.not_asked(claimant, None, "the company is not read", Failure::Store(error))),
         };
         let lives =
-            |stored: &Installation| stored.status != Status::Revoked && stored.version.epoch == company.access.epoch;
+            |stored: &Installation| stored.status() != Status::Revoked && stored.version.epoch == company.access.epoch;
         if stored.as_ref().is_some_and(lives) {
             return Ok(());
         }
@@ -423,7 +423,7 @@ impl Minter {
     /// Nothing was sent, for a reason that counts as no failure of the location.
     fn not_asked(&self, claimant: &Claimant, retry_at: Option<Millis>, note: &'static str, told: Failure) -> Setback {
         let due_at = retry_at.unwrap_or(self.clock.now());
-        Setback { status: None, due_at, retry_at, failures: claimant.location.failures, note, told }
+        Setback { status: None, due_at, retry_at, failures: claimant.location.schedule.failures, note, told }
     }
 
     async fn granted(&self, claimant: &Claimant, company: &Company, grant: &Grant) -> Refreshed {
@@ -433,11 +433,11 @@ impl Minter {
         let due_at = schedule::next_refresh(pair.issued_at, pair.expires_at, fastrand::f64());
         let source = Source { company: company.resource.id(), epoch: company.access.epoch };
         let event = self.events.renewed(&claimant.location);
-        let renewal = Renewal { attempt: &claimant.attempt, pair: &sealed, due_at, event };
+        let renewal = Renewal { owner: &claimant.owner, pair: &sealed, due_at, event };
         let stored = self.table.commit_minted(location, from, renewal, source).await;
         match stored {
             Ok(Write::Applied(stored)) => {
-                self.events.tell(&stored, claimant.deadline).await;
+                self.events.publish(&stored, claimant.deadline).await;
                 tracing::info!(resource = %location, generation = from.next().generation, outcome = "minted", Refreshes = 1, "token minted");
             }
             Ok(Write::Conflict(_) | Write::NotFound) => return Refreshed::Moved,
@@ -458,7 +458,7 @@ impl Minter {
         };
         // While other companies may have the app there, nothing is erased and nothing is concluded.
         if works || when_absent == WhenAbsent::AskOthers {
-            let (now, failures) = (self.clock.now(), claimant.location.failures + 1);
+            let (now, failures) = (self.clock.now(), claimant.location.schedule.failures + 1);
             let note = if works {
                 "no company that was asked has the app there, and the token still works"
             } else {
@@ -474,14 +474,14 @@ impl Minter {
             };
             return self.set_back(claimant, setback).await;
         }
-        let Installation { resource, version, failures, .. } = &claimant.location;
+        let Installation { resource, version, schedule: planned, .. } = &claimant.location;
         let reinstall_url = claimant.location.reinstall_url();
-        let given_up = claimant.location.claimed_from == Some(Status::NeedsReauthorization);
+        let given_up = claimant.location.claimed_from() == Status::NeedsReauthorization;
         // While the schedule asks further companies, nothing is concluded.
         let is_final = when_absent == WhenAbsent::Remember;
         if is_final && !given_up && (claimant.location.pair.is_some() || reinstall_url.is_some()) {
-            let first = !claimant.location.was_refused();
-            match self.breaker.reserve(Requested::Mint, &claimant.attempt, first).await {
+            let first = !claimant.location.findings.was_refused;
+            match self.breaker.reserve(Requested::Mint, &claimant.owner, first).await {
                 Ok(Marking::Reserved) => {}
                 Ok(Marking::NoPlace | Marking::Stopped) => return self.wait(claimant).await,
                 // The lease passes by itself.
@@ -489,13 +489,13 @@ impl Minter {
             }
         }
         let (settled, told) = if is_final && reinstall_url.is_some() {
-            let (status, failures) = (Status::NeedsReauthorization, failures + 1);
-            let to = Settlement { status, due_at: None, failures, retry_at: None, now: self.clock.now() };
-            let settled = self.events.settle(&claimant.location, &claimant.attempt, to, claimant.deadline).await;
+            let (status, failures, now) = (Status::NeedsReauthorization, planned.failures + 1, self.clock.now());
+            let to = Release { status, due_at: None, failures, retry_at: None, finding: None, now };
+            let settled = self.events.release(&claimant.location, &claimant.owner, to, claimant.deadline).await;
             (settled, Failure::NeedsReauthorization(reinstall_url))
         } else {
             let (absence, told) = self.absence(resource, when_absent).await;
-            (self.table.settle_absent(resource, *version, &claimant.attempt, absence).await, told)
+            (self.table.release_absent(resource, *version, &claimant.owner, absence).await, told)
         };
         tracing::info!(%resource, stored = settled.is_ok(), ?when_absent, outcome = "absent", Refreshes = 1,
             "no company that was asked has the app there");
@@ -506,16 +506,16 @@ impl Minter {
     /// The location stays as it is: neither a token is erased nor a failure counted, so that it is minted at once when its
     /// company has a token again.
     async fn unknown(&self, claimant: &Claimant, search: bool) -> Refreshed {
-        let Installation { resource, version, failures, .. } = &claimant.location;
+        let Installation { resource, version, schedule: planned, .. } = &claimant.location;
         let now = self.clock.now();
-        if search && let Err(error) = self.note_search(resource, *version, &claimant.attempt, now).await {
+        if search && let Err(error) = self.note_search(resource, *version, &claimant.owner, now).await {
             tracing::warn!(%resource, %error, "the other companies are not asked about a location");
         }
         let setback = Setback {
             status: None,
             due_at: schedule::after_blocked(now, fastrand::f64()),
             retry_at: None,
-            failures: *failures,
+            failures: planned.failures,
             note: "the location's company has no token, and no other company that was asked has the app there",
             told: Failure::NotInstalled,
         };
@@ -528,23 +528,24 @@ impl Minter {
         &self,
         location: &Resource,
         version: TokenVersion,
-        attempt: &LeaseOwner,
+        owner: &LeaseOwner,
         now: Millis,
     ) -> Result<(), StoreError> {
         if self.table.begin_search(location).await? {
-            self.table.note_search(location, version, attempt, now).await?;
+            self.table.note_search(location, version, owner, now).await?;
         }
         Ok(())
     }
 
     /// Refused, and no place is left for a mark: the token is used to its end, and the company is asked again in minutes.
     async fn wait(&self, claimant: &Claimant) -> Refreshed {
-        let Installation { resource, version, failures, .. } = &claimant.location;
-        let (now, failures) = (self.clock.now(), failures + 1);
+        let Installation { resource, schedule: planned, .. } = &claimant.location;
+        let (now, failures) = (self.clock.now(), planned.failures + 1);
         let retry_at = schedule::after_refused(now, failures, fastrand::f64());
         let (status, due_at) = (Status::Uncertain, Some(retry_at));
-        let to = Settlement { status, due_at, failures, retry_at: Some(retry_at), now };
-        let settled = self.table.settle_refused(resource, *version, &claimant.attempt, to).await;
+        let finding = Some(Finding::Refused);
+        let to = Release { status, due_at, failures, retry_at: Some(retry_at), finding, now };
+        let settled = self.events.release(&claimant.location, &claimant.owner, to, claimant.deadline).await;
         tracing::warn!(%resource, outcome = outcome_of(status), failures, stored = settled.is_ok(), Refreshes = 1,
             note = "refused, and no mark is left", "token not minted");
         Refreshed::Failed(Failure::TryAgain(retry_at))
@@ -575,28 +576,29 @@ impl Minter {
         }
         let own = location.company.as_deref().and_then(|id| Resource::company(id).ok());
         let Some(own) = own else { return Ok(true) };
-        let epoch = location.minted.unwrap_or_default().company_epoch;
+        let epoch = location.minted().unwrap_or_default().company_epoch;
         if let Some(company) = companies.iter().find(|company| company.resource == own) {
             return Ok(company.access.epoch <= epoch);
         }
         let stored = self.table.installation(&own).await?;
-        Ok(stored.is_some_and(|stored| stored.status != Status::Revoked && stored.version.epoch <= epoch))
+        Ok(stored.is_some_and(|stored| stored.status() != Status::Revoked && stored.version.epoch <= epoch))
     }
 
     /// Gives the lease back. If the store fails the lease passes by itself.
     async fn set_back(&self, claimant: &Claimant, setback: Setback) -> Refreshed {
-        let Installation { resource, claimed_from, minted, .. } = &claimant.location;
-        let found = match claimed_from {
-            Some(status @ (Status::Suspended | Status::Blocked | Status::NeedsReauthorization)) => *status,
+        let resource = &claimant.location.resource;
+        let found = match claimant.location.claimed_from() {
+            status @ (Status::Suspended | Status::Blocked | Status::NeedsReauthorization) => status,
             _ => Status::Active,
         };
         let Setback { status, due_at, retry_at, failures, note, told } = setback;
         let status = status.unwrap_or(found);
         // What was given up, or never named by anybody who must know, is tried again by a caller's wish only.
-        let wanted = status != Status::NeedsReauthorization && !minted.is_some_and(|minted| minted.supposed);
+        let wanted = status != Status::NeedsReauthorization
+            && !claimant.location.minted().is_some_and(|minted| minted.is_placeholder);
         let due_at = wanted.then_some(due_at);
-        let to = Settlement { status, due_at, failures, retry_at, now: self.clock.now() };
-        let settled = self.events.settle(&claimant.location, &claimant.attempt, to, claimant.deadline).await;
+        let to = Release { status, due_at, failures, retry_at, finding: None, now: self.clock.now() };
+        let settled = self.events.release(&claimant.location, &claimant.owner, to, claimant.deadline).await;
         tracing::warn!(%resource, outcome = outcome_of(status), failures, stored = settled.is_ok(), note, Refreshes = 1, "token not minted");
         Refreshed::Failed(told)
     }

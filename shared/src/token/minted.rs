@@ -41,8 +41,8 @@ impl Tokens {
     /// back as of when the company is known.
     pub(super) async fn under_company(&self, stored: &mut Installation) -> Result<Millis, TokenError> {
         let now = self.clock.now();
-        let minted = stored.minted.unwrap_or_default();
-        if stored.status == Status::Revoked {
+        let minted = stored.minted().unwrap_or_default();
+        if stored.status() == Status::Revoked {
             return Ok(now);
         }
         let agency = match own_company(stored) {
@@ -55,7 +55,7 @@ impl Tokens {
         }
         let works = stored.pair.as_ref().is_some_and(|pair| now < pair.access_expires_at);
         // While the company has no grant, an absence in the others says nothing about the location.
-        if !works && stored.status != Status::NeedsReauthorization && status != Status::NeedsReauthorization {
+        if !works && stored.status() != Status::NeedsReauthorization && status != Status::NeedsReauthorization {
             self.expect_present(minted).await?;
         }
         let Some(agency) = agency else { return Ok(now) };
@@ -73,7 +73,7 @@ impl Tokens {
             return Ok(Some(known));
         }
         let Some(stored) = self.table.installation(company).await? else { return Ok(None) };
-        let agency = Agency { status: stored.status, epoch: stored.version.epoch, read_at: now };
+        let agency = Agency { status: stored.status(), epoch: stored.version.epoch, read_at: now };
         let mut agencies = lock(&self.agencies);
         if agencies.len() >= MOST_CACHED {
             agencies.clear();
@@ -87,7 +87,7 @@ impl Tokens {
         if resource.kind() == Kind::Company || self.roster().await?.newest.is_empty() {
             return Err(TokenError::NotInstalled);
         }
-        Ok(self.table.suppose(resource, self.clock.now()).await?)
+        Ok(self.table.keep_placeholder(resource, self.clock.now()).await?)
     }
 
     /// An error if the companies were asked about a location a moment ago and none has the app there, or while the
@@ -123,7 +123,7 @@ impl Tokens {
     // A box and not an opaque future, because a location's token waits for its company's, which comes the same way.
     pub fn mint<'a>(&'a self, stored: &'a Installation, why: Why, deadline: Millis) -> Minting<'a> {
         Box::pin(async move {
-            let minted = stored.minted.unwrap_or_default();
+            let minted = stored.minted().unwrap_or_default();
             let Some(company) = own_company(stored) else {
                 self.expect_present(minted).await?;
                 return self.ask_around(stored, why, None, deadline).await;
@@ -183,9 +183,9 @@ impl Tokens {
     ) -> Result<Refreshed, TokenError> {
         let Roster { newest, newest_at, more, .. } = self.roster().await?;
         let apart = if more { SEARCHES_APART } else { OTHERS_APART };
-        let tried_at = stored.tried_at.unwrap_or(Millis(0));
+        let tried_at = stored.schedule.tried_at.unwrap_or(Millis(0));
         let is_asked = self.clock.now() < tried_at + apart && newest_at.is_none_or(|listed_at| listed_at <= tried_at);
-        if is_asked || stored.status == Status::NeedsReauthorization {
+        if is_asked || stored.status() == Status::NeedsReauthorization {
             return Err(ended);
         }
         let others = newest.into_iter().filter(|other| other != company);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Company, schedule};
 use crate::domain::access::Access;
 use crate::domain::clock::Millis;
-use crate::domain::installation::Installation;
+use crate::domain::installation::{Installation, State};
 use crate::domain::status::{Status, TokenVersion};
 use crate::secrets::SecretError;
 use crate::table::StoreError;
@@ -85,10 +85,10 @@ pub(super) fn not_claimed(stored: &Installation, seen: TokenVersion, why: Why, n
     if stored.version != seen {
         return Refreshed::Moved;
     }
-    match (stored.status, stored.lease_ends_at) {
-        (Status::Refreshing | Status::Uncertain, Some(end)) if end > now => Refreshed::Held(end),
-        (Status::NeedsReauthorization, _) => Refreshed::Failed(Failure::NeedsReauthorization(stored.reinstall_url())),
-        (Status::Revoked, _) => Refreshed::Moved,
+    match &stored.state {
+        State::Refreshing(lease) if lease.ends_at > now => Refreshed::Held(lease.ends_at),
+        State::NeedsReauthorization => Refreshed::Failed(Failure::NeedsReauthorization(stored.reinstall_url())),
+        State::Revoked { .. } => Refreshed::Moved,
         _ if why.forced_apart().is_some() => Refreshed::Failed(Failure::ForcedRecently),
         // It was claimable a moment later than this clock says.
         _ => Refreshed::Held(now),

@@ -21,7 +21,7 @@ impl Tokens {
     /// [`TokenError`]: a stored token does not open, or the table does not answer.
     pub async fn presence(&self, stored: &Installation) -> Result<Presence, TokenError> {
         let mut stored = stored.clone();
-        if stored.minted.is_some() {
+        if stored.minted().is_some() {
             match self.under_company(&mut stored).await {
                 // Nothing works for a location without its company, or where the platform knows of no installation.
                 Err(TokenError::Revoked | TokenError::NotInstalled) => return Ok(Presence::Gone),
@@ -32,11 +32,11 @@ impl Tokens {
             let access = self.open(&stored, pair).await?;
             return self.minter.presence(&stored.resource, &access).await;
         }
-        if stored.minted.is_some() {
+        if stored.minted().is_some() {
             return self.presence_of_minted(&stored).await;
         }
         // The platform has refused the refresh token, which is what an uninstall leads to.
-        if stored.status == Status::NeedsReauthorization {
+        if stored.status() == Status::NeedsReauthorization {
             return Ok(Presence::Gone);
         }
         self.want_token(&stored).await?;
@@ -48,12 +48,12 @@ impl Tokens {
         let company = location.company.as_deref().and_then(|id| Resource::company(id).ok());
         let Some(company) = company else { return Ok(Presence::Unclear("nobody knows whose location it is")) };
         let Some(company) = self.table.installation(&company).await? else { return Ok(Presence::Gone) };
-        if company.status == Status::Revoked {
+        if company.status() == Status::Revoked {
             return Ok(Presence::Gone);
         }
         Ok(match self.minter.probe_with_stored_token(&company, &location.resource, None).await? {
             // The schedule renews no token of a company that was given up, so nothing works for its locations.
-            None if company.status == Status::NeedsReauthorization => Presence::Gone,
+            None if company.status() == Status::NeedsReauthorization => Presence::Gone,
             None => {
                 self.want_token(&company).await?;
                 Presence::Unclear("the company's access token is expired")

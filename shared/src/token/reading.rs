@@ -25,7 +25,7 @@ pub(super) async fn open(vault: &Vault, stored: &Installation, pair: &SealedPair
         expires_at: pair.access_expires_at,
         epoch: stored.version.epoch,
         generation: stored.version.generation,
-        doubted: stored.is_doubted(),
+        doubted: stored.findings.is_doubted,
     })
 }
 

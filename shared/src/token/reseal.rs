@@ -29,7 +29,7 @@ pub enum Resealed {
 /// The ids of the keys that an installation's tokens are sealed under, with how many values each; the empty id stands
 /// for what is no sealed value.
 pub fn keys_of(installation: &Installation, into: &mut BTreeMap<String, u64>) {
-    let standby = installation.standby.iter().map(|standby| &standby.pair);
+    let standby = installation.standby().iter().map(|standby| &standby.pair);
     for pair in installation.pair.iter().chain(standby) {
         for value in std::iter::once(&pair.access).chain(&pair.refresh) {
             *into.entry(key_id(value).unwrap_or_default().to_owned()).or_default() += 1;
@@ -55,9 +55,9 @@ pub async fn reseal(
         if keys.is_empty() {
             return Ok(Resealed::Already);
         }
-        let Installation { resource, version, pair, standby, .. } = &installation;
+        let Installation { resource, version, pair, .. } = &installation;
         let pair = pair.as_ref().map(|pair| seal_anew(sealer, resource, *version, Slot::Current, pair)).transpose();
-        let standby = standby.iter().map(|StandbyPair { generation, pair, .. }| {
+        let standby = installation.standby().iter().map(|StandbyPair { generation, pair, .. }| {
             let version = TokenVersion { generation: *generation, ..*version };
             seal_anew(sealer, resource, version, Slot::Standby, pair)
         });

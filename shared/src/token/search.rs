@@ -15,11 +15,10 @@ use super::outcome::Why;
 use super::tokens::Tokens;
 use crate::domain::clock::Millis;
 use crate::domain::resource::Resource;
-use crate::domain::status::Status;
 use crate::table::StoreError;
 use crate::table::company::Listed;
 use crate::table::installation::LEASE;
-use crate::table::minted::Learnt;
+use crate::table::minted::InstallNotice;
 use crate::table::search::Search;
 
 /// A search ends after this, whether every company was asked or not.
@@ -71,7 +70,7 @@ impl Tokens {
             // Found, uninstalled or reported meanwhile. A call that has queued it just now says so in a moment.
             let now = self.clock.now();
             let stored = self.table.installation(location).await?;
-            let is_leased = stored.is_some_and(|stored| stored.lease_ends_at.is_some_and(|end| now < end));
+            let is_leased = stored.is_some_and(|stored| stored.lease().is_some_and(|lease| now < lease.ends_at));
             return if is_leased { Ok(()) } else { self.table.end_search(location).await };
         };
         let mut asked_left = false;
@@ -106,8 +105,8 @@ impl Tokens {
     }
 
     async fn found(&self, location: &Resource, company: &Resource, now: Millis) -> Result<(), StoreError> {
-        let learnt = Learnt { company: Some(company.id()), at: now, event: None, now };
-        self.table.learn(location, learnt).await?;
+        let notice = InstallNotice { company: Some(company.id()), at: now, event: None, now };
+        self.table.record_install_notice(location, notice).await?;
         tracing::info!(%location, %company, "the company of a location is found");
         self.table.end_search(location).await
     }
@@ -191,8 +190,8 @@ impl Tokens {
     /// that it does not have the app there.
     async fn give_up(&self, location: &Resource, deadline: Millis) -> Result<(), StoreError> {
         let Some(stored) = self.table.installation(location).await? else { return Ok(()) };
-        let is_over = matches!(stored.status, Status::NeedsReauthorization | Status::Revoked);
-        if stored.minted.is_some() && stored.reinstall_url().is_some() && !is_over {
+        let is_over = stored.status().has_ended();
+        if stored.minted().is_some() && stored.reinstall_url().is_some() && !is_over {
             let marking = self.minter.mint(location, stored.version, Why::Due, &[], WhenAbsent::Remember, deadline);
             Box::pin(marking).await;
         }

@@ -171,7 +171,7 @@ impl Tokens {
     /// Notes that a renewal in doubt ([`Tokens::renew_doubted`]) has helped: another one may, too. If that cannot be
     /// stored, none is made before the schedule has renewed the token.
     pub async fn renewal_helped(&self, resource: &Resource, access: &Access) {
-        if let Err(error) = self.table.renewal_helped(resource, version(access)).await {
+        if let Err(error) = self.table.clear_doubt(resource, version(access)).await {
             tracing::warn!(%resource, %error, "it is not noted that a renewal has helped");
         }
     }
@@ -189,8 +189,8 @@ impl Tokens {
     /// [`TokenError::NotInstalled`] or [`TokenError::Store`].
     pub async fn standing(&self, resource: &Resource) -> Result<Standing, TokenError> {
         let mut stored = self.table.installation(resource).await?.ok_or(TokenError::NotInstalled)?;
-        if let Some(minted) = stored.minted {
-            if minted.supposed {
+        if let Some(minted) = stored.minted() {
+            if minted.is_placeholder {
                 return Err(TokenError::NotInstalled);
             }
             match self.under_company(&mut stored).await {
@@ -199,7 +199,7 @@ impl Tokens {
             };
         }
         let token_expires_at = stored.pair.as_ref().map(|pair| pair.access_expires_at);
-        Ok(Standing { status: stored.status, token_expires_at })
+        Ok(Standing { status: stored.status(), token_expires_at })
     }
 
     /// A token, and as of when it is known that it may be used.
@@ -215,7 +215,7 @@ impl Tokens {
                 self.suppose(resource).await?;
                 continue;
             };
-            let is_minted = stored.minted.is_some();
+            let is_minted = stored.minted().is_some();
             let (mut as_of, mut company_is_uninstalled) = (now, false);
             if is_minted {
                 match self.under_company(&mut stored).await {
@@ -325,7 +325,7 @@ fn version(access: &Access) -> TokenVersion {
 
 /// Decides from the item. `refused` is a token that the platform has refused.
 fn next(stored: &Installation, refused: Option<RefusedToken>, now: Millis) -> Next<'_> {
-    if stored.status == Status::Revoked {
+    if stored.status() == Status::Revoked {
         return Next::Fail(TokenError::Revoked);
     }
     let pair = stored.pair.as_ref().filter(|_| refused.is_none_or(|token| stored.version > token.version));
@@ -337,11 +337,12 @@ fn next(stored: &Installation, refused: Option<RefusedToken>, now: Millis) -> Ne
         return Next::Use(pair);
     }
     let usable = pair.filter(|pair| freshness_of(pair) != Freshness::Expired);
-    let tried = stored.tried_at.unwrap_or(Millis(0));
-    let instead = match stored.status {
+    let tried = stored.schedule.tried_at.unwrap_or(Millis(0));
+    let instead = match stored.status() {
         Status::Active if refused.is_some_and(|token| is_in_vain(stored, token, now)) => TokenError::RecentlyForced,
         Status::Active | Status::Uncertain => {
-            let retry_at = schedule::on_demand(tried, stored.failures).max(stored.retry_at.unwrap_or(tried));
+            let retry_at =
+                schedule::on_demand(tried, stored.schedule.failures).max(stored.schedule.retry_at.unwrap_or(tried));
             if retry_at <= now {
                 return Next::Renew(usable);
             }
@@ -353,7 +354,7 @@ fn next(stored: &Installation, refused: Option<RefusedToken>, now: Millis) -> Ne
             if retry_at <= now {
                 return Next::Renew(usable);
             }
-            if stored.status == Status::Suspended {
+            if stored.status() == Status::Suspended {
                 TokenError::Suspended { retry_at }
             } else {
                 TokenError::InProgress { retry_at }
@@ -368,21 +369,23 @@ fn next(stored: &Installation, refused: Option<RefusedToken>, now: Millis) -> Ne
 
 /// Until when somebody else holds the lease. Whoever waits for that needs no time for a lease of its own.
 fn held(stored: &Installation, now: Millis) -> Option<Millis> {
-    stored.lease_ends_at.filter(|end| stored.status == Status::Refreshing && *end > now)
+    stored.lease().map(|lease| lease.ends_at).filter(|end| *end > now)
 }
 
 /// Whether the refresh token was presented a moment ago, for all that is known, and its answer is missing. The
 /// platform gives it again for a short time only, so it is asked for although the access token still works.
 fn is_unanswered(stored: &Installation, now: Millis) -> bool {
-    let open = stored.status == Status::Uncertain || stored.status == Status::Refreshing && held(stored, now).is_none();
-    open && stored.tried_at.is_some_and(|at| now.since(at) < schedule::GRACE)
+    let open =
+        stored.status() == Status::Uncertain || stored.status() == Status::Refreshing && held(stored, now).is_none();
+    open && stored.schedule.tried_at.is_some_and(|at| now.since(at) < schedule::GRACE)
 }
 
 /// Whether a renewal of a refused token would not help, as far as the item says.
 fn is_in_vain(stored: &Installation, refused: RefusedToken, now: Millis) -> bool {
     let forced_apart = refused.why.forced_apart().unwrap_or_default();
-    let forced_recently = stored.forced_at.is_some_and(|at| now.since(at) < forced_apart);
-    stored.version == refused.version && (forced_recently || (refused.why == Why::Doubted && stored.is_doubted()))
+    let forced_recently = stored.schedule.forced_at.is_some_and(|at| now.since(at) < forced_apart);
+    stored.version == refused.version
+        && (forced_recently || (refused.why == Why::Doubted && stored.findings.is_doubted))
 }
 
 fn told(failure: Failure, now: Millis) -> TokenError {
@@ -403,38 +406,42 @@ fn told(failure: Failure, now: Millis) -> TokenError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::installation::{Findings, Lease, Schedule, Source, State};
+    use crate::domain::status::LeaseOwner;
+
+    fn leased(ends_at: Millis) -> State {
+        State::Refreshing(Lease { owner: LeaseOwner::new(), ends_at, claimed_from: Status::Active })
+    }
 
     fn stored(status: Status, expires: i64) -> Installation {
+        let state = match status {
+            Status::Active => State::Active,
+            Status::Refreshing => leased(NOW),
+            Status::Uncertain => State::Uncertain,
+            Status::Suspended => State::Suspended,
+            Status::Blocked => State::Blocked,
+            Status::NeedsReauthorization => State::NeedsReauthorization,
+            Status::Revoked => State::Revoked { at: Millis(0) },
+        };
         Installation {
-            resource: Resource::location("L1").expect("valid"),
-            status,
+            resource: Resource::location("L1").expect("an id"),
             version: TokenVersion { epoch: 1, generation: 7 },
+            state,
+            source: Source::Own { standby: Vec::new() },
             pair: Some(SealedPair {
                 access: Vec::new(),
                 refresh: None,
                 access_issued_at: Millis(0),
                 access_expires_at: Millis(expires),
             }),
-            granted_from: 0,
-            standby: Vec::new(),
-            refused_generation: None,
-            attempt: None,
-            lease_ends_at: None,
+            granted_from: 6,
             committed_by: None,
+            schedule: Schedule::default(),
+            findings: Findings::default(),
             installed_at: Millis(0),
-            revoked_at: None,
-            due_at: None,
-            forced_at: None,
-            doubted_generation: None,
-            gone: None,
-            tried_at: None,
-            claimed_from: None,
-            retry_at: None,
-            failures: 0,
             company: None,
             home: None,
-            minted: None,
-            told: None,
+            published: None,
             outbox: Vec::new(),
         }
     }
@@ -481,9 +488,9 @@ mod tests {
         let at = |generation| Some(RefusedToken { version: TokenVersion { epoch: 1, generation }, why: Why::Forced });
         assert_eq!(decision(&item, at(6)), "use");
         assert_eq!(decision(&item, at(7)), "renew");
-        item.forced_at = Some(Millis(NOW.0 - 59_000));
+        item.schedule.forced_at = Some(Millis(NOW.0 - 59_000));
         assert_eq!(decision(&item, at(7)), "pass on");
-        item.forced_at = Some(Millis(NOW.0 - 60_000));
+        item.schedule.forced_at = Some(Millis(NOW.0 - 60_000));
         assert_eq!(decision(&item, at(7)), "renew");
     }
 
@@ -492,13 +499,13 @@ mod tests {
         let mut item = stored(Status::Active, FRESH);
         let doubted = Some(RefusedToken { version: item.version, why: Why::Doubted });
         assert_eq!(decision(&item, doubted), "renew");
-        item.forced_at = Some(Millis(NOW.0 - 3_599_000));
+        item.schedule.forced_at = Some(Millis(NOW.0 - 3_599_000));
         assert_eq!(decision(&item, doubted), "pass on");
-        item.forced_at = Some(Millis(NOW.0 - 3_600_000));
+        item.schedule.forced_at = Some(Millis(NOW.0 - 3_600_000));
         assert_eq!(decision(&item, doubted), "renew");
-        for (generation, expected) in [(7, "pass on"), (8, "renew"), (6, "renew")] {
-            item.doubted_generation = Some(generation);
-            assert_eq!(decision(&item, doubted), expected, "{generation}");
+        for (is_doubted, expected) in [(true, "pass on"), (false, "renew")] {
+            item.findings.is_doubted = is_doubted;
+            assert_eq!(decision(&item, doubted), expected, "{is_doubted}");
             let forced = doubted.map(|token| RefusedToken { why: Why::Forced, ..token });
             assert_eq!(decision(&item, forced), "renew", "a text that is known counts all the same");
         }
@@ -508,38 +515,38 @@ mod tests {
     fn a_missing_answer_is_asked_for_while_the_platform_gives_it_again() {
         let ago = |ms| Some(Millis(NOW.0 - ms));
         let mut item = stored(Status::Uncertain, FRESH);
-        item.failures = 1;
+        item.schedule.failures = 1;
         for (tried, expected) in
             [(ago(999), "use"), (ago(1_000), "renew or use"), (ago(29_999), "renew or use"), (ago(30_000), "use")]
         {
-            item.tried_at = tried;
+            item.schedule.tried_at = tried;
             assert_eq!(decision(&item, None), expected, "{tried:?}");
         }
-        item.status = Status::Refreshing;
-        (item.tried_at, item.lease_ends_at) = (ago(14_999), Some(Millis(NOW.0 + 1)));
+        (item.schedule.tried_at, item.state) = (ago(14_999), leased(Millis(NOW.0 + 1)));
         assert_eq!(decision(&item, None), "use", "its holder may live");
-        (item.tried_at, item.lease_ends_at) = (ago(15_000), Some(NOW));
+        (item.schedule.tried_at, item.state) = (ago(15_000), leased(NOW));
         assert_eq!(decision(&item, None), "renew or use");
     }
 
     #[test]
     fn what_the_platform_asked_for_is_waited_for() {
         let mut item = stored(Status::Active, EXPIRED);
-        (item.failures, item.tried_at, item.retry_at) = (1, Some(Millis(NOW.0 - 5_000)), Some(Millis(NOW.0 + 1)));
+        (item.schedule.failures, item.schedule.tried_at, item.schedule.retry_at) =
+            (1, Some(Millis(NOW.0 - 5_000)), Some(Millis(NOW.0 + 1)));
         assert_eq!(decision(&item, None), "later");
-        item.retry_at = Some(NOW);
+        item.schedule.retry_at = Some(NOW);
         assert_eq!(decision(&item, None), "renew");
     }
 
     #[test]
     fn callers_do_not_hammer_what_has_just_failed() {
         let mut item = stored(Status::Suspended, EXPIRED);
-        item.tried_at = Some(Millis(NOW.0 - 1_000));
+        item.schedule.tried_at = Some(Millis(NOW.0 - 1_000));
         assert_eq!(decision(&item, None), "suspended");
-        item.status = Status::Uncertain;
-        item.failures = 3;
+        item.state = State::Uncertain;
+        item.schedule.failures = 3;
         assert_eq!(decision(&item, None), "later");
-        item.tried_at = Some(Millis(NOW.0 - 4_000));
+        item.schedule.tried_at = Some(Millis(NOW.0 - 4_000));
         assert_eq!(decision(&item, None), "renew");
     }
 }

@@ -39,10 +39,10 @@ pub enum Call {
     Claim,
     /// The commit of a refresh.
     Commit,
-    /// A lease given back.
-    Settle,
+    /// The release of a lease without a new token.
+    Release,
     /// A standby pair is added.
-    Park,
+    AddStandby,
     /// A standby pair becomes the current one.
     Promote,
     /// A new installation.
@@ -61,8 +61,8 @@ pub enum Call {
     Secrets,
     /// Everything that is sent to `EventBridge`.
     Events,
-    /// An outbox is emptied.
-    Strike,
+    /// Events are removed from an outbox after they were published.
+    Acknowledge,
 }
 
 /// What becomes of a call.
@@ -273,13 +273,13 @@ fn written(update: &str) -> Option<Call> {
     } else if sets("claimed_from = ") {
         Some(Call::Claim)
     } else if sets("settled_by = ") {
-        Some(Call::Settle)
+        Some(Call::Release)
     } else if sets("committed_by = ") {
         Some(if sets("failures = ") { Call::Commit } else { Call::Promote })
     } else if sets("standby = ") {
-        Some(Call::Park)
+        Some(Call::AddStandby)
     } else if sets("REMOVE outbox") || sets("SET outbox = ") {
-        Some(Call::Strike)
+        Some(Call::Acknowledge)
     } else if sets("marks = ") {
         Some(Call::Reserve)
     } else if sets("ADD grants") {

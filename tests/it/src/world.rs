@@ -259,7 +259,7 @@ impl World {
     /// # Panics
     /// If there is none.
     pub async fn status(&self, resource: &Resource) -> Status {
-        self.stored(resource).await.status
+        self.stored(resource).await.status()
     }
 
     /// How many refresh tokens were presented.

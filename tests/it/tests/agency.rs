@@ -267,7 +267,7 @@ async fn a_location_whose_own_grant_is_refused_is_minted(world: World) {
     world.market.fault(Endpoint::Refresh, refused, Some(1));
     works(&world, &process, &l1).await;
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.status, stored.minted.is_some(), minted(&world)), (Status::Active, true, 2));
+    assert_eq!((stored.status(), stored.minted().is_some(), minted(&world)), (Status::Active, true, 2));
     world.end().await;
 }
 
@@ -283,7 +283,7 @@ async fn a_grant_of_its_own_replaces_a_minted_token(world: World) {
     let grant = world.consent(&process, &l1).await;
     process.installations.install(&grant, started, it::world::HOME).await.expect("installed");
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.minted, stored.standby.is_empty(), stored.version.epoch), (None, true, 2));
+    assert_eq!((stored.minted(), stored.standby().is_empty(), stored.version.epoch), (None, true, 2));
     world.end().await;
 }
 
@@ -482,7 +482,7 @@ async fn an_uninstall_of_a_location_stops_it_alone(world: World) {
     assert_eq!(ear.hear(&ear.notice("UNINSTALL", world.clock.now(), "w1", &members)).await, told(200, "stored"));
     world.market.uninstall(&grantee(&l1));
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.status, stored.pair), (Status::Revoked, None));
+    assert_eq!((stored.status(), stored.pair), (Status::Revoked, None));
     world.advance(Duration::from_secs(9));
     assert!(matches!(access(&world, &process, &l1).await, Err(TokenError::Revoked)));
     works(&world, &process, &l2).await;
@@ -565,7 +565,7 @@ async fn an_answer_that_nobody_knows_to_minting_costs_no_token(world: World) {
         assert!(matches!(minted, Ok(Refreshed::Failed(Failure::TryAgain(_)))), "{fault:?}: {minted:?}");
         let stored = world.stored(l).await;
         assert_eq!((&stored.pair, stored.version), (&before.pair, before.version), "{fault:?}");
-        assert!(stored.due_at.is_some_and(|due| due > world.clock.now()), "{fault:?}: it is tried again");
+        assert!(stored.schedule.due_at.is_some_and(|due| due > world.clock.now()), "{fault:?}: it is tried again");
         for process in &processes {
             works(&world, process, l).await;
         }
@@ -618,7 +618,7 @@ async fn a_location_with_a_grant_of_its_own_once_is_given_up_at_the_end_of_its_t
         world.advance(Duration::from_hours(4));
         world.refresh(&process, json!({})).await;
         let stored = world.stored(&l1).await;
-        assert_eq!((stored.status, stored.pair.is_some()), (Status::Active, true));
+        assert_eq!((stored.status(), stored.pair.is_some()), (Status::Active, true));
         works(&world, &process, &l1).await;
     }
     world.advance(Duration::from_hours(4));
@@ -640,7 +640,7 @@ async fn a_token_of_a_location_that_is_to_be_minted_goes_on(world: World) {
     world.market.fault(Endpoint::Mint, Fault::refusal(400, "Something new"), None);
     world.refresh(&process, json!({})).await;
     let stored = world.stored(&l1).await;
-    assert!(stored.minted.is_some(), "{stored:?}");
+    assert!(stored.minted().is_some(), "{stored:?}");
     works(&world, &world.process().await, &l1).await;
     world.market.clear_faults();
     world.advance(Duration::from_hours(4));
@@ -1150,8 +1150,8 @@ async fn a_location_of_an_agency_that_has_ended_keeps_the_answer_of_its_agency(w
         let others = if count > 6 { 5 + count - 1 } else { count - 1 };
         assert_eq!(asked(&world, &left) - before, others, "each other agency is asked, and not for every call");
         let stored = world.stored(&left).await;
-        assert_eq!((stored.status, &stored.pair), (Status::Active, &pair), "nothing is erased");
-        let known = stored.minted.expect("a minted location");
+        assert_eq!((stored.status(), &stored.pair), (Status::Active, &pair), "nothing is erased");
+        let known = stored.minted().expect("a minted location");
         assert_eq!((known.absent_until, known.search_since), (None, None), "nothing is concluded");
         assert_eq!(reserved(), marks, "no place of the budget of marks is asked for");
         assert_eq!(world.table.searches().await.expect("a table"), []);
@@ -1175,7 +1175,7 @@ async fn an_agency_that_recovers_has_its_locations_back_at_once(world: World) {
         End::Refused.come(&world, &process, &agency(1)).await;
         End::Refused.assert_told(&access(&world, &process, &l1).await);
         if count == 8 {
-            assert!(world.stored(&l1).await.minted.is_some_and(|minted| minted.search_since.is_some()));
+            assert!(world.stored(&l1).await.minted().is_some_and(|minted| minted.search_since.is_some()));
             process.tokens.search(world.deadline()).await;
         }
         // No install, so the list of agencies stays as it is.
@@ -1194,7 +1194,7 @@ async fn to_be_minted(world: &World, process: &Process, location: &Resource) {
     let stored = world.stored(location).await;
     let moved = process.refresher.refresh(location, stored.version, Why::Due, world.deadline()).await;
     assert!(matches!(moved, Refreshed::Moved), "{moved:?}");
-    assert!(world.stored(location).await.minted.is_some());
+    assert!(world.stored(location).await.minted().is_some());
     let no_access = Fault::refusal(403, "The token does not have access to this location.");
     world.market.fault(Endpoint::Mint, no_access, None);
 }

@@ -52,7 +52,7 @@ async fn expect_nothing_left(world: &World) {
         assert!(left.is_empty(), "{left:?} of {:?}", item["pk"]);
     }
     world.advance(Duration::from_secs(10));
-    assert_eq!(world.table.unsent(world.clock.now(), 10).await.expect("the index can be read"), []);
+    assert_eq!(world.table.pending_events(world.clock.now(), 10).await.expect("the index can be read"), []);
 }
 
 async fn refresh(world: &World, process: &Process, resource: &Resource) -> Refreshed {
@@ -145,7 +145,7 @@ async fn what_is_not_sent_is_found_by_the_schedule(world: World) {
 
 async fn what_is_sent_and_not_struck_is_sent_again(world: World) {
     let (l1, doomed, schedule) = (location("L1"), world.teller().await, world.teller().await);
-    doomed.proxy.always(Call::Strike, Cut::HangUp { applied: false });
+    doomed.proxy.always(Call::Acknowledge, Cut::HangUp { applied: false });
     world.install(&doomed, &l1).await;
     expect(&world, &[("Installed", 1)]);
     tick(&world, &schedule).await;
@@ -280,7 +280,7 @@ async fn a_refused_event_beside_a_taken_one_is_kept(world: World) {
 
 async fn an_event_beside_one_that_is_being_struck_stays(world: World) {
     let (l1, slow, other) = (location("L1"), world.teller().await, world.teller().await);
-    let strike = slow.proxy.hold(Call::Strike);
+    let strike = slow.proxy.hold(Call::Acknowledge);
     let story = async {
         strike.reached().await;
         world.event_bridge.fail(Some(Failure::HangUp));
@@ -334,7 +334,7 @@ async fn a_company_comes_and_goes_as_one_event(world: World) {
 
 async fn a_location_that_the_marketplace_reports_is_told_once(world: World) {
     let (l1, process) = (location("L1"), world.teller().await);
-    let hear = async || process.installations.hear_of(&l1, Some(company().id()), world.clock.now()).await;
+    let hear = async || process.installations.on_install_notice(&l1, Some(company().id()), world.clock.now()).await;
     assert!(hear().await.expect("a table"));
     world.advance(Duration::from_secs(1));
     assert!(hear().await.expect("a table"));

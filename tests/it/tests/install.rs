@@ -214,7 +214,7 @@ impl World {
     async fn status(&self, resource: &str) -> Option<Status> {
         let (kind, id) = resource.split_once(':').expect("kind and id");
         let resource = serde_json::from_value::<Resource>(json!({ (kind): id })).expect("a resource");
-        self.table_of().installation(&resource).await.expect("read").map(|installation| installation.status)
+        self.table_of().installation(&resource).await.expect("read").map(|installation| installation.status())
     }
 
     /// The whole table as text.

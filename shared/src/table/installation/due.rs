@@ -11,7 +11,7 @@ use crate::table::{Attributes, Item, StoreError, Table, Update, Write, n, s};
 /// One entry of the index of what is due.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Due {
-    /// Whose installation.
+    /// The location or company.
     pub resource: Resource,
     /// The version that the index shows. It may lag behind the item; the claim's condition finds out.
     pub version: TokenVersion,

@@ -1,4 +1,4 @@
-//! How an installation begins and ends.
+//! The writes that begin and end an installation.
 
 use crate::domain::clock::Millis;
 use crate::domain::event::Event;
@@ -11,10 +11,10 @@ use crate::table::{StoreError, Table, Update, Write, n, s};
 /// What is stored about a new installation besides its tokens.
 #[derive(Clone, Debug)]
 pub struct NewInstallation<'a> {
-    /// Whose it is.
+    /// The location or company.
     pub resource: &'a Resource,
     /// The attempt that exchanged the code.
-    pub attempt: &'a LeaseOwner,
+    pub owner: &'a LeaseOwner,
     /// When the exchange was begun.
     pub installed_at: Millis,
     /// When the schedule looks first.
@@ -57,7 +57,7 @@ impl Table {
             }
         }
         write.set_status(Status::Active).set("epoch", n(next.epoch)).set("generation", n(next.generation));
-        write.set("committed_by", s(new.attempt.as_str())).set("installed_at", n(new.installed_at));
+        write.set("committed_by", s(new.owner.as_str())).set("installed_at", n(new.installed_at));
         write.set_due(new.resource, new.due_at).set("failures", n(0)).set("home", s(new.home)).set_pair(pair);
         for (attribute, value) in [("company", new.company), ("#scope", new.scope)] {
             if let Some(value) = value {
@@ -67,7 +67,7 @@ impl Table {
         write.release_lease().publish(event, new.now);
         write.remove(["standby", "granted_from", "revoked_at", "forced_at", "token_wanted", "told"]);
         write.remove(["minted", "company_epoch", "supposed", "expires_at"]).remove(SEARCH_RESULT);
-        Ok(self.write_installation(write).await?.or_applied_before(|stored| stored.is_committed_by(new.attempt)))
+        Ok(self.write_installation(write).await?.or_applied_before(|stored| stored.is_committed_by(new.owner)))
     }
 
     /// Revokes an installation and erases its tokens: one that is older than `at`, or the one whose version is still
@@ -98,6 +98,6 @@ impl Table {
         write.set("revoked_at", n(at)).erase_pair().release_lease().unschedule();
         write.remove(["standby", "token_wanted", "told"]).publish(event, now);
         let answer = self.write_installation(write).await?;
-        Ok(answer.or_applied_before(|stored| stored.status == Status::Revoked))
+        Ok(answer.or_applied_before(|stored| stored.status() == Status::Revoked))
     }
 }

@@ -15,13 +15,16 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use super::{Attributes, Item, StoreError, Table, n, s};
 use crate::domain::clock::Millis;
 use crate::domain::event::Event;
-use crate::domain::installation::{Gone, Installation, Minted, SealedPair, StandbyPair, installation_key, resource_of};
+use crate::domain::installation::{
+    Findings, Gone, Installation, Lease, Minted, Schedule, SealedPair, Source, StandbyPair, State, installation_key,
+    resource_of,
+};
 use crate::domain::resource::Resource;
 use crate::domain::status::{Status, TokenVersion};
 
 pub use due::{Due, DueKey, DuePage};
 pub use life::NewInstallation;
-pub use rotation::{Claim, LEASE, Renewal, Settlement};
+pub use rotation::{Claim, Finding, LEASE, Release, Renewal};
 pub use writing::DUE_SHARDS;
 
 impl SealedPair {
@@ -52,7 +55,7 @@ impl StandbyPair {
     fn read(map: &Item) -> Option<Self> {
         let attributes = Attributes::of(map);
         Some(Self {
-            attempt: attributes.text("attempt")?.to_owned(),
+            owner: attributes.text("attempt")?.to_owned().into(),
             generation: attributes.number("generation")?,
             granted_from: attributes.number("granted_from")?,
             pair: SealedPair::read(map)?,
@@ -61,61 +64,118 @@ impl StandbyPair {
 
     pub(super) fn to_value(&self) -> AttributeValue {
         let mut map = self.pair.to_map();
-        map.insert("attempt".to_owned(), s(&*self.attempt));
+        map.insert("attempt".to_owned(), s(self.owner.as_str()));
         map.insert("generation".to_owned(), n(self.generation));
         map.insert("granted_from".to_owned(), n(self.granted_from));
         AttributeValue::M(map)
     }
 }
 
-impl Gone {
-    fn read(attributes: Attributes<'_>) -> Option<Self> {
-        let generation: u64 = attributes.number("gone_generation")?;
-        let is_current = attributes.number("generation") == Some(generation);
-        let (since, tries) = (Millis(attributes.number("gone_since")?), attributes.number("gone_tries")?);
-        is_current.then_some(Self { since, tries })
+impl State {
+    /// Attributes that belong to another state are ignored.
+    fn read(attributes: Attributes<'_>, installed_at: Millis) -> Option<Self> {
+        let status = attributes.text("status").and_then(Status::parse)?;
+        Some(match status {
+            Status::Active => Self::Active,
+            // Without its lease, the token may have been presented, and nothing keeps anybody from presenting it again.
+            Status::Refreshing => Lease::read(attributes).map_or(Self::Uncertain, Self::Refreshing),
+            Status::Uncertain => Self::Uncertain,
+            Status::Suspended => Self::Suspended,
+            Status::Blocked => Self::Blocked,
+            Status::NeedsReauthorization => Self::NeedsReauthorization,
+            // An uninstall without its time came after the install that it ended.
+            Status::Revoked => Self::Revoked { at: attributes.number("revoked_at").map_or(installed_at, Millis) },
+        })
     }
 }
 
-impl Installation {
-    pub(super) fn read(item: &Item) -> Result<Self, StoreError> {
-        let attributes = Attributes::of(item);
-        let need = |name: &'static str| attributes.malformed(name);
-        let generation: u64 = attributes.number("generation").ok_or_else(|| need("generation"))?;
-        let standby = item.get("standby").and_then(|value| value.as_l().ok()).map(Vec::as_slice).unwrap_or_default();
-        // An element that cannot be read keeps its place, for writes name elements by their place: it is an error.
-        let standby = standby.iter().map(|pair| pair.as_m().ok().and_then(StandbyPair::read));
-        Ok(Self {
-            resource: resource_of(attributes.text("pk").unwrap_or_default()).ok_or_else(|| need("pk"))?,
-            status: attributes.text("status").and_then(Status::parse).ok_or_else(|| need("status"))?,
-            version: TokenVersion { epoch: attributes.number("epoch").ok_or_else(|| need("epoch"))?, generation },
-            pair: SealedPair::read(item),
-            granted_from: attributes.number("granted_from").unwrap_or(generation.saturating_sub(1)),
-            standby: standby.collect::<Option<_>>().ok_or_else(|| need("standby"))?,
-            attempt: attributes.text("attempt").map(str::to_owned),
-            lease_ends_at: attributes.number("lease_ends_at").map(Millis),
-            committed_by: attributes.text("committed_by").map(str::to_owned),
-            installed_at: Millis(attributes.number("installed_at").ok_or_else(|| need("installed_at"))?),
-            revoked_at: attributes.number("revoked_at").map(Millis),
-            due_at: attributes.number("due_at").map(Millis),
-            forced_at: attributes.number("forced_at").map(Millis),
-            doubted_generation: attributes.number("doubted_generation"),
-            gone: Gone::read(attributes),
-            tried_at: attributes.number("tried_at").map(Millis),
-            claimed_from: attributes.text("claimed_from").and_then(Status::parse),
-            retry_at: attributes.number("retry_at").map(Millis),
-            failures: attributes.number("failures").unwrap_or(0),
-            refused_generation: attributes.number("refused_generation"),
-            company: attributes.text("company").map(str::to_owned),
-            home: attributes.text("home").map(str::to_owned),
-            minted: attributes.flag("minted").then(|| Minted {
+impl Lease {
+    fn read(attributes: Attributes<'_>) -> Option<Self> {
+        Some(Self {
+            owner: attributes.text("attempt")?.to_owned().into(),
+            ends_at: Millis(attributes.number("lease_ends_at")?),
+            claimed_from: attributes.text("claimed_from").and_then(Status::parse).unwrap_or(Status::Active),
+        })
+    }
+}
+
+impl Source {
+    /// Standby pairs of a minted location are ignored: the next minted token takes their place.
+    fn read(attributes: Attributes<'_>) -> Result<Self, StoreError> {
+        if attributes.flag("minted") {
+            return Ok(Self::Minted(Minted {
                 company_epoch: attributes.number("company_epoch").unwrap_or(0),
                 absent_until: attributes.number("absent_until").map(Millis),
                 absent_newest: attributes.number("absent_newest").map(Millis),
                 search_since: attributes.number("search_since").map(Millis),
-                supposed: attributes.flag("supposed"),
-            }),
-            told: attributes.text("told").and_then(Status::parse),
+                is_placeholder: attributes.flag("supposed"),
+            }));
+        }
+        // An element that cannot be read keeps its place, for writes name elements by their place: it is an error.
+        let standby = attributes.list("standby").iter().map(|pair| pair.as_m().ok().and_then(StandbyPair::read));
+        let standby = standby.collect::<Option<_>>().ok_or_else(|| attributes.malformed("standby"))?;
+        Ok(Self::Own { standby })
+    }
+}
+
+impl Schedule {
+    fn read(attributes: Attributes<'_>) -> Self {
+        Self {
+            due_at: attributes.number("due_at").map(Millis),
+            retry_at: attributes.number("retry_at").map(Millis),
+            tried_at: attributes.number("tried_at").map(Millis),
+            failures: attributes.number("failures").unwrap_or(0),
+            forced_at: attributes.number("forced_at").map(Millis),
+        }
+    }
+}
+
+impl Findings {
+    fn read(attributes: Attributes<'_>, generation: u64) -> Self {
+        let is_about_current = |attribute| attributes.number(attribute) == Some(generation);
+        let gone =
+            || Some(Gone { since: Millis(attributes.number("gone_since")?), tries: attributes.number("gone_tries")? });
+        Self {
+            is_doubted: is_about_current("doubted_generation"),
+            was_refused: is_about_current("refused_generation"),
+            gone: is_about_current("gone_generation").then(gone).flatten(),
+        }
+    }
+}
+
+impl Installation {
+    /// Reads an item. A combination of attributes that no write leaves behind has a defined meaning, which the types of
+    /// its parts state.
+    pub(super) fn read(item: &Item) -> Result<Self, StoreError> {
+        let attributes = Attributes::of(item);
+        let need = |name: &'static str| attributes.malformed(name);
+        let number = |name: &'static str| attributes.number::<u64>(name).ok_or_else(|| need(name));
+        let version = TokenVersion { epoch: number("epoch")?, generation: number("generation")? };
+        let installed_at = Millis(attributes.number("installed_at").ok_or_else(|| need("installed_at"))?);
+        let state = State::read(attributes, installed_at).ok_or_else(|| need("status"))?;
+        let source = Source::read(attributes)?;
+        let mut pair = SealedPair::read(item).filter(|_| state.status() != Status::Revoked);
+        if let (Source::Minted(_), Some(pair)) = (&source, &mut pair) {
+            pair.refresh = None;
+        }
+        let mut schedule = Schedule::read(attributes);
+        if state.status() == Status::Revoked {
+            schedule.due_at = None;
+        }
+        Ok(Self {
+            resource: resource_of(attributes.text("pk").unwrap_or_default()).ok_or_else(|| need("pk"))?,
+            version,
+            state,
+            source,
+            pair,
+            granted_from: attributes.number("granted_from").unwrap_or(version.generation.saturating_sub(1)),
+            committed_by: attributes.text("committed_by").map(|owner| owner.to_owned().into()),
+            schedule,
+            findings: Findings::read(attributes, version.generation),
+            installed_at,
+            company: attributes.text("company").map(str::to_owned),
+            home: attributes.text("home").map(str::to_owned),
+            published: attributes.text("told").and_then(Status::parse),
             outbox: attributes.texts("outbox").filter_map(Event::parse).collect(),
         })
     }
@@ -141,4 +201,88 @@ impl Table {
 
 pub(super) fn b(bytes: &[u8]) -> AttributeValue {
     AttributeValue::B(Blob::new(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(attributes: &[(&str, AttributeValue)]) -> Item {
+        let base = [
+            ("pk", s("installation#location#L1")),
+            ("status", s("Active")),
+            ("epoch", n(1)),
+            ("generation", n(7)),
+            ("installed_at", n(1_000)),
+            ("access_token", b(b"access")),
+            ("refresh_token", b(b"refresh")),
+            ("access_issued_at", n(2_000)),
+            ("access_expires_at", n(3_000)),
+        ];
+        base.iter().chain(attributes).map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
+    }
+
+    fn read(attributes: &[(&str, AttributeValue)]) -> Installation {
+        Installation::read(&item(attributes)).expect("readable")
+    }
+
+    #[test]
+    fn a_lease_belongs_to_a_refreshing_installation() {
+        let lease = [("attempt", s("me")), ("lease_ends_at", n(9_000)), ("claimed_from", s("Blocked"))];
+        let refreshing = ("status", s("Refreshing"));
+        let whole = read(&[&lease[..], &[refreshing.clone()]].concat());
+        let owner = "me".to_owned().into();
+        let expected = Lease { owner, ends_at: Millis(9_000), claimed_from: Status::Blocked };
+        assert_eq!(whole.state, State::Refreshing(expected));
+        // Without a whole lease nothing keeps anybody from a claim, and the token may have been presented.
+        assert_eq!(read(&[refreshing.clone()]).state, State::Uncertain);
+        assert_eq!(read(&[refreshing.clone(), lease[0].clone()]).state, State::Uncertain);
+        assert_eq!(read(&[refreshing, lease[1].clone()]).state, State::Uncertain);
+        for status in Status::ALL.into_iter().filter(|status| *status != Status::Refreshing) {
+            let stored = read(&[&lease[..], &[("status", s(status.as_str()))]].concat());
+            assert_eq!((stored.status(), stored.lease()), (status, None), "no other state has a lease");
+        }
+    }
+
+    #[test]
+    fn a_revoked_installation_has_neither_a_pair_nor_a_due_time() {
+        let due = ("due_at", n(5_000));
+        let revoked = read(&[("status", s("Revoked")), ("revoked_at", n(4_000)), due.clone()]);
+        assert_eq!((revoked.revoked_at(), revoked.pair), (Some(Millis(4_000)), None));
+        assert_eq!(revoked.schedule.due_at, None);
+        assert_eq!(read(&[("status", s("Revoked"))]).revoked_at(), Some(Millis(1_000)), "at its install, or later");
+        let active = read(&[("revoked_at", n(4_000)), due]);
+        assert_eq!((active.revoked_at(), active.schedule.due_at), (None, Some(Millis(5_000))));
+    }
+
+    #[test]
+    fn a_minted_location_has_neither_a_refresh_token_nor_standby_pairs() {
+        let pair = read(&[]).pair.expect("a pair");
+        let standby = StandbyPair { owner: "me".to_owned().into(), generation: 6, granted_from: 5, pair };
+        let standby = ("standby", AttributeValue::L(vec![standby.to_value()]));
+        let own = read(&[standby.clone(), ("company_epoch", n(3))]);
+        assert_eq!((own.standby().len(), own.minted()), (1, None), "an epoch of a company does not make it minted");
+        assert!(own.pair.is_some_and(|pair| pair.refresh.is_some()));
+        let minted = read(&[standby, ("company_epoch", n(3)), ("minted", AttributeValue::Bool(true))]);
+        assert_eq!((minted.standby(), minted.minted().expect("minted").company_epoch), (&[][..], 3));
+        assert_eq!(minted.pair.expect("a token").refresh, None);
+        let unreadable = item(&[("standby", AttributeValue::L(vec![AttributeValue::Null(true)]))]);
+        let error = Installation::read(&unreadable).expect_err("an element that keeps its place");
+        assert!(matches!(error, StoreError::Malformed { attribute: "standby", .. }), "{error}");
+    }
+
+    #[test]
+    fn a_finding_about_another_generation_is_forgotten() {
+        let found = |generation: u64| {
+            let generation = n(generation);
+            let names = ["doubted_generation", "refused_generation", "gone_generation"];
+            let about = names.map(|name| (name, generation.clone()));
+            read(&[&about[..], &[("gone_since", n(10)), ("gone_tries", n(2))]].concat()).findings
+        };
+        let gone = Some(Gone { since: Millis(10), tries: 2 });
+        assert_eq!(found(7), Findings { is_doubted: true, was_refused: true, gone });
+        for other in [6, 8] {
+            assert_eq!(found(other), Findings::default(), "{other}");
+        }
+    }
 }

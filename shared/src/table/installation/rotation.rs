@@ -1,4 +1,4 @@
-//! Everything that happens under a lease: a claim, and how it ends.
+//! Everything that happens under a lease: the claim that takes it, and the writes that end it.
 
 use std::time::Duration;
 
@@ -20,12 +20,12 @@ pub const LEASE: Duration = Duration::from_secs(15);
 /// A claim to be made.
 #[derive(Clone, Debug)]
 pub struct Claim<'a> {
-    /// Whose installation.
+    /// The location or company.
     pub resource: &'a Resource,
     /// The version that the claimant has seen.
     pub version: TokenVersion,
     /// The claimant.
-    pub attempt: &'a LeaseOwner,
+    pub owner: &'a LeaseOwner,
     /// The present.
     pub now: Millis,
     /// The end of the lease.
@@ -46,28 +46,39 @@ pub struct Claim<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Renewal<'a> {
     /// The attempt that was granted it.
-    pub attempt: &'a LeaseOwner,
+    pub owner: &'a LeaseOwner,
     /// The token or pair, sealed under the next version.
     pub pair: &'a SealedPair,
     /// When the schedule looks again.
     pub due_at: Millis,
-    /// What is told once it is stored.
+    /// The event that is published once it is stored.
     pub event: Option<Event>,
 }
 
-/// How a lease is given back without a new pair.
+/// The release of a lease without a new token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settlement {
+pub struct Release {
     /// The state to leave behind.
     pub status: Status,
     /// When the schedule looks again; never, if a human must act first.
     pub due_at: Option<Millis>,
     /// Failures in a row, this one included.
     pub failures: u32,
-    /// Before this nobody tries again, since the platform has asked for it.
+    /// Nobody tries again before this, because the platform has asked for it.
     pub retry_at: Option<Millis>,
+    /// What the platform has said about the current token.
+    pub finding: Option<Finding>,
     /// The present.
     pub now: Millis,
+}
+
+/// What the item remembers of the platform's answer, as long as its token is the current one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// The token was refused, and the installation is not marked: it is counted once.
+    Refused,
+    /// The platform knows no such location or company.
+    Gone(Gone),
 }
 
 impl Table {
@@ -102,13 +113,11 @@ impl Table {
             write.set("doubted_generation", n(claim.version.next().generation));
         }
         write.set_status(Status::Refreshing).set_to("claimed_from", "#status");
-        write.set("attempt", s(claim.attempt.as_str())).set("lease_ends_at", n(claim.lease_ends_at));
+        write.set("attempt", s(claim.owner.as_str())).set("lease_ends_at", n(claim.lease_ends_at));
         write.set_due(claim.resource, claim.lease_ends_at).set("tried_at", n(claim.now)).remove(["retry_at"]);
         let answer = self.write_installation(write).await?;
         Ok(answer.or_applied_before(|stored| {
-            stored.status == Status::Refreshing
-                && stored.version == claim.version
-                && stored.attempt.as_deref() == Some(claim.attempt.as_str())
+            stored.version == claim.version && stored.lease().is_some_and(|lease| lease.owner == *claim.owner)
         }))
     }
 
@@ -117,7 +126,7 @@ impl Table {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn renewal_helped(
+    pub async fn clear_doubt(
         &self,
         resource: &Resource,
         version: TokenVersion,
@@ -127,25 +136,9 @@ impl Table {
         self.write_installation(write).await
     }
 
-    /// Notes that the platform knows no such location or company, by an answer to the holder of the lease.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn note_gone(
-        &self,
-        resource: &Resource,
-        version: TokenVersion,
-        attempt: &LeaseOwner,
-        gone: Gone,
-    ) -> Result<Write<Box<Installation>>, StoreError> {
-        let mut write = Update::of_version(resource, version);
-        write.when_leased_by(attempt).set("gone_generation", n(version.generation));
-        write.set("gone_since", n(gone.since)).set("gone_tries", n(gone.tries));
-        self.write_installation(write).await
-    }
-
-    /// Stores a new pair in place of the one of version `from`: by version, whoever holds the lease. Standby pairs stay. A
-    /// location that was to be minted since its grant was refused has a grant of its own again.
+    /// Stores a new pair in place of the one of version `from`. The condition is the version and not the lease, because the
+    /// holder of a granted pair may hold the only live one. Standby pairs stay. A location that was to be minted since its
+    /// grant was refused has a grant of its own again.
     ///
     /// # Errors
     /// [`StoreError`]: the pair may or may not have been stored. Try again; a second try recognises the first.
@@ -159,7 +152,7 @@ impl Table {
         write.when_legal(Transition::StoreToken);
         write.set_to("granted_from", "generation").renew(resource, from, &renewal);
         write.remove(["minted", "company_epoch"]).remove(SEARCH_RESULT);
-        Ok(self.write_installation(write).await?.or_applied_before(|stored| stored.is_committed_by(renewal.attempt)))
+        Ok(self.write_installation(write).await?.or_applied_before(|stored| stored.is_committed_by(renewal.owner)))
     }
 
     /// Adds a standby pair to an installation that was read as `seen`. One that was given up or waits for a retry is
@@ -175,7 +168,7 @@ impl Table {
         now: Millis,
     ) -> Result<Write<Box<Installation>>, StoreError> {
         let is_retried = |status| Transition::AddStandby.from(status) == Some(Status::Uncertain);
-        let to_be_retried = is_retried(seen.status);
+        let to_be_retried = is_retried(seen.status());
         let mut write = Update::of_version(&seen.resource, seen.version);
         write.set_to("standby", "list_append(if_not_exists(standby, :none), :standby)");
         write
@@ -186,7 +179,7 @@ impl Table {
             write.set_status(Status::Uncertain).set_due(&seen.resource, now).remove(["retry_at"]);
         }
         let answer = self.write_installation(write).await?;
-        Ok(answer.or_applied_before(|stored| stored.standby.iter().any(|pair| pair.attempt == standby.attempt)))
+        Ok(answer.or_applied_before(|stored| stored.standby().iter().any(|pair| pair.owner == standby.owner)))
     }
 
     /// Makes one standby pair of the installation as it was read, the one at `place`, the current pair in place of one
@@ -199,65 +192,38 @@ impl Table {
         &self,
         seen: &Installation,
         place: usize,
-        attempt: &LeaseOwner,
+        owner: &LeaseOwner,
         pair: &SealedPair,
         now: Millis,
     ) -> Result<Write<Box<Installation>>, StoreError> {
-        let (standby, from) = (&seen.standby[place], seen.version);
+        let (standby, from) = (&seen.standby()[place], seen.version);
         let mut write = Update::of_version(&seen.resource, from);
         write.when_legal(Transition::StoreToken);
-        write.when("size(standby) = :count").value(":count", n(seen.standby.len()));
+        write.when("size(standby) = :count").value(":count", n(seen.standby().len()));
         write.when_equal(&format!("standby[{place}].access_token"), b(&standby.pair.access));
         write.set_status(Status::Active).set("generation", n(from.next().generation)).set_pair(pair);
-        write.set("granted_from", n(standby.granted_from)).set("committed_by", s(attempt.as_str()));
+        write.set("granted_from", n(standby.granted_from)).set("committed_by", s(owner.as_str()));
         write.set_due(&seen.resource, now).release_lease();
-        if seen.standby.len() == 1 {
+        if seen.standby().len() == 1 {
             write.remove(["standby"]);
         } else {
             write.remove([&*format!("standby[{place}]")]);
         }
-        Ok(self.write_installation(write).await?.or_applied_before(|stored| stored.is_committed_by(attempt)))
+        Ok(self.write_installation(write).await?.or_applied_before(|stored| stored.is_committed_by(owner)))
     }
 
-    /// Gives the lease back without a new pair. Only its holder can; [`Status::NeedsReauthorization`] only if there is no
+    /// Releases the lease without a new token. Only its owner can; to [`Status::NeedsReauthorization`] only if there is no
     /// standby pair.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn settle(
+    pub async fn release(
         &self,
         resource: &Resource,
         version: TokenVersion,
-        attempt: &LeaseOwner,
-        to: Settlement,
+        owner: &LeaseOwner,
+        to: Release,
         event: Option<Event>,
-    ) -> Result<Write<Box<Installation>>, StoreError> {
-        self.release(resource, version, attempt, to, event, false).await
-    }
-
-    /// Releases the lease of an installation whose grant was refused and which is not marked: [`Table::settle`], and
-    /// the item remembers that this generation was refused, so that one installation is counted once.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn settle_refused(
-        &self,
-        resource: &Resource,
-        version: TokenVersion,
-        attempt: &LeaseOwner,
-        to: Settlement,
-    ) -> Result<Write<Box<Installation>>, StoreError> {
-        self.release(resource, version, attempt, to, None, true).await
-    }
-
-    async fn release(
-        &self,
-        resource: &Resource,
-        version: TokenVersion,
-        attempt: &LeaseOwner,
-        to: Settlement,
-        event: Option<Event>,
-        is_refused: bool,
     ) -> Result<Write<Box<Installation>>, StoreError> {
         debug_assert!(
             Transition::Release(to.status).is_legal(Status::Refreshing),
@@ -265,11 +231,11 @@ impl Table {
             to.status
         );
         let mut write = Update::of_version(resource, version);
-        write.when_leased_by(attempt);
-        if to.status == Status::NeedsReauthorization {
+        write.when_leased_by(owner);
+        if to.status.has_ended() {
             write.when("attribute_not_exists(standby)");
         }
-        write.set_status(to.status).set("failures", n(to.failures)).set("settled_by", s(attempt.as_str()));
+        write.set_status(to.status).set("failures", n(to.failures)).set("settled_by", s(owner.as_str()));
         match to.due_at {
             Some(due_at) => write.set_due(resource, due_at),
             None => write.unschedule(),
@@ -281,30 +247,34 @@ impl Table {
             // Active without a new pair: nothing was renewed, so nothing was forced either.
             write.remove(["forced_at"]);
         }
-        if is_refused {
-            write.set("refused_generation", n(version.generation));
+        match to.finding {
+            None => {}
+            Some(Finding::Refused) => {
+                write.set("refused_generation", n(version.generation));
+            }
+            Some(Finding::Gone(gone)) => {
+                write.set("gone_generation", n(version.generation));
+                write.set("gone_since", n(gone.since)).set("gone_tries", n(gone.tries));
+            }
         }
         if event.is_some() {
             write.set("told", s(to.status.as_str()));
         }
         write.release_lease().publish(event, to.now);
         let answer = self.write_installation(write).await?;
-        Ok(answer.or_applied_before(|stored| {
-            stored.version == version && stored.status == to.status && stored.attempt.is_none()
-        }))
+        Ok(answer.or_applied_before(|stored| stored.version == version && stored.status() == to.status))
     }
 }
 
 impl Update {
-    /// Makes a granted token, which is sealed under the version after `from`, the current one. A new token ends the lease
-    /// and whatever was published of the installation's having none.
+    /// Makes a granted token, which is sealed under the version after `from`, the current one. That releases the lease.
     pub(in crate::table) fn renew(&mut self, resource: &Resource, from: TokenVersion, renewal: &Renewal<'_>) {
-        let Renewal { attempt, pair, due_at, event } = renewal;
+        let Renewal { owner, pair, due_at, event } = renewal;
         self.set_status(Status::Active).set("generation", n(from.next().generation)).set_pair(pair);
-        self.set("committed_by", s(attempt.as_str())).set_due(resource, *due_at).set("failures", n(0));
+        self.set("committed_by", s(owner.as_str())).set_due(resource, *due_at).set("failures", n(0));
         self.release_lease().remove(["token_wanted"]).publish(*event, pair.access_issued_at);
         if event.is_some() {
-            // Without an event it is not known what was published last; the next commit knows.
+            // The event says that the published state is over. Without an event the next commit says it.
             self.remove(["told"]);
         }
     }

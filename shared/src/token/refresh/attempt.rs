@@ -13,7 +13,7 @@ use crate::platform::token_endpoint::{Cause, Outcome};
 use crate::seal::Sealer;
 use crate::seal::pair::{Pair, Slot, place};
 use crate::seal::vault::VaultError;
-use crate::table::installation::Settlement;
+use crate::table::installation::Release;
 use crate::table::mark_budget::Requested;
 use crate::token::rescue::{LostWrite, Rescued};
 use crate::token::schedule;
@@ -25,7 +25,7 @@ const CONNECTIONS: u32 = 3;
 pub(super) struct Attempted<'a> {
     pub(super) on: &'a Refresher,
     pub(super) installation: Installation,
-    pub(super) attempt: LeaseOwner,
+    pub(super) owner: LeaseOwner,
     pub(super) lease: Lease,
     pub(super) sealer: Sealer,
     /// Whether this attempt has presented the token without an answer that can be read.
@@ -69,7 +69,7 @@ impl Attempted<'_> {
 
     /// What the outcome of the last presentation leads to.
     async fn conclude(self, outcome: Outcome, token: &Redacted) -> Refreshed {
-        let (now, random, failures) = (self.on.clock.now(), fastrand::f64(), self.installation.failures + 1);
+        let (now, random, failures) = (self.on.clock.now(), fastrand::f64(), self.installation.schedule.failures + 1);
         match outcome {
             Outcome::Granted(grant) => {
                 let (renewed, ()) =
@@ -87,7 +87,8 @@ impl Attempted<'_> {
                 let retry_at = retry_after.map_or(schedule::backoff(now, failures, random), |d| now + d.min(most));
                 let asked = retry_after.is_some().then_some(retry_at);
                 let (status, due_at) = (self.unchanged(), Some(retry_at));
-                self.settle_as(Settlement { status, due_at, failures, retry_at: asked, now }, "throttled").await;
+                let to = Release { status, due_at, failures, retry_at: asked, finding: None, now };
+                self.release_as(to, "throttled").await;
                 Refreshed::Failed(Failure::TryAgain(asked.unwrap_or(schedule::on_demand(now, failures))))
             }
             Outcome::Unknown(cause) => {
@@ -101,7 +102,7 @@ impl Attempted<'_> {
             Outcome::Gone => self.gone().await,
             Outcome::Suspended => {
                 let retry_at = schedule::after_suspended(now, random);
-                self.settle(Status::Suspended, retry_at, 0, "the location is not active").await;
+                self.release(Status::Suspended, retry_at, 0, "the location is not active").await;
                 Refreshed::Failed(Failure::Suspended(now + schedule::RETRY_ON_DEMAND))
             }
             Outcome::WrongClient { fingerprint } => {
@@ -136,7 +137,13 @@ impl Attempted<'_> {
         let Some(sealed) = pair.as_ref().and_then(|pair| pair.refresh.as_deref()) else {
             tracing::error!(alarm = "no_refresh_token", resource = %self.installation.resource, "nothing to present");
             let now = self.on.clock.now();
-            self.settle(Status::NeedsReauthorization, now, self.installation.failures + 1, "no refresh token").await;
+            self.release(
+                Status::NeedsReauthorization,
+                now,
+                self.installation.schedule.failures + 1,
+                "no refresh token",
+            )
+            .await;
             return Err(Refreshed::Failed(Failure::NeedsReauthorization(self.installation.reinstall_url())));
         };
         let item = self.installation.key();
@@ -158,20 +165,20 @@ impl Attempted<'_> {
         let pair = Pair::granted(grant, Some(presented), self.on.clock.now());
         let Installation { resource, version, .. } = &self.installation;
         let renewed = pair.to_access(version.next());
-        let (sealer, attempt) = (&self.sealer, &self.attempt);
+        let (sealer, owner) = (&self.sealer, &self.owner);
         let event = self.on.events.renewed(&self.installation);
-        let commit = Commit { on: self.on, resource, from: *version, attempt, sealer, pair: &pair, event };
+        let commit = Commit { on: self.on, resource, from: *version, owner, sealer, pair: &pair, event };
         match commit.until_stored(self.lease).await {
             Some(Committed::Stored(stored)) => {
-                self.on.events.tell(&stored, self.lease.deadline).await;
+                self.on.events.publish(&stored, self.lease.deadline).await;
                 tracing::info!(%resource, generation = renewed.generation, outcome = "refreshed",
                     total_ms = self.lease.held_ms(), Refreshes = 1, "token refreshed");
                 Refreshed::Renewed(renewed)
             }
-            Some(Committed::Parked | Committed::Superseded) => Refreshed::Moved,
+            Some(Committed::Standby | Committed::Superseded) => Refreshed::Moved,
             None => {
                 let write = LostWrite::Commit { epoch: version.epoch, generation: version.generation };
-                let rescued = Rescued::seal(sealer, resource, attempt, write, &pair);
+                let rescued = Rescued::seal(sealer, resource, owner, write, &pair);
                 self.on.last_resort(&rescued, &commit, self.lease.deadline).await;
                 Refreshed::Renewed(renewed)
             }

@@ -25,7 +25,7 @@ pub(super) struct Commit<'a> {
     pub(super) on: &'a Refresher,
     pub(super) resource: &'a Resource,
     pub(super) from: TokenVersion,
-    pub(super) attempt: &'a LeaseOwner,
+    pub(super) owner: &'a LeaseOwner,
     pub(super) sealer: &'a Sealer,
     pub(super) pair: &'a Pair,
     /// The event of this commit.
@@ -38,7 +38,7 @@ pub(super) enum Committed {
     /// It is the current one.
     Stored(Box<Installation>),
     /// Another was stored first; this one is kept as a standby pair.
-    Parked,
+    Standby,
     /// It belongs to the past.
     Superseded,
 }
@@ -75,7 +75,7 @@ impl Commit<'_> {
     async fn replace(&self, version: TokenVersion) -> Result<Write<Box<Installation>>, StoreError> {
         let sealed = self.pair.seal(self.sealer, self.resource, version.next(), Slot::Current);
         let due_at = schedule::next_refresh(self.pair.issued_at, self.pair.expires_at, fastrand::f64());
-        let renewal = Renewal { attempt: self.attempt, pair: &sealed, due_at, event: self.event };
+        let renewal = Renewal { owner: self.owner, pair: &sealed, due_at, event: self.event };
         self.on.table.commit(self.resource, version, renewal).await
     }
 
@@ -84,16 +84,16 @@ impl Commit<'_> {
     async fn come_second(&self, mut stored: Box<Installation>) -> Result<Committed, StoreError> {
         for _ in 0..ROUNDS {
             let (version, granted_from) = (stored.version, stored.granted_from);
-            match lost_commit(self.attempt, self.from, version, granted_from, stored.committed_by.as_deref()) {
+            match lost_commit(self.owner, self.from, version, granted_from, stored.committed_by.as_ref()) {
                 LostCommit::AlreadyMine => return Ok(Committed::Stored(stored)),
                 LostCommit::Superseded => {
                     tracing::warn!(resource = %self.resource, generation = self.from.next().generation,
                         "a granted pair belongs to the past and is dropped");
                     return Ok(Committed::Superseded);
                 }
-                LostCommit::Park => {}
+                LostCommit::Standby => {}
             }
-            if stored.minted.is_some() {
+            if stored.minted().is_some() {
                 // Minted meanwhile, because this grant was thought to be gone. It is more than a minted token.
                 match self.replace(version).await? {
                     Write::Applied(stored) => return Ok(Committed::Stored(stored)),
@@ -105,12 +105,12 @@ impl Commit<'_> {
                 }
             }
             let standby = StandbyPair {
-                attempt: self.attempt.as_str().to_owned(),
+                owner: self.owner.clone(),
                 generation: version.generation,
                 granted_from: self.from.generation,
                 pair: self.pair.seal(self.sealer, self.resource, version, Slot::Standby),
             };
-            let known = stored.standby.iter().any(|pair| pair.attempt == standby.attempt);
+            let known = stored.standby().iter().any(|pair| pair.owner == standby.owner);
             match if known {
                 Write::Applied(stored)
             } else {
@@ -119,7 +119,7 @@ impl Commit<'_> {
                 Write::Applied(_) => {
                     tracing::warn!(resource = %self.resource, generation = version.generation,
                         "another pair was stored first: this one is a standby pair");
-                    return Ok(Committed::Parked);
+                    return Ok(Committed::Standby);
                 }
                 Write::NotFound => return Ok(Committed::Superseded),
                 Write::Conflict(changed) => stored = changed,

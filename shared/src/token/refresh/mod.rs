@@ -90,11 +90,11 @@ impl Refresher {
             Err(BreakerError::Store(error)) => return Err(store(error)),
             Err(BreakerError::Secret(error)) => return Err(secret(error)),
         }
-        let (now, claimed_at, attempt) = (self.clock.now(), Instant::now(), LeaseOwner::new());
+        let (now, claimed_at, owner) = (self.clock.now(), Instant::now(), LeaseOwner::new());
         let claim = Claim {
             resource,
             version: seen,
-            attempt: &attempt,
+            owner: &owner,
             now,
             lease_ends_at: now + LEASE,
             given_up_too: why == Why::Operator,
@@ -105,10 +105,10 @@ impl Refresher {
         match self.table.claim(&claim).await.map_err(store)? {
             Write::Applied(installation) => {
                 let lease = Lease { ends_at: now + LEASE, claimed_at, deadline };
-                Ok(Attempted { on: self, installation: *installation, attempt, lease, sealer, uncertain: false })
+                Ok(Attempted { on: self, installation: *installation, owner, lease, sealer, uncertain: false })
             }
             Write::NotFound => Err(Refreshed::Gone),
-            Write::Conflict(stored) if stored.minted.is_some() => Err(Refreshed::IsMinted),
+            Write::Conflict(stored) if stored.minted().is_some() => Err(Refreshed::IsMinted),
             Write::Conflict(stored) => Err(not_claimed(&stored, seen, why, now)),
         }
     }
@@ -131,16 +131,16 @@ impl Refresher {
             event: stored.and_then(|stored| self.events.renewed(&stored)),
             resource: &rescued.resource,
             from: TokenVersion { epoch, generation },
-            attempt: &LeaseOwner::from(rescued.attempt.clone()),
+            owner: &LeaseOwner::from(rescued.attempt.clone()),
             sealer: &sealer,
             pair: &pair,
         };
         Ok(match commit.once().await? {
             Committed::Stored(stored) => {
-                self.events.tell(&stored, self.clock.now() + LEASE).await;
+                self.events.publish(&stored, self.clock.now() + LEASE).await;
                 "stored"
             }
-            Committed::Parked => "parked",
+            Committed::Standby => "standby",
             Committed::Superseded => "superseded",
         })
     }

@@ -1,4 +1,4 @@
-//! How an attempt ends without a new pair: the lease is given back, and the installation says why.
+//! The end of an attempt without a new pair: the lease is released, and the installation says why.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::domain::resource::{Kind, Resource};
 use crate::domain::status::Status;
 use crate::platform::token_endpoint::{Cause, PRESENTATION, fingerprint};
 use crate::seal::pair::{Pair, Slot};
-use crate::table::installation::Settlement;
+use crate::table::installation::{Finding, Release};
 use crate::table::mark_budget::Requested;
 use crate::table::{StoreError, Write};
 use crate::token::breaker::Marking;
@@ -41,7 +41,7 @@ impl Attempted<'_> {
     /// The refresh token is erased only after the company has said that it has the app in the location: while the company
     /// cannot be asked, nothing is concluded.
     pub(super) async fn refused(self) -> Refreshed {
-        if !self.installation.standby.is_empty() {
+        if !self.installation.standby().is_empty() {
             return self.promote(&self.installation).await;
         }
         let minting = match self.living_company().await {
@@ -89,9 +89,9 @@ impl Attempted<'_> {
         if self.lease.left(now).is_zero() {
             return self.wait("refused, and the lease is over", schedule::after_refused, false).await;
         }
-        if self.installation.claimed_from != Some(Status::NeedsReauthorization) {
-            let first = !self.installation.was_refused();
-            match self.on.breaker.reserve(Requested::Refresh, &self.attempt, first).await {
+        if self.installation.claimed_from() != Status::NeedsReauthorization {
+            let first = !self.installation.findings.was_refused;
+            match self.on.breaker.reserve(Requested::Refresh, &self.owner, first).await {
                 Ok(Marking::Reserved) => {}
                 Ok(Marking::NoPlace) => {
                     return self.wait("refused, and no mark is left", schedule::after_refused, true).await;
@@ -105,25 +105,26 @@ impl Attempted<'_> {
             }
         }
         let Installation { resource, version, .. } = &self.installation;
-        let to = Settlement {
+        let to = Release {
             status: Status::NeedsReauthorization,
             due_at: None,
-            failures: self.installation.failures + 1,
+            failures: self.installation.schedule.failures + 1,
             retry_at: None,
+            finding: None,
             now,
         };
-        match self.on.events.settle(&self.installation, &self.attempt, to, self.lease.deadline).await {
+        match self.on.events.release(&self.installation, &self.owner, to, self.lease.deadline).await {
             Ok(Write::Applied(_)) => {
                 tracing::warn!(%resource, generation = version.generation, outcome = outcome_of(Status::NeedsReauthorization),
                     total_ms = self.lease.held_ms(), Refreshes = 1,
                     "the grant is gone: the app must be installed again");
                 Refreshed::Failed(Failure::NeedsReauthorization(self.installation.reinstall_url()))
             }
-            Ok(Write::Conflict(stored)) if stored.version == *version && !stored.standby.is_empty() => {
+            Ok(Write::Conflict(stored)) if stored.version == *version && !stored.standby().is_empty() => {
                 self.promote(&stored).await
             }
             Ok(Write::Conflict(stored)) if stored.version == *version => {
-                Refreshed::Held(stored.lease_ends_at.unwrap_or(now))
+                Refreshed::Held(stored.lease().map_or(now, |lease| lease.ends_at))
             }
             Ok(Write::Conflict(_)) => Refreshed::Moved,
             Ok(Write::NotFound) => Refreshed::Gone,
@@ -135,21 +136,13 @@ impl Attempted<'_> {
     /// nobody presents the refresh token before the instant that `again` gives for the number of failures. `counted`
     /// says that the budget of marks has counted it.
     async fn wait(&self, note: &str, again: fn(Millis, u32, f64) -> Millis, counted: bool) -> Refreshed {
-        let (now, failures) = (self.on.clock.now(), self.installation.failures + 1);
+        let (now, failures) = (self.on.clock.now(), self.installation.schedule.failures + 1);
         let retry_at = again(now, failures, fastrand::f64());
-        let Installation { resource, version, .. } = &self.installation;
         let (status, due_at) = (Status::Uncertain, Some(retry_at));
-        let to = Settlement { status, due_at, failures, retry_at: Some(retry_at), now };
-        let settled = if counted {
-            self.on.table.settle_refused(resource, *version, &self.attempt, to).await
-        } else {
-            self.on.table.settle(resource, *version, &self.attempt, to, None).await
-        };
-        self.log_settled(&settled, to, note);
-        match settled {
-            Ok(Write::Conflict(stored)) if stored.version != *version => Refreshed::Moved,
-            _ => Refreshed::Failed(Failure::TryAgain(retry_at)),
-        }
+        let finding = counted.then_some(Finding::Refused);
+        let moved =
+            self.release_as(Release { status, due_at, failures, retry_at: Some(retry_at), finding, now }, note).await;
+        if moved { Refreshed::Moved } else { Refreshed::Failed(Failure::TryAgain(retry_at)) }
     }
 
     /// The location's company, if that has a grant.
@@ -158,14 +151,13 @@ impl Attempted<'_> {
         let company = company.as_deref().filter(|_| resource.kind() == Kind::Location);
         let Some(company) = company.and_then(|id| Resource::company(id).ok()) else { return Ok(None) };
         let stored = self.on.table.installation(&company).await?;
-        let lives = |status| !matches!(status, Status::Revoked | Status::NeedsReauthorization);
-        Ok(stored.filter(|stored| lives(stored.status)))
+        Ok(stored.filter(|stored| !stored.status().has_ended()))
     }
 
     /// The location's own grant is gone, and its company has the app there.
     async fn become_minted(&self, company_epoch: u64, now: Millis) -> Refreshed {
         let Installation { resource, version, .. } = &self.installation;
-        match self.on.table.become_minted(resource, *version, &self.attempt, company_epoch, now).await {
+        match self.on.table.become_minted(resource, *version, &self.owner, company_epoch, now).await {
             Ok(Write::Applied(_)) => {
                 tracing::warn!(%resource, generation = version.generation, outcome = "to_be_minted", Refreshes = 1,
                     "the grant is gone: its token is minted from the company's from now on");
@@ -189,7 +181,7 @@ impl Attempted<'_> {
             };
             let (next, now) = (seen.version.next(), self.on.clock.now());
             let sealed = pair.seal(&self.sealer, resource, next, Slot::Current);
-            match self.on.table.promote(&seen, place, &self.attempt, &sealed, now).await {
+            match self.on.table.promote(&seen, place, &self.owner, &sealed, now).await {
                 Ok(Write::Applied(_)) => {
                     tracing::warn!(%resource, generation = next.generation, outcome = "promoted", Refreshes = 1,
                         "the current pair was refused and a standby pair takes its place");
@@ -208,10 +200,10 @@ impl Attempted<'_> {
 
     /// The standby pair that was granted last among those that open, and its place.
     async fn newest_standby(&self, seen: &Installation) -> Option<(usize, Pair)> {
-        let mut places: Vec<usize> = (0..seen.standby.len()).collect();
-        places.sort_by_key(|place| std::cmp::Reverse((seen.standby[*place].pair.access_issued_at, *place)));
+        let mut places: Vec<usize> = (0..seen.standby().len()).collect();
+        places.sort_by_key(|place| std::cmp::Reverse((seen.standby()[*place].pair.access_issued_at, *place)));
         for place in places {
-            match self.on.open(seen, &seen.standby[place]).await {
+            match self.on.open(seen, &seen.standby()[place]).await {
                 Ok(pair) => return Some((place, pair)),
                 Err(error) => {
                     tracing::error!(alarm = "unseal", resource = %seen.resource, %error, "a standby pair does not open");
@@ -222,9 +214,9 @@ impl Attempted<'_> {
     }
 
     pub(super) async fn unknown(&self) -> Refreshed {
-        let (now, failures) = (self.on.clock.now(), self.installation.failures + 1);
+        let (now, failures) = (self.on.clock.now(), self.installation.schedule.failures + 1);
         let retry_at = schedule::after_unknown(now, failures, fastrand::f64());
-        let moved = self.settle(Status::Uncertain, retry_at, failures, "no answer is known").await;
+        let moved = self.release(Status::Uncertain, retry_at, failures, "no answer is known").await;
         if moved {
             return Refreshed::Moved;
         }
@@ -233,15 +225,16 @@ impl Attempted<'_> {
 
     pub(super) async fn blocked(&self, now: Millis) -> Refreshed {
         let retry_at = schedule::after_blocked(now, fastrand::f64());
-        self.settle(Status::Blocked, retry_at, self.installation.failures + 1, "an unclassified answer").await;
+        self.release(Status::Blocked, retry_at, self.installation.schedule.failures + 1, "an unclassified answer")
+            .await;
         Refreshed::Failed(Failure::TryAgain(now + schedule::RETRY_ON_DEMAND))
     }
 
     /// The request was certainly not seen: the installation is as it was.
     pub(super) async fn not_sent(&self, note: &str) -> Refreshed {
-        let (now, failures) = (self.on.clock.now(), self.installation.failures + 1);
+        let (now, failures) = (self.on.clock.now(), self.installation.schedule.failures + 1);
         let retry_at = schedule::backoff(now, failures, fastrand::f64());
-        self.settle(self.unchanged(), retry_at, failures, note).await;
+        self.release(self.unchanged(), retry_at, failures, note).await;
         Refreshed::Failed(Failure::TryAgain(schedule::on_demand(now, failures)))
     }
 
@@ -249,34 +242,38 @@ impl Attempted<'_> {
     /// counts as a refusal of the grant.
     pub(super) async fn gone(self) -> Refreshed {
         let now = self.on.clock.now();
-        let Installation { resource, version, gone, failures, .. } = &self.installation;
-        let gone = gone.map_or(Gone { since: now, tries: 1 }, |gone| Gone { tries: gone.tries + 1, ..gone });
+        let Installation { findings, schedule, .. } = &self.installation;
+        let gone = findings.gone.map_or(Gone { since: now, tries: 1 }, |gone| Gone { tries: gone.tries + 1, ..gone });
         if schedule::is_gone(gone.since, gone.tries, now) {
             return self.refused().await;
         }
-        if let Err(error) = self.on.table.note_gone(resource, *version, &self.attempt, gone).await {
-            tracing::warn!(%resource, %error, "it is not noted that the platform does not know this resource");
-        }
-        let (retry_at, failures) = (schedule::after_blocked(now, fastrand::f64()), failures + 1);
-        self.settle(Status::Blocked, retry_at, failures, "the platform does not know it").await;
+        let to = Release {
+            status: Status::Blocked,
+            due_at: Some(schedule::after_blocked(now, fastrand::f64())),
+            failures: schedule.failures + 1,
+            retry_at: None,
+            finding: Some(Finding::Gone(gone)),
+            now,
+        };
+        self.release_as(to, "the platform does not know it").await;
         Refreshed::Failed(Failure::TryAgain(now + schedule::RETRY_ON_DEMAND))
     }
 
     pub(super) async fn out_of_time(&self) -> Refreshed {
         let now = self.on.clock.now();
         let note = "out of time before it was sent";
-        let moved = self.settle(self.unchanged(), now, self.installation.failures, note).await;
+        let moved = self.release(self.unchanged(), now, self.installation.schedule.failures, note).await;
         if moved { Refreshed::Moved } else { Refreshed::Failed(Failure::NoTime) }
     }
 
     /// The breaker is open: the installation is as it was.
     pub(super) async fn stopped(&self, note: &str) {
-        self.settle(self.unchanged(), self.after_our_fault(), self.installation.failures, note).await;
+        self.release(self.unchanged(), self.after_our_fault(), self.installation.schedule.failures, note).await;
     }
 
     /// Counted as a failure, so that callers do not claim it again at once.
     pub(super) async fn our_fault(&self, note: &str) {
-        self.settle(self.unchanged(), self.after_our_fault(), self.installation.failures + 1, note).await;
+        self.release(self.unchanged(), self.after_our_fault(), self.installation.schedule.failures + 1, note).await;
     }
 
     fn after_our_fault(&self) -> Millis {
@@ -285,33 +282,32 @@ impl Attempted<'_> {
 
     /// The state that the claim found; one whose holder died is uncertain.
     pub(super) fn unchanged(&self) -> Status {
-        match self.installation.claimed_from {
+        match self.installation.claimed_from() {
             _ if self.uncertain => Status::Uncertain,
-            Some(Status::Refreshing | Status::Uncertain) => Status::Uncertain,
-            Some(status) => status,
-            None => Status::Active,
+            Status::Refreshing | Status::Uncertain => Status::Uncertain,
+            found => found,
         }
     }
 
-    /// Gives the lease back; says whether the installation has meanwhile moved on. If the store fails the lease passes
-    /// by itself, and the next claim does the same work.
-    pub(super) async fn settle(&self, status: Status, due_at: Millis, failures: u32, note: &str) -> bool {
+    /// Releases the lease. True if the installation has meanwhile moved on. If the store fails, the lease ends by itself,
+    /// and the next claim does the same work.
+    pub(super) async fn release(&self, status: Status, due_at: Millis, failures: u32, note: &str) -> bool {
         // What was given up is tried by an operator's wish only.
         let due_at = (status != Status::NeedsReauthorization).then_some(due_at);
         let now = self.on.clock.now();
-        self.settle_as(Settlement { status, due_at, failures, retry_at: None, now }, note).await
+        self.release_as(Release { status, due_at, failures, retry_at: None, finding: None, now }, note).await
     }
 
-    pub(super) async fn settle_as(&self, to: Settlement, note: &str) -> bool {
-        let settled = self.on.events.settle(&self.installation, &self.attempt, to, self.lease.deadline).await;
-        self.log_settled(&settled, to, note);
-        matches!(&settled, Ok(Write::Conflict(stored)) if stored.version != self.installation.version)
+    pub(super) async fn release_as(&self, to: Release, note: &str) -> bool {
+        let released = self.on.events.release(&self.installation, &self.owner, to, self.lease.deadline).await;
+        self.log_release(&released, to, note);
+        matches!(&released, Ok(Write::Conflict(stored)) if stored.version != self.installation.version)
     }
 
-    fn log_settled(&self, settled: &Result<Write<Box<Installation>>, StoreError>, to: Settlement, note: &str) {
+    fn log_release(&self, released: &Result<Write<Box<Installation>>, StoreError>, to: Release, note: &str) {
         let Installation { resource, version, .. } = &self.installation;
-        let Settlement { status, failures, .. } = to;
-        let stored = match settled {
+        let Release { status, failures, .. } = to;
+        let stored = match released {
             Ok(Write::Applied(_)) => "yes",
             Ok(_) => "no: it has moved on",
             Err(_) => "no: the table does not answer",

@@ -71,7 +71,7 @@ impl Point {
         if matches!(self, Self::AfterTheClaim | Self::AfterTheCommit) {
             // The gate is reached when the answer is there, hence the write.
             assert_eq!(
-                scene.stored().await.status.as_str(),
+                scene.stored().await.status().as_str(),
                 if self.leaves_a_lease() { "Refreshing" } else { "Active" }
             );
         }
@@ -140,7 +140,7 @@ async fn story(point: Point, rotation: Rotation, recovery: Recovery, turn: Arc<S
     point.strike(&scene, &doomed, || scene.invoke(of_doomed, "doomed")).await;
     drop(permit);
     let before = scene.presented().len();
-    assert_eq!(scene.stored().await.status.as_str(), if point.leaves_a_lease() { "Refreshing" } else { "Active" });
+    assert_eq!(scene.stored().await.status().as_str(), if point.leaves_a_lease() { "Refreshing" } else { "Active" });
 
     let lost = point.leaves_the_grant_in_doubt() && rotation != Rotation::Forgiving;
     match recovery {
@@ -161,7 +161,7 @@ async fn story(point: Point, rotation: Rotation, recovery: Recovery, turn: Arc<S
 async fn by_schedule(scene: &Scene, point: Point, lost: bool) {
     if point.leaves_a_lease() {
         let summary = scene.tick().await;
-        if scene.stored().await.lease_ends_at.is_some_and(|end| now() < end) {
+        if scene.stored().await.lease().is_some_and(|lease| now() < lease.ends_at) {
             assert_eq!(summary["due"], 0, "the lease of a dead holder holds: {summary}");
         }
         scene.lease_is_over().await;
@@ -193,7 +193,7 @@ async fn assert_lost(scene: &Scene) {
         assert_eq!((status, &problem["code"]), (424, &json!("reauthorization_required")), "{problem}");
         assert_eq!(problem["reinstall_url"], json!(format!("{}/oauth/install", scene.home())));
     }
-    assert_eq!(scene.stored().await.due_at, None, "the schedule leaves it alone");
+    assert_eq!(scene.stored().await.schedule.due_at, None, "the schedule leaves it alone");
     assert_eq!(scene.presented().len(), presented.len(), "nothing more is presented");
     assert_eq!(scene.logged("outcome", "needs_reauthorization"), 1, "one notice");
     scene.install().await;

@@ -23,8 +23,8 @@ async fn story(doomed: &'static str, struck: Call) {
     let invocation = scene.invoke(doomed, "doomed");
     gate.reached().await;
     process.dies(invocation).await;
-    assert_eq!(scene.stored().await.status.as_str(), "NeedsReauthorization", "the state is stored first");
-    let before = usize::from(struck == Call::Strike);
+    assert_eq!(scene.stored().await.status().as_str(), "NeedsReauthorization", "the state is stored first");
+    let before = usize::from(struck == Call::Acknowledge);
     assert_eq!(told(&scene, "NeedsReauthorization").len(), before);
     let found = until(|| async {
         scene.tick().await;
@@ -43,7 +43,7 @@ async fn story(doomed: &'static str, struck: Call) {
 async fn an_event_outlives_the_process_that_was_to_send_it() {
     let mut stories: Vec<Story<()>> = Vec::new();
     for doomed in ["relay", "refresh"] {
-        for struck in [Call::Events, Call::Strike] {
+        for struck in [Call::Events, Call::Acknowledge] {
             stories.push((format!("{doomed}, {struck:?}"), Box::pin(story(doomed, struck))));
         }
     }

@@ -30,7 +30,7 @@ async fn fifty_processes_and_one_expired_token_make_one_post() {
     let outcomes: Vec<_> = scene.presented().into_iter().map(|request| request.outcome).collect();
     assert_eq!(outcomes, ["granted"], "one POST");
     let stored = scene.stored().await;
-    assert_eq!((stored.status.as_str(), stored.version.generation), ("Active", 2));
+    assert_eq!((stored.status().as_str(), stored.version.generation), ("Active", 2));
     scene.assert_usable().await;
     scene.end();
 }

@@ -212,8 +212,8 @@ impl Scene {
 
     /// Waits until the lease that is stored now has passed.
     pub(crate) async fn lease_is_over(&self) {
-        if let Some(end) = self.stored().await.lease_ends_at {
-            tokio::time::sleep(end.since(now()) + Duration::from_millis(1)).await;
+        if let Some(lease) = self.stored().await.lease() {
+            tokio::time::sleep(lease.ends_at.since(now()) + Duration::from_millis(1)).await;
         }
     }
 

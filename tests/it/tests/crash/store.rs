@@ -64,7 +64,7 @@ async fn after_the_200(reinstalled: bool) {
     if reinstalled {
         assert_eq!(stored, before, "what is older than the installation is dropped");
     } else {
-        assert_eq!((stored.status.as_str(), stored.version.generation), ("Active", 2));
+        assert_eq!((stored.status().as_str(), stored.version.generation), ("Active", 2));
     }
     assert_eq!(scene.presented().len(), 1);
     let _relay = scene.start("relay", "relay").await;

@@ -49,8 +49,12 @@ async fn an_uninstall_during_a_refresh_is_not_undone(world: World) {
     let (late, ()) = tokio::join!(refreshed, story);
     assert!(matches!(late, Refreshed::Moved), "{late:?}");
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.status, stored.version.epoch), (Status::Revoked, 2));
-    assert_eq!((stored.pair, stored.standby.len(), stored.due_at), (None, 0, None), "the tokens are erased");
+    assert_eq!((stored.status(), stored.version.epoch), (Status::Revoked, 2));
+    assert_eq!(
+        (&stored.pair, stored.standby().len(), stored.schedule.due_at),
+        (&None, 0, None),
+        "the tokens are erased"
+    );
     let read = holder.tokens.access(&l1, world.deadline()).await;
     assert!(matches!(read, Err(TokenError::Revoked)), "{read:?}");
     world.end().await;
@@ -72,8 +76,8 @@ async fn an_install_during_a_refresh_is_not_undone(world: World) {
     let (late, ()) = tokio::join!(refreshed, story);
     assert!(matches!(late, Refreshed::Moved), "{late:?}");
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.status, stored.version.epoch, stored.version.generation), (Status::Active, 2, 2));
-    assert_eq!(stored.standby, [], "a pair of an earlier epoch is history");
+    assert_eq!((stored.status(), stored.version.epoch, stored.version.generation), (Status::Active, 2, 2));
+    assert_eq!(stored.standby(), [], "a pair of an earlier epoch is history");
     world.end().await;
 }
 
@@ -87,7 +91,7 @@ async fn what_was_uninstalled_can_be_installed_again(world: World) {
     world.advance(Duration::from_mins(1));
     world.install(&process, &l1).await;
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.status, stored.version.epoch), (Status::Active, 3));
+    assert_eq!((stored.status(), stored.version.epoch), (Status::Active, 3));
     process.tokens.access(&l1, world.deadline()).await.expect("a token");
     world.end().await;
 }

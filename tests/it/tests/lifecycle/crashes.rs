@@ -126,7 +126,7 @@ async fn after_the_commit_nothing_is_missing(world: World) {
     let gate = doomed.proxy.hold_answer(Call::Commit);
     dies_at(&world, doomed, &l1, &gate).await;
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.status, stored.version.generation), (Status::Active, 2));
+    assert_eq!((stored.status(), stored.version.generation), (Status::Active, 2));
     world.end().await;
 }
 
@@ -145,8 +145,8 @@ async fn an_answer_of_the_table_may_be_lost_at_every_write(world: World) {
     assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
     assert_eq!((world.presented(), process.proxy.struck()), (1, 5));
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.status, stored.version.generation, stored.standby.len()), (Status::Active, 2, 0));
-    process.proxy.once(Call::Settle, lost.clone());
+    assert_eq!((stored.status(), stored.version.generation, stored.standby().len()), (Status::Active, 2, 0));
+    process.proxy.once(Call::Release, lost.clone());
     world.market.fault(
         sandbox::marketplace::faults::Endpoint::Refresh,
         sandbox::marketplace::faults::Fault::throttled(),

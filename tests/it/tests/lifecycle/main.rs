@@ -12,4 +12,5 @@ mod rescue;
 mod schedule;
 mod sealing;
 mod store;
+mod transitions;
 mod unauthorized;

@@ -247,8 +247,8 @@ async fn what_waits_for_a_mark_keeps_its_token_to_the_end(world: World) {
     }
     let waits = &all[3];
     let stored = world.stored(waits).await;
-    assert_eq!((stored.status, stored.pair.is_some()), (Status::Uncertain, true));
-    let retry_at = stored.retry_at.expect("an instant");
+    assert_eq!((stored.status(), stored.pair.is_some()), (Status::Uncertain, true));
+    let retry_at = stored.schedule.retry_at.expect("an instant");
     assert!((150..=300).contains(&retry_at.since(world.clock.now()).as_secs()), "in minutes");
     let presented = world.presented();
     for _ in 0..3 {
@@ -266,7 +266,7 @@ async fn a_mark_that_cannot_be_stored_keeps_its_place(world: World) {
     let (failing, process) = (world.process().await, world.process().await);
     let all = installed(&world, &process, 1).await;
     world.market.uninstall(&grantee(&all[0]));
-    failing.proxy.always(Call::Settle, Cut::AccessDenied);
+    failing.proxy.always(Call::Release, Cut::AccessDenied);
     let failed = refresh(&world, &failing, &all[0]).await;
     assert!(matches!(failed, Refreshed::Failed(Failure::Store(_))), "{failed:?}");
     assert_eq!((world.status(&all[0]).await, taken(&world).await), (Status::Refreshing, 1));
@@ -333,9 +333,9 @@ async fn a_refusal_that_a_frozen_process_brings_late_marks_nothing(world: World)
     let (frozen, rival) = (world.teller().await, world.teller().await);
     let all = installed(&world, &rival, 3).await;
     world.market.fault(Endpoint::Refresh, refusal(), Some(3));
-    let settle = frozen.proxy.hold(Call::Settle);
+    let settle = frozen.proxy.hold(Call::Release);
     let story = async {
-        until("all three have a place", async || frozen.proxy.calls(Call::Settle) == 3).await;
+        until("all three have a place", async || frozen.proxy.calls(Call::Release) == 3).await;
         settle.reached().await;
         world.advance(LEASE);
         // One is renewed meanwhile, one is claimed and not yet answered, one is installed anew.
@@ -345,7 +345,7 @@ async fn a_refusal_that_a_frozen_process_brings_late_marks_nothing(world: World)
             commit.reached().await;
             world.install(&frozen, &all[2]).await;
             settle.open();
-            until("the late marks are refused", async || frozen.proxy.calls(Call::Settle) >= 3).await;
+            until("the late marks are refused", async || frozen.proxy.calls(Call::Release) >= 3).await;
             commit.open();
         };
         let (renewed, ()) = tokio::join!(refresh(&world, &rival, &all[1]), claimed);

@@ -73,7 +73,7 @@ async fn an_unknown_outcome_is_presented_twice_and_then_recovered(world: World) 
         let unknown = refresh(&world, &process, &l1).await;
         assert!(matches!(unknown, Refreshed::Failed(Failure::Unanswered(_))), "{fault:?}: {unknown:?}");
         let stored = world.stored(&l1).await;
-        assert_eq!((stored.status, stored.version), (Status::Uncertain, before.version), "{fault:?}");
+        assert_eq!((stored.status(), stored.version), (Status::Uncertain, before.version), "{fault:?}");
         assert_eq!(world.presented() - presented, 2, "{fault:?}");
         world.advance(Duration::from_secs(1));
         let summary = world.refresh(&process, json!({})).await;
@@ -104,7 +104,7 @@ async fn without_a_connection_nothing_is_sent_and_nothing_changes(world: World) 
     let failed = refresh(&world, &process, &l1).await;
     assert!(matches!(failed, Refreshed::Failed(Failure::TryAgain(_))), "{failed:?}");
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.status, stored.failures, world.presented()), (Status::Active, 1, 0));
+    assert_eq!((stored.status(), stored.schedule.failures, world.presented()), (Status::Active, 1, 0));
     world.end().await;
 }
 
@@ -116,7 +116,7 @@ async fn a_429_changes_nothing(world: World) {
     let failed = refresh(&world, &process, &l1).await;
     assert!(matches!(failed, Refreshed::Failed(Failure::TryAgain(_))), "{failed:?}");
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.status, stored.failures, world.presented()), (Status::Active, 1, 1));
+    assert_eq!((stored.status(), stored.schedule.failures, world.presented()), (Status::Active, 1, 1));
     world.end().await;
 }
 
@@ -152,7 +152,7 @@ async fn a_parameter_that_is_not_accepted_stops_everybody_for_a_minute(world: Wo
         assert!(matches!(failed, Err(TokenError::Misconfigured(_))), "{failed:?}");
     }
     assert_eq!(world.presented(), 1);
-    assert_eq!(world.stored(&l1).await.status, Status::Active);
+    assert_eq!(world.stored(&l1).await.status(), Status::Active);
     world.market.clear_faults();
     world.advance(Duration::from_mins(1));
     process.tokens.access(&l1, world.deadline()).await.expect("tried again by itself");
@@ -167,7 +167,7 @@ async fn a_grant_that_never_had_a_refresh_token_asks_for_a_human(world: World) {
     world.expire();
     let failed = process.tokens.access(&l1, world.deadline()).await;
     assert!(matches!(failed, Err(TokenError::ReauthorizationRequired { .. })), "{failed:?}");
-    assert_eq!((world.stored(&l1).await.status, world.presented()), (Status::NeedsReauthorization, 0));
+    assert_eq!((world.stored(&l1).await.status(), world.presented()), (Status::NeedsReauthorization, 0));
     world.install(&process, &l1).await;
     process.tokens.access(&l1, world.deadline()).await.expect("installed again");
     world.end().await;
@@ -191,7 +191,7 @@ async fn odd_lives_are_clamped(world: World) {
         let stored = world.stored(&l1).await;
         let pair = stored.pair.expect("a pair");
         assert_eq!(pair.access_expires_at.since(pair.access_issued_at).as_secs(), seconds, "{said}");
-        assert!(stored.due_at.is_some_and(|due| due < pair.access_expires_at), "{said}");
+        assert!(stored.schedule.due_at.is_some_and(|due| due < pair.access_expires_at), "{said}");
     }
     world.end().await;
 }
@@ -243,7 +243,7 @@ async fn a_grant_for_another_location_is_not_stored(world: World) {
     let refused = refresh(&world, &process, &l1).await;
     assert!(matches!(refused, Refreshed::Failed(Failure::TryAgain(_))), "{refused:?}");
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.status, stored.version, &stored.pair), (Status::Blocked, before.version, &before.pair));
+    assert_eq!((stored.status(), stored.version, &stored.pair), (Status::Blocked, before.version, &before.pair));
     assert_eq!(world.presented() - presented, 2);
     assert_eq!(world.stored(&l2).await, others);
     world.end().await;
@@ -285,7 +285,7 @@ async fn a_wrong_client_secret_marks_nobody_and_passes_by_itself(world: World) {
     assert_eq!(world.presented(), 1, "the breaker is open for every process");
     for resource in [&l1, &l2] {
         let stored = world.stored(resource).await;
-        assert_eq!((stored.status, stored.failures), (Status::Active, 0), "{resource}");
+        assert_eq!((stored.status(), stored.schedule.failures), (Status::Active, 0), "{resource}");
         process.tokens.access(resource, world.deadline()).await.expect("the token still works");
     }
     world.secrets.put(APP_SECRET, new);
@@ -308,7 +308,7 @@ async fn a_paused_location_recovers_by_itself(world: World) {
         let paused = refresh(&world, &process, resource).await;
         assert!(matches!(paused, Refreshed::Failed(Failure::Suspended(_))), "{paused:?}");
         let stored = world.stored(resource).await;
-        assert_eq!((stored.status, stored.failures), (Status::Suspended, 0));
+        assert_eq!((stored.status(), stored.schedule.failures), (Status::Suspended, 0));
         process.tokens.access(resource, world.deadline()).await.expect("the access token works on");
     }
     world.expire();
@@ -377,7 +377,7 @@ async fn an_answer_that_nobody_knows_is_not_final_and_one_alarm(world: World) {
         let unknown = refresh(&world, &processes[n % 2], resource).await;
         assert!(matches!(unknown, Refreshed::Failed(Failure::TryAgain(_))), "{fault:?}: {unknown:?}");
         let stored = world.stored(resource).await;
-        assert_eq!((stored.status, stored.version, &stored.pair), (Status::Blocked, before.version, &before.pair));
+        assert_eq!((stored.status(), stored.version, &stored.pair), (Status::Blocked, before.version, &before.pair));
         processes[0].tokens.access(resource, world.deadline()).await.expect("the token works on");
     }
     assert_eq!(world.alarms("unclassified", &prefix), 1, "one for the app");
@@ -424,9 +424,9 @@ async fn a_block_page_is_like_no_connection_and_one_alarm(world: World) {
             let Refreshed::Failed(Failure::TryAgain(at)) = failed else { panic!("{resource}: {failed:?}") };
             assert!(at.since(now) <= Duration::from_secs(2), "a caller may try again in seconds");
             let stored = world.stored(resource).await;
-            assert_eq!((stored.status, world.presented() - presented), (Status::Active, 1));
+            assert_eq!((stored.status(), world.presented() - presented), (Status::Active, 1));
             assert!(
-                stored.due_at.is_some_and(|due| due.since(now) <= Duration::from_mins(2)),
+                stored.schedule.due_at.is_some_and(|due| due.since(now) <= Duration::from_mins(2)),
                 "the schedule in minutes"
             );
         }
@@ -468,8 +468,8 @@ async fn a_location_that_the_platform_does_not_know_is_given_up_after_a_day(worl
         let unknown = refresh(&world, &process, gone).await;
         assert!(matches!(unknown, Refreshed::Failed(Failure::TryAgain(_))), "{unknown:?}");
         let stored = world.stored(gone).await;
-        assert_eq!(stored.status, Status::Blocked);
-        let due_at = stored.due_at.expect("it is tried again");
+        assert_eq!(stored.status(), Status::Blocked);
+        let due_at = stored.schedule.due_at.expect("it is tried again");
         assert!(due_at.since(world.clock.now()) <= Duration::from_hours(4));
         tries += 1;
         world.advance(due_at.since(world.clock.now()).max(Duration::from_hours(1)));
@@ -477,7 +477,7 @@ async fn a_location_that_the_platform_does_not_know_is_given_up_after_a_day(worl
     assert!(tries >= 6, "{tries}");
     world.refresh(&process, json!({})).await;
     let stored = world.stored(gone).await;
-    assert_eq!((stored.status, stored.due_at), (Status::NeedsReauthorization, None));
+    assert_eq!((stored.status(), stored.schedule.due_at), (Status::NeedsReauthorization, None));
     let presented = world.presented();
     for _ in 0..3 {
         world.advance(Duration::from_hours(4));

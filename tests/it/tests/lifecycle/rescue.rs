@@ -56,8 +56,8 @@ async fn a_pair_that_cannot_be_stored_is_rescued_and_its_caller_served(world: Wo
         let stored = world.refresh(&other, world.rescued()).await;
         assert_eq!(stored, json!({ "batchItemFailures": [] }), "also when it comes twice");
         let stored = world.stored(&l1).await;
-        assert_eq!((stored.status, stored.version.generation), (Status::Active, 2));
-        assert_eq!((stored.standby.len(), world.presented()), (0, 1));
+        assert_eq!((stored.status(), stored.version.generation), (Status::Active, 2));
+        assert_eq!((stored.standby().len(), world.presented()), (0, 1));
     }
     assert_eq!(world.standing(&l1).await, Some(Standing::Live));
     let read = other.tokens.access(&l1, world.deadline()).await.expect("a token");
@@ -133,7 +133,7 @@ async fn a_batch_fails_only_for_those_that_cannot_be_stored(world: World) {
     assert_eq!(answer, failed);
     for resource in [&l1, &l2] {
         let stored = world.stored(resource).await;
-        assert_eq!((stored.status, stored.version.generation), (Status::Active, 2));
+        assert_eq!((stored.status(), stored.version.generation), (Status::Active, 2));
     }
     world.end().await;
 }
@@ -208,6 +208,6 @@ async fn a_rescued_install_does_not_outlive_an_uninstall(world: World) {
     world.advance(Duration::from_secs(10));
     assert_eq!(world.refresh(&other, world.rescued()).await, json!({ "batchItemFailures": [] }));
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.status, stored.pair, stored.standby.len()), (Status::Revoked, None, 0));
+    assert_eq!((stored.status(), &stored.pair, stored.standby().len()), (Status::Revoked, &None, 0));
     world.end().await;
 }

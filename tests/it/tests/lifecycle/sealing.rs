@@ -47,7 +47,10 @@ async fn nothing_is_sent(world: &World, resource: &Resource) {
     assert!(matches!(refused, Refreshed::Failed(Failure::Misconfigured(_))), "{refused:?}");
     let after = world.stored(resource).await;
     // Counted, so that callers leave it alone for a moment; nothing else has changed.
-    assert_eq!((after.status, after.version, after.failures), (before.status, before.version, before.failures + 1));
+    assert_eq!(
+        (after.status(), after.version, after.schedule.failures),
+        (before.status(), before.version, before.schedule.failures + 1)
+    );
     assert_eq!(world.presented(), presented);
 }
 
@@ -136,8 +139,8 @@ async fn what_is_sealed_anew_is_what_was_seen_and_nothing_newer(world: World) {
         expires_at: current.access_expires_at,
     };
     let parked = pair.seal(&sealer(&before), &l1, first.version, Slot::Standby);
-    let attempts = ["one", "two"].map(|attempt| StandbyPair {
-        attempt: attempt.to_owned(),
+    let attempts = ["one", "two"].map(|owner| StandbyPair {
+        owner: owner.to_owned().into(),
         generation: first.version.generation,
         granted_from: first.granted_from,
         pair: parked.clone(),
@@ -159,19 +162,19 @@ async fn what_is_sealed_anew_is_what_was_seen_and_nothing_newer(world: World) {
     let anew = world.stored(&l1).await;
     assert_eq!((keys(&anew), anew.version), (BTreeMap::from([("k2".to_owned(), 6)]), seen.version));
     assert_eq!(reseal(table, &both, "k2", anew.clone()).await.ok(), Some(Resealed::Already));
-    assert_eq!(anew.standby.len(), 2);
-    for standby in &anew.standby {
+    assert_eq!(anew.standby().len(), 2);
+    for standby in anew.standby() {
         let opened = world.open(&anew, Slot::Standby, &standby.pair).expect("a refresh token");
         assert_eq!(opened.expose(), "a parked refresh token");
     }
 
     // What is stored is not as it was seen: by its bytes, its parked pair or its version.
     let replaced = async |seen: &Installation| {
-        let standby: Vec<_> = seen.standby.iter().map(|standby| standby.pair.clone()).collect();
+        let standby: Vec<_> = seen.standby().iter().map(|standby| standby.pair.clone()).collect();
         table.reseal(seen, seen.pair.as_ref(), &standby).await.expect("an answer")
     };
     assert!(!replaced(&seen).await);
-    assert!(!replaced(&Installation { standby: seen.standby.clone(), ..anew.clone() }).await);
+    assert!(!replaced(&Installation { source: seen.source.clone(), ..anew.clone() }).await);
     let (old, new) = (seen.pair.clone().expect("a pair"), anew.pair.clone().expect("a pair"));
     let mixed = [
         SealedPair { access: old.access.clone(), ..new.clone() },

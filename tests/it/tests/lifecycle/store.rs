@@ -79,7 +79,7 @@ async fn a_lease_that_cannot_be_given_back_passes(world: World) {
     world.install(&process, &l1).await;
     let version = world.stored(&l1).await.version;
     world.market.fault(Endpoint::Refresh, PlatformFault::answer_lost(), Some(2));
-    process.proxy.always(Call::Settle, Fault::Unavailable);
+    process.proxy.always(Call::Release, Fault::Unavailable);
     let unknown = process.refresher.refresh(&l1, version, Why::Due, world.deadline()).await;
     assert!(matches!(unknown, Refreshed::Failed(Failure::Unanswered(_))), "{unknown:?}");
     assert_eq!(world.status(&l1).await, Status::Refreshing);

@@ -131,7 +131,7 @@ async fn a_renewal_that_helps_may_help_again(world: World) {
     for rotations in 1..=3 {
         world.market.fault(Endpoint::Api, new_text(), Some(1));
         assert_eq!((callers[0].status(&world, &l1).await, world.presented()), (200, rotations));
-        assert_eq!(world.stored(&l1).await.doubted_generation, None);
+        assert!(!world.stored(&l1).await.findings.is_doubted);
         world.advance(Duration::from_mins(59));
         world.market.fault(Endpoint::Api, new_text(), Some(1));
         assert_eq!((callers[1].status(&world, &l1).await, world.presented()), (401, rotations), "not within the hour");

@@ -194,7 +194,7 @@ impl Desk {
             (_, _, 1, _) => Ok("Deferred: it will be tried again.".to_owned()),
             _ => {
                 let stored = self.stored(resource).await?;
-                let now = stored.map_or("not installed".to_owned(), |stored| format!("{} now", stored.status));
+                let now = stored.map_or("not installed".to_owned(), |stored| format!("{} now", stored.status()));
                 Ok(format!("Not refreshed; it is {now}. The events say why."))
             }
         }
@@ -206,7 +206,7 @@ impl Desk {
         let stored = desk.stored(resource).await?.ok_or("it is not installed")?;
         let holder = desk.controls.workers.iter().find(|worker| worker.function() == "refresh");
         let holder = holder.ok_or("the sandbox runs no refresh process of its own")?;
-        let at = if stored.minted.is_some() { Endpoint::Mint } else { Endpoint::Refresh };
+        let at = if stored.minted().is_some() { Endpoint::Mint } else { Endpoint::Refresh };
         let platform = &desk.controls.platform;
         let late = Fault::Late { millis: u64::try_from(ON_ITS_WAY.as_millis()).unwrap_or(u64::MAX) };
         platform.fault(at, late.clone(), Some(1));
@@ -246,15 +246,15 @@ impl Desk {
             let _seen_in_the_events = self.one_call(resource).await;
             match self.stored(resource).await {
                 Ok(Some(now)) if now.version.generation > generation => {
-                    let how = match now.minted {
+                    let how = match now.minted() {
                         None => "the same token was presented again, and its pair is stored",
                         Some(_) => "its token was minted again",
                     };
                     self.control(format!("{resource} has recovered: {how}"));
                     return;
                 }
-                Ok(Some(now)) if matches!(now.status, Status::NeedsReauthorization | Status::Revoked) => {
-                    self.control(format!("{resource} was not saved: {}", now.status));
+                Ok(Some(now)) if matches!(now.status(), Status::NeedsReauthorization | Status::Revoked) => {
+                    self.control(format!("{resource} was not saved: {}", now.status()));
                     return;
                 }
                 _ => {}

@@ -111,15 +111,15 @@ fn all(options: &Options) -> Vec<(Resource, String)> {
 
 fn installation(stored: &Installation) -> Value {
     json!({
-        "status": stored.status.as_str(),
+        "status": stored.status().as_str(),
         "epoch": stored.version.epoch,
         "generation": stored.version.generation,
         "issued_at": stored.pair.as_ref().map(|pair| pair.access_issued_at.0),
         "expires_at": stored.pair.as_ref().map(|pair| pair.access_expires_at.0),
-        "lease_ends_at": stored.lease_ends_at.map(|at| at.0),
-        "retry_at": stored.retry_at.map(|at| at.0),
-        "failures": stored.failures,
-        "minted": stored.minted.is_some(),
-        "supposed": stored.minted.is_some_and(|minted| minted.supposed),
+        "lease_ends_at": stored.lease().map(|lease| lease.ends_at.0),
+        "retry_at": stored.schedule.retry_at.map(|at| at.0),
+        "failures": stored.schedule.failures,
+        "minted": stored.minted().is_some(),
+        "supposed": stored.minted().is_some_and(|minted| minted.is_placeholder),
     })
 }

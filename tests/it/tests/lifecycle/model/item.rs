@@ -124,16 +124,16 @@ impl Item {
         if design == Design::ByLeaseHolder {
             return Wrote::Moved;
         }
-        let stored_by = self.committed_by.map(|by| by.to_string());
+        let stored_by = self.committed_by.map(name);
         let granted_from = match design {
             Design::ForgetsTheGrantor => self.line.1.saturating_sub(1),
             _ => self.granted_from,
         };
         let (mine, from, stored) = (name(attempt), version(from), version(self.line));
-        match lost_commit(&mine, from, stored, granted_from.into(), stored_by.as_deref()) {
+        match lost_commit(&mine, from, stored, granted_from.into(), stored_by.as_ref()) {
             LostCommit::AlreadyMine => Wrote::Done,
-            LostCommit::Park if design != Design::DropsTheSecond => Wrote::ParkAt(self.line),
-            LostCommit::Park | LostCommit::Superseded => Wrote::Moved,
+            LostCommit::Standby if design != Design::DropsTheSecond => Wrote::ParkAt(self.line),
+            LostCommit::Standby | LostCommit::Superseded => Wrote::Moved,
         }
     }
 
