@@ -13,3 +13,4 @@ mod schedule;
 mod sealing;
 mod store;
 mod unauthorized;
+mod wordings;
