@@ -48,7 +48,7 @@ async function press(name, says) {
   await page.locator("#said", { hasText: says }).waitFor();
 }
 
-test("install, uninstall, and both told by webhook", async () => {
+test("an install and an uninstall are reported by webhook", async () => {
   await choose(BIRCH);
   assert.equal(await page.locator("#selected").textContent(), "Birch Fitness");
   await press("Send one call", /404 not_installed/);
@@ -57,7 +57,7 @@ test("install, uninstall, and both told by webhook", async () => {
   await card(BIRCH).getByText(/23 h 59 min left/).waitFor();
   await happens("token", "code exchanged: granted Birch Fitness");
   await happens("webhook", "INSTALL Birch Fitness");
-  await press("Uninstall", "The webhook is on its way");
+  await press("Uninstall", "The platform sends the webhook now");
   await becomes(BIRCH, "Uninstalled");
   await happens("webhook", "UNINSTALL Birch Fitness");
   await press("Send one call", /410 revoked/);
@@ -65,33 +65,33 @@ test("install, uninstall, and both told by webhook", async () => {
   await happens("lifecycle", "Uninstalled Birch Fitness");
 });
 
-test("one call, then 150 at once: a hundred pass, and the chart shows them", async () => {
+test("of 150 calls at once about a hundred pass, and the chart shows them", async () => {
   await choose(ALDER);
   await press("Install", "Installed");
   await press("Send one call", "1 answered by the platform (200)");
   await happens("call", "GET /contacts/ Alder Dental, from the platform");
-  const counts = /^(\d+) answered by the platform \(200\), (\d+) held back by the relay \(429\).*Worth another try in \d+ s\.$/;
+  const counts = /^(\d+) answered by the platform \(200\), (\d+) refused by the relay \(429\).*Try again in \d+ s\.$/;
   await press("Send 150 at once", counts);
   const [passed, held] = counts.exec(await page.locator("#said").textContent()).slice(1).map(Number);
   // Exactly 99, but where the machine is so slow that a permit gets too old to be used, or the window moves on.
   assert.ok(passed >= 90 && held > 0 && passed + held === 150, `${passed} and ${held}`);
   await card(ALDER).getByText(/^(9\d|100) of 100 used$/).waitFor();
   const label = () => card(ALDER).locator(".chart").getAttribute("aria-label");
-  await until("the chart has them", async () => new RegExp(` ${held} held back`).test(await label()));
+  await until("the chart has them", async () => new RegExp(` ${held} refused`).test(await label()));
   const tallest = await card(ALDER).locator(".chart rect.held").evaluateAll((bars) => Math.max(...bars.map((bar) => bar.getAttribute("height"))));
   assert.ok(tallest > 3, `a bar of ${tallest}`);
   await happens("call", /from the relay ×\d+/);
   // The relay holds its permits a little longer than the platform counts them.
   await until("the window passes", async () => {
-    await press("Send one call", /^1 (answered by the platform|held back)/);
+    await press("Send one call", /^1 (answered by the platform|refused by the relay)/);
     return (await page.locator("#said").textContent()).startsWith("1 answered");
   });
 });
 
-test("an expired token is found out by the next call, and renewed once", async () => {
+test("the next call renews an expired token once", async () => {
   await choose(CEDAR);
   await press("Install", "Installed");
-  await press("Let it expire now", "takes the access token no more");
+  await press("Let it expire now", "no longer accepts the access token");
   await card(CEDAR).getByText("expired at the platform").waitFor();
   await press("Send one call", "1 answered by the platform (200)");
   await happens("token", "refresh: granted Cedar Realty");
@@ -101,12 +101,12 @@ test("an expired token is found out by the next call, and renewed once", async (
   await notes(CEDAR, "token pair 3");
 });
 
-test("a paused location is suspended and comes back", async () => {
+test("a paused location is suspended and recovers", async () => {
   await choose(CEDAR);
   await press("Install", "Installed");
   await press("Pause the location", "Paused");
   await notes(CEDAR, "paused at the platform");
-  await press("Refresh it now", "it is Suspended now");
+  await press("Refresh it now", "The installation is Suspended");
   await becomes(CEDAR, "Suspended");
   await press("Send one call", "1 answered by the platform (200)");
   await press("Let the location go on", "Active again");
@@ -119,27 +119,27 @@ test("a paused location is suspended and comes back", async () => {
   await press("Refresh it now", "Refreshed");
 });
 
-test("lost answers leave it uncertain, and the same token brings it back", async () => {
+test("lost answers leave an installation uncertain, and the same token recovers it", async () => {
   await choose(CEDAR);
   await press("Lose answers", "after the token is spent");
-  await page.locator("#faults", { hasText: "token: the answer gets lost, 2×" }).waitFor();
-  await press("Refresh it now", "it is Uncertain now");
+  await page.locator("#faults", { hasText: "token: the answer is lost, 2×" }).waitFor();
+  await press("Refresh it now", "The installation is Uncertain");
   await becomes(CEDAR, "Uncertain");
-  await happens("token", "refresh: granted, and the answer lost Cedar Realty");
-  await page.locator("#faults", { hasText: "No fault is waiting." }).waitFor();
+  await happens("token", "refresh: granted, but the answer was lost Cedar Realty");
+  await page.locator("#faults", { hasText: "No fault is set." }).waitFor();
   await press("Refresh it now", "Refreshed");
   await becomes(CEDAR, "Active");
 });
 
-test("a platform that answers 503 is passed on, and mended", async () => {
+test("the platform's 503 is passed on until it is mended", async () => {
   await choose(CEDAR);
-  await press("Answer 503", "until it is mended");
+  await press("Answer 503", "until you press Mend everything");
   await press("Send one call", "1 answered by the platform (503)");
-  await press("Mend everything", "The platform is well");
+  await press("Mend everything", "All faults are removed");
   await press("Send one call", "1 answered by the platform (200)");
 });
 
-test("a refresh that is killed half-way comes back by itself", { timeout: 90_000 }, async () => {
+test("an installation recovers by itself from a killed refresh", { timeout: 90_000 }, async () => {
   await choose(ALDER);
   const first = await pair(ALDER);
   await press("Install", "Installed");
@@ -168,7 +168,7 @@ test("an agency's locations work at the first call", async () => {
   await notes(BIRCH, /token pair \d+ · minted from the agency’s ·/);
 });
 
-test("filters and clearing", async () => {
+test("filters hide events, and Clear removes them", async () => {
   await page.getByRole("checkbox", { name: "Platform" }).check();
   await happens("platform", "GET /contacts/");
   await page.getByRole("checkbox", { name: "Platform" }).uncheck();
@@ -177,14 +177,14 @@ test("filters and clearing", async () => {
   await page.getByText("Nothing yet.").waitFor();
 });
 
-test("accessible and narrow, in use", async () => {
+test("the console is accessible and fits a phone while it is used", async () => {
   await choose(ALDER);
   await press("Send 150 at once", "answered by the platform");
   await isAccessible(page, "console");
   await fitsAPhone(page, "console");
 });
 
-test("with the keyboard only", async () => {
+test("the console works with the keyboard only", async () => {
   await page.keyboard.press("Tab");
   assert.equal(await page.evaluate(() => document.activeElement.textContent), "Skip to the buttons");
   await page.locator("input[name=resource]:checked").focus();
@@ -203,7 +203,7 @@ test("with the keyboard only", async () => {
   await becomes(CEDAR, "Active");
 });
 
-test("nobody else's page can press a button, or read what happens", async () => {
+test("pages of other origins cannot press a button or read events", async () => {
   const { port } = new URL(sandbox.console);
   const asked = (method, path, headers, body) =>
     new Promise((answered, failed) => {
@@ -238,7 +238,7 @@ test("nobody else's page can press a button, or read what happens", async () => 
   await stranger.close();
 });
 
-test("the console's own headers", async () => {
+test("the console sends strict headers", async () => {
   const response = await page.goto(sandbox.console);
   const headers = response.headers();
   assert.equal(headers["cache-control"], "no-store");
@@ -248,19 +248,19 @@ test("the console's own headers", async () => {
 });
 
 // The functions remember a wrong secret for up to a minute, so nothing that refreshes comes after this.
-test("a changed client secret marks nothing, raises an alarm, and is mended", async () => {
+test("a changed client secret marks no installation and raises an alarm", async () => {
   await choose(CEDAR);
   await press("Change the client secret", "wrong now");
-  await press("Refresh it now", "it is Active now");
+  await press("Refresh it now", "The installation is Active");
   await happens("token", "refresh: Invalid client credentials!");
   await happens("log", "refuses the app's client id and secret");
   await press("Send one call", "1 answered by the platform (200)");
-  await press("Mend everything", "noticed within a minute");
+  await press("Mend everything", "within a minute");
   await becomes(CEDAR, "Active");
   await press("Install", "Installed");
 });
 
-test("a sandbox that was started again is found, and nothing of the old one stays", { timeout: 60_000 }, async () => {
+test("the page reconnects to a restarted sandbox and drops the old events", { timeout: 60_000 }, async () => {
   await choose(ALDER);
   await press("Install", "Installed");
   const { port } = new URL(sandbox.console);

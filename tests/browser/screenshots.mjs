@@ -55,7 +55,7 @@ try {
     await press("Send one call", "1 answered");
     await page.waitForTimeout(pause);
   }
-  await press("Send 150 at once", "held back");
+  await press("Send 150 at once", "refused by the relay");
   await choose("Birch Fitness");
   await press("Kill a refresh half-way", "is dead");
   await until("the process is back", async () => (await page.getByText(/refresh-1 · \d+ · start 2/).count()) === 1);

@@ -1,10 +1,10 @@
-"""Makes what the template declares on doubles of AWS: the table, the secrets and the queues, by their own definitions.
+"""Creates what the template declares on emulators of AWS: the table, the secrets and the queues, by their own definitions.
 
     python tests/template/deploy.py --parameter ClientId=abc-1 --parameter ApiUrl=http://127.0.0.1:8090 \
         --dynamodb http://127.0.0.1:8000 --moto http://127.0.0.1:5000 --api http://127.0.0.1:8080
 
-Prints what a deployment would tell, as JSON: the environment of each function, and the outputs. The functions are not
-started; whoever calls this does that.
+Prints the result of the deployment as JSON: the environment of each function, and the outputs. It does not start the
+functions; the caller does that.
 """
 
 import argparse
@@ -148,7 +148,7 @@ MAKERS = {
 
 
 def main():
-    arguments = argparse.ArgumentParser(description="Makes the template's resources on doubles of AWS.")
+    arguments = argparse.ArgumentParser(description="Creates the template's resources on emulators of AWS.")
     arguments.add_argument("--parameter", action="append", default=[], metavar="NAME=VALUE")
     arguments.add_argument("--dynamodb", required=True, metavar="URL")
     arguments.add_argument("--moto", required=True, metavar="URL")

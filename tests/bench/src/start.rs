@@ -20,7 +20,7 @@ use crate::report::{Row, Target};
 use crate::store::{self, Store};
 use crate::system::{Distances, Functions, System, Through, location, request};
 
-/// What a round trip takes where the doubles answer as fast as real services: what is measured is what waits for what.
+/// Round-trip times that are added to the emulators, so that a start waits as long for each as for the real service.
 const DISTANCES: Distances = Distances {
     dynamodb: Duration::from_millis(6),
     secrets: Duration::from_millis(30),

@@ -1,8 +1,8 @@
-//! Real engines: DynamoDB embedded in the test's own process, and DynamoDB Local where Java and its jar are at hand.
+//! Real DynamoDB engines for tests, and the record of skipped tests.
 //!
-//! Nothing here knows of the project's code, so that the unit tests of `shared` can use it too.
+//! One engine runs inside the test's own process. The other is DynamoDB Local, which needs Java and its jar. This crate
+//! does not depend on the project's code, so the unit tests of `shared` can use it.
 
-use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -10,12 +10,16 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
+mod skip;
+
+pub use skip::skip;
+
 /// Where a table can live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// dynoxide, on an in-memory `SQLite`.
     Embedded,
-    /// AWS's own test double.
+    /// DynamoDB Local, AWS's own emulator.
     Local,
 }
 
@@ -38,17 +42,17 @@ impl Drop for Process {
 }
 
 impl Engine {
-    /// Starts an engine. `None`, with a line that names `test`, where DynamoDB Local is not to be had.
+    /// Starts an engine. `None` if `kind` is [`Kind::Local`] and this machine has no DynamoDB Local; `test` is then
+    /// recorded as skipped.
     ///
     /// # Panics
-    /// If an engine that is there does not start, or if none is there though `CI=true`.
+    /// If an installed engine does not start, or if `test` would be skipped although `CI=true`.
     pub async fn start(kind: Kind, test: &str) -> Option<Self> {
         match kind {
             Kind::Embedded => Some(Self::embedded().await),
             Kind::Local => {
                 let Some(folder) = local_folder() else {
-                    assert!(!in_ci(), "{test} needs DynamoDB Local, and CI has to have it");
-                    report_skip(test, "no DynamoDB Local: set DYNAMODB_LOCAL_DIR");
+                    skip(test, "no DynamoDB Local: set DYNAMODB_LOCAL_DIR");
                     return None;
                 };
                 Some(Self::local(&folder).await)
@@ -71,8 +75,8 @@ impl Engine {
     }
 
     async fn local(folder: &Path) -> Self {
-        // Nobody can hand DynamoDB Local a bound socket, so the port is free a moment before. It is below those that
-        // outgoing connections use: a probe of such a port can connect to itself and so occupy it.
+        // DynamoDB Local cannot take over a bound socket, so this picks a port that was free a moment ago. The port is
+        // below the range of outgoing connections: a probe of a port in that range can connect to itself.
         let address = loop {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, fastrand::u16(20_000..30_000)));
             if TcpListener::bind(address).await.is_ok() {
@@ -103,32 +107,21 @@ impl Engine {
     }
 }
 
-/// Where DynamoDB Local is, if it is there.
+/// The folder of DynamoDB Local. `None` if this machine does not have it.
 #[must_use]
 pub fn local_folder() -> Option<PathBuf> {
     let folder = variable("DYNAMODB_LOCAL_DIR").map_or_else(usual_local_folder, PathBuf::from);
     folder.join("DynamoDBLocal.jar").exists().then_some(folder)
 }
 
-/// Where DynamoDB Local is installed unless `DYNAMODB_LOCAL_DIR` says otherwise.
+/// The folder in which `.ci/run` installs DynamoDB Local, unless `DYNAMODB_LOCAL_DIR` names another one.
 #[must_use]
 pub fn usual_local_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/dynamodb-local")
-}
-
-/// Whether this runs in CI, where nothing may be skipped.
-#[must_use]
-pub fn in_ci() -> bool {
-    variable("CI").is_some_and(|ci| ci == "true")
 }
 
 /// A variable of the environment.
 #[must_use]
 pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
-}
-
-/// Says that `test` is skipped and why, past the test harness, which keeps what a passing test prints to itself.
-pub fn report_skip(test: &str, why: &str) {
-    let _told = writeln!(std::io::stderr(), "skipped: {test} ({why})");
 }

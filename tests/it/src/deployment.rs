@@ -1,5 +1,5 @@
-//! What an AWS account would hold after `sam deploy`, on doubles that are not ours: the table on `DynamoDB` Local, the
-//! secrets and the queues on moto, each made from `template.yaml` by `tests/template/deploy.py`.
+//! An emulated AWS account, as it is after `sam deploy`. `tests/template/deploy.py` reads `template.yaml` and creates the
+//! table on DynamoDB Local, and the secrets and queues on moto. Neither emulator is ours.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -9,18 +9,18 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::dynamo::{Engine, Kind, in_ci, report_skip, variable};
+use crate::dynamo::{Engine, Kind, skip, variable};
 
 /// Programs of the Python environment that `.ci/requirements.txt` makes.
 #[derive(Clone, Debug)]
 pub struct Tools(PathBuf);
 
 impl Tools {
-    /// In the folder `PYTHON_TOOLS`, or where `.ci/run` has put them. `None`, with a line that names `test`, where they
-    /// are not to be had.
+    /// Finds the programs in the folder `PYTHON_TOOLS`, or where `.ci/run` installs them. `None` if they are not there;
+    /// `test` is then recorded as skipped.
     ///
     /// # Panics
-    /// If they are not there though `CI=true`.
+    /// If `test` would be skipped although `CI=true`.
     #[must_use]
     pub fn find(test: &str) -> Option<Self> {
         let usual = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/venv/bin");
@@ -28,8 +28,7 @@ impl Tools {
         if folder.join("moto_server").exists() {
             return Some(Self(folder));
         }
-        assert!(!in_ci(), "{test} needs moto, and CI has to have it");
-        report_skip(test, "no moto: set PYTHON_TOOLS to the bin folder of an environment with .ci/requirements.txt");
+        skip(test, "no moto: set PYTHON_TOOLS to the bin folder of an environment with .ci/requirements.txt");
         None
     }
 
@@ -56,7 +55,7 @@ const ACCOUNT: [(&str, &str); 5] = [
     ("AWS_EC2_METADATA_DISABLED", "true"),
 ];
 
-/// The account. Dropping it ends the doubles.
+/// The account. Dropping it ends the emulators.
 #[derive(Debug)]
 pub struct Deployment {
     told: Told,
@@ -109,10 +108,11 @@ impl Moto {
 }
 
 impl Deployment {
-    /// Deploys with these parameters; `api` is where the HTTP API is. `None` where the doubles are not to be had.
+    /// Deploys with these parameters; `api` is the base URL of the HTTP API. `None` if an emulator is not installed;
+    /// `test` is then recorded as skipped.
     ///
     /// # Panics
-    /// If something that is there does not work.
+    /// If an installed emulator or `deploy.py` fails.
     pub async fn make(test: &str, parameters: &[(&str, &str)], api: &str) -> Option<Self> {
         let tools = Tools::find(test)?;
         let engine = Engine::start(Kind::Local, test).await?;
@@ -141,7 +141,7 @@ impl Deployment {
         self.output("TableName")
     }
 
-    /// The environment of a function as the template has it, and the addresses of the doubles.
+    /// The environment of a function as the template sets it, with the addresses of the emulators.
     ///
     /// # Panics
     /// If there is no such function.
@@ -151,7 +151,7 @@ impl Deployment {
         own.into_iter().chain(self.endpoints()).collect()
     }
 
-    /// What an operator takes from the output `OperatorEnvironment`, and the addresses of the doubles.
+    /// The environment in the output `OperatorEnvironment`, with the addresses of the emulators.
     ///
     /// # Panics
     /// If it is not of the documented form.

@@ -9,8 +9,8 @@ use aws_sdk_dynamodb::config::{BehaviorVersion, ConfigBag, Credentials, Intercep
 use aws_sdk_dynamodb::error::BoxError;
 use aws_sdk_dynamodb::operation::create_table::CreateTableError;
 use aws_sdk_dynamodb::types::{AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType};
-pub use engines::{Kind, local_folder, usual_local_folder};
-pub(crate) use engines::{in_ci, report_skip, variable};
+pub(crate) use engines::variable;
+pub use engines::{Kind, local_folder, skip, usual_local_folder};
 use shared::table::Table;
 
 /// A running engine. Dropping it stops it.
@@ -46,10 +46,11 @@ impl Intercept for Calls {
 }
 
 impl Engine {
-    /// Starts an engine. `None`, with a line that names `test`, where DynamoDB Local is not to be had.
+    /// Starts an engine. `None` if `kind` is [`Kind::Local`] and this machine has no DynamoDB Local; `test` is then
+    /// recorded as skipped.
     ///
     /// # Panics
-    /// If an engine that is there does not start, or if none is there though `CI=true`.
+    /// If an installed engine does not start, or if `test` would be skipped although `CI=true`.
     pub async fn start(kind: Kind, test: &str) -> Option<Self> {
         engines::Engine::start(kind, test).await.map(Self)
     }

@@ -79,7 +79,7 @@ pub enum Fault {
         /// Whether the call was carried out.
         applied: bool,
     },
-    /// No answer for longer than anybody waits.
+    /// No answer for [`STALL`], which is longer than any function waits.
     Stall {
         /// Whether the call was carried out.
         applied: bool,
@@ -313,8 +313,8 @@ impl Book {
     }
 }
 
-/// Longer than the SDK waits, short enough to end by itself.
-const FOREVER: Duration = Duration::from_mins(1);
+/// Time after which a stalled call ends without an answer. It is longer than any time-out of the functions.
+pub const STALL: Duration = Duration::from_mins(1);
 
 async fn serve(State(wire): State<Arc<Wire>>, headers: HeaderMap, body: Bytes) -> Response {
     let target = headers.get("x-amz-target").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
@@ -347,7 +347,7 @@ async fn serve(State(wire): State<Arc<Wire>>, headers: HeaderMap, body: Bytes) -
             if applied {
                 pass().await;
             }
-            tokio::time::sleep(FOREVER).await;
+            tokio::time::sleep(STALL).await;
             hang_up()
         }
         Some(Fault::Late(time)) => {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use it::proxy::{Call, Fault as Cut};
+use it::proxy::{Call, Fault as Cut, STALL};
 use it::world::{HOME, Process, World, grantee, location};
 use sandbox::event_bridge::Failure;
 use sandbox::marketplace::Location;
@@ -14,20 +14,20 @@ use shared::domain::status::Status;
 use shared::token::outcome::{Refreshed, Why};
 
 it::stories!(
-    each_change_is_told_once_when_it_is_stored,
-    what_is_not_sent_is_found_by_the_schedule,
-    what_is_sent_and_not_struck_is_sent_again,
-    a_bus_that_is_down_fails_nobody_and_loses_nothing,
+    each_change_is_published_once_after_it_is_stored,
+    the_schedule_sends_events_that_were_not_sent,
+    events_that_were_sent_but_not_acknowledged_are_sent_again,
+    without_the_bus_operations_succeed_and_no_event_is_lost,
     the_schedule_sends_ten_in_one_request,
     an_entry_that_is_refused_is_sent_again,
-    an_event_beside_one_that_is_being_struck_stays,
+    acknowledging_one_event_keeps_another_event_of_the_installation,
     a_refused_event_is_not_taken_for_the_same_event_of_another_installation,
-    events_that_are_refused_for_good_block_nobody_and_are_kept,
-    a_refused_event_beside_a_taken_one_is_kept,
-    a_pause_with_a_lost_answer_in_it_is_told_and_ends,
-    a_company_comes_and_goes_as_one_event,
-    a_location_that_the_marketplace_reports_is_told_once,
-    without_a_bus_nothing_is_stored,
+    permanently_refused_events_do_not_block_others_and_are_kept,
+    a_refused_event_is_kept_when_another_of_the_same_request_is_accepted,
+    a_suspension_with_a_lost_answer_is_published_and_ends,
+    an_install_and_an_uninstall_of_a_company_are_one_event_each,
+    a_location_with_an_install_notice_is_published_once,
+    without_a_configured_bus_no_event_is_stored,
 );
 
 fn company() -> Resource {
@@ -70,7 +70,7 @@ async fn tick(world: &World, process: &Process) {
     world.refresh(process, json!({})).await;
 }
 
-async fn each_change_is_told_once_when_it_is_stored(world: World) {
+async fn each_change_is_published_once_after_it_is_stored(world: World) {
     let (l1, process) = (location("L1"), world.teller().await);
     let installed_at = world.clock.now();
     world.install(&process, &l1).await;
@@ -123,7 +123,7 @@ async fn each_change_is_told_once_when_it_is_stored(world: World) {
     world.end().await;
 }
 
-async fn what_is_not_sent_is_found_by_the_schedule(world: World) {
+async fn the_schedule_sends_events_that_were_not_sent(world: World) {
     let (l1, doomed, schedule) = (location("L1"), world.teller().await, world.teller().await);
     let sending = doomed.proxy.hold(Call::Events);
     {
@@ -143,7 +143,7 @@ async fn what_is_not_sent_is_found_by_the_schedule(world: World) {
     expect_nothing_left(&world).await;
 }
 
-async fn what_is_sent_and_not_struck_is_sent_again(world: World) {
+async fn events_that_were_sent_but_not_acknowledged_are_sent_again(world: World) {
     let (l1, doomed, schedule) = (location("L1"), world.teller().await, world.teller().await);
     doomed.proxy.always(Call::Acknowledge, Cut::HangUp { applied: false });
     world.install(&doomed, &l1).await;
@@ -154,7 +154,7 @@ async fn what_is_sent_and_not_struck_is_sent_again(world: World) {
     world.end().await;
 }
 
-async fn a_bus_that_is_down_fails_nobody_and_loses_nothing(world: World) {
+async fn without_the_bus_operations_succeed_and_no_event_is_lost(world: World) {
     let (l1, process) = (location("L1"), world.teller().await);
     world.event_bridge.fail(Some(Failure::HangUp));
     world.install(&process, &l1).await;
@@ -164,7 +164,7 @@ async fn a_bus_that_is_down_fails_nobody_and_loses_nothing(world: World) {
     process.installations.uninstall(&l1, world.clock.now()).await.expect("it is stored all the same");
     world.advance(Duration::from_secs(1));
     world.install(&process, &l1).await;
-    assert!(began.elapsed() < Duration::from_secs(8), "two bounded waits: {:?}", began.elapsed());
+    assert!(began.elapsed() < STALL, "neither operation waits for the bus to answer: {:?}", began.elapsed());
     process.proxy.heal();
     world.event_bridge.fail(Some(Failure::AccessDenied));
     tick(&world, &process).await;
@@ -236,7 +236,7 @@ async fn a_refused_event_is_not_taken_for_the_same_event_of_another_installation
     world.end().await;
 }
 
-async fn events_that_are_refused_for_good_block_nobody_and_are_kept(world: World) {
+async fn permanently_refused_events_do_not_block_others_and_are_kept(world: World) {
     let process = world.teller().await;
     world.event_bridge.fail(Some(Failure::HangUp));
     let ids: Vec<String> = (0..24).map(|n| format!("T{n:02}")).collect();
@@ -263,7 +263,7 @@ async fn events_that_are_refused_for_good_block_nobody_and_are_kept(world: World
     world.end().await;
 }
 
-async fn a_refused_event_beside_a_taken_one_is_kept(world: World) {
+async fn a_refused_event_is_kept_when_another_of_the_same_request_is_accepted(world: World) {
     let (l1, process) = (location("L1"), world.teller().await);
     world.event_bridge.refuse(&[("\"epoch\":1", "MalformedDetail")]);
     world.install(&process, &l1).await;
@@ -278,7 +278,7 @@ async fn a_refused_event_beside_a_taken_one_is_kept(world: World) {
     expect_nothing_left(&world).await;
 }
 
-async fn an_event_beside_one_that_is_being_struck_stays(world: World) {
+async fn acknowledging_one_event_keeps_another_event_of_the_installation(world: World) {
     let (l1, slow, other) = (location("L1"), world.teller().await, world.teller().await);
     let strike = slow.proxy.hold(Call::Acknowledge);
     let story = async {
@@ -297,7 +297,7 @@ async fn an_event_beside_one_that_is_being_struck_stays(world: World) {
     expect_nothing_left(&world).await;
 }
 
-async fn a_pause_with_a_lost_answer_in_it_is_told_and_ends(world: World) {
+async fn a_suspension_with_a_lost_answer_is_published_and_ends(world: World) {
     let (l1, process) = (location("L1"), world.teller().await);
     world.install(&process, &l1).await;
     world.market.set_active(grantee(&l1), false);
@@ -314,7 +314,7 @@ async fn a_pause_with_a_lost_answer_in_it_is_told_and_ends(world: World) {
     world.end().await;
 }
 
-async fn a_company_comes_and_goes_as_one_event(world: World) {
+async fn an_install_and_an_uninstall_of_a_company_are_one_event_each(world: World) {
     let all: Vec<_> = (0..120).map(|n| format!("A{n}")).collect();
     let locations = all.iter().map(|id| Location { id: id.clone(), name: "A location".into() }).collect();
     world.market.change(|options| options.locations = locations);
@@ -332,7 +332,7 @@ async fn a_company_comes_and_goes_as_one_event(world: World) {
     expect_nothing_left(&world).await;
 }
 
-async fn a_location_that_the_marketplace_reports_is_told_once(world: World) {
+async fn a_location_with_an_install_notice_is_published_once(world: World) {
     let (l1, process) = (location("L1"), world.teller().await);
     let hear = async || process.installations.on_install_notice(&l1, Some(company().id()), world.clock.now()).await;
     assert!(hear().await.expect("a table"));
@@ -349,7 +349,7 @@ async fn a_location_that_the_marketplace_reports_is_told_once(world: World) {
     expect_nothing_left(&world).await;
 }
 
-async fn without_a_bus_nothing_is_stored(world: World) {
+async fn without_a_configured_bus_no_event_is_stored(world: World) {
     let (l1, process) = (location("L1"), world.process().await);
     world.install(&process, &l1).await;
     world.market.set_active(grantee(&l1), false);

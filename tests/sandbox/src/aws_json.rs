@@ -1,10 +1,10 @@
-//! The AWS JSON protocols (1.0 and 1.1) as two doubles speak them: the operation is in `X-Amz-Target`, errors carry `__type`.
+//! The AWS JSON protocols (1.0 and 1.1) of our emulators: `X-Amz-Target` names the operation, and errors carry `__type`.
 
 use axum::{body::Body, response::Response};
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
-/// Largest request a double reads; SQS's and Secrets Manager's bounds are below it.
+/// Largest request body that an emulator reads, in bytes. The limits of SQS and Secrets Manager are lower.
 pub(crate) const LARGEST_REQUEST: usize = 1 << 20;
 
 /// `GetSecretValue` of `X-Amz-Target: secretsmanager.GetSecretValue`.

@@ -1,4 +1,5 @@
-//! The double's clock: monotonic, anchored to the wall once, and movable forwards, so that no test sleeps thirty seconds.
+//! The clock of the fake platform. It is monotonic, takes the time of day once at its start, and can be moved forwards, so
+//! that no test sleeps for thirty seconds.
 
 use std::{
     sync::{

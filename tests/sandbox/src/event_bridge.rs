@@ -124,7 +124,7 @@ async fn serve(Shared(desk): Shared<Arc<Desk>>, headers: HeaderMap, body: Bytes)
     if operation(&headers) != Some("PutEvents") || entries.is_empty() || entries.len() > MOST {
         return aws_json::error(StatusCode::BAD_REQUEST, "ValidationException", "not a PutEvents of 1 to 10 entries");
     }
-    let refused = |code: &str| json!({ "ErrorCode": code, "ErrorMessage": "as the double wants it" });
+    let refused = |code: &str| json!({ "ErrorCode": code, "ErrorMessage": "refused because the test asked for it" });
     let answers: Vec<Value> = entries
         .iter()
         .map(|entry| {

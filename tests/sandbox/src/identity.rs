@@ -24,7 +24,7 @@ pub(crate) fn token(kind: &str, claims: &Value) -> String {
     )
 }
 
-/// Scopes of every token of the double.
+/// Scopes of every token that the fake platform issues.
 pub(crate) const SCOPES: &str = "contacts.readonly contacts.write locations.readonly companies.readonly oauth.readonly oauth.write \
      calendars.readonly calendars.write conversations.readonly conversations.write opportunities.readonly opportunities.write \
      forms.readonly invoices.readonly invoices.write medias.readonly users.readonly workflows.readonly";

@@ -1,7 +1,7 @@
-//! The whole system on one machine, and the doubles it needs for that.
+//! The whole system on one machine, with a fake platform and emulators of the AWS services that it needs.
 //!
-//! Each part starts by itself on a free loopback port and ends when its handle is dropped; tests take the parts they
-//! need, [`whole::Sandbox`] takes them all.
+//! Each part listens on a loopback port of its own and ends when its handle is dropped. A test starts the parts that it
+//! needs; [`whole::Sandbox`] starts all of them.
 //!
 //! | part | stands for |
 //! |---|---|
@@ -12,10 +12,10 @@
 //! | [`marketplace`] | the platform: consent page, token endpoint, minting, a piece of its API |
 //! | [`runtime_api`] | Lambda: the Runtime API that workers poll, and `Invoke` |
 //! | [`gateway`] | API Gateway's HTTP API with payload 2.0 |
-//! | [`console`] | nothing of theirs: a page that shows the system live, with buttons |
-//! | [`process`] | workers as child processes: killed, frozen, started again |
+//! | [`console`] | no service: a page that shows the system live, with buttons |
+//! | [`process`] | the functions' processes: started, killed, frozen, started again |
 //!
-//! All of them tell an [`events::EventBus`] what happens.
+//! Each part publishes what happens on an [`events::EventBus`].
 
 mod aws_json;
 pub mod clock;

@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn another_name_for_this_machine_is_a_strangers() {
+    fn requests_with_another_host_name_are_refused() {
         for (host, expected) in [
             ("127.0.0.1:8070", false),
             ("localhost:8070", false),
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_another_origin_changes_nothing() {
+    fn requests_from_another_origin_are_refused() {
         let host = ("host", "127.0.0.1:8070");
         for (origin, expected) in [
             ("http://127.0.0.1:8070", false),

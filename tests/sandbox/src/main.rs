@@ -26,13 +26,13 @@ struct Arguments {
     /// Port of the relay; 0 takes a free one
     #[arg(long, default_value_t = 8080)]
     port: u16,
-    /// Port of the platform's double; 0 takes a free one
+    /// Port of the fake platform; 0 takes a free one
     #[arg(long, default_value_t = 8090)]
     platform_port: u16,
     /// Port of the console; 0 takes a free one (default: 8070, or a free one where that is taken)
     #[arg(long)]
     console_port: Option<u16>,
-    /// No console
+    /// Start no console
     #[arg(long, conflicts_with = "console_port")]
     no_console: bool,
     /// Keep the database, the keys and the platform's tokens in this file and beside it (default: in memory)
@@ -50,7 +50,7 @@ struct Arguments {
     /// Requests a day, for each location or company
     #[arg(long, default_value_t = 200_000, value_name = "N")]
     daily: u64,
-    /// What using a refresh token does to it
+    /// Treatment of a refresh token that is used again
     #[arg(long, value_enum, default_value_t = RotationArgument::Forgiving)]
     rotation: RotationArgument,
     /// Seconds between two scheduled refreshes; 0 for none
@@ -62,32 +62,32 @@ struct Arguments {
     /// Environment of the functions, NAME=VALUE; may be repeated
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = assignment)]
     environment: Vec<(String, String)>,
-    /// Show every line the functions write
+    /// Show every line that the functions log
     #[arg(long, short)]
     verbose: bool,
 }
 
 /// The alias that the gateway invokes, as `template.yaml` has it.
 const GATEWAY_ALIAS: &str = "live";
-/// Where a browser looks for the console again after the sandbox was started again.
+/// Usual port of the console, so that an open page finds a restarted sandbox.
 const CONSOLE_PORT: u16 = 8070;
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum RotationArgument {
-    /// Dead at once
+    /// It is refused
     Strict,
-    /// The same new token for 30 seconds, as the platform documents
+    /// It gets the same new token for 30 seconds, as the platform documents
     Forgiving,
-    /// Using a dead token kills its successors too
+    /// It is refused, and its successors are revoked
     FamilyRevoking,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Be one function; the sandbox starts itself so
+    /// Run one function. The sandbox starts itself with this command
     #[command(hide = true)]
     Function {
-        /// Which one
+        /// The function
         function: Function,
     },
 }
@@ -159,7 +159,7 @@ async fn main() -> ExitCode {
 /// Runs one function in this process, until the sandbox that started it is gone.
 async fn be(function: Function) -> ExitCode {
     std::thread::spawn(|| {
-        // Our end of the pipe closes whenever the sandbox ends, a crash included.
+        // The pipe closes when the sandbox ends, also when it crashes.
         let _closed = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         std::process::exit(0);
     });
@@ -181,7 +181,7 @@ async fn show(arguments: Arguments) -> Result<(), StartError> {
         _ = tokio::signal::ctrl_c() => return Ok(()),
     };
     say(&terminal::welcome(&sandbox, colours));
-    // One future for the whole loop: a signal between two of them would be lost.
+    // One future for the whole loop: with one future per turn, a signal between two turns would be lost.
     let mut ended = std::pin::pin!(ended());
     loop {
         let event = tokio::select! {
@@ -202,7 +202,7 @@ async fn show(arguments: Arguments) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Ctrl-C, or a polite request to end.
+/// Waits for Ctrl-C or SIGTERM.
 async fn ended() {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).ok();
     let terminated = async {
@@ -217,7 +217,7 @@ async fn ended() {
     }
 }
 
-/// A line on standard output; a reader that has gone is no reason to panic.
+/// Writes a line to standard output. A closed pipe is no reason to panic.
 fn say(text: &str) {
     let _reader_gone = writeln!(std::io::stdout(), "{text}");
 }

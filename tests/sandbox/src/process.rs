@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_worker_is_told_its_environment_is_killed_started_again_and_gone_after_drop() {
+    async fn a_worker_gets_its_environment_restarts_after_a_kill_and_ends_on_drop() {
         let script = r#"echo "$GIVEN $AWS_LAMBDA_FUNCTION_NAME ${HOME:-homeless}"; exec sleep 600"#;
         let (worker, around) = shell(script, true).await;
         line_of(&around, "yes relay homeless").await;

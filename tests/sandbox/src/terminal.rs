@@ -1,4 +1,4 @@
-//! Events as lines for a person to read, and what to click and to type.
+//! Events as lines for the terminal, and the first page of the sandbox with links and commands.
 
 use std::{fmt::Write as _, io::IsTerminal as _};
 
@@ -20,7 +20,7 @@ pub enum Colours {
 }
 
 impl Colours {
-    /// What standard output can show.
+    /// Whether standard output shows colours.
     #[must_use]
     pub fn of_stdout() -> Self {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -42,7 +42,7 @@ const BLUE: u8 = 34;
 const MAGENTA: u8 = 35;
 const GREY: u8 = 90;
 
-/// The line of an event; `None` for what nobody wants to read.
+/// The line of an event. `None` if the event is of no interest to a reader.
 #[must_use]
 pub fn line(event: &Event, verbose: bool, colours: Colours) -> Option<String> {
     let status = |status: Option<u16>| match status {
@@ -92,8 +92,8 @@ pub fn line(event: &Event, verbose: bool, colours: Colours) -> Option<String> {
     Some(text)
 }
 
-/// Text that came from elsewhere, such as the grant that somebody asks for: it stays on its line, and gives the terminal
-/// no orders.
+/// Removes control characters from text that a client sent, such as the grant of a token request. The text then stays on
+/// its line and cannot send commands to the terminal.
 fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
@@ -102,7 +102,7 @@ pub(crate) fn nothing_was_due(answer: &str) -> bool {
     serde_json::from_str::<Value>(answer).is_ok_and(|summary| summary["due"] == 0)
 }
 
-/// A function's line, if it matters: warnings, errors, and what is not JSON. Their metrics are for machines.
+/// A function's line, if it is a warning, an error, or not JSON. Members that are metrics are left out.
 pub(crate) fn log_line(line: &str, verbose: bool) -> Option<String> {
     if verbose {
         return Some(line.to_owned());
@@ -125,7 +125,7 @@ pub(crate) fn log_line(line: &str, verbose: bool) -> Option<String> {
     }))
 }
 
-/// What to click and what to type.
+/// Links and commands to try.
 #[must_use]
 pub fn welcome(sandbox: &Sandbox, colours: Colours) -> String {
     let (gateway, platform, invoke) = (sandbox.gateway.url(), sandbox.marketplace.url(), sandbox.runtime.url());
@@ -136,7 +136,7 @@ pub fn welcome(sandbox: &Sandbox, colours: Colours) -> String {
     let alive = if sandbox.marketplace.live_refresh_tokens(&Resource::Location(location.to_owned())).is_empty() {
         ""
     } else {
-        "   (one location is installed already)"
+        "   (one location is already installed)"
     };
     format!(
         "\
@@ -159,7 +159,7 @@ pub fn welcome(sandbox: &Sandbox, colours: Colours) -> String {
 {renew}
   curl -X POST '{platform}/_sandbox/expire-access-tokens'                            # then call again
   curl -d '{{\"at\":\"refresh\",\"fault\":{{\"kind\":\"hang_up\",\"processed\":true}},\"times\":1}}' \\
-    '{platform}/_sandbox/faults'                                                     # the next answer gets lost
+    '{platform}/_sandbox/faults'                                                     # the next answer is lost
   curl '{platform}/_sandbox/state'
 
 {operate}
@@ -175,8 +175,8 @@ Ctrl-C ends everything.
         limit =
             heading(&format!("Hit the limit ({} in {} s)", options.limits.burst, options.limits.interval_ms / 1000)),
         over = options.limits.burst + 10,
-        renew = heading("See a token renewed"),
-        operate = heading("Look after it"),
+        renew = heading("Renew a token"),
+        operate = heading("Operate it"),
     )
 }
 
@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_is_one_line_whatever_it_carries() {
+    fn an_event_with_control_characters_is_one_line() {
         let hostile = "x\n\x1b[2Jy\u{9b}31m";
         let (text, other) = (|| hostile.to_owned(), || "relay".to_owned());
         for event in [

@@ -1,4 +1,4 @@
-//! The doubles over the wire, asked by the clients that the functions use: the AWS SDKs and `reqwest`.
+//! The fake platform and the emulators over HTTP, called by the clients that the functions use: the AWS SDKs and `reqwest`.
 
 use std::time::Duration;
 
@@ -82,7 +82,7 @@ async fn a_lost_answer_is_recovered_within_the_window_and_a_dead_chain_stays_dea
         (status, refusal),
         (400, json!({ "statusCode": 400, "message": "Invalid grant: refresh token is invalid" }))
     );
-    let outcomes: Vec<_> = platform.token_requests().iter().map(|seen| (seen.grant.clone(), seen.status)).collect();
+    let outcomes: Vec<_> = platform.token_requests().iter().map(|seen| (seen.grant.clone(), seen.status())).collect();
     let refreshes = [None, Some(200), Some(400)].map(|status| ("refresh_token".to_owned(), status));
     assert_eq!(outcomes[1..], refreshes);
 
@@ -158,7 +158,7 @@ async fn codes_are_checked_before_the_client_and_the_classes_differ() -> TestRes
 }
 
 #[tokio::test]
-async fn the_api_counts_tells_and_refuses() -> TestResult {
+async fn the_api_counts_requests_sends_limit_headers_and_refuses_above_the_limit() -> TestResult {
     let platform = platform().await;
     let resource = location("HLlocation000000001");
     platform.change(|options| options.limits = Limits { burst: 3, interval_ms: 10_000, daily: 100 });
@@ -185,7 +185,7 @@ async fn the_api_counts_tells_and_refuses() -> TestResult {
 }
 
 #[tokio::test]
-async fn the_echo_decodes_nothing() -> TestResult {
+async fn the_echo_returns_the_path_undecoded() -> TestResult {
     let platform = platform().await;
     let pair = install(&platform, location("HLlocation000000001")).await;
     let target = "/echo/a%2Fb//c%20d/?tag=a&tag=b%2Cc&&empty=&plus=+";
@@ -198,7 +198,7 @@ async fn the_echo_decodes_nothing() -> TestResult {
 }
 
 #[tokio::test]
-async fn consent_goes_back_with_a_code_and_the_state() -> TestResult {
+async fn consent_redirects_with_a_code_and_the_state() -> TestResult {
     let platform = platform().await;
     platform.allow_redirect("http://127.0.0.1:1/oauth/callback");
     let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?;
@@ -267,7 +267,7 @@ async fn work(runtime: &RuntimeApi, function: &str, work: fn(&Value) -> Value) -
 }
 
 #[tokio::test]
-async fn the_queue_takes_from_the_sdk_and_hands_to_the_function_what_it_does_not_refuse() -> TestResult {
+async fn the_queue_accepts_messages_from_the_sdk_and_delivers_them_to_the_function() -> TestResult {
     use aws_sdk_sqs::{Client, Config, config};
     let runtime = RuntimeApi::start(EventBus::default()).await?;
     let queue = Queue::start(Duration::ZERO).await?;
@@ -306,7 +306,7 @@ async fn the_queue_takes_from_the_sdk_and_hands_to_the_function_what_it_does_not
 }
 
 #[tokio::test]
-async fn the_gateway_passes_to_the_function_and_back() -> TestResult {
+async fn the_gateway_passes_requests_to_the_function_and_answers_back() -> TestResult {
     let runtime = RuntimeApi::start(EventBus::default()).await?;
     let gateway = Gateway::start(0, runtime.clone(), None, EventBus::default()).await?;
     let echo = |event: &Value| {

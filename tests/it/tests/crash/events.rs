@@ -40,7 +40,7 @@ async fn story(doomed: &'static str, struck: Call) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_outlives_the_process_that_was_to_send_it() {
+async fn the_schedule_sends_the_event_of_a_process_that_died_before_sending() {
     let mut stories: Vec<Story<()>> = Vec::new();
     for doomed in ["relay", "refresh"] {
         for struck in [Call::Events, Call::Acknowledge] {

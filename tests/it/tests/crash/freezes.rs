@@ -72,7 +72,7 @@ async fn in_the_post() {
 
 /// Its commit is late: the platform forgives, and the rival's pair is in the table. The frozen one's is parked.
 async fn with_a_commit_that_comes_second() {
-    let scene = Scene::set(Rotation::Forgiving).await;
+    let scene = Scene::set(Rotation::AlwaysForgiving).await;
     let Three { frozen, rival: _rival, _relay } = three(&scene).await;
     let gate = frozen.proxy.hold(Call::Commit);
     let invocation = scene.invoke("relay", "frozen");
@@ -124,8 +124,8 @@ async fn with_a_commit_that_comes_between_a_rival_and_its_refusal() {
 /// The answer to its permit finds it frozen, and meanwhile the platform ends its connections. When it wakes up it finds
 /// both in its sockets at once.
 #[tokio::test(flavor = "multi_thread")]
-async fn frozen_before_a_post_whose_connection_ends_meanwhile() {
-    let (scene, front) = (Scene::set(Rotation::Forgiving).await, Front::start().await);
+async fn a_post_arrives_once_after_a_freeze_that_ended_its_connection() {
+    let (scene, front) = (Scene::set(Rotation::AlwaysForgiving).await, Front::start().await);
     front.lead_to(&scene.sandbox.marketplace.url());
     let behind = [("API_URL", front.url()), ("SSL_CERT_FILE", front.root_file().display().to_string())];
     let relay = scene.begin_with("relay", "relay", "relay", &behind).await;
@@ -152,7 +152,7 @@ async fn frozen_before_a_post_whose_connection_ends_meanwhile() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn frozen_beyond_the_lease_and_thawed() {
+async fn a_process_frozen_beyond_its_lease_presents_no_token_and_loses_no_pair() {
     let stories: Vec<Story<()>> = vec![
         ("between the claim and the POST".to_owned(), Box::pin(between_the_claim_and_the_post())),
         ("in the POST".to_owned(), Box::pin(in_the_post())),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use aws_config::{BehaviorVersion, Region};
@@ -23,14 +24,19 @@ use shared::config::{self, AppConfig};
 use shared::domain::clock::Millis;
 use shared::domain::installation::Installation;
 use shared::domain::resource::Resource;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
 
-/// How long anything may take that is waited for. Only a failing test waits so long.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+/// Longest time that a test waits for anything. Only a failing test waits so long, so it is generous.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 /// The location of the story.
 const LOCATION: &str = "HLlocation000000001";
 
-/// What an invocation came to.
+/// Turns of the stories of this process. A story has a turn except while it waits for the end of a lease. More stories at a
+/// time would run into the functions' time-outs on a busy machine.
+static TURNS: Semaphore = Semaphore::const_new(4);
+
+/// The result of an invocation.
 pub(crate) type Answered = Result<Value, FunctionError>;
 
 /// The place of one story. Dropping it ends everything in it.
@@ -40,6 +46,7 @@ pub(crate) struct Scene {
     /// Installs the app and reads the table: the one part that nothing ever strikes.
     hand: App,
     _way_of_hand: Proxy,
+    turn: Mutex<Option<SemaphorePermit<'static>>>,
 }
 
 /// A function's process, and the proxy between it and AWS.
@@ -51,6 +58,7 @@ pub(crate) struct Process {
 impl Scene {
     /// Everything but the functions, with the app installed and its access token expired.
     pub(crate) async fn set(rotation: Rotation) -> Self {
+        let turn = Mutex::new(Some(TURNS.acquire().await.expect("open")));
         let options = Options {
             programs: Programs::None,
             refresh_every: None,
@@ -70,7 +78,7 @@ impl Scene {
             .load()
             .await;
         let hand = App::build(config.expect("a configuration"), &aws, shared::domain::clock::Clock::system());
-        let scene = Self { sandbox, hand: hand.expect("an app"), _way_of_hand: way };
+        let scene = Self { sandbox, hand: hand.expect("an app"), _way_of_hand: way, turn };
         scene.install().await;
         scene.expire().await;
         scene
@@ -210,10 +218,13 @@ impl Scene {
         assert!(until(|| async { self.presented().len() >= count }).await, "nothing is presented");
     }
 
-    /// Waits until the lease that is stored now has passed.
+    /// Waits until the lease that is stored now has passed. Other stories have their turn meanwhile.
     pub(crate) async fn lease_is_over(&self) {
-        if let Some(lease) = self.stored().await.lease() {
-            tokio::time::sleep(lease.ends_at.since(now()) + Duration::from_millis(1)).await;
+        if let Some(end) = self.stored().await.lease().map(|lease| lease.ends_at) {
+            drop(self.turn.lock().expect("no panic").take());
+            tokio::time::sleep(end.since(now()) + Duration::from_millis(1)).await;
+            let turn = TURNS.acquire().await.expect("open");
+            *self.turn.lock().expect("no panic") = Some(turn);
         }
     }
 
@@ -323,7 +334,7 @@ pub(crate) async fn until<F: Future<Output = bool>>(mut condition: impl FnMut() 
 /// A story and its name.
 pub(crate) type Story<T> = (String, Pin<Box<dyn Future<Output = T> + Send>>);
 
-/// Tells stories side by side, so that they wait for the end of their leases together.
+/// Runs stories at the same time, so that they wait for the end of their leases together.
 pub(crate) async fn together<T: Send + 'static>(stories: Vec<Story<T>>) -> BTreeMap<String, T> {
     let told: Vec<_> = stories.into_iter().map(|(name, story)| (name, tokio::spawn(story))).collect();
     let (mut ended, mut failed) = (BTreeMap::new(), Vec::new());

@@ -25,7 +25,7 @@ async fn before_the_post(fault: Fault) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_cannot_be_written_before_the_post_stops_it() {
+async fn no_token_is_presented_while_the_table_cannot_be_written() {
     let stories: Vec<Story<()>> = vec![
         ("read-only".to_owned(), Box::pin(before_the_post(Fault::AccessDenied))),
         ("throttled".to_owned(), Box::pin(before_the_post(Fault::Throttled))),
@@ -73,7 +73,7 @@ async fn after_the_200(reinstalled: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_is_down_after_the_200_costs_nothing() {
+async fn a_pair_granted_while_the_table_is_down_is_stored_from_the_queue() {
     let stories: Vec<Story<()>> = vec![
         ("committed when it is back".to_owned(), Box::pin(after_the_200(false))),
         ("dropped after a newer install".to_owned(), Box::pin(after_the_200(true))),

@@ -14,7 +14,7 @@ use sandbox::marketplace::grants::Resource;
 use sandbox::whole::scheduled_event;
 use serde_json::json;
 
-/// How long every process may take to notice an uninstall.
+/// Longest time after which every process has noticed an uninstall.
 const NOTICED: Duration = Duration::from_secs(10);
 
 fn key() -> (Ed25519KeyPair, String) {
@@ -24,9 +24,20 @@ fn key() -> (Ed25519KeyPair, String) {
     (signer, spki)
 }
 
-/// Four calls for each of the first ten locations, all at once.
+/// Four calls for each of the first ten locations, all at once. A call that is asked to come again, because a token is being
+/// renewed, comes again.
 async fn ten_called(system: &System) -> Vec<Answer> {
-    let call = |number: usize| send(system.relay(Method::GET, &route(&location(number % 10 + 1), "/contacts/")));
+    let call = async |number: usize| {
+        let mut tries = 0;
+        loop {
+            let answer = send(system.relay(Method::GET, &route(&location(number % 10 + 1), "/contacts/"))).await;
+            tries += 1;
+            if tries == 10 || answer.refusal() != (503, "refresh_in_progress".to_owned()) {
+                return answer;
+            }
+            tokio::time::sleep(answer.retry_after()).await;
+        }
+    };
     join_all((0..40).map(call)).await
 }
 
@@ -49,20 +60,22 @@ async fn hear(system: &System, signer: &Ed25519KeyPair, body: &str) -> u16 {
     heard.status().as_u16()
 }
 
-/// Calls until the answer is this one, for as long as every process may take to notice a change.
+/// Calls until the answer has this status. Each process may take [`NOTICED`] to notice a change.
 async fn becomes(system: &System, resource: &Resource, status: u16) {
     let began = Instant::now();
     loop {
+        // A call that begins later than this must have the new answer, however long it takes on a busy machine.
+        let asked = began.elapsed();
         let answer = system.get(resource, "/contacts/").await;
         if answer.status == status {
             return;
         }
-        assert!(began.elapsed() < NOTICED, "{answer:?}");
+        assert!(asked < NOTICED, "{answer:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_uninstall_without_a_time_ends_no_reinstallation() {
+async fn an_uninstall_without_a_timestamp_does_not_end_a_newer_installation() {
     let (signer, spki) = key();
     let environment = vec![("WEBHOOK_PUBLIC_KEYS", spki)];
     let system = System::start(Setup { relays: 1, environment, ..Setup::default() }).await;
@@ -112,7 +125,7 @@ async fn a_location_of_the_oldest_of_many_agencies_is_found_by_the_schedule() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agencys_locations_work_at_the_first_call_and_stop_with_it() {
+async fn an_agencys_locations_work_from_the_first_call_until_the_agencys_uninstall() {
     let (signer, spki) = key();
     let environment = vec![("WEBHOOK_PUBLIC_KEYS", spki)];
     let system = System::start(Setup { relays: 4, at_once: 10, locations: 500, environment, ..Setup::default() }).await;
@@ -135,11 +148,12 @@ async fn an_agencys_locations_work_at_the_first_call_and_stop_with_it() {
     assert_eq!(hear(&system, &signer, &notice.to_string()).await, 200);
     let told = Instant::now();
     loop {
+        let asked = told.elapsed();
         let answers = ten_called(&system).await;
         if answers.iter().all(|answer| answer.refusal() == (410, "revoked".to_owned())) {
             break;
         }
-        assert!(told.elapsed() < NOTICED, "{:?}", answers.iter().map(|a| a.status).collect::<Vec<_>>());
+        assert!(asked < NOTICED, "{:?}", answers.iter().map(|a| a.status).collect::<Vec<_>>());
     }
     system.end().await;
 }

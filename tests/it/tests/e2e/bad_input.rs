@@ -36,7 +36,7 @@ fn get(path: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn callers_are_known_and_may_do_what_their_entry_says() {
+async fn callers_are_limited_to_the_rights_in_their_entries() {
     let keys = [
         "rk_reader_0123456789",
         "rk_contacts_0123456789",
@@ -154,7 +154,7 @@ async fn event_answer(system: &System, path: &str, key: &str) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn malformed_events_are_answered() {
+async fn malformed_events_are_answered_with_400() {
     let system = installed(Setup::default()).await;
     let before = system.arrived(&location(1));
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
@@ -318,7 +318,7 @@ async fn hostile_requests_are_answered_and_wake_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_is_gone_and_comes_back() {
+async fn calls_fail_with_503_while_the_store_is_gone_and_work_again_afterwards() {
     let system = installed(Setup { relays: 4, ..Setup::default() }).await;
     expect_works(&system).await;
     let before = (system.arrived(&location(1)), system.refreshes());
@@ -347,7 +347,7 @@ async fn a_store_that_is_gone_and_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_code_is_not_spent_where_nothing_can_be_stored() {
+async fn no_code_is_presented_while_the_store_is_gone() {
     let environment = vec![("RESCUE_QUEUE_URL", String::new())];
     let system = System::start(Setup { relays: 1, environment, ..Setup::default() }).await;
     system.store.cut();
@@ -368,7 +368,7 @@ fn callback(system: &System) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_platform_that_is_down_or_slow() {
+async fn failures_of_the_platform_have_documented_codes() {
     let mut system = installed(Setup::default()).await;
     let platform = |fault: Fault, times: u32| system.sandbox.marketplace.fault(Endpoint::Api, fault, Some(times));
 
@@ -415,7 +415,7 @@ async fn a_platform_that_is_down_or_slow() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn secrets_that_are_missing_malformed_or_out_of_reach() {
+async fn unreadable_secrets_are_answered_as_misconfigured() {
     let mut system = installed(Setup { relays: 1, ..Setup::default() }).await;
     expect_works(&system).await;
     let good = |secret: &str| system.sandbox.secrets.get(secret).expect("a secret");
@@ -481,7 +481,7 @@ async fn secrets_that_are_missing_malformed_or_out_of_reach() {
 }
 
 #[test]
-fn variables_that_are_missing_are_all_named_and_nothing_starts() {
+fn a_function_without_its_variables_names_all_of_them_and_exits() {
     for (function, names) in [
         ("callback", vec!["TABLE_NAME", "APP_SECRET_ID", "SEALING_SECRET_ID"]),
         ("refresh", vec!["TABLE_NAME", "APP_SECRET_ID", "SEALING_SECRET_ID"]),
@@ -497,7 +497,7 @@ fn variables_that_are_missing_are_all_named_and_nothing_starts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_does_not_answer_is_given_up_before_the_invocation_ends() {
+async fn a_service_that_does_not_answer_is_given_up_before_the_invocation_ends() {
     let mut system = installed(Setup::default()).await;
     // It takes connections and never answers.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");

@@ -143,7 +143,7 @@ fn raw(case: &Case, prefix: &str, host: &str, bearer: &str) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_differs_but_what_is_documented() {
+async fn relayed_calls_equal_direct_calls_except_for_the_documented_differences() {
     let wire = Wire::lay().await;
     let environment = vec![("API_URL", format!("http://{}", wire.address))];
     let system = System::start(Setup { environment, relays: 1, ..Setup::default() }).await;

@@ -75,7 +75,7 @@ fn served() -> (Value, Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_calls_without_an_entry() {
+async fn identities_without_an_entry_are_refused() {
     let system = system(&[]).await;
     let before = system.arrived(&location(1));
     for qualifier in [None, Some("$LATEST"), Some("7"), Some("mail"), Some("Billing"), Some("billing2"), Some("live")] {
@@ -109,7 +109,7 @@ async fn nobody_calls_without_an_entry() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_secret_may_allow_the_unlisted_and_a_removal_takes_rights_away() {
+async fn the_secret_can_allow_unlisted_identities_and_removing_an_entry_removes_its_rights() {
     let mut system = system(&[]).await;
     let secret = |callers: Value, more: Value| {
         let mut secret = json!({ "callers": callers });
@@ -153,7 +153,7 @@ async fn the_secret_may_allow_the_unlisted_and_a_removal_takes_rights_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_a_gateway_alias_events_come_by_that_alias_only() {
+async fn with_a_gateway_alias_http_events_by_other_qualifiers_are_refused() {
     let system = system(&[("GATEWAY_ALIAS", "live")]).await;
     assert_eq!(system.get(&location(1), "/echo").await.status, 200, "the gateway invokes the alias");
     let before = system.arrived(&location(1));
@@ -202,7 +202,7 @@ async fn with_a_gateway_alias_events_come_by_that_alias_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_operators_commands_name_what_is_wrong_with_callers() {
+async fn the_operators_commands_report_faults_in_callers_entries() {
     let system = System::start(Setup { relays: 0, ..Setup::default() }).await;
     system.install(&location(1)).await;
     for (arguments, word) in [
@@ -259,7 +259,7 @@ fn header_of(echo: &Value, name: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn headers_are_named_ignored_or_made_true() {
+async fn headers_that_http_forbids_are_reported_ignored_or_corrected() {
     let system = system(&[]).await;
     let version = format!("hoopai-relay/{}", env!("CARGO_PKG_VERSION"));
     let event = |headers: Value, body: &str| {
@@ -371,11 +371,9 @@ async fn the_mcp_endpoint_passes_messages_and_opens_no_stream() {
             assert_eq!(header_of(&echo, name), [value], "{name}");
         }
         let before = system.arrived(&location(1));
-        let began = std::time::Instant::now();
         let stream = send_to(path, Method::GET, own, "").await;
         assert_eq!(stream.refusal(), (405, "method_not_offered".to_owned()), "{stream:?}");
         assert_eq!(stream.header("allow"), "POST, DELETE");
-        assert!(began.elapsed() < std::time::Duration::from_secs(5), "at once");
         let anonymous = send(system.request(Method::GET, path)).await;
         assert_eq!(anonymous.refusal(), (401, "unauthenticated".to_owned()));
         assert_eq!(system.arrived(&location(1)), before, "nothing was sent");

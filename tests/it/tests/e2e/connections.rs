@@ -125,7 +125,7 @@ async fn no_post_fails_or_is_sent_twice_after_a_freeze() {
 /// The same for a thread that stands still and then sends without having read anything: the end of its TLS connection is
 /// in its socket.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_request_is_trusted_to_a_tls_connection_that_ended_while_its_thread_stood_still() {
+async fn no_request_is_sent_on_a_tls_connection_that_ended_while_its_thread_stood_still() {
     let arrived = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&arrived);
     let router = Router::new().fallback(move || {
@@ -157,7 +157,7 @@ async fn no_request_is_trusted_to_a_tls_connection_that_ended_while_its_thread_s
 /// The platform rotates a token, its answer reaches the machine, and the process is stopped for longer than it would
 /// wait for an answer. A platform without forgiveness never gives that answer again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pair_that_has_arrived_is_taken_however_late_the_process_reads_it() {
+async fn a_pair_that_has_arrived_is_used_even_if_the_process_reads_it_late() {
     let (system, front) = behind_a_front(Setup { relays: 1, ..Setup::default() }).await;
     system.sandbox.marketplace.change(|options| options.rotation = Rotation::Strict);
     for (number, answers) in [(1, Answers::Whole), (2, Answers::InPieces(200, Duration::from_millis(2)))] {

@@ -24,8 +24,8 @@ fn count(number: usize) -> u32 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_document_on_cost_computes_with_is_what_is_consumed() {
-    let name = "cost::what_the_document_on_cost_computes_with_is_what_is_consumed";
+async fn consumed_capacity_is_within_the_figures_of_the_cost_document() {
+    let name = "cost::consumed_capacity_is_within_the_figures_of_the_cost_document";
     let Some(engine) = Engine::start(Kind::Local, name).await else { return };
     let meter = Meter::before(&engine.url()).await;
     let store = Some(meter.url());

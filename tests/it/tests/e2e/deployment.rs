@@ -36,8 +36,8 @@ fn expect_served(answer: &Answer) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deployment_is_put_into_service_and_looked_after() {
-    let name = "deployment::a_deployment_is_put_into_service_and_looked_after";
+async fn the_documented_commands_put_a_deployment_into_service_and_operate_it() {
+    let name = "deployment::the_documented_commands_put_a_deployment_into_service_and_operate_it";
     let Some(mut system) = System::deployed(Setup { relays: 0, ..Setup::default() }, name).await else { return };
     let deployment = system.deployment.as_ref().expect("it is deployed");
     assert_eq!(deployment.output("CallbackUrl"), format!("{}/oauth/callback", system.sandbox.gateway.url()));
@@ -84,17 +84,22 @@ async fn a_deployment_is_put_into_service_and_looked_after() {
 
     done(&system, &["revoke", &resource, "--yes"]).await;
     let refused = async || call(&system, &key, 2).await.refusal() == (410, "revoked".to_owned());
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(11);
-    while !refused().await {
-        assert!(tokio::time::Instant::now() < deadline, "every process notices within 10 s");
+    let revoked = tokio::time::Instant::now();
+    loop {
+        // A call that begins later than this must be refused, however long it takes on a busy machine.
+        let asked = revoked.elapsed();
+        if refused().await {
+            break;
+        }
+        assert!(asked < Duration::from_secs(10), "every process notices within 10 s");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     system.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pair_that_the_table_does_not_take_comes_back_from_the_queue() {
-    let name = "deployment::a_pair_that_the_table_does_not_take_comes_back_from_the_queue";
+async fn a_pair_that_cannot_be_stored_is_stored_from_the_queue_later() {
+    let name = "deployment::a_pair_that_cannot_be_stored_is_stored_from_the_queue_later";
     let Some(mut system) = System::deployed(Setup { relays: 0, ..Setup::default() }, name).await else { return };
     let key = put_into_service(&system).await;
     system.start_apart("relay", "relay", &[]).await;

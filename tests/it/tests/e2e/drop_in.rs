@@ -87,7 +87,7 @@ async fn the_resource_is_found_where_the_request_names_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_unclear_or_contradicts_itself_is_not_sent() {
+async fn a_request_with_unclear_or_contradictory_ids_is_not_sent() {
     let system = system().await;
     let (one, two) = (location(1), location(2));
     let api =
@@ -127,7 +127,7 @@ async fn what_is_unclear_or_contradicts_itself_is_not_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_names_another_location_than_the_one_they_act_for() {
+async fn a_request_that_names_another_location_than_its_target_is_refused() {
     let system = system().await;
     let (one, two) = (location(1), location(2));
     let before = system.arrived(&one);
@@ -169,7 +169,7 @@ async fn nobody_names_another_location_than_the_one_they_act_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_messages_own_id_is_no_account() {
+async fn the_id_of_a_message_is_not_taken_for_an_account() {
     let system = system().await;
     let (one, two) = (location(1), location(2));
     let own_ids = [one.id(), two.id(), "0f8c1e6a-7b1d-4c55-9a0e-1f2e3d4c5b6a", "<1.2@mail.example>"];
@@ -194,7 +194,7 @@ async fn a_messages_own_id_is_no_account() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_sources_disagree_about_is_the_platforms_to_decide() {
+async fn operations_whose_token_class_is_disputed_are_sent_with_a_locations_token() {
     let system = system().await;
     let (one, agency) = (location(1), company());
     let permissions = format!("/locations/{}/permissions", one.id());

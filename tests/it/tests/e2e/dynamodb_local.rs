@@ -1,4 +1,4 @@
-//! The promise about limits on AWS's own test double, too: its conditions are evaluated by other code.
+//! The burst limit on DynamoDB Local, whose code evaluates conditions independently of the embedded engine.
 
 use it::dynamo::{Engine, Kind};
 

@@ -70,19 +70,19 @@ async fn each_is_told_on(store: Option<String>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_event_is_told_once() {
+async fn each_event_is_published_once() {
     each_is_told_on(None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_event_is_told_once_on_dynamodb_local() {
-    let name = "events::each_event_is_told_once_on_dynamodb_local";
+async fn each_event_is_published_once_on_dynamodb_local() {
+    let name = "events::each_event_is_published_once_on_dynamodb_local";
     let Some(engine) = Engine::start(Kind::Local, name).await else { return };
     each_is_told_on(Some(engine.url())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_tell_nothing() {
+async fn relayed_calls_publish_no_events() {
     let system = System::start(Setup { relays: 1, ..Setup::default() }).await;
     system.install(&location(1)).await;
     let told = system.sandbox.event_bridge.requests();

@@ -92,7 +92,7 @@ async fn expect_relayed(system: &System, resource: &Resource) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn by_link_for_a_location_and_for_a_company() {
+async fn a_location_and_a_company_are_installed_by_link() {
     let system = System::start(Setup::default()).await;
     for resource in [location(1), company()] {
         assert_eq!(system.get(&resource, "/contacts/").await.refusal(), (404, "not_installed".to_owned()));
@@ -111,7 +111,7 @@ async fn by_link_for_a_location_and_for_a_company() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn from_the_marketplace_without_a_state() {
+async fn an_install_from_the_marketplace_needs_no_state() {
     let system = System::start(Setup::default()).await;
     for resource in [location(2), company()] {
         let page = system.browse(&format!("{}/install", system.sandbox.marketplace.url()), None).await;
@@ -137,7 +137,7 @@ async fn from_the_marketplace_without_a_state() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refused_consent_a_used_code_and_another_browser() {
+async fn refused_consent_used_codes_and_other_browsers_install_nothing() {
     let system = System::start(Setup::default()).await;
     let exchanges = || system.sandbox.marketplace.token_requests_for("authorization_code");
 
@@ -169,7 +169,7 @@ async fn refused_consent_a_used_code_and_another_browser() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redirect_that_a_browser_sends_three_times() {
+async fn a_redirect_that_a_browser_sends_three_times_installs_once() {
     let mut system = System::start(Setup::default()).await;
     // Two processes of the same function, as Lambda runs them for requests at the same time.
     system.start_another("callback").await;
@@ -207,7 +207,7 @@ async fn a_redirect_that_a_browser_sends_three_times() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn made_up_codes_are_bounded_and_real_installs_are_not() {
+async fn invented_codes_are_rate_limited_and_real_installs_are_not() {
     let system = System::start(Setup { relays: 1, ..Setup::default() }).await;
     let exchanges = || system.sandbox.marketplace.token_requests_for("authorization_code");
     let mut busy = 0;

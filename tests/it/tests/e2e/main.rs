@@ -1,8 +1,8 @@
-//! From outside: the built functions as processes under a Lambda Runtime API, several of `relay` at once, against the
-//! doubles of everything around them.
+//! End-to-end tests: the built functions run as processes under a Lambda Runtime API, with several processes of `relay`.
+//! The platform is a fake, and the AWS services are emulators.
 //!
-//! The functions are found beside this test (`cargo build --workspace --bins`), or in `FUNCTIONS_DIR` as cargo-lambda
-//! leaves them. Each scenario ends with a search of everything its processes have written.
+//! The functions are in the target folder of this test (`cargo build --workspace --bins`), or in `FUNCTIONS_DIR`, the
+//! output folder of cargo-lambda. Each test ends with a search for secrets in everything that its processes logged.
 
 mod agency;
 mod bad_input;

@@ -128,7 +128,7 @@ async fn upset_what_is_scheduled(system: &mut System) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_alarm_watches_something_that_is_written() {
+async fn every_metric_that_an_alarm_watches_is_written() {
     let key = "rk_slow_0123456789";
     let callers = vec![json!({ "id": "slow", "keys_sha256": [sha256_hex(key)], "requests_per_10s": 1 })];
     let signer = Ed25519KeyPair::generate().expect("a key");

@@ -151,7 +151,7 @@ async fn installations_are_listed_shown_renewed_and_revoked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_is_found_by_the_doctor_and_lifted() {
+async fn the_doctor_reports_an_open_circuit_breaker_and_resume_closes_it() {
     let system = System::start(Setup { relays: 1, ..Setup::default() }).await;
     system.install(&location(1)).await;
     let healthy = ops(&system, &["--json", "doctor"]).await;
@@ -188,7 +188,7 @@ async fn a_stop_is_found_by_the_doctor_and_lifted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_doctor_says_what_is_wrong() {
+async fn the_doctor_reports_each_fault() {
     let system = System::start(Setup { relays: 1, ..Setup::default() }).await;
     system.install(&location(1)).await;
     let ill = async |what: &str| {
@@ -235,7 +235,7 @@ async fn the_doctor_says_what_is_wrong() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_callers_key_is_printed_once_and_two_edits_at_once_lose_nothing() {
+async fn a_callers_key_is_printed_once_and_concurrent_edits_are_both_kept() {
     let mut system = System::start(Setup { relays: 0, ..Setup::default() }).await;
     system.install(&location(1)).await;
     let added = done(&system, &["callers", "add", "billing", "--method", "GET", "--path", "/echo/**"]).await;
@@ -313,7 +313,7 @@ async fn item(system: &System, number: usize) -> shared::table::Item {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_sealing_key_is_rotated_under_traffic_and_retired_when_nothing_needs_it() {
+async fn the_sealing_key_is_rotated_under_traffic_and_retired_when_unused() {
     let system = System::start(Setup { relays: 2, at_once: 10, locations: 30, ..Setup::default() }).await;
     for number in 1..=30 {
         system.install(&location(number)).await;

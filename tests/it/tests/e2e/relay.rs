@@ -115,7 +115,7 @@ async fn over_http() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_headers_of_the_list_go_on_and_the_limits_come_back() {
+async fn only_listed_headers_are_passed_on_and_limits_are_returned() {
     let system = system().await;
     let request = system.relay(Method::GET, &route(&location(1), "/echo"));
     let request = request

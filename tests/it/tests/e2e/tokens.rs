@@ -71,7 +71,7 @@ async fn an_expired_token_under_forty_calls_is_renewed_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_401_that_no_token_helps_causes_no_refresh() {
+async fn a_401_about_the_request_causes_no_refresh() {
     let system = system().await;
     system.install(&location(1)).await;
     let here = location(1);
@@ -121,7 +121,7 @@ async fn a_stale_token_is_renewed_before_it_is_used() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_schedule_renews_what_is_due_and_says_so() {
+async fn the_schedule_renews_due_installations_and_reports_them() {
     let system = System::start(Setup { relays: 1, locations: 5, ..Setup::default() }).await;
     let all: Vec<Resource> = (1..=5).map(location).chain([company()]).collect();
     for resource in &all {

@@ -13,8 +13,8 @@ it::stories!(
     a_delayed_uninstall_does_not_end_a_newer_installation,
     an_uninstall_during_a_refresh_is_not_undone,
     an_install_during_a_refresh_is_not_undone,
-    what_was_uninstalled_can_be_installed_again,
-    an_uninstall_of_what_was_never_installed_is_told,
+    an_uninstalled_location_can_be_installed_again,
+    an_uninstall_of_an_unknown_location_is_reported_as_unknown,
 );
 
 async fn a_delayed_uninstall_does_not_end_a_newer_installation(world: World) {
@@ -81,7 +81,7 @@ async fn an_install_during_a_refresh_is_not_undone(world: World) {
     world.end().await;
 }
 
-async fn what_was_uninstalled_can_be_installed_again(world: World) {
+async fn an_uninstalled_location_can_be_installed_again(world: World) {
     let l1 = location("L1");
     let process = world.process().await;
     world.install(&process, &l1).await;
@@ -96,7 +96,7 @@ async fn what_was_uninstalled_can_be_installed_again(world: World) {
     world.end().await;
 }
 
-async fn an_uninstall_of_what_was_never_installed_is_told(world: World) {
+async fn an_uninstall_of_an_unknown_location_is_reported_as_unknown(world: World) {
     let process = world.process().await;
     let told = process.installations.uninstall(&location("L9"), world.clock.now()).await.expect("a table");
     assert_eq!(told, Uninstalled::Unknown);

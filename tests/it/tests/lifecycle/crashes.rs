@@ -13,13 +13,13 @@ use shared::table::installation::LEASE;
 use shared::token::outcome::{Failure, Refreshed, Why};
 
 it::stories!(
-    before_the_claim_is_carried_out_nothing_has_happened,
-    after_the_claim_the_schedule_finds_it_with_one_presentation,
-    after_the_claim_the_next_caller_finds_it,
-    between_grant_and_commit_a_forgiving_platform_answers_again,
-    between_grant_and_commit_a_strict_platform_costs_the_grant_and_one_notice,
-    after_the_commit_nothing_is_missing,
-    an_answer_of_the_table_may_be_lost_at_every_write,
+    a_crash_before_the_claim_changes_nothing,
+    a_crash_after_the_claim_is_recovered_by_the_schedule_with_one_presentation,
+    a_crash_after_the_claim_is_recovered_by_the_next_caller,
+    a_crash_between_grant_and_commit_is_recovered_if_the_platform_forgives,
+    a_crash_between_grant_and_commit_marks_the_installation_once_if_the_platform_is_strict,
+    a_crash_after_the_commit_loses_nothing,
+    a_lost_answer_of_any_table_write_loses_no_token,
 );
 
 /// Begins a refresh and drops it at the gate.
@@ -35,7 +35,7 @@ async fn dies_at(world: &World, process: Process, resource: &Resource, gate: &Ga
     assert!(task.await.is_err_and(|error| error.is_cancelled()), "it did not live to the end");
 }
 
-async fn before_the_claim_is_carried_out_nothing_has_happened(world: World) {
+async fn a_crash_before_the_claim_changes_nothing(world: World) {
     let l1 = location("L1");
     let (doomed, other) = (world.process().await, world.process().await);
     world.install(&doomed, &l1).await;
@@ -51,7 +51,7 @@ async fn before_the_claim_is_carried_out_nothing_has_happened(world: World) {
     world.end().await;
 }
 
-async fn after_the_claim_the_schedule_finds_it_with_one_presentation(world: World) {
+async fn a_crash_after_the_claim_is_recovered_by_the_schedule_with_one_presentation(world: World) {
     let l1 = location("L1");
     let (doomed, other) = (world.process().await, world.process().await);
     world.install(&doomed, &l1).await;
@@ -69,7 +69,7 @@ async fn after_the_claim_the_schedule_finds_it_with_one_presentation(world: Worl
     world.end().await;
 }
 
-async fn after_the_claim_the_next_caller_finds_it(world: World) {
+async fn a_crash_after_the_claim_is_recovered_by_the_next_caller(world: World) {
     let l1 = location("L1");
     let (doomed, other) = (world.process().await, world.process().await);
     world.install(&doomed, &l1).await;
@@ -82,7 +82,7 @@ async fn after_the_claim_the_next_caller_finds_it(world: World) {
     world.end().await;
 }
 
-async fn between_grant_and_commit_a_forgiving_platform_answers_again(world: World) {
+async fn a_crash_between_grant_and_commit_is_recovered_if_the_platform_forgives(world: World) {
     let l1 = location("L1");
     let (doomed, other) = (world.process().await, world.process().await);
     world.install(&doomed, &l1).await;
@@ -98,7 +98,7 @@ async fn between_grant_and_commit_a_forgiving_platform_answers_again(world: Worl
     world.end().await;
 }
 
-async fn between_grant_and_commit_a_strict_platform_costs_the_grant_and_one_notice(world: World) {
+async fn a_crash_between_grant_and_commit_marks_the_installation_once_if_the_platform_is_strict(world: World) {
     let l1 = location("L1");
     let (doomed, other) = (world.process().await, world.process().await);
     world.install(&doomed, &l1).await;
@@ -119,7 +119,7 @@ async fn between_grant_and_commit_a_strict_platform_costs_the_grant_and_one_noti
     world.end_without(&[&l1]).await;
 }
 
-async fn after_the_commit_nothing_is_missing(world: World) {
+async fn a_crash_after_the_commit_loses_nothing(world: World) {
     let l1 = location("L1");
     let doomed = world.process().await;
     world.install(&doomed, &l1).await;
@@ -130,7 +130,7 @@ async fn after_the_commit_nothing_is_missing(world: World) {
     world.end().await;
 }
 
-async fn an_answer_of_the_table_may_be_lost_at_every_write(world: World) {
+async fn a_lost_answer_of_any_table_write_loses_no_token(world: World) {
     let l1 = location("L1");
     let process = world.process().await;
     let lost = Fault::HangUp { applied: true };

@@ -14,3 +14,4 @@ mod sealing;
 mod store;
 mod transitions;
 mod unauthorized;
+mod wordings;

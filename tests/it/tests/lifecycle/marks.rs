@@ -18,23 +18,23 @@ use shared::token::TokenError;
 use shared::token::outcome::{Failure, Refreshed, Why};
 
 it::stories!(
-    a_mass_refusal_of_thirty_marks_three_and_stops,
-    a_mass_refusal_of_a_small_app_marks_three_and_stops,
+    a_mass_refusal_of_thirty_marks_three_and_opens_the_breaker,
+    a_mass_refusal_of_a_small_app_marks_three_and_opens_the_breaker,
     a_resume_does_not_make_further_marks_possible,
-    processes_that_race_for_the_places_get_three,
+    processes_that_race_for_the_mark_budget_get_three_marks,
     three_dead_grants_of_a_small_app_are_marked_and_a_fourth_waits_for_an_hour_with_a_grant,
     a_hundred_grants_free_a_place,
-    what_waits_for_a_mark_keeps_its_token_to_the_end,
-    a_mark_that_cannot_be_stored_keeps_its_place,
+    an_installation_that_waits_for_a_mark_uses_its_token_until_it_expires,
+    a_mark_that_cannot_be_stored_keeps_its_reservation,
     a_reservation_whose_answer_is_lost_takes_one_place,
     without_the_budget_nothing_is_marked,
-    a_marked_installation_is_tried_by_an_operator_without_a_place,
-    a_parked_pair_needs_no_place,
+    an_operator_can_retry_a_marked_installation_without_a_reservation,
+    a_standby_pair_needs_no_reservation,
     a_refusal_that_a_frozen_process_brings_late_marks_nothing,
-    a_refusal_is_no_mark_after_the_lease,
-    a_mass_refusal_of_minting_takes_three_tokens_and_stops,
-    one_agency_that_leaves_locations_stops_nobody,
-    a_location_that_nobody_knows_needs_no_place,
+    a_refusal_after_the_lease_does_not_mark,
+    a_mass_refusal_of_minting_erases_three_tokens_and_opens_the_breaker,
+    an_agency_that_loses_locations_does_not_open_the_breaker,
+    an_unknown_location_needs_no_reservation,
     a_mass_refusal_takes_no_grant_of_a_location_in_which_its_agency_lacks_the_app,
     a_mass_refusal_leads_to_minting_where_the_agency_has_the_app,
     a_refused_location_keeps_its_grant_while_its_agency_cannot_be_asked,
@@ -125,13 +125,13 @@ async fn mend(world: &World, all: &[Resource]) {
     assert_eq!(with_status(world, all, Status::Active).await.len(), all.len(), "nothing is lost");
 }
 
-async fn a_mass_refusal_of_thirty_marks_three_and_stops(world: World) {
+async fn a_mass_refusal_of_thirty_marks_three_and_opens_the_breaker(world: World) {
     let all = Box::pin(mass_refusal(&world, 30)).await;
     mend(&world, &all).await;
     world.end().await;
 }
 
-async fn a_mass_refusal_of_a_small_app_marks_three_and_stops(world: World) {
+async fn a_mass_refusal_of_a_small_app_marks_three_and_opens_the_breaker(world: World) {
     let all = Box::pin(mass_refusal(&world, 7)).await;
     mend(&world, &all).await;
     world.end().await;
@@ -156,7 +156,7 @@ async fn a_resume_does_not_make_further_marks_possible(world: World) {
     world.end().await;
 }
 
-async fn processes_that_race_for_the_places_get_three(world: World) {
+async fn processes_that_race_for_the_mark_budget_get_three_marks(world: World) {
     let mut processes = Vec::new();
     for _ in 0..7 {
         processes.push(world.process().await);
@@ -238,7 +238,7 @@ async fn a_hundred_grants_free_a_place(world: World) {
     world.end().await;
 }
 
-async fn what_waits_for_a_mark_keeps_its_token_to_the_end(world: World) {
+async fn an_installation_that_waits_for_a_mark_uses_its_token_until_it_expires(world: World) {
     let process = world.process().await;
     let all = installed(&world, &process, 4).await;
     for resource in &all {
@@ -262,7 +262,7 @@ async fn what_waits_for_a_mark_keeps_its_token_to_the_end(world: World) {
     world.end().await;
 }
 
-async fn a_mark_that_cannot_be_stored_keeps_its_place(world: World) {
+async fn a_mark_that_cannot_be_stored_keeps_its_reservation(world: World) {
     let (failing, process) = (world.process().await, world.process().await);
     let all = installed(&world, &process, 1).await;
     world.market.uninstall(&grantee(&all[0]));
@@ -298,7 +298,7 @@ async fn without_the_budget_nothing_is_marked(world: World) {
     world.end().await;
 }
 
-async fn a_marked_installation_is_tried_by_an_operator_without_a_place(world: World) {
+async fn an_operator_can_retry_a_marked_installation_without_a_reservation(world: World) {
     let process = world.teller().await;
     let all = installed(&world, &process, 3).await;
     for resource in &all {
@@ -314,7 +314,7 @@ async fn a_marked_installation_is_tried_by_an_operator_without_a_place(world: Wo
     world.end().await;
 }
 
-async fn a_parked_pair_needs_no_place(world: World) {
+async fn a_standby_pair_needs_no_reservation(world: World) {
     let process = world.process().await;
     let l1 = location("L1");
     let earlier = world.clock.now();
@@ -358,7 +358,7 @@ async fn a_refusal_that_a_frozen_process_brings_late_marks_nothing(world: World)
     world.end().await;
 }
 
-async fn a_refusal_is_no_mark_after_the_lease(world: World) {
+async fn a_refusal_after_the_lease_does_not_mark(world: World) {
     let (frozen, process) = (world.teller().await, world.process().await);
     let all = installed(&world, &frozen, 1).await;
     world.market.fault(Endpoint::Refresh, refusal(), Some(1));
@@ -403,7 +403,7 @@ async fn without_token(world: &World, all: &[Resource]) -> usize {
     without
 }
 
-async fn a_mass_refusal_of_minting_takes_three_tokens_and_stops(world: World) {
+async fn a_mass_refusal_of_minting_erases_three_tokens_and_opens_the_breaker(world: World) {
     let process = world.process().await;
     let all = agency(&world, &process, 20).await;
     let no_access = Fault::refusal(403, "The token does not have access to this location.");
@@ -431,7 +431,7 @@ async fn a_mass_refusal_of_minting_takes_three_tokens_and_stops(world: World) {
     world.end().await;
 }
 
-async fn one_agency_that_leaves_locations_stops_nobody(world: World) {
+async fn an_agency_that_loses_locations_does_not_open_the_breaker(world: World) {
     let process = world.process().await;
     let all = agency(&world, &process, 66).await;
     let (left, stay) = all.split_at(6);
@@ -451,7 +451,7 @@ async fn one_agency_that_leaves_locations_stops_nobody(world: World) {
     world.end().await;
 }
 
-async fn a_location_that_nobody_knows_needs_no_place(world: World) {
+async fn an_unknown_location_needs_no_reservation(world: World) {
     let process = world.process().await;
     agency(&world, &process, 1).await;
     for n in 0..5 {
@@ -485,7 +485,7 @@ async fn refused_beside_an_agency(
 /// Whether the location still has a refresh token of its own.
 async fn has_own_grant(world: &World, resource: &Resource) -> bool {
     let stored = world.stored(resource).await;
-    stored.minted.is_none() && stored.pair.is_some_and(|pair| pair.refresh.is_some())
+    stored.minted().is_none() && stored.pair.is_some_and(|pair| pair.refresh.is_some())
 }
 
 async fn a_mass_refusal_takes_no_grant_of_a_location_in_which_its_agency_lacks_the_app(world: World) {
@@ -510,7 +510,7 @@ async fn a_mass_refusal_leads_to_minting_where_the_agency_has_the_app(world: Wor
     let all = refused_beside_an_agency(&world, &process, 7, true).await;
     world.refresh(&process, json!({})).await;
     for resource in &all {
-        assert!(world.stored(resource).await.minted.is_some(), "{resource}");
+        assert!(world.stored(resource).await.minted().is_some(), "{resource}");
     }
     assert_eq!((marked(&world, &all).await, notices(&world), taken(&world).await), (0, 0, 0));
     world.expire();
@@ -554,7 +554,7 @@ async fn a_refused_location_keeps_its_grant_while_its_agency_cannot_be_asked(wor
     world.advance(Duration::from_mins(30));
     let moved = refresh(&world, &process, last).await;
     assert!(matches!(moved, Refreshed::Moved), "{moved:?}");
-    assert!(world.stored(last).await.minted.is_some());
+    assert!(world.stored(last).await.minted().is_some());
     world.market.clear_faults();
     for resource in &all[..all.len() - 1] {
         let renewed = refresh(&world, &process, resource).await;

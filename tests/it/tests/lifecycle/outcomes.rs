@@ -13,36 +13,33 @@ use shared::seal::pair::Slot;
 use shared::token::TokenError;
 use shared::token::outcome::{Failure, Refreshed, Why};
 
+use crate::wordings::own_locations;
+
 it::stories!(
     an_unknown_outcome_is_presented_twice_and_then_recovered,
     a_time_out_is_answered_by_the_second_presentation,
     without_a_connection_nothing_is_sent_and_nothing_changes,
     a_429_changes_nothing,
     callers_wait_as_long_as_the_token_endpoint_asks,
-    a_parameter_that_is_not_accepted_stops_everybody_for_a_minute,
-    a_grant_that_never_had_a_refresh_token_asks_for_a_human,
-    odd_lives_are_clamped,
+    a_refused_parameter_opens_the_breaker_for_a_minute,
+    an_installation_without_a_refresh_token_needs_reauthorization,
+    implausible_token_lifetimes_are_clamped,
     a_grant_without_a_refresh_token_keeps_the_old_one,
     a_grant_for_another_location_is_not_stored,
     a_rotated_client_secret_is_read_again_at_once,
-    a_wrong_client_secret_marks_nobody_and_passes_by_itself,
+    a_wrong_client_secret_marks_no_installation_and_recovers_by_itself,
     a_paused_location_recovers_by_itself,
-    a_dead_refresh_token_is_dead_in_other_words,
-    an_answer_that_nobody_knows_is_not_final_and_one_alarm,
-    an_answer_that_nobody_knows_after_a_lost_one_leaves_the_token_in_doubt,
-    a_block_page_is_like_no_connection_and_one_alarm,
-    a_block_page_after_a_lost_answer_leaves_the_token_in_doubt,
     a_location_that_the_platform_does_not_know_is_given_up_after_a_day,
-    a_location_that_the_platform_does_not_know_for_an_hour_goes_on,
-    a_code_is_exchanged_once_the_platform_is_reached,
+    a_location_that_the_platform_does_not_know_for_an_hour_recovers,
+    a_code_is_exchanged_again_if_the_platform_was_not_reached,
 );
 
-async fn refresh(world: &World, process: &Process, resource: &Resource) -> Refreshed {
+pub(crate) async fn refresh(world: &World, process: &Process, resource: &Resource) -> Refreshed {
     let version = world.stored(resource).await.version;
     process.refresher.refresh(resource, version, Why::Due, world.deadline()).await
 }
 
-fn answered(processed: bool, status: u16, body: &str) -> Fault {
+pub(crate) fn answered(processed: bool, status: u16, body: &str) -> Fault {
     Fault::Answer { processed, status, body: body.to_owned(), content_type: None }
 }
 
@@ -139,7 +136,7 @@ async fn callers_wait_as_long_as_the_token_endpoint_asks(world: World) {
     world.end().await;
 }
 
-async fn a_parameter_that_is_not_accepted_stops_everybody_for_a_minute(world: World) {
+async fn a_refused_parameter_opens_the_breaker_for_a_minute(world: World) {
     let (l1, l2) = (location("L1"), location("L2"));
     let process = world.process().await;
     for resource in [&l1, &l2] {
@@ -159,7 +156,7 @@ async fn a_parameter_that_is_not_accepted_stops_everybody_for_a_minute(world: Wo
     world.end().await;
 }
 
-async fn a_grant_that_never_had_a_refresh_token_asks_for_a_human(world: World) {
+async fn an_installation_without_a_refresh_token_needs_reauthorization(world: World) {
     let l1 = location("L1");
     let process = world.process().await;
     world.market.fault(Endpoint::Exchange, Fault::Without { field: "refresh_token".into() }, Some(1));
@@ -173,7 +170,7 @@ async fn a_grant_that_never_had_a_refresh_token_asks_for_a_human(world: World) {
     world.end().await;
 }
 
-async fn odd_lives_are_clamped(world: World) {
+async fn implausible_token_lifetimes_are_clamped(world: World) {
     let l1 = location("L1");
     let process = world.process().await;
     world.install(&process, &l1).await;
@@ -269,7 +266,7 @@ async fn a_rotated_client_secret_is_read_again_at_once(world: World) {
     world.end().await;
 }
 
-async fn a_wrong_client_secret_marks_nobody_and_passes_by_itself(world: World) {
+async fn a_wrong_client_secret_marks_no_installation_and_recovers_by_itself(world: World) {
     let (l1, l2) = (location("L1"), location("L2"));
     let (process, other) = (world.process().await, world.process().await);
     world.install(&process, &l1).await;
@@ -330,132 +327,6 @@ async fn a_paused_location_recovers_by_itself(world: World) {
     world.end().await;
 }
 
-/// Locations that no other story has.
-fn own_locations(count: usize) -> (String, Vec<Resource>) {
-    let prefix = format!("P{}", shared::domain::random::hex::<4>());
-    let all = (0..count).map(|n| location(&format!("{prefix}x{n}"))).collect();
-    (prefix, all)
-}
-
-async fn a_dead_refresh_token_is_dead_in_other_words(world: World) {
-    let process = world.process().await;
-    // Each counts as a refusal, and few are marked before refreshing stops.
-    let refusals = [
-        Fault::refusal(400, "Invalid grant: refresh token has expired"),
-        answered(false, 400, r#"{"error":"invalid_request","error_description":"refresh token not found"}"#),
-        Fault::refusal_v3(400, "Invalid grant: refresh token is invalid"),
-    ];
-    let (_, all) = own_locations(refusals.len());
-    for (resource, fault) in all.iter().zip(refusals) {
-        world.install(&process, resource).await;
-        world.market.fault(Endpoint::Refresh, fault.clone(), Some(1));
-        let dead = refresh(&world, &process, resource).await;
-        assert!(matches!(dead, Refreshed::Failed(Failure::NeedsReauthorization(_))), "{fault:?}: {dead:?}");
-        assert_eq!(world.status(resource).await, Status::NeedsReauthorization, "{fault:?}");
-    }
-}
-
-async fn an_answer_that_nobody_knows_is_not_final_and_one_alarm(world: World) {
-    let processes = [world.process().await, world.process().await];
-    let (prefix, all) = own_locations(8);
-    for resource in &all {
-        world.install(&processes[0], resource).await;
-    }
-    let faults = [
-        Fault::refusal(400, "Something new"),
-        Fault::refusal(401, "Something new"),
-        Fault::refusal(403, "Forbidden"),
-        Fault::refusal(404, "Cannot POST /oauth/token"),
-        Fault::refusal_v3(422, "Something new"),
-        answered(false, 400, ""),
-        answered(false, 404, "Not Found"),
-        answered(false, 400, r#"[{"message":{"a":7}}]"#),
-    ];
-    for (n, (resource, fault)) in all.iter().zip(faults).enumerate() {
-        let before = world.stored(resource).await;
-        world.market.fault(Endpoint::Refresh, fault.clone(), Some(1));
-        let unknown = refresh(&world, &processes[n % 2], resource).await;
-        assert!(matches!(unknown, Refreshed::Failed(Failure::TryAgain(_))), "{fault:?}: {unknown:?}");
-        let stored = world.stored(resource).await;
-        assert_eq!((stored.status(), stored.version, &stored.pair), (Status::Blocked, before.version, &before.pair));
-        processes[0].tokens.access(resource, world.deadline()).await.expect("the token works on");
-    }
-    assert_eq!(world.alarms("unclassified", &prefix), 1, "one for the app");
-    world.advance(Duration::from_mins(61));
-    world.market.fault(Endpoint::Refresh, Fault::refusal(400, "Something new"), Some(3));
-    for resource in &all[..3] {
-        refresh(&world, &processes[1], resource).await;
-    }
-    assert_eq!(world.alarms("unclassified", &prefix), 2, "and one for the next hour");
-    world.advance(Duration::from_hours(4));
-    for resource in &all {
-        let renewed = refresh(&world, &processes[0], resource).await;
-        assert!(matches!(renewed, Refreshed::Renewed(_)), "{resource}: {renewed:?}");
-    }
-    world.end().await;
-}
-
-async fn an_answer_that_nobody_knows_after_a_lost_one_leaves_the_token_in_doubt(world: World) {
-    let l1 = location("L1");
-    let process = world.process().await;
-    world.install(&process, &l1).await;
-    world.market.fault(Endpoint::Refresh, Fault::answer_lost(), Some(1));
-    world.market.fault(Endpoint::Refresh, Fault::refusal(400, "Something new"), Some(1));
-    let unknown = refresh(&world, &process, &l1).await;
-    assert!(matches!(unknown, Refreshed::Failed(Failure::Unanswered(_))), "{unknown:?}");
-    assert_eq!((world.status(&l1).await, world.presented()), (Status::Uncertain, 2));
-    world.advance(Duration::from_secs(1));
-    let renewed = refresh(&world, &process, &l1).await;
-    assert!(matches!(renewed, Refreshed::Renewed(_)), "the answer that was lost: {renewed:?}");
-    world.end().await;
-}
-
-async fn a_block_page_is_like_no_connection_and_one_alarm(world: World) {
-    let processes = [world.process().await, world.process().await];
-    let (prefix, all) = own_locations(6);
-    for resource in &all {
-        world.install(&processes[0], resource).await;
-    }
-    for fault in [Fault::block_page(), answered(false, 403, "error code: 1010")] {
-        world.market.fault(Endpoint::Refresh, fault, None);
-        for (n, resource) in all.iter().enumerate() {
-            let (presented, now) = (world.presented(), world.clock.now());
-            let failed = refresh(&world, &processes[n % 2], resource).await;
-            let Refreshed::Failed(Failure::TryAgain(at)) = failed else { panic!("{resource}: {failed:?}") };
-            assert!(at.since(now) <= Duration::from_secs(2), "a caller may try again in seconds");
-            let stored = world.stored(resource).await;
-            assert_eq!((stored.status(), world.presented() - presented), (Status::Active, 1));
-            assert!(
-                stored.schedule.due_at.is_some_and(|due| due.since(now) <= Duration::from_mins(2)),
-                "the schedule in minutes"
-            );
-        }
-        world.market.clear_faults();
-        world.advance(Duration::from_secs(3));
-    }
-    assert_eq!(world.alarms("not_reached", &prefix), 1);
-    for resource in &all {
-        let renewed = refresh(&world, &processes[0], resource).await;
-        assert!(matches!(renewed, Refreshed::Renewed(_)), "{resource}: {renewed:?}");
-    }
-    world.end().await;
-}
-
-async fn a_block_page_after_a_lost_answer_leaves_the_token_in_doubt(world: World) {
-    let l1 = location("L1");
-    let process = world.process().await;
-    world.install(&process, &l1).await;
-    world.market.fault(Endpoint::Refresh, Fault::answer_lost(), Some(1));
-    world.market.fault(Endpoint::Refresh, Fault::block_page(), Some(1));
-    let unknown = refresh(&world, &process, &l1).await;
-    assert!(matches!(unknown, Refreshed::Failed(Failure::Unanswered(_))), "{unknown:?}");
-    assert_eq!(world.status(&l1).await, Status::Uncertain);
-    world.advance(Duration::from_secs(1));
-    let renewed = refresh(&world, &process, &l1).await;
-    assert!(matches!(renewed, Refreshed::Renewed(_)), "the answer that was lost: {renewed:?}");
-    world.end().await;
-}
-
 async fn a_location_that_the_platform_does_not_know_is_given_up_after_a_day(world: World) {
     let process = world.teller().await;
     let (prefix, all) = own_locations(1);
@@ -489,7 +360,7 @@ async fn a_location_that_the_platform_does_not_know_is_given_up_after_a_day(worl
     assert_eq!(world.alarms("unclassified", &prefix), 0, "that is no alarm");
 }
 
-async fn a_location_that_the_platform_does_not_know_for_an_hour_goes_on(world: World) {
+async fn a_location_that_the_platform_does_not_know_for_an_hour_recovers(world: World) {
     let l1 = location("L1");
     let process = world.process().await;
     world.install(&process, &l1).await;
@@ -512,7 +383,7 @@ async fn a_location_that_the_platform_does_not_know_for_an_hour_goes_on(world: W
     world.end().await;
 }
 
-async fn a_code_is_exchanged_once_the_platform_is_reached(world: World) {
+async fn a_code_is_exchanged_again_if_the_platform_was_not_reached(world: World) {
     let process = world.process().await;
     let code = world.market.authorize(it::world::grantee(&location("L1"))).into();
     for fault in [

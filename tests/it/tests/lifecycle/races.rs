@@ -17,18 +17,18 @@ use shared::token::outcome::{Failure, Refreshed, Why};
 it::stories!(
     a_grant_commits_after_its_lease_and_undoes_the_rivals_refusal,
     a_rivals_refusal_does_not_mark_what_was_committed_meanwhile,
-    a_grant_that_comes_second_is_parked,
-    of_three_grants_of_one_generation_all_are_kept,
+    the_second_grant_of_one_generation_becomes_a_standby_pair,
+    all_of_three_grants_of_one_generation_are_kept,
     a_grant_that_comes_after_a_standby_pair_took_over_is_kept,
     several_standby_pairs_are_tried_in_turn,
     a_standby_pair_that_comes_while_another_takes_over_is_kept,
     a_promotion_that_loses_the_race_is_not_counted,
     a_standby_pair_makes_a_waiting_installation_due_at_once,
     a_grant_that_comes_after_its_location_was_minted_is_kept,
-    a_parked_pair_is_tried_before_a_human_is_asked,
-    a_pair_parked_beside_a_refused_one_takes_its_place,
-    an_unrelated_write_between_claim_and_commit_does_no_harm,
-    thawed_after_twenty_minutes_nothing_is_sent,
+    a_standby_pair_is_tried_before_the_installation_is_marked,
+    a_standby_pair_replaces_a_refused_pair,
+    an_unrelated_write_between_claim_and_commit_does_not_stop_the_commit,
+    a_process_thawed_after_twenty_minutes_sends_nothing,
 );
 
 async fn refresh(world: &World, process: &Process, resource: &Resource) -> Refreshed {
@@ -85,7 +85,7 @@ async fn a_rivals_refusal_does_not_mark_what_was_committed_meanwhile(world: Worl
     world.end().await;
 }
 
-async fn a_grant_that_comes_second_is_parked(world: World) {
+async fn the_second_grant_of_one_generation_becomes_a_standby_pair(world: World) {
     let l1 = location("L1");
     let (holder, rival) = (world.process().await, world.process().await);
     world.install(&holder, &l1).await;
@@ -133,7 +133,7 @@ async fn with_late_grant<T>(
     tokio::join!(Box::pin(refresh(world, holder, resource)), Box::pin(story))
 }
 
-async fn of_three_grants_of_one_generation_all_are_kept(world: World) {
+async fn all_of_three_grants_of_one_generation_are_kept(world: World) {
     let l1 = location("L1");
     let (one, two) = (world.process().await, world.process().await);
     world.install(&one, &l1).await;
@@ -320,7 +320,7 @@ async fn spend_the_current_token(world: &World, process: &Process, resource: &Re
     assert_eq!(world.standing(resource).await, Some(Standing::Dead));
 }
 
-async fn a_parked_pair_is_tried_before_a_human_is_asked(world: World) {
+async fn a_standby_pair_is_tried_before_the_installation_is_marked(world: World) {
     let l1 = location("L1");
     let process = world.process().await;
     park_an_older_install(&world, &process, &l1).await;
@@ -333,7 +333,7 @@ async fn a_parked_pair_is_tried_before_a_human_is_asked(world: World) {
     world.end().await;
 }
 
-async fn a_pair_parked_beside_a_refused_one_takes_its_place(world: World) {
+async fn a_standby_pair_replaces_a_refused_pair(world: World) {
     let l1 = location("L1");
     let process = world.process().await;
     let earlier = world.clock.now();
@@ -353,7 +353,7 @@ async fn a_pair_parked_beside_a_refused_one_takes_its_place(world: World) {
     world.end().await;
 }
 
-async fn an_unrelated_write_between_claim_and_commit_does_no_harm(world: World) {
+async fn an_unrelated_write_between_claim_and_commit_does_not_stop_the_commit(world: World) {
     let l1 = location("L1");
     let process = world.process().await;
     world.install(&process, &l1).await;
@@ -377,7 +377,7 @@ async fn an_unrelated_write_between_claim_and_commit_does_no_harm(world: World) 
     world.end().await;
 }
 
-async fn thawed_after_twenty_minutes_nothing_is_sent(world: World) {
+async fn a_process_thawed_after_twenty_minutes_sends_nothing(world: World) {
     let (l1, l2) = (location("L1"), location("L2"));
     let (frozen, other) = (world.process().await, world.process().await);
     world.install(&frozen, &l1).await;

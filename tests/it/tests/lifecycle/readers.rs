@@ -12,16 +12,16 @@ use shared::token::TokenError;
 use shared::token::outcome::{Refreshed, Why};
 
 it::stories!(
-    what_is_installed_can_be_read,
+    an_installed_token_can_be_read,
     fifty_readers_of_an_expired_token_make_one_post,
     twenty_refused_readers_find_the_newer_token_and_make_no_post,
     a_refused_token_forces_one_refresh_a_minute,
     a_forced_refresh_without_an_answer_is_repeated_by_the_next_caller,
     a_token_that_still_works_does_not_let_an_unanswered_refresh_wait,
-    a_waiter_with_little_time_left_waits_all_the_same,
+    a_waiter_with_little_time_left_still_waits,
 );
 
-async fn what_is_installed_can_be_read(world: World) {
+async fn an_installed_token_can_be_read(world: World) {
     let l1 = location("L1");
     let installer = world.process().await;
     world.install(&installer, &l1).await;
@@ -127,7 +127,7 @@ async fn a_token_that_still_works_does_not_let_an_unanswered_refresh_wait(world:
     world.end().await;
 }
 
-async fn a_waiter_with_little_time_left_waits_all_the_same(world: World) {
+async fn a_waiter_with_little_time_left_still_waits(world: World) {
     let l1 = location("L1");
     let (holder, waiter) = (world.process().await, world.process().await);
     world.install(&holder, &l1).await;

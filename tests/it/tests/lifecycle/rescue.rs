@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use it::proxy::{Call, Fault};
+use it::proxy::{Call, Fault, STALL};
 use it::world::{HOME, Process, World, grantee, location, until};
 use sandbox::marketplace::faults::{Endpoint, Fault as PlatformFault};
 use sandbox::marketplace::grants::Standing;
@@ -16,10 +16,10 @@ use shared::token::outcome::{Failure, Refreshed, Why};
 it::stories!(
     a_pair_that_cannot_be_stored_is_rescued_and_its_caller_served,
     a_rescued_pair_is_dropped_after_a_newer_install,
-    while_a_pair_is_on_the_queue_a_refusal_is_no_mark,
-    a_batch_fails_only_for_those_that_cannot_be_stored,
+    a_refusal_does_not_mark_while_a_pair_is_on_the_queue,
+    a_batch_reports_only_the_messages_that_cannot_be_stored,
     a_table_that_hangs_leaves_time_for_the_queue,
-    without_table_and_queue_it_is_tried_to_the_end,
+    without_table_and_queue_the_pair_is_offered_to_both_until_the_deadline,
     an_install_that_cannot_be_stored_is_rescued,
     an_install_into_a_table_that_hangs_is_rescued_in_time,
     a_rescued_install_does_not_outlive_an_uninstall,
@@ -80,7 +80,7 @@ async fn a_rescued_pair_is_dropped_after_a_newer_install(world: World) {
     world.end().await;
 }
 
-async fn while_a_pair_is_on_the_queue_a_refusal_is_no_mark(world: World) {
+async fn a_refusal_does_not_mark_while_a_pair_is_on_the_queue(world: World) {
     let (l1, l2) = (location("L1"), location("L2"));
     let (process, other) = (world.process().await, world.teller().await);
     world.install(&process, &l1).await;
@@ -113,7 +113,7 @@ async fn while_a_pair_is_on_the_queue_a_refusal_is_no_mark(world: World) {
     world.end().await;
 }
 
-async fn a_batch_fails_only_for_those_that_cannot_be_stored(world: World) {
+async fn a_batch_reports_only_the_messages_that_cannot_be_stored(world: World) {
     let (l1, l2) = (location("L1"), location("L2"));
     let (process, other) = (world.process().await, world.process().await);
     for resource in [&l1, &l2] {
@@ -146,12 +146,11 @@ async fn a_table_that_hangs_leaves_time_for_the_queue(world: World) {
     let served = refresh_without_commits(&world, &process, &l1, Fault::Stall { applied: false }).await;
     assert!(matches!(served, Refreshed::Renewed(_)), "{served:?}");
     assert_eq!(world.queue.sent(), 1);
-    // The invocation may end with the lease, 2 s after the platform's answer.
-    assert!(before.elapsed() < Duration::from_secs(3), "{:?}", before.elapsed());
+    assert!(before.elapsed() < STALL, "it does not wait for the table to answer: {:?}", before.elapsed());
     world.end().await;
 }
 
-async fn without_table_and_queue_it_is_tried_to_the_end(world: World) {
+async fn without_table_and_queue_the_pair_is_offered_to_both_until_the_deadline(world: World) {
     let l1 = location("L1");
     let process = world.process().await;
     world.install(&process, &l1).await;
@@ -188,7 +187,8 @@ async fn an_install_into_a_table_that_hangs_is_rescued_in_time(world: World) {
     let before = Instant::now();
     let rescued = process.installations.install(&grant, started, HOME).await;
     assert!(matches!(rescued, Err(InstallError::Rescued)), "{rescued:?}");
-    assert!(before.elapsed() < Duration::from_secs(10), "{:?}", before.elapsed());
+    // API Gateway waits for the callback for 29 s.
+    assert!(before.elapsed() < Duration::from_secs(29), "{:?}", before.elapsed());
     world.end().await;
 }
 

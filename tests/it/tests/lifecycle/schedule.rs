@@ -12,16 +12,16 @@ use shared::domain::resource::Resource;
 use shared::domain::status::Status;
 
 it::stories!(
-    everything_due_is_refreshed_and_nothing_else,
-    parts_share_the_work,
+    exactly_the_due_installations_are_refreshed,
+    shards_divide_the_due_installations,
     more_than_a_page_of_a_shard_is_looked_at,
-    what_stays_due_hides_nothing_behind_it,
-    a_tick_that_runs_out_of_time_says_how_much_is_left,
-    a_tick_counts_what_it_never_came_to,
-    no_answer_at_all_is_repeated_within_the_grace_by_the_same_tick,
+    installations_that_stay_due_do_not_hide_others,
+    a_tick_that_runs_out_of_time_reports_the_rest,
+    a_tick_counts_the_installations_that_it_did_not_reach,
+    an_unanswered_refresh_is_repeated_within_the_grace_period_by_the_same_tick,
 );
 
-async fn everything_due_is_refreshed_and_nothing_else(world: World) {
+async fn exactly_the_due_installations_are_refreshed(world: World) {
     let process = world.process().await;
     for n in 0..30 {
         world.install(&process, &location(&format!("D{n}"))).await;
@@ -39,7 +39,7 @@ async fn everything_due_is_refreshed_and_nothing_else(world: World) {
     world.end().await;
 }
 
-async fn parts_share_the_work(world: World) {
+async fn shards_divide_the_due_installations(world: World) {
     let process = world.process().await;
     for n in 0..12 {
         world.install(&process, &location(&format!("P{n}"))).await;
@@ -73,7 +73,7 @@ async fn more_than_a_page_of_a_shard_is_looked_at(world: World) {
     assert_eq!(world.refresh(&process, json!({})).await["due"], 0);
 }
 
-async fn what_stays_due_hides_nothing_behind_it(world: World) {
+async fn installations_that_stay_due_do_not_hide_others(world: World) {
     let process = world.process().await;
     world.install(&process, &location("behind")).await;
     let mut stuck = world.items().await.remove(0);
@@ -89,7 +89,7 @@ async fn what_stays_due_hides_nothing_behind_it(world: World) {
     assert_eq!((&done["due"], &done["refreshed"]), (&json!(1), &json!(1)), "{done}");
 }
 
-async fn a_tick_that_runs_out_of_time_says_how_much_is_left(world: World) {
+async fn a_tick_that_runs_out_of_time_reports_the_rest(world: World) {
     let process = world.process().await;
     for n in 0..24 {
         world.install(&process, &location(&format!("T{n}"))).await;
@@ -112,7 +112,7 @@ async fn a_tick_that_runs_out_of_time_says_how_much_is_left(world: World) {
     world.end().await;
 }
 
-async fn a_tick_counts_what_it_never_came_to(world: World) {
+async fn a_tick_counts_the_installations_that_it_did_not_reach(world: World) {
     let process = world.process().await;
     world.install(&process, &location("first")).await;
     let mut item = world.items().await.remove(0);
@@ -128,7 +128,7 @@ async fn a_tick_counts_what_it_never_came_to(world: World) {
     assert_eq!(world.presented(), 0);
 }
 
-async fn no_answer_at_all_is_repeated_within_the_grace_by_the_same_tick(world: World) {
+async fn an_unanswered_refresh_is_repeated_within_the_grace_period_by_the_same_tick(world: World) {
     let (l1, process) = (location("L1"), world.process().await);
     world.install(&process, &l1).await;
     world.advance(Duration::from_hours(20));

@@ -19,8 +19,8 @@ it::stories!(
     a_token_copied_from_another_item_does_not_open,
     an_older_token_under_newer_counters_does_not_open,
     sealing_keys_are_rotated_under_traffic,
-    what_is_sealed_anew_is_what_was_seen_and_nothing_newer,
-    an_unknown_sealing_key_keeps_the_token_unsent,
+    resealing_replaces_only_the_value_that_it_read,
+    with_an_unknown_sealing_key_no_token_is_presented,
 );
 
 async fn item(world: &World, resource: &Resource) -> Item {
@@ -122,7 +122,7 @@ async fn sealing_keys_are_rotated_under_traffic(world: World) {
     world.end().await;
 }
 
-async fn what_is_sealed_anew_is_what_was_seen_and_nothing_newer(world: World) {
+async fn resealing_replaces_only_the_value_that_it_read(world: World) {
     let l1 = location("L1");
     let process = world.process().await;
     world.install(&process, &l1).await;
@@ -200,7 +200,7 @@ async fn what_is_sealed_anew_is_what_was_seen_and_nothing_newer(world: World) {
     world.end().await;
 }
 
-async fn an_unknown_sealing_key_keeps_the_token_unsent(world: World) {
+async fn with_an_unknown_sealing_key_no_token_is_presented(world: World) {
     let l1 = location("L1");
     let process = world.process().await;
     world.install(&process, &l1).await;

@@ -9,13 +9,13 @@ use shared::token::TokenError;
 use shared::token::outcome::{Failure, Refreshed, Why};
 
 it::stories!(
-    a_table_that_cannot_be_written_keeps_the_token_unsent,
-    a_table_that_cannot_be_read_keeps_the_token_unsent,
-    secrets_that_cannot_be_read_keep_the_token_unsent,
-    a_lease_that_cannot_be_given_back_passes,
+    while_the_table_cannot_be_written_no_token_is_presented,
+    while_the_table_cannot_be_read_no_token_is_presented,
+    while_secrets_cannot_be_read_no_token_is_presented,
+    a_lease_that_cannot_be_released_expires,
 );
 
-async fn a_table_that_cannot_be_written_keeps_the_token_unsent(world: World) {
+async fn while_the_table_cannot_be_written_no_token_is_presented(world: World) {
     let l1 = location("L1");
     let process = world.process().await;
     world.install(&process, &l1).await;
@@ -34,7 +34,7 @@ async fn a_table_that_cannot_be_written_keeps_the_token_unsent(world: World) {
     world.end().await;
 }
 
-async fn a_table_that_cannot_be_read_keeps_the_token_unsent(world: World) {
+async fn while_the_table_cannot_be_read_no_token_is_presented(world: World) {
     let l1 = location("L1");
     let process = world.process().await;
     world.install(&process, &l1).await;
@@ -49,7 +49,7 @@ async fn a_table_that_cannot_be_read_keeps_the_token_unsent(world: World) {
     world.end().await;
 }
 
-async fn secrets_that_cannot_be_read_keep_the_token_unsent(world: World) {
+async fn while_secrets_cannot_be_read_no_token_is_presented(world: World) {
     let l1 = location("L1");
     let installer = world.process().await;
     world.install(&installer, &l1).await;
@@ -72,7 +72,7 @@ async fn secrets_that_cannot_be_read_keep_the_token_unsent(world: World) {
     world.end().await;
 }
 
-async fn a_lease_that_cannot_be_given_back_passes(world: World) {
+async fn a_lease_that_cannot_be_released_expires(world: World) {
     use sandbox::marketplace::faults::{Endpoint, Fault as PlatformFault};
     let l1 = location("L1");
     let process = world.process().await;

@@ -17,12 +17,12 @@ use shared::request::Request;
 use shared::request::path::Path;
 
 it::stories!(
-    a_401_that_nobody_knows_costs_one_rotation_of_a_token_for_all_processes,
-    at_once_it_costs_one_rotation_too,
-    a_token_that_has_worked_is_not_renewed_for_it,
-    a_renewal_that_helps_may_help_again,
+    an_unknown_401_costs_one_rotation_for_all_processes,
+    concurrent_unknown_401s_cost_one_rotation,
+    a_token_that_has_worked_is_not_renewed_for_an_unknown_401,
+    a_useful_renewal_may_be_repeated,
     a_401_about_the_request_costs_nothing,
-    a_token_that_is_refused_in_words_that_are_known_is_renewed,
+    a_token_refused_in_known_words_is_renewed,
     a_rotation_whose_answer_is_lost_counts_as_one,
 );
 
@@ -51,7 +51,7 @@ impl Caller {
     }
 
     async fn status(&self, world: &World, resource: &Resource) -> u16 {
-        self.call(world, resource, "/echo").await.status.as_u16()
+        self.call(world, resource, "/echo").await.status().as_u16()
     }
 }
 
@@ -67,7 +67,7 @@ fn new_text() -> Fault {
     Fault::unauthorized("Something new")
 }
 
-async fn a_401_that_nobody_knows_costs_one_rotation_of_a_token_for_all_processes(world: World) {
+async fn an_unknown_401_costs_one_rotation_for_all_processes(world: World) {
     let (callers, l1) = Box::pin(scene(&world)).await;
     let process = world.process().await;
     world.market.fault(Endpoint::Api, new_text(), None);
@@ -96,7 +96,7 @@ async fn a_401_that_nobody_knows_costs_one_rotation_of_a_token_for_all_processes
     world.end().await;
 }
 
-async fn at_once_it_costs_one_rotation_too(world: World) {
+async fn concurrent_unknown_401s_cost_one_rotation(world: World) {
     let (callers, l1) = Box::pin(scene(&world)).await;
     world.market.fault(Endpoint::Api, new_text(), None);
     for _ in 0..3 {
@@ -110,7 +110,7 @@ async fn at_once_it_costs_one_rotation_too(world: World) {
     world.end().await;
 }
 
-async fn a_token_that_has_worked_is_not_renewed_for_it(world: World) {
+async fn a_token_that_has_worked_is_not_renewed_for_an_unknown_401(world: World) {
     let (callers, l1) = Box::pin(scene(&world)).await;
     assert_eq!(callers[0].status(&world, &l1).await, 200);
     for pause in [0, 9, 60, 200] {
@@ -126,7 +126,7 @@ async fn a_token_that_has_worked_is_not_renewed_for_it(world: World) {
     world.end().await;
 }
 
-async fn a_renewal_that_helps_may_help_again(world: World) {
+async fn a_useful_renewal_may_be_repeated(world: World) {
     let (callers, l1) = Box::pin(scene(&world)).await;
     for rotations in 1..=3 {
         world.market.fault(Endpoint::Api, new_text(), Some(1));
@@ -159,7 +159,7 @@ async fn a_401_about_the_request_costs_nothing(world: World) {
     world.end().await;
 }
 
-async fn a_token_that_is_refused_in_words_that_are_known_is_renewed(world: World) {
+async fn a_token_refused_in_known_words_is_renewed(world: World) {
     let (callers, l1) = Box::pin(scene(&world)).await;
     for (rotations, fault) in [
         Fault::unauthorized("Invalid token: access token is invalid"),

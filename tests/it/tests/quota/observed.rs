@@ -10,7 +10,7 @@ use shared::limiter::LimitKind;
 
 use crate::{START, TEN_SECONDS, counters, headers, location, process, refused};
 
-pub(crate) async fn observed_limits_bind_all_processes(engine: &Engine) {
+pub(crate) async fn limits_observed_by_one_process_apply_to_all(engine: &Engine) {
     let (clock, table) = (Clock::manual(START), engine.table().await);
     let (first, first_calls) = process(engine, &table, &clock, TEN_SECONDS);
     let (warm, _) = process(engine, &table, &clock, TEN_SECONDS);
@@ -59,7 +59,7 @@ pub(crate) async fn a_longer_interval_is_adopted_by_all_without_losing_a_permit(
     assert_eq!(processes[0].usage(&resource).await.expect("a read").burst.remaining, 100);
 }
 
-pub(crate) async fn a_429_closes_for_all(engine: &Engine) {
+pub(crate) async fn a_429_closes_the_resource_for_all_processes(engine: &Engine) {
     let (clock, table) = (Clock::manual(START), engine.table().await);
     let processes: Vec<_> = (0..3).map(|_| process(engine, &table, &clock, TEN_SECONDS)).collect();
     let resource = location();
@@ -86,7 +86,7 @@ pub(crate) async fn a_429_closes_for_all(engine: &Engine) {
     }
 }
 
-pub(crate) async fn a_429_with_room_left_closes_its_endpoint_for_all(engine: &Engine) {
+pub(crate) async fn a_429_with_requests_left_closes_its_endpoint_for_all_processes(engine: &Engine) {
     let (clock, table) = (Clock::manual(START), engine.table().await);
     let processes: Vec<_> = (0..3).map(|_| process(engine, &table, &clock, TEN_SECONDS)).collect();
     let resource = location();
@@ -155,7 +155,7 @@ pub(crate) async fn a_429_with_room_left_closes_its_endpoint_for_all(engine: &En
     }
 }
 
-pub(crate) async fn a_used_up_day_without_an_end_closes_for_minutes(engine: &Engine) {
+pub(crate) async fn a_used_up_day_without_a_known_end_closes_for_fifteen_minutes(engine: &Engine) {
     let (clock, table) = (Clock::manual(START), engine.table().await);
     let processes: Vec<_> = (0..2).map(|_| process(engine, &table, &clock, TEN_SECONDS)).collect();
     let resource = location();
@@ -197,7 +197,7 @@ pub(crate) async fn a_used_up_day_without_an_end_closes_for_minutes(engine: &Eng
     }
 }
 
-pub(crate) async fn the_day_is_counted_and_ends(engine: &Engine) {
+pub(crate) async fn requests_of_a_day_are_counted_until_the_day_ends(engine: &Engine) {
     let limits = Limits { daily: 30, ..TEN_SECONDS };
     let (clock, table) = (Clock::manual(START), engine.table().await);
     let processes: Vec<_> = (0..2).map(|_| process(engine, &table, &clock, limits)).collect();

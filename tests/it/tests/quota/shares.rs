@@ -1,13 +1,15 @@
 //! Shares of a resource.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use it::dynamo::Engine;
+use it::world::until;
 use shared::domain::clock::Clock;
 use shared::domain::limits::Limits;
-use shared::limiter::{LimitKind, LimiterError, ShareOwner};
+use shared::limiter::{LimitKind, ShareOwner};
 
-use crate::{START, TEN_SECONDS, location, process, refused, report};
+use crate::{START, TEN_SECONDS, location, process, refused};
 
 const BILLING: ShareOwner<'_> = ShareOwner::Caller("billing");
 
@@ -60,29 +62,25 @@ pub(crate) async fn a_refused_request_takes_nothing_of_its_callers_share(engine:
     assert_eq!(refused(limiter.take_within_share(BILLING, &resource, 3, None).await).limit, LimitKind::Caller);
 }
 
-pub(crate) async fn a_cancelled_wait_gives_its_permit_of_a_share_back(engine: &Engine) {
-    let (clock, table) = (Clock::system(), engine.table().await);
+pub(crate) async fn a_cancelled_waiter_returns_its_part_of_the_share(engine: &Engine) {
+    let (clock, table) = (Clock::manual(START), engine.table().await);
     let limits = Limits { burst: 1, interval: Duration::from_secs(1), daily: 9 };
     let resource = location();
     process(engine, &table, &clock, limits).0.take(&resource, None).await.expect("free");
     let limiter = process(engine, &table, &clock, limits).0;
-    let until = Some(clock.now() + Duration::from_secs(9));
-    let waiting = limiter.take_within_share(BILLING, &resource, 1, until);
-    assert!(tokio::time::timeout(Duration::from_millis(300), waiting).await.is_err(), "it waits for the resource");
-    // The share's interval is 10 s, ten times the resource's, so only a permit that was given back can be taken by
-    // then. A task gives it back, so the first tries may come too early.
-    let given_back = async {
-        while limiter.take_within_share(BILLING, &resource, 1, until).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(5), given_back).await.expect("given back");
-    let until = Some(clock.now() + Duration::from_secs(3));
-    let refusal = refused(limiter.take_within_share(BILLING, &resource, 1, until).await);
+    let waiting = limiter.take_within_share(BILLING, &resource, 1, Some(START + Duration::from_secs(9)));
+    assert!(tokio::time::timeout(Duration::from_millis(500), waiting).await.is_err(), "it waits for the resource");
+    // The share's interval is 10 s and the resource's is 1 s, so the part is free again only if it was returned.
+    let free = refused(limiter.take(&resource, None).await).retry_at;
+    clock.advance(free.since(clock.now()));
+    // A task of its own returns the part, so the first tries may come too early.
+    until("the part is returned", async || limiter.take_within_share(BILLING, &resource, 1, None).await.is_ok()).await;
+    let soon = Some(clock.now() + Duration::from_secs(3));
+    let refusal = refused(limiter.take_within_share(BILLING, &resource, 1, soon).await);
     assert_eq!(refusal.limit, LimitKind::Caller, "10 s, not the resource's interval");
 }
 
-pub(crate) async fn of_two_refusals_the_later_one_is_the_answer(engine: &Engine) {
+pub(crate) async fn if_two_limits_refuse_the_later_instant_is_promised(engine: &Engine) {
     let clock = Clock::manual(START);
     let table = engine.table().await;
     let (limiter, _) = process(engine, &table, &clock, Limits { burst: 4, ..TEN_SECONDS });
@@ -105,48 +103,46 @@ pub(crate) async fn of_two_refusals_the_later_one_is_the_answer(engine: &Engine)
     }
 }
 
-/// Two processes, under real concurrency. The resource is full at first, so the first permits of the share are too old
-/// when the resource has places. Other requests of the share wait until those permits expire.
+/// Sixteen callers of two processes wait for a resource that is full. The parts of their share that they took at once are
+/// too old when the resource has room.
 pub(crate) async fn a_share_holds_behind_a_full_resource(engine: &Engine) {
-    let (clock, table) = (Clock::system(), engine.table().await);
+    let (clock, table) = (Clock::manual(START), engine.table().await);
     let limits = Limits { burst: 30, interval: Duration::from_secs(5), daily: 9_000 };
     let processes: Vec<_> = (0..2).map(|_| process(engine, &table, &clock, limits).0).collect();
     let resource = location();
     for taken in futures_util::future::join_all((0..30).map(|_| processes[0].take(&resource, None))).await {
         taken.expect("free");
     }
-    let began = clock.now();
-    let until = Some(began + Duration::from_secs(18));
+    let opens = refused(processes[0].take(&resource, None).await).retry_at;
+    let last = Some(START + Duration::from_secs(18));
+    let sent = Arc::new(Mutex::new(Vec::new()));
     let mut calls = tokio::task::JoinSet::new();
     for number in 0..16 {
-        let (limiter, clock, resource) = (processes[number % 2].clone(), clock.clone(), resource.clone());
+        let (limiter, clock, resource, sent) =
+            (processes[number % 2].clone(), clock.clone(), resource.clone(), Arc::clone(&sent));
         calls.spawn(async move {
-            // As the relay does: after a permit that came too late, another one is taken.
-            for _ in 0..3 {
-                match limiter.take_within_share(BILLING, &resource, 4, until).await {
-                    Ok(permit) if clock.now() <= permit.send_by => return Ok(clock.now().since(began).as_millis()),
-                    Ok(_) => {}
-                    Err(LimiterError::Refused(refusal)) => return Err(refusal.limit),
-                    Err(error) => panic!("{error}"),
-                }
+            let answer = limiter.take_within_share(BILLING, &resource, 4, last).await;
+            if answer.is_ok() {
+                sent.lock().expect("no panic").push(clock.now());
             }
-            panic!("three late permits");
+            answer
         });
     }
-    let (mut sent, mut refused) = (Vec::new(), Vec::new());
-    for answer in calls.join_all().await {
-        match answer {
-            Ok(at) => sent.push(at),
-            Err(limit) => refused.push(limit),
-        }
-    }
-    sent.sort_unstable();
-    let apart = sent.windows(5).map(|five| five[4] - five[0]).min();
-    report(&format!("behind a full resource, 4 of 16 in 10 s: sent at {sent:?} ms"));
-    assert!(apart >= Some(10_000), "a fifth within {apart:?} ms of the first: {sent:?}");
-    // On a slow machine one permit may come too late; its place is used an interval later.
-    assert!((7..=8).contains(&sent.len()) && sent.len() + refused.len() == 16, "{sent:?}");
-    assert!(refused.iter().all(|limit| *limit == LimitKind::Caller), "{refused:?}");
-    assert!(sent[0] >= 5_000, "the resource was full: {sent:?}");
-    assert!(sent[2] < 6_500, "an exchanged permit keeps its place: {sent:?}");
+    let count = || sent.lock().expect("no panic").len();
+    clock.advance(opens.since(clock.now()));
+    until("the share is used", async || count() == 4).await;
+    let next = refused(processes[0].take_within_share(BILLING, &resource, 4, None).await);
+    assert_eq!(next.limit, LimitKind::Caller);
+    clock.advance((next.retry_at - Duration::from_millis(1)).since(clock.now()));
+    refused(processes[1].take_within_share(BILLING, &resource, 4, None).await);
+    clock.advance(Duration::from_millis(1));
+    until("the share is used again", async || count() == 8).await;
+    let answers = calls.join_all().await;
+    let refused: Vec<_> = answers.into_iter().filter(Result::is_err).map(refused).collect();
+    assert_eq!(refused.len(), 8);
+    assert!(refused.iter().all(|refusal| refusal.limit == LimitKind::Caller), "{refused:?}");
+    let sent = sent.lock().expect("no panic");
+    assert_eq!(sent[..4], [opens; 4], "a part that grew old keeps its place");
+    assert_eq!(sent[4..], [next.retry_at; 4]);
+    assert!(next.retry_at.since(opens) >= Duration::from_secs(10), "{sent:?}");
 }

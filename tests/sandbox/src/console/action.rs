@@ -1,4 +1,4 @@
-//! The buttons. Each answers with a sentence about what was done; what comes of it is seen in the events.
+//! The buttons. Each answers with a sentence about its action. The results of the action are shown as events.
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +23,7 @@ use crate::{
     whole::{APP_SECRET, CALLBACK_PATH, refresh_invocation},
 };
 
-/// What a button asks for.
+/// The action of a button.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(tag = "action", rename_all = "snake_case")]
 pub(super) enum Action {
@@ -31,7 +31,7 @@ pub(super) enum Action {
     Install { resource: Resource },
     /// Uninstall it.
     Uninstall { resource: Resource },
-    /// Call the platform through the relay, so often at once.
+    /// Call the platform through the relay, `times` times at once.
     Call { resource: Resource, times: usize },
     /// End the access tokens at the platform.
     Expire { resource: Resource },
@@ -41,23 +41,23 @@ pub(super) enum Action {
     Kill { resource: Resource },
     /// Pause a location at the platform, or let it go on.
     Pause { resource: Resource, paused: bool },
-    /// The platform's next answers to token requests get lost.
+    /// The platform's next two answers to token requests are lost.
     LoseAnswers,
     /// The platform answers everything with 503.
     FailAll,
-    /// Somebody makes a new client secret in the marketplace and tells nobody.
+    /// The client secret is changed in the marketplace, but not in Secrets Manager.
     ChangeSecret,
-    /// Everything is in order again.
+    /// Remove all faults.
     Mend,
 }
 
 /// The most calls at once.
 const MOST_CALLS: usize = 500;
-/// How long the platform's answer is on its way when its receiver is killed.
+/// Delay of the platform's answer, during which its receiver is killed.
 const ON_ITS_WAY: Duration = Duration::from_secs(4);
 /// Longest wait for the platform to spend the token.
 const SPENT_WITHIN: Duration = Duration::from_secs(10);
-/// Callers go on calling so often and so long after a kill.
+/// Interval and number of the calls that are sent after a kill.
 const CALL_AGAIN: Duration = Duration::from_secs(2);
 const CALLS_AFTER_KILL: u32 = 22;
 
@@ -79,50 +79,54 @@ impl Action {
 }
 
 impl Desk {
-    /// Does what a button asks for.
+    /// Performs an action and returns a sentence about it.
     ///
     /// # Errors
-    /// Why it cannot be done, for people.
+    /// A sentence that says why the action cannot be performed.
     pub(super) async fn act(desk: &Arc<Self>, action: Action) -> Said {
         let platform = &desk.controls.platform;
         if action.resource().is_some_and(|resource| !platform.options().has(resource)) {
-            return Err("the agency has no such location".to_owned());
+            return Err("The agency has no such location.".to_owned());
         }
         match action {
             Action::Install { resource } => desk.install(&resource).await,
             Action::Uninstall { resource } => {
                 platform.uninstall(&resource);
-                Ok("Uninstalled. The webhook is on its way.".to_owned())
+                Ok("Uninstalled. The platform sends the webhook now.".to_owned())
             }
             Action::Call { resource, times } if (1..=MOST_CALLS).contains(&times) => desk.call(&resource, times).await,
-            Action::Call { .. } => Err(format!("1 to {MOST_CALLS} calls at once")),
+            Action::Call { .. } => Err(format!("Send 1 to {MOST_CALLS} calls at once.")),
             Action::Expire { resource } => {
                 platform.expire_access_tokens_of(&resource);
-                Ok("The platform takes the access token no more. The next call will find out.".to_owned())
+                Ok("The platform no longer accepts the access token. The next call renews it.".to_owned())
             }
             Action::Refresh { resource } => desk.refresh(&resource).await,
             Action::Kill { resource } => Self::kill(desk, &resource).await,
             Action::Pause { resource, paused } => {
                 platform.set_active(resource, !paused);
-                Ok(if paused { "Paused. It shows at the next refresh." } else { "Active again at the platform." }
-                    .to_owned())
+                Ok(if paused {
+                    "Paused at the platform. The next refresh notices."
+                } else {
+                    "Active again at the platform."
+                }
+                .to_owned())
             }
             Action::LoseAnswers => {
                 platform.fault(Endpoint::Token, Fault::answer_lost(), Some(2));
-                Ok("The next two answers to token requests will get lost, after the token is spent.".to_owned())
+                Ok("The next two answers to token requests will be lost, after the token is spent.".to_owned())
             }
             Action::FailAll => {
                 for at in [Endpoint::Token, Endpoint::Mint, Endpoint::Api] {
                     platform.fault(at, Fault::refusal(503, "Service Unavailable"), None);
                 }
-                Ok("The platform answers everything with 503 until it is mended.".to_owned())
+                Ok("The platform answers every request with 503 until you press Mend everything.".to_owned())
             }
             Action::ChangeSecret => {
                 platform.change(|options| {
                     options.client_secret = format!("sandbox-secret-{}", shared::domain::random::hex::<12>());
                 });
                 desk.control("the client secret was changed in the marketplace");
-                Ok("The app's secret in Secrets Manager is wrong now. The next refresh will find out.".to_owned())
+                Ok("The app's secret in Secrets Manager is wrong now. The next refresh fails.".to_owned())
             }
             Action::Mend => {
                 platform.clear_faults();
@@ -130,8 +134,8 @@ impl Desk {
                 let options = platform.options();
                 let app = json!({ "client_id": options.client_id, "client_secret": options.client_secret });
                 desk.controls.secrets.put(APP_SECRET, app.to_string());
-                desk.control("faults are gone, nothing is paused, and the app's secret is right");
-                Ok("The platform is well, nothing is paused, and the app's secret is right. A new secret is noticed within a minute."
+                desk.control("all faults are removed, nothing is paused, and the app's secret is correct");
+                Ok("All faults are removed, nothing is paused, and the app's secret is correct. The functions read a changed secret within a minute."
                     .to_owned())
             }
         }
@@ -147,7 +151,7 @@ impl Desk {
         let answer = self.client.get(url).send().await.map_err(|error| error.to_string())?;
         match answer.status().as_u16() {
             200 => Ok("Installed: the code is exchanged, the tokens are sealed and stored.".to_owned()),
-            status => Err(format!("the callback answered {status}")),
+            status => Err(format!("The callback answered {status}.")),
         }
     }
 
@@ -179,7 +183,7 @@ impl Desk {
         }
         let counts: Vec<String> = counts.into_iter().map(|(what, count)| format!("{count} {what}")).collect();
         let again = outcomes.iter().filter_map(|outcome| outcome.retry_ms).min();
-        let again = again.map_or_else(String::new, |ms| format!(" Worth another try in {} s.", ms.div_ceil(1000)));
+        let again = again.map_or_else(String::new, |ms| format!(" Try again in {} s.", ms.div_ceil(1000)));
         Ok(format!("{} in {} ms.{again}", counts.join(", "), began.elapsed().as_millis()))
     }
 
@@ -191,11 +195,11 @@ impl Desk {
         match (count("refreshed"), count("minted"), count("deferred"), count("failed")) {
             (1, ..) => Ok("Refreshed: a new pair is stored.".to_owned()),
             (_, 1, ..) => Ok("Minted: a new token from the agency's is stored.".to_owned()),
-            (_, _, 1, _) => Ok("Deferred: it will be tried again.".to_owned()),
+            (_, _, 1, _) => Ok("Deferred: the schedule tries again.".to_owned()),
             _ => {
                 let stored = self.stored(resource).await?;
-                let now = stored.map_or("not installed".to_owned(), |stored| format!("{} now", stored.status()));
-                Ok(format!("Not refreshed; it is {now}. The events say why."))
+                let now = stored.map_or("not installed".to_owned(), |stored| stored.status().to_string());
+                Ok(format!("Not refreshed. The installation is {now}. The events show the reason."))
             }
         }
     }
@@ -203,9 +207,9 @@ impl Desk {
     /// Lets `refresh` present the token, waits until the platform has spent it, and kills the process while the answer
     /// with the only copy of the new pair is on its way.
     async fn kill(desk: &Arc<Self>, resource: &Resource) -> Said {
-        let stored = desk.stored(resource).await?.ok_or("it is not installed")?;
+        let stored = desk.stored(resource).await?.ok_or("The app is not installed there.")?;
         let holder = desk.controls.workers.iter().find(|worker| worker.function() == "refresh");
-        let holder = holder.ok_or("the sandbox runs no refresh process of its own")?;
+        let holder = holder.ok_or("The sandbox has no refresh process of its own.")?;
         let at = if stored.minted().is_some() { Endpoint::Mint } else { Endpoint::Refresh };
         let platform = &desk.controls.platform;
         let late = Fault::Late { millis: u64::try_from(ON_ITS_WAY.as_millis()).unwrap_or(u64::MAX) };
@@ -219,27 +223,27 @@ impl Desk {
         if spent.is_err() {
             platform.forget_fault(at, &late);
             return Err(match refreshing.await {
-                Ok(Ok(said) | Err(said)) => format!("the platform granted nothing: {said}"),
-                Err(_) => "the platform granted nothing".to_owned(),
+                Ok(Ok(said) | Err(said)) => format!("The platform granted no token. {said}"),
+                Err(_) => "The platform granted no token.".to_owned(),
             });
         }
         if !holder.signal(Signal::Kill).await {
-            return Err("the process was gone already".to_owned());
+            return Err("The process had already ended.".to_owned());
         }
         let name = holder.name();
         desk.control(format!(
-            "{name} was killed (SIGKILL) after the platform had spent the token, before its answer came"
+            "{name} was killed (SIGKILL) after the platform had spent the token and before its answer arrived"
         ));
         tokio::spawn({
             let (desk, resource) = (Arc::clone(desk), resource.clone());
             async move { desk.go_on_calling(&resource, stored.version.generation).await }
         });
         Ok(format!(
-            "{name} is dead, the platform's answer lost. Callers go on; watch the lease run out and the token come back."
+            "{name} is dead, and the platform's answer is lost. Callers continue to call. Watch the lease expire and the installation recover."
         ))
     }
 
-    /// What a team's functions do: they call, whatever happened to a refresh.
+    /// Calls like a team's functions, which continue to call after a failed refresh.
     async fn go_on_calling(&self, resource: &Resource, generation: u64) {
         for _ in 0..CALLS_AFTER_KILL {
             tokio::time::sleep(CALL_AGAIN).await;
@@ -247,14 +251,14 @@ impl Desk {
             match self.stored(resource).await {
                 Ok(Some(now)) if now.version.generation > generation => {
                     let how = match now.minted() {
-                        None => "the same token was presented again, and its pair is stored",
+                        None => "the same refresh token was presented again, and the new pair is stored",
                         Some(_) => "its token was minted again",
                     };
                     self.control(format!("{resource} has recovered: {how}"));
                     return;
                 }
                 Ok(Some(now)) if matches!(now.status(), Status::NeedsReauthorization | Status::Revoked) => {
-                    self.control(format!("{resource} was not saved: {}", now.status()));
+                    self.control(format!("{resource} did not recover: it is {}", now.status()));
                     return;
                 }
                 _ => {}
@@ -279,7 +283,7 @@ async fn token_granted(mut events: Receiver<Event>, resource: &Resource) {
     }
 }
 
-/// What came of a call; status 0 where there was no answer.
+/// The answer to a call. Status 0 means that there was no answer.
 #[derive(Debug, Default)]
 struct Outcome {
     status: u16,
@@ -292,7 +296,7 @@ impl Outcome {
     fn in_words(&self) -> String {
         match (self.status, self.source.as_deref(), self.code.as_deref()) {
             (0, ..) => "without an answer".to_owned(),
-            (429, Some("relay"), _) => "held back by the relay (429)".to_owned(),
+            (429, Some("relay"), _) => "refused by the relay (429)".to_owned(),
             (status, Some("platform"), _) => format!("answered by the platform ({status})"),
             (status, _, Some(code)) => format!("refused by the relay ({status} {code})"),
             (status, ..) => format!("answered {status}"),

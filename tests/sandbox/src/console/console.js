@@ -1,4 +1,5 @@
-// The console's page: draws what the server tells, and sends what is pressed. No library, nothing from elsewhere.
+// The console's page. It draws the events and states that the server sends, and posts the actions of the buttons. It uses
+// no library and loads nothing from other servers.
 
 const MOST_ROWS = 300;
 const MERGED_WITHIN_MS = 3000;
@@ -14,7 +15,7 @@ function make(tag, properties = {}, ...children) {
   return made;
 }
 
-/** Writes only what differs, so that neither selections nor screen readers are disturbed. */
+/** Writes a text only if it differs, so that selections and screen readers are not disturbed. */
 function write(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
@@ -108,13 +109,13 @@ function drawChart(parts, { passed, held }, burst) {
     above.setAttribute("height", String(high));
   });
   const sum = (counts) => counts.reduce((total, count) => total + count, 0);
-  parts.chart.setAttribute("aria-label", `Last 10 s: ${sum(passed)} reached the platform, ${sum(held)} held back by the relay`);
+  parts.chart.setAttribute("aria-label", `Last 10 s: ${sum(passed)} reached the platform, ${sum(held)} refused by the relay`);
 }
 
 const TONES = { Active: "good", Refreshing: "warn", Uncertain: "warn", Suspended: "warn", Blocked: "bad", NeedsReauthorization: "bad" };
 const WORDS = { NeedsReauthorization: "Needs reauthorization" };
 
-/** What the card says, from the table's word and the platform's. */
+/** Text and colour of a card's state, from the stored installation. */
 function standing(installation, now) {
   if (!installation || installation.supposed) return { text: "Not installed", tone: "" };
   const { status } = installation;
@@ -159,7 +160,7 @@ function drawCard(parts, { installation, platform, chart: traffic, problem }, no
   if (installation?.lease_ends_at > now && ["Refreshing", "Uncertain"].includes(installation.status)) {
     alarm.push(`lease ends in ${duration(installation.lease_ends_at - now)}`);
   } else if (["Refreshing", "Uncertain"].includes(installation?.status)) {
-    alarm.push("lease over: whoever comes next presents the token again");
+    alarm.push("lease expired: the next call or refresh presents the token again");
   }
   if (installation?.retry_at > now) alarm.push(`next try in ${duration(installation.retry_at - now)}`);
   if (installation && !installation.supposed) {
@@ -208,7 +209,7 @@ function drawView() {
 
   const faults = element("faults");
   faults.classList.toggle("bad", state.view.faults.length > 0);
-  write(faults, state.view.faults.length ? state.view.faults.join("; ") : "No fault is waiting.");
+  write(faults, state.view.faults.length ? state.view.faults.join("; ") : "No fault is set.");
 
   const workers = state.view.workers.map(({ name, pid, starts }) => ({
     text: pid ? `${name} · ${pid}${starts > 1 ? ` · start ${starts}` : ""}` : `${name} · dead`,
@@ -230,7 +231,7 @@ const toneOf = (status) => {
 const outcomeOf = (status) => (status === null || status === undefined ? "lost" : String(status));
 const GRANTS = { authorization_code: "code exchanged", refresh_token: "refresh", mint: "minting" };
 
-/** How an event is shown: its group, its words, and the key of those that are counted in one row. */
+/** Describes an event for its row: group, kind, text, outcome. Equal descriptions share one row with a count. */
 function described(happened) {
   const { event } = happened;
   if (event === "gateway") {
@@ -254,7 +255,7 @@ function described(happened) {
     return {
       group: "tokens",
       kind: "token",
-      text: `${GRANTS[happened.grant] ?? happened.grant}: ${lost ? "granted, and the answer lost" : happened.outcome}`,
+      text: `${GRANTS[happened.grant] ?? happened.grant}: ${lost ? "granted, but the answer was lost" : happened.outcome}`,
       who: happened.resource ? named(happened.resource) : "",
       outcome: outcomeOf(happened.status),
       tone: toneOf(happened.status),
@@ -265,7 +266,7 @@ function described(happened) {
       group: "platform",
       kind: "platform",
       text: `${happened.method} ${happened.path}`,
-      who: happened.resource ? named(happened.resource) : "nobody’s token",
+      who: happened.resource ? named(happened.resource) : "unknown token",
       outcome: outcomeOf(happened.status),
       tone: toneOf(happened.status),
     };

@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_that_comes_back_gets_what_it_missed_and_a_strangers_id_means_everything() {
+    fn a_reconnecting_page_gets_the_missed_events_and_an_unknown_id_gets_all() {
         let feed = Feed::default();
         for number in 1..=5 {
             feed.note(&control(&format!("event {number}")));

@@ -307,7 +307,7 @@ fn compressed() -> Answer {
         ("set-cookie", "session=of-the-platform"),
         ("access-control-allow-origin", "*"),
         ("keep-alive", "timeout=5"),
-        ("server", "double"),
+        ("server", "fake-platform"),
     ];
     answer.headers.extend(headers.map(|(name, value)| (name.to_owned(), value.to_owned())));
     answer

@@ -1,4 +1,4 @@
-//! The double's controls over HTTP, for people with `curl`; tests call [`Platform`] itself.
+//! The controls of the fake platform over HTTP, for people with `curl`. Tests call [`Platform`] directly.
 //!
 //! | | body | |
 //! |---|---|---|

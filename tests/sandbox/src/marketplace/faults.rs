@@ -257,12 +257,12 @@ pub struct Plan {
 }
 
 impl fmt::Display for Plan {
-    /// For people: `refresh: the answer gets lost, 2×`.
+    /// For example `refresh: the answer is lost, 2×`.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}: ", format!("{:?}", self.at).to_lowercase())?;
         match &self.fault {
-            Fault::HangUp { processed: true } => out.write_str("the answer gets lost")?,
-            Fault::HangUp { processed: false } => out.write_str("the request gets lost")?,
+            Fault::HangUp { processed: true } => out.write_str("the answer is lost")?,
+            Fault::HangUp { processed: false } => out.write_str("the request is lost")?,
             Fault::Stall { .. } => out.write_str("no answer for minutes")?,
             Fault::Answer { status, .. } => write!(out, "the answer is {status}")?,
             Fault::ComeBack { seconds } => write!(out, "the answer is 429, come back in {seconds} s")?,

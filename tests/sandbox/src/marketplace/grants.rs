@@ -49,7 +49,7 @@ impl std::str::FromStr for Resource {
     }
 }
 
-/// What using a refresh token does to it.
+/// Treatment of a refresh token that was used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rotation {
@@ -58,11 +58,24 @@ pub enum Rotation {
     /// For 30 s the same new refresh token is answered again, with a new access token. What the platform documents.
     #[default]
     Forgiving,
+    /// As [`Self::Forgiving`], but for ever. For tests in real time, which may take long on a busy machine.
+    AlwaysForgiving,
     /// Using a dead token kills its successors too, as many authorization servers do.
     FamilyRevoking,
 }
 
-/// How long [`Rotation::Forgiving`] forgives, in milliseconds.
+impl Rotation {
+    /// Whether a token that was used so many milliseconds ago gets its successor again.
+    fn forgives_after(self, ms: u64) -> bool {
+        match self {
+            Self::Forgiving => ms < REPLAY_WINDOW_MS,
+            Self::AlwaysForgiving => true,
+            Self::Strict | Self::FamilyRevoking => false,
+        }
+    }
+}
+
+/// Window of [`Rotation::Forgiving`], in milliseconds.
 pub const REPLAY_WINDOW_MS: u64 = 30_000;
 const CODE_LIFE_MS: u64 = 5 * 60_000;
 
@@ -239,7 +252,7 @@ impl Grants {
                 self.refresh.insert(token.to_owned(), Presented { family, spent });
                 Ok(self.pair(family, successor, life_ms, now_ms))
             }
-            Some(spent) if rotation == Rotation::Forgiving && now_ms.saturating_sub(spent.at_ms) < REPLAY_WINDOW_MS => {
+            Some(spent) if rotation.forgives_after(now_ms.saturating_sub(spent.at_ms)) => {
                 Ok(self.pair(family, spent.successor, life_ms, now_ms))
             }
             Some(_) => {
@@ -318,7 +331,7 @@ impl Grants {
             Some(known) if self.families[known.family].revoked => Standing::Dead,
             Some(Presented { spent: None, .. }) => Standing::Live,
             Some(Presented { spent: Some(spent), .. })
-                if rotation == Rotation::Forgiving && now_ms.saturating_sub(spent.at_ms) < REPLAY_WINDOW_MS =>
+                if rotation.forgives_after(now_ms.saturating_sub(spent.at_ms)) =>
             {
                 Standing::Replayable
             }
@@ -452,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_weigh_what_the_platforms_weigh() {
+    fn tokens_are_as_long_as_the_platforms() {
         let (_, pair) = installed();
         for token in [&pair.access, &pair.refresh] {
             assert!((1_000..=2_000).contains(&token.len()), "{} bytes", token.len());

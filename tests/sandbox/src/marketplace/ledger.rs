@@ -1,4 +1,4 @@
-//! What the double saw, for a test to ask.
+//! Records of the requests that the fake platform received, for tests to read.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},

@@ -1,7 +1,7 @@
-//! The platform's double: consent page, token endpoint, minting, a piece of the API – and everything it saw.
+//! The fake platform: consent page, token endpoint, minting, a part of the API, and records of every request.
 //!
-//! A wrong double makes every other test lie, so what it decides is pure and tested in [`grants`] and [`window`].
-//! [`Platform`] is what a test asks and moves; the same controls are served under `/_sandbox/` for people with `curl`.
+//! A wrong fake makes every other test worthless, so its decisions are pure code with tests, in [`grants`] and
+//! [`window`]. Tests control it with [`Platform`]. The same controls are served under `/_sandbox/` for people with `curl`.
 
 mod api;
 mod consent;
@@ -10,6 +10,7 @@ pub mod faults;
 pub mod grants;
 mod ledger;
 mod oauth;
+mod options;
 mod published;
 pub mod webhooks;
 pub mod window;
@@ -21,12 +22,13 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 pub use self::ledger::{ApiRequest, TokenRequest};
+pub use self::options::{Location, Options};
 use self::{
     faults::{Endpoint, Fault, Plan, Plans},
-    grants::{Grants, Resource, Rotation, Standing},
+    grants::{Grants, Resource, Standing},
     ledger::Ledger,
     webhooks::{Kind, Webhooks},
     window::{Limits, Remaining, Window},
@@ -38,93 +40,6 @@ use crate::{
     server::{Server, StartError, WhenClientLeaves},
 };
 
-/// A location of the agency.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Location {
-    /// Its id.
-    pub id: String,
-    /// Its name.
-    pub name: String,
-}
-
-/// How the double behaves; all of it can be changed while it runs.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Port on 127.0.0.1; 0 takes a free one.
-    pub port: u16,
-    /// The app's client id; the part before the dash is the app id.
-    pub client_id: String,
-    /// The app's client secret.
-    pub client_secret: String,
-    /// Redirect URIs that are taken, compared exactly. Unlike the platform's they need not be https.
-    pub redirect_uris: Vec<String>,
-    /// What using a refresh token does to it.
-    pub rotation: Rotation,
-    /// Life of access tokens.
-    pub token_life: Duration,
-    /// Limits for each resource.
-    pub limits: Limits,
-    /// The agency's id.
-    pub company: String,
-    /// Its locations.
-    pub locations: Vec<Location>,
-    /// Further agencies with their locations.
-    pub agencies: BTreeMap<String, Vec<Location>>,
-    /// Whether choosing one location answers the agency's token all the same, as for an agency's administrator.
-    pub bulk_install: bool,
-}
-
-impl Options {
-    /// Whether the agency is this one, or has this location.
-    #[must_use]
-    pub fn has(&self, resource: &Resource) -> bool {
-        match resource {
-            Resource::Location(id) => {
-                self.locations.iter().chain(self.agencies.values().flatten()).any(|location| location.id == *id)
-            }
-            Resource::Company(id) => self.company == *id || self.agencies.contains_key(id),
-        }
-    }
-
-    /// The locations of an agency.
-    fn locations_of(&self, company: &str) -> &[Location] {
-        if company == self.company {
-            &self.locations
-        } else {
-            self.agencies.get(company).map(Vec::as_slice).unwrap_or_default()
-        }
-    }
-
-    /// The agency of a location.
-    fn company_of(&self, location: &str) -> &str {
-        let has = |(_, locations): &(&String, &Vec<Location>)| locations.iter().any(|known| known.id == location);
-        self.agencies.iter().find(has).map_or(&self.company, |(company, _)| company)
-    }
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        let location = |id: &str, name: &str| Location { id: id.to_owned(), name: name.to_owned() };
-        Self {
-            port: 0,
-            client_id: "6512ab34cd56ef7890ab12cd-lx3kq9ab".to_owned(),
-            client_secret: format!("sandbox-secret-{}", shared::domain::random::hex::<12>()),
-            redirect_uris: Vec::new(),
-            rotation: Rotation::default(),
-            token_life: Duration::from_secs(86_399),
-            limits: Limits::default(),
-            company: "HLcompany0000000001".to_owned(),
-            locations: vec![
-                location("HLlocation000000001", "Alder Dental"),
-                location("HLlocation000000002", "Birch Fitness"),
-                location("HLlocation000000003", "Cedar Realty"),
-            ],
-            agencies: BTreeMap::new(),
-            bulk_install: false,
-        }
-    }
-}
-
 /// Ask it and move it; see [`Marketplace`].
 #[derive(Debug)]
 pub struct Platform {
@@ -133,7 +48,7 @@ pub struct Platform {
     bus: EventBus,
     /// Told after each change of the grants, so that they can be kept in a file.
     saved_to: Mutex<Option<std::path::PathBuf>>,
-    /// Told to `ops`; the platform's double is the only part with a place for it.
+    /// Environment for `ops`, which asks the fake platform for it.
     operators_environment: Mutex<BTreeMap<String, String>>,
     webhooks: Webhooks,
 }
@@ -163,7 +78,7 @@ pub struct Glance {
     pub remaining: Remaining,
 }
 
-/// The double and its server, which ends when this is dropped.
+/// The fake platform and its server. Dropping this ends the server.
 #[derive(Debug)]
 pub struct Marketplace {
     platform: Arc<Platform>,

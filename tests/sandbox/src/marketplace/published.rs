@@ -1,5 +1,5 @@
-//! The operations that the platform has published, as far as a double needs them: which there are, and whose token each
-//! takes.
+//! The operations that the platform has published, as far as the fake platform needs them: their methods and paths, and
+//! the class of token that each operation takes.
 
 use std::sync::LazyLock;
 
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn operations_know_whose_token_they_take() {
+    fn each_operation_has_its_token_class() {
         let (location, company) = (Resource::Location("L".into()), Resource::Company("C".into()));
         for (method, path, takes) in [
             ("GET", "/calendars/", Some((true, true))),

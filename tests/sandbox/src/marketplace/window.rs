@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn worst_is_the_maximum_over_every_window() {
+    fn the_worst_window_is_the_maximum_over_all_windows() {
         let times = [0_u64, 1, 5_000, 9_999, 10_000, 10_001, 14_999, 20_000, 20_001, 29_998];
         let mut window = Window::default();
         for ms in times {

@@ -3,6 +3,9 @@
 //! All processes share a clock that stands still until the story moves it; the platform's moves with it. Time that a
 //! story waits for in earnest is only that of a connection.
 
+mod ending;
+mod table;
+
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -10,8 +13,6 @@ use std::time::Duration;
 
 use aws_config::Region;
 use aws_sdk_dynamodb::config::Credentials;
-use aws_sdk_dynamodb::primitives::Blob;
-use aws_sdk_dynamodb::types::AttributeValue;
 use lambda_runtime::{Context, LambdaEvent};
 use refresh::event::Event;
 use refresh::{rescue, tick};
@@ -26,23 +27,18 @@ use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 use shared::app::{App, aws_defaults};
 use shared::config::{self, AppConfig};
-use shared::domain::access::Access;
 use shared::domain::clock::{Clock, Millis};
 use shared::domain::grant::Grant;
-use shared::domain::installation::{Installation, SealedPair, StandbyPair};
+use shared::domain::installation::Installation;
 use shared::domain::qualifier::GatewayAlias;
-use shared::domain::redacted::Redacted;
 use shared::domain::resource::{Kind, Resource};
-use shared::domain::status::{Status, TokenVersion};
+use shared::domain::status::Status;
 use shared::lambda::serve::{HttpFunction, answer_http};
-
-use shared::seal::pair::{Slot, place};
-use shared::seal::{DataKeys, Sealer};
-use shared::table::{Item, Table};
+use shared::seal::pair::Slot;
+use shared::table::Table;
 
 use crate::dynamo::{self, Engine};
 use crate::proxy::{Proxy, Upstreams};
-use crate::redaction::Search;
 
 /// Id of the app's secret.
 pub const APP_SECRET: &str = "app";
@@ -67,7 +63,7 @@ pub async fn answered<T: DeserializeOwned>(
     request_id.clone_into(&mut context.request_id);
     context.deadline = deadline.0.try_into().expect("after 1970");
     let event = LambdaEvent::new(to_raw_value(event).expect("JSON"), context);
-    let answer = answer_http(&GatewayAlias::default(), function, event).await;
+    let answer = Box::pin(answer_http(&GatewayAlias::default(), function, event)).await;
     serde_json::to_value(answer).and_then(serde_json::from_value).expect("an answer in payload 2.0")
 }
 
@@ -298,58 +294,6 @@ impl World {
         json!({ "Records": self.queue.messages().into_iter().map(record).collect::<Vec<_>>() })
     }
 
-    /// Every item of the table.
-    ///
-    /// # Panics
-    /// If the table cannot be read.
-    pub async fn items(&self) -> Vec<Item> {
-        let scan =
-            self.table.client.scan().table_name(&*self.table.name).consistent_read(true).into_paginator().items();
-        scan.send().collect::<Result<_, _>>().await.expect("the table can be read")
-    }
-
-    /// Writes an item as it is.
-    ///
-    /// # Panics
-    /// If the table cannot be written.
-    pub async fn put(&self, item: Item) {
-        let put = self.table.client.put_item().table_name(&*self.table.name).set_item(Some(item));
-        put.send().await.expect("the table can be written");
-    }
-
-    /// Deletes an item.
-    ///
-    /// # Panics
-    /// If the table cannot be written.
-    pub async fn delete(&self, key: &str) {
-        let delete = self.table.client.delete_item().table_name(&*self.table.name);
-        delete.key("pk", AttributeValue::S(key.to_owned())).send().await.expect("the table can be written");
-    }
-
-    /// The refresh token of one of an installation's pairs.
-    ///
-    /// # Panics
-    /// If it does not open.
-    #[must_use]
-    pub fn open(&self, stored: &Installation, slot: Slot, pair: &SealedPair) -> Option<Redacted> {
-        let keys = DataKeys::parse(&self.secrets.get(SEALING_SECRET).expect("a sealing secret")).expect("keys");
-        let sealer = Sealer::new(self.table.name.clone(), Arc::new(keys));
-        let item = stored.key();
-        let refresh = pair.refresh.as_ref()?;
-        Some(sealer.open(place(&item, stored.version, slot.refresh()), refresh).expect("it opens"))
-    }
-
-    /// The refresh token of a standby pair.
-    ///
-    /// # Panics
-    /// If it has none, or does not open.
-    #[must_use]
-    pub fn open_standby(&self, stored: &Installation, standby: &StandbyPair) -> Redacted {
-        let version = TokenVersion { generation: standby.generation, ..stored.version };
-        let sealed_under = Installation { version, ..stored.clone() };
-        self.open(&sealed_under, Slot::Standby, &standby.pair).expect("a refresh token")
-    }
-
     /// Number of log lines about a resource, which no other story may have, in which a member has this value.
     #[must_use]
     pub fn logged(&self, resource: &Resource, member: &str, value: &str) -> usize {
@@ -366,106 +310,6 @@ impl World {
         let stored = self.stored(resource).await;
         let token = self.open(&stored, Slot::Current, stored.pair.as_ref()?)?;
         Some(self.market.standing(token.expose()))
-    }
-
-    /// Ends a story: what every story must leave behind, whatever happened in it.
-    ///
-    /// Faults end and paused locations go on. Then every installation that has a live grant at the platform must be
-    /// usable by what the product itself does next: rescued pairs, the schedule, a caller. And no secret stands in
-    /// the table or on the queue in the clear.
-    ///
-    /// # Panics
-    /// If that does not hold.
-    pub async fn end(self) {
-        self.end_without(&[]).await;
-    }
-
-    /// [`World::end`], where the story has shown that these grants cannot be held.
-    ///
-    /// # Panics
-    /// If that does not hold, or if one of them is usable after all.
-    pub async fn end_without(self, lost: &[&Resource]) {
-        self.market.clear_faults();
-        let process = self.process().await;
-        let failed = self.refresh(&process, self.rescued()).await;
-        assert_eq!(failed, json!({ "batchItemFailures": [] }), "every rescued pair finds its place");
-        for item in self.items().await {
-            // A minted location has no grant of its own; its company's is looked at.
-            let Some(resource) = installation_of(&item).filter(|_| !item.contains_key("minted")) else { continue };
-            self.market.set_active(grantee(&resource), true);
-            let live = !self.market.live_refresh_tokens(&grantee(&resource)).is_empty();
-            let usable = self.becomes_usable(&process, &resource).await;
-            let expected = live && !lost.contains(&&resource);
-            assert_eq!(usable, expected, "{resource}: {:?}", self.stored(&resource).await);
-        }
-        self.assert_nothing_in_clear().await;
-        self.assert_nothing_logged();
-    }
-
-    /// How often an alarm was raised about resources whose id begins with `prefix`, since the story began. The stories of a
-    /// process share its log, so the prefix must be this story's own.
-    #[must_use]
-    pub fn alarms(&self, alarm: &str, prefix: &str) -> usize {
-        let (alarm, resource) = (format!("\"alarm\":\"{alarm}\""), format!(":{prefix}"));
-        let lines = &lines()[self.lines_before..];
-        lines.iter().filter(|line| line.contains(&alarm) && line.contains(&resource)).count()
-    }
-
-    /// No line that was written since the story began tells a secret of it.
-    fn assert_nothing_logged(&self) {
-        let secrets = self.market.every_secret();
-        let search = Search::for_secrets(&secrets);
-        let control = secrets.last().expect("the platform has issued something");
-        tracing::info!(target: "shared", control, "the positive control");
-        let lines: Vec<String> = lines()[self.lines_before..].to_vec();
-        let (of_control, others): (Vec<_>, Vec<_>) =
-            lines.iter().partition(|line| line.contains("the positive control"));
-        assert!(of_control.iter().any(|line| search.find(line).is_some()), "the search finds what is written");
-        let found = others.iter().find_map(|line| Some((search.find(line)?, line)));
-        assert!(found.is_none(), "a secret is in the log: {found:?}");
-    }
-
-    async fn becomes_usable(&self, process: &Process, resource: &Resource) -> bool {
-        // Three times a minute: whoever held a lease has lost it, and every forced refresh is a minute old.
-        for _ in 0..3 {
-            self.refresh(process, json!({})).await;
-            self.refresh(process, json!({ "resource": resource, "force": true })).await;
-            let access = process.tokens.access(resource, self.deadline()).await;
-            if self.works(access.ok().as_ref()) && self.standing(resource).await == Some(Standing::Live) {
-                return true;
-            }
-            self.advance(Duration::from_secs(16));
-        }
-        false
-    }
-
-    fn works(&self, access: Option<&Access>) -> bool {
-        access.is_some_and(|access| self.market.takes_access_token(access.token.expose()))
-    }
-
-    async fn assert_nothing_in_clear(&self) {
-        let mut texts = self.texts().await;
-        texts.extend(self.queue.messages().into_iter().map(|message| message.body.into_bytes()));
-        for secret in self.market.every_secret() {
-            let found = texts.iter().find(|text| holds(text, secret.as_bytes()));
-            assert!(found.is_none(), "a secret is in the clear: {:?}", found.map(|text| String::from_utf8_lossy(text)));
-        }
-    }
-
-    /// Whether some secret of the platform stands in the table in the clear: the positive control of the search.
-    pub async fn tells(&self, secret: &str) -> bool {
-        self.texts().await.iter().any(|text| holds(text, secret.as_bytes()))
-    }
-
-    /// Every text and every string of bytes in the table.
-    async fn texts(&self) -> Vec<Vec<u8>> {
-        let mut texts = Vec::new();
-        for item in self.items().await {
-            for value in item.values() {
-                collect(value, &mut texts);
-            }
-        }
-        texts
     }
 }
 
@@ -521,26 +365,4 @@ pub fn grantee(resource: &Resource) -> Grantee {
 #[must_use]
 pub fn location(id: &str) -> Resource {
     Resource::location(id).expect("an id")
-}
-
-fn installation_of(item: &Item) -> Option<Resource> {
-    let (kind, id) = item.get("pk")?.as_s().ok()?.strip_prefix("installation#")?.split_once('#')?;
-    Resource::new(if kind == "company" { Kind::Company } else { Kind::Location }, id).ok()
-}
-
-/// Every text and every string of bytes of a value.
-fn collect(value: &AttributeValue, texts: &mut Vec<Vec<u8>>) {
-    match value {
-        AttributeValue::S(text) => texts.push(text.clone().into_bytes()),
-        AttributeValue::B(bytes) => texts.push(bytes.as_ref().to_vec()),
-        AttributeValue::Ss(all) => texts.extend(all.iter().map(|text| text.clone().into_bytes())),
-        AttributeValue::Bs(all) => texts.extend(all.iter().map(Blob::as_ref).map(<[u8]>::to_vec)),
-        AttributeValue::L(values) => values.iter().for_each(|value| collect(value, texts)),
-        AttributeValue::M(values) => values.values().for_each(|value| collect(value, texts)),
-        _ => {}
-    }
-}
-
-fn holds(text: &[u8], part: &[u8]) -> bool {
-    text.windows(part.len()).any(|window| window == part)
 }

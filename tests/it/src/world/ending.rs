@@ -1,0 +1,104 @@
+//! The end of a story: every live grant is usable, and no secret is stored or logged in the clear.
+
+use std::time::Duration;
+
+use sandbox::marketplace::grants::Standing;
+use serde_json::json;
+use shared::domain::access::Access;
+use shared::domain::resource::{Kind, Resource};
+use shared::table::Item;
+
+use super::table::holds;
+use super::{Process, World, grantee, lines};
+use crate::redaction::Search;
+
+impl World {
+    /// Ends a story: what every story must leave behind, whatever happened in it.
+    ///
+    /// Faults end and paused locations go on. Then every installation that has a live grant at the platform must be
+    /// usable by what the product itself does next: rescued pairs, the schedule, a caller. And no secret stands in
+    /// the table or on the queue in the clear.
+    ///
+    /// # Panics
+    /// If that does not hold.
+    pub async fn end(self) {
+        self.end_without(&[]).await;
+    }
+
+    /// [`World::end`], where the story has shown that these grants cannot be held.
+    ///
+    /// # Panics
+    /// If that does not hold, or if one of them is usable after all.
+    pub async fn end_without(self, lost: &[&Resource]) {
+        self.market.clear_faults();
+        let process = self.process().await;
+        let failed = self.refresh(&process, self.rescued()).await;
+        assert_eq!(failed, json!({ "batchItemFailures": [] }), "every rescued pair finds its place");
+        for item in self.items().await {
+            // A minted location has no grant of its own; its company's is looked at.
+            let Some(resource) = installation_of(&item).filter(|_| !item.contains_key("minted")) else { continue };
+            self.market.set_active(grantee(&resource), true);
+            let live = !self.market.live_refresh_tokens(&grantee(&resource)).is_empty();
+            let usable = self.becomes_usable(&process, &resource).await;
+            let expected = live && !lost.contains(&&resource);
+            assert_eq!(usable, expected, "{resource}: {:?}", self.stored(&resource).await);
+        }
+        self.assert_nothing_in_clear().await;
+        self.assert_nothing_logged();
+    }
+
+    /// How often an alarm was raised about resources whose id begins with `prefix`, since the story began. The stories of a
+    /// process share its log, so the prefix must be this story's own.
+    #[must_use]
+    pub fn alarms(&self, alarm: &str, prefix: &str) -> usize {
+        let (alarm, resource) = (format!("\"alarm\":\"{alarm}\""), format!(":{prefix}"));
+        let lines = &lines()[self.lines_before..];
+        lines.iter().filter(|line| line.contains(&alarm) && line.contains(&resource)).count()
+    }
+
+    /// No line that was written since the story began tells a secret of it.
+    fn assert_nothing_logged(&self) {
+        let secrets = self.market.every_secret();
+        let search = Search::for_secrets(&secrets);
+        let control = secrets.last().expect("the platform has issued something");
+        tracing::info!(target: "shared", control, "the positive control");
+        let lines: Vec<String> = lines()[self.lines_before..].to_vec();
+        let (of_control, others): (Vec<_>, Vec<_>) =
+            lines.iter().partition(|line| line.contains("the positive control"));
+        assert!(of_control.iter().any(|line| search.find(line).is_some()), "the search finds what is written");
+        let found = others.iter().find_map(|line| Some((search.find(line)?, line)));
+        assert!(found.is_none(), "a secret is in the log: {found:?}");
+    }
+
+    async fn becomes_usable(&self, process: &Process, resource: &Resource) -> bool {
+        // Three times a minute: whoever held a lease has lost it, and every forced refresh is a minute old.
+        for _ in 0..3 {
+            self.refresh(process, json!({})).await;
+            self.refresh(process, json!({ "resource": resource, "force": true })).await;
+            let access = process.tokens.access(resource, self.deadline()).await;
+            if self.works(access.ok().as_ref()) && self.standing(resource).await == Some(Standing::Live) {
+                return true;
+            }
+            self.advance(Duration::from_secs(16));
+        }
+        false
+    }
+
+    fn works(&self, access: Option<&Access>) -> bool {
+        access.is_some_and(|access| self.market.takes_access_token(access.token.expose()))
+    }
+
+    async fn assert_nothing_in_clear(&self) {
+        let mut texts = self.texts().await;
+        texts.extend(self.queue.messages().into_iter().map(|message| message.body.into_bytes()));
+        for secret in self.market.every_secret() {
+            let found = texts.iter().find(|text| holds(text, secret.as_bytes()));
+            assert!(found.is_none(), "a secret is in the clear: {:?}", found.map(|text| String::from_utf8_lossy(text)));
+        }
+    }
+}
+
+fn installation_of(item: &Item) -> Option<Resource> {
+    let (kind, id) = item.get("pk")?.as_s().ok()?.strip_prefix("installation#")?.split_once('#')?;
+    Resource::new(if kind == "company" { Kind::Company } else { Kind::Location }, id).ok()
+}

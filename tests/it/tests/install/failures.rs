@@ -1,0 +1,74 @@
+//! Failures of an install, and the pages that show them.
+
+use std::time::Duration;
+
+use sandbox::dynamo::create_table;
+use sandbox::marketplace::faults::{Endpoint, Fault};
+use sandbox::secrets::Failure as SecretFailure;
+
+use crate::{LOCATION, World, title};
+
+#[tokio::test]
+async fn refused_consent_is_shown_as_a_choice_and_not_as_an_error() {
+    let world = World::new().await;
+    let (page, cookie) = world.begin().await;
+    let back = world.decide(&page, "refuse").await;
+    assert!(back.contains("error=access_denied"), "{back}");
+    let answer = world.get(&back, Some(&cookie)).await;
+    assert_eq!((answer.status_code, title(&answer)), (400, "The app was not installed"));
+    assert!(!answer.body.contains("denied"), "{}", answer.body);
+}
+
+#[tokio::test]
+async fn a_wrong_client_secret_is_shown_as_a_fault_of_the_app() {
+    let world = World::new().await;
+    world.marketplace.change(|options| options.client_secret = "changed".into());
+    let (back, cookie) = world.approve(LOCATION).await;
+    let answer = world.get(&back, Some(&cookie)).await;
+    assert_eq!((answer.status_code, title(&answer)), (500, "The app is not set up correctly"));
+    assert!(answer.body.contains("tell the maker of the app"), "{}", answer.body);
+}
+
+#[tokio::test]
+async fn an_install_that_fails_at_the_platform_can_be_tried_again() {
+    for fault in [
+        Fault::HangUp { processed: false },
+        Fault::Answer { processed: false, status: 502, body: "<html>".into(), content_type: None },
+        Fault::Answer { processed: false, status: 429, body: "{}".into(), content_type: None },
+        Fault::Truncated,
+    ] {
+        let world = World::new().await;
+        world.marketplace.fault(Endpoint::Exchange, fault.clone(), Some(1));
+        let (back, cookie) = world.approve(LOCATION).await;
+        let answer = world.get(&back, Some(&cookie)).await;
+        assert_eq!((answer.status_code, answer.headers["retry-after"].as_str()), (503, "60"), "{fault:?}");
+        let (again, cookie) = world.approve(LOCATION).await;
+        assert_eq!(world.get(&again, Some(&cookie)).await.status_code, 303, "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn no_code_is_presented_while_secrets_cannot_be_read() {
+    let world = World::new().await;
+    let (back, cookie) = world.approve(LOCATION).await;
+    // The app's credentials are kept from before; the data keys have not been needed yet.
+    world.secrets.fail(Some(SecretFailure::AccessDenied));
+    let answer = world.get(&back, Some(&cookie)).await;
+    assert_eq!((answer.status_code, world.exchanges()), (503, 0));
+    world.secrets.fail(None);
+    world.clock.advance(Duration::from_mins(1));
+    assert_eq!(world.get(&back, Some(&cookie)).await.status_code, 303);
+}
+
+#[tokio::test]
+async fn an_install_that_fails_at_the_store_can_be_tried_again() {
+    let world = World::new().await;
+    let (back, cookie) = world.approve(LOCATION).await;
+    let client = world.dynamo.client();
+    client.delete_table().table_name("relay").send().await.expect("gone");
+    let answer = world.get(&back, Some(&cookie)).await;
+    assert_eq!((answer.status_code, answer.headers["retry-after"].as_str()), (503, "15"));
+    create_table(&client, "relay").await.expect("back");
+    let (again, cookie) = world.approve(LOCATION).await;
+    assert_eq!(world.get(&again, Some(&cookie)).await.status_code, 303);
+}

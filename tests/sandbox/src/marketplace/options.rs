@@ -1,0 +1,97 @@
+//! Behaviour of the fake platform that tests and the command line choose.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    grants::{Resource, Rotation},
+    window::Limits,
+};
+
+/// A location of the agency.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Location {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// Behaviour of the fake platform. All of it can be changed while the fake runs.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Port on 127.0.0.1; 0 takes a free one.
+    pub port: u16,
+    /// The app's client id; the part before the dash is the app id.
+    pub client_id: String,
+    /// The app's client secret.
+    pub client_secret: String,
+    /// Redirect URIs that are taken, compared exactly. Unlike the platform's they need not be https.
+    pub redirect_uris: Vec<String>,
+    /// What using a refresh token does to it.
+    pub rotation: Rotation,
+    /// Life of access tokens.
+    pub token_life: Duration,
+    /// Limits for each resource.
+    pub limits: Limits,
+    /// The agency's id.
+    pub company: String,
+    /// Its locations.
+    pub locations: Vec<Location>,
+    /// Further agencies with their locations.
+    pub agencies: BTreeMap<String, Vec<Location>>,
+    /// Whether choosing one location answers the agency's token all the same, as for an agency's administrator.
+    pub bulk_install: bool,
+}
+
+impl Options {
+    /// Whether the agency is this one, or has this location.
+    #[must_use]
+    pub fn has(&self, resource: &Resource) -> bool {
+        match resource {
+            Resource::Location(id) => {
+                self.locations.iter().chain(self.agencies.values().flatten()).any(|location| location.id == *id)
+            }
+            Resource::Company(id) => self.company == *id || self.agencies.contains_key(id),
+        }
+    }
+
+    /// The locations of an agency.
+    pub(super) fn locations_of(&self, company: &str) -> &[Location] {
+        if company == self.company {
+            &self.locations
+        } else {
+            self.agencies.get(company).map(Vec::as_slice).unwrap_or_default()
+        }
+    }
+
+    /// The agency of a location.
+    pub(super) fn company_of(&self, location: &str) -> &str {
+        let has = |(_, locations): &(&String, &Vec<Location>)| locations.iter().any(|known| known.id == location);
+        self.agencies.iter().find(has).map_or(&self.company, |(company, _)| company)
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let location = |id: &str, name: &str| Location { id: id.to_owned(), name: name.to_owned() };
+        Self {
+            port: 0,
+            client_id: "6512ab34cd56ef7890ab12cd-lx3kq9ab".to_owned(),
+            client_secret: format!("sandbox-secret-{}", shared::domain::random::hex::<12>()),
+            redirect_uris: Vec::new(),
+            rotation: Rotation::default(),
+            token_life: Duration::from_secs(86_399),
+            limits: Limits::default(),
+            company: "HLcompany0000000001".to_owned(),
+            locations: vec![
+                location("HLlocation000000001", "Alder Dental"),
+                location("HLlocation000000002", "Birch Fitness"),
+                location("HLlocation000000003", "Cedar Realty"),
+            ],
+            agencies: BTreeMap::new(),
+            bulk_install: false,
+        }
+    }
+}
