@@ -15,7 +15,7 @@ use crate::domain::clock::Clock;
 use crate::events::Events;
 use crate::http_client::{self, Connections};
 use crate::install::Installations;
-use crate::limiter::Quota;
+use crate::limiter::Limiter;
 use crate::platform::token_endpoint::TokenEndpoint;
 use crate::seal::DataKeys;
 use crate::seal::vault::Vault;
@@ -59,7 +59,7 @@ pub struct App {
     /// Alarms of the whole app.
     pub alarms: Arc<AppAlarms>,
     /// The limits of all resources.
-    pub quota: Quota,
+    pub limiter: Limiter,
     /// The one refresh path.
     pub refresher: Arc<Refresher>,
     /// Access tokens for readers.
@@ -135,7 +135,7 @@ impl App {
         let bus = config.event_bus_name.clone().map(|name| (aws_sdk_eventbridge::Client::new(aws), name));
         let events = Events::new(bus, table.clone(), clock.clone());
         let alarms = Arc::new(AppAlarms::new(table.clone(), clock.clone()));
-        let quota = Quota::new(table.clone(), clock.clone(), config.limits);
+        let limiter = Limiter::new(table.clone(), clock.clone(), config.limits);
         let parts = TokenParts {
             table: table.clone(),
             vault: vault.clone(),
@@ -145,7 +145,7 @@ impl App {
             alarms: alarms.clone(),
             clock: clock.clone(),
         };
-        let minter = Arc::new(Minter::new(parts.clone(), quota.clone()));
+        let minter = Arc::new(Minter::new(parts.clone(), limiter.clone()));
         let refresher = Arc::new(Refresher::new(parts, rescue.clone(), minter.clone()));
         Ok(Self {
             connections,
@@ -159,7 +159,7 @@ impl App {
             rescue,
             events,
             alarms,
-            quota,
+            limiter,
             tokens: Tokens::new(table.clone(), vault.clone(), refresher.clone(), minter, clock.clone()),
             refresher,
             vault,

@@ -15,7 +15,7 @@ use shared::domain::installation::Installation;
 use shared::domain::limits::Endpoint;
 use shared::domain::resource::Resource;
 use shared::domain::status::Status;
-use shared::platform::company_api::{CompanyApiError, CompanyApiResult, Departure, PAGE, Page};
+use shared::platform::company_api::{CompanyApiError, CompanyApiResult, Departure, LocationsPage, PAGE};
 use shared::table::StoreError;
 use shared::table::company::Task;
 use shared::table::installation::LEASE;
@@ -184,7 +184,7 @@ async fn discover(app: &App, company: &Installation, task: &Task, deadline: Mill
     }
 }
 
-async fn page(app: &App, company: &Resource, skip: usize, deadline: Millis) -> Result<Page, TaskError> {
+async fn page(app: &App, company: &Resource, skip: usize, deadline: Millis) -> Result<LocationsPage, TaskError> {
     check_time_left(app, deadline)?;
     // Renews the token, if necessary, before a permit is taken.
     app.tokens.access(company, deadline).await?;
@@ -231,19 +231,19 @@ async fn request_page(
     company: &Resource,
     skip: usize,
     deadline: Millis,
-) -> Result<(CompanyApiResult<Page>, Access), TaskError> {
+) -> Result<(CompanyApiResult<LocationsPage>, Access), TaskError> {
     let to = Endpoint::of(company, "/oauth/installedLocations");
     for _ in 0..PERMIT_TRIES {
         check_time_left(app, deadline)?;
         let connection = app.endpoint.connection().await;
         let connection = connection.map_err(|failure| TaskError::Platform(failure.to_string()))?;
-        let permit = app.quota.take(to, Some(deadline - MIN_TIME_LEFT)).await.map_err(|_| TaskError::Permit)?;
+        let permit = app.limiter.take(to, Some(deadline - MIN_TIME_LEFT)).await.map_err(|_| TaskError::Permit)?;
         let access = app.tokens.access(company, deadline).await?;
         let departure = Departure { connection, leave_by: permit.send_by };
         let result = app.endpoint.installed_locations(company, &access, skip, departure).await;
-        let Some((result, response)) = result.map_err(TokenError::from)? else { continue };
-        if let Some((status, headers)) = response.limits {
-            app.quota.observe(to, status, &headers).await?;
+        let Some((result, meta)) = result.map_err(TokenError::from)? else { continue };
+        if let Some((status, headers)) = meta.head {
+            app.limiter.observe(to, status, &headers).await?;
         }
         return Ok((result, access));
     }

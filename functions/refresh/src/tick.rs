@@ -146,7 +146,7 @@ impl Gauges {
 /// Renews the due tokens. Returns the counts, and the age of the oldest due entry at the start of the tick.
 ///
 /// The index is read in rounds. A round reads one page of each shard while the renewals of earlier pages run, so that up
-/// to [`CONCURRENCY`] renewals always run. The next round continues after the last entry of each page, so that entries
+/// to [`CONCURRENCY`] renewals run at any time. The next round continues after the last entry of each page, so that entries
 /// that stay due cannot hide later entries.
 async fn refresh(app: &App, shards: Shards, deadline: Millis) -> Result<(Summary, Duration), StoreError> {
     let began = app.clock.now();
@@ -297,7 +297,7 @@ async fn hot(app: &App, due: &[Due]) -> Option<HashSet<Resource>> {
     // A company always counts as called, because its locations' tokens are minted from its token.
     let (locations, companies): (Vec<_>, Vec<_>) =
         due.iter().map(|due| &due.resource).partition(|resource| resource.kind() == Kind::Location);
-    match app.quota.in_use(&locations).await {
+    match app.limiter.in_use(&locations).await {
         Ok(mut hot) => {
             hot.extend(companies.into_iter().cloned());
             Some(hot)

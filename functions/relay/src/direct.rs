@@ -1,4 +1,4 @@
-//! Direct invocation: one request, or up to a hundred.
+//! Direct invocations by other functions: one request, or a batch of up to a hundred.
 
 use ::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use ::http::{HeaderMap, HeaderValue};
@@ -9,7 +9,7 @@ use futures_util::{StreamExt as _, stream};
 use lambda_runtime::LambdaEvent;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
-use shared::caller::{Authorized, Caller, Identity};
+use shared::caller::Identity;
 use shared::domain::problem::Problem;
 use shared::domain::qualifier::Arrival;
 use shared::domain::resource::Resource;
@@ -29,7 +29,7 @@ use crate::size::{Room, too_large};
 
 /// The most requests of a batch.
 const MOST: usize = 100;
-/// How many of them are under way at once.
+/// The most requests of a batch that are under way at once.
 const AT_ONCE: usize = 16;
 
 #[derive(Deserialize)]
@@ -38,7 +38,7 @@ struct Batch {
     requests: Vec<Box<RawValue>>,
 }
 
-/// Whether an event is meant as a batch.
+/// The member that makes an event a batch.
 #[derive(Deserialize)]
 struct Marks {
     requests: Option<serde::de::IgnoredAny>,
@@ -46,7 +46,7 @@ struct Marks {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object with resource, method and path")]
-struct Written {
+struct RequestJson {
     resource: Resource,
     method: String,
     path: String,
@@ -58,7 +58,7 @@ struct Written {
 }
 
 #[derive(Serialize)]
-struct Told {
+struct ResponseJson {
     status: u16,
     source: &'static str,
     headers: BTreeMap<String, String>,
@@ -105,9 +105,9 @@ impl Direct<'_> {
             Ok(answer) => answer,
             Err(refused) => return self.refuse(&refused),
         };
-        let told = told(&answer);
-        if room.takes(&told) || answer.source == Source::Relay {
-            return told;
+        let rendered = render(&answer);
+        if room.takes(&rendered) || answer.source == Source::Relay {
+            return rendered;
         }
         self.refuse(&too_large(answer.status).into())
     }
@@ -116,20 +116,13 @@ impl Direct<'_> {
         let request = read(request)?;
         self.relay.check_arrival(Arrival::Direct, self.arn)?;
         let callers = self.relay.callers().await?;
-        let caller = callers.authenticate(Identity::Invocation(self.arn))?;
-        let authorized = authorize(caller, request)?;
+        let authorized = callers.authenticate(Identity::Invocation(self.arn))?.authorize(request)?;
         Ok(self.relay.call(&authorized, self.invocation).await)
     }
 
     fn refuse(&self, refused: &Refused) -> Box<RawValue> {
-        told(&self.relay.refuse(refused, self.invocation))
+        render(&self.relay.refuse(refused, self.invocation))
     }
-}
-
-/// Allows a request, or refuses it with the caller's name for the log.
-pub(crate) fn authorize(caller: Caller, request: Request) -> Result<Authorized, Refused> {
-    let (id, resource) = (caller.id().to_owned(), request.resource.clone());
-    caller.authorize(request).map_err(|reason| Refused::by_permissions(reason, &id, &resource))
 }
 
 /// Reads one request.
@@ -137,10 +130,10 @@ pub(crate) fn read(raw: &RawValue) -> Result<Request, Refused> {
     if !is_object(raw) {
         return Err(Problem::invalid_request("the request is malformed: it is no object").into());
     }
-    let written: Written = serde_json::from_str(raw.get())
+    let written: RequestJson = serde_json::from_str(raw.get())
         .map_err(|e| Problem::invalid_request(format!("the request is malformed: {e}")))?;
     let method = request::method(&written.method)
-        .ok_or_else(|| Problem::invalid_request("the method is none that is relayed"))?;
+        .ok_or_else(|| Problem::invalid_request("the relay does not offer this method"))?;
     let path = Path::parse(&written.path)?;
     let query = written.query.as_deref().map_or_else(|| Ok(Query::default()), query)?;
     let Pairs(pairs) = written.headers.unwrap_or_default();
@@ -151,7 +144,7 @@ pub(crate) fn read(raw: &RawValue) -> Result<Request, Refused> {
     Ok(Request { query, headers, body, wait, ..Request::new(written.resource, method, path) })
 }
 
-/// A query as a string, with or without its question mark, or as names and values.
+/// Reads a query: a string, with or without its question mark, or an object of names and values.
 fn query(written: &RawValue) -> Result<Query, Refused> {
     let malformed = |error| Problem::invalid_request(format!("query is malformed: {error}"));
     if written.get().starts_with('"') {
@@ -162,7 +155,7 @@ fn query(written: &RawValue) -> Result<Query, Refused> {
     Ok(Query::from_pairs(pairs.iter().map(|(n, v)| (&**n, &**v)))?)
 }
 
-/// The bytes of a body. JSON goes on as it was written, with its content type where the caller named none.
+/// The bytes of a body. JSON is sent byte for byte; if the caller named no content type, it gets the one of JSON.
 fn body(json: Option<Box<RawValue>>, base64: Option<String>, headers: &mut HeaderMap) -> Result<Bytes, Problem> {
     match (json, base64) {
         (Some(_), Some(_)) => Err(Problem::invalid_request("a request has body or body_base64, not both")),
@@ -181,8 +174,8 @@ fn body(json: Option<Box<RawValue>>, base64: Option<String>, headers: &mut Heade
     }
 }
 
-/// An answer in the form of a direct invocation: JSON as it came, text as a string, anything else in base64.
-fn told(answer: &Answer) -> Box<RawValue> {
+/// Renders an answer for a direct invocation: JSON byte for byte, text as a string, and anything else in base64.
+fn render(answer: &Answer) -> Box<RawValue> {
     let text = std::str::from_utf8(&answer.body).ok().filter(|_| !answer.headers.contains_key(CONTENT_ENCODING));
     let body = text.map(|text| match is_json(&answer.headers).then(|| RawValue::from_string(text.to_owned())) {
         Some(Ok(json)) => json,
@@ -190,7 +183,7 @@ fn told(answer: &Answer) -> Box<RawValue> {
     });
     let body_base64 = body.is_none().then(|| STANDARD.encode(&answer.body));
     let (status, source) = (answer.status.as_u16(), answer.source.as_str());
-    raw(&Told { status, source, headers: header_texts(&answer.headers), body, body_base64 })
+    raw(&ResponseJson { status, source, headers: header_texts(&answer.headers), body, body_base64 })
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -199,8 +192,8 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence == "application/json" || essence.ends_with("+json")
 }
 
-/// Headers as payload 2.0 and direct answers have them: several of one name in one, separated by commas (RFC 9110
-/// section 5.2).
+/// Headers in the form of payload 2.0 and of direct invocations: repeated headers are joined with commas (RFC 9110 section
+/// 5.2).
 pub(crate) fn header_texts(headers: &HeaderMap) -> BTreeMap<String, String> {
     let mut texts = BTreeMap::<String, String>::new();
     for (name, value) in headers {
@@ -216,7 +209,7 @@ pub(crate) fn header_texts(headers: &HeaderMap) -> BTreeMap<String, String> {
     texts
 }
 
-/// JSON of what is always JSON.
+/// Serializes a value. It has only strings, numbers and string keys, so this cannot fail.
 pub(crate) fn raw(value: &impl Serialize) -> Box<RawValue> {
     to_raw_value(value).expect("strings, numbers and string keys are always JSON")
 }
@@ -232,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_read_as_the_contract_has_it() {
+    fn a_documented_request_is_read() {
         let read = request(
             r#"{"resource":{"location":"L1"},"method":"POST","path":"/contacts/","query":{"limit":"20","tag":["a b","c"]},
             "headers":{"Version":"v3","X":["1","2"]},"body":{"b" : 1.0, "a":"\u00e4"},"wait_ms":1500}"#,
@@ -279,8 +272,8 @@ mod tests {
             assert_eq!(of(query).expect(query).query.as_str(), expected, "{query}");
         }
         let refused = of(r#"{"limit":null}"#).map(|_| ()).expect_err("null is no text");
-        let told = serde_json::to_string(&refused.problem.detail).expect("text");
-        assert!(told.contains("query") && told.contains("limit") && told.contains("null"), "{told}");
+        let detail = serde_json::to_string(&refused.problem.detail).expect("text");
+        assert!(detail.contains("query") && detail.contains("limit") && detail.contains("null"), "{detail}");
     }
 
     #[test]
@@ -308,14 +301,14 @@ mod tests {
         assert!(of(r#""body_base64":"%""#).is_err());
     }
 
-    /// More than `HeaderMap` holds, which it says by a panic.
+    /// A request with more headers than a `HeaderMap` can hold. `HeaderMap::append` panics on these.
     fn with_headers(count: usize) -> String {
         let headers: Vec<_> = (0..count).map(|n| format!(r#""x-{n}":"""#)).collect();
         format!(r#"{{"resource":{{"location":"L1"}},"method":"GET","path":"/x","headers":{{{}}}}}"#, headers.join(","))
     }
 
     #[test]
-    fn what_is_malformed_is_an_invalid_request() {
+    fn a_malformed_request_is_refused_as_invalid() {
         for json in [
             "null",
             "7",
@@ -346,7 +339,9 @@ mod tests {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
             encoding.map(|e| headers.insert(CONTENT_ENCODING, HeaderValue::from_static(e)));
             let status = StatusCode::OK;
-            told(&Answer { status, source: Source::Platform, headers, body: Bytes::from_static(body) }).get().to_owned()
+            render(&Answer { status, source: Source::Platform, headers, body: Bytes::from_static(body) })
+                .get()
+                .to_owned()
         };
         for (content_type, encoding, body, expected) in [
             ("application/json; charset=utf-8", None, &b"{\"b\" : 1.0}"[..], r#""body":{"b" : 1.0}"#),
@@ -358,9 +353,9 @@ mod tests {
             ("image/png", None, b"\x89P", r#""body_base64":"iVA=""#),
             ("application/json", None, b"\xff", r#""body_base64":"/w==""#),
         ] {
-            let told = answer(content_type, encoding, body);
-            assert!(told.ends_with(&format!("{expected}}}")), "{content_type}: {told}");
-            assert_eq!(told.matches("body").count(), 1, "{told}");
+            let rendered = answer(content_type, encoding, body);
+            assert!(rendered.ends_with(&format!("{expected}}}")), "{content_type}: {rendered}");
+            assert_eq!(rendered.matches("body").count(), 1, "{rendered}");
         }
         assert!(
             answer("text/plain", None, b"")

@@ -1,18 +1,18 @@
-//! Events that nobody would send: none of them panics, and what is accepted leads nowhere but to the platform.
+//! Random events: no event panics, and an accepted request goes to the platform only.
 //!
-//! `PROPTEST_CASES=1000000 cargo test --release -p relay --lib -- fuzz` tries more of them.
+//! `PROPTEST_CASES=1000000 cargo test --workspace --lib -- fuzz` tries more of them.
 
 use proptest::prelude::*;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use shared::request::path::{Path, Query, target};
+use shared::request::path::{Path, Query, target_uri};
 use url::Url;
 
 use crate::event::Event;
 use crate::gateway::{HttpEvent, Route};
 use crate::{direct, http};
 
-/// Pieces of paths, queries, headers and JSON that mean something to somebody.
+/// Pieces of paths, queries, headers and JSON with a special meaning.
 const PIECES: [&str; 44] = [
     "/",
     "//",
@@ -72,7 +72,7 @@ fn routed() -> impl Strategy<Value = String> {
     (start, odd()).prop_map(|(start, rest)| format!("{start}{rest}"))
 }
 
-/// Anything that JSON can be.
+/// Any JSON value.
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         odd().prop_map(Value::from),
@@ -89,9 +89,9 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-fn expect_at_home(path: &Path, query: &Query) {
+fn expect_within_platform(path: &Path, query: &Query) {
     let base = Url::parse("https://platform.example:8443/base").expect("a URL");
-    let uri = target(&base, path, query).expect("what is accepted can be sent");
+    let uri = target_uri(&base, path, query).expect("what is accepted can be sent");
     assert_eq!(uri.authority().map(ToString::to_string).as_deref(), Some("platform.example:8443"));
     let url = Url::parse(&uri.to_string()).expect("a URL by the other standard, too");
     assert_eq!((url.host_str(), url.port()), (Some("platform.example"), Some(8443)));
@@ -99,14 +99,14 @@ fn expect_at_home(path: &Path, query: &Query) {
     assert!(url.path().starts_with("/base/"), "{url}");
 }
 
-fn expect_harmless(event: &HttpEvent) {
+fn expect_no_escape(event: &HttpEvent) {
     let path = match event.route() {
         Route::Relay { path, .. } | Route::Api { path } => Path::parse(path),
         Route::Status { .. } | Route::Unknown => return,
     };
     let Ok(path) = path else { return };
-    if let Ok(request) = http::unaddressed(path, event.clone()) {
-        expect_at_home(&request.path, &request.query);
+    if let Ok(request) = http::untargeted(path, event.clone()) {
+        expect_within_platform(&request.path, &request.query);
     }
 }
 
@@ -122,7 +122,7 @@ proptest! {
             "version": "2.0", "rawPath": path, "rawQueryString": query, "headers": { name: value }, "body": body,
             "isBase64Encoded": base64, "requestContext": { "stage": "prod", "http": { "method": method } },
         });
-        expect_harmless(&HttpEvent::read(&event.to_string()).expect("each member is what it should be"));
+        expect_no_escape(&HttpEvent::read(&event.to_string()).expect("each member is what it should be"));
     }
 
     #[test]
@@ -140,7 +140,7 @@ proptest! {
         let raw = serde_json::value::to_raw_value(&event).expect("JSON");
         let _either = Event::of(&raw);
         if let Ok(request) = direct::read(&raw) {
-            expect_at_home(&request.path, &request.query);
+            expect_within_platform(&request.path, &request.query);
         }
     }
 
@@ -151,7 +151,7 @@ proptest! {
             let _either = Event::of(&raw);
             let _refused_or_not = direct::read(&raw);
             if let Ok(event) = HttpEvent::read(raw.get()) {
-                expect_harmless(&event);
+                expect_no_escape(&event);
             }
         }
     }

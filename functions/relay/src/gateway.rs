@@ -54,12 +54,12 @@ struct Iam {
     user_arn: Option<String>,
 }
 
-/// The party that checks the sender.
+/// The authentication of the sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Door {
-    /// The relay, by a bearer key.
+pub enum AuthMethod {
+    /// A bearer key, which the relay checks.
     Key,
-    /// API Gateway, by a SigV4 signature.
+    /// A SigV4 signature, which API Gateway checks.
     Iam,
 }
 
@@ -68,8 +68,8 @@ pub enum Door {
 pub enum Route<'a> {
     /// A request for the platform.
     Relay {
-        /// The party that checks the sender.
-        door: Door,
+        /// The authentication of the sender.
+        auth: AuthMethod,
         /// Location or company.
         kind: Kind,
         /// Its id.
@@ -79,8 +79,8 @@ pub enum Route<'a> {
     },
     /// A request for the status of an installation.
     Status {
-        /// The party that checks the sender.
-        door: Door,
+        /// The authentication of the sender.
+        auth: AuthMethod,
         /// Location or company.
         kind: Kind,
         /// Its id.
@@ -160,16 +160,16 @@ fn route(path: &str) -> Option<Route<'_>> {
     if let Some(path) = gateway::below(path, "api") {
         return Some(Route::Api { path });
     }
-    let (door, rest) = match path.strip_prefix("/iam") {
-        Some(rest) => (Door::Iam, rest),
-        None => (Door::Key, path),
+    let (auth, rest) = match path.strip_prefix("/iam") {
+        Some(rest) => (AuthMethod::Iam, rest),
+        None => (AuthMethod::Key, path),
     };
     let kinds = [("/relay/locations/", Kind::Location), ("/relay/companies/", Kind::Company)];
     let (kind, rest) = kinds.into_iter().find_map(|(prefix, kind)| Some((kind, rest.strip_prefix(prefix)?)))?;
     let (id, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     match path {
-        "" | "/" => Some(Route::Status { door, kind, id }),
-        _ => Some(Route::Relay { door, kind, id, path }),
+        "" | "/" => Some(Route::Status { auth, kind, id }),
+        _ => Some(Route::Relay { auth, kind, id, path }),
     }
 }
 
@@ -188,24 +188,24 @@ mod tests {
 
     #[test]
     fn routes_are_found_with_and_without_a_stage() {
-        let relay = |door, kind, id, path| Route::Relay { door, kind, id, path };
+        let relay = |auth, kind, id, path| Route::Relay { auth, kind, id, path };
         let (location, company) = (Kind::Location, Kind::Company);
         for (path, stage, expected) in [
-            ("/relay/locations/L1/contacts/", "$default", relay(Door::Key, location, "L1", "/contacts/")),
-            ("/relay/companies/C1/x", "$default", relay(Door::Key, company, "C1", "/x")),
-            ("/iam/relay/locations/L1/x", "$default", relay(Door::Iam, location, "L1", "/x")),
-            ("/prod/relay/locations/L1/x", "prod", relay(Door::Key, location, "L1", "/x")),
-            ("/relay/locations/L1/x", "prod", relay(Door::Key, location, "L1", "/x")),
-            ("/relay/relay/locations/L1/x", "relay", relay(Door::Key, location, "L1", "/x")),
-            ("/relay/locations/L1/x", "relay", relay(Door::Key, location, "L1", "/x")),
-            ("/iam/relay/locations/L1/x", "iam", relay(Door::Key, location, "L1", "/x")),
-            ("/relay/locations/L1//x", "$default", relay(Door::Key, location, "L1", "//x")),
-            ("/relay/locations/L1/../../x", "$default", relay(Door::Key, location, "L1", "/../../x")),
-            ("/relay/locations/L1@e/x", "$default", relay(Door::Key, location, "L1@e", "/x")),
-            ("/relay/locations/L1", "$default", Route::Status { door: Door::Key, kind: location, id: "L1" }),
-            ("/relay/companies/C1/", "$default", Route::Status { door: Door::Key, kind: company, id: "C1" }),
-            ("/iam/relay/companies/C1", "$default", Route::Status { door: Door::Iam, kind: company, id: "C1" }),
-            ("/relay/locations/", "$default", Route::Status { door: Door::Key, kind: location, id: "" }),
+            ("/relay/locations/L1/contacts/", "$default", relay(AuthMethod::Key, location, "L1", "/contacts/")),
+            ("/relay/companies/C1/x", "$default", relay(AuthMethod::Key, company, "C1", "/x")),
+            ("/iam/relay/locations/L1/x", "$default", relay(AuthMethod::Iam, location, "L1", "/x")),
+            ("/prod/relay/locations/L1/x", "prod", relay(AuthMethod::Key, location, "L1", "/x")),
+            ("/relay/locations/L1/x", "prod", relay(AuthMethod::Key, location, "L1", "/x")),
+            ("/relay/relay/locations/L1/x", "relay", relay(AuthMethod::Key, location, "L1", "/x")),
+            ("/relay/locations/L1/x", "relay", relay(AuthMethod::Key, location, "L1", "/x")),
+            ("/iam/relay/locations/L1/x", "iam", relay(AuthMethod::Key, location, "L1", "/x")),
+            ("/relay/locations/L1//x", "$default", relay(AuthMethod::Key, location, "L1", "//x")),
+            ("/relay/locations/L1/../../x", "$default", relay(AuthMethod::Key, location, "L1", "/../../x")),
+            ("/relay/locations/L1@e/x", "$default", relay(AuthMethod::Key, location, "L1@e", "/x")),
+            ("/relay/locations/L1", "$default", Route::Status { auth: AuthMethod::Key, kind: location, id: "L1" }),
+            ("/relay/companies/C1/", "$default", Route::Status { auth: AuthMethod::Key, kind: company, id: "C1" }),
+            ("/iam/relay/companies/C1", "$default", Route::Status { auth: AuthMethod::Iam, kind: company, id: "C1" }),
+            ("/relay/locations/", "$default", Route::Status { auth: AuthMethod::Key, kind: location, id: "" }),
             ("/api/contacts/1", "$default", Route::Api { path: "/contacts/1" }),
             ("/prod/api/contacts/1", "prod", Route::Api { path: "/contacts/1" }),
             ("/api//contacts", "$default", Route::Api { path: "//contacts" }),

@@ -1,4 +1,4 @@
-//! Requests that came through API Gateway, and their answers.
+//! Requests through API Gateway, and their answers in payload 2.0.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,17 +19,17 @@ use shared::relay::headers::{WAIT_MS, drop_untrue_encoding};
 use shared::relay::refused::Refused;
 use shared::relay::{Invocation, Relay};
 use shared::request::path::{Path, Query};
-use shared::request::{self, Unaddressed};
+use shared::request::{self, UntargetedRequest};
 
-use crate::direct::{authorize, header_texts, raw};
+use crate::direct::{header_texts, raw};
 use crate::event::Event;
-use crate::gateway::{Door, HttpEvent, Route};
+use crate::gateway::{AuthMethod, HttpEvent, Route};
 use crate::size::{Room, too_large};
 
 /// An answer in payload 2.0.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Told {
+struct GatewayResponse {
     status_code: u16,
     headers: BTreeMap<String, String>,
     body: String,
@@ -39,16 +39,16 @@ struct Told {
 /// Answers an event of API Gateway.
 pub async fn answer(relay: &Relay, event: &LambdaEvent<Box<RawValue>>) -> Box<RawValue> {
     let invocation = Event::Http.invocation(&event.context, relay.now());
-    let refuse = |refused: &Refused| told(&relay.refuse(refused, &invocation));
+    let refuse = |refused: &Refused| render(&relay.refuse(refused, &invocation));
     let arn = &event.context.invoked_function_arn;
     let work = Box::pin(relayed(relay, event.payload.get(), arn, &invocation));
     let answer = match relay.in_time(&invocation, work).await {
         Ok(answer) => answer,
         Err(refused) => return refuse(&refused),
     };
-    let told = told(&answer);
-    if Room::for_one().takes(&told) || answer.source == Source::Relay {
-        return told;
+    let rendered = render(&answer);
+    if Room::for_one().takes(&rendered) || answer.source == Source::Relay {
+        return rendered;
     }
     refuse(&too_large(answer.status).into())
 }
@@ -58,41 +58,39 @@ async fn relayed(relay: &Relay, json: &str, arn: &str, invocation: &Invocation) 
     relay.check_arrival(Arrival::Http, arn)?;
     let callers = relay.callers().await?;
     match event.route() {
-        Route::Relay { door, kind, id, path } => {
-            let caller = authenticate(&callers, door, &event)?;
+        Route::Relay { auth, kind, id, path } => {
+            let caller = authenticate(&callers, auth, &event)?;
             let (resource, path) = (resource(kind, id)?, Path::parse(path)?);
-            let authorized = authorize(caller, unaddressed(path, event)?.to(resource))?;
+            let authorized = caller.authorize(untargeted(path, event)?.to(resource))?;
             Ok(relay.call(&authorized, invocation).await)
         }
-        Route::Status { door, kind, id } => {
-            let caller = authenticate(&callers, door, &event)?;
-            let (resource, id) = (resource(kind, id)?, caller.id().to_owned());
+        Route::Status { auth, kind, id } => {
+            let caller = authenticate(&callers, auth, &event)?;
+            let resource = resource(kind, id)?;
             if event.method() != Method::GET {
                 return Err(Problem::invalid_request(
                     "a path of the platform is missing; without one only GET is answered",
                 )
                 .into());
             }
-            let visible = caller
-                .authorize_status(resource.clone())
-                .map_err(|reason| Refused::by_permissions(reason, &id, &resource))?;
-            Ok(Box::pin(relay.status(&visible, invocation)).await)
+            let access = caller.authorize_status(resource)?;
+            Ok(Box::pin(relay.status(&access, invocation)).await)
         }
         Route::Api { path } => {
-            let (caller, path) = (authenticate(&callers, Door::Key, &event)?, Path::parse(path)?);
-            let unaddressed = unaddressed(path, event)?;
-            let resource = relay.resource_of(&unaddressed, &caller).await?;
-            let authorized = authorize(caller, unaddressed.to(resource))?;
+            let (caller, path) = (authenticate(&callers, AuthMethod::Key, &event)?, Path::parse(path)?);
+            let untargeted = untargeted(path, event)?;
+            let resource = relay.resource_of(&untargeted, &caller).await?;
+            let authorized = caller.authorize(untargeted.to(resource))?;
             Ok(relay.call(&authorized, invocation).await)
         }
         Route::Unknown => Err(Problem::invalid_request("no route of the relay").into()),
     }
 }
 
-fn authenticate(callers: &Callers, door: Door, event: &HttpEvent) -> Result<Caller, Refused> {
-    let identity = match door {
-        Door::Key => Identity::Bearer(event.authorization()),
-        Door::Iam => Identity::Principal(event.principal()),
+fn authenticate(callers: &Callers, auth: AuthMethod, event: &HttpEvent) -> Result<Caller, Refused> {
+    let identity = match auth {
+        AuthMethod::Key => Identity::Bearer(event.authorization()),
+        AuthMethod::Iam => Identity::Principal(event.principal()),
     };
     Ok(callers.authenticate(identity)?)
 }
@@ -101,15 +99,15 @@ fn resource(kind: Kind, id: &str) -> Result<Resource, Problem> {
     Resource::new(kind, id).map_err(|error| Problem::invalid_request(error.to_string()))
 }
 
-pub(crate) fn unaddressed(path: Path, event: HttpEvent) -> Result<Unaddressed, Refused> {
+pub(crate) fn untargeted(path: Path, event: HttpEvent) -> Result<UntargetedRequest, Refused> {
     let method = request::method(event.method())
-        .ok_or_else(|| Problem::invalid_request("the method is none that is relayed"))?;
+        .ok_or_else(|| Problem::invalid_request("the relay does not offer this method"))?;
     let query = Query::parse(event.query())?;
     let mut headers = event.headers(&path)?;
     let wait = wait(&headers)?;
     let body = event.into_body()?;
     drop_untrue_encoding(&mut headers, &body);
-    Ok(Unaddressed { method, path, query, headers, body, wait })
+    Ok(UntargetedRequest { method, path, query, headers, body, wait })
 }
 
 fn wait(headers: &HeaderMap) -> Result<Duration, Problem> {
@@ -120,13 +118,13 @@ fn wait(headers: &HeaderMap) -> Result<Duration, Problem> {
         .ok_or_else(|| Problem::invalid_request("Relay-Wait-Ms is a whole number of milliseconds"))
 }
 
-/// An answer in payload 2.0: text as it is, anything else in base64.
-fn told(answer: &Answer) -> Box<RawValue> {
+/// Renders an answer in payload 2.0: text as it is, and anything else in base64.
+fn render(answer: &Answer) -> Box<RawValue> {
     let text = std::str::from_utf8(&answer.body).ok().filter(|_| !answer.headers.contains_key(CONTENT_ENCODING));
     let is_base64_encoded = text.is_none();
     let body = text.map_or_else(|| STANDARD.encode(&answer.body), str::to_owned);
     let (status_code, headers) = (answer.status.as_u16(), header_texts(&answer.headers));
-    raw(&Told { status_code, headers, body, is_base64_encoded })
+    raw(&GatewayResponse { status_code, headers, body, is_base64_encoded })
 }
 
 #[cfg(test)]
@@ -141,7 +139,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             encoding.map(|e| headers.insert(CONTENT_ENCODING, HeaderValue::from_static(e)));
             let (status, source) = (StatusCode::CREATED, Source::Platform);
-            told(&Answer { status, source, headers, body: Bytes::from_static(body) }).get().to_owned()
+            render(&Answer { status, source, headers, body: Bytes::from_static(body) }).get().to_owned()
         };
         assert_eq!(
             answer(None, b"{\"a\": 1}"),
@@ -152,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_the_gateway_has_unpacked_has_no_content_encoding() {
+    fn a_body_that_the_gateway_has_decompressed_has_no_content_encoding() {
         let of = |body: &str, is_base64: bool| {
             let event = serde_json::json!({
                 "rawPath": "/", "requestContext": { "http": { "method": "POST" } }, "isBase64Encoded": is_base64, "body": body,
@@ -160,7 +158,7 @@ mod tests {
             });
             let path = Path::parse("/contacts/").expect("a safe path");
             let event = HttpEvent::read(&event.to_string()).expect("an event");
-            unaddressed(path, event).expect("a request").headers.contains_key(CONTENT_ENCODING)
+            untargeted(path, event).expect("a request").headers.contains_key(CONTENT_ENCODING)
         };
         assert!(!of(r#"{"a":1}"#, false));
         assert!(!of(&STANDARD.encode(r#"{"a":1}"#), true));

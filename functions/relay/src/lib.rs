@@ -1,8 +1,8 @@
-//! The `relay` function: events in, answers out.
+//! The function `relay`: it translates between events and calls of [`shared::relay`].
 //!
-//! [`event`] says which of the two kinds an event is. [`http`] is API Gateway's payload 2.0, [`direct`] an invocation
-//! by another function, single or in a batch. Both make of an event a request of [`shared::relay`] and of its answer
-//! what the sender expects. An event that cannot be read is answered, too: only a bug is a function error.
+//! [`event`] tells the two kinds of events apart. [`http`] reads and answers events of API Gateway (payload 2.0), [`direct`]
+//! invocations by other functions, single or in a batch. A malformed event gets an answer, too: only a bug is a function
+//! error.
 
 #[cfg(test)]
 mod canary;
@@ -30,14 +30,12 @@ use tokio::sync::SetOnce;
 
 use crate::event::Event;
 
-/// The head start of the first poll, which takes less. Making the clients takes several times as long, and would compete
-/// with it for the process's memory map and for a processor.
+/// The head start of the first poll for an invocation. Making the clients takes several times as long as the poll, and
+/// would compete with it for the process's memory map and for a processor.
 const POLL_FIRST: Duration = Duration::from_millis(1);
 
-/// Serves events until the process is ended.
-///
-/// # Errors
-/// Configuration that is missing or malformed, or a Runtime API that cannot be reached.
+/// Serves events until the process ends. It fails if the configuration is missing or malformed, or if the Runtime API
+/// cannot be reached.
 pub async fn run() -> Result<(), Error> {
     let config = App::configure("relay", RelayConfig::read)?;
     let ready: Arc<SetOnce<Relay>> = Arc::default();
@@ -47,10 +45,11 @@ pub async fn run() -> Result<(), Error> {
         if !in_advance {
             tokio::time::sleep(POLL_FIRST).await;
         }
-        // On a thread of its own, since reading certificates keeps a thread busy.
+        // On a thread of its own, because reading certificates blocks the thread.
         tokio::task::spawn_blocking(|| Handle::current().block_on(preparing)).await
     }));
-    // Time until a call comes is free, and a process may be frozen as soon as it has asked for one.
+    // A process that starts in advance is not billed for its start, and may be frozen as soon as it polls. So it prepares
+    // before it polls.
     if in_advance && let Some(preparing) = preparing.take() {
         preparing.await???;
     }
@@ -74,7 +73,7 @@ pub async fn run() -> Result<(), Error> {
     }
 }
 
-/// Makes the relay, and then reads its secrets, which the first call waits for if it comes meanwhile.
+/// Makes the relay, and then reads its secrets. A call that arrives meanwhile waits for them.
 async fn prepare(config: RelayConfig, ready: Arc<SetOnce<Relay>>) -> Result<(), StartError> {
     let relay = Relay::new(Box::pin(App::of(config.app)).await?, &config.callers_secret_id);
     if ready.set(relay).is_ok() {

@@ -1,12 +1,11 @@
-//! Names and values of a JSON object in the order in which they were written, a list of values for a name included.
+//! The names and values of a JSON object, in their order. A name can have a list of values.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// `{"limit":"20","tag":["a","b"]}` as `limit=20`, `tag=a`, `tag=b`. Numbers and booleans are taken as they
-/// were written.
+/// `{"limit":"20","tag":["a","b"]}` becomes `limit=20`, `tag=a`, `tag=b`. Numbers and booleans keep their spelling.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pairs(pub Vec<(String, String)>);
 
@@ -36,7 +35,7 @@ impl<'de> Visitor<'de> for Object {
     }
 }
 
-/// The texts of a value: of one, or of a list of them.
+/// The texts of a single value or of a list.
 fn texts(value: &RawValue) -> Result<Vec<String>, &'static str> {
     if !value.get().starts_with('[') {
         return Ok(vec![text(value)?]);

@@ -1,44 +1,40 @@
-//! Lambda's limit on what an invocation can answer.
+//! Lambda's limit on the size of an answer.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::value::RawValue;
 use shared::domain::problem::{Code, Problem};
 
-/// The most that an answer can have, in bytes: 6 MB (AWS Lambda quotas, "Invocation payload").
+/// The largest answer of an invocation, in bytes: 6 MB (AWS Lambda quotas, "Invocation payload").
 pub const LARGEST_ANSWER: usize = 6 * 1024 * 1024;
-/// What the answers of a batch leave for their replacements: a hundred refusals.
+/// The room in a batch that is kept free for refusals, in bytes. An answer that does not fit is replaced by a refusal.
 const FOR_REFUSALS: usize = 256 * 1024;
 
-/// What is left for the answers of a batch.
+/// The room that is left for answers, in bytes.
 #[derive(Debug)]
 pub struct Room(AtomicUsize);
 
 impl Room {
     /// Room for a single answer.
-    #[must_use]
     pub fn for_one() -> Self {
         Self(AtomicUsize::new(LARGEST_ANSWER))
     }
 
-    /// Room for several.
-    #[must_use]
+    /// Room for the answers of a batch.
     pub fn for_batch() -> Self {
         Self(AtomicUsize::new(LARGEST_ANSWER - FOR_REFUSALS))
     }
 
     /// Takes room for an answer, if there is enough.
-    #[must_use]
     pub fn takes(&self, answer: &RawValue) -> bool {
         let length = answer.get().len() + 1;
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(length)).is_ok()
     }
 }
 
-/// The refusal to carry an answer that the platform has given.
-#[must_use]
+/// The refusal of a response that is larger than an invocation can carry.
 pub fn too_large(status: ::http::StatusCode) -> Problem {
-    let detail = "the platform has answered, but with more than an invocation can carry; ask for less at a time";
+    let detail = "the platform's response is larger than an invocation can carry; ask for less at a time";
     Problem::new(Code::PayloadTooLarge, detail)
         .with("limit_bytes", LARGEST_ANSWER)
         .with("platform_status", status.as_u16())

@@ -1,4 +1,4 @@
-//! The built binary says what it lacks, all at once, and does not start.
+//! The built binary reports all missing variables at once, and does not start.
 
 use std::process::Command;
 

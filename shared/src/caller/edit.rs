@@ -1,26 +1,26 @@
-//! Changing the callers' secret: callers and their keys are added and taken away. Pure; what comes out is read once more
-//! as the relay reads it, so that no edit leaves a secret behind that lets nobody in.
+//! Edits of the callers' secret: adding and removing callers and keys. Pure.
+//!
+//! The edited secret is validated as the relay does it. So no edit can produce a secret that the relay refuses.
 
 use aws_lc_rs::digest::{SHA256, digest};
 
 use super::Callers;
-pub use super::secret::Written;
-use super::secret::{Document, entry, told};
+pub use super::secret::CallerEntry;
+use super::secret::{Document, entry, without_values};
 use crate::domain::random;
 use crate::domain::redacted::Redacted;
 
-/// A caller's key: told once, stored as its SHA-256.
+/// A new key of a caller. The key is shown once; its SHA-256 is stored.
 #[derive(Debug)]
 pub struct NewKey {
     /// The key.
     pub key: Redacted,
-    /// What is stored of it, in hex.
+    /// Its SHA-256, in hex.
     pub sha256: String,
 }
 
 impl NewKey {
-    /// 192 random bits, with a beginning by which a leaked key can be searched for.
-    #[must_use]
+    /// Makes a key of 192 random bits. Its prefix `rk_` lets scanners find a leaked key.
     pub fn generate() -> Self {
         let key = format!("rk_{}", random::hex::<24>());
         let sha256 = hex::encode(digest(&SHA256, key.as_bytes()));
@@ -28,16 +28,16 @@ impl NewKey {
     }
 }
 
-/// Why a change cannot be made.
+/// The reason why an edit is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EditError {
     /// The secret is not in its documented form.
     #[error("the callers' secret is malformed: {0}")]
     Malformed(String),
-    /// A member of a new entry is not as documented.
+    /// A member of the new entry is wrong.
     #[error("{0}")]
     Invalid(String),
-    /// An alias or a principal of a new entry names another caller.
+    /// An alias or principal of the new entry belongs to another caller.
     #[error("{name} names the caller {owner} already")]
     Taken {
         /// The alias or principal.
@@ -45,66 +45,58 @@ pub enum EditError {
         /// The other caller.
         owner: String,
     },
-    /// Without the entry its aliases and principals could do everything, since the secret allows the unlisted.
+    /// Without the entry, its aliases and principals could do everything, because the secret allows the unlisted.
     #[error(
         "without its entry {0} could do everything by its aliases and principals, because the secret says \
          \"unlisted\": \"allow\": take that out first"
     )]
     WouldWiden(String),
-    /// There is no caller of that id.
+    /// There is no caller with that id.
     #[error("there is no caller {0}")]
     NoSuchCaller(String),
-    /// There is one already.
+    /// There is a caller with that id already.
     #[error("there is a caller {0} already")]
     Exists(String),
-    /// No key, or more than one, begins so.
+    /// The prefix matches no key, or more than one.
     #[error("{found} keys of {caller} begin with {prefix}; exactly one must")]
     NotOneKey {
         /// The caller.
         caller: String,
-        /// What the SHA-256 was to begin with.
+        /// The given beginning of the SHA-256.
         prefix: String,
-        /// How many do.
+        /// The number of matching keys.
         found: usize,
     },
 }
 
-/// The secret's value, to be changed.
+/// The value of the secret, which can be edited.
 pub struct CallersDocument(Document);
 
 impl CallersDocument {
     /// Reads the secret's value.
-    ///
-    /// # Errors
-    /// [`EditError::Malformed`].
     pub fn parse(json: &str) -> Result<Self, EditError> {
         Callers::parse(json).map_err(EditError::Malformed)?;
-        serde_json::from_str(json).map(Self).map_err(|error| EditError::Malformed(told(&error)))
+        serde_json::from_str(json).map(Self).map_err(|error| EditError::Malformed(without_values(&error)))
     }
 
-    /// Whether aliases, principals and unqualified invocations without an entry may do everything.
-    #[must_use]
+    /// True if aliases, principals and unqualified invocations without an entry may do everything.
     pub fn allows_unlisted(&self) -> bool {
         self.0.unlisted.is_some()
     }
 
     /// All entries.
-    #[must_use]
-    pub fn entries(&self) -> &[Written] {
+    pub fn entries(&self) -> &[CallerEntry] {
         &self.0.callers
     }
 
-    /// Adds a caller.
-    ///
-    /// # Errors
-    /// [`EditError::Invalid`], [`EditError::Exists`], [`EditError::Taken`].
-    pub fn add(&mut self, caller: Written) -> Result<(), EditError> {
+    /// Adds a caller. It can fail with [`EditError::Invalid`], [`EditError::Exists`] or [`EditError::Taken`].
+    pub fn add(&mut self, caller: CallerEntry) -> Result<(), EditError> {
         entry(caller.clone()).map_err(EditError::Invalid)?;
         if self.0.callers.iter().any(|other| other.id == caller.id) {
             return Err(EditError::Exists(caller.id));
         }
         for name in caller.aliases.iter().chain(&caller.principals) {
-            let has_it = |other: &&Written| other.aliases.contains(name) || other.principals.contains(name);
+            let has_it = |other: &&CallerEntry| other.aliases.contains(name) || other.principals.contains(name);
             if let Some(other) = self.0.callers.iter().find(has_it) {
                 return Err(EditError::Taken { name: name.clone(), owner: other.id.clone() });
             }
@@ -113,10 +105,7 @@ impl CallersDocument {
         Ok(())
     }
 
-    /// Takes a caller away.
-    ///
-    /// # Errors
-    /// [`EditError::NoSuchCaller`], [`EditError::WouldWiden`].
+    /// Removes a caller. It can fail with [`EditError::NoSuchCaller`] or [`EditError::WouldWiden`].
     pub fn remove(&mut self, id: &str) -> Result<(), EditError> {
         let is_unlisted_open = self.allows_unlisted();
         let entry = self.entry(id)?;
@@ -127,19 +116,13 @@ impl CallersDocument {
         Ok(())
     }
 
-    /// Adds a key beside those that a caller has.
-    ///
-    /// # Errors
-    /// [`EditError::NoSuchCaller`].
+    /// Adds a key to those of a caller.
     pub fn add_key(&mut self, id: &str, sha256: &str) -> Result<(), EditError> {
         self.entry(id)?.keys_sha256.push(sha256.to_owned());
         Ok(())
     }
 
-    /// Takes the key away whose SHA-256 begins with `prefix`.
-    ///
-    /// # Errors
-    /// [`EditError`].
+    /// Removes the key whose SHA-256 begins with `prefix`.
     pub fn remove_key(&mut self, id: &str, prefix: &str) -> Result<(), EditError> {
         let keys = &mut self.entry(id)?.keys_sha256;
         let prefix = prefix.to_ascii_lowercase();
@@ -153,10 +136,7 @@ impl CallersDocument {
         }
     }
 
-    /// Takes all keys of a caller away but the one that was added last; how many those were.
-    ///
-    /// # Errors
-    /// [`EditError::NoSuchCaller`].
+    /// Removes all keys of a caller except the last one, and returns the number of removed keys.
     pub fn keep_last_key(&mut self, id: &str) -> Result<usize, EditError> {
         let keys = &mut self.entry(id)?.keys_sha256;
         let old = keys.len().saturating_sub(1);
@@ -164,20 +144,17 @@ impl CallersDocument {
         Ok(old)
     }
 
-    /// The secret's value.
-    ///
-    /// # Errors
-    /// [`EditError::Malformed`]: the relay would refuse it.
+    /// The value of the secret. It fails with [`EditError::Malformed`] if the relay would refuse it.
     ///
     /// # Panics
-    /// Never: texts and numbers are always JSON.
+    /// Never, because texts and numbers are always JSON.
     pub fn to_json(&self) -> Result<Redacted, EditError> {
         let json = serde_json::to_string(&self.0).expect("texts and numbers are JSON");
         Callers::parse(&json).map_err(EditError::Malformed)?;
         Ok(json.into())
     }
 
-    fn entry(&mut self, id: &str) -> Result<&mut Written, EditError> {
+    fn entry(&mut self, id: &str) -> Result<&mut CallerEntry, EditError> {
         let found = self.0.callers.iter_mut().find(|caller| caller.id == id);
         found.ok_or_else(|| EditError::NoSuchCaller(id.to_owned()))
     }
@@ -216,11 +193,11 @@ mod tests {
     #[test]
     fn what_others_wrote_stays_and_what_the_relay_would_refuse_is_not_written() {
         let mut document = billing();
-        document.add(Written { id: "mail".into(), ..Written::default() }).expect("a new one");
+        document.add(CallerEntry { id: "mail".into(), ..CallerEntry::default() }).expect("a new one");
         let json = document.to_json().expect("well formed");
         assert!(json.expose().contains(r#""methods":["GET"]"#) && !json.expose().contains("null"), "{}", json.expose());
         assert_eq!(
-            document.add(Written { id: "mail".into(), ..Written::default() }),
+            document.add(CallerEntry { id: "mail".into(), ..CallerEntry::default() }),
             Err(EditError::Exists("mail".into()))
         );
         document.remove("mail").expect("it is there");
@@ -235,33 +212,35 @@ mod tests {
         let text = r#"{"callers":[{"id":"mail","aliases":["mail"],"principals":["arn:aws:iam::1:user/m"]}],"unlisted":"allow"}"#;
         let mut document = CallersDocument::parse(text).expect("well formed");
         assert!(document.allows_unlisted() && !billing().allows_unlisted());
-        let new = || Written { id: "new".into(), ..Written::default() };
+        let new = || CallerEntry { id: "new".into(), ..CallerEntry::default() };
         let list = |text: &str| vec![text.to_owned()];
         for (entry, word) in [
-            (Written { id: "(supposed)".into(), ..new() }, "the id \"(supposed)\""),
-            (Written { methods: Some(list("FETCH")), ..new() }, "method \"FETCH\""),
-            (Written { methods: Some(list("get")), ..new() }, "method \"get\""),
-            (Written { principals: list("billing-role"), ..new() }, "principal \"billing-role\""),
-            (Written { principals: list("*"), ..new() }, "principal \"*\""),
-            (Written { aliases: list("7"), ..new() }, "alias \"7\""),
-            (Written { resources: Some(list("location")), ..new() }, "resource \"location\""),
-            (Written { paths: Some(list("contacts")), ..new() }, "path \"contacts\""),
-            (Written { tools: Some(list("a b")), ..new() }, "tool \"a b\""),
-            (Written { requests_per_10s: Some(0), ..new() }, "requests_per_10s"),
-            (Written { id: "mail".into(), ..new() }, "there is a caller mail already"),
-            (Written { aliases: list("mail"), ..new() }, "mail names the caller mail already"),
-            (Written { principals: list("arn:aws:iam::1:user/m"), ..new() }, "names the caller mail already"),
+            (CallerEntry { id: "(supposed)".into(), ..new() }, "the id \"(supposed)\""),
+            (CallerEntry { methods: Some(list("FETCH")), ..new() }, "method \"FETCH\""),
+            (CallerEntry { methods: Some(list("get")), ..new() }, "method \"get\""),
+            (CallerEntry { principals: list("billing-role"), ..new() }, "principal \"billing-role\""),
+            (CallerEntry { principals: list("*"), ..new() }, "principal \"*\""),
+            (CallerEntry { aliases: list("7"), ..new() }, "alias \"7\""),
+            (CallerEntry { resources: Some(list("location")), ..new() }, "resource \"location\""),
+            (CallerEntry { paths: Some(list("contacts")), ..new() }, "path \"contacts\""),
+            (CallerEntry { tools: Some(list("a b")), ..new() }, "tool \"a b\""),
+            (CallerEntry { requests_per_10s: Some(0), ..new() }, "requests_per_10s"),
+            (CallerEntry { id: "mail".into(), ..new() }, "there is a caller mail already"),
+            (CallerEntry { aliases: list("mail"), ..new() }, "mail names the caller mail already"),
+            (CallerEntry { principals: list("arn:aws:iam::1:user/m"), ..new() }, "names the caller mail already"),
         ] {
             let error = document.add(entry).expect_err(word).to_string();
             assert!(error.contains(word) && !error.contains("secret"), "{word}: {error}");
         }
         assert_eq!(document.entries().len(), 1);
-        document.add(Written { aliases: list("new"), ..new() }).expect("a new one");
+        document.add(CallerEntry { aliases: list("new"), ..new() }).expect("a new one");
         let json = document.to_json().expect("well formed");
         assert!(json.expose().contains(r#""unlisted":"allow""#), "{}", json.expose());
         // A removal takes rights away, or is refused.
         assert_eq!(document.remove("mail"), Err(EditError::WouldWiden("mail".into())));
-        document.add(Written { id: "key".into(), keys_sha256: list(&"0b".repeat(32)), ..new() }).expect("a new one");
+        document
+            .add(CallerEntry { id: "key".into(), keys_sha256: list(&"0b".repeat(32)), ..new() })
+            .expect("a new one");
         assert_eq!(document.remove("key"), Ok(()));
     }
 }

@@ -1,6 +1,6 @@
-//! The patterns of the callers' secret. `*` stands for any characters, `**` for any number of path segments.
+//! Pattern matching (wildcards) for the callers' secret. `*` matches any characters, `**` any number of path segments. Pure.
 
-/// A text with `*` for any run of characters, the empty one included.
+/// A text in which `*` matches any number of characters, also none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Wildcard(String);
 
@@ -9,7 +9,7 @@ impl Wildcard {
         Self(pattern.to_owned())
     }
 
-    /// Linear in practice: a mismatch goes back to the last star only.
+    /// Matches greedily: a mismatch goes back to the last star only.
     pub(super) fn matches(&self, text: &str) -> bool {
         let (pattern, text) = (self.0.as_bytes(), text.as_bytes());
         let (mut p, mut t) = (0, 0);
@@ -33,20 +33,19 @@ impl Wildcard {
     }
 }
 
-/// The ARN of an IAM principal with `*` for any characters between two of its `:` and `/`; a `*` at the end stands for
-/// all that follows.
+/// The ARN of an IAM principal. `*` matches any characters up to the next `:` or `/`; a `*` at the end matches the whole
+/// rest.
 ///
-/// A star in the middle crosses no separator, because the last part of a session's ARN is a name that whoever assumes
-/// the role chooses: `assumed-role/*-billing` must not match the session `x-billing` of another role.
+/// A star in the middle does not match a separator, because the last part of a session's ARN is chosen by the user who
+/// assumes the role: `assumed-role/*-billing` must not match the session `x-billing` of another role.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ArnPattern(String);
 
-/// The principals that can sign a request (API Gateway's `userArn`): IAM's and the security token service's.
+/// The services whose principals can sign a request (API Gateway's `userArn`): IAM and the security token service.
 const PRINCIPAL_SERVICES: [&str; 2] = ["iam", "sts"];
 
 impl ArnPattern {
-    /// # Errors
-    /// What is wrong with it.
+    /// Reads a pattern. The error says what is wrong with it.
     pub(super) fn parse(pattern: &str) -> Result<Self, &'static str> {
         let no_arn = "is no ARN of an IAM principal, such as arn:aws:sts::123456789012:assumed-role/NAME/*";
         let parts: Vec<_> = pattern.splitn(6, ':').collect();
@@ -65,7 +64,7 @@ impl ArnPattern {
         loop {
             let separator = pattern.find([':', '/']);
             let Some(end) = separator else {
-                // The last part, which takes all that follows where it ends with a star.
+                // The last part. If it ends with a star, it matches the whole rest.
                 return (pattern.ends_with('*') || !arn.contains([':', '/'])) && Wildcard::new(pattern).matches(arn);
             };
             let Some(arn_end) = arn.find([':', '/']) else { return false };
@@ -84,7 +83,7 @@ impl std::fmt::Display for ArnPattern {
     }
 }
 
-/// A path of the platform with `*` inside a segment and `**` as a whole one.
+/// A path of the platform. `*` matches within a segment, and the segment `**` matches any number of segments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PathPattern(Vec<Segment>);
 
@@ -95,8 +94,7 @@ enum Segment {
 }
 
 impl PathPattern {
-    /// # Errors
-    /// What is wrong with it.
+    /// Reads a pattern. The error says what is wrong with it.
     pub(super) fn parse(pattern: &str) -> Result<Self, &'static str> {
         let rest = pattern.strip_prefix('/').ok_or("must begin with /")?;
         if rest.contains(['?', '#', '%', '\\']) {
@@ -115,9 +113,9 @@ impl PathPattern {
         segments.collect::<Result<_, _>>().map(Self)
     }
 
-    /// `segments` are decoded and have no empty one: a slash at the end makes no difference to the platform.
+    /// Matches decoded segments, none of which is empty: a slash at the end makes no difference to the platform.
     pub(super) fn matches(&self, segments: &[String]) -> bool {
-        // The same walk as in `Wildcard`, over segments.
+        // The same algorithm as in `Wildcard`, over segments.
         let pattern = &self.0;
         let (mut p, mut s) = (0, 0);
         let mut any = None;

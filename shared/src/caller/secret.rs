@@ -1,4 +1,4 @@
-//! The callers' secret: `{"callers":[…]}`, read strictly, since a misspelt restriction would be none.
+//! The callers' secret: `{"callers":[…]}`. It is read strictly, because a misspelt restriction would be no restriction.
 
 use std::collections::HashSet;
 use std::fmt::Display;
@@ -8,66 +8,64 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::pattern::{ArnPattern, PathPattern, Wildcard};
-use super::{Callers, Entry, Permissions, ResourcePattern, Unlisted};
+use super::permissions::{Permissions, ResourcePattern};
+use super::{Callers, Entry, Unlisted};
 use crate::domain::qualifier::names_an_alias;
 use crate::domain::resource::{Kind, Resource};
-use crate::request::METHODS;
+use crate::request::{self, METHODS};
 
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Document {
-    pub(super) callers: Vec<Written>,
+    pub(super) callers: Vec<CallerEntry>,
     /// `"allow"`, or absent.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub(super) unlisted: Option<Value>,
 }
 
-/// Reads a member that is written. Its value is never `null`: a restriction that a program has rendered as `null` would
-/// otherwise be none.
+/// Reads an optional member that is present, and refuses `null`. Otherwise a restriction that a program has written as
+/// `null` would be no restriction.
 fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(member: D) -> Result<Option<T>, D::Error> {
     T::deserialize(member).map(Some)
 }
 
-/// An entry as it is written; what it means is read by [`Callers::parse`]. The contract describes the members.
+/// An entry of the secret as it is written. [`Callers::parse`] validates it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct Written {
+pub struct CallerEntry {
     /// The caller's name.
     pub id: String,
-    /// SHA-256 of its keys, in hex.
+    /// The SHA-256 of each key, in hex.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keys_sha256: Vec<String>,
-    /// Aliases of the relay function that name it.
+    /// Aliases of the relay function. An invocation of one of them comes from this caller.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
-    /// ARNs of IAM principals that are it.
+    /// ARN patterns of the IAM principals that are this caller.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub principals: Vec<String>,
-    /// For whom it may act; absent for everybody.
+    /// The resources that it may act for. Absent means all.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub resources: Option<Vec<String>>,
-    /// With which methods; absent for all.
+    /// The methods that it may use. Absent means all.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub methods: Option<Vec<String>>,
-    /// On which paths; absent for all.
+    /// The paths that it may use. Absent means all.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub paths: Option<Vec<String>>,
-    /// Which tools of the platform's MCP endpoint it may call; absent for all.
+    /// The tools of the platform's MCP endpoint that it may call. Absent means all.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub tools: Option<Vec<String>>,
-    /// Its share of each resource's burst limit.
+    /// The most requests in any 10 s for each resource.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub requests_per_10s: Option<u32>,
 }
 
 impl Callers {
-    /// Reads the secret's value.
-    ///
-    /// # Errors
-    /// The first thing that is not as documented, by the caller's id. Keys are not repeated.
+    /// Reads the secret's value. The error names the first fault and the caller's id, and never contains a key.
     pub fn parse(json: &str) -> Result<Self, String> {
         let document: Document =
-            serde_json::from_str(json).map_err(|e| format!(r#"expected {{"callers":[…]}}: {}"#, told(&e)))?;
+            serde_json::from_str(json).map_err(|e| format!(r#"expected {{"callers":[…]}}: {}"#, without_values(&e)))?;
         let unlisted = match document.unlisted {
             None => Unlisted::Refuse,
             Some(Value::String(word)) if word == "allow" => Unlisted::Allow,
@@ -77,7 +75,7 @@ impl Callers {
         unique("the id", entries.iter().map(|e| &*e.id))?;
         unique("the alias", entries.iter().flat_map(|e| &e.aliases))?;
         unique("the principal", entries.iter().flat_map(|e| &e.principals))?;
-        // A key of two callers would make one of them silently act as the other.
+        // With one key in two entries, one of the callers would act as the other.
         let mut seen = HashSet::new();
         match entries.iter().find(|e| !e.keys.iter().all(|key| seen.insert(key))) {
             Some(entry) => Err(format!("caller {}: a key is there twice", entry.id)),
@@ -86,8 +84,8 @@ impl Callers {
     }
 }
 
-/// What serde says, but without the values that it quotes: one could be a key put into the wrong member.
-pub(super) fn told(error: &serde_json::Error) -> String {
+/// The text of serde's error without the values that it quotes. A value could be a key in the wrong member.
+pub(super) fn without_values(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let name_only = text.starts_with("unknown field") || text.starts_with("missing field");
     let place = format!("line {} column {}", error.line(), error.column());
@@ -97,20 +95,18 @@ pub(super) fn told(error: &serde_json::Error) -> String {
 fn unique<T: Display + Eq + std::hash::Hash>(what: &str, names: impl Iterator<Item = T>) -> Result<(), String> {
     let mut seen = HashSet::new();
     for name in names {
-        let told = format!("{what} {name} is there twice");
+        let fault = format!("{what} {name} is there twice");
         if !seen.insert(name) {
-            return Err(told);
+            return Err(fault);
         }
     }
     Ok(())
 }
 
-/// Reads one entry.
-///
-/// # Errors
-/// The first member that is not as documented, by its name.
-pub(super) fn entry(written: Written) -> Result<Entry, String> {
-    let Written { id, keys_sha256, aliases, principals, resources, methods, paths, tools, requests_per_10s } = written;
+/// Validates one entry. The error names the first member that is wrong.
+pub(super) fn entry(written: CallerEntry) -> Result<Entry, String> {
+    let CallerEntry { id, keys_sha256, aliases, principals, resources, methods, paths, tools, requests_per_10s } =
+        written;
     if !names_a_caller(&id) {
         return Err(format!(
             "the id {id:?} is not 1 to {LONGEST_ID} letters, digits and {ID_CHARACTERS}, the first of them a letter or digit"
@@ -134,7 +130,7 @@ pub(super) fn entry(written: Written) -> Result<Entry, String> {
             resource(text).ok_or_else(|| fault(&format!("resource {text:?} {no_resource}")))
         })?,
         methods: all(methods, |text| {
-            method(text).ok_or_else(|| fault(&format!("method {text:?} is none of {}", names_of_methods())))
+            request::method(text).ok_or_else(|| fault(&format!("method {text:?} is none of {}", names_of_methods())))
         })?,
         paths: all(paths, |text| PathPattern::parse(text).map_err(|why| fault(&format!("path {text:?} {why}"))))?,
         tools: all(tools, |text| tool(text).ok_or_else(|| fault(&format!("tool {text:?} is empty or has a space"))))?,
@@ -151,8 +147,8 @@ pub(super) fn entry(written: Written) -> Result<Entry, String> {
 
 /// The longest id of a caller, in bytes.
 const LONGEST_ID: usize = 64;
-/// What an id may have beside letters and digits. It is part of keys in the table, whose parts `#` divides, and names
-/// that the relay itself counts under are in parentheses.
+/// The characters of an id other than letters and digits. `#` is not allowed, because it separates the parts of a key in
+/// the table. Parentheses are not allowed, because the relay's own names have them.
 const ID_CHARACTERS: &str = ". _ - @ : / + =";
 
 fn names_a_caller(id: &str) -> bool {
@@ -181,10 +177,6 @@ fn resource(text: &str) -> Option<ResourcePattern> {
         "*" => Some(ResourcePattern::Every(kind)),
         _ => Resource::new(kind, id).ok().map(ResourcePattern::One),
     }
-}
-
-fn method(text: &str) -> Option<Method> {
-    METHODS.into_iter().find(|method| method.as_str() == text)
 }
 
 fn names_of_methods() -> String {

@@ -1,4 +1,4 @@
-//! The limits of a resource: those that are configured, and those that the platform states.
+//! The limits of a resource: the ceilings that are configured, and the observed limits that the platform states.
 
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ pub struct Limits {
     pub daily: u32,
 }
 
-/// A day whose end is further ahead than this was written by a clock that is wrong.
+/// A day whose end is further ahead than this was written by a process whose clock is wrong.
 pub(crate) const FURTHEST_DAY: Duration = Duration::from_hours(48);
-/// The longest name of an endpoint that is told from others, in bytes.
+/// The longest name of an endpoint, in bytes. Longer names are cut.
 const LONGEST_ENDPOINT: usize = 64;
 
-/// Where a request goes, as far as limits are concerned: a resource, and the platform's endpoint.
+/// The target of a request, as far as limits are concerned: a resource, and the platform's endpoint.
 #[derive(Clone, Copy, Debug)]
 pub struct Endpoint<'a> {
     pub(crate) resource: &'a Resource,
@@ -38,13 +38,13 @@ impl<'a> Endpoint<'a> {
 }
 
 impl<'a> From<&'a Resource> for Endpoint<'a> {
-    /// No endpoint in particular: closed only where the whole resource is.
+    /// No endpoint in particular: it is closed only if the whole resource is.
     fn from(resource: &'a Resource) -> Self {
         Self { resource, name: None }
     }
 }
 
-/// Limits that the platform's headers stated. A header that never came is `None`.
+/// Observed limits: those that the platform's headers have stated. A limit that no header has stated is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ObservedLimits {
     pub(crate) burst: Option<u32>,
@@ -53,7 +53,7 @@ pub(crate) struct ObservedLimits {
 }
 
 impl ObservedLimits {
-    /// The stricter of this and `ceilings` in each respect: fewer requests, and the longer window to count them in.
+    /// The stricter of these limits and `ceilings`, each by itself: fewer requests, and the longer interval.
     pub(crate) fn under(self, ceilings: Limits) -> Limits {
         Limits {
             burst: self.burst.map_or(ceilings.burst, |burst| burst.min(ceilings.burst)),
@@ -62,7 +62,7 @@ impl ObservedLimits {
         }
     }
 
-    /// `self`, with what `newer` leaves out.
+    /// The limits of `newer`, and those of `self` that `newer` does not state.
     pub(crate) fn updated_by(self, newer: Self) -> Self {
         Self {
             burst: newer.burst.or(self.burst),
@@ -71,7 +71,8 @@ impl ObservedLimits {
         }
     }
 
-    /// One attribute value, so that one comparison in a condition covers all of it: `25/10000/10000`, `-` for `None`.
+    /// All limits as one attribute value, which one comparison in a condition covers: `burst/interval in ms/daily`,
+    /// such as `25/10000/10000`, with `-` for `None`.
     pub(crate) fn to_text(self) -> String {
         let part = |value: Option<u128>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
         let (burst, daily) = (self.burst.map(u128::from), self.daily.map(u128::from));
@@ -80,21 +81,12 @@ impl ObservedLimits {
 
     /// Reads the text that [`ObservedLimits::to_text`] wrote; `None` for any other.
     pub(crate) fn from_text(text: &str) -> Option<Self> {
-        let mut observed = Self::default();
+        let number = |part: &str| if part == "-" { Some(None) } else { part.parse().ok().map(Some) };
         let mut parts = text.split('/');
-        let mut next = || parts.next();
-        let (burst, interval, daily) = (next()?, next()?, next()?);
-        let said = |part: &str| part != "-";
-        if said(burst) {
-            observed.burst = Some(burst.parse().ok()?);
-        }
-        if said(interval) {
-            observed.interval = Some(Duration::from_millis(interval.parse().ok()?));
-        }
-        if said(daily) {
-            observed.daily = Some(daily.parse().ok()?);
-        }
-        Some(observed)
+        let mut next = || number(parts.next()?);
+        let (burst, interval, daily): (Option<u64>, Option<u64>, Option<u64>) = (next()?, next()?, next()?);
+        let count = |number: Option<u64>| number.map(u32::try_from).transpose().ok();
+        Some(Self { burst: count(burst)?, interval: interval.map(Duration::from_millis), daily: count(daily)? })
     }
 }
 
@@ -119,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stored_form_is_read_back() {
+    fn observed_limits_are_read_back_from_their_text() {
         for observed in [
             ObservedLimits::default(),
             ObservedLimits { burst: Some(25), interval: None, daily: Some(10_000) },
@@ -129,5 +121,23 @@ mod tests {
         }
         assert_eq!(ObservedLimits::from_text("25/x/3"), None);
         assert_eq!(ObservedLimits::from_text("25"), None);
+        assert_eq!(ObservedLimits::from_text("4294967296/-/-"), None);
+    }
+
+    #[test]
+    fn an_endpoint_is_the_first_segment_of_a_path() {
+        let resource = Resource::location("L1").expect("an id");
+        let long = format!("/{}/x", "a".repeat(100));
+        for (path, name) in [
+            ("/contacts/", Some("contacts")),
+            ("/contacts", Some("contacts")),
+            ("contacts/search?query=x/y", Some("contacts")),
+            ("//contacts", Some("contacts")),
+            ("/", None),
+            ("", None),
+            (&long, long.get(1..65)),
+        ] {
+            assert_eq!(Endpoint::of(&resource, path).name, name, "{path}");
+        }
     }
 }

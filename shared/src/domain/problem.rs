@@ -175,13 +175,6 @@ impl Problem {
         object.insert("detail".into(), json!(self.detail));
         Value::Object(object)
     }
-
-    /// `Retry-After` in whole seconds (rounded up, at least 1) and in milliseconds, seen from `now`.
-    #[must_use]
-    pub fn retry_after(&self, now: Millis) -> Option<(u64, u64)> {
-        let ms = u64::try_from(self.retry_at?.since(now).as_millis()).unwrap_or(u64::MAX);
-        Some((ms.div_ceil(1000).max(1), ms))
-    }
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
-//! The HTTP client of the AWS SDK, on the connections that relayed calls have.
+//! The HTTP client of the AWS SDK, on the same kind of connection pool as relayed calls.
 //!
-//! The SDK's own speaks HTTP/2, too, which no service that is called here does and which is a tenth of a function's
-//! program, and reads the root certificates for each service. Errors are classified as in
-//! `aws_smithy_http_client` 1.5: the SDK tries again after an error of the connection and after a time-out.
+//! The SDK's own client has two costs. It contains HTTP/2, which is a tenth of a function's program and which no service
+//! that we call uses. And it reads the root certificates once for each service. Errors are classified as in
+//! `aws_smithy_http_client` 1.5: the SDK retries after an error of the connection and after a time-out.
 //!
-//! The SDK's time limits on attempts and operations are of no use here: they look at their timer before the answer is
-//! read, so a process that was stopped would throw away what its socket holds. The limit of an attempt is the SDK's
-//! "read timeout", which [`Service`] applies to everything from connecting to the last byte of the body.
+//! The SDK's time limits on attempts and operations are not used. They check their timer before they read the response,
+//! so a process that was frozen would discard a response that is in its socket. The limit of an attempt is the SDK's
+//! "read timeout". [`Service`] applies it to everything from connecting to the last byte of the body.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -25,15 +25,15 @@ use http::{Request, Response};
 use http_body_util::Full;
 
 use super::connections::OnServerError;
-use super::{Connections, Failure, Limits, Reply, connector, tls};
+use super::{Connections, Reply, ResponseLimits, SendError, connector, tls};
 use crate::domain::clock::Clock;
 
-/// The largest answer of a service: a page of `DynamoDB` has 1 MB, an invocation 6 MB.
+/// The largest response of a service, in bytes. A page of `DynamoDB` has 1 MB, the response of an invocation 6 MB.
 const LARGEST: usize = 16 * 1024 * 1024;
-/// The time of an attempt for which the SDK sets no limit.
+/// The time limit of an attempt for which the SDK sets none.
 const UNLIMITED: Duration = Duration::from_hours(1);
 
-/// One for the clients of all services.
+/// The connection pool that the clients of all services share.
 #[derive(Debug, Default)]
 pub(super) struct Services {
     connections: OnceLock<Result<Connections, rustls::Error>>,
@@ -47,11 +47,11 @@ impl HttpClient for Services {
     }
 }
 
-/// The connections of one service.
+/// The HTTP client of one service.
 #[derive(Debug)]
 struct Service {
     connections: Result<Connections, rustls::Error>,
-    /// The time from connecting to the last byte of an answer.
+    /// The time limit, from connecting to the last byte of the response.
     time: Duration,
 }
 
@@ -62,9 +62,9 @@ impl HttpConnector for Service {
             (Err(error), _) => return HttpConnectorFuture::ready(Err(ConnectorError::user(error.clone().into()))),
             (_, Err(error)) => return HttpConnectorFuture::ready(Err(ConnectorError::user(error))),
         };
-        let limits = Limits { time: self.time, body: LARGEST };
+        let limits = ResponseLimits { time: self.time, body: LARGEST };
         HttpConnectorFuture::new(async move {
-            let Reply { status, headers, body } = connections.call(request, limits).await.map_err(meaning)?;
+            let Reply { status, headers, body } = connections.call(request, limits).await.map_err(connector_error)?;
             let mut answer = Response::new(SdkBody::from(body));
             (*answer.status_mut(), *answer.headers_mut()) = (status, headers);
             HttpResponse::try_from(answer).map_err(|error| ConnectorError::other(error.into(), None))
@@ -72,20 +72,20 @@ impl HttpConnector for Service {
     }
 }
 
-/// The body of every request to a service that is called here is there as a whole.
+/// Converts a request. Every request to the services that we call has its whole body in memory.
 fn with_plain_body(request: HttpRequest) -> Result<Request<Full<Bytes>>, BoxError> {
     let (head, body) = request.try_into_http1x()?.into_parts();
     let body = body.bytes().ok_or("the body of the request is not in memory")?;
     Ok(Request::from_parts(head, Full::new(Bytes::copy_from_slice(body))))
 }
 
-/// The SDK's error for a failure.
-fn meaning(failure: Failure) -> ConnectorError {
+/// The SDK's class of an error, which decides if the SDK retries.
+fn connector_error(failure: SendError) -> ConnectorError {
     match failure {
-        Failure::TimedOut => ConnectorError::timeout(failure.into()),
-        Failure::NotSent(_) | Failure::TooLate => ConnectorError::io(failure.into()),
-        Failure::Broken { .. } => ConnectorError::other(failure.into(), Some(ErrorKind::TransientError)),
-        Failure::TooLarge(_) => ConnectorError::other(failure.into(), None),
+        SendError::TimedOut => ConnectorError::timeout(failure.into()),
+        SendError::NotSent(_) | SendError::TooLate => ConnectorError::io(failure.into()),
+        SendError::Broken { .. } => ConnectorError::other(failure.into(), Some(ErrorKind::TransientError)),
+        SendError::TooLarge(_) => ConnectorError::other(failure.into(), None),
     }
 }
 
@@ -106,8 +106,8 @@ mod tests {
     const EMPTY: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
     const BROKEN: &str = "HTTP/1.1 500 Internal Server Error\r\ncontent-length: 2\r\n\r\n{}";
 
-    /// Gives these answers, one to each request, and hangs up after one that is no whole one. Tells on which connection each
-    /// of the requests came.
+    /// Gives these responses, one to each request, and hangs up after one that is incomplete. Returns the number of the
+    /// connection on which each request came.
     async fn serve(answers: &'static [&'static str]) -> (String, tokio::task::JoinHandle<Vec<usize>>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));
@@ -191,7 +191,7 @@ mod tests {
         assert_eq!(hung_up.as_other(), Some(ErrorKind::TransientError), "{hung_up:?}");
     }
 
-    /// Through all that the SDK lays around the client: none of it may look at a timer first.
+    /// No layer that the SDK puts around the client may check a timer before it reads the response.
     #[tokio::test]
     async fn an_answer_that_arrived_while_the_process_stood_still_is_read() {
         const LATE: &[(u64, &[u8])] = &[(20, EMPTY.as_bytes())];

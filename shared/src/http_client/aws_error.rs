@@ -1,13 +1,13 @@
-//! What an error of the AWS SDK says, in one line for an operator.
+//! Errors of the AWS SDK in one line, for operators.
 //!
-//! The SDK's own rendering holds the raw answer, with headers and body. An answer that could not be parsed may hold a
-//! secret, so none of it is repeated here but the service's error code and message.
+//! The SDK's own text of an error contains the raw response, with headers and body. A response that could not be parsed
+//! may contain a secret. So only the service's error code and message are repeated here.
 
 use std::error::Error;
 
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 
-/// One line: what happened, without anything of the answer but its error code and message.
+/// The error in one line. Of the response, it contains the error code and message only.
 pub fn describe<E, R>(error: &SdkError<E, R>) -> String
 where
     E: ProvideErrorMetadata,
@@ -28,7 +28,7 @@ where
     }
 }
 
-/// The cause of all causes: for a connection the operating system's words.
+/// The text of the first cause. For a connection that is the operating system's message.
 fn innermost(error: &(dyn Error + 'static)) -> String {
     let mut cause = error;
     while let Some(next) = cause.source() {

@@ -1,14 +1,15 @@
-//! The HTTP clients of the product: one pool of connections, for the platform and for AWS.
+//! The HTTP clients of the product: a connection pool for the platform, and one for AWS.
 //!
-//! Redirects are answers like any other, and nothing is decoded. No header is added but `Host` and `Content-Length`. A
-//! request's target goes out as it is, where clients that read it as a URL change it (`'` in a query becomes `%27`).
+//! Redirects are not followed, and bodies are not decoded. No header is added but `Host` and `Content-Length`. The target
+//! of a request goes out byte for byte; clients that parse it as a URL change it (`'` in a query becomes `%27`).
 //!
-//! Reading a machine's root certificates is most of what a process does at its start. So it is done once, when the
-//! first of them is made.
+//! Reading the machine's root certificates is most of the work of a process at its start. The first pool reads them, and
+//! all pools of the process share them.
 
 mod aws;
 pub mod aws_error;
 mod connections;
+mod exchange;
 mod within;
 
 use std::sync::{Arc, OnceLock};
@@ -27,33 +28,32 @@ use tower::timeout::Timeout;
 use tower::util::BoxCloneSyncService;
 
 use self::connections::OnServerError;
-pub use self::connections::{Connection, Connections, Failure, Limits, Reply};
+pub use self::connections::{Connection, Connections};
+pub use self::exchange::{Reply, ResponseLimits, SendError};
 pub use self::within::within;
 use crate::domain::clock::Clock;
 
-/// How long a connection may take, its TLS handshake included.
+/// The most time that making a connection may take, its TLS handshake included.
 const CONNECT: Duration = Duration::from_secs(3);
-/// The product's name for the platform. The platform's CDN blocks requests without one.
+/// The `User-Agent` of the product. The platform's CDN blocks requests without one.
 pub const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("hoopai-relay/", env!("CARGO_PKG_VERSION")));
 
 type Connector = BoxCloneSyncService<Uri, MaybeHttpsStream<TokioIo<TcpStream>>, BoxError>;
 
-/// For the platform. `clock` says when an idle connection is too old, and when a permit's time is over.
+/// The connection pool for the platform. `clock` decides when an idle connection is too old, and when a permit has ended.
 ///
 /// # Errors
-/// A TLS set-up that cannot work, such as a machine without root certificates.
+/// The TLS configuration is unusable, for example on a machine without root certificates.
 pub fn platform(clock: Clock) -> Result<Connections, rustls::Error> {
     Ok(trusting(tls()?, clock))
 }
 
-/// The same with other root certificates than the machine's.
-#[must_use]
+/// A connection pool that trusts the root certificates of `tls` instead of the machine's.
 pub fn trusting(tls: ClientConfig, clock: Clock) -> Connections {
     Connections::new(connector(tls), clock, OnServerError::Keep)
 }
 
-/// For AWS: one for the clients of all its services, made when the first of them sends something.
-#[must_use]
+/// The HTTP client for all AWS services. Its pool is made when the first service sends a request.
 pub fn aws() -> SharedHttpClient {
     SharedHttpClient::new(aws::Services::default())
 }
@@ -67,7 +67,7 @@ fn connector(tls: ClientConfig) -> Connector {
     BoxCloneSyncService::new(Timeout::new(https, CONNECT))
 }
 
-/// The machine's roots and the one cryptography, read once a process.
+/// The TLS configuration: the machine's root certificates and the cryptography of aws-lc-rs. Read once a process.
 fn tls() -> Result<ClientConfig, rustls::Error> {
     static TLS: OnceLock<ClientConfig> = OnceLock::new();
     if let Some(tls) = TLS.get() {

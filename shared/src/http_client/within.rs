@@ -1,4 +1,4 @@
-//! A time limit that does not throw away what has already arrived.
+//! A time-out that reads what has already arrived before it expires.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -6,22 +6,22 @@ use std::time::Duration;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
-/// Turns of the scheduler that the work gets after its limit. A step of an answer (TLS record, head, piece of the body)
-/// takes two or three turns: one for the task of the connection, one for the reader of the answer.
+/// Turns of the scheduler that the work gets after its limit. Each step of a response (TLS record, head, piece of the
+/// body) takes two or three turns: the connection's task and the reader of the response take turns.
 const TURNS: u32 = 64;
-/// Time that the work gets after its limit, for runtimes with several threads, where turns of one thread say nothing
-/// about the others.
+/// Time that the work gets after its limit. In a runtime with several threads, turns of one thread say nothing about
+/// the others.
 const DRAIN: Duration = Duration::from_millis(20);
 
-/// Waits for `work` until `limit` has passed, and then reads what has arrived before it gives up.
+/// Waits for `work` until `limit` has passed, and then lets it read what has arrived before it gives up.
 ///
-/// A process that was stopped, frozen or starved finds its timer expired and the answer in its socket. A plain time-out
-/// polls the work once, sees that the task of the connection has not delivered anything yet, and throws the answer
-/// away. An answer of the token endpoint may hold the only live pair of an installation, so the work gets some more
-/// turns. `work` must cover head and body of the answer, and must not contain a time-out of its own.
+/// A process that was frozen or starved finds its timer expired and the response in its socket. A plain time-out polls
+/// the work once; the connection's task has not delivered anything yet, and the response is lost. A response of the
+/// token endpoint may hold the only valid token pair of an installation, so the work gets some more turns. `work` must
+/// cover head and body of the response, and must not contain a time-out of its own.
 ///
 /// # Errors
-/// [`Elapsed`]: the limit has passed, and nothing had arrived that completes the work.
+/// [`Elapsed`]: the limit has passed, and what had arrived did not complete the work.
 pub async fn within<F: Future>(limit: Duration, work: F) -> Result<F::Output, Elapsed> {
     let mut work = pin!(work);
     if let Ok(output) = timeout(limit, &mut work).await {

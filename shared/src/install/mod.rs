@@ -355,7 +355,7 @@ impl Installations {
             generation: stored.version.generation,
             // No token was presented for it. It counts as old as the current pair.
             granted_from: stored.granted_from,
-            pair: pair.seal(sealer, new.resource, stored.version, Slot::Alternate),
+            pair: pair.seal(sealer, new.resource, stored.version, Slot::Standby),
         };
         let known = stored.standby.iter().any(|standby| standby.attempt == new.attempt.as_str());
         if !known {

@@ -1,4 +1,4 @@
-//! The contents of one item: the counters of a resource, or of a share of it.
+//! The contents of one item: the sliding window counter and the day of a resource, or of a share of it.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use super::window::Slot;
 use crate::domain::clock::Millis;
 use crate::domain::limits::ObservedLimits;
 
-/// Which limit refused.
+/// The limit that a refusal is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LimitKind {
     /// The resource's requests in an interval.
@@ -20,7 +20,7 @@ pub enum LimitKind {
 }
 
 impl LimitKind {
-    /// The name in an item of the limit by which the platform closed its resource.
+    /// The stored name (`closed_by`) of the limit because of which the platform closed a resource.
     pub(crate) fn to_text(self) -> &'static str {
         if self == Self::Daily { "daily" } else { "burst" }
     }
@@ -38,11 +38,11 @@ impl LimitKind {
 /// One limit and its use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Meter {
-    /// The number that is allowed.
+    /// Requests that are allowed.
     pub limit: u32,
-    /// The number that is left now.
+    /// Requests that are left now.
     pub remaining: u32,
-    /// The instant at which all are free again, if no more are taken.
+    /// The instant at which all are left again, if no more are sent.
     pub resets_at: Millis,
 }
 
@@ -60,31 +60,31 @@ pub struct Usage {
 pub(crate) struct Day {
     pub(crate) used: u32,
     pub(crate) ends: Millis,
-    /// True if the platform said when it ends; else the end is assumed.
-    pub(crate) told: bool,
+    /// True if the platform named the end; else the end is assumed.
+    pub(crate) end_confirmed: bool,
 }
 
-/// The platform refused: nothing may be sent before `until`.
+/// A closure of a resource after a 429: nothing may be sent before `until`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Closed {
     pub(crate) until: Millis,
     pub(crate) by: LimitKind,
 }
 
-/// Endpoints that the platform has closed, by their name, and until when.
+/// Endpoints that are closed after a 429, each with the instant until which it is.
 pub(crate) type ClosedEndpoints = BTreeMap<String, Millis>;
 
-/// An item, as read.
+/// The decoded item.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Counters {
-    /// Grows with every write, so an item of the same revision is the same item. 0 in an item that has none.
+    /// Version for compare-and-swap. Every write raises it, so items of the same revision are equal.
     pub(crate) revision: i64,
-    /// Length of the slots that `newest` and `slots` are numbered in.
+    /// Length of a slot in milliseconds, which `newest` and `slots` are numbered by.
     pub(crate) slot_ms: i64,
     pub(crate) newest: Slot,
-    /// Permits by slot, ascending; expired ones too, until a rewrite drops them.
+    /// Permits by slot, ascending. Expired permits are in it until a rewrite drops them; the others are live.
     pub(crate) slots: Vec<(Slot, u32)>,
-    /// The sum of `slots`.
+    /// The sum of `slots`, expired permits included.
     pub(crate) counted: u32,
     pub(crate) day: Day,
     pub(crate) observed: Option<ObservedLimits>,

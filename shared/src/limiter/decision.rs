@@ -1,32 +1,30 @@
-//! Decides the next write for some permits, given what is known of the item. Pure.
+//! Decides the next write for waiters, given the snapshot of the item. Pure.
 
 use std::time::Duration;
 
-use super::Permit;
 use super::counters::{Closed, ClosedEndpoints, Counters, Day, LimitKind, Usage};
+use super::memory::Memory;
+use super::permit::Permit;
 use super::snapshot::{Snapshot, binds};
 use super::window::{MOST_SLOTS, Slot};
 use crate::domain::clock::Millis;
 use crate::domain::limits::{Limits, ObservedLimits};
 
-/// The next step for callers that want permits.
+/// The next write.
 #[derive(Clone, Debug)]
 pub(crate) enum Plan {
-    /// Add to the counters. Writes of other processes in between do no harm.
+    /// Add to the counters under conditions that writes of other processes in between do not break.
     Take(Take),
-    /// Replace the item: a new one, a new day, slots of another length, too many slots, or the probe after a closure by
-    /// the day.
+    /// Replace the item by compare-and-swap: a new item, a new day, slots of another length, too many slots, or the
+    /// probe after a closure because of the day.
     Rewrite(Rewrite),
-    /// Nothing is free yet, whatever others do.
-    Wait,
 }
 
 impl Plan {
     /// The permits that the write counts.
-    pub(crate) fn permits(&self) -> Option<Permits> {
+    pub(crate) fn permits(&self) -> Permits {
         match self {
-            Self::Take(Take { permits, .. }) | Self::Rewrite(Rewrite { permits, .. }) => Some(*permits),
-            Self::Wait => None,
+            Self::Take(Take { permits, .. }) | Self::Rewrite(Rewrite { permits, .. }) => *permits,
         }
     }
 }
@@ -35,7 +33,7 @@ impl Plan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Permits {
     pub(crate) count: u32,
-    /// The slot that they are counted in.
+    /// The slot in which they are counted.
     pub(crate) slot: Slot,
     /// The last instant at which a request may leave on one of them.
     pub(crate) send_by: Millis,
@@ -48,10 +46,11 @@ impl Permits {
     }
 }
 
-/// Counts permits on top of whatever the item holds. It needs no memory: without any it assumes that nothing was
-/// observed and nothing is closed, and the condition fails if that is wrong.
+/// Adds permits to the counters. It needs no snapshot: without one it assumes that no limits were observed and nothing
+/// is closed, and its condition fails if that is wrong.
 ///
-/// There is room if the sum of all slots leaves room, expired ones included; or if what was [`Known`] leaves room.
+/// Its condition holds if the sum of all slots, expired permits included, leaves room; or if the [`Headroom`] of a
+/// snapshot is not used up.
 #[derive(Clone, Debug)]
 pub(crate) struct Take {
     pub(crate) permits: Permits,
@@ -60,54 +59,49 @@ pub(crate) struct Take {
     pub(crate) observed: Option<ObservedLimits>,
     pub(crate) closed_endpoints: ClosedEndpoints,
     pub(crate) now: Millis,
-    pub(crate) known: Option<Known>,
-    /// The slot that one permit is taken out of in the same write, see [`renewal`].
+    pub(crate) headroom: Option<Headroom>,
+    /// The slot from which one permit is removed in the same write, see [`exchange`].
     pub(crate) replaces: Option<Slot>,
 }
 
-/// The bound that a process with a snapshot relies on: since the snapshot, so few permits were taken that they fit
-/// beside those of its slots that are still live. The day's count tells, because it grows with every permit and shrinks
-/// only when `day_ends` changes. This looks through expired slots, so that nobody has to drop them first.
+/// The number of requests that other processes may have counted since a snapshot, so that the permits of this take
+/// still fit beside the snapshot's live permits. The count of the day shows that number, because it grows with every
+/// permit and shrinks only when `day_ends` changes. So expired permits need not be dropped before others take their
+/// places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Known {
+pub(crate) struct Headroom {
     /// The most that may have been used of the day before the permits of this take.
     pub(crate) used_at_most: u32,
     pub(crate) day_ends: Millis,
 }
 
-/// Makes `next` of the item by compare-and-swap: if the item still has the revision that was seen.
+/// Replaces the item by `next`, by compare-and-swap: if the item still has the revision of the snapshot.
 #[derive(Clone, Debug)]
 pub(crate) struct Rewrite {
     pub(crate) permits: Permits,
-    /// The revision that was seen; `None` if there was no item.
+    /// The revision of the snapshot; `None` if there was no item.
     pub(crate) seen: Option<i64>,
     pub(crate) next: Counters,
 }
 
-/// Plans the write by which up to `wanted` get a permit at `now`. The write is expected to take `lead` longer than
-/// usual.
-pub(crate) fn plan(snapshot: Option<&Snapshot>, ceilings: Limits, now: Millis, lead: Duration, wanted: u32) -> Plan {
-    decide(snapshot, ceilings, now, lead, wanted, None)
+/// Plans the write that gives a permit to up to `wanted` waiters at `now`; `None` if no permit is available yet. The
+/// write is expected to take `lead` longer than usual.
+pub(crate) fn plan(memory: &Memory, now: Millis, lead: Duration, wanted: u32) -> Option<Plan> {
+    decide(memory, now, lead, wanted, None)
 }
 
-/// Plans the write by which a permit of slot `of`, on which nothing was sent, becomes a permit of the present.
+/// Plans the write that exchanges an unused permit of slot `of` for a permit of the present; `None` if no place is
+/// available.
 ///
-/// It is one write and not two, so that no other request can take the place in between. As long as the old permit is
-/// live the new one needs no other place; when it has expired, others may have taken its place.
-pub(crate) fn renewal(snapshot: Option<&Snapshot>, ceilings: Limits, now: Millis, of: Slot) -> Plan {
-    decide(snapshot, ceilings, now, Duration::ZERO, 1, Some(of))
+/// One write does both, so that no other request can take the place in between. A live permit keeps its place. The
+/// place of an expired permit may be taken already, so its exchange needs an available one.
+pub(crate) fn exchange(memory: &Memory, now: Millis, of: Slot) -> Option<Plan> {
+    decide(memory, now, Duration::ZERO, 1, Some(of))
 }
 
-fn decide(
-    snapshot: Option<&Snapshot>,
-    ceilings: Limits,
-    now: Millis,
-    lead: Duration,
-    wanted: u32,
-    replaces: Option<Slot>,
-) -> Plan {
-    let nothing = || Snapshot::of(None, ceilings, now);
-    let (snapshot, is_known) = match snapshot {
+fn decide(memory: &Memory, now: Millis, lead: Duration, wanted: u32, replaces: Option<Slot>) -> Option<Plan> {
+    let nothing = || Snapshot::of(None, memory.ceilings(), now);
+    let (snapshot, is_known) = match memory.snapshot() {
         Some(snapshot) => (snapshot, true),
         None => (&nothing(), false),
     };
@@ -116,37 +110,32 @@ fn decide(
     let replaces = replaces.filter(|of| *of != slot && (!is_known || is_live(of)));
     let replaced = u32::from(replaces.is_some());
     let wanted = if snapshot.needs_probe(now) { wanted.min(1) } else { wanted };
-    let count = wanted.min(snapshot.free(now, replaced));
+    let free = snapshot.free(now, replaced);
+    let count = wanted.min(free);
     if count == 0 {
-        return Plan::Wait;
+        return None;
     }
     let permits = Permits { count, slot, send_by: snapshot.window().send_by(slot) };
-    let take = Take {
+    let counters = snapshot.counters();
+    if is_known && !counters.is_some_and(|counters| can_be_added_to(counters, snapshot, now, slot)) {
+        return Some(Plan::Rewrite(rewrite(snapshot, now, permits, replaces)));
+    }
+    Some(Plan::Take(Take {
         permits,
         slot_ms: snapshot.window().slot_ms(),
         limits: snapshot.limits(),
-        observed: None,
-        closed_endpoints: ClosedEndpoints::new(),
+        observed: counters.and_then(|counters| counters.observed),
+        closed_endpoints: counters.map(|counters| counters.closed_endpoints.clone()).unwrap_or_default(),
         now,
-        known: None,
+        headroom: counters.map(|Counters { day, .. }| Headroom {
+            used_at_most: day.used.saturating_add(free - count),
+            day_ends: day.ends,
+        }),
         replaces,
-    };
-    if !is_known {
-        return Plan::Take(take);
-    }
-    let Some(counters) = snapshot.counters().filter(|counters| can_be_added_to(counters, snapshot, now, slot)) else {
-        return Plan::Rewrite(rewrite(snapshot, now, permits, replaces));
-    };
-    let spare = snapshot.free(now, replaced) - count;
-    Plan::Take(Take {
-        observed: counters.observed,
-        closed_endpoints: counters.closed_endpoints.clone(),
-        known: Some(Known { used_at_most: counters.day.used.saturating_add(spare), day_ends: counters.day.ends }),
-        ..take
-    })
+    }))
 }
 
-/// True if a take will do for an item that holds `counters`.
+/// True if a take will do for an item that contains `counters`.
 fn can_be_added_to(counters: &Counters, snapshot: &Snapshot, now: Millis, slot: Slot) -> bool {
     counters.slot_ms == snapshot.window().slot_ms()
         && counters.newest <= slot
@@ -174,7 +163,7 @@ fn rewrite(snapshot: &Snapshot, now: Millis, permits: Permits, replaces: Option<
     Rewrite {
         permits,
         next: Counters {
-            // A new item begins at the time, so that it never comes to a revision of one that was there before.
+            // A new item's revision begins at the time, so it is none that an earlier item of this key had.
             revision: seen.map_or(now.0, |seen| seen.revision.saturating_add(1)),
             slot_ms: snapshot.window().slot_ms(),
             newest: slot,
@@ -199,7 +188,7 @@ mod tests {
     const NOW: Millis = Millis(1_800_000_000_000);
     const SLOT: Slot = NOW.0 / 200;
 
-    fn snapshot(slots: &[(Slot, u32)]) -> Snapshot {
+    fn memory(slots: &[(Slot, u32)]) -> Memory {
         let slots: Vec<_> = slots.iter().map(|(back, count)| (SLOT - back, *count)).collect();
         let counters = Counters {
             revision: 1,
@@ -207,35 +196,33 @@ mod tests {
             newest: slots.last().map_or(0, |(slot, _)| *slot),
             counted: slots.iter().map(|(_, count)| count).sum(),
             slots,
-            day: Day { used: 7, ends: NOW + Duration::from_hours(1), told: false },
+            day: Day { used: 7, ends: NOW + Duration::from_hours(1), end_confirmed: false },
             observed: None,
             closed: None,
             closed_endpoints: ClosedEndpoints::new(),
         };
-        Snapshot::of(Some(counters), LIMITS, NOW)
+        let mut memory = Memory::new(LIMITS);
+        memory.saw(Some(counters), NOW);
+        memory
     }
 
-    fn renewed(snapshot: Option<&Snapshot>, back: Slot) -> Option<(Option<Slot>, Option<u32>)> {
-        match renewal(snapshot, LIMITS, NOW, SLOT - back) {
-            Plan::Take(take) => {
-                assert_eq!((take.permits.count, take.permits.slot), (1, SLOT));
-                Some((take.replaces.map(|slot| SLOT - slot), take.known.map(|known| known.used_at_most)))
-            }
-            Plan::Wait => None,
-            Plan::Rewrite(_) => panic!("nothing must go"),
-        }
+    /// The slot that the exchange of a permit removes it from, and the headroom.
+    fn exchanged(memory: &Memory, back: Slot) -> Option<(Option<Slot>, Option<u32>)> {
+        let Plan::Take(take) = exchange(memory, NOW, SLOT - back)? else { panic!("nothing must be dropped") };
+        assert_eq!((take.permits.count, take.permits.slot), (1, SLOT));
+        Some((take.replaces.map(|slot| SLOT - slot), take.headroom.map(|headroom| headroom.used_at_most)))
     }
 
     #[test]
-    fn a_permit_that_is_renewed_keeps_its_place_while_it_is_live() {
-        assert_eq!(renewed(Some(&snapshot(&[(30, 1), (9, 1)])), 30), Some((Some(30), Some(7))), "full, with its own");
-        assert_eq!(renewed(Some(&snapshot(&[(30, 1)])), 30), Some((Some(30), Some(8))));
-        assert_eq!(renewed(None, 30), Some((Some(30), None)), "whatever the item holds");
-        // Another process, whose clock is ahead, took the place of a permit that it saw expired.
-        assert_eq!(renewed(Some(&snapshot(&[(53, 1), (9, 2)])), 53), None);
-        // Expired here too: it needs a place that is free.
-        assert_eq!(renewed(Some(&snapshot(&[(60, 1), (9, 1)])), 60), Some((None, Some(7))));
-        assert_eq!(renewed(Some(&snapshot(&[(60, 1), (9, 2)])), 60), None);
-        assert_eq!(renewed(Some(&snapshot(&[(9, 2)])), 60), None, "dropped by a rewrite");
+    fn an_exchanged_permit_keeps_its_place_while_it_is_live() {
+        assert_eq!(exchanged(&memory(&[(30, 1), (9, 1)]), 30), Some((Some(30), Some(7))), "full, with its own");
+        assert_eq!(exchanged(&memory(&[(30, 1)]), 30), Some((Some(30), Some(8))));
+        assert_eq!(exchanged(&Memory::new(LIMITS), 30), Some((Some(30), None)), "whatever the item holds");
+        // Another process, whose clock is ahead, has taken the place already.
+        assert_eq!(exchanged(&memory(&[(53, 1), (9, 2)]), 53), None);
+        // It has expired: it needs an available place.
+        assert_eq!(exchanged(&memory(&[(60, 1), (9, 1)]), 60), Some((None, Some(7))));
+        assert_eq!(exchanged(&memory(&[(60, 1), (9, 2)]), 60), None);
+        assert_eq!(exchanged(&memory(&[(9, 2)]), 60), None, "dropped by a rewrite");
     }
 }

@@ -1,15 +1,18 @@
-//! The item of one resource and the conditional writes on it.
+//! The item of one resource, or of a share of it, and the conditional writes on it.
+//!
+//! Takes, returned permits and limit updates add to the item under conditions. A rewrite replaces it by
+//! compare-and-swap (optimistic concurrency) on `revision`.
 //!
 //! | attribute | |
 //! |---|---|
 //! | `revision` | grows with every write |
 //! | `slot_ms`, `newest` | length of a slot, newest slot |
-//! | `slots`, `counted` | map *slot → permits*, their sum; expired permits are in both until a rewrite drops them |
-//! | `day_used`, `day_ends`, `day_told` | requests of the day, its end (ms), whether the platform named that end |
-//! | `observed` | the platform's own limits where they differ, see [`ObservedLimits::to_text`] |
+//! | `slots`, `counted` | map *slot → permits* and their sum; both include expired permits until a rewrite drops them |
+//! | `day_used`, `day_ends`, `day_told` | requests of the day, its end (ms), true if the platform named that end |
+//! | `observed` | the observed limits, see [`ObservedLimits::to_text`] |
 //! | `closed_until`, `closed_by` | nothing may be sent before (ms), after a 429 |
-//! | `closed_endpoints` | map *endpoint → until when it is closed* (ms), after a 429 that was about it only |
-//! | `expires_at` | TTL (s), a week after the day: for so long an item shows that its resource is in use |
+//! | `closed_endpoints` | map *endpoint → end of its closure* (ms), after a 429 that was about this endpoint only |
+//! | `expires_at` | TTL (s), a week after the day; until then the item shows that its resource is in use |
 //!
 //! A full map of slots makes an item below 1 KB: one write unit.
 
@@ -33,13 +36,13 @@ const KEPT: Duration = Duration::from_hours(24 * 7);
 /// The result of a conditional write.
 #[derive(Debug)]
 pub(crate) enum Write {
-    /// Done; the item as it is now.
+    /// The condition held. This is the item after the write.
     Applied(Counters),
-    /// The item was not as assumed; as it is, if there is one.
+    /// The condition failed. This is the item as it is, if there is one.
     Conflict(Option<Counters>),
 }
 
-/// Reads an item.
+/// Decodes an item.
 pub(crate) fn decode(item: &Item) -> Result<Counters, StoreError> {
     let attributes = Attributes::of(item);
     let number = |name: &'static str| attributes.number::<i64>(name).ok_or_else(|| attributes.malformed(name));
@@ -68,7 +71,11 @@ pub(crate) fn decode(item: &Item) -> Result<Counters, StoreError> {
         newest,
         slots,
         counted: count("counted")?,
-        day: Day { used: count("day_used")?, ends: Millis(number("day_ends")?), told: item.contains_key("day_told") },
+        day: Day {
+            used: count("day_used")?,
+            ends: Millis(number("day_ends")?),
+            end_confirmed: item.contains_key("day_told"),
+        },
         observed: observed.transpose()?,
         closed: closed_until.map(|until| Closed { until, by: closed_by.unwrap_or(LimitKind::Burst) }),
         closed_endpoints,
@@ -89,7 +96,7 @@ pub(crate) fn encode(counters: &Counters) -> Item {
         ("expires_at".to_owned(), n((counters.day.ends + KEPT).seconds())),
     ]);
     let mut also = |name: &str, value| item.insert(name.to_owned(), value);
-    if counters.day.told {
+    if counters.day.end_confirmed {
         also("day_told", AttributeValue::Bool(true));
     }
     if let Some(observed) = counters.observed {
@@ -112,7 +119,7 @@ fn endpoints(closed: &ClosedEndpoints) -> AttributeValue {
     AttributeValue::M(closed.iter().map(|(name, until)| (name.clone(), n(until))).collect())
 }
 
-/// Reads the item of `key`, with everything written before.
+/// Reads the item of `key`, strongly consistent.
 pub(crate) async fn read(table: &Table, key: &str) -> Result<Option<Counters>, StoreError> {
     let get = table.client.get_item().table_name(&*table.name).key("pk", s(key)).consistent_read(true);
     get.send().await?.item.as_ref().map(decode).transpose()
@@ -121,8 +128,8 @@ pub(crate) async fn read(table: &Table, key: &str) -> Result<Option<Counters>, S
 /// The most items that are read at once (`BatchGetItem`'s own bound).
 pub(crate) const MOST_READ: usize = 100;
 
-/// Which of at most [`MOST_READ`] items are there and not past their time. What DynamoDB leaves out of its answer under
-/// load counts as there: callers ask which resources are surely unused.
+/// The keys of those of at most [`MOST_READ`] items that exist and have not expired. Items that DynamoDB leaves out of
+/// its answer under load count as existing: callers ask for the resources that are certainly unused.
 pub(crate) async fn kept<'a>(
     table: &Table,
     keys: impl Iterator<Item = &'a str>,
@@ -150,7 +157,7 @@ pub(crate) async fn take(table: &Table, key: &str, take: &Take) -> Result<Write,
     write.set_to("newest", ":slot").value(":slot", n(take.permits.slot)).when("newest <= :slot");
     write.when_equal("slot_ms", n(take.slot_ms)).when("size(slots) <= :most").value(":most", n(MOST_SLOTS));
     write.value(":room", n(i64::from(take.limits.burst) - permits + replaced));
-    if let Some(known) = take.known {
+    if let Some(known) = take.headroom {
         write.when("counted <= :room OR (day_used <= :known AND day_ends = :known_end)");
         write.value(":known", n(known.used_at_most)).value(":known_end", n(known.day_ends));
     } else {
@@ -180,7 +187,7 @@ fn result(answer: table::Write<Item>) -> Result<Write, StoreError> {
     })
 }
 
-/// Writes a [`Rewrite`]. The new item is known before, so DynamoDB need not answer with it.
+/// Writes a [`Rewrite`]. The new item is known already, so DynamoDB need not return it.
 pub(crate) async fn rewrite(table: &Table, key: &str, rewrite: &Rewrite) -> Result<Write, StoreError> {
     let mut write = Update::of(key);
     write.answer(ReturnValue::None);
@@ -200,10 +207,11 @@ pub(crate) async fn rewrite(table: &Table, key: &str, rewrite: &Rewrite) -> Resu
     })
 }
 
-/// Gives back one permit of `slot`, which is `slot_ms` long. The day's count stays, because it shows that an item has
-/// changed. A conflict means that there is nothing to give back: the slot has expired and was dropped.
+/// Gives back one permit of `slot`, which is `slot_ms` long. The day's count stays, because
+/// [`Headroom`](super::decision::Headroom) relies on it. A conflict means that there is nothing to give back: the slot
+/// has expired and was dropped.
 ///
-/// Never sent twice: an answer that was lost would give back two, and so allow one too many.
+/// The write is never retried: after a lost answer, a retry would give back two permits and allow one request too many.
 pub(crate) async fn give_back(table: &Table, key: &str, slot: Slot, slot_ms: i64) -> Result<Write, StoreError> {
     let mut write = Update::of(key);
     write.name("#slot", slot_key(slot)).value(":one", n(1));
@@ -213,8 +221,8 @@ pub(crate) async fn give_back(table: &Table, key: &str, slot: Slot, slot_ms: i64
     result(table.write(write).await?)
 }
 
-/// Writes a [`LimitUpdate`] of the item that was `seen`. It fails only if what it changes was changed meanwhile, so
-/// that takes of other processes do not hold it up.
+/// Writes a [`LimitUpdate`] of the item that was `seen`. Its condition covers only the attributes that it changes, so
+/// takes of other processes in between do not make it fail.
 pub(crate) async fn update(
     table: &Table,
     key: &str,

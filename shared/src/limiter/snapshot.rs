@@ -1,4 +1,4 @@
-//! One process's view of an item, and the decisions that follow from it at an instant. Pure: every function takes
+//! Snapshot: an item as one process saw it, and the facts that follow from it at an instant. Pure: every function takes
 //! `now`.
 
 use std::time::Duration;
@@ -6,24 +6,24 @@ use std::time::Duration;
 use super::counters::{Closed, Counters, Day, LimitKind, Meter, Usage};
 use super::window::{Slot, Window};
 use crate::domain::clock::Millis;
-use crate::domain::limits::FURTHEST_DAY;
-use crate::domain::limits::Limits;
+use crate::domain::limits::{FURTHEST_DAY, Limits};
 
-/// A day of which nothing is known is this long, from its first request.
+/// The assumed length of a day from its first request, until the platform names the day's end.
 const DAY: Duration = Duration::from_hours(24);
 
-/// Instants further ahead than these were written by a broken clock and do not bind: a slot, a day's end, a closure.
-const FURTHEST_SLOT: Duration = Duration::from_mins(1);
-const LONGEST_CLOSURE: Duration = Duration::from_mins(20);
+/// Slots and ends of closures that are further ahead were written by a process whose clock is wrong, and do not bind.
+/// The same holds for days ([`FURTHEST_DAY`]).
+pub(crate) const FURTHEST_SLOT: Duration = Duration::from_mins(1);
+pub(crate) const LONGEST_CLOSURE: Duration = Duration::from_mins(20);
 
-/// An item as it was when this process last saw it. It is made once for each answer of the store, and all decisions
-/// until the next answer are made from it.
+/// An item as a process saw it. One snapshot is made for each answer of the store, and all decisions until the next
+/// answer are made from it.
 #[derive(Clone, Debug)]
 pub(crate) struct Snapshot {
     /// The item; `None` if there was none.
     counters: Option<Counters>,
     ceilings: Limits,
-    /// The limits that bind: the ceilings, and what was observed.
+    /// The limits that bind: the stricter of the ceilings and the observed limits.
     limits: Limits,
     window: Window,
     /// Permits by slot of `window`, ascending, as long as they were live when the item was seen.
@@ -48,8 +48,17 @@ impl Snapshot {
         Self { counters, ceilings, limits, window, slots, seen_at: now }
     }
 
+    /// The same item, seen at the same instant, under other ceilings.
+    pub(crate) fn under(self, ceilings: Limits) -> Self {
+        Self::of(self.counters, ceilings, self.seen_at)
+    }
+
     pub(crate) fn counters(&self) -> Option<&Counters> {
         self.counters.as_ref()
+    }
+
+    pub(crate) fn ceilings(&self) -> Limits {
+        self.ceilings
     }
 
     pub(crate) fn limits(&self) -> Limits {
@@ -74,17 +83,18 @@ impl Snapshot {
         self.live_slots(now).iter().fold(0, |sum, (_, count)| sum.saturating_add(*count))
     }
 
-    /// The slot that a permit taken now is counted in. A clock behind the newest slot uses that slot: permits must not
-    /// expire earlier than those taken before them. `lead` is how long the write is expected to take, beyond the usual.
+    /// The slot in which a permit that is taken now is counted. A process whose clock is behind the newest slot uses
+    /// that slot: no permit may expire before one that was taken earlier. `lead` is the time by which the write is
+    /// expected to take longer than usual.
     pub(crate) fn slot(&self, now: Millis, lead: Duration) -> Slot {
         let own = self.window.slot_at(now + lead);
         self.slots.last().map_or(own, |(newest, _)| own.max(*newest))
     }
 
-    /// The current day; one that begins now if no current one is known.
+    /// The current day; one that begins now if the item has none.
     pub(crate) fn day(&self, now: Millis) -> Day {
         let day = self.counters.as_ref().map(|c| c.day).filter(|day| now < day.ends && day.ends <= now + FURTHEST_DAY);
-        day.unwrap_or(Day { used: 0, ends: now + DAY, told: false })
+        day.unwrap_or(Day { used: 0, ends: now + DAY, end_confirmed: false })
     }
 
     /// The closure of the whole resource that is in force.
@@ -92,14 +102,14 @@ impl Snapshot {
         self.counters.as_ref()?.closed.filter(|closed| binds(closed.until, now))
     }
 
-    /// True if a closure by the day is over: a single request finds out whether the day's budget is still used up,
-    /// while the others wait for an interval.
+    /// True if a closure because of the day has just ended. Then a single request probes whether the day's budget is
+    /// still used up, and the others wait for an interval.
     pub(crate) fn needs_probe(&self, now: Millis) -> bool {
         let closed = self.counters.as_ref().and_then(|c| c.closed);
         closed.is_some_and(|closed| closed.by == LimitKind::Daily && !binds(closed.until, now))
     }
 
-    /// Until when `endpoint` alone is closed, if it is.
+    /// The end of the closure of `endpoint` that is in force.
     pub(crate) fn endpoint_closed_until(&self, endpoint: &str, now: Millis) -> Option<Millis> {
         let until = *self.counters.as_ref()?.closed_endpoints.get(endpoint)?;
         binds(until, now).then_some(until)
@@ -114,7 +124,8 @@ impl Snapshot {
         burst.min(self.limits.daily.saturating_sub(self.day(now).used))
     }
 
-    /// When a permit is free for a request that lets `ahead` others go first, if nobody else takes any.
+    /// The instant at which a permit is available for a request with `ahead` others before it, if nobody else takes
+    /// any.
     pub(crate) fn next_available(&self, ahead: u32, now: Millis) -> NextAvailable {
         let mut next = NextAvailable { at: self.burst_available(ahead, now), limit: LimitKind::Burst };
         let day = self.day(now);
@@ -129,7 +140,7 @@ impl Snapshot {
 
     fn burst_available(&self, ahead: u32, now: Millis) -> Millis {
         let burst = self.limits.burst.max(1);
-        // More than a window's worth ahead: permits that are taken as soon as they can be are free a lifetime later.
+        // A permit that is taken as soon as it is available expires and is available again: one turn.
         let (turns, ahead) = (ahead / burst, ahead % burst);
         let mut missing = (i64::from(self.live(now)) + i64::from(ahead) + 1) - i64::from(burst);
         let mut at = now;
@@ -178,13 +189,13 @@ fn live_slots(counters: &Counters, window: Window, now: Millis) -> Vec<(Slot, u3
     let furthest = now + FURTHEST_SLOT;
     let mut live: Vec<(Slot, u32)> = Vec::with_capacity(counters.slots.len());
     for &(slot, count) in &counters.slots {
-        // Another slot length: the slot that holds the end of the old one, so that no permit expires early.
+        // Another slot length: the slot that contains the end of the old one, so that no permit expires early.
         let slot = if counters.slot_ms == window.slot_ms() {
             slot
         } else {
             window.slot_at(Millis(slot.saturating_add(1).saturating_mul(counters.slot_ms).saturating_sub(1)))
         };
-        // A broken clock's slot: counted as if taken now, so that it expires within a window.
+        // Written by a clock that is wrong: counted as if taken now, so that it expires within a window.
         let slot = if window.start(slot) > furthest { window.slot_at(now) } else { slot };
         if count > 0 && window.expires_at(slot) > now {
             live.push((slot, count));
@@ -199,34 +210,6 @@ fn live_slots(counters: &Counters, window: Window, now: Millis) -> Vec<(Slot, u3
         same
     });
     live
-}
-
-/// The newest snapshot of an item that a process has; nothing at first.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Memory(Option<Snapshot>);
-
-impl Memory {
-    pub(crate) fn snapshot(&self) -> Option<&Snapshot> {
-        self.0.as_ref()
-    }
-
-    /// The item was seen, or that there is none. An answer that was overtaken by a newer one changes nothing.
-    pub(crate) fn saw(&mut self, counters: Option<Counters>, ceilings: Limits, now: Millis) {
-        let newest = self.0.as_ref().and_then(|snapshot| snapshot.counters.as_ref());
-        if let (Some(new), Some(newest)) = (&counters, newest)
-            && new.revision < newest.revision
-        {
-            return;
-        }
-        self.0 = Some(Snapshot::of(counters, ceilings, now));
-    }
-
-    /// Other ceilings hold from now on, if they are other ones.
-    pub(crate) fn adopt(&mut self, ceilings: Limits) {
-        if let Some(snapshot) = self.0.take_if(|snapshot| snapshot.ceilings != ceilings) {
-            self.0 = Some(Snapshot::of(snapshot.counters, ceilings, snapshot.seen_at));
-        }
-    }
 }
 
 #[cfg(test)]
@@ -246,7 +229,7 @@ mod tests {
             newest: slots.last().map_or(0, |(slot, _)| *slot),
             counted: slots.iter().map(|(_, count)| count).sum(),
             slots,
-            day: Day { used, ends: NOW + Duration::from_hours(1), told: false },
+            day: Day { used, ends: NOW + Duration::from_hours(1), end_confirmed: false },
             observed: None,
             closed: None,
             closed_endpoints: BTreeMap::new(),
@@ -254,17 +237,17 @@ mod tests {
     }
 
     #[test]
-    fn a_later_request_is_served_later() {
+    fn a_request_with_others_before_it_is_served_later() {
         let snapshot = Snapshot::of(Some(counters(&[(-9_000, 2), (-1_000, 1)], 3)), LIMITS, NOW);
         let at = |ahead| snapshot.next_available(ahead, NOW).at.since(NOW).as_millis();
         assert_eq!([at(0), at(1), at(2)], [1_700, 1_700, 9_700]);
-        // A window further on: after those who take the first three as soon as they can.
+        // One turn later: behind three requests that leave as soon as they can.
         assert_eq!([at(3), at(4), at(5)], [12_300, 12_300, 20_300]);
         assert_eq!((snapshot.next_available(97, NOW).limit, at(97)), (LimitKind::Daily, 3_600_000));
     }
 
     #[test]
-    fn permits_expire_while_a_snapshot_grows_old() {
+    fn permits_of_an_old_snapshot_expire() {
         let snapshot = Snapshot::of(Some(counters(&[(-9_000, 2), (-1_000, 1)], 3)), LIMITS, NOW);
         let free = |ms| snapshot.free(NOW + Duration::from_millis(ms), 0);
         assert_eq!([free(0), free(1_699), free(1_700), free(9_699), free(9_700)], [0, 0, 2, 2, 3]);
@@ -278,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_broken_clock_wrote_binds_for_a_window_only() {
+    fn counters_of_a_wrong_clock_bind_for_a_window_only() {
         let year = Duration::from_hours(24 * 365);
         let mut counters = counters(&[(-1_000, 1), (31_536_000_000, 2)], 99);
         counters.day.ends = NOW + year;
@@ -288,16 +271,5 @@ mod tests {
         assert_eq!((snapshot.live(NOW), snapshot.day(NOW).used, snapshot.closed(NOW)), (3, 0, None));
         assert_eq!(snapshot.endpoint_closed_until("contacts", NOW), None);
         assert_eq!(snapshot.next_available(2, NOW).at, NOW + Duration::from_millis(10_700));
-    }
-
-    #[test]
-    fn an_answer_that_was_overtaken_is_not_believed() {
-        let mut memory = Memory::default();
-        let seen = |revision, count| Some(Counters { revision, ..counters(&[(0, count)], count) });
-        memory.saw(seen(5, 2), LIMITS, NOW);
-        memory.saw(seen(4, 1), LIMITS, NOW);
-        assert_eq!(memory.snapshot().map(|snapshot| snapshot.live(NOW)), Some(2));
-        memory.adopt(Limits { burst: 9, ..LIMITS });
-        assert_eq!(memory.snapshot().map(|snapshot| snapshot.free(NOW, 0)), Some(7));
     }
 }

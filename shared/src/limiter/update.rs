@@ -1,25 +1,31 @@
-//! The change to an item that the rate-limit headers of an answer ask for, if it is worth a write. Pure.
+//! Limit updates: the change to an item that follows from the rate-limit headers of an answer. Pure.
 
 use std::time::Duration;
 
 use super::counters::{Closed, ClosedEndpoints, Counters, Day, LimitKind};
-use super::snapshot::{Snapshot, binds};
+use super::snapshot::{LONGEST_CLOSURE, Snapshot, binds};
 use super::window::Window;
 use crate::domain::clock::Millis;
 use crate::domain::limits::{Limits, ObservedLimits};
 use crate::platform::rate_limits::RateLimitHeaders;
 
-/// A day's end is written again when it has moved by more than this; the header counts milliseconds from an instant
-/// that we only know roughly.
+/// The end of a day is written again if it has moved by more than this. The header counts from the instant at which the
+/// platform wrote it, which is known only roughly.
 const DAY_END_TOLERANCE: Duration = Duration::from_mins(1);
-/// That the day's budget is used up is believed for so long if the day's end is not known.
-const UNTOLD_DAILY_CLOSURE: Duration = Duration::from_mins(15);
-/// A closure by the day that is younger than this is not written again.
+/// The length of a closure because of the day if the end of the day is not known.
+const UNKNOWN_DAY_END_CLOSURE: Duration = Duration::from_mins(15);
+/// A closure because of the day is written again if it would end later by more than this.
 const DAILY_CLOSURE_TOLERANCE: Duration = Duration::from_mins(1);
-/// A `Retry-After` is honoured up to this.
+/// A `Retry-After` is followed up to this.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(15);
-/// Endpoints that an item can hold as closed. Of more, those that open first are forgotten.
+/// The most endpoints that an item lists as closed. If there are more, those whose closures end first are dropped.
 const MOST_CLOSED_ENDPOINTS: usize = 8;
+
+/// A closure that is as long as these binds.
+const _: () = assert!(
+    UNKNOWN_DAY_END_CLOSURE.as_secs() < LONGEST_CLOSURE.as_secs()
+        && LONGEST_RETRY_AFTER.as_secs() < LONGEST_CLOSURE.as_secs()
+);
 
 /// A change to an item.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,43 +33,43 @@ pub(crate) struct LimitUpdate {
     pub(crate) observed: Option<ObservedLimits>,
     pub(crate) day: Option<DayChange>,
     pub(crate) closed: Option<Closed>,
-    /// All endpoints that are closed from now on.
+    /// All endpoints that are closed after the change.
     pub(crate) closed_endpoints: Option<ClosedEndpoints>,
 }
 
 /// A change to the day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DayChange {
-    /// Others use the same app: at least so many are used.
+    /// Other users of the app have sent requests, too: at least so many of the day are used.
     Used(u32),
-    /// The day is another one than we thought.
+    /// The day ends at another instant than was assumed.
     Replaced(Day),
 }
 
-/// The change after which the item of `snapshot` agrees with `headers`, which answered a request to `endpoint`; `None`
-/// if it already does. Without an `endpoint`, a 429 closes the whole resource.
+/// The change after which the item of `snapshot` agrees with `headers`, which answered a request to `endpoint` at
+/// `now`. `None` if the item agrees already, or if there is no item. Without an `endpoint`, a 429 closes the whole
+/// resource.
 pub(crate) fn update(
     snapshot: &Snapshot,
-    ceilings: Limits,
     headers: &RateLimitHeaders,
     endpoint: Option<&str>,
     now: Millis,
 ) -> Option<LimitUpdate> {
     let counters = snapshot.counters()?;
     let observed = counters.observed.unwrap_or_default().updated_by(headers.limits);
-    let limits = observed.under(ceilings);
-    // Written only where it makes a difference: an app with the configured limits never pays for it.
+    let limits = observed.under(snapshot.ceilings());
+    // Written only if other limits bind then: an app with the configured limits never pays for such a write.
     let observed = (limits != snapshot.limits()).then_some(observed);
     let mut update = LimitUpdate { observed, ..LimitUpdate::default() };
 
-    // Without an end of the day, a full count of its requests would lock the resource until an end that we guess.
-    let end_is_known = headers.daily_reset.is_some() || snapshot.day(now).told;
+    // Until the end of the day is known, a full count of its requests would close the resource until an assumed end.
+    let end_is_known = headers.daily_reset.is_some() || snapshot.day(now).end_confirmed;
     if end_is_known {
         update.day = day_change(snapshot, limits, headers, now)
             .filter(|change| matches!(change, DayChange::Replaced(_)) || snapshot.day(now).ends == counters.day.ends);
     }
     if headers.out_of_day() {
-        update.closed = (!end_is_known).then(|| untold_daily_closure(snapshot, now)).flatten();
+        update.closed = (!end_is_known).then(|| unknown_day_end_closure(snapshot, now)).flatten();
     } else if headers.refused {
         let until = closed_until(headers, limits, now);
         match endpoint.filter(|_| headers.remaining.is_some_and(|left| left > 0)) {
@@ -80,33 +86,34 @@ fn day_change(snapshot: &Snapshot, limits: Limits, headers: &RateLimitHeaders, n
     let mut used = day.used;
     if let Some(left) = left {
         let ours = limits.daily.saturating_sub(day.used);
-        // Some tolerance while much is left, or another user of the app would cost us a write for each of its requests.
+        // Tolerance: while much is left, the requests of other users of the app must not cost a write each.
         if left < ours.saturating_sub(left / 100) {
             used = limits.daily - left;
         }
     }
-    let told = headers.daily_reset.map(|reset| now + reset);
-    let Some(ends) = told.filter(|&end| apart(end, day.ends) > DAY_END_TOLERANCE || (left == Some(0) && !day.told))
-    else {
+    let stated = headers.daily_reset.map(|reset| now + reset);
+    let is_new = |end: &Millis| apart(*end, day.ends) > DAY_END_TOLERANCE || (left == Some(0) && !day.end_confirmed);
+    let Some(ends) = stated.filter(is_new) else {
         return (used > day.used).then_some(DayChange::Used(used));
     };
     if apart(ends, day.ends) > DAY_END_TOLERANCE
         && ends > day.ends
         && let (Some(limit), Some(left)) = (headers.limits.daily, left)
     {
-        // A day that began later than we thought: what we counted before its start is not in it, what may still be on
-        // its way to the platform is.
+        // The day began later than assumed. Requests before its start do not count in it; requests that may still be on
+        // their way to the platform do.
         used = used.min(limit.saturating_sub(left).saturating_add(snapshot.live(now)));
     }
-    Some(DayChange::Replaced(Day { used, ends, told: true }))
+    Some(DayChange::Replaced(Day { used, ends, end_confirmed: true }))
 }
 
-/// The day's budget is used up, and nobody knows until when: some minutes, then one request may find out.
-fn untold_daily_closure(snapshot: &Snapshot, now: Millis) -> Option<Closed> {
-    let until = (now + UNTOLD_DAILY_CLOSURE).min(snapshot.day(now).ends);
+/// The closure if the day's budget is used up and the end of the day is not known: some minutes, then one request
+/// probes.
+fn unknown_day_end_closure(snapshot: &Snapshot, now: Millis) -> Option<Closed> {
+    let until = (now + UNKNOWN_DAY_END_CLOSURE).min(snapshot.day(now).ends);
     let closed = later(snapshot, Closed { until, by: LimitKind::Daily }, now)?;
-    let is_news = snapshot.closed(now).is_none_or(|old| old.until + DAILY_CLOSURE_TOLERANCE < until);
-    is_news.then_some(closed)
+    let is_new = snapshot.closed(now).is_none_or(|old| old.until + DAILY_CLOSURE_TOLERANCE < until);
+    is_new.then_some(closed)
 }
 
 /// `new`, unless the resource is closed for at least as long already.
@@ -114,15 +121,15 @@ fn later(snapshot: &Snapshot, new: Closed, now: Millis) -> Option<Closed> {
     snapshot.closed(now).is_none_or(|old| old.until < new.until).then_some(new)
 }
 
-/// How long a 429 closes: a full interval, as if the refused request had taken a permit, or longer if the platform says
-/// so. The end is that of a slot, so that a volley of refusals is one write.
+/// The end of the closure after a 429: an interval later, as if the refused request had taken a permit, or later if
+/// `Retry-After` says so. It is the end of a slot, so that many refusals at the same time cause one write.
 fn closed_until(headers: &RateLimitHeaders, limits: Limits, now: Millis) -> Millis {
     let window = Window::new(limits.interval);
     let asked = headers.retry_after.map_or(now, |after| now + after.min(LONGEST_RETRY_AFTER));
     window.round_up(asked).max(window.expires_at(window.slot_at(now)))
 }
 
-/// The closed endpoints with `endpoint`; `None` if it is closed for at least as long already.
+/// The closed endpoints and `endpoint`; `None` if `endpoint` is closed for at least as long already.
 fn with_closed(counters: &Counters, endpoint: &str, until: Millis, now: Millis) -> Option<ClosedEndpoints> {
     let mut closed = counters.closed_endpoints.clone();
     closed.retain(|_, until| binds(*until, now));
@@ -153,7 +160,7 @@ mod tests {
 
     fn counters(used: u32) -> Counters {
         let newest = NOW.0 / 200;
-        let day = Day { used, ends: Millis(NOW.0 + 5 * HOUR), told: true };
+        let day = Day { used, ends: Millis(NOW.0 + 5 * HOUR), end_confirmed: true };
         Counters {
             revision: 1,
             slot_ms: 200,
@@ -167,17 +174,17 @@ mod tests {
         }
     }
 
-    fn says(status: u16, headers: &[(&'static str, &str)], of: &Counters) -> Option<LimitUpdate> {
+    fn after(status: u16, headers: &[(&'static str, &str)], of: &Counters) -> Option<LimitUpdate> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.insert(*name, value.parse().expect("a value"));
         }
         let headers = RateLimitHeaders::read(StatusCode::from_u16(status).expect("a status"), &map);
-        update(&Snapshot::of(Some(of.clone()), CEILINGS, NOW), CEILINGS, &headers, Some("contacts"), NOW)
+        update(&Snapshot::of(Some(of.clone()), CEILINGS, NOW), &headers, Some("contacts"), NOW)
     }
 
     #[test]
-    fn an_answer_that_agrees_costs_nothing() {
+    fn headers_that_agree_cause_no_write() {
         let usual = [
             ("x-ratelimit-limit-daily", "200000"),
             ("x-ratelimit-daily-remaining", "199998"),
@@ -186,53 +193,59 @@ mod tests {
             ("x-ratelimit-remaining", "0"),
             ("x-ratelimit-daily-reset", "17999000"),
         ];
-        assert_eq!(says(200, &usual, &counters(3)), None);
+        assert_eq!(after(200, &usual, &counters(3)), None);
     }
 
     #[test]
     fn lower_limits_are_observed_and_raised_again() {
         let sandbox = [("x-ratelimit-limit-daily", "10000"), ("x-ratelimit-max", "25")];
-        let observed = says(200, &sandbox, &counters(3)).and_then(|c| c.observed).expect("new");
+        let observed = after(200, &sandbox, &counters(3)).and_then(|c| c.observed).expect("an update");
         assert_eq!((observed.burst, observed.interval, observed.daily), (Some(25), None, Some(10_000)));
-        let knows = Counters { observed: Some(observed), ..counters(3) };
-        assert_eq!(says(200, &sandbox, &knows), None);
-        let raised = says(200, &[("x-ratelimit-max", "50")], &knows).and_then(|c| c.observed).expect("new");
-        assert_eq!((raised.burst, raised.daily), (Some(50), Some(10_000)), "what is not said stays");
+        let lowered = Counters { observed: Some(observed), ..counters(3) };
+        assert_eq!(after(200, &sandbox, &lowered), None);
+        let raised = after(200, &[("x-ratelimit-max", "50")], &lowered).and_then(|c| c.observed).expect("an update");
+        assert_eq!((raised.burst, raised.daily), (Some(50), Some(10_000)), "a limit without a header stays");
     }
 
     #[test]
-    fn the_use_that_others_make_counts() {
-        let day =
-            |left: &str, used| says(200, &[("x-ratelimit-daily-remaining", left)], &counters(used)).and_then(|c| c.day);
+    fn requests_of_other_users_of_the_app_count() {
+        let day = |left: &str, used| {
+            after(200, &[("x-ratelimit-daily-remaining", left)], &counters(used)).and_then(|c| c.day)
+        };
         assert_eq!(day("150000", 3), Some(DayChange::Used(50_000)));
-        assert_eq!(day("199000", 900), None, "a hundred of so many is no news");
+        assert_eq!(day("199000", 900), None, "within the tolerance");
         assert_eq!(day("50", 199_949), Some(DayChange::Used(199_950)), "near the end each counts");
-        assert_eq!(day("199999", 3), None, "ours on their way are not taken back");
+        assert_eq!(day("199999", 3), None, "our requests on their way still count");
     }
 
     #[test]
-    fn the_end_of_the_day_is_learnt() {
+    fn the_end_of_the_day_is_taken_from_the_header() {
         let reset = |ms: i64| ("x-ratelimit-daily-reset", ms.to_string());
         let at = |ms: i64, more: &[(&'static str, &str)]| {
             let (name, value) = reset(ms);
             let mut headers = vec![(name, value.as_str())];
             headers.extend_from_slice(more);
-            says(200, &headers, &counters(500)).and_then(|c| c.day)
+            after(200, &headers, &counters(500)).and_then(|c| c.day)
         };
-        let ends = |ms: i64, used| Some(DayChange::Replaced(Day { used, ends: Millis(NOW.0 + ms), told: true }));
+        let ends =
+            |ms: i64, used| Some(DayChange::Replaced(Day { used, ends: Millis(NOW.0 + ms), end_confirmed: true }));
         assert_eq!(at(5 * HOUR - 59_000, &[]), None);
         assert_eq!(at(4 * HOUR, &[]), ends(4 * HOUR, 500));
         let fresh = [("x-ratelimit-limit-daily", "200000"), ("x-ratelimit-daily-remaining", "199999")];
-        assert_eq!(at(24 * HOUR, &fresh), ends(24 * HOUR, 4), "a new day: theirs, and what is on its way");
+        assert_eq!(
+            at(24 * HOUR, &fresh),
+            ends(24 * HOUR, 4),
+            "a new day: the platform's count, and our requests on their way"
+        );
     }
 
     #[test]
-    fn a_429_that_says_nothing_of_room_closes_for_an_interval() {
-        let closed = |headers: &[(&'static str, &str)], of: &Counters| says(429, headers, of).expect("news");
+    fn a_429_without_a_remaining_count_closes_the_resource_for_an_interval() {
+        let closed = |headers: &[(&'static str, &str)], of: &Counters| after(429, headers, of).expect("an update");
         let burst = closed(&[], &counters(3)).closed.expect("closed");
         assert_eq!(burst, Closed { until: Millis(NOW.0 + 10_700), by: LimitKind::Burst });
         let already = Counters { closed: Some(burst), ..counters(3) };
-        assert_eq!(says(429, &[], &already), None, "a volley is one write");
+        assert_eq!(after(429, &[], &already), None, "many equal answers cause one write");
         let longer = closed(&[("retry-after", "30")], &counters(3)).closed.expect("closed");
         assert_eq!(longer.until, Millis(NOW.0 + 30_000));
 
@@ -241,24 +254,32 @@ mod tests {
     }
 
     #[test]
-    fn a_day_that_is_used_up_never_locks_until_a_guessed_end() {
-        let guessed = Counters { day: Day { told: false, ..counters(3).day }, ..counters(3) };
+    fn a_used_up_day_never_closes_until_an_assumed_end() {
+        let assumed = Counters { day: Day { end_confirmed: false, ..counters(3).day }, ..counters(3) };
         let quarter = Closed { until: Millis(NOW.0 + 900_000), by: LimitKind::Daily };
         for status in [200, 201, 404, 429, 500] {
             let none_left = [("x-ratelimit-daily-remaining", "0"), ("x-ratelimit-limit-daily", "200000")];
-            let told = says(status, &none_left, &counters(3)).expect("news");
-            assert_eq!((told.day, told.closed), (Some(DayChange::Used(200_000)), None), "until the end that we know");
-            let blind = says(status, &none_left, &guessed).expect("news");
-            assert_eq!((blind.day, blind.closed), (None, Some(quarter)), "{status}: a guess must not lock for hours");
+            let confirmed = after(status, &none_left, &counters(3)).expect("an update");
+            assert_eq!(
+                (confirmed.day, confirmed.closed),
+                (Some(DayChange::Used(200_000)), None),
+                "until the known end"
+            );
+            let unconfirmed = after(status, &none_left, &assumed).expect("an update");
+            assert_eq!(
+                (unconfirmed.day, unconfirmed.closed),
+                (None, Some(quarter)),
+                "{status}: an assumed end must not close for hours"
+            );
             let already = Closed { until: quarter.until - Duration::from_secs(50), ..quarter };
-            let already = Counters { closed: Some(already), ..guessed.clone() };
-            assert_eq!(says(status, &none_left, &already), None, "{status}: a volley is one write");
-            // Of the last request before that, nothing is made that would lock either.
-            assert_eq!(says(status, &[("x-ratelimit-daily-remaining", "1")], &guessed).and_then(|c| c.day), None);
+            let already = Counters { closed: Some(already), ..assumed.clone() };
+            assert_eq!(after(status, &none_left, &already), None, "{status}: many equal answers cause one write");
+            // Nor does the answer before it change a day with an assumed end.
+            assert_eq!(after(status, &[("x-ratelimit-daily-remaining", "1")], &assumed).and_then(|c| c.day), None);
         }
-        let soon = Counters { day: Day { ends: NOW + Duration::from_mins(2), ..guessed.day }, ..guessed };
-        let ends = says(200, &[("x-ratelimit-daily-remaining", "-1")], &soon).and_then(|c| c.closed).expect("closed");
-        assert_eq!(ends.until, NOW + Duration::from_mins(2), "the guess, where it is sooner");
+        let soon = Counters { day: Day { ends: NOW + Duration::from_mins(2), ..assumed.day }, ..assumed };
+        let ends = after(200, &[("x-ratelimit-daily-remaining", "-1")], &soon).and_then(|c| c.closed).expect("closed");
+        assert_eq!(ends.until, NOW + Duration::from_mins(2), "the assumed end, if it is earlier");
     }
 
     #[test]
@@ -266,28 +287,32 @@ mod tests {
         let room = [("x-ratelimit-remaining", "80"), ("x-ratelimit-daily-remaining", "500"), ("retry-after", "60")];
         let day = Some(DayChange::Used(199_500));
         let until = Millis(NOW.0 + 60_000);
-        let closed = says(429, &room, &counters(3)).expect("news");
+        let closed = after(429, &room, &counters(3)).expect("an update");
         assert_eq!((closed.closed, closed.day), (None, day));
         let endpoints = closed.closed_endpoints.expect("closed");
         assert_eq!(endpoints, ClosedEndpoints::from([("contacts".to_owned(), until)]));
         let already =
             Counters { closed_endpoints: endpoints, day: Day { used: 199_500, ..counters(3).day }, ..counters(3) };
-        assert_eq!(says(429, &room, &already), None, "a volley is one write");
+        assert_eq!(after(429, &room, &already), None, "many equal answers cause one write");
 
-        let without = says(429, &room[..2], &counters(3)).and_then(|c| c.closed_endpoints).expect("closed");
+        let without = after(429, &room[..2], &counters(3)).and_then(|c| c.closed_endpoints).expect("closed");
         assert_eq!(without["contacts"], Millis(NOW.0 + 10_700), "a full interval");
         for used_up in [("x-ratelimit-remaining", "0"), ("x-ratelimit-daily-remaining", "0")] {
             let headers = [room[0], used_up];
-            let closed = says(429, &headers, &counters(3)).expect("news");
+            let closed = after(429, &headers, &counters(3)).expect("an update");
             assert_eq!(closed.closed_endpoints, None, "{used_up:?}");
             assert!(closed.closed.is_some() || closed.day == Some(DayChange::Used(200_000)), "{used_up:?}");
         }
-        assert_eq!(says(200, &room, &counters(3)).and_then(|c| c.closed_endpoints), None, "no 429");
+        assert_eq!(after(200, &room, &counters(3)).and_then(|c| c.closed_endpoints), None, "no 429");
 
         let several = (0..8).map(|i| (format!("e{i}"), until + Duration::from_secs(i)));
         let full = Counters { closed_endpoints: several.collect(), ..counters(3) };
-        let closed = says(429, &[room[0], ("retry-after", "90")], &full).and_then(|c| c.closed_endpoints);
+        let closed = after(429, &[room[0], ("retry-after", "90")], &full).and_then(|c| c.closed_endpoints);
         let names: Vec<_> = closed.expect("closed").into_keys().collect();
-        assert_eq!(names, ["contacts", "e1", "e2", "e3", "e4", "e5", "e6", "e7"], "what opens first is forgotten");
+        assert_eq!(
+            names,
+            ["contacts", "e1", "e2", "e3", "e4", "e5", "e6", "e7"],
+            "the closure that ends first is dropped"
+        );
     }
 }

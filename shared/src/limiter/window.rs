@@ -1,12 +1,13 @@
-//! The burst limit's sliding window, cut into sub-buckets ("slots").
+//! Sliding window counter: the burst limit's window, cut into sub-buckets ("slots").
 //!
-//! A permit is counted in a slot, and expires at `slot end + interval + one slot + clock tolerance`. A request leaves
-//! at the latest one slot after the end of its permit's slot ([`Window::send_by`]). So between that request and the
-//! first one that can take its place lie a full interval and the clock tolerance, as long as the clocks of all
-//! processes agree to within the clock tolerance: [`Window::clock_tolerance_ms`], 300 ms at an interval of 10 s.
+//! A permit is counted in the slot in which it is taken. Its request leaves at the latest one slot after the end of
+//! that slot ([`Window::send_by`]). The permit expires an interval and the clock tolerance later
+//! ([`Window::expires_at`]). So an interval and the clock tolerance lie between a request and the first request that
+//! can take its place, as long as the clocks of all processes agree to within [`Window::clock_tolerance_ms`].
 //!
-//! All lengths derive from [`SLOTS`]. At an interval of 10 s a slot is 200 ms, and a permit is counted for 10.5 to 10.7
-//! s. Shorter slots would make the item larger; longer slots would count permits longer than the platform does.
+//! Every length derives from [`SLOTS`]. At an interval of 10 s a slot is 200 ms, the clock tolerance is 300 ms, and a
+//! permit is counted for 10.5 to 10.7 s. Shorter slots would make the item larger; longer slots would count permits for
+//! longer than the platform does.
 
 use std::time::Duration;
 
@@ -17,15 +18,27 @@ pub(crate) type Slot = i64;
 
 /// Slots in an interval. Every other length is derived from this one.
 const SLOTS: u16 = 50;
-/// Slots that can be live at once: an interval, the slot in which a request may still leave, the clock tolerance of one
-/// and a half slots, and the slot that has begun.
-const LIVE_SLOTS: usize = SLOTS as usize + 1 + 2 + 1;
-/// Entries that the map of slots may have before expired ones must go. With that many, an item stays below 1 KB; and
-/// from one compaction to the next passes a whole interval at least.
+/// The clock tolerance in half slots.
+const TOLERANCE_HALF_SLOTS: u16 = 3;
+/// Slots that can be live at once: those of an interval, the slot in which a request may still leave, those of the
+/// clock tolerance, and the slot that has begun.
+const LIVE_SLOTS: usize = (SLOTS + 1 + TOLERANCE_HALF_SLOTS.div_ceil(2) + 1) as usize;
+/// Entries that the map of slots may have before a rewrite must drop expired ones. At least an interval passes between
+/// two such rewrites.
 pub(crate) const MOST_SLOTS: usize = 2 * LIVE_SLOTS;
 /// Slot keys are three characters of six bits.
-const KEYS: Slot = 1 << 18;
+const KEY_BITS: u32 = 18;
+const KEYS: Slot = 1 << KEY_BITS;
 const KEY_CHARACTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+/// Facts that the rest of the project relies on and that follow from [`SLOTS`].
+const _: () = {
+    let documented = Window { interval: 10_000 };
+    assert!(documented.slot_ms() == 200 && documented.clock_tolerance_ms() == 300, "README and template say so");
+    // Bytes of an entry: key 3, count up to 9,999 3, overhead 1. All other attributes have 220 bytes at most.
+    assert!((MOST_SLOTS + 1) * 7 + 220 <= 1_024, "a write of the item costs one unit");
+    assert!(MOST_SLOTS + 1 < 1 << KEY_BITS, "two slots of an item never share a key");
+};
 
 /// A burst window of some length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,13 +52,13 @@ impl Window {
     }
 
     /// The length of a slot in milliseconds: never more than [`SLOTS`] in an interval.
-    pub(crate) fn slot_ms(self) -> i64 {
-        (self.interval + i64::from(SLOTS) - 1) / i64::from(SLOTS)
+    pub(crate) const fn slot_ms(self) -> i64 {
+        (self.interval + SLOTS as i64 - 1) / SLOTS as i64
     }
 
     /// The limit holds as long as the clocks of any two processes differ by at most this, in milliseconds.
-    pub(crate) fn clock_tolerance_ms(self) -> i64 {
-        self.slot_ms() * 3 / 2
+    pub(crate) const fn clock_tolerance_ms(self) -> i64 {
+        self.slot_ms() * TOLERANCE_HALF_SLOTS as i64 / 2
     }
 
     /// The slot that `instant` lies in.
@@ -69,7 +82,7 @@ impl Window {
         if start == instant { start } else { self.end(self.slot_at(instant)) }
     }
 
-    /// The instant at which the permits of `slot` expire: they are free again.
+    /// The instant at which the permits of `slot` expire: other requests can take their places.
     pub(crate) fn expires_at(self, slot: Slot) -> Millis {
         Millis(self.send_by(slot).0.saturating_add(self.interval + self.clock_tolerance_ms()))
     }
@@ -80,8 +93,8 @@ impl Window {
     }
 }
 
-/// The name of `slot` in the item: short, so that an item with a full map stays under 1 KB and a write costs one unit.
-/// Names repeat after 2^18 slots, 14.5 hours at an interval of 10 s.
+/// The key of `slot` in the item's map. It is short, so that an item with a full map stays below 1 KB and a write costs
+/// one unit. Keys repeat after 2^18 slots: 14.5 hours at an interval of 10 s.
 pub(crate) fn slot_key(slot: Slot) -> String {
     let number = slot.rem_euclid(KEYS);
     [12, 6, 0]
@@ -92,8 +105,7 @@ pub(crate) fn slot_key(slot: Slot) -> String {
 
 /// The slot that `key` names in an item whose newest slot is `newest`; `None` if it is no key.
 ///
-/// A key that has been left for longer than names last is taken for a later slot than it was, which can only hold a
-/// permit back and never free one.
+/// An entry that is older than 2^18 slots is read as a later slot. That can only count a permit for longer.
 pub(crate) fn slot_of_key(key: &str, newest: Slot) -> Option<Slot> {
     if key.len() != 3 {
         return None;
@@ -122,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ten_seconds_are_cut_as_documented() {
+    fn ten_seconds_have_slots_of_200_ms() {
         let window = Window::new(Duration::from_secs(10));
         assert_eq!(window.slot_ms(), 200);
         let slot = window.slot_at(Millis(1_000_399));
@@ -137,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn at_any_interval_an_interval_and_the_clock_tolerance_lie_between_two_requests_of_one_place() {
+    fn an_interval_and_the_clock_tolerance_lie_between_two_requests_that_use_one_place() {
         for interval in (1..2_000).chain([10_000, 33_333, 600_000]) {
             let window = Window::new(Duration::from_millis(interval));
             let interval = i64::try_from(interval).expect("short");
@@ -150,12 +162,12 @@ mod tests {
     }
 
     #[test]
-    fn keys_name_the_newest_slots_that_they_can() {
+    fn a_key_is_read_as_the_newest_slot_that_has_it() {
         for newest in [8_500_000_000_i64, 262_143, 262_144, 0] {
             for back in [0, 1, 53, KEYS - 1] {
                 assert_eq!(slot_of_key(&slot_key(newest - back), newest), Some(newest - back));
             }
-            assert_eq!(slot_of_key(&slot_key(newest - KEYS), newest), Some(newest), "names repeat");
+            assert_eq!(slot_of_key(&slot_key(newest - KEYS), newest), Some(newest), "keys repeat");
         }
         assert_eq!(slot_of_key("A", 5), None);
         assert_eq!(slot_of_key("A.A", 5), None);

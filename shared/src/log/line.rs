@@ -1,4 +1,4 @@
-//! A line of the log.
+//! One line of the log, as JSON.
 
 use std::fmt;
 
@@ -12,12 +12,12 @@ use tracing_subscriber::registry::LookupSpan;
 use super::metrics;
 use crate::domain::clock::{Clock, Millis};
 
-/// The span that the Runtime API's client opens for each invocation.
+/// The name of the span that the Runtime API's client opens for each invocation.
 pub(super) const INVOCATION: &str = "Lambda runtime invoke";
-/// Room for the line of a call, in bytes.
+/// The usual length of a relayed call's line, in bytes.
 const USUAL_LENGTH: usize = 1_024;
 
-/// Writes a line for each event.
+/// Writes one line for each event of `tracing`.
 pub(super) struct Lines<W> {
     write: W,
     clock: Clock,
@@ -46,7 +46,7 @@ where
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let now = self.clock.now();
-        let mut line = Line::begun(now, event);
+        let mut line = Line::new(now, event);
         event.record(&mut line);
         let spans = context.event_scope(event).into_iter().flatten();
         for span in spans {
@@ -54,11 +54,11 @@ where
                 line.add_ids(ids);
             }
         }
-        (self.write)(&line.ended(now));
+        (self.write)(&line.finish(now));
     }
 }
 
-/// What an invocation is called.
+/// The ids of an invocation.
 #[derive(Default)]
 struct Ids {
     request: Option<String>,
@@ -79,8 +79,8 @@ impl Visit for Ids {
     }
 }
 
-/// A line that is being written, its members in the order in which they are said. Each is written straight into it:
-/// there is a line for every call.
+/// A line that is being written. Each member is serialized straight into the text, because every relayed call writes a
+/// line.
 struct Line {
     text: Vec<u8>,
     has_request_id: bool,
@@ -89,7 +89,7 @@ struct Line {
 }
 
 impl Line {
-    fn begun(now: Millis, event: &Event<'_>) -> Self {
+    fn new(now: Millis, event: &Event<'_>) -> Self {
         let mut text = Vec::with_capacity(USUAL_LENGTH);
         text.push(b'{');
         let mut line = Self { text, has_request_id: false, has_trace_id: false, metrics: Vec::new() };
@@ -107,7 +107,7 @@ impl Line {
         }
         self.write(name, value);
         self.metrics.extend(metrics::of(name));
-        // An alarm is counted wherever it is raised.
+        // Every line with an alarm counts in the metric `Alarm`.
         if name == "alarm" {
             self.add("Alarm", &1);
         }
@@ -135,7 +135,7 @@ impl Line {
         }
     }
 
-    fn ended(mut self, now: Millis) -> Vec<u8> {
+    fn finish(mut self, now: Millis) -> Vec<u8> {
         if !self.metrics.is_empty() {
             let directives = metrics::directives(&self.metrics, now);
             self.write("_aws", &directives);
@@ -145,10 +145,10 @@ impl Line {
     }
 }
 
-/// A value as its `Debug` says it.
-struct Said<'a>(&'a dyn fmt::Debug);
+/// A value that is serialized as its `Debug` text.
+struct DebugText<'a>(&'a dyn fmt::Debug);
 
-impl Serialize for Said<'_> {
+impl Serialize for DebugText<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&format_args!("{:?}", self.0))
     }
@@ -176,7 +176,7 @@ impl Visit for Line {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.add(field.name(), &Said(value));
+        self.add(field.name(), &DebugText(value));
     }
 }
 

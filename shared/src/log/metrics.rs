@@ -1,8 +1,9 @@
-//! The metrics, in CloudWatch's embedded format (CloudWatch User Guide, "Embedded metric format specification").
+//! The metrics, in CloudWatch's embedded metric format (EMF; CloudWatch User Guide, "Embedded metric format
+//! specification").
 //!
-//! A dimension's values are written in the source: an outcome, a limit, the name of an alarm. None is a location, a
-//! company or a caller, since each combination is a metric of its own that is paid for by the month. The template's
-//! alarms and dashboard are compared with this list.
+//! All values of a dimension are constants of the source: an outcome, a limit, the name of an alarm. No dimension is a
+//! location, a company or a caller, because CloudWatch charges each combination as a metric per month. A test compares
+//! the template's alarms and dashboard with this list.
 
 use serde::Serialize;
 
@@ -10,61 +11,60 @@ use crate::domain::clock::Millis;
 
 const NAMESPACE: &str = "HoopaiRelay";
 
-/// One metric: the member of a line that holds it.
+/// One metric. A line's member of the same name holds its value.
 #[derive(Debug)]
 pub struct Metric {
-    /// Its name.
+    /// The name.
     pub name: &'static str,
     unit: &'static str,
-    /// The members that it is told apart by, each set of them for itself; the empty set is the sum of all.
+    /// The sets of members that are its dimensions. The empty set is the sum over all lines.
     dimensions: &'static [&'static [&'static str]],
 }
 
-const ALONE: &[&[&str]] = &[&[]];
+const WITHOUT_DIMENSIONS: &[&[&str]] = &[&[]];
 const BY_OUTCOME: &[&[&str]] = &[&["outcome"]];
 
 const fn metric(name: &'static str, unit: &'static str, dimensions: &'static [&'static [&'static str]]) -> Metric {
     Metric { name, unit, dimensions }
 }
 
-/// All of them.
+/// All metrics.
 pub static METRICS: [Metric; 17] = [
-    // relay
+    // function relay
     metric("Calls", "Count", &[&[], &["outcome"]]),
-    metric("RelayErrors", "Count", ALONE),
-    metric("PlatformErrors", "Count", ALONE),
-    metric("PlatformLatency", "Milliseconds", ALONE),
+    metric("RelayErrors", "Count", WITHOUT_DIMENSIONS),
+    metric("PlatformErrors", "Count", WITHOUT_DIMENSIONS),
+    metric("PlatformLatency", "Milliseconds", WITHOUT_DIMENSIONS),
     metric("PermitsRefused", "Count", &[&["limit"]]),
     // every function that renews tokens
     metric("Refreshes", "Count", BY_OUTCOME),
-    // refresh, once a tick
-    metric("Ticks", "Count", ALONE),
-    metric("Due", "Count", ALONE),
-    metric("Left", "Count", ALONE),
-    metric("OldestDueAge", "Seconds", ALONE),
-    metric("BreakerOpen", "Count", ALONE),
-    metric("RescueDepth", "Count", ALONE),
-    // callback
+    // function refresh, once a scheduled run
+    metric("Ticks", "Count", WITHOUT_DIMENSIONS),
+    metric("Due", "Count", WITHOUT_DIMENSIONS),
+    metric("Left", "Count", WITHOUT_DIMENSIONS),
+    metric("OldestDueAge", "Seconds", WITHOUT_DIMENSIONS),
+    metric("BreakerOpen", "Count", WITHOUT_DIMENSIONS),
+    metric("RescueDepth", "Count", WITHOUT_DIMENSIONS),
+    // function callback
     metric("Installs", "Count", BY_OUTCOME),
-    metric("InstallFailures", "Count", ALONE),
-    // webhook
+    metric("InstallFailures", "Count", WITHOUT_DIMENSIONS),
+    // function webhook
     metric("Webhooks", "Count", BY_OUTCOME),
-    metric("WebhookFailures", "Count", ALONE),
+    metric("WebhookFailures", "Count", WITHOUT_DIMENSIONS),
     // every function
     metric("Alarm", "Count", &[&["alarm"]]),
 ];
 
 /// The metric of that name.
-#[must_use]
 pub fn of(name: &str) -> Option<&'static Metric> {
-    // As all metrics are and hardly any other field is, and every field of every line is asked for.
+    // A cheap first test, because this runs for every field of every line. Names of other fields begin in lower case.
     if !name.starts_with(|first: char| first.is_ascii_uppercase()) {
         return None;
     }
     METRICS.iter().find(|metric| metric.name == name)
 }
 
-/// What tells CloudWatch which members of a line are metrics.
+/// The member `_aws` of a line. It tells CloudWatch which members of the line are metrics.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Directives {
@@ -73,7 +73,7 @@ pub(super) struct Directives {
     sets: Vec<Directive>,
 }
 
-/// Metrics that are told apart by the same members.
+/// Metrics with the same dimensions.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Directive {

@@ -1,8 +1,8 @@
-//! One JSON object a line on standard output: what happened, in which invocation, and the metrics of it.
+//! Structured logs: one JSON object a line on standard output. A line can also be a metric.
 //!
-//! The same names everywhere: `request_id` and `trace_id` (of the invocation, on every line of it), `resource`,
-//! `caller`, `outcome`, `status`, `generation`, durations as `…_ms`, and `alarm` on what somebody must look at. A field
-//! that is named like one of [`metrics::METRICS`] makes the line a metric, too.
+//! A field has the same name in all lines: `request_id` and `trace_id` (of the invocation, on each of its lines),
+//! `resource`, `caller`, `outcome`, `status`, `generation`, durations as `…_ms`. A line with the field `alarm` needs an
+//! operator. A field with the name of one of [`metrics::METRICS`] makes the line a metric.
 
 mod line;
 pub mod metrics;
@@ -18,31 +18,32 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use self::line::{INVOCATION, Lines};
 use crate::config::variable;
 
-/// Crates whose words may be logged below `ERROR`. Others, such as HTTP and AWS clients, would print headers and
-/// bodies there, and with them tokens: no setting of `RUST_LOG` reaches them.
+/// The crates that may log below `ERROR`. At those levels, HTTP and AWS clients print headers and bodies, which contain
+/// tokens. No setting of `RUST_LOG` enables them.
 const OURS: [&str; 5] = ["shared", "callback", "refresh", "relay", "webhook"];
 
-/// Sets the process's logging up. A second call changes nothing.
+/// Starts logging in this process. A second call changes nothing.
 pub fn start() {
-    let (told, fault) = match targets(&variable("RUST_LOG").unwrap_or_default()) {
-        Ok(told) => (told, None),
+    let (enabled, fault) = match targets(&variable("RUST_LOG").unwrap_or_default()) {
+        Ok(targets) => (targets, None),
         Err(fault) => (all_at(LevelFilter::INFO), Some(fault)),
     };
-    begin(told, |line| {
-        // Standard output is the log; without it there is nobody to tell.
+    begin(enabled, |line| {
+        // Standard output is the log. Its error cannot be reported anywhere.
         let _ = std::io::stdout().lock().write_all(line);
     });
     if let Some(error) = fault {
-        tracing::warn!(%error, "RUST_LOG is not understood; info is taken");
+        tracing::warn!(%error, "RUST_LOG cannot be read; the level is info");
     }
 }
 
-/// Hands everything that could ever be logged to a test.
+/// Gives all lines, at every level, to a test.
 pub fn capture(write: impl Fn(&[u8]) + Send + Sync + 'static) {
     begin(all_at(LevelFilter::TRACE), write);
 }
 
-/// Reads `info,shared=debug`: a level for all and one for each target, with all that is below it. Nothing is `info`.
+/// Reads `info,shared=debug`: a level for all targets, and levels for single targets and what is below them. An empty
+/// text means `info`.
 fn targets(directives: &str) -> Result<Targets, ParseError> {
     let directives: Vec<_> = directives.split(',').map(str::trim).filter(|one| !one.is_empty()).collect();
     if directives.is_empty() { Ok(all_at(LevelFilter::INFO)) } else { directives.join(",").parse() }
@@ -53,15 +54,15 @@ fn all_at(level: LevelFilter) -> Targets {
 }
 
 fn begin(targets: Targets, write: impl Fn(&[u8]) + Send + Sync + 'static) {
-    // Without the levels, what libraries would say at finer ones is looked at before it is found to be unwanted.
-    let ours = filter_fn(is_told).with_max_level_hint(LevelFilter::TRACE);
-    // An invocation's own span is heard whatever the level, since its ids belong on every line.
+    // The level hints let `tracing` skip the events of libraries without a call of the filter.
+    let ours = filter_fn(may_be_logged).with_max_level_hint(LevelFilter::TRACE);
+    // The span of an invocation is recorded at every level, because its ids belong on every line.
     let invocation = filter_fn(is_invocation).with_max_level_hint(LevelFilter::INFO);
-    let told = targets.and(ours).or(invocation);
-    let _already_set = tracing_subscriber::registry().with(Lines::new(write).with_filter(told)).try_init();
+    let enabled = targets.and(ours).or(invocation);
+    let _already_set = tracing_subscriber::registry().with(Lines::new(write).with_filter(enabled)).try_init();
 }
 
-fn is_told(metadata: &Metadata<'_>) -> bool {
+fn may_be_logged(metadata: &Metadata<'_>) -> bool {
     *metadata.level() <= Level::ERROR || OURS.iter().any(|name| is_of(metadata.target(), name))
 }
 
@@ -100,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_that_would_print_tokens_are_not_heard() {
+    fn clients_that_would_print_tokens_are_not_logged() {
         for (target, ours) in
             [("shared::token", true), ("relay", true), ("relayed", false), ("hyper::proto", false), ("aws_sdk", false)]
         {

@@ -1,5 +1,10 @@
-//! The system's own questions to the platform's API: `POST /oauth/locationToken` and `GET /oauth/installedLocations`
-//! with a company's token, and `GET /marketplace/app/{appId}/installations` with any installation's.
+//! The system's own requests to the platform's API.
+//!
+//! | request | token | purpose |
+//! |---|---|---|
+//! | `POST /oauth/locationToken` | company's | mints a location's token |
+//! | `GET /oauth/installedLocations` | company's | lists the locations that have the app |
+//! | `GET /marketplace/app/{appId}/installations` | any installation's | finds out if the installation exists |
 
 use std::time::Duration;
 
@@ -15,73 +20,71 @@ use crate::domain::access::Access;
 use crate::domain::clock::Millis;
 use crate::domain::grant::Grant;
 use crate::domain::resource::Resource;
-use crate::http_client::{self, Connection, Failure, Limits};
-use crate::platform::refusal::{Meaning, Refusal};
+use crate::http_client::{self, Connection, ResponseLimits, SendError};
+use crate::platform::error_response::{ErrorResponse, Meaning};
+use crate::platform::operations::USUAL;
 use crate::platform::text;
 use crate::platform::token_endpoint::{BadGrant, MOST_BYTES, PRESENTATION, TokenEndpoint, encode_form, read_grant};
 use crate::secrets::{FRESH, SecretError};
 
-/// Both operations are older than v3.
-const VERSION: &str = "2021-07-28";
-/// The most locations of a page. The platform's default is 20, and 100 works.
+/// The most locations on a page. The platform's default is 20; 100 works, too.
 pub const PAGE: usize = 100;
-/// A page of 100 locations is larger than a token and slower.
+/// Time limit for a page of locations. A page is larger than a token, and slower.
 const LISTING: Duration = Duration::from_secs(10);
-/// A webhook waits for the answer.
+/// Time limit for the existence of an installation. A webhook waits for the response.
 const PRESENCE: Duration = Duration::from_secs(2);
-/// A location takes some 200 bytes of a page.
+/// The largest page, in bytes. A location takes some 200 bytes.
 const MOST_BYTES_OF_A_PAGE: usize = 16 * MOST_BYTES;
 
-/// The platform's answer to the question if an installation exists.
+/// The existence of an installation, as the platform's response shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
-    /// The platform takes the installation's token.
+    /// The platform accepts the installation's token.
     Installed,
     /// The platform refuses the token although it is not expired.
     Gone,
-    /// Nothing is known.
+    /// The response does not decide. The text says why.
     Unclear(&'static str),
 }
 
-/// What asking with a company's token came to.
+/// The result of a request with a company's token.
 pub type CompanyApiResult<T> = Result<T, CompanyApiError>;
 
-/// Everything but what was asked for.
+/// The reason why a request with a company's token failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CompanyApiError {
-    /// No connection, no answer, a 5xx, or an answer that cannot be read. All of it can be asked again.
+    /// No connection, no response, a 5xx, or a response that cannot be read. The request can be repeated.
     Unanswered(&'static str),
-    /// A page of what stands in front of the platform. It can be asked again.
+    /// A gateway or CDN in front of the platform responded. The request can be repeated.
     NotReached,
     /// 429.
     Throttled {
-        /// What the platform asks for, if it does.
+        /// The platform's `Retry-After`, if there is one.
         retry_after: Option<Duration>,
     },
-    /// The company's token is expired or garbled; another one helps.
+    /// The company's token is expired or malformed. Another token helps.
     TokenRefused,
-    /// A 401 that nobody has classified, and its text; another token may help.
+    /// A 401 with an unknown text, and that text. Another token may help.
     TokenDoubted(String),
-    /// The token is good, and this is not allowed with it: a scope is missing, or it is no company's.
+    /// The token is valid but does not allow the request: a scope is missing, or it is not a company's token.
     NotAllowed(String),
-    /// The location is paused.
+    /// The platform has paused the location.
     Suspended,
-    /// The company does not have the app there, or has no such location.
+    /// The company does not have the app at this location, or does not have this location.
     Absent,
-    /// An answer that nobody has classified. It says nothing about the installation.
+    /// An error response with an unknown text. It says nothing about the installation.
     Unclassified {
         /// Its status.
         status: StatusCode,
-        /// Its text, cut and cleaned.
+        /// Its text, cut short and without secrets.
         said: String,
     },
-    /// A grant for another location than the one asked for.
+    /// The grant is for another location than the requested one.
     WrongTenant,
 }
 
 impl CompanyApiError {
-    /// The status and the text of an answer that nobody has classified.
-    #[must_use]
+    /// The status and the text of an error response with an unknown text.
     pub fn unclassified(&self) -> Option<(StatusCode, &str)> {
         match self {
             Self::TokenDoubted(said) => Some((StatusCode::UNAUTHORIZED, said)),
@@ -91,57 +94,54 @@ impl CompanyApiError {
     }
 }
 
-/// An answer as far as the limits are concerned.
+/// Status, headers and error of a response, without its body. The limiter learns from it.
 #[derive(Debug, Default)]
-pub struct Heard {
-    /// Its status and headers, if there was one.
-    pub limits: Option<(StatusCode, HeaderMap)>,
-    /// What the platform says, where that is a refusal.
-    pub refusal: Option<Refusal>,
+pub struct ResponseMeta {
+    /// Status and headers, if there was a response.
+    pub head: Option<(StatusCode, HeaderMap)>,
+    /// The error, if the status was unsuccessful.
+    pub error: Option<ErrorResponse>,
 }
 
-/// A part of the list of locations in which a company has the app.
+/// One page of the list of locations at which a company has the app.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Page {
-    /// Locations that have it.
+pub struct LocationsPage {
+    /// The locations that have the app.
     pub installed: Vec<Resource>,
-    /// How many entries the page has, those that are skipped included.
+    /// The number of entries on the page, with those that were skipped.
     pub entries: usize,
 }
 
-/// Connection and deadline of a request that takes a permit. The connection is taken first, then the permit.
+/// Connection and deadline of a request that needs a permit. The connection is taken first, then the permit.
 #[derive(Debug)]
 pub struct Departure {
     /// From [`TokenEndpoint::connection`].
     pub connection: Connection,
-    /// The end of the permit: the request leaves by then or not at all.
+    /// The end of the permit. The request leaves by then or is not sent.
     pub leave_by: Millis,
 }
 
 impl TokenEndpoint {
-    /// A connection to the platform's API, for a request that takes a permit.
-    ///
-    /// # Errors
-    /// [`Failure::NotSent`].
-    pub async fn connection(&self) -> Result<Connection, Failure> {
-        let uri = Uri::try_from(self.beside("/oauth/locationToken").as_str());
-        self.connections.connection(&uri.map_err(|error| Failure::NotSent(error.to_string()))?).await
+    /// Takes a connection to the platform's API, for a request that needs a permit.
+    pub async fn connection(&self) -> Result<Connection, SendError> {
+        let uri = Uri::try_from(self.api_url("/oauth/locationToken").as_str());
+        self.connections.connection(&uri.map_err(|error| SendError::NotSent(error.to_string()))?).await
     }
 
-    /// Mints a location's token from its company's. `None` if the permit had ended and nothing was sent.
+    /// Mints a location's token with its company's. `None` if the permit had ended; then nothing was sent.
     pub async fn mint(
         &self,
         company: &Resource,
         access: &Access,
         location: &Resource,
         departure: Departure,
-    ) -> Option<(CompanyApiResult<Box<Grant>>, Heard)> {
+    ) -> Option<(CompanyApiResult<Box<Grant>>, ResponseMeta)> {
         let form = [("companyId", company.id()), ("locationId", location.id())];
-        let url = self.beside("/oauth/locationToken");
-        let limits = Limits { time: PRESENTATION, body: MOST_BYTES };
-        let (answer, heard) = self.ask(Method::POST, &url, encode_form(form.iter()), access, departure, limits).await?;
+        let url = self.api_url("/oauth/locationToken");
+        let limits = ResponseLimits { time: PRESENTATION, body: MOST_BYTES };
+        let (answer, meta) = self.send(Method::POST, &url, encode_form(form.iter()), access, departure, limits).await?;
         let asked = answer.and_then(|body| match read_grant(&body, Some(location)) {
-            // A company's own token for a location's would open all of its locations.
+            // A token of another company must never be stored for this location.
             Ok(grant) if grant.company.as_deref().is_some_and(|id| id != company.id()) => {
                 Err(CompanyApiError::WrongTenant)
             }
@@ -149,11 +149,11 @@ impl TokenEndpoint {
             Err(BadGrant::Unreadable) => Err(CompanyApiError::Unanswered("a grant that cannot be read")),
             Err(BadGrant::WrongTenant) => Err(CompanyApiError::WrongTenant),
         });
-        Some((asked, heard))
+        Some((asked, meta))
     }
 
-    /// A page of the locations in which a company has the app, from the entry numbered `skip` on. `None` if
-    /// the permit had ended and nothing was sent.
+    /// Reads a page of the locations at which a company has the app, from the entry with the index `skip` on. `None` if the
+    /// permit had ended; then nothing was sent.
     ///
     /// # Errors
     /// [`SecretError`]: the app's id is part of the query.
@@ -163,7 +163,7 @@ impl TokenEndpoint {
         access: &Access,
         skip: usize,
         departure: Departure,
-    ) -> Result<Option<(CompanyApiResult<Page>, Heard)>, SecretError> {
+    ) -> Result<Option<(CompanyApiResult<LocationsPage>, ResponseMeta)>, SecretError> {
         let app = self.credentials(FRESH).await?;
         let (skip, limit) = (skip.to_string(), PAGE.to_string());
         let query = [
@@ -173,18 +173,17 @@ impl TokenEndpoint {
             ("skip", &skip),
             ("limit", &limit),
         ];
-        let mut url = self.beside("/oauth/installedLocations");
+        let mut url = self.api_url("/oauth/installedLocations");
         url.set_query(Some(&encode_form(query.iter())));
-        let limits = Limits { time: LISTING, body: MOST_BYTES_OF_A_PAGE };
-        let answered = self.ask(Method::GET, &url, String::new(), access, departure, limits).await;
-        let Some((answer, heard)) = answered else { return Ok(None) };
+        let limits = ResponseLimits { time: LISTING, body: MOST_BYTES_OF_A_PAGE };
+        let answered = self.send(Method::GET, &url, String::new(), access, departure, limits).await;
+        let Some((answer, meta)) = answered else { return Ok(None) };
         let unreadable = CompanyApiError::Unanswered("a list that cannot be read");
         let asked = answer.and_then(|body| read_page(body).ok_or(unreadable));
-        Ok(Some((asked, heard)))
+        Ok(Some((asked, meta)))
     }
 
-    /// Asks if the app is installed where this token comes from. Also the answer as far as the limits are concerned.
-    /// `None` if the permit had ended and nothing was sent.
+    /// Finds out if the installation of a token exists. `None` if the permit had ended; then nothing was sent.
     ///
     /// # Errors
     /// [`SecretError`]: the app's id is part of the path.
@@ -192,52 +191,52 @@ impl TokenEndpoint {
         &self,
         access: &Access,
         departure: Departure,
-    ) -> Result<Option<(Presence, Heard)>, SecretError> {
+    ) -> Result<Option<(Presence, ResponseMeta)>, SecretError> {
         let app = self.credentials(FRESH).await?;
-        let mut url = self.beside("/marketplace/app");
+        let mut url = self.api_url("/marketplace/app");
         if let Ok(mut path) = url.path_segments_mut() {
             path.extend([app.app_id(), "installations"]);
         }
-        let limits = Limits { time: PRESENCE, body: MOST_BYTES_OF_A_PAGE };
-        let answered = self.ask(Method::GET, &url, String::new(), access, departure, limits).await;
-        Ok(answered.map(|(_, heard)| (presence_of(&heard), heard)))
+        let limits = ResponseLimits { time: PRESENCE, body: MOST_BYTES_OF_A_PAGE };
+        let answered = self.send(Method::GET, &url, String::new(), access, departure, limits).await;
+        Ok(answered.map(|(_, meta)| (presence_of(&meta), meta)))
     }
 
-    async fn ask(
+    async fn send(
         &self,
         method: Method,
         url: &Url,
         form: String,
         access: &Access,
         departure: Departure,
-        limits: Limits,
-    ) -> Option<(Result<Map<String, Value>, CompanyApiError>, Heard)> {
-        let unanswered = |why| Some((Err(CompanyApiError::Unanswered(why)), Heard::default()));
+        limits: ResponseLimits,
+    ) -> Option<(Result<Map<String, Value>, CompanyApiError>, ResponseMeta)> {
+        let unanswered = |why| Some((Err(CompanyApiError::Unanswered(why)), ResponseMeta::default()));
         let Some(request) = request(method, url, form, access) else {
             return unanswered("a token that no header may have");
         };
         let Departure { connection, leave_by } = departure;
         let answer = match self.connections.send(Some(connection), request, leave_by, limits).await {
             Ok(answer) => answer,
-            Err(Failure::TooLate) => return None,
-            Err(Failure::NotSent(_)) => return unanswered("no connection"),
-            Err(Failure::TimedOut | Failure::Broken { status: None, .. }) => return unanswered("no answer"),
-            Err(Failure::Broken { status: Some(_), .. }) => return unanswered("half an answer"),
-            Err(Failure::TooLarge(_)) => return unanswered("an answer that is too large"),
+            Err(SendError::TooLate) => return None,
+            Err(SendError::NotSent(_)) => return unanswered("no connection"),
+            Err(SendError::TimedOut | SendError::Broken { status: None, .. }) => return unanswered("no answer"),
+            Err(SendError::Broken { status: Some(_), .. }) => return unanswered("half an answer"),
+            Err(SendError::TooLarge(_)) => return unanswered("an answer that is too large"),
         };
-        // A body can hold tokens.
+        // The body may contain tokens.
         let body = zeroize::Zeroizing::new(Vec::from(answer.body));
         let retry_after = answer.headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
-        let refusal = (!answer.status.is_success()).then(|| Refusal::read(answer.status, &body));
-        let asked = match &refusal {
+        let error = (!answer.status.is_success()).then(|| ErrorResponse::read(answer.status, &body));
+        let asked = match &error {
             None => read_object(&body),
-            Some(refusal) => Err(otherwise(refusal, retry_after)),
+            Some(error) => Err(company_api_error(error, retry_after)),
         };
-        Some((asked, Heard { limits: Some((answer.status, answer.headers)), refusal }))
+        Some((asked, ResponseMeta { head: Some((answer.status, answer.headers)), error }))
     }
 }
 
-/// A request with a company's token; none where that has a character that no header may have.
+/// The request for a URL, with a token. `None` if the token has a character that no header may have.
 fn request(method: Method, url: &Url, form: String, access: &Access) -> Option<Request<Full<Bytes>>> {
     let mut request = Request::new(Full::from(form));
     let headers = request.headers_mut();
@@ -245,7 +244,7 @@ fn request(method: Method, url: &Url, form: String, access: &Access) -> Option<R
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
     }
     headers.insert(AUTHORIZATION, access.token.header()?.clone());
-    headers.insert("version", HeaderValue::from_static(VERSION));
+    headers.insert("version", HeaderValue::from_static(USUAL));
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
     headers.insert(USER_AGENT, http_client::USER_AGENT);
     *request.method_mut() = method;
@@ -253,14 +252,15 @@ fn request(method: Method, url: &Url, form: String, access: &Access) -> Option<R
     Some(request)
 }
 
-/// A refusal proves that the app is gone only if it is about the token, and not about its age, its scopes or the request.
-fn presence_of(heard: &Heard) -> Presence {
-    let Some((status, _)) = &heard.limits else { return Presence::Unclear("no answer") };
+/// An error response proves that the app is gone only if it is about the token itself, and not about the token's age, its
+/// scopes or the request.
+fn presence_of(meta: &ResponseMeta) -> Presence {
+    let Some((status, _)) = &meta.head else { return Presence::Unclear("no answer") };
     if status.is_success() {
         return Presence::Installed;
     }
-    let Some(refusal) = &heard.refusal else { return Presence::Unclear("an answer that cannot be read") };
-    match (refusal.status, refusal.meaning) {
+    let Some(error) = &meta.error else { return Presence::Unclear("an answer that cannot be read") };
+    match (error.status, error.meaning) {
         (_, Meaning::NotAllowed | Meaning::WrongVersion) => {
             Presence::Unclear("the token may not ask: is the scope oauth.write missing?")
         }
@@ -269,7 +269,7 @@ fn presence_of(heard: &Heard) -> Presence {
             _,
             Meaning::Throttled | Meaning::ServerError | Meaning::TimedOut | Meaning::Redirected | Meaning::NotReached,
         ) => Presence::Unclear("the platform gave no verdict"),
-        (StatusCode::UNAUTHORIZED, _) if refusal.sample.to_ascii_lowercase().contains("expired") => {
+        (StatusCode::UNAUTHORIZED, _) if error.sample.to_ascii_lowercase().contains("expired") => {
             Presence::Unclear("the token is expired")
         }
         (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND, _) => Presence::Gone,
@@ -284,8 +284,8 @@ fn read_object(body: &[u8]) -> CompanyApiResult<Map<String, Value>> {
     }
 }
 
-fn otherwise(refusal: &Refusal, retry_after: Option<u64>) -> CompanyApiError {
-    let Refusal { status, meaning, sample } = refusal;
+fn company_api_error(error: &ErrorResponse, retry_after: Option<u64>) -> CompanyApiError {
+    let ErrorResponse { status, meaning, sample } = error;
     let said = sample.clone();
     match meaning {
         Meaning::ServerError | Meaning::Redirected => CompanyApiError::Unanswered("a status that says nothing"),
@@ -302,7 +302,7 @@ fn otherwise(refusal: &Refusal, retry_after: Option<u64>) -> CompanyApiError {
 }
 
 #[derive(Deserialize)]
-struct Entry {
+struct ListedLocation {
     #[serde(rename = "_id")]
     id: String,
     #[serde(rename = "isInstalled", default = "yes")]
@@ -313,13 +313,13 @@ fn yes() -> bool {
     true
 }
 
-fn read_page(mut body: Map<String, Value>) -> Option<Page> {
+fn read_page(mut body: Map<String, Value>) -> Option<LocationsPage> {
     let Some(Value::Array(entries)) = body.remove("locations") else { return None };
     let number = entries.len();
-    // An entry that cannot be read must not hide the others.
-    let read = |entry| serde_json::from_value::<Entry>(entry).ok().filter(|entry| entry.is_installed);
+    // An entry that cannot be read is skipped, so that it does not hide the others.
+    let read = |entry| serde_json::from_value::<ListedLocation>(entry).ok().filter(|entry| entry.is_installed);
     let installed = entries.into_iter().filter_map(read).filter_map(|entry| Resource::location(&entry.id).ok());
-    Some(Page { installed: installed.collect(), entries: number })
+    Some(LocationsPage { installed: installed.collect(), entries: number })
 }
 
 #[cfg(test)]
@@ -342,7 +342,7 @@ mod tests {
         let name = concat!("hoopai-relay/", env!("CARGO_PKG_VERSION"));
         assert_eq!(
             (&request.headers()[USER_AGENT], &request.headers()["version"]),
-            (&HeaderValue::from_static(name), &HeaderValue::from_static(VERSION))
+            (&HeaderValue::from_static(name), &HeaderValue::from_static(USUAL))
         );
         assert_eq!(request.headers()[AUTHORIZATION], "Bearer t");
     }
@@ -350,7 +350,10 @@ mod tests {
     #[test]
     fn each_refusal_has_its_meaning() {
         let of = |status: u16, body: &str| {
-            otherwise(&Refusal::read(StatusCode::from_u16(status).expect("a status"), body.as_bytes()), None)
+            company_api_error(
+                &ErrorResponse::read(StatusCode::from_u16(status).expect("a status"), body.as_bytes()),
+                None,
+            )
         };
         let unclassified = |status: u16, said: &str| CompanyApiError::Unclassified {
             status: StatusCode::from_u16(status).expect("a status"),
@@ -391,8 +394,8 @@ mod tests {
     fn a_refusal_of_the_token_itself_means_that_the_app_is_gone() {
         let of = |status: u16, body: &str| {
             let status = StatusCode::from_u16(status).expect("a status");
-            let refusal = (!status.is_success()).then(|| Refusal::read(status, body.as_bytes()));
-            presence_of(&Heard { limits: Some((status, HeaderMap::new())), refusal })
+            let error = (!status.is_success()).then(|| ErrorResponse::read(status, body.as_bytes()));
+            presence_of(&ResponseMeta { head: Some((status, HeaderMap::new())), error })
         };
         for (status, body, expected) in [
             (200, r#"{"installations":[]}"#, Presence::Installed),
@@ -423,7 +426,7 @@ mod tests {
         ] {
             assert!(matches!(of(status, body), Presence::Unclear(_)), "{status} {body}");
         }
-        assert_eq!(presence_of(&Heard::default()), Presence::Unclear("no answer"));
+        assert_eq!(presence_of(&ResponseMeta::default()), Presence::Unclear("no answer"));
     }
 
     #[test]
@@ -431,7 +434,7 @@ mod tests {
         let page = json!({"locations": [{"_id": "L1", "isInstalled": true}, {"_id": "L2", "isInstalled": false},
             {"_id": "../x"}, {"id": "L3"}, {"_id": "L4"}], "count": 900});
         let Value::Object(body) = page else { panic!("an object") };
-        let ids = |page: &Page| page.installed.iter().map(|l| l.id().to_owned()).collect::<Vec<_>>();
+        let ids = |page: &LocationsPage| page.installed.iter().map(|l| l.id().to_owned()).collect::<Vec<_>>();
         let page = read_page(body).expect("a page");
         assert_eq!((ids(&page), page.entries), (vec!["L1".to_owned(), "L4".to_owned()], 5));
         assert_eq!(read_page(Map::new()), None);

@@ -1,12 +1,18 @@
-//! Everything that is known of the platform's behaviour, in one place. Pure.
+//! The platform: its operations, its responses, and the requests that the system itself makes.
 //!
-//! [`refusal`] reads what an unsuccessful answer says, for refreshes, exchanges, minting, lists and relayed calls alike.
-//! [`operations`] is the one table of the platform's operations: whose token they take, in which version, and where
-//! they name a location or company.
+//! | module | its rule |
+//! |---|---|
+//! | [`operations`] | the one table of operations: class of the token, `Version`, ids in the path |
+//! | [`error_response`] | the one classification of unsuccessful responses, for refreshes, exchanges, minting, lists and relayed calls |
+//! | `rate_limits` | the rate-limit headers of a response |
+//! | [`token_endpoint`] | `POST /oauth/token`: exchange of a code, refresh of a token |
+//! | [`company_api`] | minting of location tokens, and the list of a company's locations |
+//!
+//! The first three are pure.
 
 pub mod company_api;
+pub mod error_response;
 pub mod operations;
 pub(crate) mod rate_limits;
-pub mod refusal;
 pub(crate) mod text;
 pub mod token_endpoint;

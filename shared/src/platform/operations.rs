@@ -1,34 +1,34 @@
-//! The platform's operations, as far as the relay must know them: one table, and one way in which a path is compared.
+//! The table of the platform's operations, and its one matcher. Pure.
 //!
-//! Nearly all of the 1,203 published operations take a location's token, the same `Version`, and name their location in
-//! query or body. The table has the rules for the others. A test compares it with the published list
+//! Nearly all of the 1,203 published operations take a location's token and the same `Version`, and name their location in
+//! query or body. The table has the rules for the others. Tests compare it with the published list
 //! (`tests/it/data/operations.tsv`).
 
 use http::Method;
 
 use crate::domain::resource::Kind;
 
-/// The version that the platform's documents name for most operations…
-const USUAL: &str = "2021-07-28";
-/// …and for the older ones.
+/// The `Version` that the platform's documents name for most operations.
+pub(super) const USUAL: &str = "2021-07-28";
+/// The `Version` that the platform's documents name for older operations.
 const OLDER: &str = "2021-04-15";
 
-/// The two readings of a path: [`crate::request::path::Path::readings`].
+/// The two readings of a path, as in [`crate::request::path::Path::readings`].
 type Readings = [Vec<String>; 2];
 
-/// What is known of the operations that a rule is for.
+/// A property of the operations that a rule matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fact {
-    /// The platform takes them with a company's token only.
+    /// The platform takes only a company's token.
     CompanyOnly,
     /// The `Version` that the platform's documents name.
     Version(&'static str),
-    /// The member `altId` is the caller's own id of what it sends, and no account.
+    /// The member `altId` is the caller's own id of a message. In all other operations it is an account.
     OwnAltId,
 }
 use Fact::{CompanyOnly, OwnAltId, Version};
 
-/// Methods, a pattern of paths, and what is known of them besides the ids in the path.
+/// Methods (none means all), a path pattern, and the properties of the matching operations.
 type Rule = (&'static [Method], &'static str, &'static [Fact]);
 
 const ANY: &[Method] = &[];
@@ -37,11 +37,11 @@ const POST: Method = Method::POST;
 const PUT: Method = Method::PUT;
 const DELETE: Method = Method::DELETE;
 
-/// The segments of a pattern: `*` is any segment; `{location}` and `{company}` are the id of one; `**`, at the end, is any
-/// number of segments, none included.
+/// All rules. In a pattern, `*` matches any segment, `{location}` and `{company}` match the id of one, and `**` at the end
+/// matches any number of segments, also none.
 ///
-/// `GET /locations/{id}/permissions` and `POST /objects` are not here: one source says that they are for a company's
-/// token, another that a location's works. The platform decides.
+/// `GET /locations/{id}/permissions` and `POST /objects` have no rule: one source says that they need a company's token,
+/// another says that a location's token works. Such requests are sent, and the platform decides.
 const TABLE: &[Rule] = &[
     (ANY, "affiliate-manager/{location}/**", &[]),
     (ANY, "agent-studio/**", &[Version(OLDER)]),
@@ -102,60 +102,57 @@ const TABLE: &[Rule] = &[
     (ANY, "voice-ai/**", &[Version(OLDER)]),
 ];
 
-/// Whether the platform takes an operation with a company's token only.
+/// True if the platform takes only a company's token for an operation.
 ///
-/// Where routers could read the path differently both readings must say so: a call that may be meant otherwise is the
-/// platform's to refuse.
-#[must_use]
-pub fn needs_company(method: &Method, path: &Readings) -> bool {
+/// Routers may read a path in two ways. The rule must match in both: an ambiguous request is sent, and the platform
+/// decides.
+pub fn needs_company_token(method: &Method, path: &Readings) -> bool {
     path.iter()
         .all(|segments| rules(method, segments).any(|(facts, found)| found.exact && facts.contains(&CompanyOnly)))
 }
 
-/// The version that the platform's documents name for an operation.
-#[must_use]
+/// The `Version` that the platform's documents name for an operation.
 pub fn version(method: &Method, [path, _]: &Readings) -> &'static str {
     let facts = rules(method, path).filter(|(_, found)| found.exact).flat_map(|(facts, _)| facts);
     let mut versions = facts.filter_map(|fact| if let Version(version) = fact { Some(*version) } else { None });
     versions.next().unwrap_or(USUAL)
 }
 
-/// Whether the member `altId` of an operation names an account.
-#[must_use]
+/// True if the member `altId` of an operation is an account.
 pub fn alt_id_names_an_account(method: &Method, path: &Readings) -> bool {
     !path.iter().any(|segments| rules(method, segments).any(|(facts, _)| facts.contains(&OwnAltId)))
 }
 
-/// Tells each id that stands in a path, in either reading: whatever one of them names must be the one that is allowed.
-pub fn ids_in_path<'a>(method: &Method, [first, second]: &'a Readings, mut tell: impl FnMut(Kind, &'a str)) {
+/// Calls `found` with each id in a path, in both readings: both must be ids that the caller is allowed to use.
+pub fn ids_in_path<'a>(method: &Method, [first, second]: &'a Readings, mut found: impl FnMut(Kind, &'a str)) {
     let readings = [Some(first), (second != first).then_some(second)];
-    for (_, found) in readings.into_iter().flatten().flat_map(|segments| rules(method, segments)) {
-        found.ids.into_iter().flatten().for_each(|(kind, id)| tell(kind, id));
+    for (_, matched) in readings.into_iter().flatten().flat_map(|segments| rules(method, segments)) {
+        matched.ids.into_iter().flatten().for_each(|(kind, id)| found(kind, id));
     }
 }
 
-/// A path that a pattern fits.
-struct Found<'a> {
-    /// Whether the names in it are written as the platform writes them.
+/// A path that matches a pattern.
+struct Match<'a> {
+    /// True if the names in the path are spelled as the platform spells them.
     exact: bool,
-    /// No pattern has more ids than these.
+    /// The ids in the path. No pattern has more than two.
     ids: [Option<(Kind, &'a str)>; 2],
 }
 
-/// The rules that are for a request.
-fn rules<'a>(method: &Method, segments: &'a [String]) -> impl Iterator<Item = (&'static [Fact], Found<'a>)> {
+/// The rules that match a request.
+fn rules<'a>(method: &Method, segments: &'a [String]) -> impl Iterator<Item = (&'static [Fact], Match<'a>)> {
     TABLE.iter().filter_map(move |(methods, pattern, facts)| {
-        let found = fit(pattern, segments)?;
+        let found = match_path(pattern, segments)?;
         (methods.is_empty() || methods.contains(method)).then_some((*facts, found))
     })
 }
 
-/// Compares a path with a pattern.
+/// Matches a path with a pattern.
 ///
-/// Routers differ in case and in what they make of `;parameters`, so a path fits in spite of these; [`Found::exact`] says
-/// whether it has to.
-fn fit<'a>(pattern: &str, segments: &'a [String]) -> Option<Found<'a>> {
-    let mut found = Found { exact: true, ids: [None, None] };
+/// Some routers ignore case and `;parameters`, so they are ignored here too. [`Match::exact`] says if the path matches
+/// without that.
+fn match_path<'a>(pattern: &str, segments: &'a [String]) -> Option<Match<'a>> {
+    let mut found = Match { exact: true, ids: [None, None] };
     let mut ids = found.ids.iter_mut();
     let mut segments = segments.iter();
     for part in pattern.split('/') {
@@ -184,13 +181,14 @@ fn fit<'a>(pattern: &str, segments: &'a [String]) -> Option<Found<'a>> {
     segments.next().is_none().then_some(found)
 }
 
-/// A segment as a name of the platform's.
+/// A segment without its `;parameters` and outer spaces.
 fn plain(segment: &str) -> &str {
     segment.split(';').next().unwrap_or_default().trim()
 }
 
-/// The platform has names in the places of ids (`/locations/search`, `/social-media-posting/statistics`), all in small
-/// letters; its ids are twenty letters and digits of both cases, of which none is like that.
+/// True if a segment is a name and not an id. Some paths have a name in the place of an id (`/locations/search`,
+/// `/social-media-posting/statistics`). All these names are in lower case; an id has twenty letters and digits of both
+/// cases.
 fn is_name(segment: &str) -> bool {
     segment.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')
 }
@@ -248,7 +246,7 @@ mod tests {
             } else {
                 &mut others
             }) += 1;
-            assert_eq!(needs_company(&method, path.readings()), expected, "{method} {template}: {classes}");
+            assert_eq!(needs_company_token(&method, path.readings()), expected, "{method} {template}: {classes}");
         }
         assert_eq!(disputed, 3, "GET permissions in v3, POST objects in v2 and v3");
         assert!(companys > 70 && others > 1_000, "only {companys} and {others} operations were looked at");
@@ -277,7 +275,7 @@ mod tests {
             let concrete = path(&concrete);
             let mut found = Vec::new();
             ids_in_path(&method, concrete.readings(), |kind, id| found.push((kind, id)));
-            // Where another thing's id stands in the place of a location's, it is taken for one: `/emails/builder/{id}`.
+            // In `/emails/builder/{id}`, another id stands in the place of a location's. It is taken for a location's.
             found.retain(|(_, id)| matches!(*id, "L1" | "C1"));
             found.dedup();
             for id in &expected {
@@ -347,7 +345,7 @@ mod tests {
             ("/locations/L1%2Ftags", false),
             ("/locations/L1/tags", false),
         ] {
-            assert_eq!(needs_company(&DELETE, path(text).readings()), expected, "{text}");
+            assert_eq!(needs_company_token(&DELETE, path(text).readings()), expected, "{text}");
         }
     }
 }

@@ -1,21 +1,21 @@
-//! The texts in the body of an unsuccessful answer, whatever its shape.
+//! The texts in the body of an unsuccessful response. Pure.
 //!
-//! The platform has no one shape: `{"message":"…"}`, `{"message":["…"]}`, `{"error":"…","error_description":"…"}`, and
-//! in v3 `{"error":{"code":"…","message":"…"}}`. Gateways in front of the platform add HTML, plain text and nothing.
+//! The platform uses several shapes: `{"message":"…"}`, `{"message":["…"]}`, `{"error":"…","error_description":"…"}`, and
+//! in v3 `{"error":{"code":"…","message":"…"}}`. Gateways in front of the platform send HTML, plain text or no body.
 
 use serde_json::Value;
 
-/// The largest body that is read, in bytes. A refusal of the platform is far smaller.
+/// The largest body that is read, in bytes. The platform's error responses are far smaller.
 const LONGEST: usize = 16 * 1024;
-/// Members that hold texts.
+/// The members of an object that hold texts.
 const MEMBERS: [&str; 9] =
     ["message", "error_description", "errorDescription", "detail", "error", "errors", "msg", "title", "code"];
-/// How deep texts are looked for.
+/// The depth to which texts are looked for.
 const DEEPEST: usize = 4;
 /// The longest sample, in characters.
 const SAMPLE: usize = 200;
 
-/// Reads JSON, with or without a byte-order mark.
+/// Reads JSON. A byte-order mark is skipped.
 pub(crate) fn json(body: &[u8]) -> Option<Value> {
     serde_json::from_slice(without_mark(body)).ok()
 }
@@ -24,23 +24,23 @@ fn without_mark(body: &[u8]) -> &[u8] {
     body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
 
-/// What a body is.
+/// The content of a body.
 #[derive(Debug, PartialEq)]
 pub(super) enum Body {
-    /// JSON, and the texts in it.
+    /// JSON: the texts in it.
     Json(Vec<String>),
     /// Plain text.
     Plain(String),
-    /// A page of HTML (or XML).
+    /// A page of HTML or XML.
     Page,
-    /// The answer of a content delivery network that says so itself, in JSON.
+    /// JSON of a content delivery network that names itself.
     OfCdn,
-    /// Nothing, or more than any refusal of the platform.
+    /// An empty body, or one that is larger than any error response of the platform.
     Nothing,
 }
 
 impl Body {
-    /// Reads a body. The content type does not count: gateways and the platform itself send wrong ones.
+    /// Reads a body. The content type is ignored, because gateways and the platform send wrong ones.
     pub(super) fn read(body: &[u8]) -> Self {
         let body = without_mark(body).trim_ascii();
         if body.starts_with(b"<") {
@@ -50,7 +50,7 @@ impl Body {
             return Self::Nothing;
         }
         match json(body) {
-            // Cloudflare answers those who accept JSON in JSON.
+            // Cloudflare sends JSON if the request accepts JSON.
             Some(json) if json.get("cloudflare_error").is_some() => Self::OfCdn,
             Some(json) => {
                 let mut texts = Vec::new();
@@ -61,7 +61,7 @@ impl Body {
         }
     }
 
-    /// What an operator may read of it: cut short, and without anything that looks like a token or secret.
+    /// The texts for an operator: cut short, and without anything that looks like a token or secret.
     pub(super) fn sample(&self) -> String {
         let text = match self {
             Self::Json(texts) => texts.join(" "),
@@ -87,7 +87,7 @@ fn collect(value: &Value, depth: usize, texts: &mut Vec<String>) {
     }
 }
 
-/// A word, unless it may be a token, a secret or a key: those are long, or have digits and are not short.
+/// The word, or `…` if it may be a token, a secret or a key: those are long, or have digits and are not short.
 fn redacted(word: &str) -> String {
     let has_digit = word.bytes().any(|byte| byte.is_ascii_digit());
     if word.len() > 40 || (has_digit && word.len() > 24) {
@@ -97,10 +97,11 @@ fn redacted(word: &str) -> String {
     }
 }
 
-/// A text as it is compared: words in small letters with single spaces between, before and after them.
+/// A text in the form in which phrases are compared: words in lower case, with single spaces before, between and after
+/// them.
 ///
-/// `camelCase` and `snake_case` are several words. What ends a sentence or clause (`.`, `:`, `;`, `!`, `?`) becomes the
-/// word `.`, so that two clauses are not read as one; all other punctuation separates words, but for apostrophes.
+/// `camelCase` and `snake_case` are several words. A mark that ends a sentence or clause (`.`, `:`, `;`, `!`, `?`) becomes
+/// the word `.`, so that no phrase spans two clauses. Apostrophes are removed; all other punctuation separates words.
 pub(super) fn words(text: &str) -> String {
     let mut words = String::with_capacity(text.len() + 8);
     words.push(' ');

@@ -1,5 +1,5 @@
-//! `POST /oauth/token`: its wire format, and what each answer means for a refresh and for an exchange. What the platform
-//! says is read by [`crate::platform::refusal`].
+//! The token endpoint (RFC 6749 section 3.2), `POST /oauth/token`: its wire format, and the meaning of each response for a
+//! refresh and for the exchange of a code. [`crate::platform::error_response`] classifies the error texts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,81 +16,82 @@ use crate::domain::clock::Millis;
 use crate::domain::grant::Grant;
 use crate::domain::redacted::Redacted;
 use crate::domain::resource::{Kind, Resource};
-use crate::http_client::{self, Connections, Failure, Limits};
-use crate::platform::refusal::{Meaning, Refusal};
+use crate::http_client::{self, Connections, ResponseLimits, SendError};
+use crate::platform::error_response::{ErrorResponse, Meaning};
 use crate::platform::text;
 use crate::secrets::{AppCredentials, Secret, SecretError};
 
-/// The time from the first byte sent to the last received. Two presentations and a commit fit into a lease.
+/// Time limit for the presentation of a refresh token, from the first byte sent to the last byte received. Two
+/// presentations and a commit fit into a lease.
 pub const PRESENTATION: Duration = Duration::from_secs(5);
-/// The same for the exchange of a code, which holds no lease.
+/// Time limit for the exchange of a code, which holds no lease.
 const EXCHANGE: Duration = Duration::from_secs(10);
-/// An answer of the token endpoint is 2 to 5 KB.
+/// The largest response, in bytes. A response of the token endpoint has 2 to 5 KB.
 pub(super) const MOST_BYTES: usize = 256 * 1024;
 
-/// What a presentation of a refresh token came to.
+/// The outcome of the presentation of a refresh token.
 #[derive(Clone, Debug)]
 pub enum Outcome {
-    /// A new pair.
+    /// The platform granted a new pair.
     Granted(Box<Grant>),
-    /// No connection: the request was certainly not seen.
+    /// There was no connection. The platform has not seen the request.
     NotSent,
-    /// What stands in front of the platform has blocked the request: the platform has not seen it.
+    /// A gateway or CDN in front of the platform blocked the request. The platform has not seen it.
     NotReached,
     /// 429.
     Throttled {
-        /// What the platform asks for, if it does.
+        /// The platform's `Retry-After`, if there is one.
         retry_after: Option<Duration>,
     },
-    /// The request was or may have been seen, and there is no answer that can be read.
+    /// The platform may have seen the request, and no response can be read.
     Unknown(Cause),
     /// The refresh token is invalid, expired or used.
     Refused,
-    /// The location or company is deleted, as the platform says now.
+    /// The platform says that the location or company is deleted.
     Gone,
     /// The platform does not accept the app's client id and secret.
     WrongClient {
-        /// The credentials that were refused.
+        /// The [`fingerprint`] of the credentials that were refused.
         fingerprint: String,
     },
-    /// The platform does not accept a parameter: a bug or a wrong setting of ours.
+    /// The platform does not accept a parameter. The cause is a bug or a wrong setting of ours.
     BadRequest(String),
-    /// The location is paused; the same refresh token works once it is active again.
+    /// The platform has paused the location. The same refresh token works again when the location is active.
     Suspended,
-    /// A 4xx that nobody has classified.
+    /// A 4xx with an unknown text.
     Unclassified {
         /// Its status.
         status: StatusCode,
-        /// The platform's `message`, cut and cleaned.
+        /// The platform's text, cut short and without secrets.
         message: String,
     },
-    /// A grant for another location or company than the one asked for.
+    /// The grant is for another location or company than the requested one.
     WrongTenant,
-    /// The app's credentials cannot be read; nothing was sent.
+    /// The app's credentials cannot be read. Nothing was sent.
     Secret(SecretError),
 }
 
-/// Why an outcome is unknown.
+/// The reason why an outcome is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// No answer in time.
+    /// No response in time.
     TimedOut,
     /// The connection broke after it was made.
     Broken,
     /// A 5xx.
     ServerError(u16),
-    /// A 3xx, which no token endpoint answers.
+    /// A 3xx. A token endpoint does not redirect.
     Redirected,
-    /// A 200 that holds no grant.
+    /// A successful response without a readable grant.
     Unreadable,
-    /// A page of what stands in front of the platform, which may have passed the request on.
+    /// A response of a gateway in front of the platform, which may have passed the request on.
     NotReached,
 }
 
-/// Why a code was not exchanged.
+/// The reason why a code was not exchanged.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ExchangeError {
-    /// The code is used, too old or garbage.
+    /// The code was used before, is too old, or is malformed.
     #[error("the code is used, too old or garbage")]
     CodeRefused,
     /// The platform does not accept the app's client id and secret.
@@ -99,11 +100,11 @@ pub enum ExchangeError {
     /// The platform does not accept a parameter, such as the redirect URI.
     #[error("the platform does not accept the request: {0}")]
     BadRequest(String),
-    /// The location is paused.
+    /// The platform has paused the location.
     #[error("the location is not active")]
     Suspended,
-    /// No connection, no answer, a 429, a 5xx, a page of what stands in front of the platform, an answer that cannot
-    /// be read, or one that nobody has classified. The human may try again in some minutes.
+    /// No connection, no response, a 429, a 5xx, a response of a gateway, a response that cannot be read, or an unknown
+    /// text. The installer can try again in some minutes.
     #[error("the platform is unavailable: {0}")]
     Unavailable(String),
     /// The app's credentials cannot be read.
@@ -111,7 +112,7 @@ pub enum ExchangeError {
     Secret(SecretError),
 }
 
-/// The platform's token endpoint, as this app uses it.
+/// A client of the platform's token endpoint, with the app's credentials.
 #[derive(Clone)]
 pub struct TokenEndpoint {
     pub(super) connections: Connections,
@@ -120,68 +121,61 @@ pub struct TokenEndpoint {
 }
 
 impl TokenEndpoint {
-    /// The endpoint under `api`.
-    #[must_use]
+    /// The token endpoint of the API at the base URL `api`.
     pub fn new(connections: Connections, api: &Url, app: Arc<Secret<AppCredentials>>) -> Self {
         let mut url = api.clone();
         url.set_path(&format!("{}/oauth/token", api.path().trim_end_matches('/')));
         Self { connections, url, app }
     }
 
-    /// Another path of the same API.
-    pub(super) fn beside(&self, path: &str) -> Url {
+    /// The URL of another path of the same API.
+    pub(super) fn api_url(&self, path: &str) -> Url {
         let mut url = self.url.clone();
         let base = url.path().trim_end_matches("/oauth/token").to_owned();
         url.set_path(&format!("{base}{path}"));
         url
     }
 
-    /// The app's credentials, at most `age` old where they can be read.
-    ///
-    /// # Errors
-    /// [`SecretError`].
+    /// The app's credentials, at most `age` old unless Secrets Manager fails.
     pub async fn credentials(&self, age: Duration) -> Result<Arc<AppCredentials>, SecretError> {
         self.app.read_if_older_than(age).await
     }
 
-    /// The app's credentials, read again however new they are, but so at most once in `apart`: for who was refused
-    /// with them.
-    ///
-    /// # Errors
-    /// [`SecretError`].
-    pub async fn credentials_again(&self, apart: Duration) -> Result<Arc<AppCredentials>, SecretError> {
-        self.app.read_again(apart).await
+    /// Re-reads the app's credentials even if the cache is fresh, at most once per `min_interval`. For a caller whose
+    /// credentials were just refused.
+    pub async fn credentials_again(&self, min_interval: Duration) -> Result<Arc<AppCredentials>, SecretError> {
+        self.app.read_again(min_interval).await
     }
 
-    /// Exchanges an authorization code (RFC 6749 section 4.1.3, with the client in the body).
+    /// Exchanges an authorization code (RFC 6749 section 4.1.3, with the client's credentials in the body).
     ///
     /// # Errors
-    /// [`ExchangeError`]. A code is single use: after most errors the human starts again.
+    /// A code is single-use: after most errors the installer must start again.
     pub async fn exchange(&self, code: &Redacted, redirect_uri: &str) -> Result<Grant, ExchangeError> {
         let app = self.app.get().await.map_err(ExchangeError::Secret)?;
         let code = [("grant_type", "authorization_code"), ("code", code.expose()), ("redirect_uri", redirect_uri)];
         let mut answer = self.post(&app, &code, EXCHANGE, self.connections.now() + EXCHANGE).await;
-        if matches!(&answer, Answer::Refused(refusal, _) if refusal.meaning == Meaning::ClientInvalid) {
-            // A secret that was changed a moment ago: the code is still good, for the client was not.
+        if matches!(&answer, TokenResponse::Refused(refusal, _) if refusal.meaning == Meaning::ClientInvalid) {
+            // The app's secret may have changed a moment ago. A refusal of the client does not use up the code.
             let newer = self.app.read_if_older_than(Duration::ZERO).await.map_err(ExchangeError::Secret)?;
             if fingerprint(&newer) != fingerprint(&app) {
                 answer = self.post(&newer, &code, EXCHANGE, self.connections.now() + EXCHANGE).await;
             }
         }
         match answer {
-            Answer::Granted(body) => {
+            TokenResponse::Granted(body) => {
                 read_grant(&body, None).map_err(|_| ExchangeError::Unavailable("unreadable grant".into()))
             }
-            Answer::NotSent => Err(ExchangeError::Unavailable("no connection".into())),
-            Answer::Unknown(cause) => Err(ExchangeError::Unavailable(format!("{cause:?}"))),
-            Answer::Refused(refusal, _) => Err(refusal.into()),
+            TokenResponse::NotSent => Err(ExchangeError::Unavailable("no connection".into())),
+            TokenResponse::Unknown(cause) => Err(ExchangeError::Unavailable(format!("{cause:?}"))),
+            TokenResponse::Refused(refusal, _) => Err(refusal.into()),
         }
     }
 
-    /// Presents a refresh token once (RFC 6749 section 6). Nothing is retried here.
+    /// Presents a refresh token once (RFC 6749 section 6). It never retries.
     ///
-    /// The request leaves within [`PRESENTATION`] from now or not at all: the caller has looked at its lease, and reading
-    /// the secret or connecting may take longer than the lease where the process is frozen meanwhile.
+    /// The request leaves within [`PRESENTATION`] from now, or is not sent. The caller has just checked its lease; if the
+    /// process is frozen while it reads the secret or connects, the lease may end in that time.
     pub async fn present(&self, resource: &Resource, refresh: &Redacted) -> Outcome {
         let leave_by = self.connections.now() + PRESENTATION;
         let app = match self.app.get().await {
@@ -194,14 +188,14 @@ impl TokenEndpoint {
         };
         let form = [("grant_type", "refresh_token"), ("refresh_token", refresh.expose()), ("user_type", user_type)];
         match self.post(&app, &form, PRESENTATION, leave_by).await {
-            Answer::Granted(body) => match read_grant(&body, Some(resource)) {
+            TokenResponse::Granted(body) => match read_grant(&body, Some(resource)) {
                 Ok(grant) => Outcome::Granted(grant.into()),
                 Err(BadGrant::Unreadable) => Outcome::Unknown(Cause::Unreadable),
                 Err(BadGrant::WrongTenant) => Outcome::WrongTenant,
             },
-            Answer::NotSent => Outcome::NotSent,
-            Answer::Unknown(cause) => Outcome::Unknown(cause),
-            Answer::Refused(Refusal { meaning, status, sample }, retry_after) => match meaning {
+            TokenResponse::NotSent => Outcome::NotSent,
+            TokenResponse::Unknown(cause) => Outcome::Unknown(cause),
+            TokenResponse::Refused(ErrorResponse { meaning, status, sample }, retry_after) => match meaning {
                 Meaning::RefreshTokenInvalid | Meaning::GrantInvalid | Meaning::NotInstalled => Outcome::Refused,
                 Meaning::LocationNotFound | Meaning::CompanyNotFound => Outcome::Gone,
                 Meaning::Inactive => Outcome::Suspended,
@@ -214,27 +208,38 @@ impl TokenEndpoint {
         }
     }
 
-    async fn post(&self, app: &AppCredentials, form: &[(&str, &str)], time: Duration, leave_by: Millis) -> Answer {
+    async fn post(
+        &self,
+        app: &AppCredentials,
+        form: &[(&str, &str)],
+        time: Duration,
+        leave_by: Millis,
+    ) -> TokenResponse {
         let client = [("client_id", app.client_id.as_str()), ("client_secret", app.client_secret.expose())];
         let Some(request) = form_request(&self.url, encode_form(client.iter().chain(form))) else {
-            return Answer::NotSent;
+            return TokenResponse::NotSent;
         };
-        // Boxed, because it is large and every future around an exchange would hold room for it.
-        let answer = Box::pin(self.connections.call_apart(request, leave_by, Limits { time, body: MOST_BYTES })).await;
+        // Boxed: the future is large, and every future around it would be as large.
+        let answer = Box::pin(self.connections.call_on_new_connection(
+            request,
+            leave_by,
+            ResponseLimits { time, body: MOST_BYTES },
+        ))
+        .await;
         match answer {
             Ok(answer) => {
                 let retry_after = answer.headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
                 classify(answer.status, retry_after, answer.body.into())
             }
-            Err(Failure::NotSent(_) | Failure::TooLate) => Answer::NotSent,
-            Err(Failure::TimedOut) => Answer::Unknown(Cause::TimedOut),
-            Err(Failure::Broken { .. }) => Answer::Unknown(Cause::Broken),
-            Err(Failure::TooLarge(status)) => classify(status, None, Vec::new()),
+            Err(SendError::NotSent(_) | SendError::TooLate) => TokenResponse::NotSent,
+            Err(SendError::TimedOut) => TokenResponse::Unknown(Cause::TimedOut),
+            Err(SendError::Broken { .. }) => TokenResponse::Unknown(Cause::Broken),
+            Err(SendError::TooLarge(status)) => classify(status, None, Vec::new()),
         }
     }
 }
 
-/// A form for the platform, from the product under its name.
+/// A POST of a form, with the product's `User-Agent`.
 pub(super) fn form_request(url: &Url, form: String) -> Option<Request<Full<Bytes>>> {
     let mut request = Request::post(Uri::try_from(url.as_str()).ok()?).body(Full::from(form)).ok()?;
     let headers = request.headers_mut();
@@ -244,38 +249,38 @@ pub(super) fn form_request(url: &Url, form: String) -> Option<Request<Full<Bytes
     Some(request)
 }
 
-/// What a request to the token endpoint came to, whatever was asked.
+/// The response to any request to the token endpoint, classified.
 #[derive(Debug, PartialEq)]
-enum Answer {
+enum TokenResponse {
     Granted(Map<String, Value>),
     NotSent,
     Unknown(Cause),
-    /// An answer that says no, and the `Retry-After` of a 429.
-    Refused(Refusal, Option<Duration>),
+    /// An error response, and its `Retry-After`.
+    Refused(ErrorResponse, Option<Duration>),
 }
 
-fn classify(status: StatusCode, retry_after: Option<u64>, body: Vec<u8>) -> Answer {
-    // A body can hold tokens, whatever the status.
+fn classify(status: StatusCode, retry_after: Option<u64>, body: Vec<u8>) -> TokenResponse {
+    // The body may contain tokens, with any status.
     let body = zeroize::Zeroizing::new(body);
     if status.is_success() {
         return match text::json(&body) {
-            Some(Value::Object(body)) => Answer::Granted(body),
-            _ => Answer::Unknown(Cause::Unreadable),
+            Some(Value::Object(body)) => TokenResponse::Granted(body),
+            _ => TokenResponse::Unknown(Cause::Unreadable),
         };
     }
-    let refusal = Refusal::read(status, &body);
+    let refusal = ErrorResponse::read(status, &body);
     match refusal.meaning {
-        Meaning::ServerError => Answer::Unknown(Cause::ServerError(status.as_u16())),
-        Meaning::Redirected => Answer::Unknown(Cause::Redirected),
-        Meaning::TimedOut => Answer::Unknown(Cause::TimedOut),
-        // A 403 is the block page, which comes before the platform. Of any other page nobody knows what it comes after.
-        Meaning::NotReached if status != StatusCode::FORBIDDEN => Answer::Unknown(Cause::NotReached),
-        _ => Answer::Refused(refusal, retry_after.map(Duration::from_secs)),
+        Meaning::ServerError => TokenResponse::Unknown(Cause::ServerError(status.as_u16())),
+        Meaning::Redirected => TokenResponse::Unknown(Cause::Redirected),
+        Meaning::TimedOut => TokenResponse::Unknown(Cause::TimedOut),
+        // A 403 is the CDN's block page: the platform has not seen the request. Any other page may come after the platform has.
+        Meaning::NotReached if status != StatusCode::FORBIDDEN => TokenResponse::Unknown(Cause::NotReached),
+        _ => TokenResponse::Refused(refusal, retry_after.map(Duration::from_secs)),
     }
 }
 
-impl From<Refusal> for ExchangeError {
-    fn from(Refusal { meaning, status, sample }: Refusal) -> Self {
+impl From<ErrorResponse> for ExchangeError {
+    fn from(ErrorResponse { meaning, status, sample }: ErrorResponse) -> Self {
         match meaning {
             Meaning::CodeInvalid
             | Meaning::GrantInvalid
@@ -297,8 +302,8 @@ pub(super) enum BadGrant {
     WrongTenant,
 }
 
-/// Reads a grant in the mixed case of v2 or the camel case of v3. `expected` is whose refresh token was presented: an
-/// answer that leaves the ids out is believed to be for it, one that names another is not.
+/// Reads a grant in the mixed case of v2 or the camel case of v3. `expected` is the resource that was requested. A grant
+/// without ids is taken to be for it; a grant with another id is refused.
 pub(super) fn read_grant(body: &Map<String, Value>, expected: Option<&Resource>) -> Result<Grant, BadGrant> {
     let text = |names: &[&str]| {
         names.iter().find_map(|name| body.get(*name)?.as_str().filter(|text| !text.is_empty()).map(str::to_owned))
@@ -328,8 +333,8 @@ pub(super) fn read_grant(body: &Map<String, Value>, expected: Option<&Resource>)
     })
 }
 
-/// The life of an access token: what the platform says in seconds, within 60 s … 24 h. Where it says nothing that can
-/// be read, an hour: short of the truth costs a refresh, beyond it costs a 401 and a refresh.
+/// The life of an access token: `expires_in` in seconds, clamped to 60 s … 24 h. If it cannot be read, an hour is assumed.
+/// Too short a life costs a refresh; too long a life costs a 401 and a refresh.
 fn life(expires_in: Option<&Value>) -> Duration {
     let seconds = match expires_in {
         Some(Value::Number(number)) => number.as_f64(),
@@ -342,8 +347,8 @@ fn life(expires_in: Option<&Value>) -> Duration {
         .map_or(Duration::from_hours(1), |s| Duration::from_secs(s.clamp(60.0, 86_400.0) as u64))
 }
 
-/// Names credentials without telling them: which pair was refused, so that a new one is tried at once.
-#[must_use]
+/// A digest that identifies credentials without revealing them. It tells if the credentials have changed since the
+/// platform refused them.
 pub fn fingerprint(app: &AppCredentials) -> String {
     let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
     for part in [b"hoopai-relay client".as_slice(), app.client_id.as_bytes(), app.client_secret.expose().as_bytes()] {
@@ -363,7 +368,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn answer(status: u16, body: &str) -> Answer {
+    fn answer(status: u16, body: &str) -> TokenResponse {
         classify(StatusCode::from_u16(status).expect("a status"), Some(7), body.as_bytes().to_vec())
     }
 
@@ -381,7 +386,7 @@ mod tests {
             (200, r#"{"access_token":"#, Cause::Unreadable),
             (200, "", Cause::Unreadable),
         ] {
-            assert_eq!(answer(status, body), Answer::Unknown(cause), "{status} {body}");
+            assert_eq!(answer(status, body), TokenResponse::Unknown(cause), "{status} {body}");
         }
     }
 
@@ -394,14 +399,14 @@ mod tests {
             (403, "error code: 1010", Meaning::NotReached),
             (404, r#"{"message":"Something new"}"#, Meaning::Unknown),
         ] {
-            let Answer::Refused(refusal, retry_after) = answer(status, body) else { panic!("{status} {body}") };
+            let TokenResponse::Refused(refusal, retry_after) = answer(status, body) else { panic!("{status} {body}") };
             assert_eq!((refusal.meaning, retry_after), (meaning, Some(Duration::from_secs(7))), "{status} {body}");
         }
     }
 
     #[test]
     fn a_grant_is_read_in_spite_of_a_byte_order_mark() {
-        assert!(matches!(answer(200, "\u{feff}{\"access_token\":\"a\"}"), Answer::Granted(_)));
+        assert!(matches!(answer(200, "\u{feff}{\"access_token\":\"a\"}"), TokenResponse::Granted(_)));
     }
 
     #[test]
@@ -432,7 +437,7 @@ mod tests {
                 "the platform is unavailable: Unknown, 400 Bad Request: Something new",
             ),
         ] {
-            let Answer::Refused(refusal, _) = answer(status, body) else { panic!("{status} {body}") };
+            let TokenResponse::Refused(refusal, _) = answer(status, body) else { panic!("{status} {body}") };
             assert_eq!(ExchangeError::from(refusal).to_string(), error, "{status} {body}");
         }
     }

@@ -1,4 +1,4 @@
-//! What the caller gets: the platform's answer or the relay's refusal, always saying which.
+//! The answer to a caller: the platform's response or the relay's refusal. The header `Relay-Source` says which.
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, WWW_AUTHENTICATE};
@@ -7,16 +7,16 @@ use serde_json::Value;
 
 use super::headers;
 use super::refused::Refused;
-use super::upstream::Reply;
 use crate::domain::clock::Millis;
-use crate::domain::problem::{Code, Problem};
+use crate::domain::problem::Code;
+use crate::http_client::Reply;
 use crate::request::mcp;
 use crate::request::path::Path;
 
-/// Who made an answer.
+/// The origin of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// The platform; the relay only passed it on.
+    /// The platform. The relay passed its response on.
     Platform,
     /// The relay itself.
     Relay,
@@ -24,7 +24,6 @@ pub enum Source {
 
 impl Source {
     /// The name on the wire.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Platform => "platform",
@@ -33,12 +32,12 @@ impl Source {
     }
 }
 
-/// A whole answer.
+/// An answer to a caller.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// The status.
     pub status: StatusCode,
-    /// Who made it.
+    /// The origin.
     pub source: Source,
     /// The headers, `Relay-Source` among them.
     pub headers: HeaderMap,
@@ -52,47 +51,39 @@ impl Answer {
         Self { status, source, headers, body }
     }
 
-    /// The platform's answer to a request for `path`, with the headers that may pass.
-    #[must_use]
+    /// The platform's response to a request for `path`, with the headers that may pass.
     pub fn of_platform(reply: &Reply, path: &Path) -> Self {
         Self::new(Source::Platform, reply.status, headers::from_platform(&reply.headers, path), reply.body.clone())
     }
 
-    /// A JSON document of the relay's own.
-    #[must_use]
+    /// A JSON document of the relay.
     pub fn json(document: &Value) -> Self {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Self::new(Source::Relay, StatusCode::OK, headers, document.to_string().into())
     }
 
-    /// A refusal (RFC 9457), with `Retry-After` seen from `now`.
-    #[must_use]
-    pub fn refusal(problem: &Problem, now: Millis) -> Self {
+    /// A refusal as a problem document (RFC 9457). `Retry-After` counts from `now`.
+    pub fn refused(refused: &Refused, now: Millis) -> Self {
+        let problem = &refused.problem;
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(at) = problem.retry_at {
-            headers::retry_after(&mut headers, at, now);
+            headers::set_retry_after(&mut headers, at, now);
         }
         if problem.code == Code::Unauthenticated {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        // A 405 names the methods that are offered (RFC 9110 section 15.5.6).
+        // A 405 must name the offered methods (RFC 9110 section 15.5.6).
         if problem.code == Code::MethodNotOffered {
             headers.insert(ALLOW, HeaderValue::from_static(mcp::OFFERED));
         }
         Self::new(Source::Relay, problem.code.status(), headers, problem.to_json().to_string().into())
     }
 
-    /// The same for a refusal that knows its cause.
+    /// Adds the id of the invocation, as `Relay-Request-Id`.
     #[must_use]
-    pub fn refused(refused: &Refused, now: Millis) -> Self {
-        Self::refusal(&refused.problem, now)
-    }
-
-    /// The same answer with the invocation's id.
-    #[must_use]
-    pub fn stamped(mut self, request_id: &str) -> Self {
+    pub fn with_request_id(mut self, request_id: &str) -> Self {
         if let Ok(id) = HeaderValue::try_from(request_id) {
             self.headers.insert(headers::REQUEST_ID, id);
         }

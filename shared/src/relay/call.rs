@@ -1,4 +1,4 @@
-//! One relayed request from its token to its answer: what [`super::retry`] decides, done.
+//! One relayed call, from its token to its response. [`super::retry`] decides each next step; this module does it.
 
 use std::time::Duration;
 
@@ -7,31 +7,30 @@ use http::{StatusCode, Uri, header};
 use http_body_util::Full;
 
 use super::Relay;
-use super::headers;
 use super::refused::Refused;
-use super::retry::{History, Next, Outcome, Unauthorized, next};
-use super::token_class;
-use super::upstream::{Attempt, Failure, LARGEST_BODY, Reply};
+use super::retry::{AttemptOutcome, History, Next, Unauthorized, next};
+use super::upstream::{self, LARGEST_BODY};
+use super::{headers, token_class};
 use crate::caller::{Authorized, Caller};
 use crate::domain::access::Access;
 use crate::domain::clock::Millis;
-use crate::http_client::{Connection, Limits};
-use crate::limiter::{Permit, QuotaError, ShareOwner, Usage};
-use crate::platform::refusal::Refusal;
+use crate::http_client::{Connection, Reply, ResponseLimits, SendError};
+use crate::limiter::{LimiterError, Permit, ShareOwner, Usage};
+use crate::platform::error_response::ErrorResponse;
 use crate::request::Request;
 use crate::request::mcp;
-use crate::request::path::target;
+use crate::request::path::target_uri;
 use crate::token::TokenError;
 
-/// Time that a wait for a permit leaves for the platform's answer.
+/// The time that a wait for a permit leaves for the platform's response.
 const FOR_THE_ANSWER: Duration = Duration::from_secs(2);
-/// How often a permit may come too late to be used. Each was paid for from the budget.
+/// The most permits that may come too late to be used. Each of them counts against the limits.
 const LATE_PERMITS: usize = 3;
-/// A token is looked at again directly before it is sent if it was last looked at so long ago. A token in memory is up
-/// to 8 s old, and an uninstall must be noticed within 10 s.
-const TOKEN_LOOKED_AT: Duration = Duration::from_secs(1);
+/// The time after which a token is read again directly before it is sent. A token in memory is up to 8 s old, and an
+/// uninstall must be noticed within 10 s.
+const TOKEN_RECHECK: Duration = Duration::from_secs(1);
 
-/// Where a call stands.
+/// The state of a call.
 pub(super) struct Call<'a> {
     relay: &'a Relay,
     caller: &'a Caller,
@@ -39,15 +38,15 @@ pub(super) struct Call<'a> {
     deadline: Millis,
     wait_until: Option<Millis>,
     history: History,
-    token_looked_at: Millis,
-    /// What is known of the limits, from the last permit or refusal.
+    token_read_at: Millis,
+    /// The state of the limits, from the last permit or refusal.
     pub(super) usage: Option<Usage>,
-    pub(super) course: Course,
+    pub(super) timings: Timings,
 }
 
-/// What the log is told of a call's course. Times in milliseconds.
+/// Timings and counts of a call, for its line in the log. Times in milliseconds.
 #[derive(Debug, Default)]
-pub(super) struct Course {
+pub(super) struct Timings {
     pub(super) attempts: u32,
     pub(super) generation: Option<u64>,
     pub(super) token_ms: u64,
@@ -55,10 +54,10 @@ pub(super) struct Course {
     pub(super) platform_ms: u64,
 }
 
-/// The answer to a request, or the reason why there is none.
-type Sent<T> = std::result::Result<T, Failure>;
+/// A response, or the reason why there is none. The retry policy decides what follows either.
+type Sent<T> = std::result::Result<T, SendError>;
 
-/// What the platform made of an attempt that may be followed by another.
+/// A value, or the refusal that ends the call.
 type Result<T, E = Refused> = std::result::Result<T, E>;
 
 impl<'a> Call<'a> {
@@ -67,20 +66,20 @@ impl<'a> Call<'a> {
         let now = relay.now();
         let latest = deadline - FOR_THE_ANSWER;
         let wait_until = (!request.wait.is_zero()).then(|| (now + request.wait).min(latest)).filter(|at| *at > now);
-        let (history, course) = (History::default(), Course::default());
-        Self { relay, caller, request, deadline, wait_until, history, token_looked_at: now, usage: None, course }
+        let (history, timings) = (History::default(), Timings::default());
+        Self { relay, caller, request, deadline, wait_until, history, token_read_at: now, usage: None, timings }
     }
 
     pub(super) async fn run(&mut self) -> Result<Reply> {
         mcp::check_offered(&self.request.method, &self.request.path)?;
         token_class::check(self.request)?;
         let mut access = self.access().await?;
-        // An answer that is passed on if there is neither permit nor time for another attempt.
-        let mut in_hand: Option<Reply> = None;
-        // Whether the token was renewed because of a 401 that nobody has classified.
+        // The response that the caller gets if there is no permit or no time for another attempt.
+        let mut fallback: Option<Reply> = None;
+        // True if the token was renewed because of a 401 with an unknown text.
         let mut doubted = false;
         loop {
-            let result = match (self.attempt(&mut access).await, in_hand.take()) {
+            let result = match (self.attempt(&mut access).await, fallback.take()) {
                 (Ok(result), _) => result,
                 (Err(_), Some(reply)) => return Ok(reply),
                 (Err(refused), None) => return Err(refused),
@@ -89,19 +88,19 @@ impl<'a> Call<'a> {
             self.learn_of_token(&access, outcome, doubted, result.as_ref().ok()).await;
             match (next(&self.request.method, outcome, self.history), result) {
                 (Next::Renew, Ok(reply)) => {
-                    doubted = matches!(outcome, Outcome::Answered(_, Some(Unauthorized::Unknown)));
+                    doubted = matches!(outcome, AttemptOutcome::Answered(_, Some(Unauthorized::Unknown)));
                     match self.renew(&access, doubted).await? {
                         Some(renewed) => access = renewed,
                         None => return Ok(reply),
                     }
                 }
-                (Next::AskPlainly, Ok(_)) => self.history.asked_plainly = true,
+                (Next::AskUncompressed, Ok(_)) => self.history.asked_uncompressed = true,
                 (Next::Wait, Ok(reply)) => {
                     self.history.waits += 1;
                     if self.wait_until.is_none() {
                         return Ok(reply);
                     }
-                    in_hand = Some(reply);
+                    fallback = Some(reply);
                 }
                 (Next::Repeat(within), result) => {
                     self.history.repeats += 1;
@@ -110,7 +109,7 @@ impl<'a> Call<'a> {
                         return result.map_err(|failure| Refused::by_platform(&failure));
                     }
                     tokio::time::sleep(pause).await;
-                    in_hand = result.ok();
+                    fallback = result.ok();
                 }
                 (_, result) => return result.map_err(|failure| Refused::by_platform(&failure)),
             }
@@ -124,11 +123,11 @@ impl<'a> Call<'a> {
     async fn access(&mut self) -> Result<Access> {
         let started = self.relay.now();
         let access = self.relay.app.tokens.access(&self.request.resource, self.deadline).await;
-        self.got_token(started, access.as_ref().ok());
+        self.record_token(started, access.as_ref().ok());
         access.map_err(|error| Refused::by_token(&error, self.relay.now()))
     }
 
-    /// Another token, or none if the platform's 401 should be passed on. `doubted` says that nobody has classified it.
+    /// Renews the token. `None` if the caller gets the platform's 401. `doubted` is true if the text of the 401 is unknown.
     async fn renew(&mut self, used: &Access, doubted: bool) -> Result<Option<Access>> {
         self.history.renewed = true;
         let (tokens, resource, started) = (&self.relay.app.tokens, &self.request.resource, self.relay.now());
@@ -137,11 +136,11 @@ impl<'a> Call<'a> {
         } else {
             tokens.renew(resource, used, self.deadline).await
         };
-        self.got_token(started, access.as_ref().ok());
+        self.record_token(started, access.as_ref().ok());
         match access {
             Ok(access) => Ok(Some(access)),
             Err(TokenError::RecentlyForced) => Ok(None),
-            // A token that may well be good and cannot be renewed now is no fault of ours to tell of.
+            // The token may be valid. The caller gets the platform's 401 rather than our failure to renew the token.
             Err(error)
                 if doubted && !matches!(error, TokenError::Revoked | TokenError::ReauthorizationRequired { .. }) =>
             {
@@ -151,62 +150,68 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// What an answer says of the token that it was asked with. `renewed_in_doubt` says that this token came of a renewal
-    /// whose reason was a 401 that nobody has classified.
-    async fn learn_of_token(&self, used: &Access, outcome: Outcome, renewed_in_doubt: bool, reply: Option<&Reply>) {
+    /// Learns from an outcome if the token is valid. `renewed_in_doubt` is true if the token came from a renewal because of
+    /// a 401 with an unknown text.
+    async fn learn_of_token(
+        &self,
+        used: &Access,
+        outcome: AttemptOutcome,
+        renewed_in_doubt: bool,
+        reply: Option<&Reply>,
+    ) {
         let (app, resource) = (&self.relay.app, &self.request.resource);
         match outcome {
-            Outcome::Answered(status, _) if status.is_success() => {
+            AttemptOutcome::Answered(status, _) if status.is_success() => {
                 app.tokens.worked(resource, used);
                 if renewed_in_doubt {
                     app.tokens.renewal_helped(resource, used).await;
                 }
             }
-            // A refresh token was spent in vain: the text should be known.
-            Outcome::Answered(status, Some(Unauthorized::Unknown)) if renewed_in_doubt => {
-                let said = reply.map(|reply| Refusal::read(status, &reply.body).sample).unwrap_or_default();
+            // The renewal was useless. An operator should see the text, so that it can be classified.
+            AttemptOutcome::Answered(status, Some(Unauthorized::Unknown)) if renewed_in_doubt => {
+                let said = reply.map(|reply| ErrorResponse::read(status, &reply.body).sample).unwrap_or_default();
                 app.alarms.unclassified(resource, status, &said).await;
             }
             _ => {}
         }
     }
 
-    fn got_token(&mut self, started: Millis, access: Option<&Access>) {
-        self.course.token_ms += self.since(started);
-        self.token_looked_at = self.relay.now();
-        self.course.generation = access.map(|a| a.generation).or(self.course.generation);
+    fn record_token(&mut self, started: Millis, access: Option<&Access>) {
+        self.timings.token_ms += self.since(started);
+        self.token_read_at = self.relay.now();
+        self.timings.generation = access.map(|a| a.generation).or(self.timings.generation);
     }
 
     fn since(&self, started: Millis) -> u64 {
         u64::try_from(self.relay.now().since(started).as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// One request to the platform: a connection, a permit, the token if the wait for them was long, and the request
-    /// itself if it can leave while the permit is good. Refused if there is no permit or no token.
+    /// One attempt: takes a connection and a permit, reads the token again if the wait for them was long, and sends the
+    /// request if it can leave before the permit ends. Refused if there is no permit or no token.
     async fn attempt(&mut self, access: &mut Access) -> Result<Sent<Reply>> {
-        let uri = match target(&self.relay.app.config.api_url, &self.request.path, &self.request.query) {
+        let uri = match target_uri(&self.relay.app.config.api_url, &self.request.path, &self.request.query) {
             Ok(uri) => uri,
-            Err(reason) => return Ok(Err(Failure::NotSent(reason.to_string()))),
+            Err(reason) => return Ok(Err(SendError::NotSent(reason.to_string()))),
         };
         for _ in 0..LATE_PERMITS {
-            let held = match self.connection(&uri).await? {
-                Ok(held) => held,
+            let connection = match self.connection(&uri).await? {
+                Ok(connection) => connection,
                 Err(failure) => {
-                    self.course.attempts += 1;
+                    self.timings.attempts += 1;
                     return Ok(Err(failure));
                 }
             };
-            // Everything that takes time comes before the permit, which is good for some hundred milliseconds only.
-            self.look_again(access).await?;
+            // All slow steps come before the permit, which ends after some hundred milliseconds.
+            self.recheck_token(access).await?;
             let mut request = self.request(&uri, access);
             let permit = self.permit().await?;
-            if self.look_again(access).await? {
+            if self.recheck_token(access).await? {
                 request = self.request(&uri, access);
             }
-            match self.send(held, request, &permit).await {
-                Err(Failure::TooLate) => {}
+            match self.send(connection, request, &permit).await {
+                Err(SendError::TooLate) => {}
                 result => {
-                    self.course.attempts += 1;
+                    self.timings.attempts += 1;
                     if let Ok(reply) = &result {
                         self.observe(reply).await;
                     }
@@ -217,108 +222,108 @@ impl<'a> Call<'a> {
         Err(Refused::by_deadline())
     }
 
-    /// Looks at the token again if it was last looked at some time ago. Returns true if so.
-    async fn look_again(&mut self, access: &mut Access) -> Result<bool> {
-        let is_due = self.relay.now().since(self.token_looked_at) >= TOKEN_LOOKED_AT;
+    /// Reads the token again if it was last read some time ago. Returns true if it did.
+    async fn recheck_token(&mut self, access: &mut Access) -> Result<bool> {
+        let is_due = self.relay.now().since(self.token_read_at) >= TOKEN_RECHECK;
         if is_due {
             *access = self.access().await?;
         }
         Ok(is_due)
     }
 
-    /// A connection for the request. None where the limits are known to refuse it: then it needs no connection.
+    /// Takes a connection for the request. `None` if the limits, checked locally, will refuse the request.
     async fn connection(&mut self, uri: &Uri) -> Result<Sent<Option<Connection>>> {
         let now = self.relay.now();
-        let opens_at = self.relay.quota.opens_at(self.request.endpoint());
+        let opens_at = self.relay.limiter.next_available_at(self.request.endpoint());
         if opens_at.is_some_and(|at| at > self.wait_until.unwrap_or(now)) {
             return Ok(Ok(None));
         }
         let connecting = tokio::time::timeout(self.left(), self.relay.app.connections.connection(uri)).await;
-        self.course.platform_ms += self.since(now);
+        self.timings.platform_ms += self.since(now);
         connecting.map(|connected| connected.map(Some)).map_err(|_| Refused::by_deadline())
     }
 
     async fn permit(&mut self) -> Result<Permit> {
         let started = self.relay.now();
         let permit = match tokio::time::timeout(self.left(), self.take()).await {
-            Ok(permit) => permit.map_err(|error| Refused::by_quota(error, self.relay.now())),
+            Ok(permit) => permit.map_err(|error| Refused::by_limiter(error, self.relay.now())),
             Err(_) => Err(Refused::by_deadline()),
         };
-        self.course.permit_ms += self.since(started);
+        self.timings.permit_ms += self.since(started);
         self.usage = match &permit {
             Ok(permit) => Some(permit.usage),
-            // A refusal by the caller's share tells nothing of the resource's limits; the quota may know.
+            // A refusal by the caller's share does not contain the resource's limits. The limiter may remember them.
             Err(refused) => refused
                 .usage
                 .or(self.usage.take())
-                .or_else(|| self.relay.quota.remembered_usage(&self.request.resource)),
+                .or_else(|| self.relay.limiter.remembered_usage(&self.request.resource)),
         };
         permit
     }
 
-    async fn take(&self) -> std::result::Result<Permit, QuotaError> {
-        let Relay { quota, .. } = self.relay;
+    async fn take(&self) -> std::result::Result<Permit, LimiterError> {
+        let Relay { limiter, .. } = self.relay;
         let endpoint = self.request.endpoint();
         if let Some(share) = self.caller.requests_per_10s() {
             let owner = ShareOwner::Caller(self.caller.id());
-            return Box::pin(quota.take_within_share(owner, endpoint, share, self.wait_until)).await;
+            return Box::pin(limiter.take_within_share(owner, endpoint, share, self.wait_until)).await;
         }
-        quota.take(endpoint, self.wait_until).await
+        limiter.take(endpoint, self.wait_until).await
     }
 
     fn request(&self, uri: &Uri, access: &Access) -> Sent<http::Request<Full<Bytes>>> {
         let request = self.request;
         let mut headers = headers::to_platform(&request.headers, &request.method, &request.path);
-        if self.history.asked_plainly {
+        if self.history.asked_uncompressed {
             headers.remove(header::ACCEPT_ENCODING);
         }
         let (method, uri, body, token) = (&request.method, uri.clone(), request.body.clone(), &access.token);
-        Attempt { method, uri, headers, body, token }.request()
+        upstream::request(method, uri, headers, body, token)
     }
 
     async fn send(
         &mut self,
-        held: Option<Connection>,
+        connection: Option<Connection>,
         request: Sent<http::Request<Full<Bytes>>>,
         permit: &Permit,
     ) -> Sent<Reply> {
         let started = self.relay.now();
-        let limits = Limits { time: self.left(), body: LARGEST_BODY };
-        let result = self.relay.app.connections.send(held, request?, permit.send_by, limits).await;
-        self.course.platform_ms += self.since(started);
+        let limits = ResponseLimits { time: self.left(), body: LARGEST_BODY };
+        let result = self.relay.app.connections.send(connection, request?, permit.send_by, limits).await;
+        self.timings.platform_ms += self.since(started);
         result
     }
 
-    /// Lets the quota learn from an answer. The answer counts more than what could be learnt from it.
+    /// Passes the response's rate-limit headers to the limiter. If that fails, the caller still gets the response.
     async fn observe(&mut self, reply: &Reply) {
-        let quota = &self.relay.quota;
+        let limiter = &self.relay.limiter;
         let resource = &self.request.resource;
         let learn = async {
-            quota.observe(self.request.endpoint(), reply.status, &reply.headers).await?;
+            limiter.observe(self.request.endpoint(), reply.status, &reply.headers).await?;
             if reply.status == StatusCode::TOO_MANY_REQUESTS {
-                return Box::pin(quota.usage(resource)).await.map(Some);
+                return Box::pin(limiter.usage(resource)).await.map(Some);
             }
             Ok(None)
         };
         match tokio::time::timeout(self.left(), learn).await {
             Ok(Ok(usage)) => self.usage = usage.or(self.usage.take()),
-            Ok(Err(error)) => tracing::warn!(%resource, %error, "nothing was learnt from the platform's limits"),
-            Err(_) => tracing::warn!(%resource, "no time was left to learn from the platform's limits"),
+            Ok(Err(error)) => tracing::warn!(%resource, %error, "the platform's rate-limit headers were not stored"),
+            Err(_) => tracing::warn!(%resource, "no time was left to store the platform's rate-limit headers"),
         }
     }
 }
 
-fn outcome(result: &Sent<Reply>) -> Outcome {
+fn outcome(result: &Sent<Reply>) -> AttemptOutcome {
     match result {
         Ok(reply) => {
             let encoding = reply.headers.get(header::CONTENT_ENCODING).map(|v| v.to_str().unwrap_or("unreadable"));
             let reason = (reply.status == StatusCode::UNAUTHORIZED).then(|| Unauthorized::of(encoding, &reply.body));
-            Outcome::Answered(reply.status, reason)
+            AttemptOutcome::Answered(reply.status, reason)
         }
-        Err(Failure::NotSent(_) | Failure::TooLate) => Outcome::NotSent,
-        Err(Failure::Broken { .. }) => Outcome::Broken,
-        Err(Failure::TimedOut) => Outcome::TimedOut,
-        // It is there, only not here: a second time it would be as large.
-        Err(Failure::TooLarge(status)) => Outcome::Answered(*status, None),
+        Err(SendError::NotSent(_) | SendError::TooLate) => AttemptOutcome::NotSent,
+        Err(SendError::Broken { .. }) => AttemptOutcome::Broken,
+        Err(SendError::TimedOut) => AttemptOutcome::TimedOut,
+        // The platform responded, but the body exceeds our limit. A retry would be as large.
+        Err(SendError::TooLarge(status)) => AttemptOutcome::Answered(*status, None),
     }
 }

@@ -1,6 +1,7 @@
-//! Which headers go on, in both directions. What is not named here does not pass.
+//! Allow-lists of headers, for both directions. Pure.
 //!
-//! So credentials, cookies, `Host`, hop-by-hop fields (RFC 9110 section 7.6.1), forwarding fields and CORS never do.
+//! A header that is not in the list is removed. So credentials, cookies, `Host`, hop-by-hop fields (RFC 9110 section
+//! 7.6.1), forwarding fields and CORS never pass.
 
 use std::time::Duration;
 
@@ -8,35 +9,25 @@ use http::Method;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::domain::clock::Millis;
+use crate::http_client::USER_AGENT;
 use crate::limiter::Usage;
-use crate::platform::operations;
+use crate::platform::{operations, rate_limits};
 use crate::request::mcp;
 use crate::request::path::Path;
 
-/// Says who made the answer.
+/// The origin of the answer: `platform` or `relay`.
 pub const SOURCE: HeaderName = HeaderName::from_static("relay-source");
 /// Lambda's id of the invocation.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("relay-request-id");
-/// When to come back, in milliseconds.
+/// The time until the next try, in milliseconds.
 pub const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("relay-retry-after-ms");
-/// How long the caller would wait for a permit, in milliseconds.
+/// The longest time that the caller waits for a permit, in milliseconds.
 pub const WAIT_MS: HeaderName = HeaderName::from_static("relay-wait-ms");
 /// The platform's API version.
 pub const VERSION: HeaderName = HeaderName::from_static("version");
 
-/// The platform's own names for what is left.
-mod limits {
-    use super::HeaderName;
-    pub(super) const MAX: HeaderName = HeaderName::from_static("x-ratelimit-max");
-    pub(super) const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
-    pub(super) const INTERVAL: HeaderName = HeaderName::from_static("x-ratelimit-interval-milliseconds");
-    pub(super) const DAILY_MAX: HeaderName = HeaderName::from_static("x-ratelimit-limit-daily");
-    pub(super) const DAILY_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-daily-remaining");
-    pub(super) const DAILY_RESET: HeaderName = HeaderName::from_static("x-ratelimit-daily-reset");
-}
-
-/// From the caller to the platform, in alphabetical order. `channel` and `source` are the platform's own; its SDKs send
-/// their version, and who they call for.
+/// Headers from the caller to the platform, sorted. `channel` and `source` are the platform's own headers. Its SDKs send
+/// their version, and the ids of location and company.
 const TO_PLATFORM: [&str; 31] = [
     "accept",
     "accept-encoding",
@@ -71,7 +62,7 @@ const TO_PLATFORM: [&str; 31] = [
     "x-sdk-version",
 ];
 
-/// From the platform to the caller, in alphabetical order.
+/// Headers from the platform to the caller, sorted.
 const FROM_PLATFORM: [&str; 24] = [
     "accept-ranges",
     "age",
@@ -99,11 +90,7 @@ const FROM_PLATFORM: [&str; 24] = [
     "x-trace-id",
 ];
 
-/// The relay's name for a request whose caller names no program. The platform's CDN blocks requests without one.
-const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("hoopai-relay/", env!("CARGO_PKG_VERSION")));
-
-/// Whether a request's header of this name, in lower case, is passed on to the platform.
-#[must_use]
+/// True if a request's header of this name, in lower case, is passed on to the platform.
 pub fn reaches_platform(name: &str, path: &Path) -> bool {
     TO_PLATFORM.binary_search(&name).is_ok() || is_of_mcp(name, path)
 }
@@ -112,12 +99,12 @@ fn is_of_mcp(name: &str, path: &Path) -> bool {
     mcp::HEADERS.iter().any(|header| header == name) && mcp::is_endpoint(path)
 }
 
-/// Takes away a `Content-Encoding` that the body does not have. API Gateway may unpack a request's body and leave the
-/// header (API Gateway Developer Guide, "Call an API method with a compressed payload"). A `Content-MD5` that came with
-/// it was made of the packed body, so it goes too.
+/// Removes a `Content-Encoding` that is not true of the body. API Gateway may decompress a request's body and leave the
+/// header (API Gateway Developer Guide, "Call an API method with a compressed payload"). `Content-MD5` is removed with it,
+/// because it is the digest of the compressed body.
 pub fn drop_untrue_encoding(headers: &mut HeaderMap, body: &[u8]) {
     let Some(value) = headers.get_all(header::CONTENT_ENCODING).iter().next_back() else { return };
-    // The coding that was applied last stands last (RFC 9110 section 8.4).
+    // Codings are listed in the order in which they were applied (RFC 9110 section 8.4).
     let outermost = value.to_str().ok().and_then(|codings| codings.rsplit(',').next()).unwrap_or_default().trim();
     if !may_be_coded(outermost, body) {
         headers.remove(header::CONTENT_ENCODING);
@@ -127,14 +114,14 @@ pub fn drop_untrue_encoding(headers: &mut HeaderMap, body: &[u8]) {
 
 const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
 
-/// Whether a body can be in a content coding, by its first bytes; where these do not tell, whether it is no text.
+/// True if a body can be in a content coding, by its first bytes. For other codings, true if the body is not text.
 fn may_be_coded(coding: &str, body: &[u8]) -> bool {
     let is_text = || std::str::from_utf8(body).is_ok();
     match coding.to_ascii_lowercase().as_str() {
         "identity" => true,
         // RFC 1952 section 2.3.1.
         "gzip" | "x-gzip" => body.starts_with(&[0x1f, 0x8b]),
-        // RFC 1950 section 2.2. Some programs leave the two bytes of the header out.
+        // RFC 1950 section 2.2. Some programs omit the header of two bytes.
         "deflate" => {
             matches!(*body, [cmf, flags, ..] if cmf & 0x0f == 8 && (u16::from(cmf) << 8 | u16::from(flags)).is_multiple_of(31))
                 || !is_text()
@@ -143,12 +130,11 @@ fn may_be_coded(coding: &str, body: &[u8]) -> bool {
     }
 }
 
-/// The headers that the platform gets, but for `Authorization`.
-#[must_use]
+/// The headers of the request to the platform, without `Authorization`.
 pub fn to_platform(caller: &HeaderMap, method: &Method, path: &Path) -> HeaderMap {
     let mut headers = allowed(caller, |name| reaches_platform(name, path));
-    let is_named = headers.get(header::USER_AGENT).is_some_and(|value| !value.as_bytes().trim_ascii().is_empty());
-    if !is_named {
+    let has_user_agent = headers.get(header::USER_AGENT).is_some_and(|value| !value.as_bytes().trim_ascii().is_empty());
+    if !has_user_agent {
         headers.insert(header::USER_AGENT, USER_AGENT);
     }
     let version = || HeaderValue::from_static(operations::version(method, path.readings()));
@@ -156,8 +142,7 @@ pub fn to_platform(caller: &HeaderMap, method: &Method, path: &Path) -> HeaderMa
     headers
 }
 
-/// The headers of a platform's answer on a path that the caller gets. Its limits come with [`tighten`].
-#[must_use]
+/// The headers of the platform's response that the caller gets. [`merge_rate_limit_headers`] adds the limits.
 pub fn from_platform(platform: &HeaderMap, path: &Path) -> HeaderMap {
     allowed(platform, |name| FROM_PLATFORM.binary_search(&name).is_ok() || is_of_mcp(name, path))
 }
@@ -172,36 +157,42 @@ fn allowed(from: &HeaderMap, passes: impl Fn(&str) -> bool) -> HeaderMap {
     headers
 }
 
-/// Writes the platform's limit headers, each with the tighter of the platform's view and the relay's.
-pub fn tighten(headers: &mut HeaderMap, platform: &HeaderMap, usage: &Usage, interval: Duration, now: Millis) {
+/// Sets the rate-limit headers. Each has the stricter of the platform's value and the relay's.
+pub fn merge_rate_limit_headers(
+    headers: &mut HeaderMap,
+    platform: &HeaderMap,
+    usage: &Usage,
+    interval: Duration,
+    now: Millis,
+) {
     let theirs = |name: &HeaderName| platform.get(name)?.to_str().ok()?.trim().parse::<i64>().ok();
-    let tighter = |name: &HeaderName, ours: u32| {
+    let stricter = |name: &HeaderName, ours: u32| {
         let ours = i64::from(ours);
         theirs(name).map_or(ours, |theirs| theirs.min(ours)).max(0)
     };
     let reset = i64::try_from(usage.daily.resets_at.since(now).as_millis()).unwrap_or(i64::MAX);
     let interval = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX);
     for (name, value) in [
-        (limits::MAX, tighter(&limits::MAX, usage.burst.limit)),
-        (limits::REMAINING, tighter(&limits::REMAINING, usage.burst.remaining)),
-        (limits::INTERVAL, theirs(&limits::INTERVAL).unwrap_or(interval)),
-        (limits::DAILY_MAX, tighter(&limits::DAILY_MAX, usage.daily.limit)),
-        (limits::DAILY_REMAINING, tighter(&limits::DAILY_REMAINING, usage.daily.remaining)),
-        (limits::DAILY_RESET, theirs(&limits::DAILY_RESET).unwrap_or(reset)),
+        (rate_limits::MAX, stricter(&rate_limits::MAX, usage.burst.limit)),
+        (rate_limits::REMAINING, stricter(&rate_limits::REMAINING, usage.burst.remaining)),
+        (rate_limits::INTERVAL, theirs(&rate_limits::INTERVAL).unwrap_or(interval)),
+        (rate_limits::DAILY_MAX, stricter(&rate_limits::DAILY_MAX, usage.daily.limit)),
+        (rate_limits::DAILY_REMAINING, stricter(&rate_limits::DAILY_REMAINING, usage.daily.remaining)),
+        (rate_limits::DAILY_RESET, theirs(&rate_limits::DAILY_RESET).unwrap_or(reset)),
     ] {
         headers.insert(name, value.into());
     }
 }
 
-/// The platform's limits as they came, where the relay has no view of its own.
-pub fn repeat_limits(headers: &mut HeaderMap, platform: &HeaderMap) {
+/// Copies the platform's rate-limit headers. For answers for which the relay has no values of its own.
+pub fn copy_rate_limit_headers(headers: &mut HeaderMap, platform: &HeaderMap) {
     for (name, value) in platform.iter().filter(|(name, _)| name.as_str().starts_with("x-ratelimit-")) {
         headers.append(name.clone(), value.clone());
     }
 }
 
-/// Says when to come back: in whole seconds, rounded up and at least 1 (RFC 9110 section 10.2.3), and in milliseconds.
-pub fn retry_after(headers: &mut HeaderMap, at: Millis, now: Millis) {
+/// Sets `Retry-After` in whole seconds, rounded up and at least 1 (RFC 9110 section 10.2.3), and `Relay-Retry-After-Ms`.
+pub fn set_retry_after(headers: &mut HeaderMap, at: Millis, now: Millis) {
     let milliseconds = u64::try_from(at.since(now).as_millis()).unwrap_or(u64::MAX);
     headers.insert(header::RETRY_AFTER, milliseconds.div_ceil(1_000).max(1).into());
     headers.insert(RETRY_AFTER_MS, milliseconds.into());
@@ -346,14 +337,14 @@ mod tests {
     }
 
     #[test]
-    fn the_tighter_view_of_each_limit_is_told() {
+    fn the_stricter_value_of_each_limit_is_sent() {
         let usage = Usage {
             burst: Meter { limit: 100, remaining: 40, resets_at: Millis(9_000) },
             daily: Meter { limit: 200_000, remaining: 7, resets_at: Millis(61_000) },
         };
-        let tell = |platform: &HeaderMap| {
+        let merged = |platform: &HeaderMap| {
             let mut headers = HeaderMap::new();
-            tighten(&mut headers, platform, &usage, Duration::from_secs(10), Millis(1_000));
+            merge_rate_limit_headers(&mut headers, platform, &usage, Duration::from_secs(10), Millis(1_000));
             headers
         };
         let ours = map(&[
@@ -364,7 +355,7 @@ mod tests {
             ("x-ratelimit-daily-remaining", "7"),
             ("x-ratelimit-daily-reset", "60000"),
         ]);
-        assert_eq!(tell(&HeaderMap::new()), ours);
+        assert_eq!(merged(&HeaderMap::new()), ours);
         let theirs = map(&[
             ("x-ratelimit-max", "25"),
             ("x-ratelimit-remaining", "99"),
@@ -381,7 +372,7 @@ mod tests {
             ("x-ratelimit-daily-remaining", "0"),
             ("x-ratelimit-daily-reset", "5"),
         ]);
-        assert_eq!(tell(&theirs), both);
+        assert_eq!(merged(&theirs), both);
     }
 
     #[test]
@@ -390,7 +381,7 @@ mod tests {
             [(2_001, "2", "1001"), (2_000, "1", "1000"), (1_000, "1", "0"), (0, "1", "0")]
         {
             let mut headers = HeaderMap::new();
-            retry_after(&mut headers, Millis(at), Millis(1_000));
+            set_retry_after(&mut headers, Millis(at), Millis(1_000));
             assert_eq!(headers, map(&[("retry-after", seconds), ("relay-retry-after-ms", milliseconds)]), "{at}");
         }
     }

@@ -1,78 +1,75 @@
-//! Which location or company a request is for that says so itself, as clients of the platform's own API do. Pure.
+//! Inference of the target of a request from the ids in it ([`crate::request::target_ids`]). Pure.
 //!
-//! Headers are the explicit way and come first; then path, query and body count alike ([`crate::request::target_ids`]). Where both a
-//! location and a company are named, the operation decides: some take a company's token only
-//! ([`crate::platform::operations`]), all others are for the location. Two of the chosen kind that differ are a conflict.
+//! Clients of the platform's own API name the target in this way. Ids in headers come first, then ids in path, query and
+//! body. If the request names a location and a company, the operation decides: some operations take only a company's token
+//! ([`crate::platform::operations`]), all others are for the location. Two different ids of the chosen kind are a conflict.
 
 use crate::domain::problem::{Code, Problem};
 use crate::domain::resource::{InvalidId, Kind, Resource};
-use crate::platform::operations::needs_company;
-use crate::request::target_ids::{Names, Parts};
+use crate::platform::operations::needs_company_token;
+use crate::request::target_ids::{RequestParts, TargetIds};
 
-/// For whom a request is.
+/// The target of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum For {
-    /// This one.
+pub enum Target {
+    /// This resource.
     Resource(Resource),
-    /// The company that this location belongs to: the operation needs its token, and only the location is named.
+    /// The company of this location: the operation needs the company's token, and the request names only the location.
     CompanyOf(Resource),
 }
 
-/// Why that cannot be said.
+/// The reason why the target is unclear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Undecided {
-    /// It names none.
+pub enum TargetError {
+    /// The request names no location or company.
     Unclear,
-    /// It names two.
+    /// The request names two different ones.
     Conflict,
-    /// What it names is no id.
+    /// A named id is not valid.
     NoId(InvalidId),
 }
 
-/// Decides for whom a request is.
-///
-/// # Errors
-/// [`Undecided`].
-pub fn infer(parts: &Parts<'_>) -> Result<For, Undecided> {
-    let by_header = Names::in_headers(parts.headers);
-    let elsewhere = Names::elsewhere(parts);
+/// Finds the target of a request.
+pub fn infer(parts: &RequestParts<'_>) -> Result<Target, TargetError> {
+    let by_header = TargetIds::in_headers(parts.headers);
+    let elsewhere = TargetIds::elsewhere(parts);
     let sources = [&by_header, &elsewhere];
-    let first = |kind| sources.iter().find_map(|names| names.first(kind));
-    let agreed = |found: Option<Result<Resource, InvalidId>>| -> Result<Option<Resource>, Undecided> {
-        let Some(resource) = found.transpose().map_err(Undecided::NoId)? else { return Ok(None) };
-        if sources.iter().any(|names| names.contradict(&resource)) {
-            return Err(Undecided::Conflict);
+    let first = |kind| sources.iter().find_map(|ids| ids.first(kind));
+    let agreed = |found: Option<Result<Resource, InvalidId>>| -> Result<Option<Resource>, TargetError> {
+        let Some(resource) = found.transpose().map_err(TargetError::NoId)? else { return Ok(None) };
+        if sources.iter().any(|ids| ids.conflict_with(&resource)) {
+            return Err(TargetError::Conflict);
         }
         Ok(Some(resource))
     };
-    if needs_company(parts.method, parts.path.readings()) {
+    if needs_company_token(parts.method, parts.path.readings()) {
         if let Some(company) = agreed(first(Kind::Company))? {
-            return Ok(For::Resource(company));
+            return Ok(Target::Resource(company));
         }
-        return agreed(first(Kind::Location))?.map(For::CompanyOf).ok_or(Undecided::Unclear);
+        return agreed(first(Kind::Location))?.map(Target::CompanyOf).ok_or(TargetError::Unclear);
     }
-    // A company in the headers is meant, even where a location of its is named elsewhere.
+    // A company in the headers is the target, even if the rest of the request names one of its locations.
     let by_kind = [
         by_header.first(Kind::Location),
         by_header.first(Kind::Company),
         elsewhere.first(Kind::Location),
         elsewhere.first(Kind::Company),
     ];
-    agreed(by_kind.into_iter().flatten().next())?.map(For::Resource).ok_or(Undecided::Unclear)
+    agreed(by_kind.into_iter().flatten().next())?.map(Target::Resource).ok_or(TargetError::Unclear)
 }
 
-impl From<Undecided> for Problem {
-    fn from(undecided: Undecided) -> Self {
-        match undecided {
-            Undecided::Unclear => Self::new(
+impl From<TargetError> for Problem {
+    fn from(error: TargetError) -> Self {
+        match error {
+            TargetError::Unclear => Self::new(
                 Code::ResourceUnclear,
                 "nothing in this request names its location or company: send the header x-location-id or x-company-id",
             ),
-            Undecided::Conflict => Self::new(
+            TargetError::Conflict => Self::new(
                 Code::ResourceConflict,
                 "headers, path, query and body of this request name different locations or companies",
             ),
-            Undecided::NoId(error) => Self::new(Code::InvalidRequest, error.to_string()),
+            TargetError::NoId(error) => Self::new(Code::InvalidRequest, error.to_string()),
         }
     }
 }
@@ -95,28 +92,34 @@ mod tests {
 
     const GET: Sent<'static> = Sent { method: "GET", path: "/contacts/1", query: "", headers: &[], body: "" };
 
-    fn inferred(sent: &Sent<'_>) -> Result<For, Undecided> {
+    fn inferred(sent: &Sent<'_>) -> Result<Target, TargetError> {
         let mut headers: HeaderMap =
             sent.headers.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect();
         headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
         let (path, query) = (Path::parse(sent.path).expect("a path"), Query::parse(sent.query).expect("a query"));
         let method = sent.method.parse().expect("a method");
-        infer(&Parts { method: &method, path: &path, query: &query, headers: &headers, body: sent.body.as_bytes() })
+        infer(&RequestParts {
+            method: &method,
+            path: &path,
+            query: &query,
+            headers: &headers,
+            body: sent.body.as_bytes(),
+        })
     }
 
-    fn location(id: &str) -> For {
-        For::Resource(Resource::location(id).expect("an id"))
+    fn location(id: &str) -> Target {
+        Target::Resource(Resource::location(id).expect("an id"))
     }
 
-    fn company(id: &str) -> For {
-        For::Resource(Resource::company(id).expect("an id"))
+    fn company(id: &str) -> Target {
+        Target::Resource(Resource::company(id).expect("an id"))
     }
 
     #[test]
-    fn headers_come_first_and_nothing_may_contradict() {
+    fn headers_come_first_and_no_id_may_conflict() {
         let both = &[("x-location-id", "L1"), ("x-company-id", "C1")][..];
         let cases = [
-            ("nothing", GET, Err(Undecided::Unclear)),
+            ("nothing", GET, Err(TargetError::Unclear)),
             ("a header", Sent { headers: &[("locationid", "L1")], ..GET }, Ok(location("L1"))),
             (
                 "two that agree",
@@ -126,7 +129,7 @@ mod tests {
             (
                 "two that do not",
                 Sent { headers: &[("locationid", "L1"), ("x-location-id", "L2")], ..GET },
-                Err(Undecided::Conflict),
+                Err(TargetError::Conflict),
             ),
             ("both kinds", Sent { headers: both, ..GET }, Ok(location("L1"))),
             (
@@ -137,17 +140,17 @@ mod tests {
             (
                 "a header against the query",
                 Sent { headers: both, query: "locationId=L2", ..GET },
-                Err(Undecided::Conflict),
+                Err(TargetError::Conflict),
             ),
             (
                 "a header against the path",
                 Sent { headers: both, path: "/locations/L2/tags", ..GET },
-                Err(Undecided::Conflict),
+                Err(TargetError::Conflict),
             ),
             (
                 "a header against the body",
                 Sent { headers: both, body: r#"{"altId":"L2"}"#, ..GET },
-                Err(Undecided::Conflict),
+                Err(TargetError::Conflict),
             ),
             (
                 "a location and another company",
@@ -162,12 +165,12 @@ mod tests {
             (
                 "a company against another",
                 Sent { headers: &[("companyid", "C1")], query: "companyId=C2", ..GET },
-                Err(Undecided::Conflict),
+                Err(TargetError::Conflict),
             ),
             (
                 "query against body",
                 Sent { query: "locationId=L1", body: r#"{"locationId":"L2"}"#, ..GET },
-                Err(Undecided::Conflict),
+                Err(TargetError::Conflict),
             ),
             (
                 "the query",
@@ -183,20 +186,20 @@ mod tests {
             (
                 "a company needed, its location named",
                 Sent { method: "DELETE", path: "/locations/L1", ..GET },
-                Ok(For::CompanyOf(Resource::location("L1").expect("an id"))),
+                Ok(Target::CompanyOf(Resource::location("L1").expect("an id"))),
             ),
-            ("a company needed, nobody named", Sent { path: "/custom-menus/", ..GET }, Err(Undecided::Unclear)),
-            ("no id", Sent { query: "locationId=a/b", ..GET }, Err(Undecided::NoId(InvalidId))),
+            ("a company needed, nobody named", Sent { path: "/custom-menus/", ..GET }, Err(TargetError::Unclear)),
+            ("no id", Sent { query: "locationId=a/b", ..GET }, Err(TargetError::NoId(InvalidId))),
         ];
         for (name, sent, expected) in cases {
             assert_eq!(inferred(&sent), expected, "{name}");
         }
     }
 
-    /// What a caller puts into `altId` where it is the caller's own id: an account's, another's, a UUID, the id of an email.
+    /// Values of `altId`: the account's id, another account's id, a UUID, the id of an email.
     const ALT_IDS: [&str; 4] = ["L1", "L2", "0f8c1e6a-7b1d-4c55-9a0e-1f2e3d4c5b6a", "<1.2@mail.example>"];
 
-    /// A request as the operation's documents have it, with the ids where they say.
+    /// The request of an operation, with its ids in the documented places.
     fn documented(template: &str, places: &str, alt_id: &str) -> (String, String, String) {
         let path = template.replace("{locationId}", "L1").replace("{companyId}", "C1").replace(['{', '}'], "");
         let (mut query, mut body) = (Vec::new(), serde_json::Map::new());
@@ -235,14 +238,14 @@ mod tests {
             let of_company = matches!(classes, "Agency-Access" | "Agency-Access-Only")
                 && !template.starts_with("/oauth/")
                 && !is_disputed;
-            // The platform's documents put the message's id there, and nothing else has `altId` without `altType`.
+            // Here `altId` is the id of the message. No other operation has `altId` without `altType`.
             let is_own_id =
                 method == "POST" && template.starts_with("/conversations/messages/") && places == "body:altId";
             let names_location = places.contains("ocation") || (places.contains("altId") && !is_own_id);
             let expected = match (of_company, places.contains("companyId"), names_location) {
-                (_, false, false) => Err(Undecided::Unclear),
+                (_, false, false) => Err(TargetError::Unclear),
                 (true, true, _) | (false, true, false) => Ok(company("C1")),
-                (true, false, true) => Ok(For::CompanyOf(Resource::location("L1").expect("an id"))),
+                (true, false, true) => Ok(Target::CompanyOf(Resource::location("L1").expect("an id"))),
                 (false, _, true) => Ok(location("L1")),
             };
             *(if expected.is_ok() { &mut named } else { &mut unnamed }) += 1;
@@ -255,7 +258,7 @@ mod tests {
                     assert_eq!(inferred(&sent), expected, "{told} {alt_id}");
                 }
                 let helped = inferred(&Sent { headers: BOTH, ..sent });
-                let expected = if is_another_account { Err(Undecided::Conflict) } else { Ok(with_headers.clone()) };
+                let expected = if is_another_account { Err(TargetError::Conflict) } else { Ok(with_headers.clone()) };
                 assert_eq!(helped, expected, "{told} {alt_id}");
             }
         }

@@ -1,31 +1,31 @@
-//! Each way in which the relay can refuse, as the caller is told it and as the operator reads it.
+//! The relay's refusals. Each has a message for the caller and, where it says more, a cause for the log.
 
 use std::fmt::Display;
 use std::time::Duration;
 
-use super::upstream::{Failure, LARGEST_BODY};
-use crate::caller::{Forbidden, Unauthenticated};
+use super::upstream::LARGEST_BODY;
+use crate::caller::{Denied, Unauthenticated};
 use crate::domain::clock::Millis;
 use crate::domain::problem::{Code, Problem};
 use crate::domain::qualifier::{Arrival, GatewayAlias, Qualifier};
-use crate::domain::resource::Resource;
-use crate::limiter::{LimitKind, QuotaError, Usage};
+use crate::http_client::SendError;
+use crate::limiter::{LimitKind, LimiterError, Usage};
 use crate::request::path::Unsafe;
 use crate::secrets::SecretError;
 use crate::table::StoreError;
 use crate::token::TokenError;
 
-/// When a failure of our own is worth another try.
+/// The time until the next try after a failure of our own.
 const SOON: Duration = Duration::from_secs(1);
 
-/// A refusal and its two messages.
+/// A refusal with its two messages.
 #[derive(Clone, Debug)]
 pub struct Refused {
-    /// What the caller is told.
+    /// The message for the caller.
     pub problem: Box<Problem>,
-    /// What the log is told, where that is more.
+    /// The cause for the log, if it says more than the message.
     pub cause: Option<String>,
-    /// What is left of the resource's limits, where that is why.
+    /// The state of the resource's limits, if a limit is the reason.
     pub usage: Option<Usage>,
 }
 
@@ -34,12 +34,11 @@ impl Refused {
         Self { problem: problem.into(), cause: Some(cause.to_string()), usage: None }
     }
 
-    /// No permit.
-    #[must_use]
-    pub fn by_quota(error: QuotaError, now: Millis) -> Self {
+    /// The limiter gave no permit.
+    pub fn by_limiter(error: LimiterError, now: Millis) -> Self {
         let refusal = match error {
-            QuotaError::Refused(refusal) => refusal,
-            QuotaError::Store(error) => return Self::by_store(&error, now),
+            LimiterError::Refused(refusal) => refusal,
+            LimiterError::Store(error) => return Self::by_store(&error, now),
         };
         let (code, limit, detail) = match refusal.limit {
             LimitKind::Burst => (Code::BurstLimited, "burst", "the burst limit of this location or company is used up"),
@@ -50,34 +49,30 @@ impl Refused {
             }
         };
         let problem = Problem::new(code, detail).retry_at(refusal.retry_at).with("limit", limit);
-        // The usage of a caller's share is not that of the resource.
+        // The usage of a caller's share says nothing about the resource.
         let usage = (refusal.limit != LimitKind::Caller).then_some(refusal.usage);
         Self { problem: problem.into(), cause: None, usage }
     }
 
-    /// Which limit was used up, if that is why: `burst`, `daily`, `caller` or `endpoint`.
-    #[must_use]
+    /// The limit that was used up, if that is the reason: `burst`, `daily`, `caller` or `endpoint`.
     pub fn limit(&self) -> Option<&str> {
         let limited = matches!(self.problem.code, Code::BurstLimited | Code::DailyLimited);
         self.problem.members.get("limit").and_then(serde_json::Value::as_str).filter(|_| limited)
     }
 
-    /// No answer of the table.
-    #[must_use]
+    /// The table did not answer.
     pub fn by_store(error: &StoreError, now: Millis) -> Self {
         let problem = Problem::new(Code::StoreUnavailable, "the relay's table does not answer; nothing was sent");
         Self::because(problem.retry_at(now + SOON), error)
     }
 
-    /// No secret.
-    #[must_use]
+    /// A secret cannot be read.
     pub fn by_secret(error: &SecretError, now: Millis) -> Self {
         let detail = "a secret of the relay is missing or malformed; its operator can read which in the log";
         Self::because(Problem::new(Code::Misconfigured, detail).retry_at(now + SOON), error)
     }
 
-    /// No token.
-    #[must_use]
+    /// There is no token.
     pub fn by_token(error: &TokenError, now: Millis) -> Self {
         let problem = match error {
             TokenError::NotInstalled => {
@@ -113,26 +108,25 @@ impl Refused {
         Self { problem: problem.into(), cause: None, usage: None }
     }
 
-    /// No answer of the platform. The caller is told whether the request may have been carried out.
-    #[must_use]
-    pub fn by_platform(failure: &Failure) -> Self {
-        const UNKNOWN: &str = "it is not known whether the request was carried out";
+    /// The platform gave no response. The message says if the request may have been executed.
+    pub fn by_platform(failure: &SendError) -> Self {
+        const UNKNOWN: &str = "it is unknown if the request was executed";
         let problem = match failure {
-            Failure::NotSent(_) | Failure::TooLate => {
+            SendError::NotSent(_) | SendError::TooLate => {
                 Problem::new(Code::PlatformUnreachable, "the platform cannot be connected to; nothing was sent")
             }
-            Failure::Broken { status: None, .. } => {
+            SendError::Broken { status: None, .. } => {
                 Problem::new(Code::PlatformUnreachable, format!("the connection broke; {UNKNOWN}"))
             }
-            Failure::Broken { status: Some(status), .. } => {
+            SendError::Broken { status: Some(status), .. } => {
                 Problem::new(Code::PlatformUnreachable, "the connection broke in the middle of the answer")
                     .with("platform_status", status.as_u16())
             }
-            Failure::TimedOut => {
+            SendError::TimedOut => {
                 Problem::new(Code::PlatformTimeout, format!("the platform did not answer in time; {UNKNOWN}"))
             }
-            Failure::TooLarge(status) => {
-                let detail = "the platform has answered, but with more than can be passed on";
+            SendError::TooLarge(status) => {
+                let detail = "the platform's response is larger than an invocation can carry; ask for less at a time";
                 Problem::new(Code::PayloadTooLarge, detail)
                     .with("limit_bytes", LARGEST_BODY)
                     .with("platform_status", status.as_u16())
@@ -141,25 +135,17 @@ impl Refused {
         Self::because(problem, failure)
     }
 
-    /// A known caller that may not do this. The log is told which one.
-    #[must_use]
-    pub fn by_permissions(reason: Forbidden, caller: &str, resource: &Resource) -> Self {
-        let cause = format!("{reason} (caller {caller}, {resource})");
-        Self { cause: Some(cause), ..Self::from(reason) }
-    }
-
-    /// An event that came by another qualifier than its kind comes by. The caller is told no more than any stranger.
-    #[must_use]
+    /// The event arrived by a qualifier that its kind may not use. The caller gets the message of an unknown caller; the
+    /// cause names both qualifiers.
     pub fn by_qualifier(arrival: Arrival, invoked_function_arn: &str, alias: &GatewayAlias) -> Self {
-        let (came_by, gateway) = (Qualifier::of(invoked_function_arn), alias.name());
-        let cause = format!("{arrival:?} event by {came_by:?}, GATEWAY_ALIAS is {gateway:?}");
+        let (qualifier, gateway) = (Qualifier::of(invoked_function_arn), alias.name());
+        let cause = format!("{arrival:?} event by {qualifier:?}, GATEWAY_ALIAS is {gateway:?}");
         Self { cause: Some(cause), ..Self::from(Unauthenticated) }
     }
 
-    /// The time was up before anything was sent.
-    #[must_use]
+    /// The time was over before the request could be sent.
     pub fn by_deadline() -> Self {
-        Problem::new(Code::PlatformTimeout, "there was no time left to ask the platform; nothing was sent").into()
+        Problem::new(Code::PlatformTimeout, "no time was left to call the platform; nothing was sent").into()
     }
 }
 
@@ -175,9 +161,9 @@ impl From<Unsafe> for Refused {
     }
 }
 
-impl From<Forbidden> for Refused {
-    fn from(reason: Forbidden) -> Self {
-        Self::because(Problem::new(Code::Forbidden, reason.to_string()), &reason)
+impl From<Denied> for Refused {
+    fn from(denied: Denied) -> Self {
+        Self::because(Problem::new(Code::Forbidden, denied.reason.to_string()), &denied)
     }
 }
 

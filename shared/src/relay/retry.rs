@@ -1,33 +1,33 @@
-//! What follows an attempt. Pure: the operation does what is decided here.
+//! The retry policy of a relayed call: the step after each attempt. Pure.
 //!
-//! The platform has no idempotency keys, so nothing is sent twice that may have been carried out, but for GET and
-//! HEAD. A 401 or a 429 was not carried out.
+//! The platform has no idempotency keys. So a request that may have been executed is not sent again, except GET and HEAD.
+//! A request that got 401 or 429 was not executed. Pauses between attempts are random up to a doubling limit (exponential
+//! backoff with full jitter).
 
 use std::time::Duration;
 
 use http::{Method, StatusCode};
 
-use crate::platform::refusal::Meaning;
+use crate::platform::error_response::Meaning;
 
-/// How often a failed attempt of any one kind is repeated.
+/// The most repetitions because of the connection or a 5xx, and the most waits because of a 429.
 const REPEATS: u8 = 2;
 
-/// What a 401 of the platform is about.
+/// The reason of a 401 of the platform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unauthorized {
-    /// The token is expired or not one: another one helps.
+    /// The token is expired or invalid. Another token helps.
     Token,
-    /// Scope, class of token, version header, something that the request names: no token of this installation helps.
+    /// The scope, the class of the token, the version header, or the request itself is wrong. Another token does not help.
     NotTheToken,
-    /// A text that is not known: another token may help, once.
+    /// The text is unknown. Another token may help; it is tried once.
     Unknown,
-    /// The text is compressed, as the caller asked, and so cannot be read here.
+    /// The text is compressed, because the caller accepts that. It cannot be read here.
     Unreadable,
 }
 
 impl Unauthorized {
-    /// Reads the reason of a 401. `encoding` is the answer's `Content-Encoding`.
-    #[must_use]
+    /// Reads the reason of a 401. `encoding` is the response's `Content-Encoding`.
     pub fn of(encoding: Option<&str>, body: &[u8]) -> Self {
         if encoding.is_some_and(|e| !e.trim().is_empty() && !e.trim().eq_ignore_ascii_case("identity")) {
             return Self::Unreadable;
@@ -40,72 +40,73 @@ impl Unauthorized {
     }
 }
 
-/// How an attempt ended.
+/// The outcome of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// There was no connection, so nothing was sent.
+pub enum AttemptOutcome {
+    /// There was no connection. Nothing was sent.
     NotSent,
-    /// The connection broke: it is not known what the platform did.
+    /// The connection broke. It is unknown if the request was executed.
     Broken,
-    /// The time was up: it is not known what the platform did.
+    /// The time was over. It is unknown if the request was executed.
     TimedOut,
-    /// An answer; a 401 with its reason.
+    /// The platform responded. A 401 has its reason.
     Answered(StatusCode, Option<Unauthorized>),
 }
 
-/// What has been done about earlier attempts of the same request.
+/// The steps after earlier attempts of the same request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct History {
-    /// Another token was fetched.
+    /// The token was renewed.
     pub renewed: bool,
     /// The request was sent without `Accept-Encoding`.
-    pub asked_plainly: bool,
-    /// Attempts repeated because of the connection or a 5xx.
+    pub asked_uncompressed: bool,
+    /// The repetitions because of the connection or a 5xx.
     pub repeats: u8,
-    /// Attempts repeated because of a 429.
+    /// The waits because of a 429.
     pub waits: u8,
 }
 
-/// What to do.
+/// The next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Give the caller the answer, or the failure if there is none.
+    /// Give the caller the response, or the failure if there is none.
     PassOn,
-    /// Fetch another token, and send the request again with it.
+    /// Renew the token, and send the request again.
     Renew,
-    /// Send it again without `Accept-Encoding`, to be able to read the reason.
-    AskPlainly,
-    /// Send it again once the quota permits, if that is within what the caller would wait.
+    /// Send the request again without `Accept-Encoding`, so that the reason can be read.
+    AskUncompressed,
+    /// Send the request again as soon as the limits permit it, if the caller waits so long.
     Wait,
-    /// Send it again after a random time up to this.
+    /// Send the request again after a random pause of at most this time.
     Repeat(Duration),
 }
 
-/// Decides what follows an attempt.
-#[must_use]
-pub fn next(method: &Method, outcome: Outcome, history: History) -> Next {
+/// Decides the step after an attempt.
+pub fn next(method: &Method, outcome: AttemptOutcome, history: History) -> Next {
     let repeat = |allowed: bool| {
         let within = Duration::from_millis(100 << history.repeats.min(8));
         if allowed && history.repeats < REPEATS { Next::Repeat(within) } else { Next::PassOn }
     };
     let reads_only = method == Method::GET || method == Method::HEAD;
     match outcome {
-        Outcome::NotSent => repeat(true),
-        Outcome::Broken
-        | Outcome::Answered(
+        AttemptOutcome::NotSent => repeat(true),
+        AttemptOutcome::Broken
+        | AttemptOutcome::Answered(
             StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT,
             _,
         ) => repeat(reads_only),
-        Outcome::Answered(StatusCode::UNAUTHORIZED, Some(Unauthorized::Token | Unauthorized::Unknown))
+        AttemptOutcome::Answered(StatusCode::UNAUTHORIZED, Some(Unauthorized::Token | Unauthorized::Unknown))
             if !history.renewed =>
         {
             Next::Renew
         }
-        Outcome::Answered(StatusCode::UNAUTHORIZED, Some(Unauthorized::Unreadable)) if !history.asked_plainly => {
-            Next::AskPlainly
+        AttemptOutcome::Answered(StatusCode::UNAUTHORIZED, Some(Unauthorized::Unreadable))
+            if !history.asked_uncompressed =>
+        {
+            Next::AskUncompressed
         }
-        Outcome::Answered(StatusCode::TOO_MANY_REQUESTS, _) if history.waits < REPEATS => Next::Wait,
-        Outcome::TimedOut | Outcome::Answered(..) => Next::PassOn,
+        AttemptOutcome::Answered(StatusCode::TOO_MANY_REQUESTS, _) if history.waits < REPEATS => Next::Wait,
+        AttemptOutcome::TimedOut | AttemptOutcome::Answered(..) => Next::PassOn,
     }
 }
 
@@ -145,10 +146,10 @@ mod tests {
 
     #[test]
     fn each_outcome_has_its_consequence() {
-        use Outcome::*;
+        use AttemptOutcome::*;
         let fresh = History::default();
         let renewed = History { renewed: true, ..fresh };
-        let plain = History { asked_plainly: true, ..fresh };
+        let plain = History { asked_uncompressed: true, ..fresh };
         let once = History { repeats: 1, ..fresh };
         let twice = History { repeats: 2, ..fresh };
         let waited = History { waits: 2, ..fresh };
@@ -183,7 +184,7 @@ mod tests {
             ("a scope", &get, refused(Unauthorized::NotTheToken), fresh, Next::PassOn),
             ("an unknown reason", &get, refused(Unauthorized::Unknown), fresh, Next::Renew),
             ("an unknown reason again", &get, refused(Unauthorized::Unknown), renewed, Next::PassOn),
-            ("a compressed reason", &post, refused(Unauthorized::Unreadable), fresh, Next::AskPlainly),
+            ("a compressed reason", &post, refused(Unauthorized::Unreadable), fresh, Next::AskUncompressed),
             ("compressed although not asked for", &post, refused(Unauthorized::Unreadable), plain, Next::PassOn),
             ("a dead token, asked plainly", &post, refused(Unauthorized::Token), plain, Next::Renew),
             ("too many", &post, answered(429), fresh, Next::Wait),

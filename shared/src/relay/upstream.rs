@@ -1,4 +1,4 @@
-//! One attempt: a request to the platform and its whole answer, within a time and a size.
+//! The HTTP request to the platform: method, headers, body and token of one attempt.
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH};
@@ -6,50 +6,36 @@ use http::{HeaderMap, Method, Request, Uri};
 use http_body_util::Full;
 
 use crate::domain::bearer::Bearer;
-pub use crate::http_client::{Failure, Reply};
+use crate::http_client::SendError;
 
-/// The largest body that an answer can have, in bytes: what Lambda carries (6 MB) less some room for headers.
-/// A body that is no text grows by a third on top, which is seen when it is encoded.
+/// The largest body of a response, in bytes: Lambda's limit (6 MB) less some room for headers. A binary body grows by a
+/// third in base64; its size is checked again after that.
 pub const LARGEST_BODY: usize = 6 * 1024 * 1024 - 16 * 1024;
 
-/// What is sent.
-#[derive(Debug)]
-pub struct Attempt<'a> {
-    /// The method.
-    pub method: &'a Method,
-    /// Where to; made by [`crate::request::path::target`].
-    pub uri: Uri,
-    /// Everything but `Authorization`.
-    pub headers: HeaderMap,
-    /// The body.
-    pub body: Bytes,
-    /// The bearer token.
-    pub token: &'a Bearer,
-}
-
-impl Attempt<'_> {
-    /// The request to send.
-    ///
-    /// # Errors
-    /// [`Failure::NotSent`]: the token cannot be written.
-    pub fn request(self) -> Result<Request<Full<Bytes>>, Failure> {
-        let bearer = self.token.header().ok_or_else(no_header)?;
-        let mut headers = self.headers;
-        headers.insert(AUTHORIZATION, bearer.clone());
-        // A method that is expected to have a body says `Content-Length: 0` (RFC 9110 section 8.6).
-        if self.body.is_empty() && [Method::POST, Method::PUT, Method::PATCH].contains(self.method) {
-            headers.insert(CONTENT_LENGTH, 0.into());
-        }
-        let mut request = Request::new(Full::new(self.body));
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.uri;
-        *request.headers_mut() = headers;
-        Ok(request)
+/// Makes the request of one attempt. `headers` lack `Authorization`. It fails with [`SendError::NotSent`] if the token
+/// contains a character that no header may have.
+pub fn request(
+    method: &Method,
+    uri: Uri,
+    mut headers: HeaderMap,
+    body: Bytes,
+    token: &Bearer,
+) -> Result<Request<Full<Bytes>>, SendError> {
+    let bearer = token.header().ok_or_else(no_header)?;
+    headers.insert(AUTHORIZATION, bearer.clone());
+    // `Content-Length: 0` for methods that are expected to have a body (RFC 9110 section 8.6).
+    if body.is_empty() && [Method::POST, Method::PUT, Method::PATCH].contains(method) {
+        headers.insert(CONTENT_LENGTH, 0.into());
     }
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = method.clone();
+    *request.uri_mut() = uri;
+    *request.headers_mut() = headers;
+    Ok(request)
 }
 
-fn no_header() -> Failure {
-    Failure::NotSent("the token has a character that no header may have".into())
+fn no_header() -> SendError {
+    SendError::NotSent("the token has a character that no header may have".into())
 }
 
 #[cfg(test)]
@@ -64,9 +50,9 @@ mod tests {
     use super::*;
     use crate::domain::clock::Clock;
     use crate::domain::redacted::Redacted;
-    use crate::http_client::Limits;
+    use crate::http_client::{Reply, ResponseLimits};
 
-    /// Answers one connection with these bytes and closes it. Gives back what it was sent.
+    /// Answers one connection with these bytes and closes it. Returns the bytes that it received.
     async fn serve(answer: Vec<u8>) -> (Uri, tokio::task::JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
@@ -81,7 +67,7 @@ mod tests {
         (format!("http://{address}/a/%20b?q='%2F+").parse().expect("a target"), served)
     }
 
-    /// Whether the head and as much body as it announces is there.
+    /// True if the head and the announced body have arrived.
     fn complete(seen: &[u8]) -> bool {
         let text = String::from_utf8_lossy(seen).to_lowercase();
         let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
@@ -89,15 +75,15 @@ mod tests {
         body.len() >= announced.unwrap_or(0)
     }
 
-    async fn send(attempt: Attempt<'_>, time: Duration) -> Result<Reply, Failure> {
+    async fn send(uri: Uri, method: Method, body: &'static str, time: Duration) -> Result<Reply, SendError> {
+        let token = Bearer::from(&Redacted::from("the-token"));
+        let request = request(&method, uri, HeaderMap::new(), body.into(), &token)?;
         let connections = crate::http_client::platform(Clock::system()).expect("connections");
-        connections.call(attempt.request()?, Limits { time, body: LARGEST_BODY }).await
+        connections.call(request, ResponseLimits { time, body: LARGEST_BODY }).await
     }
 
-    async fn attempt(uri: Uri, method: Method, body: &'static str) -> Result<Reply, Failure> {
-        let token = Bearer::from(&Redacted::from("the-token"));
-        let attempt = Attempt { method: &method, uri, headers: HeaderMap::new(), body: body.into(), token: &token };
-        send(attempt, Duration::from_secs(5)).await
+    async fn attempt(uri: Uri, method: Method, body: &'static str) -> Result<Reply, SendError> {
+        send(uri, method, body, Duration::from_secs(5)).await
     }
 
     #[tokio::test]
@@ -131,15 +117,15 @@ mod tests {
         let closed = TcpListener::bind("127.0.0.1:0").await.expect("a free port").local_addr().expect("bound");
         let nobody = format!("http://{closed}/?secret=1").parse().expect("a target");
         let failure = attempt(nobody, Method::GET, "").await.expect_err("nobody listens");
-        assert!(matches!(&failure, Failure::NotSent(cause) if !cause.contains("secret")), "{failure:?}");
+        assert!(matches!(&failure, SendError::NotSent(cause) if !cause.contains("secret")), "{failure:?}");
 
         let (url, _served) = serve(Vec::new()).await;
         let failure = attempt(url, Method::GET, "").await.expect_err("closed without a word");
-        assert!(matches!(failure, Failure::Broken { status: None, .. }), "{failure:?}");
+        assert!(matches!(failure, SendError::Broken { status: None, .. }), "{failure:?}");
 
         let (url, _served) = serve(b"HTTP/1.1 201 Created\r\ncontent-length: 9\r\n\r\nhalf".into()).await;
         let failure = attempt(url, Method::POST, "").await.expect_err("half an answer");
-        assert!(matches!(failure, Failure::Broken { status: Some(StatusCode::CREATED), .. }), "{failure:?}");
+        assert!(matches!(failure, SendError::Broken { status: Some(StatusCode::CREATED), .. }), "{failure:?}");
     }
 
     #[tokio::test]
@@ -149,7 +135,7 @@ mod tests {
             answer.resize(7_000_000, b'a');
             let (url, _served) = serve(answer).await;
             let failure = attempt(url, Method::GET, "").await.expect_err("too large");
-            assert!(matches!(failure, Failure::TooLarge(StatusCode::OK)), "{head}: {failure:?}");
+            assert!(matches!(failure, SendError::TooLarge(StatusCode::OK)), "{head}: {failure:?}");
         }
     }
 
@@ -157,10 +143,7 @@ mod tests {
     async fn silence_ends_with_the_time() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let uri = format!("http://{}/", listener.local_addr().expect("bound")).parse().expect("a target");
-        let token = Bearer::from(&Redacted::from("t"));
-        let attempt =
-            Attempt { method: &Method::GET, uri, headers: HeaderMap::new(), body: Bytes::new(), token: &token };
-        let failure = send(attempt, Duration::from_millis(50)).await.expect_err("nobody answers");
-        assert!(matches!(failure, Failure::TimedOut), "{failure:?}");
+        let failure = send(uri, Method::GET, "", Duration::from_millis(50)).await.expect_err("nobody answers");
+        assert!(matches!(failure, SendError::TimedOut), "{failure:?}");
     }
 }

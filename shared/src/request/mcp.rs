@@ -1,4 +1,4 @@
-//! The platform's MCP endpoint, `/mcp/`: which requests the relay does not offer there, and which tools a request calls.
+//! The platform's MCP endpoint, `/mcp/`: the offered methods, and the tools that a request calls. Pure.
 //!
 //! The endpoint speaks Streamable HTTP (Model Context Protocol, "Transports"): JSON-RPC messages in the body of a POST.
 
@@ -11,30 +11,26 @@ use serde_json::value::RawValue;
 use super::path::Path;
 use crate::domain::problem::{Code, Problem};
 
-/// Headers that pass both ways at the endpoint (MCP, "Transports": session, resumption and protocol version).
+/// Headers that pass in both directions at the endpoint (MCP, "Transports": session, resumption and protocol version).
 pub const HEADERS: [HeaderName; 3] = [
     HeaderName::from_static("last-event-id"),
     HeaderName::from_static("mcp-protocol-version"),
     HeaderName::from_static("mcp-session-id"),
 ];
 
-/// The methods that are offered at the endpoint, as an `Allow` header has them.
+/// The methods that the relay offers at the endpoint, as the value of an `Allow` header.
 pub const OFFERED: &str = "POST, DELETE";
 
-/// Whether the platform could read a path as its MCP endpoint.
-#[must_use]
+/// True if the platform could read a path as its MCP endpoint.
 pub fn is_endpoint(path: &Path) -> bool {
     path.may_begin_with("mcp")
 }
 
-/// Refuses a GET of the endpoint. It would open a stream that has no end, and hold a process until the deadline. The
-/// protocol has a server that offers no such stream answer 405.
-///
-/// # Errors
-/// [`Code::MethodNotOffered`].
+/// Refuses a GET of the endpoint with [`Code::MethodNotOffered`]. It would open a stream without an end, and occupy a
+/// process until the deadline. The protocol prescribes 405 for a server that offers no such stream.
 pub fn check_offered(method: &Method, path: &Path) -> Result<(), Problem> {
     if *method == Method::GET && is_endpoint(path) {
-        let detail = "the relay opens no streams: send messages by POST, whose answers come whole";
+        let detail = "the relay opens no streams: send messages by POST, the response comes as a whole";
         return Err(Problem::new(Code::MethodNotOffered, detail));
     }
     Ok(())
@@ -44,16 +40,14 @@ pub fn check_offered(method: &Method, path: &Path) -> Result<(), Problem> {
 #[derive(Debug, PartialEq, Eq)]
 pub struct ToolCalls(pub Vec<String>);
 
-/// A body in which two programs could find different tools, or none.
+/// The tools that a body calls are unclear, because two programs could read it differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the body is not one JSON-RPC message or a list of them")]
 pub struct Unreadable;
 
 impl ToolCalls {
-    /// Finds them. A body is read strictly: no content coding, no repeated member, no list in a list.
-    ///
-    /// # Errors
-    /// [`Unreadable`].
+    /// Finds the called tools. The body is read strictly: a content coding, a repeated member or a list in a list is
+    /// refused.
     pub fn of(method: &Method, headers: &HeaderMap, body: &[u8]) -> Result<Self, Unreadable> {
         if body.is_empty() {
             return if *method == Method::POST { Err(Unreadable) } else { Ok(Self(Vec::new())) };
@@ -72,8 +66,8 @@ impl ToolCalls {
     }
 }
 
-/// Whether a content type names no other character encoding than UTF-8, which is JSON's own (RFC 8259 section 8.1). What
-/// spells "ping" in UTF-8 may spell a call in another.
+/// True if a content type names no other character encoding than UTF-8, the encoding of JSON (RFC 8259 section 8.1). The
+/// bytes of "ping" in UTF-8 may be a tool call in another encoding.
 fn is_utf8(content_type: &HeaderValue) -> bool {
     let Ok(text) = content_type.to_str() else { return false };
     let text = text.to_ascii_lowercase();
@@ -84,10 +78,10 @@ fn is_utf8(content_type: &HeaderValue) -> bool {
     })
 }
 
-/// The tool that one message calls, if it calls one.
+/// The tool that a message calls, if it calls one.
 fn called_tool(message: &RawValue) -> Result<Option<String>, Unreadable> {
     let Members([method, params]) = Members::read(message, ["method", "params"])?;
-    // A message without a method is the client's answer to the server.
+    // A message without a method is a response of the client.
     let Some(method) = method else { return Ok(None) };
     let method: String = serde_json::from_str(method.get()).map_err(|_| Unreadable)?;
     if !method.trim().eq_ignore_ascii_case("tools/call") {
@@ -97,8 +91,8 @@ fn called_tool(message: &RawValue) -> Result<Option<String>, Unreadable> {
     serde_json::from_str(name.ok_or(Unreadable)?.get()).map(Some).map_err(|_| Unreadable)
 }
 
-/// The values of the wanted members of an object, each there once at most. A name that differs in case only is refused:
-/// some readers take one for the other.
+/// The values of the wanted members of an object. A repeated member is refused. A name that differs in case only is
+/// refused, too: some parsers ignore case.
 struct Members<'a, const N: usize>([Option<&'a RawValue>; N]);
 
 impl<'a, const N: usize> Members<'a, N> {
@@ -123,7 +117,7 @@ impl<'de, const N: usize> Visitor<'de> for Wanted<N> {
             let value: &RawValue = map.next_value()?;
             let Some(at) = self.0.iter().position(|wanted| wanted.eq_ignore_ascii_case(&name)) else { continue };
             if name != self.0[at] || found[at].replace(value).is_some() {
-                return Err(A::Error::custom("a member that could be read in two ways"));
+                return Err(A::Error::custom("an ambiguous member"));
             }
         }
         Ok(Members(found))
@@ -167,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_be_read_in_two_ways_is_not_guessed_at() {
+    fn an_ambiguous_body_is_refused() {
         for body in [
             "",
             "null",

@@ -1,4 +1,4 @@
-//! What a caller wants to be sent.
+//! A caller's request to the platform: path, query, headers, body, and the ids in them. Pure.
 
 pub mod mcp;
 pub mod path;
@@ -13,32 +13,31 @@ use self::path::{Path, Query};
 use crate::domain::limits::Endpoint;
 use crate::domain::resource::Resource;
 
-/// The methods that are relayed at all.
+/// The methods that the relay offers.
 pub(crate) const METHODS: [Method; 7] =
     [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
 
-/// One request for the platform, in the caller's terms. Its parts are checked, its sender is not.
+/// A request to the platform with its target resource. Its parts are well-formed; its sender is not yet authorized.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// For whom: this decides token and quota.
+    /// The target resource. It decides which token and which limits apply.
     pub resource: Resource,
-    /// One of those that are relayed.
+    /// The method, one of those that the relay offers.
     pub method: Method,
-    /// Where to.
+    /// The path at the platform.
     pub path: Path,
-    /// With which query.
+    /// The query.
     pub query: Query,
-    /// All headers of the caller; the allow-list comes later.
+    /// All headers of the caller. The allow-list is applied when the request is sent.
     pub headers: HeaderMap,
-    /// The body, untouched; nothing if it is empty.
+    /// The body as the caller sent it.
     pub body: Bytes,
-    /// How long the caller would wait for a permit.
+    /// The longest time that the caller waits for a permit.
     pub wait: Duration,
 }
 
 impl Request {
     /// A request without query, headers or body.
-    #[must_use]
     pub fn new(resource: Resource, method: Method, path: Path) -> Self {
         Self {
             resource,
@@ -51,41 +50,38 @@ impl Request {
         }
     }
 
-    /// The platform's endpoint that it goes to, whose limit may be its own.
-    #[must_use]
+    /// The endpoint of the platform. Some endpoints have limits of their own.
     pub fn endpoint(&self) -> Endpoint<'_> {
         Endpoint::of(&self.resource, self.path.as_str())
     }
 }
 
-/// The same without saying for whom.
+/// A request to the platform whose target resource is still to be found in its headers, path, query and body.
 #[derive(Clone, Debug)]
-pub struct Unaddressed {
-    /// One of those that are relayed.
+pub struct UntargetedRequest {
+    /// The method, one of those that the relay offers.
     pub method: Method,
-    /// Where to.
+    /// The path at the platform.
     pub path: Path,
-    /// With which query.
+    /// The query.
     pub query: Query,
     /// All headers of the caller.
     pub headers: HeaderMap,
-    /// The body, untouched.
+    /// The body as the caller sent it.
     pub body: Bytes,
-    /// How long the caller would wait for a permit.
+    /// The longest time that the caller waits for a permit.
     pub wait: Duration,
 }
 
-impl Unaddressed {
-    /// For this resource.
-    #[must_use]
+impl UntargetedRequest {
+    /// Adds the target resource.
     pub fn to(self, resource: Resource) -> Request {
         let Self { method, path, query, headers, body, wait } = self;
         Request { resource, method, path, query, headers, body, wait }
     }
 }
 
-/// The method of this name, if it is one that is relayed.
-#[must_use]
+/// The method of this name. `None` if the relay does not offer it.
 pub fn method(name: &str) -> Option<Method> {
     METHODS.into_iter().find(|method| method.as_str() == name)
 }

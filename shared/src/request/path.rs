@@ -1,7 +1,7 @@
-//! Paths and queries that cannot lead away from the platform's API.
+//! Validation of paths and queries: an accepted one stays within the platform's API. Pure.
 //!
-//! A legal path goes on byte for byte. What two programs could read differently is refused: dot segments, empty
-//! segments, backslashes, control characters and overlong UTF-8, encoded any number of times.
+//! An accepted path is sent byte for byte. A path that two programs could read differently is refused: dot segments,
+//! empty segments, backslashes, control characters and overlong UTF-8, also if they are percent-encoded several times.
 
 use std::borrow::Cow;
 
@@ -13,10 +13,11 @@ use url::Url;
 const LONGEST_PATH: usize = 2_048;
 /// The longest query, in bytes.
 const LONGEST_QUERY: usize = 8_192;
-/// How often an escape may itself be escaped. No client means more.
+/// The most layers of percent-encoding. No honest client uses more.
 const DECODINGS: usize = 4;
 
-/// What stands for itself in a path: `pchar` and `/` (RFC 3986 section 3.3), and the escapes that are there already.
+/// The characters that are encoded in a path: all but `pchar` and `/` (RFC 3986 section 3.3), and but the `%` of encodings
+/// that are there already.
 const OUTSIDE_PATH: AsciiSet = NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -38,55 +39,55 @@ const OUTSIDE_PATH: AsciiSet = NON_ALPHANUMERIC
     .remove(b'/')
     .remove(b'%');
 
-/// What cannot stand in a query: it ends a request's target or is taken apart by whoever reads it next. Everything else
-/// that RFC 3986 does not have there (`[`, `|`, `{`…) is sent by clients all the same, and as it is.
+/// The characters that are encoded in a query, because they end the target of a request or change its meaning. RFC 3986
+/// forbids others in a query (`[`, `|`, `{`…), but clients send them, so they are sent as they are.
 const OUTSIDE_QUERY: AsciiSet = CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<').add(b'>');
 
-/// Why a path or query is not sent.
+/// The reason why a path or query is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unsafe {
-    /// It does not begin with `/`.
+    /// The path does not begin with `/`.
     #[error("the path must begin with /")]
     NotAbsolute,
     /// The first segment looks like part of a host name.
     #[error("the first segment of the path must not begin with @ or .")]
     LikeAnAuthority,
-    /// Over the limit.
+    /// The path or query exceeds its limit.
     #[error("the path or query is too long")]
     TooLong,
-    /// `//`, or a segment of which nothing is left without its parameters and spaces.
+    /// `//`, or a segment that is empty without its parameters and spaces.
     #[error("the path has an empty segment")]
     EmptySegment,
     /// `.` or `..`.
     #[error("the path has a dot segment")]
     DotSegment,
-    /// A backslash, which some programs read as `/`.
+    /// A backslash. Some programs read it as `/`.
     #[error("the path has a backslash")]
     Backslash,
     /// A control character.
     #[error("the path or query has a control character")]
     Control,
-    /// A character in more bytes than it needs, which some programs read as that character.
+    /// A character in more bytes than it needs (RFC 3629 section 3). Some programs accept it.
     #[error("the path has overlong UTF-8")]
     Overlong,
-    /// `?` or `#`, which end a path.
+    /// `?` or `#`. They end a path.
     #[error("the path has a ? or #; the query has a place of its own")]
     Delimiter,
     /// `#` in a query.
     #[error("the query has a #")]
     Fragment,
-    /// `%` that begins no escape.
+    /// `%` without two hex digits.
     #[error("the path has a % without two hex digits")]
     BrokenEscape,
-    /// Escapes of escapes of escapes.
-    #[error("the path is escaped too many times over")]
+    /// More than four layers of percent-encoding.
+    #[error("the path is percent-encoded too many times")]
     TooDeep,
-    /// The URL that came out is not below the platform's. Unreachable by the rules above, and checked nevertheless.
+    /// The URL is not below the platform's base URL. The rules above prevent this; it is checked as a second barrier.
     #[error("the path leads away from the platform")]
     Elsewhere,
 }
 
-/// A path of the platform that means the same to everybody who reads it.
+/// A valid path of the platform: all programs read it in the same way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Path {
     wire: String,
@@ -94,11 +95,8 @@ pub struct Path {
 }
 
 impl Path {
-    /// Reads a path as a client wrote it or as API Gateway passes it on, which may have removed one layer of escapes.
-    /// A character that cannot stand in a path is escaped; nothing else is touched.
-    ///
-    /// # Errors
-    /// [`Unsafe`].
+    /// Validates a path as a client wrote it, or as API Gateway passes it on. API Gateway may have removed one layer of
+    /// percent-encoding. Characters that a path cannot have are encoded; nothing else is changed.
     pub fn parse(raw: &str) -> Result<Self, Unsafe> {
         if raw.len() > LONGEST_PATH {
             return Err(Unsafe::TooLong);
@@ -109,7 +107,7 @@ impl Path {
         expect_whole_escapes(raw)?;
         let mut decoded = raw.to_owned();
         expect_unambiguous(&decoded)?;
-        // Most paths have no escape. A string that has none is not overlong either.
+        // A Rust string without percent-encoding cannot be overlong.
         for round in 0.. {
             if !decoded.contains('%') {
                 break;
@@ -135,21 +133,18 @@ impl Path {
     }
 
     /// The path as it is sent.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.wire
     }
 
-    /// The decoded segments in the two ways in which routers read a path: cut first and then decoded, or decoded and
-    /// then cut. They differ where a slash is escaped. A slash at the end leaves no segment.
-    #[must_use]
+    /// The decoded segments, in the two ways in which routers read a path: split and then decode, or decode and then split.
+    /// The readings differ if a slash is encoded. A slash at the end makes no segment.
     pub fn readings(&self) -> &[Vec<String>; 2] {
         &self.readings
     }
 
-    /// Whether any router could take `word` for the first segment. Routers differ in case and in what they make of
-    /// `;parameters`, and some decode a path before they look for its end at `?` or `#`.
-    #[must_use]
+    /// True if some router could read `word` as the first segment. Some routers ignore case or `;parameters`, and some
+    /// decode a path before they look for its end at `?` or `#`.
     pub fn may_begin_with(&self, word: &str) -> bool {
         let meaning = |first: &String| first.split([';', '?', '#']).next().unwrap_or_default().trim().to_owned();
         let firsts = self.readings.iter().filter_map(|segments| segments.first());
@@ -164,7 +159,7 @@ fn expect_whole_escapes(raw: &str) -> Result<(), Unsafe> {
     if escapes.map(|(at, _)| at).any(broken) { Err(Unsafe::BrokenEscape) } else { Ok(()) }
 }
 
-/// Holds for the path as sent and for each of its decodings.
+/// Checks one decoding of the path. The path as sent and all its decodings must pass.
 fn expect_unambiguous(path: &str) -> Result<(), Unsafe> {
     if path.contains(char::is_control) {
         return Err(Unsafe::Control);
@@ -177,7 +172,7 @@ fn expect_unambiguous(path: &str) -> Result<(), Unsafe> {
     if rest == "/" || (!inner.is_empty() && inner.split('/').any(str::is_empty)) {
         return Err(Unsafe::EmptySegment);
     }
-    // `..;x` is a dot segment to servers that cut off path parameters, and `;x` is an empty one.
+    // To servers that cut off path parameters, `..;x` is a dot segment and `;x` is empty.
     let meaning = |segment: &str| segment.split(';').next().unwrap_or_default().trim().to_owned();
     for segment in inner.split('/').map(meaning).filter(|_| !inner.is_empty()) {
         match segment.as_str() {
@@ -189,7 +184,7 @@ fn expect_unambiguous(path: &str) -> Result<(), Unsafe> {
     if rest.starts_with(['@', '.']) { Err(Unsafe::LikeAnAuthority) } else { Ok(()) }
 }
 
-/// Whether a character below what its first byte is for is written with that byte (RFC 3629 section 3).
+/// True if a character has more bytes than it needs (overlong, RFC 3629 section 3).
 fn has_overlong(bytes: &[u8]) -> bool {
     bytes.windows(2).any(|pair| {
         matches!(
@@ -214,14 +209,13 @@ fn fully_decoded(segment: &str) -> String {
     decoded
 }
 
-/// A query without its question mark, in the client's own bytes. What cannot stand in one (a space, say, which no HTTP
-/// client sends but a direct invocation can) is escaped.
+/// A query without its question mark, in the client's own bytes. Characters that a query cannot have are encoded: a direct
+/// invocation can contain a space, for example, which no HTTP client sends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Query(Option<String>);
 
 impl Query {
-    /// # Errors
-    /// [`Unsafe::TooLong`], [`Unsafe::Control`] or [`Unsafe::Fragment`].
+    /// Validates a query. It can fail with [`Unsafe::TooLong`], [`Unsafe::Control`] or [`Unsafe::Fragment`].
     pub fn parse(raw: &str) -> Result<Self, Unsafe> {
         if raw.len() > LONGEST_QUERY {
             return Err(Unsafe::TooLong);
@@ -235,10 +229,7 @@ impl Query {
         Ok(Self((!raw.is_empty()).then(|| utf8_percent_encode(raw, &OUTSIDE_QUERY).to_string())))
     }
 
-    /// Makes a query of names and values, in their order, each escaped (RFC 3986 section 2.1).
-    ///
-    /// # Errors
-    /// [`Unsafe::TooLong`].
+    /// Makes a query of names and values, in their order, each percent-encoded (RFC 3986 section 2.1).
     pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, Unsafe> {
         const OUTSIDE_VALUE: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
         let escaped = |text: &'a str| utf8_percent_encode(text, &OUTSIDE_VALUE);
@@ -247,24 +238,21 @@ impl Query {
     }
 
     /// The query, if there is one.
-    #[must_use]
     pub fn as_str(&self) -> Option<&str> {
         self.0.as_deref()
     }
 }
 
-/// The platform's URL for a path and query, as it is sent.
-///
-/// # Errors
-/// [`Unsafe::Elsewhere`] if scheme, host, port, path or query are not those expected.
-pub fn target(base: &Url, path: &Path, query: &Query) -> Result<Uri, Unsafe> {
+/// The URL of a path and query at the platform. It fails with [`Unsafe::Elsewhere`] if scheme, host, port, path or query of
+/// the URL are not the expected ones.
+pub fn target_uri(base: &Url, path: &Path, query: &Query) -> Result<Uri, Unsafe> {
     let origin = base.origin().ascii_serialization();
     let wanted = format!("{}{}", base.path().trim_end_matches('/'), path.as_str());
-    let target = match query.as_str() {
+    let text = match query.as_str() {
         Some(query) => format!("{origin}{wanted}?{query}"),
         None => format!("{origin}{wanted}"),
     };
-    let uri = Uri::try_from(target).map_err(|_| Unsafe::Elsewhere)?;
+    let uri = Uri::try_from(text).map_err(|_| Unsafe::Elsewhere)?;
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let same_origin = uri.scheme_str() == Some(base.scheme())
         && origin.strip_prefix(base.scheme()) == Some(&format!("://{authority}"));
@@ -279,7 +267,7 @@ mod tests {
 
     fn sent(path: &str, query: &str) -> Result<String, Unsafe> {
         let base = Url::parse("https://platform.example:8443/base/").expect("a URL");
-        target(&base, &Path::parse(path)?, &Query::parse(query)?).map(|uri| uri.to_string())
+        target_uri(&base, &Path::parse(path)?, &Query::parse(query)?).map(|uri| uri.to_string())
     }
 
     #[test]
@@ -384,7 +372,7 @@ mod tests {
         let base = Url::parse("https://platform.example").expect("a URL");
         for wire in ["@evil.example/", ".evil.example/", ":8443/", "evil.example", "/a#b", "/a?b", "/a b", "/a\r\nb"] {
             let unchecked = Path { wire: wire.to_owned(), readings: [Vec::new(), Vec::new()] };
-            assert_eq!(target(&base, &unchecked, &Query::default()), Err(Unsafe::Elsewhere), "{wire}");
+            assert_eq!(target_uri(&base, &unchecked, &Query::default()), Err(Unsafe::Elsewhere), "{wire}");
         }
     }
 
@@ -442,9 +430,9 @@ mod tests {
                 let base = Url::parse(base).expect("a URL");
                 let path = if slash { format!("/{path}") } else { path.clone() };
                 let (Ok(path), Ok(query)) = (Path::parse(&path), Query::parse(&query)) else { continue };
-                let uri = target(&base, &path, &query).expect("a safe path stays where it is");
+                let uri = target_uri(&base, &path, &query).expect("a safe path stays where it is");
                 prop_assert_eq!(uri.query(), query.as_str());
-                // Who reads URLs by the other standard reads the same.
+                // A parser of the WHATWG URL standard reads the same.
                 let url = Url::parse(&uri.to_string()).expect("a URL");
                 prop_assert_eq!((url.scheme(), url.host(), url.port()), (base.scheme(), base.host(), base.port()));
                 prop_assert!(url.path().starts_with(base.path()));

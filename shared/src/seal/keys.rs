@@ -1,5 +1,7 @@
-//! The data keys of the sealing secret, and how they are rotated: a new one is added and made the current one, what is
-//! stored is sealed anew, and only then the old one is taken away.
+//! The data keys of the sealing secret, and key rotation.
+//!
+//! A rotation has three steps: a new key is added and becomes the current one, all stored values are sealed anew, and then
+//! the old key is removed.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +10,7 @@ use serde_json::Value;
 use crate::domain::random;
 use crate::domain::redacted::Redacted;
 
-/// The least length of a data key's text, in bytes.
+/// The shortest data key, in bytes of its text.
 const LEAST_KEY: usize = 32;
 
 /// The sealing secret is not in its documented form.
@@ -24,10 +26,7 @@ pub struct DataKeys {
 }
 
 impl DataKeys {
-    /// Reads `{"current":"k1","k1":"…"}`: every member but `current` is a key, by its id.
-    ///
-    /// # Errors
-    /// [`MalformedKeys`].
+    /// Reads `{"current":"k1","k1":"…"}`. The name of every member but `current` is the id of a key.
     pub fn parse(json: &str) -> Result<Self, MalformedKeys> {
         let Ok(Value::Object(mut members)) = serde_json::from_str(json) else { return Err(MalformedKeys) };
         let Some(Value::String(current)) = members.remove("current") else { return Err(MalformedKeys) };
@@ -43,13 +42,12 @@ impl DataKeys {
         if keys.contains_key(&current) { Ok(Self { current, keys }) } else { Err(MalformedKeys) }
     }
 
-    /// The id of the key for new values.
-    #[must_use]
+    /// The id of the key that new values are sealed under.
     pub fn current(&self) -> &str {
         &self.current
     }
 
-    /// The ids of all keys, in their order.
+    /// The ids of all keys, sorted.
     pub fn ids(&self) -> impl Iterator<Item = &str> {
         self.keys.keys().map(String::as_str)
     }
@@ -58,8 +56,9 @@ impl DataKeys {
         self.keys.get(id)
     }
 
-    /// The same keys and a new one, which is the current one: 256 random bits, under the next id of `k1`, `k2`, …. The
-    /// id of a key that was taken away does not come again: what an old copy of the table holds names its true key.
+    /// Adds a new key of 256 random bits and makes it the current one. Its id is the next of `k1`, `k2`, …. The
+    /// current key cannot be removed, so no id is used twice, and a value in an old copy of the table never names a wrong
+    /// key.
     #[must_use]
     pub fn with_new(mut self) -> Self {
         let numbers = self.ids().filter_map(|id| id.strip_prefix('k')?.parse::<u32>().ok());
@@ -68,15 +67,13 @@ impl DataKeys {
         self
     }
 
-    /// The same keys without one of them; nothing if there is none of that id, or it is the current one.
-    #[must_use]
+    /// Removes a key. `None` if there is no key of that id, or if it is the current one.
     pub fn without(mut self, id: &str) -> Option<Self> {
         let is_old = id != self.current && self.keys.remove(id).is_some();
         is_old.then_some(self)
     }
 
-    /// The secret's value.
-    #[must_use]
+    /// The value of the secret, as [`DataKeys::parse`] reads it.
     pub fn to_json(&self) -> Redacted {
         let keys = self.keys.iter().map(|(id, key)| (id.clone(), Value::from(key.expose())));
         let members: serde_json::Map<_, _> =

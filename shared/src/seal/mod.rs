@@ -1,8 +1,8 @@
-//! Tokens at rest: AES-256-GCM with a key of its own for each record, bound to the place where the record stands.
+//! Encryption of tokens at rest: AES-256-GCM (authenticated encryption) with a derived key for each item.
 //!
-//! The record's key is HKDF-SHA256 of a data key with the item's key as salt; the associated data name format, table,
-//! item, version, field and data key. So a ciphertext that is moved to another item or field, or an old item that is
-//! put back under newer counters, does not open.
+//! The key of an item is HKDF-SHA256 (RFC 5869) of a data key, with the item's key in the table as salt. The associated
+//! data are format, table, item, token version, field and id of the data key. So a ciphertext opens only where it was
+//! sealed: not in another item or field, and not under another epoch or generation.
 
 mod keys;
 pub mod pair;
@@ -17,23 +17,23 @@ pub use self::keys::{DataKeys, MalformedKeys};
 use crate::domain::random;
 use crate::domain::redacted::Redacted;
 
-/// First byte of every sealed value: the format's number.
+/// The number of the format, which is the first byte of every sealed value.
 const FORMAT: u8 = 1;
 
-/// Where a sealed value stands.
+/// The place of a sealed value. It is authenticated with the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place<'a> {
-    /// The item's key.
+    /// The item's key in the table.
     pub item: &'a str,
-    /// The installation's version.
+    /// The epoch of the installation.
     pub epoch: u64,
-    /// The token pair's version.
+    /// The generation of the token pair.
     pub generation: u64,
     /// The attribute.
     pub field: Field,
 }
 
-/// Which of an installation's secrets.
+/// The kind of a sealed value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
     /// The access token.
@@ -41,37 +41,38 @@ pub enum Field {
     /// The refresh token.
     Refresh,
     /// The access token of a standby pair.
-    AlternateAccess,
+    StandbyAccess,
     /// The refresh token of a standby pair.
-    AlternateRefresh,
+    StandbyRefresh,
     /// A whole pair on the rescue queue.
     Rescue,
 }
 
 impl Field {
+    /// The name in the associated data. A changed name would make all sealed values of the field unreadable.
     fn name(self) -> &'static str {
         match self {
             Self::Access => "access_token",
             Self::Refresh => "refresh_token",
-            Self::AlternateAccess => "alternate.access_token",
-            Self::AlternateRefresh => "alternate.refresh_token",
+            Self::StandbyAccess => "alternate.access_token",
+            Self::StandbyRefresh => "alternate.refresh_token",
             Self::Rescue => "rescue",
         }
     }
 }
 
-/// Why a value could not be sealed or opened.
+/// The reason why a value does not open.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
-    /// Sealed under a key that is not in the secret as it was last read.
+    /// The value is sealed under a data key that was not in the secret when it was last read.
     #[error("the data key {0:?} is not known")]
     UnknownKey(String),
-    /// Not a sealed value, moved from another place, or tampered with.
+    /// The value is not sealed, comes from another place, or was changed.
     #[error("the sealed value does not open at this place")]
     DoesNotOpen,
 }
 
-/// Seals and opens with one version of the data keys. Cheap to clone.
+/// Seals and opens values with one version of the sealing secret. Cheap to clone.
 #[derive(Clone)]
 pub struct Sealer {
     table: Arc<str>,
@@ -80,7 +81,6 @@ pub struct Sealer {
 
 impl Sealer {
     /// A sealer for the items of one table.
-    #[must_use]
     pub fn new(table: Arc<str>, keys: Arc<DataKeys>) -> Self {
         Self { table, keys }
     }
@@ -89,7 +89,6 @@ impl Sealer {
     ///
     /// # Panics
     /// If the system's random number generator fails.
-    #[must_use]
     pub fn seal(&self, place: Place<'_>, secret: &str) -> Vec<u8> {
         let id = self.keys.current();
         let nonce: [u8; NONCE_LEN] = random::bytes();
@@ -106,10 +105,7 @@ impl Sealer {
         sealed
     }
 
-    /// Opens what [`Sealer::seal`] made for the same place.
-    ///
-    /// # Errors
-    /// [`SealError`].
+    /// Opens a value that [`Sealer::seal`] made for the same place.
     pub fn open(&self, place: Place<'_>, sealed: &[u8]) -> Result<Redacted, SealError> {
         let (id, nonce, text) = parts(sealed).ok_or(SealError::DoesNotOpen)?;
         let key = self.keys.key(id).ok_or_else(|| SealError::UnknownKey(id.to_owned()))?;
@@ -128,8 +124,7 @@ impl Sealer {
     }
 }
 
-/// The id of the data key that a value is sealed under; nothing if it is no sealed value.
-#[must_use]
+/// The id of the data key that a value is sealed under. `None` if the value is not sealed.
 pub fn key_id(sealed: &[u8]) -> Option<&str> {
     parts(sealed).map(|(id, ..)| id)
 }

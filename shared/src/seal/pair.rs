@@ -1,60 +1,56 @@
-//! A token pair in the clear, for the moment between the token endpoint and the table.
+//! A token pair in the clear, between the token endpoint and the table.
 
 use crate::domain::access::Access;
 use crate::domain::clock::Millis;
 use crate::domain::grant::Grant;
-use crate::domain::installation::SealedPair;
-use crate::domain::installation::installation_key;
+use crate::domain::installation::{SealedPair, installation_key};
 use crate::domain::redacted::Redacted;
 use crate::domain::resource::Resource;
 use crate::domain::status::TokenVersion;
 use crate::seal::{Field, Place, Sealer};
 
-/// Where in an item a pair stands.
+/// The role of a pair in an installation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slot {
     /// The pair in use.
     Current,
     /// A standby pair: granted, and not in use.
-    Alternate,
+    Standby,
 }
 
 impl Slot {
-    /// The access token's field.
-    #[must_use]
+    /// The field of the access token.
     pub fn access(self) -> Field {
         match self {
             Self::Current => Field::Access,
-            Self::Alternate => Field::AlternateAccess,
+            Self::Standby => Field::StandbyAccess,
         }
     }
 
-    /// The refresh token's field.
-    #[must_use]
+    /// The field of the refresh token.
     pub fn refresh(self) -> Field {
         match self {
             Self::Current => Field::Refresh,
-            Self::Alternate => Field::AlternateRefresh,
+            Self::Standby => Field::StandbyRefresh,
         }
     }
 }
 
-/// Two tokens in the clear.
+/// A token pair in the clear.
 #[derive(Clone, Debug)]
 pub struct Pair {
     /// The access token.
     pub access: Redacted,
     /// The refresh token.
     pub refresh: Option<Redacted>,
-    /// When it was granted.
+    /// The time of the grant.
     pub issued_at: Millis,
-    /// When the access token ends.
+    /// The end of the access token's life.
     pub expires_at: Millis,
 }
 
 impl Pair {
-    /// The pair of a grant that came at `now`. Where it brings no refresh token the one that was presented stays.
-    #[must_use]
+    /// The pair of a grant that arrived at `now`. If the grant has no refresh token, the presented one stays valid.
     pub fn granted(grant: &Grant, presented: Option<&Redacted>, now: Millis) -> Self {
         Self {
             access: grant.access.clone(),
@@ -64,8 +60,7 @@ impl Pair {
         }
     }
 
-    /// The pair sealed for its place.
-    #[must_use]
+    /// Seals both tokens for their place.
     pub fn seal(&self, sealer: &Sealer, resource: &Resource, version: TokenVersion, slot: Slot) -> SealedPair {
         let item = installation_key(resource);
         let seal = |field, token: &Redacted| sealer.seal(place(&item, version, field), token.expose());
@@ -77,8 +72,7 @@ impl Pair {
         }
     }
 
-    /// What a reader gets of it once it is stored under `version`.
-    #[must_use]
+    /// The access token for readers, once the pair is stored under `version`.
     pub fn to_access(&self, version: TokenVersion) -> Access {
         Access {
             token: (&self.access).into(),
@@ -91,8 +85,7 @@ impl Pair {
     }
 }
 
-/// The place of a field of an installation.
-#[must_use]
+/// The place of one field of an installation's item.
 pub fn place(item: &str, version: TokenVersion, field: Field) -> Place<'_> {
     Place { item, epoch: version.epoch, generation: version.generation, field }
 }

@@ -1,4 +1,4 @@
-//! The sealer with the data keys as Secrets Manager has them now.
+//! Sealing with the data keys that Secrets Manager has now.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use crate::domain::redacted::Redacted;
 use crate::seal::{DataKeys, Place, SealError, Sealer};
 use crate::secrets::{Secret, SecretError};
 
-/// An unknown key id makes the secret be read again at most so often.
+/// The least time between two re-reads of the secret because of an unknown key id.
 const UNKNOWN_KEY: Duration = Duration::from_secs(30);
 
-/// Why a stored token cannot be opened.
+/// The reason why a stored token cannot be opened.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum VaultError {
     /// The data keys cannot be read.
@@ -21,7 +21,7 @@ pub enum VaultError {
     Seal(#[from] SealError),
 }
 
-/// Seals and opens; reads the data keys when it first needs them, and again when they are old.
+/// Seals and opens values. Reads the data keys at first use, and again when they are old.
 pub struct Vault {
     keys: Secret<DataKeys>,
     table: Arc<str>,
@@ -29,7 +29,6 @@ pub struct Vault {
 
 impl Vault {
     /// A vault for the items of one table.
-    #[must_use]
     pub fn new(keys: Secret<DataKeys>, table: &str) -> Self {
         Self { keys, table: table.into() }
     }
@@ -37,15 +36,12 @@ impl Vault {
     /// The sealer with the current keys.
     ///
     /// # Errors
-    /// [`SecretError`]. Nothing may be sent to the token endpoint then: its answer could not be kept.
+    /// The data keys cannot be read. Then no request may go to the token endpoint: the response could not be stored.
     pub async fn sealer(&self) -> Result<Sealer, SecretError> {
         Ok(Sealer::new(self.table.clone(), self.keys.get().await?))
     }
 
-    /// Opens a sealed value. An unknown key id makes the keys be read again, at most once in 30 s.
-    ///
-    /// # Errors
-    /// [`VaultError`].
+    /// Opens a sealed value. If its key id is unknown, the keys are read again, at most once in 30 s.
     pub async fn open(&self, place: Place<'_>, sealed: &[u8]) -> Result<Redacted, VaultError> {
         match self.sealer().await?.open(place, sealed) {
             Err(SealError::UnknownKey(_)) => {

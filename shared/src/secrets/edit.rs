@@ -1,9 +1,10 @@
-//! Changing a secret without losing what somebody else changes meanwhile.
+//! Compare-and-swap (optimistic concurrency) for a secret: a change by somebody else is never overwritten.
 //!
 //! Secrets Manager has no conditional write. But it moves a label from one *named* version to another, or not at all
 //! (API reference, `UpdateSecretVersionStage`: "If the label is attached and … the version ID does not match, then the
-//! operation fails"). So a new value is first stored under a label that nobody reads, and then `AWSCURRENT` is moved
-//! to it from exactly the version that was seen. Functions read `AWSCURRENT` and so see the old value or the new one.
+//! operation fails"). So an edit has two steps. The new value is stored under a label that no function reads. Then
+//! `AWSCURRENT` is moved to it from exactly the version that was seen. Functions read `AWSCURRENT`, so they see the old
+//! value or the new one.
 
 use aws_sdk_secretsmanager::Client;
 
@@ -13,9 +14,9 @@ use crate::domain::random;
 use crate::domain::redacted::Redacted;
 use crate::http_client::aws_error::describe;
 
-/// The label under which a value waits to become the current one.
+/// The label of a new value before it becomes the current one.
 const PROPOSED: &str = "PROPOSED";
-/// The label of the version that is in force.
+/// The label of the version that the functions read.
 pub(super) const CURRENT: &str = "AWSCURRENT";
 
 /// One version of a secret, as it was read.
@@ -25,20 +26,20 @@ pub struct Version {
     pub text: Redacted,
     /// The version's id.
     pub id: String,
-    /// When the version was made.
+    /// The time when the version was made.
     pub made_at: Option<Millis>,
 }
 
-/// What a change came to.
+/// The answer of [`EditedSecret::replace`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replaced {
     /// The new value is the current one.
-    Done,
-    /// Somebody else has changed the secret since it was read; nothing was done.
-    Changed,
+    Applied,
+    /// Somebody else has changed the secret since it was read. Nothing was changed.
+    Conflict,
 }
 
-/// A secret to be read and changed.
+/// A secret that is read and changed.
 #[derive(Clone, Debug)]
 pub struct EditedSecret {
     client: Client,
@@ -47,15 +48,11 @@ pub struct EditedSecret {
 
 impl EditedSecret {
     /// The secret of that name or ARN.
-    #[must_use]
     pub fn new(client: Client, id: String) -> Self {
         Self { client, id }
     }
 
     /// The current version.
-    ///
-    /// # Errors
-    /// [`SecretError`].
     pub async fn read(&self) -> Result<Version, SecretError> {
         let answer = self.client.get_secret_value().secret_id(&self.id).version_stage(CURRENT).send().await;
         let answer = answer.map_err(|error| self.unavailable(describe(&error)))?;
@@ -70,7 +67,7 @@ impl EditedSecret {
     /// Makes `text` the current value in place of `seen`.
     ///
     /// # Errors
-    /// [`SecretError`]; the secret is as it was, unless only the answer was lost.
+    /// The secret is unchanged, unless only the service's answer was lost.
     pub async fn replace(&self, seen: &Version, text: &Redacted) -> Result<Replaced, SecretError> {
         let version = new_version_id();
         let proposed = self.client.put_secret_value().secret_id(&self.id).client_request_token(&version);
@@ -78,11 +75,11 @@ impl EditedSecret {
         proposed.map_err(|error| self.unavailable(describe(&error)))?;
         let moved = self.client.update_secret_version_stage().secret_id(&self.id).version_stage(CURRENT);
         let moved = moved.move_to_version_id(&version).remove_from_version_id(&seen.id).send().await;
-        let Err(error) = moved else { return Ok(Replaced::Done) };
-        // Which error a lost race is answered with is not documented; which version is current now says more.
+        let Err(error) = moved else { return Ok(Replaced::Applied) };
+        // The documentation does not name the error of a lost race. The version that is current now decides.
         match self.read().await?.id {
-            current if current == version => Ok(Replaced::Done),
-            current if current != seen.id => Ok(Replaced::Changed),
+            current if current == version => Ok(Replaced::Applied),
+            current if current != seen.id => Ok(Replaced::Conflict),
             _ => Err(self.unavailable(describe(&error))),
         }
     }
@@ -92,7 +89,7 @@ impl EditedSecret {
     }
 }
 
-/// A version id is any 32 to 64 characters that no other version has.
+/// A version's id: any 32 to 64 characters that no other version has.
 fn new_version_id() -> String {
     random::hex::<16>()
 }

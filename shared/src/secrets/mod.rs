@@ -1,7 +1,7 @@
-//! The three secrets, read from Secrets Manager and kept for a short time.
+//! A cache of the secrets in Secrets Manager, with single flight.
 //!
-//! A value that is older than [`FRESH`] is read again; while the service does not answer, the old value goes on being
-//! used. Only one caller of a process reads at a time.
+//! A value that is older than [`FRESH`] is read again. While Secrets Manager does not answer, the old value stays in use.
+//! A process reads each secret once at a time; other callers wait for that read (single flight).
 
 pub mod edit;
 
@@ -16,12 +16,12 @@ use crate::domain::clock::{Clock, Millis};
 use crate::domain::redacted::Redacted;
 use crate::http_client::aws_error::describe;
 
-/// How long a value is used before it is read again. The contract promises that a change is noticed within 60 s.
+/// The age at which a value is read again. Every process must notice a change within 60 s.
 pub const FRESH: Duration = Duration::from_secs(45);
-/// How long a failed read is not repeated while there is an older value to use.
+/// The pause after a failed read, while there is an older value to use.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Why there is no value.
+/// The reason why a secret has no value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
     /// Secrets Manager did not answer, or refused.
@@ -29,7 +29,7 @@ pub enum SecretError {
     Unavailable {
         /// Name or ARN of the secret.
         id: String,
-        /// What the SDK says; it never holds the value.
+        /// The SDK's error. It never contains the value.
         reason: String,
     },
     /// The value is not in its documented form.
@@ -37,7 +37,7 @@ pub enum SecretError {
     Malformed {
         /// Name or ARN of the secret.
         id: String,
-        /// Which form was expected.
+        /// The form that was expected.
         reason: String,
     },
 }
@@ -52,10 +52,7 @@ pub struct AppCredentials {
 }
 
 impl AppCredentials {
-    /// Reads `{"client_id":"…","client_secret":"…"}`.
-    ///
-    /// # Errors
-    /// A sentence on the form that was expected.
+    /// Reads `{"client_id":"…","client_secret":"…"}`. The error says which form was expected.
     pub fn parse(json: &str) -> Result<Self, String> {
         let form = || r#"expected {"client_id":"…","client_secret":"…"}, neither empty"#.to_owned();
         let credentials: Self = serde_json::from_str(json).map_err(|_| form())?;
@@ -64,13 +61,12 @@ impl AppCredentials {
     }
 
     /// The app's id without the version's suffix: the platform's `appId`.
-    #[must_use]
     pub fn app_id(&self) -> &str {
         self.client_id.split('-').next().unwrap_or(&self.client_id)
     }
 }
 
-/// One secret, parsed and cached.
+/// One secret, parsed and cached. Each of its three reads fails only if Secrets Manager fails and no older value is cached.
 pub struct Secret<T> {
     client: Client,
     id: String,
@@ -82,10 +78,10 @@ pub struct Secret<T> {
 struct Cached<T> {
     value: Arc<T>,
     read_at: Millis,
-    /// Before this instant no further read is tried.
+    /// No read is tried before this instant.
     next_read_at: Millis,
-    /// When it was last read again out of turn.
-    urged_at: Option<Millis>,
+    /// When [`Secret::read_again`] last read the value.
+    reread_at: Option<Millis>,
 }
 
 impl<T> Secret<T> {
@@ -95,34 +91,24 @@ impl<T> Secret<T> {
     }
 
     /// The value, at most [`FRESH`] old unless Secrets Manager fails.
-    ///
-    /// # Errors
-    /// [`SecretError`] if there is neither a new value nor an old one.
     pub async fn get(&self) -> Result<Arc<T>, SecretError> {
         self.read_if_older_than(FRESH).await
     }
 
-    /// The value, at most `age` old unless Secrets Manager fails: for who has a reason to think that it has changed.
-    ///
-    /// # Errors
-    /// [`SecretError`] if there is neither a new value nor an old one.
+    /// The value, at most `age` old unless Secrets Manager fails. For a caller that has a reason to expect a change.
     pub async fn read_if_older_than(&self, age: Duration) -> Result<Arc<T>, SecretError> {
         self.read_unless(|cached, now| now.since(cached.read_at) < age || now < cached.next_read_at, false).await
     }
 
-    /// The value, read again however new it is, but so at most once in `apart`: for who has met something that the
-    /// value does not know yet.
-    ///
-    /// # Errors
-    /// [`SecretError`] if there is neither a new value nor an old one.
-    pub async fn read_again(&self, apart: Duration) -> Result<Arc<T>, SecretError> {
-        self.read_unless(|cached, now| cached.urged_at.is_some_and(|at| now.since(at) < apart), true).await
+    /// Re-reads the secret even if the cache is fresh, at most once per `min_interval`. For a value that was just rejected.
+    pub async fn read_again(&self, min_interval: Duration) -> Result<Arc<T>, SecretError> {
+        self.read_unless(|cached, now| cached.reread_at.is_some_and(|at| now.since(at) < min_interval), true).await
     }
 
     async fn read_unless(
         &self,
         is_good: impl Fn(&Cached<T>, Millis) -> bool + Send,
-        urged: bool,
+        is_reread: bool,
     ) -> Result<Arc<T>, SecretError> {
         let mut cached = self.cached.lock().await;
         let now = self.clock.now();
@@ -131,18 +117,18 @@ impl<T> Secret<T> {
         {
             return Ok(c.value.clone());
         }
-        let urged_at = if urged { Some(now) } else { cached.as_ref().and_then(|c| c.urged_at) };
-        // Boxed, like all that is rare on the way of a call: a future is moved with the room for its rarest part.
+        let reread_at = if is_reread { Some(now) } else { cached.as_ref().and_then(|c| c.reread_at) };
+        // Boxed: a future is as large as its largest branch, and this branch is rare.
         match (Box::pin(self.read()).await, &mut *cached) {
             (Ok(value), slot) => {
                 let value = Arc::new(value);
-                *slot = Some(Cached { value: value.clone(), read_at: now, next_read_at: now, urged_at });
+                *slot = Some(Cached { value: value.clone(), read_at: now, next_read_at: now, reread_at });
                 Ok(value)
             }
             (Err(error), Some(old)) => {
-                tracing::warn!(%error, "an older value of a secret is used");
+                tracing::warn!(%error, "a secret could not be read; its older value stays in use");
                 old.next_read_at = now + RETRY;
-                old.urged_at = urged_at;
+                old.reread_at = reread_at;
                 Ok(old.value.clone())
             }
             (Err(error), None) => Err(error),
@@ -151,7 +137,7 @@ impl<T> Secret<T> {
 
     async fn read(&self) -> Result<T, SecretError> {
         let unavailable = |reason: String| SecretError::Unavailable { id: self.id.clone(), reason };
-        // The label is the default, but not every double of the service knows that.
+        // The label is the service's default, but not every emulator knows that.
         let asked = self.client.get_secret_value().secret_id(&self.id).version_stage(edit::CURRENT);
         let answer = asked.send().await.map_err(|e| unavailable(describe(&e)))?;
         let text = answer.secret_string().ok_or_else(|| unavailable("it has no SecretString".into()))?;

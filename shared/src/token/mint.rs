@@ -20,9 +20,9 @@ use crate::domain::limits::Endpoint;
 use crate::domain::resource::Resource;
 use crate::domain::status::{LeaseOwner, Status, TokenVersion};
 use crate::events::Events;
-use crate::limiter::{Permit, Quota, QuotaError, ShareOwner};
+use crate::limiter::{Limiter, LimiterError, Permit, ShareOwner};
 use crate::platform::company_api::Presence;
-use crate::platform::company_api::{CompanyApiError, CompanyApiResult, Departure, Heard};
+use crate::platform::company_api::{CompanyApiError, CompanyApiResult, Departure, ResponseMeta};
 use crate::platform::token_endpoint::{PRESENTATION, TokenEndpoint};
 use crate::seal::Sealer;
 use crate::seal::pair::{Pair, Slot};
@@ -57,7 +57,7 @@ pub struct Minter {
     vault: Arc<Vault>,
     endpoint: TokenEndpoint,
     breaker: Arc<Breaker>,
-    quota: Quota,
+    limiter: Limiter,
     events: Events,
     alarms: Arc<AppAlarms>,
     clock: Clock,
@@ -133,11 +133,11 @@ struct Setback {
 }
 
 impl Minter {
-    /// A minter of the locations in the table. Each request to a company takes a permit of `quota`.
+    /// A minter of the locations in the table. Each request to a company takes a permit of `limiter`.
     #[must_use]
-    pub fn new(parts: TokenParts, quota: Quota) -> Self {
+    pub fn new(parts: TokenParts, limiter: Limiter) -> Self {
         let TokenParts { table, vault, endpoint, breaker, events, alarms, clock } = parts;
-        Self { table, vault, endpoint, breaker, quota, events, alarms, clock }
+        Self { table, vault, endpoint, breaker, limiter, events, alarms, clock }
     }
 
     /// Mints the token of a location that was seen in version `seen`, from the first of `companies` that has the app
@@ -184,12 +184,12 @@ impl Minter {
     pub(super) async fn probe(&self, company: &Company, location: &Resource, wait_until: Option<Millis>) -> Probed {
         let to = Endpoint::of(&company.resource, PATH);
         let Ok(connection) = self.endpoint.connection().await else { return Probed::Unclear("no connection") };
-        let permit = self.quota.take_within_share(ShareOwner::Minter, to, SUPPOSED_BURST, wait_until).await;
+        let permit = self.limiter.take_within_share(ShareOwner::Minter, to, SUPPOSED_BURST, wait_until).await;
         let Ok(permit) = permit else { return Probed::Unclear("no permit of the company's") };
         let departure = Departure { connection, leave_by: permit.send_by };
         let asked = self.endpoint.mint(&company.resource, &company.access, location, departure).await;
-        let Some((asked, heard)) = asked else { return Probed::Unclear("the permit came too late") };
-        self.learn_limits(to, heard).await;
+        let Some((asked, meta)) = asked else { return Probed::Unclear("the permit came too late") };
+        self.learn_limits(to, meta).await;
         if let Some((status, said)) = asked.as_ref().err().and_then(CompanyApiError::unclassified) {
             self.alarms.unclassified(location, status, said).await;
         }
@@ -227,18 +227,18 @@ impl Minter {
     pub(super) async fn presence(&self, resource: &Resource, access: &Access) -> Result<Presence, TokenError> {
         let to = Endpoint::of(resource, PATH_OF_INSTALLATIONS);
         let Ok(connection) = self.endpoint.connection().await else { return Ok(Presence::Unclear("no connection")) };
-        let Ok(permit) = self.quota.take(to, None).await else { return Ok(Presence::Unclear("no permit")) };
+        let Ok(permit) = self.limiter.take(to, None).await else { return Ok(Presence::Unclear("no permit")) };
         let departure = Departure { connection, leave_by: permit.send_by };
-        let Some((presence, heard)) = self.endpoint.presence(access, departure).await? else {
+        let Some((presence, meta)) = self.endpoint.presence(access, departure).await? else {
             return Ok(Presence::Unclear("the permit came too late"));
         };
-        self.learn_limits(to, heard).await;
+        self.learn_limits(to, meta).await;
         Ok(presence)
     }
 
-    async fn learn_limits(&self, endpoint: Endpoint<'_>, heard: Heard) {
-        if let Some((status, headers)) = heard.limits
-            && let Err(error) = self.quota.observe(endpoint, status, &headers).await
+    async fn learn_limits(&self, endpoint: Endpoint<'_>, meta: ResponseMeta) {
+        if let Some((status, headers)) = meta.head
+            && let Err(error) = self.limiter.observe(endpoint, status, &headers).await
         {
             tracing::warn!(%error, "nothing was learnt from the platform's limits");
         }
@@ -378,8 +378,8 @@ impl Minter {
             }
             let departure = Departure { connection, leave_by: permit.send_by.min(until) };
             let asked = self.endpoint.mint(&company.resource, &company.access, location, departure).await;
-            let Some((asked, heard)) = asked else { continue };
-            self.learn_limits(Endpoint::of(&company.resource, PATH), heard).await;
+            let Some((asked, meta)) = asked else { continue };
+            self.learn_limits(Endpoint::of(&company.resource, PATH), meta).await;
             return Ok(asked);
         }
         Err(self.not_asked(claimant, None, "out of time before it was sent", Failure::NoTime))
@@ -392,14 +392,14 @@ impl Minter {
         let to = Endpoint::of(company, PATH);
         let permit = if supposed || claimant.others {
             let wait_until = (!claimant.others).then_some(until);
-            self.quota.take_within_share(ShareOwner::Minter, to, SUPPOSED_BURST, wait_until).await
+            self.limiter.take_within_share(ShareOwner::Minter, to, SUPPOSED_BURST, wait_until).await
         } else {
-            self.quota.take(to, Some(until)).await
+            self.limiter.take(to, Some(until)).await
         };
         permit.map_err(|error| {
             let (retry_at, told) = match error {
-                QuotaError::Refused(refusal) => (Some(refusal.retry_at), Failure::TryAgain(refusal.retry_at)),
-                QuotaError::Store(error) => (None, Failure::Store(error)),
+                LimiterError::Refused(refusal) => (Some(refusal.retry_at), Failure::TryAgain(refusal.retry_at)),
+                LimiterError::Store(error) => (None, Failure::Store(error)),
             };
             self.not_asked(claimant, retry_at, "no permit of the company's", told)
         })

@@ -59,7 +59,7 @@ pub async fn reseal(
         let pair = pair.as_ref().map(|pair| seal_anew(sealer, resource, *version, Slot::Current, pair)).transpose();
         let standby = standby.iter().map(|StandbyPair { generation, pair, .. }| {
             let version = TokenVersion { generation: *generation, ..*version };
-            seal_anew(sealer, resource, version, Slot::Alternate, pair)
+            seal_anew(sealer, resource, version, Slot::Standby, pair)
         });
         let (pair, standby) = match (pair, standby.collect::<Result<Vec<_>, _>>()) {
             (Ok(pair), Ok(standby)) => (pair, standby),

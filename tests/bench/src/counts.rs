@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use shared::domain::clock::{Clock, Millis};
 use shared::domain::limits::Limits;
 use shared::domain::resource::Resource;
-use shared::limiter::{Quota, QuotaError};
+use shared::limiter::{Limiter, LimiterError};
 use shared::table::Table;
 
 use crate::pairs::float;
@@ -21,7 +21,7 @@ const PROCESSES: usize = 4;
 struct Scene {
     wire: Wire,
     clock: Clock,
-    processes: Vec<Quota>,
+    processes: Vec<Limiter>,
     resource: Resource,
 }
 
@@ -33,7 +33,7 @@ impl Scene {
         let mut processes = Vec::new();
         for _ in 0..PROCESSES {
             let table = Table { client: store::client(&wire.url()).await, name: table.name.clone() };
-            processes.push(Quota::new(table, clock.clone(), LIMITS));
+            processes.push(Limiter::new(table, clock.clone(), LIMITS));
         }
         Self { wire, clock, processes, resource: Resource::location("benchLocation").expect("an id") }
     }
@@ -42,7 +42,7 @@ impl Scene {
     async fn admits(&self, process: usize) -> bool {
         match self.processes[process].take(&self.resource, None).await {
             Ok(_) => true,
-            Err(QuotaError::Refused(_)) => false,
+            Err(LimiterError::Refused(_)) => false,
             Err(error) => panic!("{error}"),
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sandbox::process::{Program, lambda_environment};
 use shared::domain::clock::{Clock, Millis};
-use shared::limiter::Quota;
+use shared::limiter::Limiter;
 use shared::table::Table;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::Command;
@@ -52,7 +52,7 @@ pub(crate) async fn take(told: Taker) {
     counter.create("raw#0").await;
     // A clock that stands: all permits of a batch are of one slot.
     let clock = Clock::manual(Millis(1_800_000_000_000));
-    let quota = Quota::new(table, clock.clone(), UNLIMITED);
+    let limiter = Limiter::new(table, clock.clone(), UNLIMITED);
     let resource = location(0);
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     while let Some(line) = lines.next_line().await.expect("readable") {
@@ -62,7 +62,7 @@ pub(crate) async fn take(told: Taker) {
             if told.raw {
                 counter.take("raw#0").await;
             } else {
-                quota.take(&resource, None).await.expect("no limit");
+                limiter.take(&resource, None).await.expect("no limit");
             }
         }
         say("taken");

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use shared::domain::clock::Clock;
 use shared::domain::limits::Limits;
 use shared::domain::resource::Resource;
-use shared::limiter::Quota;
+use shared::limiter::Limiter;
 use shared::table::{Table, n, s};
 
 use crate::pairs::{alternate, p50, p50_after, rate};
@@ -64,9 +64,9 @@ fn location(number: usize) -> Resource {
 
 struct Scene {
     raw: RawCounter,
-    quota: Quota,
+    limiter: Limiter,
     /// Another process.
-    other: Quota,
+    other: Limiter,
 }
 
 impl Scene {
@@ -78,12 +78,12 @@ impl Scene {
         for number in 0..CALLERS {
             raw.create(&format!("raw#{number}")).await;
         }
-        let process = || Quota::new(table.clone(), Clock::system(), UNLIMITED);
-        Self { raw, quota: process(), other: process() }
+        let process = || Limiter::new(table.clone(), Clock::system(), UNLIMITED);
+        Self { raw, limiter: process(), other: process() }
     }
 
     async fn permit(&self, resource: &Resource) {
-        self.quota.take(resource, None).await.expect("no limit");
+        self.limiter.take(resource, None).await.expect("no limit");
     }
 
     /// Takes permits for some time.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use shared::domain::clock::{Clock, Millis};
 use shared::domain::limits::Limits;
 use shared::domain::resource::Resource;
-use shared::limiter::{Quota, QuotaError};
+use shared::limiter::{Limiter, LimiterError};
 use shared::table::Table;
 use tokio::process::Command;
 
@@ -41,21 +41,21 @@ pub(crate) struct Caller {
 pub(crate) async fn call(told: Caller) {
     let table = Table { client: store::client(&told.url).await, name: told.table.into() };
     let clock = Clock::system();
-    let quota = Quota::new(table, clock.clone(), LIMITS);
+    let limiter = Limiter::new(table, clock.clone(), LIMITS);
     let resource = Resource::location("benchLocation").expect("an id");
     let (begin, end) = (Millis(told.begin), Millis(told.end));
     tokio::time::sleep(begin.since(clock.now())).await;
     let mut callers = Vec::new();
     for number in 0..CALLERS {
-        let (quota, clock, resource) = (quota.clone(), clock.clone(), resource.clone());
+        let (limiter, clock, resource) = (limiter.clone(), clock.clone(), resource.clone());
         callers.push(tokio::spawn(async move {
             let (mut sent, mut refused) = (Vec::new(), 0);
             while clock.now() < end {
                 // Half of them wait in line, half come back when they are told.
-                match quota.take(&resource, (number % 2 == 0).then_some(end)).await {
+                match limiter.take(&resource, (number % 2 == 0).then_some(end)).await {
                     Ok(permit) if clock.now() <= permit.send_by => sent.push(clock.now().0),
                     Ok(_) => {}
-                    Err(QuotaError::Refused(refusal)) => {
+                    Err(LimiterError::Refused(refusal)) => {
                         refused += 1;
                         tokio::time::sleep(refusal.retry_at.min(end).since(clock.now())).await;
                     }

@@ -10,7 +10,7 @@ use futures_util::{StreamExt as _, stream};
 use serde_json::Value;
 use shared::domain::installation::installation_key;
 use shared::domain::status::Status;
-use shared::limiter::QuotaError;
+use shared::limiter::LimiterError;
 use shared::table::{StoreError, Table, n, s};
 
 use crate::pairs::{alternate, float, rate};
@@ -212,9 +212,9 @@ impl Copies {
 async fn prepare(system: &System, due: usize) {
     let one = |number: usize| async move {
         system.install(&location(number), number).await;
-        match system.app.quota.take(&location(number), None).await {
+        match system.app.limiter.take(&location(number), None).await {
             // A permit that came too late to be used is one for the schedule, too.
-            Ok(_) | Err(QuotaError::Store(StoreError::Unavailable(_))) => {}
+            Ok(_) | Err(LimiterError::Store(StoreError::Unavailable(_))) => {}
             Err(error) => panic!("{error}"),
         }
     };

@@ -347,7 +347,7 @@ impl World {
     pub fn open_standby(&self, stored: &Installation, standby: &StandbyPair) -> Redacted {
         let version = TokenVersion { generation: standby.generation, ..stored.version };
         let sealed_under = Installation { version, ..stored.clone() };
-        self.open(&sealed_under, Slot::Alternate, &standby.pair).expect("a refresh token")
+        self.open(&sealed_under, Slot::Standby, &standby.pair).expect("a refresh token")
     }
 
     /// Number of log lines about a resource, which no other story may have, in which a member has this value.

@@ -306,8 +306,8 @@ async fn minting_draws_on_the_companys_limits_only(world: World) {
     for l in locations(3) {
         works(&world, &process, &l).await;
     }
-    let of_company = process.quota.usage(&company()).await.expect("counters");
-    let of_location = process.quota.usage(&location("L1")).await.expect("counters");
+    let of_company = process.limiter.usage(&company()).await.expect("counters");
+    let of_location = process.limiter.usage(&location("L1")).await.expect("counters");
     assert_eq!((of_company.burst.remaining, of_location.burst.remaining), (97, 100));
     world.end().await;
 }
@@ -698,7 +698,7 @@ async fn an_uninstall_without_time_and_id_ends_no_reinstallation(world: World) {
     let signature = STANDARD.encode(ear.signer.sign(reordered.as_bytes()));
     assert_eq!(ear.hear_bytes(&reordered, &signature).await, told(200, "superseded"));
     assert_eq!(questions(&world, &l1), 1);
-    assert_eq!(process.quota.usage(&l1).await.expect("counters").burst.remaining, 99, "with a permit");
+    assert_eq!(process.limiter.usage(&l1).await.expect("counters").burst.remaining, 99, "with a permit");
     works(&world, &process, &l1).await;
     // A day later the same bytes may tell of another uninstall.
     world.advance(Duration::from_hours(24));
@@ -772,7 +772,7 @@ async fn what_the_platform_does_not_say_is_asked_for_again(world: World) {
     assert!(started.proxy.struck() > 0, "the sealing keys were asked for");
     // Every permit is taken: nothing is sent.
     for _ in 0..100 {
-        process.quota.take(&l1, None).await.expect("a permit");
+        process.limiter.take(&l1, None).await.expect("a permit");
     }
     let before = questions(&world, &l1);
     assert_eq!(ear.hear(&gone).await, told(429, "try_again"));

@@ -1,7 +1,7 @@
 //! The commands `callers`: manage the entries of the callers' secret.
 
 use serde_json::json;
-use shared::caller::edit::{CallersDocument, EditError, NewKey, Written};
+use shared::caller::edit::{CallerEntry, CallersDocument, EditError, NewKey};
 use shared::secrets::edit::{EditedSecret, Replaced};
 
 use crate::arguments::{Callers, NewCaller};
@@ -90,7 +90,7 @@ async fn list(secret: &EditedSecret, out: Out) -> Result<(), CommandError> {
         })
         .collect();
     let all = |texts: &Option<Vec<String>>| texts.as_ref().map_or_else(|| "all".to_owned(), |texts| texts.join(" "));
-    let row = |caller: &Written| {
+    let row = |caller: &CallerEntry| {
         let keys: Vec<_> = caller.keys_sha256.iter().map(short).collect();
         let known_by = caller.aliases.iter().chain(&caller.principals).cloned().collect::<Vec<_>>();
         vec![
@@ -116,7 +116,7 @@ async fn list(secret: &EditedSecret, out: Out) -> Result<(), CommandError> {
 async fn add(secret: &EditedSecret, out: Out, new: NewCaller) -> Result<(), CommandError> {
     let key = (!new.no_key).then(NewKey::generate);
     let some = |texts: Vec<String>| (!texts.is_empty()).then_some(texts);
-    let caller = Written {
+    let caller = CallerEntry {
         id: new.id.clone(),
         keys_sha256: key.iter().map(|key| key.sha256.clone()).collect(),
         aliases: new.aliases,
@@ -168,7 +168,7 @@ async fn change(
     let mut document = CallersDocument::parse(seen.text.expose())?;
     edit(&mut document)?;
     match secret.replace(&seen, &document.to_json()?).await? {
-        Replaced::Done => Ok(()),
-        Replaced::Changed => Err(CommandError::overtaken()),
+        Replaced::Applied => Ok(()),
+        Replaced::Conflict => Err(CommandError::overtaken()),
     }
 }

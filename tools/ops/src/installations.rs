@@ -98,7 +98,7 @@ async fn find(stack: &Stack, resource: &Resource) -> Result<Overview, CommandErr
 /// Shows the limits of a known installation and their use.
 pub(crate) async fn quota(stack: &Stack, out: Out, resource: &Resource) -> Result<(), CommandError> {
     find(stack, resource).await?;
-    let usage = stack.app.quota.usage(resource).await?;
+    let usage = stack.app.limiter.usage(resource).await?;
     let value = |meter: Meter| json!({ "limit": meter.limit, "remaining": meter.remaining, "resets_at": meter.resets_at.rfc3339() });
     let text =
         |meter: Meter| format!("{} of {} left, reset at {}", meter.remaining, meter.limit, meter.resets_at.rfc3339());

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use shared::domain::clock::Clock;
-use shared::http_client::{self, Limits};
+use shared::http_client::{self, ResponseLimits};
 
 use crate::error::CommandError;
 
@@ -36,7 +36,7 @@ async fn environment(address: &str) -> Result<BTreeMap<String, String>, String> 
     }
     url.set_path(&format!("{}/_sandbox/environment", url.path().trim_end_matches('/')));
     let connections = http_client::platform(Clock::system()).map_err(|error| error.to_string())?;
-    let limits = Limits { time: Duration::from_secs(5), body: 1024 * 1024 };
+    let limits = ResponseLimits { time: Duration::from_secs(5), body: 1024 * 1024 };
     let answer = connections.get(&url, limits).await.map_err(|failure| failure.to_string())?;
     if !answer.status.is_success() {
         return Err(format!("it answers {}", answer.status));

@@ -117,7 +117,7 @@ async fn rotate(stack: &Stack, secret: &EditedSecret, out: Out) -> Result<(), Co
         )));
     }
     let keys = keys.with_new();
-    if secret.replace(&seen, &keys.to_json()).await? == Replaced::Changed {
+    if secret.replace(&seen, &keys.to_json()).await? == Replaced::Conflict {
         return Err(CommandError::overtaken());
     }
     note(&format!("{} is the current key", keys.current()));
@@ -190,7 +190,7 @@ async fn retire(stack: &Stack, secret: &EditedSecret, out: Out, id: &str, wait: 
             "{count} values are sealed under {id}: run `ops sealing reseal` first"
         )));
     }
-    if secret.replace(&seen, &fewer.to_json()).await? == Replaced::Changed {
+    if secret.replace(&seen, &fewer.to_json()).await? == Replaced::Conflict {
         return Err(CommandError::overtaken());
     }
     let value = json!({ "retired": id, "current": fewer.current() });

@@ -1,24 +1,29 @@
-//! Writes for all that wait in a queue.
+//! Batcher: writes for all waiters of a queue.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Answer, MOST_ATTEMPTS, REMEMBERED, WaiterQueue, outrun, write};
-use crate::domain::clock::{Clock, Millis};
-use crate::limiter::QuotaError;
+use super::{MOST_ATTEMPTS, WaiterQueue, store_out_of_order};
+use crate::domain::clock::Millis;
 use crate::limiter::counters::Counters;
-use crate::limiter::decision::{Plan, plan};
+use crate::limiter::decision::{Permits, Plan, plan};
 use crate::limiter::item::Write;
-use crate::table::{StoreError, Table};
+use crate::limiter::memory::Memory;
+use crate::limiter::permit::LimiterError;
+use crate::limiter::snapshot::{FURTHEST_SLOT, Snapshot};
+use crate::table::StoreError;
 
-/// Writes in a row that came too late for their permits before the store counts as out of order.
+/// Writes in a row that took longer than their permits were good for, after which the store counts as out of order.
 const LATE_WRITES: u32 = 3;
-/// A write is not expected to take longer than the store's client lets it. A process that was frozen meanwhile, or a
-/// clock that was set, must not number the next permits far ahead: all others would have to follow.
+/// The longest lead of a write. The store's client lets no write take longer. After a freeze of the process or a change
+/// of the clock, a longer lead would number the next permits far ahead, and all processes would have to follow.
 const LONGEST_LEAD: Duration = Duration::from_secs(4);
-/// A batcher that waits looks at the clock at least so often: the clock may be corrected meanwhile.
+/// A batcher that waits looks at the clock at least so often, because the clock may be corrected meanwhile.
 pub(in crate::limiter) const LONGEST_NAP: Duration = Duration::from_secs(1);
+
+/// Slots of permits with a lead still bind.
+const _: () = assert!(LONGEST_LEAD.as_secs() < FURTHEST_SLOT.as_secs());
 
 /// The next step of a batcher.
 enum Step {
@@ -30,14 +35,12 @@ enum Step {
 /// Answers the waiters of a queue, as long as there are any.
 pub(super) struct Batcher {
     queue: Arc<WaiterQueue>,
-    table: Table,
-    clock: Clock,
     ended: bool,
 }
 
 impl Batcher {
-    pub(super) fn new(queue: Arc<WaiterQueue>, table: Table, clock: Clock) -> Self {
-        Self { queue, table, clock, ended: false }
+    pub(super) fn new(queue: Arc<WaiterQueue>) -> Self {
+        Self { queue, ended: false }
     }
 
     pub(super) async fn run(mut self) {
@@ -57,46 +60,46 @@ impl Batcher {
                 }
                 Step::Write { plan, at } => (plan, at),
             };
-            match write(&self.table, &self.queue.key, &plan).await {
-                Ok(None) => {}
-                Err(error) => self.queue.state().fail_all(&error.into()),
-                Ok(Some(Write::Conflict(found))) => {
-                    self.queue.after_conflict(&self.clock, found, failed).await;
+            match self.queue.write(&plan).await {
+                Err(error) => self.fail_all(error),
+                Ok(Write::Conflict(found)) => {
+                    self.queue.after_conflict(found, failed).await;
                     failed += 1;
                     if failed == MOST_ATTEMPTS {
                         failed = 0;
-                        self.queue.state().fail_all(&outrun().into());
+                        self.fail_all(store_out_of_order());
                     }
                 }
-                Ok(Some(Write::Applied(counters))) => {
+                Ok(Write::Applied(counters)) => {
                     failed = 0;
-                    if self.grant(&plan, counters) {
+                    if self.grant(plan.permits(), counters) {
                         (late, lead) = (0, Duration::ZERO);
                         continue;
                     }
-                    // The permits are lost, which errs on the safe side. The next ones are of a later slot.
+                    // The permits are lost: counted, but never used. The next ones are of a later slot.
                     late += 1;
-                    lead = self.clock.now().since(at).min(LONGEST_LEAD);
+                    lead = self.queue.clock.now().since(at).min(LONGEST_LEAD);
                     if late == LATE_WRITES {
                         late = 0;
-                        let error = StoreError::Unavailable(format!("a write took {} ms", lead.as_millis()));
-                        self.queue.state().fail_all(&error.into());
+                        self.fail_all(StoreError::Unavailable(format!("a write took {} ms", lead.as_millis())));
                     }
                 }
             }
         }
     }
 
-    /// Answers the waiters that can be answered by what is known, and says what to do for the others.
+    /// Answers the waiters that can be answered without a call, and decides the next step for the others.
     fn step(&self, lead: Duration) -> Step {
         let mut state = self.queue.state();
-        let now = self.clock.now();
+        let now = self.queue.clock.now();
         state.waiters.retain(|waiter| !waiter.answer.is_closed());
         state.spare.retain(|permit| now <= permit.send_by);
         let mut kept = VecDeque::with_capacity(state.waiters.len());
         for waiter in std::mem::take(&mut state.waiters) {
-            match self.queue.refusal(&state, kept.len(), waiter.endpoint.as_deref(), now, waiter.until) {
-                Some(refusal) => drop::<Result<(), Answer>>(waiter.answer.send(Err(QuotaError::Refused(refusal)))),
+            match self.queue.refusal(&state, kept.len(), waiter.request(), now) {
+                Some(refusal) => {
+                    let _ = waiter.answer.send(Err(LimiterError::Refused(refusal)));
+                }
                 None => kept.push_back(waiter),
             }
         }
@@ -111,42 +114,38 @@ impl Batcher {
             return Step::End;
         }
         let wanted = u32::try_from(state.waiters.len()).unwrap_or(u32::MAX);
-        let snapshot = state.memory.snapshot();
+        let memory = &state.memory;
         // A snapshot that is too old to refuse by is no reason to wait either.
-        let is_old = snapshot.is_none_or(|snapshot| now.since(snapshot.seen_at()) > REMEMBERED);
-        let plan = match plan(snapshot, state.ceilings, now, lead, wanted) {
-            Plan::Wait if is_old => plan(None, state.ceilings, now, lead, wanted),
-            plan => plan,
-        };
-        if matches!(plan, Plan::Wait) {
-            let until_free = snapshot.map_or(LONGEST_NAP, |snapshot| snapshot.next_available(0, now).at.since(now));
-            return Step::Nap(until_free.min(LONGEST_NAP));
-        }
-        Step::Write { plan: Box::new(plan), at: now }
+        let unknown = || memory.recent(now).is_none().then(|| Memory::new(memory.ceilings()));
+        let plan = plan(memory, now, lead, wanted).or_else(|| plan(&unknown()?, now, lead, wanted));
+        let until_available = |snapshot: &Snapshot| snapshot.next_available(0, now).at.since(now);
+        let nap = || Step::Nap(memory.snapshot().map_or(LONGEST_NAP, until_available).min(LONGEST_NAP));
+        plan.map_or_else(nap, |plan| Step::Write { plan: Box::new(plan), at: now })
     }
 
-    /// Hands out the permits of an applied write, unless it took too long for them to be of use.
-    fn grant(&self, plan: &Plan, counters: Counters) -> bool {
-        let Some(permits) = plan.permits() else { return true };
-        let now = self.clock.now();
+    /// Hands out the permits of an applied write, unless it took longer than they are good for.
+    fn grant(&self, permits: Permits, counters: Counters) -> bool {
+        let now = self.queue.clock.now();
         let mut state = self.queue.state();
-        let ceilings = state.ceilings;
-        state.memory.saw(Some(counters), ceilings, now);
-        let Some(usage) = state.memory.snapshot().map(|snapshot| snapshot.usage(now)) else { return true };
-        if now > permits.send_by {
-            return false;
+        let usage = state.memory.saw(Some(counters), now).usage(now);
+        let is_in_time = now <= permits.send_by;
+        if is_in_time {
+            for _ in 0..permits.count {
+                state.give(permits.permit(usage));
+            }
         }
-        for _ in 0..permits.count {
-            state.give(permits.permit(usage));
-        }
-        true
+        is_in_time
+    }
+
+    fn fail_all(&self, error: impl Into<LimiterError>) {
+        self.queue.state().fail_all(&error.into());
     }
 }
 
 impl Drop for Batcher {
     fn drop(&mut self) {
-        // A batcher that ended by itself may have a successor already. One that was torn down leaves nobody waiting in
-        // vain.
+        // A batcher that has ended may have a successor. One that was torn down must not leave waiters without an
+        // answer.
         if !self.ended {
             let mut state = self.queue.state();
             state.has_batcher = false;
@@ -158,23 +157,17 @@ impl Drop for Batcher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::limits::Limits;
-    use crate::limiter::LimitKind;
+    use crate::limiter::queue::PermitRequest;
     use crate::limiter::queue::ticket::Ticket;
-
-    const LIMITS: Limits = Limits { burst: 2, interval: Duration::from_secs(10), daily: 9 };
 
     #[tokio::test]
     async fn a_batcher_that_is_torn_down_leaves_nobody_waiting() {
-        let queue = Arc::new(WaiterQueue::new("quota#location#L".to_owned(), LimitKind::Burst, LIMITS, Millis(0)));
-        let ticket = Ticket::behind(&queue, &mut queue.state(), None, None);
+        let queue = Arc::new(WaiterQueue::unconnected());
+        let request = PermitRequest { endpoint: None, wait_until: None };
+        let ticket = Ticket::new(&queue, &mut queue.state(), request);
         queue.state().has_batcher = true;
-        let config = aws_sdk_dynamodb::Config::builder()
-            .behavior_version(aws_sdk_dynamodb::config::BehaviorVersion::latest())
-            .build();
-        let table = Table { client: aws_sdk_dynamodb::Client::from_conf(config), name: "t".into() };
-        drop(Batcher::new(Arc::clone(&queue), table, Clock::manual(Millis(0))));
-        assert!(matches!(ticket.wait().await, Err(QuotaError::Store(_))));
-        assert!(!queue.state().has_batcher, "the next one starts another batcher");
+        drop(Batcher::new(Arc::clone(&queue)));
+        assert!(matches!(ticket.wait().await, Err(LimiterError::Store(_))));
+        assert!(!queue.state().has_batcher, "the next waiter starts another batcher");
     }
 }

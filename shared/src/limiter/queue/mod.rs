@@ -1,11 +1,11 @@
-//! FIFO queue of this process's callers that wait for permits of one resource. One write serves all of them.
+//! Waiter queue: FIFO queue of this process's callers that wait for permits of one resource. One write serves all of
+//! them (batching, or group commit).
 //!
-//! While anybody waits, one future (the [`Batcher`]) writes for all of them: every waiter that is in the queue when a
-//! write starts is in that write. The batcher starts with the first waiter and ends with the last, so nothing runs once
-//! everyone is answered.
+//! One future, the [`Batcher`], writes while anybody waits. Every waiter that is in the queue when a write starts is in
+//! that write. The batcher starts with the first waiter and ends with the last, so nothing runs while nobody waits.
 //!
-//! Invariant: the queue is looked at and `has_batcher` is changed under the same lock, so a waiter is either seen by
-//! the batcher before it ends or starts a new one.
+//! Invariant: the batcher looks at the waiters and changes `has_batcher` under one lock. So a new waiter is either seen
+//! by the batcher before it ends, or starts the next one.
 
 mod batcher;
 mod ticket;
@@ -19,78 +19,85 @@ use tokio::sync::{Notify, oneshot};
 use self::batcher::Batcher;
 pub(super) use self::batcher::LONGEST_NAP;
 use self::ticket::{RunningBatcher, Ticket};
-use super::counters::{Counters, LimitKind};
-use super::decision::{Plan, renewal};
+use super::counters::{Counters, LimitKind, Usage};
+use super::decision::{Plan, exchange};
 use super::item::{self, Write};
-use super::snapshot::{Memory, NextAvailable, Snapshot};
+use super::memory::Memory;
+use super::permit::{LimiterError, Permit, Refusal};
+use super::snapshot::{NextAvailable, Snapshot};
 use super::update::update;
 use super::window::Window;
-use super::{Permit, QuotaError, Refusal, Usage};
 use crate::domain::clock::{Clock, Millis};
 use crate::domain::limits::Limits;
 use crate::platform::rate_limits::RateLimitHeaders;
 use crate::table::{StoreError, Table};
 
-/// The age of a snapshot up to which a process refuses by it. Only a change of the limits or of the day by another
-/// process can free permits earlier than the item said, and this is how long it may go unnoticed. Longer than any
-/// window.
-const REMEMBERED: Duration = Duration::from_secs(70);
-/// Failed conditions in a row after which the others are left to finish first.
+/// Failed conditions in a row after which a process pauses before its next write.
 const EAGER_ATTEMPTS: u32 = 3;
-/// Failed conditions in a row after which something else must be wrong: others can be faster only as often as there are
-/// permits.
+/// Failed conditions in a row after which the store counts as out of order. Other processes can be faster only as often
+/// as there are permits.
 const MOST_ATTEMPTS: u32 = 100;
 
-type Answer = Result<Permit, QuotaError>;
+pub(super) type Answer = Result<Permit, LimiterError>;
 
-/// The waiters of one item (the counters of a resource, or of a share of it), and what is known of the item.
+/// The wish of a caller for one permit.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PermitRequest<'a> {
+    /// The platform's endpoint that the request goes to.
+    pub(crate) endpoint: Option<&'a str>,
+    /// The caller waits until then at most; `None` if it does not wait.
+    pub(crate) wait_until: Option<Millis>,
+}
+
+/// The waiters of one item (the counters of a resource, or of a share of it), and this process's memory of the item.
 #[derive(Debug)]
 pub(crate) struct WaiterQueue {
+    table: Table,
+    clock: Clock,
     key: String,
-    /// The limit that its refusals by the burst name.
+    /// The limit that a refusal names if no place in the window is available.
     burst_kind: LimitKind,
     state: Mutex<State>,
-    /// Something changed for a batcher that naps: a waiter left, or more is known.
+    /// Wakes a batcher that naps: a waiter has left, or the memory has changed.
     changed: Notify,
-    /// Held while a limit update is decided and written, so that a volley of equal answers makes one write.
+    /// Held while a limit update is decided and written, so that many equal answers cause one write.
     updating: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
 struct State {
-    ceilings: Limits,
     waiters: VecDeque<Waiter>,
     has_batcher: bool,
     memory: Memory,
-    /// Permits that nobody in the queue wants any more.
+    /// Permits that no waiter wants. The next caller gets one without a write.
     spare: Vec<Permit>,
     used_at: Millis,
 }
 
 #[derive(Debug)]
 struct Waiter {
-    /// The platform's endpoint that the request goes to.
     endpoint: Option<String>,
-    until: Option<Millis>,
+    wait_until: Option<Millis>,
     answer: oneshot::Sender<Answer>,
 }
 
+impl Waiter {
+    fn request(&self) -> PermitRequest<'_> {
+        PermitRequest { endpoint: self.endpoint.as_deref(), wait_until: self.wait_until }
+    }
+}
+
 impl WaiterQueue {
-    pub(crate) fn new(key: String, burst_kind: LimitKind, ceilings: Limits, now: Millis) -> Self {
-        Self {
-            key,
-            burst_kind,
-            state: Mutex::new(State {
-                ceilings,
-                waiters: VecDeque::new(),
-                has_batcher: false,
-                memory: Memory::default(),
-                spare: Vec::new(),
-                used_at: now,
-            }),
-            changed: Notify::new(),
-            updating: tokio::sync::Mutex::new(()),
-        }
+    pub(crate) fn new(table: Table, clock: Clock, key: String, burst_kind: LimitKind, ceilings: Limits) -> Self {
+        let state = State {
+            waiters: VecDeque::new(),
+            has_batcher: false,
+            memory: Memory::new(ceilings),
+            spare: Vec::new(),
+            used_at: clock.now(),
+        };
+        let (changed, updating) = (Notify::new(), tokio::sync::Mutex::new(()));
+        Self { table, clock, key, burst_kind, state: Mutex::new(state), changed, updating }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -101,234 +108,178 @@ impl WaiterQueue {
         &self.key
     }
 
-    /// When it was last used, or nothing while somebody waits.
+    /// Other ceilings hold from now on.
+    pub(crate) fn adopt(&self, ceilings: Limits) {
+        self.state().memory.adopt(ceilings);
+    }
+
+    /// The instant of its last use; `None` while anybody waits.
     pub(crate) fn idle_since(&self) -> Option<Millis> {
         let state = self.state();
         (!state.has_batcher && state.waiters.is_empty()).then_some(state.used_at)
     }
 
-    /// Waits for a permit until at most `until`, in order of arrival.
-    pub(crate) async fn take(
-        self: &Arc<Self>,
-        table: &Table,
-        clock: &Clock,
-        ceilings: Limits,
-        endpoint: Option<&str>,
-        until: Option<Millis>,
-    ) -> Answer {
+    /// Takes a permit, in order of arrival.
+    pub(crate) async fn take(self: &Arc<Self>, request: PermitRequest<'_>) -> Answer {
         let (ticket, batcher) = {
-            let now = clock.now();
+            let now = self.clock.now();
             let mut state = self.state();
-            state.adopt(ceilings);
             state.used_at = now;
-            if let Some(refusal) = self.known_refusal(&mut state, endpoint, now, until) {
-                return Err(QuotaError::Refused(refusal));
+            if let Some(refusal) = self.refusal_of_next(&mut state, request, now) {
+                return Err(LimiterError::Refused(refusal));
             }
-            let batcher = (!std::mem::replace(&mut state.has_batcher, true))
-                .then(|| Batcher::new(Arc::clone(self), table.clone(), clock.clone()).run());
-            (Ticket::behind(self, &mut state, endpoint, until), RunningBatcher::new(batcher))
+            let batcher =
+                (!std::mem::replace(&mut state.has_batcher, true)).then(|| Batcher::new(Arc::clone(self)).run());
+            (Ticket::new(self, &mut state, request), RunningBatcher::new(batcher))
         };
         batcher.until(ticket.wait()).await
     }
 
-    /// The refusal that a [`WaiterQueue::take`] would have at once and without a call, if so.
-    pub(crate) fn checked_locally(
-        &self,
-        ceilings: Limits,
-        endpoint: Option<&str>,
-        now: Millis,
-        until: Option<Millis>,
-    ) -> Option<Refusal> {
-        let mut state = self.state();
-        state.adopt(ceilings);
-        self.known_refusal(&mut state, endpoint, now, until)
+    /// The refusal that [`WaiterQueue::take`] would answer with, if it can be decided locally: without a call.
+    pub(crate) fn local_refusal(&self, request: PermitRequest<'_>) -> Option<Refusal> {
+        self.refusal_of_next(&mut self.state(), request, self.clock.now())
     }
 
-    /// The usage, if the last snapshot is recent enough.
-    pub(crate) fn remembered_usage(&self, now: Millis) -> Option<Usage> {
-        self.state().recent_snapshot(now).map(|snapshot| snapshot.usage(now))
+    /// The usage, if the snapshot is recent enough.
+    pub(crate) fn remembered_usage(&self) -> Option<Usage> {
+        let now = self.clock.now();
+        self.state().memory.recent(now).map(|snapshot| snapshot.usage(now))
     }
 
-    /// Gives `permit`, on which nothing was sent, to the next waiter of this process.
+    /// Gives an unused permit to the next waiter of this process.
     pub(crate) fn hand_on(&self, permit: Permit) {
         self.state().give(permit);
         self.changed.notify_one();
     }
 
-    /// Gives a permit back to the store, on which nothing was sent and nothing will be. Not for the permits of a
-    /// resource: a request that was counted in a day stays counted.
-    pub(crate) async fn give_back(&self, table: &Table, clock: &Clock, permit: &Permit) -> Result<(), StoreError> {
-        let slot_ms = Window::new(self.state().ceilings.interval).slot_ms();
-        match item::give_back(table, &self.key, permit.slot, slot_ms).await? {
-            Write::Applied(counters) => self.saw(Some(counters), clock.now()),
-            Write::Conflict(_) => {}
+    /// Gives an unused permit of a share back to the store. Permits of a resource cannot be given back: their requests
+    /// stay counted in the day.
+    pub(crate) async fn give_back(&self, permit: &Permit) -> Result<(), StoreError> {
+        let slot_ms = Window::new(self.state().memory.ceilings().interval).slot_ms();
+        if let Write::Applied(counters) = item::give_back(&self.table, &self.key, permit.slot, slot_ms).await? {
+            self.saw(Some(counters));
         }
         Ok(())
     }
 
-    /// Exchanges a permit that is too old to send on, and on which nothing was sent, for one of the present. It waits
-    /// for nobody: the place of the old permit is used, or one that is free.
-    pub(crate) async fn renew(&self, table: &Table, clock: &Clock, permit: &Permit) -> Answer {
+    /// Returns an unused permit, or exchanges it for one of the present if its `send_by` is over. It does not wait: the
+    /// place of the old permit is used, or an available one.
+    pub(crate) async fn exchange_if_late(&self, permit: Permit) -> Answer {
         for failed in 0..MOST_ATTEMPTS {
-            let now = clock.now();
+            let now = self.clock.now();
+            if now <= permit.send_by {
+                return Ok(permit);
+            }
             let plan = {
                 let state = self.state();
-                let plan = renewal(state.memory.snapshot(), state.ceilings, now, permit.slot);
-                if let (Plan::Wait, Some(snapshot)) = (&plan, state.memory.snapshot()) {
-                    return Err(QuotaError::Refused(self.refusal_until(
-                        snapshot,
-                        snapshot.next_available(0, now),
-                        now,
-                    )));
-                }
-                plan
+                exchange(&state.memory, now, permit.slot).ok_or_else(|| match state.memory.snapshot() {
+                    Some(snapshot) => {
+                        LimiterError::Refused(self.refusal_until(snapshot, snapshot.next_available(0, now), now))
+                    }
+                    None => store_out_of_order().into(),
+                })?
             };
-            match write(table, &self.key, &plan).await? {
-                Some(Write::Applied(counters)) => {
-                    let now = clock.now();
-                    self.saw(Some(counters), now);
-                    let renewed = plan.permits().zip(self.remembered_usage(now));
-                    return renewed.map(|(permits, usage)| permits.permit(usage)).ok_or_else(|| outrun().into());
-                }
-                Some(Write::Conflict(found)) => self.after_conflict(clock, found, failed).await,
-                None => break,
+            match self.write(&plan).await? {
+                Write::Applied(counters) => return Ok(plan.permits().permit(self.saw(Some(counters)))),
+                Write::Conflict(found) => self.after_conflict(found, failed).await,
             }
         }
-        Err(outrun().into())
+        Err(store_out_of_order().into())
     }
 
-    /// Remembers what was seen of the item, and tells a batcher that naps.
-    fn saw(&self, counters: Option<Counters>, at: Millis) {
-        let mut state = self.state();
-        let ceilings = state.ceilings;
-        state.memory.saw(counters, ceilings, at);
-        drop(state);
+    /// True if the rate-limit headers of an answer change nothing in the item, as far as this process knows it.
+    pub(crate) fn agrees_with(&self, headers: &RateLimitHeaders, endpoint: Option<&str>) -> bool {
+        let now = self.clock.now();
+        self.state().memory.of_existing().is_some_and(|snapshot| update(snapshot, headers, endpoint, now).is_none())
+    }
+
+    /// Writes the limit update that follows from the rate-limit headers of an answer, if any does.
+    pub(crate) async fn observe(&self, headers: &RateLimitHeaders, endpoint: Option<&str>) -> Result<(), StoreError> {
+        let _one_at_a_time = self.updating.lock().await;
+        let answered_at = self.clock.now();
+        for failed in 0..MOST_ATTEMPTS {
+            let snapshot = self.state().memory.of_existing().cloned();
+            let Some(snapshot) = snapshot else {
+                let found = item::read(&self.table, &self.key).await?;
+                if found.is_none() {
+                    return Ok(());
+                }
+                self.saw(found);
+                continue;
+            };
+            let update = update(&snapshot, headers, endpoint, answered_at);
+            let (Some(seen), Some(update)) = (snapshot.counters(), update) else { return Ok(()) };
+            match item::update(&self.table, &self.key, seen, &update).await? {
+                Write::Applied(counters) => {
+                    self.saw(Some(counters));
+                    return Ok(());
+                }
+                Write::Conflict(None) => return Ok(()),
+                Write::Conflict(found) => self.after_conflict(found, failed).await,
+            }
+        }
+        Err(store_out_of_order())
+    }
+
+    async fn write(&self, plan: &Plan) -> Result<Write, StoreError> {
+        match plan {
+            Plan::Take(take) => item::take(&self.table, &self.key, take).await,
+            Plan::Rewrite(rewrite) => item::rewrite(&self.table, &self.key, rewrite).await,
+        }
+    }
+
+    /// Remembers the item that an answer contained, wakes a batcher that naps, and returns the usage.
+    fn saw(&self, counters: Option<Counters>) -> Usage {
+        let now = self.clock.now();
+        let usage = self.state().memory.saw(counters, now).usage(now);
         self.changed.notify_one();
+        usage
     }
 
-    /// After a failed condition, the `failed`th in a row before it: another process was faster. At first that costs
-    /// only another try; if it goes on, a short and random pause lets the others through.
-    async fn after_conflict(&self, clock: &Clock, found: Option<Counters>, failed: u32) {
-        self.saw(found, clock.now());
+    /// After a failed condition, with `failed` others in a row before it: another process was faster. The first tries
+    /// follow at once. Later ones follow a short random pause (jitter), so that the others can finish.
+    async fn after_conflict(&self, found: Option<Counters>, failed: u32) {
+        self.saw(found);
         if failed >= EAGER_ATTEMPTS {
-            let most = 2_u64 << failed.min(5);
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(1..=most))).await;
+            let longest = 2_u64 << failed.min(5);
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(1..=longest))).await;
         }
     }
 
-    /// A refusal that needs no call: by the last snapshot there is nothing in time for one more behind those who wait.
-    fn known_refusal(
-        &self,
-        state: &mut State,
-        endpoint: Option<&str>,
-        now: Millis,
-        until: Option<Millis>,
-    ) -> Option<Refusal> {
+    /// The refusal of a request behind all waiters.
+    fn refusal_of_next(&self, state: &mut State, request: PermitRequest<'_>, now: Millis) -> Option<Refusal> {
         state.spare.retain(|permit| now <= permit.send_by);
-        let refusal = self.refusal(state, state.waiters.len(), endpoint, now, until)?;
-        let waiting = state.waiters.len();
+        self.refusal(state, state.waiters.len(), request, now)?;
+        // Waiters that have gone away are not before this request.
         state.waiters.retain(|waiter| !waiter.answer.is_closed());
-        if state.waiters.len() == waiting {
-            return Some(refusal);
-        }
-        self.refusal(state, state.waiters.len(), endpoint, now, until)
+        self.refusal(state, state.waiters.len(), request, now)
     }
 
-    /// Why a request with `ahead` others before it cannot have a permit until `until`, if so.
-    fn refusal(
-        &self,
-        state: &State,
-        ahead: usize,
-        endpoint: Option<&str>,
-        now: Millis,
-        until: Option<Millis>,
-    ) -> Option<Refusal> {
+    /// The refusal of a request with `ahead` others before it, if the memory shows that it cannot have a permit in
+    /// time.
+    fn refusal(&self, state: &State, ahead: usize, request: PermitRequest<'_>, now: Millis) -> Option<Refusal> {
         let snapshot = state.memory.snapshot()?;
-        // However old the snapshot is: nobody opens an endpoint before its time.
-        if let Some(until) = endpoint.and_then(|endpoint| snapshot.endpoint_closed_until(endpoint, now)) {
+        // This holds for an old snapshot, too: no process ends the closure of an endpoint early.
+        if let Some(until) = request.endpoint.and_then(|endpoint| snapshot.endpoint_closed_until(endpoint, now)) {
             let next = NextAvailable { at: until.max(snapshot.next_available(0, now).at), limit: LimitKind::Endpoint };
             return Some(self.refusal_until(snapshot, next, now));
         }
         if ahead < state.spare.len() {
             return None;
         }
-        let snapshot = state.recent_snapshot(now)?;
+        let snapshot = state.memory.recent(now)?;
         let next = snapshot.next_available(u32::try_from(ahead).unwrap_or(u32::MAX), now);
-        (next.at > until.unwrap_or(now).max(now)).then(|| self.refusal_until(snapshot, next, now))
+        let is_too_late = next.at > request.wait_until.unwrap_or(now).max(now);
+        is_too_late.then(|| self.refusal_until(snapshot, next, now))
     }
 
     fn refusal_until(&self, snapshot: &Snapshot, next: NextAvailable, now: Millis) -> Refusal {
         let limit = if next.limit == LimitKind::Burst { self.burst_kind } else { next.limit };
         Refusal { limit, retry_at: next.at, usage: snapshot.usage(now) }
     }
-
-    /// Learns from the rate-limit headers of an answer.
-    pub(crate) async fn learn(
-        &self,
-        table: &Table,
-        clock: &Clock,
-        ceilings: Limits,
-        headers: &RateLimitHeaders,
-        endpoint: Option<&str>,
-    ) -> Result<(), StoreError> {
-        // Most answers teach nothing, and need not wait for those that do.
-        if let Some(snapshot) = self.state().memory.snapshot()
-            && snapshot.counters().is_some()
-            && update(snapshot, ceilings, headers, endpoint, clock.now()).is_none()
-        {
-            return Ok(());
-        }
-        Box::pin(self.learn_more(table, clock, ceilings, headers, endpoint)).await
-    }
-
-    async fn learn_more(
-        &self,
-        table: &Table,
-        clock: &Clock,
-        ceilings: Limits,
-        headers: &RateLimitHeaders,
-        endpoint: Option<&str>,
-    ) -> Result<(), StoreError> {
-        let _one_at_a_time = self.updating.lock().await;
-        let answered_at = clock.now();
-        for failed in 0..MOST_ATTEMPTS {
-            let known = self.state().memory.snapshot().filter(|snapshot| snapshot.counters().is_some()).cloned();
-            let snapshot = if let Some(snapshot) = known {
-                snapshot
-            } else {
-                let read = item::read(table, &self.key).await?;
-                self.saw(read.clone(), clock.now());
-                Snapshot::of(read, ceilings, clock.now())
-            };
-            // Where nothing was ever counted, there is nothing to update either.
-            let Some(counters) = snapshot.counters() else { return Ok(()) };
-            let Some(change) = update(&snapshot, ceilings, headers, endpoint, answered_at) else { return Ok(()) };
-            match item::update(table, &self.key, counters, &change).await? {
-                Write::Applied(counters) => {
-                    self.saw(Some(counters), clock.now());
-                    return Ok(());
-                }
-                Write::Conflict(None) => return Ok(()),
-                Write::Conflict(found) => self.after_conflict(clock, found, failed).await,
-            }
-        }
-        Err(outrun())
-    }
 }
 
 impl State {
-    /// Other ceilings hold from now on, if they are other ones.
-    fn adopt(&mut self, ceilings: Limits) {
-        self.ceilings = ceilings;
-        self.memory.adopt(ceilings);
-    }
-
-    /// The last snapshot, if it is recent enough to refuse by.
-    fn recent_snapshot(&self, now: Millis) -> Option<&Snapshot> {
-        let snapshot = self.memory.snapshot().filter(|snapshot| snapshot.counters().is_some())?;
-        (now.since(snapshot.seen_at()) <= REMEMBERED).then_some(snapshot)
-    }
-
     /// Gives `permit` to the first waiter that still wants one.
     fn give(&mut self, permit: Permit) {
         while let Some(waiter) = self.waiters.pop_front() {
@@ -339,23 +290,27 @@ impl State {
         self.spare.push(permit);
     }
 
-    fn fail_all(&mut self, error: &QuotaError) {
+    fn fail_all(&mut self, error: &LimiterError) {
         for waiter in self.waiters.drain(..) {
             let _ = waiter.answer.send(Err(error.clone()));
         }
     }
 }
 
-/// Writes what was planned; nothing where the plan is to wait.
-async fn write(table: &Table, key: &str, plan: &Plan) -> Result<Option<Write>, StoreError> {
-    Ok(match plan {
-        Plan::Take(take) => Some(item::take(table, key, take).await?),
-        Plan::Rewrite(rewrite) => Some(item::rewrite(table, key, rewrite).await?),
-        Plan::Wait => None,
-    })
+/// [`MOST_ATTEMPTS`] conditions in a row have failed.
+fn store_out_of_order() -> StoreError {
+    StoreError::Unavailable(format!("{MOST_ATTEMPTS} conditional writes in a row failed"))
 }
 
-/// [`MOST_ATTEMPTS`] are reached.
-fn outrun() -> StoreError {
-    StoreError::Unavailable(format!("{MOST_ATTEMPTS} writes in a row were refused"))
+#[cfg(test)]
+impl WaiterQueue {
+    /// The queue of a resource whose store cannot be reached.
+    fn unconnected() -> Self {
+        let config = aws_sdk_dynamodb::Config::builder()
+            .behavior_version(aws_sdk_dynamodb::config::BehaviorVersion::latest())
+            .build();
+        let table = Table { client: aws_sdk_dynamodb::Client::from_conf(config), name: "t".into() };
+        let ceilings = Limits { burst: 2, interval: Duration::from_secs(10), daily: 9 };
+        Self::new(table, Clock::manual(Millis(0)), "quota#location#L".to_owned(), LimitKind::Burst, ceilings)
+    }
 }

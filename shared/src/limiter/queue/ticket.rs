@@ -1,15 +1,15 @@
-//! A caller's place in a queue, and the batcher that a caller runs meanwhile.
+//! Ticket: the place of one caller in a waiter queue; and the batcher that the first caller runs while it waits.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 
 use tokio::sync::oneshot;
 
-use super::{Answer, State, Waiter, WaiterQueue};
-use crate::domain::clock::Millis;
+use super::{Answer, PermitRequest, State, Waiter, WaiterQueue};
 use crate::table::StoreError;
 
-/// A caller's place in a queue. A caller that leaves gives back a permit that came too late to be used.
+/// The place of one caller. If the caller leaves when its permit has just been given to it, the next waiter gets the
+/// permit.
 pub(super) struct Ticket<'a> {
     queue: &'a WaiterQueue,
     answer: oneshot::Receiver<Answer>,
@@ -17,22 +17,18 @@ pub(super) struct Ticket<'a> {
 }
 
 impl<'a> Ticket<'a> {
-    /// A place behind all who wait in `queue`, which is in this `state`.
-    pub(super) fn behind(
-        queue: &'a WaiterQueue,
-        state: &mut State,
-        endpoint: Option<&str>,
-        until: Option<Millis>,
-    ) -> Self {
+    /// A place behind all waiters of `queue`, which is in this `state`.
+    pub(super) fn new(queue: &'a WaiterQueue, state: &mut State, request: PermitRequest<'_>) -> Self {
+        let PermitRequest { endpoint, wait_until } = request;
         let (sender, answer) = oneshot::channel();
-        state.waiters.push_back(Waiter { endpoint: endpoint.map(str::to_owned), until, answer: sender });
+        state.waiters.push_back(Waiter { endpoint: endpoint.map(str::to_owned), wait_until, answer: sender });
         Self { queue, answer, answered: false }
     }
 
     pub(super) async fn wait(mut self) -> Answer {
         let answer = (&mut self.answer).await;
         self.answered = true;
-        answer.unwrap_or_else(|_| Err(StoreError::Unavailable("the quota's batcher stopped".to_owned()).into()))
+        answer.unwrap_or_else(|_| Err(StoreError::Unavailable("the batcher of the limiter stopped".to_owned()).into()))
     }
 }
 
@@ -51,8 +47,8 @@ impl Drop for Ticket<'_> {
 
 type Run = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A batcher that the first waiter runs itself, which spares a task for the many that have no company. If others still
-/// wait when that waiter has its answer or goes away, the batcher becomes a task.
+/// A batcher that the first waiter runs itself, so that a waiter without others needs no task. If others still wait
+/// when the first waiter has its answer or goes away, the batcher becomes a task.
 pub(super) struct RunningBatcher(Option<Run>);
 
 impl RunningBatcher {
@@ -82,13 +78,9 @@ impl Drop for RunningBatcher {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::domain::limits::Limits;
-    use crate::limiter::{LimitKind, Meter, Permit, Usage};
-
-    const LIMITS: Limits = Limits { burst: 2, interval: Duration::from_secs(10), daily: 9 };
+    use crate::domain::clock::Millis;
+    use crate::limiter::{Meter, Permit, Usage};
 
     fn permit(send_by: i64) -> Permit {
         let meter = Meter { limit: 2, remaining: 1, resets_at: Millis(0) };
@@ -97,12 +89,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_permit_of_a_waiter_that_has_left_goes_to_the_next() {
-        let queue = WaiterQueue::new("quota#location#L".to_owned(), LimitKind::Burst, LIMITS, Millis(0));
-        let ticket = || Ticket::behind(&queue, &mut queue.state(), None, None);
+        let queue = WaiterQueue::unconnected();
+        let request = PermitRequest { endpoint: None, wait_until: None };
+        let ticket = || Ticket::new(&queue, &mut queue.state(), request);
         let (gone, first, second) = (ticket(), ticket(), ticket());
         drop(gone);
         queue.hand_on(permit(1));
-        drop(first); // It was given the permit, and never looked.
+        drop(first); // It was given the permit, and leaves without it.
         assert_eq!(second.wait().await.expect("handed on").send_by, Millis(1));
         queue.hand_on(permit(2));
         assert_eq!(queue.state().spare, [permit(2)], "nobody is left");

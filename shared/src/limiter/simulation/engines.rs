@@ -1,6 +1,5 @@
-//! The simulation's store against real engines: the same items and writes, made by chance near what each condition
-//! compares, must come to the same on all of them. The simulation proves nothing if its conditions are not the real
-//! ones.
+//! Compares the simulated store with real engines. Random items and writes, near the edges of each condition, must have
+//! the same result on all of them: the simulation proves something only if its conditions are the real ones.
 
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use super::store::{Answer, Store};
 use crate::domain::clock::Millis;
 use crate::domain::limits::{Limits, ObservedLimits};
 use crate::limiter::counters::{Closed, ClosedEndpoints, Counters, Day, LimitKind};
-use crate::limiter::decision::{Known, Permits, Plan, Rewrite, Take};
+use crate::limiter::decision::{Headroom, Permits, Plan, Rewrite, Take};
 use crate::limiter::item::{self, Write};
 use crate::limiter::update::{DayChange, LimitUpdate};
 use crate::limiter::window::Slot;
@@ -38,7 +37,7 @@ impl Operation {
     fn name(&self) -> &'static str {
         match self {
             Self::Plan(Plan::Take(Take { replaces: None, .. })) => "take",
-            Self::Plan(Plan::Take(_)) => "renewal",
+            Self::Plan(Plan::Take(_)) => "exchange",
             Self::Plan(_) => "rewrite",
             Self::GiveBack { .. } => "give back",
             Self::Update { .. } => "update",
@@ -57,7 +56,6 @@ impl Operation {
         let written = match self {
             Self::Plan(Plan::Take(take)) => item::take(table, key, take).await,
             Self::Plan(Plan::Rewrite(rewrite)) => item::rewrite(table, key, rewrite).await,
-            Self::Plan(Plan::Wait) => panic!("nothing to write"),
             Self::GiveBack { slot, slot_ms } => item::give_back(table, key, *slot, *slot_ms).await,
             Self::Update { seen, update } => item::update(table, key, seen, update).await,
         };
@@ -68,7 +66,7 @@ impl Operation {
     }
 }
 
-/// Chances. Most things agree with each other, or no write would ever be applied.
+/// Random choices. Most of them agree with the item, or no write would be applied.
 struct Chance(Rng);
 
 impl Chance {
@@ -109,7 +107,11 @@ impl Chance {
             newest: NEWEST,
             slots,
             counted: sum,
-            day: Day { used: self.0.u32(0..3) * 24 + self.0.u32(0..4), ends: Millis(ends), told: self.0.bool() },
+            day: Day {
+                used: self.0.u32(0..3) * 24 + self.0.u32(0..4),
+                ends: Millis(ends),
+                end_confirmed: self.0.bool(),
+            },
             observed: self.observed(),
             closed: self.rarely().then(|| Closed {
                 until: self.until(),
@@ -144,7 +146,7 @@ impl Chance {
         if replaces.is_some() {
             permits.count = 1;
         }
-        // Limits and bounds that are just reached, or just not.
+        // Limits and bounds that are just reached, or almost.
         let counted = i64::from(item.counted + permits.count) - i64::from(replaces.is_some());
         let room = |near: i64| u32::try_from(near).unwrap_or(0);
         Take {
@@ -154,7 +156,7 @@ impl Chance {
             observed: if self.often() { item.observed } else { self.observed() },
             closed_endpoints: if self.often() { item.closed_endpoints.clone() } else { self.endpoints() },
             now: NOW,
-            known: self.0.bool().then(|| Known {
+            headroom: self.0.bool().then(|| Headroom {
                 used_at_most: room(self.near(item.day.used.into())),
                 day_ends: if self.often() { item.day.ends } else { NOW + Duration::from_hours(2) },
             }),
@@ -189,7 +191,7 @@ impl Chance {
             day: match self.0.u8(0..3) {
                 0 => None,
                 1 => Some(DayChange::Used(used)),
-                _ => Some(DayChange::Replaced(Day { used, ends: self.until(), told: true })),
+                _ => Some(DayChange::Replaced(Day { used, ends: self.until(), end_confirmed: true })),
             },
             closed: self.0.bool().then(|| Closed { until: self.until(), by: LimitKind::Burst }),
             closed_endpoints: self.0.bool().then(|| [("contacts".to_owned(), self.until())].into()),
@@ -240,7 +242,7 @@ async fn compare(kind: Kind, test: &str, cases: u64) {
         *seen.entry((operation.name(), real.is_ok())).or_insert(0) += 1;
     }
     let enough = cases / 100;
-    for name in ["take", "renewal", "rewrite", "give back", "update"] {
+    for name in ["take", "exchange", "rewrite", "give back", "update"] {
         for applied in [true, false] {
             let count = seen.get(&(name, applied)).copied().unwrap_or(0);
             assert!(count >= enough, "too few cases where {name} is applied ({applied}): {seen:?}");

@@ -1,4 +1,4 @@
-//! The writes of [`item`](crate::limiter::item) on an item in memory. A test compares them with real engines.
+//! The conditional writes of [`item`](crate::limiter::item), applied to an item in memory.
 
 use crate::domain::limits::FURTHEST_DAY;
 use crate::limiter::counters::{Counters, LimitKind};
@@ -6,7 +6,7 @@ use crate::limiter::decision::{Plan, Rewrite, Take};
 use crate::limiter::update::{DayChange, LimitUpdate};
 use crate::limiter::window::{MOST_SLOTS, Slot};
 
-/// The item that an applied write left, or the one that did not agree with its condition.
+/// The item after an applied write, or the item for which the condition failed.
 pub(super) type Answer = Result<Counters, Box<Option<Counters>>>;
 
 #[derive(Debug, Default)]
@@ -16,12 +16,10 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// `Ok` if the condition held.
     pub(super) fn apply(&mut self, plan: &Plan) -> Answer {
         match plan {
             Plan::Take(take) => self.take(take),
             Plan::Rewrite(rewrite) => self.rewrite(rewrite),
-            Plan::Wait => panic!("nothing to write"),
         }
     }
 
@@ -42,9 +40,10 @@ impl Store {
             let (count, burst, daily) =
                 (i64::from(take.permits.count), take.limits.burst.into(), take.limits.daily.into());
             let counted = i64::from(item.counted) + count - i64::from(take.replaces.is_some());
-            let is_known =
-                take.known.is_some_and(|known| item.day.used <= known.used_at_most && item.day.ends == known.day_ends);
-            let holds = (counted <= burst || is_known)
+            let has_headroom = take
+                .headroom
+                .is_some_and(|known| item.day.used <= known.used_at_most && item.day.ends == known.day_ends);
+            let holds = (counted <= burst || has_headroom)
                 && item.newest <= take.permits.slot
                 && item.slot_ms == take.slot_ms
                 && item.slots.len() <= MOST_SLOTS
@@ -62,7 +61,7 @@ impl Store {
                 }
                 item.slots.sort_unstable();
                 item.newest = take.permits.slot;
-                item.counted = u32::try_from(counted).expect("never less than nothing");
+                item.counted = u32::try_from(counted).expect("never negative");
                 item.day.used += take.permits.count;
             }
             holds
@@ -115,7 +114,7 @@ impl Store {
 }
 
 fn remove_one(item: &mut Counters, slot: Slot) -> bool {
-    let Some((_, count)) = item.slots.iter_mut().find(|(held, count)| *held == slot && *count > 0) else {
+    let Some((_, count)) = item.slots.iter_mut().find(|(counted, count)| *counted == slot && *count > 0) else {
         return false;
     };
     *count -= 1;

@@ -1,4 +1,4 @@
-//! What a body names. It is read where it stands: nothing of it is copied but an id, unless it is JSON that is no UTF-8.
+//! The ids in a body. The body is not copied, unless it is JSON with invalid UTF-8.
 
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
@@ -8,12 +8,12 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Vis
 use serde_json::value::RawValue;
 use std::fmt;
 
-use super::{Field, Fields};
+use super::{IdField, IdFields};
 
-/// A part of a form that is longer is no id.
+/// The longest part of a form that is read, in bytes. A longer part is not an id.
 const LONGEST_VALUE: usize = 256;
 
-/// What a body is, by its content type.
+/// The format of a body, by its content type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Format {
     Json,
@@ -48,7 +48,7 @@ impl Format {
     }
 }
 
-/// Parameters (RFC 9110 section 5.6.6), their names in small letters, their values without quotes.
+/// Reads parameters (RFC 9110 section 5.6.6): names in lower case, values without quotes.
 fn parameters(written: &str) -> Vec<(String, String)> {
     let (mut found, mut name, mut value) = (Vec::new(), String::new(), None::<String>);
     let (mut quoted, mut characters) = (false, written.chars());
@@ -70,41 +70,41 @@ fn parameters(written: &str) -> Vec<(String, String)> {
     }
 }
 
-/// The first parameter of a name, unless it is empty.
+/// The first parameter of a name. `None` if its value is empty.
 fn parameter(written: &str, name: &str) -> Option<String> {
     let mut found = parameters(written).into_iter();
     found.find(|(key, _)| key == name).map(|(_, value)| value).filter(|value| !value.is_empty())
 }
 
-/// Adds what the body names.
-pub(super) fn read(headers: &HeaderMap, body: &[u8], fields: &mut Fields) {
+/// Adds the ids in the body to `fields`.
+pub(super) fn read(headers: &HeaderMap, body: &[u8], fields: &mut IdFields) {
     match Format::of(headers, body) {
-        Format::Json if may_name(body) => read_json(body, fields),
+        Format::Json if may_have_ids(body) => read_json(body, fields),
         Format::Form => fields.read_form(body),
-        // Its names can be escaped in more ways than one.
+        // Always parsed: names in a multipart form can be encoded in several ways.
         Format::Multipart { boundary } => read_multipart(body, &boundary, fields),
         Format::Json | Format::Other => {}
     }
 }
 
-/// Whether a name occurs at all, which a search for its bytes finds a hundred times faster than a parser: most bodies
-/// of a call whose resource is known need no more. JSON can write a name in escapes.
-fn may_name(body: &[u8]) -> bool {
+/// True if the name of an id may occur in JSON. A search for the bytes of the names is a hundred times faster than a
+/// parser, and most bodies contain none of them. JSON can write a name with `\u` escapes, so these count, too.
+fn may_have_ids(body: &[u8]) -> bool {
     let needles: [&[u8]; 6] = [b"locationId", b"location_id", b"companyId", b"company_id", b"altId", b"\\u"];
     needles.iter().any(|needle| memmem::find(body, needle).is_some())
 }
 
-/// The members at the top of a JSON object. What was read before a mistake counts.
-fn read_json(body: &[u8], fields: &mut Fields) {
+/// Reads the members at the top of a JSON object. Members before a syntax error count.
+fn read_json(body: &[u8], fields: &mut IdFields) {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-    // Parsers of text replace what is none.
+    // Invalid UTF-8 is replaced, as other parsers do.
     let text = String::from_utf8_lossy(body);
     let mut json = serde_json::Deserializer::from_str(&text);
-    // A body that is no JSON is the platform's to refuse.
-    let _no_json = json.deserialize_map(Members(fields));
+    // The platform refuses a body that is not JSON.
+    let _not_json = json.deserialize_map(Members(fields));
 }
 
-struct Members<'a>(&'a mut Fields);
+struct Members<'a>(&'a mut IdFields);
 
 impl<'de> Visitor<'de> for Members<'_> {
     type Value = ();
@@ -130,11 +130,11 @@ impl<'de> Visitor<'de> for Members<'_> {
     }
 }
 
-/// A member's name, if it is one of those that are looked for. As bytes: one that is no text is just another.
+/// The name of a member, if it is the name of an id. It is read as bytes, because a name need not be text.
 struct Name;
 
 impl<'de> DeserializeSeed<'de> for Name {
-    type Value = Option<Field>;
+    type Value = Option<IdField>;
 
     fn deserialize<D: Deserializer<'de>>(self, name: D) -> Result<Self::Value, D::Error> {
         name.deserialize_bytes(self)
@@ -142,19 +142,19 @@ impl<'de> DeserializeSeed<'de> for Name {
 }
 
 impl Visitor<'_> for Name {
-    type Value = Option<Field>;
+    type Value = Option<IdField>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a name")
     }
 
     fn visit_bytes<E: Error>(self, name: &[u8]) -> Result<Self::Value, E> {
-        Ok(Field::of(name))
+        Ok(IdField::of(name))
     }
 }
 
-/// A value, if it is a string. What other parsers take and this one does not (half a surrogate pair, a number of any
-/// size) must not keep the members after it from being read.
+/// A value, if it is a string. Other parsers accept values that this one does not (half a surrogate pair, a number of any
+/// size). Such a value must not stop the reading of the members after it.
 fn text(value: &RawValue) -> Option<String> {
     if !value.get().starts_with('"') {
         return None;
@@ -176,8 +176,8 @@ impl Visitor<'_> for Text {
     }
 }
 
-/// The parts of a form with files (RFC 7578) that are no files.
-fn read_multipart(body: &[u8], boundary: &str, fields: &mut Fields) {
+/// Reads the parts of a multipart form (RFC 7578) that are not files.
+fn read_multipart(body: &[u8], boundary: &str, fields: &mut IdFields) {
     let delimiter = format!("--{boundary}");
     let mut ends = memmem::find_iter(body, delimiter.as_bytes());
     let Some(mut from) = ends.next() else { return };
@@ -189,13 +189,13 @@ fn read_multipart(body: &[u8], boundary: &str, fields: &mut Fields) {
     }
 }
 
-fn part(part: &[u8]) -> Option<(Field, &str)> {
+fn part(part: &[u8]) -> Option<(IdField, &str)> {
     let at = memmem::find(part, b"\r\n\r\n")?;
     let (head, value) = (&part[..at], part[at + 4..].strip_suffix(b"\r\n")?);
     if value.len() > LONGEST_VALUE {
         return None;
     }
-    // A line that begins with a space belongs to the one before it.
+    // A line that begins with a space continues the line before it.
     let head = String::from_utf8_lossy(head).replace("\r\n ", " ").replace("\r\n\t", " ");
     let disposition = head.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
@@ -207,9 +207,9 @@ fn part(part: &[u8]) -> Option<(Field, &str)> {
         return None;
     }
     let field = parameters.iter().find_map(|(name, value)| match &**name {
-        "name" => Field::of_form(value),
+        "name" => IdField::of_form(value),
         // RFC 8187: `utf-8''escaped`.
-        "name*" => Field::of_form(&percent_decode_str(value.rsplit('\'').next()?).decode_utf8_lossy()),
+        "name*" => IdField::of_form(&percent_decode_str(value.rsplit('\'').next()?).decode_utf8_lossy()),
         _ => None,
     })?;
     Some((field, std::str::from_utf8(value).ok()?))
@@ -220,7 +220,7 @@ mod tests {
     use http::HeaderValue;
     use proptest::prelude::*;
 
-    use super::super::Names;
+    use super::super::TargetIds;
     use super::*;
 
     fn names(content_type: Option<&str>, body: &[u8]) -> (Vec<String>, Vec<String>) {
@@ -229,9 +229,9 @@ mod tests {
     }
 
     fn of(headers: &HeaderMap, body: &[u8]) -> (Vec<String>, Vec<String>) {
-        let (mut fields, mut names) = (Fields::default(), Names::default());
+        let (mut fields, mut names) = (IdFields::default(), TargetIds::default());
         read(headers, body, &mut fields);
-        fields.tell(&mut names);
+        fields.move_into(&mut names);
         (names.locations, names.companies)
     }
 
@@ -259,7 +259,7 @@ mod tests {
             (b"{\"\xff\":\"\xff\",\"locationId\":\"L1\"}", ids(&["L1"], &[])),
             (b"\xef\xbb\xbf{\"locationId\":\"L1\"}", ids(&["L1"], &[])),
             (br#"{"locationId":"L1",broken"#, ids(&["L1"], &[])),
-            // What other parsers read past must not end the reading.
+            // Values that other parsers accept must not end the reading.
             (br#"{"altType":1e999,"locationId":"L1"}"#, ids(&["L1"], &[])),
             (br#"{"companyId":"\ud800","locationId":"L1"}"#, ids(&["L1"], &["\u{fffd}\u{fffd}\u{fffd}"])),
             (b"{\"companyId\":\"\xff\",\"locationId\":\"L1\"}", ids(&["L1"], &["\u{fffd}"])),
@@ -336,7 +336,7 @@ mod tests {
         })
     }
 
-    /// What a reader of whole documents finds.
+    /// The ids that a parser of whole documents finds.
     fn at_the_top(document: &serde_json::Value) -> (Vec<String>, Vec<String>) {
         let text =
             |name: &str| document.get(name)?.as_str().map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned);

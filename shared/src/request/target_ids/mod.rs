@@ -1,17 +1,17 @@
-//! Which locations and companies a request names, wherever it does. Pure.
+//! The ids of locations and companies in a request. Pure.
 //!
-//! Two use it: [`crate::relay::inference`], for requests that name their resource nowhere else, and [`crate::caller`], which
-//! lets no request pass that names another location than the one its caller was allowed.
+//! There are two users. [`crate::relay::inference`] finds the target of a request that names it only in this way.
+//! [`crate::caller`] refuses a request that names another location than its target.
 //!
-//! | where | what names a location or company |
+//! | part | names of ids |
 //! |---|---|
 //! | headers | `x-location-id`, `location-id`, `locationId`, and the same for a company |
-//! | path | the segment that stands for one in the platform's operations: [`operations`] |
-//! | query, body | `locationId`, `location_id`, `companyId`, `company_id`, and `altId` for what `altType` says, but in the operations where `altId` is the caller's own id of a message |
+//! | path | the segments that are ids in the platform's operations: [`operations`] |
+//! | query, body | `locationId`, `location_id`, `companyId`, `company_id`, and `altId` of the kind in `altType`, except in operations where `altId` is the caller's own id of a message |
 //!
-//! In a body these are members at the top: what is nested belongs to the platform's own objects. A body that is
-//! compressed, in another encoding than UTF-8 or of an unknown type names nothing: it is passed on and not looked into.
-//! Nothing depends on that but convenience, since a location's token works for that location only.
+//! In a body, only members at the top count: nested members belong to the platform's own objects. A body that is
+//! compressed, not in UTF-8, or of an unknown type is not read. That is safe, because a location's token works for that
+//! location only.
 
 mod body;
 
@@ -20,11 +20,11 @@ use http::{HeaderMap, Method};
 use super::path::{Path, Query};
 use crate::domain::resource::{InvalidId, Kind, Resource};
 use crate::platform::operations;
-use crate::request::{Request, Unaddressed};
+use crate::request::{Request, UntargetedRequest};
 
-/// The parts of a request that can name something.
+/// The parts of a request that can contain ids.
 #[derive(Clone, Copy, Debug)]
-pub struct Parts<'a> {
+pub struct RequestParts<'a> {
     /// The method.
     pub method: &'a Method,
     /// The platform's path.
@@ -37,65 +37,64 @@ pub struct Parts<'a> {
     pub body: &'a [u8],
 }
 
-impl<'a> From<&'a Request> for Parts<'a> {
+impl<'a> From<&'a Request> for RequestParts<'a> {
     fn from(Request { method, path, query, headers, body, .. }: &'a Request) -> Self {
         Self { method, path, query, headers, body }
     }
 }
 
-impl<'a> From<&'a Unaddressed> for Parts<'a> {
-    fn from(Unaddressed { method, path, query, headers, body, .. }: &'a Unaddressed) -> Self {
+impl<'a> From<&'a UntargetedRequest> for RequestParts<'a> {
+    fn from(UntargetedRequest { method, path, query, headers, body, .. }: &'a UntargetedRequest) -> Self {
         Self { method, path, query, headers, body }
     }
 }
 
-/// Ids as they were written, each as often as it was.
+/// The ids in a request, in the order in which they occur. An id may occur several times.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Names {
+pub struct TargetIds {
     locations: Vec<String>,
     companies: Vec<String>,
 }
 
-impl Names {
-    /// What the headers name.
-    #[must_use]
+impl TargetIds {
+    /// The ids in the headers.
     pub fn in_headers(headers: &HeaderMap) -> Self {
         const LOCATION: [&str; 3] = ["x-location-id", "location-id", "locationid"];
         const COMPANY: [&str; 3] = ["x-company-id", "company-id", "companyid"];
-        let mut names = Self::default();
+        let mut ids = Self::default();
         for (kind, spellings) in [(Kind::Location, LOCATION), (Kind::Company, COMPANY)] {
             for value in spellings.iter().flat_map(|spelling| headers.get_all(*spelling)) {
-                // API Gateway joins several headers of a name. What is no text is no id, and must not go unnoticed.
+                // API Gateway joins repeated headers with commas. A value that is not text becomes `?`, an invalid id, so
+                // that the request is refused.
                 let values = value.to_str().unwrap_or("?").split(',');
-                values.for_each(|value| names.add(kind, value.trim()));
+                values.for_each(|value| ids.add(kind, value.trim()));
             }
         }
-        names
+        ids
     }
 
-    /// What path, query and body name.
-    #[must_use]
-    pub fn elsewhere(parts: &Parts<'_>) -> Self {
-        let mut names = Self::default();
+    /// The ids in path, query and body.
+    pub fn elsewhere(parts: &RequestParts<'_>) -> Self {
+        let mut ids = Self::default();
         let readings = parts.path.readings();
-        operations::ids_in_path(parts.method, readings, |kind, id| names.add(kind, id));
-        let mut tell = |mut fields: Fields| {
-            if !fields.alternates.is_empty() && !operations::alt_id_names_an_account(parts.method, readings) {
-                fields.alternates.clear();
+        operations::ids_in_path(parts.method, readings, |kind, id| ids.add(kind, id));
+        let mut collect = |mut fields: IdFields| {
+            if !fields.alt_ids.is_empty() && !operations::alt_id_names_an_account(parts.method, readings) {
+                fields.alt_ids.clear();
             }
-            fields.tell(&mut names);
+            fields.move_into(&mut ids);
         };
         if let Some(query) = parts.query.as_str() {
-            let mut fields = Fields::default();
+            let mut fields = IdFields::default();
             fields.read_form(query.as_bytes());
-            tell(fields);
+            collect(fields);
         }
         if !parts.body.is_empty() {
-            let mut fields = Fields::default();
+            let mut fields = IdFields::default();
             body::read(parts.headers, parts.body, &mut fields);
-            tell(fields);
+            collect(fields);
         }
-        names
+        ids
     }
 
     fn add(&mut self, kind: Kind, id: &str) {
@@ -118,88 +117,83 @@ impl Names {
         }
     }
 
-    /// The first of a kind, if one is named.
-    ///
-    /// # Errors
-    /// It is no id.
-    #[must_use]
+    /// The first id of a kind, if there is one. It is an error if it is not a valid id.
     pub fn first(&self, kind: Kind) -> Option<Result<Resource, InvalidId>> {
         self.of(kind).first().map(|id| Resource::new(kind, id))
     }
 
-    /// Whether another of the same kind is named. A company's request may name its locations, and a location's request
-    /// its company: the platform knows whose they are.
-    #[must_use]
-    pub fn contradict(&self, resource: &Resource) -> bool {
+    /// True if the request names another resource of the same kind. A company's request may name its locations, and a
+    /// location's request its company: the platform checks that they belong together.
+    pub fn conflict_with(&self, resource: &Resource) -> bool {
         self.of(resource.kind()).iter().any(|id| id != resource.id())
     }
 }
 
-/// The members of a query or body that can name something.
+/// The members of a query or body that can be ids.
 #[derive(Debug, Default)]
-struct Fields {
-    names: Names,
-    alternates: Vec<String>,
-    /// Each one that is there: of several, servers differ in which they take.
-    alternate_types: Vec<String>,
+struct IdFields {
+    ids: TargetIds,
+    alt_ids: Vec<String>,
+    /// All values of `altType`. If there are several, servers differ in which one they take.
+    alt_types: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Field {
+enum IdField {
     Id(Kind),
-    Alternate,
-    AlternateType,
+    AltId,
+    AltType,
 }
 
-impl Field {
+impl IdField {
     fn of(name: &[u8]) -> Option<Self> {
         match name {
             b"locationId" | b"location_id" => Some(Self::Id(Kind::Location)),
             b"companyId" | b"company_id" => Some(Self::Id(Kind::Company)),
-            b"altId" => Some(Self::Alternate),
-            b"altType" => Some(Self::AlternateType),
+            b"altId" => Some(Self::AltId),
+            b"altType" => Some(Self::AltType),
             _ => None,
         }
     }
 
-    /// The same for a form, with the brackets that the platform's servers read as the same name: `a[]`, `a[0]`, `[a]`.
+    /// The field of a form. The platform's servers read `a[]`, `a[0]` and `[a]` as the name `a`.
     fn of_form(name: &str) -> Option<Self> {
         let name = name.strip_prefix('[').unwrap_or(name);
         Self::of(name.split(['[', ']']).next().unwrap_or_default().as_bytes())
     }
 }
 
-impl Fields {
-    fn take(&mut self, field: Field, value: &str) {
+impl IdFields {
+    fn take(&mut self, field: IdField, value: &str) {
         let value = value.trim();
         match field {
-            Field::Id(kind) => self.names.add(kind, value),
-            Field::Alternate if !value.is_empty() => self.alternates.push(value.to_owned()),
-            Field::Alternate => {}
-            Field::AlternateType => self.alternate_types.push(value.to_ascii_lowercase()),
+            IdField::Id(kind) => self.ids.add(kind, value),
+            IdField::AltId if !value.is_empty() => self.alt_ids.push(value.to_owned()),
+            IdField::AltId => {}
+            IdField::AltType => self.alt_types.push(value.to_ascii_lowercase()),
         }
     }
 
-    /// `a=1&b=2`.
+    /// Reads the fields of a form or query: `a=1&b=2`.
     fn read_form(&mut self, form: &[u8]) {
         for (name, value) in url::form_urlencoded::parse(form) {
-            if let Some(field) = Field::of_form(&name) {
+            if let Some(field) = IdField::of_form(&name) {
                 self.take(field, &value);
             }
         }
     }
 
-    fn tell(self, names: &mut Names) {
-        let Self { names: mut named, alternates, alternate_types: types } = self;
-        // Operations that know locations only leave the type out.
+    fn move_into(self, ids: &mut TargetIds) {
+        let Self { ids: mut own, alt_ids, alt_types: types } = self;
+        // Operations that take locations only have no `altType`.
         if types.is_empty() || types.iter().any(|t| matches!(&**t, "" | "location")) {
-            named.locations.extend_from_slice(&alternates);
+            own.locations.extend_from_slice(&alt_ids);
         }
         if types.iter().any(|t| matches!(&**t, "company" | "agency")) {
-            named.companies.extend(alternates);
+            own.companies.extend(alt_ids);
         }
-        names.locations.append(&mut named.locations);
-        names.companies.append(&mut named.companies);
+        ids.locations.append(&mut own.locations);
+        ids.companies.append(&mut own.companies);
     }
 }
 
@@ -209,7 +203,7 @@ mod tests {
 
     use super::*;
 
-    fn of(path: &str, query: &str, headers: &[(&str, &str)], body: &[u8]) -> (Names, Names) {
+    fn of(path: &str, query: &str, headers: &[(&str, &str)], body: &[u8]) -> (TargetIds, TargetIds) {
         let headers: HeaderMap = headers
             .iter()
             .map(|(n, v)| {
@@ -217,13 +211,13 @@ mod tests {
             })
             .collect();
         let (path, query) = (Path::parse(path).expect("a path"), Query::parse(query).expect("a query"));
-        let parts = Parts { method: &Method::POST, path: &path, query: &query, headers: &headers, body };
-        (Names::in_headers(&headers), Names::elsewhere(&parts))
+        let parts = RequestParts { method: &Method::POST, path: &path, query: &query, headers: &headers, body };
+        (TargetIds::in_headers(&headers), TargetIds::elsewhere(&parts))
     }
 
-    fn names(locations: &[&str], companies: &[&str]) -> Names {
+    fn names(locations: &[&str], companies: &[&str]) -> TargetIds {
         let texts = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect();
-        Names { locations: texts(locations), companies: texts(companies) }
+        TargetIds { locations: texts(locations), companies: texts(companies) }
     }
 
     #[test]
@@ -278,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_contradicted_by_another_of_its_kind_only() {
+    fn a_request_conflicts_with_another_id_of_its_kind_only() {
         let resource = |kind, id| Resource::new(kind, id).expect("an id");
         let (location, company) = (resource(Kind::Location, "L1"), resource(Kind::Company, "C1"));
         for (names, of_location, of_company) in [
@@ -288,8 +282,8 @@ mod tests {
             (names(&[], &["C1", "C2"]), false, true),
             (names(&["?"], &[]), true, false),
         ] {
-            assert_eq!(names.contradict(&location), of_location, "{names:?}");
-            assert_eq!(names.contradict(&company), of_company, "{names:?}");
+            assert_eq!(names.conflict_with(&location), of_location, "{names:?}");
+            assert_eq!(names.conflict_with(&company), of_company, "{names:?}");
         }
     }
 }

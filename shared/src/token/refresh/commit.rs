@@ -108,7 +108,7 @@ impl Commit<'_> {
                 attempt: self.attempt.as_str().to_owned(),
                 generation: version.generation,
                 granted_from: self.from.generation,
-                pair: self.pair.seal(self.sealer, self.resource, version, Slot::Alternate),
+                pair: self.pair.seal(self.sealer, self.resource, version, Slot::Standby),
             };
             let known = stored.standby.iter().any(|pair| pair.attempt == standby.attempt);
             match if known {

@@ -156,7 +156,7 @@ impl Refresher {
 
     /// Opens a standby pair.
     async fn open(&self, installation: &Installation, standby: &StandbyPair) -> Result<Pair, VaultError> {
-        let (item, slot, sealed) = (installation.key(), Slot::Alternate, &standby.pair);
+        let (item, slot, sealed) = (installation.key(), Slot::Standby, &standby.pair);
         let version = TokenVersion { generation: standby.generation, ..installation.version };
         let refresh = match &sealed.refresh {
             Some(refresh) => Some(self.vault.open(place(&item, version, slot.refresh()), refresh).await?),

@@ -15,7 +15,7 @@ use sandbox::process::Signal;
 use sandbox::server::{Server, WhenClientLeaves};
 use serde_json::json;
 use shared::domain::clock::Clock;
-use shared::http_client::{self, Limits};
+use shared::http_client::{self, ResponseLimits};
 use url::Url;
 
 const PATH: &str = "/contacts/?limit=1";
@@ -140,7 +140,7 @@ async fn no_request_is_trusted_to_a_tls_connection_that_ended_while_its_thread_s
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let connections = http_client::trusting(front.client(), Clock::system());
-            let limits = Limits { time: Duration::from_secs(10), body: 1_000 };
+            let limits = ResponseLimits { time: Duration::from_secs(10), body: 1_000 };
             for round in 1..=20 {
                 let answer = connections.get(&url, limits).await.unwrap_or_else(|e| panic!("round {round}: {e}"));
                 assert_eq!((&answer.body[..], arrived.load(Ordering::SeqCst)), (&b"arrived"[..], round));

@@ -299,8 +299,8 @@ async fn a_callers_key_is_printed_once_and_two_edits_at_once_lose_nothing() {
     };
     let (one, other) = (secret().read().await.expect("read"), secret().read().await.expect("read"));
     let text = |id: &str| Redacted::from(json!({ "callers": [{ "id": id }] }).to_string());
-    assert_eq!(secret().replace(&one, &text("mine")).await, Ok(Replaced::Done));
-    assert_eq!(secret().replace(&other, &text("yours")).await, Ok(Replaced::Changed));
+    assert_eq!(secret().replace(&one, &text("mine")).await, Ok(Replaced::Applied));
+    assert_eq!(secret().replace(&other, &text("yours")).await, Ok(Replaced::Conflict));
     assert!(secret().read().await.is_ok_and(|now| now.text.expose().contains("mine")));
     system.end().await;
 }

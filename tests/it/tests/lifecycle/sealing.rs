@@ -135,7 +135,7 @@ async fn what_is_sealed_anew_is_what_was_seen_and_nothing_newer(world: World) {
         issued_at: current.access_issued_at,
         expires_at: current.access_expires_at,
     };
-    let parked = pair.seal(&sealer(&before), &l1, first.version, Slot::Alternate);
+    let parked = pair.seal(&sealer(&before), &l1, first.version, Slot::Standby);
     let attempts = ["one", "two"].map(|attempt| StandbyPair {
         attempt: attempt.to_owned(),
         generation: first.version.generation,
@@ -161,7 +161,7 @@ async fn what_is_sealed_anew_is_what_was_seen_and_nothing_newer(world: World) {
     assert_eq!(reseal(table, &both, "k2", anew.clone()).await.ok(), Some(Resealed::Already));
     assert_eq!(anew.standby.len(), 2);
     for standby in &anew.standby {
-        let opened = world.open(&anew, Slot::Alternate, &standby.pair).expect("a refresh token");
+        let opened = world.open(&anew, Slot::Standby, &standby.pair).expect("a refresh token");
         assert_eq!(opened.expose(), "a parked refresh token");
     }
 

@@ -1,7 +1,7 @@
-//! The counters on real engines: what is promised to the platform and to callers, and what it costs in calls.
+//! The limiter on real engines: its promises to the platform and to callers, and its cost in calls.
 
 mod clocks;
-mod learning;
+mod observed;
 mod shares;
 mod taking;
 
@@ -13,23 +13,23 @@ use it::dynamo::{Calls, Engine, Kind};
 use shared::domain::clock::{Clock, Millis};
 use shared::domain::limits::Limits;
 use shared::domain::resource::Resource;
-use shared::limiter::{Permit, Quota, QuotaError, Refusal};
+use shared::limiter::{Limiter, LimiterError, Permit, Refusal};
 use shared::table::Table;
 
 const TEN_SECONDS: Limits = Limits { burst: 100, interval: Duration::from_secs(10), daily: 200_000 };
 
-/// A `Quota` with a client of its own, as in a process of its own.
-fn process(engine: &Engine, table: &Table, clock: &Clock, limits: Limits) -> (Quota, Calls) {
+/// A limiter with a client and a memory of its own, as in a process of its own.
+fn process(engine: &Engine, table: &Table, clock: &Clock, limits: Limits) -> (Limiter, Calls) {
     let (client, calls) = engine.client();
-    (Quota::new(Table { client, name: table.name.clone() }, clock.clone(), limits), calls)
+    (Limiter::new(Table { client, name: table.name.clone() }, clock.clone(), limits), calls)
 }
 
 fn location() -> Resource {
     Resource::location("ve9EPM428h8vShlRW1KT").expect("an id")
 }
 
-/// Each story as a test of its own on the embedded engine, and one after the other on one DynamoDB Local, which takes
-/// seconds to start.
+/// Makes each story a test of its own on the embedded engine. DynamoDB Local takes seconds to start, so one test runs
+/// all stories on it, one after the other.
 macro_rules! stories {
     ($($group:ident: [$($story:ident),* $(,)?]),* $(,)?) => {
         mod embedded {
@@ -52,18 +52,18 @@ macro_rules! stories {
 
 stories!(
     taking: [
-        one_process_takes_all_and_is_refused_by_memory,
+        one_process_takes_all_and_is_refused_without_a_call,
         several_processes_under_pressure,
         an_admitted_request_costs_about_one_call,
-        dead_permits_of_a_process_that_ended_cost_nothing,
+        expired_permits_of_a_process_that_ended_cost_nothing,
         a_batch_is_few_writes,
         a_cancelled_wait_takes_no_permit,
-        those_who_wait_are_served_in_order,
+        waiters_are_served_in_order,
         a_large_burst_keeps_the_item_small,
-        a_store_that_is_gone_refuses_all,
+        without_a_store_nothing_is_permitted,
     ],
-    learning: [
-        what_one_learns_binds_all,
+    observed: [
+        observed_limits_bind_all_processes,
         a_longer_interval_is_adopted_by_all_without_losing_a_permit,
         a_429_closes_for_all,
         a_429_with_room_left_closes_its_endpoint_for_all,
@@ -73,8 +73,8 @@ stories!(
     shares: [
         callers_have_shares_of_their_own,
         a_refused_request_takes_nothing_of_its_callers_share,
-        who_goes_away_leaves_its_part_of_a_share,
-        of_two_limits_the_later_refusal_counts,
+        a_cancelled_wait_gives_its_permit_of_a_share_back,
+        of_two_refusals_the_later_one_is_the_answer,
         a_share_holds_behind_a_full_resource,
     ],
     clocks: [
@@ -82,12 +82,12 @@ stories!(
     ],
 );
 
-/// An instant in the middle of nowhere, at the start of a slot.
+/// An instant at the start of a slot.
 const START: Millis = Millis(1_800_000_000_000);
 
-fn refused(answer: Result<Permit, QuotaError>) -> Refusal {
+fn refused(answer: Result<Permit, LimiterError>) -> Refusal {
     match answer {
-        Err(QuotaError::Refused(refusal)) => refusal,
+        Err(LimiterError::Refused(refusal)) => refusal,
         other => panic!("not refused: {other:?}"),
     }
 }

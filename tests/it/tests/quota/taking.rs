@@ -1,4 +1,4 @@
-//! Permits within both limits, across processes, and what they cost.
+//! Permits within both limits, across processes, and their cost in calls.
 
 use std::time::Duration;
 
@@ -6,67 +6,67 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use it::dynamo::Engine;
 use shared::domain::clock::{Clock, Millis};
 use shared::domain::limits::Limits;
-use shared::limiter::{LimitKind, QuotaError};
+use shared::limiter::{LimitKind, LimiterError};
 use shared::table::Table;
 
 use crate::{START, TEN_SECONDS, counters, location, most_in_any, process, refused, report};
 
-pub(crate) async fn one_process_takes_all_and_is_refused_by_memory(engine: &Engine) {
+pub(crate) async fn one_process_takes_all_and_is_refused_without_a_call(engine: &Engine) {
     let clock = Clock::manual(START);
     let table = engine.table().await;
-    let (quota, calls) = process(engine, &table, &clock, TEN_SECONDS);
+    let (limiter, calls) = process(engine, &table, &clock, TEN_SECONDS);
     let resource = location();
     for taken in 1..=100 {
-        let permit = quota.take(&resource, None).await.expect("free");
+        let permit = limiter.take(&resource, None).await.expect("free");
         assert_eq!((permit.usage.burst.remaining, permit.usage.daily.remaining), (100 - taken, 200_000 - taken));
         assert_eq!(permit.send_by, Millis(clock.now().0 / 200 * 200 + 400));
         clock.advance(Duration::from_millis(10));
     }
-    assert_eq!(calls.count(), 101, "one failed since there was no item, then one each");
+    assert_eq!(calls.count(), 101, "the first one fails because there is no item; then one for each permit");
 
-    let refusal = refused(quota.take(&resource, None).await);
+    let refusal = refused(limiter.take(&resource, None).await);
     assert_eq!((refusal.limit, refusal.retry_at), (LimitKind::Burst, START + Duration::from_millis(10_700)));
     for _ in 0..50 {
-        assert_eq!(refused(quota.take(&resource, Some(refusal.retry_at - Duration::from_millis(1))).await), refusal);
+        assert_eq!(refused(limiter.take(&resource, Some(refusal.retry_at - Duration::from_millis(1))).await), refusal);
     }
-    assert_eq!(calls.count(), 101, "a known refusal costs nothing");
+    assert_eq!(calls.count(), 101, "a refusal by the snapshot costs no call");
 
     let other = process(engine, &table, &clock, TEN_SECONDS).0;
     assert_eq!(refused(other.take(&resource, None).await).retry_at, refusal.retry_at, "another process says the same");
     clock.advance((refusal.retry_at - Duration::from_millis(1)).since(clock.now()));
     refused(other.take(&resource, None).await);
-    refused(quota.take(&resource, None).await);
+    refused(limiter.take(&resource, None).await);
     clock.advance(Duration::from_millis(1));
     for _ in 0..20 {
-        quota.take(&resource, None).await.expect("twenty were taken in the first slot");
+        limiter.take(&resource, None).await.expect("twenty were taken in the first slot");
     }
-    refused(quota.take(&resource, None).await);
+    refused(limiter.take(&resource, None).await);
     let usage = other.usage(&resource).await.expect("a read");
     assert_eq!((usage.burst.remaining, usage.daily.remaining), (0, 199_880));
 }
 
-/// Counts when requests could leave, by the takers' own record.
+/// The takers record the instants at which their requests could leave.
 pub(crate) async fn several_processes_under_pressure(engine: &Engine) {
     let limits = Limits { burst: 40, interval: Duration::from_secs(5), daily: 200_000 };
     let (clock, table) = (Clock::system(), engine.table().await);
     let processes: Vec<_> = (0..4).map(|_| process(engine, &table, &clock, limits)).collect();
-    // Permits live for 5.2 to 5.3 s: three times forty fit, where a window without any loss has three times forty too.
+    // A permit is counted for 5.25 to 5.35 s, so three times forty fit, as many as in windows of exactly 5 s.
     let end = clock.now() + Duration::from_millis(11_200);
     let mut takers = Vec::new();
-    for (quota, _) in &processes {
+    for (limiter, _) in &processes {
         for taker in 0..12 {
-            let (quota, clock) = (quota.clone(), clock.clone());
+            let (limiter, clock) = (limiter.clone(), clock.clone());
             takers.push(tokio::spawn(async move {
                 let mut sent = Vec::new();
                 loop {
-                    // Half of them wait in line, half come back when they are told.
-                    match quota.take(&location(), (taker % 2 == 0).then_some(end)).await {
+                    // Half of them wait in the queue, half come back at `retry_at`.
+                    match limiter.take(&location(), (taker % 2 == 0).then_some(end)).await {
                         Ok(permit) if clock.now() <= permit.send_by => sent.push(clock.now().0),
                         Ok(_) => {}
-                        Err(QuotaError::Refused(refusal)) if refusal.retry_at < end => {
+                        Err(LimiterError::Refused(refusal)) if refusal.retry_at < end => {
                             tokio::time::sleep(refusal.retry_at.since(clock.now())).await;
                         }
-                        Err(QuotaError::Refused(_)) => return sent,
+                        Err(LimiterError::Refused(_)) => return sent,
                         Err(error) => panic!("{error}"),
                     }
                 }
@@ -83,7 +83,7 @@ pub(crate) async fn several_processes_under_pressure(engine: &Engine) {
     report(&format!("pressure: {} of 120 admitted, calls {calls:?}, at most {most} in any 5 s", sent.len()));
     assert_eq!(most, 40, "in one of the intervals");
     assert!(sent.len() >= 117, "{} admitted", sent.len());
-    // The item was full or changed when they came, or else each would have written once for its group.
+    // At least one write for each of three windows.
     assert!(calls.iter().all(|&calls| calls >= 3), "each process took part: {calls:?}");
 }
 
@@ -95,7 +95,7 @@ pub(crate) async fn an_admitted_request_costs_about_one_call(engine: &Engine) {
         for request in 0..600 {
             match processes[fastrand::usize(0..4)].0.take(&location(), None).await {
                 Ok(_) => admitted += 1,
-                Err(QuotaError::Refused(_)) => refused += 1,
+                Err(LimiterError::Refused(_)) => refused += 1,
                 Err(error) => panic!("request {request}: {error}"),
             }
             clock.advance(Duration::from_millis(gap));
@@ -108,67 +108,67 @@ pub(crate) async fn an_admitted_request_costs_about_one_call(engine: &Engine) {
     }
 }
 
-pub(crate) async fn dead_permits_of_a_process_that_ended_cost_nothing(engine: &Engine) {
+pub(crate) async fn expired_permits_of_a_process_that_ended_cost_nothing(engine: &Engine) {
     let (clock, table) = (Clock::manual(START), engine.table().await);
-    let (quota, calls) = process(engine, &table, &clock, TEN_SECONDS);
+    let (limiter, calls) = process(engine, &table, &clock, TEN_SECONDS);
     let ended = process(engine, &table, &clock, TEN_SECONDS).0;
     let resource = location();
     for _ in 0..80 {
         ended.take(&resource, None).await.expect("free");
     }
     clock.advance(Duration::from_millis(200));
-    quota.take(&resource, None).await.expect("free");
+    limiter.take(&resource, None).await.expect("free");
     clock.advance(Duration::from_secs(11));
     let before = calls.count();
     for _ in 0..100 {
-        quota.take(&resource, None).await.expect("free");
+        limiter.take(&resource, None).await.expect("free");
     }
     assert_eq!(calls.count(), before + 100);
 }
 
 pub(crate) async fn a_batch_is_few_writes(engine: &Engine) {
     let (clock, table) = (Clock::manual(START), engine.table().await);
-    let (quota, calls) = process(engine, &table, &clock, TEN_SECONDS);
+    let (limiter, calls) = process(engine, &table, &clock, TEN_SECONDS);
     let (resource, other) = (location(), process(engine, &table, &clock, TEN_SECONDS).0);
     other.take(&resource, None).await.expect("free");
-    let answers = futures_util::future::join_all((0..150).map(|_| quota.take(&resource, None))).await;
+    let answers = futures_util::future::join_all((0..150).map(|_| limiter.take(&resource, None))).await;
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 99);
-    assert!(answers.into_iter().filter_map(Result::err).all(|e| matches!(e, QuotaError::Refused(_))));
+    assert!(answers.into_iter().filter_map(Result::err).all(|e| matches!(e, LimiterError::Refused(_))));
     assert!(calls.count() <= 5, "{} calls", calls.count());
 }
 
 pub(crate) async fn a_cancelled_wait_takes_no_permit(engine: &Engine) {
     let (clock, table) = (Clock::manual(START), engine.table().await);
-    let (quota, calls) = process(engine, &table, &clock, TEN_SECONDS);
+    let (limiter, calls) = process(engine, &table, &clock, TEN_SECONDS);
     let resource = location();
-    let all = futures_util::future::join_all((0..100).map(|_| quota.take(&resource, None))).await;
+    let all = futures_util::future::join_all((0..100).map(|_| limiter.take(&resource, None))).await;
     assert!(all.iter().all(Result::is_ok));
     let mut waiting: Vec<_> =
-        (0..6).map(|_| Box::pin(quota.take(&resource, Some(START + Duration::from_mins(1))))).collect();
+        (0..6).map(|_| Box::pin(limiter.take(&resource, Some(START + Duration::from_mins(1))))).collect();
     for one in &mut waiting {
         assert!(tokio::time::timeout(Duration::from_millis(20), one).await.is_err());
     }
     let before = calls.count();
     drop(waiting);
     clock.advance(Duration::from_secs(11));
-    // Longer than a batcher naps: one that went on for those who left would take permits for them.
+    // Longer than a batcher naps: a batcher that still served the waiters that left would take permits for them.
     tokio::time::sleep(Duration::from_millis(1_200)).await;
-    assert_eq!(calls.count(), before, "nobody waits, nobody asks");
-    let all = futures_util::future::join_all((0..100).map(|_| quota.take(&resource, None))).await;
+    assert_eq!(calls.count(), before, "nobody waits, so nothing is written");
+    let all = futures_util::future::join_all((0..100).map(|_| limiter.take(&resource, None))).await;
     assert!(all.iter().all(Result::is_ok));
 }
 
-pub(crate) async fn those_who_wait_are_served_in_order(engine: &Engine) {
+pub(crate) async fn waiters_are_served_in_order(engine: &Engine) {
     let limits = Limits { burst: 2, interval: Duration::from_secs(4), daily: 200_000 };
     let (clock, table) = (Clock::system(), engine.table().await);
-    let quota = process(engine, &table, &clock, limits).0;
+    let limiter = process(engine, &table, &clock, limits).0;
     let resource = location();
     let served = std::sync::Mutex::new(Vec::new());
     let end = clock.now() + Duration::from_millis(9_200);
     let takers = (0..12).map(|number| {
-        let (quota, resource, served) = (&quota, &resource, &served);
+        let (limiter, resource, served) = (&limiter, &resource, &served);
         async move {
-            let answer = quota.take(resource, Some(end)).await;
+            let answer = limiter.take(resource, Some(end)).await;
             if answer.is_ok() {
                 served.lock().expect("no panic").push(number);
             }
@@ -178,9 +178,9 @@ pub(crate) async fn those_who_wait_are_served_in_order(engine: &Engine) {
     let answers = futures_util::future::join_all(takers).await;
     let served = served.into_inner().expect("no panic");
     assert_eq!(served, (0..served.len()).collect::<Vec<_>>(), "first come, first served");
-    assert!((4..=6).contains(&served.len()), "two at once, two after each interval, less what came too late");
+    assert!((4..=6).contains(&served.len()), "two at once and two after each interval; some may be too late");
     for refusal in answers.into_iter().filter(Result::is_err).map(refused) {
-        assert!(refusal.retry_at > end, "it could have waited");
+        assert!(refusal.retry_at > end, "refused, although it could have waited");
     }
 }
 
@@ -190,11 +190,11 @@ pub(crate) async fn a_large_burst_keeps_the_item_small(engine: &Engine) {
     let warm = process(engine, &table, &clock, limits).0;
     let (mut largest, mut most_slots, mut taken) = (0, 0, 0);
     for step in 0..300 {
-        // One process that knows the item, then several that know nothing of it.
+        // First one process that has a snapshot, then several that have none.
         let is_warm = step < 120 || step % 60 == 0;
-        let quota = if is_warm { warm.clone() } else { process(engine, &table, &clock, limits).0 };
+        let limiter = if is_warm { warm.clone() } else { process(engine, &table, &clock, limits).0 };
         let several = if step < 120 { 12 } else { 1 };
-        let takes = (0..several).map(async |_| quota.take(&location(), None).await);
+        let takes = (0..several).map(async |_| limiter.take(&location(), None).await);
         for permit in futures_util::future::join_all(takes).await {
             permit.expect("free");
             taken += 1;
@@ -212,12 +212,12 @@ pub(crate) async fn a_large_burst_keeps_the_item_small(engine: &Engine) {
     assert_eq!(warm.usage(&location()).await.expect("a read").daily.remaining, 200_000 - taken);
 }
 
-pub(crate) async fn a_store_that_is_gone_refuses_all(engine: &Engine) {
+pub(crate) async fn without_a_store_nothing_is_permitted(engine: &Engine) {
     let clock = Clock::manual(START);
     let missing = Table { name: "no-such-table".into(), ..engine.table().await };
-    let quota = process(engine, &missing, &clock, TEN_SECONDS).0;
-    let answers = futures_util::future::join_all((0..5).map(|_| async { quota.take(&location(), None).await })).await;
-    assert!(answers.iter().all(|answer| matches!(answer, Err(QuotaError::Store(_)))), "{answers:?}");
+    let limiter = process(engine, &missing, &clock, TEN_SECONDS).0;
+    let answers = futures_util::future::join_all((0..5).map(|_| async { limiter.take(&location(), None).await })).await;
+    assert!(answers.iter().all(|answer| matches!(answer, Err(LimiterError::Store(_)))), "{answers:?}");
 }
 
 /// Bytes of an attribute's value, by the rules of "DynamoDB item sizes and formats" in the developer guide.

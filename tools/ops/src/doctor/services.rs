@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use shared::domain::clock::Clock;
-use shared::http_client::{Failure, Limits};
+use shared::http_client::{ResponseLimits, SendError};
 
 use super::Finding;
 use crate::stack::Stack;
@@ -63,14 +63,14 @@ fn clock(stack: &Stack) -> Finding {
 /// Checks that the platform answers. The request has no token, so a refusal is expected.
 async fn platform(stack: &Stack) -> Finding {
     let (what, url) = ("platform", &stack.app.config.api_url);
-    match stack.app.connections.get(url, Limits { time: TIMEOUT, body: MAX_BODY }).await {
+    match stack.app.connections.get(url, ResponseLimits { time: TIMEOUT, body: MAX_BODY }).await {
         Ok(answer) if answer.status.is_server_error() => {
             let advice = "see the platform's status page; stored tokens stay valid meanwhile";
             Finding::warn(what, format!("{url} answers {}", answer.status), advice)
         }
         Ok(_) => Finding::ok(what, format!("{url} answers")),
         Err(failure) => {
-            let why = if matches!(failure, Failure::TimedOut) { "no answer in 10 s" } else { "not reached" };
+            let why = if matches!(failure, SendError::TimedOut) { "no answer in 10 s" } else { "not reached" };
             let advice = "check this machine's network, then the platform's status page";
             Finding::fail(what, format!("{url}: {why}"), advice)
         }

@@ -1,0 +1,124 @@
+//! Chosen worlds: the cost of a permit in calls, load near the limit, clocks that differ, and shares.
+
+use std::time::Duration;
+
+use super::world::{Arrival, World, four_processes};
+
+/// `count` requests at the same instant, in turns over `processes`.
+fn volley(at: i64, count: usize, processes: usize, within_share: bool) -> impl Iterator<Item = Arrival> + Clone {
+    (0..count).map(move |i| Arrival { at, process: i % processes, within_share })
+}
+
+/// The choice of the process, of four, that a request comes to.
+#[derive(Clone, Copy, PartialEq)]
+enum Choice {
+    InTurns,
+    ByChance,
+    /// One process, except for this part of the requests.
+    MostlyOne(f64),
+}
+
+/// Requests at `per_second`, evenly or by chance, over four processes.
+fn traffic(per_second: f64, seconds: f64, choice: Choice) -> Vec<Arrival> {
+    let mut random = fastrand::Rng::with_seed(5);
+    let (mut at, mut arrivals) = (0.0, Vec::new());
+    while at < seconds {
+        at += if choice == Choice::InTurns { 1.0 } else { -(1.0 - random.f64()).ln() } / per_second;
+        let process = match choice {
+            Choice::InTurns => arrivals.len() % 4,
+            Choice::ByChance => random.usize(0..4),
+            Choice::MostlyOne(others) => {
+                if random.f64() < others {
+                    random.usize(1..4)
+                } else {
+                    0
+                }
+            }
+        };
+        let at = Duration::from_secs_f64(at).as_millis().try_into().expect("short");
+        arrivals.push(Arrival { at, process, within_share: false });
+    }
+    arrivals
+}
+
+#[test]
+fn an_admitted_request_costs_little_more_than_one_call() {
+    let bursts = (0..20).flat_map(|i| volley(i * 11_000, 100, 4, false)).collect();
+    let spread = (0..20).flat_map(|i| (0..10).flat_map(move |j| volley(i * 11_000 + j * 40, 10, 4, false))).collect();
+    for (name, arrivals, most) in [
+        ("sparse, even", traffic(8.0, 300.0, Choice::InTurns), 1.05),
+        ("sparse, by chance", traffic(8.0, 300.0, Choice::ByChance), 1.05),
+        ("near the limit, even", traffic(9.5, 300.0, Choice::InTurns), 1.05),
+        ("near the limit, by chance", traffic(9.5, 300.0, Choice::ByChance), 1.10),
+        ("a few", traffic(0.3, 300.0, Choice::ByChance), 1.05),
+        ("mostly one, 1 of 10 others", traffic(8.0, 300.0, Choice::MostlyOne(0.1)), 1.05),
+        ("mostly one, 1 of 100 others", traffic(8.0, 300.0, Choice::MostlyOne(0.01)), 1.05),
+        ("bursts of 100", bursts, 1.05),
+        ("bursts of 100 within half a second", spread, 1.05),
+    ] {
+        let is_even = name.ends_with("even");
+        let record = four_processes(arrivals, false).run();
+        let calls = record.calls_per_admitted();
+        assert!(calls <= most, "{name}: {calls:.3} calls, {} failed", record.failed);
+        assert!(record.most_in_any(10_000) <= 100, "{name}");
+        assert!(!is_even || record.refused * 50 < record.sent.len(), "{name}: {} refused", record.refused);
+    }
+}
+
+#[test]
+fn under_pressure_nearly_all_that_may_leave_does() {
+    let arrivals = (0..40).flat_map(|at| volley(at, 10, 4, false)).collect();
+    let record = four_processes(arrivals, true).run();
+    let first = record.sent[0].at;
+    let in_25_seconds = record.sent.iter().filter(|sent| sent.at < first + 25_000).count();
+    assert_eq!((in_25_seconds, record.most_in_any(10_000)), (300, 100));
+    assert!(record.failed > 0, "the processes did not compete");
+
+    // A permit is counted for 10.5 to 10.7 s instead of 10, so about 94 of 100 evenly spread requests are admitted.
+    let steady = four_processes(traffic(12.0, 120.0, Choice::InTurns), false).run();
+    assert!(steady.sent.len() >= 1_120, "{} of 1200", steady.sent.len());
+    assert!(steady.most_in_any(10_000) <= 100);
+}
+
+/// The most requests in any 10 s from two processes whose clocks are `apart` ms apart and that always want permits.
+fn at_most_with_clocks_apart(apart: i64) -> usize {
+    let arrivals = (0..60_000).step_by(5).flat_map(|at| volley(at, 2, 2, false)).collect();
+    let worlds = (0..20).map(|seed| {
+        let clocks = vec![-apart / 2, apart - apart / 2];
+        World { clocks, latency: 40, seed, ..four_processes(Vec::clone(&arrivals), false) }
+    });
+    worlds.map(|world| world.run().most_in_any(10_000)).max().expect("some")
+}
+
+#[test]
+fn the_limit_holds_to_the_edge_of_the_clock_tolerance_and_not_beyond() {
+    let edge = four_processes(Vec::new(), false).clock_tolerance();
+    assert_eq!(edge, 300);
+    assert_eq!(at_most_with_clocks_apart(0), 100);
+    assert_eq!(at_most_with_clocks_apart(edge), 100);
+    let beyond = at_most_with_clocks_apart(1_000);
+    assert!(beyond > 100, "{beyond} with clocks that are 1 s apart: the oracle is blind");
+}
+
+#[test]
+fn a_share_holds_for_requests_that_waited_behind_a_full_resource() {
+    // Others use up the resource. Ten requests of the share wait for it, and nine more wait for the share, whose first
+    // permits expire 0.2 s before the resource has places.
+    let full = volley(0, 100, 1, false);
+    for waited in [100, 300, 1_000, 5_000, 9_000, 10_000] {
+        let arrivals = full.clone().chain(volley(waited, 10, 2, true)).chain(volley(waited + 50, 9, 2, true));
+        let world = World { clocks: vec![0; 2], ..four_processes(arrivals.collect(), true) };
+        let record = world.run();
+        assert_eq!((record.sent.len(), record.most_of_share()), (119, 10), "{waited}: {record:?}");
+        assert!(record.exchanged > 0, "{waited}: no permit of the share was too old");
+    }
+}
+
+#[test]
+fn a_share_wastes_no_permit_of_its_resource() {
+    let arrivals = (0..60_000).step_by(150).flat_map(|at| volley(at, 1, 3, true)).collect();
+    let world = World { clocks: vec![0; 3], share: 10, ..four_processes(arrivals, false) };
+    let record = world.run();
+    assert!(record.refused > 300 && record.sent.len() > 50, "{} sent, {} refused", record.sent.len(), record.refused);
+    assert_eq!((record.counted as usize, record.most_of_share()), (record.sent.len(), 10));
+}

@@ -1,0 +1,100 @@
+//! Worlds to simulate, and the oracle: the record of the requests that left.
+
+use std::time::Duration;
+
+use crate::domain::limits::Limits;
+use crate::limiter::window::Window;
+
+/// A request that comes to a process.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrival {
+    /// Milliseconds after the start.
+    pub(super) at: i64,
+    pub(super) process: usize,
+    /// True if it needs a permit of the share, too.
+    pub(super) within_share: bool,
+}
+
+/// A world to simulate. Times in milliseconds.
+#[derive(Clone, Debug)]
+pub(super) struct World {
+    pub(super) limits: Limits,
+    /// The burst limit of the share, in 10 s.
+    pub(super) share: u32,
+    /// Difference between the clock of each process and true time.
+    pub(super) clocks: Vec<i64>,
+    pub(super) arrivals: Vec<Arrival>,
+    /// The longest way to the store and back.
+    pub(super) latency: i64,
+    /// Of a hundred answers of the store, this many are lost.
+    pub(super) lost: u32,
+    /// Of a hundred writes, this many are planned without a memory.
+    pub(super) forgetful: u32,
+    /// True if requests wait; else they are refused if no permit is available.
+    pub(super) patient: bool,
+    pub(super) seed: u64,
+}
+
+/// Four processes whose clocks agree, with 100 requests in 10 s.
+pub(super) fn four_processes(arrivals: Vec<Arrival>, patient: bool) -> World {
+    let limits = Limits { burst: 100, interval: Duration::from_secs(10), daily: 200_000 };
+    World { limits, share: 10, clocks: vec![0; 4], arrivals, latency: 6, lost: 0, forgetful: 0, patient, seed: 11 }
+}
+
+impl World {
+    /// The limits of a share.
+    pub(super) fn share_limits(&self) -> Limits {
+        Limits { burst: self.share, interval: Duration::from_secs(10), daily: u32::MAX }
+    }
+
+    pub(super) fn clock_tolerance(&self) -> i64 {
+        Window::new(self.limits.interval).clock_tolerance_ms()
+    }
+}
+
+/// A request that left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Sent {
+    /// In true time.
+    pub(super) at: i64,
+    pub(super) within_share: bool,
+}
+
+/// The record of a run.
+#[derive(Debug, Default)]
+pub(super) struct Record {
+    /// Ascending.
+    pub(super) sent: Vec<Sent>,
+    pub(super) refused: usize,
+    /// Writes that the store received.
+    pub(super) calls: usize,
+    /// Writes of waiter queues whose condition failed.
+    pub(super) failed: usize,
+    /// Permits of the share that were too old to send on, and were exchanged.
+    pub(super) exchanged: usize,
+    /// Permits of the resource that the day counts.
+    pub(super) counted: u32,
+}
+
+impl Record {
+    /// The most requests that left in any `interval`.
+    pub(super) fn most_in_any(&self, interval: i64) -> usize {
+        most_in_any(interval, self.sent.iter())
+    }
+
+    /// The most requests of the share that left in any 10 s.
+    pub(super) fn most_of_share(&self) -> usize {
+        most_in_any(10_000, self.sent.iter().filter(|sent| sent.within_share))
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a ratio of small numbers")]
+    pub(super) fn calls_per_admitted(&self) -> f64 {
+        self.calls as f64 / self.sent.len() as f64
+    }
+}
+
+fn most_in_any<'a>(interval: i64, sent: impl Iterator<Item = &'a Sent>) -> usize {
+    let sent: Vec<i64> = sent.map(|sent| sent.at).collect();
+    let within = |(i, at): (usize, &i64)| i + 1 - sent.partition_point(|sent| *sent <= at - interval);
+    sent.iter().enumerate().map(within).max().unwrap_or(0)
+}
