@@ -1,13 +1,13 @@
-//! Writes every page to a folder, to be looked at and checked: `cargo run -p callback --example pages -- <folder>`.
-//! Each stands there twice, without a brand and, in the folder `branded`, with one.
+//! Writes every page to a folder, for review and checks: `cargo run -p callback --example pages -- <folder>`. The folder
+//! `branded` inside it has the same pages with a brand.
 
 use std::path::PathBuf;
 use std::{env, fs, io};
 
-use callback::authorize::Entrance;
+use callback::authorize::Marketplace;
 use callback::done::Done;
-use callback::failure::Failure;
-use callback::pages::{self, Surroundings};
+use callback::failure::InstallFailure;
+use callback::pages::{self, PageContext};
 use callback::public_url::PublicUrl;
 use lambda_http::{Body, Response};
 use shared::config::{Authorization, Brand, Colour, InstallChoice, MarketplaceInstalls};
@@ -15,7 +15,7 @@ use shared::domain::resource::Kind;
 use url::Url;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let folder = env::args_os().nth(1).map(PathBuf::from).ok_or("which folder?")?;
+    let folder = env::args_os().nth(1).map(PathBuf::from).ok_or("usage: pages <folder>")?;
     let config = Authorization {
         marketplace: Url::parse("https://marketplace.gohighlevel.com")?,
         path: "/oauth/chooselocation".into(),
@@ -32,20 +32,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         support: Some(Url::parse("mailto:help@example.com?subject=Installing the app")?),
     };
     let public = PublicUrl::of(None, Some("connect.example.com"), None, "/")?;
-    let entrance = Entrance::Standard;
+    let marketplace = Marketplace::Standard;
     let request_id = "8476a536-e9f4-11e8-9739-2dfe598c3fcd";
     for (folder, brand) in [(folder.clone(), &Brand::default()), (folder.join("branded"), &brand)] {
-        let around = Surroundings { config: &config, brand, public: Some(&public), entrance, request_id };
+        let context = PageContext { config: &config, brand, public: Some(&public), marketplace, request_id };
         fs::create_dir_all(&folder)?;
         let write = |name: &str, page: Response<Body>| -> io::Result<()> {
             fs::write(folder.join(format!("{name}.html")), page.into_body())
         };
         for kind in [None, Some(Kind::Location), Some(Kind::Company)] {
-            write(kind.map_or("done", Kind::as_str), pages::done(Done { kind, entrance }, around))?;
+            write(kind.map_or("done", Kind::as_str), pages::done(Done { kind, marketplace }, context))?;
         }
-        write("choice", pages::choice(around))?;
-        for failure in Failure::ALL {
-            write(&format!("{failure:?}"), pages::failure(failure, around))?;
+        write("choice", pages::choice(context))?;
+        for failure in InstallFailure::ALL {
+            write(&format!("{failure:?}"), pages::failure(failure, context))?;
         }
     }
     Ok(())

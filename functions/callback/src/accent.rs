@@ -1,4 +1,4 @@
-//! A brand's colour on a button that can be read and seen, whatever the colour is.
+//! The colours of a button in a brand's colour. The button has enough contrast with every colour.
 //!
 //! Contrast is WCAG 2.2's (relative luminance of sRGB): 4.5 for the button's words (success criterion 1.4.3), 3 between
 //! the button and the card it stands on (1.4.11).
@@ -7,16 +7,16 @@ use std::fmt;
 
 use shared::config::Colour;
 
-/// The card of `page.css` in the light scheme.
+/// Background of the card in `page.css`, light scheme.
 const LIGHT_CARD: Colour = Colour { rgb: [0xff, 0xff, 0xff] };
-/// The card of `page.css` in the dark scheme.
+/// Background of the card in `page.css`, dark scheme.
 const DARK_CARD: Colour = Colour { rgb: [0x1a, 0x1f, 0x26] };
 
 const WHITE: Colour = Colour { rgb: [0xff; 3] };
 const BLACK: Colour = Colour { rgb: [0; 3] };
 
-/// Least contrast between the button and its surroundings.
-const SEEN: f64 = 3.0;
+/// The lowest contrast ratio between the button's edge and the card.
+const MIN_EDGE_CONTRAST: f64 = 3.0;
 
 /// A button's three colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,20 +27,20 @@ struct Button {
 }
 
 impl Button {
-    /// The brand's colour as it is, with an edge that is moved towards black or white as far as it must be to be seen
-    /// on `card`.
+    /// Fills the button with `accent` unchanged. Moves the edge's colour towards black or white until it has the lowest
+    /// contrast ratio with `card`.
     fn on(card: Colour, accent: Colour) -> Self {
         let away = if contrast(card, WHITE) > contrast(card, BLACK) { WHITE } else { BLACK };
-        let seen = |edge: &Colour| contrast(*edge, card) >= SEEN;
+        let seen = |edge: &Colour| contrast(*edge, card) >= MIN_EDGE_CONTRAST;
         let edge = (0..=20).map(|step| mixed(accent, away, f64::from(step) / 20.0)).find(seen).unwrap_or(away);
-        // One of the two has a contrast of 4.58 or more to any colour: their product is always 21.
+        // The two contrast ratios always multiply to 21, so the larger one is at least 4.58.
         let text = if contrast(accent, WHITE) >= contrast(accent, BLACK) { WHITE } else { BLACK };
         Self { back: accent, edge, text }
     }
 }
 
 impl fmt::Display for Button {
-    /// As custom properties of `page.css`.
+    /// Writes the custom properties of `page.css`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, Colour { rgb }) in [("accent", self.back), ("edge", self.edge), ("on-accent", self.text)] {
             write!(f, "--{name}:#{};", hex::encode(rgb))?;
@@ -49,7 +49,7 @@ impl fmt::Display for Button {
     }
 }
 
-/// The style that goes after `page.css`.
+/// The style rules that follow `page.css`.
 #[must_use]
 pub fn style(accent: Colour) -> String {
     let (light, dark) = (Button::on(LIGHT_CARD, accent), Button::on(DARK_CARD, accent));
@@ -64,7 +64,7 @@ fn mixed(from: Colour, to: Colour, share: f64) -> Colour {
     Colour { rgb: [channel(0), channel(1), channel(2)] }
 }
 
-/// The channel's value nearest to a number between 0 and 255.
+/// Rounds to the nearest value of a channel. `value` is between 0 and 255.
 fn nearest(value: f64) -> u8 {
     (0..=u8::MAX).find(|channel| f64::from(*channel) + 0.5 > value).unwrap_or(u8::MAX)
 }
@@ -96,12 +96,12 @@ mod tests {
     }
 
     #[test]
-    fn a_colour_that_can_be_seen_stays_as_it_is() {
+    fn a_colour_with_enough_contrast_is_not_changed() {
         let blue = Colour { rgb: [0x1d, 0x4e, 0xd8] };
         assert_eq!(Button::on(LIGHT_CARD, blue), Button { back: blue, edge: blue, text: WHITE });
         let yellow = Colour { rgb: [0xff, 0xd6, 0x0a] };
         assert_eq!(Button::on(DARK_CARD, yellow), Button { back: yellow, edge: yellow, text: BLACK });
-        assert_ne!(Button::on(LIGHT_CARD, yellow).edge, yellow, "yellow on white has no edge of its own");
+        assert_ne!(Button::on(LIGHT_CARD, yellow).edge, yellow, "yellow on white needs a darker edge");
     }
 
     #[test]
@@ -115,10 +115,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_colour_can_be_read_and_seen(rgb in any::<[u8; 3]>()) {
+        fn every_colour_has_enough_contrast(rgb in any::<[u8; 3]>()) {
             for card in [LIGHT_CARD, DARK_CARD] {
                 let button = Button::on(card, Colour { rgb });
-                prop_assert!(contrast(button.edge, card) >= SEEN, "{button:?}");
+                prop_assert!(contrast(button.edge, card) >= MIN_EDGE_CONTRAST, "{button:?}");
                 prop_assert!(contrast(button.back, button.text) >= 4.5, "{button:?}");
             }
         }

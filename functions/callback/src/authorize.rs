@@ -1,4 +1,4 @@
-//! The link to the marketplace's authorization page (RFC 6749 section 4.1.1, with the platform's own parameters).
+//! The link to the marketplace's authorization page: RFC 6749 section 4.1.1, with the platform's own parameters.
 
 use std::time::Duration;
 
@@ -6,40 +6,43 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use shared::config::{Authorization, is_loopback};
 use url::Url;
 
-/// The time that an admin may take over the consent page. The state and the browser's cookie last so long.
+/// The time that an admin has on the consent page. The state and the browser's cookie expire after it.
 pub const CONSENT_TIME: Duration = Duration::from_mins(30);
 
-/// The white label of the marketplace: the same pages under a host without the vendor's brand.
+/// The white-label host of the marketplace: the same pages without the vendor's brand.
 const WHITE_LABEL: &str = "https://marketplace.leadconnectorhq.com";
 
-/// Everything but RFC 3986's unreserved characters. A space becomes `%20` and not `+`: every decoder knows that one.
+/// Encodes all but the unreserved characters of RFC 3986. A space becomes `%20`, which every decoder understands, and
+/// not `+`.
 const VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Which of the marketplace's hosts an admin comes through.
+/// A host of the marketplace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entrance {
-    /// The configured one.
+pub enum Marketplace {
+    /// The configured host.
     Standard,
-    /// The white label.
+    /// The white-label host.
     WhiteLabel,
 }
 
-/// The marketplace's address at an entrance. A marketplace on this machine is its own white label.
-#[must_use]
-pub fn marketplace(config: &Authorization, entrance: Entrance) -> Url {
-    let standard = config.marketplace.clone();
-    match entrance {
-        Entrance::Standard => standard,
-        Entrance::WhiteLabel if is_loopback(&standard) => standard,
-        Entrance::WhiteLabel => Url::parse(WHITE_LABEL).unwrap_or(standard),
+impl Marketplace {
+    /// The base URL of this host. A configured marketplace on loopback serves as its own white label.
+    #[must_use]
+    pub fn url(self, config: &Authorization) -> Url {
+        let standard = config.marketplace.clone();
+        match self {
+            Self::Standard => standard,
+            Self::WhiteLabel if is_loopback(&standard) => standard,
+            Self::WhiteLabel => Url::parse(WHITE_LABEL).unwrap_or(standard),
+        }
     }
 }
 
-/// Where the browser is sent to give consent.
+/// The URL of the consent page. Absent settings add no parameter.
 #[must_use]
 pub fn authorization_url(
     config: &Authorization,
-    entrance: Entrance,
+    marketplace: Marketplace,
     client_id: &str,
     redirect_uri: &str,
     state: &str,
@@ -57,7 +60,7 @@ pub fn authorization_url(
         .into_iter()
         .filter_map(|(name, value)| Some(format!("{name}={}", utf8_percent_encode(value?, VALUE))))
         .collect();
-    let mut url = marketplace(config, entrance);
+    let mut url = marketplace.url(config);
     url.set_path(&config.path);
     url.set_query(Some(&query.join("&")));
     url
@@ -82,9 +85,9 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_is_not_set_is_not_in_the_link() {
+    fn an_absent_setting_adds_no_parameter() {
         let config = config("https://marketplace.gohighlevel.com");
-        let url = authorization_url(&config, Entrance::Standard, "app-v1", "https://x.example/oauth/callback", "s");
+        let url = authorization_url(&config, Marketplace::Standard, "app-v1", "https://x.example/oauth/callback", "s");
         assert_eq!(
             url.as_str(),
             "https://marketplace.gohighlevel.com/oauth/chooselocation?response_type=code\
@@ -93,7 +96,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn all_that_is_set_is_in_the_link_and_stays_one_value() {
+    fn each_setting_is_one_encoded_parameter() {
         let config = Authorization {
             scopes: Some("contacts.readonly contacts.write&x=1".into()),
             version_id: Some("v 1".into()),
@@ -101,7 +104,7 @@ pub(crate) mod tests {
             path: "/v2/oauth/chooselocation".into(),
             ..config("https://marketplace.gohighlevel.com")
         };
-        let url = authorization_url(&config, Entrance::Standard, "app", "https://x.example/", "s+/=");
+        let url = authorization_url(&config, Marketplace::Standard, "app", "https://x.example/", "s+/=");
         assert_eq!(url.path(), "/v2/oauth/chooselocation");
         let query = url.query().expect("a query");
         assert!(query.contains("scope=contacts.readonly%20contacts.write%26x%3D1&state=s%2B%2F%3D"), "{query}");
@@ -115,7 +118,7 @@ pub(crate) mod tests {
             ("https://marketplace.example.com", "marketplace.leadconnectorhq.com"),
             ("http://127.0.0.1:9999", "127.0.0.1"),
         ] {
-            let url = authorization_url(&config(configured), Entrance::WhiteLabel, "app", "https://x.example/", "s");
+            let url = authorization_url(&config(configured), Marketplace::WhiteLabel, "app", "https://x.example/", "s");
             assert_eq!(url.host_str(), Some(host), "{configured}");
         }
     }

@@ -1,7 +1,7 @@
-//! The browser that an installation was started in, known again by a cookie.
+//! The cookie that identifies the browser in which an installation was started.
 //!
-//! All tabs of one browser share the value, so that several installations can be under way at once. On TLS the
-//! `__Host-` prefix keeps other hosts of the domain from planting one (RFC 6265bis section 4.1.3.2).
+//! All tabs of one browser share the cookie, so one browser can run several installations at once. On TLS, the
+//! `__Host-` prefix stops other hosts of the domain from setting the cookie (RFC 6265bis section 4.1.3.2).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,18 +13,18 @@ use crate::public_url::PublicUrl;
 
 const BYTES: usize = 32;
 
-/// A secret of one browser. A state is valid only together with the browser that it was signed for.
+/// The secret of one browser. A state is valid only in the browser that it was signed for.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Browser([u8; BYTES]);
 
 impl Browser {
-    /// A browser that was not here before.
+    /// A browser without our cookie: makes a new secret.
     #[must_use]
     pub fn new() -> Self {
         Self(random::bytes())
     }
 
-    /// The browser by its cookies. Where the cookie is there twice, the one that browsers send first counts.
+    /// Finds the browser's secret in its cookies. If the cookie is repeated, the first one counts.
     pub fn known<'a>(cookies: impl Iterator<Item = &'a str>, public: &PublicUrl) -> Option<Self> {
         let name = name(public);
         cookies
@@ -33,21 +33,21 @@ impl Browser {
             .find_map(|cookie| URL_SAFE_NO_PAD.decode(cookie.value()).ok()?.try_into().ok().map(Self))
     }
 
-    /// The value of `Set-Cookie`. It lasts as long as a state that is made now, and begins anew with each answer that sets
-    /// it, so that a repeat of a redirect is known some time after its installation.
+    /// The value of `Set-Cookie`. The cookie lasts as long as a state that is made now. Each response that sets the cookie
+    /// renews its time, so a repeated redirect is recognised for some time after the installation.
     #[must_use]
     pub fn cookie(&self, public: &PublicUrl) -> String {
         Cookie::build((name(public), URL_SAFE_NO_PAD.encode(self.0)))
             .path("/")
             .http_only(true)
-            // Lax and not Strict: the redirect comes from the marketplace's site.
+            // Lax, because the redirect is a navigation from the marketplace's site. Strict would drop the cookie.
             .same_site(SameSite::Lax)
             .secure(public.is_secure())
             .max_age(cookie::time::Duration::try_from(CONSENT_TIME).unwrap_or_default())
             .to_string()
     }
 
-    /// The secret value, to be signed and never shown.
+    /// The secret. A state's signature covers it; it must not be logged or shown.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.0
@@ -60,7 +60,7 @@ impl Default for Browser {
     }
 }
 
-/// Browsers take the prefix on TLS only, and loopback has none.
+/// Name of the cookie. Browsers accept the `__Host-` prefix on TLS only, and loopback has no TLS.
 fn name(public: &PublicUrl) -> &'static str {
     if public.is_secure() { "__Host-relay-install" } else { "relay-install" }
 }
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_browser_is_known_again_by_its_cookie() {
+    fn a_browser_is_recognised_by_its_cookie() {
         let public = public("connect.example.com");
         let browser = Browser::new();
         let set = browser.cookie(&public);
@@ -89,13 +89,13 @@ mod tests {
     }
 
     #[test]
-    fn loopback_has_neither_prefix_nor_secure() {
+    fn a_loopback_cookie_has_no_prefix_and_no_secure_attribute() {
         let set = Browser::new().cookie(&public("localhost:8080"));
         assert!(set.starts_with("relay-install=") && !set.contains("Secure"), "{set}");
     }
 
     #[test]
-    fn a_cookie_that_is_none_of_ours_is_nobody() {
+    fn a_foreign_or_malformed_cookie_identifies_no_browser() {
         let public = public("connect.example.com");
         for odd in
             ["", "=", "__Host-relay-install", "__Host-relay-install=", "__Host-relay-install=AAAA", "relay-install=x"]

@@ -1,19 +1,19 @@
-//! What the page after an installation has to know. It travels in that page's URL, so it is nothing but two markers:
-//! whoever changes them sees other words and nothing else.
+//! The parameters of the page after an installation. They are two markers in the page's URL. A changed marker changes
+//! the page's text and nothing else.
 
 use shared::domain::resource::Kind;
 
-use crate::authorize::Entrance;
+use crate::authorize::Marketplace;
 use crate::query::parameter;
 use crate::route;
 
-/// An installation that is finished.
+/// A finished installation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Done {
-    /// What was connected; unknown where someone opened the page by hand.
+    /// The kind of resource that was connected. `None` if the URL does not name it.
     pub kind: Option<Kind>,
-    /// Through which of the marketplace's hosts.
-    pub entrance: Entrance,
+    /// The marketplace host that the installation was started on.
+    pub marketplace: Marketplace,
 }
 
 impl Done {
@@ -22,13 +22,13 @@ impl Done {
     pub fn path(self) -> String {
         let markers = [
             self.kind.map(|kind| format!("for={}", kind.as_str())),
-            (self.entrance == Entrance::WhiteLabel).then(|| "via=white-label".to_owned()),
+            (self.marketplace == Marketplace::WhiteLabel).then(|| "via=white-label".to_owned()),
         ];
         let query: Vec<_> = markers.into_iter().flatten().collect();
         if query.is_empty() { route::DONE.to_owned() } else { format!("{}?{}", route::DONE, query.join("&")) }
     }
 
-    /// Reads the query of the page. What is not one of the known markers counts as absent.
+    /// Reads the query of the page. An unknown marker counts as absent.
     #[must_use]
     pub fn read(query: &str) -> Self {
         let marker = |name| parameter(query, name).ok().flatten();
@@ -38,7 +38,7 @@ impl Done {
             _ => None,
         };
         let white_label = marker("via").as_deref() == Some("white-label");
-        Self { kind, entrance: if white_label { Entrance::WhiteLabel } else { Entrance::Standard } }
+        Self { kind, marketplace: if white_label { Marketplace::WhiteLabel } else { Marketplace::Standard } }
     }
 }
 
@@ -47,16 +47,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn markers_come_back_and_anything_else_is_nothing() {
+    fn known_markers_are_read_and_others_are_ignored() {
         for kind in [None, Some(Kind::Location), Some(Kind::Company)] {
-            for entrance in [Entrance::Standard, Entrance::WhiteLabel] {
-                let done = Done { kind, entrance };
+            for marketplace in [Marketplace::Standard, Marketplace::WhiteLabel] {
+                let done = Done { kind, marketplace };
                 let path = done.path();
                 let query = path.split_once('?').map_or("", |(_, query)| query);
                 assert_eq!(Done::read(query), done, "{path}");
             }
         }
-        let nothing = Done { kind: None, entrance: Entrance::Standard };
+        let nothing = Done { kind: None, marketplace: Marketplace::Standard };
         for query in ["for=<script>", "for=company&for=company", "for=Company", "via=x", "%00"] {
             assert_eq!(Done::read(query), nothing, "{query}");
         }

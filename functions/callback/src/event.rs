@@ -1,4 +1,4 @@
-//! The parts of a browser's request that the pages need, and the responses to it.
+//! The parts of a browser's request that the pages need, and the common headers of the responses.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use lambda_http::{Body, Request, Response};
 use shared::domain::clock::Millis;
 use shared::lambda::gateway::{self, header};
 
-/// Returns true if the browser fetches the page before anyone asked for it (Fetch standard, `Sec-Purpose`; older
-/// browsers say `Purpose` or `X-Moz`).
+/// Returns true if the browser fetches the page before the user opens it (Fetch standard, `Sec-Purpose`; older browsers
+/// send `Purpose` or `X-Moz`).
 #[must_use]
 pub fn is_prefetch(request: &Request) -> bool {
     ["sec-purpose", "purpose", "x-purpose", "x-moz"]
@@ -24,38 +24,37 @@ pub fn cookies(request: &Request) -> impl Iterator<Item = &str> {
     lines.flat_map(|line| line.split(';')).map(str::trim)
 }
 
-/// The longest time that a request is on its way from API Gateway to this function, which is the longest that API Gateway
-/// waits for an answer.
-const LONGEST_WAY: Duration = Duration::from_secs(30);
+/// The longest time between the arrival at API Gateway and the arrival here: API Gateway's own time-out.
+const MAX_TRANSIT: Duration = Duration::from_secs(30);
 
-/// The origin of a request, and the time of its arrival.
+/// The client of a request, and the time of the request's arrival.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sender {
-    /// The network address as API Gateway saw it. Empty if API Gateway gives none.
+    /// The network address that API Gateway reports. Empty if absent.
     pub address: String,
-    /// `User-Agent`; empty where there is none.
+    /// The `User-Agent`. Empty if absent.
     pub user_agent: String,
-    /// The time at which API Gateway received the request. The present if API Gateway gives none or an impossible one.
+    /// The time at which API Gateway received the request. The current time if that is absent or implausible.
     pub arrived_at: Millis,
 }
 
 impl Sender {
-    /// Reads the context that API Gateway adds to a request. No member of it is needed for an answer: an odd one counts as
+    /// Reads the context that API Gateway adds to a request. Every member is optional: a malformed member counts as
     /// absent.
     #[must_use]
     pub fn read(request: &Request, now: Millis) -> Self {
         let context = gateway::context(request);
-        let told = context.map(|context| Millis(context.time_epoch));
+        let received = context.map(|context| Millis(context.time_epoch));
         Self {
             address: context.and_then(|context| context.http.source_ip.clone()).unwrap_or_default(),
             user_agent: header(request, "user-agent").unwrap_or_default().to_owned(),
-            arrived_at: told.filter(|at| *at <= now && now.since(*at) <= LONGEST_WAY).unwrap_or(now),
+            arrived_at: received.filter(|at| *at <= now && now.since(*at) <= MAX_TRANSIT).unwrap_or(now),
         }
     }
 }
 
-/// A response with the headers that every response of this function has: browsers and proxies do not keep it, guess its
-/// type, frame it, index it, or send its address to the next site.
+/// A response with the headers that every response of this function has. They forbid browsers and proxies to store the
+/// page, guess its type, frame it, index it, or send its URL to the next site.
 #[must_use]
 pub fn response(status: StatusCode, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
@@ -72,7 +71,7 @@ pub fn response(status: StatusCode, body: Body) -> Response<Body> {
     response
 }
 
-/// The same with one more header. A value that HTTP does not allow is left out.
+/// Adds a header to a response. Drops a value that HTTP does not allow.
 #[must_use]
 pub fn with_header(mut response: Response<Body>, name: HeaderName, value: &str) -> Response<Body> {
     if let Ok(value) = HeaderValue::from_str(value) {
@@ -106,7 +105,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_sender_is_what_the_gateway_says_and_nothing_odd() {
+    fn a_sender_is_read_and_implausible_times_are_ignored() {
         let now = Millis(1_800_000_000_000);
         for (time, at) in
             [(now.0 - 700, now - Duration::from_millis(700)), (now.0 + 1, now), (1_583_348_638_390_i64, now), (0, now)]
@@ -121,7 +120,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_prefetch_is_known_by_its_header() {
+    fn a_prefetch_is_recognised_by_its_header() {
         for (name, value, expected) in [
             ("Sec-Purpose", "prefetch;prerender", true),
             ("x-moz", "prefetch", true),
@@ -133,7 +132,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn cookies_are_found_one_by_one() {
+    fn cookies_are_read_from_both_forms() {
         let apart = request(&json!({ "cookies": ["a=1", "b=\u{e9}", "c=3; d=4"] }), &json!({}));
         assert_eq!(cookies(&apart).collect::<Vec<_>>(), ["a=1", "b=\u{e9}", "c=3", "d=4"]);
         let in_header = request(&json!({ "headers": { "Cookie": "b=2; c=3" } }), &json!({}));
@@ -142,7 +141,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_header_value_that_http_does_not_allow_is_left_out() {
+    fn a_header_value_that_http_does_not_allow_is_dropped() {
         let plain = || response(StatusCode::OK, Body::Empty);
         assert_eq!(with_header(plain(), COOKIE, "a").headers().len(), plain().headers().len() + 1);
         assert_eq!(with_header(plain(), COOKIE, "a\nb: c").headers().len(), plain().headers().len());

@@ -1,7 +1,7 @@
-//! Everything that can go wrong between the link and the page that says it worked, each with its status.
+//! The failures of an installation, from the install link to the final page. Each has a status code.
 //!
-//! A failure carries no text at all, so that nothing from a request or an answer can reach a page through it. What
-//! the operator has to know is logged where the failure is decided.
+//! A failure carries no text, so a page cannot show data of a request or of a response. The code that decides on a
+//! failure logs the details for the operator.
 
 use http::StatusCode;
 use shared::install::InstallError;
@@ -11,47 +11,48 @@ use shared::secrets::SecretError;
 use crate::query::Repeated;
 use crate::state::StateError;
 
-/// Why there is no installation.
+/// The reason for an error page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// No such page.
+pub enum InstallFailure {
+    /// The path is no page of this function.
     NotFound,
-    /// Not a `GET`.
+    /// The method is not `GET`.
     MethodNotAllowed,
-    /// A browser looked ahead; the page must not be made before someone asks for it.
+    /// The browser prefetched the page. The page must not be made before the admin opens it.
     Prefetched,
-    /// The request is not one that the marketplace or a link of ours makes.
+    /// The request has parameters that neither the marketplace nor our links produce.
     Malformed,
-    /// The marketplace says that there is no consent.
+    /// The marketplace reports that the admin did not consent.
     NotApproved,
-    /// With state, but the browser has no cookie of ours: blocked, or another browser.
+    /// The request has a state but not our cookie: cookies are blocked, or another browser started the installation.
     BrowserUnknown,
-    /// The state was not made for this browser.
+    /// The state was not signed for this browser.
     StateForeign,
-    /// The consent page was left open for too long.
+    /// The state has expired: the admin left the consent page open for too long.
     StateExpired,
-    /// Without state, and the configuration wants one.
+    /// The request has no state, and the configuration requires one.
     StateRequired,
-    /// The state was used with another code.
+    /// The state was already used with another code.
     StateUsed,
-    /// The platform does not take the code: used, too old or made up. Also where another browser has brought it first.
+    /// The platform refuses the code, because it was used, has expired or was never issued. Also: another browser has
+    /// presented the code first.
     CodeRefused,
-    /// An earlier request with the same redirect has not come to its end.
+    /// An earlier request with the same redirect is still being processed.
     InProgress,
-    /// Too many codes were exchanged within this minute.
+    /// The limit of exchanges in this minute is reached.
     Busy,
-    /// The platform has paused the location.
+    /// The platform has suspended the location.
     Suspended,
-    /// The app's credentials, parameters or our configuration are wrong. Only the app's maker can help.
+    /// The app's credentials or parameters, or our configuration, are wrong. Only the app's maker can repair that.
     Misconfigured,
     /// The platform cannot be reached.
     PlatformUnavailable,
-    /// The store or the secrets cannot be reached.
+    /// The table or Secrets Manager cannot be reached.
     Unavailable,
 }
 
-impl Failure {
-    /// All of them, for pages and tests that go through each.
+impl InstallFailure {
+    /// All variants, for code that iterates over them.
     pub const ALL: [Self; 17] = [
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -72,7 +73,7 @@ impl Failure {
         Self::Unavailable,
     ];
 
-    /// The name in the log and its metric.
+    /// The name in logs and metrics.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -96,7 +97,7 @@ impl Failure {
         }
     }
 
-    /// The failure of that name.
+    /// The failure with this name ([`Self::name`]).
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|failure| failure.name() == name)
@@ -124,7 +125,7 @@ impl Failure {
         }
     }
 
-    /// `Retry-After`, in seconds, where time alone may help.
+    /// The value of `Retry-After`, in seconds. Absent if a retry alone cannot help.
     #[must_use]
     pub fn retry_after(self) -> Option<u32> {
         match self {
@@ -135,20 +136,20 @@ impl Failure {
         }
     }
 
-    /// Whether someone other than the admin has something to repair.
+    /// Returns true if the operator, the app's maker or the platform has to repair something.
     #[must_use]
     pub fn is_ours(self) -> bool {
         matches!(self, Self::Misconfigured | Self::PlatformUnavailable | Self::Unavailable)
     }
 }
 
-impl From<Repeated> for Failure {
+impl From<Repeated> for InstallFailure {
     fn from(_: Repeated) -> Self {
         Self::Malformed
     }
 }
 
-impl From<StateError> for Failure {
+impl From<StateError> for InstallFailure {
     fn from(error: StateError) -> Self {
         match error {
             StateError::Foreign => Self::StateForeign,
@@ -157,7 +158,7 @@ impl From<StateError> for Failure {
     }
 }
 
-impl From<&SecretError> for Failure {
+impl From<&SecretError> for InstallFailure {
     fn from(error: &SecretError) -> Self {
         match error {
             SecretError::Unavailable { .. } => Self::Unavailable,
@@ -166,7 +167,7 @@ impl From<&SecretError> for Failure {
     }
 }
 
-impl From<&ExchangeError> for Failure {
+impl From<&ExchangeError> for InstallFailure {
     fn from(error: &ExchangeError) -> Self {
         match error {
             ExchangeError::CodeRefused => Self::CodeRefused,
@@ -178,11 +179,11 @@ impl From<&ExchangeError> for Failure {
     }
 }
 
-/// What the admin is told where an installation could not be stored: nothing, if it will be stored later.
+/// The failure to show for an installation that could not be stored. `None` if the rescue queue will store it later.
 #[must_use]
-pub fn of_install(error: &InstallError) -> Option<Failure> {
+pub fn of_install(error: &InstallError) -> Option<InstallFailure> {
     match error {
-        InstallError::Store(_) => Some(Failure::Unavailable),
+        InstallError::Store(_) => Some(InstallFailure::Unavailable),
         InstallError::Secret(error) => Some(error.into()),
         InstallError::Rescued => None,
     }
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn each_answer_of_the_token_endpoint_has_its_status() {
+    fn each_error_of_the_token_endpoint_has_its_status() {
         for (error, status, retry_after) in [
             (ExchangeError::CodeRefused, 400, None),
             (ExchangeError::WrongClient, 500, None),
@@ -212,30 +213,30 @@ mod tests {
             (ExchangeError::Secret(unreadable()), 503, Some(15)),
             (ExchangeError::Secret(malformed()), 500, None),
         ] {
-            let failure = Failure::from(&error);
+            let failure = InstallFailure::from(&error);
             assert_eq!((failure.status().as_u16(), failure.retry_after()), (status, retry_after), "{error:?}");
         }
     }
 
     #[test]
-    fn what_will_be_stored_later_is_no_failure() {
+    fn a_rescued_installation_is_no_failure() {
         assert_eq!(of_install(&InstallError::Rescued), None);
         let store = InstallError::Store(StoreError::Unavailable("time-out".into()));
-        assert_eq!(of_install(&store), Some(Failure::Unavailable));
-        assert_eq!(of_install(&InstallError::Secret(malformed())), Some(Failure::Misconfigured));
+        assert_eq!(of_install(&store), Some(InstallFailure::Unavailable));
+        assert_eq!(of_install(&InstallError::Secret(malformed())), Some(InstallFailure::Misconfigured));
     }
 
     #[test]
-    fn names_are_read_back() {
-        for failure in Failure::ALL {
-            assert_eq!(Failure::named(failure.name()), Some(failure));
+    fn a_failure_is_found_by_its_name() {
+        for failure in InstallFailure::ALL {
+            assert_eq!(InstallFailure::named(failure.name()), Some(failure));
         }
-        assert_eq!(Failure::named(""), None);
+        assert_eq!(InstallFailure::named(""), None);
     }
 
     #[test]
-    fn what_only_others_can_repair_is_a_status_of_500_or_more() {
-        for failure in Failure::ALL.into_iter().filter(|f| *f != Failure::Prefetched) {
+    fn failures_that_the_admin_cannot_repair_have_a_5xx_status() {
+        for failure in InstallFailure::ALL.into_iter().filter(|f| *f != InstallFailure::Prefetched) {
             assert_eq!(failure.is_ours(), failure.status().is_server_error(), "{failure:?}");
         }
     }

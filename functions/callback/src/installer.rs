@@ -1,4 +1,4 @@
-//! From a request to a page: asks the pure modules, calls the platform and the store.
+//! The handler of this function's requests: calls the pure modules, the platform and the table, and makes the response.
 
 use http::header::{LOCATION, SET_COOKIE};
 use http::{HeaderName, StatusCode};
@@ -10,35 +10,35 @@ use shared::lambda::gateway;
 use shared::lambda::serve::HttpFunction;
 use shared::table::redirect::Ending;
 
-use crate::authorize::{Entrance, authorization_url};
+use crate::authorize::{Marketplace, authorization_url};
 use crate::browser::Browser;
 use crate::done::Done;
 use crate::event::{Sender, cookies, is_prefetch, response, with_header};
-use crate::failure::{self, Failure};
-use crate::once::{Once, Turn, Visitor};
-use crate::pages::{self, Surroundings};
+use crate::failure::{self, InstallFailure};
+use crate::pages::{self, PageContext};
 use crate::public_url::PublicUrl;
 use crate::query::parameter;
 use crate::redirect::Redirect;
+use crate::redirect_claim::{ArrivingRedirect, NextStep, Visitor};
 use crate::route::{self, Route, route};
 use crate::state::StateKey;
 
-/// The header with the runtime's id of an invocation, by which its log lines are found.
+/// The response header with the Lambda request id, which is also on the log lines of the invocation.
 const REQUEST_ID: HeaderName = HeaderName::from_static("relay-request-id");
 
-/// A response, and its name in the log and its metric.
-type Named = (Response<Body>, &'static str);
+/// A response, and its name in logs and metrics.
+type NamedResponse = (Response<Body>, &'static str);
 
-/// The knowledge about a code that has brought no installation.
+/// The state of a code whose exchange brought no installation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Code {
-    /// It will bring none.
+enum CodeState {
+    /// The code cannot be exchanged any more.
     Spent,
-    /// It may still be good: the platform was not reached, or has not looked at it.
-    PerhapsGood,
+    /// The code may still be valid: the platform was not reached, or did not check the code.
+    MaybeUsable,
 }
 
-/// Installs the app for whoever comes by.
+/// The HTTP handler that installs one app.
 pub struct Installer {
     app: App,
     authorization: Authorization,
@@ -46,7 +46,7 @@ pub struct Installer {
 }
 
 impl Installer {
-    /// An installer for one app.
+    /// A handler for one app.
     #[must_use]
     pub fn new(app: App, authorization: Authorization, brand: Brand) -> Self {
         Self { app, authorization, brand }
@@ -54,36 +54,35 @@ impl Installer {
 
     async fn page(&self, request: &Request, request_id: &str) -> Response<Body> {
         let config = &self.authorization;
-        let context = gateway::context(request);
-        let domain = context.and_then(|context| context.domain_name.as_deref());
+        let domain = gateway::context(request).and_then(|context| context.domain_name.as_deref());
         let public =
             PublicUrl::of(config.public_url.as_ref(), domain, gateway::stage(request), request.raw_http_path());
-        let mut around = Surroundings { public: public.as_ref().ok(), ..self.surroundings(request_id) };
+        let mut page_context = PageContext { public: public.as_ref().ok(), ..self.page_context(request_id) };
         let began = self.app.clock.now();
         let found = route(request, config.public_url.as_ref());
         let installs = matches!(found, Ok(Route::Callback(_))).then_some(1);
         let outcome = match (found, &public) {
             (Err(failure), _) => Err(failure),
-            (Ok(Route::Done), _) => return pages::done(Done::read(query(request)), around),
+            (Ok(Route::Done), _) => return pages::done(Done::read(query(request)), page_context),
             (Ok(_), Err(error)) => {
-                tracing::error!(%error, "no redirect URI can be made");
-                Err(Failure::Misconfigured)
+                tracing::error!(%error, "the redirect URI cannot be made");
+                Err(InstallFailure::Misconfigured)
             }
-            (Ok(Route::Install), Ok(public)) => match self.chosen(request) {
-                Ok(None) => return pages::choice(around),
+            (Ok(Route::Install), Ok(public)) => match self.requested_marketplace(request) {
+                Ok(None) => return pages::choice(page_context),
                 Ok(Some(chosen)) => {
-                    around.entrance = chosen;
-                    self.begin(request, public, chosen).await
+                    page_context.marketplace = chosen;
+                    self.start_install(request, public, chosen).await
                 }
                 Err(failure) => Err(failure),
             },
             (Ok(Route::Callback(path)), Ok(public)) => {
                 let sender = Sender::read(request, began);
-                self.finish(request, path, public, sender, &mut around.entrance).await
+                self.finish_install(request, path, public, sender, &mut page_context.marketplace).await
             }
         };
         let name = outcome.as_ref().map_or_else(|failure| failure.name(), |(_, name)| name);
-        // A failure that is ours to repair was logged with its reason where it was found.
+        // The reason of a failure that is ours was logged where the failure was decided.
         let is_ours = outcome.as_ref().is_err_and(|failure| failure.is_ours());
         tracing::info!(
             outcome = name,
@@ -93,48 +92,53 @@ impl Installer {
             InstallFailures = u8::from(is_ours),
             "install"
         );
-        outcome.map_or_else(|failure| pages::failure(failure, around), |(page, _)| page)
+        outcome.map_or_else(|failure| pages::failure(failure, page_context), |(page, _)| page)
     }
 
-    /// The surroundings of a page as long as nothing is known of its request.
-    fn surroundings<'a>(&'a self, request_id: &'a str) -> Surroundings<'a> {
+    /// The context of a page before its request was read.
+    fn page_context<'a>(&'a self, request_id: &'a str) -> PageContext<'a> {
         let (config, brand) = (&self.authorization, &self.brand);
-        Surroundings { config, brand, public: None, entrance: Entrance::Standard, request_id }
+        PageContext { config, brand, public: None, marketplace: Marketplace::Standard, request_id }
     }
 
-    /// Which of the marketplace's hosts `GET /oauth/install` is to take; nothing where the admin is to be asked.
-    fn chosen(&self, request: &Request) -> Result<Option<Entrance>, Failure> {
+    /// The marketplace host that `GET /oauth/install` names. `None` if the admin must choose.
+    fn requested_marketplace(&self, request: &Request) -> Result<Option<Marketplace>, InstallFailure> {
         match (parameter(query(request), "white_label")?.as_deref(), self.authorization.install_choice) {
             (None, InstallChoice::Ask) => Ok(None),
-            (None, InstallChoice::Direct) | (Some("0" | "false"), _) => Ok(Some(Entrance::Standard)),
-            (Some("1" | "true"), _) => Ok(Some(Entrance::WhiteLabel)),
-            (Some(_), _) => Err(Failure::Malformed),
+            (None, InstallChoice::Direct) | (Some("0" | "false"), _) => Ok(Some(Marketplace::Standard)),
+            (Some("1" | "true"), _) => Ok(Some(Marketplace::WhiteLabel)),
+            (Some(_), _) => Err(InstallFailure::Malformed),
         }
     }
 
-    /// `GET /oauth/install`: to the authorization page.
-    async fn begin(&self, request: &Request, public: &PublicUrl, entrance: Entrance) -> Result<Named, Failure> {
+    /// `GET /oauth/install`: redirects to the authorization page.
+    async fn start_install(
+        &self,
+        request: &Request,
+        public: &PublicUrl,
+        marketplace: Marketplace,
+    ) -> Result<NamedResponse, InstallFailure> {
         let (key, client_id) = self.credentials().await?;
         let browser = Browser::known(cookies(request), public).unwrap_or_default();
         let redirect_uri = public.at(route::CALLBACK);
-        let state = key.sign(entrance, &browser, &redirect_uri, self.app.clock.now());
-        let link = authorization_url(&self.authorization, entrance, &client_id, &redirect_uri, &state);
+        let state = key.sign(marketplace, &browser, &redirect_uri, self.app.clock.now());
+        let link = authorization_url(&self.authorization, marketplace, &client_id, &redirect_uri, &state);
         let redirect = with_header(response(StatusCode::FOUND, Body::Empty), LOCATION, link.as_str());
         Ok((with_header(redirect, SET_COOKIE, &browser.cookie(public)), "redirected"))
     }
 
-    /// `GET /oauth/callback`: exchange once, store, and away from the URL that holds the code.
-    async fn finish(
+    /// `GET /oauth/callback`: exchanges the code once, stores the installation, and redirects to a URL without the code.
+    async fn finish_install(
         &self,
         request: &Request,
         path: &str,
         public: &PublicUrl,
         sender: Sender,
-        entrance: &mut Entrance,
-    ) -> Result<Named, Failure> {
-        // Before anything else: what was not asked for must not spend the code.
+        marketplace: &mut Marketplace,
+    ) -> Result<NamedResponse, InstallFailure> {
+        // First of all: a prefetch must not spend the code.
         if is_prefetch(request) {
-            return Err(Failure::Prefetched);
+            return Err(InstallFailure::Prefetched);
         }
         let redirect = Redirect::read(query(request))?;
         let redirect_uri = public.at(redirect.path(path));
@@ -142,69 +146,71 @@ impl Installer {
         let known = Browser::known(cookies(request), public);
         let without_state = self.authorization.marketplace_installs;
         let admitted = redirect.admit(&key, known.as_ref(), &redirect_uri, without_state)?;
-        *entrance = admitted.entrance();
+        *marketplace = admitted.marketplace();
 
-        // A code is single use: it is not spent where it is known that nothing could be stored.
+        // Codes are single-use: no code is spent while the installation cannot be stored.
         self.app.installations.ready().await.map_err(|error| {
-            tracing::error!(%error, "a grant could not be stored: the code is not spent");
-            failure::of_install(&error).unwrap_or(Failure::Unavailable)
+            tracing::error!(%error, "the installation could not be stored, so the code is not exchanged");
+            failure::of_install(&error).unwrap_or(InstallFailure::Unavailable)
         })?;
         let visitor = Visitor { has_cookie: known.is_some(), browser: known.unwrap_or_default(), sender };
         let App { table, clock, .. } = &self.app;
-        let once = Once::new(table, clock, &key, &admitted, &redirect.code, &visitor);
+        let arriving = ArrivingRedirect::new(table, clock, &key, &admitted, &redirect.code, &visitor);
         let exchange = || Box::pin(self.exchange(&redirect, &redirect_uri, public));
-        let (kind, name) = match once.turn(admitted.check_age(clock.now()).map_err(Failure::from)).await? {
-            Turn::Repeat(kind) => (kind, "repeated"),
-            Turn::Unguarded => (exchange().await.map_err(|(failure, _)| failure)?, "installed"),
-            Turn::First(claim) => {
-                let exchanged = exchange().await;
-                let ending = match exchanged {
-                    Ok(kind) => Ending::Connected(kind),
-                    Err((failure, Code::Spent)) => Ending::Failed(failure.name()),
-                    Err((failure, Code::PerhapsGood)) => Ending::Open(failure.name()),
-                };
-                claim.end(ending).await;
-                (exchanged.map_err(|(failure, _)| failure)?, "installed")
-            }
-        };
-        let done = Done { kind: Some(kind), entrance: *entrance };
+        let (kind, name) =
+            match arriving.next_step(admitted.check_age(clock.now()).map_err(InstallFailure::from)).await? {
+                NextStep::Repeated(kind) => (kind, "repeated"),
+                NextStep::ExchangeUnclaimed => (exchange().await.map_err(|(failure, _)| failure)?, "installed"),
+                NextStep::Exchange(claim) => {
+                    let exchanged = exchange().await;
+                    let ending = match exchanged {
+                        Ok(kind) => Ending::Connected(kind),
+                        Err((failure, CodeState::Spent)) => Ending::Failed(failure.name()),
+                        Err((failure, CodeState::MaybeUsable)) => Ending::Open(failure.name()),
+                    };
+                    claim.end(ending).await;
+                    (exchanged.map_err(|(failure, _)| failure)?, "installed")
+                }
+            };
+        let done = Done { kind: Some(kind), marketplace: *marketplace };
         let mut page = with_header(response(StatusCode::SEE_OTHER, Body::Empty), LOCATION, &public.at(&done.path()));
-        // A repeat that was recognised without a cookie has none to keep: its value is not the first arrival's.
+        // A repeat without a cookie gets none: its new browser secret is not the first arrival's.
         if name == "installed" || visitor.has_cookie {
             page = with_header(page, SET_COOKIE, &visitor.browser.cookie(public));
         }
         Ok((page, name))
     }
 
-    /// Presents the code, and stores what it brings.
+    /// Exchanges the code, and stores the installation.
     async fn exchange(
         &self,
         redirect: &Redirect,
         redirect_uri: &str,
         public: &PublicUrl,
-    ) -> Result<Kind, (Failure, Code)> {
+    ) -> Result<Kind, (InstallFailure, CodeState)> {
         let started = self.app.clock.now();
         let grant = self.app.endpoint.exchange(&redirect.code, redirect_uri).await.map_err(|error| {
-            let failure = Failure::from(&error);
+            let failure = InstallFailure::from(&error);
             if failure.is_ours() {
                 tracing::error!(?error, "the code could not be exchanged");
             }
-            (failure, if failure == Failure::CodeRefused { Code::Spent } else { Code::PerhapsGood })
+            (failure, if failure == InstallFailure::CodeRefused { CodeState::Spent } else { CodeState::MaybeUsable })
         })?;
         match self.app.installations.install(&grant, started, public.as_str()).await {
             Ok(installed) => Ok(installed.resource.kind()),
             Err(error) => {
                 tracing::error!(%error, resource = %grant.resource, "the installation could not be stored now");
-                failure::of_install(&error).map_or(Ok(grant.resource.kind()), |failure| Err((failure, Code::Spent)))
+                failure::of_install(&error)
+                    .map_or(Ok(grant.resource.kind()), |failure| Err((failure, CodeState::Spent)))
             }
         }
     }
 
-    /// The key of states, and the client id.
-    async fn credentials(&self) -> Result<(StateKey, String), Failure> {
+    /// The key that signs states, and the client id.
+    async fn credentials(&self) -> Result<(StateKey, String), InstallFailure> {
         let credentials = self.app.app_secret.get().await.map_err(|error| {
             tracing::error!(%error, "the app's credentials cannot be read");
-            Failure::from(&error)
+            InstallFailure::from(&error)
         })?;
         Ok((StateKey::derive(&credentials.client_secret), credentials.client_id.clone()))
     }
@@ -217,13 +223,13 @@ impl HttpFunction for Installer {
     }
 
     fn answer_malformed(&self, invocation: &Context) -> Response<Body> {
-        tracing::warn!("an event is not an HTTP request");
+        tracing::warn!("the event is not an HTTP request");
         let request_id = &invocation.request_id;
-        with_header(pages::failure(Failure::Malformed, self.surroundings(request_id)), REQUEST_ID, request_id)
+        with_header(pages::failure(InstallFailure::Malformed, self.page_context(request_id)), REQUEST_ID, request_id)
     }
 }
 
-/// The query, still encoded.
+/// The query of a request, not decoded.
 fn query(request: &Request) -> &str {
     request.uri().query().unwrap_or_default()
 }

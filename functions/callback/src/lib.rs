@@ -1,13 +1,13 @@
-//! The `callback` function: the only one that an agency's admin ever sees.
+//! The `callback` function: the pages of an installation. An agency's admin sees this function only.
 //!
 //! | route | what it does | module |
 //! |---|---|---|
-//! | `GET /oauth/install` | sends the browser to the authorization page, or asks to which | [`authorize`], [`state`], [`browser`] |
-//! | `GET /oauth/callback`, `GET /oauth/callback/{any}` | exchanges the code once, stores the installation, 303 | [`redirect`], [`once`] |
-//! | `GET /oauth/done` | says that it worked | [`pages`] |
+//! | `GET /oauth/install` | sends the browser to the authorization page; may first ask the admin which host to use | [`authorize`], [`state`], [`browser`] |
+//! | `GET /oauth/callback`, `GET /oauth/callback/{any}` | exchanges the code once, stores the installation, redirects with 303 | [`redirect`], [`redirect_claim`] |
+//! | `GET /oauth/done` | shows that the app is connected | [`pages`] |
 //!
-//! Everything that can go wrong is one [`failure::Failure`], which knows its status and its words. No page repeats
-//! anything that came with a request: pages are made of failures and configuration only.
+//! Each failure is a [`failure::InstallFailure`], which has a status and a text. A page contains no data of a request:
+//! its text comes from the failure and from the configuration only.
 
 pub mod accent;
 pub mod authorize;
@@ -16,11 +16,11 @@ pub mod done;
 pub mod event;
 pub mod failure;
 pub mod installer;
-pub mod once;
 pub mod pages;
 pub mod public_url;
 pub mod query;
 pub mod redirect;
+pub mod redirect_claim;
 pub mod route;
 pub mod state;
 pub mod words;
@@ -35,7 +35,7 @@ use crate::installer::Installer;
 /// Serves events until the process is ended.
 ///
 /// # Errors
-/// Configuration that is missing or malformed, or a Runtime API that cannot be reached.
+/// The configuration is missing or malformed, or the Runtime API cannot be reached.
 pub async fn run() -> Result<(), Error> {
     let CallbackConfig { app, authorization, brand } = App::configure("callback", CallbackConfig::read)?;
     let alias = app.gateway_alias.clone();

@@ -1,8 +1,8 @@
-//! The pages themselves: HTML without script, without anything from another host, and with one inline style that the
-//! Content Security Policy names by its hash.
+//! The HTML pages. A page has no script and loads nothing from another host. The Content Security Policy allows its one
+//! inline style by hash.
 //!
-//! What stands on a page comes from [`words`], from the configuration, and from the runtime's request id. There
-//! is no way for a query to reach it.
+//! The text of a page comes from [`words`], from the configuration, and from the Lambda request id. No part of a query
+//! is shown.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
@@ -14,17 +14,17 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use shared::config::{Authorization, Brand};
 
 use crate::accent;
-use crate::authorize::{Entrance, marketplace};
+use crate::authorize::Marketplace;
 use crate::done::Done;
 use crate::event::{response, with_header};
-use crate::failure::Failure;
+use crate::failure::InstallFailure;
 use crate::public_url::PublicUrl;
 use crate::route;
 use crate::words::{self, Destination, Link, Tone, Words};
 
 const STYLE: &str = include_str!("page.css");
 
-/// The one style of a page: `page.css`, and the brand's colours where there are any.
+/// The inline style of a page: `page.css`, and the brand's colours if there are any.
 fn style(brand: &Brand) -> String {
     let mut style = STYLE.trim_end().to_owned();
     if let Some(colour) = brand.accent {
@@ -34,7 +34,8 @@ fn style(brand: &Brand) -> String {
     style
 }
 
-/// Nothing is allowed but that style. `form-action` and `base-uri` do not fall back on `default-src`.
+/// The Content Security Policy: allows `style` and nothing else. `form-action` and `base-uri` are named because
+/// `default-src` does not cover them.
 fn policy(style: &str) -> String {
     let style = STANDARD.encode(digest(&SHA256, style.as_bytes()));
     format!(
@@ -42,39 +43,39 @@ fn policy(style: &str) -> String {
     )
 }
 
-/// Where a page's links lead, and how the request is found again in the logs.
+/// The data that every page needs beside its text.
 #[derive(Clone, Copy)]
-pub struct Surroundings<'a> {
+pub struct PageContext<'a> {
     /// The configured marketplace.
     pub config: &'a Authorization,
-    /// Whose pages they are.
+    /// The brand that the pages show.
     pub brand: &'a Brand,
-    /// This function's own address, if it is known.
+    /// This function's public URL, if it is known.
     pub public: Option<&'a PublicUrl>,
-    /// The entrance that this admin uses, as far as it is known.
-    pub entrance: Entrance,
-    /// The runtime's id of this request.
+    /// The marketplace host that this admin uses. `Standard` if not known.
+    pub marketplace: Marketplace,
+    /// The Lambda request id.
     pub request_id: &'a str,
 }
 
 /// The page of a finished installation.
 #[must_use]
-pub fn done(done: Done, around: Surroundings<'_>) -> Response<Body> {
-    let around = Surroundings { entrance: done.entrance, ..around };
-    page(StatusCode::OK, words::done(done), around, None)
+pub fn done(done: Done, context: PageContext<'_>) -> Response<Body> {
+    let context = PageContext { marketplace: done.marketplace, ..context };
+    page(StatusCode::OK, words::done(done), context, None)
 }
 
-/// The page that asks through which of the marketplace's hosts the admin wants to go.
+/// The page on which the admin chooses a host of the marketplace.
 #[must_use]
-pub fn choice(around: Surroundings<'_>) -> Response<Body> {
-    page(StatusCode::OK, words::choice(), around, None)
+pub fn choice(context: PageContext<'_>) -> Response<Body> {
+    page(StatusCode::OK, words::choice(), context, None)
 }
 
 /// The page of a failure.
 #[must_use]
-pub fn failure(failure: Failure, around: Surroundings<'_>) -> Response<Body> {
-    let mut page = page(failure.status(), words::failure(failure), around, Some(around.request_id));
-    if failure == Failure::MethodNotAllowed {
+pub fn failure(failure: InstallFailure, context: PageContext<'_>) -> Response<Body> {
+    let mut page = page(failure.status(), words::failure(failure), context, Some(context.request_id));
+    if failure == InstallFailure::MethodNotAllowed {
         page.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
     }
     if let Some(seconds) = failure.retry_after() {
@@ -83,21 +84,21 @@ pub fn failure(failure: Failure, around: Surroundings<'_>) -> Response<Body> {
     page
 }
 
-fn page(status: StatusCode, words: Words, around: Surroundings<'_>, reference: Option<&str>) -> Response<Body> {
-    let style = style(around.brand);
-    let html = document(words, around, &style, reference).into_string();
+fn page(status: StatusCode, words: Words, context: PageContext<'_>, reference: Option<&str>) -> Response<Body> {
+    let style = style(context.brand);
+    let html = document(words, context, &style, reference).into_string();
     let mut page = with_header(response(status, Body::Text(html)), CONTENT_SECURITY_POLICY, &policy(&style));
     let headers = page.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     headers.insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
-    if around.public.is_some_and(PublicUrl::is_secure) {
+    if context.public.is_some_and(PublicUrl::is_secure) {
         headers.insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
     }
     page
 }
 
-fn document(words: Words, around: Surroundings<'_>, style: &str, reference: Option<&str>) -> Markup {
-    let Brand { name, support, .. } = around.brand;
+fn document(words: Words, context: PageContext<'_>, style: &str, reference: Option<&str>) -> Markup {
+    let Brand { name, support, .. } = context.brand;
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -116,7 +117,7 @@ fn document(words: Words, around: Surroundings<'_>, style: &str, reference: Opti
                     h1 { (words.title) }
                     p { (words.happened) }
                     @if !words.next.is_empty() { p.next { (words.next) } }
-                    (links(words.links, around))
+                    (links(words.links, context))
                     @if let Some(reference) = reference.filter(|r| !r.is_empty()) {
                         p.reference { "If you ask for help, please give this number: " code { (reference) } }
                     }
@@ -129,9 +130,9 @@ fn document(words: Words, around: Surroundings<'_>, style: &str, reference: Opti
     }
 }
 
-/// The first link is the one to take; others stand below it.
-fn links(links: &[Link], around: Surroundings<'_>) -> Markup {
-    let known: Vec<_> = links.iter().filter_map(|link| Some((destination(link.to, around)?, link.text))).collect();
+/// The buttons of a page, one below the other. Links without a known destination are left out.
+fn links(links: &[Link], context: PageContext<'_>) -> Markup {
+    let known: Vec<_> = links.iter().filter_map(|link| Some((destination(link.to, context)?, link.text))).collect();
     match known.as_slice() {
         [] => html! {},
         [(href, text)] => html! { p.actions { a.button href=(href) { (text) } } },
@@ -141,18 +142,19 @@ fn links(links: &[Link], around: Surroundings<'_>) -> Markup {
     }
 }
 
-fn destination(to: Destination, around: Surroundings<'_>) -> Option<String> {
+fn destination(to: Destination, context: PageContext<'_>) -> Option<String> {
     match to {
-        // The page's own address, which is not written on the page: it holds the code.
+        // An empty href is the page's own URL. The URL itself must not be on the page, because it contains the code.
         Destination::Here => Some(String::new()),
-        Destination::Marketplace => Some(marketplace(around.config, around.entrance).into()),
-        Destination::Install(entrance) => {
-            let white_label = match entrance.or((around.entrance == Entrance::WhiteLabel).then_some(around.entrance)) {
-                None => "",
-                Some(Entrance::Standard) => "?white_label=0",
-                Some(Entrance::WhiteLabel) => "?white_label=1",
-            };
-            Some(around.public?.at(&format!("{}{white_label}", route::INSTALL)))
+        Destination::Marketplace => Some(context.marketplace.url(context.config).into()),
+        Destination::Install(marketplace) => {
+            let white_label =
+                match marketplace.or((context.marketplace == Marketplace::WhiteLabel).then_some(context.marketplace)) {
+                    None => "",
+                    Some(Marketplace::Standard) => "?white_label=0",
+                    Some(Marketplace::WhiteLabel) => "?white_label=1",
+                };
+            Some(context.public?.at(&format!("{}{white_label}", route::INSTALL)))
         }
     }
 }
@@ -166,7 +168,7 @@ fn class(tone: Tone) -> &'static str {
     }
 }
 
-/// A drawing that repeats the heading, so it is hidden from screen readers.
+/// A drawing for the page's tone. It repeats the heading, so screen readers skip it.
 fn sign(tone: Tone) -> Markup {
     let drawing = match tone {
         Tone::Good => "M15 24.5l6.5 6.5L33.5 18.5",
@@ -210,16 +212,16 @@ mod tests {
         page.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
-    fn with_surroundings<T>(entrance: Entrance, use_them: impl FnOnce(Surroundings<'_>) -> T) -> T {
-        with_brand(&Brand::default(), entrance, use_them)
+    fn with_context<T>(marketplace: Marketplace, use_them: impl FnOnce(PageContext<'_>) -> T) -> T {
+        with_brand(&Brand::default(), marketplace, use_them)
     }
 
-    fn with_brand<T>(brand: &Brand, entrance: Entrance, use_them: impl FnOnce(Surroundings<'_>) -> T) -> T {
+    fn with_brand<T>(brand: &Brand, marketplace: Marketplace, use_them: impl FnOnce(PageContext<'_>) -> T) -> T {
         let (config, public) = (config("https://marketplace.gohighlevel.com"), public());
-        use_them(Surroundings { config: &config, brand, public: Some(&public), entrance, request_id: REQUEST_ID })
+        use_them(PageContext { config: &config, brand, public: Some(&public), marketplace, request_id: REQUEST_ID })
     }
 
-    /// Markup, quotes and an accent, wherever configuration has its say.
+    /// A brand whose members contain markup, quotes and accents.
     fn odd_brand() -> Brand {
         Brand {
             name: Some("<b>\"Ä&'".into()),
@@ -233,18 +235,18 @@ mod tests {
     }
 
     fn pages_of(brand: &Brand) -> Vec<(String, Response<Body>)> {
-        with_brand(brand, Entrance::Standard, |around| {
-            let failures = Failure::ALL.into_iter().map(|f| (format!("{f:?}"), failure(f, around)));
+        with_brand(brand, Marketplace::Standard, |context| {
+            let failures = InstallFailure::ALL.into_iter().map(|f| (format!("{f:?}"), failure(f, context)));
             let kinds = [None, Some(Kind::Location), Some(Kind::Company)];
-            let dones = kinds
-                .into_iter()
-                .map(|kind| (format!("Done{kind:?}"), done(Done { kind, entrance: Entrance::Standard }, around)));
-            failures.chain(dones).chain([("Choice".to_owned(), choice(around))]).collect()
+            let dones = kinds.into_iter().map(|kind| {
+                (format!("Done{kind:?}"), done(Done { kind, marketplace: Marketplace::Standard }, context))
+            });
+            failures.chain(dones).chain([("Choice".to_owned(), choice(context))]).collect()
         })
     }
 
     #[test]
-    fn every_page_keeps_to_itself() {
+    fn every_page_has_the_security_headers_and_loads_nothing() {
         for (name, page) in all_pages() {
             for (name_of_header, value) in [
                 ("cache-control", "no-store"),
@@ -282,23 +284,23 @@ mod tests {
     }
 
     #[test]
-    fn trying_again_leads_to_the_start_and_keeps_the_white_label() {
-        for (entrance, href) in [
-            (Entrance::Standard, "href=\"https://connect.example.com/oauth/install\""),
-            (Entrance::WhiteLabel, "href=\"https://connect.example.com/oauth/install?white_label=1\""),
+    fn the_retry_link_leads_to_the_start_and_keeps_the_white_label() {
+        for (marketplace, href) in [
+            (Marketplace::Standard, "href=\"https://connect.example.com/oauth/install\""),
+            (Marketplace::WhiteLabel, "href=\"https://connect.example.com/oauth/install?white_label=1\""),
         ] {
-            let page = with_surroundings(entrance, |around| failure(Failure::PlatformUnavailable, around));
+            let page = with_context(marketplace, |context| failure(InstallFailure::PlatformUnavailable, context));
             assert_eq!((page.status().as_u16(), header(&page, "retry-after")), (503, "60"));
             assert!(html(&page).contains(href), "{}", html(&page));
         }
-        let done = Done { kind: Some(Kind::Company), entrance: Entrance::WhiteLabel };
-        let page = with_surroundings(Entrance::Standard, |around| super::done(done, around));
+        let done = Done { kind: Some(Kind::Company), marketplace: Marketplace::WhiteLabel };
+        let page = with_context(Marketplace::Standard, |context| super::done(done, context));
         assert!(html(&page).contains("https://marketplace.leadconnectorhq.com"), "{}", html(&page));
         assert!(!html(&page).contains("gohighlevel"), "the vendor's brand stays off a white label's page");
     }
 
     #[test]
-    fn a_brand_is_on_every_page_and_is_text() {
+    fn a_brand_is_escaped_text_on_every_page() {
         for (name, page) in pages_of(&odd_brand()) {
             assert!(html(&page).contains("<p class=\"brand\">&lt;b&gt;&quot;Ä&amp;'</p>"), "{name}: {}", html(&page));
             assert!(!html(&page).contains("<b>"), "{name}");
@@ -312,8 +314,8 @@ mod tests {
     }
 
     #[test]
-    fn a_choice_leads_to_both_and_is_not_asked_again() {
-        let page = with_surroundings(Entrance::Standard, choice);
+    fn the_choice_links_to_both_hosts() {
+        let page = with_context(Marketplace::Standard, choice);
         for answer in ["0", "1"] {
             let href = format!("href=\"https://connect.example.com/oauth/install?white_label={answer}\"");
             assert!(html(&page).contains(&href), "{}", html(&page));
@@ -321,14 +323,14 @@ mod tests {
     }
 
     #[test]
-    fn a_method_that_is_not_allowed_is_told_which_is() {
-        let page = with_surroundings(Entrance::Standard, |around| failure(Failure::MethodNotAllowed, around));
+    fn a_405_names_the_allowed_method() {
+        let page = with_context(Marketplace::Standard, |context| failure(InstallFailure::MethodNotAllowed, context));
         assert_eq!((page.status().as_u16(), header(&page, "allow")), (405, "GET"));
         assert!(!html(&page).contains("no such page"), "the page is there: {}", html(&page));
     }
 
     proptest! {
-        /// Whatever a query brings in whichever parameter, the page that comes of it does not show it.
+        /// No page shows any value of a query parameter.
         #[test]
         fn nothing_of_a_query_is_on_a_page(
             name in "code|state|error|error_description|for|via|white_label|locationId",
@@ -342,8 +344,8 @@ mod tests {
             let outcome = Redirect::read(&query).and_then(|redirect| {
                 redirect.admit(&key, None, "https://x.example/", MarketplaceInstalls::Deny)
             });
-            let pages = with_surroundings(Entrance::Standard, |around| {
-                [failure(outcome.expect_err("nothing is exchanged"), around), done(Done::read(&query), around)]
+            let pages = with_context(Marketplace::Standard, |context| {
+                [failure(outcome.expect_err("nothing is exchanged"), context), done(Done::read(&query), context)]
             });
             for page in pages {
                 prop_assert!(!html(&page).contains("MARKER"), "{}", html(&page));

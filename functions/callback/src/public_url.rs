@@ -1,7 +1,7 @@
-//! Where browsers reach this function: the base of the redirect URI and of every link on a page.
+//! The public URL of this function: the base of the redirect URI and of every link on a page.
 //!
-//! It is configured, or comes from what API Gateway itself says of the request. The `Host` header has no part in it:
-//! whoever sends that could have a code exchanged for, or a reinstall link kept to, an address of their own.
+//! The URL is configured, or comes from the request context that API Gateway writes. The `Host` header is not used: a
+//! client controls it, and could direct a code or a stored reinstall link to a foreign address.
 
 use std::fmt;
 
@@ -16,16 +16,16 @@ pub struct PublicUrl {
     secure: bool,
 }
 
-/// Neither configured nor to be had from the request.
+/// The public URL is not configured, and the request context does not give it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("PUBLIC_URL is not set and the request names no domain of the API")]
 pub struct Unknown;
 
 impl PublicUrl {
-    /// `configured`, or the domain and stage of a request for `raw_path`.
+    /// Returns `configured` if it is set. Otherwise builds the URL from the domain and stage of a request for `raw_path`.
     ///
-    /// A stage is part of the URL where the path carries it, and always on the API's default domain; a custom domain
-    /// hides it.
+    /// The stage is part of the URL if the path begins with it, and always on the API's default domain. A custom domain
+    /// hides the stage.
     ///
     /// # Errors
     /// [`Unknown`].
@@ -40,7 +40,7 @@ impl PublicUrl {
         }
         let domain = domain.filter(|d| !d.is_empty()).ok_or(Unknown)?;
         let mut url = Url::parse(&format!("https://{domain}/")).map_err(|_| Unknown)?;
-        // A domain that is more than host and port was not written by API Gateway.
+        // API Gateway writes a host and a port only.
         if url.path() != "/" || url.query().is_some() || url.fragment().is_some() || domain.contains(['@', '/', '\\']) {
             return Err(Unknown);
         }
@@ -63,13 +63,13 @@ impl PublicUrl {
         format!("{}{path}", self.base)
     }
 
-    /// Without a trailing slash.
+    /// The URL, without a trailing slash.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.base
     }
 
-    /// Returns true if browsers come by TLS. If they do not, the host is a loopback one.
+    /// Returns true if browsers connect by TLS. Without TLS, the host is a loopback address.
     #[must_use]
     pub fn is_secure(&self) -> bool {
         self.secure
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_http_is_for_this_machine_only() {
+    fn plain_http_is_for_loopback_only() {
         let at = |domain| PublicUrl::of(None, Some(domain), Some("$default"), "/").expect("a domain");
         let local = at("127.0.0.1:8123");
         assert_eq!((local.as_str(), local.is_secure()), ("http://127.0.0.1:8123", false));
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_that_is_none_is_refused() {
+    fn malformed_domains_are_refused() {
         for odd in ["", "a/b", "a?b", "a#b", "user@host", "a b", "[", "a\\b", "x:99999"] {
             assert_eq!(PublicUrl::of(None, Some(odd), Some("$default"), "/"), Err(Unknown), "{odd}");
         }

@@ -1,17 +1,17 @@
-//! Query parameters as OAuth reads them (RFC 6749 section 3.1): one without a value counts as absent, one that is
-//! there twice makes the request invalid, and those that are not known are ignored.
+//! Query parameters by the rules of OAuth (RFC 6749 section 3.1): a parameter without a value counts as absent, a
+//! repeated parameter makes the request invalid, and unknown parameters are ignored.
 
 use url::form_urlencoded;
 
-/// A parameter that is there more than once: which one is meant cannot be known.
+/// A parameter that occurs more than once. No occurrence is preferred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the parameter {0} is there more than once")]
+#[error("the parameter {0} occurs more than once")]
 pub struct Repeated(pub &'static str);
 
-/// The value of a parameter.
+/// The decoded value of a parameter. `None` if the parameter is absent or empty.
 ///
 /// # Errors
-/// [`Repeated`], also where all but one of the values are empty.
+/// [`Repeated`], even if all but one of the values are empty.
 pub fn parameter(query: &str, name: &'static str) -> Result<Option<String>, Repeated> {
     let mut values = form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == name);
     let first = values.next();
@@ -26,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn empty_is_absent_and_twice_is_invalid() {
+    fn an_empty_parameter_is_absent_and_a_repeated_one_is_invalid() {
         assert_eq!(parameter("code=a%20b&x=1&x=2", "code"), Ok(Some("a b".into())));
         assert_eq!(parameter("code=&x", "code"), Ok(None));
         assert_eq!(parameter("", "code"), Ok(None));

@@ -5,13 +5,13 @@ use lambda_http::{Request, RequestExt as _};
 use shared::lambda::gateway::{self, below};
 use url::Url;
 
-use crate::failure::Failure;
+use crate::failure::InstallFailure;
 
-/// The path that links name as their redirect URI.
+/// The path of the redirect URI in our links.
 pub const CALLBACK: &str = "/oauth/callback";
-/// Where an installation is started.
+/// The path that starts an installation.
 pub const INSTALL: &str = "/oauth/install";
-/// Where a finished one ends.
+/// The path of the page after an installation.
 pub const DONE: &str = "/oauth/done";
 
 /// The longest last segment of a callback path, in bytes.
@@ -20,16 +20,16 @@ const LONGEST_SEGMENT: usize = 64;
 /// A page of this function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route<'a> {
-    /// Start an installation.
+    /// The start of an installation.
     Install,
-    /// The marketplace sends the browser back, to this path.
+    /// The redirect back from the marketplace, with its path.
     Callback(&'a str),
-    /// An installation is finished.
+    /// The page after an installation.
     Done,
 }
 
 impl<'a> Route<'a> {
-    /// The route of a path below stage and base.
+    /// Finds the route of a path. The path has neither the stage nor the base of the public URL.
     #[must_use]
     pub fn of(path: &'a str) -> Option<Self> {
         match path {
@@ -44,19 +44,20 @@ impl<'a> Route<'a> {
     }
 }
 
-/// The route of a request.
+/// Finds the route of a request.
 ///
 /// # Errors
-/// [`Failure::NotFound`], or [`Failure::MethodNotAllowed`] for all but `GET`. `HEAD` is refused too: it would spend
-/// the code without showing anyone what came of it.
-pub fn route<'a>(request: &'a Request, configured: Option<&Url>) -> Result<Route<'a>, Failure> {
+/// [`InstallFailure::NotFound`], or [`InstallFailure::MethodNotAllowed`] for all but `GET`. `HEAD` is refused too: it would
+/// spend the code without showing the result.
+pub fn route<'a>(request: &'a Request, configured: Option<&Url>) -> Result<Route<'a>, InstallFailure> {
     let base = configured.map(|url| url.path().trim_matches('/')).unwrap_or_default();
     let find = |path| Route::of(below(path, base).unwrap_or(path));
-    let route = gateway::route(request.raw_http_path(), gateway::stage(request), find).ok_or(Failure::NotFound)?;
-    if request.method() == Method::GET { Ok(route) } else { Err(Failure::MethodNotAllowed) }
+    let route =
+        gateway::route(request.raw_http_path(), gateway::stage(request), find).ok_or(InstallFailure::NotFound)?;
+    if request.method() == Method::GET { Ok(route) } else { Err(InstallFailure::MethodNotAllowed) }
 }
 
-/// The path becomes part of a redirect URI as it stands, so nothing in it may need encoding or mean another path.
+/// Returns true for a segment that can stand in a redirect URI unchanged: it needs no encoding and is no dot segment.
 fn is_plain(segment: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
     (1..=LONGEST_SEGMENT).contains(&segment.len()) && segment.bytes().all(plain) && segment != "." && segment != ".."
@@ -68,7 +69,7 @@ mod tests {
     use crate::event::tests::request;
     use serde_json::json;
 
-    fn expect_route(method: &str, path: &str, stage: &str, base: &str, expected: Result<Route<'_>, Failure>) {
+    fn expect_route(method: &str, path: &str, stage: &str, base: &str, expected: Result<Route<'_>, InstallFailure>) {
         let context = json!({ "stage": stage, "http": { "method": method } });
         let request = request(&json!({ "rawPath": path }), &context);
         let configured = Url::parse(&format!("https://connect.example.com/{base}")).expect("a URL");
@@ -77,42 +78,42 @@ mod tests {
     }
 
     #[test]
-    fn routes_are_the_contracts() {
+    fn each_route_is_found_for_get_only() {
         for (method, path, expected) in [
             ("GET", "/oauth/install", Ok(Route::Install)),
             ("GET", "/oauth/done", Ok(Route::Done)),
             ("GET", "/oauth/callback", Ok(Route::Callback("/oauth/callback"))),
             ("GET", "/oauth/callback/my-app.2", Ok(Route::Callback("/oauth/callback/my-app.2"))),
-            ("HEAD", "/oauth/callback", Err(Failure::MethodNotAllowed)),
-            ("POST", "/oauth/install", Err(Failure::MethodNotAllowed)),
-            ("get", "/oauth/done", Err(Failure::MethodNotAllowed)),
-            ("GET", "/", Err(Failure::NotFound)),
-            ("POST", "/oauth", Err(Failure::NotFound)),
-            ("GET", "/oauth/callback/", Err(Failure::NotFound)),
-            ("GET", "/oauth/callbacks", Err(Failure::NotFound)),
-            ("GET", "/oauth/callback/..", Err(Failure::NotFound)),
-            ("GET", "/oauth/x/../callback", Err(Failure::NotFound)),
-            ("GET", "/oauth/callback/a/b", Err(Failure::NotFound)),
-            ("GET", "/oauth/callback/%2e%2e", Err(Failure::NotFound)),
-            ("GET", "/oauth/callback/a b", Err(Failure::NotFound)),
+            ("HEAD", "/oauth/callback", Err(InstallFailure::MethodNotAllowed)),
+            ("POST", "/oauth/install", Err(InstallFailure::MethodNotAllowed)),
+            ("get", "/oauth/done", Err(InstallFailure::MethodNotAllowed)),
+            ("GET", "/", Err(InstallFailure::NotFound)),
+            ("POST", "/oauth", Err(InstallFailure::NotFound)),
+            ("GET", "/oauth/callback/", Err(InstallFailure::NotFound)),
+            ("GET", "/oauth/callbacks", Err(InstallFailure::NotFound)),
+            ("GET", "/oauth/callback/..", Err(InstallFailure::NotFound)),
+            ("GET", "/oauth/x/../callback", Err(InstallFailure::NotFound)),
+            ("GET", "/oauth/callback/a/b", Err(InstallFailure::NotFound)),
+            ("GET", "/oauth/callback/%2e%2e", Err(InstallFailure::NotFound)),
+            ("GET", "/oauth/callback/a b", Err(InstallFailure::NotFound)),
         ] {
             expect_route(method, path, "$default", "", expected);
         }
         let long = format!("/oauth/callback/{}", "a".repeat(65));
-        expect_route("GET", &long, "$default", "", Err(Failure::NotFound));
+        expect_route("GET", &long, "$default", "", Err(InstallFailure::NotFound));
     }
 
     #[test]
-    fn a_stage_and_the_path_of_the_configured_url_may_stand_before_a_route() {
+    fn a_stage_and_the_base_path_may_precede_a_route() {
         for (path, stage, base, found) in [
             ("/prod/oauth/done", "prod", "", Ok(Route::Done)),
-            ("/production/oauth/done", "prod", "", Err(Failure::NotFound)),
+            ("/production/oauth/done", "prod", "", Err(InstallFailure::NotFound)),
             ("/oauth/done", "oauth", "", Ok(Route::Done)),
             ("/oauth/oauth/done", "oauth", "", Ok(Route::Done)),
             ("/relay/oauth/done", "prod", "relay/", Ok(Route::Done)),
             ("/oauth/done", "prod", "relay/", Ok(Route::Done)),
             ("/prod/relay/oauth/done", "prod", "relay/", Ok(Route::Done)),
-            ("/relay/prod/oauth/done", "prod", "relay/", Err(Failure::NotFound)),
+            ("/relay/prod/oauth/done", "prod", "relay/", Err(InstallFailure::NotFound)),
             ("/prod/oauth/callback/x", "prod", "", Ok(Route::Callback("/oauth/callback/x"))),
         ] {
             expect_route("GET", path, stage, base, found);

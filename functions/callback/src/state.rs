@@ -1,13 +1,13 @@
-//! The `state` of an authorization request (RFC 6749 section 10.12): proof that the redirect belongs to an
-//! installation that this browser started here, not long ago.
+//! The `state` of an authorization request, against cross-site request forgery (RFC 6749 section 10.12). A valid state
+//! proves that this browser started the installation here, not long ago.
 //!
-//! It is signed and not stored, so that any process can check what another made, and binds four things: the browser
-//! (whose secret is signed but not carried), the redirect URI, the instant, and the marketplace's entrance.
+//! States are signed and not stored, so every process can verify the state of another process. The signature covers the
+//! browser's secret (which the state does not contain), the redirect URI, the time of issue, and the marketplace host.
 //!
-//! The key is derived from the app's client secret. Exactly who can exchange a code needs it, and both routes read
-//! that secret anyway, while the sealing keys keep their one purpose. Whoever knows the client secret could forge a
-//! state, but could as well call the token endpoint as the app. When the secret is changed, installations that are
-//! under way must be started again, as their codes must be anyway.
+//! The signing key is derived from the app's client secret, which both routes read anyway. The sealing keys thus keep
+//! their one purpose. A holder of the client secret could forge a state, but could also call the token endpoint as the
+//! app. A change of the client secret invalidates the states of installations in progress; their codes become invalid,
+//! too.
 
 use aws_lc_rs::{hkdf, hmac};
 use base64::Engine as _;
@@ -16,52 +16,53 @@ use shared::domain::clock::Millis;
 use shared::domain::random;
 use shared::domain::redacted::Redacted;
 
-use crate::authorize::{CONSENT_TIME, Entrance};
+use crate::authorize::{CONSENT_TIME, Marketplace};
 use crate::browser::Browser;
 
 const FORMAT: u8 = 1;
 const NONCE: usize = 16;
-/// Format, entrance, instant, nonce.
+/// Length of the signed part: format, marketplace, time of issue, nonce.
 const CLAIM: usize = 1 + 1 + 8 + NONCE;
 const MAC: usize = 32;
 
-/// Why a state does not prove anything.
+/// The reason for which a state is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StateError {
-    /// Not made here, or made for another browser or another redirect URI. Which of them cannot be told apart.
-    #[error("the state was not made for this browser and this address")]
+    /// The state was not signed here, or was signed for another browser or redirect URI. The signature cannot tell these
+    /// apart.
+    #[error("the state was not signed for this browser and this redirect URI")]
     Foreign,
-    /// Made here, for this browser, too long ago.
+    /// The state was signed here for this browser, and has expired.
     #[error("the state is older than {} minutes", CONSENT_TIME.as_secs() / 60)]
     Expired,
 }
 
-/// A state that was made here, for this browser and this redirect URI.
+/// A state whose signature for this browser and redirect URI is valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VerifiedState {
-    /// The entrance that the installation was started through.
-    pub entrance: Entrance,
-    /// What no other state has.
+    /// The marketplace host that the installation was started on.
+    pub marketplace: Marketplace,
+    /// Random bytes, unique to this state.
     pub nonce: [u8; NONCE],
     issued_at: Millis,
 }
 
 impl VerifiedState {
-    /// Whether a code that comes with it may be exchanged.
+    /// Checks that the state has not expired.
     ///
     /// # Errors
-    /// [`StateError::Expired`], [`CONSENT_TIME`] after it was made.
+    /// [`StateError::Expired`], [`CONSENT_TIME`] after the state was signed.
     pub fn check_age(&self, now: Millis) -> Result<(), StateError> {
-        // An instant that is still to come was written by a process whose clock is ahead.
+        // `since` is zero for a time of issue in the future, which another process's fast clock may have written.
         if now.since(self.issued_at) >= CONSENT_TIME { Err(StateError::Expired) } else { Ok(()) }
     }
 }
 
-/// Makes and checks states.
+/// Signs and verifies states.
 pub struct StateKey(hmac::Key);
 
 impl StateKey {
-    /// HKDF-SHA256 of the client secret, for this one purpose.
+    /// Derives the key: HKDF-SHA256 (RFC 5869) of the client secret, with an `info` for this purpose only.
     ///
     /// # Panics
     /// Never: 32 bytes are within HKDF's limit.
@@ -73,13 +74,13 @@ impl StateKey {
         Self(key.into())
     }
 
-    /// A state for an authorization request that this browser is sent away with now.
+    /// Signs a state for an authorization request of this browser.
     #[must_use]
-    pub fn sign(&self, entrance: Entrance, browser: &Browser, redirect_uri: &str, now: Millis) -> String {
+    pub fn sign(&self, marketplace: Marketplace, browser: &Browser, redirect_uri: &str, now: Millis) -> String {
         let nonce: [u8; NONCE] = random::bytes();
         let mut state = Vec::with_capacity(CLAIM + MAC);
         state.push(FORMAT);
-        state.push(entrance_byte(entrance));
+        state.push(marketplace_byte(marketplace));
         state.extend_from_slice(&now.0.to_be_bytes());
         state.extend_from_slice(&nonce);
         let tag = hmac::sign(&self.0, &signed(&state, browser, redirect_uri));
@@ -87,8 +88,8 @@ impl StateKey {
         URL_SAFE_NO_PAD.encode(state)
     }
 
-    /// Checks that a state was made here for this browser and this redirect URI. Its age is another question:
-    /// [`VerifiedState::check_age`].
+    /// Verifies that a state was signed here for this browser and redirect URI. Does not check the age:
+    /// [`VerifiedState::check_age`] does.
     ///
     /// # Errors
     /// [`StateError::Foreign`].
@@ -97,38 +98,38 @@ impl StateKey {
             URL_SAFE_NO_PAD.decode(state).ok().and_then(|b| b.try_into().ok()).ok_or(StateError::Foreign)?;
         let (claim, tag) = bytes.split_at(CLAIM);
         hmac::verify(&self.0, &signed(claim, browser, redirect_uri), tag).map_err(|_| StateError::Foreign)?;
-        let ([FORMAT, entrance], rest) = claim.split_at(2) else { return Err(StateError::Foreign) };
+        let ([FORMAT, marketplace], rest) = claim.split_at(2) else { return Err(StateError::Foreign) };
         let (issued_at, nonce) = rest.split_first_chunk().ok_or(StateError::Foreign)?;
         Ok(VerifiedState {
-            entrance: if *entrance == entrance_byte(Entrance::WhiteLabel) {
-                Entrance::WhiteLabel
+            marketplace: if *marketplace == marketplace_byte(Marketplace::WhiteLabel) {
+                Marketplace::WhiteLabel
             } else {
-                Entrance::Standard
+                Marketplace::Standard
             },
             nonce: nonce.try_into().map_err(|_| StateError::Foreign)?,
             issued_at: Millis(i64::from_be_bytes(*issued_at)),
         })
     }
 
-    /// A digest of the address and the make of a browser that has no cookie of ours. It is keyed, because addresses are
-    /// few enough to be guessed from a plain digest.
+    /// HMAC of the network address and `User-Agent` of a browser without our cookie. A plain digest could be reversed by
+    /// trying all addresses.
     #[must_use]
     pub fn network(&self, address: &str, user_agent: &str) -> String {
-        // A signed state begins with its format, so this is never the text of one.
+        // A signed state begins with the byte FORMAT, so this text is never a signed state.
         let text = format!("network\0{address}\0{user_agent}");
         hex::encode(hmac::sign(&self.0, text.as_bytes()))
     }
 }
 
-/// What the signature covers. All parts but the last have a fixed length, so no two readings are possible.
+/// The bytes that the signature covers. All parts but the last have a fixed length, so the encoding is unambiguous.
 fn signed(claim: &[u8], browser: &Browser, redirect_uri: &str) -> Vec<u8> {
     [claim, browser.bytes(), redirect_uri.as_bytes()].concat()
 }
 
-fn entrance_byte(entrance: Entrance) -> u8 {
-    match entrance {
-        Entrance::Standard => 0,
-        Entrance::WhiteLabel => 1,
+fn marketplace_byte(marketplace: Marketplace) -> u8 {
+    match marketplace {
+        Marketplace::Standard => 0,
+        Marketplace::WhiteLabel => 1,
     }
 }
 
@@ -145,36 +146,38 @@ mod tests {
         StateKey::derive(&Redacted::from("the app's client secret"))
     }
 
-    fn verify(state: &str, browser: &Browser, now: Millis) -> Result<Entrance, StateError> {
+    fn verify(state: &str, browser: &Browser, now: Millis) -> Result<Marketplace, StateError> {
         let state = key().verify(state, browser, URI)?;
-        state.check_age(now).map(|()| state.entrance)
+        state.check_age(now).map(|()| state.marketplace)
     }
 
     #[test]
-    fn a_state_is_good_in_its_browser_until_its_end_and_in_every_process() {
+    fn a_state_is_valid_in_its_browser_until_it_expires() {
         let browser = Browser::new();
-        let state = key().sign(Entrance::WhiteLabel, &browser, URI, NOW);
-        assert_eq!(verify(&state, &browser, NOW), Ok(Entrance::WhiteLabel));
+        let state = key().sign(Marketplace::WhiteLabel, &browser, URI, NOW);
+        assert_eq!(verify(&state, &browser, NOW), Ok(Marketplace::WhiteLabel));
         let last = NOW + CONSENT_TIME - Duration::from_millis(1);
-        assert_eq!(verify(&state, &browser, last), Ok(Entrance::WhiteLabel));
+        assert_eq!(verify(&state, &browser, last), Ok(Marketplace::WhiteLabel));
         assert_eq!(verify(&state, &browser, NOW + CONSENT_TIME), Err(StateError::Expired));
-        assert_eq!(verify(&state, &browser, NOW - CONSENT_TIME), Ok(Entrance::WhiteLabel), "a clock behind");
+        assert_eq!(verify(&state, &browser, NOW - CONSENT_TIME), Ok(Marketplace::WhiteLabel), "a slow clock");
     }
 
     #[test]
-    fn tabs_of_one_browser_have_states_of_their_own() {
+    fn each_tab_of_a_browser_has_its_own_state() {
         let browser = Browser::new();
-        let (one, two) =
-            (key().sign(Entrance::Standard, &browser, URI, NOW), key().sign(Entrance::Standard, &browser, URI, NOW));
+        let (one, two) = (
+            key().sign(Marketplace::Standard, &browser, URI, NOW),
+            key().sign(Marketplace::Standard, &browser, URI, NOW),
+        );
         assert_ne!(one, two);
         let nonces = [&one, &two].map(|state| key().verify(state, &browser, URI).expect("ours").nonce);
-        assert_ne!(nonces[0], nonces[1], "each is told apart in the table");
+        assert_ne!(nonces[0], nonces[1], "the table tells them apart by the nonce");
     }
 
     #[test]
     fn another_browser_address_or_secret_does_not_match() {
         let browser = Browser::new();
-        let state = key().sign(Entrance::Standard, &browser, URI, NOW);
+        let state = key().sign(Marketplace::Standard, &browser, URI, NOW);
         let other_key = StateKey::derive(&Redacted::from("another secret"));
         let elsewhere = "https://connect.example.com/prod/oauth/callback";
         assert_eq!(key().verify(&state, &Browser::new(), URI), Err(StateError::Foreign));
@@ -185,17 +188,17 @@ mod tests {
     #[test]
     fn every_flipped_bit_is_noticed() {
         let browser = Browser::new();
-        let good = URL_SAFE_NO_PAD.decode(key().sign(Entrance::Standard, &browser, URI, NOW)).expect("base64");
+        let good = URL_SAFE_NO_PAD.decode(key().sign(Marketplace::Standard, &browser, URI, NOW)).expect("base64");
         for bit in 0..good.len() * 8 {
             let mut forged = good.clone();
             forged[bit / 8] ^= 1 << (bit % 8);
-            let verdict = key().verify(&URL_SAFE_NO_PAD.encode(forged), &browser, URI);
-            assert_eq!(verdict, Err(StateError::Foreign), "bit {bit}");
+            let result = key().verify(&URL_SAFE_NO_PAD.encode(forged), &browser, URI);
+            assert_eq!(result, Err(StateError::Foreign), "bit {bit}");
         }
     }
 
     #[test]
-    fn a_network_is_told_apart_by_address_and_make_and_by_key() {
+    fn a_network_digest_depends_on_address_user_agent_and_key() {
         let other_key = StateKey::derive(&Redacted::from("another secret"));
         let network = key().network("192.0.2.1", "Firefox");
         assert_eq!(network, key().network("192.0.2.1", "Firefox"));
@@ -210,7 +213,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_text_is_sent_is_foreign(state in ".{0,200}") {
+        fn every_other_text_is_foreign(state in ".{0,200}") {
             prop_assert_eq!(key().verify(&state, &Browser::new(), URI), Err(StateError::Foreign));
         }
     }

@@ -1,9 +1,9 @@
-//! What is done for companies in the background: reading in which locations a new one has the app, and erasing the
-//! tokens of the locations of one that no longer has it.
+//! Background tasks for companies. A task lists the locations in which an installed company has the app, or erases the
+//! tokens of an uninstalled company's locations.
 //!
-//! Both can be broken off at any point and begun again: a list is read on from where it was left, and what is erased
-//! stays erased. A task is noted before the write that it is about, and finished only once that write is over. A task
-//! that fails is tried again after a growing pause, so that it does not hold up the others.
+//! A task can be interrupted at any point and resumed: the position in the list is stored, and erasing is idempotent. The
+//! task is a write-ahead intent: it is stored before the write to the installation that causes it, and finished after that
+//! write. A failed task is tried again with exponential backoff, so it does not delay the others.
 
 use std::time::Duration;
 
@@ -22,30 +22,30 @@ use shared::table::installation::LEASE;
 use shared::table::minted::InstallNotice;
 use shared::token::TokenError;
 
-/// How many locations are written at once.
+/// The number of locations that are written at once.
 const CONCURRENCY: usize = 16;
-/// Nothing is begun with less time than this: a page, or the company's own token.
-const ENOUGH: Duration = Duration::from_secs(16);
-/// Tasks that are read from the index at once.
+/// The least time that must be left to start a step: the request of a page, or the renewal of the company's token.
+const MIN_TIME_LEFT: Duration = Duration::from_secs(16);
+/// The number of tasks in one read of the index.
 const TASKS_PAGE: i32 = 100;
-/// Companies whose tasks run at once.
+/// The number of companies whose tasks run at once.
 const COMPANIES_AT_ONCE: usize = 8;
-/// Pause after a failed run. It doubles with each further failure…
+/// The pause after the first failure of a task. Each further failure doubles the pause.
 const RETRY: Duration = Duration::from_mins(1);
-/// …up to this.
+/// The longest pause after a failure.
 const LONGEST_RETRY: Duration = Duration::from_mins(30);
-/// A company that has no token, or whose list the platform does not give, is given up after this…
-const HOPELESS: Duration = Duration::from_hours(24);
-/// …and one whose install was announced and never stored after this.
-const NEVER_STORED: Duration = Duration::from_hours(1);
-/// Permits for one page that may come too late to be used.
-const LATE_PERMITS: usize = 3;
-/// The list may lag behind an uninstall by so much.
-const LAG: Duration = Duration::from_mins(1);
+/// The time after which a failing task is given up.
+const GIVE_UP_AFTER: Duration = Duration::from_hours(24);
+/// The time after which a task is given up if the installation that it waits for is never stored.
+const GIVE_UP_PENDING_AFTER: Duration = Duration::from_hours(1);
+/// The number of tries to get a permit that has not expired, for one page.
+const PERMIT_TRIES: usize = 3;
+/// The longest time for which the platform's list may still contain an uninstalled location.
+const LIST_LAG: Duration = Duration::from_mins(1);
 
-/// Why a company's work is not finished.
+/// The reason for which a task is not finished.
 #[derive(Debug, thiserror::Error)]
-enum Unfinished {
+enum TaskError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("no token: {0}")]
@@ -58,8 +58,8 @@ enum Unfinished {
     Time,
 }
 
-/// Runs the tasks that are due and goes on with the searches for locations' companies, in an invocation that ends at
-/// `deadline`. The next tick does what is left.
+/// Runs the tasks that are due, and continues the searches for the companies of locations. Stops before `deadline`, the
+/// end of the invocation; the next tick continues.
 pub async fn run(app: &App, deadline: Millis) {
     tokio::join!(Box::pin(run_tasks(app, deadline)), Box::pin(app.tokens.search(deadline)));
 }
@@ -75,7 +75,7 @@ async fn run_tasks(app: &App, deadline: Millis) {
         let runs = stream::iter(page.entries).map(|company| run_task(app, company, deadline));
         runs.buffer_unordered(COMPANIES_AT_ONCE).collect::<()>().await;
         after = page.next;
-        if after.is_none() || expect_time(app, deadline).is_err() {
+        if after.is_none() || check_time_left(app, deadline).is_err() {
             return;
         }
     }
@@ -83,31 +83,31 @@ async fn run_tasks(app: &App, deadline: Millis) {
 
 async fn run_task(app: &App, company: String, deadline: Millis) {
     let outcome = match app.table.task(&company, app.clock.now()).await {
-        // Another tick has finished it, or the index lags behind the table.
+        // Another tick has finished the task, and the index lags behind the table.
         Ok(None) => return,
-        Ok(Some(task)) => one(app, &task, deadline).await,
+        Ok(Some(task)) => execute(app, &task, deadline).await,
         Err(error) => Err(error.into()),
     };
     if let Err(error) = outcome {
-        tracing::warn!(company, %error, "a company's task is not finished");
+        tracing::warn!(company, %error, "the task of a company is not finished");
     }
 }
 
-/// Does what the stored state of a company asks for, and then finishes or postpones its task.
-async fn one(app: &App, task: &Task, deadline: Millis) -> Result<(), Unfinished> {
-    expect_time(app, deadline)?;
+/// Erases or lists, as the stored state of the company requires. Then finishes or postpones the task.
+async fn execute(app: &App, task: &Task, deadline: Millis) -> Result<(), TaskError> {
+    check_time_left(app, deadline)?;
     let began = app.clock.now();
     let Ok(company) = Resource::company(&task.company) else { return finish(app, task).await };
     let stored = app.table.installation(&company).await?;
     let is_installed = stored.as_ref().is_some_and(|stored| stored.status() != Status::Revoked);
-    // An install is over once it is stored, or was dropped because of a later uninstall.
+    // An install has ended when it is stored, or when a later uninstall has superseded it.
     let is_over = |stored: &Installation, started: Millis| {
         stored.installed_at >= started || stored.revoked_at().is_some_and(|at| at > started)
     };
     let install_is_pending =
         task.installing.is_some_and(|started| !stored.as_ref().is_some_and(|stored| is_over(stored, started)));
-    let given_up =
-        began.since(task.noted_at) >= if install_is_pending || stored.is_none() { NEVER_STORED } else { HOPELESS };
+    let given_up = began.since(task.noted_at)
+        >= if install_is_pending || stored.is_none() { GIVE_UP_PENDING_AFTER } else { GIVE_UP_AFTER };
     let outcome = match &stored {
         None => Err(TokenError::NotInstalled.into()),
         Some(stored) if stored.status() == Status::Revoked => erase(app, stored, deadline).await,
@@ -122,8 +122,8 @@ async fn one(app: &App, task: &Task, deadline: Millis) -> Result<(), Unfinished>
         return outcome;
     }
     match (&outcome, unsettled) {
-        // The company's limit is used up, or this invocation is over: the next tick goes on.
-        (Err(Unfinished::Permit | Unfinished::Time), _) => {}
+        // The company's limit is used up, or this invocation ends. The next tick continues.
+        (Err(TaskError::Permit | TaskError::Time), _) => {}
         (Ok(()), Some(at)) => app.table.postpone_task(task, at, 0).await?,
         (Ok(()), None) | (Err(_), _) => {
             let failures = task.failures + 1;
@@ -134,17 +134,17 @@ async fn one(app: &App, task: &Task, deadline: Millis) -> Result<(), Unfinished>
     outcome
 }
 
-async fn finish(app: &App, task: &Task) -> Result<(), Unfinished> {
+async fn finish(app: &App, task: &Task) -> Result<(), TaskError> {
     app.table.finish_task(task, app.clock.now()).await?;
     Ok(())
 }
 
-/// Erases what was minted from an installation that has ended.
-async fn erase(app: &App, company: &Installation, deadline: Millis) -> Result<(), Unfinished> {
+/// Erases the tokens that were minted from a company's installation, after its uninstall.
+async fn erase(app: &App, company: &Installation, deadline: Millis) -> Result<(), TaskError> {
     let (id, epoch) = (company.resource.id(), company.version.epoch);
     let mut after = None;
     loop {
-        expect_time(app, deadline)?;
+        check_time_left(app, deadline)?;
         let page = app.table.locations_of(id, after.as_ref()).await?;
         let Some(last) = page.last().cloned() else { break };
         let erased = stream::iter(&page).map(|location| app.table.erase_minted(location, id, epoch));
@@ -155,32 +155,30 @@ async fn erase(app: &App, company: &Installation, deadline: Millis) -> Result<()
     Ok(())
 }
 
-/// Reads in which locations a company has the app.
-async fn discover(app: &App, company: &Installation, task: &Task, deadline: Millis) -> Result<(), Unfinished> {
+/// Reads the platform's list of the locations in which a company has the app, and stores them.
+async fn discover(app: &App, company: &Installation, task: &Task, deadline: Millis) -> Result<(), TaskError> {
     let id = company.resource.id();
     app.table.keep_company_listed(id, company.installed_at).await?;
     let mut skip = task.read;
     loop {
-        let asked_at = app.clock.now();
+        let requested_at = app.clock.now();
         let page = page(app, &company.resource, skip, deadline).await?;
-        let at = (asked_at - LAG).max(company.installed_at);
+        let at = (requested_at - LIST_LAG).max(company.installed_at);
         let learnt = stream::iter(&page.installed)
             .map(|location| {
-                app.table.record_install_notice(
-                    location,
-                    InstallNotice { company: Some(id), at, event: None, now: asked_at },
-                )
+                let notice = InstallNotice { company: Some(id), at, event: None, now: requested_at };
+                app.table.record_install_notice(location, notice)
             })
             .buffer_unordered(CONCURRENCY);
-        let news: Vec<bool> = learnt.try_collect().await?;
+        let new: Vec<bool> = learnt.try_collect().await?;
         skip += page.entries;
         tracing::info!(
             company = id,
             entries = page.entries,
-            news = news.iter().filter(|n| **n).count(),
-            "locations read"
+            new = new.iter().filter(|is_new| **is_new).count(),
+            "locations of a company were listed"
         );
-        // `count` is the company's total, whatever the filter says: only a short page is the last one.
+        // The member `count` ignores the filter, so it does not show the end of the list. The last page is a short page.
         if page.entries < PAGE {
             app.table.set_locations_read(id, 0, app.clock.now()).await?;
             return Ok(());
@@ -189,12 +187,12 @@ async fn discover(app: &App, company: &Installation, task: &Task, deadline: Mill
     }
 }
 
-async fn page(app: &App, company: &Resource, skip: usize, deadline: Millis) -> Result<LocationsPage, Unfinished> {
-    expect_time(app, deadline)?;
-    // A token that has to be renewed is renewed before a permit is taken.
+async fn page(app: &App, company: &Resource, skip: usize, deadline: Millis) -> Result<LocationsPage, TaskError> {
+    check_time_left(app, deadline)?;
+    // Renews the token, if necessary, before a permit is taken.
     app.tokens.access(company, deadline).await?;
-    let (mut asked, mut used) = ask(app, company, skip, deadline).await?;
-    let (renewed, doubted) = match &asked {
+    let (mut result, mut used) = request_page(app, company, skip, deadline).await?;
+    let (renewed, doubted) = match &result {
         Err(CompanyApiError::TokenRefused) => {
             app.tokens.renew(company, &used, deadline).await?;
             (true, false)
@@ -206,9 +204,9 @@ async fn page(app: &App, company: &Resource, skip: usize, deadline: Millis) -> R
         _ => (false, false),
     };
     if renewed {
-        (asked, used) = ask(app, company, skip, deadline).await?;
+        (result, used) = request_page(app, company, skip, deadline).await?;
     }
-    let otherwise = match asked {
+    let error = match result {
         Ok(page) => {
             app.tokens.worked(company, &used);
             if doubted {
@@ -216,44 +214,45 @@ async fn page(app: &App, company: &Resource, skip: usize, deadline: Millis) -> R
             }
             return Ok(page);
         }
-        Err(otherwise) => otherwise,
+        Err(error) => error,
     };
-    match &otherwise {
-        CompanyApiError::NotAllowed(said) => app.alarms.not_allowed(company, "oauth.readonly", said).await,
+    match &error {
+        CompanyApiError::NotAllowed(text) => app.alarms.not_allowed(company, "oauth.readonly", text).await,
         CompanyApiError::NotReached => app.alarms.not_reached(company).await,
         _ => {}
     }
-    if let Some((status, said)) = otherwise.unclassified() {
-        app.alarms.unclassified(company, status, said).await;
+    if let Some((status, text)) = error.unclassified() {
+        app.alarms.unclassified(company, status, text).await;
     }
-    Err(Unfinished::Platform(format!("{otherwise:?}")))
+    Err(TaskError::Platform(format!("{error:?}")))
 }
 
-/// Asks for one page: a connection, a permit, the token as it is after the wait for the permit, and then the request.
-async fn ask(
+/// Requests one page: opens a connection, takes a permit, reads the token (which may change during the wait for the
+/// permit), and sends the request.
+async fn request_page(
     app: &App,
     company: &Resource,
     skip: usize,
     deadline: Millis,
-) -> Result<(CompanyApiResult<LocationsPage>, Access), Unfinished> {
+) -> Result<(CompanyApiResult<LocationsPage>, Access), TaskError> {
     let to = Endpoint::of(company, "/oauth/installedLocations");
-    for _ in 0..LATE_PERMITS {
-        expect_time(app, deadline)?;
+    for _ in 0..PERMIT_TRIES {
+        check_time_left(app, deadline)?;
         let connection = app.endpoint.connection().await;
-        let connection = connection.map_err(|failure| Unfinished::Platform(failure.to_string()))?;
-        let permit = app.limiter.take(to, Some(deadline - ENOUGH)).await.map_err(|_| Unfinished::Permit)?;
+        let connection = connection.map_err(|failure| TaskError::Platform(failure.to_string()))?;
+        let permit = app.limiter.take(to, Some(deadline - MIN_TIME_LEFT)).await.map_err(|_| TaskError::Permit)?;
         let access = app.tokens.access(company, deadline).await?;
         let departure = Departure { connection, leave_by: permit.send_by };
-        let asked = app.endpoint.installed_locations(company, &access, skip, departure).await;
-        let Some((asked, meta)) = asked.map_err(TokenError::from)? else { continue };
+        let result = app.endpoint.installed_locations(company, &access, skip, departure).await;
+        let Some((result, meta)) = result.map_err(TokenError::from)? else { continue };
         if let Some((status, headers)) = meta.head {
             app.limiter.observe(to, status, &headers).await?;
         }
-        return Ok((asked, access));
+        return Ok((result, access));
     }
-    Err(Unfinished::Permit)
+    Err(TaskError::Permit)
 }
 
-fn expect_time(app: &App, deadline: Millis) -> Result<(), Unfinished> {
-    if app.clock.now() + ENOUGH.max(LEASE) > deadline { Err(Unfinished::Time) } else { Ok(()) }
+fn check_time_left(app: &App, deadline: Millis) -> Result<(), TaskError> {
+    if app.clock.now() + MIN_TIME_LEFT.max(LEASE) > deadline { Err(TaskError::Time) } else { Ok(()) }
 }

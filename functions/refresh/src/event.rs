@@ -1,27 +1,27 @@
-//! The events of the function: a tick of the schedule, the request of an operator, or messages of the rescue queue.
+//! The events of this function: a tick of the schedule, a request of an operator, or messages of the rescue queue.
 
 use aws_lambda_events::sqs::{SqsEvent, SqsMessage};
 use serde::Deserialize;
 use serde_json::Value;
 use shared::domain::resource::Resource;
 
-/// An event, told apart by its members.
+/// An event. Its members tell the kinds apart.
 #[derive(Debug)]
 pub enum Event {
-    /// Refresh what is due.
+    /// Renew the tokens that are due in these shards.
     Tick(Shards),
-    /// Refresh one installation.
+    /// Renew one installation's token.
     One {
-        /// Whose.
+        /// The location or company.
         resource: Resource,
-        /// Even if its token is fresh.
+        /// True to renew the token even if it is fresh.
         force: bool,
     },
-    /// Store pairs that could not be stored.
+    /// Store the token pairs of these messages of the rescue queue.
     Rescue(Vec<SqsMessage>),
 }
 
-/// Which part of what is due: those of the index's shards whose number leaves the remainder `shard`.
+/// A part of the index's shards: those whose number modulo `shards` is `shard`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shards {
     shard: u32,
@@ -29,14 +29,14 @@ pub struct Shards {
 }
 
 impl Shards {
-    /// Returns true if a shard of the index is in this part.
+    /// Returns true if this part contains the shard of the index.
     #[must_use]
     pub fn include(self, index_shard: u32) -> bool {
         index_shard % self.shards == self.shard
     }
 }
 
-/// The event cannot be understood; nothing was done.
+/// The event is malformed. Nothing was done.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadEvent(String);
@@ -49,10 +49,10 @@ struct OneWire {
 }
 
 impl Event {
-    /// Reads an event. Whatever EventBridge sends is a tick.
+    /// Reads an event. Every event without `Records` and `resource` is a tick, so any event of EventBridge is one.
     ///
     /// # Errors
-    /// [`BadEvent`] for a resource, shards or messages that are malformed.
+    /// [`BadEvent`] if the resource, the shards or the messages are malformed.
     pub fn read(event: Value) -> Result<Self, BadEvent> {
         if event.get("Records").is_some() {
             let read: Result<SqsEvent, _> = serde_json::from_value(event);
@@ -87,7 +87,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn events_are_told_apart() {
+    fn each_kind_of_event_is_recognised() {
         let tick = |event| match Event::read(event) {
             Ok(Event::Tick(shards)) => Some((shards.shard, shards.shards)),
             _ => None,
@@ -109,12 +109,12 @@ mod tests {
             {"messageId":"m2","body":"{}","receiptHandle":"r2","attributes":{"ApproximateReceiveCount":"12"}},
         ]});
         let Ok(Event::Rescue(messages)) = Event::read(sqs) else { panic!("messages") };
-        let told: Vec<_> = messages.iter().map(|m| (m.message_id.as_deref(), m.receipt_handle.as_deref())).collect();
-        assert_eq!(told, [(Some("m1"), None), (Some("m2"), Some("r2"))]);
+        let ids: Vec<_> = messages.iter().map(|m| (m.message_id.as_deref(), m.receipt_handle.as_deref())).collect();
+        assert_eq!(ids, [(Some("m1"), None), (Some("m2"), Some("r2"))]);
     }
 
     #[test]
-    fn parts_cover_every_shard_of_the_index_once() {
+    fn the_parts_contain_each_shard_of_the_index_once() {
         for shards in [1, 2, 3, 8, 16] {
             for index_shard in 0..8 {
                 let parts = (0..shards).filter(|shard| Shards { shard: *shard, shards }.include(index_shard));

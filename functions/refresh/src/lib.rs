@@ -1,4 +1,7 @@
-//! The `refresh` function: renews tokens on a schedule, one at an operator's wish, and stores rescued pairs.
+//! The `refresh` function. It has three kinds of events:
+//! - A tick of the schedule ([`tick`]): renews the tokens that are due, and runs the companies' tasks ([`companies`]).
+//! - A request of an operator: renews one token now.
+//! - Messages of the rescue queue ([`rescue`]): stores token pairs that could not be stored when they were granted.
 
 pub mod companies;
 pub mod event;
@@ -17,13 +20,13 @@ use shared::domain::qualifier::{Arrival, Qualifier};
 
 use crate::event::Event;
 
-/// What an invocation is given where the runtime does not say when it ends.
-const USUAL_TIME: Duration = Duration::from_mins(1);
+/// The assumed length of an invocation if the runtime gives no valid deadline.
+const DEFAULT_TIME: Duration = Duration::from_mins(1);
 
 /// Serves events until the process is ended.
 ///
 /// # Errors
-/// Configuration that is missing or malformed, or a Runtime API that cannot be reached.
+/// The configuration is missing or malformed, or the Runtime API cannot be reached.
 pub async fn run() -> Result<(), Error> {
     let app = Arc::new(Box::pin(App::of(App::configure("refresh", AppConfig::read)?)).await?);
     let serve = service_fn(move |event| {
@@ -50,19 +53,19 @@ async fn handle(app: &App, event: LambdaEvent<Value>) -> Result<Value, Error> {
     Ok(answer)
 }
 
-/// Refuses messages that Lambda has not read from the queue. The schedule and operators need no such check: their events
-/// bring nothing that is believed.
+/// Refuses an SQS event that did not come by the alias of the event source. Other events need no such check: they carry
+/// no data that this function stores.
 fn check_queue(app: &App, invoked_function_arn: &str) -> Result<(), Error> {
     let alias = &app.config.gateway_alias;
     if alias.admits(Arrival::Queue, invoked_function_arn) {
         return Ok(());
     }
     let came_by = Qualifier::of(invoked_function_arn);
-    Err(format!("an SQS event came by {came_by:?}, GATEWAY_ALIAS is {:?}", alias.name()).into())
+    Err(format!("an SQS event came by the qualifier {came_by:?}, but GATEWAY_ALIAS is {:?}", alias.name()).into())
 }
 
-/// The end of the invocation. A local emulator's may be nonsense: what is past is taken for unknown.
+/// The end of the invocation. A deadline in the past, which a local emulator may send, is replaced by a default.
 fn deadline(context: u64, now: Millis) -> Millis {
-    let told = Millis(i64::try_from(context).unwrap_or(i64::MAX));
-    if told > now { told } else { now + USUAL_TIME }
+    let deadline = Millis(i64::try_from(context).unwrap_or(i64::MAX));
+    if deadline > now { deadline } else { now + DEFAULT_TIME }
 }

@@ -1,4 +1,4 @@
-//! Messages of the rescue queue: pairs that could not be stored when they were granted.
+//! The consumer of the rescue queue: stores token pairs that could not be stored when they were granted.
 
 use std::time::Duration;
 
@@ -7,37 +7,38 @@ use futures_util::future::join_all;
 use shared::app::App;
 use shared::token::rescue::{LostWrite, RescueError, Rescued, redelivery};
 
-/// The time that one pair is given. The table may hang, and the pair is to be tried again soon.
-const PATIENCE: Duration = Duration::from_secs(8);
+/// Time limit for one pair. If the table hangs, the pair must be tried again soon.
+const TIME_LIMIT: Duration = Duration::from_secs(8);
 
-/// Stores each pair by the conditional write that it was meant for. Those that cannot be stored yet come again within
-/// seconds: their visibility time-out is shortened, and SQS keeps it for what the answer names.
+/// Stores each pair by the conditional write that failed earlier. A pair that still cannot be stored is delivered again
+/// within seconds, because its message gets a shorter visibility time-out.
 ///
-/// The answer names the messages that come again (Lambda Developer Guide, "Implementing partial batch responses").
+/// Returns the messages that SQS must deliver again (Lambda Developer Guide, "Implementing partial batch responses").
 pub async fn run(app: &App, messages: Vec<SqsMessage>) -> SqsBatchResponse {
     let stored = join_all(messages.iter().map(|message| store_in_time(app, message))).await;
     let failed: Vec<&SqsMessage> = messages.iter().zip(stored).filter(|(_, stored)| !stored).map(|(m, _)| m).collect();
     if let Some(queue) = &app.rescue {
-        let mut again = Vec::new();
+        let mut redeliveries = Vec::new();
         for message in &failed {
-            again.extend(message.receipt_handle.as_deref().map(|receipt| (receipt, redelivery(receives(message)))));
+            redeliveries
+                .extend(message.receipt_handle.as_deref().map(|receipt| (receipt, redelivery(receives(message)))));
         }
-        queue.deliver_again(&again).await;
+        queue.deliver_again(&redeliveries).await;
     }
     let mut answer = SqsBatchResponse::default();
-    // To Lambda, an empty id means that the whole batch has failed.
+    // Lambda takes an empty id as a failure of the whole batch.
     answer.set_failures(failed.into_iter().map(|message| message.message_id.clone().unwrap_or_default()));
     answer
 }
 
-/// Number of deliveries, this one included (Amazon SQS API Reference, `ReceiveMessage`); 1 if SQS does not say.
+/// Number of deliveries of a message, including this one (Amazon SQS API Reference, `ReceiveMessage`). 1 if absent.
 fn receives(message: &SqsMessage) -> u32 {
     message.attributes.get("ApproximateReceiveCount").and_then(|count| count.parse().ok()).unwrap_or(1)
 }
 
 async fn store_in_time(app: &App, message: &SqsMessage) -> bool {
     let body = message.body.as_deref().unwrap_or_default();
-    let error = match tokio::time::timeout(PATIENCE, Box::pin(store(app, body))).await {
+    let error = match tokio::time::timeout(TIME_LIMIT, Box::pin(store(app, body))).await {
         Ok(Ok(())) => return true,
         Ok(Err(error)) => error.to_string(),
         Err(_) => "no answer in time".to_owned(),
@@ -62,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_number_of_deliveries_is_sqss() {
+    fn the_number_of_deliveries_is_read_from_the_message() {
         for (count, expected) in [(None, 1), (Some("12"), 12), (Some("often"), 1)] {
             let mut message = SqsMessage::default();
             message.attributes.extend(count.map(|count| ("ApproximateReceiveCount".to_owned(), count.to_owned())));

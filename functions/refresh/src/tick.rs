@@ -1,4 +1,4 @@
-//! Everything that is due, until shortly before the invocation's end.
+//! One tick of the schedule: renews the tokens that are due, until shortly before the end of the invocation.
 
 use std::collections::{HashSet, VecDeque};
 use std::pin::pin;
@@ -20,44 +20,45 @@ use shared::token::schedule;
 use crate::companies;
 use crate::event::Shards;
 
-/// How many refreshes are under way at once.
+/// The number of renewals that run at once.
 const CONCURRENCY: usize = 16;
-/// How many entries of the index are read at once.
+/// The number of entries in one read of the index.
 const PAGE: i32 = 200;
-/// No refresh is begun with less than a lease and this left.
+/// A renewal starts only if the length of a lease plus this margin is left.
 const MARGIN: Duration = Duration::from_secs(1);
 
-/// What an invocation did.
+/// The counts of one invocation: the response of the function.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Summary {
     /// Installations that were due.
     pub due: u64,
-    /// Renewed by their refresh token.
+    /// Tokens that were renewed with their refresh token.
     pub refreshed: u64,
-    /// Minted from their company's token.
+    /// Tokens that were minted from the company's token.
     pub minted: u64,
-    /// Put off: not used of late, or in another's hands.
+    /// Installations without recent calls, or whose lease another process holds. They are not renewed now.
     pub deferred: u64,
-    /// Tried without success, or not triable.
+    /// Renewals that failed or could not start.
     pub failed: u64,
-    /// Still due when the time was up.
+    /// Installations that were still due at the end of the time.
     pub left: u64,
 }
 
 impl Summary {
-    fn count(&mut self, outcome: Outcome) {
-        match outcome {
-            Outcome::Refreshed => self.refreshed += 1,
-            Outcome::Minted => self.minted += 1,
-            Outcome::Deferred => self.deferred += 1,
-            Outcome::Failed => self.failed += 1,
-            Outcome::NoTime => self.left += 1,
+    fn count(&mut self, renewal: Renewal) {
+        match renewal {
+            Renewal::Refreshed => self.refreshed += 1,
+            Renewal::Minted => self.minted += 1,
+            Renewal::Deferred => self.deferred += 1,
+            Renewal::Failed => self.failed += 1,
+            Renewal::NoTime => self.left += 1,
         }
     }
 }
 
+/// The result for one due installation: the count of [`Summary`] that it adds to.
 #[derive(Clone, Copy, Debug)]
-enum Outcome {
+enum Renewal {
     Refreshed,
     Minted,
     Deferred,
@@ -65,11 +66,11 @@ enum Outcome {
     NoTime,
 }
 
-/// Refreshes what is due in some shards, in an invocation that ends at `deadline`. Beside it, one of the parts sees to
-/// the companies.
+/// Renews the tokens that are due in `shards`, in an invocation that ends at `deadline`. The part with shard 0 also runs
+/// the companies' tasks, sends pending lifecycle events, and measures the gauges.
 ///
 /// # Errors
-/// [`StoreError`] if what is due cannot be read.
+/// [`StoreError`] if the index of due installations cannot be read.
 pub async fn run(app: &App, shards: Shards, deadline: Millis) -> Result<Summary, StoreError> {
     let companies = async {
         if shards.include(0) {
@@ -91,12 +92,12 @@ pub async fn run(app: &App, shards: Shards, deadline: Millis) -> Result<Summary,
     let (summary, oldest) = match refreshed {
         Ok(done) => done,
         Err(error) => {
-            // When the table does not answer, pairs come to the rescue queue: its depth is told all the same.
+            // During an outage of the table, pairs go to the rescue queue. So its depth is logged here, too.
             tracing::error!(
                 %error,
                 BreakerOpen = gauges.breaker_open.map(u8::from),
                 RescueDepth = gauges.rescue_depth,
-                "what is due cannot be read"
+                "the due installations cannot be read"
             );
             return Err(error);
         }
@@ -117,7 +118,7 @@ pub async fn run(app: &App, shards: Shards, deadline: Millis) -> Result<Summary,
     Ok(summary)
 }
 
-/// What is measured once a tick, by one of its parts.
+/// The gauges that one part of a tick measures.
 #[derive(Clone, Copy, Debug, Default)]
 struct Gauges {
     breaker_open: Option<bool>,
@@ -142,28 +143,28 @@ impl Gauges {
     }
 }
 
-/// Refreshes what is due. Also since when the oldest of it was, when the tick began.
+/// Renews the due tokens. Returns the counts, and the age of the oldest due entry at the start of the tick.
 ///
-/// The next shard of the index is read while what was found before is refreshed, so that as much is under way as may be.
-/// Shards that had more than a page are read on once that is done: from where they were left, so that what stays due
-/// hides nothing behind it.
+/// The index is read in rounds. A round reads one page of each shard while the renewals of earlier pages run, so that up
+/// to [`CONCURRENCY`] renewals run at any time. The next round continues after the last entry of each page, so that entries
+/// that stay due cannot hide later entries.
 async fn refresh(app: &App, shards: Shards, deadline: Millis) -> Result<(Summary, Duration), StoreError> {
     let began = app.clock.now();
-    let mut index = Index::new(app, shards, deadline);
+    let mut index = DueIndex::new(app, shards, deadline);
     let mut summary = Summary::default();
     while index.begin_round() {
         let pages = stream::unfold(&mut index, async |index| Some((index.page().await?, index)));
-        let refreshes = pages.flat_map(stream::iter).map(|found| one(app, found, deadline));
-        let mut outcomes = pin!(refreshes.buffer_unordered(CONCURRENCY));
-        while let Some(outcome) = outcomes.next().await {
-            summary.count(outcome);
+        let refreshes = pages.flat_map(stream::iter).map(|entry| renew(app, entry, deadline));
+        let mut renewals = pin!(refreshes.buffer_unordered(CONCURRENCY));
+        while let Some(renewal) = renewals.next().await {
+            summary.count(renewal);
         }
     }
-    let Index { found, mut oldest, unread, stop, .. } = index;
+    let DueIndex { found, mut oldest, unread, stop, .. } = index;
     summary.due = found;
     match stop {
-        Some(Stop::Failed(error)) => return Err(error),
-        Some(Stop::NoTime) => count_left(app, shards, &mut summary).await?,
+        Some(StopReason::Failed(error)) => return Err(error),
+        Some(StopReason::NoTime) => count_left(app, shards, &mut summary).await?,
         None => {}
     }
     for (shard, after) in unread {
@@ -173,43 +174,44 @@ async fn refresh(app: &App, shards: Shards, deadline: Millis) -> Result<(Summary
     Ok((summary, began.since(oldest)))
 }
 
-/// The index of what is due, on its way through the shards of one part.
-struct Index<'a> {
+/// A reader of the index of due installations, for the shards of one part.
+struct DueIndex<'a> {
     app: &'a App,
     deadline: Millis,
-    /// Shards to read in this round, and from where.
+    /// The shards to read in this round, each with the key after which to start.
     unread: VecDeque<(u32, Option<DueKey>)>,
-    /// Shards to read in the next, since they had more than was read.
+    /// The shards to read in the next round, because they have further pages.
     more: VecDeque<(u32, Option<DueKey>)>,
-    /// The index lags behind the table, and what failed may be due again: each is looked at once.
+    /// The installations found so far. Each is handled once, although the index lags behind the table and a failed renewal
+    /// may be due again.
     seen: HashSet<Resource>,
-    /// How many were due.
+    /// The number of due installations found.
     found: u64,
-    /// Since when the first of them was.
+    /// The earliest time at which a found installation was due.
     oldest: Millis,
-    stop: Option<Stop>,
+    stop: Option<StopReason>,
 }
 
-/// Why the index is not read to its end.
-enum Stop {
+/// The reason for which the index was not read to its end.
+enum StopReason {
     NoTime,
     Failed(StoreError),
 }
 
-/// What is due, and whether it was called of late.
-struct Found {
+/// A due installation. `hot` is true if it had recent calls.
+struct DueEntry {
     due: Due,
     hot: bool,
 }
 
-impl<'a> Index<'a> {
+impl<'a> DueIndex<'a> {
     fn new(app: &'a App, shards: Shards, deadline: Millis) -> Self {
         let more = (0..DUE_SHARDS).filter(|shard| shards.include(*shard)).map(|shard| (shard, None)).collect();
         let (unread, seen, oldest) = (VecDeque::new(), HashSet::new(), app.clock.now());
         Self { app, deadline, unread, more, seen, found: 0, oldest, stop: None }
     }
 
-    /// Whether there is a round to go.
+    /// Starts the next round. Returns false if no shard is left to read.
     fn begin_round(&mut self) -> bool {
         if self.stop.is_some() {
             return false;
@@ -218,17 +220,17 @@ impl<'a> Index<'a> {
         !self.unread.is_empty()
     }
 
-    /// The next that are due, if there are any in this round. Never an error, which would end what is under way.
-    async fn page(&mut self) -> Option<Vec<Found>> {
+    /// The next page of this round. An error ends the reading and is stored in `stop`, so that running renewals can end.
+    async fn page(&mut self) -> Option<Vec<DueEntry>> {
         while let Some((shard, after)) = self.unread.front().filter(|_| self.stop.is_none()).cloned() {
             if !leaves_time(self.app.clock.now(), self.deadline) {
-                self.stop = Some(Stop::NoTime);
+                self.stop = Some(StopReason::NoTime);
                 return None;
             }
             let DuePage { entries, next } = match self.app.table.due(shard, self.app.clock.now(), after, PAGE).await {
                 Ok(page) => page,
                 Err(error) => {
-                    self.stop = Some(Stop::Failed(error));
+                    self.stop = Some(StopReason::Failed(error));
                     return None;
                 }
             };
@@ -244,13 +246,13 @@ impl<'a> Index<'a> {
             self.found += due.len() as u64;
             let hot = hot(self.app, &due).await;
             let is_hot = |due: &Due| hot.as_ref().is_none_or(|hot| hot.contains(&due.resource));
-            return Some(due.into_iter().map(|due| Found { hot: is_hot(&due), due }).collect());
+            return Some(due.into_iter().map(|due| DueEntry { hot: is_hot(&due), due }).collect());
         }
         None
     }
 }
 
-/// Counts what is still due, looked at or not.
+/// Counts the installations that are still due.
 async fn count_left(app: &App, shards: Shards, summary: &mut Summary) -> Result<(), StoreError> {
     let handled = summary.due - summary.left;
     let now = app.clock.now();
@@ -262,10 +264,10 @@ async fn count_left(app: &App, shards: Shards, summary: &mut Summary) -> Result<
     Ok(())
 }
 
-/// Refreshes one installation now; without `force` only if its token is no longer fresh.
+/// Renews one installation's token now. Without `force`, only if the token is due or not fresh.
 ///
 /// # Errors
-/// [`StoreError`] if it cannot be read.
+/// [`StoreError`] if the installation cannot be read.
 pub async fn run_one(app: &App, resource: &Resource, force: bool, deadline: Millis) -> Result<Summary, StoreError> {
     let mut summary = Summary { due: 1, ..Summary::default() };
     let Some(stored) = app.table.installation(resource).await? else {
@@ -284,15 +286,15 @@ pub async fn run_one(app: &App, resource: &Resource, force: bool, deadline: Mill
     let done = if stored.minted().is_some() {
         mint(app, &stored, Why::Operator, deadline).await
     } else {
-        outcome(resource, app.refresher.refresh(resource, stored.version, Why::Operator, deadline).await)
+        renewal_of(resource, app.refresher.refresh(resource, stored.version, Why::Operator, deadline).await)
     };
     summary.count(done);
     Ok(summary)
 }
 
-/// Which of them were called of late; nothing, if the counters do not say.
+/// The due installations with recent calls. `None` if the counters cannot be read.
 async fn hot(app: &App, due: &[Due]) -> Option<HashSet<Resource>> {
-    // A company's token is what its locations' tokens are minted from, whether it is called itself or not.
+    // A company always counts as called, because its locations' tokens are minted from its token.
     let (locations, companies): (Vec<_>, Vec<_>) =
         due.iter().map(|due| &due.resource).partition(|resource| resource.kind() == Kind::Location);
     match app.limiter.in_use(&locations).await {
@@ -301,29 +303,31 @@ async fn hot(app: &App, due: &[Due]) -> Option<HashSet<Resource>> {
             Some(hot)
         }
         Err(error) => {
-            tracing::warn!(%error, "the counters do not say what is in use: all is refreshed");
+            tracing::warn!(%error, "the counters cannot be read: installations without recent calls are renewed, too");
             None
         }
     }
 }
 
-/// Whether a refresh may still be begun.
+/// Returns true if the time left is enough for a renewal.
 fn leaves_time(now: Millis, deadline: Millis) -> bool {
     now + LEASE + MARGIN <= deadline
 }
 
-async fn one(app: &App, Found { due, hot }: Found, deadline: Millis) -> Outcome {
+/// Renews the token of a due installation, or defers it if it had no recent calls.
+async fn renew(app: &App, DueEntry { due, hot }: DueEntry, deadline: Millis) -> Renewal {
     let now = app.clock.now();
     if !leaves_time(now, deadline) {
-        return Outcome::NoTime;
+        return Renewal::NoTime;
     }
     let due = &due;
     if !hot {
         let until = schedule::next_cold(now, fastrand::f64());
         let deferred = app.table.defer(due, until, now - schedule::HOT, now - schedule::OLDEST_COLD).await;
-        // New, long not renewed, or not as the index says: then it is refreshed after all.
+        // The condition fails for a new installation, for a token of great age, and for a stale index entry. These are
+        // renewed.
         if matches!(deferred, Ok(Write::Applied(_))) {
-            return Outcome::Deferred;
+            return Renewal::Deferred;
         }
     }
     let grace_ends = now + schedule::GRACE - LEASE;
@@ -333,70 +337,71 @@ async fn one(app: &App, Found { due, hot }: Found, deadline: Millis) -> Outcome 
             return remint(app, due, deadline).await;
         }
         if due.resource.kind() == Kind::Company && matches!(refreshed, Refreshed::Renewed(_)) {
-            read_again(app, &due.resource).await;
+            request_list_again(app, &due.resource).await;
         }
-        // The next tick would come too late for an answer that the platform gives again for a short time.
-        let Refreshed::Failed(Failure::Unanswered(at)) = refreshed else { return outcome(&due.resource, refreshed) };
+        // The platform repeats a lost answer for a short grace period only, and the next tick may come after it. So the
+        // retry is made here.
+        let Refreshed::Failed(Failure::Unanswered(at)) = refreshed else { return renewal_of(&due.resource, refreshed) };
         if at > grace_ends || at + LEASE + MARGIN > deadline {
-            return outcome(&due.resource, refreshed);
+            return renewal_of(&due.resource, refreshed);
         }
         tokio::time::sleep(at.since(app.clock.now())).await;
     }
 }
 
-/// Mints the token of a location that has none of its own; lets it rest if there is nothing to mint from.
-async fn remint(app: &App, due: &Due, deadline: Millis) -> Outcome {
+/// Mints the token of a location without a refresh token. Unschedules the location if no company's token is available.
+async fn remint(app: &App, due: &Due, deadline: Millis) -> Renewal {
     let stored = match app.table.installation(&due.resource).await {
         Ok(Some(stored)) => stored,
-        Ok(None) => return Outcome::Deferred,
+        Ok(None) => return Renewal::Deferred,
         Err(error) => {
-            tracing::warn!(resource = %due.resource, %error, "not minted");
-            return Outcome::Failed;
+            tracing::warn!(resource = %due.resource, %error, "the token was not minted");
+            return Renewal::Failed;
         }
     };
     if stored.version != due.version {
-        return Outcome::Deferred;
+        return Renewal::Deferred;
     }
     mint(app, &stored, Why::Due, deadline).await
 }
 
-async fn mint(app: &App, stored: &Installation, why: Why, deadline: Millis) -> Outcome {
+async fn mint(app: &App, stored: &Installation, why: Why, deadline: Millis) -> Renewal {
     let resource = &stored.resource;
     match app.tokens.mint(stored, why, deadline).await {
-        Ok(Refreshed::Renewed(_)) => Outcome::Minted,
-        Ok(otherwise) => outcome(resource, otherwise),
-        // Whoever calls it finds out by himself whether that has changed.
+        Ok(Refreshed::Renewed(_)) => Renewal::Minted,
+        Ok(refreshed) => renewal_of(resource, refreshed),
+        // The location is unscheduled. The next call of the location checks again.
         Err(TokenError::Revoked | TokenError::NotInstalled) => {
             match app.table.unschedule(resource, stored.version).await {
-                Ok(_) => Outcome::Deferred,
+                Ok(_) => Renewal::Deferred,
                 Err(error) => {
-                    tracing::warn!(%resource, %error, "it stays due");
-                    Outcome::Failed
+                    tracing::warn!(%resource, %error, "the location could not be unscheduled and stays due");
+                    Renewal::Failed
                 }
             }
         }
         Err(error) => {
-            tracing::warn!(%resource, %error, "not minted");
-            Outcome::Failed
+            tracing::warn!(%resource, %error, "the token was not minted");
+            Renewal::Failed
         }
     }
 }
 
-/// With each renewal of a company's token, about once a day, its list of locations is read again.
-async fn read_again(app: &App, company: &Resource) {
+/// Schedules a new read of a company's list of locations. Each renewal of its token does so, about once a day.
+async fn request_list_again(app: &App, company: &Resource) {
     if let Err(error) = app.table.note_task(company.id(), Note::Renewed, app.clock.now()).await {
-        tracing::warn!(%company, %error, "its locations are not read again today");
+        tracing::warn!(%company, %error, "the list of a company's locations will not be read again until the next renewal");
     }
 }
 
-fn outcome(resource: &Resource, refreshed: Refreshed) -> Outcome {
+fn renewal_of(resource: &Resource, refreshed: Refreshed) -> Renewal {
     match refreshed {
-        Refreshed::Renewed(_) => Outcome::Refreshed,
-        Refreshed::Held(_) | Refreshed::Moved | Refreshed::IsMinted | Refreshed::Gone => Outcome::Deferred,
-        Refreshed::Failed(Failure::NoTime) => Outcome::NoTime,
+        Refreshed::Renewed(_) => Renewal::Refreshed,
+        Refreshed::Held(_) | Refreshed::Moved | Refreshed::IsMinted | Refreshed::Gone => Renewal::Deferred,
+        Refreshed::Failed(Failure::NoTime) => Renewal::NoTime,
         Refreshed::Failed(failure) => {
-            tracing::warn!(%resource, ?failure, "not refreshed");
-            Outcome::Failed
+            tracing::warn!(%resource, ?failure, "the token was not renewed");
+            Renewal::Failed
         }
     }
 }

@@ -1,9 +1,9 @@
-//! The built binary says what it lacks, all at once, and does not start.
+//! The built binary reports all missing variables at once, and does not start.
 
 use std::process::Command;
 
 #[test]
-fn an_empty_environment_is_refused_with_every_variable_by_name() {
+fn an_empty_environment_is_refused_with_the_names_of_all_missing_variables() {
     let output = Command::new(env!("CARGO_BIN_EXE_refresh")).env_clear().output().expect("the binary can be run");
     assert!(!output.status.success(), "it must not start");
     let log = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();

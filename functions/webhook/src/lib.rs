@@ -1,16 +1,16 @@
-//! The `webhook` function: hears from the marketplace where the app was installed and uninstalled.
+//! The `webhook` function: receives the marketplace's webhooks and applies installs and uninstalls.
 //!
-//! `POST /webhooks/marketplace` → [`event`] (the route, the body's bytes as sent) → [`signature`] (Ed25519 over those
-//! bytes) → [`notice`] (what is told, of which app and resource) → the store → [`verdict`] (the status).
+//! `POST /webhooks/marketplace` → [`request`] (the route, and the body's bytes as sent) → [`signature`] (Ed25519 over
+//! those bytes) → [`webhook`] (the event, its app and its resources) → the table → [`response`] (the status).
 //!
-//! A 200 says that nothing is left to be told: what could not be stored is answered with 429, which makes the platform
-//! send it again. No other answer does, so a fault of ours, a panic and a lack of time are answered with 429, too.
+//! A 200 means that the platform need not send the webhook again. A 429 makes the platform send the webhook again; no
+//! other status does. So every failure on our side is answered 429: a failed write, a panic and a time-out.
 
-pub mod event;
 pub mod listener;
-pub mod notice;
+pub mod request;
+pub mod response;
 pub mod signature;
-pub mod verdict;
+pub mod webhook;
 
 use lambda_runtime::Error;
 use shared::app::App;
@@ -22,7 +22,7 @@ use crate::listener::Listener;
 /// Serves events until the process is ended.
 ///
 /// # Errors
-/// Configuration that is missing or malformed, or a Runtime API that cannot be reached.
+/// The configuration is missing or malformed, or the Runtime API cannot be reached.
 pub async fn run() -> Result<(), Error> {
     let WebhookConfig { app, public_keys } = App::configure("webhook", WebhookConfig::read)?;
     let alias = app.gateway_alias.clone();

@@ -1,4 +1,7 @@
-//! From a request to a response: reads the webhook, checks it, and tells the store.
+//! The handler of webhook requests: verifies and reads the webhook, applies its event, and makes the response.
+//!
+//! Processing is idempotent: a mark under the webhook's id, the idempotency key, ends repeated deliveries early, and an
+//! event that is applied twice has the effect of one.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -16,93 +19,96 @@ use shared::lambda::serve::HttpFunction;
 use shared::table::StoreError;
 use shared::table::webhook::Delivery;
 
-use crate::event::{body, check_route};
-use crate::notice::{Notice, Webhook};
+use crate::request::{body, check_route};
+use crate::response::{self, Acknowledgement, Refusal};
 use crate::signature;
-use crate::verdict::{self, Acknowledgement, Refusal};
+use crate::webhook::{MarketplaceEvent, Webhook};
 
-/// The platform wants an answer within 10 s. Work that takes longer is answered 429 and so asked for again.
-const PATIENCE: Duration = Duration::from_secs(8);
-/// The answer leaves so long before the invocation ends.
+/// Time limit of the processing. The platform waits 10 s for a response. After the limit the response is 429, so the
+/// platform sends the webhook again.
+const TIME_LIMIT: Duration = Duration::from_secs(8);
+/// Time between the response and the end of the invocation.
 const MARGIN: Duration = Duration::from_millis(500);
-/// Locations of one webhook that are judged at once.
+/// The number of locations of one webhook that are processed at once.
 const LOCATIONS_AT_ONCE: usize = 16;
 
-/// Listens to the marketplace for one app.
+/// The HTTP handler of one app's webhooks.
 pub struct Listener {
     app: App,
     public_keys: Vec<[u8; 32]>,
 }
 
 impl Listener {
-    /// A listener for one app, to webhooks that are signed by one of the platform's Ed25519 keys.
+    /// A handler for one app. Accepts webhooks that one of the platform's Ed25519 keys has signed.
     #[must_use]
     pub fn new(app: App, public_keys: Vec<[u8; 32]>) -> Self {
         Self { app, public_keys }
     }
 
-    /// The response to a verdict, which is logged.
-    fn respond(&self, verdict: Result<Acknowledgement, Refusal>, began: Millis, request_id: &str) -> Response<Body> {
-        let response = verdict::response(verdict, request_id);
+    /// Logs a result, and makes the response.
+    fn respond(&self, result: Result<Acknowledgement, Refusal>, began: Millis, request_id: &str) -> Response<Body> {
+        let response = response::response(result, request_id);
         tracing::info!(
-            outcome = verdict::name(verdict),
+            outcome = response::outcome_name(result),
             status = response.status().as_u16(),
             total_ms = u64::try_from(self.app.clock.now().since(began).as_millis()).unwrap_or(u64::MAX),
             Webhooks = 1,
-            WebhookFailures = u8::from(verdict == Err(Refusal::TryAgain)),
+            WebhookFailures = u8::from(result == Err(Refusal::TryAgain)),
             "webhook"
         );
         response
     }
 
-    /// The signature comes first: before it is known to be good, nothing is read, parsed or fetched.
-    async fn judge(&self, request: &Request) -> Result<Acknowledgement, Refusal> {
+    /// Processes a request. Verifies the signature first: an unsigned body causes no parsing and no I/O.
+    async fn process(&self, request: &Request) -> Result<Acknowledgement, Refusal> {
         check_route(request)?;
         let body = body(request)?;
         signature::verify(&self.public_keys, body, gateway::header(request, signature::HEADER))
             .map_err(|_| Refusal::NotSigned)?;
         let credentials = self.app.app_secret.get().await.map_err(|error| {
-            tracing::error!(%error, "the app's id is not known");
+            tracing::error!(%error, "the app's id cannot be read");
             Refusal::TryAgain
         })?;
         let webhook = Webhook::read(body, credentials.app_id())?;
-        if webhook.notice == Notice::Other {
+        if webhook.event == MarketplaceEvent::Other {
             return Ok(Acknowledgement::Ignored);
         }
         let now = self.app.clock.now();
         let table = &self.app.table;
         let delivery = webhook.id.map_or_else(|| Delivery::Bytes(hex::encode(digest(&SHA256, body))), Delivery::Id);
-        // Marked after its effect: a crash between them repeats the effect, which is then judged again.
+        // The mark is written after the effect. A crash in between leads to a repeated delivery, which is processed again.
         if table.is_webhook_done(&delivery, now).await.map_err(|error| not_stored(&error))? {
             return Ok(Acknowledgement::Repeated);
         }
-        let done = self.carry_out(webhook.notice).await?;
+        let done = self.apply(webhook.event).await?;
         // A webhook without effect is not marked: the same bytes may report a later uninstall.
         if done == Acknowledgement::Stored
             && let Err(error) = table.set_webhook_done(&delivery, now).await
         {
-            tracing::warn!(%error, "a webhook is not marked as done: sent again, it is judged once more");
+            tracing::warn!(%error, "a webhook could not be marked as done: a repeated delivery will be processed again");
         }
         Ok(done)
     }
 
-    /// Each resource is judged by itself. One that fails keeps none of the others from being stored, and has the whole
-    /// webhook sent again.
-    async fn carry_out(&self, notice: Notice) -> Result<Acknowledgement, Refusal> {
-        let resources = match &notice {
-            Notice::Install { resources, .. } | Notice::Uninstall { resources, .. } => resources.clone(),
-            Notice::Other => Vec::new(),
+    /// Applies an event to each of its resources independently. If one resource fails, the others are still stored, and
+    /// the platform sends the whole webhook again.
+    async fn apply(&self, event: MarketplaceEvent) -> Result<Acknowledgement, Refusal> {
+        let resources = match &event {
+            MarketplaceEvent::Install { resources, .. } | MarketplaceEvent::Uninstall { resources, .. } => {
+                resources.clone()
+            }
+            MarketplaceEvent::Other => Vec::new(),
         };
-        let judged = stream::iter(resources).map(|resource| self.carry_out_for(resource, &notice));
-        let judged: Vec<_> = judged.buffer_unordered(LOCATIONS_AT_ONCE).collect().await;
-        judged.into_iter().try_fold(Acknowledgement::Ignored, |most, one| Ok(most.max(one?)))
+        let results = stream::iter(resources).map(|resource| self.apply_to(resource, &event));
+        let results: Vec<_> = results.buffer_unordered(LOCATIONS_AT_ONCE).collect().await;
+        results.into_iter().try_fold(Acknowledgement::Ignored, |greatest, one| Ok(greatest.max(one?)))
     }
 
-    async fn carry_out_for(&self, resource: Resource, notice: &Notice) -> Result<Acknowledgement, Refusal> {
-        match notice {
-            Notice::Install { company, at, .. } => self.install(&resource, company.as_deref(), *at).await,
-            Notice::Uninstall { at, .. } => self.uninstall(&resource, *at).await,
-            Notice::Other => Ok(Acknowledgement::Ignored),
+    async fn apply_to(&self, resource: Resource, event: &MarketplaceEvent) -> Result<Acknowledgement, Refusal> {
+        match event {
+            MarketplaceEvent::Install { company, at, .. } => self.install(&resource, company.as_deref(), *at).await,
+            MarketplaceEvent::Uninstall { at, .. } => self.uninstall(&resource, *at).await,
+            MarketplaceEvent::Other => Ok(Acknowledgement::Ignored),
         }
     }
 
@@ -113,15 +119,15 @@ impl Listener {
         at: Option<Reported>,
     ) -> Result<Acknowledgement, Refusal> {
         let now = self.app.clock.now();
-        // The platform's clock may be ahead of ours; nothing is stored that is still to come.
+        // The platform's clock may be ahead of ours. No time in the future is stored.
         let at = at.map_or(now, |reported| reported.at.min(now));
-        let news = self
+        let changed = self
             .app
             .installations
             .on_install_notice(resource, company, at)
             .await
             .map_err(|error| not_stored(&error))?;
-        Ok(if news { Acknowledgement::Stored } else { Acknowledgement::Ignored })
+        Ok(if changed { Acknowledgement::Stored } else { Acknowledgement::Ignored })
     }
 
     async fn uninstall(&self, resource: &Resource, at: Option<Reported>) -> Result<Acknowledgement, Refusal> {
@@ -143,39 +149,39 @@ impl HttpFunction for Listener {
         let began = self.app.clock.now();
         let invocation = request.lambda_context();
         let deadline = Millis(i64::try_from(invocation.deadline).unwrap_or(i64::MAX));
-        // The deadline of a local emulator may be nonsense: one that has passed is not believed.
+        // A local emulator may send a wrong deadline. A deadline in the past is ignored.
         let left = deadline.since(began);
-        let patience = if left.is_zero() { PATIENCE } else { left.saturating_sub(MARGIN).min(PATIENCE) };
-        let verdict = in_time(patience, self.judge(&request)).await;
-        self.respond(verdict, began, &invocation.request_id)
+        let limit = if left.is_zero() { TIME_LIMIT } else { left.saturating_sub(MARGIN).min(TIME_LIMIT) };
+        let result = in_time(limit, self.process(&request)).await;
+        self.respond(result, began, &invocation.request_id)
     }
 
     fn answer_malformed(&self, invocation: &Context) -> Response<Body> {
-        tracing::warn!("an event is not an HTTP request");
+        tracing::warn!("the event is not an HTTP request");
         self.respond(Err(Refusal::Malformed), self.app.clock.now(), &invocation.request_id)
     }
 }
 
-/// The verdict, or [`Refusal::TryAgain`] where there is none in time or the code panics: every other answer to a fault
-/// of ours would lose the webhook.
+/// Runs `processing`. Returns [`Refusal::TryAgain`] after a time-out or a panic, because every other status would lose
+/// the webhook.
 async fn in_time(
-    patience: Duration,
-    judging: impl Future<Output = Result<Acknowledgement, Refusal>>,
+    limit: Duration,
+    processing: impl Future<Output = Result<Acknowledgement, Refusal>>,
 ) -> Result<Acknowledgement, Refusal> {
-    match tokio::time::timeout(patience, AssertUnwindSafe(judging).catch_unwind()).await {
-        Ok(Ok(verdict)) => verdict,
+    match tokio::time::timeout(limit, AssertUnwindSafe(processing).catch_unwind()).await {
+        Ok(Ok(result)) => result,
         Ok(Err(_panic)) => {
-            tracing::error!("the code panicked over a webhook");
+            tracing::error!("the processing of a webhook panicked");
             Err(Refusal::TryAgain)
         }
         Err(_) => {
-            tracing::error!("a webhook was not dealt with in time");
+            tracing::error!("the processing of a webhook exceeded its time limit");
             Err(Refusal::TryAgain)
         }
     }
 }
 
-/// Nothing is acknowledged that is not stored.
+/// Logs a failed read or write. A webhook that is not stored must not be acknowledged.
 fn not_stored(error: &StoreError) -> Refusal {
     tracing::error!(%error, "a webhook could not be stored");
     Refusal::TryAgain
@@ -186,14 +192,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_panic_and_a_delay_are_asked_for_again() {
+    async fn a_panic_and_a_time_out_ask_for_a_repeated_delivery() {
         let panics = async { panic!("on purpose") };
-        assert_eq!(in_time(PATIENCE, panics).await, Err(Refusal::TryAgain));
+        assert_eq!(in_time(TIME_LIMIT, panics).await, Err(Refusal::TryAgain));
         assert_eq!(in_time(Duration::from_millis(1), std::future::pending()).await, Err(Refusal::TryAgain));
         let stored = async {
             tokio::task::yield_now().await;
             Ok(Acknowledgement::Stored)
         };
-        assert_eq!(in_time(PATIENCE, stored).await, Ok(Acknowledgement::Stored));
+        assert_eq!(in_time(TIME_LIMIT, stored).await, Ok(Acknowledgement::Stored));
     }
 }

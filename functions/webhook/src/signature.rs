@@ -1,18 +1,18 @@
-//! `X-GHL-Signature`: Ed25519 (RFC 8032) over the raw body, in base64.
+//! The header `X-GHL-Signature`: an Ed25519 signature (RFC 8032) of the raw body, in base64.
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-/// The header's name.
+/// The name of the header.
 pub const HEADER: &str = "x-ghl-signature";
 
-/// No key signed this body, or nothing says that one did.
+/// The signature is absent or malformed, or no known key made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no known key signed this body")]
 pub struct NotSigned;
 
-/// Checks a body against every key; several are configured while the platform changes its own.
+/// Verifies the signature of a body with each key. Several keys are configured while the platform changes its key.
 ///
 /// # Errors
 /// [`NotSigned`].
@@ -34,7 +34,7 @@ mod tests {
     }
 
     #[test]
-    fn any_of_the_keys_may_have_signed() {
+    fn a_signature_of_any_key_is_accepted() {
         let ((_, one), (signer, two), (_, three)) = (pair(1), pair(2), pair(3));
         let body = br#"{"type":"UNINSTALL"}"#;
         let signature = STANDARD.encode(signer.sign(body));
@@ -44,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_json_in_other_bytes_is_not_signed() {
+    fn the_same_json_in_other_bytes_is_refused() {
         let (signer, key) = pair(1);
         let signature = STANDARD.encode(signer.sign(br#"{"type":"UNINSTALL","appId":"a"}"#));
         for other in [r#"{"type": "UNINSTALL","appId":"a"}"#, r#"{"appId":"a","type":"UNINSTALL"}"#, ""] {
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_signature_is_refused() {
+    fn an_absent_or_malformed_signature_is_refused() {
         let (_, key) = pair(1);
         for odd in [None, Some(""), Some("AAAA"), Some("not base64!"), Some("é")] {
             assert_eq!(verify(&[key], b"{}", odd), Err(NotSigned), "{odd:?}");
@@ -61,7 +61,7 @@ mod tests {
         assert_eq!(verify(&[key], b"{}", Some(&STANDARD.encode([0; 64]))), Err(NotSigned));
     }
 
-    /// RFC 8032 section 7.1, test 3: the algorithm is the one that the header's name stands for.
+    /// RFC 8032 section 7.1, test 3.
     #[test]
     fn the_algorithm_is_rfc_8032s() {
         let hex = |text: &str| hex::decode(text).expect("hexadecimal digits");

@@ -7,23 +7,24 @@ use shared::domain::status::Status;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  AWS or the platform did not do it
+  1  AWS or the platform failed
   2  the command line or the environment is wrong
   3  there is no such installation, caller or key
-  4  refused: not safe now, somebody else was faster, or --yes is missing
+  4  refused: not safe now, another change was faster, or --yes is missing
   5  the doctor found a fault
 
-The environment is that of the functions: TABLE_NAME, APP_SECRET_ID, SEALING_SECRET_ID, CALLERS_SECRET_ID,
-RESCUE_QUEUE_URL, API_URL, GATEWAY_ALIAS; and REFRESH_FUNCTION, RELAY_FUNCTION, RESCUE_FAILURES_URL. The stack's output OperatorEnvironment has them all.";
+Environment: the variables of the functions (TABLE_NAME, APP_SECRET_ID, SEALING_SECRET_ID, CALLERS_SECRET_ID,
+RESCUE_QUEUE_URL, API_URL, GATEWAY_ALIAS), and REFRESH_FUNCTION, RELAY_FUNCTION, RESCUE_FAILURES_URL.
+The stack's output OperatorEnvironment contains them all.";
 
-/// Looks after a Hoopai Relay
+/// Operates a Hoopai Relay
 #[derive(Debug, Parser)]
 #[command(name = "ops", version, after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
     /// Print JSON
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Work on the sandbox that runs on this machine; URL is its platform's
+    /// Use the sandbox that runs on this machine; URL is the address of its platform
     #[arg(
         long,
         global = true,
@@ -47,13 +48,13 @@ pub(crate) enum Command {
         #[arg(value_parser = resource)]
         resource: Resource,
     },
-    /// Show how the limits of a location or company stand; takes no permit
+    /// Show the limits of a location or company and their use; takes no permit
     Quota {
         /// location:ID or company:ID
         #[arg(value_parser = resource)]
         resource: Resource,
     },
-    /// Have the function `refresh` renew one token now, also one that was given up
+    /// Make the function `refresh` renew one token now, even one that was given up
     Refresh {
         /// location:ID or company:ID
         #[arg(value_parser = resource)]
@@ -62,29 +63,29 @@ pub(crate) enum Command {
         #[arg(long)]
         if_due: bool,
     },
-    /// Let refreshing go on after a stop (mass refusal, or the platform refuses the app itself)
+    /// Close the circuit breaker, so that refreshing continues (after a mass refusal or a refusal of the app itself)
     Resume {
-        /// Do not count what was refused so far: those refusals were true. Without it the next one stops all again,
+        /// Stop counting the refusals so far, because they were true. Otherwise the next refusal opens the breaker again,
         /// and marks nothing, as long as the answers since the last mark look like a fault of the platform
         #[arg(long)]
         forget: bool,
     },
-    /// Uninstall here: erase the tokens of a location or company. The platform is not told
+    /// Erase the tokens of a location or company, as an uninstall does. The platform gets no notice
     Revoke {
         /// location:ID or company:ID
         #[arg(value_parser = resource)]
         resource: Resource,
-        /// Really
+        /// Confirm
         #[arg(long)]
         yes: bool,
     },
-    /// Who may call the relay
+    /// Manage the callers of the relay
     #[command(subcommand)]
     Callers(Callers),
-    /// The keys that tokens are sealed with
+    /// Manage the keys that seal the tokens
     #[command(subcommand)]
     Sealing(Sealing),
-    /// Look at everything and say what is wrong
+    /// Check everything and report the faults; changes nothing
     Doctor,
 }
 
@@ -96,38 +97,38 @@ pub(crate) struct Which {
     /// Only this company and its locations
     #[arg(long, value_name = "ID")]
     pub(crate) company: Option<String>,
-    /// At most so many
+    /// List at most N
     #[arg(long, value_name = "N", default_value_t = 1_000)]
     pub(crate) limit: usize,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Callers {
-    /// List callers and the beginnings of their keys' SHA-256
+    /// List callers, with the beginnings of their keys' SHA-256
     List,
     /// Add a caller with a new key, which is printed once
     Add(NewCaller),
-    /// Give a caller one more key, which is printed once; the others go on working
+    /// Add a key to a caller and print it once; the other keys stay valid
     Rotate {
         /// The caller
         id: String,
-        /// End the others at once
+        /// Revoke the other keys at once
         #[arg(long)]
         end_others: bool,
     },
-    /// End all keys of a caller but the newest: the second half of a rotation
+    /// Revoke all keys of a caller but the newest: the second half of a rotation
     Retire {
         /// The caller
         id: String,
     },
-    /// Take a caller away, or one of its keys
+    /// Remove a caller, or one of its keys
     Remove {
         /// The caller
         id: String,
-        /// Only the key whose SHA-256 begins so, as `list` shows it
+        /// Remove only the key whose SHA-256 begins with this text, as `list` shows it
         #[arg(long, value_name = "SHA256")]
         key: Option<String>,
-        /// Really
+        /// Confirm
         #[arg(long)]
         yes: bool,
     },
@@ -137,7 +138,7 @@ pub(crate) enum Callers {
 pub(crate) struct NewCaller {
     /// The caller's name
     pub(crate) id: String,
-    /// Only for this: location:ID, company:ID, location:*, company:*; may be repeated. Without it for all
+    /// Only for this resource: location:ID, company:ID, location:* or company:*; may be repeated. Default: all
     #[arg(long = "resource", value_name = "RESOURCE")]
     pub(crate) resources: Vec<String>,
     /// Only with this method; may be repeated
@@ -149,33 +150,33 @@ pub(crate) struct NewCaller {
     /// Only this tool of the platform's MCP endpoint, such as '*_get-*'; may be repeated
     #[arg(long = "tool", value_name = "TOOL")]
     pub(crate) tools: Vec<String>,
-    /// Alias of the relay function that names it; may be repeated
+    /// Alias of the relay function that identifies the caller; may be repeated
     #[arg(long = "alias", value_name = "ALIAS")]
     pub(crate) aliases: Vec<String>,
-    /// ARN of an IAM principal that is it, such as `arn:aws:sts::123456789012:assumed-role/NAME/*`; may be repeated
+    /// ARN of an IAM principal that identifies the caller, such as `arn:aws:sts::123456789012:assumed-role/NAME/*`; may be repeated
     #[arg(long = "principal", value_name = "ARN")]
     pub(crate) principals: Vec<String>,
-    /// Its share of each resource's burst limit
+    /// The caller's share of each resource's burst limit
     #[arg(long, value_name = "N")]
     pub(crate) requests_per_10s: Option<u32>,
-    /// Without a key: known by alias or principal only
+    /// Make no key: an alias or a principal identifies the caller
     #[arg(long)]
     pub(crate) no_key: bool,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Sealing {
-    /// List the keys and how many values are sealed under each; reads the whole table
+    /// List the keys, with the number of values sealed under each; reads the whole table
     List,
-    /// Add a key, make it the current one, and seal everything anew under it
+    /// Add a key, make it the current one, and seal all tokens again under it
     Rotate,
-    /// Seal everything anew under the current key: what `rotate` does after it has added one
+    /// Seal all tokens again under the current key: continues an interrupted `rotate`
     Reseal,
-    /// Take an old key away, if nothing is sealed under it
+    /// Remove an old key, if nothing is sealed under it
     Retire {
         /// The key's id
         id: String,
-        /// Wait until it is safe instead of refusing
+        /// Wait until the removal is safe, instead of refusing
         #[arg(long)]
         wait: bool,
     },

@@ -1,26 +1,26 @@
-//! Commands about who may call the relay.
+//! The commands `callers`: manage the entries of the callers' secret.
 
 use serde_json::json;
 use shared::caller::edit::{CallerEntry, CallersDocument, EditError, NewKey};
 use shared::secrets::edit::{EditedSecret, Replaced};
 
 use crate::arguments::{Callers, NewCaller};
-use crate::ending::Failure;
+use crate::error::CommandError;
 use crate::print::{Out, note};
 use crate::stack::Stack;
 
-/// How much of a key's SHA-256 is shown: enough to tell keys apart.
-const SHOWN: usize = 12;
+/// The number of shown hex digits of a key's SHA-256: enough to tell keys apart.
+const SHOWN_DIGITS: usize = 12;
 
-/// What is said of a change: functions read the secret again after 45 s.
-const SOON: &str = "The relay knows within a minute.";
+/// Printed after a change. The functions read the secret again after 45 s.
+const WHEN_EFFECTIVE: &str = "The change takes effect within a minute.";
 
-/// What is said of a list that is not the whole truth.
-const UNLISTED: &str = "the secret says \"unlisted\": \"allow\": aliases, principals and unqualified invocations that no \
-                        entry names may do everything";
+/// Printed below a list that does not contain all possible callers.
+const UNLISTED: &str = "the secret contains \"unlisted\": \"allow\": aliases, principals and unqualified invocations \
+                        without an entry may make every call";
 
 /// Runs one of the commands.
-pub(crate) async fn run(stack: &Stack, out: Out, command: Callers) -> Result<(), Failure> {
+pub(crate) async fn run(stack: &Stack, out: Out, command: Callers) -> Result<(), CommandError> {
     let secret = stack.callers();
     match command {
         Callers::List => list(&secret, out).await,
@@ -28,8 +28,8 @@ pub(crate) async fn run(stack: &Stack, out: Out, command: Callers) -> Result<(),
             if let Some(alias) =
                 stack.app.config.gateway_alias.name().filter(|name| new.aliases.iter().any(|a| a == name))
             {
-                let why = "is the alias of API Gateway, which takes no direct invocations";
-                return Err(Failure::Environment(format!("alias {alias:?} {why}: give the caller another one")));
+                let why = "belongs to API Gateway and takes no direct invocations";
+                return Err(CommandError::Environment(format!("alias {alias:?} {why}: give the caller another one")));
             }
             add(&secret, out, new).await
         }
@@ -41,31 +41,37 @@ pub(crate) async fn run(stack: &Stack, out: Out, command: Callers) -> Result<(),
                 Ok(())
             })
             .await?;
-            out.value(&json!({ "id": id, "ended": ended }), &format!("{ended} older keys of {id} are ended. {SOON}"));
+            out.value(
+                &json!({ "id": id, "ended": ended }),
+                &format!("{ended} older keys of {id} are revoked. {WHEN_EFFECTIVE}"),
+            );
             Ok(())
         }
         Callers::Remove { id, key: Some(key), yes } => {
-            confirmed(yes, &format!("this would end a key of {id}"))?;
+            confirmed(yes, &format!("this would revoke a key of {id}"))?;
             change(&secret, |document| document.remove_key(&id, &key)).await?;
-            out.value(&json!({ "id": id, "removed": key }), &format!("the key {key}… of {id} is ended. {SOON}"));
+            out.value(
+                &json!({ "id": id, "removed": key }),
+                &format!("the key {key}… of {id} is revoked. {WHEN_EFFECTIVE}"),
+            );
             Ok(())
         }
         Callers::Remove { id, key: None, yes } => {
-            confirmed(yes, &format!("this would take the caller {id} away, with all its keys"))?;
+            confirmed(yes, &format!("this would remove the caller {id} with all its keys"))?;
             change(&secret, |document| document.remove(&id)).await?;
-            out.value(&json!({ "removed": id }), &format!("{id} may no longer call. {SOON}"));
+            out.value(&json!({ "removed": id }), &format!("{id} is removed and may no longer call. {WHEN_EFFECTIVE}"));
             Ok(())
         }
     }
 }
 
-fn confirmed(yes: bool, what: &str) -> Result<(), Failure> {
-    if yes { Ok(()) } else { Err(Failure::without_yes(what)) }
+fn confirmed(yes: bool, effect: &str) -> Result<(), CommandError> {
+    if yes { Ok(()) } else { Err(CommandError::without_yes(effect)) }
 }
 
-async fn list(secret: &EditedSecret, out: Out) -> Result<(), Failure> {
+async fn list(secret: &EditedSecret, out: Out) -> Result<(), CommandError> {
     let document = CallersDocument::parse(secret.read().await?.text.expose())?;
-    let short = |key: &String| key.chars().take(SHOWN).collect::<String>();
+    let short = |key: &String| key.chars().take(SHOWN_DIGITS).collect::<String>();
     let values: Vec<_> = document
         .entries()
         .iter()
@@ -107,7 +113,7 @@ async fn list(secret: &EditedSecret, out: Out) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn add(secret: &EditedSecret, out: Out, new: NewCaller) -> Result<(), Failure> {
+async fn add(secret: &EditedSecret, out: Out, new: NewCaller) -> Result<(), CommandError> {
     let key = (!new.no_key).then(NewKey::generate);
     let some = |texts: Vec<String>| (!texts.is_empty()).then_some(texts);
     let caller = CallerEntry {
@@ -122,11 +128,11 @@ async fn add(secret: &EditedSecret, out: Out, new: NewCaller) -> Result<(), Fail
         requests_per_10s: new.requests_per_10s,
     };
     change(secret, |document| document.add(caller.clone())).await?;
-    tell(out, &new.id, key.as_ref());
+    print_key(out, &new.id, key.as_ref());
     Ok(())
 }
 
-async fn rotate(secret: &EditedSecret, out: Out, id: &str, end_others: bool) -> Result<(), Failure> {
+async fn rotate(secret: &EditedSecret, out: Out, id: &str, end_others: bool) -> Result<(), CommandError> {
     let key = NewKey::generate();
     change(secret, |document| {
         document.add_key(id, &key.sha256)?;
@@ -136,30 +142,33 @@ async fn rotate(secret: &EditedSecret, out: Out, id: &str, end_others: bool) -> 
         Ok(())
     })
     .await?;
-    tell(out, id, Some(&key));
+    print_key(out, id, Some(&key));
     Ok(())
 }
 
-/// The only place where a key is printed.
-fn tell(out: Out, id: &str, key: Option<&NewKey>) {
+/// Prints a caller's new key. No other code prints a key.
+fn print_key(out: Out, id: &str, key: Option<&NewKey>) {
     let Some(key) = key else {
-        return out.value(&json!({ "id": id }), &format!("{id} may call. {SOON}"));
+        return out.value(&json!({ "id": id }), &format!("{id} may call. {WHEN_EFFECTIVE}"));
     };
     let value = json!({ "id": id, "key": key.key.expose(), "sha256": key.sha256 });
-    let text = format!("{}\nThe key of {id}, shown this once: only its SHA-256 is stored. {SOON}", key.key.expose());
+    let text = format!(
+        "{}\nThis is the key of {id}. It is shown only once, because only its SHA-256 is stored. {WHEN_EFFECTIVE}",
+        key.key.expose()
+    );
     out.value(&value, &text);
 }
 
-/// Reads, changes and writes, if nobody else has written in between.
+/// Reads, edits and writes the secret. Refuses if another edit came in between (compare-and-swap).
 async fn change(
     secret: &EditedSecret,
     edit: impl FnOnce(&mut CallersDocument) -> Result<(), EditError>,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     let seen = secret.read().await?;
     let mut document = CallersDocument::parse(seen.text.expose())?;
     edit(&mut document)?;
     match secret.replace(&seen, &document.to_json()?).await? {
         Replaced::Applied => Ok(()),
-        Replaced::Conflict => Err(Failure::overtaken()),
+        Replaced::Conflict => Err(CommandError::overtaken()),
     }
 }

@@ -1,4 +1,4 @@
-//! Commands about single installations and the list of them.
+//! The commands that list, show, renew and revoke installations.
 
 use aws_sdk_lambda::primitives::Blob;
 use serde_json::{Value, json};
@@ -9,13 +9,13 @@ use shared::limiter::Meter;
 use shared::table::survey::Overview;
 
 use crate::arguments::Which;
-use crate::ending::Failure;
+use crate::error::CommandError;
 use crate::print::{Out, members, note};
 use crate::progress;
 use crate::stack::Stack;
 
-/// Goes through all installations. What cannot be read is told beside them.
-pub(crate) async fn list(stack: &Stack, out: Out, which: &Which) -> Result<(), Failure> {
+/// Lists installations. Reports items that cannot be read on standard error.
+pub(crate) async fn list(stack: &Stack, out: Out, which: &Which) -> Result<(), CommandError> {
     let bar = progress::bar("read", None);
     let (mut found, mut unreadable, mut more) = (Vec::new(), 0_u64, false);
     let mut from = None;
@@ -46,7 +46,7 @@ pub(crate) async fn list(stack: &Stack, out: Out, which: &Which) -> Result<(), F
         note(&format!("there are more than {}: see --limit", which.limit));
     }
     if unreadable > 0 {
-        return Err(Failure::NotDone(format!("{unreadable} items cannot be read")));
+        return Err(CommandError::NotDone(format!("{unreadable} items cannot be read")));
     }
     Ok(())
 }
@@ -56,8 +56,8 @@ fn wanted(one: &Overview, which: &Which) -> bool {
     (which.status.is_empty() || which.status.contains(&one.status)) && which.company.as_ref().is_none_or(of_company)
 }
 
-/// One installation.
-pub(crate) async fn show(stack: &Stack, out: Out, resource: &Resource) -> Result<(), Failure> {
+/// Shows one installation.
+pub(crate) async fn show(stack: &Stack, out: Out, resource: &Resource) -> Result<(), CommandError> {
     let one = find(stack, resource).await?;
     let value = json_of(&one);
     let text = |name: &str| match &value[name] {
@@ -90,19 +90,18 @@ pub(crate) async fn show(stack: &Stack, out: Out, resource: &Resource) -> Result
     Ok(())
 }
 
-async fn find(stack: &Stack, resource: &Resource) -> Result<Overview, Failure> {
+async fn find(stack: &Stack, resource: &Resource) -> Result<Overview, CommandError> {
     let found = stack.app.table.overview(resource).await?;
-    found.ok_or_else(|| Failure::NotFound(format!("{resource} is not known")))
+    found.ok_or_else(|| CommandError::NotFound(format!("{resource} is not known")))
 }
 
-/// How the limits stand, of an installation that is known.
-pub(crate) async fn quota(stack: &Stack, out: Out, resource: &Resource) -> Result<(), Failure> {
+/// Shows the limits of a known installation and their use.
+pub(crate) async fn quota(stack: &Stack, out: Out, resource: &Resource) -> Result<(), CommandError> {
     find(stack, resource).await?;
     let usage = stack.app.limiter.usage(resource).await?;
     let value = |meter: Meter| json!({ "limit": meter.limit, "remaining": meter.remaining, "resets_at": meter.resets_at.rfc3339() });
-    let text = |meter: Meter| {
-        format!("{} of {} left, all free at {}", meter.remaining, meter.limit, meter.resets_at.rfc3339())
-    };
+    let text =
+        |meter: Meter| format!("{} of {} left, reset at {}", meter.remaining, meter.limit, meter.resets_at.rfc3339());
     out.value(
         &json!({ "resource": resource, "burst": value(usage.burst), "daily": value(usage.daily) }),
         &members(&[("resource", resource.to_string()), ("burst", text(usage.burst)), ("daily", text(usage.daily))]),
@@ -110,18 +109,20 @@ pub(crate) async fn quota(stack: &Stack, out: Out, resource: &Resource) -> Resul
     Ok(())
 }
 
-/// Invokes the function, so that no token comes to the operator's machine, and nothing hangs on its connection.
-pub(crate) async fn refresh(stack: &Stack, out: Out, resource: &Resource, force: bool) -> Result<(), Failure> {
+/// Invokes the function `refresh`. So no token reaches the operator's machine, and a lost connection does no harm.
+pub(crate) async fn refresh(stack: &Stack, out: Out, resource: &Resource, force: bool) -> Result<(), CommandError> {
     find(stack, resource).await?;
     let Some(function) = &stack.refresh_function else {
-        return Err(Failure::Environment("REFRESH_FUNCTION is not set: the name or ARN of the function".into()));
+        return Err(CommandError::Environment(
+            "REFRESH_FUNCTION is not set: it is the name or ARN of the function".into(),
+        ));
     };
     let event = json!({ "resource": resource, "force": force }).to_string();
     let invoked = stack.lambda().invoke().function_name(function).payload(Blob::new(event)).send().await;
-    let invoked = invoked.map_err(|error| Failure::NotDone(shared::http_client::aws_error::describe(&error)))?;
+    let invoked = invoked.map_err(|error| CommandError::NotDone(shared::http_client::aws_error::describe(&error)))?;
     let answer = invoked.payload().map(|blob| String::from_utf8_lossy(blob.as_ref()).into_owned()).unwrap_or_default();
     if invoked.function_error().is_some() {
-        return Err(Failure::NotDone(format!("refresh failed: {answer}; its log says why")));
+        return Err(CommandError::NotDone(format!("refresh failed: {answer}; its log has the reason")));
     }
     let summary: Value = serde_json::from_str(&answer).unwrap_or_default();
     let status = find(stack, resource).await?.status;
@@ -129,26 +130,34 @@ pub(crate) async fn refresh(stack: &Stack, out: Out, resource: &Resource, force:
     let text = if count("refreshed") + count("minted") > 0 {
         format!("{resource} has a new token ({status})")
     } else if count("deferred") > 0 {
-        format!("{resource}: nothing to do, or in somebody else's hands ({status})")
+        format!("{resource}: the token is fresh, or another process renews it now ({status})")
     } else {
-        return Err(Failure::NotDone(format!("{resource} has no new token ({status}); the log of refresh says why")));
+        return Err(CommandError::NotDone(format!(
+            "{resource} has no new token ({status}); the log of refresh has the reason"
+        )));
     };
     out.value(&json!({ "resource": resource, "status": status.as_str(), "summary": summary }), &text);
     Ok(())
 }
 
-/// Uninstalls on this side.
-pub(crate) async fn revoke(stack: &Stack, out: Out, resource: &Resource, yes: bool) -> Result<(), Failure> {
+/// Erases the tokens of an installation, as an uninstall does.
+pub(crate) async fn revoke(stack: &Stack, out: Out, resource: &Resource, yes: bool) -> Result<(), CommandError> {
     let one = find(stack, resource).await?;
     if !yes {
-        let what =
-            format!("this would erase the tokens of {resource} ({}); only a new install brings it back", one.status);
-        return Err(Failure::without_yes(&what));
+        let what = format!(
+            "this would erase the tokens of {resource} ({}), and only a new install would restore access",
+            one.status
+        );
+        return Err(CommandError::without_yes(&what));
     }
     let text = match stack.app.installations.uninstall(resource, stack.app.clock.now()).await? {
         Uninstalled::Done => format!("{resource} is revoked and its tokens are erased"),
-        Uninstalled::Older => return Err(Failure::Refused(format!("{resource} was installed this very moment"))),
-        Uninstalled::Unknown => return Err(Failure::NotFound(format!("{resource} is not known"))),
+        Uninstalled::Older => {
+            return Err(CommandError::Refused(format!(
+                "{resource} was installed at the same moment; nothing was erased"
+            )));
+        }
+        Uninstalled::Unknown => return Err(CommandError::NotFound(format!("{resource} is not known"))),
     };
     out.value(&json!({ "resource": resource, "status": "Revoked" }), &text);
     Ok(())
@@ -178,7 +187,7 @@ fn json_of(one: &Overview) -> Value {
 }
 
 fn row(one: &Overview) -> Vec<String> {
-    // To the second is enough to compare.
+    // Times in the table are rounded down to seconds.
     let at =
         |instant: Option<Millis>| instant.map_or_else(|| "-".to_owned(), |at| Millis(at.0 / 1000 * 1000).rfc3339());
     vec![

@@ -1,26 +1,26 @@
-//! The operator's commands: `cargo run -p ops -- --help`.
+//! The operator's command-line program: `cargo run -p ops -- --help`.
 //!
-//! Thin like the functions: arguments in, an operation of `shared`, a table or JSON out. What a command changes is
-//! changed by the same conditional writes that the functions use.
+//! A command reads its arguments, calls an operation of `shared`, and prints a table or JSON. Commands change the table
+//! by the same conditional writes as the functions.
 
 mod arguments;
+mod breaker;
 mod callers;
 mod doctor;
-mod ending;
+mod error;
 mod installations;
 mod print;
 mod progress;
 mod sandbox;
 mod sealing;
 mod stack;
-mod stop;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
 use crate::arguments::{Arguments, Command};
-use crate::ending::Failure;
+use crate::error::CommandError;
 use crate::stack::Stack;
 
 #[tokio::main]
@@ -29,14 +29,14 @@ async fn main() -> ExitCode {
     let json = arguments.json;
     match Box::pin(run(arguments)).await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            print::failure(&failure, json);
-            failure.code()
+        Err(error) => {
+            print::error(&error, json);
+            error.exit_code()
         }
     }
 }
 
-async fn run(arguments: Arguments) -> Result<(), Failure> {
+async fn run(arguments: Arguments) -> Result<(), CommandError> {
     if let Some(address) = &arguments.sandbox {
         return Err(sandbox::start_again_in(address).await);
     }
@@ -52,9 +52,9 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Quota { resource } => installations::quota(&stack, out, &resource).await,
         Command::Refresh { resource, if_due } => installations::refresh(&stack, out, &resource, !if_due).await,
         Command::Revoke { resource, yes } => installations::revoke(&stack, out, &resource, yes).await,
-        Command::Resume { forget } => stop::resume(&stack, out, forget).await,
+        Command::Resume { forget } => breaker::resume(&stack, out, forget).await,
         Command::Callers(command) => callers::run(&stack, out, command).await,
         Command::Sealing(command) => sealing::run(&stack, out, command).await,
-        Command::Doctor => unreachable!("it ran without a stack"),
+        Command::Doctor => unreachable!("doctor runs above, without a stack"),
     }
 }

@@ -1,20 +1,20 @@
-//! What a command says: a table or sentences for people, one JSON value for programs.
+//! The output of a command: a table or sentences for people, one JSON value for programs.
 
 use std::io::Write as _;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::{Value, json};
 
-use crate::ending::Failure;
+use crate::error::CommandError;
 
-/// In which form.
+/// The form of the output.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Out {
     pub(crate) json: bool,
 }
 
 impl Out {
-    /// One value; `people` read `text` instead.
+    /// Prints one value: as JSON, or as `text`.
     pub(crate) fn value(self, value: &Value, text: &str) {
         if self.json {
             line(&format!("{value:#}"));
@@ -23,7 +23,7 @@ impl Out {
         }
     }
 
-    /// A list as `{"<name>":[…]}`, or as a table with these headings.
+    /// Prints a list: as JSON `{"<name>":[…]}`, or as a table with these headings.
     pub(crate) fn list(self, name: &str, values: &[Value], headings: &[&str], rows: Vec<Vec<String>>) {
         if self.json {
             return line(&format!("{:#}", json!({ name: values })));
@@ -35,7 +35,7 @@ impl Out {
     }
 }
 
-/// A table without lines, so that it can be cut and searched.
+/// Formats a table without rules, so that `cut` and `grep` work on it.
 pub(crate) fn table(headings: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
@@ -48,24 +48,24 @@ pub(crate) fn table(headings: &[&str], rows: Vec<Vec<String>>) -> String {
         .join("\n")
 }
 
-/// Names and values below each other.
+/// Formats names and values in two columns.
 pub(crate) fn members(rows: &[(&str, String)]) -> String {
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let rows: Vec<_> = rows.iter().map(|(name, value)| format!("{name:width$}  {value}")).collect();
     rows.join("\n")
 }
 
-/// How it ended, on standard error; as JSON for programs.
-pub(crate) fn failure(failure: &Failure, as_json: bool) {
+/// Prints the error of a command on standard error: as JSON, or as text.
+pub(crate) fn error(error: &CommandError, as_json: bool) {
     let text = if as_json {
-        json!({ "error": failure.to_string(), "exit_code": failure.number() }).to_string()
+        json!({ "error": error.to_string(), "exit_code": error.exit_number() }).to_string()
     } else {
-        format!("ops: {failure}")
+        format!("ops: {error}")
     };
     note(&text);
 }
 
-/// A line for people beside what is printed: on standard error.
+/// Prints a note for people on standard error.
 pub(crate) fn note(text: &str) {
     let _reader_gone = writeln!(std::io::stderr(), "{text}");
 }

@@ -1,11 +1,11 @@
-//! Progress of long work, on a terminal only: what is piped or logged has none.
+//! Progress bars of long operations. They are shown on a terminal only.
 
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// A bar up to about `length`; a spinner where that is not known.
+/// A bar of about `length` items, or a spinner if the length is not known.
 pub(crate) fn bar(what: &'static str, length: Option<u64>) -> ProgressBar {
     let target =
         if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
@@ -21,7 +21,7 @@ pub(crate) fn bar(what: &'static str, length: Option<u64>) -> ProgressBar {
     bar
 }
 
-/// Moves a bar whose length was an estimate.
+/// Moves a bar, and corrects an estimated length that was too small.
 pub(crate) fn advance(bar: &ProgressBar, by: u64) {
     bar.inc(by);
     if bar.length().is_some_and(|length| length < bar.position()) {

@@ -1,5 +1,5 @@
-//! Commands about the keys that tokens are sealed with. The order makes a rotation safe at every point: a key is added
-//! before anything is sealed under it, and taken away after nothing is.
+//! The commands `sealing`: rotate the keys that seal the tokens. A rotation can be interrupted at any point: a key is
+//! added before any token is sealed under it, and removed after no token is.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,19 +14,19 @@ use shared::table::Item;
 use shared::token::reseal::{Resealed, keys_of, reseal};
 
 use crate::arguments::Sealing;
-use crate::ending::Failure;
+use crate::error::CommandError;
 use crate::print::{Out, note};
 use crate::progress;
 use crate::stack::Stack;
 
-/// How many installations are written at once.
+/// The number of installations that are written at once.
 const CONCURRENCY: usize = 16;
-/// After this nobody seals under the key that was the current one before: a process believes what it has read of the
-/// secret for 45 s, and an invocation that began then is over after 75 s.
+/// The time after which no process seals under the previous current key: a process caches the secret for 45 s, and an
+/// invocation that began then ends within 75 s.
 const SETTLED: Duration = Duration::from_mins(2);
 
 /// Runs one of the commands.
-pub(crate) async fn run(stack: &Stack, out: Out, command: Sealing) -> Result<(), Failure> {
+pub(crate) async fn run(stack: &Stack, out: Out, command: Sealing) -> Result<(), CommandError> {
     let secret = stack.sealing();
     match command {
         Sealing::List => list(stack, &secret, out).await,
@@ -39,18 +39,18 @@ pub(crate) async fn run(stack: &Stack, out: Out, command: Sealing) -> Result<(),
     }
 }
 
-async fn read(secret: &EditedSecret) -> Result<(Version, DataKeys), Failure> {
+async fn read(secret: &EditedSecret) -> Result<(Version, DataKeys), CommandError> {
     let version = secret.read().await?;
-    let keys = DataKeys::parse(version.text.expose()).map_err(|error| Failure::NotDone(error.to_string()))?;
+    let keys = DataKeys::parse(version.text.expose()).map_err(|error| CommandError::NotDone(error.to_string()))?;
     Ok((version, keys))
 }
 
-/// Goes through all installations with their sealed tokens. `each` gets a page.
+/// Reads all installations with their sealed tokens, and calls `each` with every page.
 async fn for_each_page(
     stack: &Stack,
     what: &'static str,
-    mut each: impl AsyncFnMut(Vec<Installation>) -> Result<(), Failure>,
-) -> Result<(), Failure> {
+    mut each: impl AsyncFnMut(Vec<Installation>) -> Result<(), CommandError>,
+) -> Result<(), CommandError> {
     let bar = progress::bar(what, stack.estimate().await);
     let mut from: Option<Item> = None;
     let mut unreadable = Vec::new();
@@ -69,11 +69,13 @@ async fn for_each_page(
     bar.finish_and_clear();
     match unreadable.first() {
         None => Ok(()),
-        Some(first) => Err(Failure::NotDone(format!("{} items cannot be read, such as: {first}", unreadable.len()))),
+        Some(first) => {
+            Err(CommandError::NotDone(format!("{} items cannot be read, such as: {first}", unreadable.len())))
+        }
     }
 }
 
-async fn counts(stack: &Stack) -> Result<BTreeMap<String, u64>, Failure> {
+async fn counts(stack: &Stack) -> Result<BTreeMap<String, u64>, CommandError> {
     let mut counts = BTreeMap::new();
     for_each_page(stack, "read", async |page| {
         for installation in &page {
@@ -85,7 +87,7 @@ async fn counts(stack: &Stack) -> Result<BTreeMap<String, u64>, Failure> {
     Ok(counts)
 }
 
-async fn list(stack: &Stack, secret: &EditedSecret, out: Out) -> Result<(), Failure> {
+async fn list(stack: &Stack, secret: &EditedSecret, out: Out) -> Result<(), CommandError> {
     let (version, keys) = read(secret).await?;
     let counts = counts(stack).await?;
     let mut ids: Vec<&str> = keys.ids().chain(counts.keys().map(String::as_str)).collect();
@@ -101,29 +103,29 @@ async fn list(stack: &Stack, secret: &EditedSecret, out: Out) -> Result<(), Fail
     let rows = ids.iter().map(|id| vec![(*id).to_owned(), state(id).to_owned(), sealed(id).to_string()]).collect();
     out.list("keys", &values, &["key", "state", "values"], rows);
     if let Some(at) = version.made_at {
-        note(&format!("changed last at {}", at.rfc3339()));
+        note(&format!("last change: {}", at.rfc3339()));
     }
     Ok(())
 }
 
-async fn rotate(stack: &Stack, secret: &EditedSecret, out: Out) -> Result<(), Failure> {
+async fn rotate(stack: &Stack, secret: &EditedSecret, out: Out) -> Result<(), CommandError> {
     let (seen, keys) = read(secret).await?;
     if let Some(old) = keys.ids().find(|id| *id != keys.current()) {
-        return Err(Failure::Refused(format!(
-            "the last rotation is not finished: there is still the key {old}. `ops sealing reseal`, then `ops sealing \
-             retire {old}`, then rotate"
+        return Err(CommandError::Refused(format!(
+            "the last rotation is not finished: the key {old} still exists. Run `ops sealing reseal` and `ops sealing \
+             retire {old}`, then rotate again"
         )));
     }
     let keys = keys.with_new();
     if secret.replace(&seen, &keys.to_json()).await? == Replaced::Conflict {
-        return Err(Failure::overtaken());
+        return Err(CommandError::overtaken());
     }
     note(&format!("{} is the current key", keys.current()));
     seal_all(stack, out, keys).await
 }
 
-/// Seals everything under the current key that is sealed under another.
-async fn seal_all(stack: &Stack, out: Out, keys: DataKeys) -> Result<(), Failure> {
+/// Seals all tokens that are sealed under another key again, under the current key.
+async fn seal_all(stack: &Stack, out: Out, keys: DataKeys) -> Result<(), CommandError> {
     let current = keys.current().to_owned();
     let olds: Vec<String> = keys.ids().filter(|id| *id != current).map(str::to_owned).collect();
     let sealer = Sealer::new(stack.app.table.name.clone(), keys.into());
@@ -140,7 +142,7 @@ async fn seal_all(stack: &Stack, out: Out, keys: DataKeys) -> Result<(), Failure
                 Resealed::Already => already += 1,
                 Resealed::Busy => {
                     left += 1;
-                    note(&format!("{resource} changes too fast"));
+                    note(&format!("{resource} was not sealed again, because it changed at the same time"));
                 }
                 Resealed::DoesNotOpen(error) => {
                     left += 1;
@@ -152,48 +154,52 @@ async fn seal_all(stack: &Stack, out: Out, keys: DataKeys) -> Result<(), Failure
     })
     .await?;
     if left > 0 {
-        return Err(Failure::NotDone(format!("{left} installations are not sealed under {current}; {done} were")));
+        return Err(CommandError::NotDone(format!(
+            "{left} installations are not sealed under {current} yet; {done} were sealed now"
+        )));
     }
     let next: Vec<_> = olds.iter().map(|id| format!("ops sealing retire {id}")).collect();
     let hint = if next.is_empty() { String::new() } else { format!("; next, after 2 minutes: {}", next.join(", ")) };
     let value = json!({ "current": current, "sealed": done, "were_already": already, "to_retire": olds });
-    out.value(&value, &format!("{done} installations are sealed under {current} now, {already} were already{hint}"));
+    out.value(&value, &format!("{done} installations were sealed under {current} now, {already} were already{hint}"));
     Ok(())
 }
 
-async fn retire(stack: &Stack, secret: &EditedSecret, out: Out, id: &str, wait: bool) -> Result<(), Failure> {
+async fn retire(stack: &Stack, secret: &EditedSecret, out: Out, id: &str, wait: bool) -> Result<(), CommandError> {
     let (mut seen, keys) = read(secret).await?;
     if keys.current() == id {
-        return Err(Failure::Refused(format!("{id} is the current key: rotate first")));
+        return Err(CommandError::Refused(format!("{id} is the current key: rotate first")));
     }
     let Some(fewer) = keys.without(id) else {
-        return Err(Failure::NotFound(format!("there is no key {id}")));
+        return Err(CommandError::NotFound(format!("there is no key {id}")));
     };
     settle(stack, &mut seen, wait).await?;
     for (what, url) in &stack.queues {
         let depth = stack.depth(url).await?;
         if depth > 0 {
-            return Err(Failure::Refused(format!(
-                "the {what} holds {depth} messages, and a pair in there may be sealed under {id}: see to them first"
+            return Err(CommandError::Refused(format!(
+                "the {what} holds {depth} messages, and their pairs may be sealed under {id}: empty the queue first"
             )));
         }
     }
     if !stack.queues.iter().any(|(what, _)| *what == "queue behind it") {
-        note("RESCUE_FAILURES_URL is not set: the queue behind the rescue queue was not looked at");
+        note("RESCUE_FAILURES_URL is not set: the dead-letter queue of the rescue queue was not checked");
     }
     if let Some(count) = counts(stack).await?.get(id) {
-        return Err(Failure::Refused(format!("{count} values are sealed under {id}: `ops sealing reseal` first")));
+        return Err(CommandError::Refused(format!(
+            "{count} values are sealed under {id}: run `ops sealing reseal` first"
+        )));
     }
     if secret.replace(&seen, &fewer.to_json()).await? == Replaced::Conflict {
-        return Err(Failure::overtaken());
+        return Err(CommandError::overtaken());
     }
     let value = json!({ "retired": id, "current": fewer.current() });
-    out.value(&value, &format!("{id} is retired. The secret's previous version still has it"));
+    out.value(&value, &format!("{id} is retired. The previous version of the secret still contains it"));
     Ok(())
 }
 
-/// Sees that nobody seals under an old key any more.
-async fn settle(stack: &Stack, seen: &mut Version, wait: bool) -> Result<(), Failure> {
+/// Refuses, or waits, until no process seals under an old key any more.
+async fn settle(stack: &Stack, seen: &mut Version, wait: bool) -> Result<(), CommandError> {
     let made_at = seen.made_at.unwrap_or(Millis(i64::MAX));
     let settled_at = made_at + SETTLED;
     let left = settled_at.since(stack.app.clock.now());
@@ -201,8 +207,8 @@ async fn settle(stack: &Stack, seen: &mut Version, wait: bool) -> Result<(), Fai
         return Ok(());
     }
     if !wait {
-        return Err(Failure::Refused(format!(
-            "a process may seal under the old key until {}: try again then, or --wait",
+        return Err(CommandError::Refused(format!(
+            "a process may seal under the old key until {}: try again then, or use --wait",
             settled_at.rfc3339()
         )));
     }
@@ -216,7 +222,7 @@ async fn settle(stack: &Stack, seen: &mut Version, wait: bool) -> Result<(), Fai
 }
 
 impl Stack {
-    /// About how many items there are, for a progress bar: `DynamoDB` counts every six hours.
+    /// The approximate number of items, for a progress bar. `DynamoDB` updates it every six hours.
     async fn estimate(&self) -> Option<u64> {
         let table = &self.app.table;
         let described = table.client.describe_table().table_name(&*table.name).send().await.ok()?;

@@ -1,4 +1,4 @@
-//! What the commands work on: the functions' own parts, and what only an operator touches.
+//! The deployed stack: the parts that the functions use, and the resources that only an operator uses.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use shared::config::{self, AppConfig, ConfigError, Reader, Reported, variable};
 use shared::domain::clock::Clock;
 use shared::secrets::edit::EditedSecret;
 
-use crate::ending::Failure;
+use crate::error::CommandError;
 
-/// Longer than the function's time-out.
+/// Time-out of an invocation. Longer than the time-out of the function.
 const INVOCATION: Duration = Duration::from_secs(90);
 
 /// The operator's configuration.
@@ -25,7 +25,7 @@ pub(crate) struct OperatorConfig {
 }
 
 impl OperatorConfig {
-    /// From the environment.
+    /// Reads the configuration from the environment.
     pub(crate) fn from_env() -> Result<Self, ConfigError> {
         config::read(&variable, Self::read)
     }
@@ -45,31 +45,32 @@ impl OperatorConfig {
 
 /// The deployed system.
 pub(crate) struct Stack {
-    /// What the functions have.
+    /// The parts that the functions use.
     pub(crate) app: App,
     callers_secret_id: String,
     /// Name or ARN of the function `refresh`.
     pub(crate) refresh_function: Option<String>,
     /// Name or ARN of the function `relay`.
     pub(crate) relay_function: Option<String>,
-    /// Queues that hold sealed pairs, by what they are for.
+    /// The queues that hold sealed token pairs, by purpose.
     pub(crate) queues: Vec<(&'static str, String)>,
 }
 
 impl Stack {
-    /// From the environment.
-    pub(crate) async fn from_env() -> Result<Self, Failure> {
+    /// The stack that the environment names.
+    pub(crate) async fn from_env() -> Result<Self, CommandError> {
         Self::of(OperatorConfig::from_env()?, &aws_defaults().load().await)
     }
 
-    /// From a configuration.
-    pub(crate) fn of(config: OperatorConfig, aws: &SdkConfig) -> Result<Self, Failure> {
+    /// The stack of a configuration.
+    pub(crate) fn of(config: OperatorConfig, aws: &SdkConfig) -> Result<Self, CommandError> {
         if aws.region().is_none() {
-            return Err(Failure::Environment("AWS_REGION is not set".into()));
+            return Err(CommandError::Environment("AWS_REGION is not set".into()));
         }
         let rescue = config.app.rescue_queue_url.clone();
         let queues = [("rescue queue", rescue), ("queue behind it", config.rescue_failures_url)];
-        let app = App::build(config.app, aws, Clock::system()).map_err(|error| Failure::NotDone(error.to_string()))?;
+        let app =
+            App::build(config.app, aws, Clock::system()).map_err(|error| CommandError::NotDone(error.to_string()))?;
         Ok(Self {
             app,
             callers_secret_id: config.callers_secret_id,
@@ -79,22 +80,22 @@ impl Stack {
         })
     }
 
-    /// A secret, to be changed.
+    /// A secret that commands edit.
     pub(crate) fn secret(&self, id: &str) -> EditedSecret {
         EditedSecret::new(aws_sdk_secretsmanager::Client::new(&self.app.aws), id.to_owned())
     }
 
-    /// The callers' secret.
+    /// The secret with the callers.
     pub(crate) fn callers(&self) -> EditedSecret {
         self.secret(&self.callers_secret_id)
     }
 
-    /// The sealing keys.
+    /// The secret with the sealing keys.
     pub(crate) fn sealing(&self) -> EditedSecret {
         self.secret(&self.app.config.sealing_secret_id)
     }
 
-    /// Lambda, with the patience of an invocation; never twice, for a renewal is not to be repeated blindly.
+    /// A client of Lambda with a long time-out and without retries, because a renewal must not be repeated blindly.
     pub(crate) fn lambda(&self) -> aws_sdk_lambda::Client {
         let timeouts = TimeoutConfig::builder().read_timeout(INVOCATION);
         let config = aws_sdk_lambda::config::Builder::from(&self.app.aws);
@@ -103,24 +104,25 @@ impl Stack {
     }
 
     /// The names of all aliases of a function.
-    pub(crate) async fn aliases(&self, function: &str) -> Result<Vec<String>, Failure> {
+    pub(crate) async fn aliases(&self, function: &str) -> Result<Vec<String>, CommandError> {
         let client = aws_sdk_lambda::Client::new(&self.app.aws);
         let mut pages = client.list_aliases().function_name(function).into_paginator().items().send();
         let mut names = Vec::new();
         while let Some(alias) = pages.next().await {
-            let alias = alias.map_err(|error| Failure::NotDone(shared::http_client::aws_error::describe(&error)))?;
+            let alias =
+                alias.map_err(|error| CommandError::NotDone(shared::http_client::aws_error::describe(&error)))?;
             names.extend(alias.name);
         }
         Ok(names)
     }
 
-    /// SQS.
+    /// A client of SQS.
     pub(crate) fn sqs(&self) -> aws_sdk_sqs::Client {
         aws_sdk_sqs::Client::new(&self.app.aws)
     }
 
-    /// How many messages a queue holds, in flight and delayed ones too. Approximate, as SQS says.
-    pub(crate) async fn depth(&self, url: &str) -> Result<u64, Failure> {
+    /// The approximate number of messages in a queue, including those in flight and delayed.
+    pub(crate) async fn depth(&self, url: &str) -> Result<u64, CommandError> {
         use aws_sdk_sqs::types::QueueAttributeName as Name;
         let names = [
             Name::ApproximateNumberOfMessages,
@@ -129,7 +131,7 @@ impl Stack {
         ];
         let asked = self.sqs().get_queue_attributes().queue_url(url).set_attribute_names(Some(names.to_vec()));
         let answer = asked.send().await;
-        let answer = answer.map_err(|error| Failure::NotDone(shared::http_client::aws_error::describe(&error)))?;
+        let answer = answer.map_err(|error| CommandError::NotDone(shared::http_client::aws_error::describe(&error)))?;
         let attributes = answer.attributes().cloned().unwrap_or_default();
         Ok(names.iter().filter_map(|name| attributes.get(name)?.parse::<u64>().ok()).sum())
     }

@@ -246,7 +246,7 @@ async fn the_operators_commands_report_faults_in_callers_entries() {
     let open = json!({ "callers": [caller_entry(&system.sandbox.caller_key)], "unlisted": "allow" });
     system.sandbox.secrets.put(CALLERS_SECRET, open.to_string());
     let told = aliases().await;
-    assert!(told.contains("may do everything"), "{told}");
+    assert!(told.contains("may make every call"), "{told}");
     let kept = ops(&system, &["callers", "remove", "sandbox", "--yes"]).await;
     assert!(kept.code == 4 && kept.err.contains("unlisted"), "without its entry it could do as much: {kept:?}");
     system.end().await;

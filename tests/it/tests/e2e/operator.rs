@@ -129,7 +129,7 @@ async fn installations_are_listed_shown_renewed_and_revoked() {
     assert_eq!(done(&system, &["refresh", &first, "--if-due"]).await["summary"]["deferred"], 1);
     system.sandbox.marketplace.set_active(location(2), false);
     let paused = ops(&system, &["refresh", &second]).await;
-    let expected = format!("ops: {second} has no new token (Suspended); the log of refresh says why");
+    let expected = format!("ops: {second} has no new token (Suspended); the log of refresh has the reason");
     assert_eq!(paused.refusal(), (1, expected.as_str()));
 
     let not_yet = ops(&system, &["revoke", &second]).await;

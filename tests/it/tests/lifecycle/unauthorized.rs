@@ -51,7 +51,7 @@ impl Caller {
     }
 
     async fn status(&self, world: &World, resource: &Resource) -> u16 {
-        self.call(world, resource, "/echo").await.status().as_u16()
+        self.call(world, resource, "/echo").await.status.as_u16()
     }
 }
 

@@ -114,7 +114,7 @@ async fn a_block_page_counts_as_no_connection_and_raises_one_alarm(world: World)
             let stored = world.stored(resource).await;
             assert_eq!((stored.status(), world.presented() - presented), (Status::Active, 1));
             assert!(
-                stored.due_at.is_some_and(|due| due.since(now) <= Duration::from_mins(2)),
+                stored.schedule.due_at.is_some_and(|due| due.since(now) <= Duration::from_mins(2)),
                 "the schedule in minutes"
             );
         }

@@ -1,4 +1,4 @@
-//! The aliases of the function `relay`, compared with those that the callers' secret names.
+//! Checks the aliases of the function `relay` against the aliases in the callers' secret.
 
 use std::collections::BTreeSet;
 
@@ -9,20 +9,20 @@ use crate::stack::Stack;
 
 const WHAT: &str = "aliases";
 
-pub(super) async fn look(stack: &Stack, callers: &CallersDocument) -> Vec<Finding> {
+pub(super) async fn check(stack: &Stack, callers: &CallersDocument) -> Vec<Finding> {
     let Some(function) = &stack.relay_function else {
         return vec![Finding::skipped(WHAT, "RELAY_FUNCTION is not set")];
     };
     match stack.aliases(function).await {
         Ok(aliases) => compare(&aliases, callers, stack.app.config.gateway_alias.name()),
         Err(failure) => {
-            let advice = "look at RELAY_FUNCTION and at your permission lambda:ListAliases";
+            let advice = "check RELAY_FUNCTION and your permission lambda:ListAliases";
             vec![Finding::warn(WHAT, failure.to_string(), advice)]
         }
     }
 }
 
-/// Compares the function's aliases with the entries. The gateway's alias names no caller.
+/// Compares the function's aliases with the callers' entries. API Gateway's alias must not identify a caller.
 fn compare(aliases: &[String], callers: &CallersDocument, gateway: Option<&str>) -> Vec<Finding> {
     let there: BTreeSet<&str> = aliases.iter().map(String::as_str).collect();
     let listed: BTreeSet<&str> =
@@ -30,11 +30,12 @@ fn compare(aliases: &[String], callers: &CallersDocument, gateway: Option<&str>)
     let mut findings = Vec::new();
     if let Some(gateway) = gateway {
         if !there.contains(gateway) {
-            let said = format!("the function has no alias {gateway}, which GATEWAY_ALIAS names");
+            let said = format!("the function has no alias {gateway}, but GATEWAY_ALIAS names it");
             findings.push(Finding::fail(WHAT, said, "deploy the template again: API Gateway invokes that alias"));
         }
         if listed.contains(gateway) {
-            let said = format!("an entry names {gateway}, the alias of API Gateway, which takes no direct invocations");
+            let said =
+                format!("an entry names {gateway}, the alias of API Gateway, which accepts no direct invocations");
             findings.push(Finding::fail(WHAT, said, "give the caller an alias of its own"));
         }
     }
@@ -42,10 +43,10 @@ fn compare(aliases: &[String], callers: &CallersDocument, gateway: Option<&str>)
         let (said, advice) = match listed.iter().find(|other| other.eq_ignore_ascii_case(alias)) {
             Some(other) => (
                 format!("no entry names the alias {alias}; one names {other}, which differs in case"),
-                "write the alias in the entry as the function has it",
+                "correct the alias in the entry",
             ),
             None if callers.allows_unlisted() => (
-                format!("no entry names the alias {alias}: its invocations may do everything"),
+                format!("no entry names the alias {alias}: its invocations may make every call"),
                 "ops callers add NAME --alias ALIAS, or delete the alias",
             ),
             None => (
@@ -57,10 +58,10 @@ fn compare(aliases: &[String], callers: &CallersDocument, gateway: Option<&str>)
     }
     for alias in listed.difference(&there).filter(|alias| Some(**alias) != gateway) {
         let said = format!("an entry names the alias {alias}, which the function does not have");
-        findings.push(Finding::warn(WHAT, said, "create it for $LATEST, or take it out of the entry"));
+        findings.push(Finding::warn(WHAT, said, "create the alias for $LATEST, or remove it from the entry"));
     }
     if findings.is_empty() {
-        findings.push(Finding::ok(WHAT, format!("each of {} has its entry", listed.len())));
+        findings.push(Finding::ok(WHAT, format!("all {} have an entry", listed.len())));
     }
     findings
 }
@@ -71,14 +72,14 @@ mod tests {
 
     #[test]
     fn aliases_and_entries_are_compared() {
-        // Aliases of the function, of entries, the gateway's, whether the unlisted are allowed; all lists by spaces.
+        // The function's aliases, the entries' aliases, API Gateway's alias, `unlisted` allowed, states, a part of the text.
         let cases = [
-            ("", "", None, false, "ok", "each of 0"),
-            ("billing", "billing", None, false, "ok", "each of 1"),
-            ("billing live", "billing", Some("live"), false, "ok", "each of 1"),
+            ("", "", None, false, "ok", "all 0"),
+            ("billing", "billing", None, false, "ok", "all 1"),
+            ("billing live", "billing", Some("live"), false, "ok", "all 1"),
             ("billing live", "billing", None, false, "warn", "no entry names the alias live"),
             ("mail live", "", Some("live"), false, "warn", "answered 401"),
-            ("mail live", "", Some("live"), true, "warn", "may do everything"),
+            ("mail live", "", Some("live"), true, "warn", "may make every call"),
             ("live", "billing", Some("live"), false, "warn", "which the function does not have"),
             ("billing live", "Billing", Some("live"), false, "warn warn", "differs in case"),
             ("billing", "billing", Some("live"), false, "FAIL", "no alias live"),
@@ -93,10 +94,10 @@ mod tests {
             }
             let callers = CallersDocument::parse(&secret.to_string()).expect("well formed");
             let findings = compare(&names(aliases), &callers, gateway);
-            let told = format!("{aliases:?} {listed:?} {gateway:?}: {findings:?}");
+            let case = format!("{aliases:?} {listed:?} {gateway:?}: {findings:?}");
             let found: Vec<_> = findings.iter().map(|finding| finding.state.as_str()).collect();
-            assert_eq!(found.join(" "), states, "{told}");
-            assert!(findings[0].said.contains(word), "{told}");
+            assert_eq!(found.join(" "), states, "{case}");
+            assert!(findings[0].said.contains(word), "{case}");
         }
     }
 }

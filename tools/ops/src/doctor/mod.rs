@@ -1,27 +1,27 @@
-//! `ops doctor`: looks at everything that must be right for a token to be renewed and a call to be relayed, and says of
-//! each fault what it is and what to do, in a sentence. It changes nothing and spends nothing.
+//! The command `doctor`: checks everything that the renewal of tokens and the relaying of calls need. It reports each
+//! fault with advice for the operator. It changes nothing and takes no permit.
 
 mod aliases;
+mod renewals;
 mod secrets;
-mod surroundings;
+mod services;
 mod table;
-mod work;
 
 use serde_json::{Value, json};
 use shared::app::aws_defaults;
 
-use crate::ending::Failure;
+use crate::error::CommandError;
 use crate::print::Out;
 use crate::stack::{OperatorConfig, Stack};
 
-/// How something stands.
+/// The state of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Ok,
-    /// Not as it should be, but nothing fails.
+    /// There is a defect, but nothing fails now.
     Warn,
     Fail,
-    /// Could not be looked at.
+    /// The check could not be made.
     Skipped,
 }
 
@@ -36,13 +36,13 @@ impl State {
     }
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Debug)]
 struct Finding {
     what: &'static str,
     state: State,
     said: String,
-    /// What to do, where there is something to do.
+    /// Advice for the operator. Empty if nothing has to be done.
     advice: &'static str,
 }
 
@@ -74,10 +74,10 @@ impl Finding {
     }
 }
 
-/// Looks at everything.
-pub(crate) async fn run(out: Out) -> Result<(), Failure> {
+/// Runs all checks and prints the findings.
+pub(crate) async fn run(out: Out) -> Result<(), CommandError> {
     let findings = match stack().await {
-        Ok(stack) => look(&stack).await,
+        Ok(stack) => check(&stack).await,
         Err(findings) => findings,
     };
     let faults = findings.iter().filter(|finding| finding.state == State::Fail).count();
@@ -86,26 +86,27 @@ pub(crate) async fn run(out: Out) -> Result<(), Failure> {
     out.value(&json!({ "faults": faults, "findings": values }), &text.join("\n"));
     match faults {
         0 => Ok(()),
-        1 => Err(Failure::Faults("1 fault".into())),
-        more => Err(Failure::Faults(format!("{more} faults"))),
+        1 => Err(CommandError::Faults("1 fault".into())),
+        more => Err(CommandError::Faults(format!("{more} faults"))),
     }
 }
 
 async fn stack() -> Result<Stack, Vec<Finding>> {
-    const ADVICE: &str = "take the stack's output OperatorEnvironment (docs/operations.md, \"Commands\"), or --sandbox";
+    const ADVICE: &str = "use the stack's output OperatorEnvironment (docs/operations.md, \"Commands\"), or --sandbox";
     let config = OperatorConfig::from_env().map_err(|error| {
         let finding = |problem: &String| Finding::fail("environment", problem.clone(), ADVICE);
         error.problems().iter().map(finding).collect::<Vec<_>>()
     })?;
-    Stack::of(config, &aws_defaults().load().await)
-        .map_err(|failure| vec![Finding::fail("environment", failure.to_string(), "name the stack's region")])
+    Stack::of(config, &aws_defaults().load().await).map_err(|failure| {
+        vec![Finding::fail("environment", failure.to_string(), "set AWS_REGION to the region of the stack")]
+    })
 }
 
-async fn look(stack: &Stack) -> Vec<Finding> {
+async fn check(stack: &Stack) -> Vec<Finding> {
     let mut findings = vec![Finding::ok("environment", format!("table {}", stack.app.config.table))];
-    findings.extend(secrets::look(stack).await);
-    findings.extend(table::look(stack).await);
-    findings.extend(surroundings::look(stack).await);
-    findings.extend(work::look(stack).await);
+    findings.extend(secrets::check(stack).await);
+    findings.extend(table::check(stack).await);
+    findings.extend(services::check(stack).await);
+    findings.extend(renewals::check(stack).await);
     findings
 }

@@ -1,4 +1,4 @@
-//! The three secrets: there, readable, in their form; and whether the callers that they name exist.
+//! Checks the three secrets: they exist, can be read and have the documented form. Also checks the callers' aliases.
 
 use shared::caller::edit::CallersDocument;
 use shared::seal::DataKeys;
@@ -9,9 +9,9 @@ use super::Finding;
 use super::aliases;
 use crate::stack::Stack;
 
-const UNREADABLE: &str = "look at the secret's name, its region, and your permission secretsmanager:GetSecretValue";
+const UNREADABLE: &str = "check the secret's name, its region, and your permission secretsmanager:GetSecretValue";
 
-pub(super) async fn look(stack: &Stack) -> Vec<Finding> {
+pub(super) async fn check(stack: &Stack) -> Vec<Finding> {
     let secrets = vec![app(&stack.secret(&stack.app.config.app_secret_id)).await, sealing(&stack.sealing()).await];
     secrets.into_iter().chain(callers(stack).await).collect()
 }
@@ -34,15 +34,15 @@ async fn sealing(secret: &EditedSecret) -> Finding {
         Err(error) => return Finding::fail(what, error.to_string(), UNREADABLE),
     };
     let Ok(keys) = DataKeys::parse(version.text.expose()) else {
-        let advice = "put the secret's previous version back: without its keys no stored token opens";
-        return Finding::fail(what, "it is not in its documented form", advice);
+        let advice = "restore the previous version of the secret: without its keys no stored token opens";
+        return Finding::fail(what, "the secret does not have the documented form", advice);
     };
     let olds = keys.ids().filter(|id| *id != keys.current()).collect::<Vec<_>>().join(", ");
     let current = keys.current();
     if olds.is_empty() {
         Finding::ok(what, format!("one key, {current}"))
     } else {
-        let advice = "finish the rotation: ops sealing reseal, ops sealing retire";
+        let advice = "finish the rotation: ops sealing reseal, then ops sealing retire";
         Finding::warn(what, format!("{current} is current; {olds} not retired yet"), advice)
     }
 }
@@ -56,7 +56,7 @@ async fn callers(stack: &Stack) -> Vec<Finding> {
     let document = match CallersDocument::parse(version.text.expose()) {
         Ok(document) => document,
         Err(error) => {
-            let advice = "correct it, or put the secret's previous version back; until then every call is answered 503";
+            let advice = "correct the secret, or restore its previous version; until then every call is answered 503";
             return vec![Finding::fail(what, error.to_string(), advice)];
         }
     };
@@ -65,10 +65,10 @@ async fn callers(stack: &Stack) -> Vec<Finding> {
         count => Finding::ok(what, format!("{count} known")),
     }];
     if document.allows_unlisted() {
-        let said = "aliases, principals and unqualified invocations without an entry may do everything";
-        let advice = "give each an entry, then take \"unlisted\": \"allow\" out of the secret";
+        let said = "aliases, principals and unqualified invocations without an entry may make every call";
+        let advice = "add an entry for each, then remove \"unlisted\": \"allow\" from the secret";
         findings.push(Finding::warn(what, said, advice));
     }
-    findings.extend(aliases::look(stack, &document).await);
+    findings.extend(aliases::check(stack, &document).await);
     findings
 }

@@ -1,4 +1,4 @@
-//! The table: there, with its indexes, its TTL and its recovery.
+//! Checks the table: its keys, indexes, time to live and point-in-time recovery.
 
 use aws_sdk_dynamodb::types::{
     KeySchemaElement, KeyType, PointInTimeRecoveryStatus, TableDescription, TableStatus, TimeToLiveStatus,
@@ -8,24 +8,24 @@ use shared::http_client::aws_error::describe;
 use super::Finding;
 use crate::stack::Stack;
 
-const DEPLOY: &str = "compare it with template.yaml and deploy again";
+const DEPLOY: &str = "compare the table with template.yaml and deploy again";
 
-/// Every index of `shared::table`, with its keys.
+/// The indexes of `shared::table`, with their keys.
 const INDEXES: [(&str, [&str; 2]); 3] =
     [("due", ["due_shard", "due_at"]), ("company", ["company", "pk"]), ("outbox", ["outbox_shard", "outbox_at"])];
 
-pub(super) async fn look(stack: &Stack) -> Vec<Finding> {
+pub(super) async fn check(stack: &Stack) -> Vec<Finding> {
     let table = &stack.app.table;
     let described = table.client.describe_table().table_name(&*table.name).send().await;
     let described = match &described {
         Ok(described) => described.table(),
         Err(error) => {
-            let advice = "look at TABLE_NAME, the region, and your permission dynamodb:DescribeTable";
+            let advice = "check TABLE_NAME, the region, and your permission dynamodb:DescribeTable";
             return vec![Finding::fail("table", describe(error), advice)];
         }
     };
     let Some(described) = described else {
-        return vec![Finding::fail("table", "it is not described", DEPLOY)];
+        return vec![Finding::fail("table", "DynamoDB returned no description", DEPLOY)];
     };
     vec![schema(described), expiry(stack).await, recovery(stack).await]
 }
@@ -34,7 +34,7 @@ fn schema(table: &TableDescription) -> Finding {
     let what = "table";
     let keys: Vec<_> = table.key_schema().iter().map(|key| (key.attribute_name(), key.key_type())).collect();
     if keys != [("pk", &KeyType::Hash)] {
-        return Finding::fail(what, "its key is not pk alone", DEPLOY);
+        return Finding::fail(what, "its key must be pk alone", DEPLOY);
     }
     for (name, wanted) in INDEXES {
         let index = table.global_secondary_indexes().iter().find(|index| index.index_name() == Some(name));
@@ -48,14 +48,16 @@ fn schema(table: &TableDescription) -> Finding {
             return Finding::warn(
                 what,
                 format!("its index {name} is being built"),
-                "wait; what it lists is found late",
+                "wait until the index is built; until then its entries are found late",
             );
         }
     }
     let items = table.item_count().unwrap_or(0);
     match table.table_status().map(TableStatus::as_str) {
-        Some("ACTIVE" | "UPDATING") | None => Finding::ok(what, format!("as it should be, about {items} items")),
-        Some(status) => Finding::fail(what, format!("it is {status}"), "look at the table in the console"),
+        Some("ACTIVE" | "UPDATING") | None => {
+            Finding::ok(what, format!("keys and indexes are correct; about {items} items"))
+        }
+        Some(status) => Finding::fail(what, format!("it is {status}"), "look at the table in the AWS console"),
     }
 }
 
@@ -73,7 +75,7 @@ async fn expiry(stack: &Stack) -> Finding {
             if on {
                 Finding::ok(what, "on expires_at")
             } else {
-                Finding::warn(what, "not on expires_at: old counters stay and cost", DEPLOY)
+                Finding::warn(what, "not on expires_at: old counters stay and cost money", DEPLOY)
             }
         }
     }
@@ -91,7 +93,7 @@ async fn recovery(stack: &Stack) -> Finding {
             if status == Some(&PointInTimeRecoveryStatus::Enabled) {
                 Finding::ok(what, "on")
             } else {
-                Finding::warn(what, "off: a deleted table cannot be brought back", DEPLOY)
+                Finding::warn(what, "off: a deleted table cannot be restored", DEPLOY)
             }
         }
     }

@@ -156,11 +156,11 @@ impl World {
         if is_write && self.holds_something() && !after.holds_something() {
             return Some("a write discards the last live token");
         }
-        let was_revoked = self.item.status() == Status::Revoked;
-        if was_revoked && after.item.status() != Status::Revoked && after.item.installed_at <= self.item.revoked_at {
+        let was_revoked = self.item.status == Status::Revoked;
+        if was_revoked && after.item.status != Status::Revoked && after.item.installed_at <= self.item.revoked_at {
             return Some("an uninstalled installation comes back");
         }
-        if after.item.status() == Status::NeedsReauthorization
+        if after.item.status == Status::NeedsReauthorization
             && after.item.tokens().any(|token| after.provider.is_good(token, after.now))
         {
             return Some("marked for a new authorization with a live grant in hand");
@@ -264,8 +264,8 @@ impl World {
                     let mut next = self.clone();
                     let wrote = next.item.promote(design, claim.from, claim.attempt, seen, place);
                     next.workers[who] = match wrote {
-                        Wrote::HasStandby if !self.item.standby().is_empty() => {
-                            Work::Promote { claim: claim.clone(), seen: self.item.standby().clone() }
+                        Wrote::HasStandby if !self.item.standby.is_empty() => {
+                            Work::Promote { claim: claim.clone(), seen: self.item.standby.clone() }
                         }
                         _ => Work::Idle,
                     };
@@ -281,7 +281,7 @@ impl World {
                     steps.push(("settle, its answer lost", true, unsure));
                 }
                 next.workers[who] = match wrote {
-                    Wrote::HasStandby => Work::Promote { claim: claim.clone(), seen: self.item.standby().clone() },
+                    Wrote::HasStandby => Work::Promote { claim: claim.clone(), seen: self.item.standby.clone() },
                     _ => Work::Idle,
                 };
                 steps.push(("settle", true, next));
@@ -297,7 +297,7 @@ impl World {
         if self.left.claims == 0 || !self.item.is_claimable(self.now) {
             return;
         }
-        let unchanged = match self.item.status() {
+        let unchanged = match self.item.status {
             Status::Refreshing | Status::Uncertain => Status::Uncertain,
             status => status,
         };
@@ -305,7 +305,7 @@ impl World {
             attempt: self.attempts,
             from: self.item.line,
             token,
-            standby: self.item.standby().clone(),
+            standby: self.item.standby.clone(),
             unchanged,
             lease_ends: self.now + 1,
             unanswered: 0,

@@ -1,45 +1,46 @@
-//! The responses to webhooks. The platform sends a webhook again that was answered 429, perhaps also after other refusals.
+//! The responses to webhooks. The platform sends a webhook again after a 429, and perhaps after other refusals.
 
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderName, HeaderValue, StatusCode};
 use lambda_http::{Body, Response};
 use serde_json::json;
 
-/// When the platform may send again, in seconds.
+/// `Retry-After` of a 429, in seconds.
 const RETRY_AFTER_SECONDS: u32 = 30;
 
-/// The outcome of a webhook that is answered 200, because sending it again could add nothing. The outcome of several
-/// locations is the last one in this order.
+/// The outcome of a webhook that is answered 200: the platform need not send it again. The outcome for several locations
+/// is the greatest of theirs in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Acknowledgement {
-    /// Nothing had to be done.
+    /// The webhook requires no change.
     Ignored,
-    /// Of something that this system has never known.
+    /// The webhook is about a resource that has no installation here.
     Unknown,
-    /// Overtaken by a newer installation, so without effect.
+    /// A newer installation supersedes the webhook.
     Superseded,
-    /// Dealt with when it came the first time.
+    /// The webhook was received before, and was applied then.
     Repeated,
-    /// Stored.
+    /// The change is stored.
     Stored,
 }
 
-/// Why nothing was done with it.
+/// The reason for which a webhook was not applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// No such route.
+    /// The path is no route of this function.
     NotFound,
-    /// Not a `POST`.
+    /// The method is not `POST`.
     MethodNotAllowed,
-    /// A body larger than any webhook.
+    /// The body is larger than the limit.
     TooLarge,
-    /// No signature, or one that no known key made. Everything up to here is said to anyone.
+    /// The signature is absent, or no known key made it. A sender without a key can get this variant and those above
+    /// only.
     NotSigned,
-    /// Signed, but not JSON of a known form.
+    /// The body is signed, but is not JSON of a known form.
     Malformed,
-    /// Signed, but for another app. Not 401: the signature is good, and no other signature would help.
+    /// The body is signed, but is about another app. The status is not 401, because the signature is valid.
     ForeignApp,
-    /// It could not be stored or judged, or the app's own id is not to be had; please send it again.
+    /// The webhook could not be processed because of a failure on our side. The platform must send it again.
     TryAgain,
 }
 
@@ -74,7 +75,7 @@ impl Refusal {
         match self {
             Self::MethodNotAllowed => Some((ALLOW, HeaderValue::from_static("POST"))),
             Self::TryAgain => Some((RETRY_AFTER, RETRY_AFTER_SECONDS.into())),
-            // RFC 9110 section 11.6.1: a 401 names what would be accepted.
+            // RFC 9110 section 11.6.1: a 401 names the accepted authentication scheme.
             Self::NotSigned => Some((WWW_AUTHENTICATE, HeaderValue::from_static("X-GHL-Signature"))),
             _ => None,
         }
@@ -93,20 +94,20 @@ impl Acknowledgement {
     }
 }
 
-/// The name of a verdict, in answers, in the log and in its metric.
+/// The name of a result in responses, logs and metrics.
 #[must_use]
-pub fn name(verdict: Result<Acknowledgement, Refusal>) -> &'static str {
-    verdict.map_or_else(Refusal::name, Acknowledgement::name)
+pub fn outcome_name(result: Result<Acknowledgement, Refusal>) -> &'static str {
+    result.map_or_else(Refusal::name, Acknowledgement::name)
 }
 
-/// The response to a verdict: a JSON object of one member, `outcome`.
+/// The response for a result. Its body is a JSON object with one member, `outcome`.
 #[must_use]
-pub fn response(verdict: Result<Acknowledgement, Refusal>, request_id: &str) -> Response<Body> {
-    let (status, header) = match verdict {
+pub fn response(result: Result<Acknowledgement, Refusal>, request_id: &str) -> Response<Body> {
+    let (status, header) = match result {
         Ok(_) => (StatusCode::OK, None),
         Err(refusal) => (refusal.status(), refusal.header()),
     };
-    let mut response = Response::new(Body::Text(json!({ "outcome": name(verdict) }).to_string()));
+    let mut response = Response::new(Body::Text(json!({ "outcome": outcome_name(result) }).to_string()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -124,8 +125,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn verdicts_have_the_contracts_statuses() {
-        for (verdict, status, header) in [
+    fn each_result_has_its_status_and_headers() {
+        for (result, status, header) in [
             (Ok(Acknowledgement::Stored), 200, None),
             (Ok(Acknowledgement::Superseded), 200, None),
             (Ok(Acknowledgement::Repeated), 200, None),
@@ -139,18 +140,18 @@ mod tests {
             (Err(Refusal::MethodNotAllowed), 405, Some("allow")),
             (Err(Refusal::NotFound), 404, None),
         ] {
-            let response = response(verdict, "id");
-            assert_eq!(response.status(), status, "{verdict:?}");
+            let response = response(result, "id");
+            assert_eq!(response.status(), status, "{result:?}");
             for (name, value) in [
                 ("content-type", "application/json"),
                 ("cache-control", "no-store"),
                 ("x-content-type-options", "nosniff"),
                 ("relay-request-id", "id"),
             ] {
-                assert_eq!(response.headers()[name], value, "{verdict:?}");
+                assert_eq!(response.headers()[name], value, "{result:?}");
             }
-            assert_eq!(response.headers().len(), 4 + usize::from(header.is_some()), "{verdict:?}");
-            assert!(header.is_none_or(|name| response.headers().contains_key(name)), "{verdict:?}");
+            assert_eq!(response.headers().len(), 4 + usize::from(header.is_some()), "{result:?}");
+            assert!(header.is_none_or(|name| response.headers().contains_key(name)), "{result:?}");
         }
         assert_eq!(response(Err(Refusal::TryAgain), "\n").headers()["retry-after"], "30");
     }

@@ -1,4 +1,4 @@
-//! How a command ends when it does not end well. The exit codes are told by `--help` and docs/operations.md.
+//! The error of a command, and its exit code. `--help` and docs/operations.md list the exit codes.
 
 use std::process::ExitCode;
 
@@ -7,29 +7,29 @@ use shared::config::ConfigError;
 use shared::secrets::SecretError;
 use shared::table::StoreError;
 
-/// Why a command did not do what was asked.
+/// The reason for which a command failed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
-    /// AWS or the platform.
+pub(crate) enum CommandError {
+    /// AWS or the platform failed.
     #[error("{0}")]
     NotDone(String),
-    /// The command line or the environment.
+    /// The command line or the environment is wrong.
     #[error("{0}")]
     Environment(String),
-    /// No such installation, caller or key.
+    /// There is no such installation, caller or key.
     #[error("{0}")]
     NotFound(String),
-    /// It would not be safe.
+    /// The command would not be safe now.
     #[error("{0}")]
     Refused(String),
-    /// The doctor found something.
+    /// The doctor found faults.
     #[error("{0}")]
     Faults(String),
 }
 
-impl Failure {
-    /// The number of the exit code, for JSON.
-    pub(crate) fn number(&self) -> u8 {
+impl CommandError {
+    /// The exit code as a number, for JSON.
+    pub(crate) fn exit_number(&self) -> u8 {
         match self {
             Self::NotDone(_) => 1,
             Self::Environment(_) => 2,
@@ -39,42 +39,42 @@ impl Failure {
         }
     }
 
-    pub(crate) fn code(&self) -> ExitCode {
-        ExitCode::from(self.number())
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.exit_number())
     }
 
-    /// Refused because `--yes` is missing.
-    pub(crate) fn without_yes(what: &str) -> Self {
-        Self::Refused(format!("{what}. Add --yes if that is what you want; nothing was done"))
+    /// The error of a command without `--yes`. `effect` says what the command would do.
+    pub(crate) fn without_yes(effect: &str) -> Self {
+        Self::Refused(format!("{effect}. Nothing was done; add --yes to confirm"))
     }
 
-    /// Somebody else has changed a secret meanwhile.
+    /// The error of an edit of a secret that lost against a concurrent edit (optimistic concurrency).
     pub(crate) fn overtaken() -> Self {
-        Self::Refused("somebody else has changed the secret at the same moment: nothing was done, try again".into())
+        Self::Refused("another person changed the secret at the same moment: nothing was done, try again".into())
     }
 }
 
-impl From<StoreError> for Failure {
+impl From<StoreError> for CommandError {
     fn from(error: StoreError) -> Self {
         Self::NotDone(error.to_string())
     }
 }
 
-impl From<SecretError> for Failure {
+impl From<SecretError> for CommandError {
     fn from(error: SecretError) -> Self {
         Self::NotDone(error.to_string())
     }
 }
 
-impl From<ConfigError> for Failure {
+impl From<ConfigError> for CommandError {
     fn from(error: ConfigError) -> Self {
         Self::Environment(format!(
-            "{error}. Take the stack's output OperatorEnvironment (docs/operations.md, \"Commands\"), or --sandbox"
+            "{error}. Use the stack's output OperatorEnvironment (docs/operations.md, \"Commands\"), or --sandbox"
         ))
     }
 }
 
-impl From<EditError> for Failure {
+impl From<EditError> for CommandError {
     fn from(error: EditError) -> Self {
         let text = error.to_string();
         match error {

@@ -1,4 +1,4 @@
-//! Whether the work goes on: the stop, what is due, the states of all installations.
+//! Checks the renewals: the circuit breaker, the refusals, the oldest due installation, and the states of all installations.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,15 +11,16 @@ use shared::table::installation::DUE_SHARDS;
 use shared::table::mark_budget::PLACES;
 
 use super::Finding;
+use crate::breaker::advice;
 use crate::progress;
 use crate::stack::Stack;
-use crate::stop::advice;
 
-/// The schedule comes every minute; two missed ones are not yet a fault.
+/// The age of a due installation from which it is a fault. The schedule runs every minute, and two missed runs are no fault
+/// yet.
 const LATE: Duration = Duration::from_mins(3);
-const SEE_TABLE: &str = "see to the table first";
+const SEE_TABLE: &str = "repair the access to the table first";
 
-pub(super) async fn look(stack: &Stack) -> Vec<Finding> {
+pub(super) async fn check(stack: &Stack) -> Vec<Finding> {
     let mut findings = vec![breaker(stack).await, refusals(stack).await, oldest_due(stack).await];
     findings.extend(
         states(stack).await.unwrap_or_else(|error| vec![Finding::fail("installations", error.to_string(), SEE_TABLE)]),
@@ -32,10 +33,10 @@ async fn breaker(stack: &Stack) -> Finding {
     match stack.app.table.breaker().await {
         Err(error) => Finding::fail(what, error.to_string(), SEE_TABLE),
         Ok(Some(open)) if stack.app.clock.now() < open.until => {
-            let (said, todo) = advice(&open);
-            Finding::fail(what, said, todo)
+            let (said, advice) = advice(&open);
+            Finding::fail(what, said, advice)
         }
-        Ok(_) => Finding::ok(what, "not stopped"),
+        Ok(_) => Finding::ok(what, "the circuit breaker is closed"),
     }
 }
 
@@ -47,8 +48,10 @@ async fn refusals(stack: &Stack) -> Finding {
             let (taken, waiting) = (budget.taken(stack.app.clock.now()), budget.waiting());
             let said = format!("{taken} of {PLACES} marks are used up, {waiting} refused installations wait for one");
             match (taken, waiting) {
-                (_, 1..) => Finding::warn(what, said, "ops list --status Uncertain shows which wait"),
-                (1.., _) => Finding::warn(what, said, "ops list --status NeedsReauthorization shows whose they were"),
+                (_, 1..) => Finding::warn(what, said, "ops list --status Uncertain lists those that wait"),
+                (1.., _) => {
+                    Finding::warn(what, said, "ops list --status NeedsReauthorization lists the marked installations")
+                }
                 (0, _) => Finding::ok(what, said),
             }
         }
@@ -66,12 +69,14 @@ async fn oldest_due(stack: &Stack) -> Finding {
     }
     let waited = oldest.map(|at| now.since(at));
     match waited {
-        None => Finding::ok(what, "nothing waits"),
-        Some(waited) if waited < LATE => Finding::ok(what, format!("the oldest for {} s", waited.as_secs())),
+        None => Finding::ok(what, "no installation is due"),
+        Some(waited) if waited < LATE => {
+            Finding::ok(what, format!("the oldest has been due for {} s", waited.as_secs()))
+        }
         Some(waited) => Finding::fail(
             what,
-            format!("an installation waits for {} s; the schedule comes every minute", waited.as_secs()),
-            "look at the schedule and at the logs of refresh: is it throttled, stopped, or short of time?",
+            format!("an installation has been due for {} s; the schedule runs every minute", waited.as_secs()),
+            "check the schedule and the logs of refresh: the function may be throttled, disabled or short of time",
         ),
     }
 }
@@ -106,23 +111,27 @@ async fn states(stack: &Stack) -> Result<Vec<Finding>, StoreError> {
     let what = "installations";
     let mut findings = vec![Finding::ok(what, if all.is_empty() { "none yet".to_owned() } else { all.join(", ") })];
     if count(Status::NeedsReauthorization) > 0 {
-        let said = format!("{} need somebody to install again", count(Status::NeedsReauthorization));
+        let said = format!("{} need a person to install the app again", count(Status::NeedsReauthorization));
         findings.push(Finding::warn(
             what,
             said,
-            "ops list --status NeedsReauthorization; their reinstall_url is in ops show",
+            "ops list --status NeedsReauthorization lists them; ops show prints the reinstall_url",
         ));
     }
     if count(Status::Blocked) > 0 {
-        let said = format!("{} are answered with something that nobody has classified", count(Status::Blocked));
-        findings.push(Finding::warn(what, said, "look for the alarm unclassified in the logs"));
+        let said = format!("{} get answers of the platform that are not classified", count(Status::Blocked));
+        findings.push(Finding::warn(what, said, "search the logs for the alarm unclassified"));
     }
     if expired > 0 {
-        let said = format!("{expired} active ones have not been renewed for three months");
-        findings.push(Finding::fail(what, said, "ops refresh them; a refresh token ends after a year without use"));
+        let said = format!("{expired} active installations have not been renewed for three months");
+        findings.push(Finding::fail(
+            what,
+            said,
+            "run ops refresh for each: a refresh token expires after a year without use",
+        ));
     }
     if unreadable > 0 {
-        let advice = "they were written by another version: ops list tells which";
+        let advice = "another version has written them: ops list names them";
         findings.push(Finding::fail(what, format!("{unreadable} items cannot be read"), advice));
     }
     Ok(findings)

@@ -1,14 +1,14 @@
-//! The one route of a webhook, and the limit on its body.
+//! The route of a webhook request, and the limit on its body.
 
 use lambda_http::{Request, RequestExt as _};
 use shared::lambda::gateway;
 
-use crate::verdict::Refusal;
+use crate::response::Refusal;
 
-/// The largest body that is read, in bytes. The platform's own have less than a thousandth of it.
+/// The largest accepted body, in bytes. The platform's webhooks have less than a thousandth of this.
 pub const LARGEST_BODY: usize = 1024 * 1024;
 
-/// Refuses what is not `POST /webhooks/marketplace`, with or without the stage.
+/// Refuses all requests but `POST /webhooks/marketplace`, with or without the stage.
 ///
 /// # Errors
 /// [`Refusal::NotFound`], [`Refusal::MethodNotAllowed`].
@@ -18,7 +18,7 @@ pub fn check_route(request: &Request) -> Result<(), Refusal> {
     if request.method() == http::Method::POST { Ok(()) } else { Err(Refusal::MethodNotAllowed) }
 }
 
-/// The body's bytes exactly as they were sent. The signature covers these and no re-serialised form of them.
+/// The body's bytes as they were sent. The signature covers these bytes, not their JSON value.
 ///
 /// # Errors
 /// [`Refusal::TooLarge`].
@@ -41,7 +41,7 @@ mod tests {
     }
 
     #[test]
-    fn one_route_is_served_with_and_without_its_stage() {
+    fn the_route_is_found_with_and_without_its_stage() {
         for (method, path, stage, expected) in [
             ("POST", "/webhooks/marketplace", "$default", Ok(())),
             ("POST", "/webhooks/marketplace", "prod", Ok(())),

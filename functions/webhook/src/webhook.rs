@@ -1,5 +1,5 @@
-//! What a webhook says. Only `INSTALL` and `UNINSTALL` concern this system; the app's default webhook URL may be sent
-//! anything else, and all that is required of it is a type.
+//! The content of a webhook. This system acts on `INSTALL` and `UNINSTALL` only. The platform sends other types of events
+//! to the same URL; of these, only the member `type` is required.
 
 use std::time::Duration;
 
@@ -11,51 +11,51 @@ use shared::install::uninstall::Reported;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::verdict::Refusal;
+use crate::response::Refusal;
 
-/// Epoch numbers below this are seconds and not milliseconds: as milliseconds they would be from before 1973-03-03.
+/// A timestamp below this number is in seconds, not milliseconds. As milliseconds it would lie before 1973-03-03.
 const SECONDS_BELOW: i64 = 100_000_000_000;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// Longer ids than this are no ids.
-const LONGEST_ID: usize = 200;
+/// The longest accepted webhook id, in bytes.
+const MAX_ID_LENGTH: usize = 200;
 
-/// A webhook.
+/// A webhook of this app.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Webhook {
-    /// Its id, which it keeps when it is sent again.
+    /// The id of the webhook. A repeated delivery has the same id.
     pub id: Option<String>,
-    /// What it says.
-    pub notice: Notice,
+    /// The event that the webhook reports.
+    pub event: MarketplaceEvent,
 }
 
-/// What is told.
+/// An event that the marketplace reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Notice {
-    /// The app was installed. The grant itself comes by the redirect, if it is not the company's.
+pub enum MarketplaceEvent {
+    /// The app was installed. The tokens come by the redirect, or are minted from the company's token.
     Install {
-        /// Where: one company, or any number of locations.
+        /// The company, or any number of locations.
         resources: Vec<Resource>,
-        /// The locations' company, where the webhook says so: one for a location that was made later may not.
+        /// The locations' company. `None` if absent, as it may be for a location that was made later.
         company: Option<String>,
-        /// When, where the webhook says so.
+        /// The time of the event. `None` if absent.
         at: Option<Reported>,
     },
     /// The app was uninstalled.
     Uninstall {
-        /// From where: one company, or any number of locations.
+        /// The company, or any number of locations.
         resources: Vec<Resource>,
-        /// When, where the webhook says so.
+        /// The time of the event. `None` if absent.
         at: Option<Reported>,
     },
-    /// Something that does not concern this system.
+    /// An event of another type.
     Other,
 }
 
-/// Members that only some types have are read where they are needed: a type of which nothing is known may give them
-/// any form.
+/// The body of a webhook. Optional members are any JSON value here and are checked later, because they may have any form
+/// in other types of events.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Wire {
@@ -69,13 +69,13 @@ struct Wire {
 }
 
 impl Webhook {
-    /// Reads a body whose signature was checked, for the app with this id.
+    /// Reads the body of a webhook for the app with this id. The caller has verified the signature.
     ///
     /// # Errors
-    /// [`Refusal::Malformed`], or [`Refusal::ForeignApp`]: the platform signs for all apps with one key, so a webhook
-    /// of another app, sent on by whoever received it, has a good signature.
+    /// [`Refusal::Malformed`], or [`Refusal::ForeignApp`]: the platform signs the webhooks of all apps with one key, so
+    /// the receiver of another app's webhook could forward it here with a valid signature.
     pub fn read(body: &[u8], app_id: &str) -> Result<Self, Refusal> {
-        // By way of a map: serde would read the members of a struct from a JSON array, too.
+        // The map refuses a JSON array, which serde would accept as the members of a struct.
         let object: Map<String, Value> = serde_json::from_slice(body).map_err(|_| Refusal::Malformed)?;
         let wire: Wire = serde_json::from_value(Value::Object(object)).map_err(|_| Refusal::Malformed)?;
         if wire.r#type.is_empty() {
@@ -85,30 +85,30 @@ impl Webhook {
             return Err(Refusal::ForeignApp);
         }
         let id = wire.webhook_id.as_ref().and_then(Value::as_str);
-        let id = id.filter(|id| (1..=LONGEST_ID).contains(&id.len())).map(str::to_owned);
-        Ok(Self { id, notice: wire.notice()? })
+        let id = id.filter(|id| (1..=MAX_ID_LENGTH).contains(&id.len())).map(str::to_owned);
+        Ok(Self { id, event: wire.event()? })
     }
 }
 
 impl Wire {
-    fn notice(&self) -> Result<Notice, Refusal> {
+    fn event(&self) -> Result<MarketplaceEvent, Refusal> {
         let at = self.timestamp.as_ref().and_then(reported);
         let resources = match (self.r#type.as_str(), &self.app_id) {
             ("INSTALL" | "UNINSTALL", Some(_)) => self.resources()?,
             ("INSTALL" | "UNINSTALL", None) => return Err(Refusal::Malformed),
-            _ => return Ok(Notice::Other),
+            _ => return Ok(MarketplaceEvent::Other),
         };
         if self.r#type == "UNINSTALL" {
-            return Ok(Notice::Uninstall { resources, at });
+            return Ok(MarketplaceEvent::Uninstall { resources, at });
         }
         let is_of_locations = resources.iter().all(|resource| resource.kind() == Kind::Location);
         let company = self.company_id.as_ref().and_then(Value::as_str).filter(|_| is_of_locations);
         let company = company.filter(|id| Resource::company(id).is_ok()).map(str::to_owned);
-        Ok(Notice::Install { resources, company, at })
+        Ok(MarketplaceEvent::Install { resources, company, at })
     }
 
-    /// The locations, where any are named; the company otherwise. A company that is named beside a location, or beside
-    /// a list of locations (an empty list too), must not lose all of its locations.
+    /// The named locations, or the company if no location is named. A company named beside locations (or beside an empty
+    /// list of them) is no resource of the event: otherwise an uninstall would erase all of the company's locations.
     fn resources(&self) -> Result<Vec<Resource>, Refusal> {
         let given = |id: &&Value| !id.is_null() && id.as_str() != Some("");
         let location = self.location_id.as_ref().filter(given);
@@ -142,7 +142,7 @@ impl Wire {
     }
 }
 
-/// RFC 3339, or a number of milliseconds or seconds since the epoch, also as text.
+/// Reads a timestamp: RFC 3339, or a number of milliseconds or seconds since the Unix epoch, also as text.
 fn reported(timestamp: &Value) -> Option<Reported> {
     let number = match timestamp {
         Value::Number(number) => number.as_i64()?,
@@ -171,13 +171,13 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn read(body: &Value) -> Result<Notice, Refusal> {
-        Webhook::read(body.to_string().as_bytes(), "app").map(|webhook| webhook.notice)
+    fn read(body: &Value) -> Result<MarketplaceEvent, Refusal> {
+        Webhook::read(body.to_string().as_bytes(), "app").map(|webhook| webhook.event)
     }
 
     #[test]
     fn an_uninstall_names_a_location_or_a_company() {
-        let uninstall = |resource: Resource, at| Ok(Notice::Uninstall { resources: vec![resource], at });
+        let uninstall = |resource: Resource, at| Ok(MarketplaceEvent::Uninstall { resources: vec![resource], at });
         let (location, company) = (Resource::location("L1").expect("an id"), Resource::company("C1").expect("an id"));
         for (body, expected) in [
             (json!({"locationId": "L1"}), uninstall(location.clone(), None)),
@@ -198,15 +198,15 @@ mod tests {
     }
 
     #[test]
-    fn another_app_is_refused_and_other_types_are_let_be() {
+    fn another_app_is_refused_and_other_types_are_ignored() {
         for (body, expected) in [
             (json!({"type": "UNINSTALL", "appId": "other", "locationId": "L1"}), Err(Refusal::ForeignApp)),
             (json!({"type": "INSTALL", "appId": "app-2"}), Err(Refusal::ForeignApp)),
             (json!({"type": "ContactCreate", "appId": "other"}), Err(Refusal::ForeignApp)),
             (json!({"type": "UNINSTALL", "locationId": "L1"}), Err(Refusal::Malformed)),
             (json!({"type": "INSTALL", "appId": "app"}), Err(Refusal::Malformed)),
-            (json!({"type": "ContactCreate", "locationId": "L1"}), Ok(Notice::Other)),
-            (json!({"type": "PlanChange", "appId": "app", "locationId": ["L1"]}), Ok(Notice::Other)),
+            (json!({"type": "ContactCreate", "locationId": "L1"}), Ok(MarketplaceEvent::Other)),
+            (json!({"type": "PlanChange", "appId": "app", "locationId": ["L1"]}), Ok(MarketplaceEvent::Other)),
             (json!({"appId": "app"}), Err(Refusal::Malformed)),
             (json!([]), Err(Refusal::Malformed)),
             (json!("UNINSTALL"), Err(Refusal::Malformed)),
@@ -225,7 +225,11 @@ mod tests {
     fn an_install_names_its_company_if_it_can() {
         let location = Resource::location("L1").expect("an id");
         let install = |company: Option<&str>| {
-            Ok(Notice::Install { resources: vec![location.clone()], company: company.map(str::to_owned), at: None })
+            Ok(MarketplaceEvent::Install {
+                resources: vec![location.clone()],
+                company: company.map(str::to_owned),
+                at: None,
+            })
         };
         for (company, expected) in [
             (json!("C1"), install(Some("C1"))),
@@ -239,7 +243,7 @@ mod tests {
         }
         let whole = json!({"type": "INSTALL", "appId": "app", "companyId": "C1"});
         let resource = Resource::company("C1").expect("an id");
-        assert_eq!(read(&whole), Ok(Notice::Install { resources: vec![resource], company: None, at: None }));
+        assert_eq!(read(&whole), Ok(MarketplaceEvent::Install { resources: vec![resource], company: None, at: None }));
     }
 
     #[test]
@@ -263,14 +267,14 @@ mod tests {
             for kind in ["INSTALL", "UNINSTALL"] {
                 let mut whole = json!({"type": kind, "appId": "app", "companyId": "C1"});
                 whole.as_object_mut().expect("an object").extend(body.as_object().expect("an object").clone());
-                let found = read(&whole).map(|notice| match notice {
-                    Notice::Install { resources, company, .. } => {
+                let found = read(&whole).map(|event| match event {
+                    MarketplaceEvent::Install { resources, company, .. } => {
                         let is_of_company = resources.iter().any(|resource| resource.kind() == Kind::Company);
                         assert_eq!(company.is_none(), is_of_company, "{whole}");
                         resources
                     }
-                    Notice::Uninstall { resources, .. } => resources,
-                    Notice::Other => panic!("{whole}"),
+                    MarketplaceEvent::Uninstall { resources, .. } => resources,
+                    MarketplaceEvent::Other => panic!("{whole}"),
                 });
                 assert_eq!(found, expected, "{whole}");
             }
@@ -290,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timestamp_has_many_spellings_and_a_precision() {
+    fn a_timestamp_is_read_from_each_form_with_its_precision() {
         let ms = |at| Some(Reported { at: Millis(at), precision: MILLISECOND });
         let s = |at| Some(Reported { at: Millis(at), precision: SECOND });
         for (timestamp, expected) in [

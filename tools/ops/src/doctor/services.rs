@@ -1,0 +1,78 @@
+//! Checks the clock, the platform and the queues.
+
+use std::time::Duration;
+
+use shared::domain::clock::Clock;
+use shared::http_client::{ResponseLimits, SendError};
+
+use super::Finding;
+use crate::stack::Stack;
+
+/// The largest accepted offset of this machine's clock, in milliseconds. The functions correct a larger offset, because the
+/// request limits depend on clocks.
+const MAX_OFFSET_MS: u64 = 100;
+/// Time-out of a request to the platform.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// The largest accepted response, in bytes.
+const MAX_BODY: usize = 1024 * 1024;
+
+pub(super) async fn check(stack: &Stack) -> Vec<Finding> {
+    let mut findings = vec![clock(stack), platform(stack).await];
+    for (what, url) in &stack.queues {
+        findings.push(match stack.depth(url).await {
+            Err(failure) => Finding::fail(
+                what,
+                failure.to_string(),
+                "check the queue's URL and your permission sqs:GetQueueAttributes",
+            ),
+            Ok(0) => Finding::ok(what, "empty"),
+            Ok(depth) if *what == "rescue queue" => Finding::warn(
+                what,
+                format!("{depth} token pairs wait to be stored"),
+                "find in the logs of refresh why they are not stored; they are retried automatically",
+            ),
+            Ok(depth) => Finding::fail(
+                what,
+                format!("{depth} token pairs could not be stored for days"),
+                "docs/operations.md (\"Rescue failures\") describes the recovery; they are kept for 14 days",
+            ),
+        });
+    }
+    if stack.queues.is_empty() {
+        let advice = "set RESCUE_QUEUE_URL: without it a token pair that cannot be stored is lost";
+        findings.push(Finding::warn("rescue queue", "there is none", advice));
+    }
+    findings
+}
+
+/// Compares this machine's clock with the stack's clock, which earlier responses of DynamoDB have corrected.
+fn clock(stack: &Stack) -> Finding {
+    let offset = Clock::system().now().0.abs_diff(stack.app.clock.now().0);
+    if offset <= MAX_OFFSET_MS {
+        Finding::ok("clock", "agrees with DynamoDB's")
+    } else {
+        let said = format!("this machine's clock differs from DynamoDB's by {offset} ms");
+        Finding::warn(
+            "clock",
+            said,
+            "set the clock: the commands correct small offsets, but AWS refuses signatures with a large one",
+        )
+    }
+}
+
+/// Checks that the platform answers. The request has no token, so a refusal is expected.
+async fn platform(stack: &Stack) -> Finding {
+    let (what, url) = ("platform", &stack.app.config.api_url);
+    match stack.app.connections.get(url, ResponseLimits { time: TIMEOUT, body: MAX_BODY }).await {
+        Ok(answer) if answer.status.is_server_error() => {
+            let advice = "see the platform's status page; stored tokens stay valid meanwhile";
+            Finding::warn(what, format!("{url} answers {}", answer.status), advice)
+        }
+        Ok(_) => Finding::ok(what, format!("{url} answers")),
+        Err(failure) => {
+            let why = if matches!(failure, SendError::TimedOut) { "no answer in 10 s" } else { "not reached" };
+            let advice = "check this machine's network, then the platform's status page";
+            Finding::fail(what, format!("{url}: {why}"), advice)
+        }
+    }
+}
