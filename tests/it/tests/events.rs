@@ -16,7 +16,7 @@ use shared::token::refresh::{Refreshed, Why};
 it::stories!(
     each_change_is_told_once_when_it_is_stored,
     what_is_not_sent_is_found_by_the_schedule,
-    what_is_sent_and_not_struck_is_sent_again,
+    what_is_published_and_not_acknowledged_is_published_again,
     a_bus_that_is_down_fails_nobody_and_loses_nothing,
     the_schedule_sends_ten_in_one_request,
     an_entry_that_is_refused_is_sent_again,
@@ -143,7 +143,7 @@ async fn what_is_not_sent_is_found_by_the_schedule(world: World) {
     expect_nothing_left(&world).await;
 }
 
-async fn what_is_sent_and_not_struck_is_sent_again(world: World) {
+async fn what_is_published_and_not_acknowledged_is_published_again(world: World) {
     let (l1, doomed, schedule) = (location("L1"), world.teller().await, world.teller().await);
     doomed.proxy.always(Call::Acknowledge, Cut::HangUp { applied: false });
     world.install(&doomed, &l1).await;

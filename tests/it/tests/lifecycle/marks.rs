@@ -29,7 +29,7 @@ it::stories!(
     a_reservation_whose_answer_is_lost_takes_one_place,
     without_the_budget_nothing_is_marked,
     a_marked_installation_is_tried_by_an_operator_without_a_place,
-    a_parked_pair_needs_no_place,
+    a_standby_pair_needs_no_place,
     a_refusal_that_a_frozen_process_brings_late_marks_nothing,
     a_refusal_is_no_mark_after_the_lease,
     a_mass_refusal_of_minting_takes_three_tokens_and_stops,
@@ -310,14 +310,14 @@ async fn a_marked_installation_is_tried_by_an_operator_without_a_place(world: Wo
     world.end().await;
 }
 
-async fn a_parked_pair_needs_no_place(world: World) {
+async fn a_standby_pair_needs_no_place(world: World) {
     let process = world.process().await;
     let l1 = location("L1");
     let earlier = world.clock.now();
     let older = world.consent(&process, &l1).await;
     world.advance(Duration::from_secs(1));
     world.install(&process, &l1).await;
-    process.installations.install(&older, earlier, it::world::HOME).await.expect("parked");
+    process.installations.install(&older, earlier, it::world::HOME).await.expect("kept as a standby pair");
     world.market.fault(Endpoint::Refresh, refusal(), Some(1));
     let moved = refresh(&world, &process, &l1).await;
     assert!(matches!(moved, Refreshed::Moved), "{moved:?}");
