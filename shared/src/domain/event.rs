@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::domain::clock::Millis;
 
-/// What happened; the `detail-type` of the event.
+/// The name of an event: its `detail-type` on EventBridge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Name {
     /// The app was installed, or installed again.
@@ -39,9 +39,9 @@ impl Name {
 /// One event of one installation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// What happened.
+    /// Its name.
     pub name: Name,
-    /// When.
+    /// When it happened.
     pub at: Millis,
     /// The epoch that it began, or in which it happened.
     pub epoch: u64,

@@ -1,4 +1,4 @@
-//! An installation of the app: what is known of it, and its token pairs as they are stored.
+//! An installation of the app, with its token pairs as they are stored.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use super::event::Event;
 use super::resource::{Kind, Resource};
 use super::status::{LeaseOwner, Status, TokenVersion};
 
-/// Two sealed tokens and the life of the access token. `Debug` tells their lengths only.
+/// Two sealed tokens and the life of the access token. `Debug` shows their lengths only.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SealedPair {
     /// The sealed access token.
@@ -27,8 +27,8 @@ impl fmt::Debug for SealedPair {
     }
 }
 
-/// A pair that was granted and did not become the current one. It may be the live one, and is tried before anybody is
-/// asked to install again. It stays until then, whatever is stored as the current pair.
+/// A pair that was granted and did not become the current one. It may be the live one, and is tried before the customer is
+/// asked to install again. It stays until then, also when another current pair is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StandbyPair {
     /// The attempt that was granted it.
@@ -62,7 +62,7 @@ pub struct Installation {
     pub schedule: Schedule,
     /// What the platform has said about the current token.
     pub findings: Findings,
-    /// When the exchange of its code was begun.
+    /// When the exchange of its code began.
     pub installed_at: Millis,
     /// The company, where it is known.
     pub company: Option<String>,
@@ -74,7 +74,7 @@ pub struct Installation {
     pub outbox: Vec<Event>,
 }
 
-/// A state with what belongs to it.
+/// A state with its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
     /// [`Status::Active`].
@@ -135,12 +135,12 @@ pub enum Source {
     Minted(Minted),
 }
 
-/// What is known of a location whose token is minted.
+/// The data of a location whose token is minted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Minted {
     /// The epoch of the company's installation that the stored token comes from.
     pub company_epoch: u64,
-    /// No company has the app there, as the platform said; nobody asks again before this.
+    /// No company has the app there, as the platform said. The companies are asked again after this.
     pub absent_until: Option<Millis>,
     /// When the newest company was listed that was asked then. A newer one may have the app there after all.
     pub absent_newest: Option<Millis>,
@@ -155,7 +155,7 @@ pub struct Minted {
 pub struct Schedule {
     /// When the schedule looks at it next.
     pub due_at: Option<Millis>,
-    /// Nobody tries again before this, because the platform has asked for it.
+    /// The token is not tried again before this, because the platform has asked for it.
     pub retry_at: Option<Millis>,
     /// When it was last tried.
     pub tried_at: Option<Millis>,
@@ -165,7 +165,7 @@ pub struct Schedule {
     pub forced_at: Option<Millis>,
 }
 
-/// What the platform has said about the current token. What it said about an older one is forgotten.
+/// Answers of the platform about the current token. Answers about an older one do not count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
     /// The token came of a renewal whose reason was a 401 that nobody has classified.
@@ -198,7 +198,7 @@ impl Installation {
         self.state.status()
     }
 
-    /// The lease, if somebody holds it or has held it and died.
+    /// The lease. Its holder may have died; the lease then ends by itself.
     #[must_use]
     pub fn lease(&self) -> Option<&Lease> {
         match &self.state {
@@ -222,7 +222,7 @@ impl Installation {
         }
     }
 
-    /// What is known of it as a minted location; nothing if it has a grant of its own.
+    /// Its data as a minted location; `None` if it has a grant of its own.
     #[must_use]
     pub fn minted(&self) -> Option<Minted> {
         match self.source {

@@ -8,7 +8,7 @@ use crate::domain::random;
 /// The state of an installation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Status {
-    /// The stored pair is the live one as far as anybody knows.
+    /// The stored pair is the live one, as far as is known.
     Active,
     /// An attempt holds the lease and may have presented the refresh token.
     Refreshing,
@@ -16,7 +16,7 @@ pub enum Status {
     Uncertain,
     /// The platform says that the location is not active: temporary, tried again seldom.
     Suspended,
-    /// The platform answered something that nobody has classified: tried again seldom.
+    /// The platform gave an answer that is not classified: tried again seldom.
     Blocked,
     /// The platform refused the current refresh token, and there is no other way but a human.
     NeedsReauthorization,
@@ -70,8 +70,8 @@ impl Status {
         }
     }
 
-    /// Whether the installation has come to its end: nothing works for it until somebody installs the app again, or an
-    /// operator has the refresh token tried once more.
+    /// Whether the installation has ended: it gets no new token until the app is installed again, or an operator has the
+    /// refresh token tried once more.
     #[must_use]
     pub const fn has_ended(self) -> bool {
         match self {
@@ -234,7 +234,7 @@ impl From<String> for LeaseOwner {
     }
 }
 
-/// What holds instead, when a commit's condition did not hold.
+/// The reason why a commit's condition did not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LostCommit {
     /// My own earlier write was applied and only its answer was lost.
@@ -246,8 +246,8 @@ pub enum LostCommit {
     Superseded,
 }
 
-/// Judges a commit whose condition failed: by version, never by who holds the lease, since whoever holds a granted
-/// pair may hold the only live one. `from` is the version whose token was presented for my pair, `stored` that of the
+/// Judges a commit whose condition failed. The version decides and never the lease, because the holder of a granted pair
+/// may hold the only live one. `from` is the version whose token was presented for my pair, `stored` that of the
 /// stored pair, and `granted_from` the generation whose token was presented for the stored pair: the one before it, or
 /// an older one if it was a standby pair that has taken the place of a refused one.
 #[must_use]

@@ -1,14 +1,14 @@
-//! Lifecycle events: what a team's own functions hear of installations.
+//! Lifecycle events: a team's own functions learn from them about installations (transactional outbox).
 //!
-//! An event is put into the installation by the very write that makes it true (the item's `outbox`), so none is sent
-//! of what is not stored and none is forgotten of what is. Whoever wrote it sends it at once and strikes it out; what a
-//! process leaves behind that dies in between is found by the schedule, through a sparse index of its own. So each is
-//! sent at least once. Without a bus nothing of this is stored.
+//! The write that makes an event true puts it into the item's `outbox`. So no event is published of a state that is not
+//! stored, and no event of a stored state is lost. The process that wrote the event publishes it at once and acknowledges
+//! it. If the process dies in between, the schedule finds the event through a sparse index. So each event is published at
+//! least once. Without a bus none is stored.
 //!
-//! How many there can be: an install and an uninstall are one event each, a company's too, whose locations come and go
-//! with it without events of their own; a location that the marketplace itself reports has one. What a refresh finds is
-//! published when it changes only, and refreshes of one installation are hours apart. What the schedule finds is sent a
-//! bounded number a tick.
+//! The number of events is small. An install and an uninstall are one event each, also those of a company: its locations
+//! come and go with it without events of their own. A location that the marketplace itself reports has one. A refresh
+//! publishes a state only when it changes, and refreshes of one installation are hours apart. The schedule publishes a
+//! bounded number in a tick.
 //!
 //! An event that the bus refuses for good (malformed, not authorized) is kept, with an alarm, and put off for an hour, so
 //! that it neither is lost nor blocks the events of other installations.
@@ -29,17 +29,17 @@ use crate::domain::status::{LeaseOwner, Status};
 use crate::table::installation::Release;
 use crate::table::{StoreError, Table, Write};
 
-/// How long whoever wrote an event tries to send it. A caller may be waiting.
+/// The time in which the process that wrote an event tries to publish it. A caller may be waiting.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// With less time than this, sending is left to the schedule.
 const LEAST: Duration = Duration::from_millis(200);
-/// What the schedule sends was written at least so long ago: whoever wrote it sends it sooner.
+/// The schedule publishes events that are at least so old: the process that wrote them publishes them sooner.
 const LEFT_ALONE: Duration = Duration::from_secs(5);
-/// How many installations' events the schedule sends in one tick.
+/// The number of installations whose events the schedule publishes in one tick.
 const MOST_A_TICK: usize = 500;
-/// How many are read or acknowledged at once.
+/// The number of installations that are read or acknowledged at once.
 const CONCURRENCY: usize = 16;
-/// How long an event waits that the bus has refused. Somebody has to change something first.
+/// The time until an event is tried again that the bus has refused. Its cause must be removed first.
 const PUT_OFF: Duration = Duration::from_hours(1);
 
 /// Publishes events of installations, if there is a bus.

@@ -1,4 +1,5 @@
-//! The life of an installation: how it begins and ends. What lies between is [`crate::token::refresh`].
+//! The beginning and the end of an installation: installs, install notices and uninstalls. Its tokens are renewed by
+//! [`crate::token::refresh`].
 
 pub mod uninstall;
 
@@ -22,22 +23,22 @@ use crate::table::{StoreError, Table, Write};
 use crate::token::rescue::{LostWrite, RescueError, RescueQueue, Rescued};
 use crate::token::schedule;
 
-/// How long an install waits for the table before it goes to the rescue queue: well within the invocation that holds
-/// the only copy of the pair.
+/// An install tries the table for so long before it goes to the rescue queue: well within the invocation that holds the
+/// only copy of the pair.
 const PATIENCE: Duration = Duration::from_secs(8);
-/// How long an install waits until its company is recorded.
+/// An install waits for so long until its company is recorded.
 const RECORDING: Duration = Duration::from_secs(2);
-/// How often an install looks at an item that changes under it.
+/// The number of tries to write an item that changes meanwhile.
 const ROUNDS: u32 = 10;
 
-/// What was installed.
+/// A new installation, or one that is on the rescue queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Installed {
-    /// Whose token it is.
+    /// The location or company.
     pub resource: Resource,
     /// The company, where the answer names it.
     pub company: Option<String>,
-    /// Whether an agency installed for several locations.
+    /// True if an agency installed the app for several locations.
     pub bulk: bool,
 }
 
@@ -55,7 +56,7 @@ pub enum InstallError {
     Rescued,
 }
 
-/// What an uninstall came to.
+/// The result of an uninstall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Uninstalled {
     /// It is revoked and its tokens are erased.
@@ -83,8 +84,8 @@ impl Installations {
         Self { table, vault, rescue, events, clock }
     }
 
-    /// Whether a grant could be sealed and stored now: asked before a single-use code is spent. Where there is a rescue
-    /// queue, the table need not answer.
+    /// Checks that a grant could be sealed and stored now, before a single-use code is spent. If there is a rescue queue, the
+    /// table need not answer.
     ///
     /// # Errors
     /// [`InstallError::Secret`] or [`InstallError::Store`].
@@ -97,8 +98,8 @@ impl Installations {
         Ok(())
     }
 
-    /// Stores what a code was exchanged for. `exchange_started` orders installs; `home` is the public base URL, kept
-    /// for links to install again.
+    /// Stores the grant of a code. `exchange_started` orders installs. `home` is the public base URL, which is stored for
+    /// links to install again.
     ///
     /// # Errors
     /// [`InstallError`].
@@ -345,8 +346,8 @@ impl Installations {
         Err(StoreError::Unavailable("the item changes faster than it can be written".into()).into())
     }
 
-    /// A newer install was stored while this one was on its way. Nobody knows which of the two pairs lives: this one is
-    /// kept as a standby pair. False if the installation has changed meanwhile.
+    /// A newer install was stored while this one was under way. Either of the two pairs may be the live one: this one is kept
+    /// as a standby pair. False if the installation has changed meanwhile.
     async fn come_second(
         &self,
         new: &NewInstallation<'_>,

@@ -1,5 +1,5 @@
-//! What concerns the whole app: the circuit breaker, which stops all refreshing. The budget of marks
-//! ([`super::mark_budget`]) is in the same item, so that one read tells both.
+//! The circuit breaker of the whole app, which stops all refreshing. The budget of marks ([`super::mark_budget`]) is in the
+//! same item, so that one read brings both.
 
 use aws_sdk_dynamodb::types::ReturnValue;
 
@@ -41,12 +41,12 @@ pub struct OpenBreaker {
     pub fingerprint: Option<String>,
 }
 
-/// What a process must know of the whole app before it refreshes anything.
+/// The state of the whole app, which a process reads before it refreshes any token.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AppState {
     /// The breaker as it is stored, open or past its time.
     pub breaker: Option<OpenBreaker>,
-    /// How many marks are left.
+    /// The budget of marks.
     pub budget: MarkBudget,
 }
 
@@ -83,7 +83,7 @@ impl Table {
         self.write(write).await.map(drop)
     }
 
-    /// Closes the breaker, whatever has opened it; what it was before. The budget of marks stays as it is.
+    /// Closes the breaker for every reason, and gives back the breaker as it was. The budget of marks stays as it is.
     ///
     /// # Errors
     /// [`StoreError`].

@@ -2,8 +2,8 @@
 //!
 //! A *mark* gives an installation up because the platform refused its grant: `NeedsReauthorization`, or "not installed"
 //! for a location whose token is minted. A refusal of one grant is the customer's doing; refusals of many are an
-//! incident of the platform, and marking those would send every customer to install again for nothing. Nobody can tell
-//! the two apart from one answer. Therefore all processes together have [`PLACES`] marks, and earn further ones only by
+//! incident of the platform, and marking those would send every customer to install again for nothing. One answer does
+//! not show which of the two it is. Therefore all processes together have [`PLACES`] marks, and earn further ones only by
 //! grants: each mark reserves a place by a conditional write first. An installation without a place waits.
 
 use std::time::Duration;
@@ -181,7 +181,8 @@ impl Table {
         }
     }
 
-    /// Forgets how many wait, because an operator knows that their refusals were true. Frees no place.
+    /// Sets the number of waiting installations to zero, because an operator knows that their refusals were true. Frees no
+    /// place.
     ///
     /// # Errors
     /// [`StoreError`].

@@ -36,7 +36,7 @@ pub struct Source<'a> {
 pub enum Absence {
     /// Nothing: others are still to be asked.
     Unmarked,
-    /// All companies were asked: nobody asks again before this.
+    /// All companies were asked; they are asked again after this.
     Until(Millis),
     /// The schedule asks the other companies, since this instant.
     Searching(Millis),
@@ -88,7 +88,7 @@ impl Table {
         let status = attributes.text("status").and_then(Status::parse).ok_or_else(|| attributes.malformed("status"))?;
         let has_ended = status.has_ended();
         let minted = attributes.flag("minted");
-        // Without a company nothing says what its token could be minted from: a grant of its own comes by the redirect.
+        // Without a company there is no token to mint from: a grant of the location's own comes by the redirect.
         let write = if has_ended && (minted || notice.company.is_some()) {
             notice_of_ended(location, &notice)
         } else if let Some(company) = notice.company
@@ -106,7 +106,7 @@ impl Table {
         Ok(self.write(write).await?.is_applied())
     }
 
-    /// Lets a location whose own grant was refused be minted from its company instead, which has `company_epoch`. Its
+    /// Has the token of a location whose own grant was refused minted from its company's, which has `company_epoch`. Its
     /// access token may be good for hours and stays until then. Only the holder of the lease can.
     ///
     /// # Errors

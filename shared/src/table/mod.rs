@@ -1,4 +1,6 @@
-//! The one home of DynamoDB. Everything that the functions share stands in one table.
+//! The one home of DynamoDB. All state that the functions share is in one table.
+//!
+//! Every write is one `UpdateItem`, put together by the builder of the module `update` and answered by [`Write`].
 //!
 //! | partition key `pk` | what it holds | written by |
 //! |---|---|---|
@@ -6,14 +8,14 @@
 //! | `quota#location#ID`, `quota#company#ID` | the counters of a resource | relay, refresh |
 //! | `caller-quota#CALLER#location#ID`, … | the counters of a caller's share of a resource | relay |
 //! | `minter-quota#company#ID` | the counters of the share of a company that minting for placeholders has | relay, refresh |
-//! | `app#…` | what concerns the whole app, such as the breaker | refresh, relay |
+//! | `app#…` | state of the whole app, such as the circuit breaker | refresh, relay |
 //! | `app#alarm#NAME` | when an alarm of the whole app was last raised | refresh, relay |
 //! | `app#company#ID` | a listed company, one that has the app ([`company`]) | callback, refresh, webhook |
 //! | `app#company#ID#task` | background work for a company, and how far its list of locations was read | callback, refresh, webhook |
 //! | `app#searches` | locations that the schedule asks the companies about ([`search`]) | refresh, relay |
 //! | `webhook#id#ID`, `webhook#bytes#SHA256` | a webhook that had its effect | webhook |
 //! | `redirect#state#SHA256`, `redirect#code#SHA256` | a redirect of the authorization page, exchanged once | callback |
-//! | `exchanges#…` | how many codes were exchanged in a minute | callback |
+//! | `exchanges#…` | the number of codes that were exchanged in a minute | callback |
 //!
 //! Operators read and close the breaker, and go through all installations: [`survey`], [`sealed`]. No function scans.
 //!
@@ -63,9 +65,7 @@ pub struct Table {
     pub name: Arc<str>,
 }
 
-/// The store did not do what was asked, and it is not known why or whether.
-///
-/// A condition that did not hold is not an error but an answer, and each access pattern has its own for it.
+/// A request to the table failed. A condition that did not hold is no error but an answer ([`Write::Conflict`]).
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// No answer, a refusal or an internal error of DynamoDB. The write may or may not have been applied.

@@ -14,7 +14,7 @@ use crate::domain::resource::Resource;
 
 /// The index's one partition. Lifecycle events are far fewer than what a partition takes: 1,000 writes a second.
 const PARTITION: &str = "0";
-/// How often a set is looked at that changes while it is emptied.
+/// The number of tries to remove events from a set that changes meanwhile.
 const ROUNDS: u32 = 4;
 
 impl Update {
@@ -51,8 +51,8 @@ impl Table {
         Ok(answer.items().iter().filter_map(resource).collect())
     }
 
-    /// Removes events that were sent, all of them of this installation, from its outbox, which was read as `seen`. What
-    /// stays in it is not found before `put_off`, if that is given.
+    /// Removes published events of an installation from its outbox, which was read as `seen`. The events that stay are not
+    /// found before `put_off`, if that is given.
     ///
     /// # Errors
     /// [`StoreError`]: they are sent again.

@@ -1,4 +1,4 @@
-//! Redirects back from the authorization page: each is exchanged once, and how many exchanges a minute there may be.
+//! Redirects back from the authorization page. Each is exchanged once, and the exchanges of a minute are bounded.
 //!
 //! An item is a lease and, later, the outcome. The first arrival of a redirect claims the item by a conditional write
 //! before it presents the code; a repeat (a reload, a double render) fails that condition and finds the outcome. A
@@ -17,7 +17,7 @@ use crate::domain::redacted::Redacted;
 use crate::domain::resource::Kind;
 use crate::domain::status::LeaseOwner;
 
-/// The lease of a claim. No invocation of the callback lives longer than its 29 s, so a claim that is older is nobody's.
+/// The lease of a claim. An invocation of the callback ends after 29 s at most, so the holder of an older claim has died.
 pub const LEASE: Duration = Duration::from_secs(30);
 /// A code is presented at most so often: again only where the platform was not reached or did not look at the code.
 pub const MOST_ATTEMPTS: u32 = 3;
@@ -29,7 +29,7 @@ pub const MOST_EXCHANGES: u32 = 60;
 /// Counters are kept for this long.
 const COUNTER_KEPT: Duration = Duration::from_hours(1);
 
-/// The SHA-256 of a secret, in hexadecimal: it identifies the secret and does not tell it.
+/// The SHA-256 of a secret, in hexadecimal: it identifies the secret and does not reveal it.
 #[must_use]
 pub fn sha256(secret: &[u8]) -> String {
     hex::encode(digest(&SHA256, secret))
@@ -64,14 +64,14 @@ pub struct Arrival {
     pub network: String,
 }
 
-/// How far a redirect is.
+/// The progress of a redirect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// Another invocation presents the code now.
     Exchanging,
     /// The installation is stored, or on the rescue queue.
     Connected {
-        /// What was connected.
+        /// The kind of resource that was connected.
         kind: Kind,
         /// When.
         at: Millis,
@@ -86,13 +86,13 @@ pub enum Progress {
 /// A redirect as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredRedirect {
-    /// Who brought it first.
+    /// Its first arrival.
     pub first: Arrival,
-    /// How far it is.
+    /// Its progress.
     pub progress: Progress,
 }
 
-/// What the holder of a claim makes of it.
+/// The outcome that the holder of a claim stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending<'a> {
     /// The installation is stored, or on the rescue queue.

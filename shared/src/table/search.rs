@@ -1,4 +1,4 @@
-//! Locations of which nobody knows the company, and which the schedule therefore asks the companies about.
+//! Locations whose company is not known: the schedule asks the companies about them.
 //!
 //! `app#searches` holds the locations' ids in a set of bounded size. The progress of a search stands in the location's
 //! own item: `search_since`, `search_after` (the last company of the list that was asked) and `search_left` (companies
@@ -15,7 +15,8 @@ use crate::domain::resource::Resource;
 use crate::domain::status::TokenVersion;
 
 const SEARCHES: &str = "app#searches";
-/// The companies are asked about at most so many locations at once, so that nobody can make the system ask for ever.
+/// The number of locations that can be queued at once. A bound, so that calls for locations that do not exist cannot keep
+/// the schedule asking.
 const MOST_SEARCHES: usize = 100;
 
 /// The progress of the search for a location's company.
@@ -86,7 +87,7 @@ impl Table {
         Ok(Some(Search { location: location.clone(), version, since, after, left }))
     }
 
-    /// Notes how far a search has come. False if the location is not searched for any more.
+    /// Stores the progress of a search. False if the location is not searched for any more.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -105,7 +106,7 @@ impl Table {
         Ok(self.write(write).await?.is_applied())
     }
 
-    /// Ends a search that has found no company: nobody asks again before `until`, unless a company is listed after
+    /// Ends a search that has found no company: the companies are asked again after `until`, unless a company is listed after
     /// `newest`. Does nothing if the location is not searched for any more.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use crate::domain::installation::resource_of;
 use crate::domain::resource::Resource;
 use crate::domain::status::{Status, TokenVersion};
 
-/// What is read of an item. Sealed tokens are not among it.
+/// The attributes that are read. Sealed tokens are not among them.
 const READ: [&str; 18] = [
     "pk",
     "status",
@@ -37,7 +37,7 @@ const PLACEHOLDER: &str = "supposed";
 /// An installation without its tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Overview {
-    /// Whose it is.
+    /// The location or company.
     pub resource: Resource,
     /// Its state.
     pub status: Status,
@@ -47,7 +47,7 @@ pub struct Overview {
     pub company: Option<String>,
     /// Whether its token is minted from its company's.
     pub minted: bool,
-    /// When the exchange of its code was begun, or when it was heard of.
+    /// When the exchange of its code began, or when its install notice came.
     pub installed_at: Millis,
     /// When it was uninstalled.
     pub revoked_at: Option<Millis>,
@@ -61,9 +61,9 @@ pub struct Overview {
     pub lease_ends_at: Option<Millis>,
     /// When the refresh token was last tried.
     pub tried_at: Option<Millis>,
-    /// Before this nobody tries again.
+    /// Its token is not tried again before this.
     pub retry_at: Option<Millis>,
-    /// How many tries in a row have failed.
+    /// Number of failures in a row.
     pub failures: u32,
     /// The scopes granted.
     pub scope: Option<String>,

@@ -226,12 +226,13 @@ impl Table {
             .set_expression_attribute_values((!update.values.is_empty()).then_some(update.values))
             .return_values(update.answer)
             .set_return_values_on_condition_check_failure(on_failure);
-        // An override costs each call a configuration of its own, even where it changes nothing.
+        // Boxed, because the futures of the SDK are large. An override costs each call a configuration of its own, even
+        // where it changes nothing.
         let result = if update.is_sent_once {
             let once = Builder::new().retry_config(RetryConfig::disabled());
-            request.customize().config_override(once).send().await
+            Box::pin(request.customize().config_override(once).send()).await
         } else {
-            request.send().await
+            Box::pin(request.send()).await
         };
         match result {
             Ok(output) => Ok(Write::Applied(output.attributes.unwrap_or_default())),

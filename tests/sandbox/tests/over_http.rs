@@ -82,7 +82,7 @@ async fn a_lost_answer_is_recovered_within_the_window_and_a_dead_chain_stays_dea
         (status, refusal),
         (400, json!({ "statusCode": 400, "message": "Invalid grant: refresh token is invalid" }))
     );
-    let outcomes: Vec<_> = platform.token_requests().iter().map(|seen| (seen.grant.clone(), seen.status())).collect();
+    let outcomes: Vec<_> = platform.token_requests().iter().map(|seen| (seen.grant.clone(), seen.status)).collect();
     let refreshes = [None, Some(200), Some(400)].map(|status| ("refresh_token".to_owned(), status));
     assert_eq!(outcomes[1..], refreshes);
 

@@ -1,4 +1,4 @@
-//! The sparse index of what is due, which the schedule reads.
+//! The sparse index `due`, in which the schedule finds the installations that are due.
 
 use aws_sdk_dynamodb::types::Select;
 
@@ -8,14 +8,14 @@ use crate::domain::resource::Resource;
 use crate::domain::status::{Status, TokenVersion};
 use crate::table::{Attributes, Item, StoreError, Table, Update, Write, n, s};
 
-/// One entry of the index of what is due.
+/// An entry of the index `due`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Due {
     /// The location or company.
     pub resource: Resource,
     /// The version that the index shows. It may lag behind the item; the claim's condition finds out.
     pub version: TokenVersion,
-    /// Since when it is due.
+    /// When it became due.
     pub due_at: Millis,
 }
 
@@ -33,7 +33,7 @@ pub struct DuePage {
 }
 
 impl Table {
-    /// How many are due in one shard at `now`.
+    /// The number of installations that are due in one shard at `now`.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -55,7 +55,8 @@ impl Table {
         Ok(sum)
     }
 
-    /// What is due in one shard at `now`, longest due first, at most `limit` entries; those behind `after`.
+    /// A page of the installations that are due in one shard at `now`, longest due first: at most `limit` entries after
+    /// `after`.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -95,9 +96,9 @@ impl Table {
         self.write_installation(write).await
     }
 
-    /// Lets the schedule look again later at an installation that nobody has used for a while: only if it was installed
-    /// before `cold_since`, its pair is younger than `oldest`, for every grant must be renewed now and then, and nobody
-    /// waits for a token ([`Table::want_token`]).
+    /// Puts off the scheduled refresh of an installation that was not used for a while. Only if it was installed before
+    /// `cold_since`, its pair was granted after `oldest` (every grant must be renewed now and then), and no work waits for
+    /// its token ([`Table::want_token`]).
     ///
     /// # Errors
     /// [`StoreError`].

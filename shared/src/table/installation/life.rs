@@ -8,14 +8,14 @@ use crate::domain::status::{LeaseOwner, Status, TokenVersion, Transition};
 use crate::table::minted::SEARCH_RESULT;
 use crate::table::{StoreError, Table, Update, Write, n, s};
 
-/// What is stored about a new installation besides its tokens.
+/// A new installation, without its tokens.
 #[derive(Clone, Debug)]
 pub struct NewInstallation<'a> {
     /// The location or company.
     pub resource: &'a Resource,
     /// The attempt that exchanged the code.
     pub owner: &'a LeaseOwner,
-    /// When the exchange was begun.
+    /// When the exchange of its code began.
     pub installed_at: Millis,
     /// When the schedule looks first.
     pub due_at: Millis,
@@ -51,7 +51,7 @@ impl Table {
             }
             Some(seen) => {
                 write.when_equal("epoch", n(seen.epoch)).when_equal("generation", n(seen.generation));
-                // A grant of its own is more than a minted token, whatever was heard of the location before.
+                // A grant of its own replaces a minted token, also if an install notice with a later time came first.
                 write.when("installed_at < :installed_at OR attribute_exists(minted)");
                 write.value(":installed_at", n(new.installed_at));
             }

@@ -1,4 +1,4 @@
-//! Installations in the table: what an item holds and how it is read.
+//! Installations in the table: their attributes, and the reading of them.
 //!
 //! Each write is one `UpdateItem` whose condition names the version that it starts from. A condition that fails is
 //! an answer and brings the item as it is. The writes: [`life`] (install, uninstall), [`rotation`] (everything under a
@@ -77,7 +77,7 @@ impl State {
         let status = attributes.text("status").and_then(Status::parse)?;
         Some(match status {
             Status::Active => Self::Active,
-            // Without its lease, the token may have been presented, and nothing keeps anybody from presenting it again.
+            // The token may have been presented, and without a lease the next claim may present it again.
             Status::Refreshing => Lease::read(attributes).map_or(Self::Uncertain, Self::Refreshing),
             Status::Uncertain => Self::Uncertain,
             Status::Suspended => Self::Suspended,
@@ -230,12 +230,12 @@ mod tests {
     fn a_lease_belongs_to_a_refreshing_installation() {
         let lease = [("attempt", s("me")), ("lease_ends_at", n(9_000)), ("claimed_from", s("Blocked"))];
         let refreshing = ("status", s("Refreshing"));
-        let whole = read(&[&lease[..], &[refreshing.clone()]].concat());
+        let whole = read(&[&lease[..], std::slice::from_ref(&refreshing)].concat());
         let owner = "me".to_owned().into();
         let expected = Lease { owner, ends_at: Millis(9_000), claimed_from: Status::Blocked };
         assert_eq!(whole.state, State::Refreshing(expected));
-        // Without a whole lease nothing keeps anybody from a claim, and the token may have been presented.
-        assert_eq!(read(&[refreshing.clone()]).state, State::Uncertain);
+        // The token may have been presented, and without a whole lease the next claim may present it again.
+        assert_eq!(read(std::slice::from_ref(&refreshing)).state, State::Uncertain);
         assert_eq!(read(&[refreshing.clone(), lease[0].clone()]).state, State::Uncertain);
         assert_eq!(read(&[refreshing, lease[1].clone()]).state, State::Uncertain);
         for status in Status::ALL.into_iter().filter(|status| *status != Status::Refreshing) {

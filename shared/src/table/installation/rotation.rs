@@ -13,8 +13,8 @@ use crate::domain::status::{LeaseOwner, Status, TokenVersion, Transition};
 use crate::table::minted::SEARCH_RESULT;
 use crate::table::{StoreError, Table, Update, Write, n, s};
 
-/// How long a claim holds: time for two presentations and a commit, and short enough that whoever comes next can
-/// still present the same token inside the platform's 30 s of grace.
+/// The length of a lease: time for two presentations and a commit, and short enough that the next claimant can still
+/// present the same token inside the platform's 30 s of grace.
 pub const LEASE: Duration = Duration::from_secs(15);
 
 /// A claim to be made.
@@ -42,7 +42,7 @@ pub struct Claim<'a> {
     pub minting: bool,
 }
 
-/// A granted token and what is stored with it.
+/// A granted token, and the values that are stored with it.
 #[derive(Clone, Copy, Debug)]
 pub struct Renewal<'a> {
     /// The attempt that was granted it.
@@ -157,7 +157,7 @@ impl Table {
 
     /// Adds a standby pair to an installation that was read as `seen`. One that was given up or waits for a retry is
     /// uncertain again, and due at once. The condition fails if the installation has changed its version, or between
-    /// these states and the others.
+    /// these states and the others, or is minted.
     ///
     /// # Errors
     /// [`StoreError`]: the pair may have been added. A pair that is there twice is tried twice, and does no harm.
@@ -170,6 +170,8 @@ impl Table {
         let is_retried = |status| Transition::AddStandby.from(status) == Some(Status::Uncertain);
         let to_be_retried = is_retried(seen.status());
         let mut write = Update::of_version(&seen.resource, seen.version);
+        // A minted token has no standby pairs: its next commit would erase them.
+        write.when("attribute_not_exists(minted)");
         write.set_to("standby", "list_append(if_not_exists(standby, :none), :standby)");
         write
             .value(":none", AttributeValue::L(Vec::new()))

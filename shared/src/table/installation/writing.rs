@@ -9,7 +9,7 @@ use crate::domain::resource::Resource;
 use crate::domain::status::{LeaseOwner, Status, TokenVersion, Transition};
 use crate::table::{StoreError, Table, Update, Write, n, s};
 
-/// In how many partitions the index of what is due is spread.
+/// The number of partitions of the index `due` that hold installations.
 pub const DUE_SHARDS: u32 = 8;
 
 impl Update {
@@ -59,12 +59,12 @@ impl Update {
         self.remove(["attempt", "lease_ends_at"])
     }
 
-    /// Puts the installation into the index of what is due.
+    /// Puts the installation into the index `due`.
     pub(in crate::table) fn set_due(&mut self, resource: &Resource, at: Millis) -> &mut Self {
         self.set("due_at", n(at)).set("due_shard", s(due_shard(resource)))
     }
 
-    /// Takes the installation out of the index of what is due.
+    /// Takes the installation out of the index `due`.
     pub(in crate::table) fn unschedule(&mut self) -> &mut Self {
         self.remove(["due_at", "due_shard"])
     }

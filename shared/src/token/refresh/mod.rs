@@ -2,8 +2,8 @@
 //!
 //! Claim, guard, present, commit. The claim is the lease, the record of the intent and the proof that the store can
 //! be written; the guard looks at the lease directly before each presentation (`lease`); what each outcome of a
-//! presentation leads to is decided in `attempt`, and how the lease is given back without a pair in `setback`; the
-//! `commit` goes by version, so that a granted pair is stored whoever holds the lease by then.
+//! presentation leads to is decided in `attempt`, and the release of the lease without a pair in `setback`; the condition
+//! of the `commit` is the version, so that a granted pair is stored also after the lease.
 
 mod attempt;
 mod commit;

@@ -49,7 +49,7 @@ impl Attempted<'_> {
             Ok(None) => Minting::Impossible,
             Err(error) => return Refreshed::Failed(Failure::Store(error)),
         };
-        // The live pair may be on its way into the table: nothing is erased and nobody is told.
+        // The live pair may be on its way into the table: nothing is erased and no event is published.
         if self.on.pairs_may_be_queued().await {
             return self.wait("a granted pair may be on the rescue queue", schedule::after_rescue, false).await;
         }
@@ -194,7 +194,7 @@ impl Attempted<'_> {
                 Err(error) => return Refreshed::Failed(Failure::Store(error)),
             }
         }
-        // The lease passes by itself, and whoever comes next finds the standby pairs.
+        // The lease ends by itself, and the next claim finds the standby pairs.
         Refreshed::Moved
     }
 

@@ -33,7 +33,7 @@ async fn story(doomed: &'static str, struck: Call) {
     assert!(found.await, "the schedule finds it");
     let put = told(&scene, "NeedsReauthorization").pop().expect("told");
     assert_eq!(put.detail["reinstall_url"], json!(format!("{}/oauth/install", scene.home())));
-    assert!(scene.stored().await.outbox.is_empty(), "and strikes it out");
+    assert!(scene.stored().await.outbox.is_empty(), "and acknowledges it");
     scene.tick().await;
     assert_eq!(told(&scene, "NeedsReauthorization").len(), before + 1, "once");
     scene.end();

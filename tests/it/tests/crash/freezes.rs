@@ -70,7 +70,7 @@ async fn in_the_post() {
     scene.end();
 }
 
-/// Its commit is late: the platform forgives, and the rival's pair is in the table. The frozen one's is parked.
+/// Its commit is late: the platform forgives, and the rival's pair is in the table. The frozen one's becomes a standby pair.
 async fn with_a_commit_that_comes_second() {
     let scene = Scene::set(Rotation::AlwaysForgiving).await;
     let Three { frozen, rival: _rival, _relay } = three(&scene).await;

@@ -321,7 +321,7 @@ async fn a_standby_pair_needs_no_reservation(world: World) {
     let older = world.consent(&process, &l1).await;
     world.advance(Duration::from_secs(1));
     world.install(&process, &l1).await;
-    process.installations.install(&older, earlier, it::world::HOME).await.expect("parked");
+    process.installations.install(&older, earlier, it::world::HOME).await.expect("kept as a standby pair");
     world.market.fault(Endpoint::Refresh, refusal(), Some(1));
     let moved = refresh(&world, &process, &l1).await;
     assert!(matches!(moved, Refreshed::Moved), "{moved:?}");

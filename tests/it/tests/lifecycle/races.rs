@@ -101,17 +101,17 @@ async fn the_second_grant_of_one_generation_becomes_a_standby_pair(world: World)
     assert!(matches!(late, Refreshed::Moved), "{late:?}");
     let stored = world.stored(&l1).await;
     assert_eq!((stored.status(), stored.version.generation), (Status::Active, 2));
-    let parked = |stored: &Installation| {
+    let standby_token = |stored: &Installation| {
         let [standby] = stored.standby() else { panic!("{:?}", stored.standby()) };
         world.open_standby(stored, standby).expose().to_owned()
     };
-    let first = parked(&stored);
+    let first = standby_token(&stored);
     assert_eq!(world.market.standing(&first), Standing::Live);
     // A grant of the current pair may have been killed by another presentation since: the standby pair stays until it
     // is tried.
     assert!(matches!(refresh(&world, &rival, &l1).await, Refreshed::Renewed(_)));
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.version.generation, parked(&stored) == first), (3, true));
+    assert_eq!((stored.version.generation, standby_token(&stored) == first), (3, true));
     world.end().await;
 }
 
@@ -160,7 +160,7 @@ async fn all_of_three_grants_of_one_generation_are_kept(world: World) {
 async fn a_grant_that_comes_after_a_standby_pair_took_over_is_kept(world: World) {
     let l1 = location("L1");
     let (holder, rival) = (world.process().await, world.process().await);
-    park_an_older_install(&world, &rival, &l1).await;
+    keep_an_older_install_as_standby(&world, &rival, &l1).await;
     let takes_over = async {
         assert!(matches!(refresh(&world, &rival, &l1).await, Refreshed::Renewed(_)));
         spend_the_current_token(&world, &rival, &l1).await;
@@ -217,7 +217,7 @@ async fn a_standby_pair_that_comes_while_another_takes_over_is_kept(world: World
     let earliest = world.clock.now();
     let third = world.consent(&process, &l1).await;
     world.advance(Duration::from_secs(1));
-    park_an_older_install(&world, &process, &l1).await;
+    keep_an_older_install_as_standby(&world, &process, &l1).await;
     spend_the_current_token(&world, &process, &l1).await;
     let promote = process.proxy.hold(Call::Promote);
     let story = async {
@@ -301,13 +301,13 @@ async fn a_grant_that_comes_after_its_location_was_minted_is_kept(world: World) 
     world.end().await;
 }
 
-/// Installs twice, in such an order that the second grant is stored first and the first one is parked beside it.
-async fn park_an_older_install(world: &World, process: &Process, resource: &Resource) {
+/// Installs twice, in such an order that the second grant is stored first and the first one becomes a standby pair.
+async fn keep_an_older_install_as_standby(world: &World, process: &Process, resource: &Resource) {
     let earlier = world.clock.now();
     let older = world.consent(process, resource).await;
     world.advance(Duration::from_secs(1));
     world.install(process, resource).await;
-    process.installations.install(&older, earlier, HOME).await.expect("parked");
+    process.installations.install(&older, earlier, HOME).await.expect("kept as a standby pair");
     assert!(!world.stored(resource).await.standby().is_empty());
 }
 
@@ -323,10 +323,10 @@ async fn spend_the_current_token(world: &World, process: &Process, resource: &Re
 async fn a_standby_pair_is_tried_before_the_installation_is_marked(world: World) {
     let l1 = location("L1");
     let process = world.process().await;
-    park_an_older_install(&world, &process, &l1).await;
+    keep_an_older_install_as_standby(&world, &process, &l1).await;
     spend_the_current_token(&world, &process, &l1).await;
     world.expire();
-    let access = process.tokens.access(&l1, world.deadline()).await.expect("the parked pair lives");
+    let access = process.tokens.access(&l1, world.deadline()).await.expect("the standby pair lives");
     assert!(world.market.takes_access_token(access.token.expose()));
     let stored = world.stored(&l1).await;
     assert_eq!((stored.status(), stored.version.generation, stored.standby().len()), (Status::Active, 3, 0));
@@ -343,7 +343,7 @@ async fn a_standby_pair_replaces_a_refused_pair(world: World) {
     spend_the_current_token(&world, &process, &l1).await;
     let refused = refresh(&world, &process, &l1).await;
     assert!(matches!(refused, Refreshed::Failed(Failure::NeedsReauthorization(Some(_)))), "{refused:?}");
-    process.installations.install(&older, earlier, HOME).await.expect("parked");
+    process.installations.install(&older, earlier, HOME).await.expect("kept as a standby pair");
     assert_eq!(world.status(&l1).await, Status::Uncertain, "there is hope again");
     let summary = world.refresh(&process, serde_json::json!({})).await;
     assert_eq!(summary["due"], 1, "{summary}");

@@ -128,22 +128,22 @@ async fn resealing_replaces_only_the_value_that_it_read(world: World) {
     world.install(&process, &l1).await;
     let table = &world.table;
     let sealer = |json: &str| Sealer::new(table.name.clone(), DataKeys::parse(json).expect("well formed").into());
-    // A parked pair, too.
+    // A standby pair, too.
     let before = world.secrets.get(SEALING_SECRET).expect("a secret");
     let first = world.stored(&l1).await;
     let current = first.pair.as_ref().expect("a pair");
     let pair = Pair {
-        access: "a parked access token".into(),
-        refresh: Some("a parked refresh token".into()),
+        access: "a standby access token".into(),
+        refresh: Some("a standby refresh token".into()),
         issued_at: current.access_issued_at,
         expires_at: current.access_expires_at,
     };
-    let parked = pair.seal(&sealer(&before), &l1, first.version, Slot::Standby);
+    let standby_pair = pair.seal(&sealer(&before), &l1, first.version, Slot::Standby);
     let attempts = ["one", "two"].map(|owner| StandbyPair {
         owner: owner.to_owned().into(),
         generation: first.version.generation,
         granted_from: first.granted_from,
-        pair: parked.clone(),
+        pair: standby_pair.clone(),
     });
     for standby in &attempts {
         let added = table.add_standby(&first, standby, world.clock.now()).await.expect("a table");
@@ -165,10 +165,10 @@ async fn resealing_replaces_only_the_value_that_it_read(world: World) {
     assert_eq!(anew.standby().len(), 2);
     for standby in anew.standby() {
         let opened = world.open(&anew, Slot::Standby, &standby.pair).expect("a refresh token");
-        assert_eq!(opened.expose(), "a parked refresh token");
+        assert_eq!(opened.expose(), "a standby refresh token");
     }
 
-    // What is stored is not as it was seen: by its bytes, its parked pair or its version.
+    // What is stored is not as it was seen: by its bytes, its standby pair or its version.
     let replaced = async |seen: &Installation| {
         let standby: Vec<_> = seen.standby().iter().map(|standby| standby.pair.clone()).collect();
         table.reseal(seen, seen.pair.as_ref(), &standby).await.expect("an answer")
