@@ -209,7 +209,9 @@ impl Tokens {
         deadline: Millis,
     ) -> Result<Refreshed, TokenError> {
         let location = &stored.resource;
-        let minted = self.minter.mint(location, stored.version, why, &companies, when_absent, deadline).await;
+        // Boxed: the future is large, and every future around it would be as large.
+        let minting = Box::pin(self.minter.mint(location, stored.version, why, &companies, when_absent, deadline));
+        let minted = minting.await;
         let Refreshed::Failed(Failure::CompanyRefused(refused, why)) = minted else {
             if let (Refreshed::Renewed(_), [company]) = (&minted, &companies[..]) {
                 self.worked(&company.resource, &company.access);
@@ -227,7 +229,8 @@ impl Tokens {
         for company in companies.iter_mut().filter(|company| company.resource == resource) {
             company.access = renewed.clone();
         }
-        let minted = self.minter.mint(location, stored.version, Why::Due, &companies, when_absent, deadline).await;
+        let minting = Box::pin(self.minter.mint(location, stored.version, Why::Due, &companies, when_absent, deadline));
+        let minted = minting.await;
         if let (Refreshed::Renewed(_), [Company { resource, access }]) = (&minted, &companies[..]) {
             self.worked(resource, access);
             if why == Why::Doubted {
