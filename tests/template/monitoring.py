@@ -16,7 +16,7 @@ def _code():
 def metrics_in_code():
     """Name -> sets of dimensions, from the list in `shared/src/log/metrics.rs`."""
     text = (ROOT / "shared" / "src" / "log" / "metrics.rs").read_text()
-    named = {"ALONE": "&[&[]]", "BY_OUTCOME": '&[&["outcome"]]'}
+    named = {"WITHOUT_DIMENSIONS": "&[&[]]", "BY_OUTCOME": '&[&["outcome"]]'}
     found = {}
     for name, dimensions in re.findall(r'metric\("(\w+)", "\w+", (.+)\),\n', text):
         sets = re.findall(r"&\[([^\[\]]*)\]", named.get(dimensions, dimensions)[2:-1])
