@@ -88,7 +88,8 @@ impl Installations {
             Order::Before => return Ok(Uninstalled::Older),
             Order::Unclear => {}
         }
-        match tokens.presence(&stored).await.map_err(UninstallError::Token)? {
+        // Boxed: the future is large and rarely needed, and every future around it would be as large.
+        match Box::pin(tokens.presence(&stored)).await.map_err(UninstallError::Token)? {
             Presence::Installed => {
                 tracing::info!(%resource, "an uninstall is stale: the platform still takes the installation's token");
                 Ok(Uninstalled::Older)
