@@ -123,19 +123,18 @@ async fn each_write_follows_the_table_of_legal_moves(world: World) {
             assert_eq!(seen.status(), from);
             let is_applied = apply(&world, &seen, transition).await;
             let stored = world.stored(&l1).await;
-            match transition.from(from) {
-                Some(to) => assert_eq!((is_applied, stored.status()), (true, to), "{transition:?} of {from}"),
-                None => {
-                    assert_eq!(stored, seen, "{transition:?} of {from}");
-                    // A release or an uninstall that finds its state takes it for an earlier try of its own.
-                    let is_found = match transition {
-                        Release(to) => to == from,
-                        Uninstall => from == Status::Revoked,
-                        _ => false,
-                    };
-                    assert_eq!(is_applied, is_found, "{transition:?} of {from}");
-                }
+            if let Some(to) = transition.from(from) {
+                assert_eq!((is_applied, stored.status()), (true, to), "{transition:?} of {from}");
+                continue;
             }
+            assert_eq!(stored, seen, "{transition:?} of {from}");
+            // A release or an uninstall that finds its state takes it for an earlier try of its own.
+            let is_found = match transition {
+                Release(to) => to == from,
+                Uninstall => from == Status::Revoked,
+                _ => false,
+            };
+            assert_eq!(is_applied, is_found, "{transition:?} of {from}");
         }
     }
     world.put(active).await;
