@@ -116,7 +116,7 @@ impl Tokens {
     ///
     /// A location whose company does not have it (any more) may have moved to another company, so the others are asked
     /// as for a location of which nobody knows whose it is. The same is done for a location whose company was uninstalled
-    /// or needs a new authorization ([`Tokens::ask_others`]).
+    /// or needs a new authorization (`ask_others`).
     ///
     /// # Errors
     /// [`TokenError`]: there is no token of a company to mint from.
