@@ -1,4 +1,4 @@
-//! Alarms of the whole app: what two hundred installations meet at once is one alarm an hour, not two hundred.
+//! Alarms of the whole app. If two hundred installations meet the same fault, one alarm an hour is raised.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -11,14 +11,15 @@ use crate::domain::clock::{Clock, Millis};
 use crate::domain::resource::Resource;
 use crate::table::Table;
 
-/// An alarm of the app is raised at most so often.
+/// The least time between two raises of the same alarm.
 const APART: Duration = Duration::from_hours(1);
 
-/// The alarms of the app, as one process raises them.
+/// Raises the alarms of the app, each at most once an hour in all processes.
 pub struct AppAlarms {
     table: Table,
     clock: Clock,
-    /// When this process last knew of each alarm that somebody had raised it: no write is needed for a while.
+    /// The time at which this process last raised each alarm. Within `APART` of that time, no write to the table is
+    /// needed.
     raised: Mutex<HashMap<&'static str, Millis>>,
 }
 
@@ -29,7 +30,7 @@ impl AppAlarms {
         Self { table, clock, raised: Mutex::default() }
     }
 
-    /// The platform gave an answer that nobody has classified; `said` is a redacted sample of it.
+    /// Raises the alarm that the platform gave an unclassified answer. `said` is a redacted sample of the answer.
     pub async fn unclassified(&self, resource: &Resource, status: StatusCode, said: &str) {
         const TEXT: &str = "the platform gave an answer that nobody has classified";
         let status = status.as_u16();
@@ -40,7 +41,7 @@ impl AppAlarms {
         }
     }
 
-    /// Something in front of the platform answered in its place.
+    /// Raises the alarm that something in front of the platform answered in its place, such as its CDN.
     pub async fn not_reached(&self, resource: &Resource) {
         const TEXT: &str =
             "something in front of the platform answered in its place, such as the block page of its CDN";
@@ -51,7 +52,7 @@ impl AppAlarms {
         }
     }
 
-    /// The platform does not allow what a company's token is for; the app lacks `scope`.
+    /// Raises the alarm that the platform does not allow a company's token to be used because the app lacks `scope`.
     pub async fn not_allowed(&self, company: &Resource, scope: &str, said: &str) {
         const TEXT: &str = "a company's token may not do this: does the app have the scope?";
         if self.is_first("not_allowed").await {
@@ -61,8 +62,8 @@ impl AppAlarms {
         }
     }
 
-    /// Whether this is the first time within the hour, in all processes. Where the table does not say it counts as the
-    /// first: an alarm too many is better than none.
+    /// Returns true if no process has raised the alarm within the last hour. Returns true also if the table does not
+    /// answer: one alarm too many is better than none.
     async fn is_first(&self, alarm: &'static str) -> bool {
         let now = self.clock.now();
         let known = lock(&self.raised).get(alarm).copied();

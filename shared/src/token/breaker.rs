@@ -15,12 +15,13 @@ use crate::table::app::{AppState, BreakerReason, OpenBreaker};
 use crate::table::mark_budget::{MarkBudget, PLACES, Requested};
 use crate::table::{StoreError, Table, Write};
 
-/// How long what was read is believed.
+/// The app state in memory is used for this time before the table is read again.
 const FRESH: Duration = Duration::from_secs(5);
-/// How long what the platform does not accept is not tried again; refused credentials are as soon as they change.
+/// The breaker stays open for this time after wrong credentials or a rejected parameter. Changed credentials close the
+/// breaker earlier.
 const OUR_FAULT: Duration = Duration::from_mins(1);
 
-/// Why a check has no answer.
+/// The reasons for which the breaker cannot be checked.
 #[derive(Debug, thiserror::Error)]
 pub enum BreakerError {
     /// The table does not answer.
@@ -31,10 +32,10 @@ pub enum BreakerError {
     Secret(#[from] SecretError),
 }
 
-/// Whether an installation that was refused may be marked.
+/// The decision of [`Breaker::reserve`] about the mark of a refused installation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Marking {
-    /// Yes: a place of the budget is reserved for it.
+    /// The installation may be marked: a place of the budget is reserved for the mark.
     Reserved,
     /// No place is left. The installation waits and is tried again.
     NoPlace,
@@ -42,7 +43,7 @@ pub enum Marking {
     Stopped,
 }
 
-/// The breaker as one process sees it.
+/// The circuit breaker, with this process's copy of its state.
 pub struct Breaker {
     table: Table,
     clock: Clock,
@@ -58,8 +59,8 @@ impl Breaker {
         Self { table, clock, seen: Mutex::default(), reading: tokio::sync::Mutex::default() }
     }
 
-    /// The breaker if it is open for refreshes, at most 5 s late. Credentials other than the refused ones close it at
-    /// once.
+    /// Returns the breaker if it is open for refreshes. The answer may be 5 s old. If the app's credentials differ from
+    /// the refused ones, the breaker counts as closed.
     ///
     /// # Errors
     /// [`BreakerError`].
@@ -74,8 +75,8 @@ impl Breaker {
         Ok(Some(open))
     }
 
-    /// Whether minting has stopped, at most 5 s late: only a mass refusal stops it, since a location's token is minted
-    /// without the app's credentials.
+    /// Returns true if minting has stopped. The answer may be 5 s old. Only a mass refusal stops minting, since a
+    /// location's token is minted without the app's credentials.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -103,13 +104,13 @@ impl Breaker {
         Ok(state)
     }
 
-    /// What was read at most [`FRESH`] ago.
+    /// The app state in memory, if it was read less than [`FRESH`] ago.
     fn fresh(&self) -> Option<AppState> {
         let now = self.clock.now();
         lock(&self.seen).as_ref().filter(|(at, _)| now.since(*at) < FRESH).map(|(_, state)| state.clone())
     }
 
-    /// Opens it because the platform does not accept the credentials of this fingerprint.
+    /// Opens the breaker because the platform does not accept the credentials with this fingerprint.
     pub async fn wrong_client(&self, fingerprint: String) {
         tracing::error!(
             alarm = "wrong_client",
@@ -119,14 +120,15 @@ impl Breaker {
         self.open(OpenBreaker { reason: BreakerReason::WrongClient, until, fingerprint: Some(fingerprint) }).await;
     }
 
-    /// Opens it because the platform does not accept a parameter, whosever token is presented.
+    /// Opens the breaker because the platform does not accept a parameter of the request. The rejection would be the
+    /// same for every token.
     pub async fn bad_request(&self, message: &str) {
         tracing::error!(alarm = "bad_request", said = message, "the token endpoint does not accept our request");
         let until = self.clock.now() + OUR_FAULT;
         self.open(OpenBreaker { reason: BreakerReason::BadRequest, until, fingerprint: None }).await;
     }
 
-    /// Counts a grant, while places of the budget are in use as far as this process knows.
+    /// Counts a grant if, as far as this process knows, places of the budget of marks are in use.
     pub async fn granted(&self, requested: Requested) {
         let now = self.clock.now();
         let counts = lock(&self.seen).as_ref().is_some_and(|(_, state)| state.budget.taken(now) > 0);
@@ -135,11 +137,12 @@ impl Breaker {
         }
     }
 
-    /// Reserves a place for marking an installation that `attempt` was refused. `first` says that the installation was
-    /// not refused before with the same token. Opens the breaker if no place is left and refusals go on.
+    /// Reserves a place of the budget to mark an installation whose `attempt` was refused. `first` is true if the
+    /// installation was not refused before with the same token. Opens the breaker if no place is left and refusals go
+    /// on.
     ///
     /// # Errors
-    /// [`StoreError`]: no mark may be made. A place may have been reserved in vain.
+    /// [`StoreError`]: the installation must not be marked. A place may have been reserved in vain.
     pub async fn reserve(
         &self,
         requested: Requested,
@@ -156,7 +159,7 @@ impl Breaker {
                     }
                     return Ok(Marking::Reserved);
                 }
-                // Each round is lost to a mark of somebody else: after a few no place is left.
+                // Each conflict means that another mark took a place. After a few conflicts no place is left.
                 Write::Conflict(newer) => budget = newer,
                 Write::NotFound => budget = MarkBudget::default(),
             }
@@ -179,7 +182,8 @@ impl Breaker {
         Ok(Marking::Stopped)
     }
 
-    /// One alarm a process for one stop, however many requests were under way.
+    /// Returns true if this process knows of the open breaker. So each process raises one alarm for one stop, however
+    /// many requests were under way.
     fn has_seen_mass_refusal(&self) -> bool {
         let seen = lock(&self.seen);
         let breaker = seen.as_ref().and_then(|(_, state)| state.breaker.as_ref());

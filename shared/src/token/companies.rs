@@ -1,22 +1,22 @@
-//! Companies as the readers of their locations remember them.
+//! Snapshots of companies in memory, for the readers of their locations.
 
 use crate::domain::clock::Millis;
 use crate::domain::resource::Resource;
 use crate::domain::status::Status;
 
-/// The head of the list of companies.
+/// Snapshot of the head of the list of companies.
 #[derive(Clone, Debug)]
 pub(super) struct Roster {
     pub(super) read_at: Millis,
     /// The companies with the latest install notices, newest first.
     pub(super) newest: Vec<Resource>,
-    /// When the newest of them was listed.
+    /// The time at which the newest of these companies was listed.
     pub(super) newest_at: Option<Millis>,
-    /// True if there are others.
+    /// True if the list holds more companies than these.
     pub(super) more: bool,
 }
 
-/// A company as its locations' readers see it.
+/// Snapshot of a company, for the readers of its locations.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Agency {
     pub(super) status: Status,

@@ -1,4 +1,4 @@
-//! The life of a token pair: the token endpoint, the one refresh path, and what a reader gets.
+//! Token pairs: refreshing and minting them, and the access tokens that readers get.
 
 pub mod alarm;
 pub mod breaker;
@@ -37,7 +37,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Why there is no access token.
+/// The reasons for which there is no access token.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// No installation is known.
@@ -46,28 +46,28 @@ pub enum TokenError {
     /// The app was uninstalled.
     #[error("uninstalled")]
     Revoked,
-    /// The grant is gone; a human must install again, at this link if it is known.
+    /// The grant is gone. A human must install the app again, at this link if the link is known.
     #[error("a human must install again")]
     ReauthorizationRequired {
-        /// Where to install again.
+        /// The link to install again.
         reinstall_url: Option<String>,
     },
     /// The platform has paused the location; nothing is tried before this instant.
     #[error("the location is paused until at least {retry_at}")]
     Suspended {
-        /// When it is tried again.
+        /// The time of the next try.
         retry_at: Millis,
     },
-    /// The token is being renewed, or the renewal failed and is tried again at this instant.
+    /// The token is being renewed, or the renewal failed and is tried again at `retry_at`.
     #[error("the renewal is not finished; worth another try at {retry_at}")]
     InProgress {
-        /// When to ask again.
+        /// The time at which the caller should ask again.
         retry_at: Millis,
     },
     /// The app's credentials are refused by the platform, or a stored token does not open.
     #[error("misconfigured: {0}")]
     Misconfigured(&'static str),
-    /// A refresh was forced less than a minute ago and did not help: the platform's own answer is passed on.
+    /// A refresh was forced less than a minute ago and did not help: the caller gets the platform's own answer.
     #[error("a refresh was forced a moment ago")]
     RecentlyForced,
     /// A secret cannot be read.

@@ -10,21 +10,21 @@ use crate::domain::status::{Status, TokenVersion};
 use crate::secrets::SecretError;
 use crate::table::StoreError;
 
-/// Why a refresh is wanted.
+/// The reason for a refresh or a mint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// The schedule says so, or the token is stale.
+    /// The refresh is due by the schedule, or the token is stale.
     Due,
     /// The platform refused an access token that was thought to be good.
     Forced,
-    /// The platform answered 401 with a text that nobody has classified: it may be about the token.
+    /// The platform answered 401 with an unclassified text. The text may mean that the token is invalid.
     Doubted,
-    /// An operator says so.
+    /// An operator has asked for the refresh.
     Operator,
 }
 
 impl Why {
-    /// How long ago the last forced refresh must be, if that matters.
+    /// The least time since the last forced refresh. `None` if the last forced refresh does not matter.
     #[must_use]
     pub fn forced_apart(self) -> Option<Duration> {
         match self {
@@ -35,44 +35,45 @@ impl Why {
     }
 }
 
-/// What came of a refresh.
+/// The outcome of a refresh or a mint.
 #[derive(Debug)]
 pub enum Refreshed {
-    /// A new pair is stored, or on its way into the store.
+    /// A new pair is stored, or on its way into the table.
     Renewed(Access),
-    /// Somebody else holds the lease until this instant.
+    /// Another attempt holds the lease until this instant.
     Held(Millis),
-    /// The installation is not as it was seen: read it again.
+    /// The installation has changed since it was read: the caller must read it again.
     Moved,
-    /// It has no refresh token: its token is minted.
+    /// The installation has no refresh token: its access token is minted from its company's.
     IsMinted,
     /// There is no such installation.
     Gone,
-    /// It was tried, or could not be tried.
+    /// The attempt failed, or could not begin.
     Failed(Failure),
 }
 
-/// Why there is no new pair.
+/// The reasons for which there is no new pair.
 #[derive(Debug)]
 pub enum Failure {
-    /// There was no outcome. Worth another try then.
+    /// The attempt had no outcome. Another try is worthwhile at this instant.
     TryAgain(Millis),
-    /// The token was presented and no answer is known. Worth another try then, within the platform's grace.
+    /// The token was presented and no answer is known. Another try is worthwhile at this instant, within the platform's
+    /// grace.
     Unanswered(Millis),
     /// The platform has paused the location.
     Suspended(Millis),
-    /// The platform refused the refresh token for good.
+    /// The platform refused the refresh token for good. The value is the link to install again, if the link is known.
     NeedsReauthorization(Option<String>),
     /// No known company has the app in the location.
     NotInstalled,
-    /// The platform does not take the company's token, which a location's was to be minted from. It said so in words
-    /// that are known ([`Why::Forced`]) or not ([`Why::Doubted`]).
+    /// The platform refused the company's token from which a location's token was to be minted. The text of the refusal
+    /// is classified ([`Why::Forced`]) or not ([`Why::Doubted`]).
     CompanyRefused(Box<Company>, Why),
     /// The app's credentials, a parameter or a sealed token are wrong, or refreshing is stopped.
     Misconfigured(&'static str),
     /// The last forced refresh was less than a minute ago.
     ForcedRecently,
-    /// The invocation ends too soon to begin.
+    /// Too little time is left in the invocation to begin.
     NoTime,
     /// A secret cannot be read. Nothing was sent.
     Secret(SecretError),
@@ -80,7 +81,7 @@ pub enum Failure {
     Store(StoreError),
 }
 
-/// Why a claim was not granted, from the item that it found.
+/// The reason for which a claim was not granted, decided from the item that the claim found.
 pub(super) fn not_claimed(stored: &Installation, seen: TokenVersion, why: Why, now: Millis) -> Refreshed {
     if stored.version != seen {
         return Refreshed::Moved;
@@ -90,12 +91,12 @@ pub(super) fn not_claimed(stored: &Installation, seen: TokenVersion, why: Why, n
         State::NeedsReauthorization => Refreshed::Failed(Failure::NeedsReauthorization(stored.reinstall_url())),
         State::Revoked { .. } => Refreshed::Moved,
         _ if why.forced_apart().is_some() => Refreshed::Failed(Failure::ForcedRecently),
-        // It was claimable a moment later than this clock says.
+        // The claim came a moment too early: by this clock the item can be claimed now.
         _ => Refreshed::Held(now),
     }
 }
 
-/// The name of an attempt without a new token in the log and in its metric.
+/// The name, in the log and in the metric, of the outcome of an attempt that brought no new token.
 pub(super) fn outcome_of(left: Status) -> &'static str {
     match left {
         Status::Active | Status::Refreshing | Status::Revoked => "unchanged",

@@ -1,8 +1,8 @@
-//! The question to the platform if the app is still installed, asked with the installation's own token.
+//! Asks the platform if the app is still installed, with the installation's own token.
 //!
-//! Asking rotates no refresh token: each rotation is an exposure, and a webhook has no time for a lease. A token that
-//! is missing or nearly expired is left to the schedule, and the question is asked again when the schedule has renewed
-//! it or the platform has refused to.
+//! The question rotates no refresh token: each rotation is an exposure, and a webhook has no time for a lease. If the
+//! access token is missing or nearly expired, the schedule renews the token. The question is asked again when the
+//! schedule has renewed the token or the platform has refused the renewal.
 
 use super::TokenError;
 use super::mint::Probed;
@@ -15,7 +15,8 @@ use crate::platform::company_api::Presence;
 use crate::table::StoreError;
 
 impl Tokens {
-    /// Asks the platform whether an installation still exists, with one permit of its resource. Waits for none.
+    /// Asks the platform if an installation still exists. Takes one permit of the installation's resource, and does not
+    /// wait for the permit.
     ///
     /// # Errors
     /// [`TokenError`]: a stored token does not open, or the table does not answer.
@@ -23,7 +24,7 @@ impl Tokens {
         let mut stored = stored.clone();
         if stored.minted().is_some() {
             match self.under_company(&mut stored).await {
-                // Nothing works for a location without its company, or where the platform knows of no installation.
+                // No token works for a location without its company, or where the platform knows of no installation.
                 Err(TokenError::Revoked | TokenError::NotInstalled) => return Ok(Presence::Gone),
                 known => drop(known?),
             }
@@ -35,7 +36,7 @@ impl Tokens {
         if stored.minted().is_some() {
             return self.presence_of_minted(&stored).await;
         }
-        // The platform has refused the refresh token, which is what an uninstall leads to.
+        // The platform has refused the refresh token, as it does after an uninstall.
         if stored.status() == Status::NeedsReauthorization {
             return Ok(Presence::Gone);
         }
@@ -43,7 +44,7 @@ impl Tokens {
         Ok(Presence::Unclear("the access token is expired"))
     }
 
-    /// Asks the company of a location without a token of its own whether a token could be minted.
+    /// Asks a location's company if a token can be minted for the location, which has no token of its own.
     async fn presence_of_minted(&self, location: &Installation) -> Result<Presence, TokenError> {
         let company = location.company.as_deref().and_then(|id| Resource::company(id).ok());
         let Some(company) = company else { return Ok(Presence::Unclear("nobody knows whose location it is")) };
@@ -52,7 +53,7 @@ impl Tokens {
             return Ok(Presence::Gone);
         }
         Ok(match self.minter.probe_with_stored_token(&company, &location.resource, None).await? {
-            // The schedule renews no token of a company that was given up, so nothing works for its locations.
+            // The schedule renews no token of a company that was given up, so no token works for its locations.
             None if company.status() == Status::NeedsReauthorization => Presence::Gone,
             None => {
                 self.want_token(&company).await?;

@@ -1,4 +1,4 @@
-//! The rescue queue: where a granted pair goes that could not be stored, sealed like in the table.
+//! The rescue queue. A granted pair that could not be stored is sent there, sealed like in the table.
 
 use std::time::Duration;
 
@@ -18,36 +18,36 @@ use crate::seal::pair::{Pair, place};
 use crate::seal::vault::{Vault, VaultError};
 use crate::seal::{Field, Sealer};
 
-/// A pair on the queue. Everything but the pair itself is in the clear.
+/// A pair on the queue. Only the pair itself is sealed; the other fields are plain text.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Rescued {
-    /// Whose pair.
+    /// The location or company to which the pair belongs.
     pub resource: Resource,
-    /// The attempt that was granted it.
+    /// The attempt to which the pair was granted.
     pub attempt: String,
-    /// What could not be stored.
+    /// The write that failed.
     pub write: LostWrite,
     sealed: String,
     issued_at: i64,
     expires_at: i64,
 }
 
-/// The write that a rescued pair stands for.
+/// The write that failed and is repeated from the queue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LostWrite {
     /// The commit of a refresh.
     Commit {
-        /// The version that was presented.
+        /// The epoch of the version that was presented.
         epoch: u64,
-        /// The version that was presented.
+        /// The generation of the version that was presented.
         generation: u64,
     },
     /// A new installation.
     Install {
-        /// When its exchange was begun.
+        /// The time at which the exchange of its code began.
         installed_at: i64,
-        /// The company, where the answer named it.
+        /// The company, if the platform's answer named the company.
         company: Option<String>,
         /// The public base URL.
         home: String,
@@ -72,13 +72,13 @@ struct Tokens {
     refresh: Option<String>,
 }
 
-/// Why a message of the queue was not stored.
+/// The reasons for which a message of the queue was not stored.
 #[derive(Debug, thiserror::Error)]
 pub enum RescueError {
-    /// It is not a message of ours.
+    /// The message does not have the format of a rescued pair.
     #[error("the message is not a rescued pair")]
     Unreadable,
-    /// It does not open.
+    /// The sealed pair does not open.
     #[error(transparent)]
     Vault(#[from] VaultError),
     /// The table still does not answer.
@@ -128,21 +128,21 @@ impl Rescued {
     }
 }
 
-/// A message that cannot be stored yet is delivered again after this, so often…
+/// A message that cannot be stored yet is delivered again after this delay at first.
 const SOON: Duration = Duration::from_secs(8);
-/// …and after that each time twice as late…
+/// The number of deliveries with the delay `SOON`. After these, the delay doubles with each delivery.
 const SOON_DELIVERIES: u32 = 10;
-/// …up to this.
+/// The longest delay between two deliveries.
 const LATEST: Duration = Duration::from_mins(5);
 
-/// The time until a message is delivered again that could not be stored at its `receives`-th delivery.
+/// The delay until the next delivery of a message that could not be stored at its `receives`-th delivery.
 #[must_use]
 pub fn redelivery(receives: u32) -> Duration {
     let doublings = receives.saturating_sub(SOON_DELIVERIES).min(10);
     SOON.saturating_mul(1 << doublings).min(LATEST)
 }
 
-/// The queue.
+/// The rescue queue.
 #[derive(Clone)]
 pub struct RescueQueue {
     client: Client,
@@ -156,7 +156,7 @@ impl RescueQueue {
         Self { client, url }
     }
 
-    /// Number of pairs on it, in flight and delayed ones too, as far as SQS knows. None if it does not say.
+    /// Number of pairs on the queue, with those in flight and delayed, as far as SQS knows. `None` if SQS does not say.
     pub async fn depth(&self) -> Option<u64> {
         use aws_sdk_sqs::types::QueueAttributeName as Name;
         let counts = [
@@ -172,9 +172,9 @@ impl RescueQueue {
         counts.iter().map(|name| attributes.get(name)?.parse::<u64>().ok()).sum()
     }
 
-    /// Has messages delivered again after a time each, by their receipt handles (Amazon SQS API Reference,
-    /// `ChangeMessageVisibilityBatch`: at most ten in a request). What SQS does not accept is delivered again after the
-    /// queue's own visibility time-out.
+    /// Sets the delay until each message is delivered again, by receipt handle (Amazon SQS API Reference,
+    /// `ChangeMessageVisibilityBatch`: at most ten in a request). If SQS does not accept an entry, the message is
+    /// delivered again after the queue's own visibility time-out.
     ///
     /// # Panics
     /// Never: each entry has an id and a receipt handle.
@@ -203,7 +203,8 @@ impl RescueQueue {
         }
     }
 
-    /// Sends a pair. Raises the alarm in any case: somebody should look at the table.
+    /// Sends a pair to the queue. Returns true if SQS has taken the pair. Raises an alarm in any case, because an
+    /// operator should look at the table.
     ///
     /// # Panics
     /// Never: a [`Rescued`] is always JSON.

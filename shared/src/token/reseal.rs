@@ -1,4 +1,4 @@
-//! Sealing stored tokens anew under the current data key, so that an old one can be retired.
+//! Seals stored tokens again under the current data key, so that an old key can be retired.
 
 use std::collections::BTreeMap;
 
@@ -10,24 +10,24 @@ use crate::seal::pair::{Slot, place};
 use crate::seal::{Field, SealError, Sealer, key_id};
 use crate::table::{StoreError, Table};
 
-/// How often an item is looked at that changes under the rotation.
+/// The most tries to seal an item that changes in the meantime.
 const ROUNDS: u32 = 5;
 
-/// What came of one installation.
+/// The outcome of resealing one installation.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Resealed {
-    /// Nothing of it was sealed under another key.
+    /// No token of the installation was sealed under another key.
     Already,
-    /// It is sealed under the current key now.
+    /// The installation's tokens are sealed under the current key now.
     Done,
-    /// It changes faster than it can be written: worth another run.
+    /// The installation changes faster than it can be written. Another run is worthwhile.
     Busy,
-    /// Something of it does not open, or its key is not known. It is as it was.
+    /// A token does not open, or its key is not known. The installation is unchanged.
     DoesNotOpen(SealError),
 }
 
-/// The ids of the keys that an installation's tokens are sealed under, with how many values each; the empty id stands
-/// for what is no sealed value.
+/// Counts the sealed tokens of an installation by the id of their key, and adds the counts to `into`. The empty id
+/// counts values that are not sealed.
 pub fn keys_of(installation: &Installation, into: &mut BTreeMap<String, u64>) {
     let standby = installation.standby().iter().map(|standby| &standby.pair);
     for pair in installation.pair.iter().chain(standby) {
@@ -40,7 +40,7 @@ pub fn keys_of(installation: &Installation, into: &mut BTreeMap<String, u64>) {
 /// Seals one installation's tokens under the sealer's current key, whose id is `current`.
 ///
 /// # Errors
-/// [`StoreError`]: it may or may not have been written; both are well.
+/// [`StoreError`]: the tokens may or may not have been written. Both are safe.
 pub async fn reseal(
     table: &Table,
     sealer: &Sealer,
