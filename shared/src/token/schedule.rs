@@ -1,49 +1,53 @@
-//! When a token is fresh, and when the schedule looks at an installation next. Pure; randomness is a parameter.
+//! The freshness of a token, and the next time at which the schedule looks at an installation. All functions are pure;
+//! randomness is a parameter.
 
 use std::time::Duration;
 
 use crate::domain::clock::Millis;
 
-/// An access token is used while it has more than this left…
+/// An access token with more than this time left is fresh.
 const MARGIN: Duration = Duration::from_mins(1);
-/// …or, where its whole life is short, more than this part of it.
+/// For a token with a short life, its whole life divided by this number takes the place of [`MARGIN`].
 const MARGIN_PART: u32 = 5;
 
-/// Installations used or installed within this time are kept fresh by the schedule.
+/// The schedule keeps installations fresh that were used or installed within this time ("hot" installations).
 pub const HOT: Duration = Duration::from_hours(168);
-/// The others are renewed so seldom: each rotation is an exposure, and a refresh token lives for a year.
+/// The time between two renewals of other ("cold") installations. The time is long because each rotation is an
+/// exposure, and a refresh token lives for a year.
 const COLD: Duration = Duration::from_hours(1440);
 /// A cold installation whose pair is older than this is refreshed all the same.
 pub const OLDEST_COLD: Duration = Duration::from_hours(45 * 24);
-/// A caller's request may try a paused or blocked installation so often; the schedule does so far more seldom.
+/// The least time between two tries of a paused or blocked installation on callers' requests. The schedule tries far
+/// more seldom.
 pub const RETRY_ON_DEMAND: Duration = Duration::from_mins(1);
-/// A refused access token forces a refresh at most so often.
+/// The least time between two refreshes that are forced by a refused access token.
 pub const FORCED_APART: Duration = Duration::from_mins(1);
 
-/// An access token that was refused with a text that nobody has classified forces a refresh at most so often.
+/// The least time between two refreshes that are forced by a refusal with an unclassified text.
 pub const DOUBTED_APART: Duration = Duration::from_hours(1);
-/// An access token that has worked within this time is not renewed because of such a text at all.
+/// An access token that has worked within this time is not renewed because of a refusal with an unclassified text.
 pub const WORKED_LATELY: Duration = Duration::from_mins(5);
-/// A location or company that the platform does not know is given up after this, and not before it has said so…
+/// A location or company that the platform does not know is given up after this time at the earliest.
 const GONE: Duration = Duration::from_hours(24);
-/// …this often.
+/// A location or company is given up only after the platform has said this many times that it does not know it.
 const GONE_TRIES: u32 = 3;
 
-/// For so long the platform answers a refresh token again that it has already taken (its changelog: "30 seconds").
+/// The platform's grace. For this time the platform answers again to a refresh token that it has already taken (its
+/// changelog: "30 seconds").
 pub const GRACE: Duration = Duration::from_secs(30);
-/// When a caller may come back while the companies are asked: about when the next tick has asked some.
+/// The time after which a caller may come back during a search: by then about the next tick has asked some companies.
 pub(super) const SEARCH_RETRY: Duration = Duration::from_secs(30);
-/// A search that is older is over, whatever became of it.
+/// A search older than this is over, whatever its outcome.
 pub(super) const SEARCH_OVER: Duration = Duration::from_mins(15);
 
-/// Whether an access token may be used.
+/// The freshness of an access token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freshness {
-    /// Yes.
+    /// The token may be used.
     Fresh,
-    /// It still works, but is renewed before it is used if that is possible.
+    /// The token still works, but is renewed before it is used if a renewal is possible.
     Stale,
-    /// No longer.
+    /// The token may no longer be used.
     Expired,
 }
 
@@ -60,7 +64,7 @@ pub fn freshness(issued: Millis, expires: Millis, now: Millis) -> Freshness {
     }
 }
 
-/// Whether the platform has said long and often enough that it does not know a location or company.
+/// Returns true if the platform has said for long enough and often enough that it does not know a location or company.
 #[must_use]
 pub fn is_gone(since: Millis, tries: u32, now: Millis) -> bool {
     tries >= GONE_TRIES && now.since(since) >= GONE
@@ -72,29 +76,29 @@ fn within(from: Millis, span: Duration, hundredths: std::ops::Range<u32>, random
     from + span.mul_f64(start + (end - start) * random.clamp(0.0, 1.0))
 }
 
-/// When a hot installation is refreshed: at 60–80 % of the token's life, so that what was installed in one hour is
-/// not refreshed in one hour.
+/// The time of a hot installation's next refresh: at 60–80 % of the token's life. Installations that were installed in
+/// one hour are thus not refreshed in one hour.
 #[must_use]
 pub fn next_refresh(issued: Millis, expires: Millis, random: f64) -> Millis {
     within(issued, expires.since(issued), 60..80, random)
 }
 
-/// When a cold installation is refreshed: after about 60 days.
+/// The time of a cold installation's next refresh: after about 60 days.
 #[must_use]
 pub fn next_cold(now: Millis, random: f64) -> Millis {
     within(now, COLD, 90..110, random)
 }
 
-/// When a failed try is repeated: 1 to 30 minutes, doubling, full jitter (AWS Architecture Blog, "Exponential Backoff
-/// And Jitter"), with a floor of a tenth so that it is never at once.
+/// The time of the next try after a failure: 1 to 30 minutes, doubling, full jitter (AWS Architecture Blog,
+/// "Exponential Backoff And Jitter"). A floor of a tenth keeps the next try from following at once.
 #[must_use]
 pub fn backoff(now: Millis, failures: u32, random: f64) -> Millis {
     let span = Duration::from_mins(1).saturating_mul(1 << failures.saturating_sub(1).min(5));
     within(now, span.min(Duration::from_mins(30)), 10..100, random)
 }
 
-/// When a caller's request may try again after `failures` in a row: after 1 s, doubling up to 30 s. The schedule waits
-/// longer, but a caller has nothing without the token.
+/// The time from which a caller's request may try again after `failures` in a row: after 1 s, doubling up to 30 s. The
+/// schedule waits longer, but a caller has nothing without the token.
 #[must_use]
 pub fn on_demand(tried: Millis, failures: u32) -> Millis {
     if failures == 0 {
@@ -104,34 +108,35 @@ pub fn on_demand(tried: Millis, failures: u32) -> Millis {
     }
 }
 
-/// When a token whose fate is unknown is presented again by the schedule: the first time at once, inside the
-/// platform's 30 s of grace, later like any failure.
+/// The time at which the schedule presents a refresh token again whose answer is missing. The first time is at once,
+/// inside the platform's 30 s of grace. Later times are those of any failure.
 #[must_use]
 pub fn after_unknown(now: Millis, failures: u32, random: f64) -> Millis {
     if failures <= 1 { now + Duration::from_secs(1) } else { backoff(now, failures - 1, random) }
 }
 
-/// When a refused installation that must not be marked now is tried again: after 2.5 to 5 minutes, doubling up to 30.
+/// The time of the next try of a refused installation that must not be marked now: after 2.5 to 5 minutes, doubling up
+/// to 30.
 #[must_use]
 pub fn after_refused(now: Millis, failures: u32, random: f64) -> Millis {
     let span = Duration::from_mins(5).saturating_mul(1 << failures.saturating_sub(1).min(3));
     within(now, span.min(Duration::from_mins(30)), 50..100, random)
 }
 
-/// When a refused installation is tried again whose live pair may be on the rescue queue: after 10 to 20 s the first
-/// time, for a rescued pair is stored in seconds, later like any failure.
+/// The time of the next try of a refused installation whose live pair may be on the rescue queue. The first delay is 10
+/// to 20 s, because a rescued pair is stored in seconds. Later delays are those of any failure.
 #[must_use]
 pub fn after_rescue(now: Millis, failures: u32, random: f64) -> Millis {
     if failures <= 1 { within(now, Duration::from_secs(20), 50..100, random) } else { backoff(now, failures, random) }
 }
 
-/// When a paused installation is tried again: after 6 to 24 hours.
+/// The time of a paused installation's next try: after 6 to 24 hours.
 #[must_use]
 pub fn after_suspended(now: Millis, random: f64) -> Millis {
     within(now, Duration::from_hours(24), 25..100, random)
 }
 
-/// When an answer that nobody has classified is provoked again: after 1 to 4 hours.
+/// The time of the next try after an unclassified answer: after 1 to 4 hours.
 #[must_use]
 pub fn after_blocked(now: Millis, random: f64) -> Millis {
     within(now, Duration::from_hours(4), 25..100, random)
@@ -191,7 +196,7 @@ mod tests {
 
     const HOUR: i64 = 3_600_000;
 
-    /// How many fall into the busiest stretch of `length` that begins with one of them.
+    /// The number of instants in the busiest stretch of `length` that begins with one of the instants.
     fn busiest(instants: &mut [i64], length: i64) -> usize {
         instants.sort_unstable();
         let within = |i: usize| instants.partition_point(|at| *at < instants[i] + length) - i;
@@ -215,7 +220,7 @@ mod tests {
     #[test]
     fn after_eight_hours_without_the_platform_nothing_has_expired_and_nobody_stampedes() {
         let mut random = fastrand::Rng::with_seed(8);
-        // The worst moment: all were installed within an hour, and the platform goes when the first are due.
+        // The worst moment: all were installed within an hour, and the platform fails when the first are due.
         let (down, up) = (DAY * 6 / 10, DAY * 6 / 10 + 8 * HOUR);
         let mut recovered = Vec::new();
         for i in 0..100_000_i64 {

@@ -1,8 +1,8 @@
 //! The search for the company of a location: the schedule asks the companies that no call has asked.
 //!
-//! A call for a location whose company nobody knows asks a few companies and queues the location if there are
-//! more ([`crate::table::search`]). Callers are told to come back until every company was asked. The number of queued
-//! locations is bounded, and an absence is remembered, so that calls for what does not exist cannot keep the system
+//! A call for a location with an unknown company asks a few companies, and queues the location if there are more
+//! ([`crate::table::search`]). Callers are told to come back until every company was asked. The number of queued
+//! locations is bounded, and an absence is remembered. So calls for locations that do not exist cannot keep the system
 //! asking.
 
 use std::time::Duration;
@@ -21,37 +21,37 @@ use crate::table::installation::LEASE;
 use crate::table::minted::InstallNotice;
 use crate::table::search::Search;
 
-/// A search ends after this, whether every company was asked or not.
+/// A search ends after this time, even if some companies were not asked.
 const PATIENCE: Duration = Duration::from_mins(10);
-/// So long nobody asks again if every company was asked. An install ends it sooner.
+/// An absence is remembered for this time if every company was asked. An install ends that time sooner.
 const ABSENT: Duration = Duration::from_hours(1);
-/// The same if some could not be asked.
+/// An absence is remembered for this time if some companies could not be asked.
 const PERHAPS_ABSENT: Duration = Duration::from_mins(5);
-/// So many locations are searched for at once…
+/// The number of locations that are searched for at once.
 const LOCATIONS_AT_ONCE: usize = 4;
-/// …and so many companies are asked about each at once.
+/// The number of companies that are asked at once about one location.
 const COMPANIES_AT_ONCE: usize = 16;
-/// The progress is stored after so many companies.
+/// The progress of a search is stored each time this many companies were asked.
 const PAGE: usize = 64;
-/// So many companies that could not be asked are remembered for one location.
+/// The most companies that are remembered for one location because they could not be asked.
 const MOST_LEFT: usize = 100;
-/// A question waits for a permit for so long.
+/// The longest wait for a permit to ask a company.
 const PERMIT: Duration = Duration::from_secs(5);
-/// Nothing is asked with less time than this: a company's token may have to be renewed first.
+/// No company is asked if less time than this is left: its token may have to be renewed first.
 const ENOUGH: Duration = LEASE.saturating_add(Duration::from_secs(1));
 
 /// A company's answer about a location.
 enum Answer {
     Installed,
     Absent,
-    /// Its installation has ended, so that it has no token to ask with.
+    /// The company's installation has ended, so there is no token to ask with.
     Ended,
-    /// It cannot be asked now.
+    /// The company cannot be asked now.
     Unknown,
 }
 
 impl Tokens {
-    /// Goes on with all searches, in an invocation that ends at `deadline`. The next tick does what is left.
+    /// Continues all searches, in an invocation that ends at `deadline`. The next tick does the rest.
     pub async fn search(&self, deadline: Millis) {
         let locations = match self.table.searches().await {
             Ok(locations) => locations,
@@ -67,7 +67,8 @@ impl Tokens {
 
     async fn search_one(&self, location: &Resource, deadline: Millis) -> Result<(), StoreError> {
         let Some(mut search) = self.table.search(location).await? else {
-            // Found, uninstalled or reported meanwhile. A call that has queued it just now says so in a moment.
+            // The location was found, uninstalled or reported meanwhile. If a call has queued the location just now,
+            // that call holds the lease and notes the search in the location in a moment.
             let now = self.clock.now();
             let stored = self.table.installation(location).await?;
             let is_leased = stored.is_some_and(|stored| stored.lease().is_some_and(|lease| now < lease.ends_at));
@@ -111,7 +112,7 @@ impl Tokens {
         self.table.end_search(location).await
     }
 
-    /// Asks these companies, several at once; the one that has the app in the location.
+    /// Asks these companies, several at once. Returns the company that has the app in the location.
     async fn ask(&self, search: &mut Search, companies: Vec<Resource>, deadline: Millis) -> Option<Resource> {
         let location = search.location.clone();
         let asking = stream::iter(companies).map(|company| {
@@ -133,7 +134,7 @@ impl Tokens {
         let mut source = match self.source(company.clone(), deadline).await {
             Ok(source) => source,
             Err(TokenError::Revoked | TokenError::ReauthorizationRequired { .. }) => return Answer::Ended,
-            // A company that is listed and not installed is about to be.
+            // A company that is listed and not yet installed is about to be installed.
             Err(error) => {
                 tracing::debug!(%company, %error, "a company cannot be asked about a location");
                 return Answer::Unknown;
@@ -171,7 +172,7 @@ impl Tokens {
                     self.table.abandon_search(search).await?;
                     return self.table.end_search(&search.location).await;
                 }
-                // The next ticks ask it again, until the search has gone on for too long.
+                // The next ticks ask the company again, until the search has lasted for `PATIENCE`.
                 Answer::Unknown if is_complete => return Ok(()),
                 Answer::Absent | Answer::Unknown => {}
             }
@@ -186,8 +187,8 @@ impl Tokens {
         self.table.end_search(&search.location).await
     }
 
-    /// Asks the customer to install the app again, if the location once had a grant of its own: every company has said
-    /// that it does not have the app there.
+    /// Asks the customer to install the app again, if the location once had a grant of its own. Called when every
+    /// company has said that it does not have the app there.
     async fn give_up(&self, location: &Resource, deadline: Millis) -> Result<(), StoreError> {
         let Some(stored) = self.table.installation(location).await? else { return Ok(()) };
         let is_over = stored.status().has_ended();

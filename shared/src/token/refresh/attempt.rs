@@ -1,4 +1,4 @@
-//! A claimed installation: its refresh token is presented, and what that comes to.
+//! An attempt on a claimed installation: presents its refresh token, and acts on the outcome.
 
 use std::time::Duration;
 
@@ -18,17 +18,17 @@ use crate::table::mark_budget::Requested;
 use crate::token::rescue::{LostWrite, Rescued};
 use crate::token::schedule;
 
-/// How often a connection is tried for one presentation.
+/// The most connections that are tried for one presentation.
 const CONNECTIONS: u32 = 3;
 
-/// A claimed installation.
+/// An installation whose lease this attempt holds.
 pub(super) struct Attempted<'a> {
     pub(super) on: &'a Refresher,
     pub(super) installation: Installation,
     pub(super) owner: LeaseOwner,
     pub(super) lease: Lease,
     pub(super) sealer: Sealer,
-    /// Whether this attempt has presented the token without an answer that can be read.
+    /// True if this attempt has presented the token and got no answer that can be read.
     pub(super) uncertain: bool,
 }
 
@@ -46,12 +46,13 @@ impl Attempted<'_> {
                     connections += 1;
                     tokio::time::sleep(Duration::from_millis(100 + fastrand::u64(..200))).await;
                 }
-                // The same token once more at once: the platform answers it again for 30 s.
+                // The same token is presented once more at once: the platform answers again for 30 s.
                 Outcome::Unknown(cause) if !self.uncertain => {
                     self.log_unknown(cause);
                     self.uncertain = true;
                 }
-                // The same for an answer to somebody else: the token may be spent, and its true answer is not known.
+                // An answer for another tenant is treated alike: the token may be spent, and its true answer is
+                // unknown.
                 Outcome::WrongTenant if !self.uncertain => {
                     self.log_wrong_tenant();
                     self.uncertain = true;
@@ -67,7 +68,7 @@ impl Attempted<'_> {
         if self.uncertain { self.unknown().await } else { self.out_of_time().await }
     }
 
-    /// What the outcome of the last presentation leads to.
+    /// Acts on the outcome of the last presentation.
     async fn conclude(self, outcome: Outcome, token: &Redacted) -> Refreshed {
         let (now, random, failures) = (self.on.clock.now(), fastrand::f64(), self.installation.schedule.failures + 1);
         match outcome {
@@ -117,7 +118,8 @@ impl Attempted<'_> {
             }
             Outcome::Unclassified { status, message } => {
                 self.on.alarms.unclassified(&self.installation.resource, status, &message).await;
-                // A token whose last answer is missing stays in doubt: it is presented again within the platform's grace.
+                // If the answer to an earlier presentation is missing, the installation stays uncertain: its token is
+                // presented again within the platform's grace.
                 if self.unchanged() == Status::Uncertain { self.unknown().await } else { self.blocked(now).await }
             }
             Outcome::WrongTenant => {
@@ -131,7 +133,7 @@ impl Attempted<'_> {
         }
     }
 
-    /// The refresh token of the item that the claim returned, and no other.
+    /// Opens the refresh token of the item that the claim returned. No other token may be presented.
     async fn refresh_token(&self) -> Result<Redacted, Refreshed> {
         let Installation { version, pair, .. } = &self.installation;
         let Some(sealed) = pair.as_ref().and_then(|pair| pair.refresh.as_deref()) else {

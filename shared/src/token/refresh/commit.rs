@@ -1,4 +1,4 @@
-//! A granted pair on its way into the table, and where it goes if the table does not take it.
+//! Commits a granted pair to the table, or sends the pair to the rescue queue if the table does not take it.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use crate::table::{StoreError, Write};
 use crate::token::rescue::Rescued;
 use crate::token::schedule;
 
-/// How often a pair that came second is tried to be added to an installation that changes meanwhile.
+/// The most tries to add a standby pair to an installation that changes meanwhile.
 const ROUNDS: u32 = 10;
 
-/// A granted pair on its way into the store.
+/// The commit of a granted pair to the table.
 pub(super) struct Commit<'a> {
     pub(super) on: &'a Refresher,
     pub(super) resource: &'a Resource,
@@ -32,23 +32,24 @@ pub(super) struct Commit<'a> {
     pub(super) event: Option<Event>,
 }
 
-/// Where a granted pair ended up.
+/// The outcome of a commit.
 #[derive(Debug)]
 pub(super) enum Committed {
-    /// It is the current one.
+    /// The pair is the installation's current pair.
     Stored(Box<Installation>),
-    /// Another was stored first; this one is kept as a standby pair.
+    /// Another pair was stored first; this pair is kept as a standby pair.
     Standby,
-    /// It belongs to the past.
+    /// The pair is out of date and was dropped.
     Superseded,
 }
 
 impl Commit<'_> {
-    /// Tries until the store answers, or the lease's last seconds; at least once, however late it is.
+    /// Tries to commit until the table answers or the last seconds of the lease begin. Tries at least once, even if the
+    /// lease is over.
     pub(super) async fn until_stored(&self, lease: Lease) -> Option<Committed> {
         let mut pause = Duration::from_millis(50);
         loop {
-            // A table that hangs must leave time for the queue before the lease and the invocation end.
+            // If the table hangs, there must be time for the rescue queue before the lease and the invocation end.
             let time = lease.left(self.on.clock.now()).saturating_sub(RESCUE).max(RESCUE);
             match within(time, Box::pin(self.once())).await {
                 Ok(Ok(committed)) => return Some(committed),
@@ -71,7 +72,7 @@ impl Commit<'_> {
         }
     }
 
-    /// Makes the granted pair the current one in place of the one of this version.
+    /// Makes the granted pair the current pair, in place of the pair of this version (compare-and-swap).
     async fn replace(&self, version: TokenVersion) -> Result<Write<Box<Installation>>, StoreError> {
         let sealed = self.pair.seal(self.sealer, self.resource, version.next(), Slot::Current);
         let due_at = schedule::next_refresh(self.pair.issued_at, self.pair.expires_at, fastrand::f64());
@@ -79,8 +80,8 @@ impl Commit<'_> {
         self.on.table.commit(self.resource, version, renewal).await
     }
 
-    /// Another pair was stored first. What becomes of this one is decided from the installation as it is, each time that
-    /// it changes meanwhile.
+    /// Handles a granted pair after another pair was stored first. Decides from the stored installation if the pair is
+    /// dropped or kept, and decides again each time that the installation changes meanwhile.
     async fn come_second(&self, mut stored: Box<Installation>) -> Result<Committed, StoreError> {
         for _ in 0..ROUNDS {
             let (version, granted_from) = (stored.version, stored.granted_from);
@@ -94,7 +95,8 @@ impl Commit<'_> {
                 LostCommit::Standby => {}
             }
             if stored.minted().is_some() {
-                // Minted meanwhile, because this grant was thought to be gone. It is more than a minted token.
+                // The location became a minted one meanwhile, because its own grant was thought to be gone. A grant is
+                // worth more than a minted token, so the pair replaces the minted token.
                 match self.replace(version).await? {
                     Write::Applied(stored) => return Ok(Committed::Stored(stored)),
                     Write::NotFound => return Ok(Committed::Superseded),
@@ -130,7 +132,8 @@ impl Commit<'_> {
 }
 
 impl Refresher {
-    /// The store does not answer: the rescue queue, and as long as there is time the store again.
+    /// Sends a pair to the rescue queue because the table does not answer. If the queue fails too, tries the table
+    /// again until shortly before `deadline`.
     pub(super) async fn last_resort(&self, rescued: &Rescued, commit: &Commit<'_>, deadline: Millis) {
         if let Some(queue) = &self.rescue
             && queue.send(rescued).await

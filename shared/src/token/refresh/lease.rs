@@ -1,4 +1,4 @@
-//! The time that an attempt has.
+//! The time that is left for an attempt to refresh a token.
 
 use std::time::{Duration, Instant};
 
@@ -6,13 +6,13 @@ use crate::domain::clock::Millis;
 use crate::platform::token_endpoint::PRESENTATION;
 use crate::table::installation::LEASE;
 
-/// What must be left of the lease after a presentation: the time of a commit.
+/// The time for a commit. This much of the lease must be left after a presentation.
 pub(super) const COMMIT: Duration = Duration::from_secs(2);
-/// What the rescue queue needs of that, where the table takes nothing.
+/// The part of [`COMMIT`] that sending to the rescue queue needs if the table takes no write.
 pub(super) const RESCUE: Duration = Duration::from_secs(1);
 
-/// The time that an attempt has, by two clocks: a frozen execution environment wakes up late, and only the wall clock
-/// knows; a wall clock that is set back is seen through by the monotonic one.
+/// The time that is left for an attempt, by two clocks. Only the wall clock shows that a frozen execution environment
+/// woke up late. Only the monotonic clock is right if the wall clock is set back.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lease {
     pub(super) ends_at: Millis,
@@ -26,7 +26,7 @@ impl Lease {
         by_wall.min(LEASE.saturating_sub(self.claimed_at.elapsed()))
     }
 
-    /// For so long, in milliseconds.
+    /// The time since the claim, in milliseconds.
     pub(super) fn held_ms(&self) -> u64 {
         u64::try_from(self.claimed_at.elapsed().as_millis()).unwrap_or(u64::MAX)
     }

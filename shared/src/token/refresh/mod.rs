@@ -1,9 +1,10 @@
 //! The one path that rotates a refresh token, for the schedule, for callers' requests and for the operator alike.
 //!
-//! Claim, guard, present, commit. The claim is the lease, the record of the intent and the proof that the store can
-//! be written; the guard looks at the lease directly before each presentation (`lease`); what each outcome of a
-//! presentation leads to is decided in `attempt`, and the release of the lease without a pair in `setback`; the condition
-//! of the `commit` is the version, so that a granted pair is stored also after the lease.
+//! A refresh has four steps: claim, guard, present, commit. The claim takes the lease, records the intent and proves
+//! that the table can be written. The guard checks the lease directly before each presentation (`lease`). The module
+//! `attempt` presents the token and acts on each outcome. The module `setback` releases the lease if there is no new
+//! pair. The condition of the `commit` is the version and not the lease, so that a granted pair is stored also after
+//! the lease has ended.
 
 mod attempt;
 mod commit;
@@ -48,14 +49,15 @@ pub struct Refresher {
 }
 
 impl Refresher {
-    /// A refresher of the installations in the table. A granted pair that cannot be stored goes to the `rescue` queue.
+    /// Creates a refresher of the installations in the table. A granted pair that cannot be stored goes to the `rescue`
+    /// queue.
     #[must_use]
     pub fn new(parts: TokenParts, rescue: Option<RescueQueue>, minter: Arc<Minter>) -> Self {
         let TokenParts { table, vault, endpoint, breaker, events, alarms, clock } = parts;
         Self { table, vault, endpoint, breaker, rescue, events, alarms, minter, clock }
     }
 
-    /// Refreshes an installation that was seen in version `seen`, in an invocation that ends at `deadline`.
+    /// Refreshes an installation that was read in version `seen`, in an invocation that ends at `deadline`.
     pub async fn refresh(&self, resource: &Resource, seen: TokenVersion, why: Why, deadline: Millis) -> Refreshed {
         // Boxed, because it is large and every reader's future would hold room for it.
         let refresh = async {
@@ -67,7 +69,7 @@ impl Refresher {
         Box::pin(refresh).await
     }
 
-    /// Everything that can fail without harm, and then the claim.
+    /// Prepares the refresh with the steps that can fail without harm, and then claims the installation.
     async fn attempt(
         &self,
         resource: &Resource,
@@ -116,7 +118,7 @@ impl Refresher {
     /// Stores a pair from the rescue queue, by the same conditional commit.
     ///
     /// # Errors
-    /// [`RescueError`]: the message must come again.
+    /// [`RescueError`]: the message must be delivered again.
     pub async fn commit_rescued(
         &self,
         rescued: &Rescued,
@@ -145,8 +147,8 @@ impl Refresher {
         })
     }
 
-    /// Whether the rescue queue holds granted pairs, or does not say. They may be anybody's: the queue is empty unless
-    /// the table has failed.
+    /// Returns true if the rescue queue holds granted pairs, or does not answer. The pairs may be those of any
+    /// installation: the queue is empty unless the table has failed.
     async fn pairs_may_be_queued(&self) -> bool {
         match &self.rescue {
             Some(queue) => queue.depth().await != Some(0),
