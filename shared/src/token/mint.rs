@@ -1,7 +1,7 @@
 //! The one path that mints a location's token from its company's, under the same lease and version as a refresh.
 //!
-//! Nothing here is single use: a minting whose answer is lost, or that cannot be stored, is repeated. So there is
-//! neither a rescue queue nor standby pairs, and an outcome that is not known leaves no doubt behind.
+//! A minting uses no single-use token. If its answer is lost or cannot be stored, the minting is repeated. So minting
+//! needs no rescue queue and no standby pairs, and an unknown outcome does not make the location uncertain.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,22 +33,23 @@ use crate::table::mark_budget::Requested;
 use crate::table::minted::{Absence, Source};
 use crate::table::{StoreError, Table, Write};
 
-/// What must be left of the lease after a minting: the time of a commit.
+/// The time for a commit. This much of the lease must be left after a minting.
 const COMMIT: Duration = Duration::from_secs(2);
-/// So long the platform's word that a location is not a company's is believed. An install is noticed within 10 s.
+/// The platform's answer that a location is not a company's is remembered for this time. An install is noticed within
+/// 10 s.
 const ABSENT: Duration = Duration::from_secs(7);
-/// How often one minting is asked for.
+/// The most requests for one minting.
 const TRIES: u32 = 2;
-/// How often a permit may come too late to be used.
+/// The most permits that are taken for one request, because a permit may come too late to be used.
 const LATE_PERMITS: usize = 3;
-/// After a longer wait than this for a permit, the company is looked at again.
+/// After a wait of at least this time for a permit, the company's installation is read again.
 const SHORT_WAIT: Duration = Duration::from_secs(1);
-/// In an interval a company is asked so often about locations that nobody but a caller has named: whoever asks for what
-/// does not exist must not use up what the others need.
+/// The most requests to a company in one interval about locations that only a caller has named. Calls for locations
+/// that do not exist must not use up the permits that other locations need.
 const SUPPOSED_BURST: u32 = 20;
-/// The path of minting, whose limit may be its own.
+/// The path of minting. The platform may limit this path on its own.
 const PATH: &str = "/oauth/locationToken";
-/// The path of the question who has installed the app.
+/// The path of the request that asks who has installed the app.
 const PATH_OF_INSTALLATIONS: &str = "/marketplace/app";
 
 /// Mints locations' tokens.
@@ -63,14 +64,14 @@ pub struct Minter {
     clock: Clock,
 }
 
-/// A claimed location.
+/// A location whose lease this attempt holds.
 struct Claimant {
     location: Installation,
     owner: LeaseOwner,
     sealer: Sealer,
     ends: Millis,
     deadline: Millis,
-    /// The companies that are asked are other companies than the location's own, which has no token.
+    /// True if only companies other than the location's own are asked, because the location's own company has no token.
     others: bool,
 }
 
@@ -81,27 +82,27 @@ pub(super) enum Probed {
     Installed,
     /// The company does not have the app there.
     Absent,
-    /// The company's token may not mint: it has not the scope `oauth.write`.
+    /// The company's token may not mint: the token lacks the scope `oauth.write`.
     NotAllowed,
     /// The platform does not take the company's token.
     TokenRefused,
-    /// Nothing is known.
+    /// The answer does not say whether the company has the app there.
     Unclear(&'static str),
 }
 
-/// The write that follows if none of the companies that are asked has the app in the location.
+/// The step that follows if none of the companies that are asked has the app in the location.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WhenAbsent {
-    /// All companies were asked: the location is not asked for again for a moment.
+    /// All companies were asked: the absence is remembered, so no company is asked about the location for a moment.
     Remember,
-    /// Nothing: others are asked next.
+    /// Nothing is concluded: other companies are asked next.
     AskOthers,
     /// The schedule asks the companies that were not asked now, if it has room for another location.
     Search,
-    /// The location's own company has no token to ask with, so nothing is concluded. With `search`, the schedule asks the
-    /// companies that were not asked now, if it has room for another location.
+    /// The location's own company has no token to ask with, so nothing is concluded. With `search`, the schedule asks
+    /// the companies that were not asked now, if it has room for another location.
     Unknown {
-        /// There are companies that were not asked.
+        /// True if there are companies that were not asked.
         search: bool,
     },
 }
@@ -113,19 +114,19 @@ impl WhenAbsent {
     }
 }
 
-/// Why a company gave no token.
+/// The reasons for which a company gave no token.
 enum Refused {
-    /// It does not have the app there.
+    /// The company does not have the app there.
     Absent,
-    /// For a reason that is not about the location.
+    /// The reason has nothing to do with the location.
     Failed(Setback),
 }
 
-/// Why a location is given back without a token.
+/// The release of a location's lease without a new token, and its reason.
 struct Setback {
     status: Option<Status>,
     due_at: Millis,
-    /// Before this nobody tries again, since the platform or the limits have asked for it.
+    /// The earliest time of the next try, if the platform or the limits have asked for a delay.
     retry_at: Option<Millis>,
     failures: u32,
     note: &'static str,
@@ -133,14 +134,14 @@ struct Setback {
 }
 
 impl Minter {
-    /// A minter of the locations in the table. Each request to a company takes a permit of `limiter`.
+    /// Creates a minter of the locations in the table. Each request to a company takes a permit of `limiter`.
     #[must_use]
     pub fn new(parts: TokenParts, limiter: Limiter) -> Self {
         let TokenParts { table, vault, endpoint, breaker, events, alarms, clock } = parts;
         Self { table, vault, endpoint, breaker, limiter, events, alarms, clock }
     }
 
-    /// Mints the token of a location that was seen in version `seen`, from the first of `companies` that has the app
+    /// Mints the token of a location that was read in version `seen`, from the first of `companies` that has the app
     /// there, in an invocation that ends at `deadline`.
     pub(super) async fn mint(
         &self,
@@ -167,20 +168,21 @@ impl Minter {
             }
         }
         match (setback, when_absent) {
-            // The company's token is renewed, and then all are asked again.
+            // The caller renews the company's token, and then all companies are asked again.
             (Some(setback), _) if matches!(setback.told, Failure::CompanyRefused(..)) => {
                 self.set_back(&claimant, setback).await
             }
             (_, WhenAbsent::Unknown { search }) => self.unknown(&claimant, search).await,
-            // A company that cannot be asked now must not hide that another one has the app there.
+            // If one company cannot be asked now, another company may still have the app there, so nothing is
+            // concluded.
             (Some(setback), WhenAbsent::Remember | WhenAbsent::AskOthers) => self.set_back(&claimant, setback).await,
             _ => self.absent(&claimant, why, companies, when_absent).await,
         }
     }
 
-    /// Asks a company for a location's token and drops it: all that counts is whether the company has the app there.
-    /// Writes nothing, so it needs no lease. Waits for a permit of the company's until `wait_until`, and takes it from the
-    /// share of locations that only a caller has named.
+    /// Asks a company for a location's token, to find out if the company has the app there, and drops the token. Writes
+    /// nothing, so the call needs no lease. Waits until `wait_until` for a permit of the company. The permit comes from
+    /// the share of locations that only a caller has named.
     pub(super) async fn probe(&self, company: &Company, location: &Resource, wait_until: Option<Millis>) -> Probed {
         let to = Endpoint::of(&company.resource, PATH);
         let Ok(connection) = self.endpoint.connection().await else { return Probed::Unclear("no connection") };
@@ -223,7 +225,7 @@ impl Minter {
         Ok(Some(self.probe(&company, location, wait_until).await))
     }
 
-    /// Asks the platform whether it takes this token, with a permit of the resource's.
+    /// Asks the platform if it accepts this token. Takes a permit of the resource.
     pub(super) async fn presence(&self, resource: &Resource, access: &Access) -> Result<Presence, TokenError> {
         let to = Endpoint::of(resource, PATH_OF_INSTALLATIONS);
         let Ok(connection) = self.endpoint.connection().await else { return Ok(Presence::Unclear("no connection")) };
@@ -283,7 +285,7 @@ impl Minter {
         }
     }
 
-    /// Asks one company, twice if there is no answer.
+    /// Asks one company, and asks once more if there is no answer.
     async fn ask(&self, claimant: &Claimant, company: &Company) -> Result<Box<Grant>, Refused> {
         let location = &claimant.location.resource;
         let mut tries = 0;
@@ -337,7 +339,7 @@ impl Minter {
             }
             CompanyApiError::TokenRefused => company_refused(Why::Forced),
             CompanyApiError::TokenDoubted(_) => company_refused(Why::Doubted),
-            // It says nothing about the installation, whose token goes on.
+            // The answer says nothing about the company's installation, so the company's token stays in use.
             CompanyApiError::Unclassified { .. } => {
                 blocked("an unclassified answer", Failure::TryAgain(now + schedule::RETRY_ON_DEMAND))
             }
@@ -361,7 +363,8 @@ impl Minter {
         }))
     }
 
-    /// One request to one company: a connection, a permit, and then what may have changed while it waited.
+    /// Sends one request to one company: opens a connection, takes a permit, and after a long wait checks that the
+    /// company's installation has not changed.
     async fn ask_once(&self, claimant: &Claimant, company: &Company) -> Result<CompanyApiResult<Box<Grant>>, Setback> {
         let (location, until) = (&claimant.location.resource, claimant.ends - (PRESENTATION + COMMIT));
         for _ in 0..LATE_PERMITS {
@@ -385,8 +388,9 @@ impl Minter {
         Err(self.not_asked(claimant, None, "out of time before it was sent", Failure::NoTime))
     }
 
-    /// A permit of the company's, waited for as long as the lease leaves time for the request. The question to a company
-    /// that is not the location's own takes no place of the company's own locations, and does not wait.
+    /// Takes a permit of the company. Waits until `until`, which leaves time for the request within the lease. A
+    /// request to a company other than the location's own takes the permit from a limited share, so that the company's
+    /// own locations keep theirs, and does not wait.
     async fn permit(&self, claimant: &Claimant, company: &Resource, until: Millis) -> Result<Permit, Setback> {
         let supposed = claimant.location.minted().is_some_and(|minted| minted.is_placeholder);
         let to = Endpoint::of(company, PATH);
@@ -405,7 +409,8 @@ impl Minter {
         })
     }
 
-    /// The company's installation must still be the one that its token comes from: it may have been uninstalled.
+    /// Checks that the company's installation is still the one that its token comes from. The app may have been
+    /// uninstalled meanwhile.
     async fn expect_unchanged(&self, claimant: &Claimant, company: &Company) -> Result<(), Setback> {
         let stored = match self.table.installation(&company.resource).await {
             Ok(stored) => stored,
@@ -420,7 +425,8 @@ impl Minter {
         Err(self.not_asked(claimant, None, "the company was uninstalled or installed anew", told))
     }
 
-    /// Nothing was sent, for a reason that counts as no failure of the location.
+    /// Returns the release of a location for which no request was sent. The reason does not count as a failure of the
+    /// location.
     fn not_asked(&self, claimant: &Claimant, retry_at: Option<Millis>, note: &'static str, told: Failure) -> Setback {
         let due_at = retry_at.unwrap_or(self.clock.now());
         Setback { status: None, due_at, retry_at, failures: claimant.location.schedule.failures, note, told }
@@ -441,19 +447,20 @@ impl Minter {
                 tracing::info!(resource = %location, generation = from.next().generation, outcome = "minted", Refreshes = 1, "token minted");
             }
             Ok(Write::Conflict(_) | Write::NotFound) => return Refreshed::Moved,
-            // The lease passes, and then somebody mints again. The caller has nothing to do with that.
+            // The lease ends by itself, and the next attempt mints again. The caller gets the minted token all the
+            // same.
             Err(error) => tracing::warn!(resource = %location, %error, "a minted token is not stored"),
         }
         Refreshed::Renewed(pair.to_access(from.next()))
     }
 
-    /// None of the companies that were asked has the app there. A token that still works is used to its end all the
-    /// same. After that, a location that would lose something needs a place of the budget of marks; if there was a grant
-    /// of its own, the customer is asked to install it again.
+    /// Handles the case that none of the companies that were asked has the app there. A token that still works is used
+    /// to its end. After that, a location that would lose its token or its grant needs a place of the budget of marks.
+    /// If the location had a grant of its own, the customer is asked to install the app again.
     async fn absent(&self, claimant: &Claimant, why: Why, companies: &[Company], when_absent: WhenAbsent) -> Refreshed {
         let works = match self.has_token(&claimant.location, companies).await {
             Ok(works) => works && why != Why::Forced,
-            // The lease passes by itself.
+            // The lease ends by itself.
             Err(error) => return Refreshed::Failed(Failure::Store(error)),
         };
         // While other companies may have the app there, nothing is erased and nothing is concluded.
@@ -484,7 +491,7 @@ impl Minter {
             match self.breaker.reserve(Requested::Mint, &claimant.owner, first).await {
                 Ok(Marking::Reserved) => {}
                 Ok(Marking::NoPlace | Marking::Stopped) => return self.wait(claimant).await,
-                // The lease passes by itself.
+                // The lease ends by itself.
                 Err(error) => return Refreshed::Failed(Failure::Store(error)),
             }
         }
@@ -502,9 +509,9 @@ impl Minter {
         Refreshed::Failed(told)
     }
 
-    /// The location's own company has no token to ask with, and none of the others that could be asked has the app there.
-    /// The location stays as it is: neither a token is erased nor a failure counted, so that it is minted at once when its
-    /// company has a token again.
+    /// Handles the case that the location's own company has no token to ask with, and none of the other companies that
+    /// could be asked has the app there. The location stays as it is: no token is erased and no failure is counted. So
+    /// its token can be minted at once when its company has a token again.
     async fn unknown(&self, claimant: &Claimant, search: bool) -> Refreshed {
         let Installation { resource, version, schedule: planned, .. } = &claimant.location;
         let now = self.clock.now();
@@ -522,8 +529,8 @@ impl Minter {
         self.set_back(claimant, setback).await
     }
 
-    /// Queues a location for a search, if there is room, and notes that in the leased location. In this order: a location
-    /// that is noted is always in the queue.
+    /// Queues a location for a search, if there is room, and then notes the search in the leased location. The order
+    /// guarantees that a location with such a note is always in the queue.
     async fn note_search(
         &self,
         location: &Resource,
@@ -537,7 +544,8 @@ impl Minter {
         Ok(())
     }
 
-    /// Refused, and no place is left for a mark: the token is used to its end, and the company is asked again in minutes.
+    /// Releases a location that cannot be marked because no place of the budget is left. Its token is used to its end,
+    /// and the company is asked again in minutes.
     async fn wait(&self, claimant: &Claimant) -> Refreshed {
         let Installation { resource, schedule: planned, .. } = &claimant.location;
         let (now, failures) = (self.clock.now(), planned.failures + 1);
@@ -551,14 +559,15 @@ impl Minter {
         Refreshed::Failed(Failure::TryAgain(retry_at))
     }
 
-    /// The mark of an absence in the table, and the caller's answer.
+    /// Returns the note of an absence for the table, and the caller's answer.
     async fn absence(&self, location: &Resource, when_absent: WhenAbsent) -> (Absence, Failure) {
         let now = self.clock.now();
         let remembered = (Absence::Until(now + ABSENT), Failure::NotInstalled);
         match when_absent {
             WhenAbsent::Remember => remembered,
             WhenAbsent::AskOthers | WhenAbsent::Unknown { .. } => (Absence::Unmarked, Failure::NotInstalled),
-            // Queued before the location says so: a location that says so is always in the queue.
+            // The location is queued before the search is noted in it, so a location with such a note is always in the
+            // queue.
             WhenAbsent::Search => match self.table.begin_search(location).await {
                 Ok(true) => (Absence::Searching(now), Failure::TryAgain(now + schedule::SEARCH_RETRY)),
                 Ok(false) => remembered,
@@ -567,8 +576,8 @@ impl Minter {
         }
     }
 
-    /// Returns true if the location has an access token that is not expired and that comes from the present installation
-    /// of its own company. The epochs of other companies say nothing about it.
+    /// Returns true if the location has an access token that is not expired and that comes from the present
+    /// installation of its own company. The epochs of other companies say nothing about the token.
     async fn has_token(&self, location: &Installation, companies: &[Company]) -> Result<bool, StoreError> {
         let now = self.clock.now();
         if location.pair.as_ref().is_none_or(|pair| pair.access_expires_at <= now) {
@@ -584,7 +593,7 @@ impl Minter {
         Ok(stored.is_some_and(|stored| stored.status() != Status::Revoked && stored.version.epoch <= epoch))
     }
 
-    /// Gives the lease back. If the store fails the lease passes by itself.
+    /// Releases the lease. If the table fails, the lease ends by itself.
     async fn set_back(&self, claimant: &Claimant, setback: Setback) -> Refreshed {
         let resource = &claimant.location.resource;
         let found = match claimant.location.claimed_from() {
@@ -593,7 +602,8 @@ impl Minter {
         };
         let Setback { status, due_at, retry_at, failures, note, told } = setback;
         let status = status.unwrap_or(found);
-        // What was given up, or never named by anybody who must know, is tried again by a caller's wish only.
+        // The schedule does not try locations that need reauthorization, nor placeholders, which only a caller has
+        // named. Such a location is tried again only on a caller's request.
         let wanted = status != Status::NeedsReauthorization
             && !claimant.location.minted().is_some_and(|minted| minted.is_placeholder);
         let due_at = wanted.then_some(due_at);

@@ -1,4 +1,4 @@
-//! Readers of minted locations: they look at the company, too, and know where a token can be minted from.
+//! Reading the token of a minted location: checks its company too, and finds the company to mint a token from.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -13,23 +13,24 @@ use crate::domain::installation::{Installation, Minted};
 use crate::domain::resource::{Kind, Resource};
 use crate::domain::status::Status;
 
-/// A call asks so many companies about a location whose company nobody knows. The schedule asks the others.
+/// The most companies that a call asks about a location with an unknown company. The schedule asks the other companies.
 const MOST_ASKED: usize = 5;
-/// A location whose own company has ended is asked for at other companies at most so often…
+/// The least time between two rounds of asking other companies about a location whose own company has ended.
 const OTHERS_APART: Duration = Duration::from_mins(5);
-/// …and so often if there are more companies than a call asks.
+/// The same time if there are more companies than [`MOST_ASKED`], so that the schedule must search.
 const SEARCHES_APART: Duration = Duration::from_hours(1);
-/// The head of the list of companies is believed for so long. Together with the memory of an absence less than 10 s.
+/// The head of the list of companies is used from memory for this time. This time and the memory of an absence add up
+/// to less than 10 s.
 const LISTED: Duration = Duration::from_secs(2);
 
 /// The companies to ask about a location, with their tokens.
 struct Sources {
     companies: Vec<Company>,
-    /// Why a company cannot be asked now.
+    /// The reason for which a company cannot be asked now.
     unasked: Option<TokenError>,
 }
 
-/// The company that a location belongs to, as far as is known.
+/// Returns the company that a location belongs to, if the company is known.
 fn own_company(location: &Installation) -> Option<Resource> {
     location.company.as_deref().and_then(|id| Resource::company(id).ok())
 }
@@ -37,8 +38,8 @@ fn own_company(location: &Installation) -> Option<Resource> {
 type Minting<'a> = Pin<Box<dyn Future<Output = Result<Refreshed, TokenError>> + Send + 'a>>;
 
 impl Tokens {
-    /// Looks at the company of a minted location: forgets a token that comes from an earlier installation of it. Gives
-    /// back as of when the company is known.
+    /// Checks the company of a minted location. Removes a token from `stored` if the token comes from an earlier
+    /// installation of the company. Returns the time at which the company was read.
     pub(super) async fn under_company(&self, stored: &mut Installation) -> Result<Millis, TokenError> {
         let now = self.clock.now();
         let minted = stored.minted().unwrap_or_default();
@@ -54,7 +55,7 @@ impl Tokens {
             return Err(TokenError::Revoked);
         }
         let works = stored.pair.as_ref().is_some_and(|pair| now < pair.access_expires_at);
-        // While the company has no grant, an absence in the others says nothing about the location.
+        // While the location's company has no grant, the absence of the location at other companies means nothing.
         if !works && stored.status() != Status::NeedsReauthorization && status != Status::NeedsReauthorization {
             self.expect_present(minted).await?;
         }
@@ -65,7 +66,8 @@ impl Tokens {
         Ok(agency.read_at)
     }
 
-    /// A company, at most so old as a token in memory, and not older than `epoch`.
+    /// Returns a company from memory or from the table. Its snapshot is at most as old as a token in memory may be. A
+    /// snapshot in memory of an epoch before `epoch` is not used.
     async fn agency(&self, company: &Resource, epoch: u64) -> Result<Option<Agency>, TokenError> {
         let now = self.clock.now();
         let known = lock(&self.agencies).get(company).copied();
@@ -82,7 +84,7 @@ impl Tokens {
         Ok(Some(agency))
     }
 
-    /// Makes a place for a location that is not known, if there is any company that may have it.
+    /// Stores a placeholder for an unknown location, if there is any company that may have the location.
     pub(super) async fn suppose(&self, resource: &Resource) -> Result<(), TokenError> {
         if resource.kind() == Kind::Company || self.roster().await?.newest.is_empty() {
             return Err(TokenError::NotInstalled);
@@ -90,8 +92,8 @@ impl Tokens {
         Ok(self.table.keep_placeholder(resource, self.clock.now()).await?)
     }
 
-    /// An error if the companies were asked about a location a moment ago and none has the app there, or while the
-    /// schedule asks them.
+    /// Returns an error if the companies were asked about a location a moment ago and none has the app there, or if the
+    /// schedule is still asking the companies.
     async fn expect_present(&self, minted: Minted) -> Result<(), TokenError> {
         let now = self.clock.now();
         if minted.absent_until.is_some_and(|until| now < until) {
@@ -99,7 +101,7 @@ impl Tokens {
                 Some(_) => self.roster().await?.newest_at,
                 None => None,
             };
-            // A company that is listed since then was not asked.
+            // A company that was listed after the absence was noted has not been asked.
             if newest_at <= minted.absent_newest {
                 return Err(TokenError::NotInstalled);
             }
@@ -112,15 +114,17 @@ impl Tokens {
         }
     }
 
-    /// Mints a location's token, whatever it has; once more with a newer token of the company if that was refused.
+    /// Mints a location's token, even if the location has one. If the company's token is refused, that token is renewed
+    /// and the minting is repeated once.
     ///
-    /// A location whose company does not have it (any more) may have moved to another company, so the others are asked
-    /// as for a location of which nobody knows whose it is. The same is done for a location whose company was uninstalled
-    /// or needs a new authorization (`ask_others`).
+    /// A location that its company does not have (any more) may have moved to another company, so the other companies
+    /// are asked, as for a location with an unknown company. The other companies are asked also if the location's
+    /// company was uninstalled or needs a new authorization (`ask_others`).
     ///
     /// # Errors
     /// [`TokenError`]: there is no token of a company to mint from.
-    // A box and not an opaque future, because a location's token waits for its company's, which comes the same way.
+    // The future is boxed and not opaque because it is recursive: a location's token needs its company's token, which
+    // is read by the same functions.
     pub fn mint<'a>(&'a self, stored: &'a Installation, why: Why, deadline: Millis) -> Minting<'a> {
         Box::pin(async move {
             let minted = stored.minted().unwrap_or_default();
@@ -147,8 +151,8 @@ impl Tokens {
         })
     }
 
-    /// Mints the token of a location from whichever company has the app there. Asks a few companies at once and leaves
-    /// the others to the schedule. `asked` does not have the app there.
+    /// Mints the token of a location from any company that has the app there. Asks a few companies now; the schedule
+    /// asks the others. The company `asked` has said that it does not have the app there, and is not asked again.
     async fn ask_around(
         &self,
         stored: &Installation,
@@ -159,7 +163,7 @@ impl Tokens {
         let Roster { newest, more, .. } = self.roster().await?;
         let others = newest.into_iter().filter(|company| Some(company) != asked);
         let Sources { companies, unasked } = self.sources(others, deadline).await;
-        // The location's own company has answered, and no other can be asked: that is a conclusion.
+        // If the location's own company has answered and there is no other company to ask, the absence is certain.
         let is_decided = asked.is_some() && unasked.is_none();
         if companies.is_empty() && !more && !is_decided {
             return Err(unasked.unwrap_or(TokenError::NotInstalled));
@@ -168,11 +172,11 @@ impl Tokens {
         self.mint_from(stored, why, companies, when_absent, deadline).await
     }
 
-    /// Mints the token of a location from another company than its own, which has `ended`. The caller is told `ended` if
-    /// none of the others is known to have the app there, and nothing is concluded about the location.
+    /// Mints the token of a location from a company other than its own, which has ended. If none of the other companies
+    /// is known to have the app there, the caller gets the error `ended`, and nothing is concluded about the location.
     ///
-    /// Asked are a few companies at once, and the others by the schedule; and all of them seldom ([`OTHERS_APART`],
-    /// [`SEARCHES_APART`]), until a company is listed that was not asked.
+    /// Asks a few companies now; the schedule asks the others. The companies are asked seldom ([`OTHERS_APART`],
+    /// [`SEARCHES_APART`]), but again as soon as a company is listed that was not asked.
     async fn ask_others(
         &self,
         stored: &Installation,
@@ -220,7 +224,7 @@ impl Tokens {
         };
         let Company { resource, access } = *refused;
         let renewed = self.renew_because(&resource, &access, why, deadline).await.map_err(|error| match error {
-            // It was renewed a moment ago and is refused again: that is the platform's to mend.
+            // The company's token was renewed a moment ago and is refused again. Only the platform can correct that.
             TokenError::RecentlyForced => {
                 TokenError::InProgress { retry_at: self.clock.now() + schedule::FORCED_APART }
             }
@@ -254,7 +258,7 @@ impl Tokens {
 
     pub(super) async fn source(&self, resource: Resource, deadline: Millis) -> Result<Company, TokenError> {
         let mut access = self.access(&resource, deadline).await?;
-        // A token in memory may be older than what is known of the company: of an installation that has ended.
+        // A token in memory may come from an earlier installation of the company, which has ended.
         if let Some(agency) = self.agency(&resource, access.epoch).await?
             && access.epoch < agency.epoch
         {
@@ -264,7 +268,7 @@ impl Tokens {
         Ok(Company { resource, access })
     }
 
-    /// The head of the list of companies.
+    /// Returns the head of the list of companies, from memory or from the table.
     async fn roster(&self) -> Result<Roster, TokenError> {
         let now = self.clock.now();
         let known = lock(&self.listed).clone().filter(|known| now.since(known.read_at) < LISTED);
@@ -277,7 +281,7 @@ impl Tokens {
         listed.truncate(MOST_ASKED);
         let newest: Vec<Resource> = listed.into_iter().map(|listed| listed.company).collect();
         let roster = Roster { read_at: now, newest, newest_at, more };
-        // That there are none is not remembered: the very first install works at once.
+        // An empty list is not kept in memory, so that the very first install works at once.
         *lock(&self.listed) = (!roster.newest.is_empty()).then(|| roster.clone());
         Ok(roster)
     }

@@ -1,4 +1,4 @@
-//! The end of an attempt without a new pair: the lease is released, and the installation says why.
+//! The end of an attempt without a new pair: releases the lease and stores the reason in the installation.
 
 use std::time::Duration;
 
@@ -19,14 +19,15 @@ use crate::token::mint::Probed;
 use crate::token::outcome::outcome_of;
 use crate::token::schedule;
 
-/// How long an installation is left alone after a fault that is not its own.
+/// The longest delay before the next try of an installation after a fault of the app, such as wrong credentials.
 const OUR_FAULT: Duration = Duration::from_mins(5);
-/// How often a promotion is tried while standby pairs are added.
+/// The most tries to promote a standby pair while other standby pairs are added.
 const PROMOTIONS: u32 = 5;
-/// Renewals that are refused with the same credentials within this time read the app's secret once more, together.
+/// If several renewals are refused with the same credentials within this time, the app's secret is read again only
+/// once.
 const REFUSED_TOGETHER: Duration = Duration::from_secs(1);
 
-/// Whether the token of a location whose own grant is refused can be minted from its company's.
+/// The possibility to mint a token from the company's for a location whose own grant is refused.
 enum Minting {
     /// The company has the app there, and its installation has this epoch.
     Possible { company_epoch: u64 },
@@ -37,9 +38,9 @@ enum Minting {
 }
 
 impl Attempted<'_> {
-    /// An answered refusal of the current token by the current attempt: a standby pair, the company's token, or a mark.
-    /// The refresh token is erased only after the company has said that it has the app in the location: while the company
-    /// cannot be asked, nothing is concluded.
+    /// Handles the platform's refusal of the current refresh token. Promotes a standby pair, makes the location a
+    /// minted one, or marks the installation, in this order. The refresh token is erased for minting only after the
+    /// company has said that it has the app in the location. While the company cannot be asked, nothing is concluded.
     pub(super) async fn refused(self) -> Refreshed {
         if !self.installation.standby().is_empty() {
             return self.promote(&self.installation).await;
@@ -63,8 +64,8 @@ impl Attempted<'_> {
         }
     }
 
-    /// Asks the location's company if it has the app there, with the company's stored token. That token is not renewed
-    /// here, which could take longer than the lease: the schedule renews it.
+    /// Asks the location's company if it has the app there, with the company's stored token. The token is not renewed
+    /// here, because a renewal could take longer than the lease. The schedule renews it.
     async fn ask(&self, company: &Installation) -> Minting {
         let wait_until = self.lease.ends_at - (PRESENTATION + COMMIT);
         let location = &self.installation.resource;
@@ -81,11 +82,12 @@ impl Attempted<'_> {
         }
     }
 
-    /// Gives the installation up because the platform has refused its grant, if the budget of marks allows it
-    /// ([`crate::table::mark_budget`]). What was given up before goes back to that state without a place.
+    /// Marks the installation as needing reauthorization because the platform has refused its grant, if the budget of
+    /// marks allows it ([`crate::table::mark_budget`]). An installation that was marked before is marked again without
+    /// a place of the budget.
     async fn mark(&self) -> Refreshed {
         let now = self.on.clock.now();
-        // A process that was frozen wakes up late, and others may have tried in the meantime.
+        // A process that was frozen wakes up late, and other processes may have tried in the meantime.
         if self.lease.left(now).is_zero() {
             return self.wait("refused, and the lease is over", schedule::after_refused, false).await;
         }
@@ -100,7 +102,7 @@ impl Attempted<'_> {
                     self.wait("refused, like too many others", schedule::after_refused, true).await;
                     return Refreshed::Failed(Failure::Misconfigured("mass_refusal"));
                 }
-                // The lease passes by itself.
+                // The lease ends by itself.
                 Err(error) => return Refreshed::Failed(Failure::Store(error)),
             }
         }
@@ -132,9 +134,9 @@ impl Attempted<'_> {
         }
     }
 
-    /// Refused, and not to be marked now: the installation is uncertain, its access token is used to its end, and
-    /// nobody presents the refresh token before the instant that `again` gives for the number of failures. `counted`
-    /// says that the budget of marks has counted it.
+    /// Releases a refused installation that must not be marked now. The installation becomes uncertain, and its access
+    /// token is used to its end. The refresh token is not presented before the instant that `again` gives for the
+    /// number of failures. `counted` is true if the budget of marks has counted the installation.
     async fn wait(&self, note: &str, again: fn(Millis, u32, f64) -> Millis, counted: bool) -> Refreshed {
         let (now, failures) = (self.on.clock.now(), self.installation.schedule.failures + 1);
         let retry_at = again(now, failures, fastrand::f64());
@@ -145,7 +147,7 @@ impl Attempted<'_> {
         if moved { Refreshed::Moved } else { Refreshed::Failed(Failure::TryAgain(retry_at)) }
     }
 
-    /// The location's company, if that has a grant.
+    /// Returns the location's company, if the company has a grant.
     async fn living_company(&self) -> Result<Option<Installation>, StoreError> {
         let Installation { resource, company, .. } = &self.installation;
         let company = company.as_deref().filter(|_| resource.kind() == Kind::Location);
@@ -154,7 +156,7 @@ impl Attempted<'_> {
         Ok(stored.filter(|stored| !stored.status().has_ended()))
     }
 
-    /// The location's own grant is gone, and its company has the app there.
+    /// Makes the location a minted one: its own grant is gone, and its company has the app there.
     async fn become_minted(&self, company_epoch: u64, now: Millis) -> Refreshed {
         let Installation { resource, version, .. } = &self.installation;
         match self.on.table.become_minted(resource, *version, &self.owner, company_epoch, now).await {
@@ -169,8 +171,8 @@ impl Attempted<'_> {
         }
     }
 
-    /// The current token of the installation as it was `seen` is refused: the standby pair that was granted last takes
-    /// its place. The others stay, and each is tried in turn.
+    /// Replaces the refused current pair of the installation, as it was `seen`, by the standby pair that was granted
+    /// last. The other standby pairs stay, and each is tried in turn.
     async fn promote(&self, seen: &Installation) -> Refreshed {
         let resource = &self.installation.resource;
         let mut seen = seen.clone();
@@ -187,7 +189,7 @@ impl Attempted<'_> {
                         "the current pair was refused and a standby pair takes its place");
                     return Refreshed::Moved;
                 }
-                // Another standby pair came meanwhile.
+                // Another standby pair was added meanwhile.
                 Ok(Write::Conflict(stored)) if stored.version == seen.version => seen = *stored,
                 Ok(Write::Conflict(_)) => return Refreshed::Moved,
                 Ok(Write::NotFound) => return Refreshed::Gone,
@@ -198,7 +200,7 @@ impl Attempted<'_> {
         Refreshed::Moved
     }
 
-    /// The standby pair that was granted last among those that open, and its place.
+    /// Returns the standby pair that was granted last, among those that open, and its index.
     async fn newest_standby(&self, seen: &Installation) -> Option<(usize, Pair)> {
         let mut places: Vec<usize> = (0..seen.standby().len()).collect();
         places.sort_by_key(|place| std::cmp::Reverse((seen.standby()[*place].pair.access_issued_at, *place)));
@@ -230,7 +232,7 @@ impl Attempted<'_> {
         Refreshed::Failed(Failure::TryAgain(now + schedule::RETRY_ON_DEMAND))
     }
 
-    /// The request was certainly not seen: the installation is as it was.
+    /// Releases an installation whose request has certainly not reached the platform. Its state stays as it was.
     pub(super) async fn not_sent(&self, note: &str) -> Refreshed {
         let (now, failures) = (self.on.clock.now(), self.installation.schedule.failures + 1);
         let retry_at = schedule::backoff(now, failures, fastrand::f64());
@@ -238,8 +240,8 @@ impl Attempted<'_> {
         Refreshed::Failed(Failure::TryAgain(schedule::on_demand(now, failures)))
     }
 
-    /// The platform knows no such location or company. It may be mistaken, so it is asked again for a day; then that
-    /// counts as a refusal of the grant.
+    /// Handles the answer that the platform does not know the location or company. The answer may be a mistake, so the
+    /// platform is asked again for a day. After that, the answer counts as a refusal of the grant.
     pub(super) async fn gone(self) -> Refreshed {
         let now = self.on.clock.now();
         let Installation { findings, schedule, .. } = &self.installation;
@@ -266,12 +268,13 @@ impl Attempted<'_> {
         if moved { Refreshed::Moved } else { Refreshed::Failed(Failure::NoTime) }
     }
 
-    /// The breaker is open: the installation is as it was.
+    /// Releases an installation because the circuit breaker is open. Its state stays as it was.
     pub(super) async fn stopped(&self, note: &str) {
         self.release(self.unchanged(), self.after_our_fault(), self.installation.schedule.failures, note).await;
     }
 
-    /// Counted as a failure, so that callers do not claim it again at once.
+    /// Releases an installation after a fault of the app. The attempt counts as a failure, so that callers do not claim
+    /// the installation again at once.
     pub(super) async fn our_fault(&self, note: &str) {
         self.release(self.unchanged(), self.after_our_fault(), self.installation.schedule.failures + 1, note).await;
     }
@@ -280,7 +283,7 @@ impl Attempted<'_> {
         self.on.clock.now() + OUR_FAULT.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 
-    /// The state that the claim found; one whose holder died is uncertain.
+    /// Returns the state that the claim found. If the holder of an earlier lease died, the state is uncertain.
     pub(super) fn unchanged(&self) -> Status {
         match self.installation.claimed_from() {
             _ if self.uncertain => Status::Uncertain,
@@ -289,10 +292,10 @@ impl Attempted<'_> {
         }
     }
 
-    /// Releases the lease. True if the installation has meanwhile moved on. If the store fails, the lease ends by itself,
-    /// and the next claim does the same work.
+    /// Releases the lease. Returns true if the installation has changed meanwhile. If the table fails, the lease ends
+    /// by itself, and the next claim does the same work.
     pub(super) async fn release(&self, status: Status, due_at: Millis, failures: u32, note: &str) -> bool {
-        // What was given up is tried by an operator's wish only.
+        // An installation that needs reauthorization is tried again only if an operator asks for it.
         let due_at = (status != Status::NeedsReauthorization).then_some(due_at);
         let now = self.on.clock.now();
         self.release_as(Release { status, due_at, failures, retry_at: None, finding: None, now }, note).await
