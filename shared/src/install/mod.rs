@@ -1,5 +1,5 @@
-//! The beginning and the end of an installation: installs, install notices and uninstalls. Its tokens are renewed by
-//! [`crate::token::refresh`].
+//! The beginning and the end of an installation: installs, install notices and uninstalls. The module
+//! [`crate::token::refresh`] renews the tokens of an installation.
 
 pub mod uninstall;
 
@@ -23,12 +23,12 @@ use crate::table::{StoreError, Table, Write};
 use crate::token::rescue::{LostWrite, RescueError, RescueQueue, Rescued};
 use crate::token::schedule;
 
-/// An install tries the table for so long before it goes to the rescue queue: well within the invocation that holds the
-/// only copy of the pair.
+/// An install tries the table for this time before it sends the pair to the rescue queue. The time is well within the
+/// invocation, which holds the only copy of the pair.
 const PATIENCE: Duration = Duration::from_secs(8);
-/// An install waits for so long until its company is recorded.
+/// The longest time that an install waits until its company is recorded.
 const RECORDING: Duration = Duration::from_secs(2);
-/// The number of tries to write an item that changes meanwhile.
+/// The most tries to write an item that changes meanwhile.
 const ROUNDS: u32 = 10;
 
 /// A new installation, or one that is on the rescue queue.
@@ -36,22 +36,22 @@ const ROUNDS: u32 = 10;
 pub struct Installed {
     /// The location or company.
     pub resource: Resource,
-    /// The company, where the answer names it.
+    /// The company, if the platform's answer names the company.
     pub company: Option<String>,
     /// True if an agency installed the app for several locations.
     pub bulk: bool,
 }
 
-/// Why an installation was not stored.
+/// The reasons for which an installation was not stored.
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
-    /// Neither the table nor the rescue queue took it: it is lost, and the human must start again.
+    /// Neither the table nor the rescue queue took the installation. It is lost, and the human must install again.
     #[error(transparent)]
     Store(StoreError),
     /// The data keys cannot be read. Check with [`Installations::ready`] before the code is spent.
     #[error(transparent)]
     Secret(#[from] SecretError),
-    /// The table did not take it; it is on the rescue queue and will be stored.
+    /// The table did not take the installation. It is on the rescue queue and will be stored.
     #[error("the installation is on the rescue queue")]
     Rescued,
 }
@@ -59,7 +59,7 @@ pub enum InstallError {
 /// The result of an uninstall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Uninstalled {
-    /// It is revoked and its tokens are erased.
+    /// The installation is revoked and its tokens are erased.
     Done,
     /// The installation is newer than the uninstall.
     Older,
@@ -84,22 +84,22 @@ impl Installations {
         Self { table, vault, rescue, events, clock }
     }
 
-    /// Checks that a grant could be sealed and stored now, before a single-use code is spent. If there is a rescue queue, the
-    /// table need not answer.
+    /// Checks that a grant could be sealed and stored now, before a single-use code is spent. If there is a rescue
+    /// queue, the table need not answer.
     ///
     /// # Errors
     /// [`InstallError::Secret`] or [`InstallError::Store`].
     pub async fn ready(&self) -> Result<(), InstallError> {
         self.vault.sealer().await?;
         if self.rescue.is_none() {
-            // Any item will do: the installation's own is not known yet.
+            // Reads any item of the table, because the installation's own item is not known yet.
             self.table.breaker().await.map_err(InstallError::Store)?;
         }
         Ok(())
     }
 
-    /// Stores the grant of a code. `exchange_started` orders installs. `home` is the public base URL, which is stored for
-    /// links to install again.
+    /// Stores the grant of a code. `exchange_started` decides the order of installs. `home` is the public base URL,
+    /// which is stored for links to install again.
     ///
     /// # Errors
     /// [`InstallError`].
@@ -152,10 +152,10 @@ impl Installations {
         }
     }
 
-    /// Stores an installation from the rescue queue, unless a newer one is there.
+    /// Stores an installation from the rescue queue, unless the table holds a newer one.
     ///
     /// # Errors
-    /// [`RescueError`]: the message must come again.
+    /// [`RescueError`]: the message must be delivered again.
     pub async fn install_rescued(&self, rescued: &Rescued) -> Result<(), RescueError> {
         let LostWrite::Install { installed_at, company, home, scope } = &rescued.write else {
             return Err(RescueError::Unreadable);
@@ -183,8 +183,9 @@ impl Installations {
         Ok(())
     }
 
-    /// Records a notice that the app was installed at `at`. The grant comes by the redirect. The notice adds a location
-    /// whose token can be minted from its company's, or says that a company's locations have changed. True if it was news.
+    /// Records a notice that the app was installed at `at`. The notice carries no grant; the grant comes by the
+    /// redirect. The notice adds a location whose token can be minted from its company's, or says that a company's
+    /// locations have changed. Returns true if the notice was news.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -205,8 +206,8 @@ impl Installations {
         Ok(true)
     }
 
-    /// Revokes what was installed before `at` and erases its tokens. Those of a company's locations are useless from
-    /// then on, and erased by the schedule.
+    /// Revokes an installation that was installed before `at`, and erases its tokens. If a company is revoked, the
+    /// tokens of its locations are useless from then on, and the schedule erases them.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -214,8 +215,8 @@ impl Installations {
         self.end(resource, None, at).await
     }
 
-    /// The same for an installation that must still be as it was seen: of the same epoch and generation.
-    /// [`Uninstalled::Older`] if it is not.
+    /// Revokes an installation like [`Installations::uninstall`], but only if the installation still has the epoch and
+    /// generation of `seen`. Returns [`Uninstalled::Older`] if it does not.
     async fn uninstall_exactly(&self, seen: &Installation, at: Millis) -> Result<Uninstalled, StoreError> {
         self.end(&seen.resource, Some(seen.version), at).await
     }
@@ -241,7 +242,7 @@ impl Installations {
         Ok(outcome)
     }
 
-    /// Records an install notice of one location. If the notice begins an installation, there is an event of it.
+    /// Records an install notice of one location. If the notice begins an installation, an event is published.
     async fn record_install_notice(&self, location: &Resource, notice: InstallNotice<'_>) -> Result<bool, StoreError> {
         if !self.events.are_published() {
             return self.table.record_install_notice(location, notice).await;
@@ -275,7 +276,7 @@ impl Installations {
         if !self.events.are_published() {
             return self.table.uninstall(resource, at, seen, None, self.clock.now()).await;
         }
-        // The event names the epoch that follows, so the one before must be known.
+        // The event names the next epoch, so the present epoch must be known.
         for _ in 0..ROUNDS {
             let Some(stored) = self.table.installation(resource).await? else { return Ok(Write::NotFound) };
             let epoch = seen.unwrap_or(stored.version).epoch;
@@ -288,8 +289,9 @@ impl Installations {
         Err(StoreError::Unavailable("the item changes faster than it can be written".into()))
     }
 
-    /// Records a company before it is stored: its locations can be minted at once, and the schedule reads which they are.
-    /// Without the note the daily renewal of the company's token makes up for it.
+    /// Records a company before its installation is stored. So tokens of its locations can be minted at once, and the
+    /// schedule reads the list of its locations. If the record fails, the locations are found at the daily renewal of
+    /// the company's token.
     async fn record_company(&self, resource: &Resource, at: Millis) {
         if resource.kind() == Kind::Location {
             return;
@@ -298,7 +300,7 @@ impl Installations {
         let noting = async {
             tokio::try_join!(self.table.note_task(id, Note::Installing(at), now), self.table.list_company(id, now))
         };
-        // Boxed, because two calls of the SDK at once are large.
+        // The future is boxed, because the futures of two SDK calls at once are large.
         if !matches!(tokio::time::timeout(RECORDING, Box::pin(noting)).await, Ok(Ok(_))) {
             tracing::warn!(%resource, "a company's locations will be found later");
         }
@@ -346,8 +348,8 @@ impl Installations {
         Err(StoreError::Unavailable("the item changes faster than it can be written".into()).into())
     }
 
-    /// A newer install was stored while this one was under way. Either of the two pairs may be the live one: this one is kept
-    /// as a standby pair. False if the installation has changed meanwhile.
+    /// Handles an install after a newer install was stored meanwhile. Either of the two pairs may be the live one, so
+    /// the pair of this install is kept as a standby pair. Returns false if the installation has changed meanwhile.
     async fn come_second(
         &self,
         new: &NewInstallation<'_>,
@@ -361,7 +363,7 @@ impl Installations {
         let standby = StandbyPair {
             owner: new.owner.clone(),
             generation: stored.version.generation,
-            // No token was presented for it. It counts as old as the current pair.
+            // No refresh token was presented for this pair. The pair counts as being as old as the current pair.
             granted_from: stored.granted_from,
             pair: pair.seal(sealer, new.resource, stored.version, Slot::Standby),
         };
@@ -377,8 +379,8 @@ impl Installations {
     }
 }
 
-/// The epoch with which an install notice begins the installation of a location: none, if the app is known to be installed
-/// there.
+/// Returns the epoch with which an install notice begins the installation of a location. Returns `None` if the app is
+/// known to be installed there.
 fn starting_epoch(seen: Option<&Installation>) -> Option<u64> {
     let Some(seen) = seen else { return Some(1) };
     let TokenVersion { epoch, .. } = seen.version;
@@ -388,7 +390,7 @@ fn starting_epoch(seen: Option<&Installation>) -> Option<u64> {
     }
 }
 
-/// The installation that was stored, if it is the current one.
+/// The installation that was stored, if its pair is the current one.
 type Stored = Option<Box<Installation>>;
 
 #[derive(Debug)]

@@ -1,8 +1,8 @@
-//! Reported uninstalls: the decision whether one still holds.
+//! Reported uninstalls: decides if a reported uninstall is newer than the stored installation.
 //!
 //! The platform sends webhooks late, repeatedly and in any order, so an uninstall may be older than the installation
-//! that is stored. Its timestamp decides that. Without a timestamp that can be believed nothing does: then the platform
-//! is asked with the installation's own token, and an installation that still works there is left alone.
+//! that is stored. The timestamp of the uninstall decides. If there is no timestamp that can be believed, the platform
+//! is asked with the installation's own token. If the platform still accepts the token, the installation stays.
 
 use std::time::Duration;
 
@@ -15,17 +15,17 @@ use crate::table::StoreError;
 use crate::token::TokenError;
 use crate::token::tokens::Tokens;
 
-/// The platform's clock may be ahead of ours by so much. A timestamp further in the future says nothing.
+/// The platform's clock may be ahead of ours by this time. A timestamp further in the future is not believed.
 const AHEAD: Duration = Duration::from_secs(10);
-/// A timestamp of this precision is compared with an install's as it is.
+/// A timestamp of at least this precision is compared with the time of an install as it is.
 const EXACT: Duration = Duration::from_millis(1);
 
-/// When something happened, as the platform reports it: not before `at`, and before `at + precision`.
+/// The time of an event, as the platform reports it. The event happened not before `at`, and before `at + precision`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reported {
     /// The timestamp.
     pub at: Millis,
-    /// Its unit.
+    /// The unit of the timestamp.
     pub precision: Duration,
 }
 
@@ -36,11 +36,11 @@ enum Order {
     After(Millis),
     /// The uninstall came before the install, and so ended an earlier installation.
     Before,
-    /// The times do not say.
+    /// The times do not decide the order.
     Unclear,
 }
 
-/// Why a reported uninstall was not judged. It must be reported again.
+/// The reasons for which a reported uninstall was not decided. The uninstall must be reported again.
 #[derive(Debug, thiserror::Error)]
 pub enum UninstallError {
     /// The table does not answer.
@@ -58,7 +58,7 @@ pub enum UninstallError {
 }
 
 impl Installations {
-    /// Revokes an installation that was uninstalled as the platform reports. Where the times do not say whether the
+    /// Revokes an installation whose uninstall the platform has reported. If the times do not decide whether the
     /// uninstall is older than the installation, the platform is asked.
     ///
     /// # Errors
@@ -73,7 +73,7 @@ impl Installations {
         if let Some(Reported { at, .. }) =
             reported.filter(|reported| reported.precision <= EXACT && is_believed(*reported, now))
         {
-            // The write's own condition compares the times.
+            // The condition of the write compares the times.
             return Ok(self.uninstall(resource, at.min(now)).await?);
         }
         let Some(stored) = self.table.installation(resource).await? else { return Ok(Uninstalled::Unknown) };
@@ -88,7 +88,7 @@ impl Installations {
             Order::Before => return Ok(Uninstalled::Older),
             Order::Unclear => {}
         }
-        // Boxed: the future is large and rarely needed, and every future around it would be as large.
+        // The future is boxed because it is large and rarely needed, and every future around it would be as large.
         match Box::pin(tokens.presence(&stored)).await.map_err(UninstallError::Token)? {
             Presence::Installed => {
                 tracing::info!(%resource, "an uninstall is stale: the platform still takes the installation's token");
@@ -110,7 +110,8 @@ fn is_believed(reported: Reported, now: Millis) -> bool {
 fn order(reported: Option<Reported>, installed_at: Millis, now: Millis) -> Order {
     match reported.filter(|reported| is_believed(*reported, now)) {
         Some(Reported { at, .. }) if installed_at < at => Order::After(at.min(now)),
-        // Within the same millisecond a reinstall is more likely.
+        // If both times are in the same millisecond, the more likely case is a reinstall: an uninstall, then an
+        // install.
         Some(Reported { at, precision }) if at + precision <= installed_at || precision <= EXACT => Order::Before,
         _ => Order::Unclear,
     }

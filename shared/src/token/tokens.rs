@@ -1,4 +1,4 @@
-//! What a reader gets: an access token that works, from memory, from the table, or renewed.
+//! Reading access tokens. A reader gets a token that works: from memory, from the table, or renewed.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
@@ -20,11 +20,11 @@ use crate::seal::vault::Vault;
 use crate::table::Table;
 use crate::table::installation::LEASE;
 
-/// How long a token is used from memory. The contract promises that an uninstall is noticed within 10 s.
+/// A token is used from memory for this time. The contract promises that an uninstall is noticed within 10 s.
 pub(super) const CACHED: Duration = Duration::from_secs(8);
-/// How many tokens a process remembers: 2 KB each.
+/// The most tokens that a process keeps in memory. Each takes 2 KB.
 pub(super) const MOST_CACHED: usize = 2_000;
-/// Who waits for another's refresh looks at the table so often, in milliseconds.
+/// The pause between two reads of the table while another attempt holds the lease, in milliseconds.
 const POLL_MS: std::ops::Range<u64> = 100..400;
 
 /// Access tokens for readers.
@@ -34,12 +34,13 @@ pub struct Tokens {
     refresher: Arc<Refresher>,
     pub(super) minter: Arc<Minter>,
     pub(super) clock: Clock,
-    /// Companies, as the readers of their minted locations see them.
+    /// Snapshots of companies, for the readers of their minted locations.
     pub(super) agencies: Mutex<HashMap<Resource, Agency>>,
-    /// Companies to ask about a location that is not known.
+    /// Snapshot of the companies to ask about an unknown location.
     pub(super) listed: Mutex<Option<Roster>>,
     cache: Mutex<HashMap<Resource, Cached>>,
-    /// One flight a resource: the others of this process wait here and not at the table.
+    /// One lock per resource (single flight): this process's other readers of the resource wait here and do not read
+    /// the table.
     flights: Mutex<HashMap<Resource, Weak<tokio::sync::Mutex<()>>>>,
 }
 
@@ -47,7 +48,7 @@ pub struct Tokens {
 struct Cached {
     access: Access,
     read_at: Millis,
-    /// When the platform last took it, as far as this process knows.
+    /// The time at which the platform last accepted the token, as far as this process knows.
     worked_at: Option<Millis>,
 }
 
@@ -55,29 +56,29 @@ struct Cached {
 #[derive(Clone, Copy, Debug)]
 struct RefusedToken {
     version: TokenVersion,
-    /// [`Why::Forced`] or [`Why::Doubted`].
+    /// The kind of refusal: [`Why::Forced`] or [`Why::Doubted`].
     why: Why,
 }
 
-/// How an installation stands, for who asks.
+/// The state of an installation, for callers that ask for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// Its state.
+    /// The status of the installation.
     pub status: Status,
-    /// When the access token ends, if there is one.
+    /// The time at which the access token expires, if there is one.
     pub token_expires_at: Option<Millis>,
 }
 
-/// What a reader does next, decided from the item.
+/// The next step of a reader, decided from the item.
 enum Next<'a> {
     Use(&'a SealedPair),
-    /// Renew; while that fails, the token that still works may be used.
+    /// The token must be renewed. If the renewal fails, this pair may be used, since its access token still works.
     Renew(Option<&'a SealedPair>),
     Fail(TokenError),
 }
 
 impl Tokens {
-    /// The tokens of the installations in `table`.
+    /// Creates a reader of the tokens of the installations in `table`.
     #[must_use]
     pub fn new(table: Table, vault: Arc<Vault>, refresher: Arc<Refresher>, minter: Arc<Minter>, clock: Clock) -> Self {
         Self {
@@ -93,8 +94,8 @@ impl Tokens {
         }
     }
 
-    /// A token that works at this instant as far as anybody here knows. A stale one is renewed first, in an invocation
-    /// that ends at `deadline`.
+    /// Returns a token that works at this instant, as far as this process knows. A stale token is renewed first, in an
+    /// invocation that ends at `deadline`.
     ///
     /// # Errors
     /// [`TokenError`].
@@ -112,21 +113,21 @@ impl Tokens {
         Ok(access)
     }
 
-    /// A token other than `used`, which the platform refused although it should work: a newer one that is stored
-    /// already, or a refresh, at most one a minute.
+    /// Returns a token other than `used`, which the platform refused although `used` should work. Returns a newer token
+    /// that is stored already, or forces a refresh. A refresh is forced at most once a minute.
     ///
     /// # Errors
-    /// [`TokenError`]; [`TokenError::RecentlyForced`] where a refresh would not help.
+    /// [`TokenError`]; [`TokenError::RecentlyForced`] if a refresh would not help.
     pub async fn renew(&self, resource: &Resource, used: &Access, deadline: Millis) -> Result<Access, TokenError> {
         self.renew_because(resource, used, Why::Forced, deadline).await
     }
 
-    /// The same for a token that may be good: the platform answered 401 with a text that nobody has classified. Such a
-    /// renewal is made once for a token, by all processes together, and not for one that has come of such a renewal; nor
-    /// for one that has worked a moment ago.
+    /// Renews a token like [`Tokens::renew`], but for a token that may be good: the platform answered 401 with an
+    /// unclassified text. All processes together make one such renewal of a token. A token that comes from such a
+    /// renewal, or that has worked a moment ago, is not renewed in this way.
     ///
     /// # Errors
-    /// [`TokenError`]; [`TokenError::RecentlyForced`] where the platform's answer is to be passed on.
+    /// [`TokenError`]; [`TokenError::RecentlyForced`] if the platform's answer must be passed on to the caller.
     pub async fn renew_doubted(
         &self,
         resource: &Resource,
@@ -158,7 +159,7 @@ impl Tokens {
         Ok(access)
     }
 
-    /// Notes that the platform has taken a token just now.
+    /// Notes that the platform has accepted a token just now.
     pub fn worked(&self, resource: &Resource, access: &Access) {
         let now = self.clock.now();
         if let Some(cached) = lock(&self.cache).get_mut(resource)
@@ -168,8 +169,8 @@ impl Tokens {
         }
     }
 
-    /// Notes that a renewal in doubt ([`Tokens::renew_doubted`]) has helped: another one may, too. If that cannot be
-    /// stored, none is made before the schedule has renewed the token.
+    /// Notes that a renewal in doubt ([`Tokens::renew_doubted`]) has helped, so that another one is allowed. If the
+    /// note cannot be stored, no such renewal is made before the schedule has renewed the token.
     pub async fn renewal_helped(&self, resource: &Resource, access: &Access) {
         if let Err(error) = self.table.clear_doubt(resource, version(access)).await {
             tracing::warn!(%resource, %error, "it is not noted that a renewal has helped");
@@ -183,7 +184,7 @@ impl Tokens {
         cached.and_then(|cached| cached.worked_at).is_some_and(|at| now.since(at) < schedule::WORKED_LATELY)
     }
 
-    /// How an installation stands. Reads the table.
+    /// Returns the state of an installation. Reads the table.
     ///
     /// # Errors
     /// [`TokenError::NotInstalled`] or [`TokenError::Store`].
@@ -202,7 +203,7 @@ impl Tokens {
         Ok(Standing { status: stored.status(), token_expires_at })
     }
 
-    /// A token, and as of when it is known that it may be used.
+    /// Returns a token, and the time of the snapshot by which the token may be used.
     async fn find(
         &self,
         resource: &Resource,
@@ -323,7 +324,7 @@ fn version(access: &Access) -> TokenVersion {
     TokenVersion { epoch: access.epoch, generation: access.generation }
 }
 
-/// Decides from the item. `refused` is a token that the platform has refused.
+/// Decides the next step of a reader from the item. `refused` is a token that the platform has refused.
 fn next(stored: &Installation, refused: Option<RefusedToken>, now: Millis) -> Next<'_> {
     if stored.status() == Status::Revoked {
         return Next::Fail(TokenError::Revoked);
@@ -367,20 +368,22 @@ fn next(stored: &Installation, refused: Option<RefusedToken>, now: Millis) -> Ne
     usable.map_or(Next::Fail(instead), Next::Use)
 }
 
-/// Until when somebody else holds the lease. Whoever waits for that needs no time for a lease of its own.
+/// Returns the end of the lease if another attempt holds the lease. A caller that waits for that end needs no time for
+/// a lease of its own.
 fn held(stored: &Installation, now: Millis) -> Option<Millis> {
     stored.lease().map(|lease| lease.ends_at).filter(|end| *end > now)
 }
 
-/// Whether the refresh token was presented a moment ago, for all that is known, and its answer is missing. The
-/// platform gives it again for a short time only, so it is asked for although the access token still works.
+/// Returns true if the refresh token was, as far as is known, presented a moment ago and its answer is missing. The
+/// platform repeats the answer for a short time only, so the token is presented again although the access token still
+/// works.
 fn is_unanswered(stored: &Installation, now: Millis) -> bool {
     let open =
         stored.status() == Status::Uncertain || stored.status() == Status::Refreshing && held(stored, now).is_none();
     open && stored.schedule.tried_at.is_some_and(|at| now.since(at) < schedule::GRACE)
 }
 
-/// Whether a renewal of a refused token would not help, as far as the item says.
+/// Returns true if, by the item, a renewal of a refused token would not help.
 fn is_in_vain(stored: &Installation, refused: RefusedToken, now: Millis) -> bool {
     let forced_apart = refused.why.forced_apart().unwrap_or_default();
     let forced_recently = stored.schedule.forced_at.is_some_and(|at| now.since(at) < forced_apart);
