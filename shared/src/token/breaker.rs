@@ -2,7 +2,7 @@
 //!
 //! The breaker opens, and all refreshing stops, for wrong client credentials, for a request that the platform does not
 //! accept, and for a mass refusal: the budget of marks ([`crate::table::mark_budget`]) is used up and refusals go on.
-//! The first two pass by themselves; only an operator ends the third.
+//! The breaker closes by itself after the first two; after a mass refusal, only an operator closes the breaker.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub enum BreakerError {
     /// The table does not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The credentials to compare with cannot be read.
+    /// The app's credentials cannot be read, so they cannot be compared with the refused credentials.
     #[error(transparent)]
     Secret(#[from] SecretError),
 }
@@ -48,7 +48,7 @@ pub struct Breaker {
     table: Table,
     clock: Clock,
     seen: Mutex<Option<(Millis, AppState)>>,
-    /// Single flight: hundreds of mintings that begin together read the item once.
+    /// Single flight: if hundreds of mintings begin together, only one of them reads the item.
     reading: tokio::sync::Mutex<()>,
 }
 

@@ -339,7 +339,7 @@ impl Minter {
             }
             CompanyApiError::TokenRefused => company_refused(Why::Forced),
             CompanyApiError::TokenDoubted(_) => company_refused(Why::Doubted),
-            // The answer says nothing about the company's installation, so the company's token stays in use.
+            // An unclassified answer says nothing about the installation, so its stored token stays in use.
             CompanyApiError::Unclassified { .. } => {
                 blocked("an unclassified answer", Failure::TryAgain(now + schedule::RETRY_ON_DEMAND))
             }
@@ -463,7 +463,7 @@ impl Minter {
             // The lease ends by itself.
             Err(error) => return Refreshed::Failed(Failure::Store(error)),
         };
-        // While other companies may have the app there, nothing is erased and nothing is concluded.
+        // While other companies may have the app there, no token is erased and nothing is concluded.
         if works || when_absent == WhenAbsent::AskOthers {
             let (now, failures) = (self.clock.now(), claimant.location.schedule.failures + 1);
             let note = if works {

@@ -213,7 +213,7 @@ impl Tokens {
         deadline: Millis,
     ) -> Result<Refreshed, TokenError> {
         let location = &stored.resource;
-        // Boxed: the future is large, and every future around it would be as large.
+        // The future is boxed because it is large, and every future around it would be as large.
         let minting = Box::pin(self.minter.mint(location, stored.version, why, &companies, when_absent, deadline));
         let minted = minting.await;
         let Refreshed::Failed(Failure::CompanyRefused(refused, why)) = minted else {

@@ -52,7 +52,7 @@ pub enum TokenError {
         /// The link to install again.
         reinstall_url: Option<String>,
     },
-    /// The platform has paused the location; nothing is tried before this instant.
+    /// The platform has paused the location. No renewal is tried before `retry_at`.
     #[error("the location is paused until at least {retry_at}")]
     Suspended {
         /// The time of the next try.
@@ -64,7 +64,7 @@ pub enum TokenError {
         /// The time at which the caller should ask again.
         retry_at: Millis,
     },
-    /// The app's credentials are refused by the platform, or a stored token does not open.
+    /// The platform refuses the app's credentials, or a stored token does not open.
     #[error("misconfigured: {0}")]
     Misconfigured(&'static str),
     /// A refresh was forced less than a minute ago and did not help: the caller gets the platform's own answer.

@@ -15,7 +15,7 @@ pub const HOT: Duration = Duration::from_hours(168);
 /// The time between two renewals of other ("cold") installations. The time is long because each rotation is an
 /// exposure, and a refresh token lives for a year.
 const COLD: Duration = Duration::from_hours(1440);
-/// A cold installation whose pair is older than this is refreshed all the same.
+/// A cold installation is refreshed if its pair is older than this.
 pub const OLDEST_COLD: Duration = Duration::from_hours(45 * 24);
 /// The least time between two tries of a paused or blocked installation on callers' requests. The schedule tries far
 /// more seldom.

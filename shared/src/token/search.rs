@@ -91,7 +91,7 @@ impl Tokens {
             }
             if companies.is_empty() {
                 let is_complete = search.left.is_empty();
-                // The next ticks ask the others again.
+                // The next ticks ask the companies in `search.left` again.
                 return if is_complete { self.conclude(&search, true, now, deadline).await } else { Ok(()) };
             }
             let found = self.ask(&mut search, companies, deadline).await;

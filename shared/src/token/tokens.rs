@@ -27,7 +27,7 @@ pub(super) const MOST_CACHED: usize = 2_000;
 /// The pause between two reads of the table while another attempt holds the lease, in milliseconds.
 const POLL_MS: std::ops::Range<u64> = 100..400;
 
-/// Access tokens for readers.
+/// Provides access tokens for readers.
 pub struct Tokens {
     pub(super) table: Table,
     vault: Arc<Vault>,
@@ -227,7 +227,8 @@ impl Tokens {
             }
             let use_it = async |pair| self.open(&stored, pair).await.map(|access| (access, as_of));
             let usable = match next(&stored, refused, now) {
-                // Another company may have the app there.
+                // Another company may have the app in the location, so the location's token is minted from that
+                // company.
                 _ if company_is_uninstalled => None,
                 Next::Use(pair) => return use_it(pair).await,
                 Next::Renew(usable) => usable,

@@ -59,7 +59,7 @@ impl Refresher {
 
     /// Refreshes an installation that was read in version `seen`, in an invocation that ends at `deadline`.
     pub async fn refresh(&self, resource: &Resource, seen: TokenVersion, why: Why, deadline: Millis) -> Refreshed {
-        // Boxed, because it is large and every reader's future would hold room for it.
+        // The future is boxed because it is large, and every reader's future would hold room for it.
         let refresh = async {
             match self.attempt(resource, seen, why, deadline).await {
                 Ok(attempted) => Box::pin(attempted.present()).await,
@@ -115,7 +115,7 @@ impl Refresher {
         }
     }
 
-    /// Stores a pair from the rescue queue, by the same conditional commit.
+    /// Stores a pair from the rescue queue, by the same compare-and-swap as the commit of a refresh.
     ///
     /// # Errors
     /// [`RescueError`]: the message must be delivered again.

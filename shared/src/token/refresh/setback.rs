@@ -50,7 +50,7 @@ impl Attempted<'_> {
             Ok(None) => Minting::Impossible,
             Err(error) => return Refreshed::Failed(Failure::Store(error)),
         };
-        // The live pair may be on its way into the table: nothing is erased and no event is published.
+        // The live pair may still be on the rescue queue: no token is erased and no event is published.
         if self.on.pairs_may_be_queued().await {
             return self.wait("a granted pair may be on the rescue queue", schedule::after_rescue, false).await;
         }
