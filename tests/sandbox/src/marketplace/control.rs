@@ -57,7 +57,7 @@ fn done() -> Response {
     Answer::json(200, &json!({ "done": true })).into_response()
 }
 
-/// Reads a control's body, or says what is wrong with it.
+/// Parses the body of a control request and calls `act`. Answers with the error if the body is not valid.
 fn with<T: for<'a> Deserialize<'a>>(body: &[u8], act: impl FnOnce(T) -> Response) -> Response {
     match serde_json::from_slice(body) {
         Ok(value) => act(value),
@@ -171,7 +171,7 @@ async fn issue_code(Shared(platform): ThePlatform, body: Bytes) -> Response {
 }
 
 impl Platform {
-    /// Everything countable, as JSON; no token in it.
+    /// Returns all counts and states as JSON, without any token.
     #[must_use]
     pub fn summary(&self) -> Value {
         let now = self.clock.now();
