@@ -1,4 +1,5 @@
-//! The AWS JSON protocols (1.0 and 1.1) of our emulators: `X-Amz-Target` names the operation, and errors carry `__type`.
+//! The AWS JSON protocols (1.0 and 1.1) of our emulators. `X-Amz-Target` names the operation, and errors carry
+//! `__type`.
 
 use axum::{body::Body, response::Response};
 use http::{HeaderMap, StatusCode};

@@ -147,7 +147,8 @@ async fn serve(Shared(desk): Shared<Arc<Desk>>, headers: HeaderMap, body: Bytes)
     answer(StatusCode::OK, &json!({ "FailedEntryCount": failed, "Entries": answers }))
 }
 
-/// Parses an entry. `None` if the real bus would refuse the entry: it needs a name, a bus, and an object as its detail.
+/// Parses an entry. `None` if the real bus would refuse it: an entry needs a source, a type, the bus, and an object as
+/// detail.
 fn read(entry: &Value) -> Option<Put> {
     let text = |name: &str| entry[name].as_str().filter(|text| !text.is_empty());
     let detail: Value = serde_json::from_str(text("Detail")?).ok()?;

@@ -92,8 +92,8 @@ pub fn line(event: &Event, verbose: bool, colours: Colours) -> Option<String> {
     Some(text)
 }
 
-/// Removes control characters from text that a client sent, such as the grant of a token request. The text then stays on
-/// its line and cannot send commands to the terminal.
+/// Removes control characters from text that a client sent, such as the grant of a token request. The text then stays
+/// on its line and cannot send commands to the terminal.
 fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

@@ -1,5 +1,5 @@
-//! Creates and checks AWS signatures (`SigV4`). A signature that does not match, has a wrong time, or uses another secret
-//! belongs to no signer.
+//! Creates and checks AWS signatures (`SigV4`). A signature that does not match, has a wrong time, or uses another
+//! secret belongs to no signer.
 
 use std::time::{Duration, SystemTime};
 

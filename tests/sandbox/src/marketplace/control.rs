@@ -3,16 +3,16 @@
 //! | | body | |
 //! |---|---|---|
 //! | `GET /_sandbox/state` | | counts, limits, faults, which refresh tokens are alive (never the tokens) |
-//! | `GET /_sandbox/environment` | | the environment in which `ops` works on this sandbox |
-//! | `POST /_sandbox/expire-access-tokens` | | every access token ends now |
-//! | `POST /_sandbox/advance` | `{"seconds":31}` | the platform's clock moves on |
+//! | `GET /_sandbox/environment` | | the environment with which `ops` uses this sandbox |
+//! | `POST /_sandbox/expire-access-tokens` | | every access token expires now |
+//! | `POST /_sandbox/advance` | `{"seconds":31}` | the platform's clock moves forwards |
 //! | `POST /_sandbox/faults` | [`Plan`]: `{"at":"refresh","fault":{"kind":"hang_up","processed":true},"times":1}` | |
-//! | `DELETE /_sandbox/faults` | | no more faults |
-//! | `POST /_sandbox/active` | `{"resource":{"location":"L1"},"active":false}` | pauses a location, or lets it go on |
-//! | `POST /_sandbox/uninstall` | `{"resource":{"location":"L1"}}` | ends its tokens, and tells the app |
-//! | `PUT /_sandbox/limits` | `{"burst":25,"interval_ms":10000,"daily":10000}` | for all, or with `"resource"` for one |
+//! | `DELETE /_sandbox/faults` | | removes all faults |
+//! | `POST /_sandbox/active` | `{"resource":{"location":"L1"},"active":false}` | pauses a location, or resumes it |
+//! | `POST /_sandbox/uninstall` | `{"resource":{"location":"L1"}}` | revokes its tokens, and sends the webhook |
+//! | `PUT /_sandbox/limits` | `{"burst":25,"interval_ms":10000,"daily":10000}` | for all; for one with `"resource"` |
 //! | `PUT /_sandbox/rotation` | `{"rotation":"strict"}` | `strict`, `forgiving`, `family_revoking` |
-//! | `PUT /_sandbox/token-life` | `{"seconds":120}` | of access tokens from now on |
+//! | `PUT /_sandbox/token-life` | `{"seconds":120}` | life of access tokens that are issued from now on |
 //! | `POST /_sandbox/codes` | `{"resource":{"company":"C1"}}` | a code as after consent |
 
 use std::{sync::Arc, time::Duration};
