@@ -154,7 +154,7 @@ impl Fault {
         Self::With { field: "locationId".to_owned(), value: json!(id) }
     }
 
-    /// Returns true if the platform does its work although it has this fault.
+    /// Returns true if the platform does its work in spite of this fault.
     pub(crate) fn lets_work_happen(&self) -> bool {
         match self {
             Self::HangUp { processed } | Self::Stall { processed } | Self::Answer { processed, .. } => *processed,

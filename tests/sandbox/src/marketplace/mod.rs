@@ -198,7 +198,7 @@ impl Platform {
         self.state().windows.entry(resource.clone()).or_default().spend_today(now, count);
     }
 
-    /// Returns the sender of install and uninstall webhooks. It sends nothing until it knows the URL.
+    /// Returns the sender of install and uninstall webhooks. The sender sends nothing until the URL is set.
     #[must_use]
     pub fn webhooks(&self) -> &Webhooks {
         &self.webhooks
@@ -353,7 +353,7 @@ impl Platform {
         self.tell(Kind::Uninstall, resource);
     }
 
-    /// Returns the state of a refresh token now. Tests use it to check that a stored grant is alive.
+    /// Returns the current state of a refresh token, so that tests can check that a stored grant is alive.
     #[must_use]
     pub fn standing(&self, refresh_token: &str) -> Standing {
         let now_ms = self.clock.now_ms();

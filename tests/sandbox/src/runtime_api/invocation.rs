@@ -11,7 +11,7 @@ use super::LARGEST_PAYLOAD;
 pub struct Invocation {
     /// Alias or version, which becomes the end of the invoked ARN.
     pub qualifier: Option<String>,
-    /// The function's time-out. The function gets the deadline from it, and at the deadline the caller gets an error.
+    /// The function's time-out. The time-out sets the worker's deadline, at which the caller gets an error.
     pub timeout: Duration,
     /// `X-Amzn-Trace-Id`.
     pub trace_id: Option<String>,
@@ -34,7 +34,7 @@ pub enum FunctionError {
     Reported(Value),
     /// The function did not answer in time.
     TimedOut(Duration),
-    /// The worker's process ended before it answered.
+    /// The worker's process ended before the worker answered.
     Exited(String),
 }
 
