@@ -14,7 +14,7 @@ mod skip;
 
 pub use skip::skip;
 
-/// Where a table can live.
+/// The engine that a test uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// dynoxide, on an in-memory `SQLite`.
@@ -100,27 +100,27 @@ impl Engine {
         Self { address, _process: Some(Process(child)), _shutdown: None }
     }
 
-    /// Base URL.
+    /// Returns the base URL.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 }
 
-/// The folder of DynamoDB Local. `None` if this machine does not have it.
+/// Returns the folder of DynamoDB Local. `None` if this machine does not have it.
 #[must_use]
 pub fn local_folder() -> Option<PathBuf> {
     let folder = variable("DYNAMODB_LOCAL_DIR").map_or_else(usual_local_folder, PathBuf::from);
     folder.join("DynamoDBLocal.jar").exists().then_some(folder)
 }
 
-/// The folder in which `.ci/run` installs DynamoDB Local, unless `DYNAMODB_LOCAL_DIR` names another one.
+/// Returns the folder in which `.ci/run` installs DynamoDB Local, unless `DYNAMODB_LOCAL_DIR` names another folder.
 #[must_use]
 pub fn usual_local_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/dynamodb-local")
 }
 
-/// A variable of the environment.
+/// Returns a variable of the environment.
 #[must_use]
 pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()

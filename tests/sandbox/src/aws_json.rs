@@ -1,4 +1,5 @@
-//! The AWS JSON protocols (1.0 and 1.1) of our emulators: `X-Amz-Target` names the operation, and errors carry `__type`.
+//! The AWS JSON protocols (1.0 and 1.1) of our emulators. `X-Amz-Target` names the operation, and errors carry
+//! `__type`.
 
 use axum::{body::Body, response::Response};
 use http::{HeaderMap, StatusCode};
@@ -7,12 +8,12 @@ use serde_json::{Value, json};
 /// Largest request body that an emulator reads, in bytes. The limits of SQS and Secrets Manager are lower.
 pub(crate) const LARGEST_REQUEST: usize = 1 << 20;
 
-/// `GetSecretValue` of `X-Amz-Target: secretsmanager.GetSecretValue`.
+/// Returns the operation, such as `GetSecretValue` for `X-Amz-Target: secretsmanager.GetSecretValue`.
 pub(crate) fn operation(headers: &HeaderMap) -> Option<&str> {
     headers.get("x-amz-target")?.to_str().ok()?.rsplit('.').next()
 }
 
-/// An answer with a JSON body.
+/// Builds an answer with a JSON body.
 pub(crate) fn answer(status: StatusCode, value: &Value) -> Response {
     let mut response = Response::new(Body::from(value.to_string()));
     *response.status_mut() = status;
@@ -24,7 +25,7 @@ pub(crate) fn answer(status: StatusCode, value: &Value) -> Response {
     response
 }
 
-/// An error as the SDKs read it.
+/// Builds an error in the form that the SDKs parse.
 pub(crate) fn error(status: StatusCode, code: &str, message: &str) -> Response {
     answer(status, &json!({"__type": code, "message": message, "Message": message}))
 }

@@ -1,5 +1,5 @@
-//! The clock of the fake platform. It is monotonic, takes the time of day once at its start, and can be moved forwards, so
-//! that no test sleeps for thirty seconds.
+//! The clock of the fake platform. The clock is monotonic and takes the time of day once, at its start. Tests can move
+//! the clock forwards, so that no test has to sleep for thirty seconds.
 
 use std::{
     sync::{
@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-/// A clock whose copies move together.
+/// A clock whose clones move together.
 #[derive(Debug, Clone)]
 pub struct Clock {
     anchor: Instant,
@@ -28,19 +28,19 @@ impl Default for Clock {
 }
 
 impl Clock {
-    /// Time since the Unix epoch.
+    /// Returns the time since the Unix epoch.
     #[must_use]
     pub fn now(&self) -> Duration {
         self.anchor_since_epoch + self.anchor.elapsed() + Duration::from_millis(self.ahead_ms.load(Ordering::SeqCst))
     }
 
-    /// Milliseconds since the Unix epoch.
+    /// Returns the milliseconds since the Unix epoch.
     #[must_use]
     pub fn now_ms(&self) -> u64 {
         u64::try_from(self.now().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Moves this clock and its copies forwards.
+    /// Moves this clock and its clones forwards.
     pub fn advance(&self, by: Duration) {
         self.ahead_ms.fetch_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
     }

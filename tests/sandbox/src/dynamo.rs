@@ -1,4 +1,4 @@
-//! `DynamoDB` on this machine: an embedded engine behind the real wire protocol, and the one table's schema.
+//! `DynamoDB` on this machine: an embedded engine that speaks the real wire protocol, and the schema of the one table.
 
 use std::{path::Path, time::Duration};
 
@@ -27,12 +27,12 @@ pub struct Key {
     pub kind: &'static str,
 }
 
-/// What an index carries beside its keys and the table's.
+/// The attributes that an index holds besides its own keys and the table's keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Projected {
-    /// `KEYS_ONLY`.
+    /// Projection `KEYS_ONLY`.
     Keys,
-    /// `INCLUDE` of these attributes.
+    /// Projection `INCLUDE` with these attributes.
     Include(&'static [&'static str]),
 }
 
@@ -49,20 +49,20 @@ pub struct Index {
     pub projected: Projected,
 }
 
-/// A table as `template.yaml` declares it, billed on demand.
+/// A table as `template.yaml` declares it, with on-demand billing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TableSchema {
-    /// The only key of the table.
+    /// Hash key. The table has no range key.
     pub hash: Key,
-    /// Its indexes.
+    /// Indexes of the table.
     pub indexes: &'static [Index],
-    /// Attribute that holds the second at which an item may go.
+    /// Attribute with the second after which an item may be removed (TTL).
     pub expires: &'static str,
 }
 
 const PK: Key = Key { name: "pk", kind: "S" };
 
-/// The one table. A test holds `template.yaml` against it.
+/// The schema of the one table. A test compares `template.yaml` with it.
 pub const SCHEMA: TableSchema = TableSchema {
     hash: PK,
     indexes: &[
@@ -84,7 +84,8 @@ pub const SCHEMA: TableSchema = TableSchema {
 };
 
 impl TableSchema {
-    /// The schema as a `CreateTable` request has it, without the table's name; attributes in the order of their names.
+    /// Returns the schema in the form of a `CreateTable` request, without the table's name. Attributes are sorted by
+    /// name.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let key = |key: Key, role: &str| json!({ "AttributeName": key.name, "KeyType": role });
@@ -108,7 +109,7 @@ impl TableSchema {
         })
     }
 
-    /// Every attribute that is a key somewhere, by name.
+    /// Returns every attribute that is a key of the table or of an index, sorted by name.
     fn keys(&self) -> Vec<Key> {
         let of_indexes = self.indexes.iter().flat_map(|index| [index.hash, index.range]);
         let mut keys: Vec<Key> = std::iter::once(self.hash).chain(of_indexes).collect();
@@ -118,10 +119,10 @@ impl TableSchema {
     }
 }
 
-/// Creates the table by [`SCHEMA`]; one that is there already is left alone.
+/// Creates the table with [`SCHEMA`]. A table that exists already is left unchanged.
 ///
 /// # Errors
-/// The engine refuses.
+/// The engine refuses to create the table.
 pub async fn create_table(client: &Client, name: &str) -> Result<(), StartError> {
     let refused = |error: String| StartError::Table(error);
     let mut create = client
@@ -177,7 +178,7 @@ fn global_index(index: &Index) -> Result<GlobalSecondaryIndex, String> {
         .map_err(|error| error.to_string())
 }
 
-/// A client of whatever speaks `DynamoDB`'s protocol at `url`, with credentials that open nothing.
+/// Returns a client of the `DynamoDB` endpoint at `url`. Its credentials are valid nowhere.
 #[must_use]
 pub fn client(url: &str) -> Client {
     let config = aws_sdk_dynamodb::Config::builder()
@@ -190,7 +191,7 @@ pub fn client(url: &str) -> Client {
     Client::from_conf(config)
 }
 
-/// The embedded engine and its server, which ends when this is dropped.
+/// The embedded engine and its server. Dropping the handle ends the server.
 #[derive(Debug)]
 pub struct Dynamo {
     url: String,
@@ -212,22 +213,22 @@ impl Drop for Serving {
     }
 }
 
-/// Real tables take hours to drop expired items; a minute shows that nobody relies on it.
+/// Interval at which expired items are removed. A real table may take hours; a minute shows that no code relies on TTL.
 const SWEEP_EVERY: Duration = Duration::from_mins(1);
 
 impl Dynamo {
-    /// In memory, on a free port.
+    /// Starts an engine in memory, on a free port.
     ///
     /// # Errors
-    /// The engine or the port refuses.
+    /// The engine does not start, or no port is free.
     pub async fn memory() -> Result<Self, StartError> {
         Self::serve(Database::memory().map_err(|error| StartError::Database(error.to_string()))?).await
     }
 
-    /// In a file, which is made where it is missing, on a free port.
+    /// Starts an engine on a file, on a free port. Creates the file if it is missing.
     ///
     /// # Errors
-    /// The engine or the port refuses, or the file is something else.
+    /// The engine does not start, no port is free, or the file is not a database.
     pub async fn file(path: &Path) -> Result<Self, StartError> {
         let database = Database::new(&path.to_string_lossy());
         Self::serve(database.map_err(|error| StartError::Database(format!("{}: {error}", path.display())))?).await
@@ -249,19 +250,19 @@ impl Dynamo {
         Ok(Self { url, client, serving: Serving { _stop: stop, server, sweeper } })
     }
 
-    /// Base URL, for `AWS_ENDPOINT_URL_DYNAMODB`.
+    /// Returns the base URL, for `AWS_ENDPOINT_URL_DYNAMODB`.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// A client of it.
+    /// Returns a client of this engine.
     #[must_use]
     pub fn client(&self) -> Client {
         self.client.clone()
     }
 
-    /// Whether it still serves.
+    /// Returns true if the server is still running.
     #[must_use]
     pub fn is_running(&self) -> bool {
         !self.serving.server.is_finished()
@@ -273,7 +274,7 @@ async fn sweep(database: Database) {
     loop {
         every.tick().await;
         let database = database.clone();
-        // The engine is synchronous, and one page of a large table takes a while.
+        // The engine is synchronous, and reading one page of a large table takes some time.
         let _swept = tokio::task::spawn_blocking(move || database.sweep_ttl()).await;
     }
 }

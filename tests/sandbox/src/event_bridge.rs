@@ -1,4 +1,4 @@
-//! `EventBridge` on this machine: one bus, which keeps what was put on it, and can fail.
+//! `EventBridge` on this machine: one bus, which records the events put on it, and can be made to fail.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -14,30 +14,30 @@ use crate::{
     server::{Server, StartError, WhenClientLeaves, hang_up},
 };
 
-/// The bus.
+/// Name of the bus.
 pub const NAME: &str = "lifecycle";
-/// The most entries of a request.
+/// The most entries of one request.
 const MOST: usize = 10;
 
 /// An event as it was put on the bus.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Put {
-    /// Who sent it.
+    /// Source of the event.
     pub source: String,
-    /// What kind of event it is.
+    /// Type of the event.
     pub detail_type: String,
-    /// Its content.
+    /// Content of the event.
     pub detail: Value,
 }
 
-/// How the endpoint fails.
+/// The way in which the endpoint fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
     /// The connection is closed.
     HangUp,
     /// `AccessDeniedException`.
     AccessDenied,
-    /// 200, and each entry refused in it.
+    /// The request succeeds with 200, but each entry is refused.
     Entries,
 }
 
@@ -46,7 +46,7 @@ struct State {
     events: Vec<Put>,
     requests: u64,
     failure: Option<Failure>,
-    /// Entries whose detail has this text are refused with this error code.
+    /// Texts and error codes. An entry whose detail contains a text is refused with its error code.
     refused: Vec<(String, String)>,
 }
 
@@ -56,7 +56,7 @@ struct Desk {
     told: Bus,
 }
 
-/// The endpoint, which ends when this is dropped.
+/// The endpoint. Dropping the handle ends the endpoint.
 #[derive(Debug)]
 pub struct EventBridge {
     desk: Arc<Desk>,
@@ -64,10 +64,10 @@ pub struct EventBridge {
 }
 
 impl EventBridge {
-    /// Starts it on a free port. What is put on the bus is published to `told`, too.
+    /// Starts the endpoint on a free port. Events put on the bus are also published to `told`.
     ///
     /// # Errors
-    /// No port.
+    /// No port is free.
     pub async fn start(told: Bus) -> Result<Self, StartError> {
         let desk = Arc::new(Desk { state: Mutex::default(), told });
         let router = Router::new().route("/", post(serve)).with_state(Arc::clone(&desk));
@@ -75,7 +75,7 @@ impl EventBridge {
         Ok(Self { desk, server })
     }
 
-    /// Base URL, for `AWS_ENDPOINT_URL_EVENTBRIDGE`.
+    /// Returns the base URL, for `AWS_ENDPOINT_URL_EVENTBRIDGE`.
     #[must_use]
     pub fn url(&self) -> String {
         self.server.url()
@@ -85,25 +85,25 @@ impl EventBridge {
         lock(&self.desk.state)
     }
 
-    /// Everything that was put on the bus, in the order in which it came.
+    /// Returns every event that was put on the bus, in the order of arrival.
     #[must_use]
     pub fn events(&self) -> Vec<Put> {
         self.state().events.clone()
     }
 
-    /// Requests, failed ones too.
+    /// Returns the number of requests, including failed ones.
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.state().requests
     }
 
-    /// Refuses entries whose detail has this text, each with this error code; nothing of what was refused before.
+    /// Refuses entries whose detail contains one of these texts, each text with its error code. Replaces earlier texts.
     pub fn refuse(&self, entries: &[(&str, &str)]) {
         let entries = entries.iter().map(|(text, code)| ((*text).to_owned(), (*code).to_owned()));
         self.state().refused = entries.collect();
     }
 
-    /// Makes every request fail, or none.
+    /// Makes every request fail with `failure`. With `None`, requests work again.
     pub fn fail(&self, failure: Option<Failure>) {
         self.state().failure = failure;
     }
@@ -147,7 +147,8 @@ async fn serve(Shared(desk): Shared<Arc<Desk>>, headers: HeaderMap, body: Bytes)
     answer(StatusCode::OK, &json!({ "FailedEntryCount": failed, "Entries": answers }))
 }
 
-/// An entry that the real bus takes: named, addressed, with an object for a detail.
+/// Parses an entry. `None` if the real bus would refuse it: an entry needs a source, a type, the bus, and an object as
+/// detail.
 fn read(entry: &Value) -> Option<Put> {
     let text = |name: &str| entry[name].as_str().filter(|text| !text.is_empty());
     let detail: Value = serde_json::from_str(text("Detail")?).ok()?;

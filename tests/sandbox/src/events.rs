@@ -1,9 +1,9 @@
-//! What happens in the sandbox, as typed events: the terminal prints them, a console can stream them, tests await them.
+//! Events of the sandbox, as types: the terminal prints them, the console streams them, and tests wait for them.
 
 use serde::Serialize;
 use tokio::sync::broadcast;
 
-/// One thing that happened.
+/// One event.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
@@ -11,13 +11,13 @@ pub enum Event {
     Gateway {
         /// HTTP method.
         method: String,
-        /// Path as it was asked for, without the query, which may hold a code.
+        /// Path of the request, without the query, because the query may hold a code.
         path: String,
         /// Status of the answer.
         status: u16,
-        /// `Relay-Source` of the answer: who spoke, the platform or the relay.
+        /// `Relay-Source` of the answer, which names the author of the answer: the platform or the relay.
         source: Option<String>,
-        /// Milliseconds it took.
+        /// Duration in milliseconds.
         millis: u64,
     },
     /// A function answered an invocation that did not come through the gateway.
@@ -26,42 +26,42 @@ pub enum Event {
         function: String,
         /// `ok`, or the kind of function error.
         outcome: String,
-        /// Milliseconds it took.
+        /// Duration in milliseconds.
         millis: u64,
-        /// The answer where it is small.
+        /// The answer, if it is small.
         answer: Option<String>,
     },
-    /// The platform's token endpoint, or its minting endpoint, was asked.
+    /// The platform's token endpoint or minting endpoint received a request.
     Token {
         /// `authorization_code`, `refresh_token` or `mint`.
         grant: String,
-        /// Whose token, where known.
+        /// The resource of the token, if known.
         resource: Option<String>,
-        /// What came of it, in a word or two.
+        /// The outcome, in a word or two.
         outcome: String,
-        /// Status of the answer; absent where the connection was dropped.
+        /// Status of the answer; absent if the connection was dropped.
         status: Option<u16>,
     },
-    /// The platform's API was asked.
+    /// The platform's API received a request.
     Platform {
-        /// Whose bucket it was counted in, where the token was known.
+        /// The resource in whose window the request was counted, if the token was known.
         resource: Option<String>,
         /// HTTP method.
         method: String,
         /// Path without the query.
         path: String,
-        /// Status of the answer; absent where the connection was dropped.
+        /// Status of the answer; absent if the connection was dropped.
         status: Option<u16>,
         /// Requests of this resource in the window that ends now, this one included.
         in_window: usize,
     },
-    /// The platform told the app of something.
+    /// The platform sent a webhook to the app.
     Webhook {
         /// `INSTALL` or `UNINSTALL`.
         kind: String,
-        /// Of what.
+        /// The resource that was installed or uninstalled.
         resource: String,
-        /// Status of the answer; absent where there was none.
+        /// Status of the answer; absent if there was none.
         status: Option<u16>,
     },
     /// A function's process wrote a line.
@@ -70,7 +70,7 @@ pub enum Event {
         function: String,
         /// Name of the worker process.
         worker: String,
-        /// The line, without its end.
+        /// The line, without its line end.
         line: String,
     },
     /// A function's process started or ended.
@@ -79,24 +79,24 @@ pub enum Event {
         function: String,
         /// Name of the worker process.
         worker: String,
-        /// What happened, for people.
+        /// The event in words, for people.
         what: String,
     },
-    /// The system told of an installation on the lifecycle bus.
+    /// The system published an event of an installation on the lifecycle bus.
     Lifecycle {
         /// The event's `detail-type`, for example `Installed`.
         name: String,
         /// Its detail.
         detail: serde_json::Value,
     },
-    /// Somebody used a control of the sandbox.
+    /// A person or a test used a control of the sandbox.
     Control {
-        /// What was done, for people.
+        /// The action in words, for people.
         what: String,
     },
 }
 
-/// The one channel all parts publish to.
+/// The one channel to which all parts publish.
 #[derive(Debug, Clone)]
 pub struct EventBus(broadcast::Sender<Event>);
 
@@ -107,12 +107,12 @@ impl Default for EventBus {
 }
 
 impl EventBus {
-    /// Tells everyone who listens; nobody listening is fine.
+    /// Sends an event to all subscribers. Without subscribers, the event is dropped.
     pub fn publish(&self, event: Event) {
         let _nobody_listens = self.0.send(event);
     }
 
-    /// All events from now on.
+    /// Returns a receiver of all events from now on.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Event> {
         self.0.subscribe()

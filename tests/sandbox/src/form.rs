@@ -1,14 +1,15 @@
-//! Form bodies, JSON bodies and query strings read alike: the platform takes both spellings of its parameters.
+//! Reads form bodies, JSON bodies and query strings in the same way. The platform accepts its parameters in snake case
+//! and in camel case.
 
 use http::HeaderMap;
 use serde_json::Value;
 
-/// Named values in the order they came.
+/// Named values in the order of the request.
 #[derive(Debug, Default)]
 pub(crate) struct Form(Vec<(String, String)>);
 
 impl Form {
-    /// A body, read as its content type says; `None` where it is not readable.
+    /// Reads a body in the format that its content type names. `None` if the body cannot be parsed.
     pub(crate) fn read(headers: &HeaderMap, body: &[u8]) -> Option<Self> {
         let content_type = headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
         if content_type.starts_with("application/json") {
@@ -25,18 +26,18 @@ impl Form {
         None
     }
 
-    /// A query string without its question mark.
+    /// Reads a query string, given without its question mark.
     pub(crate) fn of_query(query: &str) -> Self {
         Self(url::form_urlencoded::parse(query.as_bytes()).into_owned().collect())
     }
 
-    /// First value of a name, in snake case or in camel case.
+    /// Returns the first value of a name, in snake case or in camel case.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         let camel = camel_case(name);
         self.0.iter().find(|(known, _)| *known == name || *known == camel).map(|(_, value)| value.as_str())
     }
 
-    /// All values of a name, spelled as it is.
+    /// Returns all values of a name, with exactly this spelling.
     pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
         self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_str())
     }

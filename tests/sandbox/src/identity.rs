@@ -1,16 +1,16 @@
-//! Names nobody guesses by accident: request ids, codes, tokens.
+//! Random names that cannot be guessed: request ids, codes, tokens.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use shared::domain::random;
 
-/// A version 4 UUID.
+/// Returns a version 4 UUID.
 pub(crate) fn uuid() -> String {
     let random = random::hex::<16>();
     format!("{}-{}-4{}-a{}-{}", &random[0..8], &random[8..12], &random[13..16], &random[17..20], &random[20..32])
 }
 
-/// Something that looks and weighs like the platform's tokens: a signed JWT of one to two kilobytes.
+/// Returns a token that resembles the platform's tokens in form and size: a signed JWT of one to two kilobytes.
 pub(crate) fn token(kind: &str, claims: &Value) -> String {
     let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"RS256","typ":"JWT"}"#);
     let mut claims = claims.clone();

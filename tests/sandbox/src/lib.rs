@@ -1,6 +1,6 @@
-//! The whole system on one machine, with a fake platform and emulators of the AWS services that it needs.
+//! The whole system on one machine, with a fake platform and emulators of the AWS services that the system needs.
 //!
-//! Each part listens on a loopback port of its own and ends when its handle is dropped. A test starts the parts that it
+//! Each part listens on its own loopback port and ends when its handle is dropped. A test starts the parts that it
 //! needs; [`whole::Sandbox`] starts all of them.
 //!
 //! | part | stands for |
@@ -15,7 +15,7 @@
 //! | [`console`] | no service: a page that shows the system live, with buttons |
 //! | [`process`] | the functions' processes: started, killed, frozen, started again |
 //!
-//! Each part publishes what happens on an [`events::EventBus`].
+//! Each part publishes its events on an [`events::EventBus`].
 
 mod aws_json;
 pub mod clock;

@@ -1,8 +1,9 @@
-//! Who may use what changes the sandbox: people and programs on this machine, but no web page of somebody else that
-//! happens to be open in a browser here.
+//! Protects the controls of the sandbox. People and programs on this machine may use them; a foreign web page that is
+//! open in a browser on this machine may not.
 //!
-//! Two ways lead from such a page to a server on loopback. A request across origins carries that page's `Origin`. After
-//! DNS rebinding it carries the page's host name as `Host`, and the browser takes the two for one origin.
+//! A foreign page can reach a server on loopback in two ways. A cross-origin request carries the page's `Origin`. After
+//! DNS rebinding, a request carries the page's host name as `Host`, and the browser treats page and server as one
+//! origin.
 
 use axum::{
     extract::Request,
@@ -13,7 +14,7 @@ use http::{HeaderMap, Method, StatusCode, header};
 use shared::config::is_loopback;
 use url::Url;
 
-/// Refuses what a stranger's page makes a browser send, before any handler sees it.
+/// Refuses requests that a foreign page makes a browser send, before any handler sees them.
 pub(crate) async fn only_this_machine(request: Request, next: Next) -> Response {
     match stranger(request.method(), request.headers()) {
         None => next.run(request).await,
@@ -21,7 +22,7 @@ pub(crate) async fn only_this_machine(request: Request, next: Next) -> Response 
     }
 }
 
-/// Why a request is not one from here.
+/// Returns the reason to refuse a request, if it may come from a foreign page.
 fn stranger(method: &Method, headers: &HeaderMap) -> Option<&'static str> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let host = text(header::HOST).unwrap_or_default();
@@ -31,7 +32,7 @@ fn stranger(method: &Method, headers: &HeaderMap) -> Option<&'static str> {
     if matches!(*method, Method::GET | Method::HEAD) {
         return None;
     }
-    // Programs send neither of these; every browser sends the first with a POST.
+    // Programs send neither `Origin` nor `Sec-Fetch-Site`. Every browser sends `Origin` with a POST.
     let same_origin = |origin: &str| origin.strip_prefix("http://") == Some(host);
     if text(header::ORIGIN).is_some_and(|origin| !same_origin(origin))
         || headers.get_all(header::ORIGIN).iter().count() > 1
@@ -42,9 +43,9 @@ fn stranger(method: &Method, headers: &HeaderMap) -> Option<&'static str> {
     site.is_some_and(|site| site != b"same-origin" && site != b"none").then_some("the request comes from another site")
 }
 
-/// Whether a `Host` names this machine; the port may be another one where it is forwarded.
+/// Returns true if `Host` names this machine. The port is not checked, because it differs if the port is forwarded.
 fn is_this_machine(host: &str) -> bool {
-    // Only the characters of a host and a port: a URL could have more before or after them.
+    // Accepts only the characters of a host and a port, because a URL could have more before or after them.
     let plain = host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.:[]".contains(&b));
     plain && Url::parse(&format!("http://{host}/")).is_ok_and(|url| is_loopback(&url))
 }

@@ -1,8 +1,8 @@
-//! Locking that outlives a panic elsewhere: a failed assertion in one test must not turn every later look into another.
+//! Locks that ignore poisoning: after a failed assertion in one test, later locks must not panic too.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Locks, whether or not a holder panicked.
+/// Locks the mutex, even if a holder panicked.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

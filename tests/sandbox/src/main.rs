@@ -67,9 +67,9 @@ struct Arguments {
     verbose: bool,
 }
 
-/// The alias that the gateway invokes, as `template.yaml` has it.
+/// The alias that the gateway invokes, as in `template.yaml`.
 const GATEWAY_ALIAS: &str = "live";
-/// Usual port of the console, so that an open page finds a restarted sandbox.
+/// Default port of the console. The port is fixed so that an open page finds a restarted sandbox.
 const CONSOLE_PORT: u16 = 8070;
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -156,10 +156,10 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Runs one function in this process, until the sandbox that started it is gone.
+/// Runs one function in this process, until the sandbox that started the process has ended.
 async fn be(function: Function) -> ExitCode {
     std::thread::spawn(|| {
-        // The pipe closes when the sandbox ends, also when it crashes.
+        // The pipe closes when the sandbox ends, even if it crashes.
         let _closed = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         std::process::exit(0);
     });
@@ -217,7 +217,7 @@ async fn ended() {
     }
 }
 
-/// Writes a line to standard output. A closed pipe is no reason to panic.
+/// Writes a line to standard output. A closed pipe does not cause a panic.
 fn say(text: &str) {
     let _reader_gone = writeln!(std::io::stdout(), "{text}");
 }

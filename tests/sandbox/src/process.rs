@@ -1,4 +1,4 @@
-//! Functions as child processes: started, watched, started again, frozen, killed, and never left behind.
+//! Functions as child processes: the sandbox starts, watches, restarts, freezes and kills them, and leaves none behind.
 
 use std::{
     collections::BTreeMap,
@@ -25,54 +25,56 @@ use crate::{
     server::StartError,
 };
 
-/// Region of everything in the sandbox.
+/// AWS region of everything in the sandbox.
 pub const REGION: &str = "us-east-1";
-/// Account of everything in the sandbox.
+/// AWS account of everything in the sandbox.
 pub const ACCOUNT: &str = "000000000000";
 
-/// What is run.
+/// The program of a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Program {
-    /// This very binary, as `<binary> function <name>`. It ends when its standard input does, so it cannot outlive us.
+    /// This binary, as `<binary> function <name>`. The process ends when its standard input closes, so it cannot
+    /// outlive us.
     Itself,
-    /// The bootstrap of a function that was built before, or anything that speaks the Runtime API.
+    /// The bootstrap of a function that was built earlier, or any program that speaks the Runtime API.
     Path(PathBuf),
-    /// The same, run by a tool such as valgrind, whose command line ends with it.
+    /// A bootstrap that runs under a tool such as valgrind. The tool's command line ends with the path of the
+    /// bootstrap.
     Under {
         /// The tool.
         tool: String,
-        /// What it is told.
+        /// Arguments of the tool.
         arguments: Vec<String>,
         /// The bootstrap.
         path: PathBuf,
     },
 }
 
-/// A function's process as it is to be.
+/// The description of a worker's process.
 #[derive(Debug, Clone)]
 pub struct WorkerSpec {
     /// Name of the function.
     pub function: String,
-    /// Name of this worker among the function's.
+    /// Name of this worker, unique among the workers of the function.
     pub worker: String,
-    /// What is run.
+    /// The program to run.
     pub program: Program,
-    /// Environment beside Lambda's own variables; nothing is inherited but `PATH`.
+    /// Environment besides Lambda's own variables. The process inherits only `PATH`.
     pub environment: BTreeMap<String, String>,
-    /// Whether it is started again when it ends by itself or is killed.
+    /// True if the process is started again after it ended by itself or was killed.
     pub restart: bool,
 }
 
 /// A signal for a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
-    /// `SIGKILL`: the process is gone in the midst of whatever it did.
+    /// `SIGKILL`: the process ends at once, in the middle of its work.
     Kill,
-    /// `SIGSTOP`: frozen, as Lambda freezes an environment, but at any moment.
+    /// `SIGSTOP`: the process freezes. Lambda also freezes environments, but a test can do so at any moment.
     Stop,
-    /// `SIGCONT`: thawed.
+    /// `SIGCONT`: the process continues.
     Continue,
-    /// `SIGTERM`.
+    /// `SIGTERM`: the process is asked to end.
     Terminate,
 }
 
@@ -83,15 +85,15 @@ pub struct LogLine {
     pub function: String,
     /// Name of the worker.
     pub worker: String,
-    /// The line, without its end.
+    /// The line, without its line end.
     pub line: String,
 }
 
-/// Everything workers wrote, for a test to search.
+/// All output of the workers, for a test to search.
 #[derive(Debug, Clone, Default)]
 pub struct LogBook(Arc<Mutex<Vec<LogLine>>>);
 
-/// A sandbox that runs for days forgets its oldest lines; no test writes so many.
+/// The most lines that are kept. A sandbox that runs for days drops its oldest lines; no test writes so many.
 const MOST_LINES: usize = 200_000;
 
 impl LogBook {
@@ -103,13 +105,13 @@ impl LogBook {
         lines.push(line);
     }
 
-    /// All lines of all workers, in the order they were read.
+    /// Returns all lines of all workers, in the order in which they were read.
     #[must_use]
     pub fn lines(&self) -> Vec<LogLine> {
         lock(&self.0).clone()
     }
 
-    /// The first line that contains any of these.
+    /// Returns the first line that contains any of these texts.
     #[must_use]
     pub fn find_any(&self, needles: &[String]) -> Option<LogLine> {
         let found = |line: &&LogLine| needles.iter().any(|needle| line.line.contains(needle.as_str()));
@@ -117,14 +119,14 @@ impl LogBook {
     }
 }
 
-/// Where workers belong to: what hands them work and hears them.
+/// The parts of the sandbox that a worker uses.
 #[derive(Debug, Clone)]
 pub struct Surroundings {
-    /// Hands out invocations.
+    /// Gives invocations to the worker.
     pub runtime: RuntimeApi,
-    /// Hears of starts, ends and lines.
+    /// Receives the starts, ends and lines of the worker.
     pub bus: EventBus,
-    /// Keeps the lines.
+    /// Stores the lines of the worker.
     pub logs: LogBook,
 }
 
@@ -135,7 +137,7 @@ pub struct Worker {
     supervisor: JoinHandle<()>,
 }
 
-/// A worker to look at and to signal, by those who do not own it.
+/// A handle with which code that does not own a worker can inspect it and send it signals.
 #[derive(Debug, Clone)]
 pub struct Handle {
     function: String,
@@ -151,19 +153,19 @@ impl Deref for Worker {
     }
 }
 
-/// What a worker and its supervisor both know.
+/// State that a worker shares with its supervisor.
 #[derive(Debug)]
 struct Life {
-    /// Of the process that runs now; 0 between two.
+    /// Id of the current process; 0 while no process runs.
     pid: AtomicU32,
     starts: AtomicU64,
-    /// Whether the process is started again when it ends.
+    /// True if the process is started again after it ends.
     restart: AtomicBool,
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // The supervisor owns the child, which is killed when it is dropped.
+        // Aborting the supervisor drops the child, and dropping the child kills the process.
         self.supervisor.abort();
     }
 }
@@ -185,18 +187,18 @@ impl Worker {
         Ok(Self { handle: Handle { function, name, life }, supervisor })
     }
 
-    /// Kills the process, does not start it again, and waits until it is gone. Dropping a worker kills it too, but
-    /// leaves the waiting to others.
+    /// Kills the process, does not start it again, and waits until the process is gone. Dropping a worker also kills
+    /// the process, but does not wait.
     pub async fn end(mut self) {
         self.handle.life.restart.store(false, Ordering::SeqCst);
-        // More than once, because a process may just be starting whose id is not known yet.
+        // The signal is sent repeatedly, because a process that is just starting has no known id yet.
         while !self.supervisor.is_finished() {
             self.signal(Signal::Kill).await;
             let _ended = tokio::time::timeout(PATIENCE, &mut self.supervisor).await;
         }
     }
 
-    /// The worker without its life: dropping a handle ends nothing.
+    /// Returns a handle that does not own the worker. Dropping the handle does not end the worker.
     #[must_use]
     pub fn handle(&self) -> Handle {
         self.handle.clone()
@@ -204,31 +206,31 @@ impl Worker {
 }
 
 impl Handle {
-    /// Name of the function.
+    /// Returns the name of the function.
     #[must_use]
     pub fn function(&self) -> &str {
         &self.function
     }
 
-    /// Name of the worker.
+    /// Returns the name of the worker.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Id of the process that runs now; `None` between two.
+    /// Returns the id of the current process; `None` while no process runs.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         Some(self.life.pid.load(Ordering::SeqCst)).filter(|&pid| pid != 0)
     }
 
-    /// How often the process was started.
+    /// Returns the number of times that the process was started.
     #[must_use]
     pub fn starts(&self) -> u64 {
         self.life.starts.load(Ordering::SeqCst)
     }
 
-    /// Sends a signal to the process that runs now; `false` where there is none.
+    /// Sends a signal to the current process. Returns `false` if no process runs.
     pub async fn signal(&self, signal: Signal) -> bool {
         let Some(pid) = self.pid() else { return false };
         let name = match signal {
@@ -237,7 +239,7 @@ impl Handle {
             Signal::Continue => "CONT",
             Signal::Terminate => "TERM",
         };
-        // The shell's own `kill` is there even where the program of that name is not.
+        // The shell's built-in `kill` is available even where the program `kill` is not installed.
         let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {pid}")).stderr(Stdio::null()).status().await;
         sent.is_ok_and(|status| status.success())
     }
@@ -251,7 +253,7 @@ async fn supervise(mut child: Child, spec: WorkerSpec, around: Surroundings, lif
     let tell = |what: String| around.bus.publish(worker_event(&spec, what));
     loop {
         let began = Instant::now();
-        // Closing our end of its standard input is what tells a worker to end: it lives as long as its child.
+        // A worker ends when its standard input closes. We hold our end of the pipe as long as the child lives.
         let _stdin = child.stdin.take();
         tell(format!("started, process {}", life.pid.load(Ordering::SeqCst)));
         let (out, err) = (child.stdout.take(), child.stderr.take());
@@ -303,7 +305,7 @@ fn spawn(spec: &WorkerSpec, runtime: &RuntimeApi) -> Result<Child, StartError> {
     command
         .env_clear()
         .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
-        // Where a coverage run wants its counts written.
+        // `LLVM_PROFILE_FILE` names the file to which a coverage run writes its counts.
         .envs(std::env::var_os("LLVM_PROFILE_FILE").map(|path| ("LLVM_PROFILE_FILE", path)))
         .envs(lambda_environment(&spec.function, &spec.worker))
         .env("AWS_LAMBDA_RUNTIME_API", runtime.url_for(&spec.function, &spec.worker))
@@ -315,21 +317,21 @@ fn spawn(spec: &WorkerSpec, runtime: &RuntimeApi) -> Result<Child, StartError> {
     command.spawn().map_err(|error| failed(&format!("{:?} of {} does not start", spec.program, spec.function), error))
 }
 
-/// Region and credentials of an account that is nowhere.
+/// Region and credentials of an account that does not exist.
 pub(crate) fn account() -> [(&'static str, &'static str); 7] {
     [
         ("AWS_REGION", REGION),
         ("AWS_DEFAULT_REGION", REGION),
         ("AWS_ACCESS_KEY_ID", "sandbox"),
         ("AWS_SECRET_ACCESS_KEY", "sandbox"),
-        // Nobody's own profile may lead a sandbox to a real account.
+        // These settings keep a developer's own AWS profile from leading the sandbox to a real account.
         ("AWS_EC2_METADATA_DISABLED", "true"),
         ("AWS_CONFIG_FILE", "/dev/null"),
         ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null"),
     ]
 }
 
-/// What Lambda itself puts into a function's environment.
+/// Returns the variables that Lambda itself puts into a function's environment.
 #[must_use]
 pub fn lambda_environment(function: &str, worker: &str) -> BTreeMap<String, String> {
     [
@@ -352,7 +354,7 @@ async fn read(stream: Option<impl AsyncRead + Unpin>, spec: &WorkerSpec, around:
     let Some(stream) = stream else { return };
     let mut reader = BufReader::new(stream);
     let mut bytes = Vec::new();
-    // Bytes, not `lines()`: a line that is not UTF-8 must not end the reading.
+    // Reads bytes instead of `lines()`, because a line that is not UTF-8 must not end the reading.
     while reader.read_until(b'\n', &mut bytes).await.is_ok_and(|read| read > 0) {
         let line = String::from_utf8_lossy(&bytes).trim_end().to_owned();
         bytes.clear();

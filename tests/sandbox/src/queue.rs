@@ -1,4 +1,4 @@
-//! SQS on this machine: one queue, and the poller that hands its messages to a function as Lambda does.
+//! SQS on this machine: one queue, and the poller that delivers its messages to a function as Lambda does.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard},
@@ -22,14 +22,14 @@ use crate::{
 
 const NAME: &str = "rescue";
 
-/// A message as it stands.
+/// A message and its current state.
 #[derive(Debug, Clone)]
 pub struct Message {
-    /// Id, for good.
+    /// Id, which never changes.
     pub id: String,
     /// Body.
     pub body: String,
-    /// How often it was received.
+    /// Number of times that the message was received.
     pub receives: u32,
     receipt: String,
     visible_at: Instant,
@@ -53,7 +53,7 @@ struct Shelf {
     clock: Clock,
 }
 
-/// The queue and its endpoint, which ends when this is dropped.
+/// The queue and its endpoint. Dropping the handle ends the endpoint.
 #[derive(Debug)]
 pub struct Queue {
     shelf: Arc<Shelf>,
@@ -61,33 +61,33 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Starts it on a free port, empty. A message is visible again `visibility` after it was received, unless that is
-    /// changed, and after the fifth time it is dead.
+    /// Starts an empty queue on a free port. A received message becomes visible again after `visibility`, unless a
+    /// request changes that time. After the fifth receive the message is dead.
     ///
     /// # Errors
-    /// No port.
+    /// No port is free.
     pub async fn start(visibility: Duration) -> Result<Self, StartError> {
         let state =
             State { messages: Vec::new(), dead: Vec::new(), visibility, most_receives: 5, sent: 0, failing: false };
         let shelf = Arc::new(Shelf { state: Mutex::new(state), arrived: Notify::new(), clock: Clock::default() });
-        // The JSON protocol posts to `/`, whatever the queue's URL is.
+        // The JSON protocol posts to `/`, independent of the queue's URL.
         let router = Router::new().route("/", post(serve)).fallback(serve).with_state(Arc::clone(&shelf));
         let server = Server::start(0, router, WhenClientLeaves::Cancel).await?;
         Ok(Self { shelf, server })
     }
 
-    /// Lets a message be received so often before it is dead.
+    /// Sets the number of receives after which a message is dead.
     pub fn allow_receives(&self, most: u32) {
         self.state().most_receives = most;
     }
 
-    /// Base URL, for `AWS_ENDPOINT_URL_SQS`.
+    /// Returns the base URL, for `AWS_ENDPOINT_URL_SQS`.
     #[must_use]
     pub fn endpoint(&self) -> String {
         self.server.url()
     }
 
-    /// The queue's URL, for `RESCUE_QUEUE_URL`.
+    /// Returns the queue's URL, for `RESCUE_QUEUE_URL`.
     #[must_use]
     pub fn url(&self) -> String {
         format!("{}/{ACCOUNT}/{NAME}", self.server.url())
@@ -97,25 +97,25 @@ impl Queue {
         lock(&self.shelf.state)
     }
 
-    /// Messages that are neither deleted nor dead.
+    /// Returns the messages that are neither deleted nor dead.
     #[must_use]
     pub fn messages(&self) -> Vec<Message> {
         self.state().messages.clone()
     }
 
-    /// Messages that were received too often.
+    /// Returns the dead messages, which were received too often.
     #[must_use]
     pub fn dead_letters(&self) -> Vec<Message> {
         self.state().dead.clone()
     }
 
-    /// All messages that were ever sent.
+    /// Returns the number of all messages that were ever sent.
     #[must_use]
     pub fn sent(&self) -> u64 {
         self.state().sent
     }
 
-    /// Makes the endpoint close every connection, or lets it work.
+    /// Makes the endpoint close every connection if `failing` is true.
     pub fn fail(&self, failing: bool) {
         self.state().failing = failing;
     }
@@ -125,13 +125,13 @@ impl Queue {
         self.shelf.send(body.into(), Duration::ZERO);
     }
 
-    /// Drops all messages.
+    /// Deletes all messages.
     pub fn purge(&self) {
         self.state().messages.clear();
     }
 
-    /// Hands messages to a function, up to ten at a time, until the poller is dropped. `alias` is the one that the event
-    /// source mapping names, if it names one.
+    /// Delivers messages to a function, up to ten at a time, until the poller is dropped. `alias` is the alias that the
+    /// event source mapping names, if any.
     #[must_use]
     pub fn deliver_to(&self, runtime: &RuntimeApi, function: &str, alias: Option<&str>) -> Poller {
         let invocation = Invocation { qualifier: alias.map(str::to_owned), ..Invocation::default() };
@@ -153,7 +153,7 @@ impl Queue {
     }
 }
 
-/// Takes messages to a function until it is dropped.
+/// Delivers messages to a function until the poller is dropped.
 #[derive(Debug)]
 pub struct Poller(JoinHandle<()>);
 
@@ -182,7 +182,7 @@ fn record(message: &Message) -> Value {
     })
 }
 
-/// Which messages of a batch stay on the queue, read from the function's answer as Lambda reads it.
+/// The messages of a batch that stay on the queue, derived from the function's answer as Lambda derives them.
 #[derive(Debug, PartialEq, Eq)]
 enum Failed {
     None,
@@ -191,8 +191,8 @@ enum Failed {
 }
 
 impl Failed {
-    /// An answer without the list, or with an empty one, is success; an answer that cannot be understood, and an
-    /// identifier that is empty or unknown, fail the whole batch.
+    /// Parses the function's answer. An answer without the list, or with an empty list, means success. An answer that
+    /// cannot be parsed, or an identifier that is empty or unknown, fails the whole batch.
     fn of(answer: &[u8], batch: &[Message]) -> Self {
         let Ok(answer) = serde_json::from_slice::<Value>(answer) else { return Self::All };
         match &answer["batchItemFailures"] {
@@ -244,7 +244,7 @@ impl Shelf {
         lock(&self.state).messages.retain(|message| message.receipt != receipt || receipt.is_empty());
     }
 
-    /// Waits for at least one message, at most so long.
+    /// Waits for at least one message, for at most `wait`.
     async fn receive(&self, most: usize, visibility: Option<Duration>, wait: Duration) -> Vec<Message> {
         let deadline = Instant::now() + wait;
         loop {
@@ -254,7 +254,7 @@ impl Shelf {
             if !batch.is_empty() || left.is_zero() {
                 return batch;
             }
-            // Nothing tells when an invisible message becomes visible: look again after a moment.
+            // No notification comes when an invisible message becomes visible, so this looks again after a moment.
             let _looked_again = tokio::time::timeout(left.min(Duration::from_millis(200)), arrived).await;
         }
     }
@@ -278,7 +278,8 @@ impl Shelf {
             .collect()
     }
 
-    /// Changes when messages are visible again, counted from now; a message that nobody has received now is refused.
+    /// Sets the times, counted from now, after which messages are visible again. A message that is not in flight is
+    /// refused.
     fn change_visibility(&self, entries: &Value) -> Value {
         let now = Instant::now();
         let mut state = lock(&self.state);

@@ -1,4 +1,4 @@
-//! Secrets Manager on this machine: four operations in memory, counted, and able to fail.
+//! Secrets Manager on this machine: four operations in memory. The emulator counts requests and can be made to fail.
 
 use std::{
     collections::BTreeMap,
@@ -17,12 +17,12 @@ use crate::{
     server::{Server, StartError, WhenClientLeaves, hang_up},
 };
 
-/// How the endpoint fails.
+/// The way in which the endpoint fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
-    /// 500, which the SDK tries again.
+    /// The status 500, after which the SDK retries.
     Unavailable,
-    /// `AccessDeniedException`, which it does not.
+    /// `AccessDeniedException`, after which the SDK does not retry.
     AccessDenied,
     /// The connection is closed.
     HangUp,
@@ -35,7 +35,7 @@ struct State {
     failure: Option<Failure>,
 }
 
-/// Versions by their ids, and which of them has which label.
+/// The versions of a secret by their ids, and the version that each label is on.
 #[derive(Debug, Clone, Default)]
 struct Secret {
     versions: BTreeMap<String, Version>,
@@ -68,29 +68,29 @@ impl Secret {
     }
 }
 
-/// The endpoint, which ends when this is dropped.
+/// The endpoint. Dropping the handle ends the endpoint.
 #[derive(Debug)]
 pub struct Secrets {
     state: Arc<Mutex<State>>,
     server: Server,
 }
 
-/// Sets secrets of an endpoint.
+/// A handle that sets secrets of an endpoint.
 #[derive(Debug, Clone)]
 pub struct Writer(Arc<Mutex<State>>);
 
 impl Writer {
-    /// As [`Secrets::put`].
+    /// Sets a secret's string; see [`Secrets::put`].
     pub fn put(&self, id: &str, value: impl Into<String>) {
         lock(&self.0).put(id, value.into(), &identity::uuid(), &[CURRENT]);
     }
 }
 
 impl Secrets {
-    /// Starts it on a free port, empty.
+    /// Starts an empty endpoint on a free port.
     ///
     /// # Errors
-    /// No port.
+    /// No port is free.
     pub async fn start() -> Result<Self, StartError> {
         let state = Arc::<Mutex<State>>::default();
         let router = Router::new().route("/", post(serve)).with_state(Arc::clone(&state));
@@ -98,7 +98,7 @@ impl Secrets {
         Ok(Self { state, server })
     }
 
-    /// Base URL, for `AWS_ENDPOINT_URL_SECRETS_MANAGER`.
+    /// Returns the base URL, for `AWS_ENDPOINT_URL_SECRETS_MANAGER`.
     #[must_use]
     pub fn url(&self) -> String {
         self.server.url()
@@ -108,47 +108,47 @@ impl Secrets {
         lock(&self.state)
     }
 
-    /// Something to set secrets with, for those who do not own the endpoint.
+    /// Returns a handle with which code that does not own the endpoint can set secrets.
     #[must_use]
     pub fn writer(&self) -> Writer {
         Writer(Arc::clone(&self.state))
     }
 
-    /// Sets a secret's string; a new version from now on.
+    /// Sets a secret's string, as a new current version.
     pub fn put(&self, id: &str, value: impl Into<String>) {
         self.state().put(id, value.into(), &identity::uuid(), &[CURRENT]);
     }
 
-    /// Takes a secret away: `ResourceNotFoundException` from now on.
+    /// Removes a secret. Later requests for it get `ResourceNotFoundException`.
     pub fn remove(&self, id: &str) {
         self.state().secrets.remove(id);
     }
 
-    /// A secret's string.
+    /// Returns a secret's string.
     #[must_use]
     pub fn get(&self, id: &str) -> Option<String> {
         self.state().secrets.get(id)?.current().map(|(_, version)| version.value.clone())
     }
 
-    /// Lets a secret's current version have been made earlier.
+    /// Moves the creation times of a secret's versions into the past by `by`.
     pub fn age(&self, id: &str, by: Duration) {
         for version in self.state().secrets.get_mut(id).into_iter().flat_map(|secret| secret.versions.values_mut()) {
             version.made_at -= by.as_secs_f64();
         }
     }
 
-    /// Makes every request fail, or none.
+    /// Makes every request fail with `failure`. With `None`, requests work again.
     pub fn fail(&self, failure: Option<Failure>) {
         self.state().failure = failure;
     }
 
-    /// Requests for one secret, failed ones too.
+    /// Returns the number of requests for one secret, including failed ones.
     #[must_use]
     pub fn requests_for(&self, id: &str) -> u64 {
         self.state().requests.get(id).copied().unwrap_or_default()
     }
 
-    /// All requests.
+    /// Returns the number of all requests.
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.state().requests.values().sum()
@@ -173,7 +173,7 @@ async fn serve(Shared(state): Shared<Arc<Mutex<State>>>, headers: HeaderMap, bod
     let request: Value = serde_json::from_slice(&body).unwrap_or_default();
     let asked = request["SecretId"].as_str().unwrap_or_default();
     let mut state = lock(&state);
-    // A full ARN names the secret too, with six characters of its own behind a dash.
+    // A full ARN also names the secret. The ARN ends with the name, a dash, and six more characters.
     let id = state.secrets.keys().find(|name| *name == asked || arn(name) == asked).cloned();
     let id = id.unwrap_or_else(|| asked.to_owned());
     *state.requests.entry(id.clone()).or_default() += 1;
@@ -224,7 +224,7 @@ async fn serve(Shared(state): Shared<Arc<Mutex<State>>>, headers: HeaderMap, bod
     answer(StatusCode::OK, &value)
 }
 
-/// A label that is on one version moves to another only if the request names the one that it is on.
+/// Moves a label from one version to another. If the label is on a version, the request must name it.
 fn move_label(id: &str, secret: &mut Secret, request: &Value) -> Response {
     let text = |name: &str| request[name].as_str().unwrap_or_default();
     let (label, to, from) = (text("VersionStage"), text("MoveToVersionId"), text("RemoveFromVersionId"));

@@ -1,5 +1,5 @@
-//! A loopback HTTP server that ends when its handle is dropped, and that can do what frameworks prevent:
-//! hang up without an answer.
+//! A loopback HTTP server that ends when its handle is dropped. Unlike HTTP frameworks, it can close a connection
+//! without an answer.
 
 use std::{convert::Infallible, io, net::SocketAddr};
 
@@ -16,53 +16,54 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-/// Why a part of the sandbox could not be started.
+/// The reason for which a part of the sandbox could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The port is in use, or not ours to take.
+    /// The port is in use, or this process may not use it.
     #[error(
         "port {port} on 127.0.0.1 cannot be used ({source}); choose another with --port, --platform-port or --console-port, \
          0 for a free one"
     )]
     Port {
-        /// The port that was asked for.
+        /// The requested port.
         port: u16,
-        /// What the system said.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// The embedded database did not open.
     #[error("the database does not open: {0}")]
     Database(String),
-    /// The table could not be made.
+    /// The table could not be created.
     #[error("the table cannot be created: {0}")]
     Table(String),
-    /// A file beside the data file is not readable, or not what it should be.
+    /// A file beside the data file cannot be read, or has unexpected content.
     #[error("{path}: {problem}")]
     File {
-        /// Which file.
+        /// Path of the file.
         path: String,
-        /// What is wrong with it.
+        /// The problem with the file.
         problem: String,
     },
-    /// The sandbox does not find its own binary, or no random numbers.
+    /// The sandbox cannot find its own binary, or cannot get random numbers.
     #[error("the system refused: {0}")]
     System(String),
 }
 
-/// What becomes of a request whose client has gone.
+/// The treatment of a request whose client has disconnected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhenClientLeaves {
-    /// It is worked on to the end, as a real server does: a time-out on one side undoes nothing on the other.
+    /// The request is processed to its end, as by a real server: a time-out of the client does not undo work on the
+    /// server.
     Finish,
-    /// It is dropped. For long polls: nothing must be handed to a worker that is dead.
+    /// The request is dropped. For long polls, because no job may be given to a dead worker.
     Cancel,
 }
 
-/// Put into an answer's extensions, it makes the server close the connection instead of answering.
+/// An extension of an answer. With it, the server closes the connection instead of answering.
 #[derive(Debug, Clone, Copy)]
 struct HangUp;
 
-/// An "answer" that closes the connection.
+/// Returns an "answer" that makes the server close the connection.
 #[must_use]
 pub fn hang_up() -> Response {
     let mut response = Response::new(Body::empty());
@@ -70,13 +71,13 @@ pub fn hang_up() -> Response {
     response
 }
 
-/// Whether an answer is [`hang_up`].
+/// Returns true if the answer is [`hang_up`].
 #[must_use]
 pub fn is_hang_up(response: &Response) -> bool {
     response.extensions().get::<HangUp>().is_some()
 }
 
-/// Sends a request on to `url`, and answers what is answered there; [`hang_up`] where nothing is.
+/// Forwards a request to `url` and returns the answer. Returns [`hang_up`] if there is no answer.
 pub async fn pass_on(http: &reqwest::Client, url: &str, mut headers: HeaderMap, body: Bytes) -> Response {
     for hop in ["host", "connection", "content-length", "transfer-encoding"] {
         headers.remove(hop);
@@ -93,11 +94,11 @@ pub async fn pass_on(http: &reqwest::Client, url: &str, mut headers: HeaderMap, 
     response
 }
 
-/// Who is on the other side, as an extension of each request.
+/// Address of the client, added to each request as an extension.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
 
-/// A running server; dropping it closes the listener and every connection.
+/// A running server. Dropping the handle closes the listener and every connection.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
@@ -105,7 +106,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves `router` on 127.0.0.1; port 0 takes a free one.
+    /// Serves `router` on 127.0.0.1; port 0 selects a free port.
     ///
     /// # Errors
     /// The port is taken.
@@ -117,13 +118,13 @@ impl Server {
         Ok(Self { address, accepting })
     }
 
-    /// `http://127.0.0.1:<port>`.
+    /// Returns `http://127.0.0.1:<port>`.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Address it listens on.
+    /// Returns the address on which the server listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -137,7 +138,7 @@ impl Drop for Server {
 }
 
 async fn accept(listener: TcpListener, router: Router, leaving: WhenClientLeaves) {
-    // Aborting this task drops the set, and with it every connection.
+    // Aborting this task drops the `JoinSet`, and with it every connection.
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -165,7 +166,7 @@ async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, leaving: Whe
             }
         }
     });
-    // An error here is a client that left, or a hang-up that was asked for.
+    // An error here means that the client disconnected, or that a test requested the hang-up.
     let _ended = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 

@@ -1,4 +1,4 @@
-//! Events as lines for the terminal, and the first page of the sandbox with links and commands.
+//! Formats events as lines for the terminal, and prints the sandbox's first screen with links and commands.
 
 use std::{fmt::Write as _, io::IsTerminal as _};
 
@@ -10,17 +10,17 @@ use crate::{
     whole::{CALLER_ALIAS, Sandbox},
 };
 
-/// Whether lines may have colours.
+/// Use of colours in lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Colours {
-    /// On a terminal.
+    /// Colours, for a terminal.
     On,
-    /// Everywhere else, and where `NO_COLOR` is set.
+    /// No colours: not a terminal, or `NO_COLOR` is set.
     Off,
 }
 
 impl Colours {
-    /// Whether standard output shows colours.
+    /// Returns [`Self::On`] if standard output shows colours.
     #[must_use]
     pub fn of_stdout() -> Self {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -92,8 +92,8 @@ pub fn line(event: &Event, verbose: bool, colours: Colours) -> Option<String> {
     Some(text)
 }
 
-/// Removes control characters from text that a client sent, such as the grant of a token request. The text then stays on
-/// its line and cannot send commands to the terminal.
+/// Removes control characters from text that a client sent, such as the grant of a token request. The text then stays
+/// on its line and cannot send commands to the terminal.
 fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
@@ -125,7 +125,7 @@ pub(crate) fn log_line(line: &str, verbose: bool) -> Option<String> {
     }))
 }
 
-/// Links and commands to try.
+/// Returns links and commands to try.
 #[must_use]
 pub fn welcome(sandbox: &Sandbox, colours: Colours) -> String {
     let (gateway, platform, invoke) = (sandbox.gateway.url(), sandbox.marketplace.url(), sandbox.runtime.url());

@@ -1,4 +1,4 @@
-//! All parts wired into the system: what `cargo run -p sandbox` starts, and what end-to-end tests drive.
+//! The whole system with all parts connected. `cargo run -p sandbox` starts it, and end-to-end tests use it.
 
 use std::{
     collections::BTreeMap,
@@ -27,13 +27,13 @@ use crate::{
     server::StartError,
 };
 
-/// Name of the table.
+/// Name of the `DynamoDB` table.
 pub const TABLE: &str = "hoopai-relay";
-/// Secret with the app's client id and secret.
+/// Name of the secret with the app's client id and client secret.
 pub const APP_SECRET: &str = "hoopai-relay/app";
-/// Secret with the sealing keys.
+/// Name of the secret with the sealing keys.
 pub const SEALING_SECRET: &str = "hoopai-relay/sealing";
-/// Secret with the callers.
+/// Name of the secret with the callers.
 pub const CALLERS_SECRET: &str = "hoopai-relay/callers";
 /// Alias of `relay` that the caller `sandbox` invokes.
 pub const CALLER_ALIAS: &str = "sandbox";
@@ -44,40 +44,43 @@ pub const WEBHOOK_PATH: &str = "/webhooks/marketplace";
 
 const FUNCTIONS: [&str; 4] = ["callback", "refresh", "relay", "webhook"];
 
-/// Where the functions come from.
+/// The source of the functions' programs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Programs {
-    /// This binary contains them.
+    /// This binary, which contains the functions.
     Itself,
     /// A directory with the built bootstraps `callback`, `refresh`, `relay` and `webhook`.
     Directory(PathBuf),
-    /// None are started; a test starts its own, with [`Sandbox::environment`].
+    /// No functions are started. A test starts its own functions, with [`Sandbox::environment`].
     None,
 }
 
-/// What may be chosen.
+/// Options of the sandbox.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Port of the gateway on 127.0.0.1; 0 takes a free one.
+    /// Port of the gateway on 127.0.0.1; 0 selects a free port.
     pub port: u16,
-    /// The platform. Its client id, secret and port are taken from here too.
+    /// Options of the fake platform, including its client id, client secret and port.
     pub marketplace: marketplace::Options,
-    /// Database file; in memory where absent. What else must outlive a restart is kept beside it.
+    /// Database file. If absent, the database is in memory. Other data that must outlive a restart is kept beside the
+    /// file.
     pub data: Option<PathBuf>,
-    /// Processes of `relay`; the other functions have one each.
+    /// Number of `relay` processes. Each other function has one process.
     pub relays: usize,
-    /// How often `refresh` is invoked by the schedule; never where absent.
+    /// Interval at which the schedule invokes `refresh`. If absent, the schedule never invokes `refresh`.
     pub refresh_every: Option<Duration>,
-    /// Where the functions come from.
+    /// The source of the functions' programs.
     pub programs: Programs,
-    /// Environment of all functions beside the one that the sandbox sets, which it overrides. With a `GATEWAY_ALIAS` the
-    /// gateway and the queue invoke the functions by that alias.
+    /// Additional environment of all functions, which overrides the environment that the sandbox sets. If it contains
+    /// `GATEWAY_ALIAS`, the gateway and the queue invoke the functions by that alias.
     pub environment: BTreeMap<String, String>,
-    /// How long a message of the rescue queue stays invisible after it was received.
+    /// Time during which a received message of the rescue queue stays invisible.
     pub visibility: Duration,
-    /// Whether the platform tells the app of installs and uninstalls; a test that counts what happens may not want it.
+    /// True if the platform sends install and uninstall webhooks to the app. A test that counts events may switch them
+    /// off.
     pub webhooks: bool,
-    /// Ports of 127.0.0.1 that the console tries one after the other, 0 for a free one; there is none without.
+    /// Ports on 127.0.0.1 that the console tries in order; 0 selects a free port. If the list is empty, there is no
+    /// console.
     pub console: Vec<u16>,
 }
 
@@ -98,11 +101,11 @@ impl Default for Options {
     }
 }
 
-/// The running system; dropping it ends every process, server and task of it.
+/// The running system. Dropping the handle ends all of its processes, servers and tasks.
 #[derive(Debug)]
 pub struct Sandbox {
-    /// Processes of the functions, by function. First, because fields are dropped in order: no function sees the
-    /// parts it needs go away.
+    /// Processes of the functions, by function. This field is the first, because fields are dropped in order: the
+    /// functions must end before the parts that they use.
     pub workers: Vec<Worker>,
     _schedule: Option<Schedule>,
     _poller: Poller,
@@ -120,18 +123,19 @@ pub struct Sandbox {
     pub queue: Queue,
     /// The bus of lifecycle events.
     pub event_bridge: EventBridge,
-    /// Everything the functions wrote.
+    /// All output of the functions.
     pub logs: LogBook,
-    /// What happens.
+    /// The events of all parts.
     pub bus: EventBus,
-    /// The page that shows it.
+    /// The page that shows the events, if there is one.
     pub console: Option<Console>,
     /// Bearer key of the caller `sandbox`, which may do everything.
     pub caller_key: String,
     environment: BTreeMap<String, String>,
 }
 
-/// What must be the same after a restart, for the sealed tokens in a data file to be of use.
+/// Keys that must stay the same after a restart, because otherwise the sealed tokens in a data file could not be
+/// opened.
 #[derive(Debug, Serialize, Deserialize)]
 struct Keys {
     client_secret: String,
@@ -145,7 +149,7 @@ impl Keys {
         Self { client_secret, sealing_key: random::hex::<32>(), caller_key }
     }
 
-    /// Those beside the data file, made where they are missing.
+    /// Loads the keys from the file beside the data file. Creates the file if it is missing.
     fn beside(data: &Path, client_secret: String) -> Result<Self, StartError> {
         let path = beside(data, "keys.json");
         let problem = |problem: String| StartError::File { path: path.display().to_string(), problem };
@@ -168,8 +172,8 @@ impl Keys {
     }
 }
 
-/// The entry of the caller `sandbox`: it may do everything, by its key, by its alias, and signed with the access key id
-/// `sandbox`.
+/// Returns the entry of the caller `sandbox`. The caller may do everything, and can identify itself by its key, by its
+/// alias, or by a signature with the access key id `sandbox`.
 #[must_use]
 pub fn caller_entry(key: &str) -> Value {
     let principal = format!("arn:aws:sts::{}:assumed-role/sandbox/*", process::ACCOUNT);
@@ -181,7 +185,7 @@ pub fn caller_entry(key: &str) -> Value {
     })
 }
 
-/// `relay.db` → `relay.db-keys.json`, which `.gitignore` covers.
+/// Returns the path of a file beside the data file: `relay.db` → `relay.db-keys.json`. `.gitignore` covers these files.
 fn beside(data: &Path, ending: &str) -> PathBuf {
     let mut name = data.as_os_str().to_owned();
     name.push("-");
@@ -190,10 +194,10 @@ fn beside(data: &Path, ending: &str) -> PathBuf {
 }
 
 impl Sandbox {
-    /// Starts everything and waits until every function has asked for work, or has said why it cannot.
+    /// Starts all parts and waits until every function has asked for work or has reported an error at its start.
     ///
     /// # Errors
-    /// A port is taken, a file is not readable, a program does not start.
+    /// A port is taken, a file cannot be read, or a program does not start.
     pub async fn start(mut options: Options, bus: EventBus) -> Result<Self, StartError> {
         let keys = match &options.data {
             Some(data) => Keys::beside(data, options.marketplace.client_secret.clone())?,
@@ -209,7 +213,7 @@ impl Sandbox {
         let secrets = Secrets::start().await?;
         keys.fill(&secrets, &client_id);
         let queue = Queue::start(options.visibility).await?;
-        // As in template.yaml.
+        // The same number as in `template.yaml`.
         queue.allow_receives(1_000);
         let event_bridge = EventBridge::start(bus.clone()).await?;
         let runtime = RuntimeApi::start(bus.clone()).await?;
@@ -257,7 +261,7 @@ impl Sandbox {
         Ok(sandbox)
     }
 
-    /// What the console needs of it all.
+    /// Returns the parts of the sandbox that the console uses.
     fn controls(&self) -> Controls {
         Controls {
             platform: self.marketplace.platform(),
@@ -272,7 +276,7 @@ impl Sandbox {
         }
     }
 
-    /// The environment that the contract names, with the addresses of this sandbox.
+    /// Returns the environment that the contract of the functions names, with the addresses of this sandbox.
     fn contract(&self) -> BTreeMap<String, String> {
         [
             ("TABLE_NAME", TABLE.to_owned()),
@@ -295,13 +299,14 @@ impl Sandbox {
         .collect()
     }
 
-    /// Environment of the functions, Lambda's own variables aside.
+    /// Returns the environment of the functions, without Lambda's own variables.
     #[must_use]
     pub fn environment(&self) -> &BTreeMap<String, String> {
         &self.environment
     }
 
-    /// Environment of the operator's commands: that of the functions, and the names of those that the commands need.
+    /// Returns the environment of the operator's commands: the functions' environment, and the names of the functions
+    /// that the commands invoke.
     #[must_use]
     pub fn operators_environment(&self) -> BTreeMap<String, String> {
         let own = [
@@ -314,7 +319,7 @@ impl Sandbox {
         account.chain(self.environment.clone()).chain(own).collect()
     }
 
-    /// What a worker needs around it.
+    /// Returns the parts of the sandbox that a worker uses.
     #[must_use]
     pub fn surroundings(&self) -> Surroundings {
         Surroundings { runtime: self.runtime.clone(), bus: self.bus.clone(), logs: self.logs.clone() }
@@ -334,7 +339,7 @@ impl Sandbox {
         Ok(())
     }
 
-    /// Starts one more process of a function, with environment of its own beside the sandbox's.
+    /// Starts one more process of a function, with additional environment.
     ///
     /// # Errors
     /// The program does not start.
@@ -353,7 +358,7 @@ impl Sandbox {
         Ok(())
     }
 
-    /// The workers of a function.
+    /// Returns the workers of a function.
     pub fn workers_of(&self, function: &str) -> impl Iterator<Item = &Worker> {
         self.workers.iter().filter(move |worker| worker.function() == function)
     }
@@ -369,18 +374,19 @@ impl Sandbox {
         }
     }
 
-    /// Ends every process and waits until it is gone, then everything else. Dropping the sandbox ends the same things
-    /// without waiting.
+    /// Ends every process and waits until it is gone, then ends the other parts. Dropping the sandbox ends the same
+    /// processes and parts without waiting.
     pub async fn end(mut self) {
         for worker in self.workers.drain(..) {
             worker.end().await;
         }
     }
 
-    /// Installs the app as from the marketplace's own pages, without a state; answers the callback's status.
+    /// Installs the app as from the marketplace's own pages, without a state. Returns the status of the callback's
+    /// answer.
     ///
     /// # Errors
-    /// The gateway is gone.
+    /// The gateway does not answer.
     pub async fn install(&self, resource: Resource) -> reqwest::Result<u16> {
         let code = self.marketplace.authorize(resource);
         let url = format!("{}{CALLBACK_PATH}?code={code}", self.gateway.url());
@@ -391,18 +397,18 @@ impl Sandbox {
     /// Invokes `refresh` as the schedule does.
     ///
     /// # Errors
-    /// Whatever `Invoke` would report.
+    /// The error that `Invoke` would report.
     pub async fn refresh_now(&self) -> Result<Value, FunctionError> {
         self.runtime.invoke_json("refresh", &scheduled_event(), refresh_invocation()).await
     }
 }
 
-/// The function's time-out in `template.yaml`.
+/// Returns the parameters with which `refresh` is invoked. The time-out is that of `template.yaml`.
 pub(crate) fn refresh_invocation() -> Invocation {
     Invocation { timeout: Duration::from_secs(75), ..Invocation::default() }
 }
 
-/// What `EventBridge` sends for a schedule.
+/// Returns the event that `EventBridge` sends for a schedule.
 #[must_use]
 pub fn scheduled_event() -> Value {
     let now = time::OffsetDateTime::now_utc();
@@ -419,7 +425,7 @@ pub fn scheduled_event() -> Value {
     })
 }
 
-/// Invokes `refresh` now and then, until it is dropped.
+/// Invokes `refresh` at regular intervals, until the schedule is dropped.
 #[derive(Debug)]
 struct Schedule(JoinHandle<()>);
 
@@ -449,7 +455,7 @@ impl Schedule {
     }
 }
 
-/// SHA-256 as lower-case hex, as the callers secret holds keys.
+/// Returns a SHA-256 hash as lower-case hex, the form in which the callers secret holds keys.
 #[must_use]
 pub fn sha256_hex(text: &str) -> String {
     hex::encode(digest::digest(&digest::SHA256, text.as_bytes()))

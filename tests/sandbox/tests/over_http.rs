@@ -1,4 +1,5 @@
-//! The fake platform and the emulators over HTTP, called by the clients that the functions use: the AWS SDKs and `reqwest`.
+//! Tests of the fake platform and the emulators over HTTP, with the clients that the functions use: the AWS SDKs and
+//! `reqwest`.
 
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ async fn platform() -> Marketplace {
     Marketplace::start(marketplace::Options::default(), EventBus::default()).await.expect("starts")
 }
 
-/// Posts a form to the token endpoint; `Err` where no answer came.
+/// Posts a form to the token endpoint. Returns `Err` if no answer came.
 async fn token(platform: &Marketplace, fields: &[(&str, &str)]) -> reqwest::Result<(u16, Value)> {
     let options = platform.options();
     let mut body = url::form_urlencoded::Serializer::new(String::new());
@@ -248,7 +249,7 @@ async fn secrets_manager_answers_the_sdk() -> TestResult {
     Ok(())
 }
 
-/// A worker in this process: answers every invocation with what `work` makes of its event.
+/// Starts a worker in this process. It answers every invocation with the result of `work` for the event.
 async fn work(runtime: &RuntimeApi, function: &str, work: fn(&Value) -> Value) -> tokio::task::JoinHandle<()> {
     let base = format!("{}/2018-06-01/runtime/invocation", runtime.url_for(function, "test"));
     let worker = tokio::spawn(async move {
@@ -333,7 +334,7 @@ async fn the_gateway_passes_requests_to_the_function_and_answers_back() -> TestR
     assert_eq!(unsigned.status(), 403);
     assert_eq!(client.get(format!("{}/nothing", gateway.url())).send().await?.status(), 404);
     for (size, status) in [(10 * 1024 * 1024, 500), (10 * 1024 * 1024 + 1, 413)] {
-        // The smaller one passes the gateway, and is above what Lambda takes.
+        // The smaller body passes the gateway, but is larger than Lambda's limit.
         let response = client.post(&url).body(vec![b'x'; size]).send().await?;
         assert_eq!(response.status(), status, "{size} bytes");
     }

@@ -1,4 +1,5 @@
-//! The buttons. Each answers with a sentence about its action. The results of the action are shown as events.
+//! The buttons of the console. Each answers with a sentence about its action. The results of the action are shown as
+//! events.
 
 use std::{
     collections::BTreeMap,
@@ -29,17 +30,17 @@ use crate::{
 pub(super) enum Action {
     /// Install the app, as from the marketplace.
     Install { resource: Resource },
-    /// Uninstall it.
+    /// Uninstall the app.
     Uninstall { resource: Resource },
     /// Call the platform through the relay, `times` times at once.
     Call { resource: Resource, times: usize },
     /// End the access tokens at the platform.
     Expire { resource: Resource },
-    /// Refresh, as an operator does.
+    /// Refresh the token, as an operator does.
     Refresh { resource: Resource },
-    /// Refresh, and kill the process once the platform has spent the token.
+    /// Refresh the token, and kill the process once the platform has spent the token.
     Kill { resource: Resource },
-    /// Pause a location at the platform, or let it go on.
+    /// Pause a location at the platform, or resume it.
     Pause { resource: Resource, paused: bool },
     /// The platform's next two answers to token requests are lost.
     LoseAnswers,

@@ -1,7 +1,8 @@
-//! What happened, for pages that come, go and come back: a bounded history with numbers, and server-sent events of it.
+//! A bounded history of numbered events, and server-sent events made from it, for pages that connect, leave and
+//! reconnect.
 //!
-//! An event's id is `<run>-<number>`. A page that comes back names the last it has seen and gets what it missed; after
-//! the sandbox was started again the run is another, and it begins anew.
+//! An event's id is `<run>-<number>`. A page that reconnects names the last event that it received, and gets all later
+//! events. After a restart of the sandbox the run differs, and the page gets the history from its start.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -21,16 +22,16 @@ use tokio::sync::{
 use super::Desk;
 use crate::{events::Event, lock::lock, terminal, whole::WEBHOOK_PATH};
 
-/// How many events are kept. One press of "150 at once" makes about 250.
+/// The most events that are kept. One press of "150 at once" creates about 250.
 const KEPT: usize = 600;
 
-/// Length of the chart, and of one of its bars.
+/// Durations of the chart and of one of its bars.
 pub(super) const CHART: Duration = Duration::from_secs(10);
 const BAR: Duration = Duration::from_millis(500);
 /// Bars in the chart.
 pub(super) const BARS: usize = 20;
 
-/// One event, numbered.
+/// One event with its number.
 #[derive(Debug, Clone)]
 struct Entry {
     number: u64,
@@ -44,25 +45,25 @@ pub(super) struct Feed {
     entries: Mutex<VecDeque<Entry>>,
     newest: watch::Sender<u64>,
     traffic: Mutex<BTreeMap<String, VecDeque<(Instant, Fate)>>>,
-    /// The view as it was last sent, see [`super::view`].
+    /// The latest view that was sent; see [`super::view`].
     pub(super) view: watch::Sender<String>,
 }
 
-/// What became of a call.
+/// The outcome of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    /// It reached the platform.
+    /// The call reached the platform.
     Passed,
-    /// The relay held it back.
+    /// The relay refused the call because of the rate limit.
     Held,
 }
 
-/// Calls of the last ten seconds, oldest bar first.
+/// The calls of the last ten seconds, oldest bar first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub(super) struct Chart {
-    /// Reached the platform.
+    /// Calls that reached the platform.
     pub(super) passed: [u32; BARS],
-    /// Held back by the relay.
+    /// Calls that the relay refused.
     pub(super) held: [u32; BARS],
 }
 
@@ -79,7 +80,7 @@ impl Default for Feed {
 }
 
 impl Feed {
-    /// Writes down whatever happens, until nothing can any more.
+    /// Records every event, until the channel of events is closed.
     pub(super) async fn gather(&self, mut events: Receiver<Event>) {
         loop {
             match events.recv().await {
@@ -112,7 +113,7 @@ impl Feed {
         });
     }
 
-    /// The number after which a page wants to hear more; 0 for all that is known.
+    /// Returns the number after which a page needs events; 0 if it needs all known events.
     pub(super) fn cursor(&self, last_event_id: Option<&str>) -> u64 {
         let (run, number) = last_event_id.and_then(|id| id.split_once('-')).unwrap_or_default();
         let number = number.parse().ok().filter(|_| run == self.run);
@@ -124,7 +125,7 @@ impl Feed {
         entries.iter().filter(|entry| entry.number > cursor).cloned().collect()
     }
 
-    /// A resource's last ten seconds, in half seconds that the clock tells, so that bars move and do not flicker.
+    /// Returns a resource's calls of the last ten seconds, in bars of half a second.
     pub(super) fn chart(&self, resource: &str) -> Chart {
         let mut chart = Chart::default();
         let mut traffic = lock(&self.traffic);
@@ -148,7 +149,7 @@ fn forget_old(calls: &mut VecDeque<(Instant, Fate)>) {
     }
 }
 
-/// Whose bucket a call was for, and what became of it.
+/// Returns the resource in whose window a call counts, and the outcome of the call.
 fn traffic(event: &Event) -> Option<(String, Fate)> {
     match event {
         Event::Platform { resource: Some(resource), .. } => Some((resource.clone(), Fate::Passed)),
@@ -166,21 +167,21 @@ fn traffic(event: &Event) -> Option<(String, Fate)> {
     }
 }
 
-/// What a page is told of an event; nothing of what nobody wants to read.
+/// Returns the data of an event for the page. `None` if the event is of no interest to a reader.
 fn shown(event: &Event) -> Option<Value> {
     match event {
         Event::Log { worker, line, .. } => {
             let line = terminal::log_line(line, false)?;
             Some(json!({ "event": "log", "worker": worker, "line": line }))
         }
-        // The webhook tells the same.
+        // The webhook's own event says the same.
         Event::Gateway { path, .. } if path == WEBHOOK_PATH => None,
         Event::Invoked { answer: Some(answer), .. } if terminal::nothing_was_due(answer) => None,
         other => serde_json::to_value(other).ok(),
     }
 }
 
-/// Where a page has got to.
+/// The position of a page in the history.
 struct Listener {
     desk: Arc<Desk>,
     cursor: u64,
@@ -189,7 +190,7 @@ struct Listener {
     ready: VecDeque<Message>,
 }
 
-/// Everything after `cursor`, then whatever happens.
+/// Streams all events after `cursor`, then each new event.
 pub(super) async fn stream(
     desk: Arc<Desk>,
     cursor: u64,

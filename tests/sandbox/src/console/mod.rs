@@ -1,4 +1,4 @@
-//! A page that shows the system live, and has buttons to try it and to break it.
+//! A page that shows the system live, with buttons to try the system and to inject faults.
 //!
 //! | route | |
 //! |---|---|
@@ -6,7 +6,7 @@
 //! | `GET /events` | what happens, as server-sent events: `feed` and `view` |
 //! | `POST /actions` | one button: `action` |
 //!
-//! The page holds no key and no token: calls are made here, with the sandbox's own key.
+//! The page holds no key and no token. The console makes the calls itself, with the sandbox's own key.
 
 mod action;
 mod feed;
@@ -37,30 +37,30 @@ use crate::{
     server::{Server, StartError, WhenClientLeaves},
 };
 
-/// The parts of a sandbox that the console looks at and moves.
+/// The parts of a sandbox that the console reads and controls.
 #[derive(Debug, Clone)]
 pub struct Controls {
     /// The platform.
     pub platform: Arc<Platform>,
-    /// Where its pages are.
+    /// Base URL of the platform.
     pub platform_url: String,
-    /// Where the relay is called.
+    /// Base URL of the relay.
     pub gateway_url: String,
-    /// Lambda, to invoke `refresh`.
+    /// Lambda, for invoking `refresh`.
     pub runtime: RuntimeApi,
-    /// Secrets Manager, for the app's secret.
+    /// Secrets Manager, for setting the app's secret.
     pub secrets: Writer,
-    /// The one table, to read.
+    /// The one table, for reading.
     pub table: Table,
-    /// Key of the caller as whom calls are made.
+    /// Key of the caller that the console uses for its calls.
     pub caller_key: String,
     /// The functions' processes.
     pub workers: Vec<Handle>,
-    /// What happens.
+    /// The events of all parts.
     pub bus: EventBus,
 }
 
-/// What the handlers share.
+/// State that the handlers share.
 #[derive(Debug)]
 struct Desk {
     controls: Controls,
@@ -68,7 +68,7 @@ struct Desk {
     client: reqwest::Client,
 }
 
-/// The console, which ends when this is dropped.
+/// The console. Dropping the handle ends the console.
 #[derive(Debug)]
 pub struct Console {
     server: Server,
@@ -82,7 +82,7 @@ impl Drop for Console {
 }
 
 impl Console {
-    /// Starts it on 127.0.0.1; port 0 takes a free one.
+    /// Starts the console on 127.0.0.1; port 0 selects a free port.
     ///
     /// # Errors
     /// The port is taken.
@@ -110,10 +110,10 @@ impl Console {
         Ok(Self { server, tasks })
     }
 
-    /// The same on the first of these ports that is free; none where there are none to try.
+    /// Starts the console on the first free port of `ports`. Returns `None` if `ports` is empty.
     ///
     /// # Errors
-    /// All are taken.
+    /// All of the ports are taken.
     pub async fn start_on_one_of(ports: &[u16], controls: &Controls) -> Result<Option<Self>, StartError> {
         let mut refused = None;
         for port in ports {
@@ -125,7 +125,7 @@ impl Console {
         refused.map_or(Ok(None), Err)
     }
 
-    /// Its address.
+    /// Returns the console's URL.
     #[must_use]
     pub fn url(&self) -> String {
         self.server.url()
@@ -136,7 +136,7 @@ fn asset(content_type: &'static str, text: &'static str) -> Response {
     ([(header::CONTENT_TYPE, content_type)], text).into_response()
 }
 
-/// Nothing from elsewhere, nothing into elsewhere.
+/// Adds headers that keep the page from loading or sending anything elsewhere, and foreign pages from framing the page.
 async fn guarded(request: Request<axum::body::Body>, next: Next) -> Response {
     const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                           base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
@@ -164,7 +164,8 @@ async fn listen(Shared(desk): TheDesk, headers: HeaderMap) -> Response {
     feed::stream(desk, cursor).await.into_response()
 }
 
-/// Only a body that says it is JSON is read: a form of another page cannot say that.
+/// Performs the action of a button. The body must declare that it is JSON, because a form of a foreign page cannot do
+/// so.
 async fn act(Shared(desk): TheDesk, body: Result<Json<Action>, JsonRejection>) -> Response {
     let (status, answer) = match body {
         Err(rejection) => (rejection.status(), json!({ "problem": rejection.body_text() })),

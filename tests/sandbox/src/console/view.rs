@@ -1,4 +1,4 @@
-//! How everything stands now: what the table says of each installation, beside what the platform thinks of it.
+//! The current state of each installation: the content of the table, beside the state at the platform.
 
 use std::time::Duration;
 
@@ -11,14 +11,15 @@ use crate::{
     whole::CALLBACK_PATH,
 };
 
-/// Between two looks, while anybody watches.
+/// Interval between two views, while a page is connected.
 const EVERY: Duration = Duration::from_millis(250);
 
-/// A stored token was issued so soon after the request for it; one that was issued later is another. Milliseconds.
+/// Longest time between the request for a stored token and its issue, in milliseconds. A token that was issued later is
+/// another token.
 const ISSUED_WITHIN: u64 = 2_000;
 
 impl Desk {
-    /// What does not change while the sandbox runs.
+    /// Returns the values that do not change while the sandbox runs.
     pub(super) fn hello(&self, run: &str) -> Value {
         let options = self.controls.platform.options();
         json!({
@@ -30,7 +31,7 @@ impl Desk {
         })
     }
 
-    /// Tells all pages how things stand, whenever that has changed.
+    /// Sends the view to all pages whenever the view has changed.
     pub(super) async fn watch(&self) {
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -48,7 +49,7 @@ impl Desk {
         }
     }
 
-    /// How things stand, as JSON. There is no token in it, and nothing that changes with every look.
+    /// Returns the view as JSON. The view contains no token, and no value that changes each time the view is made.
     pub(super) async fn view(&self) -> String {
         let options = self.controls.platform.options();
         let mut resources = Vec::new();
@@ -74,7 +75,7 @@ impl Desk {
         let pair = stored.as_ref().ok().and_then(Option::as_ref).and_then(|stored| stored.pair.as_ref());
         let issued_at = pair.and_then(|pair| u64::try_from(pair.access_issued_at.0).ok()).unwrap_or_default();
         let mut platform = json!(self.controls.platform.glance(resource, issued_at + ISSUED_WITHIN));
-        // It falls with every look, and the page does not show it.
+        // This value falls with each view, and the page does not show it.
         if let Some(remaining) = platform["remaining"].as_object_mut() {
             remaining.remove("daily_reset_ms");
         }
@@ -90,7 +91,7 @@ impl Desk {
         })
     }
 
-    /// The installation as the functions see it.
+    /// Returns the installation as the functions read it.
     pub(super) async fn stored(&self, resource: &Resource) -> Result<Option<Installation>, String> {
         let key = match resource {
             Resource::Location(id) => shared::domain::resource::Resource::location(id),
@@ -101,7 +102,7 @@ impl Desk {
     }
 }
 
-/// The agency's locations, and the agency.
+/// Returns up to twelve locations of the agency, and the agency itself.
 fn all(options: &Options) -> Vec<(Resource, String)> {
     let locations = options.locations.iter().take(12);
     let locations = locations.map(|location| (Resource::Location(location.id.clone()), location.name.clone()));

@@ -1,31 +1,31 @@
-//! A function's answer, as API Gateway reads it with payload 2.0.
+//! Parses a function's answer as API Gateway does, with payload 2.0.
 
 use axum::{body::Body, response::Response};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::Value;
 
-/// Why an answer cannot be sent.
+/// The reason for which an answer cannot be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
-    /// Not JSON.
+    /// The answer is not JSON.
     #[error("the answer is not JSON")]
     Json,
-    /// Not a status between 100 and 599.
+    /// `statusCode` is not a status between 100 and 599.
     #[error("statusCode is not a status")]
     Status,
     /// A header that HTTP does not allow.
     #[error("a header is malformed")]
     Header,
-    /// `isBase64Encoded`, but it is not.
+    /// `isBase64Encoded` is true, but the body is not base64.
     #[error("the body is not base64")]
     Body,
 }
 
-/// The response of an answer. One without `statusCode` is a 200 whose body is the whole answer.
+/// Turns an answer into a response. An answer without `statusCode` becomes a 200 whose body is the whole answer.
 ///
 /// # Errors
-/// The answer cannot be sent; API Gateway then says 500.
+/// The answer cannot be sent. API Gateway then answers with 500.
 pub fn of(answer: &[u8]) -> Result<Response, Unusable> {
     let answer: Value = serde_json::from_slice(answer).map_err(|_| Unusable::Json)?;
     if answer.get("statusCode").is_none() {
@@ -42,7 +42,7 @@ pub fn of(answer: &[u8]) -> Result<Response, Unusable> {
     let headers = response.headers_mut();
     for (name, value) in answer["headers"].as_object().into_iter().flatten() {
         let name: HeaderName = name.parse().map_err(|_| Unusable::Header)?;
-        // The connection to the client is the gateway's own.
+        // The gateway sets the headers of its connection to the client itself.
         if matches!(name, header::CONTENT_LENGTH | header::TRANSFER_ENCODING | header::CONNECTION) {
             continue;
         }

@@ -1,9 +1,9 @@
-//! Payload 2.0, as API Gateway forms it.
+//! The event (payload 2.0) that API Gateway builds from a request.
 //!
-//! What is easily got wrong, and matters to a relay: the path of the event is *decoded* and ends at a decoded question
-//! mark, while the query string stays as it was sent; a body is text only for a handful of content types, so that even
-//! a form, and a body without a content type, come as base64; cookies leave the headers for a list of their own.
-//! (Function URLs, which use the same payload, keep the path encoded.)
+//! Some details of the format matter to a relay and are easily missed. The path of the event is *decoded* and ends at a
+//! decoded question mark, while the query string stays as the client sent it. A body is text only for a few content
+//! types, so a form, or a body without a content type, arrives as base64. Cookies are not among the headers, but in a
+//! separate list. (Function URLs use the same payload, but keep the path encoded.)
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -15,35 +15,35 @@ use time::OffsetDateTime;
 
 use crate::process::ACCOUNT;
 
-/// A request as it was received.
+/// A request as the gateway received it.
 #[derive(Debug, Clone, Copy)]
 pub struct Incoming<'a> {
     /// Method.
     pub method: &'a Method,
-    /// Target, nothing decoded.
+    /// Target, not decoded.
     pub uri: &'a Uri,
     /// Headers.
     pub headers: &'a HeaderMap,
     /// Body.
     pub body: &'a [u8],
-    /// Who sent it.
+    /// Address of the client.
     pub peer: IpAddr,
 }
 
-/// Whom a signature speaks for. The sandbox takes the access key's id for a role's name.
+/// The identity of a signer. The sandbox uses the access key id as the name of the role.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Iam {
     access_key: String,
 }
 
 impl Iam {
-    /// The owner of an access key whose signature was checked.
+    /// Returns the owner of an access key whose signature was checked.
     #[must_use]
     pub fn of(access_key: String) -> Self {
         Self { access_key }
     }
 
-    /// ARN of the session it takes the signer for.
+    /// Returns the ARN of the session that the signer is given.
     #[must_use]
     pub fn user_arn(&self) -> String {
         format!("arn:aws:sts::{ACCOUNT}:assumed-role/{}/sandbox", self.access_key)
@@ -63,7 +63,7 @@ impl Iam {
     }
 }
 
-/// The event of a request.
+/// Builds the event of a request.
 #[must_use]
 pub fn of(incoming: &Incoming<'_>, route_key: &str, parameters: &BTreeMap<String, String>, iam: Option<&Iam>) -> Value {
     let Incoming { method, uri, headers, body, peer } = *incoming;
@@ -128,7 +128,7 @@ pub fn of(incoming: &Incoming<'_>, route_key: &str, parameters: &BTreeMap<String
     event
 }
 
-/// `23/Nov/2026:14:00:11 +0000`.
+/// Formats a time such as `23/Nov/2026:14:00:11 +0000`.
 fn common_log_time(at: OffsetDateTime) -> String {
     let month = &at.month().to_string()[..3];
     let (hour, minute, second) = at.to_hms();
@@ -140,8 +140,8 @@ fn decoded_path(path: &str) -> String {
     decoded.split('?').next().unwrap_or_default().to_owned()
 }
 
-/// Lower-cased names (the `http` crate has no others), several values joined by commas; no cookies, nothing that
-/// belongs to the connection.
+/// Returns the headers of the event. Names are in lower case, as always in the `http` crate, and several values are
+/// joined by commas. Cookies and the headers of the connection are left out.
 fn joined(headers: &HeaderMap, host: &str, peer: IpAddr) -> Value {
     const OF_THE_CONNECTION: [HeaderName; 5] =
         [header::COOKIE, header::CONNECTION, header::TRANSFER_ENCODING, header::TE, header::UPGRADE];
@@ -172,7 +172,8 @@ fn query_parameters(query: &str) -> Value {
     json!(joined)
 }
 
-/// Observed on the real service; its documentation only says "binary".
+/// Returns true if the body is text. The content types were observed on the real service; its documentation only says
+/// "binary".
 fn is_text(headers: &HeaderMap) -> bool {
     let content_type = text(headers, &header::CONTENT_TYPE).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();

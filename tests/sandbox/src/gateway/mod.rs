@@ -1,4 +1,5 @@
-//! API Gateway's HTTP API on this machine: real HTTP in, payload 2.0 to the functions, their answers out.
+//! API Gateway's HTTP API on this machine: receives HTTP, invokes the functions with payload 2.0, and returns their
+//! answers.
 
 pub mod answer;
 pub mod event;
@@ -31,30 +32,31 @@ use crate::{
     server::{Peer, Server, StartError, WhenClientLeaves, hang_up},
 };
 
-/// API Gateway's bounds.
+/// API Gateway's limits.
 const LARGEST_BODY: usize = 10 * 1024 * 1024;
 const LARGEST_HEAD: usize = 10_240;
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Time-outs of the functions behind it, as `template.yaml` sets them.
+/// Time-out of the functions behind the gateway, as `template.yaml` sets it.
 const FUNCTION_TIMEOUT: Duration = Duration::from_secs(29);
 
 #[derive(Debug)]
 struct Behind {
     runtime: RuntimeApi,
     bus: EventBus,
-    /// The alias that functions are invoked by.
+    /// The alias with which the gateway invokes the functions.
     alias: Option<String>,
 }
 
-/// The gateway, which ends when this is dropped.
+/// The gateway. Dropping the handle ends the gateway.
 #[derive(Debug)]
 pub struct Gateway {
     server: Server,
 }
 
 impl Gateway {
-    /// Starts it on 127.0.0.1; port 0 takes a free one. Its integrations invoke the functions by this alias, if any.
+    /// Starts the gateway on 127.0.0.1; port 0 selects a free port. The gateway invokes the functions by `alias`, if
+    /// given.
     ///
     /// # Errors
     /// The port is taken.
@@ -65,7 +67,7 @@ impl Gateway {
         Ok(Self { server })
     }
 
-    /// Base URL, for `PUBLIC_URL`.
+    /// Returns the base URL, for `PUBLIC_URL`.
     #[must_use]
     pub fn url(&self) -> String {
         self.server.url()
@@ -100,7 +102,8 @@ async fn pass(behind: &Behind, request: Request<Body>) -> Response {
     let Some(found) = routes::find(&head.method, head.uri.path()) else {
         return message(StatusCode::NOT_FOUND, "Not Found");
     };
-    // Somewhat too large is read to its end: a client that is still writing would not hear the refusal.
+    // Reads a body that is somewhat too large to its end, because a client that is still writing would not see the
+    // refusal.
     let body = match to_bytes(body, 4 * LARGEST_BODY).await {
         Ok(body) if body.len() <= LARGEST_BODY => body,
         Ok(_) | Err(_) => return message(StatusCode::PAYLOAD_TOO_LARGE, "Request Entity Too Large"),
@@ -132,7 +135,7 @@ async fn pass(behind: &Behind, request: Request<Body>) -> Response {
     }
 }
 
-/// The trace id that came, or a new one, which then is in the headers too.
+/// Returns the trace id of the request. If there is none, makes a new one and adds it to the headers.
 fn trace(headers: &mut HeaderMap) -> String {
     if let Some(came) = headers.get("x-amzn-trace-id").and_then(|value| value.to_str().ok()) {
         return came.to_owned();

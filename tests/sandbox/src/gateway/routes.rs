@@ -1,29 +1,29 @@
-//! The routes of the HTTP API, and which of them a request takes.
+//! The routes of the HTTP API, and the choice of a route for a request.
 
 use std::collections::BTreeMap;
 
 use http::Method;
 use percent_encoding::percent_decode_str;
 
-/// Who may come in.
+/// The requests that a route accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Anybody; the function looks at the caller.
+    /// Every request; the function checks the caller.
     Open,
-    /// Only requests that are signed (`SigV4`).
+    /// Only signed requests (`SigV4`).
     Iam,
 }
 
-/// A route key and the function behind it. A test holds `template.yaml` against this list.
+/// A route key and the function behind it. A test compares `template.yaml` with this list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route {
     /// Method, or `ANY`.
     pub method: &'static str,
-    /// Path with `{name}` for one segment and `{name+}` for all that are left.
+    /// Path, with `{name}` for one segment and `{name+}` for all remaining segments.
     pub path: &'static str,
-    /// Function it goes to.
+    /// Function that the route invokes.
     pub function: &'static str,
-    /// Who may come in.
+    /// The requests that the route accepts.
     pub access: Access,
 }
 
@@ -53,20 +53,21 @@ pub const ROUTES: &[Route] = &[
     signed("ANY", "/iam/relay/companies/{id}/{path+}"),
 ];
 
-/// The route a request takes.
+/// The route of one request.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Match {
-    /// `GET /oauth/install`.
+    /// Route key, such as `GET /oauth/install`.
     pub route_key: String,
-    /// Function it goes to.
+    /// Function that the route invokes.
     pub function: &'static str,
-    /// Who may come in.
+    /// The requests that the route accepts.
     pub access: Access,
     /// Path parameters, decoded.
     pub parameters: BTreeMap<String, String>,
 }
 
-/// The route of a request; `path` as received. A full match goes before a greedy one, a method before `ANY`.
+/// Returns the route of a request; `path` as received. A full match takes precedence over a greedy one, and a method
+/// over `ANY`.
 #[must_use]
 pub fn find(method: &Method, path: &str) -> Option<Match> {
     let candidates = ROUTES

@@ -1,4 +1,5 @@
-//! Signatures of AWS (SigV4), made and checked: what is signed otherwise, too late or with another secret is nobody's.
+//! Creates and checks AWS signatures (`SigV4`). A signature that does not match, has a wrong time, or uses another
+//! secret belongs to no signer.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,19 +11,19 @@ use time::{OffsetDateTime, PrimitiveDateTime};
 
 use crate::process::REGION;
 
-/// The secret of every access key.
+/// The secret that belongs to every access key.
 pub const SECRET: &str = "sandbox";
-/// How far a signature's time may be off.
+/// Largest accepted difference between a signature's time and the current time.
 const TOLERANCE: Duration = Duration::from_mins(5);
 const SERVICE: &str = "execute-api";
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 
-/// A request as far as a signature covers it.
+/// The parts of a request that a signature covers.
 #[derive(Debug, Clone, Copy)]
 pub struct Signable<'a> {
     /// Method.
     pub method: &'a Method,
-    /// Target, as it is sent.
+    /// Target, as the client sends it.
     pub uri: &'a Uri,
     /// Headers.
     pub headers: &'a HeaderMap,
@@ -31,7 +32,7 @@ pub struct Signable<'a> {
 }
 
 impl Signable<'_> {
-    /// The access key that signed it, if its signature holds.
+    /// Returns the access key that signed the request, if its signature is valid.
     #[must_use]
     pub fn signer(&self, now: SystemTime) -> Option<String> {
         let written = self.headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix(ALGORITHM)?;
@@ -52,13 +53,14 @@ impl Signable<'_> {
         (off <= TOLERANCE && expected == signature).then(|| access_key.to_owned())
     }
 
-    /// The headers that sign it for an access key: `Authorization` and `X-Amz-Date`. `Host` must be among its own.
+    /// Returns the headers that sign the request for an access key: `Authorization` and `X-Amz-Date`. The request must
+    /// have a `Host` header.
     ///
     /// # Errors
-    /// A request that cannot be signed.
+    /// The request cannot be signed.
     ///
     /// # Panics
-    /// After the year 9999.
+    /// If the year is after 9999.
     pub fn signed(&self, access_key: &str, at: SystemTime) -> Result<[(&'static str, String); 2], SigningError> {
         let date = OffsetDateTime::from(at).format(&format()).expect("a time of four digits for the year");
         let mut names: Vec<&str> = self.headers.keys().map(http::HeaderName::as_str).chain(["x-amz-date"]).collect();

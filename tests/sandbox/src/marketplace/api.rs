@@ -1,4 +1,4 @@
-//! A piece of the platform's API: enough resources to see what a relay did to a request, and every check in the
+//! A part of the platform's API: enough resources to see how a relay changed a request. Every check answers in the
 //! platform's own words.
 
 use std::{sync::Arc, time::Duration};
@@ -25,13 +25,13 @@ use crate::{events::Event, form::Form};
 pub(super) const WRONG_CLASS: &str = "This authClass type is not allowed to access this scope. Please verify your IAM configuration if this is not the case.";
 const LARGEST_BODY: usize = 32 << 20;
 
-/// Who is calling.
+/// The caller of an API request, as its access token identifies it.
 pub(super) enum Caller {
-    /// A valid token: whom it speaks for, and the agency above.
+    /// A valid token: its resource, and the id of the agency to which the resource belongs.
     Known(Resource, String),
     /// A token that was valid once.
     Expired(Resource),
-    /// No token, or one that was never issued.
+    /// No token, or a token that was never issued.
     Unknown,
 }
 
@@ -54,17 +54,17 @@ impl Caller {
     }
 }
 
-/// What is wrong with the `Version` header, in the platform's words.
+/// Returns the platform's message if the `Version` header is missing or wrong.
 pub(super) fn version_problem(headers: &HeaderMap) -> Option<&'static str> {
     match headers.get("version").map(http::HeaderValue::as_bytes) {
         None => Some("version header was not found."),
-        // 2023-02-21 is what the official Node SDK sends unless told otherwise.
+        // The official Node SDK sends 2023-02-21 by default.
         Some(b"2021-04-15" | b"2021-07-28" | b"2023-02-21" | b"v3") => None,
         Some(_) => Some("version header is invalid"),
     }
 }
 
-/// One request as it was received.
+/// A request as the fake platform received it.
 struct Received {
     method: Method,
     uri: Uri,
@@ -100,7 +100,7 @@ pub(super) async fn serve(Shared(platform): Shared<Arc<Platform>>, request: Requ
     strike(fault, Some(answer)).await
 }
 
-/// What counting a request told.
+/// The result of counting a request in the window of its resource.
 struct Counted {
     verdict: Verdict,
     in_window: usize,
@@ -123,7 +123,8 @@ impl Counted {
 }
 
 impl Platform {
-    /// Counts the request in its resource's window, an expired token's too: the caller knew whose it was.
+    /// Counts the request in its resource's window. A request with an expired token counts too, because the platform
+    /// knows the token's resource.
     fn count(&self, headers: &HeaderMap, now: Duration) -> (Caller, Option<Counted>) {
         let mut state = self.state();
         let caller = Caller::of(&state, headers, self.clock.now_ms());
@@ -178,7 +179,7 @@ impl Platform {
         }
     }
 
-    /// Either class of token.
+    /// Returns a location. Location tokens and agency tokens are both accepted.
     fn location(&self, resource: &Resource, company: &str, id: &str) -> Answer {
         let state = self.state();
         let known = state.options.locations_of(company).iter().find(|location| location.id == id);
@@ -248,7 +249,8 @@ fn first_contact(location: &str) -> Value {
     json!({ "id": "HLcontact0000000001", "locationId": location, "firstName": "Ada", "email": "ada@example.com" })
 }
 
-/// What is not modelled answers with what it was asked, if there is such an operation and it takes such a token.
+/// Answers an operation that the fake does not model: echoes the request if the operation is published and accepts this
+/// class of token.
 fn published(method: &str, path: &str, received: &Received, resource: &Resource) -> Answer {
     match Operation::of(method, path) {
         None => Answer::refusal(404, &format!("Cannot {method} {path}")),
@@ -257,7 +259,7 @@ fn published(method: &str, path: &str, received: &Received, resource: &Resource)
     }
 }
 
-/// Everything as it arrived: nothing decoded, nothing sorted away.
+/// Returns the request as it arrived, except for the value of `Authorization`. Nothing is decoded or sorted.
 fn echo(received: &Received, resource: &Resource) -> Answer {
     let headers: Vec<[String; 2]> = received
         .headers
@@ -277,7 +279,7 @@ fn echo(received: &Received, resource: &Resource) -> Answer {
     Answer::json(200, &value)
 }
 
-/// The MCP endpoint, as far as a relay sees it: what it was asked, as a stream of one event that ends.
+/// The MCP endpoint as a relay sees it. The answer is an event stream of one event, which echoes the request.
 fn mcp(received: &Received, resource: &Resource) -> Answer {
     let body = [b"event: message\ndata: ", echo(received, resource).body.as_ref(), b"\n\n"].concat();
     let mut answer = Answer::new(200, "text/event-stream", Bytes::from(body));
@@ -294,7 +296,8 @@ fn answer_status(status: &str) -> Answer {
     }
 }
 
-/// Compressed whether or not that was asked for, and with every header that a relay might keep or drop.
+/// Returns a compressed answer even if the request did not ask for compression. The answer has every header that a
+/// relay might keep or drop.
 fn compressed() -> Answer {
     let mut answer = Answer::new(200, "application/json", Bytes::from_static(&GZIP));
     let headers = [
@@ -313,13 +316,13 @@ fn compressed() -> Answer {
     answer
 }
 
-/// `{"a":1}`.
+/// The JSON `{"a":1}`, compressed with gzip.
 const GZIP: [u8; 27] = [
     0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0x03, 0xab, 0x56, 0x4a, 0x54, 0xb2, 0x32, 0xac, 0x05, 0x00,
     0xaf, 0xac, 0x1b, 0x56, 0x07, 0x00, 0x00, 0x00,
 ];
 
-/// All 256 bytes twice, the second time backwards: not UTF-8, and not a palindrome by accident.
+/// All 256 byte values twice, the second time in reverse order. The bytes are not valid UTF-8 and are not a palindrome.
 fn every_byte() -> Bytes {
     (0..=255).chain((0..=254).rev()).collect()
 }

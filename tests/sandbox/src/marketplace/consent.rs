@@ -1,4 +1,4 @@
-//! The page where somebody chooses a location, or the agency, and says yes or no.
+//! The consent page, on which a user chooses a location or the agency, and accepts or refuses.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -23,18 +23,18 @@ pub(super) fn routes() -> Router<Arc<Platform>> {
     Router::new()
         .route("/oauth/chooselocation", page())
         .route("/v2/oauth/chooselocation", page())
-        // The marketplace's own install button: the same page, and no state.
+        // The marketplace's own install button opens the same page, without a state.
         .route("/install", get(from_marketplace))
 }
 
-/// A consent request that may be shown.
+/// A valid consent request, which the page may show.
 struct Wanted {
     redirect_uri: String,
     state: Option<String>,
 }
 
 impl Wanted {
-    /// What is wrong with a request is said on the page: nothing is ever sent to an unknown redirect URI.
+    /// Reads a consent request. An error is shown on the page, because nothing may be sent to an unknown redirect URI.
     fn of(form: &Form, options: &Options) -> Result<Self, &'static str> {
         if form.get("client_id") != Some(options.client_id.as_str()) {
             return Err("error.noAppVersionIdFound");
@@ -101,10 +101,10 @@ async fn decide(Shared(platform): Shared<Arc<Platform>>, request: Request<Body>)
     redirect(target.as_str())
 }
 
-/// Value of the button that says no.
+/// Value of the button that refuses.
 const REFUSE: &str = "refuse";
 
-/// With the agency, the page lists its locations, each with a tick: those whose tick was taken away.
+/// Returns the locations whose check box the user cleared. The page lists the locations if the user chose the agency.
 fn left_out(form: &Form, options: &Options, chosen: &Resource) -> Option<HashSet<String>> {
     let is_agency = matches!(chosen, Resource::Company(_));
     (is_agency && form.get("listed").is_some()).then(|| {
@@ -135,7 +135,8 @@ fn redirect(target: &str) -> Response {
     response.unwrap_or_else(|_| crate::server::hang_up())
 }
 
-/// The policy allows the one style. It does not name `form-action`: that would hold for the redirect after the form too.
+/// Builds the answer with a page. Its content security policy allows one style. The policy does not name `form-action`,
+/// because that directive would also apply to the redirect after the form.
 fn page(status: StatusCode, content: &Markup) -> Response {
     let document = html! {
         (DOCTYPE)

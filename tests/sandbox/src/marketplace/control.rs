@@ -3,16 +3,16 @@
 //! | | body | |
 //! |---|---|---|
 //! | `GET /_sandbox/state` | | counts, limits, faults, which refresh tokens are alive (never the tokens) |
-//! | `GET /_sandbox/environment` | | the environment in which `ops` works on this sandbox |
-//! | `POST /_sandbox/expire-access-tokens` | | every access token ends now |
-//! | `POST /_sandbox/advance` | `{"seconds":31}` | the platform's clock moves on |
+//! | `GET /_sandbox/environment` | | the environment with which `ops` uses this sandbox |
+//! | `POST /_sandbox/expire-access-tokens` | | every access token expires now |
+//! | `POST /_sandbox/advance` | `{"seconds":31}` | the platform's clock moves forwards |
 //! | `POST /_sandbox/faults` | [`Plan`]: `{"at":"refresh","fault":{"kind":"hang_up","processed":true},"times":1}` | |
-//! | `DELETE /_sandbox/faults` | | no more faults |
-//! | `POST /_sandbox/active` | `{"resource":{"location":"L1"},"active":false}` | pauses a location, or lets it go on |
-//! | `POST /_sandbox/uninstall` | `{"resource":{"location":"L1"}}` | ends its tokens, and tells the app |
-//! | `PUT /_sandbox/limits` | `{"burst":25,"interval_ms":10000,"daily":10000}` | for all, or with `"resource"` for one |
+//! | `DELETE /_sandbox/faults` | | removes all faults |
+//! | `POST /_sandbox/active` | `{"resource":{"location":"L1"},"active":false}` | pauses a location, or resumes it |
+//! | `POST /_sandbox/uninstall` | `{"resource":{"location":"L1"}}` | revokes its tokens, and sends the webhook |
+//! | `PUT /_sandbox/limits` | `{"burst":25,"interval_ms":10000,"daily":10000}` | for all; for one with `"resource"` |
 //! | `PUT /_sandbox/rotation` | `{"rotation":"strict"}` | `strict`, `forgiving`, `family_revoking` |
-//! | `PUT /_sandbox/token-life` | `{"seconds":120}` | of access tokens from now on |
+//! | `PUT /_sandbox/token-life` | `{"seconds":120}` | life of access tokens that are issued from now on |
 //! | `POST /_sandbox/codes` | `{"resource":{"company":"C1"}}` | a code as after consent |
 
 use std::{sync::Arc, time::Duration};
@@ -57,7 +57,7 @@ fn done() -> Response {
     Answer::json(200, &json!({ "done": true })).into_response()
 }
 
-/// Reads a control's body, or says what is wrong with it.
+/// Parses the body of a control request and calls `act`. Answers with the error if the body is not valid.
 fn with<T: for<'a> Deserialize<'a>>(body: &[u8], act: impl FnOnce(T) -> Response) -> Response {
     match serde_json::from_slice(body) {
         Ok(value) => act(value),
@@ -171,7 +171,7 @@ async fn issue_code(Shared(platform): ThePlatform, body: Bytes) -> Response {
 }
 
 impl Platform {
-    /// Everything countable, as JSON; no token in it.
+    /// Returns all counts and states as JSON, without any token.
     #[must_use]
     pub fn summary(&self) -> Value {
         let now = self.clock.now();

@@ -1,4 +1,4 @@
-//! What can be made to go wrong, where, and how often.
+//! Faults that tests inject into the fake platform: the fault, the endpoint, and the number of requests.
 
 use std::{fmt, time::Duration};
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::server::hang_up;
 
-/// Where a fault strikes.
+/// The endpoint at which a fault is injected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Endpoint {
@@ -28,111 +28,113 @@ pub enum Endpoint {
     Api,
 }
 
-/// What goes wrong. `processed` says whether the platform had done its work before: whether the token is rotated.
+/// A fault. If `processed` is true, the platform does its work before it fails: a refresh token, for example, is
+/// rotated.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Fault {
     /// The connection is closed without an answer.
     HangUp {
-        /// Whether the work was done.
+        /// True if the platform does its work.
         processed: bool,
     },
-    /// No answer for so long that every client gives up.
+    /// No answer comes for so long that every client gives up.
     Stall {
-        /// Whether the work was done.
+        /// True if the platform does its work.
         processed: bool,
     },
-    /// Another answer.
+    /// The platform sends this answer instead of the true one.
     Answer {
-        /// Whether the work was done.
+        /// True if the platform does its work.
         processed: bool,
         /// HTTP status.
         status: u16,
-        /// Body as it is.
+        /// Body, sent unchanged.
         body: String,
-        /// `application/json` where absent.
+        /// Content type; `application/json` if absent.
         #[serde(default)]
         content_type: Option<String>,
     },
-    /// A 429 that says when to come back. The work is not done.
+    /// A 429 with `Retry-After`. The platform does not do its work.
     ComeBack {
         /// `Retry-After`, in seconds.
         seconds: u64,
     },
-    /// The true answer, cut off in the middle of its JSON.
+    /// The true answer, cut off in the middle of its JSON body.
     Truncated,
-    /// The true answer without one member.
+    /// The true answer without one member of its JSON object.
     Without {
         /// Name of the member.
         field: String,
     },
-    /// The true answer with one member changed or added.
+    /// The true answer with one member of its JSON object changed or added.
     With {
         /// Name of the member.
         field: String,
         /// Its new value.
         value: Value,
     },
-    /// The true answer, late. The work is done before the wait, so it counts as done even if nobody waits.
+    /// The true answer, sent late. The platform does its work before the wait, so the work is done even if the client
+    /// no longer waits.
     Late {
-        /// Milliseconds.
+        /// Length of the wait in milliseconds.
         millis: u64,
     },
-    /// The work begins late.
+    /// The platform starts its work late.
     Delay {
-        /// Milliseconds.
+        /// Length of the delay in milliseconds.
         millis: u64,
     },
 }
 
 impl Fault {
-    /// The token is rotated and the answer never arrives.
+    /// A fault that closes the connection after the platform has rotated the token.
     #[must_use]
     pub fn answer_lost() -> Self {
         Self::HangUp { processed: true }
     }
 
-    /// A JSON refusal with the platform's usual body.
+    /// A refusal as JSON, with the platform's usual body.
     #[must_use]
     pub fn refusal(status: u16, message: &str) -> Self {
         let body = json!({ "statusCode": status, "message": message }).to_string();
         Self::Answer { processed: false, status, body, content_type: None }
     }
 
-    /// 429 without any header that says when to come back.
+    /// A 429 without `Retry-After` and without any other header that names a time.
     #[must_use]
     pub fn throttled() -> Self {
         Self::refusal(429, "Too Many Requests")
     }
 
-    /// 401 as the token endpoint says it for a wrong secret.
+    /// The 401 with which the token endpoint refuses a wrong client secret.
     #[must_use]
     pub fn wrong_client() -> Self {
         let body = json!({ "error": "UnAuthorized!", "error_description": "Invalid client credentials!" }).to_string();
         Self::Answer { processed: false, status: 401, body, content_type: None }
     }
 
-    /// 401 as the API says it, with a chosen text.
+    /// The 401 of the API, with the given text.
     #[must_use]
     pub fn unauthorized(message: &str) -> Self {
         Self::refusal(401, message)
     }
 
-    /// Status 200 with a page, as a proxy in between makes it.
+    /// A 200 whose body is an HTML page, as a proxy between client and platform sends it.
     #[must_use]
     pub fn html_200(processed: bool) -> Self {
         let body = "<!DOCTYPE html><title>Just a moment...</title>".to_owned();
         Self::Answer { processed, status: 200, body, content_type: Some("text/html; charset=utf-8".to_owned()) }
     }
 
-    /// The block page of the CDN in front of the platform, which has not seen the request.
+    /// The block page of the CDN in front of the platform. The platform has not seen the request.
     #[must_use]
     pub fn block_page() -> Self {
         let body = "<!DOCTYPE html><html><head><title>Just a moment...</title></head></html>".to_owned();
         Self::Answer { processed: false, status: 403, body, content_type: Some("text/html; charset=UTF-8".to_owned()) }
     }
 
-    /// A JSON refusal in the envelope of v3.
+    /// A refusal as JSON, in the envelope of API v3.
     #[must_use]
     pub fn refusal_v3(status: u16, message: &str) -> Self {
         let error =
@@ -140,19 +142,19 @@ impl Fault {
         Self::Answer { processed: false, status, body: json!({ "error": error }).to_string(), content_type: None }
     }
 
-    /// Another value of `expires_in`, of whatever type.
+    /// The true answer with another value of `expires_in`, of any JSON type.
     #[must_use]
     pub fn expires_in(value: Value) -> Self {
         Self::With { field: "expires_in".to_owned(), value }
     }
 
-    /// An answer for somebody else's location.
+    /// An answer for another customer's location.
     #[must_use]
     pub fn other_location(id: &str) -> Self {
         Self::With { field: "locationId".to_owned(), value: json!(id) }
     }
 
-    /// Whether the platform does its work in spite of this.
+    /// Returns true if the platform does its work in spite of this fault.
     pub(crate) fn lets_work_happen(&self) -> bool {
         match self {
             Self::HangUp { processed } | Self::Stall { processed } | Self::Answer { processed, .. } => *processed,
@@ -162,10 +164,10 @@ impl Fault {
     }
 }
 
-/// Longer than any client's patience, short enough to end by itself.
+/// A wait that is longer than any client's time-out, but ends by itself.
 const FOREVER: Duration = Duration::from_mins(2);
 
-/// A true answer, before it is put on the wire.
+/// The answer of the platform before a fault is applied.
 #[derive(Debug, Clone)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
@@ -184,7 +186,7 @@ impl Answer {
         Self { status, content_type: content_type.to_owned(), body: body.into(), headers: Vec::new() }
     }
 
-    /// `{"statusCode":…,"message":…}`.
+    /// A refusal with the body `{"statusCode":…,"message":…}`.
     pub(crate) fn refusal(status: u16, message: &str) -> Self {
         Self::json(status, &json!({ "statusCode": status, "message": message }))
     }
@@ -206,7 +208,7 @@ impl Answer {
     }
 }
 
-/// Applies a fault to the true answer, or to none where the work was not done.
+/// Applies a fault to the true answer. There is no true answer if the platform did not do its work.
 pub(crate) async fn strike(fault: Option<Fault>, truth: Option<Answer>) -> Response {
     let plain = truth.unwrap_or_else(|| Answer::refusal(500, "no answer"));
     let answer = match fault {
@@ -244,20 +246,20 @@ pub(crate) async fn strike(fault: Option<Fault>, truth: Option<Answer>) -> Respo
     answer.into_response()
 }
 
-/// A fault that waits for its requests.
+/// A planned fault, which applies to the next requests at an endpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
-    /// Where.
+    /// The endpoint.
     pub at: Endpoint,
-    /// What.
+    /// The fault.
     pub fault: Fault,
-    /// For the next so many requests; until reset where absent.
+    /// The number of requests that get the fault. If absent, the fault applies until it is removed.
     #[serde(default)]
     pub times: Option<u32>,
 }
 
 impl fmt::Display for Plan {
-    /// For example `refresh: the answer is lost, 2×`.
+    /// Writes a text such as `refresh: the answer is lost, 2×`.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}: ", format!("{:?}", self.at).to_lowercase())?;
         match &self.fault {
@@ -276,7 +278,7 @@ impl fmt::Display for Plan {
     }
 }
 
-/// All faults that wait, oldest first.
+/// All planned faults, oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct Plans(Vec<Plan>);
 
@@ -295,7 +297,7 @@ impl Plans {
         }
     }
 
-    /// The first plan for any of these endpoints, one use of it.
+    /// Returns the fault of the first plan for any of these endpoints, and uses the plan once.
     pub(crate) fn take(&mut self, endpoints: &[Endpoint]) -> Option<Fault> {
         let index = self.0.iter().position(|plan| endpoints.contains(&plan.at))?;
         let plan = &mut self.0[index];

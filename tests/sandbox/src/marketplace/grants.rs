@@ -1,6 +1,6 @@
-//! Codes, token pairs and their rotation: what the platform remembers about an installation.
+//! Authorization codes, token pairs and their rotation: the platform's records of its installations.
 //!
-//! Pure: time is an argument (milliseconds since the epoch), and nothing here knows HTTP.
+//! The code is pure: time is an argument (milliseconds since the epoch), and nothing here uses HTTP.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::identity;
 
-/// Whom a token is for.
+/// The owner of a token.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Resource {
@@ -20,7 +20,7 @@ pub enum Resource {
 }
 
 impl Resource {
-    /// The bare id.
+    /// Returns the id without its kind.
     #[must_use]
     pub fn id(&self) -> &str {
         let (Self::Location(id) | Self::Company(id)) = self;
@@ -49,23 +49,25 @@ impl std::str::FromStr for Resource {
     }
 }
 
-/// Treatment of a refresh token that was used.
+/// The platform's treatment of a refresh token that is presented again after its use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rotation {
-    /// Used once, dead at once.
+    /// A used token is refused at once.
     Strict,
-    /// For 30 s the same new refresh token is answered again, with a new access token. What the platform documents.
+    /// For 30 s after its use, a used token gets the same successor again, with a new access token. The platform
+    /// documents this behaviour.
     #[default]
     Forgiving,
-    /// As [`Self::Forgiving`], but for ever. For tests in real time, which may take long on a busy machine.
+    /// Like [`Self::Forgiving`], but without a time limit. For tests in real time, which may take long on a busy
+    /// machine.
     AlwaysForgiving,
-    /// Using a dead token kills its successors too, as many authorization servers do.
+    /// A used token is refused, and its successors are revoked. Many authorization servers do this.
     FamilyRevoking,
 }
 
 impl Rotation {
-    /// Whether a token that was used so many milliseconds ago gets its successor again.
+    /// Returns true if a token that was used `ms` milliseconds ago gets its successor again.
     fn forgives_after(self, ms: u64) -> bool {
         match self {
             Self::Forgiving => ms < REPLAY_WINDOW_MS,
@@ -75,56 +77,56 @@ impl Rotation {
     }
 }
 
-/// Window of [`Rotation::Forgiving`], in milliseconds.
+/// The time during which [`Rotation::Forgiving`] answers a used token, in milliseconds.
 pub const REPLAY_WINDOW_MS: u64 = 30_000;
 const CODE_LIFE_MS: u64 = 5 * 60_000;
 
-/// Tokens as handed out.
+/// A token pair as the platform hands it out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pair {
-    /// Whom they are for.
+    /// The resource of the tokens.
     pub resource: Resource,
-    /// The agency above it.
+    /// The agency to which the resource belongs.
     pub company: String,
     /// Access token.
     pub access: String,
     /// Refresh token.
     pub refresh: String,
-    /// Milliseconds since the epoch at which the access token ends.
+    /// End of the access token's life, in milliseconds since the epoch.
     pub expires_at_ms: u64,
 }
 
-/// Why no tokens were handed out.
+/// The reason for which the platform refuses to issue tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// Unknown, used or expired code.
+    /// The code is unknown, used or expired.
     CodeNotFound,
-    /// The code was made for another redirect URI.
+    /// The code was issued for another redirect URI.
     RedirectMismatch,
-    /// Unknown, used or revoked refresh token.
+    /// The refresh token is unknown, used or revoked.
     RefreshTokenInvalid,
-    /// Paused by agency or billing; the token stays as it is.
+    /// The resource is paused by its agency or for billing. The refresh token stays valid.
     NotActive,
 }
 
-/// Why an access token opens nothing.
+/// The reason for which the platform refuses an access token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccessProblem {
-    /// Never issued, or revoked.
+    /// The token was never issued, or is revoked.
     Unknown,
-    /// Issued for this resource, and over.
+    /// The token was issued for this resource and has expired.
     Expired(Resource),
 }
 
-/// Whether a refresh token is still good for something.
+/// The state of a refresh token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Standing {
-    /// Presenting it answers a new pair.
+    /// The platform accepts the token and answers with a new pair.
     Live,
-    /// Used, and inside the replay window: presenting it answers its successor.
+    /// The token is used, but within the replay window: the platform answers with its successor.
     Replayable,
-    /// Presenting it is refused.
+    /// The platform refuses the token.
     Dead,
 }
 
@@ -136,7 +138,7 @@ struct Code {
     expires_at_ms: u64,
 }
 
-/// A chain of refresh tokens that began with one consent.
+/// A family: the chain of refresh tokens that began with one consent.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Family {
     resource: Resource,
@@ -166,7 +168,7 @@ struct Access {
     expires_at_ms: u64,
 }
 
-/// Everything the platform remembers about tokens.
+/// All codes and tokens that the platform has issued.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Grants {
     codes: HashMap<String, Code>,
@@ -177,7 +179,7 @@ pub struct Grants {
 }
 
 impl Grants {
-    /// A single-use code, as after consent.
+    /// Issues a single-use code, as the platform does after consent.
     pub fn issue_code(
         &mut self,
         resource: Resource,
@@ -191,16 +193,16 @@ impl Grants {
         code
     }
 
-    /// Whether a code would be taken; the platform looks at it before it looks at the client.
+    /// Returns true if the platform would accept the code. The platform checks the code before it checks the client.
     #[must_use]
     pub fn knows_code(&self, code: &str, now_ms: u64) -> bool {
         self.codes.get(code).is_some_and(|code| now_ms < code.expires_at_ms)
     }
 
-    /// Takes a code, and answers a pair that begins a family.
+    /// Redeems a code and returns the first pair of a new family.
     ///
     /// # Errors
-    /// The code is not known, or was made for another redirect URI.
+    /// The code is unknown, or was issued for another redirect URI.
     pub fn redeem(
         &mut self,
         code: &str,
@@ -221,7 +223,7 @@ impl Grants {
         Ok(self.begin(code.resource, &code.company, life_ms, now_ms))
     }
 
-    /// A pair without a code, for minting.
+    /// Issues the first pair of a new family without a code, for minting.
     pub fn begin(&mut self, resource: Resource, company: &str, life_ms: u64, now_ms: u64) -> Pair {
         let family = self.families.len();
         let refresh = self.new_refresh(family, &resource);
@@ -230,7 +232,7 @@ impl Grants {
         self.pair(family, refresh, life_ms, now_ms)
     }
 
-    /// Uses a refresh token.
+    /// Uses a refresh token and returns the next pair.
     ///
     /// # Errors
     /// The token is dead, or its resource is paused.
@@ -262,10 +264,10 @@ impl Grants {
         }
     }
 
-    /// Whom an access token speaks for, and the agency above it.
+    /// Returns the resource of an access token, and the agency to which the resource belongs.
     ///
     /// # Errors
-    /// It is unknown or has expired.
+    /// The token is unknown or has expired.
     pub fn check_access(&self, token: &str, now_ms: u64) -> Result<(Resource, String), AccessProblem> {
         let access = self.access.get(token).ok_or(AccessProblem::Unknown)?;
         if now_ms >= access.expires_at_ms {
@@ -274,35 +276,35 @@ impl Grants {
         Ok((access.resource.clone(), access.company.clone()))
     }
 
-    /// Ends every access token now; refresh tokens stay as they are.
+    /// Expires every access token now. Refresh tokens stay as they are.
     pub fn expire_access(&mut self, now_ms: u64) {
         for access in self.access.values_mut() {
             access.expires_at_ms = access.expires_at_ms.min(now_ms);
         }
     }
 
-    /// The same for one resource.
+    /// Expires the access tokens of one resource now.
     pub fn expire_access_of(&mut self, resource: &Resource, now_ms: u64) {
         for access in self.access.values_mut().filter(|access| access.resource == *resource) {
             access.expires_at_ms = access.expires_at_ms.min(now_ms);
         }
     }
 
-    /// When the last of those access tokens of a resource ends that were issued until `issued_by_ms`; it may have ended
-    /// already. Milliseconds since the epoch, both.
+    /// Returns the latest expiry of those access tokens of a resource that were issued until `issued_by_ms`. The expiry
+    /// may be in the past. Both times are milliseconds since the epoch.
     #[must_use]
     pub fn access_until(&self, resource: &Resource, issued_by_ms: u64) -> Option<u64> {
         let theirs = |access: &&Access| access.resource == *resource && access.issued_at_ms <= issued_by_ms;
         self.access.values().filter(theirs).map(|access| access.expires_at_ms).max()
     }
 
-    /// Whether a resource is paused.
+    /// Returns true if a resource is paused.
     #[must_use]
     pub fn is_paused(&self, resource: &Resource) -> bool {
         self.paused.contains(resource)
     }
 
-    /// Ends everything a resource has.
+    /// Revokes every token of a resource.
     pub fn uninstall(&mut self, resource: &Resource) {
         for family in self.families.iter_mut().filter(|family| family.resource == *resource) {
             family.revoked = true;
@@ -310,7 +312,7 @@ impl Grants {
         self.access.retain(|_, access| access.resource != *resource);
     }
 
-    /// Pauses a resource, or lets it go on.
+    /// Pauses a resource, or resumes it.
     pub fn set_active(&mut self, resource: Resource, active: bool) {
         if active {
             self.paused.remove(&resource);
@@ -319,12 +321,12 @@ impl Grants {
         }
     }
 
-    /// Lets everything go on that is paused; what it was.
+    /// Resumes all paused resources and returns them.
     pub fn set_all_active(&mut self) -> Vec<Resource> {
         self.paused.drain().collect()
     }
 
-    /// What presenting this refresh token would do.
+    /// Returns the state of a refresh token at `now_ms`, without using the token.
     #[must_use]
     pub fn standing(&self, token: &str, rotation: Rotation, now_ms: u64) -> Standing {
         match self.refresh.get(token) {
@@ -339,20 +341,20 @@ impl Grants {
         }
     }
 
-    /// The one live refresh token of each family of a resource that is not revoked, oldest family first.
+    /// Returns the live refresh token of each unrevoked family of a resource, oldest family first.
     #[must_use]
     pub fn live_refresh_tokens(&self, resource: &Resource) -> Vec<String> {
         let ours = |family: &&Family| family.resource == *resource && !family.revoked;
         self.families.iter().filter(ours).map(|family| family.live.clone()).collect()
     }
 
-    /// Whom a refresh token belongs to, dead or alive.
+    /// Returns the resource of a refresh token, even if the token is dead.
     #[must_use]
     pub fn owner(&self, refresh_token: &str) -> Option<&Resource> {
         self.refresh.get(refresh_token).map(|known| &self.families[known.family].resource)
     }
 
-    /// Every token and code ever issued, for a search through logs.
+    /// Returns every token and code that was ever issued, so that a test can search the logs for them.
     pub fn every_secret(&self) -> impl Iterator<Item = &str> {
         self.codes.keys().chain(self.refresh.keys()).chain(self.access.keys()).map(String::as_str)
     }

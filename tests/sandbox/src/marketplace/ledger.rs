@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::grants::Resource;
 
-/// Of each list so many entries are kept; a sandbox may run for days.
+/// The most entries of each list. A sandbox may run for days.
 const KEPT: usize = 100_000;
 
 /// One request to the token endpoint or the minting endpoint.
@@ -17,15 +17,15 @@ const KEPT: usize = 100_000;
 pub struct TokenRequest {
     /// Arrival, on the platform's clock, since the Unix epoch.
     pub at: Duration,
-    /// `authorization_code`, `refresh_token`, `mint`, or what else was asked for.
+    /// The grant: `authorization_code`, `refresh_token`, `mint`, or the unknown grant of the request.
     pub grant: String,
-    /// Whose token, where known.
+    /// The resource of the token, if known.
     pub resource: Option<Resource>,
-    /// `granted`, or the refusal's message. What the platform decided, whatever a fault then made of it.
+    /// `granted`, or the message of the refusal. This is the platform's decision before a fault is applied.
     pub outcome: String,
-    /// Status of the answer that left; `None` where the connection was dropped.
+    /// Status of the answer that was sent; `None` if the connection was dropped.
     pub status: Option<u16>,
-    /// The fault that struck.
+    /// The fault that was applied.
     pub fault: Option<super::faults::Fault>,
 }
 
@@ -38,7 +38,7 @@ pub struct ApiRequest {
     pub method: String,
     /// Path and query exactly as received.
     pub target: String,
-    /// Status of the answer that left; `None` where the connection was dropped.
+    /// Status of the answer that was sent; `None` if the connection was dropped.
     pub status: Option<u16>,
 }
 
@@ -57,7 +57,7 @@ impl Ledger {
         keep(&mut self.tokens, request);
     }
 
-    /// A code leaves the grants when it is redeemed, but it must not be in a log all the same.
+    /// Records a code. A redeemed code is no longer among the grants, but still must not appear in a log.
     pub(super) fn code(&mut self, code: &str) {
         keep(&mut self.codes, code.to_owned());
     }

@@ -1,7 +1,8 @@
 //! The fake platform: consent page, token endpoint, minting, a part of the API, and records of every request.
 //!
-//! A wrong fake makes every other test worthless, so its decisions are pure code with tests, in [`grants`] and
-//! [`window`]. Tests control it with [`Platform`]. The same controls are served under `/_sandbox/` for people with `curl`.
+//! A wrong fake makes every other test worthless, so the decisions of the fake are pure code with tests, in [`grants`]
+//! and [`window`]. Tests control the fake with [`Platform`]. The same controls are served under `/_sandbox/` for people
+//! with `curl`.
 
 mod api;
 mod consent;
@@ -40,15 +41,15 @@ use crate::{
     server::{Server, StartError, WhenClientLeaves},
 };
 
-/// Ask it and move it; see [`Marketplace`].
+/// The fake platform without its server: tests read its state and control it. See [`Marketplace`].
 #[derive(Debug)]
 pub struct Platform {
     state: Mutex<State>,
     clock: Clock,
     bus: EventBus,
-    /// Told after each change of the grants, so that they can be kept in a file.
+    /// File to which the grants are saved after each change, if [`Platform::keep_in`] named one.
     saved_to: Mutex<Option<std::path::PathBuf>>,
-    /// Environment for `ops`, which asks the fake platform for it.
+    /// Environment for `ops`, which requests it from the fake platform.
     operators_environment: Mutex<BTreeMap<String, String>>,
     webhooks: Webhooks,
 }
@@ -65,16 +66,16 @@ struct State {
     contacts: BTreeMap<String, Vec<serde_json::Value>>,
 }
 
-/// How the platform sees a resource.
+/// State of a resource at the platform.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Glance {
-    /// Whether its access token is over, whatever its holder thinks.
+    /// True if the platform refuses the resource's access token, even if the holder believes that the token is valid.
     pub refuses_token: bool,
-    /// Whether it is paused.
+    /// True if the resource is paused.
     pub paused: bool,
-    /// What it may ask.
+    /// Rate limits of the resource.
     pub limits: Limits,
-    /// What is left of that.
+    /// Remaining requests within the limits.
     pub remaining: Remaining,
 }
 
@@ -94,7 +95,7 @@ impl Deref for Marketplace {
 }
 
 impl Marketplace {
-    /// Starts it.
+    /// Starts the fake platform.
     ///
     /// # Errors
     /// The port is taken.
@@ -116,7 +117,7 @@ impl Marketplace {
         self.server.url()
     }
 
-    /// The platform without its server, to share.
+    /// Returns the platform without its server, to be shared.
     #[must_use]
     pub fn platform(&self) -> Arc<Platform> {
         Arc::clone(&self.platform)
@@ -154,29 +155,29 @@ impl Platform {
         self.bus.publish(Event::Control { what: what.into() });
     }
 
-    /// What `GET /_sandbox/environment` answers from now on.
+    /// Sets the answer of `GET /_sandbox/environment`.
     pub fn tell_operators(&self, environment: BTreeMap<String, String>) {
         *lock(&self.operators_environment) = environment;
     }
 
-    /// The clock of codes, tokens, replay windows and rate limits.
+    /// Returns the clock of codes, tokens, replay windows and rate limits.
     #[must_use]
     pub fn clock(&self) -> &Clock {
         &self.clock
     }
 
-    /// The options as they are now.
+    /// Returns the current options.
     #[must_use]
     pub fn options(&self) -> Options {
         self.state().options.clone()
     }
 
-    /// Changes options while it runs.
+    /// Changes options while the fake runs.
     pub fn change(&self, change: impl FnOnce(&mut Options)) {
         change(&mut self.state().options);
     }
 
-    /// Takes a redirect URI from now on.
+    /// Registers a further redirect URI.
     pub fn allow_redirect(&self, uri: impl Into<String>) {
         let uri = uri.into();
         self.change(|options| {
@@ -186,25 +187,25 @@ impl Platform {
         });
     }
 
-    /// Gives one resource limits of its own.
+    /// Sets the limits of one resource.
     pub fn set_limits_of(&self, resource: Resource, limits: Limits) {
         self.state().limits_of.insert(resource, limits);
     }
 
-    /// Uses up a part of a resource's day, as another program with the same app would.
+    /// Counts requests against a resource's daily limit, as if another program with the same app had sent them.
     pub fn spend_today(&self, resource: &Resource, count: u64) {
         let now = self.clock.now();
         self.state().windows.entry(resource.clone()).or_default().spend_today(now, count);
     }
 
-    /// What tells the app of installs and uninstalls, once it knows where.
+    /// Returns the sender of install and uninstall webhooks. The sender sends nothing until the URL is set.
     #[must_use]
     pub fn webhooks(&self) -> &Webhooks {
         &self.webhooks
     }
 
-    /// Somebody installs the app from the marketplace, an agency with all its locations: a code as after consent, and the
-    /// app is told.
+    /// Installs the app, as a user does in the marketplace; an agency gets the app with all its locations. Returns a
+    /// code as after consent, and sends the install webhook.
     #[must_use]
     pub fn install(&self, resource: &Resource) -> String {
         if let Resource::Company(_) = resource {
@@ -215,7 +216,8 @@ impl Platform {
         code
     }
 
-    /// Tells the app of a resource, and with an agency of each of its locations that has the app.
+    /// Sends webhooks for a resource. An install of an agency also sends a webhook for each of its locations that has
+    /// the app.
     fn tell(&self, kind: Kind, resource: &Resource) {
         let state = self.state();
         let at = self.clock.now();
@@ -227,13 +229,14 @@ impl Platform {
         }
     }
 
-    /// A code as after consent, without the page. It fits any registered redirect URI.
+    /// Issues a code as after consent, without the consent page. The code fits any registered redirect URI.
     #[must_use]
     pub fn authorize(&self, resource: Resource) -> String {
         self.code(resource, None)
     }
 
-    /// A code for what was chosen, which a bulk install turns into the whole agency with one location.
+    /// Issues a code for the chosen resource. With `bulk_install`, a code for one location becomes a code for its
+    /// agency, with only that location installed.
     fn code(&self, chosen: Resource, redirect_uri: Option<String>) -> String {
         let now_ms = self.clock.now_ms();
         let mut state = self.state();
@@ -256,7 +259,8 @@ impl Platform {
         state.grants.issue_code(resource, &company, redirect_uri, now_ms)
     }
 
-    /// Makes a fault wait for the next `times` requests at `at`; `None`: until [`Platform::clear_faults`].
+    /// Plans a fault for the next `times` requests at `at`. With `None`, the fault applies until
+    /// [`Platform::clear_faults`].
     pub fn fault(&self, at: Endpoint, fault: Fault, times: Option<u32>) {
         self.plan(Plan { at, fault, times });
     }
@@ -266,12 +270,12 @@ impl Platform {
         self.state().plans.add(plan);
     }
 
-    /// Forgets every waiting fault.
+    /// Removes every planned fault.
     pub fn clear_faults(&self) {
         self.state().plans.clear();
     }
 
-    /// Ends every access token now; the refresh tokens stay good.
+    /// Expires every access token now. Refresh tokens stay valid.
     pub fn expire_access_tokens(&self) {
         let now_ms = self.clock.now_ms();
         self.state().grants.expire_access(now_ms);
@@ -279,7 +283,7 @@ impl Platform {
         self.control("all access tokens expired");
     }
 
-    /// The same for one resource.
+    /// Expires the access tokens of one resource now.
     pub fn expire_access_tokens_of(&self, resource: &Resource) {
         let now_ms = self.clock.now_ms();
         self.state().grants.expire_access_of(resource, now_ms);
@@ -287,8 +291,8 @@ impl Platform {
         self.control(format!("the access tokens of {resource} expired"));
     }
 
-    /// How the platform sees a resource, for people who watch: whether it still takes the access tokens that were issued
-    /// until `issued_by_ms`, and what it counts.
+    /// Returns the state of a resource at the platform, for display: if the platform refuses the access tokens that
+    /// were issued until `issued_by_ms`, and the counts of requests.
     #[must_use]
     pub fn glance(&self, resource: &Resource, issued_by_ms: u64) -> Glance {
         let now_ms = self.clock.now_ms();
@@ -303,24 +307,24 @@ impl Platform {
         }
     }
 
-    /// Forgets one waiting fault, the oldest of its kind.
+    /// Removes one planned fault, the oldest that equals `fault`.
     pub fn forget_fault(&self, at: Endpoint, fault: &Fault) {
         self.state().plans.forget(at, fault);
     }
 
-    /// The faults that wait, oldest first.
+    /// Returns the planned faults, oldest first.
     #[must_use]
     pub fn faults(&self) -> Vec<Plan> {
         self.state().plans.list().to_vec()
     }
 
-    /// Moves the platform's clock: past a replay window, a rate-limit window, a token's life.
+    /// Moves the platform's clock forwards, for example past a replay window, a rate-limit window, or a token's life.
     pub fn advance(&self, by: Duration) {
         self.clock.advance(by);
         self.control(format!("the platform's clock moved on by {} s", by.as_secs()));
     }
 
-    /// Lets everything go on that is paused.
+    /// Resumes all paused resources.
     pub fn set_all_active(&self) {
         let resources = self.state().grants.set_all_active();
         for resource in resources {
@@ -328,14 +332,14 @@ impl Platform {
         }
     }
 
-    /// Pauses a resource (refreshing answers "Location is not active"), or lets it go on.
+    /// Pauses a resource, or resumes it. While a resource is paused, a refresh answers "Location is not active".
     pub fn set_active(&self, resource: Resource, active: bool) {
         self.control(format!("{resource} {}", if active { "is active again" } else { "is paused" }));
         self.state().grants.set_active(resource, active);
         self.save();
     }
 
-    /// Ends everything a resource has, as when somebody uninstalls the app.
+    /// Revokes every token of a resource, as when a user uninstalls the app.
     pub fn uninstall(&self, resource: &Resource) {
         {
             let mut state = self.state();
@@ -349,7 +353,7 @@ impl Platform {
         self.tell(Kind::Uninstall, resource);
     }
 
-    /// What presenting this refresh token would do now: is a stored grant alive?
+    /// Returns the current state of a refresh token, so that tests can check that a stored grant is alive.
     #[must_use]
     pub fn standing(&self, refresh_token: &str) -> Standing {
         let now_ms = self.clock.now_ms();
@@ -357,19 +361,19 @@ impl Platform {
         state.grants.standing(refresh_token, state.options.rotation, now_ms)
     }
 
-    /// The live refresh token of each chain of a resource that is not revoked, oldest chain first.
+    /// Returns the live refresh token of each unrevoked family of a resource, oldest family first.
     #[must_use]
     pub fn live_refresh_tokens(&self, resource: &Resource) -> Vec<String> {
         self.state().grants.live_refresh_tokens(resource)
     }
 
-    /// Whether the API would take this access token now.
+    /// Returns true if the API would accept this access token now.
     #[must_use]
     pub fn takes_access_token(&self, access_token: &str) -> bool {
         self.state().grants.check_access(access_token, self.clock.now_ms()).is_ok()
     }
 
-    /// Every code and token there ever was, and the client's secret: what must not be in any log.
+    /// Returns every code and token that was ever issued, and the client secret. None of them may appear in a log.
     #[must_use]
     pub fn every_secret(&self) -> Vec<String> {
         let state = self.state();
@@ -379,47 +383,48 @@ impl Platform {
         secrets
     }
 
-    /// All requests to the token and minting endpoints, oldest first.
+    /// Returns all requests to the token and minting endpoints, oldest first.
     #[must_use]
     pub fn token_requests(&self) -> Vec<TokenRequest> {
         self.state().ledger.token_requests()
     }
 
-    /// How many of them were for this grant: `authorization_code`, `refresh_token`, `mint`.
+    /// Returns the number of token requests with this grant: `authorization_code`, `refresh_token` or `mint`.
     #[must_use]
     pub fn token_requests_for(&self, grant: &str) -> usize {
         self.state().ledger.count(grant)
     }
 
-    /// All requests to the API for one resource, oldest first, whatever was answered.
+    /// Returns all requests to the API for one resource, oldest first, with any status.
     #[must_use]
     pub fn api_requests(&self, resource: &Resource) -> Vec<ApiRequest> {
         self.state().ledger.api_requests(resource)
     }
 
-    /// Requests to the API whose token was of nobody.
+    /// Returns the number of requests to the API whose token belongs to no resource.
     #[must_use]
     pub fn strangers(&self) -> u64 {
         self.state().ledger.strangers()
     }
 
-    /// The most requests of a resource that ever arrived within one burst interval, wherever it is laid.
+    /// Returns the most requests of a resource that ever arrived within one burst interval, measured with a sliding
+    /// window.
     #[must_use]
     pub fn worst_window(&self, resource: &Resource) -> usize {
         self.state().windows.get(resource).map_or(0, Window::worst)
     }
 
-    /// Forgets what was recorded and counted; tokens, limits and faults stay.
+    /// Clears the records and counts of requests. Tokens, limits and faults stay.
     pub fn forget_requests(&self) {
         let mut state = self.state();
         state.ledger = Ledger::default();
         state.windows.clear();
     }
 
-    /// Keeps the grants in a file from now on, and takes those that are in it.
+    /// Loads the grants from a file if it exists, and saves them there from now on.
     ///
     /// # Errors
-    /// The file is there and cannot be read.
+    /// The file exists and cannot be read.
     pub fn keep_in(&self, path: &std::path::Path) -> Result<(), StartError> {
         let problem = |problem: String| StartError::File { path: path.display().to_string(), problem };
         if path.exists() {
@@ -430,7 +435,7 @@ impl Platform {
         Ok(())
     }
 
-    /// Writes the grants where [`Platform::keep_in`] said.
+    /// Writes the grants to the file that [`Platform::keep_in`] named.
     fn save(&self) {
         let Some(path) = lock(&self.saved_to).clone() else { return };
         let Ok(text) = serde_json::to_string(&self.state().grants) else { return };

@@ -1,4 +1,5 @@
-//! `/oauth/token`, `/oauth/locationToken` and `/oauth/installedLocations`, with the platform's own words.
+//! The endpoints `/oauth/token`, `/oauth/locationToken` and `/oauth/installedLocations`, with the platform's own
+//! messages.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,7 +30,7 @@ pub(super) fn routes() -> Router<Arc<Platform>> {
 
 const LARGEST_FORM: usize = 64 * 1024;
 
-/// What the platform made of a token request.
+/// The platform's decision about a token request.
 struct Decision {
     grant: String,
     resource: Option<Resource>,
@@ -84,7 +85,7 @@ fn decide(platform: &Platform, grant: &str, form: &Form, camel: bool) -> Decisio
         "authorization_code" => {
             let Some(code) = form.get("code") else { return bad("Missing parameter: code") };
             state.ledger.code(code);
-            // The platform looks at the code before it looks at the client.
+            // The platform checks the code before it checks the client.
             if !state.grants.knows_code(code, now_ms) {
                 let why = "Authorization code not found";
                 return refused(None, unauthorized(why), why);
@@ -141,7 +142,8 @@ fn refusal_answer(refusal: Refusal) -> (Answer, &'static str) {
     (Answer::refusal(400, message), message)
 }
 
-/// Snake case for the five names of RFC 6749, camel case for the rest; v3 is camel case throughout.
+/// Builds the answer with a token pair. The five names of RFC 6749 are in snake case and the others in camel case; in
+/// v3, all names are in camel case.
 fn pair_answer(pair: &Pair, life_ms: u64, camel: bool, state: &State) -> Value {
     let name = |snake: &'static str, camel_name: &'static str| if camel { camel_name } else { snake };
     let mut value = json!({
@@ -212,7 +214,7 @@ fn mint_one(platform: &Platform, headers: &HeaderMap, body: &[u8]) -> Decision {
 
 const NO_ACCESS: &str = "The token does not have access to this location.";
 
-/// The agency whose valid token with a valid version is in these headers.
+/// Returns the id of the agency that calls. The headers must have a valid agency token and a valid version.
 fn company_caller(state: &State, headers: &HeaderMap, now_ms: u64) -> Result<String, (Answer, &'static str)> {
     let caller = Caller::of(state, headers, now_ms);
     let (resource, company) = match caller {
@@ -276,14 +278,15 @@ fn locations_page(platform: &Platform, headers: &HeaderMap, query: &Form) -> Ans
 }
 
 impl State {
-    /// The locations of an agency that have the app.
+    /// Returns the locations of an agency that have the app.
     fn installed_of(&self, company: &str) -> impl Iterator<Item = &super::Location> {
         self.options.locations_of(company).iter().filter(|location| !self.not_installed.contains(&location.id))
     }
 }
 
 impl Platform {
-    /// Lets a fault strike, or the work happen, or both, and writes it down.
+    /// Answers a token request: applies the planned fault, does the work unless the fault prevents it, and records the
+    /// request.
     async fn answer(&self, at: &[Endpoint], grant: &str, work: impl FnOnce() -> Decision) -> Response {
         let at_time = self.clock.now();
         let fault = self.state().plans.take(at);

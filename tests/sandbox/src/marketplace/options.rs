@@ -1,4 +1,4 @@
-//! Behaviour of the fake platform that tests and the command line choose.
+//! Behaviour of the fake platform, chosen by tests and by the command line.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -12,24 +12,24 @@ use super::{
 /// A location of the agency.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Location {
-    /// Its id.
+    /// The location's id.
     pub id: String,
-    /// Its name.
+    /// The location's name.
     pub name: String,
 }
 
 /// Behaviour of the fake platform. All of it can be changed while the fake runs.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Port on 127.0.0.1; 0 takes a free one.
+    /// Port on 127.0.0.1; 0 selects a free port.
     pub port: u16,
     /// The app's client id; the part before the dash is the app id.
     pub client_id: String,
     /// The app's client secret.
     pub client_secret: String,
-    /// Redirect URIs that are taken, compared exactly. Unlike the platform's they need not be https.
+    /// Accepted redirect URIs, compared exactly. The real platform requires https; the fake does not.
     pub redirect_uris: Vec<String>,
-    /// What using a refresh token does to it.
+    /// The platform's treatment of a refresh token that is used again.
     pub rotation: Rotation,
     /// Life of access tokens.
     pub token_life: Duration,
@@ -37,16 +37,16 @@ pub struct Options {
     pub limits: Limits,
     /// The agency's id.
     pub company: String,
-    /// Its locations.
+    /// The agency's locations.
     pub locations: Vec<Location>,
     /// Further agencies with their locations.
     pub agencies: BTreeMap<String, Vec<Location>>,
-    /// Whether choosing one location answers the agency's token all the same, as for an agency's administrator.
+    /// True if the choice of one location still answers with the agency's token, as for an administrator of the agency.
     pub bulk_install: bool,
 }
 
 impl Options {
-    /// Whether the agency is this one, or has this location.
+    /// Returns true if the resource exists: an agency of these options, or a location of one of the agencies.
     #[must_use]
     pub fn has(&self, resource: &Resource) -> bool {
         match resource {
@@ -57,7 +57,7 @@ impl Options {
         }
     }
 
-    /// The locations of an agency.
+    /// Returns the locations of an agency.
     pub(super) fn locations_of(&self, company: &str) -> &[Location] {
         if company == self.company {
             &self.locations
@@ -66,7 +66,7 @@ impl Options {
         }
     }
 
-    /// The agency of a location.
+    /// Returns the agency of a location.
     pub(super) fn company_of(&self, location: &str) -> &str {
         let has = |(_, locations): &(&String, &Vec<Location>)| locations.iter().any(|known| known.id == location);
         self.agencies.iter().find(has).map_or(&self.company, |(company, _)| company)

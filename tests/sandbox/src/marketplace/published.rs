@@ -1,11 +1,10 @@
-//! The operations that the platform has published, as far as the fake platform needs them: their methods and paths, and
-//! the class of token that each operation takes.
+//! The operations that the platform has published: method, path, and the class of token that each operation accepts.
 
 use std::sync::LazyLock;
 
 use super::grants::Resource;
 
-/// The platform's list, one operation a line.
+/// The platform's list, with one operation per line.
 const OPERATIONS: &str = include_str!("../../../it/data/operations.tsv");
 
 /// One operation.
@@ -18,12 +17,12 @@ pub(super) struct Operation {
 }
 
 impl Operation {
-    /// The operation of a request, if there is one.
+    /// Returns the operation of a request, if the list has one.
     pub(super) fn of(method: &str, path: &str) -> Option<&'static Self> {
         static ALL: LazyLock<Vec<Operation>> = LazyLock::new(|| OPERATIONS.lines().skip(1).filter_map(read).collect());
         let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
         let fitting = ALL.iter().filter(|operation| operation.method == method && operation.fits(&segments));
-        // `/locations/search` rather than `/locations/{locationId}`.
+        // Prefers `/locations/search` to `/locations/{locationId}`.
         fitting.min_by_key(|operation| operation.segments.iter().filter(|part| part.starts_with('{')).count())
     }
 
@@ -32,7 +31,7 @@ impl Operation {
         self.segments.len() == segments.len() && pairs.all(|(part, segment)| part.starts_with('{') || part == segment)
     }
 
-    /// Whether it takes a token of this class.
+    /// Returns true if the operation accepts a token of this resource's class.
     pub(super) fn takes(&self, resource: &Resource) -> bool {
         match resource {
             Resource::Location(_) => self.locations,
@@ -45,7 +44,7 @@ fn read(line: &'static str) -> Option<Operation> {
     let mut fields = line.split('\t').skip(2);
     let (method, path, classes) = (fields.next()?, fields.next()?, fields.next()?);
     let is_agencys = |class: &str| class.starts_with("Agency-Access");
-    // Of those without a class nothing is known but that a token is needed.
+    // For an operation without a class, the list says only that a token is needed.
     let companies = classes.split('+').any(|class| is_agencys(class) || class == "bearer" || class == "-");
     let locations = !classes.split('+').all(is_agencys);
     let segments = path.split('/').filter(|segment| !segment.is_empty()).collect();

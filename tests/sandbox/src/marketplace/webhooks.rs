@@ -1,6 +1,7 @@
-//! What the platform tells an app of by itself: installs and uninstalls, signed, and again where it is asked to.
+//! Webhooks of the fake platform: signed notices of installs and uninstalls, sent again if the receiver does not accept
+//! them.
 //!
-//! Nothing is sent before [`Webhooks::send_to`] has said where: a test that does not want them never hears of them.
+//! No webhook is sent until [`Webhooks::send_to`] has set the URL. A test that wants no webhooks does not set the URL.
 
 use std::{
     sync::{Arc, Mutex},
@@ -22,7 +23,7 @@ use crate::{
     server::StartError,
 };
 
-/// What is told.
+/// The kind of a webhook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// The app was installed.
@@ -40,12 +41,12 @@ impl Kind {
     }
 }
 
-/// Waits before a webhook is sent again. The platform's are minutes; nobody watches a sandbox for so long.
+/// Waits before a webhook is sent again. The platform waits for minutes, which is too long for a person at a sandbox.
 const AGAIN_AFTER: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(10), Duration::from_secs(30)];
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The sender, with a key of its own.
+/// The sender, with its own signing key.
 #[derive(Debug)]
 pub struct Webhooks {
     key: Arc<Ed25519KeyPair>,
@@ -60,19 +61,20 @@ impl Webhooks {
         Ok(Self { key: Arc::new(key), client: reqwest::Client::new(), target: Mutex::default(), bus })
     }
 
-    /// The public key as the platform publishes its own: SPKI, base64. For `WEBHOOK_PUBLIC_KEYS`.
+    /// Returns the public key for `WEBHOOK_PUBLIC_KEYS`, in the form in which the platform publishes its key: SPKI in
+    /// base64.
     #[must_use]
     pub fn public_key(&self) -> String {
         let der: Result<PublicKeyX509Der<'_>, _> = self.key.public_key().as_der();
         der.map(|der| STANDARD.encode(der.as_ref())).unwrap_or_default()
     }
 
-    /// Sends to this URL from now on.
+    /// Sets the URL to which webhooks are sent.
     pub fn send_to(&self, url: impl Into<String>) {
         *lock(&self.target) = Some(url.into());
     }
 
-    /// Sends, in the background; again for every answer but a 2xx, with the same id and timestamp.
+    /// Sends a webhook in the background. After any outcome but a 2xx, sends it again with the same id and timestamp.
     pub(super) fn send(&self, kind: Kind, resource: &Resource, options: &Options, at: Duration) {
         let Some(target) = lock(&self.target).clone() else { return };
         let body = notice(kind, resource, options, at).to_string();
@@ -100,7 +102,7 @@ impl Webhooks {
     }
 }
 
-/// The members that the platform documents.
+/// Builds the body, with the members that the platform documents.
 fn notice(kind: Kind, resource: &Resource, options: &Options, at: Duration) -> Value {
     let nanos = i128::try_from(at.as_millis()).unwrap_or_default() * 1_000_000;
     let at = OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(OffsetDateTime::UNIX_EPOCH);

@@ -1,32 +1,33 @@
-//! The platform's two limits, and an honest count of what arrived.
+//! The platform's two rate limits, and an exact count of the requests that arrived.
 //!
-//! Pure: the instant is an argument. Two logs, because they answer two questions. *Admitted* requests decide what the
-//! platform answers; *arrivals* say whether the relay kept its promise, and there a refused request counts too.
+//! The code is pure: the instant is an argument. There are two logs, for two purposes. The log of *admitted* requests
+//! decides the platform's answer. The log of *arrivals* shows if the relay kept within the limit; a refused request
+//! counts there too.
 
 use std::{collections::VecDeque, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-/// What the platform allows one app on one resource.
+/// The platform's limits for one app on one resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Requests in any `interval_ms`.
+    /// Most requests within any `interval_ms`.
     pub burst: usize,
     /// Length of the burst window in milliseconds.
     pub interval_ms: u64,
-    /// Requests in 24 hours from the first one.
+    /// Most requests in the 24 hours that begin with the first request.
     pub daily: u64,
 }
 
 impl Default for Limits {
-    /// What production has: 100 in 10 s, 200,000 a day.
+    /// The limits in production: 100 in 10 s, 200,000 a day.
     fn default() -> Self {
         Self { burst: 100, interval_ms: 10_000, daily: 200_000 }
     }
 }
 
 impl Limits {
-    /// What sandbox agencies have: 25 in 10 s, 10,000 a day.
+    /// The limits of sandbox agencies: 25 in 10 s, 10,000 a day.
     #[must_use]
     pub fn sandbox_agency() -> Self {
         Self { burst: 25, interval_ms: 10_000, daily: 10_000 }
@@ -37,24 +38,24 @@ impl Limits {
     }
 }
 
-/// What the platform says to one request.
+/// The platform's decision about one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// It is served.
+    /// The request is served.
     Admitted,
-    /// 429: too many in the window.
+    /// 429: the burst limit is reached.
     Burst,
-    /// 429: too many today.
+    /// 429: the daily limit is reached.
     Daily,
 }
 
-/// What the rate-limit headers say.
+/// The values of the rate-limit headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Remaining {
-    /// Left in the burst window.
+    /// Requests left in the burst window.
     pub burst: usize,
-    /// Left today.
+    /// Requests left today.
     pub daily: u64,
     /// Milliseconds until the day ends.
     pub daily_reset_ms: u64,
@@ -95,7 +96,7 @@ impl Window {
         Verdict::Admitted
     }
 
-    /// What is left at `now`.
+    /// Returns the requests that are left at `now`.
     #[must_use]
     pub fn remaining(&self, now: Duration, limits: Limits) -> Remaining {
         let in_window = self.admitted.iter().filter(|&&at| now.saturating_sub(at) < limits.interval()).count();
@@ -110,25 +111,25 @@ impl Window {
         }
     }
 
-    /// The most requests that ever arrived within one window, wherever it is laid.
+    /// Returns the most requests that ever arrived within one interval, measured with a sliding window.
     #[must_use]
     pub fn worst(&self) -> usize {
         self.worst
     }
 
-    /// Requests within the window that ends with the last arrival.
+    /// Returns the number of requests within the window that ends with the last arrival.
     #[must_use]
     pub fn in_window(&self) -> usize {
         self.arrivals.len()
     }
 
-    /// All requests that ever arrived.
+    /// Returns the number of all requests that ever arrived.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.total
     }
 
-    /// As if `count` requests had been served today already.
+    /// Counts `count` more requests against the daily limit, as if they had been served today.
     pub fn spend_today(&mut self, now: Duration, count: u64) {
         self.today(now);
         if let Some((_, today)) = &mut self.day {
@@ -136,7 +137,7 @@ impl Window {
         }
     }
 
-    /// The day that is running; a day begins with its first request.
+    /// Returns the start and the count of the current day. A day begins with its first request.
     fn today(&mut self, now: Duration) -> (Duration, u64) {
         match self.day {
             Some((started, count)) if now < started + DAY => (started, count),
@@ -145,7 +146,8 @@ impl Window {
     }
 }
 
-/// Two instants share a window when they are *less* than its length apart.
+/// Removes the instants that are outside the window. Two instants share a window if they are *less* than its length
+/// apart.
 fn forget_older(log: &mut VecDeque<Duration>, now: Duration, interval: Duration) {
     while log.front().is_some_and(|&at| now.saturating_sub(at) >= interval) {
         log.pop_front();
@@ -165,7 +167,8 @@ mod tests {
     #[test]
     fn the_window_slides_and_does_not_snap_to_a_grid() {
         let mut window = Window::default();
-        // Three at the end of one fixed window, three at the start of the next: a fixed window would admit all six.
+        // Three requests at the end of one fixed window, and three at the start of the next: a fixed window would admit
+        // all six.
         for ms in [9_000, 9_100, 9_200] {
             assert_eq!(window.arrive(at(ms), LIMITS), Verdict::Admitted);
         }

@@ -29,7 +29,7 @@ pub(super) async fn next(Shared(inner): TheInner, Path((function, worker)): Path
         Arc::clone(&state.register(&function).waiting)
     };
     let job = loop {
-        // Cancelled when the worker's connection ends: nothing is taken from the queue for a dead worker.
+        // This wait is cancelled when the worker's connection ends, so a dead worker takes no job from the queue.
         let Some(job) = waiting.lock().await.recv().await else { return hang_up() };
         if !job.answer.is_closed() {
             break job;
@@ -101,7 +101,7 @@ pub(super) async fn init_failed(
     status(StatusCode::ACCEPTED, &json!({ "status": "OK" }))
 }
 
-/// `POST /2015-03-31/functions/{name}/invocations?Qualifier=`, as the AWS SDKs and `curl` use it.
+/// Serves `POST /2015-03-31/functions/{name}/invocations?Qualifier=`, as the AWS SDKs and `curl` send it.
 pub(super) async fn invoke_over_http(
     Shared(inner): TheInner,
     Path(named): Path<String>,
@@ -152,7 +152,7 @@ pub(super) async fn invoke_over_http(
     response.unwrap_or_else(|_| hang_up())
 }
 
-/// `GET /2015-03-31/functions/{name}/aliases`, a page at a time.
+/// Serves `GET /2015-03-31/functions/{name}/aliases`, one page per request.
 pub(super) async fn list_aliases(
     Shared(inner): TheInner,
     Path(named): Path<String>,
@@ -192,7 +192,7 @@ fn with_error_type(code: StatusCode, kind: &'static str, document: &Value) -> Re
     response
 }
 
-/// `name`, `name:qualifier`, or a full ARN with or without one.
+/// Splits the name of a function: `name`, `name:qualifier`, or a full ARN with or without a qualifier.
 fn split_name(named: &str) -> (String, Option<String>) {
     let name = named.rsplit_once(":function:").map_or(named, |(_, name)| name);
     match name.split_once(':') {

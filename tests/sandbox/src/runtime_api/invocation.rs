@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 
 use super::LARGEST_PAYLOAD;
 
-/// How a function is invoked.
+/// The parameters of an invocation.
 #[derive(Debug, Clone)]
 pub struct Invocation {
-    /// Alias or version; it ends the invoked ARN.
+    /// Alias or version, which becomes the end of the invoked ARN.
     pub qualifier: Option<String>,
-    /// The function's time-out: the deadline it is told, and when the caller is answered without it.
+    /// The function's time-out. The time-out sets the worker's deadline, at which the caller gets an error.
     pub timeout: Duration,
     /// `X-Amzn-Trace-Id`.
     pub trace_id: Option<String>,
@@ -23,23 +23,23 @@ impl Default for Invocation {
     }
 }
 
-/// An invocation that has no answer.
+/// The error of an invocation without an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FunctionError {
-    /// Nobody ever asked for work for a function of this name.
+    /// No worker of a function of this name has ever asked for work.
     NoSuchFunction,
-    /// The payload is above [`LARGEST_PAYLOAD`].
+    /// The payload is larger than [`LARGEST_PAYLOAD`].
     PayloadTooLarge,
     /// The function answered with an error.
     Reported(Value),
     /// The function did not answer in time.
     TimedOut(Duration),
-    /// Its process ended in the midst.
+    /// The worker's process ended before the worker answered.
     Exited(String),
 }
 
 impl FunctionError {
-    /// The error document that `Invoke` answers.
+    /// Returns the error document with which `Invoke` answers.
     #[must_use]
     pub fn document(&self) -> Value {
         match self {

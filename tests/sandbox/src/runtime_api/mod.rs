@@ -1,10 +1,10 @@
-//! Lambda on this machine: the Runtime API that workers poll, for several functions on one port, and the `Invoke` API
-//! in front of it.
+//! Lambda on this machine: the Runtime API, which workers poll for several functions on one port, and the `Invoke` API,
+//! which callers use.
 //!
-//! A worker is told `AWS_LAMBDA_RUNTIME_API=http://127.0.0.1:<port>/<function>/<worker>` ([`RuntimeApi::url_for`]):
-//! the runtime client of Rust keeps the path of that variable and puts its own behind it. The scheme is needed, because
-//! without one `host:port/path` is no URI. The worker's name is there so that an invocation can be failed at once when
-//! its process ends.
+//! Each worker gets `AWS_LAMBDA_RUNTIME_API=http://127.0.0.1:<port>/<function>/<worker>` ([`RuntimeApi::url_for`]). The
+//! Rust runtime client keeps the path of that variable and appends its own path. The scheme is needed, because
+//! `host:port/path` without a scheme is no URI. The URL contains the worker's name, so that an invocation fails at once
+//! when the process of its worker ends.
 
 mod handlers;
 mod invocation;
@@ -39,7 +39,7 @@ use crate::{
 use self::handlers::{init_failed, invoke_over_http, list_aliases, next, report, respond};
 pub use self::invocation::{FunctionError, Invocation};
 
-/// Lambda's bound of a synchronous payload, both ways.
+/// Lambda's size limit of a synchronous payload, for requests and for answers.
 pub const LARGEST_PAYLOAD: usize = 6 * 1024 * 1024 + 100 * 1024;
 
 type Answer = Result<Bytes, FunctionError>;
@@ -69,7 +69,7 @@ struct State {
     in_flight: HashMap<String, InFlight>,
     init_errors: Vec<(String, Value)>,
     polls: HashMap<String, u64>,
-    /// Aliases of functions, as `CreateAlias` makes them.
+    /// Aliases of each function, as `CreateAlias` creates them.
     aliases: HashMap<String, BTreeSet<String>>,
     /// Workers that have asked for work since their process started.
     initialized: HashSet<(String, String)>,
@@ -80,7 +80,7 @@ struct Inner {
     bus: EventBus,
 }
 
-/// The Runtime API; copies share it, and the last one to go ends the server.
+/// The Runtime API. Clones share one server, which ends when the last clone is dropped.
 #[derive(Clone)]
 pub struct RuntimeApi {
     inner: Arc<Inner>,
@@ -94,10 +94,10 @@ impl fmt::Debug for RuntimeApi {
 }
 
 impl RuntimeApi {
-    /// Starts it on a free port.
+    /// Starts the Runtime API on a free port.
     ///
     /// # Errors
-    /// No port.
+    /// No port is free.
     pub async fn start(bus: EventBus) -> Result<Self, StartError> {
         let inner = Arc::new(Inner { state: Mutex::default(), bus });
         let router = Router::new()
@@ -112,25 +112,27 @@ impl RuntimeApi {
         Ok(Self { inner, server })
     }
 
-    /// Base URL of the `Invoke` API, for `AWS_ENDPOINT_URL_LAMBDA`.
+    /// Returns the base URL of the `Invoke` API, for `AWS_ENDPOINT_URL_LAMBDA`.
     #[must_use]
     pub fn url(&self) -> String {
         self.server.url()
     }
 
-    /// `AWS_LAMBDA_RUNTIME_API` of one worker; from now on the function exists, and invocations wait for a worker.
+    /// Returns `AWS_LAMBDA_RUNTIME_API` for one worker. From now on the function exists, and its invocations wait for a
+    /// worker.
     #[must_use]
     pub fn url_for(&self, function: &str, worker: &str) -> String {
         self.inner.state().register(function);
         format!("{}/{function}/{worker}", self.server.url())
     }
 
-    /// Gives a function an alias, to be listed. An invocation may name any qualifier all the same.
+    /// Adds an alias to a function, for the list of aliases. An invocation may name any qualifier, even one without an
+    /// alias.
     pub fn create_alias(&self, function: &str, alias: &str) {
         self.inner.state().aliases.entry(function.to_owned()).or_default().insert(alias.to_owned());
     }
 
-    /// Takes an alias away.
+    /// Removes an alias.
     pub fn delete_alias(&self, function: &str, alias: &str) {
         if let Some(aliases) = self.inner.state().aliases.get_mut(function) {
             aliases.remove(alias);
@@ -140,7 +142,7 @@ impl RuntimeApi {
     /// Invokes a function and waits for its answer.
     ///
     /// # Errors
-    /// Whatever `Invoke` would report.
+    /// The error that `Invoke` would report.
     pub async fn invoke(
         &self,
         function: &str,
@@ -150,10 +152,10 @@ impl RuntimeApi {
         self.inner.invoke(function, payload.into(), invocation).await
     }
 
-    /// Invokes a function with JSON and reads JSON.
+    /// Invokes a function with a JSON payload and parses its answer as JSON.
     ///
     /// # Errors
-    /// Whatever `Invoke` would report; an answer that is not JSON is reported as `Runtime.InvalidResponse`.
+    /// The error that `Invoke` would report. An answer that is not JSON is reported as `Runtime.InvalidResponse`.
     pub async fn invoke_json(
         &self,
         function: &str,
@@ -167,8 +169,8 @@ impl RuntimeApi {
         })
     }
 
-    /// Fails what a worker was doing, because its process has ended; where it never came so far as to ask for work,
-    /// the invocation that wanted it.
+    /// Fails the invocations of a worker whose process has ended. If the process ended before the worker asked for
+    /// work, fails the invocation that waited for a worker.
     pub fn worker_ended(&self, function: &str, worker: &str, how: &str) {
         let mut state = self.inner.state();
         let theirs = |job: &InFlight| job.function == function && job.worker == worker;
@@ -184,7 +186,7 @@ impl RuntimeApi {
         }
     }
 
-    /// What functions reported instead of starting, oldest first.
+    /// Returns the errors that functions reported instead of starting, oldest first.
     #[must_use]
     pub fn init_errors(&self, function: &str) -> Vec<Value> {
         let state = self.inner.state();
@@ -192,13 +194,14 @@ impl RuntimeApi {
         ours.map(|(_, document)| document.clone()).collect()
     }
 
-    /// How often workers of a function asked for work: above 0 when the first has started.
+    /// Returns the number of times that workers of a function asked for work. The number is above 0 once a worker has
+    /// started.
     #[must_use]
     pub fn polls(&self, function: &str) -> u64 {
         self.inner.state().polls.get(function).copied().unwrap_or_default()
     }
 
-    /// Invocations that a worker of this function has and has not answered.
+    /// Returns the number of invocations that workers of this function have taken and not yet answered.
     #[must_use]
     pub fn in_flight(&self, function: &str) -> usize {
         self.inner.state().in_flight.values().filter(|job| job.function == function).count()
@@ -245,8 +248,8 @@ impl Inner {
         }
     }
 
-    /// As in Lambda, the invocation that wanted a worker is answered with its failure to start, if nobody else waits
-    /// for work.
+    /// Fails an invocation that waits for a worker, if no other worker waits for work. Lambda, too, answers an
+    /// invocation with the error of the worker that failed to start.
     fn fail_waiting(&self, function: &str, error: &FunctionError) {
         let waiting = Arc::clone(&self.state().register(function).waiting);
         if let Ok(mut waiting) = waiting.try_lock()
@@ -261,7 +264,7 @@ impl Inner {
     }
 }
 
-/// An answer that comes after its caller has gone finds nothing.
+/// Removes an invocation when its caller has gone, so that a late answer of the worker finds no invocation.
 struct InFlightGuard<'a> {
     inner: &'a Inner,
     id: &'a str,
@@ -275,7 +278,7 @@ impl Drop for InFlightGuard<'_> {
 
 type TheInner = Shared<Arc<Inner>>;
 
-/// ARN that a function sees, with the qualifier it was asked for by.
+/// Returns the ARN that a function sees, with the qualifier of the invocation.
 #[must_use]
 pub fn function_arn(function: &str, qualifier: Option<&str>) -> String {
     let arn = format!("arn:aws:lambda:{REGION}:{ACCOUNT}:function:{function}");
@@ -285,7 +288,7 @@ pub fn function_arn(function: &str, qualifier: Option<&str>) -> String {
     }
 }
 
-/// A fresh `X-Amzn-Trace-Id`.
+/// Returns a new `X-Amzn-Trace-Id`.
 pub(crate) fn trace_id() -> String {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     format!("Root=1-{seconds:08x}-{}", shared::domain::random::hex::<12>())
@@ -352,7 +355,7 @@ mod tests {
     #[tokio::test]
     async fn a_worker_that_disconnects_keeps_no_job_and_one_that_dies_fails_only_its_own() {
         let runtime = RuntimeApi::start(EventBus::default()).await.expect("starts");
-        // One polls and leaves before there is work.
+        // One worker polls and disconnects before there is work.
         let leaver = {
             let runtime = runtime.clone();
             tokio::spawn(async move { poll(&runtime, "leaver").await })
