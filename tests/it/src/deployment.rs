@@ -64,7 +64,7 @@ pub struct Deployment {
     engine: Engine,
 }
 
-/// What `deploy.py` prints.
+/// The output of `deploy.py`.
 #[derive(Debug, Deserialize)]
 struct Told {
     environment: BTreeMap<String, BTreeMap<String, String>>,
