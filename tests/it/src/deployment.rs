@@ -1,5 +1,5 @@
-//! An emulated AWS account, as it is after `sam deploy`. `tests/template/deploy.py` reads `template.yaml` and creates the
-//! table on DynamoDB Local, and the secrets and queues on moto. Neither emulator is ours.
+//! An emulated AWS account in the state after `sam deploy`. `tests/template/deploy.py` reads `template.yaml` and
+//! creates the table on DynamoDB Local, and the secrets and queues on moto. Both emulators are third-party software.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};

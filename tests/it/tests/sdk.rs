@@ -11,7 +11,8 @@ use it::outside::{Setup, System, company, location};
 use serde_json::json;
 use tokio::process::Command;
 
-/// The value of `variable`, which names the installed client. `None` if it is not set; `test` is then recorded as skipped.
+/// The value of `variable`, which names the installed client. `None` if `variable` is not set; `test` is then recorded
+/// as skipped.
 fn installed(variable: &str, test: &str) -> Option<String> {
     let value = std::env::var(variable).ok();
     if value.is_none() {

@@ -1,5 +1,5 @@
-//! An admin installs the app, from the link to the last page, with the fake marketplace and every failure that can occur.
-//! The marketplace then reports by webhook that the app was uninstalled.
+//! An admin installs the app, from the link to the last page, with the fake marketplace and every failure that can
+//! occur. The marketplace then reports by webhook that the app was uninstalled.
 
 mod claims;
 mod failures;
