@@ -71,7 +71,7 @@ impl System {
         self.invoke_by("relay", payload, None).await
     }
 
-    /// Invokes a function of this name by the given alias, or else by the alias of the caller that is allowed everything.
+    /// Invokes a function of this name by the given alias, or by the alias of the caller that is allowed everything.
     ///
     /// # Panics
     /// If the function answers with a function error.

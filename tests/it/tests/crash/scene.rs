@@ -63,7 +63,8 @@ impl Scene {
             programs: Programs::None,
             refresh_every: None,
             marketplace: Platform { rotation, ..Platform::default() },
-            // As in `template.yaml`. A message that is delivered again earlier was made visible on purpose.
+            // As in `template.yaml`. The refresh function requests a shorter time-out for a message that must come
+            // again earlier.
             visibility: Duration::from_secs(90),
             ..Options::default()
         };

@@ -173,7 +173,8 @@ async fn relayed_calls_equal_direct_calls_except_for_the_documented_differences(
 
             let mut direct = Message::read(&direct).expect("sent");
             let mut relayed = Message::read(&relayed).expect("sent");
-            // A `content-length: 0` is not compared: an empty body needs no length, and has one only where one is usual.
+            // A `content-length: 0` is not compared: an empty body needs no length, and has one only where one is
+            // expected.
             for message in [&mut direct, &mut relayed] {
                 message.headers.retain(|(name, value)| !(name == "content-length" && value == "0"));
             }

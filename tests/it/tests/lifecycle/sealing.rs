@@ -129,7 +129,7 @@ async fn resealing_replaces_only_the_value_that_it_read(world: World) {
     world.install(&process, &l1).await;
     let table = &world.table;
     let sealer = |json: &str| Sealer::new(table.name.clone(), DataKeys::parse(json).expect("well formed").into());
-    // The installation also gets a standby pair.
+    // The installation also gets two standby pairs.
     let before = world.secrets.get(SEALING_SECRET).expect("a secret");
     let first = world.stored(&l1).await;
     let current = first.pair.as_ref().expect("a pair");

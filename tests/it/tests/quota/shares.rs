@@ -104,8 +104,8 @@ pub(crate) async fn if_two_limits_refuse_the_later_instant_is_promised(engine: &
     }
 }
 
-/// Sixteen callers of two processes wait for a resource that is full. The parts of their share that they took at once are
-/// too old when the resource has room.
+/// Sixteen callers of two processes wait for a resource that is full. The parts of their share that they took at once
+/// are too old when the resource has room.
 pub(crate) async fn a_share_holds_behind_a_full_resource(engine: &Engine) {
     let (clock, table) = (Clock::manual(START), engine.table().await);
     let limits = Limits { burst: 30, interval: Duration::from_secs(5), daily: 9_000 };
