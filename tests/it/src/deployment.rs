@@ -1,5 +1,5 @@
-//! An emulated AWS account, as it is after `sam deploy`. `tests/template/deploy.py` reads `template.yaml` and creates the
-//! table on DynamoDB Local, and the secrets and queues on moto. Neither emulator is ours.
+//! An emulated AWS account in the state after `sam deploy`. `tests/template/deploy.py` reads `template.yaml` and
+//! creates the table on DynamoDB Local, and the secrets and queues on moto. Both emulators are third-party software.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -37,7 +37,7 @@ impl Tools {
         self.command_at(self.0.join(program))
     }
 
-    /// Any program, which finds those of the environment.
+    /// A command for any program. The programs of the environment are on its path.
     fn command_at(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         let paths = std::env::join_paths([self.0.clone(), "/usr/bin".into(), "/bin".into()]).expect("paths");
@@ -46,7 +46,7 @@ impl Tools {
     }
 }
 
-/// Credentials that open nothing.
+/// Credentials that give access to nothing.
 const ACCOUNT: [(&str, &str); 5] = [
     ("AWS_REGION", "us-east-1"),
     ("AWS_DEFAULT_REGION", "us-east-1"),
@@ -64,7 +64,7 @@ pub struct Deployment {
     engine: Engine,
 }
 
-/// What `deploy.py` prints.
+/// The output of `deploy.py`.
 #[derive(Debug, Deserialize)]
 struct Told {
     environment: BTreeMap<String, BTreeMap<String, String>>,
@@ -86,7 +86,7 @@ impl Drop for Moto {
 
 impl Moto {
     async fn start(tools: &Tools) -> Self {
-        // As for DynamoDB Local: below the ports that outgoing connections use.
+        // As for DynamoDB Local, the port is below the ports that outgoing connections use.
         let address = loop {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, fastrand::u16(20_000..30_000)));
             if tokio::net::TcpListener::bind(address).await.is_ok() {
@@ -144,7 +144,7 @@ impl Deployment {
     /// The environment of a function as the template sets it, with the addresses of the emulators.
     ///
     /// # Panics
-    /// If there is no such function.
+    /// If the template has no such function.
     #[must_use]
     pub fn environment(&self, function: &str) -> BTreeMap<String, String> {
         let own = self.told.environment.get(function).expect("a function of the template").clone();
@@ -154,7 +154,7 @@ impl Deployment {
     /// The environment in the output `OperatorEnvironment`, with the addresses of the emulators.
     ///
     /// # Panics
-    /// If it is not of the documented form.
+    /// If the output is not of the documented form.
     #[must_use]
     pub fn operators_environment(&self) -> BTreeMap<String, String> {
         let pairs = self.output("OperatorEnvironment").split(' ').map(|pair| pair.split_once('=').expect("NAME=VALUE"));
@@ -176,16 +176,16 @@ impl Deployment {
     /// An output of the stack.
     ///
     /// # Panics
-    /// If there is none of that name.
+    /// If the stack has no output of that name.
     #[must_use]
     pub fn output(&self, name: &str) -> &str {
         self.told.outputs.get(name).unwrap_or_else(|| panic!("no output {name}"))
     }
 
-    /// Runs a command line as somebody would type it into bash, with the AWS CLI at hand; gives back what it printed.
+    /// Runs a command line as somebody would type it into bash, with the AWS CLI on the path. Returns the printed text.
     ///
     /// # Panics
-    /// If it fails.
+    /// If the command fails.
     pub async fn type_in(&self, line: &str, input: &str) -> String {
         use tokio::io::AsyncWriteExt as _;
         let mut command = self.tools.command_at("bash");

@@ -1,4 +1,4 @@
-//! Engines as the processes of these tests see them: clients that are counted, and tables.
+//! Engines (stores) as the processes of these tests use them: clients whose requests are counted, and tables.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,7 +22,7 @@ pub struct Engine(engines::Engine);
 pub struct Calls(Arc<AtomicUsize>);
 
 impl Calls {
-    /// How many so far.
+    /// The number of requests so far.
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.load(Ordering::SeqCst)
@@ -61,7 +61,7 @@ impl Engine {
         self.0.url()
     }
 
-    /// A client of its own, as a process has one, and the count of what it sends.
+    /// A client of its own, as each process has one, and the count of the requests that the client sends.
     #[must_use]
     pub fn client(&self) -> (Client, Calls) {
         let calls = Calls::default();
@@ -76,7 +76,7 @@ impl Engine {
         (Client::from_conf(config), calls)
     }
 
-    /// A table of its own, with a partition key only.
+    /// Creates a table of its own, with a partition key only.
     ///
     /// # Panics
     /// If the engine does not create it.
@@ -94,7 +94,8 @@ impl Engine {
             .attribute_definitions(attribute.expect("an attribute"))
             .send()
             .await;
-        // The SDK repeats the request if the first answer of a cold engine is an error, and the name is no one else's.
+        // The SDK repeats the request if a cold engine answers the first one with an error. No other test uses the
+        // name, so a table of that name is this one.
         if let Err(error) = created {
             let exists = error.as_service_error().is_some_and(CreateTableError::is_resource_in_use_exception);
             assert!(exists, "a table: {error:?}");

@@ -1,24 +1,24 @@
-//! Metrics as CloudWatch reads them out of a line (CloudWatch User Guide, "Embedded metric format specification").
+//! Metrics as CloudWatch reads them from a log line (CloudWatch User Guide, "Embedded metric format specification").
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-/// One metric by one set of dimensions.
+/// The value of one metric for one set of dimensions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Datum {
     /// The metric.
     pub name: String,
     /// Dimensions and their values.
     pub dimensions: BTreeMap<String, String>,
-    /// Its value.
+    /// The value of the metric.
     pub value: f64,
 }
 
-/// The metrics of a line; none if it is not one.
+/// The metrics of a log line. Empty if the line contains no metrics.
 ///
 /// # Panics
-/// If CloudWatch would not take the line as it is meant.
+/// If CloudWatch would reject the metrics of the line, or would read other metrics than those that the line means.
 #[must_use]
 pub fn metrics(line: &Value) -> Vec<Datum> {
     let Some(aws) = line.get("_aws") else { return Vec::new() };

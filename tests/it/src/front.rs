@@ -1,11 +1,11 @@
-//! The network and the TLS termination before the platform, with the faults that they have.
+//! The network and the TLS termination in front of the platform, and the faults that they can have.
 //!
-//! A loopback server in the clear accepts a connection at once and answers in one piece, and so hides every fault that
-//! needs time between connecting, sending and reading. This front takes TLS connections, passes their bytes on to the
-//! fake platform, and can delay handshakes, hold back or cut up answers, and close or reset connections.
+//! A loopback server without TLS accepts a connection at once and answers in one piece. Such a server hides every fault
+//! that needs time between connecting, sending and reading. This front takes TLS connections, passes their bytes on to
+//! the fake platform, and can delay handshakes, hold back or cut up answers, and close or reset connections.
 //!
-//! A handshake that is delayed stands for every slow way to a connection, a lost SYN and slow DNS included: to the
-//! client it is a connection that takes long.
+//! A delayed handshake stands for every slow way to a connection, including a lost SYN and slow DNS: the client only
+//! sees that connecting takes long.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -26,16 +26,16 @@ use tokio_rustls::server::TlsStream;
 /// The way in which the front ends its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// In order (FIN), as a server does with an idle connection.
+    /// In order (FIN), as a server ends an idle connection.
     Close,
-    /// With a reset (RST), as a server or a load balancer does that has forgotten the connection.
+    /// With a reset (RST), as a server or a load balancer ends a connection that it has forgotten.
     Reset,
 }
 
 /// The way in which answers are passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answers {
-    /// As they come.
+    /// Unchanged, as they come.
     Whole,
     /// In pieces of so many bytes, each after a pause.
     InPieces(usize, Duration),
@@ -48,12 +48,12 @@ struct Way {
     handshake: Mutex<Duration>,
     answers: Mutex<Answers>,
     held: watch::Sender<bool>,
-    /// Number of times that all connections were ended, and the last way.
+    /// The number of times that all connections were ended, and the way in which they were ended last.
     ended: watch::Sender<(u64, End)>,
     open: AtomicUsize,
 }
 
-/// The acceptor says nothing of use about itself.
+/// The TLS acceptor implements no useful `Debug`, so the text leaves it out.
 struct TlsAcceptorOf(TlsAcceptor);
 
 impl std::fmt::Debug for TlsAcceptorOf {
@@ -92,7 +92,7 @@ impl Front {
     /// Listens on a free port. Connections wait until [`Front::lead_to`] says where the platform is.
     ///
     /// # Panics
-    /// If it cannot.
+    /// If the front cannot listen.
     pub async fn start() -> Self {
         let CertifiedKey { cert, signing_key } =
             generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
@@ -128,22 +128,22 @@ impl Front {
         format!("https://localhost:{}", self.address.port())
     }
 
-    /// File with the certificate that signs this front's.
+    /// File with the root certificate that signs the certificate of this front.
     #[must_use]
     pub fn root_file(&self) -> &Path {
         &self.root.0
     }
 
-    /// Configuration of a client that trusts this front and nobody else.
+    /// Configuration of a client that trusts only this front.
     #[must_use]
     pub fn client(&self) -> ClientConfig {
         self.client.clone()
     }
 
-    /// Says where the platform is, by its base URL in the clear.
+    /// Tells the front the base URL of the platform, which is without TLS.
     ///
     /// # Panics
-    /// If that is no such URL.
+    /// If `url` is not such a URL.
     pub fn lead_to(&self, platform: &str) {
         let address = platform.strip_prefix("http://").expect("http").trim_end_matches('/').to_owned();
         self.way.platform.send_replace(Some(address));
@@ -169,7 +169,7 @@ impl Front {
         self.way.held.send_replace(false);
     }
 
-    /// Ends all connections. New ones are taken as before.
+    /// Ends all connections. The front goes on accepting new ones.
     pub fn end_all(&self, how: End) {
         self.way.ended.send_modify(|ended| *ended = (ended.0 + 1, how));
     }
@@ -237,7 +237,7 @@ async fn pass_on(near: &mut TlsStream<TcpStream>, far: &mut TcpStream, way: &Way
         let mut held = way.held.subscribe();
         let mut bytes = vec![0; 64 * 1024];
         while let Ok(read @ 1..) = from_platform.read(&mut bytes).await {
-            // A front that is gone holds nothing back.
+            // If the front is gone, nothing is held back.
             drop(held.wait_for(|held| !held).await);
             let (size, pause) = match *lock(&way.answers) {
                 Answers::Whole => (read, Duration::ZERO),

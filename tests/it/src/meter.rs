@@ -1,5 +1,5 @@
-//! What is sent to a store and what it costs: a proxy that has each answer say which capacity it has consumed. The
-//! store says it, so nothing here computes units.
+//! A proxy that counts the calls to a store and the capacity that the calls consume. The proxy asks the store to report
+//! the consumed capacity in each answer, so nothing here computes capacity units.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,15 +15,15 @@ use serde_json::{Value, json};
 /// Calls and capacity units, indexes included.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Reading {
-    /// Calls by operation.
+    /// Number of calls by operation.
     pub calls: BTreeMap<String, u64>,
-    /// Units of writes.
+    /// Capacity units of writes.
     pub write_units: f64,
-    /// Units of reads.
+    /// Capacity units of reads.
     pub read_units: f64,
 }
 
-/// The proxy. Dropping it ends it.
+/// The proxy. Dropping the proxy ends it.
 #[derive(Debug)]
 pub struct Meter {
     state: Arc<Metered>,
@@ -38,7 +38,7 @@ struct Metered {
 }
 
 impl Meter {
-    /// Before the store at `store`.
+    /// Starts a proxy in front of the store at `store`.
     ///
     /// # Panics
     /// If there is no free port.
@@ -56,7 +56,7 @@ impl Meter {
         self.server.url()
     }
 
-    /// What was consumed since the last time this was asked.
+    /// The consumption since the last call of this function.
     #[must_use]
     pub fn take(&self) -> Reading {
         std::mem::take(&mut *self.state.reading.lock().unwrap_or_else(PoisonError::into_inner))

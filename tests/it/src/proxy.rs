@@ -1,7 +1,8 @@
-//! What lies between one process and AWS: passes every call on, and fails the ones it is told to.
+//! A proxy between one process and AWS. The proxy passes every call on, except for the calls that a test tells it to
+//! fail.
 //!
-//! Each process of a story has a proxy of its own, so that the store can be down for one and up for the others.
-//! Calls are told apart by the operation, and writes of an installation by what they set.
+//! Each process of a story has a proxy of its own, so the store can be down for one process and up for the others. The
+//! proxy distinguishes calls by their operation, and writes of an installation by the attributes that they set.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use sandbox::server::{Server, StartError, WhenClientLeaves, hang_up, pass_on};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-/// Where the real services are.
+/// The addresses of the real services.
 #[derive(Clone, Debug)]
 pub struct Upstreams {
     /// `DynamoDB`.
@@ -28,7 +29,7 @@ pub struct Upstreams {
     pub events: String,
 }
 
-/// Which calls a fault is for.
+/// The calls that a fault applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
     /// Everything that is sent to `DynamoDB`.
@@ -41,17 +42,17 @@ pub enum Call {
     Commit,
     /// The release of a lease without a new token.
     Release,
-    /// A standby pair is added.
+    /// The addition of a standby pair.
     AddStandby,
-    /// A standby pair becomes the current one.
+    /// The promotion of a standby pair to the current pair.
     Promote,
     /// A new installation.
     Install,
     /// An uninstall.
     Uninstall,
-    /// The count of a grant, which frees places of the budget of marks.
+    /// The count of a grant. The count frees places of the budget of marks.
     Grant,
-    /// A place of the budget of marks is reserved.
+    /// The reservation of a place of the budget of marks.
     Reserve,
     /// `GetItem`.
     Read,
@@ -61,30 +62,30 @@ pub enum Call {
     Secrets,
     /// Everything that is sent to `EventBridge`.
     Events,
-    /// Events are removed from an outbox after they were published.
+    /// The removal of events from an outbox after they were published (acknowledge).
     Acknowledge,
 }
 
-/// What becomes of a call.
+/// The fault that strikes a call.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// The service says that it is out of order, and has done nothing. The SDK tries again.
+    /// The service answers that it is unavailable, without carrying out the call. The SDK tries again.
     Unavailable,
-    /// The service says that there is too much, and has done nothing. The SDK tries again.
+    /// The service answers that it is throttled, without carrying out the call. The SDK tries again.
     Throttled,
-    /// The service says no, and the SDK does not try again.
+    /// The service denies access, and the SDK does not try again.
     AccessDenied,
     /// The connection is closed without an answer.
     HangUp {
-        /// Whether the call was carried out.
+        /// True if the service carries out the call all the same.
         applied: bool,
     },
-    /// No answer for [`STALL`], which is longer than any function waits.
+    /// The proxy gives no answer for [`STALL`], which is longer than any function waits.
     Stall {
-        /// Whether the call was carried out.
+        /// True if the service carries out the call all the same.
         applied: bool,
     },
-    /// The call is carried out, and answered so much later, as by a service that is far away.
+    /// The call is carried out, and its answer is delayed by this time, as if the service were far away.
     Late(Duration),
     /// The call waits at this gate before it is carried out.
     Hold(Gate),
@@ -112,17 +113,17 @@ impl Gate {
         Self::default()
     }
 
-    /// Returns when a call has arrived.
+    /// Returns as soon as a call has arrived at the gate.
     ///
     /// # Panics
-    /// If none arrives within half a minute.
+    /// If no call arrives within half a minute.
     pub async fn reached(&self) {
         let mut reached = self.reached.subscribe();
         let arrived = tokio::time::timeout(Duration::from_secs(30), reached.wait_for(|reached| *reached)).await;
         assert!(arrived.is_ok(), "no call arrives at the gate");
     }
 
-    /// Lets through what waits and what will come.
+    /// Opens the gate for the calls that wait and for all later ones.
     pub fn open(&self) {
         self.open.send_replace(true);
     }
@@ -130,7 +131,7 @@ impl Gate {
     async fn pass(&self) {
         self.reached.send_replace(true);
         let mut open = self.open.subscribe();
-        // A gate that is gone is open.
+        // A gate that was dropped is open.
         let _opened = open.wait_for(|open| *open).await;
     }
 }
@@ -163,7 +164,7 @@ impl Wire {
     }
 }
 
-/// The proxy, which ends when this is dropped.
+/// The proxy. Dropping it ends it.
 #[derive(Debug)]
 pub struct Proxy {
     wire: Arc<Wire>,
@@ -171,14 +172,14 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Starts it on a free port, passing everything on.
+    /// Starts a proxy on a free port. At first the proxy passes every call on.
     ///
     /// # Errors
-    /// No port.
+    /// If no port is free.
     pub async fn start(upstreams: Upstreams) -> Result<Self, StartError> {
         let wire = Arc::new(Wire { http: reqwest::Client::new(), upstreams, book: Mutex::default() });
         let router = Router::new().fallback(serve).with_state(wire.clone());
-        // What was begun is finished, as in a real service: a client that leaves undoes nothing.
+        // A call that was begun is finished, as in a real service, even if the client has closed the connection.
         let server = Server::start(0, router, WhenClientLeaves::Finish).await?;
         Ok(Self { wire, server })
     }
@@ -189,12 +190,13 @@ impl Proxy {
         self.server.url()
     }
 
-    /// Fails the next `times` of these calls after `skip` of them were passed on; `None`: until [`Proxy::heal`].
+    /// Fails the next `times` of these calls after `skip` of them were passed on. With `None`, fails them until
+    /// [`Proxy::heal`].
     pub fn fault(&self, call: Call, skip: u32, times: Option<u32>, fault: Fault) {
         self.wire.book().rules.push(Rule { call, skip, times, fault });
     }
 
-    /// Fails the next of these calls.
+    /// Fails the next one of these calls.
     pub fn once(&self, call: Call, fault: Fault) {
         self.fault(call, 0, Some(1), fault);
     }
@@ -204,7 +206,7 @@ impl Proxy {
         self.fault(call, 0, None, fault);
     }
 
-    /// Stops these calls before they are carried out, until the gate is opened.
+    /// Holds these calls before they are carried out, until the gate is opened.
     #[must_use]
     pub fn hold(&self, call: Call) -> Gate {
         let gate = Gate::new();
@@ -212,7 +214,7 @@ impl Proxy {
         gate
     }
 
-    /// Stops the answers of these calls, until the gate is opened.
+    /// Carries these calls out and holds their answers, until the gate is opened.
     #[must_use]
     pub fn hold_answer(&self, call: Call) -> Gate {
         let gate = Gate::new();
@@ -220,25 +222,25 @@ impl Proxy {
         gate
     }
 
-    /// Forgets every fault.
+    /// Removes every fault.
     pub fn heal(&self) {
         self.wire.book().rules.clear();
     }
 
-    /// How often a fault struck.
+    /// The number of times that a fault struck.
     #[must_use]
     pub fn struck(&self) -> u32 {
         self.wire.book().struck
     }
 
-    /// How many such calls were made, the SDK's own retries included.
+    /// The number of such calls, including the SDK's own retries.
     #[must_use]
     pub fn calls(&self, call: Call) -> usize {
         self.wire.book().calls.iter().filter(|kinds| kinds.contains(&call)).count()
     }
 }
 
-/// What a call is, from the most general to the most special.
+/// The kinds of a call, from the most general to the most specific.
 fn kinds(target: &str, body: &[u8]) -> Vec<Call> {
     if target.starts_with("secretsmanager") {
         return vec![Call::Secrets];
@@ -263,7 +265,7 @@ fn kinds(target: &str, body: &[u8]) -> Vec<Call> {
     kinds
 }
 
-/// Which write of the life of an installation sets this.
+/// The write of an installation's life cycle that has this update expression.
 fn written(update: &str) -> Option<Call> {
     let sets = |part: &str| update.contains(part);
     if sets("installed_at = ") {

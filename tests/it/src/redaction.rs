@@ -1,15 +1,15 @@
-//! Looks for secrets in what was written: as they are, and in each form in which a program might write one by mistake.
+//! Searches for secrets in written text: as they are, and in each form in which a program might write one by mistake.
 
 use std::collections::{BTreeSet, HashMap};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
-/// Every form is at least so long, so that none is found by chance.
+/// The minimum length of every form, so that no form is found by chance.
 const SHORTEST: usize = 8;
 
-/// The forms of a secret: itself, base64 at each of the three places it can have in a longer text, hexadecimal, percent
-/// encoding, and bytes as `Debug` lists them.
+/// The forms of a secret: the secret itself, base64 at each of the three offsets that the secret can have in a longer
+/// text, hexadecimal, percent encoding, and bytes as `Debug` lists them.
 #[must_use]
 pub fn forms(secret: &str) -> Vec<String> {
     let bytes = secret.as_bytes();
@@ -25,7 +25,7 @@ pub fn forms(secret: &str) -> Vec<String> {
     .into();
     for before in 0..3 {
         let text = [&vec![0; before], bytes].concat();
-        // What other bytes beside it have no part in.
+        // Only the characters that the neighbouring bytes do not influence.
         let (from, to) = (before.div_ceil(3) + before, text.len() * 8 / 6);
         for encoded in [STANDARD_NO_PAD.encode(&text), URL_SAFE_NO_PAD.encode(&text)] {
             forms.insert(encoded[from..to].to_owned());
@@ -34,7 +34,7 @@ pub fn forms(secret: &str) -> Vec<String> {
     forms.into_iter().filter(|form| form.len() >= SHORTEST).collect()
 }
 
-/// Finds many texts at once.
+/// Searches a text for many strings at once.
 #[derive(Debug, Default)]
 pub struct Search(HashMap<[u8; SHORTEST], Vec<String>>);
 
@@ -51,7 +51,7 @@ impl Search {
         search
     }
 
-    /// The first form that a text holds.
+    /// The first form that the text contains.
     #[must_use]
     pub fn find(&self, text: &str) -> Option<&str> {
         let bytes = text.as_bytes();

@@ -29,8 +29,8 @@ macro_rules! stories {
 /// Runs a story on an engine. Records it as skipped if this machine lacks the engine.
 ///
 /// # Panics
-/// If the story panics, or does not end within five minutes. A story that waits for a clock that nobody moves would
-/// otherwise never end.
+/// If the story panics, or does not end within five minutes. Without this limit a story that waits for a clock that
+/// nobody moves would never end.
 pub async fn run<S: Future<Output = ()>>(kind: Kind, name: &str, story: impl FnOnce(World) -> S) {
     let Some(world) = World::start(kind, name).await else {
         assert_eq!(kind, Kind::Local, "the embedded engine is always there");

@@ -1,5 +1,5 @@
-//! Lifecycle events: each is sent after what it tells is stored, at least once, whoever dies in between, and never more
-//! of them than somebody wants to read.
+//! Lifecycle events: each event is published after the state that it reports is stored. Each event is published at
+//! least once, even if a process dies in between. The number of events never exceeds what a subscriber wants to read.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ fn company() -> Resource {
     Resource::company("HLcompany0000000001").expect("an id")
 }
 
-/// Names and epochs of what was put on the bus.
+/// Names and epochs of the events that were published on the bus.
 fn told(world: &World) -> Vec<(String, u64)> {
     let events = world.event_bridge.events();
     events.into_iter().map(|put| (put.detail_type, put.detail["epoch"].as_u64().expect("an epoch"))).collect()
@@ -45,7 +45,7 @@ fn expect(world: &World, expected: &[(&str, u64)]) {
     assert_eq!(told(world), expected);
 }
 
-/// Nothing waits to be sent.
+/// Asserts that no outbox contains an event.
 async fn expect_nothing_left(world: &World) {
     for item in world.items().await {
         let left: Vec<_> = item.keys().filter(|name| name.starts_with("outbox")).collect();
@@ -64,7 +64,7 @@ fn refusal() -> Fault {
     Fault::refusal(400, "Invalid grant: refresh token is invalid")
 }
 
-/// The schedule comes by, when it is sure that nobody else sends any more.
+/// Runs the schedule after the time in which another process may still publish the event.
 async fn tick(world: &World, process: &Process) {
     world.advance(Duration::from_secs(6));
     world.refresh(process, json!({})).await;
@@ -87,7 +87,7 @@ async fn each_change_is_published_once_after_it_is_stored(world: World) {
     for _ in 0..2 {
         refresh(&world, &process, &l1).await;
     }
-    // The platform takes the token again that it refused: what was told is over.
+    // The platform accepts the token that it refused before, so the reported state is over.
     assert!(matches!(refresh(&world, &process, &l1).await, Refreshed::Renewed(_)));
     let uninstalled_at = world.clock.now();
     for _ in 0..2 {
@@ -130,7 +130,7 @@ async fn the_schedule_sends_events_that_were_not_sent(world: World) {
         let install = world.install(&doomed, &l1);
         tokio::select! {
             () = install => panic!("it waits for the bus"),
-            // It dies here: the state is stored, and nothing was sent.
+            // The process dies here: the state is stored, and no event was published.
             () = sending.reached() => {}
         }
     }
@@ -204,7 +204,7 @@ async fn an_entry_that_is_refused_is_sent_again(world: World) {
     expect_nothing_left(&world).await;
 }
 
-/// The names of the locations whose events were put on the bus.
+/// The ids of the locations whose events were published on the bus.
 fn told_of(world: &World) -> Vec<String> {
     let id = |put: &sandbox::event_bridge::Put| put.detail["resource"]["location"].as_str().map(str::to_owned);
     let mut ids: Vec<_> = world.event_bridge.events().iter().filter_map(id).collect();
@@ -216,7 +216,7 @@ async fn a_refused_event_is_not_taken_for_the_same_event_of_another_installation
     let process = world.teller().await;
     let all = ["L1", "L2", "L3"];
     world.event_bridge.fail(Some(Failure::HangUp));
-    // Installed in the same millisecond: three events that differ by their installation only.
+    // Installed in the same millisecond, so the three events differ only by their installation.
     for id in all {
         world.install(&process, &location(id)).await;
     }
@@ -245,7 +245,7 @@ async fn permanently_refused_events_do_not_block_others_and_are_kept(world: Worl
         world.advance(Duration::from_millis(1));
     }
     world.event_bridge.fail(None);
-    // More than one request holds, and older than all others.
+    // More refused events than one request can hold. They are older than all other events.
     let refused: Vec<String> = ids[..12].iter().map(|id| format!("\"{id}\"")).collect();
     let codes = ["MalformedDetail", "InvalidArgument", "AccessDeniedException", "NotAuthorizedForSourceException"];
     let refused: Vec<_> = refused.iter().map(String::as_str).zip(codes.into_iter().cycle()).collect();

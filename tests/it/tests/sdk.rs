@@ -1,5 +1,5 @@
-//! What a team has already, the platform's official clients and the AWS SDK, drives the relay through a real gateway;
-//! and the README's examples run as they are written.
+//! The clients that a team already has, namely the platform's official clients and the AWS SDK, use the relay through a
+//! real gateway. The README's examples run as they are written.
 //!
 //! `SDK_NODE_MODULES` and `SDK_PYTHON` say where the clients of `tests/sdk` are installed; `.ci/run` installs them.
 
@@ -11,7 +11,8 @@ use it::outside::{Setup, System, company, location};
 use serde_json::json;
 use tokio::process::Command;
 
-/// The value of `variable`, which names the installed client. `None` if it is not set; `test` is then recorded as skipped.
+/// The value of `variable`, which names the installed client. `None` if `variable` is not set; `test` is then recorded
+/// as skipped.
 fn installed(variable: &str, test: &str) -> Option<String> {
     let value = std::env::var(variable).ok();
     if value.is_none() {

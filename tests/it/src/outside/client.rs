@@ -23,17 +23,17 @@ pub struct Answer {
 }
 
 impl System {
-    /// A request to the gateway, as it is.
+    /// A request to the gateway without a key.
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.client.request(method, format!("{}{path}", self.sandbox.gateway.url()))
     }
 
-    /// A request to the gateway with the key of the caller who may do everything.
+    /// A request to the gateway with the key of the caller that is allowed everything.
     pub fn relay(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.request(method, path).bearer_auth(&self.sandbox.caller_key)
     }
 
-    /// The same for a GET, sent.
+    /// Sends a GET request for a resource to the gateway, with the key of the caller that is allowed everything.
     pub async fn get(&self, resource: &Resource, path: &str) -> Answer {
         send(self.relay(Method::GET, &route(resource, path))).await
     }
@@ -55,10 +55,10 @@ impl System {
         browsed(request.body(form)).await
     }
 
-    /// Invokes `relay` directly, by the alias of the caller who may do everything unless another one is given.
+    /// Invokes `relay` directly, by the given alias, or else by the alias of the caller that is allowed everything.
     ///
     /// # Panics
-    /// If it answers with a function error.
+    /// If the function answers with a function error.
     pub async fn invoke(&self, payload: impl Into<Bytes>, alias: Option<&str>) -> Value {
         self.invoke_as("relay", payload, alias).await
     }
@@ -66,15 +66,15 @@ impl System {
     /// Invokes `relay` without a qualifier, as API Gateway does where there is no gateway alias.
     ///
     /// # Panics
-    /// If it answers with a function error.
+    /// If the function answers with a function error.
     pub async fn invoke_unqualified(&self, payload: impl Into<Bytes>) -> Value {
         self.invoke_by("relay", payload, None).await
     }
 
-    /// The same for a function of another name.
+    /// Invokes a function of this name by the given alias, or by the alias of the caller that is allowed everything.
     ///
     /// # Panics
-    /// If it answers with a function error.
+    /// If the function answers with a function error.
     pub async fn invoke_as(&self, function: &str, payload: impl Into<Bytes>, alias: Option<&str>) -> Value {
         self.invoke_by(function, payload, Some(alias.unwrap_or(CALLER_ALIAS))).await
     }
@@ -89,7 +89,7 @@ impl System {
     /// Invokes `refresh` as the schedule and the queue do.
     ///
     /// # Errors
-    /// Its own.
+    /// The function error of `refresh`.
     pub async fn refresh(&self, event: &Value) -> Result<Value, FunctionError> {
         let qualifier = self.sandbox.environment().get("GATEWAY_ALIAS").cloned();
         let invocation = Invocation { qualifier, timeout: Duration::from_secs(75), trace_id: None };
@@ -97,10 +97,10 @@ impl System {
     }
 }
 
-/// Sends a request to the relay; checks what every answer of it has.
+/// Sends a request to the relay, and checks the headers that every answer of the relay has.
 ///
 /// # Panics
-/// If there is no answer, or one that does not say whose it is.
+/// If there is no answer, or if an answer does not name its source.
 pub async fn send(request: reqwest::RequestBuilder) -> Answer {
     let answer = browsed(request).await;
     assert!(answer.headers.contains_key("relay-request-id"), "{answer:?}");
@@ -124,13 +124,13 @@ async fn browsed(request: reqwest::RequestBuilder) -> Answer {
 }
 
 impl Answer {
-    /// The value of a header, empty where there is none.
+    /// The value of a header; empty if the answer has no such header.
     #[must_use]
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
-    /// Who made it.
+    /// The source of the answer, `platform` or `relay`, from the header `relay-source`.
     #[must_use]
     pub fn source(&self) -> &str {
         self.header("relay-source")
@@ -139,13 +139,13 @@ impl Answer {
     /// The body as JSON.
     ///
     /// # Panics
-    /// If it is none.
+    /// If the body is not JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {:?}", self.body))
     }
 
-    /// Status and code of a refusal; the code is empty for anything else.
+    /// The status and code of a refusal. The code is empty if the answer is not a refusal of the relay.
     #[must_use]
     pub fn refusal(&self) -> (u16, String) {
         let code = match self.source() {
@@ -155,10 +155,10 @@ impl Answer {
         (self.status, code)
     }
 
-    /// When to come back, from the relay's two headers, which must agree.
+    /// The time after which the caller may retry, from the relay's two headers, which must agree.
     ///
     /// # Panics
-    /// If they do not, or one is missing.
+    /// If the two headers disagree, or if one is missing.
     #[must_use]
     pub fn retry_after(&self) -> Duration {
         let number = |name| self.header(name).parse::<u64>().unwrap_or_else(|_| panic!("{name} of {self:?}"));

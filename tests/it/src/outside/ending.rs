@@ -1,4 +1,4 @@
-//! The end of a system: a search for secrets in everything that its processes logged.
+//! The end of a system: stops its processes and searches everything that they logged for secrets.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ impl System {
     /// Everything in the embedded table, texts and bytes alike, as one text.
     ///
     /// # Panics
-    /// If it cannot be read.
+    /// If the table cannot be read.
     pub async fn stored(&self) -> String {
         let scan = self.sandbox.dynamo.client().scan().table_name(TABLE).send().await.expect("read");
         let mut text = String::new();
@@ -27,7 +27,7 @@ impl System {
         text
     }
 
-    /// Every secret that was ever used here.
+    /// Every secret that this system has used.
     #[must_use]
     pub fn secrets(&self) -> Vec<String> {
         let mut secrets: BTreeSet<String> = self.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -40,16 +40,17 @@ impl System {
         secrets.into_iter().filter(|secret| !secret.is_empty()).collect()
     }
 
-    /// Ends all processes and looks through what they have written: nothing but JSON, no panic, no secret.
+    /// Ends all processes and checks their output: every line is JSON, no process has panicked, no line contains a
+    /// secret.
     ///
     /// # Panics
-    /// If there is.
+    /// If a check fails.
     pub async fn end(self) {
         for worker in &self.workers {
             assert!(worker.pid().is_some(), "{} has ended by itself: {:?}", worker.name(), self.last_lines());
             assert!(worker.signal(Signal::Terminate).await, "{} is told to end", worker.name());
         }
-        // A process that is gone for its supervisor has been read to the end.
+        // The supervisor reports a process as ended only after it has read all of the process's output.
         assert!(until(|| self.workers.iter().all(|worker| worker.pid().is_none())).await, "they end when told to");
         let lines = self.sandbox.logs.lines();
         assert!(!lines.is_empty(), "nothing was read from any process");
@@ -65,15 +66,15 @@ impl System {
             if let Some(found) = search.find(&line.line) {
                 panic!("{} has logged {found}: {}", line.worker, line.line);
             }
-            // Whatever is a metric is one that CloudWatch takes.
+            // Every metric in the line must have a form that CloudWatch accepts.
             let _metrics = emf::metrics(&serde_json::from_str(&line.line).expect("seen to be JSON"));
         }
         self.expect_found_if_written(&secrets).await;
     }
 
-    /// The positive control: a process writes the secrets, and the same search finds each.
+    /// The positive control of the search: a process writes the secrets, and the same search must find each of them.
     async fn expect_found_if_written(&self, secrets: &[String]) {
-        // As many as an environment has room for, each in all its forms.
+        // At most a hundred secrets, the number that fits into an environment, each in all its forms.
         let some = || secrets.iter().rev().take(100).flat_map(|secret| forms(secret));
         let environment = some().enumerate().map(|(number, form)| (format!("S{number}"), format!("a{form}z")));
         let spec = WorkerSpec {

@@ -3,7 +3,7 @@
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// A connection to a server that can be cut and mended. While it is cut, connections are closed without an answer.
+/// A connection to a server that a test can cut and mend. While it is cut, connections are closed without an answer.
 #[derive(Debug)]
 pub struct Line {
     address: std::net::SocketAddr,
@@ -37,12 +37,12 @@ impl Line {
         format!("http://{}", self.address)
     }
 
-    /// Closes all connections, and new ones at once.
+    /// Cuts the line: closes all connections, and closes each new connection at once.
     pub fn cut(&self) {
         self.cut.send_replace(true);
     }
 
-    /// Carries again.
+    /// Mends the line: new connections reach the server again.
     pub fn mend(&self) {
         self.cut.send_replace(false);
     }

@@ -1,5 +1,5 @@
 //! The system from outside: the built functions run as processes, and tests reach them through the gateway or by
-//! invocation. Tests see nothing of their insides.
+//! invocation. The tests do not use the internals of the functions.
 
 mod client;
 mod ending;
@@ -26,10 +26,11 @@ use crate::deployment::Deployment;
 /// Longest time that a test waits for anything. Only a failing test waits so long, so it is generous.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
-/// The bootstrap of a function: of the release build where `FUNCTIONS_DIR` says so, else beside this test.
+/// The bootstrap of a function: from the folder `FUNCTIONS_DIR` if that is set, else from the target folder of this
+/// test.
 ///
 /// # Panics
-/// If it has not been built.
+/// If the function has not been built.
 #[must_use]
 pub fn bootstrap(function: &str) -> PathBuf {
     let (path, build) = if let Some(folder) = std::env::var_os("FUNCTIONS_DIR") {
@@ -56,7 +57,7 @@ pub fn company() -> Resource {
     Resource::Company("HLcompany0000000001".to_owned())
 }
 
-/// The gateway's path of a resource, with or without the platform's path behind it.
+/// The gateway's path of a resource, followed by the platform's path, which may be empty.
 #[must_use]
 pub fn route(resource: &Resource, path: &str) -> String {
     match resource {
@@ -65,20 +66,20 @@ pub fn route(resource: &Resource, path: &str) -> String {
     }
 }
 
-/// What a system is to be like.
+/// The configuration of a system.
 #[derive(Clone, Debug)]
 pub struct Setup {
-    /// Processes of `relay`.
+    /// Number of processes of `relay`.
     pub relays: usize,
-    /// Invocations that each of them takes at once; Lambda's usual is one.
+    /// Number of invocations that each process of `relay` takes at the same time. Lambda's default is one.
     pub at_once: usize,
-    /// Another store than the embedded one: its URL.
+    /// URL of another store than the embedded one.
     pub store: Option<String>,
-    /// Further variables of all functions.
+    /// Further environment variables of all functions.
     pub environment: Vec<(&'static str, String)>,
-    /// Entries of the callers' secret beside the one who may do everything.
+    /// Further entries of the callers' secret, besides the entry of the caller that is allowed everything.
     pub callers: Vec<Value>,
-    /// Locations of the agency.
+    /// Number of locations of the agency.
     pub locations: usize,
 }
 
@@ -88,25 +89,25 @@ impl Default for Setup {
     }
 }
 
-/// The whole system, its functions being processes of the built binaries.
+/// The whole system. Each function runs as one or more processes of its built binary.
 pub struct System {
-    /// Everything around the functions.
+    /// All emulators around the functions.
     pub sandbox: Sandbox,
-    /// The way to the store; can be cut.
+    /// The connection to the store. A test can cut it.
     pub store: Line,
-    /// The account, where it is not the sandbox's own.
+    /// The deployed account, if the system does not use the sandbox's own account.
     pub deployment: Option<Deployment>,
     workers: Vec<Worker>,
     client: reqwest::Client,
-    /// What must not be logged, beside what the platform has issued.
+    /// Secrets that must not be logged, besides those that the platform has issued.
     told: Mutex<BTreeSet<String>>,
 }
 
 impl System {
-    /// Starts it, and waits until every process has asked for work.
+    /// Starts a system, and waits until every process has asked for work.
     ///
     /// # Panics
-    /// If anything does not start.
+    /// If a part of the system does not start.
     pub async fn start(setup: Setup) -> Self {
         let sandbox = Self::surroundings(&setup).await;
         let url = setup.store.clone().unwrap_or_else(|| sandbox.dynamo.url().to_owned());
@@ -117,11 +118,11 @@ impl System {
         Self::run_all(setup, sandbox, &url, None).await
     }
 
-    /// Starts it in an account that the template was deployed to, as it is directly after that: without a client secret
-    /// and without callers. `None` if the emulators of the account are not installed; `test` is then recorded as skipped.
+    /// Starts a system in an account to which the template has just been deployed: without a client secret and without
+    /// callers. `None` if the emulators of the account are not installed; `test` is then recorded as skipped.
     ///
     /// # Panics
-    /// If anything that is to be had does not start.
+    /// If an installed part of the system does not start.
     pub async fn deployed(mut setup: Setup, test: &str) -> Option<Self> {
         setup.environment.push(("GATEWAY_ALIAS", "live".to_owned()));
         let sandbox = Self::surroundings(&setup).await;
@@ -142,7 +143,7 @@ impl System {
             programs: Programs::None,
             refresh_every: None,
             marketplace: Marketplace { locations, ..Marketplace::default() },
-            // The gateway and the queue invoke what the functions expect.
+            // The gateway and the queue must invoke the alias that the functions expect.
             environment: setup.environment.iter().filter(|(name, _)| *name == "GATEWAY_ALIAS").map(owned).collect(),
             ..Whole::default()
         };
@@ -161,7 +162,8 @@ impl System {
             told: Mutex::default(),
         };
         system.tell(&system.sandbox.caller_key);
-        // The most that can be logged must not be too much either.
+        // All functions log at the most detailed level, so that the search for secrets covers every line that can be
+        // logged.
         let all_logs = ("RUST_LOG", "trace".to_owned());
         let environment: BTreeMap<_, _> =
             std::iter::once(all_logs).chain(setup.environment).map(|(name, value)| (name.to_owned(), value)).collect();
@@ -216,14 +218,14 @@ impl System {
         assert!(started.await, "{function} does not ask for work: {:?}", self.last_lines());
     }
 
-    /// Starts one more process of `bootstrap_of`, with other variables, as a function of another name.
+    /// Starts a further process of `bootstrap_of`, with other variables, as a function of another name.
     pub async fn start_apart(&mut self, bootstrap_of: &str, function: &str, own: &[(&str, &str)]) {
         let own = own.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         self.run(bootstrap_of, function, 1, own);
         self.wait_for_polls(function, 1).await;
     }
 
-    /// Starts one more process of a function that has one.
+    /// Starts a second process of a function that has one process.
     pub async fn start_another(&mut self, function: &str) {
         self.run(function, function, 2, BTreeMap::from([("RUST_LOG".to_owned(), "trace".to_owned())]));
         self.wait_for_polls(function, 2).await;
@@ -232,7 +234,7 @@ impl System {
     /// Remembers a secret that no log may contain.
     ///
     /// # Panics
-    /// If it is so short that it could be found by chance.
+    /// If the secret is so short that the search could find it by chance.
     pub fn tell(&self, secret: &str) {
         assert!(secret.len() >= 8, "too short to be looked for");
         self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(secret.to_owned());
@@ -241,34 +243,34 @@ impl System {
     /// Installs the app as from the marketplace's own pages.
     ///
     /// # Panics
-    /// If it does not end on the page that says so.
+    /// If the installation does not end in a redirect to the page that reports success.
     pub async fn install(&self, resource: &Resource) {
         let status = self.sandbox.install(resource.clone()).await.expect("an answer");
         assert_eq!(status, 303, "{resource} is installed: {:?}", self.last_lines());
     }
 
-    /// Stops, continues or ends a process of a function, which are numbered from 1 (`relay-1`).
+    /// Sends a signal to a process of a function: stop, continue or end. The processes are numbered from 1 (`relay-1`).
     ///
     /// # Panics
-    /// If there is none of that name, or it does not take the signal.
+    /// If there is no process of that name, or if the process does not take the signal.
     pub async fn signal(&self, worker: &str, signal: Signal) {
         let worker = self.workers.iter().find(|known| known.name() == worker).expect("a process of that name");
         assert!(worker.signal(signal).await, "{} takes the signal", worker.name());
     }
 
-    /// How often the platform was asked to renew a token.
+    /// The number of requests for a refresh that the platform has received.
     #[must_use]
     pub fn refreshes(&self) -> usize {
         self.sandbox.marketplace.token_requests_for("refresh_token")
     }
 
-    /// How many requests for a resource have arrived at the platform.
+    /// The number of requests for a resource that have arrived at the platform.
     #[must_use]
     pub fn arrived(&self, resource: &Resource) -> usize {
         self.sandbox.marketplace.api_requests(resource).len()
     }
 
-    /// Processes of `relay` that have relayed anything.
+    /// The number of processes of `relay` that have relayed a request.
     #[must_use]
     pub fn busy_relays(&self) -> usize {
         let lines = self.sandbox.logs.lines();
@@ -279,7 +281,7 @@ impl System {
     /// Sets numbers in a stored installation, as if it had been stored at another time.
     ///
     /// # Panics
-    /// If there is none.
+    /// If there is no such installation.
     pub async fn set_stored(&self, resource: &Resource, numbers: &[(&str, i64)]) {
         for (name, value) in numbers {
             let update = self.sandbox.dynamo.client().update_item().table_name(TABLE);
@@ -295,7 +297,7 @@ impl System {
         }
     }
 
-    /// What the processes have written last.
+    /// The last lines that the processes have logged.
     #[must_use]
     pub fn last_lines(&self) -> Vec<String> {
         let lines = self.sandbox.logs.lines();
@@ -303,7 +305,7 @@ impl System {
     }
 }
 
-/// Waits for a condition, at most [`PATIENCE`]; whether it came.
+/// Waits for a condition, at most for [`PATIENCE`]. Returns true if the condition came to hold.
 pub async fn until(mut condition: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {

@@ -13,29 +13,29 @@ use super::{Process, World, grantee, lines};
 use crate::redaction::Search;
 
 impl World {
-    /// Ends a story: what every story must leave behind, whatever happened in it.
+    /// Ends a story, and checks the promises that hold after every story.
     ///
-    /// Faults end and paused locations go on. Then every installation that has a live grant at the platform must be
-    /// usable by what the product itself does next: rescued pairs, the schedule, a caller. And no secret stands in
-    /// the table or on the queue in the clear.
+    /// The function ends all faults and reactivates paused locations. Then the product must make every installation
+    /// that has a live grant at the platform usable, with the means that it has anyway: the rescue queue, the schedule
+    /// and a caller's request. No secret may be in the table or on the queue in the clear.
     ///
     /// # Panics
-    /// If that does not hold.
+    /// If an installation with a live grant does not become usable, or if a secret is in the clear or in the log.
     pub async fn end(self) {
         self.end_without(&[]).await;
     }
 
-    /// [`World::end`], where the story has shown that these grants cannot be held.
+    /// Like [`World::end`], for a story that has shown that the grants of `lost` cannot be kept.
     ///
     /// # Panics
-    /// If that does not hold, or if one of them is usable after all.
+    /// As [`World::end`], or if an installation of `lost` is usable after all.
     pub async fn end_without(self, lost: &[&Resource]) {
         self.market.clear_faults();
         let process = self.process().await;
         let failed = self.refresh(&process, self.rescued()).await;
         assert_eq!(failed, json!({ "batchItemFailures": [] }), "every rescued pair finds its place");
         for item in self.items().await {
-            // A minted location has no grant of its own; its company's is looked at.
+            // A minted location has no grant of its own; the loop checks its company's grant instead.
             let Some(resource) = installation_of(&item).filter(|_| !item.contains_key("minted")) else { continue };
             self.market.set_active(grantee(&resource), true);
             let live = !self.market.live_refresh_tokens(&grantee(&resource)).is_empty();
@@ -47,8 +47,8 @@ impl World {
         self.assert_nothing_logged();
     }
 
-    /// How often an alarm was raised about resources whose id begins with `prefix`, since the story began. The stories of a
-    /// process share its log, so the prefix must be this story's own.
+    /// The number of times that this alarm was raised since the story began, for resources whose id begins with
+    /// `prefix`. The stories of a process share its log, so no other story may use the prefix.
     #[must_use]
     pub fn alarms(&self, alarm: &str, prefix: &str) -> usize {
         let (alarm, resource) = (format!("\"alarm\":\"{alarm}\""), format!(":{prefix}"));
@@ -56,7 +56,7 @@ impl World {
         lines.iter().filter(|line| line.contains(&alarm) && line.contains(&resource)).count()
     }
 
-    /// No line that was written since the story began tells a secret of it.
+    /// Asserts that no line that was logged since the story began contains a secret of the story.
     fn assert_nothing_logged(&self) {
         let secrets = self.market.every_secret();
         let search = Search::for_secrets(&secrets);
@@ -71,7 +71,8 @@ impl World {
     }
 
     async fn becomes_usable(&self, process: &Process, resource: &Resource) -> bool {
-        // Three times a minute: whoever held a lease has lost it, and every forced refresh is a minute old.
+        // Three rounds. The clock moves 16 s after each round, which is longer than a lease, so a lease of an earlier
+        // refresher ends.
         for _ in 0..3 {
             self.refresh(process, json!({})).await;
             self.refresh(process, json!({ "resource": resource, "force": true })).await;

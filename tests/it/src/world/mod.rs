@@ -1,7 +1,7 @@
-//! The world of a story: the platform, the table, the secrets, the queue, and any number of processes in it.
+//! The world of a story: the platform, the table, the secrets, the queue, and any number of processes.
 //!
-//! All processes share a clock that stands still until the story moves it; the platform's moves with it. Time that a
-//! story waits for in earnest is only that of a connection.
+//! All processes share a clock that stands still until the story moves it; the platform's clock moves with it. Real
+//! time passes only while a story waits for a connection.
 
 mod ending;
 mod table;
@@ -46,10 +46,10 @@ pub const APP_SECRET: &str = "app";
 pub const SEALING_SECRET: &str = "sealing";
 /// Base of the pages, for links to install again.
 pub const HOME: &str = "https://relay.example";
-/// An invocation that a story does not end by itself.
+/// Duration of an invocation for which the story sets no other deadline.
 const INVOCATION: Duration = Duration::from_secs(29);
 
-/// The answer of a function to an event of API Gateway, in an invocation that ends at `deadline`.
+/// The answer of a function to an event of API Gateway. The invocation ends at `deadline`.
 ///
 /// # Panics
 /// If the answer is not of the expected form.
@@ -75,21 +75,21 @@ pub struct World {
     pub secrets: Secrets,
     /// The rescue queue.
     pub queue: Queue,
-    /// The bus, for processes that are told of it.
+    /// The bus, for processes that are configured to publish on it.
     pub event_bridge: EventBridge,
-    /// Moved by [`World::advance`] only.
+    /// The clock of the processes; only [`World::advance`] moves it.
     pub clock: Clock,
     /// The table, reached without a proxy.
     pub table: Table,
     engine: Arc<Engine>,
-    /// How many lines had been written when this story began.
+    /// The number of lines that the processes had logged when this story began.
     lines_before: usize,
 }
 
 /// One process: its own clients, caches and connections.
 pub struct Process {
     app: App,
-    /// What lies between it and AWS.
+    /// The proxy between this process and AWS.
     pub proxy: Proxy,
 }
 
@@ -102,10 +102,10 @@ impl Deref for Process {
 }
 
 impl World {
-    /// A new world on one engine; `None`, with a line that names `test`, where that engine is not to be had.
+    /// A new world on one engine. `None` if this machine lacks that engine; `test` is then recorded as skipped.
     ///
     /// # Panics
-    /// If a part does not start.
+    /// If a part of the world does not start.
     pub async fn start(kind: dynamo::Kind, test: &str) -> Option<Self> {
         let engine = engine(kind, test).await?;
         shared::log::capture(|line| lines().push(String::from_utf8_lossy(line).into_owned()));
@@ -138,7 +138,7 @@ impl World {
     /// A new process.
     ///
     /// # Panics
-    /// If it does not start.
+    /// If the process does not start.
     pub async fn process(&self) -> Process {
         self.process_by(self.clock.clone()).await
     }
@@ -146,7 +146,7 @@ impl World {
     /// A new process with a clock of its own.
     ///
     /// # Panics
-    /// If it does not start.
+    /// If the process does not start.
     pub async fn process_by(&self, clock: Clock) -> Process {
         self.process_of(clock, self.market.url()).await
     }
@@ -154,15 +154,15 @@ impl World {
     /// A new process for which the platform's API is at `api`.
     ///
     /// # Panics
-    /// If it does not start.
+    /// If the process does not start.
     pub async fn process_at(&self, api: &str) -> Process {
         self.process_of(self.clock.clone(), api.to_owned()).await
     }
 
-    /// A new process that tells of what happens on the bus.
+    /// A new process that publishes lifecycle events on the bus.
     ///
     /// # Panics
-    /// If it does not start.
+    /// If the process does not start.
     pub async fn teller(&self) -> Process {
         let bus = [("EVENT_BUS_NAME", event_bridge::NAME)];
         let (app, proxy) = self.app(self.clock.clone(), self.market.url(), &bus).await;
@@ -174,10 +174,10 @@ impl World {
         Process { app, proxy }
     }
 
-    /// What a function is built of, in a process of its own, with further variables.
+    /// The parts of a function in a process of its own, with further environment variables.
     ///
     /// # Panics
-    /// If it does not start.
+    /// If the process does not start.
     pub async fn app(&self, clock: Clock, api: String, further: &[(&'static str, &str)]) -> (App, Proxy) {
         let upstreams = Upstreams {
             dynamodb: self.engine.url(),
@@ -196,7 +196,8 @@ impl World {
         variables.extend(further.iter().map(|(name, value)| (*name, (*value).to_owned())));
         let config = config::read(&|name| variables.get(name).cloned(), AppConfig::read).expect("a configuration");
         let aws = aws_defaults()
-            // DynamoDB Local has tables of its own for each region and access key: those of the sandbox's client.
+            // DynamoDB Local keeps separate tables for each region and access key, so both are those of the sandbox's
+            // client.
             .region(Region::from_static(sandbox::process::REGION))
             .credentials_provider(Credentials::new("sandbox", "sandbox", None, None, "sandbox"))
             .endpoint_url(proxy.url())
@@ -205,19 +206,19 @@ impl World {
         (App::build(config, &aws, clock).expect("an app"), proxy)
     }
 
-    /// Moves every clock on.
+    /// Moves the clock of the processes and the clock of the platform forward.
     pub fn advance(&self, by: Duration) {
         self.clock.advance(by);
         self.market.clock().advance(by);
     }
 
-    /// When an invocation that begins now ends.
+    /// The deadline of an invocation that begins now.
     #[must_use]
     pub fn deadline(&self) -> Millis {
         self.clock.now() + INVOCATION
     }
 
-    /// What a human's consent to a location or a company leads to.
+    /// The grant that the platform gives after a human's consent to a location or a company.
     ///
     /// # Panics
     /// If the platform grants nothing.
@@ -229,23 +230,23 @@ impl World {
     /// Installs the app.
     ///
     /// # Panics
-    /// If that fails.
+    /// If the installation fails.
     pub async fn install(&self, process: &Process, resource: &Resource) {
         let started = self.clock.now();
-        // Boxed, because it is large and every story's future would hold room for it.
+        // Boxed, because the future is large, and every story's future would otherwise reserve room for it.
         let grant = Box::pin(self.consent(process, resource)).await;
         Box::pin(process.installations.install(&grant, started, HOME)).await.expect("installed");
     }
 
-    /// Ends every access token, by the clock.
+    /// Expires every access token by moving the clocks past the life of a token.
     pub fn expire(&self) {
         self.advance(self.market.options().token_life);
     }
 
-    /// An installation as it stands in the table.
+    /// An installation as it is stored in the table.
     ///
     /// # Panics
-    /// If there is none.
+    /// If there is no such installation.
     pub async fn stored(&self, resource: &Resource) -> Installation {
         self.table.installation(resource).await.expect("a table").expect("an installation")
     }
@@ -253,12 +254,12 @@ impl World {
     /// The state of an installation.
     ///
     /// # Panics
-    /// If there is none.
+    /// If there is no such installation.
     pub async fn status(&self, resource: &Resource) -> Status {
         self.stored(resource).await.status()
     }
 
-    /// How many refresh tokens were presented.
+    /// The number of refresh tokens that were presented to the platform.
     #[must_use]
     pub fn presented(&self) -> usize {
         self.market.token_requests_for("refresh_token")
@@ -267,7 +268,7 @@ impl World {
     /// Invokes the refresh function in an invocation that ends at `deadline`.
     ///
     /// # Panics
-    /// If it answers with an error.
+    /// If the function answers with an error.
     pub async fn refresh_until(&self, process: &Process, event: Value, deadline: Millis) -> Value {
         let answer = match Event::read(event).expect("an event") {
             Event::Tick(shards) => {
@@ -282,19 +283,20 @@ impl World {
         answer.expect("an answer is JSON")
     }
 
-    /// A minute's invocation of the refresh function.
+    /// Invokes the refresh function in an invocation that lasts one minute.
     pub async fn refresh(&self, process: &Process, event: Value) -> Value {
         Box::pin(self.refresh_until(process, event, self.clock.now() + Duration::from_mins(1))).await
     }
 
-    /// What Lambda would hand to the refresh function of the rescue queue.
+    /// The event with which Lambda would invoke the refresh function for the messages of the rescue queue.
     #[must_use]
     pub fn rescued(&self) -> Value {
         let record = |message: sandbox::queue::Message| json!({ "messageId": message.id, "body": message.body });
         json!({ "Records": self.queue.messages().into_iter().map(record).collect::<Vec<_>>() })
     }
 
-    /// Number of log lines about a resource, which no other story may have, in which a member has this value.
+    /// The number of log lines about `resource` whose member `member` has this value. No other story may use the
+    /// resource.
     #[must_use]
     pub fn logged(&self, resource: &Resource, member: &str, value: &str) -> usize {
         let resource = resource.to_string();
@@ -305,7 +307,7 @@ impl World {
         lines()[self.lines_before..].iter().filter(|line| has(line)).count()
     }
 
-    /// What the platform would say to the stored refresh token.
+    /// The platform's state of the stored refresh token; `None` if no refresh token is stored.
     pub async fn standing(&self, resource: &Resource) -> Option<Standing> {
         let stored = self.stored(resource).await;
         let token = self.open(&stored, Slot::Current, stored.pair.as_ref()?)?;
@@ -313,7 +315,8 @@ impl World {
     }
 }
 
-/// Everything that the processes of all stories have logged; they share this test's own.
+/// Every line that the processes of all stories have logged. The processes of all stories run in the process of this
+/// test.
 fn lines() -> std::sync::MutexGuard<'static, Vec<String>> {
     static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
     LINES.lock().unwrap_or_else(PoisonError::into_inner)
@@ -336,10 +339,10 @@ async fn engine(kind: dynamo::Kind, test: &str) -> Option<Arc<Engine>> {
     Some(started)
 }
 
-/// Waits until something holds that another part of the story brings about.
+/// Waits until a condition holds that another part of the story brings about.
 ///
 /// # Panics
-/// If it does not within half a minute.
+/// If the condition does not hold within half a minute.
 pub async fn until(what: &str, holds: impl AsyncFn() -> bool) {
     let waiting = async {
         while !holds().await {
@@ -349,7 +352,7 @@ pub async fn until(what: &str, holds: impl AsyncFn() -> bool) {
     assert!(tokio::time::timeout(Duration::from_secs(30), waiting).await.is_ok(), "never: {what}");
 }
 
-/// The platform's name of a resource.
+/// The platform's name for the holder of a grant of this resource.
 #[must_use]
 pub fn grantee(resource: &Resource) -> Grantee {
     match resource.kind() {
@@ -361,7 +364,7 @@ pub fn grantee(resource: &Resource) -> Grantee {
 /// A location of the story.
 ///
 /// # Panics
-/// If it is no id.
+/// If `id` is not a valid id.
 #[must_use]
 pub fn location(id: &str) -> Resource {
     Resource::location(id).expect("an id")

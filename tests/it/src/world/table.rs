@@ -1,4 +1,4 @@
-//! The table of a story: its items, and the tokens that are sealed in them.
+//! The table of a story: its items, and the sealed tokens in them.
 
 use std::sync::Arc;
 
@@ -42,10 +42,10 @@ impl World {
         delete.key("pk", AttributeValue::S(key.to_owned())).send().await.expect("the table can be written");
     }
 
-    /// The refresh token of one of an installation's pairs.
+    /// Opens the sealed refresh token of one of an installation's pairs. `None` if the pair has no refresh token.
     ///
     /// # Panics
-    /// If it does not open.
+    /// If the refresh token does not open.
     #[must_use]
     pub fn open(&self, stored: &Installation, slot: Slot, pair: &SealedPair) -> Option<Redacted> {
         let keys = DataKeys::parse(&self.secrets.get(SEALING_SECRET).expect("a sealing secret")).expect("keys");
@@ -55,10 +55,10 @@ impl World {
         Some(sealer.open(place(&item, stored.version, slot.refresh()), refresh).expect("it opens"))
     }
 
-    /// The refresh token of a standby pair.
+    /// Opens the sealed refresh token of a standby pair.
     ///
     /// # Panics
-    /// If it has none, or does not open.
+    /// If the pair has no refresh token, or if the refresh token does not open.
     #[must_use]
     pub fn open_standby(&self, stored: &Installation, standby: &StandbyPair) -> Redacted {
         let version = TokenVersion { generation: standby.generation, ..stored.version };
@@ -66,7 +66,7 @@ impl World {
         self.open(&sealed_under, Slot::Standby, &standby.pair).expect("a refresh token")
     }
 
-    /// Whether some secret of the platform stands in the table in the clear: the positive control of the search.
+    /// Returns true if `secret` is in the table in the clear. It is the positive control of the search for secrets.
     pub async fn tells(&self, secret: &str) -> bool {
         self.texts().await.iter().any(|text| holds(text, secret.as_bytes()))
     }

@@ -23,11 +23,11 @@ it::stories!(
     an_agency_that_recovers_has_its_locations_back_at_once,
 );
 
-/// How an agency's installation ends.
+/// The way in which an agency's installation ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Uninstalled,
-    /// The platform refuses its refresh token.
+    /// The platform refuses the agency's refresh token.
     Refused,
 }
 
@@ -60,7 +60,7 @@ impl End {
     }
 }
 
-/// Lets the location M1 belong to this agency only, or to none.
+/// Moves the location M1 to this agency only, or to no agency.
 fn move_m1(world: &World, company: Option<&str>) {
     world.market.change(|options| {
         options.agencies.values_mut().for_each(|locations| locations.retain(|location| location.id != "M1"));
@@ -98,7 +98,7 @@ async fn a_location_that_moved_from_an_agency_that_has_ended_is_found_among_many
         process.tokens.search(world.deadline()).await;
         works(&world, &process, &moved).await;
         assert_eq!(world.stored(&moved).await.company.as_deref(), Some("C1"), "{end:?}");
-        // The five agencies with the latest install notices do not have it.
+        // The location does not belong to any of the five agencies with the latest install notices.
         move_m1(&world, Some("C2"));
         end.come(&world, &process, &agency(1)).await;
         end.assert_told(&access(&world, &process, &moved).await);
@@ -135,7 +135,7 @@ async fn a_location_of_an_agency_that_has_ended_keeps_the_answer_of_its_agency(w
         assert_eq!((known.absent_until, known.search_since), (None, None), "nothing is concluded");
         assert_eq!(reserved(), marks, "no place of the budget of marks is asked for");
         assert_eq!(world.table.searches().await.expect("a table"), []);
-        // One agency cannot be asked: that is no reason for another answer.
+        // One agency cannot be asked. The answer stays the same.
         world.advance(Duration::from_hours(2));
         world.market.fault(Endpoint::Mint, Fault::refusal(400, "Location is not active"), None);
         end.assert_told(&access(&world, &one, &left).await);
@@ -158,7 +158,7 @@ async fn an_agency_that_recovers_has_its_locations_back_at_once(world: World) {
             assert!(world.stored(&l1).await.minted().is_some_and(|minted| minted.search_since.is_some()));
             process.tokens.search(world.deadline()).await;
         }
-        // No install, so the list of agencies stays as it is.
+        // This refresh is not an install, so the list of agencies stays as it is.
         world.refresh(&process, json!({ "resource": agency(1), "force": true })).await;
         world.advance(Duration::from_secs(9));
         works(&world, &process, &l1).await;

@@ -21,7 +21,7 @@ fn locations(count: usize) -> Vec<Resource> {
     (1..=count).map(|n| location(&format!("L{n}"))).collect()
 }
 
-/// Gives the agency so many locations.
+/// Gives the agency `count` locations.
 fn grow(world: &World, count: usize) {
     let locations =
         locations(count).iter().map(|l| Location { id: l.id().into(), name: "A location".into() }).collect();

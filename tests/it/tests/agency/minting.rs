@@ -49,7 +49,7 @@ async fn concurrent_first_calls_mint_each_location_once(world: World) {
         processes.push(world.process().await);
     }
     world.install(&processes[0], &company()).await;
-    // No schedule has run: nobody knows whose locations these are.
+    // No schedule has run, so the relay does not know yet to which agency these locations belong.
     let first = locations(10);
     let deadline = world.deadline();
     let calls = processes.iter().flat_map(|process| first.iter().map(|l| process.tokens.access(l, deadline)));
@@ -76,7 +76,7 @@ async fn five_hundred_locations_cost_one_refresh_of_the_company(world: World) {
     for some in all.chunks(100) {
         let deadline = world.deadline();
         let calls = some.iter().enumerate().map(|(n, l)| processes[n % 4].tokens.access(l, deadline));
-        // A few at a time: a hundred at once would run into the time-outs of a store on a busy machine.
+        // Twenty calls at a time: with a hundred at once, a store on a busy machine would exceed its time-outs.
         let answers = futures_util::stream::iter(calls).buffer_unordered(20).collect::<Vec<_>>().await;
         for access in answers {
             assert!(world.market.takes_access_token(access.expect("a token").token.expose()));
@@ -90,7 +90,7 @@ async fn five_hundred_locations_cost_one_refresh_of_the_company(world: World) {
 async fn a_refused_token_of_the_company_is_renewed_once(world: World) {
     let processes = [world.process().await, world.process().await];
     world.install(&processes[0], &company()).await;
-    // What the platform does to every token that it has lost.
+    // The platform expires every access token, as if it had lost the tokens.
     world.market.expire_access_tokens();
     let deadline = world.deadline();
     let three = locations(3);
@@ -150,7 +150,7 @@ async fn a_grant_of_its_own_replaces_a_minted_token(world: World) {
     let (l1, process, sender) = (location("L1"), world.process().await, Sender::new(&world).await);
     world.install(&process, &company()).await;
     works(&world, &process, &l1).await;
-    // Heard of at a later time than the exchange begins: the platform's clock may be ahead.
+    // The install notice has a later time than the start of the exchange, since the platform's clock may be ahead.
     let started = world.clock.now();
     world.advance(Duration::from_secs(1));
     let members = json!({"locationId": "L1", "companyId": company().id()});
@@ -196,7 +196,7 @@ async fn locations_are_read_in_pages_and_reading_is_resumed(world: World) {
         while process.proxy.calls(Call::Install) < installs + 50 {
             tokio::task::yield_now().await;
         }
-        // The invocation is nearly over.
+        // The deadline of the invocation is near.
         world.clock.advance(Duration::from_secs(50));
     };
     tokio::join!(world.refresh(&process, json!({})), time);
@@ -240,7 +240,7 @@ async fn operations_of_the_companys_token_are_refused_for_a_location(world: Worl
     world.end().await;
 }
 
-/// The minted tokens are due, and good for some more hours.
+/// Makes the minted tokens due. They stay usable for some more hours.
 async fn due(world: &World, process: &Process, all: &[Resource]) {
     world.install(process, &company()).await;
     for l in all {
@@ -301,7 +301,7 @@ async fn a_minted_token_is_used_until_it_expires_even_if_minting_is_refused(worl
     assert_eq!(world.stored(&l1).await.pair, before.pair);
     works(&world, &world.process().await, &l1).await;
     let expires_at = before.pair.expect("a token").access_expires_at;
-    // In its last minute each call tries to renew it.
+    // In the last minute of the token each call tries to renew it.
     world.advance((expires_at - Duration::from_secs(30)).since(world.clock.now()));
     works(&world, &world.process().await, &l1).await;
     world.advance(Duration::from_secs(31));

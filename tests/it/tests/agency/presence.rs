@@ -1,4 +1,4 @@
-//! Uninstalls whose timestamps do not decide: the platform is asked if the app is still installed.
+//! Uninstalls whose timestamps do not decide the order: the relay asks the platform if the app is still installed.
 
 use std::time::Duration;
 
@@ -51,14 +51,14 @@ async fn an_uninstall_without_timestamp_and_id_does_not_end_a_newer_installation
     let requests = world.market.strangers();
     assert_eq!(sender.send(&gone).await, reply(200, "repeated"), "the same bytes");
     assert_eq!((questions(&world, &l1), world.market.strangers()), (0, requests), "and nobody is asked");
-    // The same event in other bytes.
+    // The same event arrives in other bytes.
     let reordered = format!(r#"{{"locationId":"L1","appId":"{}","type":"UNINSTALL"}}"#, sender.app_id);
     let signature = STANDARD.encode(sender.signer.sign(reordered.as_bytes()));
     assert_eq!(sender.send_bytes(&reordered, &signature).await, reply(200, "superseded"));
     assert_eq!(questions(&world, &l1), 1);
     assert_eq!(process.limiter.usage(&l1).await.expect("counters").burst.remaining, 99, "with a permit");
     works(&world, &process, &l1).await;
-    // A day later the same bytes may tell of another uninstall.
+    // A day later the same bytes may report another uninstall.
     world.advance(Duration::from_hours(24));
     world.refresh(&process, json!({ "resource": l1, "force": true })).await;
     world.market.uninstall(&grantee(&l1));
@@ -123,12 +123,12 @@ async fn an_uninstall_that_the_platform_neither_confirms_nor_denies_is_repeated(
     sender.proxy.always(Call::Read, it::proxy::Fault::AccessDenied);
     assert_eq!(sender.send(&gone).await, reply(429, "try_again"), "the table is down");
     sender.proxy.heal();
-    // A process that has read the app's secret, and cannot read the sealing keys.
+    // This process has read the app's secret, but cannot read the sealing keys.
     let started = Sender::new(&world).await;
     started.proxy.fault(Call::Secrets, 1, None, it::proxy::Fault::AccessDenied);
     assert_eq!(started.send(&bare(&started, &json!({"locationId": "L1"}))).await, reply(429, "try_again"));
     assert!(started.proxy.struck() > 0, "the sealing keys were asked for");
-    // Every permit is taken: nothing is sent.
+    // Every permit is taken, so the relay sends no request to the platform.
     for _ in 0..100 {
         process.limiter.take(&l1, None).await.expect("a permit");
     }
@@ -154,7 +154,7 @@ async fn an_expired_token_does_not_prove_an_uninstall_and_is_renewed_by_the_sche
     for resource in [&l1, &l2] {
         world.install(&process, resource).await;
     }
-    // Nobody calls them: the schedule leaves them cold.
+    // No caller uses these locations, so the schedule defers their renewal.
     world.advance(Duration::from_hours(8 * 24));
     let summary = world.refresh(&process, json!({})).await;
     assert_eq!(summary["deferred"], 2, "{summary}");
@@ -182,15 +182,15 @@ async fn an_uninstall_without_timestamp_is_checked_for_every_kind_of_installatio
         works(&world, &process, l).await;
     }
     world.advance(Duration::from_mins(1));
-    // A company, with its own token.
+    // For a company, the relay asks with the company's own token.
     let of_company = bare(&sender, &json!({"companyId": company().id()}));
     assert_eq!(sender.send(&of_company).await, reply(200, "superseded"));
     assert_eq!(questions(&world, &company()), 1);
-    // A location whose token is minted, with that token…
+    // For a location with a minted token, the relay asks with that token.
     let of_l1 = bare(&sender, &json!({"locationId": "L1"}));
     assert_eq!(sender.send(&of_l1).await, reply(200, "superseded"));
     assert_eq!(questions(&world, &l1), 1);
-    // …and without one with the company's, by minting.
+    // After that token has expired, the relay asks with a token that it mints from the company's token.
     world.expire();
     world.refresh(&process, json!({ "resource": company(), "force": true })).await;
     let before = minted(&world);
@@ -209,7 +209,7 @@ async fn a_reinstallation_during_the_check_is_kept(world: World) {
     world.install(&process, &l1).await;
     world.market.uninstall(&grantee(&l1));
     world.advance(Duration::from_secs(1));
-    // The platform has refused the token, and then the customer is faster than the write.
+    // The platform has refused the token, and then the customer installs again before the uninstall is written.
     let gate = sender.proxy.hold(Call::Uninstall);
     let gone = bare(&sender, &json!({"locationId": "L1"}));
     let reinstalled = async {

@@ -34,7 +34,7 @@ pub(crate) fn agency(number: usize) -> Resource {
     Resource::company(&format!("C{number}")).expect("an id")
 }
 
-/// Installs the app in so many agencies, oldest first, each with one location: C1 with M1, C2 with M2, and so on.
+/// Installs the app in `count` agencies, oldest first, each with one location: C1 with M1, C2 with M2, and so on.
 pub(crate) async fn many(world: &World, process: &Process, count: usize) {
     let location = |number: usize| Location { id: format!("M{number}"), name: "A location".into() };
     let agencies = (1..=count).map(|number| (agency(number).id().to_owned(), vec![location(number)])).collect();
@@ -45,7 +45,7 @@ pub(crate) async fn many(world: &World, process: &Process, count: usize) {
     }
 }
 
-/// Which agencies the platform was asked about a location, with refusals and grants.
+/// The number of mint requests for a location that the platform has received, including the refused ones.
 pub(crate) fn asked(world: &World, location: &Resource) -> usize {
     let wanted = grantee(location);
     world.market.token_requests().iter().filter(|r| r.grant == "mint" && r.resource.as_ref() == Some(&wanted)).count()
@@ -62,7 +62,7 @@ async fn a_location_of_the_oldest_of_many_agencies_is_found_by_the_schedule(worl
         assert!(matches!(found, Err(TokenError::InProgress { .. })), "{found:?}");
     }
     assert_eq!(asked(&world, &oldest), 5, "a call asks a few, once for all processes");
-    // Not the task of that agency, whose list would tell it, too.
+    // Only the search runs here. The task of that agency does not run; its list would also find the location.
     one.tokens.search(world.deadline()).await;
     works(&world, &other, &oldest).await;
     assert_eq!(world.stored(&oldest).await.company.as_deref(), Some("C1"));
@@ -85,7 +85,8 @@ async fn a_location_that_no_agency_has_is_searched_for_once(world: World) {
         process.tokens.search(world.deadline()).await;
     }
     assert_eq!(asked(&world, &nobodys), requests, "an absence is remembered");
-    // A new agency has it: noticed within 10 s, though the absence would be remembered for longer.
+    // A new agency has the location. The relay notices that within 10 s, although the absence would be remembered for
+    // longer.
     world.market.change(|options| {
         options.agencies.insert("C8".into(), vec![Location { id: "M99".into(), name: "Moved".into() }]);
     });
@@ -110,7 +111,8 @@ async fn an_agency_that_does_not_answer_keeps_the_search_open(world: World) {
     world.market.clear_faults();
     process.tokens.search(world.deadline()).await;
     works(&world, &process, &oldest).await;
-    // For ever nobody waits: after some minutes the answer is that it is not installed, but not for long.
+    // No caller waits forever: after some minutes the answer is "not installed", which is remembered only for a short
+    // time.
     world.market.fault(Endpoint::Mint, Fault::HangUp { processed: false }, None);
     let nobodys = location("M99");
     assert!(matches!(access(&world, &process, &nobodys).await, Err(TokenError::InProgress { .. })));
@@ -154,7 +156,7 @@ async fn a_location_that_moved_to_another_agency_is_found(world: World) {
     world.end().await;
 }
 
-/// A location that had a grant of its own, is minted now, and does not get a token from anybody any more.
+/// A location that had a grant of its own, is minted now, and no longer gets a token from any company.
 async fn to_be_minted(world: &World, process: &Process, location: &Resource) {
     world.install(process, location).await;
     let refusal = Fault::refusal(400, "Invalid grant: refresh token is invalid");
@@ -170,7 +172,7 @@ async fn to_be_minted(world: &World, process: &Process, location: &Resource) {
 async fn another_agencys_new_installation_costs_no_token(world: World) {
     let process = world.process().await;
     many(&world, &process, 2).await;
-    // C2 is of a later epoch than C1, which the location belongs to.
+    // The agency C2 has a later epoch than C1. The location belongs to C1.
     world.install(&process, &agency(2)).await;
     let l1 = location("M1");
     works(&world, &process, &l1).await;
@@ -250,7 +252,7 @@ async fn the_number_of_open_searches_is_bounded(world: World) {
     world.table.end_search(&searches[0]).await.expect("a table");
     assert!(world.table.begin_search(&location("new")).await.expect("a table"));
     assert!(!world.table.begin_search(&location("newer")).await.expect("a table"));
-    // Without a place the answer is what the companies that were asked say.
+    // If no place for a search is free, the answer depends only on the companies that were asked directly.
     let process = world.process().await;
     many(&world, &process, 7).await;
     let found = access(&world, &process, &location("M1")).await;
@@ -278,7 +280,7 @@ async fn a_task_that_is_requested_again_while_it_runs_is_kept(world: World) {
     assert!(world.table.finish_task(&second, later).await.expect("a table"));
     assert_eq!(task(later).await, None);
     assert!(!world.table.finish_task(&second, later).await.expect("a table"));
-    // A company that is listed again meanwhile stays listed.
+    // A company that is listed again before the removal stays listed.
     world.table.list_company(id, now).await.expect("a table");
     world.table.list_company(id, later).await.expect("a table");
     world.table.unlist_company(id, now, later).await.expect("a table");
@@ -291,13 +293,15 @@ async fn a_task_that_is_requested_again_while_it_runs_is_kept(world: World) {
     assert_eq!(world.table.newest_companies(9).await.expect("a table")[0].listed_at, now);
 }
 
-/// A million companies are as many such items, read in pages of a bounded size: nothing grows with their number.
+/// A million companies are a million items, which are read in pages of bounded size. So no item and no page grows with
+/// the number of companies.
 async fn companies_are_listed_in_pages(world: World) {
     const MANY: usize = 1_000;
     let now = world.clock.now();
     let ids: Vec<String> = (0..MANY).map(|number| format!("HLcompany{number:010}")).collect();
     for some in ids.chunks(50) {
-        // All in one millisecond, as after a migration: the place in the list is the instant and the id.
+        // All companies are listed in one millisecond, as after a migration. The instant and the id form the place in
+        // the list.
         let listed = join_all(some.iter().map(|id| world.table.list_company(id, now))).await;
         assert!(listed.iter().all(Result::is_ok), "{listed:?}");
     }

@@ -43,7 +43,7 @@ impl Sender {
         self.send_bytes(&body, &STANDARD.encode(self.signer.sign(body.as_bytes()))).await
     }
 
-    /// Sends a webhook again while that is asked for, as the platform does.
+    /// Repeats a webhook while the function asks for a repetition, as the platform does.
     pub(crate) async fn send_until_taken(&self, notice: &Value) -> (u16, String) {
         let mut heard = self.send(notice).await;
         for _ in 0..9 {

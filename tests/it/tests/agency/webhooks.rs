@@ -135,20 +135,20 @@ async fn repeated_and_late_webhooks_change_nothing(world: World) {
     world.advance(Duration::from_mins(1));
     let members = json!({"locationId": "L1", "companyId": company().id()});
     let gone = sender.notice("UNINSTALL", world.clock.now(), "w1", &members);
-    // Sent before anything else and delivered after everything else.
+    // This uninstall is sent before the reinstall and delivered after it.
     let late = sender.notice("UNINSTALL", world.clock.now() + Duration::from_secs(1), "w2", &members);
     world.advance(Duration::from_secs(2));
     let back = sender.notice("INSTALL", world.clock.now(), "w3", &members);
     assert_eq!(sender.send(&gone).await, reply(200, "stored"));
     assert_eq!(world.status(&l1).await, Status::Revoked);
     assert_eq!(sender.send(&back).await, reply(200, "stored"));
-    // Half an hour later, as a sender that retries would.
+    // Half an hour later the sender repeats the webhooks, as a sender that retries would.
     world.advance(Duration::from_mins(30));
     assert_eq!(sender.send(&gone).await, reply(200, "repeated"));
     assert_eq!(sender.send(&late).await, reply(200, "superseded"));
     assert_eq!(sender.send(&back).await, reply(200, "repeated"));
     works(&world, &process, &l1).await;
-    // An uninstall is no older for having been delivered late.
+    // A late delivery does not make an uninstall older.
     let gone = sender.notice("UNINSTALL", world.clock.now() - Duration::from_mins(20), "w4", &members);
     assert_eq!(sender.send(&gone).await, reply(200, "stored"));
     assert_eq!(sender.send(&back).await, reply(200, "repeated"));
@@ -172,7 +172,7 @@ async fn an_uninstall_of_a_location_stops_only_that_location(world: World) {
     world.advance(Duration::from_secs(9));
     assert!(matches!(access(&world, &process, &l1).await, Err(TokenError::Revoked)));
     works(&world, &process, &l2).await;
-    // The list of locations leaves it out, and so it stays.
+    // The list of the agency's locations does not contain the location, so the location stays uninstalled.
     world.refresh(&process, json!({})).await;
     assert_eq!(world.status(&l1).await, Status::Revoked);
     world.end().await;

@@ -12,7 +12,7 @@ fn bad_gateway() -> Fault {
     Fault::Answer { processed: true, status: 502, body, content_type: Some("text/html".to_owned()) }
 }
 
-/// One answer is lost: the token is presented once more at once.
+/// One answer is lost. The product presents the token once more at once.
 async fn once(fault: Fault, rotation: Rotation) {
     let scene = Scene::set(rotation).await;
     let _relay = scene.start("relay", "relay").await;
@@ -22,7 +22,7 @@ async fn once(fault: Fault, rotation: Rotation) {
     if rotation == Rotation::AlwaysForgiving {
         assert_eq!((status, problem), (200, Value::Null));
     } else {
-        // The platform's own word on the token is the only reason to give it up.
+        // Only the platform's own refusal of the token is a reason to mark the installation.
         assert_eq!((status, &problem["code"]), (424, &json!("reauthorization_required")));
         assert_eq!(scene.presented()[1].status, Some(400));
         assert_eq!(scene.status().await, "NeedsReauthorization");
@@ -32,7 +32,7 @@ async fn once(fault: Fault, rotation: Rotation) {
     scene.end();
 }
 
-/// All answers are lost for a while: at most two presentations a claim, and never is the installation given up.
+/// All answers are lost for a while. Each claim makes at most two presentations, and the installation is never marked.
 async fn for_a_while(fault: Fault) {
     let scene = Scene::set(Rotation::AlwaysForgiving).await;
     let (relay, _refresh) = tokio::join!(scene.start("relay", "relay"), scene.start("refresh", "refresh"));
@@ -44,13 +44,13 @@ async fn for_a_while(fault: Fault) {
     assert_eq!(scene.status().await, "Uncertain");
     scene.sandbox.marketplace.clear_faults();
     assert!(!scene.sandbox.marketplace.live_refresh_tokens(&grantee()).is_empty());
-    // An operator's wish, since the schedule may look again later than the platform forgives.
+    // An operator forces the refresh, because the schedule's next try may come after the platform's grace period.
     assert_eq!(scene.refresh_by_force().await["refreshed"], 1);
     scene.assert_usable().await;
     scene.end();
 }
 
-/// Both answers of a claim time out: the next claim has the third, in the same call or in another.
+/// Both answers of a claim time out. The next claim receives the third answer, in the same call or in another one.
 async fn twice_in_time_outs() {
     let scene = Scene::set(Rotation::AlwaysForgiving).await;
     let relay = scene.start("relay", "relay").await;

@@ -1,5 +1,5 @@
-//! `kill -9` at each point of a refresh, with a platform in each mode; then the next scheduled event or the next
-//! relayed call.
+//! `kill -9` at each point of a refresh, with a platform in each mode. The next scheduled event or the next relayed
+//! call must then recover the installation.
 
 use std::fmt;
 
@@ -10,20 +10,20 @@ use serde_json::json;
 
 use crate::scene::{Answered, Process, Scene, Story, now, together, until};
 
-/// Where a process dies.
+/// The point at which a process dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Point {
-    /// Its claim has not reached the store.
+    /// The process's claim has not reached the store.
     BeforeTheClaim,
-    /// Its claim is stored, and it does not know it yet.
+    /// The process's claim is stored, but the process has not received the answer.
     AfterTheClaim,
-    /// Its POST has not reached the platform.
+    /// The process's POST has not reached the platform.
     BeforeThePost,
-    /// The platform has granted a new pair, and it does not know it yet.
+    /// The platform has granted a new pair, but the process has not received the answer.
     AfterThePost,
-    /// It holds the new pair, and its commit has not reached the store.
+    /// The process holds the new pair, but its commit has not reached the store.
     BeforeTheCommit,
-    /// Its commit is stored, and it does not know it yet.
+    /// The process's commit is stored, but the process has not received the answer.
     AfterTheCommit,
 }
 
@@ -37,12 +37,12 @@ impl Point {
         Self::AfterTheCommit,
     ];
 
-    /// Whether the platform has taken the refresh token and the table does not hold the new one.
+    /// Returns true if the platform has taken the refresh token and the table does not hold the new one.
     fn leaves_the_grant_in_doubt(self) -> bool {
         matches!(self, Self::AfterThePost | Self::BeforeTheCommit)
     }
 
-    /// Whether the dead process's lease is in the table.
+    /// Returns true if the dead process's lease is in the table.
     fn leaves_a_lease(self) -> bool {
         !matches!(self, Self::BeforeTheClaim | Self::AfterTheCommit)
     }
@@ -67,7 +67,7 @@ impl Point {
             None => scene.has_presented(1).await,
         }
         if matches!(self, Self::AfterTheClaim | Self::AfterTheCommit) {
-            // The gate is reached when the answer is there, hence the write.
+            // The answer reaches the gate after the store has applied the write, so the write must be visible now.
             assert_eq!(
                 scene.stored().await.status().as_str(),
                 if self.leaves_a_lease() { "Refreshing" } else { "Active" }
@@ -91,12 +91,12 @@ impl fmt::Display for Point {
     }
 }
 
-/// What brings the installation back.
+/// The event that recovers the installation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Recovery {
-    /// The next scheduled event; it was a relayed call that died.
+    /// The next scheduled event, after the death of a relayed call.
     Schedule,
-    /// The next relayed call; it was a scheduled refresh that died.
+    /// The next relayed call, after the death of a scheduled refresh.
     Call,
 }
 
@@ -106,14 +106,14 @@ const MODES: [(Rotation, &str); 3] = [
     (Rotation::FamilyRevoking, "family-revoking"),
 ];
 
-/// What came of it.
+/// The outcome of a death and its recovery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Outcome {
-    /// Presentations of the process that died.
+    /// Number of presentations by the process that died.
     before: usize,
-    /// Presentations of the one that came after it.
+    /// Number of presentations by the process that recovered.
     after: usize,
-    /// The state in which the recovery leaves the installation.
+    /// The state of the installation after the recovery.
     status: String,
 }
 
@@ -180,7 +180,8 @@ async fn by_call(scene: &Scene, point: Point, lost: bool) {
     assert_eq!(status, if lost { 424 } else { 200 }, "{problem}");
 }
 
-/// The one loss that nothing helps against: it is answered with a link, counted once, and a human's click mends it.
+/// Asserts the consequences of the one loss that cannot be prevented: callers receive a link, the loss is counted once,
+/// and the installation works again after a human has followed the link.
 async fn assert_lost(scene: &Scene) {
     let presented = scene.presented();
     assert_eq!(presented.last().map(|last| last.status), Some(Some(400)), "an answered refusal");
@@ -229,7 +230,7 @@ fn name(point: Point, mode: &str, recovery: Recovery) -> String {
     format!("{point}, {mode}, {recovery:?}")
 }
 
-/// The table of `docs/reliability.md`.
+/// Prints the table of `docs/reliability.md`.
 #[expect(clippy::print_stdout, reason = "the harness keeps it with the test's own output")]
 fn print_table(outcome: impl Fn(Point, &'static str) -> String) {
     let heads: Vec<_> = MODES.iter().map(|(_, mode)| *mode).collect();
@@ -241,8 +242,8 @@ fn print_table(outcome: impl Fn(Point, &'static str) -> String) {
     }
 }
 
-/// The grant is not lost with the process, if its commit was on its way: it is stored by its version, whatever has been
-/// thought of the installation meanwhile.
+/// If the commit was under way when its process died, the grant is not lost. The commit is a compare-and-swap on the
+/// version, so it is stored whatever state the installation has received meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_arrives_after_its_process_died_restores_the_installation() {
     let scene = Scene::set(Rotation::Strict).await;

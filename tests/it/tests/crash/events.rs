@@ -1,4 +1,4 @@
-//! `kill -9` between a state that is stored and the event that tells of it.
+//! `kill -9` between the write of a state and the publication of the event about that state.
 
 use it::proxy::Call;
 use sandbox::event_bridge::Put;
@@ -12,7 +12,8 @@ fn told(scene: &Scene, name: &str) -> Vec<Put> {
     scene.sandbox.event_bridge.events().into_iter().filter(|put| put.detail_type == name).collect()
 }
 
-/// A process of `doomed` marks an installation and dies before or after the event is sent; the schedule comes by.
+/// A process of the function `doomed` marks an installation and dies before or after it publishes the event. Then the
+/// schedule runs.
 async fn story(doomed: &'static str, struck: Call) {
     let scene = Scene::set(Rotation::Strict).await;
     let (process, _refresh) = tokio::join!(scene.start(doomed, "doomed"), scene.start("refresh", "refresh"));

@@ -1,5 +1,6 @@
-//! A process is frozen in the midst of a refresh, as Lambda freezes an environment, and wakes up when its lease has
-//! passed and another has done the work: it sends nothing more, and what it holds is stored by its version only.
+//! A process is frozen during a refresh, as Lambda freezes an environment. It wakes up after its lease has expired and
+//! another process has done the work. The process must then send no further request, and its pair is stored only by
+//! compare-and-swap on the version.
 
 use it::front::{End, Front};
 use it::proxy::Call;
@@ -10,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::scene::{Answered, Process, Scene, Story, grantee, together, told, until};
 
-/// A process that will freeze, one that refreshes after it, and the one that callers of the story ask.
+/// Three processes: one that freezes, a rival that refreshes after it, and a relay that serves the calls of the story.
 struct Three {
     frozen: Process,
     rival: Process,
@@ -23,8 +24,8 @@ async fn three(scene: &Scene) -> Three {
     Three { frozen, rival, _relay: relay }
 }
 
-/// Whoever had asked the frozen process is served with the token that is stored, or told to come again: what it waited
-/// for is overdue by its own clock, too. Whoever asks it next is served.
+/// Asserts that the invocation of the frozen process ends with the stored token or with a request to retry, since its
+/// wait is overdue by its own clock, too. The next invocation of that process must succeed.
 async fn assert_serves(scene: &Scene, invocation: JoinHandle<Answered>) {
     let (status, problem) = told(&invocation.await.expect("no panic"));
     let again = ["refresh_in_progress", "store_unavailable"].map(Value::from);
@@ -32,7 +33,7 @@ async fn assert_serves(scene: &Scene, invocation: JoinHandle<Answered>) {
     assert_eq!(told(&scene.invoke("relay", "frozen").await.expect("no panic")), (200, Value::Null));
 }
 
-/// The answer to its claim finds it frozen.
+/// The process is frozen when the answer to its claim arrives.
 async fn between_the_claim_and_the_post() {
     let scene = Scene::set(Rotation::FamilyRevoking).await;
     let Three { frozen, rival: _rival, _relay } = three(&scene).await;
@@ -50,7 +51,8 @@ async fn between_the_claim_and_the_post() {
     scene.end();
 }
 
-/// Its POST never arrives. When it wakes up the time for an answer is over; it must not present the token once more.
+/// The frozen process's POST never arrives. When the process wakes up, the time for an answer is over, and the process
+/// must not present the token again.
 async fn in_the_post() {
     let scene = Scene::set(Rotation::FamilyRevoking).await;
     let Three { frozen, rival: _rival, _relay } = three(&scene).await;
@@ -70,7 +72,8 @@ async fn in_the_post() {
     scene.end();
 }
 
-/// Its commit is late: the platform forgives, and the rival's pair is in the table. The frozen one's becomes a standby pair.
+/// The frozen process commits late, on a forgiving platform. The rival's pair is already in the table, so the pair of
+/// the frozen process becomes a standby pair.
 async fn with_a_commit_that_comes_second() {
     let scene = Scene::set(Rotation::AlwaysForgiving).await;
     let Three { frozen, rival: _rival, _relay } = three(&scene).await;
@@ -93,8 +96,9 @@ async fn with_a_commit_that_comes_second() {
     scene.end();
 }
 
-/// Its commit is late: the platform is strict, and the rival is just being refused. The frozen one's is the only live
-/// pair. It is stored although the rival holds the lease, and the rival's refusal does not mark the installation.
+/// The frozen process commits late, on a strict platform that is just refusing the rival's token. The only live pair is
+/// the one of the frozen process. The pair is stored although the rival holds the lease, and the rival's refusal does
+/// not mark the installation.
 async fn with_a_commit_that_comes_between_a_rival_and_its_refusal() {
     let scene = Scene::set(Rotation::Strict).await;
     let Three { frozen, rival, _relay } = three(&scene).await;
@@ -103,7 +107,7 @@ async fn with_a_commit_that_comes_between_a_rival_and_its_refusal() {
     gate.reached().await;
     frozen.freezes().await;
     scene.lease_is_over().await;
-    // The rival's refusal does not arrive before the commit has.
+    // The platform holds back the rival's refusal until the commit has arrived.
     scene.sandbox.marketplace.fault(Endpoint::Refresh, Fault::Stall { processed: true }, None);
     let tick = scene.invoke("refresh", "refresh");
     scene.has_presented(2).await;
@@ -121,8 +125,8 @@ async fn with_a_commit_that_comes_between_a_rival_and_its_refusal() {
     scene.end();
 }
 
-/// The answer to its permit finds it frozen, and meanwhile the platform ends its connections. When it wakes up it finds
-/// both in its sockets at once.
+/// The process is frozen when the answer to its permit arrives, and the platform ends the process's connections
+/// meanwhile. After the thaw the process finds both events in its sockets at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_post_arrives_once_after_a_freeze_that_ended_its_connection() {
     let (scene, front) = (Scene::set(Rotation::AlwaysForgiving).await, Front::start().await);
@@ -138,7 +142,7 @@ async fn a_post_arrives_once_after_a_freeze_that_ended_its_connection() {
         gate.reached().await;
         relay.freezes().await;
         front.end_all(how);
-        // A whole connection is ended before the answer is let through.
+        // The story waits until all connections have ended, and only then lets the answer through.
         assert!(until(|| async { front.open() == 0 }).await, "the connections are ended");
         gate.open();
         relay.proxy.heal();

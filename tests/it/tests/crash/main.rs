@@ -1,9 +1,10 @@
-//! What is left when a process dies or freezes in the midst of a refresh: the built functions as processes of their
-//! own, killed and stopped by signals.
+//! The state after a process dies or freezes during a refresh. The built functions run as processes of their own, and
+//! signals kill or stop them.
 //!
-//! A process is struck while a certain request of it is held back, in the proxy that lies between it and the store or
-//! at the platform, so that it is always at the point that the story names. The only time that is waited for in
-//! earnest is the end of a lease; the stories of a test run side by side so that they wait for it together.
+//! A test strikes a process while one particular request of that process is held back, either in the proxy between the
+//! process and the store or at the platform. The process is therefore always at the point that the story names. Real
+//! time passes only while a story waits for the end of a lease. The stories of a test run side by side, so that they
+//! wait for that together.
 
 mod answers;
 mod deaths;

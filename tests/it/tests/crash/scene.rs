@@ -1,4 +1,4 @@
-//! The place of a story: a platform, a table, secrets and a queue, and processes that can be struck one by one.
+//! The scene of a story: a platform, a table, secrets, a queue, and processes that can be killed or frozen one by one.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -29,41 +29,42 @@ use tokio::task::JoinHandle;
 
 /// Longest time that a test waits for anything. Only a failing test waits so long, so it is generous.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
-/// The location of the story.
+/// The location that every story uses.
 const LOCATION: &str = "HLlocation000000001";
 
-/// Turns of the stories of this process. A story has a turn except while it waits for the end of a lease. More stories at a
-/// time would run into the functions' time-outs on a busy machine.
+/// The limit of stories that run at the same time in this process. A story holds a turn except while it waits for the
+/// end of a lease. With more stories the functions would run into their time-outs on a busy machine.
 static TURNS: Semaphore = Semaphore::const_new(4);
 
 /// The result of an invocation.
 pub(crate) type Answered = Result<Value, FunctionError>;
 
-/// The place of one story. Dropping it ends everything in it.
+/// The scene of one story. Dropping it ends all of its parts.
 pub(crate) struct Scene {
-    /// All parts but the functions.
+    /// All parts except the functions.
     pub(crate) sandbox: Sandbox,
-    /// Installs the app and reads the table: the one part that nothing ever strikes.
+    /// The process that installs the app and reads the table. No story kills or freezes it.
     hand: App,
     _way_of_hand: Proxy,
     turn: Mutex<Option<SemaphorePermit<'static>>>,
 }
 
-/// A function's process, and the proxy between it and AWS.
+/// The process of a function, and the proxy between that process and AWS.
 pub(crate) struct Process {
     pub(crate) worker: Worker,
     pub(crate) proxy: Proxy,
 }
 
 impl Scene {
-    /// Everything but the functions, with the app installed and its access token expired.
+    /// Starts everything except the functions. The app is installed and its access token has expired.
     pub(crate) async fn set(rotation: Rotation) -> Self {
         let turn = Mutex::new(Some(TURNS.acquire().await.expect("open")));
         let options = Options {
             programs: Programs::None,
             refresh_every: None,
             marketplace: Platform { rotation, ..Platform::default() },
-            // As in template.yaml: what comes again sooner has been told to.
+            // As in `template.yaml`. The refresh function requests a shorter time-out for a message that must come
+            // again earlier.
             visibility: Duration::from_secs(90),
             ..Options::default()
         };
@@ -84,7 +85,7 @@ impl Scene {
         scene
     }
 
-    /// What a human's consent leads to.
+    /// The grant that the platform gives after a human's consent.
     pub(crate) async fn install(&self) {
         let started = self.hand.clock.now();
         let code = self.sandbox.marketplace.authorize(grantee());
@@ -93,12 +94,12 @@ impl Scene {
         self.hand.installations.install(&grant, started, &self.home()).await.expect("installed");
     }
 
-    /// Base of the pages, for links to install again.
+    /// Base URL of the pages, for links to install the app again.
     pub(crate) fn home(&self) -> String {
         self.sandbox.gateway.url()
     }
 
-    /// Ends every access token, at the platform and for whoever reads the table, and makes the installation due.
+    /// Expires every access token at the platform and in the table, and makes the installation due.
     pub(crate) async fn expire(&self) {
         self.sandbox.marketplace.expire_access_tokens();
         let update = self.sandbox.dynamo.client().update_item().table_name(TABLE);
@@ -108,19 +109,19 @@ impl Scene {
         update.expression_attribute_values(":past", past).send().await.expect("the table can be written");
     }
 
-    /// Starts a process of a function, under a name of its own where it is to be invoked apart from others.
+    /// Starts a process of a function. A process with a function name of its own can be invoked separately from others.
     pub(crate) async fn start(&self, bootstrap_of: &str, function: &str) -> Process {
         let process = self.begin(bootstrap_of, function, function).await;
         self.has_started(function, 1).await;
         process
     }
 
-    /// Starts a process without waiting for it.
+    /// Begins to start a process, and does not wait until the process asks for work.
     pub(crate) async fn begin(&self, bootstrap_of: &str, function: &str, name: &str) -> Process {
         self.begin_with(bootstrap_of, function, name, &[]).await
     }
 
-    /// The same with further variables.
+    /// Begins to start a process with further environment variables.
     pub(crate) async fn begin_with(
         &self,
         bootstrap_of: &str,
@@ -145,19 +146,19 @@ impl Scene {
         Process { worker, proxy }
     }
 
-    /// Waits until a function's processes have asked for work so often.
+    /// Waits until the processes of a function have asked for work `polls` times.
     pub(crate) async fn has_started(&self, function: &str, polls: u64) {
         let asked = until(|| async { self.sandbox.runtime.polls(function) >= polls }).await;
         assert!(asked, "{function} does not ask for work: {:?}", self.sandbox.logs.lines());
     }
 
-    /// Begins an invocation: the schedule's of `refresh`, a relayed call of `relay`; one that is long enough for a
-    /// process that is frozen for a lease to answer all the same.
+    /// Begins an invocation: the schedule's event for `refresh`, a relayed call for `relay`. The invocation lasts long
+    /// enough for an answer from a process that is frozen for the duration of a lease.
     pub(crate) fn invoke(&self, bootstrap_of: &str, function: &str) -> JoinHandle<Answered> {
         self.invoke_for(bootstrap_of, function, Duration::from_secs(75))
     }
 
-    /// Begins a relayed POST that creates something.
+    /// Begins a relayed POST that creates a contact.
     pub(crate) fn post(&self, function: &str) -> JoinHandle<Answered> {
         let (runtime, function) = (self.sandbox.runtime.clone(), function.to_owned());
         let event = json!({ "resource": { "location": LOCATION }, "method": "POST", "path": "/contacts/",
@@ -175,24 +176,24 @@ impl Scene {
         tokio::spawn(async move { runtime.invoke_json(&function, &event, invocation).await })
     }
 
-    /// The schedule's invocation of `refresh`.
+    /// Invokes `refresh` as the schedule does.
     pub(crate) async fn tick(&self) -> Value {
         self.invoke("refresh", "refresh").await.expect("no panic").expect("an answer")
     }
 
-    /// An operator's invocation of `refresh`.
+    /// Invokes `refresh` as an operator does, by force.
     pub(crate) async fn refresh_by_force(&self) -> Value {
         let event = json!({ "resource": { "location": LOCATION }, "force": true });
         let answer = self.sandbox.runtime.invoke_json("refresh", &event, Invocation::default()).await;
         answer.expect("an answer")
     }
 
-    /// A relayed call; its status and, where it is the relay's own, its problem.
+    /// Makes a relayed call. Returns the status and, if the relay itself made the answer, its problem.
     pub(crate) async fn call(&self) -> (u64, Value) {
         told(&self.invoke_for("relay", "relay", Duration::from_secs(30)).await.expect("no panic"))
     }
 
-    /// The status route's word on the installation.
+    /// The status of the installation according to the status route.
     pub(crate) async fn status(&self) -> String {
         let url = format!("{}/relay/locations/{LOCATION}", self.home());
         let request = reqwest::Client::new().get(url).bearer_auth(&self.sandbox.caller_key);
@@ -201,7 +202,7 @@ impl Scene {
         answer["status"].as_str().unwrap_or_else(|| panic!("a status: {answer}")).to_owned()
     }
 
-    /// The installation as it stands in the table.
+    /// The installation as it is stored in the table.
     pub(crate) async fn stored(&self) -> Installation {
         let location = Resource::location(LOCATION).expect("an id");
         self.hand.table.installation(&location).await.expect("a table").expect("an installation")
@@ -213,12 +214,12 @@ impl Scene {
         requests.into_iter().filter(|request| request.grant == "refresh_token").collect()
     }
 
-    /// Waits until the platform has seen so many presentations.
+    /// Waits until the platform has seen `count` presentations.
     pub(crate) async fn has_presented(&self, count: usize) {
         assert!(until(|| async { self.presented().len() >= count }).await, "nothing is presented");
     }
 
-    /// Waits until the lease that is stored now has passed. Other stories have their turn meanwhile.
+    /// Waits until the lease in the table has expired. Other stories have their turn meanwhile.
     pub(crate) async fn lease_is_over(&self) {
         if let Some(end) = self.stored().await.lease().map(|lease| lease.ends_at) {
             drop(self.turn.lock().expect("no panic").take());
@@ -228,7 +229,7 @@ impl Scene {
         }
     }
 
-    /// Whether the stored pair is alive, both tokens of it: what must hold wherever the platform left a live grant.
+    /// Asserts that both tokens of the stored pair work. This must hold wherever the platform left a live grant.
     pub(crate) async fn assert_usable(&self) {
         assert_eq!(self.status().await, "Active");
         let before = self.presented().len();
@@ -240,13 +241,13 @@ impl Scene {
         assert_eq!(outcomes, ["granted"], "and is all that is presented");
     }
 
-    /// How many log lines of all processes have this member.
+    /// The number of log lines of all processes in which a member has this value.
     pub(crate) fn logged(&self, member: &str, value: &str) -> usize {
         let has = |line: &str| serde_json::from_str::<Value>(line).is_ok_and(|line| has(&line, member, value));
         self.sandbox.logs.lines().iter().filter(|line| has(&line.line)).count()
     }
 
-    /// Ends a story: nothing that was written tells a secret.
+    /// Ends a story, and asserts that no log line contains a secret.
     pub(crate) fn end(self) {
         let mut secrets = self.sandbox.marketplace.every_secret();
         secrets.push(self.sandbox.caller_key.clone());
@@ -259,7 +260,7 @@ impl Scene {
     }
 }
 
-/// A member of a log line, wherever the subscriber puts its fields.
+/// Returns true if the log line contains this member, at any depth, since the subscriber may nest its fields.
 fn has(line: &Value, member: &str, value: &str) -> bool {
     line.as_object().is_some_and(|members| {
         members.iter().any(|(name, found)| name == member && found == value || has(found, member, value))
@@ -267,31 +268,31 @@ fn has(line: &Value, member: &str, value: &str) -> bool {
 }
 
 impl Process {
-    /// Kills it.
+    /// Kills the process.
     pub(crate) async fn is_killed(&self) {
         assert!(self.worker.signal(Signal::Kill).await, "it is killed");
         assert!(until(|| async { self.worker.pid().is_none() }).await, "it is gone");
     }
 
-    /// Kills it; what it was asked for has no answer.
+    /// Kills the process, so that its invocation ends without an answer.
     pub(crate) async fn dies(&self, invocation: JoinHandle<Answered>) {
         self.is_killed().await;
         let answered = invocation.await.expect("no panic");
         assert!(matches!(answered, Err(FunctionError::Exited(_))), "it died before it could answer: {answered:?}");
     }
 
-    /// Freezes it.
+    /// Freezes the process.
     pub(crate) async fn freezes(&self) {
         assert!(self.worker.signal(Signal::Stop).await, "it is stopped");
     }
 
-    /// Lets it go on.
+    /// Lets the frozen process run again.
     pub(crate) async fn thaws(&self) {
         assert!(self.worker.signal(Signal::Continue).await, "it goes on");
     }
 }
 
-/// Status and problem of a direct answer.
+/// The status and, if the relay itself made the answer, the problem of a direct answer.
 pub(crate) fn told(answered: &Answered) -> (u64, Value) {
     let answer = answered.as_ref().expect("an answer");
     let problem = if answer["source"] == "relay" { answer["body"].clone() } else { Value::Null };
@@ -308,18 +309,18 @@ async fn way(sandbox: &Sandbox) -> Proxy {
     Proxy::start(upstreams).await.expect("a proxy")
 }
 
-/// The platform's name of the location.
+/// The platform's name for the holder of the location's grant.
 pub(crate) fn grantee() -> Grantee {
     Grantee::Location(LOCATION.to_owned())
 }
 
-/// The machine's clock.
+/// The time on the machine's clock.
 pub(crate) fn now() -> Millis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
     Millis(i64::try_from(since.as_millis()).expect("before the year 292 million"))
 }
 
-/// Waits for a condition, at most [`PATIENCE`]; whether it came.
+/// Waits for a condition, at most for [`PATIENCE`]. Returns true if the condition came to hold.
 pub(crate) async fn until<F: Future<Output = bool>>(mut condition: impl FnMut() -> F) -> bool {
     let deadline = Instant::now() + PATIENCE;
     while !condition().await {
@@ -331,7 +332,7 @@ pub(crate) async fn until<F: Future<Output = bool>>(mut condition: impl FnMut() 
     true
 }
 
-/// A story and its name.
+/// The name of a story, and the story.
 pub(crate) type Story<T> = (String, Pin<Box<dyn Future<Output = T> + Send>>);
 
 /// Runs stories at the same time, so that they wait for the end of their leases together.

@@ -1,4 +1,5 @@
-//! The table is away: before the POST, then nothing is sent; after the 200, then the pair waits on the rescue queue.
+//! The table is down. If it is down before the POST, no request is sent; if it is down after the 200, the pair waits on
+//! the rescue queue.
 
 use it::proxy::{Call, Fault};
 use sandbox::marketplace::grants::Rotation;
@@ -6,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::scene::{Scene, Story, together, told, until};
 
-/// The table cannot be written, in one of several ways, when the claim is to be made.
+/// The table cannot be written, in one of several ways, when a process tries to claim the lease.
 async fn before_the_post(fault: Fault) {
     let scene = Scene::set(Rotation::Strict).await;
     let relay = scene.start("relay", "relay").await;
@@ -16,7 +17,7 @@ async fn before_the_post(fault: Fault) {
     assert!(relay.proxy.calls(Call::Claim) > 0, "it tried");
     assert_eq!(scene.presented().len(), 0, "no POST");
     relay.proxy.heal();
-    // A claim that was carried out all the same is a lease of nobody's.
+    // If the store has applied the claim all the same, no process uses that lease, so the story waits for its end.
     scene.lease_is_over().await;
     assert_eq!(scene.call().await, (200, Value::Null));
     assert_eq!(scene.presented().len(), 1);
@@ -36,7 +37,8 @@ async fn no_token_is_presented_while_the_table_cannot_be_written() {
     together(stories).await;
 }
 
-/// The table goes away for all after the platform's 200, and comes back after the process that held the pair has died.
+/// The table goes down for all processes after the platform's 200. It recovers after the process that held the pair has
+/// died.
 async fn after_the_200(reinstalled: bool) {
     let scene = Scene::set(Rotation::Strict).await;
     let (doomed, refresh) = tokio::join!(scene.start("relay", "doomed"), scene.start("refresh", "refresh"));

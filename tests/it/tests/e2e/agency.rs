@@ -1,4 +1,4 @@
-//! An agency of five hundred locations, ten of them called first, through four processes.
+//! An agency with five hundred locations. Four processes serve the calls, and ten locations are called first.
 
 use std::time::{Duration, Instant};
 
@@ -24,8 +24,8 @@ fn key() -> (Ed25519KeyPair, String) {
     (signer, spki)
 }
 
-/// Four calls for each of the first ten locations, all at once. A call that is asked to come again, because a token is being
-/// renewed, comes again.
+/// Makes four calls for each of the first ten locations, all at the same time. A call that must wait for a token's
+/// renewal is retried.
 async fn ten_called(system: &System) -> Vec<Answer> {
     let call = async |number: usize| {
         let mut tries = 0;
@@ -52,7 +52,7 @@ fn app_id(system: &System) -> String {
     client_id.split('-').next().expect("the part before the dash").to_owned()
 }
 
-/// The platform sends a webhook, signed.
+/// Sends a signed webhook as the platform does.
 async fn hear(system: &System, signer: &Ed25519KeyPair, body: &str) -> u16 {
     let post = system.request(Method::POST, "/webhooks/marketplace");
     let post = post.header("x-ghl-signature", STANDARD.encode(signer.sign(body.as_bytes())));
@@ -64,7 +64,7 @@ async fn hear(system: &System, signer: &Ed25519KeyPair, body: &str) -> u16 {
 async fn becomes(system: &System, resource: &Resource, status: u16) {
     let began = Instant::now();
     loop {
-        // A call that begins later than this must have the new answer, however long it takes on a busy machine.
+        // A call that begins later than this time must have the new answer, even if it takes long on a busy machine.
         let asked = began.elapsed();
         let answer = system.get(resource, "/contacts/").await;
         if answer.status == status {
@@ -91,7 +91,7 @@ async fn an_uninstall_without_a_timestamp_does_not_end_a_newer_installation() {
     for stale in [gone.clone(), gone.replace(',', ", ")] {
         assert_eq!(hear(&system, &signer, &stale).await, 200, "{stale}");
     }
-    // The status comes from the table.
+    // The status route reads the status from the table.
     let standing = send(system.relay(Method::GET, &route(&location(1), ""))).await;
     assert_eq!(standing.json()["status"], "Active", "{standing:?}");
     assert_eq!(hear(&system, &signer, "[]").await, 400);

@@ -1,4 +1,5 @@
-//! What is wrong from outside is answered by the contract's codes; nothing panics, nothing is lost.
+//! Every wrong input from outside is answered with an error code of the contract. No function panics, and no data is
+//! lost.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -106,7 +107,7 @@ async fn callers_are_limited_to_the_rights_in_their_entries() {
         (&system.sandbox.caller_key, Method::POST, here("/oauth/token"), 403),
         (&system.sandbox.caller_key, Method::POST, here("/oauth/locationToken"), 403),
     ] {
-        // The client would resolve dots itself: what is odd goes by the event that API Gateway would send.
+        // The HTTP client would resolve the dots itself, so such a path is sent as an event of API Gateway.
         let answer = if path.contains("..") {
             event_answer(&system, &path, key).await
         } else {
@@ -139,7 +140,7 @@ async fn callers_are_limited_to_the_rights_in_their_entries() {
     system.end().await;
 }
 
-/// An event as API Gateway sends it, with a path that no client would.
+/// An event as API Gateway sends it, with a path that no HTTP client would send.
 fn event(path: &str, key: &str) -> Value {
     json!({
         "version": "2.0", "rawPath": path, "rawQueryString": "", "headers": { "authorization": format!("Bearer {key}") },
@@ -224,7 +225,8 @@ async fn malformed_events_are_answered_with_400() {
     assert_eq!(answer["responses"][0]["status"], 400, "a list is no request: {answer}");
     assert_eq!(system.arrived(&location(1)), before, "nothing was sent");
 
-    // What is quoted of one request, and more headers than can be held, leave the others of a batch alone.
+    // An error that quotes much of its request, or a request with too many headers, does not affect the other requests
+    // of the batch.
     let mut talkative = get("/echo");
     talkative["wait_ms"] = json!("\\".repeat(1 << 20));
     let mut many = get("/echo");
@@ -235,14 +237,14 @@ async fn malformed_events_are_answered_with_400() {
     let statuses = [0, 1, 2, 3, 4].map(|n| answer["responses"][n]["status"].as_u64());
     assert_eq!(statuses, [400, 200, 400, 200, 200].map(Some), "{answer:.500}");
 
-    // `refresh` answers or reports. It does not end.
+    // `refresh` answers or reports an error. Its process does not end.
     for bad in ["not json", "7", "[]", r#"{"rawPath":7}"#, r#"{"Records":[7]}"#, deep.as_str()] {
         let answer = system.sandbox.runtime.invoke("refresh", bad.to_owned(), Invocation::default()).await;
         let answered = matches!(answer, Ok(_) | Err(FunctionError::Reported(_)));
         assert!(answered, "refresh does not answer {bad:.20}: {answer:?}");
     }
 
-    // More than an invocation can carry back.
+    // The answer is larger than an invocation can return.
     let large = json!({ "resource": location(1), "method": "POST", "path": "/echo", "body": "x".repeat(5 << 20) });
     let answer = system.invoke(large.to_string(), None).await;
     assert_eq!((&answer["status"], &answer["body"]["code"]), (&json!(413), &json!("payload_too_large")), "{answer}");
@@ -331,7 +333,7 @@ async fn calls_fail_with_503_while_the_store_is_gone_and_work_again_afterwards()
     expect(&system.get(&here, "").await, 503, "store_unavailable");
     assert!(system.refresh(&json!({})).await.is_err(), "a tick that can read nothing says so");
     assert_eq!((system.arrived(&here), system.refreshes()), before, "nothing is sent blind");
-    // A pair that has been granted is kept on the queue.
+    // A granted pair is kept on the rescue queue.
     let back = callback(&system);
     assert_eq!(system.browse(&back, None).await.status, 303);
     assert_eq!(system.sandbox.queue.sent(), 1);
@@ -361,7 +363,7 @@ async fn no_code_is_presented_while_the_store_is_gone() {
     system.end().await;
 }
 
-/// Where the platform sends a browser after consent for the second location.
+/// The URL to which the platform redirects a browser after consent for the second location.
 fn callback(system: &System) -> String {
     let code = system.sandbox.marketplace.authorize(location(2));
     format!("{}/oauth/callback?code={code}", system.sandbox.gateway.url())
@@ -452,7 +454,8 @@ async fn unreadable_secrets_are_answered_as_misconfigured() {
     system.tell("hush-hush-2");
     system.tell("k-hush-hush-1");
 
-    // A value that is known goes on being used; one that is not is waited for, and the token is not spent.
+    // A process that knows the secret's value continues to use it. A process without the value refuses the call,
+    // and does not spend the refresh token.
     system.sandbox.secrets.fail(Some(Failure::AccessDenied));
     expect_works(&system).await;
     system.start_apart("relay", "relay-denied", &[]).await;
@@ -499,7 +502,7 @@ fn a_function_without_its_variables_names_all_of_them_and_exits() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_does_not_answer_is_given_up_before_the_invocation_ends() {
     let mut system = installed(Setup::default()).await;
-    // It takes connections and never answers.
+    // A service that accepts connections and never answers.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("http://{}", silent.local_addr().expect("bound"));
     for (function, variable) in

@@ -1,7 +1,8 @@
-//! Nothing that passes through the relay differs from a direct call, but for what docs/calling.md lists.
+//! A request or an answer that passes through the relay equals a direct one, except for the differences that
+//! docs/calling.md lists.
 //!
-//! Raw bytes go out twice, to the platform with its token and to the gateway with a caller's key, and a wire between
-//! both and the platform writes down what arrives.
+//! Each test sends raw bytes twice: to the platform with its token, and to the gateway with a caller's key. A wire in
+//! front of the platform records the bytes that arrive in both cases.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -11,11 +12,11 @@ use it::outside::{Setup, System, location};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// A way to the platform that keeps what is sent on it.
+/// A connection to the platform that records the bytes sent through it.
 struct Wire {
     address: SocketAddr,
     sent: Arc<Mutex<Vec<u8>>>,
-    /// Where it leads, known only once the platform runs.
+    /// The address of the platform, which is known only after the platform has started.
     platform: Arc<Mutex<String>>,
 }
 
@@ -45,7 +46,7 @@ async fn carry(near: TcpStream, platform: String, sent: Arc<Mutex<Vec<u8>>>) {
     let there = async move {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(length @ 1..) = from_near.read(&mut buffer).await {
-            // Written down before it arrives, so that whoever has the answer finds it.
+            // The bytes are recorded before they are passed on, so a test that has the answer finds them in the record.
             sent.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&buffer[..length]);
             if to_far.write_all(&buffer[..length]).await.is_err() {
                 break;
@@ -55,7 +56,7 @@ async fn carry(near: TcpStream, platform: String, sent: Arc<Mutex<Vec<u8>>>) {
     tokio::join!(there, async move { tokio::io::copy(&mut from_far, &mut to_near).await.ok() });
 }
 
-/// A request or an answer: its first line, its headers by name in small letters, its body.
+/// A request or an answer: its first line, its headers by lower-case name, and its body.
 #[derive(Debug, PartialEq)]
 struct Message {
     first: String,
@@ -80,7 +81,7 @@ impl Message {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// Takes out headers of these names, and says which there were.
+    /// Removes the headers of these names. Returns the names of the headers that were present.
     fn without(&mut self, names: &[&str]) -> BTreeSet<String> {
         let (gone, kept) = std::mem::take(&mut self.headers).into_iter().partition(|(n, _)| names.contains(&&**n));
         self.headers = kept;
@@ -160,7 +161,7 @@ async fn relayed_calls_equal_direct_calls_except_for_the_documented_differences(
     for case in &CASES {
         for prefix in [format!("/relay/locations/{}", location(1).id()), "/api".to_owned()] {
             wire.take();
-            // Who names the resource in a header sends that header, directly or not.
+            // The direct request also has the header that names the resource, so both requests can be compared.
             let mut named = *case;
             let owned: Vec<&'static str> = [case.2, &["X-Location-Id: HLlocation000000001"]].concat();
             named.2 = Box::leak(owned.into_boxed_slice());
@@ -172,11 +173,12 @@ async fn relayed_calls_equal_direct_calls_except_for_the_documented_differences(
 
             let mut direct = Message::read(&direct).expect("sent");
             let mut relayed = Message::read(&relayed).expect("sent");
-            // A body that is empty needs no length; where one is expected, it has one.
+            // A `content-length: 0` is not compared: an empty body needs no length, and has one only where one is
+            // expected.
             for message in [&mut direct, &mut relayed] {
                 message.headers.retain(|(name, value)| !(name == "content-length" && value == "0"));
             }
-            // A request that names no program goes out under the relay's own name.
+            // If the request has no user agent, the relay adds its own.
             if !direct.headers.iter().any(|(name, _)| name == "user-agent") {
                 let before = relayed.headers.len();
                 relayed.headers.retain(|(name, value)| name != "user-agent" || !value.starts_with("hoopai-relay/"));
@@ -192,13 +194,14 @@ async fn relayed_calls_equal_direct_calls_except_for_the_documented_differences(
 fn expect_same_answer(mut direct: Message, mut relayed: Message, told: &str) {
     let status = |message: &Message| message.first.split(' ').nth(1).map(str::to_owned);
     assert_eq!(status(&relayed), status(&direct), "{told}");
-    // An echo tells of the order of headers, which may differ; what arrived was compared already.
+    // The body of an echo contains the headers in order, and that order may differ. The arrived requests were compared
+    // above.
     if !told.contains("/echo") {
         assert_eq!(relayed.body, direct.body, "{told}");
     }
     let ours = ["relay-source", "relay-request-id"];
     assert_eq!(relayed.without(&ours).len(), 2, "{told}");
-    // Both sides write their own, and count their own.
+    // The platform and the gateway each write their own values of these headers.
     let apart = [
         "content-length",
         "date",

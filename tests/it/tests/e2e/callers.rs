@@ -1,4 +1,4 @@
-//! An alias, a principal or an invocation that no entry of the callers' secret names is nobody, however its event looks.
+//! An alias, a principal or an invocation that has no entry in the callers' secret is unauthenticated, for any event.
 
 use http::Method;
 use it::outside::{Answer, Setup, System, location, route, send};
@@ -29,7 +29,7 @@ fn get(path: &str) -> Value {
     json!({ "resource": location(1), "method": "GET", "path": path })
 }
 
-/// An event as API Gateway's IAM authorizer lets it through, or as an invoker forges it.
+/// An event as API Gateway sends it after its IAM authorizer accepted the request, or as an invoker forges it.
 fn signed_event(user_arn: &str, method: &str) -> Value {
     let path = format!("/iam{}", route(&location(1), "/echo"));
     json!({
@@ -41,7 +41,7 @@ fn signed_event(user_arn: &str, method: &str) -> Value {
     })
 }
 
-/// Invokes a function by a qualifier, or without one.
+/// Invokes a function by a qualifier, or without one if `qualifier` is `None`.
 async fn by(system: &System, function: &str, qualifier: Option<&str>, event: &Value) -> Result<Value, FunctionError> {
     let invocation = Invocation { qualifier: qualifier.map(str::to_owned), ..Invocation::default() };
     system.sandbox.runtime.invoke_json(function, event, invocation).await
@@ -60,7 +60,7 @@ async fn http(system: &System, function: &str, qualifier: Option<&str>, event: &
     (answer["statusCode"].clone(), body["code"].clone())
 }
 
-/// A signed request to the gateway. The sandbox takes the access key's id for the name of a role.
+/// Sends a signed request to the gateway. The sandbox takes the id of the access key for the name of a role.
 async fn signed_get(system: &System, role: &str) -> Answer {
     let request = system.request(Method::GET, &format!("/iam{}", route(&location(1), "/echo")));
     send(sign(role, request.build().expect("a request"))).await
@@ -90,7 +90,7 @@ async fn identities_without_an_entry_are_refused() {
     }
     let unlisted = signed_get(&system, "mail").await;
     assert_eq!(unlisted.refusal(), (401, "unauthenticated".to_owned()));
-    // An HTTP event by an alias or a version is not API Gateway's, whoever it says has signed it.
+    // An HTTP event with an alias or a version is not from API Gateway, whatever signer the event names.
     for qualifier in ["billing", "mail", "live", "7"] {
         assert_eq!(
             http(&system, "relay", Some(qualifier), &signed_event(LISTED, "GET")).await,
@@ -167,7 +167,7 @@ async fn with_a_gateway_alias_http_events_by_other_qualifiers_are_refused() {
     assert_eq!(http(&system, "relay", Some("live"), &event).await, served());
     assert_eq!(direct(&system, Some("billing"), &get("/echo")).await, served());
 
-    // The other functions of the API.
+    // The other functions of the API apply the same rule.
     let event = |method: &str, path: &str| {
         json!({
             "version": "2.0", "rawPath": path, "rawQueryString": "", "headers": {}, "isBase64Encoded": false,
@@ -185,7 +185,7 @@ async fn with_a_gateway_alias_http_events_by_other_qualifiers_are_refused() {
         assert_ne!(answer, nobody(), "{function}: its own answer");
     }
 
-    // Messages of the queue; the schedule and operators are free to come by any qualifier.
+    // Messages of the queue. The schedule and operators may use any qualifier.
     let records = json!({ "Records": [{ "messageId": "m1", "body": "not a pair", "eventSource": "aws:sqs" }] });
     for qualifier in [None, Some("billing"), Some("7")] {
         let refused = by(&system, "refresh", qualifier, &records).await;
@@ -252,7 +252,7 @@ async fn the_operators_commands_report_faults_in_callers_entries() {
     system.end().await;
 }
 
-/// What the platform has received, by its echo.
+/// The values of a header that the platform has received, according to its echo.
 fn header_of(echo: &Value, name: &str) -> Vec<String> {
     let headers = echo["headers"].as_array().expect("headers").iter();
     headers.filter(|pair| pair[0] == name).filter_map(|pair| pair[1].as_str().map(str::to_owned)).collect()
@@ -283,7 +283,8 @@ async fn headers_that_http_forbids_are_reported_ignored_or_corrected() {
         (answer["status"].as_u64().expect("a status"), answer["body"].clone())
     };
 
-    // A request names a program, by every door.
+    // Every relayed request has a user agent, however it reaches the relay: the caller's own one, or else the version
+    // of the relay.
     for (headers, expected) in [
         (json!({}), &version),
         (json!({ "user-agent": "" }), &version),
@@ -297,7 +298,7 @@ async fn headers_that_http_forbids_are_reported_ignored_or_corrected() {
     let echo: Value = serde_json::from_slice(&signed_get(&system, "sandbox").await.body).expect("JSON");
     assert_eq!(header_of(&echo, "user-agent"), [version], "signed");
 
-    // An odd header matters only if its kind is passed on.
+    // A malformed header matters only if the relay passes headers of its kind on.
     for odd in [
         json!({ "x internal": "a" }),
         json!({ "x-internal": "a\u{1}b" }),
@@ -322,7 +323,7 @@ async fn headers_that_http_forbids_are_reported_ignored_or_corrected() {
     let answer = system.invoke_unqualified(odd.to_string()).await;
     assert_eq!(answer["statusCode"], 401, "a key that no header could carry is no key: {answer}");
 
-    // The gateway has unpacked the body and left the header.
+    // The gateway has unpacked the body but left the header in place.
     let gzip = json!({ "content-type": "application/json", "content-encoding": "gzip", "content-md5": "x" });
     for (status, echo) in
         [by_http(gzip.clone(), r#"{"a":1}"#).await, by_invocation(gzip.clone(), json!({ "a": 1 })).await]
@@ -404,7 +405,7 @@ async fn the_mcp_endpoint_passes_messages_and_opens_no_stream() {
         }
         assert_eq!(send_to(path, Method::DELETE, key, "").await.status, 200, "the end of a session");
     }
-    // Elsewhere the headers of MCP go nowhere.
+    // On other paths the relay does not pass on the headers of MCP.
     let answer = send(system.relay(Method::GET, &route(&location(1), "/echo")).header("mcp-session-id", "s-1")).await;
     assert_eq!(header_of(&answer.json(), "mcp-session-id"), Vec::<String>::new());
     let direct = json!({ "resource": location(1), "method": "GET", "path": "/mcp/" });

@@ -1,5 +1,5 @@
-//! The promises on a network with faults between the functions and the platform: slow handshakes, connections that end
-//! while a process stands still, answers that arrive meanwhile, and what changes while a call waits for its permit.
+//! The guarantees on a network with faults between the functions and the platform: slow handshakes, connections that
+//! end while a process is frozen, answers that arrive meanwhile, and changes while a call waits for its permit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,7 +21,7 @@ use url::Url;
 const PATH: &str = "/contacts/?limit=1";
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// A system whose way to the platform is a front of TLS.
+/// A system that reaches the platform through a TLS front.
 async fn behind_a_front(setup: Setup) -> (System, Front) {
     let front = Front::start().await;
     let mut environment = setup.environment.clone();
@@ -32,8 +32,8 @@ async fn behind_a_front(setup: Setup) -> (System, Front) {
     (system, front)
 }
 
-/// A hundred calls whose connections take more than two seconds, and a hundred more on the open connections when the
-/// permits of the first would be free again if they had been taken before the connections were made.
+/// A hundred calls need more than two seconds to connect. A hundred more calls use the open connections at the time at
+/// which the first permits would be free again if they had been taken before the handshakes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_handshake_does_not_make_permits_arrive_together_with_those_of_the_next_window() {
     const HANDSHAKE: Duration = Duration::from_millis(2_200);
@@ -60,7 +60,7 @@ async fn a_slow_handshake_does_not_make_permits_arrive_together_with_those_of_th
     system.end().await;
 }
 
-/// The same for minting, whose permits are the company's: each minting of a process comes after a slow handshake.
+/// The same for minting, whose permits belong to the company. Each process mints after a slow handshake.
 #[tokio::test(flavor = "multi_thread")]
 async fn minting_keeps_the_companys_limit_though_its_connections_are_slow() {
     const HANDSHAKE: Duration = Duration::from_millis(2_200);
@@ -76,7 +76,7 @@ async fn minting_keeps_the_companys_limit_though_its_connections_are_slow() {
     };
     let first = called(1..21).await;
     let served = first.iter().filter(|answer| answer.status == 200).count();
-    // A permit that comes too late on a busy machine is lost.
+    // On a busy machine a permit that is used too late is lost.
     assert!(served >= 12, "{served} of 20 served: {first:?}");
     assert!(began.elapsed() > HANDSHAKE, "the handshakes were slow");
     front.handshakes_take(Duration::ZERO);
@@ -99,7 +99,8 @@ async fn minting_keeps_the_companys_limit_though_its_connections_are_slow() {
     system.end().await;
 }
 
-/// A process stands still between two calls, as Lambda freezes it, and the platform ends its connections meanwhile.
+/// A process is frozen between two calls, as Lambda freezes it, and the platform ends the process's connections
+/// meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_post_fails_or_is_sent_twice_after_a_freeze() {
     let (system, front) = behind_a_front(Setup { relays: 1, ..Setup::default() }).await;
@@ -114,7 +115,7 @@ async fn no_post_fails_or_is_sent_twice_after_a_freeze() {
         let how = if round % 2 == 0 { End::Reset } else { End::Close };
         system.signal("relay-1", Signal::Stop).await;
         front.end_all(how);
-        // The invocation waits for the process, as Lambda thaws it for an invocation.
+        // The invocation waits for the frozen process, as Lambda thaws an environment for an invocation.
         let (answer, ()) = tokio::join!(post(), system.signal("relay-1", Signal::Continue));
         assert_eq!((answer.status, answer.source()), (201, "platform"), "{how:?}, round {round}: {answer:?}");
         assert_eq!(system.arrived(&resource), round + 2, "{how:?}: once each");
@@ -122,8 +123,8 @@ async fn no_post_fails_or_is_sent_twice_after_a_freeze() {
     system.end().await;
 }
 
-/// The same for a thread that stands still and then sends without having read anything: the end of its TLS connection is
-/// in its socket.
+/// A thread stops and then sends a request before it has read anything. The end of its TLS connection is already in its
+/// socket.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_is_sent_on_a_tls_connection_that_ended_while_its_thread_stood_still() {
     let arrived = Arc::new(AtomicUsize::new(0));
@@ -154,8 +155,8 @@ async fn no_request_is_sent_on_a_tls_connection_that_ended_while_its_thread_stoo
     tokio::task::spawn_blocking(|| client.join()).await.expect("no panic").expect("no panic");
 }
 
-/// The platform rotates a token, its answer reaches the machine, and the process is stopped for longer than it would
-/// wait for an answer. A platform without forgiveness never gives that answer again.
+/// The platform rotates a token, and its answer reaches the machine while the process is stopped for longer than the
+/// time-out of an answer. A strict platform never repeats that answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pair_that_has_arrived_is_used_even_if_the_process_reads_it_late() {
     let (system, front) = behind_a_front(Setup { relays: 1, ..Setup::default() }).await;
@@ -184,7 +185,7 @@ async fn a_pair_that_has_arrived_is_used_even_if_the_process_reads_it_late() {
     system.end().await;
 }
 
-/// A call waits for its permit, and the app is uninstalled meanwhile.
+/// The app is uninstalled while a call waits for its permit.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_uninstall_is_noticed_by_a_call_that_waits_for_its_permit() {
     let system = System::start(Setup { relays: 2, ..Setup::default() }).await;

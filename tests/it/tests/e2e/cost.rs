@@ -1,5 +1,5 @@
-//! What docs/cost.md computes with: capacity units and calls, as DynamoDB Local says them. A change that makes the
-//! system dearer shows here.
+//! The figures on which docs/cost.md is based: capacity units and calls, as DynamoDB Local reports them. A change that
+//! makes the system more expensive fails here.
 
 use std::io::Write as _;
 
@@ -10,7 +10,8 @@ use sandbox::whole::{APP_SECRET, CALLERS_SECRET, SEALING_SECRET, TABLE, schedule
 
 const LOCATIONS: usize = 8;
 
-/// Units and calls for one of `count`, told past the harness's capture so that the document can be brought up to date.
+/// Prints and returns the units and calls for one of `count` operations. The printed line bypasses the capture of the
+/// test harness, so that the document can be updated.
 fn each(what: &str, reading: &Reading, count: u32) -> (f64, f64) {
     let one = |units: f64| units / f64::from(count);
     let (writes, reads) = (one(reading.write_units), one(reading.read_units));
@@ -29,7 +30,7 @@ async fn consumed_capacity_is_within_the_figures_of_the_cost_document() {
     let Some(engine) = Engine::start(Kind::Local, name).await else { return };
     let meter = Meter::before(&engine.url()).await;
     let store = Some(meter.url());
-    // Without a bus, as a stack has none that asks for none.
+    // Without a bus, as in a stack that does not configure one.
     let environment = vec![("RUST_LOG", "info".to_owned()), ("EVENT_BUS_NAME", String::new())];
     let system = System::start(Setup { relays: 1, locations: LOCATIONS, store, environment, ..Setup::default() }).await;
     let _creating = meter.take();
@@ -40,7 +41,7 @@ async fn consumed_capacity_is_within_the_figures_of_the_cost_document() {
     let (writes, reads) = each("an install", &meter.take(), count(LOCATIONS));
     assert!(writes <= 10.0 && reads <= 3.0, "{writes} {reads}");
 
-    // In turn, so that every permit of a burst is taken by one write and none by a group.
+    // One call after the other, so that every permit of a burst costs one write of its own and no write serves a group.
     let calls = 30 * LOCATIONS;
     for call in 0..calls {
         let answer = system.get(&location(1 + call % LOCATIONS), "/echo").await;
@@ -87,13 +88,13 @@ async fn consumed_capacity_is_within_the_figures_of_the_cost_document() {
     system.end().await;
 }
 
-/// Bytes that a function has written.
+/// Number of bytes that a function has logged.
 fn logged(system: &System, function: &str) -> usize {
     let lines = system.sandbox.logs.lines();
     lines.iter().filter(|line| line.function == function).map(|line| line.line.len() + 1).sum()
 }
 
-/// About what DynamoDB stores of an item: names and values.
+/// The approximate size of an item in DynamoDB: names and values.
 fn size(item: &shared::table::Item) -> usize {
     use aws_sdk_dynamodb::types::AttributeValue as Value;
     item.iter()

@@ -1,5 +1,5 @@
-//! The path that a deployment takes, minus AWS: the table, secrets and queues of `template.yaml` on DynamoDB Local and
-//! moto, the functions with the environment that the template gives them, and the documented commands as they are typed.
+//! A deployment without AWS: the table, secrets and queues of `template.yaml` on DynamoDB Local and moto, the functions
+//! with the environment that the template sets, and the documented commands as an operator types them.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::operator::{done, ops};
 
-/// As somebody who follows the README: the client secret, then a caller. Gives back the caller's key.
+/// Follows the README: sets the client secret, then adds a caller. Returns the caller's key.
 async fn put_into_service(system: &System) -> String {
     let deployment = system.deployment.as_ref().expect("it is deployed");
     let secret = system.sandbox.marketplace.options().client_secret;
@@ -48,7 +48,7 @@ async fn the_documented_commands_put_a_deployment_into_service_and_operate_it() 
     assert!(ill.code == 5 && ill.out.contains("FAIL  app secret"), "{ill:?}");
 
     let key = put_into_service(&system).await;
-    // A process knows the callers as it starts, and notices a change within a minute.
+    // A process reads the callers when it starts, and notices a change within a minute.
     system.start_apart("relay", "relay", &[]).await;
     let deployment = system.deployment.as_ref().expect("it is deployed");
     for number in 1..=3 {
@@ -75,7 +75,7 @@ async fn the_documented_commands_put_a_deployment_into_service_and_operate_it() 
     system.tell(rotated["key"].as_str().expect("a key"));
     assert_eq!(done(&system, &["callers", "retire", "billing"]).await["ended"], 1);
 
-    // A new client secret: the function still has the old one, is refused, and looks again.
+    // The client secret changes. The function still has the old one, is refused, and reads the secret again.
     let newer = "a-new-client-secret-0123456789";
     system.tell(newer);
     system.sandbox.marketplace.change(|options| options.client_secret = newer.to_owned());
@@ -86,7 +86,7 @@ async fn the_documented_commands_put_a_deployment_into_service_and_operate_it() 
     let refused = async || call(&system, &key, 2).await.refusal() == (410, "revoked".to_owned());
     let revoked = tokio::time::Instant::now();
     loop {
-        // A call that begins later than this must be refused, however long it takes on a busy machine.
+        // A call that begins later than this time must be refused, even if it takes long on a busy machine.
         let asked = revoked.elapsed();
         if refused().await {
             break;
@@ -105,7 +105,7 @@ async fn a_pair_that_cannot_be_stored_is_stored_from_the_queue_later() {
     system.start_apart("relay", "relay", &[]).await;
     let deployment = system.deployment.as_ref().expect("it is deployed");
     system.install(&location(1)).await;
-    // The table goes away while the platform's answer is on its way.
+    // The table goes down while the platform's answer is under way.
     system.sandbox.marketplace.fault(Endpoint::Refresh, Fault::Delay { millis: 3_000 }, Some(1));
     let one = json!({ "resource": location(1), "force": true });
     let renewal = system.refresh(&one);

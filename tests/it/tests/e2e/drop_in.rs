@@ -1,4 +1,4 @@
-//! A client of the platform's API is given another base URL and a key, and that is all.
+//! A client of the platform's API works with the relay after a change of only its base URL and its key.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -25,7 +25,7 @@ async fn system() -> System {
     system
 }
 
-/// Whom the platform took a request for, and with which body.
+/// The resource for which the platform took a request, according to its echo.
 fn for_whom(answer: &Answer) -> Value {
     assert_eq!((answer.status, answer.source()), (200, "platform"), "{answer:?}");
     answer.json()["resource"].clone()
@@ -80,7 +80,7 @@ async fn the_resource_is_found_where_the_request_names_it() {
     assert_eq!(answer.json()["location"]["id"], one.id(), "by the path");
     let answer = send(api(Method::GET, &format!("/companies/{}", agency.id()))).await;
     assert_eq!(answer.json()["company"]["id"], agency.id(), "by the path");
-    // It takes the company's token only, and names a location.
+    // The endpoint accepts only the company's token, and its path names a location.
     let answer = send(api(Method::DELETE, &format!("/locations/{}", one.id()))).await;
     assert_eq!(for_whom(&answer), of_agency, "with the token of the location's company");
     system.end().await;
@@ -100,7 +100,8 @@ async fn a_request_with_unclear_or_contradictory_ids_is_not_sent() {
     assert_eq!(refused(api("/contacts/7")).await, unclear);
     assert_eq!(refused(api("/contacts/7").body(r#"{"contact":{"locationId":"x"}}"#)).await, unclear);
     assert_eq!(refused(api("/custom-menus/")).await, unclear);
-    // Its sources disagree whose token it takes, so it is for the location that it names.
+    // The sources disagree about the token that this endpoint accepts, so the request is for the location that it
+    // names.
     let unknown = refused(api("/objects/").body(r#"{"locationId":"HLunknown"}"#)).await;
     assert_eq!(unknown, expect(404, "not_installed"));
     let body = |id: &str| format!(r#"{{"locationId":"{id}"}}"#);
@@ -115,7 +116,7 @@ async fn a_request_with_unclear_or_contradictory_ids_is_not_sent() {
     assert_eq!(refused(mine("/echo").header("x-location-id", two.id())).await, expect(403, "forbidden"));
     assert_eq!(refused(mine(&format!("/echo?locationId={}", two.id()))).await, expect(403, "forbidden"));
     assert_eq!(refused(system.request(Method::GET, "/api/echo")).await, expect(401, "unauthenticated"));
-    // Whether the app is installed in a location is not to be seen by who may not act for it.
+    // A caller that may not act for a location cannot find out if the app is installed there.
     for (key, id) in [(NO_COMPANY, one.id()), (NO_COMPANY, two.id()), (NO_COMPANY, "HLunknown"), (MINE, "HLunknown")] {
         let of_company = system.request(Method::DELETE, &format!("/api/locations/{id}")).bearer_auth(key);
         assert_eq!(refused(of_company).await, expect(403, "forbidden"), "{id}");
@@ -150,13 +151,13 @@ async fn a_request_that_names_another_location_than_its_target_is_refused() {
     let direct = json!({ "resource": one, "method": "POST", "path": "/contacts/", "body": { "locationId": two.id() } });
     let answer = system.invoke(direct.to_string(), None).await;
     assert_eq!((&answer["status"], &answer["body"]["code"]), (&json!(403), &json!("forbidden")), "{answer}");
-    // A process's lines are read beside its answers.
+    // The logs are read concurrently with the answers, so the test waits for the lines.
     let logged =
         || system.sandbox.logs.lines().iter().filter(|line| line.line.contains("names another location")).count();
     assert!(until(|| logged() == 10).await, "each is logged, not {}", logged());
     assert_eq!(system.arrived(&one), before, "and none was sent");
 
-    // What is nested is the platform's, and a company may speak of its locations.
+    // Nested members belong to the platform and are not checked, and a company may name its locations.
     let nested = format!(r#"{{"contact":{{"locationId":"{}"}},"note":"locationId"}}"#, two.id());
     assert_eq!(for_whom(&send(post("/echo").body(nested)).await), json!({ "location": one.id() }));
     let own = send(post(&format!("/echo?locationId={}", one.id()))).await;
@@ -186,7 +187,7 @@ async fn the_id_of_a_message_is_not_taken_for_an_account() {
             }
         }
     }
-    // The control: elsewhere it is an account.
+    // The control: on other paths the member names an account.
     let body = json!({ "altId": two.id(), "altType": "location" }).to_string();
     let invoice = system.relay(Method::POST, &route(&one, "/invoices/")).header("content-type", "application/json");
     assert_eq!(send(invoice.body(body)).await.refusal(), (403, "forbidden".to_owned()));
@@ -205,7 +206,7 @@ async fn operations_whose_token_class_is_disputed_are_sent_with_a_locations_toke
             assert_eq!(answer.source(), "platform", "{resource}: {answer:?}");
         }
     }
-    // The control: nobody disagrees about this one.
+    // The control: the sources agree about this endpoint.
     let changed = send(system.relay(Method::PUT, &route(&one, &permissions)).body("{}")).await;
     assert_eq!(changed.refusal(), (400, "invalid_request".to_owned()));
     system.end().await;

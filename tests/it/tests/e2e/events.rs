@@ -1,4 +1,4 @@
-//! What a team's own functions hear on the bus, of what happens outside.
+//! Events that a team's own functions receive on the bus about changes outside the relay.
 
 use aws_lc_rs::encoding::{AsDer as _, PublicKeyX509Der};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
@@ -12,7 +12,7 @@ use sandbox::whole::scheduled_event;
 use serde_json::{Value, json};
 use shared::domain::clock::Clock;
 
-/// The marketplace tells that the app was uninstalled from the location.
+/// Sends the marketplace's webhook about an uninstall of the app from the location.
 async fn uninstall(system: &System, signer: &Ed25519KeyPair) {
     let app_id = system.sandbox.marketplace.options().client_id;
     let app_id = app_id.split('-').next().expect("the part before the dash").to_owned();

@@ -1,4 +1,4 @@
-//! Somebody installs the app: by our link, from the marketplace, or not after all.
+//! A customer installs the app by our link or from the marketplace, or cancels.
 
 use futures_util::future::join_all;
 use it::outside::{Answer, Setup, System, company, location};
@@ -27,7 +27,7 @@ impl Browser<'_> {
         (browser, page)
     }
 
-    /// Presses one of the consent page's buttons; where the browser is sent.
+    /// Presses a button of the consent page. Returns the URL to which the browser is redirected.
     async fn press(&self, page: &Answer, choice: &str) -> String {
         let mut fields = hidden_fields(&String::from_utf8_lossy(&page.body));
         fields.iter().filter(|(name, _)| name == "state").for_each(|(_, state)| self.system.tell(state));
@@ -56,7 +56,7 @@ fn hidden_fields(html: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// The page that says it worked, reached by a redirect whose URL tells nothing.
+/// Asserts that a redirect, whose URL contains nothing confidential, leads to the page that reports success.
 async fn expect_done(system: &System, answer: &Answer) {
     assert_eq!(answer.status, 303, "{answer:?}");
     let target = answer.header("location").to_owned();
@@ -71,7 +71,7 @@ async fn expect_done(system: &System, answer: &Answer) {
     assert!(page.header("content-type").starts_with("text/html"), "{page:?}");
 }
 
-/// A page that says what went wrong, and repeats nothing of what came in.
+/// Asserts that the page reports a problem and repeats nothing of the request.
 fn expect_page(answer: &Answer, status: u16, url: &str) {
     assert_eq!(answer.status, status, "{answer:?}");
     assert!(answer.header("content-type").starts_with("text/html"), "{answer:?}");
@@ -184,7 +184,7 @@ async fn a_redirect_that_a_browser_sends_three_times_installs_once() {
     expect_done(&system, &browser.follow(&back).await).await;
     assert_eq!(exchanges(), 1);
 
-    // From the marketplace's own pages no browser has a cookie before the first answer.
+    // In an install from the marketplace's own pages, the browser has no cookie before the first answer.
     let code = system.sandbox.marketplace.authorize(location(2));
     let back = format!("{}/oauth/callback?code={code}", system.sandbox.gateway.url());
     system.sandbox.marketplace.fault(Endpoint::Exchange, Fault::Late { millis: 1_500 }, Some(1));
@@ -221,7 +221,7 @@ async fn invented_codes_are_rate_limited_and_real_installs_are_not() {
             expect_page(&answer, 400, &url);
         }
     }
-    // A minute of the clock may have ended in between.
+    // A new minute of the clock may have begun meanwhile.
     assert!(busy >= 80 && exchanges() == 200 - busy, "{busy} of 200, {} exchanges", exchanges());
     let (browser, page) = Browser::open_link(&system).await;
     let back = browser.press(&page, &location(1).to_string()).await;

@@ -1,4 +1,5 @@
-//! The burst and daily limits over several processes, as the fake platform counts requests and as callers see refusals.
+//! The burst and daily limits over several processes: the fake platform's count of requests, and the refusals that
+//! callers receive.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 const PATH: &str = "/contacts/?limit=1";
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// The machine's clock, by which the fake platform records requests.
+/// The time on the machine's clock, by which the fake platform records requests.
 fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970")
 }
@@ -43,13 +44,13 @@ impl Refusal {
         }
     }
 
-    /// Bounds of the promised instant. The refusal was made between the sending and the receiving.
+    /// Bounds of the promised instant. The relay refused the request between `sent` and `received`.
     fn promised(self) -> (Duration, Duration) {
         (self.sent + self.after, self.received + self.after)
     }
 }
 
-/// The answers to callers that send far more than the limit.
+/// The answers to callers that send far more requests than the limit.
 #[derive(Debug, Default)]
 struct Storm {
     admitted: usize,
@@ -57,8 +58,8 @@ struct Storm {
 }
 
 impl Storm {
-    /// Callers that send the next request at once after an answer. After a refusal they wait as long as it says; every
-    /// fifth caller waits for 150 ms only.
+    /// Runs callers that send the next request directly after an answer. After a refusal a caller waits for the time
+    /// that the refusal states, but every fifth caller waits for 150 ms only.
     async fn of(system: &System, resource: &Resource, callers: usize, lasting: Duration) -> Self {
         let end = Instant::now() + lasting;
         let caller = async |number: usize| {
@@ -83,10 +84,10 @@ impl Storm {
         all
     }
 
-    /// At most `limit` requests in any interval, and each refusal is true.
+    /// Asserts that at most `limit` requests arrived in any interval, and that each refusal kept its promise.
     ///
-    /// A busy machine loses permits that it uses too late, so the number of admitted requests is only compared with half
-    /// of the ideal. The simulation of the limiter asserts it closely, and `bench` measures it.
+    /// A busy machine loses permits that it uses too late, so the number of admitted requests is only compared with
+    /// half of the ideal. The simulation of the limiter asserts the number closely, and `bench` measures it.
     fn expect(&self, name: &str, system: &System, resource: &Resource, limit: usize, lasting: Duration) {
         let windows = usize::try_from(lasting.as_secs() / INTERVAL.as_secs()).expect("small") + 1;
         let ideal = limit * windows;
@@ -107,8 +108,8 @@ impl Storm {
         self.expect_none_before_its_promise(name, system, resource);
     }
 
-    /// Between a refusal and the instant that it promised, no other request was admitted. A request that had its permit
-    /// before the refusal may arrive a little later.
+    /// Asserts that no other request was admitted between a refusal and the instant that it promised. A request that
+    /// received its permit before the refusal may arrive a little later.
     fn expect_none_before_its_promise(&self, name: &str, system: &System, resource: &Resource) {
         const ON_ITS_WAY: Duration = Duration::from_secs(2);
         let seen: Vec<Duration> =
@@ -130,8 +131,8 @@ fn report(name: &str, storm: &Storm, ideal: usize, worst: usize) {
     );
 }
 
-/// Two storms at once are too much for a small machine: a request that waits for a processor after it got its permit
-/// arrives too late.
+/// Only one storm runs at a time. With two storms on a small machine, a request would wait for a processor after it
+/// received its permit, and would arrive too late.
 static ONE_STORM: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// Forty callers send far more than the limit to one location, over four processes. One caller sends few requests to
@@ -186,8 +187,8 @@ async fn limits_observed_in_headers_apply_to_all_processes() {
 
 /// Uses up a location's burst in one invocation.
 ///
-/// A permit that a busy machine uses too late is lost, and then a request of the batch is refused. The burst is used up all
-/// the same. The full count is asserted where the clock can be moved, in the suite `quota`.
+/// On a busy machine a permit that is used too late is lost, and one request of the batch is refused. The burst is used
+/// up nevertheless. The suite `quota` asserts the full count, since it can move the clock.
 async fn use_up(system: &System, resource: &Resource, burst: usize) {
     let request = json!({ "resource": resource, "method": "GET", "path": "/contacts/", "query": "limit=1" });
     let answer = system.invoke(json!({ "requests": vec![request; burst] }).to_string(), None).await;
@@ -212,7 +213,7 @@ async fn a_refused_caller_is_admitted_at_the_promised_instant_and_not_before() {
         let first = Refusal::or_answer(&system, resource).await.expect_err("the burst is used up");
         assert!(!first.after.is_zero() && first.after <= INTERVAL + Duration::from_secs(1), "{first:?}");
         let mut refusals = vec![first];
-        // Requests before that instant are refused by every process, and all are promised the same instant.
+        // Every process refuses requests before that instant, and promises the same instant in each refusal.
         for early in [2_000, 1_000, 400] {
             let at = first.promised().0.saturating_sub(Duration::from_millis(early));
             tokio::time::sleep(at.saturating_sub(now())).await;
@@ -230,7 +231,7 @@ async fn a_refused_caller_is_admitted_at_the_promised_instant_and_not_before() {
     };
     join_all(all.iter().map(story)).await;
 
-    // A caller that says that it will wait is not refused.
+    // A caller that announces that it will wait is not refused.
     let waited = location(5);
     system.install(&waited).await;
     use_up(&system, &waited, BURST).await;
@@ -258,13 +259,13 @@ async fn the_daily_limit_applies_to_all_processes_together() {
         }
         served.len()
     };
-    // As configured.
+    // The configured daily limit.
     assert_eq!(volley(&location(1), 60).await, 40);
-    // As the platform's headers say.
+    // The daily limit in the platform's headers.
     system.sandbox.marketplace.set_limits_of(location(2), Limits { daily: 15, ..Limits::default() });
     assert_eq!(volley(&location(2), 1).await, 1);
     assert_eq!(volley(&location(2), 30).await, 14);
-    // As another program with the same app has left it.
+    // The rest of the daily limit after another program with the same app has used most of it.
     system.sandbox.marketplace.spend_today(&location(3), 199_990);
     assert_eq!(volley(&location(3), 1).await, 1);
     assert_eq!(volley(&location(3), 30).await, 9);
@@ -297,7 +298,7 @@ async fn a_429_for_one_endpoint_leaves_the_other_endpoints_open() {
     }
     assert_eq!(system.arrived(&resource), 9);
 
-    // A caller that says that it waits is not refused.
+    // A caller that announces that it will wait is not refused.
     let request = system.relay(Method::GET, &route(&resource, "/status/200")).header("relay-wait-ms", "12000");
     assert_eq!(send(request).await.status, 200);
     system.end().await;

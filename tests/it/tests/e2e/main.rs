@@ -1,5 +1,5 @@
-//! End-to-end tests: the built functions run as processes under a Lambda Runtime API, with several processes of `relay`.
-//! The platform is a fake, and the AWS services are emulators.
+//! End-to-end tests: the built functions run as processes under a Lambda Runtime API, with several processes of
+//! `relay`. The platform is a fake, and the AWS services are emulators.
 //!
 //! The functions are in the target folder of this test (`cargo build --workspace --bins`), or in `FUNCTIONS_DIR`, the
 //! output folder of cargo-lambda. Each test ends with a search for secrets in everything that its processes logged.

@@ -1,4 +1,4 @@
-//! Every metric that an alarm of the template watches is written by a built function, with the value that rings it.
+//! For every metric that an alarm of the template watches, a built function writes the value that triggers the alarm.
 
 use aws_lc_rs::encoding::{AsDer as _, PublicKeyX509Der};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
@@ -15,7 +15,7 @@ use sandbox::whole::{CALLBACK_PATH, SEALING_SECRET, TABLE, scheduled_event, sha2
 use serde_json::{Value, json};
 use shared::domain::clock::Clock;
 
-/// Names of the metrics of ours in the template's alarms.
+/// Names of our own metrics in the template's alarms.
 fn watched() -> Vec<String> {
     let template =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../template.yaml")).expect("a file");
@@ -41,7 +41,7 @@ async fn force(system: &System, resource: &Resource) {
     system.refresh(&json!({ "resource": resource, "force": true })).await.expect("a summary");
 }
 
-/// As if three installations had been marked a moment ago, and two more waited for a mark.
+/// Changes the table as if three installations had just been marked, and two more waited for a mark.
 async fn pretend_refusals(system: &System) {
     let number = |n: i64| AttributeValue::N(n.to_string());
     let update = system.sandbox.dynamo.client().update_item().table_name(TABLE);
@@ -56,7 +56,7 @@ async fn pretend_refusals(system: &System) {
         .expect("the table can be written");
 }
 
-/// Calls that work, that fail, and that are refused; an install and a webhook that fail.
+/// Makes calls that succeed, fail and are refused, an install that fails, and a webhook that fails.
 async fn upset_what_is_called(system: &System, key: &str, signer: &Ed25519KeyPair) {
     let market = &system.sandbox.marketplace;
     let here = location(1);
@@ -89,7 +89,7 @@ async fn upset_what_is_called(system: &System, key: &str, signer: &Ed25519KeyPai
     system.store.mend();
 }
 
-/// Renewals that are refused one by one and in numbers, a bus that takes nothing, a pair that waits, keys that are gone.
+/// Causes single and mass refusals of renewals, a bus that accepts nothing, a waiting pair, and missing keys.
 async fn upset_what_is_scheduled(system: &mut System) {
     let market = &system.sandbox.marketplace;
     system.sandbox.event_bridge.fail(Some(Failure::AccessDenied));
@@ -111,7 +111,7 @@ async fn upset_what_is_scheduled(system: &mut System) {
         tokio::time::sleep(std::time::Duration::from_millis(500)).await;
         ticks += 1;
     }
-    // Another process that has only the new keys.
+    // Starts another process, which has only the new keys.
     system.sandbox.secrets.put(SEALING_SECRET, json!({ "current": "k2", "k2": "x".repeat(32) }).to_string());
     system
         .sandbox

@@ -1,5 +1,5 @@
-//! The operator's commands, as somebody types them: the built program against a running system. Nothing that it prints
-//! holds a secret, except a caller's new key, once.
+//! The operator's commands, as somebody types them: the built program runs against a running system. Its output
+//! contains no secret, except that it shows a caller's new key once.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use shared::table::app::{BreakerReason, OpenBreaker};
 use shared::table::mark_budget::Requested;
 use tokio::process::Command;
 
-/// What a command said and how it ended.
+/// The output and the exit code of a command.
 #[derive(Debug)]
 pub(crate) struct Said {
     pub(crate) code: i32,
@@ -30,7 +30,7 @@ impl Said {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// The exit code, and what was said instead of an answer.
+    /// The exit code, and the error text that was printed instead of an answer.
     fn refusal(&self) -> (i32, &str) {
         assert_eq!(self.out, "", "{self:?}");
         (self.code, self.err.trim_end())
@@ -52,7 +52,7 @@ pub(crate) async fn run(environment: impl IntoIterator<Item = (String, String)>,
     Said { code: done.status.code().expect("it is not killed"), out: text(done.stdout), err: text(done.stderr) }
 }
 
-/// Runs a command, and looks for secrets in what it says.
+/// Runs a command, and asserts that its output contains no secret.
 pub(crate) async fn ops(system: &System, arguments: &[&str]) -> Said {
     let said = run(system.operators_environment(), arguments).await;
     for secret in system.secrets() {
@@ -103,7 +103,8 @@ async fn installations_are_listed_shown_renewed_and_revoked() {
     assert_eq!((names(&capped.json()).len(), capped.err.trim_end()), (2, "there are more than 2: see --limit"));
 
     assert_eq!(system.get(&location(1), "/echo").await.status, 200);
-    // A caller names a location that has no app: the place kept for it is no installation.
+    // A caller names a location without the app. The placeholder that the relay stores for that location is no
+    // installation.
     let unknown = location(9).to_string();
     assert_eq!(system.get(&location(9), "/echo").await.status, 404);
     assert!(system.stored().await.contains(location(9).id()), "the control: there is a place for it");
@@ -176,7 +177,7 @@ async fn the_doctor_reports_an_open_circuit_breaker_and_resume_closes_it() {
     assert_eq!(waiting().await, 7, "they count on");
     assert_eq!(done(&system, &["resume", "--forget"]).await["was_stopped"], Value::Null);
     assert_eq!(waiting().await, 0);
-    // The function believes for 5 s what it has read.
+    // The function caches the value for 5 s.
     let mut tries = 0;
     while ops(&system, &["refresh", &resource]).await.code != 0 {
         tries += 1;
@@ -242,7 +243,7 @@ async fn a_callers_key_is_printed_once_and_concurrent_edits_are_both_kept() {
     let key = added["key"].as_str().expect("a key").to_owned();
     system.tell(&key);
     assert_eq!(added["sha256"], sha256_hex(&key));
-    // A relay reads the callers as it starts, and notices a change within a minute.
+    // A relay reads the callers when it starts, and notices a change within a minute.
     system.start_apart("relay", "relay", &[]).await;
     let call = |method: Method| send(system.request(method, &route(&location(1), "/echo")).bearer_auth(&key));
     assert_eq!(call(Method::GET).await.status, 200);
@@ -276,7 +277,7 @@ async fn a_callers_key_is_printed_once_and_concurrent_edits_are_both_kept() {
     let stored = system.sandbox.secrets.get(CALLERS_SECRET).expect("there");
     assert!(!stored.contains(&key) && !stored.contains(&newer) && stored.contains("sandbox"), "{stored}");
 
-    // Eight at once: who is told that it is done is in the list, and who is not is not.
+    // Eight commands at once: a caller is in the list exactly if its command reported success.
     let names: Vec<String> = (1..=8).map(|number| format!("caller-{number}")).collect();
     let adding = names.iter().map(async |name| ops(&system, &["callers", "add", name, "--no-key"]).await.code);
     let codes = join_all(adding).await;
@@ -287,7 +288,7 @@ async fn a_callers_key_is_printed_once_and_concurrent_edits_are_both_kept() {
     }
     assert!(codes.contains(&0), "{codes:?}");
 
-    // And for certain: both have read the same version.
+    // The same conflict without chance: both writers have read the same version.
     let secret = || {
         let config = aws_sdk_secretsmanager::Config::builder()
             .behavior_version(aws_sdk_secretsmanager::config::BehaviorVersion::latest())
@@ -305,7 +306,7 @@ async fn a_callers_key_is_printed_once_and_concurrent_edits_are_both_kept() {
     system.end().await;
 }
 
-/// The item of an installation, whole.
+/// All attributes of the item of an installation.
 async fn item(system: &System, number: usize) -> shared::table::Item {
     let key = AttributeValue::S(format!("installation#location#{}", location(number).id()));
     let got = system.sandbox.dynamo.client().get_item().table_name(TABLE).key("pk", key).send().await;
@@ -332,7 +333,7 @@ async fn the_sealing_key_is_rotated_under_traffic_and_retired_when_unused() {
     assert_eq!(values(&done(&system, &["sealing", "list"]).await), [row("k1", "current", 60)]);
     let before = item(&system, 30).await;
 
-    // Tokens are renewed and used all the while.
+    // Callers use and renew tokens during the whole rotation.
     let rotation = done(&system, &["sealing", "rotate"]);
     let traffic = async {
         for round in 0..3 {

@@ -1,4 +1,4 @@
-//! What goes through the relay arrives as it was sent, both ways, whichever way it came in.
+//! The relay passes requests and answers on unchanged, for every way in which a request can reach the relay.
 
 use std::time::SystemTime;
 
@@ -10,9 +10,9 @@ use sandbox::gateway::signature::Signable;
 use sandbox::whole::sha256_hex;
 use serde_json::{Value, json};
 
-/// JSON that any reader and writer of JSON would change: spaces, order, a number's digits, an escape, a repeated name.
+/// JSON that every JSON reader and writer would change: spaces, order, digits of a number, an escape, a repeated name.
 const JSON: &str = "{ \"z\" :1.10, \"a\":\"\\u00e9\\/\",\n \"big\": 12345678901234567890123, \"z\": [ ] }";
-/// A query with everything that a careless reader changes.
+/// A query with every part that a careless parser changes.
 const QUERY: &str = "tag=a&tag=b%2Cc&tag=&empty=&flag&plus=a+b&enc=%E2%9C%93%20%26%3D&lower=%2f&&tag=a";
 
 async fn system() -> System {
@@ -30,7 +30,7 @@ async fn system() -> System {
     system
 }
 
-/// The same request signed with AWS credentials; the sandbox takes the access key for a role's name.
+/// Signs a request with AWS credentials. The sandbox takes the access key for a role's name.
 pub(crate) fn sign(role: &str, mut request: reqwest::Request) -> reqwest::RequestBuilder {
     let authority = request.url().authority().to_owned();
     request.headers_mut().insert("host", authority.parse().expect("a value"));
@@ -43,7 +43,7 @@ pub(crate) fn sign(role: &str, mut request: reqwest::Request) -> reqwest::Reques
     reqwest::RequestBuilder::from_parts(reqwest::Client::new(), request)
 }
 
-/// What the platform says it has received; fails where the answer is not its own.
+/// The platform's echo of the request. Panics if the answer is not the platform's own.
 fn echoed(answer: &Answer) -> Value {
     assert_eq!((answer.status, answer.source()), (200, "platform"), "{answer:?}");
     answer.json()

@@ -1,4 +1,4 @@
-//! A token is renewed when it helps, once, whoever asks; and on a schedule.
+//! A token is renewed only if the renewal helps, once for all callers, and also by the schedule.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -22,7 +22,7 @@ async fn system() -> System {
     System::start(Setup { relays: 4, at_once: 10, ..Setup::default() }).await
 }
 
-/// So many calls at once.
+/// Makes `count` calls at the same time.
 async fn volley(system: &System, count: usize, path: &str) -> Vec<Answer> {
     let call = |number: usize| {
         let method = if number % 4 == 3 { Method::POST } else { Method::GET };
@@ -37,12 +37,12 @@ fn expect_all_served(answers: &[Answer]) {
     }
 }
 
-/// A renewal takes so long that every process comes to want one meanwhile.
+/// Delays each renewal, so that every process needs a renewal while the first one is under way.
 fn slow_renewals(system: &System) {
     system.sandbox.marketplace.fault(Endpoint::Refresh, Fault::Delay { millis: 800 }, None);
 }
 
-/// Every stored grant is alive, or somebody would have to install again.
+/// Asserts that the stored grant is alive. Otherwise a customer would have to install again.
 fn expect_alive(system: &System, resource: &Resource) {
     assert_eq!(system.sandbox.marketplace.live_refresh_tokens(resource).len(), 1, "{resource} has one live chain");
 }

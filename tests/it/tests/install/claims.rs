@@ -13,13 +13,13 @@ use shared::table::redirect::{
 };
 use shared::table::{Table, Write};
 
-/// The redirect that a claim has found.
+/// The stored redirect that a refused claim has found.
 fn refused(claim: Write<StoredRedirect>) -> StoredRedirect {
     let Write::Conflict(stored) = claim else { panic!("{claim:?}") };
     stored
 }
 
-/// The writes themselves, on each engine, by several processes at once.
+/// The writes that claim and end a redirect, made by several processes at once on each engine.
 async fn one_arrival_claims_a_redirect(engine: &Engine) {
     let table = engine.table().await;
     let now = Millis(1_800_000_000_000);
@@ -27,7 +27,8 @@ async fn one_arrival_claims_a_redirect(engine: &Engine) {
     let arrival = |code: &str| Arrival { code: code.into(), browser: "b".into(), network: "n".into() };
     let tables: Vec<_> = (0..12).map(|_| Table { client: engine.client().0, name: table.name.clone() }).collect();
 
-    // At the same time, with two codes: one claims, and all others see whose code it is.
+    // All processes claim at the same time, with two codes. One process claims the redirect, and the others see its
+    // code.
     let owners: Vec<_> = tables.iter().map(|_| LeaseOwner::new()).collect();
     let claims = join_all(tables.iter().zip(&owners).enumerate().map(|(number, (table, owner))| {
         let arrival = arrival(if number % 2 == 0 { "even" } else { "odd" });
@@ -42,7 +43,7 @@ async fn one_arrival_claims_a_redirect(engine: &Engine) {
         assert_eq!((lost.first.code.as_str(), &lost.progress), (code, &Progress::Exchanging));
     }
 
-    // Its own write, repeated by the SDK, is no loss; what others would end is not ended.
+    // A write that the SDK repeats is recognised as the owner's own. No other process can end the redirect.
     assert!(table.claim_redirect(&id, &arrival(code), owner, now).await.expect("a write").is_applied());
     let another = LeaseOwner::new();
     for ending in [Ending::Connected(ResourceKind::Location), Ending::Failed("x"), Ending::Open("x")] {
@@ -54,7 +55,8 @@ async fn one_arrival_claims_a_redirect(engine: &Engine) {
     };
     assert_eq!(progress(now).await, Progress::Exchanging);
 
-    // It is open again when the lease has ended, for the same code only, and only so often.
+    // After the lease has expired the redirect is open again, only for the same code and only a limited number of
+    // times.
     let later = now + LEASE;
     assert_eq!(progress(later).await, Progress::Open(None));
     let wrong = table.claim_redirect(&id, &arrival("third"), &another, later).await.expect("a write");
@@ -71,7 +73,7 @@ async fn one_arrival_claims_a_redirect(engine: &Engine) {
     let fourth = table.claim_redirect(&id, &arrival(code), &LeaseOwner::new(), later).await.expect("a write");
     assert_eq!(refused(fourth).progress, Progress::Failed("why".into()));
 
-    // The end stays.
+    // A redirect that has ended stays ended.
     let id = RedirectId::of_code(&Redacted::from("code"));
     let owner = LeaseOwner::new();
     assert!(table.claim_redirect(&id, &arrival("c"), &owner, now).await.expect("a write").is_applied());
@@ -81,7 +83,7 @@ async fn one_arrival_claims_a_redirect(engine: &Engine) {
     assert_eq!(refused(seen).progress, Progress::Connected { kind: ResourceKind::Company, at: now });
 }
 
-/// Places of a minute, taken by several processes at once.
+/// Several processes take the places of one minute at the same time.
 async fn places_of_a_minute_are_taken_once_each(engine: &Engine) {
     let table = engine.table().await;
     let now = Millis(1_800_000_000_000);

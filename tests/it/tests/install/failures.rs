@@ -51,7 +51,7 @@ async fn an_install_that_fails_at_the_platform_can_be_tried_again() {
 async fn no_code_is_presented_while_secrets_cannot_be_read() {
     let world = World::new().await;
     let (back, cookie) = world.approve(LOCATION).await;
-    // The app's credentials are kept from before; the data keys have not been needed yet.
+    // The process still has the app's credentials, but it has not read the data keys yet.
     world.secrets.fail(Some(SecretFailure::AccessDenied));
     let answer = world.get(&back, Some(&cookie)).await;
     assert_eq!((answer.status_code, world.exchanges()), (503, 0));

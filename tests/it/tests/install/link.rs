@@ -1,4 +1,4 @@
-//! Installs by link and from the marketplace, and the browser for which a code is exchanged.
+//! Installs by link and from the marketplace. The code is exchanged only for the browser that began the install.
 
 use callback::authorize::CONSENT_TIME;
 use serde_json::json;

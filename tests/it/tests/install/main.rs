@@ -1,5 +1,5 @@
-//! An admin installs the app, from the link to the last page, with the fake marketplace and every failure that can occur.
-//! The marketplace then reports by webhook that the app was uninstalled.
+//! An admin installs the app, from the link to the last page, with the fake marketplace and every failure that can
+//! occur. The marketplace then reports by webhook that the app was uninstalled.
 
 mod claims;
 mod failures;
@@ -49,7 +49,7 @@ struct Answer {
     body: String,
 }
 
-/// The function and all that it talks to.
+/// The function and all services that it calls.
 struct World {
     installer: Installer,
     listener: Listener,
@@ -65,7 +65,7 @@ impl World {
         Self::with(&[]).await
     }
 
-    /// With further variables in the function's environment.
+    /// A world with further variables in the function's environment.
     async fn with(further: &[(&str, &str)]) -> Self {
         shared::log::start();
         let marketplace = Marketplace::start(Options::default(), EventBus::default()).await.expect("starts");
@@ -101,7 +101,7 @@ impl World {
         Self { installer, listener, signer, marketplace, secrets, dynamo, clock }
     }
 
-    /// The marketplace sends a webhook, signed.
+    /// Sends a signed webhook as the marketplace does.
     async fn hear(&self, webhook: &Value) -> (u16, String) {
         let body = webhook.to_string();
         let event = json!({
@@ -125,7 +125,7 @@ impl World {
         json!({"type": "UNINSTALL", "appId": app_id, "locationId": "HLlocation000000001", "timestamp": at.rfc3339()})
     }
 
-    /// A browser asks for a page.
+    /// Requests a page as a browser does.
     async fn get(&self, path_and_query: &str, cookie: Option<&str>) -> Answer {
         self.request("GET", path_and_query, cookie, &json!({})).await
     }
@@ -134,7 +134,7 @@ impl World {
         self.answer(method, path_and_query, cookie, headers, &json!({})).await
     }
 
-    /// A browser brings a redirect from an address; API Gateway received it at `at`.
+    /// A browser at `address` follows a redirect, which API Gateway received at `at`.
     async fn arrive(&self, path: &str, cookie: Option<&str>, address: &str, make: &str, at: Millis) -> Answer {
         let context = json!({"sourceIp": address, "timeEpoch": at.0});
         self.answer("GET", path, cookie, &json!({"user-agent": make}), &context).await
@@ -168,7 +168,7 @@ impl World {
         answer
     }
 
-    /// Follows the link up to the consent page: its address, and the cookie that the browser keeps.
+    /// Follows the link to the consent page. Returns the page's address and the browser's cookie.
     async fn begin(&self) -> (Url, String) {
         let answer = self.get("/oauth/install", None).await;
         assert_eq!(answer.status_code, 302);
@@ -176,7 +176,7 @@ impl World {
         (Url::parse(&answer.headers["location"]).expect("a URL"), cookie)
     }
 
-    /// Decides on the consent page; the path and query that the browser is sent back to.
+    /// Decides on the consent page. Returns the path and query to which the browser is redirected.
     async fn decide(&self, page: &Url, choice: &str) -> String {
         let form = format!("{}&choice={choice}", page.query().unwrap_or_default());
         let client = browser();
@@ -187,7 +187,7 @@ impl World {
         location.strip_prefix(HOME).expect("back to this function").to_owned()
     }
 
-    /// From the link to the redirect back.
+    /// Follows the link and decides. Returns the redirect back to the function, and the browser's cookie.
     async fn approve(&self, choice: &str) -> (String, String) {
         let (page, cookie) = self.begin().await;
         (self.decide(&page, choice).await, cookie)
@@ -256,7 +256,7 @@ fn expect_connected(answer: &Answer, what: &str) {
     assert_eq!((answer.status_code, location), (303, Some(done.as_str())), "{what}: {}", answer.body);
 }
 
-/// A page that is not an admin's who has connected the app.
+/// The page for a browser that is not the one of the admin who connected the app: the link is used, or is too old.
 fn expect_used(answer: &Answer, what: &str) {
     assert_eq!((answer.status_code, title(answer)), (400, "This link was already used, or is too old"), "{what}");
     assert!(answer.cookies.is_empty(), "{what}: {:?}", answer.cookies);

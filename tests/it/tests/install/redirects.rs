@@ -1,4 +1,4 @@
-//! Redirects that arrive again, redirects with invented codes, and claims whose holder died.
+//! Redirects that arrive again, redirects with invented codes, and claims whose owner died.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ async fn a_state_is_valid_for_one_code() {
     let other = back.replace(&*code, &another);
     assert_ne!(other, back);
 
-    // At the same time one of them is exchanged, whichever.
+    // Four redirects with two codes arrive at the same time. Exactly one of the codes is exchanged.
     let answers = join_all([&back, &other, &back, &other].map(|path| world.get(path, Some(&cookie)))).await;
     let mut statuses = answers.iter().map(|answer| answer.status_code).collect::<Vec<_>>();
     statuses.sort_unstable();
@@ -78,7 +78,7 @@ async fn a_repeated_redirect_without_a_state_is_recognised_by_cookie_or_address(
             )
         },
         async {
-            // These two come while the first arrival is under way.
+            // These two redirects arrive while the first one is being exchanged.
             let code = Redacted::from(back.split_once("code=").expect("a code").1);
             while world.table_of().redirect(&RedirectId::of_code(&code), now).await.expect("a read").is_none() {
                 tokio::task::yield_now().await;
@@ -163,7 +163,8 @@ async fn a_claim_whose_holder_died_is_taken_over_after_its_lease() {
     expect_connected(&world.get(&back, None).await, "once it has ended");
     assert_eq!(world.exchanges(), 1);
 
-    // Died after the platform's answer and before the installation was stored: the code is spent, and the page says so.
+    // The exchange fails after the platform has spent the code and before the installation is stored. The page reports
+    // that the code is spent.
     let (back, cookie) = world.approve(LOCATION).await;
     world.marketplace.fault(Endpoint::Exchange, Fault::HangUp { processed: true }, Some(1));
     assert_eq!(world.get(&back, Some(&cookie)).await.status_code, 503);

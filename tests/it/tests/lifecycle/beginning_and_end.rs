@@ -1,4 +1,4 @@
-//! Installs and uninstalls come in any order, and in the middle of a refresh.
+//! Installs and uninstalls arrive in any order, and during a refresh.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! A process dies at some point of a refresh. Here its future is dropped while a call is under way.
+//! A process dies at some point of a refresh. A story simulates the death by dropping the refresh while a call is under
+//! way.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +23,7 @@ it::stories!(
     a_lost_answer_of_any_table_write_loses_no_token,
 );
 
-/// Begins a refresh and drops it at the gate.
+/// Begins a refresh and drops it while it waits at the gate.
 async fn dies_at(world: &World, process: Process, resource: &Resource, gate: &Gate) {
     let version = world.stored(resource).await.version;
     let (process, resource, deadline) = (Arc::new(process), resource.clone(), world.deadline());
@@ -45,7 +46,7 @@ async fn a_crash_before_the_claim_changes_nothing(world: World) {
     assert_eq!((world.stored(&l1).await, world.presented()), (before, 0));
     world.expire();
     other.tokens.access(&l1, world.deadline()).await.expect("a token");
-    // What was under way arrives after all, when everything is over.
+    // The dead process's call, which was under way, arrives after the recovery.
     gate.open();
     tokio::task::yield_now().await;
     world.end().await;
@@ -90,7 +91,7 @@ async fn a_crash_between_grant_and_commit_is_recovered_if_the_platform_forgives(
     dies_at(&world, doomed, &l1, &gate).await;
     assert_eq!(world.standing(&l1).await, Some(Standing::Replayable));
     world.advance(LEASE);
-    // A caller whose access token is still good, for a day.
+    // A caller asks for a token. The access token in the table is good for another day.
     let access = other.tokens.access(&l1, world.deadline()).await.expect("a token");
     assert!(world.market.takes_access_token(access.token.expose()));
     assert_eq!((world.status(&l1).await, world.presented()), (Status::Active, 2));
@@ -114,7 +115,7 @@ async fn a_crash_between_grant_and_commit_marks_the_installation_once_if_the_pla
     world.advance(Duration::from_hours(1));
     assert_eq!(world.refresh(&other, json!({})).await["due"], 0);
     assert_eq!(world.presented(), presented, "one notice");
-    // The access token that was stored is good until its end all the same.
+    // The stored access token nevertheless stays usable until it expires.
     other.tokens.access(&l1, world.deadline()).await.expect("the old token");
     world.end_without(&[&l1]).await;
 }
@@ -138,7 +139,7 @@ async fn a_lost_answer_of_any_table_write_loses_no_token(world: World) {
     world.install(&process, &l1).await;
     assert_eq!((world.stored(&l1).await.version.epoch, process.proxy.struck()), (1, 1));
     process.proxy.once(Call::Claim, lost.clone());
-    // More than the SDK repeats: the commit has to recognise itself.
+    // The fault strikes more often than the SDK retries, so the commit must recognise its own earlier write.
     process.proxy.fault(Call::Commit, 0, Some(3), lost.clone());
     let version = world.stored(&l1).await.version;
     let renewed = process.refresher.refresh(&l1, version, Why::Due, world.deadline()).await;
@@ -155,7 +156,7 @@ async fn a_lost_answer_of_any_table_write_loses_no_token(world: World) {
     let throttled = process.refresher.refresh(&l1, stored.version, Why::Due, world.deadline()).await;
     assert!(matches!(throttled, Refreshed::Failed(Failure::TryAgain(_))), "{throttled:?}");
     assert_eq!((world.status(&l1).await, process.proxy.struck()), (Status::Active, 6));
-    // A claim whose answers are all lost: nothing is sent, and the lease passes by itself.
+    // All answers to a claim are lost: no request is sent to the platform, and the lease expires by itself.
     process.proxy.fault(Call::Claim, 0, Some(3), lost.clone());
     let unknown = process.refresher.refresh(&l1, stored.version, Why::Due, world.deadline()).await;
     assert!(matches!(unknown, Refreshed::Failed(Failure::Store(_))), "{unknown:?}");

@@ -1,5 +1,6 @@
-//! No refresh token is lost: each way in which others lose one, as a story that several processes tell on a real
-//! engine. Every story ends with [`it::world::World::end`]: whoever has a live grant at the platform is usable.
+//! No refresh token is lost. Each story shows one way in which other brokers lose a refresh token, with several
+//! processes on a real engine. Every story ends with [`it::world::World::end`]: each installation with a live grant at
+//! the platform must be usable.
 
 mod beginning_and_end;
 mod crashes;

@@ -1,5 +1,5 @@
-//! The budget of marks: a mass refusal sends at most three customers to install again, and a grant that is really dead
-//! is marked all the same.
+//! The budget of marks: a mass refusal asks at most three customers to install again, and a grant that is really dead
+//! is still marked.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -85,13 +85,14 @@ async fn taken(world: &World) -> u64 {
     world.table.app_state().await.expect("a table").budget.taken(world.clock.now())
 }
 
-/// Events that send a customer to install again; one that is sent twice is one.
+/// The number of distinct events that ask a customer to install again. An event that was published twice counts once.
 fn notices(world: &World) -> usize {
     let events = world.event_bridge.events().into_iter().filter(|put| put.detail_type == "NeedsReauthorization");
     events.map(|put| put.detail.to_string()).collect::<BTreeSet<_>>().len()
 }
 
-/// All are due, several processes look at them, and the platform refuses everything.
+/// Installs `count` locations and makes all of them due. Then several processes refresh them, and the platform refuses
+/// every token.
 async fn mass_refusal(world: &World, count: usize) -> Vec<Resource> {
     let processes = [world.teller().await, world.teller().await, world.teller().await];
     let all = installed(world, &processes[0], count).await;
@@ -111,7 +112,7 @@ async fn mass_refusal(world: &World, count: usize) -> Vec<Resource> {
     all
 }
 
-/// What an operator does when the platform is well again.
+/// Makes all installations work again as an operator does after the platform has recovered.
 async fn mend(world: &World, all: &[Resource]) {
     world.market.clear_faults();
     world.table.close_breaker().await.expect("a table");
@@ -166,7 +167,7 @@ async fn processes_that_race_for_the_mark_budget_get_three_marks(world: World) {
     let gates: Vec<_> = processes.iter().map(|process| process.proxy.hold(Call::Reserve)).collect();
     let refreshes = processes.iter().zip(&all).map(|(process, resource)| refresh(&world, process, resource));
     let race = async {
-        // Each has read a whole budget.
+        // Each process has read an unused budget.
         for gate in &gates {
             gate.reached().await;
         }
@@ -222,7 +223,7 @@ async fn a_hundred_grants_free_a_place(world: World) {
     assert_eq!((marked(&world, &all).await, taken(&world).await), (3, 3));
     let grants = async |count| {
         for n in 0..count {
-            // Whoever renews, all of them count together.
+            // The renewals of all processes count together.
             let renewed = refresh(&world, if n % 2 == 0 { &process } else { &other }, &alive[0]).await;
             assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
         }
@@ -338,7 +339,7 @@ async fn a_refusal_that_a_frozen_process_brings_late_marks_nothing(world: World)
         until("all three have a place", async || frozen.proxy.calls(Call::Release) == 3).await;
         settle.reached().await;
         world.advance(LEASE);
-        // One is renewed meanwhile, one is claimed and not yet answered, one is installed anew.
+        // Meanwhile one location is renewed, one is claimed without an answer yet, and one is installed again.
         assert!(matches!(refresh(&world, &rival, &all[0]).await, Refreshed::Renewed(_)));
         let commit = rival.proxy.hold(Call::Commit);
         let claimed = async {
@@ -362,7 +363,7 @@ async fn a_refusal_after_the_lease_does_not_mark(world: World) {
     let (frozen, process) = (world.teller().await, world.process().await);
     let all = installed(&world, &frozen, 1).await;
     world.market.fault(Endpoint::Refresh, refusal(), Some(1));
-    // It is frozen with the refusal in hand, while it asks for the depth of the queue.
+    // The process freezes after the refusal, while it asks for the depth of the queue.
     let depth = frozen.proxy.hold(Call::Queue);
     let story = async {
         depth.reached().await;
@@ -381,13 +382,14 @@ fn company() -> Resource {
     Resource::company("HLcompany0000000001").expect("an id")
 }
 
-/// An agency with so many locations, each of which has a token.
+/// An agency with `count` locations, each of which has a minted token.
 async fn agency(world: &World, process: &Process, count: usize) -> Vec<Resource> {
     let all = locations(count);
     let agency = all.iter().map(|l| Location { id: l.id().into(), name: "A location".into() }).collect();
     world.market.change(|options| options.locations = agency);
     world.install(process, &company()).await;
-    // The list of the agency: what only callers have named is asked for seldom.
+    // The schedule reads the list of the agency's locations. A location that only callers have named is minted only
+    // seldom.
     world.refresh(process, json!({})).await;
     for resource in &all {
         process.tokens.access(resource, world.deadline()).await.expect("minted");
@@ -438,7 +440,7 @@ async fn an_agency_that_loses_locations_does_not_open_the_breaker(world: World) 
     let stays = stay.iter().map(|l| Location { id: l.id().into(), name: "A location".into() }).collect();
     world.market.change(|options| options.locations = stays);
     world.expire();
-    // In the order in which callers come: the refusals are spread among the grants.
+    // Callers come in this order, which spreads the refusals among the grants.
     for (n, resource) in stay.iter().enumerate() {
         process.tokens.access(resource, world.deadline()).await.expect("minted");
         if let Some(resource) = left.get(n / 10).filter(|_| n % 10 == 0) {
@@ -463,8 +465,8 @@ async fn an_unknown_location_needs_no_reservation(world: World) {
     world.end().await;
 }
 
-/// Locations with grants of their own, which are all due, and their agency, whose access token is new. The platform
-/// refuses every refresh token.
+/// Due locations with grants of their own, and an agency whose access token is new. The platform refuses every refresh
+/// token.
 async fn refused_beside_an_agency(
     world: &World,
     process: &Process,
@@ -482,7 +484,7 @@ async fn refused_beside_an_agency(
     all
 }
 
-/// Whether the location still has a refresh token of its own.
+/// Returns true if the location still has a refresh token of its own.
 async fn has_own_grant(world: &World, resource: &Resource) -> bool {
     let stored = world.stored(resource).await;
     stored.minted().is_none() && stored.pair.is_some_and(|pair| pair.refresh.is_some())
@@ -549,7 +551,8 @@ async fn a_refused_location_keeps_its_grant_while_its_agency_cannot_be_asked(wor
     world.expire();
     waits(last, "the agency's token is expired").await;
     assert_eq!((taken(&world).await, notices(&world), is_stopped(&world).await), (0, 0, false));
-    // The agency can be asked again: one location is minted. The others are renewed once the platform is well.
+    // The agency's token works again, so one location is minted. The other locations are renewed after the platform has
+    // recovered.
     world.install(&process, &company()).await;
     world.advance(Duration::from_mins(30));
     let moved = refresh(&world, &process, last).await;

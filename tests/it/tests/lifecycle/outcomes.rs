@@ -1,4 +1,4 @@
-//! What the platform can answer to a refresh token, and what each answer leads to.
+//! The platform's possible answers to a refresh token, and the effect of each answer.
 
 use std::time::Duration;
 
@@ -234,7 +234,7 @@ async fn a_grant_for_another_location_is_not_stored(world: World) {
         assert_eq!(world.presented() - presented, 2, "{fault:?}");
         assert_eq!(world.standing(&l1).await, Some(Standing::Live), "{fault:?}");
     }
-    // One that stays wrong: nothing of it is stored, and it is not asked for in a loop.
+    // A grant that stays wrong is not stored, and the token is not presented in a loop.
     let (before, presented) = (world.stored(&l1).await, world.presented());
     world.market.fault(Endpoint::Refresh, Fault::other_location("L2"), Some(2));
     let refused = refresh(&world, &process, &l1).await;
@@ -257,7 +257,7 @@ async fn a_rotated_client_secret_is_read_again_at_once(world: World) {
     let l1 = location("L1");
     let process = world.process().await;
     world.install(&process, &l1).await;
-    // However short a time ago this process read the old one.
+    // The process reads the new secret however recently it read the old one.
     let new = rotate_client_secret(&world);
     world.secrets.put(APP_SECRET, new);
     let renewed = refresh(&world, &process, &l1).await;
@@ -365,7 +365,7 @@ async fn a_location_that_the_platform_does_not_know_for_an_hour_recovers(world: 
     let process = world.process().await;
     world.install(&process, &l1).await;
     let not_found = || Fault::refusal(400, "Location does not exist");
-    // Twice with a renewal in between: the first does not count for the second.
+    // Two rounds with a renewal in between: refusals of the first round do not count in the second round.
     for _ in 0..2 {
         for _ in 0..3 {
             world.market.fault(Endpoint::Refresh, not_found(), Some(1));

@@ -1,4 +1,5 @@
-//! Two processes and one refresh token: whoever is granted a pair keeps it, whoever holds the lease by then.
+//! Two processes and one refresh token: every process that is granted a pair keeps that pair, even if another process
+//! holds the lease by then.
 
 use std::time::Duration;
 
@@ -107,15 +108,15 @@ async fn the_second_grant_of_one_generation_becomes_a_standby_pair(world: World)
     };
     let first = standby_token(&stored);
     assert_eq!(world.market.standing(&first), Standing::Live);
-    // A grant of the current pair may have been killed by another presentation since: the standby pair stays until it
-    // is tried.
+    // Another presentation may have killed a grant of the current pair meanwhile, so the standby pair stays until it is
+    // tried.
     assert!(matches!(refresh(&world, &rival, &l1).await, Refreshed::Renewed(_)));
     let stored = world.stored(&l1).await;
     assert_eq!((stored.version.generation, standby_token(&stored) == first), (3, true));
     world.end().await;
 }
 
-/// Begins a refresh whose commit waits at the gate, and lets its lease pass.
+/// Begins a refresh whose commit waits at the gate. Its lease expires before `meanwhile` runs.
 async fn with_late_grant<T>(
     world: &World,
     holder: &Process,
@@ -137,7 +138,8 @@ async fn all_of_three_grants_of_one_generation_are_kept(world: World) {
     let l1 = location("L1");
     let (one, two) = (world.process().await, world.process().await);
     world.install(&one, &l1).await;
-    // Each is granted a pair inside the platform's 30 s, since the third one's clock is ahead. Its pair is stored first.
+    // Each process is granted a pair within the platform's grace period of 30 s, because the clock of the third process
+    // is ahead. The pair of the third process is stored first.
     let three = world.process_by(Clock::manual(world.clock.now() + LEASE * 2)).await;
     let commit = two.proxy.hold(Call::Commit);
     let first_of_two = async {
@@ -168,13 +170,15 @@ async fn a_grant_that_comes_after_a_standby_pair_took_over_is_kept(world: World)
     };
     let (late, ()) = with_late_grant(&world, &holder, &l1, takes_over).await;
     assert!(matches!(late, Refreshed::Moved), "{late:?}");
-    // Two generations further, but by a pair that is no younger than the late one.
+    // The generation has grown by two, but the current pair is a promoted standby pair, which is no younger than the
+    // late pair.
     let stored = world.stored(&l1).await;
     assert_eq!((stored.version.generation, stored.standby().len()), (3, 1));
     world.end().await;
 }
 
-/// Installs so often, in such an order that the last grant is stored first and the others are standby pairs.
+/// Installs `count` older grants after a newer one, so that the newest grant is the current pair and the others are
+/// standby pairs.
 async fn with_standby_pairs(world: &World, process: &Process, resource: &Resource, count: usize) {
     let mut older = Vec::new();
     for _ in 0..count {
@@ -194,7 +198,7 @@ async fn several_standby_pairs_are_tried_in_turn(world: World) {
     let process = world.process().await;
     with_standby_pairs(&world, &process, &l1, 3).await;
     world.market.change(|options| options.rotation = Rotation::Strict);
-    // All die but the one that was granted first, which is tried last.
+    // Every pair dies except the one that was granted first, which the product tries last.
     let stored = world.stored(&l1).await;
     let current = stored.pair.as_ref().and_then(|pair| world.open(&stored, Slot::Current, pair)).expect("a token");
     let others = stored.standby()[1..].iter().map(|standby| world.open_standby(&stored, standby));
@@ -262,7 +266,7 @@ async fn a_standby_pair_makes_a_waiting_installation_due_at_once(world: World) {
     let older = world.consent(&process, &l1).await;
     world.advance(Duration::from_secs(1));
     world.install(&process, &l1).await;
-    // Refused without a mark: nobody is to present the token for minutes.
+    // The platform refuses the token, but no mark is set. Now no process may present the token for some minutes.
     world.queue.send("a pair of somebody's");
     spend_the_current_token(&world, &process, &l1).await;
     refresh(&world, &process, &l1).await;
@@ -301,7 +305,7 @@ async fn a_grant_that_comes_after_its_location_was_minted_is_kept(world: World) 
     world.end().await;
 }
 
-/// Installs twice, in such an order that the second grant is stored first and the first one becomes a standby pair.
+/// Installs twice. The second grant is stored first, so the first grant becomes a standby pair.
 async fn keep_an_older_install_as_standby(world: &World, process: &Process, resource: &Resource) {
     let earlier = world.clock.now();
     let older = world.consent(process, resource).await;
@@ -311,7 +315,7 @@ async fn keep_an_older_install_as_standby(world: &World, process: &Process, reso
     assert!(!world.stored(resource).await.standby().is_empty());
 }
 
-/// Uses the current refresh token behind everybody's back, as a copy of the database elsewhere would.
+/// Presents the current refresh token without a trace in the table, as the user of a copied database would.
 async fn spend_the_current_token(world: &World, process: &Process, resource: &Resource) {
     world.market.change(|options| options.rotation = Rotation::Strict);
     let stored = world.stored(resource).await;

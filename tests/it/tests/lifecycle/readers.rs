@@ -1,4 +1,4 @@
-//! Readers: who gets which token, and how often the platform is asked for that.
+//! Readers: the token that each reader receives, and the number of requests to the platform.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ async fn an_installed_token_can_be_read(world: World) {
     let access = reader.tokens.access(&l1, world.deadline()).await.expect("a token");
     assert!(world.market.takes_access_token(access.token.expose()));
     assert_eq!((access.epoch, access.generation), (1, 1));
-    // The positive control of the search for secrets that every story ends with.
+    // The positive control of the search for secrets at the end of every story.
     assert!(!world.tells(access.token.expose()).await);
     let nested =
         AttributeValue::M(Item::from([("b".into(), AttributeValue::B(access.token.expose().as_bytes().into()))]));
@@ -103,7 +103,8 @@ async fn a_forced_refresh_without_an_answer_is_repeated_by_the_next_caller(world
     let lost = one.tokens.renew(&l1, &used, world.deadline()).await;
     assert!(matches!(lost, Err(TokenError::InProgress { .. })), "{lost:?}");
     assert_eq!(world.status(&l1).await, Status::Uncertain);
-    // The minute between forced refreshes must not outlast the platform's 30 s of grace.
+    // The renewal must not wait for the minute between forced refreshes, since the platform's grace period ends after
+    // 30 s.
     world.advance(Duration::from_secs(2));
     let access = other.tokens.renew(&l1, &used, world.deadline()).await.expect("the answer that was lost");
     assert_eq!((access.generation, world.presented()), (2, 3));
@@ -120,7 +121,7 @@ async fn a_token_that_still_works_does_not_let_an_unanswered_refresh_wait(world:
     assert!(matches!(lost, Refreshed::Failed(_)), "{lost:?}");
     assert_eq!(world.status(&l1).await, Status::Uncertain);
     world.advance(Duration::from_secs(2));
-    // The old access token has a day left, and the grant 28 seconds.
+    // The old access token is good for another day, but the grant only for another 28 seconds.
     let access = other.tokens.access(&l1, world.deadline()).await.expect("a token");
     assert!(world.market.takes_access_token(access.token.expose()));
     assert_eq!((world.status(&l1).await, world.presented()), (Status::Active, 3));
@@ -140,7 +141,7 @@ async fn a_waiter_with_little_time_left_still_waits(world: World) {
         commit.reached().await;
         let waiting = waiter.tokens.access(&l1, soon);
         let opening = async {
-            // Only once the waiter has looked at the table is it known to wait.
+            // The waiter is known to wait only after it has read the table.
             until("the waiter has looked", async || waiter.proxy.calls(it::proxy::Call::Read) > 0).await;
             commit.open();
         };

@@ -1,4 +1,5 @@
-//! The table fails after the platform has answered: the pair goes to the rescue queue, and from there into the table.
+//! The table fails after the platform has answered: the pair goes to the rescue queue, and from the queue into the
+//! table.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,7 @@ it::stories!(
     a_rescued_install_does_not_outlive_an_uninstall,
 );
 
-/// Refreshes while the table takes no commit, up to the lease's last seconds.
+/// Refreshes while the table accepts no commit. The refresher retries until the last seconds of its lease.
 async fn refresh_without_commits(world: &World, process: &Process, resource: &Resource, fault: Fault) -> Refreshed {
     let presented = world.presented();
     process.proxy.always(Call::Commit, fault);
@@ -47,7 +48,7 @@ async fn a_pair_that_cannot_be_stored_is_rescued_and_its_caller_served(world: Wo
     let Refreshed::Renewed(access) = served else { panic!("{served:?}") };
     assert!(world.market.takes_access_token(access.token.expose()));
     assert_eq!((world.status(&l1).await, world.queue.sent()), (Status::Refreshing, 1));
-    // Its own table is still down: the message comes again.
+    // The table of the rescuing process is still down, so the queue delivers the message again.
     let message = world.queue.messages().remove(0).id;
     process.proxy.always(Call::Store, Fault::Unavailable);
     let failed = world.refresh(&process, world.rescued()).await;
@@ -87,7 +88,8 @@ async fn a_refusal_does_not_mark_while_a_pair_is_on_the_queue(world: World) {
     world.install(&process, &l2).await;
     let served = refresh_without_commits(&world, &process, &l1, Fault::Unavailable).await;
     assert!(matches!(served, Refreshed::Renewed(_)), "{served:?}");
-    // The table is back before the queue's message, and the grace is over. Nor does a queue that is silent prove anything.
+    // The table recovers before the queue delivers the message, and the grace period is over. A queue that does not
+    // answer does not prove that no pair waits there.
     world.market.uninstall(&grantee(&l2));
     for silent in [false, true] {
         if silent {
@@ -187,7 +189,7 @@ async fn an_install_into_a_table_that_hangs_is_rescued_in_time(world: World) {
     let before = Instant::now();
     let rescued = process.installations.install(&grant, started, HOME).await;
     assert!(matches!(rescued, Err(InstallError::Rescued)), "{rescued:?}");
-    // API Gateway waits for the callback for 29 s.
+    // API Gateway waits 29 s for the callback function.
     assert!(before.elapsed() < Duration::from_secs(29), "{:?}", before.elapsed());
     world.end().await;
 }

@@ -1,4 +1,5 @@
-//! The schedule's tick: everything that is due, within the invocation's time, and a truthful account of it.
+//! The schedule's tick: the refresh function refreshes everything that is due within the time of the invocation, and
+//! reports exactly what it did.
 
 use std::time::Duration;
 
@@ -59,7 +60,8 @@ async fn more_than_a_page_of_a_shard_is_looked_at(world: World) {
     let key = |resource: &Resource| AttributeValue::S(installation_key(resource));
     let get = world.table.client.get_item().table_name(&*world.table.name).key("pk", key(&first));
     let item = get.send().await.expect("an answer").item.expect("an installation");
-    // Enough for three pages in the one shard. Nobody has called them for a week, so they are put off.
+    // Enough installations for three pages of one shard. No caller has used them for a week, so their renewal is put
+    // off.
     let copies = (1..450).map(async |number| {
         let mut copy = item.clone();
         copy.insert("pk".to_owned(), key(&location(&format!("page{number}"))));
@@ -79,7 +81,7 @@ async fn installations_that_stay_due_do_not_hide_others(world: World) {
     let mut stuck = world.items().await.remove(0);
     stuck.remove("epoch");
     stuck.insert("due_at".into(), AttributeValue::N("1".into()));
-    // More than a page that cannot even be read, and so stays due for good, all in the one shard.
+    // More items than fit on a page, all in one shard. They cannot be read, so they stay due forever.
     for number in 0..210 {
         stuck.insert("pk".into(), AttributeValue::S(format!("installation#location#stuck{number}")));
         world.put(stuck.clone()).await;
@@ -117,7 +119,7 @@ async fn a_tick_counts_the_installations_that_it_did_not_reach(world: World) {
     world.install(&process, &location("first")).await;
     let mut item = world.items().await.remove(0);
     for n in 0..449 {
-        // Copies in one shard of the index; nothing of them is ever opened.
+        // Copies in one shard of the index. Their tokens are never opened.
         item.insert("pk".into(), AttributeValue::S(format!("installation#location#copy{n}")));
         world.put(item.clone()).await;
     }

@@ -1,4 +1,5 @@
-//! Tokens at rest: what is moved or put back does not open, and then nothing is sent.
+//! Tokens at rest: a sealed token that was moved to another place or put back does not open, and then no request is
+//! sent.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -29,7 +30,7 @@ async fn item(world: &World, resource: &Resource) -> Item {
     found.expect("an item")
 }
 
-/// Puts `from`'s sealed tokens into `into`.
+/// A copy of `into` with the sealed tokens of `from`.
 fn with_tokens_of(into: &Item, from: &Item) -> Item {
     let mut mixed = into.clone();
     for name in ["access_token", "refresh_token"] {
@@ -46,7 +47,7 @@ async fn nothing_is_sent(world: &World, resource: &Resource) {
     let refused = process.refresher.refresh(resource, before.version, Why::Due, world.deadline()).await;
     assert!(matches!(refused, Refreshed::Failed(Failure::Misconfigured(_))), "{refused:?}");
     let after = world.stored(resource).await;
-    // Counted, so that callers leave it alone for a moment; nothing else has changed.
+    // The failure is counted, so that callers pause for a moment. Nothing else has changed.
     assert_eq!(
         (after.status(), after.version, after.schedule.failures),
         (before.status(), before.version, before.schedule.failures + 1)
@@ -91,7 +92,7 @@ async fn sealing_keys_are_rotated_under_traffic(world: World) {
         world.install(&old, resource).await;
     }
     world.advance(Duration::from_secs(10));
-    // The old process reads its keys a moment before they change.
+    // The old process reads its keys shortly before they change.
     world.advance(Duration::from_secs(40));
     old.installations.ready().await.expect("keys");
     world.secrets.put(SEALING_SECRET, BOTH);
@@ -113,7 +114,7 @@ async fn sealing_keys_are_rotated_under_traffic(world: World) {
         }
         world.advance(Duration::from_secs(9));
     }
-    // Every item is sealed anew by now, and the old key can go.
+    // By now every item is sealed with the new key, and the old key can be deleted.
     world.secrets.put(SEALING_SECRET, r#"{"current":"k2","k2":"abcdef0123456789abcdef0123456789"}"#);
     world.advance(Duration::from_mins(1));
     for resource in &all {
@@ -128,7 +129,7 @@ async fn resealing_replaces_only_the_value_that_it_read(world: World) {
     world.install(&process, &l1).await;
     let table = &world.table;
     let sealer = |json: &str| Sealer::new(table.name.clone(), DataKeys::parse(json).expect("well formed").into());
-    // A standby pair, too.
+    // The installation also gets two standby pairs.
     let before = world.secrets.get(SEALING_SECRET).expect("a secret");
     let first = world.stored(&l1).await;
     let current = first.pair.as_ref().expect("a pair");
@@ -168,7 +169,8 @@ async fn resealing_replaces_only_the_value_that_it_read(world: World) {
         assert_eq!(opened.expose(), "a standby refresh token");
     }
 
-    // What is stored is not as it was seen: by its bytes, its standby pair or its version.
+    // The item must not be resealed if its bytes, its standby pair or its version differ from the installation that was
+    // read.
     let replaced = async |seen: &Installation| {
         let standby: Vec<_> = seen.standby().iter().map(|standby| standby.pair.clone()).collect();
         table.reseal(seen, seen.pair.as_ref(), &standby).await.expect("an answer")
@@ -186,7 +188,7 @@ async fn resealing_replaces_only_the_value_that_it_read(world: World) {
     assert!(replaced(&anew).await, "the control");
     let renewed = process.refresher.refresh(&l1, anew.version, Why::Operator, world.deadline()).await;
     assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
-    // By a process that has not heard of the new key yet.
+    // A process that does not know the new key yet has renewed the pair.
     let newer = world.stored(&l1).await;
     assert!(keys(&newer).contains_key("k1"));
     assert!(!replaced(&anew).await);

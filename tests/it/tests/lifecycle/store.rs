@@ -1,4 +1,4 @@
-//! The table fails before the platform is asked: then the platform is not asked.
+//! The table fails before a refresh token is presented. In that case no request is sent to the platform.
 
 use it::proxy::{Call, Fault};
 use it::world::{World, location};
@@ -64,7 +64,7 @@ async fn while_secrets_cannot_be_read_no_token_is_presented(world: World) {
         let renewed = cold.refresher.refresh(&l1, before.version, Why::Due, before.installed_at).await;
         assert!(matches!(renewed, Refreshed::Failed(Failure::NoTime)), "no claim near the end: {renewed:?}");
     }
-    // A process that has read them once works on without.
+    // A process that has read the secrets once continues to work without Secrets Manager.
     world.secrets.fail(Some(SecretsFailure::AccessDenied));
     let renewed = installer.refresher.refresh(&l1, before.version, Why::Due, world.deadline()).await;
     assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");

@@ -1,5 +1,5 @@
-//! The writes that may change the state of an installation, in every state and on real engines: what the engine allows is
-//! what the table of legal moves ([`Transition`]) allows.
+//! The writes that may change the state of an installation, in every state and on real engines. An engine must apply
+//! exactly the writes that the table of legal moves ([`Transition`]) allows.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ fn holder() -> LeaseOwner {
     "holder".to_owned().into()
 }
 
-/// The item of an active installation as it would be in another state, its lease ended.
+/// The item of an active installation, changed to another state. In the state `refreshing` its lease has expired.
 fn in_state(active: &Item, status: Status, now: Millis) -> Item {
     let mut item = active.clone();
     let mut set = |name: &str, value| item.insert(name.to_owned(), value);
@@ -53,7 +53,7 @@ fn sealed(now: Millis) -> SealedPair {
     SealedPair { access: b"a".to_vec(), refresh: Some(b"r".to_vec()), access_issued_at: now, access_expires_at }
 }
 
-/// Makes the write and says whether it was applied.
+/// Makes the write. Returns true if the write was applied.
 async fn apply(world: &World, seen: &Installation, transition: Transition) -> bool {
     let (table, resource, version, now) = (&world.table, &seen.resource, seen.version, world.clock.now());
     let (owner, pair) = (LeaseOwner::new(), sealed(now));
@@ -128,7 +128,7 @@ async fn each_write_follows_the_table_of_legal_moves(world: World) {
                 continue;
             }
             assert_eq!(stored, seen, "{transition:?} of {from}");
-            // A release or an uninstall that finds its state takes it for an earlier try of its own.
+            // A release or an uninstall that finds the item in its target state takes that for its own earlier try.
             let is_found = match transition {
                 Release(to) => to == from,
                 Uninstall => from == Status::Revoked,

@@ -1,5 +1,5 @@
-//! What a 401 to a relayed call costs: a rotation where that helps, and nothing where it does not, however many processes
-//! meet it.
+//! The cost of a 401 to a relayed call: one rotation if a new token helps, and none if it does not, for any number of
+//! processes that receive the 401.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ it::stories!(
 
 const ARN: &str = "arn:aws:lambda:us-east-1:1:function:relay:billing";
 
-/// A process of the relay.
+/// The relay in a process of its own.
 struct Caller {
     relay: Relay,
     _proxy: Proxy,
@@ -71,7 +71,7 @@ async fn an_unknown_401_costs_one_rotation_for_all_processes(world: World) {
     let (callers, l1) = Box::pin(scene(&world)).await;
     let process = world.process().await;
     world.market.fault(Endpoint::Api, new_text(), None);
-    // Every minute, and then every two hours.
+    // First a call every minute, then a call every two hours.
     for (times, pause) in [(6, Duration::from_secs(61)), (5, Duration::from_hours(2))] {
         for _ in 0..times {
             for caller in &callers {
@@ -81,7 +81,7 @@ async fn an_unknown_401_costs_one_rotation_for_all_processes(world: World) {
         }
         assert_eq!(world.presented(), 1, "one rotation every {pause:?}");
     }
-    // The schedule's renewal gives the next one a chance, and no more.
+    // A renewal by the schedule allows one further rotation, and no more.
     world.market.clear_faults();
     world.refresh(&process, json!({ "resource": l1, "force": true })).await;
     assert_eq!(world.presented(), 2);
@@ -119,7 +119,7 @@ async fn a_token_that_has_worked_is_not_renewed_for_an_unknown_401(world: World)
         assert_eq!(callers[0].status(&world, &l1).await, 401, "after {pause} s");
     }
     assert_eq!(world.presented(), 0);
-    // Longer ago it says nothing, and to a process that has not seen it neither.
+    // An older success of the token proves nothing, nor does a success that this process has not seen.
     world.advance(Duration::from_secs(32));
     world.market.fault(Endpoint::Api, new_text(), Some(1));
     assert_eq!((callers[0].status(&world, &l1).await, world.presented()), (200, 1));
@@ -169,7 +169,7 @@ async fn a_token_refused_in_known_words_is_renewed(world: World) {
     .into_iter()
     .enumerate()
     {
-        // Although the token has worked a moment ago.
+        // The fault causes a rotation even though the token worked a moment ago.
         assert_eq!(callers[0].status(&world, &l1).await, 200);
         world.market.fault(Endpoint::Api, fault.clone(), Some(1));
         assert_eq!((callers[0].status(&world, &l1).await, world.presented()), (200, rotations + 1), "{fault:?}");

@@ -1,4 +1,5 @@
-//! Answers of the token endpoint in known and unknown words, and block pages of the network in front of the platform.
+//! Answers of the token endpoint with known and unknown wordings, and block pages of the network in front of the
+//! platform.
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ it::stories!(
     a_block_page_after_a_lost_answer_leaves_the_token_in_doubt,
 );
 
-/// Locations that no other story has.
+/// Locations with ids that no other story uses.
 pub(crate) fn own_locations(count: usize) -> (String, Vec<Resource>) {
     let prefix = format!("P{}", shared::domain::random::hex::<4>());
     let all = (0..count).map(|n| location(&format!("{prefix}x{n}"))).collect();
@@ -27,7 +28,8 @@ pub(crate) fn own_locations(count: usize) -> (String, Vec<Resource>) {
 
 async fn every_known_wording_for_a_dead_refresh_token_marks_the_installation(world: World) {
     let process = world.process().await;
-    // Each counts as a refusal, and few are marked before refreshing stops.
+    // Each answer counts as a refusal, and only a few installations are marked before the circuit breaker stops
+    // refreshing.
     let refusals = [
         Fault::refusal(400, "Invalid grant: refresh token has expired"),
         answered(false, 400, r#"{"error":"invalid_request","error_description":"refresh token not found"}"#),

@@ -21,8 +21,8 @@ pub(crate) async fn the_limit_holds_to_the_edge_of_the_clock_tolerance_and_not_b
     }
 }
 
-/// The most requests that leave in an interval by the platform's clock. Two processes take all permits that they can.
-/// Requests of the process whose clock is behind leave as late as they may, those of the other process at once.
+/// The most requests that leave in any interval, measured by the platform's clock. Two processes take all permits that
+/// they can. The process whose clock is behind sends its requests as late as allowed, the other one at once.
 async fn at_most(engine: &Engine, apart: Duration) -> usize {
     let table = engine.table().await;
     let clocks = [Clock::manual(START), Clock::manual(START + apart)];
@@ -31,7 +31,7 @@ async fn at_most(engine: &Engine, apart: Duration) -> usize {
     let mut sent = Vec::new();
     for step in 0..1_600 {
         for number in [step % 2, (step + 1) % 2] {
-            // Both processes get some of each window.
+            // A few permits at a time, so that both processes get permits of each window.
             for _ in 0..3 {
                 let Ok(permit) = processes[number].take(&location(), None).await else { break };
                 let Millis(at) = if number == 0 { permit.send_by } else { Millis(clocks[1].now().0 - ahead) };

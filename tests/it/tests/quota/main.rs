@@ -96,7 +96,7 @@ fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
     pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().expect("a value"))).collect()
 }
 
-/// The item of [`location`].
+/// The item of the counters of [`location`].
 async fn counters(table: &Table) -> shared::table::Item {
     let key = AttributeValue::S(shared::table::quota_key(&location()));
     let item = table.client.get_item().table_name(&*table.name).key("pk", key).send().await.expect("a read").item;
@@ -108,7 +108,7 @@ fn report(line: &str) {
     println!("{line}");
 }
 
-/// The most of `sent` (ms, ascending) in any `interval`.
+/// The largest number of requests in any `interval`. `sent` is in ms, ascending.
 fn most_in_any(sent: &[i64], interval: i64) -> usize {
     (0..sent.len()).map(|i| i + 1 - sent.partition_point(|at| *at <= sent[i] - interval)).max().unwrap_or(0)
 }

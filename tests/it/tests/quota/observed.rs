@@ -104,7 +104,8 @@ pub(crate) async fn a_429_with_requests_left_closes_its_endpoint_for_all_process
     let until = START + Duration::from_mins(1);
     let new = process(engine, &table, &clock, TEN_SECONDS);
     for (limiter, calls) in processes.iter().chain([&new]) {
-        // In one write with requests to other endpoints, by processes whose snapshot has no closure.
+        // One write serves requests to the closed endpoint and to another endpoint. The snapshot of the process has no
+        // closure.
         let (closed, open) =
             tokio::join!(limiter.take(to("/contacts/1"), None), limiter.take(to("/calendars/events"), None));
         let refusal = refused(closed);
@@ -127,7 +128,7 @@ pub(crate) async fn a_429_with_requests_left_closes_its_endpoint_for_all_process
         );
         assert_eq!(calls.count(), before + 4, "a refusal by the snapshot costs no call");
     }
-    // A refusal by an old snapshot holds, too: no process ends the closure of an endpoint early.
+    // A refusal by an old snapshot must hold, too: no process ends the closure of an endpoint early.
     let waiting = async {
         let waited = processes[1].0.take(to("/contacts/"), Some(until + Duration::from_secs(1))).await;
         (waited, clock.now())
@@ -179,7 +180,7 @@ pub(crate) async fn a_used_up_day_without_a_known_end_closes_for_fifteen_minutes
         clock.advance((until - Duration::from_millis(1)).since(clock.now()));
         refused(processes[1].0.take(&resource, None).await);
         clock.advance(Duration::from_millis(1));
-        // One request probes. The others wait for an interval, in which its answer comes.
+        // One request probes the platform. The others wait for an interval, in which the answer to the probe arrives.
         let new = process(engine, &table, &clock, TEN_SECONDS).0;
         let usage = new.take(&resource, None).await.expect("it may try").usage;
         assert!(usage.daily.remaining > 199_000, "only our own requests are counted");

@@ -42,7 +42,8 @@ pub(crate) async fn a_refused_request_takes_nothing_of_its_callers_share(engine:
     for _ in 0..5 {
         others.take(&resource, None).await.expect("free");
     }
-    // The first is refused after a call, with a permit of the share in hand; the others by the snapshot.
+    // The first caller is refused after a call to the store, while it has a permit of its share. The snapshot refuses
+    // the other callers.
     clock.advance(Duration::from_secs(2));
     let opens = START + Duration::from_millis(10_700);
     let first = refused(limiter.take_within_share(BILLING, &resource, 3, None).await);
@@ -54,7 +55,7 @@ pub(crate) async fn a_refused_request_takes_nothing_of_its_callers_share(engine:
     }
     assert_eq!(calls.count(), so_far, "a refusal by the snapshot costs no call and no permit of the share");
     clock.advance(opens.since(clock.now()));
-    // A process without a memory keeps the promised instant, too.
+    // A new process without a snapshot keeps the promised instant, too.
     let (limiter, _) = process(engine, &table, &clock, limits);
     for _ in 0..3 {
         limiter.take_within_share(BILLING, &resource, 3, None).await.expect("all of the share is there");
@@ -103,8 +104,8 @@ pub(crate) async fn if_two_limits_refuse_the_later_instant_is_promised(engine: &
     }
 }
 
-/// Sixteen callers of two processes wait for a resource that is full. The parts of their share that they took at once are
-/// too old when the resource has room.
+/// Sixteen callers of two processes wait for a resource that is full. The parts of their share that they took at once
+/// are too old when the resource has room.
 pub(crate) async fn a_share_holds_behind_a_full_resource(engine: &Engine) {
     let (clock, table) = (Clock::manual(START), engine.table().await);
     let limits = Limits { burst: 30, interval: Duration::from_secs(5), daily: 9_000 };

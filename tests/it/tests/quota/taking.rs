@@ -46,8 +46,8 @@ pub(crate) async fn a_process_that_used_the_whole_limit_refuses_without_a_call(e
     assert_eq!((usage.burst.remaining, usage.daily.remaining), (0, 199_880));
 }
 
-/// Four processes with twelve callers each take all that they can get, and know nothing of each other. The clock stands
-/// still while they do, and then moves on by 50 ms.
+/// Four processes with twelve callers each take all permits that they can get, without knowledge of each other. The
+/// clock stands still meanwhile, and then moves on by 50 ms.
 pub(crate) async fn several_processes_admit_the_whole_limit_and_no_more(engine: &Engine) {
     let limits = Limits { burst: 40, interval: Duration::from_secs(5), daily: 200_000 };
     let (clock, table) = (Clock::manual(START), engine.table().await);
@@ -141,7 +141,8 @@ pub(crate) async fn a_cancelled_wait_takes_no_permit(engine: &Engine) {
     let before = calls.count();
     drop(waiting);
     clock.advance(Duration::from_secs(11));
-    // Longer than a batcher's longest nap. A batcher that served cancelled waiters would take permits for them.
+    // The pause is longer than a batcher's longest sleep. A batcher that served cancelled waiters would take permits
+    // for them.
     tokio::time::sleep(Duration::from_millis(1_200)).await;
     assert_eq!(calls.count(), before, "without waiters there are no calls");
     let all = futures_util::future::join_all((0..100).map(|_| limiter.take(&resource, None))).await;
@@ -170,7 +171,7 @@ pub(crate) async fn waiters_are_served_in_order(engine: &Engine) {
     let time = async {
         for two in 1..=2 {
             until("two more are served", async || count() == 2 * two).await;
-            // Of another process: its request is not promised a place behind the waiters.
+            // A request of another process. The refusal promises no place behind the waiters.
             let other = process(engine, &table, &clock, limits).0;
             let next = refused(other.take(&resource, None).await).retry_at;
             clock.advance(next.since(clock.now()));
@@ -189,7 +190,7 @@ pub(crate) async fn a_large_burst_keeps_the_item_small(engine: &Engine) {
     let warm = process(engine, &table, &clock, limits).0;
     let (mut largest, mut most_slots, mut taken) = (0, 0, 0);
     for step in 0..300 {
-        // First one process that has a snapshot, then several that have none.
+        // First one process that has a snapshot, then several processes that have none.
         let is_warm = step < 120 || step % 60 == 0;
         let limiter = if is_warm { warm.clone() } else { process(engine, &table, &clock, limits).0 };
         let several = if step < 120 { 12 } else { 1 };

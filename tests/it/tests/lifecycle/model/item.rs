@@ -1,32 +1,33 @@
-//! The item of the model and its conditional writes, as `shared::table::installation` makes them. What can be asked
-//! of the product's own rules is asked there: who may claim, which version follows, what a lost commit means.
+//! The item of the model and its conditional writes, as `shared::table::installation` makes them. The model calls the
+//! product's own rules where it can: for legal claims, for the next version, and for the meaning of a lost commit.
 
 use shared::domain::clock::Millis;
 use shared::domain::status::{LeaseOwner, LostCommit, Status, TokenVersion, lost_commit};
 
 use super::provider::Token;
 
-/// By which rule the item is written. All but the first are known to be wrong.
+/// The rule by which the item is written. All designs except the first one are known to be wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Design {
-    /// The product's.
+    /// The product's design: compare-and-swap on the version.
     ByLineage,
-    /// A lease, and a commit without a condition.
+    /// The worker takes a lease, and commits without a condition.
     BlindWrite,
-    /// A commit only while its attempt holds the lease.
+    /// The worker commits only while its attempt holds the lease.
     ByLeaseHolder,
-    /// The installation is given up when nothing is answered twice.
+    /// The installation is marked after two presentations without an answer.
     GivesUpUnanswered,
-    /// A granted pair that comes second is dropped.
+    /// A granted pair is dropped if another pair was committed first.
     DropsTheSecond,
-    /// There is room for one standby pair: a further one takes its place, and the one that was seen takes over whichever
-    /// is there.
+    /// There is room for one standby pair only: a further standby pair replaces it. A promotion does not check that the
+    /// standby pair in the item is the one that the worker saw.
     OneStandby,
-    /// A granted pair is history as soon as the generation has grown twice, also by a standby pair that took over.
+    /// A granted pair is dropped as soon as the generation has grown by two, even if one of the two steps was the
+    /// promotion of a standby pair.
     ForgetsTheGrantor,
 }
 
-/// Epoch and generation.
+/// The version: epoch and generation.
 pub(super) type Line = (u8, u8);
 
 fn version((epoch, generation): Line) -> TokenVersion {
@@ -42,25 +43,25 @@ fn name(attempt: u8) -> LeaseOwner {
     LeaseOwner::from(attempt.to_string())
 }
 
-/// What became of a write.
+/// The result of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wrote {
-    /// It is done, now or by an earlier try.
+    /// The write is applied, by this try or by an earlier one.
     Done,
-    /// The pair is to be a standby pair beside that of this version.
+    /// The commit lost: the worker must add its pair as a standby pair of this version.
     ParkAt(Line),
-    /// There are standby pairs, or others than were seen.
+    /// The item has standby pairs, or other standby pairs than the worker saw.
     HasStandby,
-    /// The item has moved on.
+    /// The version of the item has moved on.
     Moved,
 }
 
-/// A pair that was granted and did not become the current one.
+/// A standby pair: a pair that was granted but did not become the current pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Standby {
     pub(super) token: Token,
     pub(super) attempt: u8,
-    /// The generation whose token was presented for it.
+    /// The generation whose token was presented to obtain the pair.
     pub(super) granted_from: u8,
 }
 
@@ -109,7 +110,7 @@ impl Item {
         self.lease_ends = Some(now + 1);
     }
 
-    /// Stores a granted pair. Standby pairs stay until they are tried.
+    /// Stores a granted pair. Standby pairs stay in the item until they are tried.
     pub(super) fn commit(&mut self, design: Design, from: Line, attempt: u8, token: Token) -> Wrote {
         let by_lineage = self.line == from && self.status != Status::Revoked;
         let may = match design {
@@ -146,7 +147,7 @@ impl Item {
         (self.attempt, self.lease_ends) = (None, None);
     }
 
-    /// Adds a standby pair beside the pair of this version; false if that is not the current one.
+    /// Adds a standby pair to the item. Returns false if this version is not the current one.
     pub(super) fn park(&mut self, design: Design, at: Line, standby: Standby) -> bool {
         if self.line != at || self.status == Status::Revoked {
             return self.status == Status::Revoked;
@@ -163,13 +164,14 @@ impl Item {
         true
     }
 
-    /// Makes one of the standby pairs that the attempt has seen the current pair.
+    /// Promotes one of the standby pairs that the attempt has seen to the current pair.
     pub(super) fn promote(&mut self, design: Design, from: Line, attempt: u8, seen: &[Standby], place: usize) -> Wrote {
         if self.line != from || self.status == Status::Revoked {
             return Wrote::Moved;
         }
         match design {
-            // Whichever is there: the one that was seen takes over, and the item has none from then on.
+            // In this design the standby pair that the worker saw replaces the current pair, and the item's standby
+            // pair is dropped.
             Design::OneStandby if self.standby.is_empty() => return Wrote::Moved,
             Design::OneStandby => self.standby.clear(),
             _ if self.standby != seen => return Wrote::HasStandby,

@@ -1,8 +1,8 @@
-//! The life of an installation, searched exhaustively: three workers, and everything that can go wrong between any two
-//! of their steps, up to a budget. Designs that lose tokens are searched too, so that the search is known to find them.
+//! An exhaustive search of the life cycle of an installation: three workers, and every fault that can occur between two
+//! of their steps, up to a budget. Designs that lose tokens are searched too, which proves that the search finds them.
 //!
-//! Three things must hold in every order of events: no write discards the last token that is worth anything; what was
-//! uninstalled comes back by a newer install only; nobody is marked for a new authorization who holds a live grant.
+//! Three invariants must hold in every order of events: no write discards the last usable token; only a newer install
+//! revives an uninstalled installation; no installation that holds a live grant is marked for a new authorization.
 
 mod item;
 mod provider;
@@ -15,38 +15,38 @@ use shared::domain::status::Status;
 use self::item::{Design, Item, Line, Standby, Wrote};
 use self::provider::{Mode, Provider, Token};
 
-/// How much may go wrong.
+/// The number of events of each kind that a search may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Budget {
-    /// Claims, by any worker.
+    /// Claims by any worker.
     claims: u8,
     /// Crashes of a worker.
     crashes: u8,
-    /// Requests or answers of the platform that are lost.
+    /// Lost requests to the platform, and lost answers of the platform.
     lost: u8,
-    /// Lost requests that arrive later all the same.
+    /// Lost requests that nevertheless arrive later.
     ghosts: u8,
-    /// Answers of the platform with an unknown text, and answers of something in front of the platform, which the
-    /// request has not reached.
+    /// Answers of the platform with an unknown text, and answers from in front of the platform, to requests that have
+    /// not reached the platform.
     odd: u8,
-    /// Writes that are applied while their answer is lost.
+    /// Writes that are applied although their answer is lost.
     ambiguous: u8,
-    /// Pairs that go over the rescue queue, and messages that come twice.
+    /// Pairs that go through the rescue queue, and messages that are delivered twice.
     rescues: u8,
     /// Installs and uninstalls.
     installs: u8,
     uninstalls: u8,
-    /// Passing of a lease's time.
+    /// Ticks of the clock. A lease lasts one tick.
     ticks: u8,
 }
 
-/// What a worker is about to do.
+/// The next step of a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Work {
     Idle,
-    /// It has claimed, or presents once more.
+    /// The worker has claimed the lease, or presents the token a second time.
     Present(Claimed),
-    /// Its request is under way.
+    /// The worker's request is under way.
     CompanyApiResult(Claimed),
     Commit(Granted),
     Park {
@@ -67,7 +67,7 @@ struct Claimed {
     from: Line,
     token: Token,
     standby: Vec<Standby>,
-    /// The state to go back to where nothing is sent.
+    /// The state that a release restores if no request was sent.
     unchanged: Status,
     lease_ends: u8,
     unanswered: u8,
@@ -86,7 +86,7 @@ impl Granted {
     }
 }
 
-/// A code that was exchanged and is not stored yet.
+/// A grant from an exchanged code, not yet stored.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Exchanged {
     attempt: u8,
@@ -102,11 +102,11 @@ struct World {
     workers: [Work; WORKERS],
     queue: Option<Granted>,
     exchanged: Vec<Exchanged>,
-    /// An uninstall's message that has not come yet.
+    /// The webhook of an uninstall that has not been delivered yet.
     uninstall: Option<u8>,
-    /// A request that was taken for lost.
+    /// A request that was taken for lost and can still arrive.
     ghost: Option<Token>,
-    /// Orders installs and uninstalls.
+    /// The counter that orders installs and uninstalls.
     stamp: u8,
     attempts: u8,
     left: Budget,
@@ -114,7 +114,7 @@ struct World {
 
 const WORKERS: usize = 3;
 
-/// A step, by its name, and whether it is one write of the product.
+/// A step: its name, true if the step is one write of the product, and the world after the step.
 type Step = (&'static str, bool, World);
 
 impl World {
@@ -136,12 +136,12 @@ impl World {
         }
     }
 
-    /// Whether anybody who can still bring it in holds a token that is worth anything.
+    /// Returns true if the item, the queue, or a worker that can still store its token holds a usable token.
     fn holds_something(&self) -> bool {
         let current = |granted: &Granted| granted.from.0 == self.item.line.0;
         let working = self.workers.iter().filter_map(|work| match work {
             Work::Commit(granted) | Work::Park { granted, .. } => current(granted).then_some(granted.token),
-            // What is presented (once more) can still be answered.
+            // The platform can still answer a token that a worker presents (again).
             Work::Present(claim) | Work::CompanyApiResult(claim) => {
                 (self.now < claim.lease_ends).then_some(claim.token)
             }
@@ -151,7 +151,7 @@ impl World {
         self.item.tokens().chain(working).chain(queued).any(|token| self.provider.is_good(token, self.now))
     }
 
-    /// What is wrong with a step, if anything is.
+    /// The invariant that a step violates, if any.
     fn violation(&self, is_write: bool, after: &Self) -> Option<&'static str> {
         if is_write && self.holds_something() && !after.holds_something() {
             return Some("a write discards the last live token");
@@ -171,7 +171,7 @@ impl World {
     fn steps(&self, design: Design) -> Vec<Step> {
         let mut steps = Vec::new();
         for who in 0..WORKERS {
-            // Idle workers are alike: one of them stands for all.
+            // Idle workers are alike, so one of them stands for all.
             if self.workers[who] == Work::Idle && self.workers[..who].contains(&Work::Idle) {
                 continue;
             }
@@ -236,7 +236,7 @@ impl World {
             Work::Park { at, granted } => {
                 let mut next = self.clone();
                 let parked = next.item.park(design, *at, granted.standby());
-                // It has moved meanwhile: what is to be done is decided anew.
+                // The version has moved on, so the worker returns to its commit and decides again.
                 next.workers[who] =
                     if parked || design == Design::OneStandby { Work::Idle } else { Work::Commit(granted.clone()) };
                 steps.push(("add a standby pair", true, next));
@@ -245,13 +245,13 @@ impl World {
                 let work = if !claim.standby.is_empty() {
                     Work::Promote { claim: claim.clone(), seen: claim.standby.clone() }
                 } else if self.queue.is_some() {
-                    // The live pair may be there.
+                    // The queue may hold the live pair.
                     Work::Settle(claim.clone(), Status::Uncertain)
                 } else {
                     Work::Settle(claim.clone(), Status::NeedsReauthorization)
                 };
                 steps.push(("refused", false, then(work, nothing)));
-                // No place is left in the budget of marks.
+                // The budget of marks has no place left.
                 steps.push((
                     "refused, no mark left",
                     false,
@@ -259,7 +259,8 @@ impl World {
                 ));
             }
             Work::Promote { claim, seen } => {
-                // Nobody knows in which order they were granted: any of them may be tried first.
+                // The order in which the platform granted the standby pairs is unknown, so any of them may be tried
+                // first.
                 for place in 0..seen.len() {
                     let mut next = self.clone();
                     let wrote = next.item.promote(design, claim.from, claim.attempt, seen, place);
@@ -319,7 +320,7 @@ impl World {
         steps.push(("claim", true, claimed));
     }
 
-    /// What can come of a request that is under way.
+    /// The possible results of a request that is under way.
     fn answers(&self, who: usize, claim: &Claimed, design: Design, steps: &mut Vec<Step>) {
         let answered = self.with(|next| {
             next.workers[who] = match next.provider.present(claim.token, next.now) {

@@ -1,18 +1,18 @@
-//! The platform of the model: what a refresh token is worth, and what presenting it does.
+//! The platform of the model: the state of each refresh token, and the effect of presenting a token.
 
-/// For so many ticks a spent token is answered again; a lease lasts one tick (15 s and 30 s).
+/// Number of ticks (30 s) in which the platform answers a spent token again. A lease lasts one tick (15 s).
 const GRACE: u8 = 2;
 
-/// What becomes of a token that has been spent.
+/// The platform's reaction to a refresh token that has already been spent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Mode {
-    /// It is refused.
+    /// The token is refused.
     Strict,
-    /// It is refused, and its whole family dies.
+    /// The token is refused, and all tokens of its family die.
     FamilyRevoking,
-    /// Within the grace its successor is answered again. What the platform documents.
+    /// Within the grace period the platform answers the same successor again. The platform documents this mode.
     Forgiving,
-    /// Within the grace a new successor is answered, and the first one dies.
+    /// Within the grace period the platform answers a new successor, and the first successor dies.
     Reissuing,
 }
 
@@ -23,7 +23,7 @@ enum Fate {
     Dead,
 }
 
-/// A refresh token, by its number.
+/// A refresh token, identified by its number.
 pub(super) type Token = u8;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -39,7 +39,7 @@ impl Provider {
         Self { mode, tokens: Vec::new(), families: 0 }
     }
 
-    /// A new family, as after consent.
+    /// Issues the first token of a new family, as after consent.
     pub(super) fn grant(&mut self) -> Token {
         self.families += 1;
         self.issue(self.families)
@@ -50,7 +50,7 @@ impl Provider {
         u8::try_from(self.tokens.len() - 1).expect("few tokens")
     }
 
-    /// The successor, or nothing for a refusal.
+    /// Presents a token. Returns its successor, or `None` for a refusal.
     pub(super) fn present(&mut self, token: Token, now: u8) -> Option<Token> {
         let (family, fate) = self.tokens[usize::from(token)];
         match fate {
@@ -82,7 +82,7 @@ impl Provider {
         self.tokens[usize::from(token)].1 == Fate::Live
     }
 
-    /// Whether whoever holds this token can come to a live one.
+    /// Returns true if the holder of this token can obtain a live token.
     pub(super) fn is_good(&self, token: Token, now: u8) -> bool {
         match self.tokens[usize::from(token)].1 {
             Fate::Live => true,
@@ -98,7 +98,7 @@ impl Provider {
         }
     }
 
-    /// Ends every family.
+    /// Ends every family: all tokens die.
     pub(super) fn uninstall(&mut self) {
         for (_, fate) in &mut self.tokens {
             *fate = Fate::Dead;

@@ -1,4 +1,4 @@
-//! The exhaustive search, the design that it proves right, and designs that it proves wrong.
+//! The exhaustive search; the product's design, which the search proves right; and designs that it proves wrong.
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher as _};
@@ -8,10 +8,10 @@ use super::provider::Mode;
 
 use super::{Budget, World};
 
-/// Searches every order of events, breadth first. The number of states, or the shortest way to a violation.
+/// Searches every order of events, breadth first. Returns the number of states, or the shortest way to a violation.
 ///
-/// A state that was seen is remembered by its hash only: two of a million share one of 64 bits with a chance of one in
-/// ten million. The workers are alike, so that of states which differ by their order one is searched.
+/// Only the hash of a known state is kept: the chance that two of a million states share a 64-bit hash is one in ten
+/// million. All workers are alike, so states that differ only by the order of the workers are searched once.
 fn search(design: Design, mode: Mode, budget: Budget) -> Result<usize, String> {
     let mut known = HashSet::new();
     let mut trail = vec![(0, "begin")];
@@ -60,21 +60,21 @@ const NONE: Budget = Budget {
     uninstalls: 0,
     ticks: 0,
 };
-/// A bad network.
+/// Faults of the network.
 const NETWORK: Budget = Budget { claims: 3, crashes: 1, lost: 2, ghosts: 1, ambiguous: 1, ticks: 2, ..NONE };
-/// A platform that answers oddly.
+/// Unknown answers of the platform.
 const ODD: Budget = Budget { claims: 3, crashes: 1, lost: 1, odd: 2, ticks: 2, ..NONE };
-/// People who install and uninstall meanwhile.
+/// Customers who install and uninstall during refreshes.
 const PEOPLE: Budget = Budget { claims: 2, ambiguous: 1, installs: 2, uninstalls: 1, ticks: 1, ..NONE };
-/// A table that fails at the worst moment.
+/// A table that fails after the platform has granted a pair.
 const RESCUE: Budget = Budget { claims: 2, rescues: 2, installs: 1, uninstalls: 1, ticks: 2, ..NONE };
 /// Three workers that hold a grant of the same generation, and a standby pair.
 const THREE: Budget = Budget { claims: 4, ticks: 3, ..NONE };
 const ALL: [Budget; 5] = [NETWORK, ODD, PEOPLE, RESCUE, THREE];
 const MODES: [Mode; 4] = [Mode::Strict, Mode::FamilyRevoking, Mode::Forgiving, Mode::Reissuing];
 
-/// Whatever happens in whatever order: no write discards the last live token, none but a newer install revives an
-/// installation, and no live grant is marked.
+/// Asserts for every order of events: no write discards the last live token, only a newer install revives an
+/// installation, and no installation with a live grant is marked.
 fn holds(mode: Mode, budgets: &[Budget]) {
     for &budget in budgets {
         match search(Design::ByLineage, mode, budget) {
@@ -94,7 +94,8 @@ fn holds_with_a_forgiving_platform() {
     holds(Mode::Forgiving, &ALL);
 }
 
-/// Races only: whatever is lost there makes a pair worthless that was granted before, and its holder cannot know.
+/// Races only, without lost answers: in this mode a lost answer kills a pair that was granted before, and the holder of
+/// that pair cannot know it.
 #[test]
 fn holds_with_a_platform_that_answers_another_token_each_time() {
     holds(Mode::Reissuing, &[Budget { odd: 1, ..THREE }, PEOPLE, RESCUE]);
@@ -105,7 +106,7 @@ fn holds_with_a_platform_that_revokes_families() {
     holds(Mode::FamilyRevoking, &ALL);
 }
 
-/// The shortest way in which a design fails, over all platforms and budgets.
+/// The shortest ways in which a design fails, one for each platform mode and budget in which it fails.
 fn failures(design: Design) -> Vec<String> {
     MODES
         .into_iter()
@@ -141,7 +142,7 @@ fn dropping_the_pair_that_comes_second_discards_the_live_one() {
     assert!(failure.starts_with("a write discards the last live token"), "{failure}");
 }
 
-/// Three processes that were granted a pair for the same token: room for one standby pair is too little, with any
+/// Three processes are granted a pair for the same token. Room for one standby pair is then too little, with any
 /// platform that answers another pair each time.
 #[test]
 fn room_for_one_standby_pair_discards_the_live_one_of_three() {
