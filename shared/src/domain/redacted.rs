@@ -1,4 +1,4 @@
-//! Secrets as values that do not print and are wiped when dropped.
+//! Secrets as values that are not printed and are wiped when dropped.
 
 use std::fmt;
 
