@@ -1,7 +1,7 @@
 //! Lifecycle events, which tell a team's own functions about installations (transactional outbox).
 //!
 //! The write that changes an installation also puts the event into the item's `outbox`. So every published event is
-//! about a stored state, and every stored state's event is published. The process that wrote the event publishes it at
+//! about a stored state, and no event of a stored state is lost. The process that wrote the event publishes it at
 //! once and acknowledges it. If the process dies in between, the schedule finds the event through a sparse index. So
 //! each event is published at least once. Without a bus no event is stored.
 //!

@@ -1,8 +1,8 @@
-//! The transactional outbox: an installation's events that are stored and not known to be published, and the sparse index
-//! `outbox` over the installations that have some.
+//! The transactional outbox: the events of an installation that are stored and not yet acknowledged, and the sparse
+//! index `outbox` of the installations with such events.
 //!
-//! The write that an event is about adds the event to the set. After it was published, a write removes it, on condition
-//! that the set is as it was read: an event that was added meanwhile stays.
+//! The write that causes an event adds the event to the set. After the event was published, another write removes it,
+//! on condition that the set is unchanged since it was read. So an event that was added in between stays.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
@@ -12,9 +12,10 @@ use crate::domain::event::Event;
 use crate::domain::installation::resource_of;
 use crate::domain::resource::Resource;
 
-/// The index's one partition. Lifecycle events are far fewer than what a partition takes: 1,000 writes a second.
+/// The only partition of the index. Lifecycle events are far fewer than the 1,000 writes per second that a partition
+/// takes.
 const PARTITION: &str = "0";
-/// The number of tries to remove events from a set that changes meanwhile.
+/// The number of tries to remove events from a set that changes at the same time.
 const ROUNDS: u32 = 4;
 
 impl Update {
