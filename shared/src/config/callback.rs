@@ -1,4 +1,4 @@
-//! The settings of the `callback` function: the way to the authorization page, and the look of the pages.
+//! The settings of the `callback` function: the link to the authorization page, and the look of the pages.
 
 use url::Url;
 
@@ -26,7 +26,7 @@ impl CallbackConfig {
     }
 }
 
-/// Whether an installation may start in the marketplace's own pages, which send no `state`.
+/// The rule for installations that start in the marketplace's own pages, which send no `state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MarketplaceInstalls {
     /// A callback without state is accepted.
@@ -35,7 +35,7 @@ pub enum MarketplaceInstalls {
     Deny,
 }
 
-/// The answer to `GET /oauth/install` where its query does not name one of the marketplace's hosts.
+/// The answer to `GET /oauth/install` if its query names none of the marketplace's hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InstallChoice {
     /// Straight to the configured host.
@@ -44,7 +44,7 @@ pub enum InstallChoice {
     Ask,
 }
 
-/// The way to the authorization page.
+/// The settings of the link to the authorization page.
 #[derive(Clone, Debug)]
 pub struct Authorization {
     /// Host of the consent page.
@@ -115,7 +115,7 @@ pub struct Colour {
 }
 
 impl Colour {
-    /// Reads `#rrggbb`, and no other of CSS's many ways: the value ends in a style sheet.
+    /// Parses `#rrggbb`. Other forms of CSS colours are refused, because the value is written into a style sheet.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut rgb = [0; 3];
@@ -124,7 +124,7 @@ impl Colour {
     }
 }
 
-/// The longest name that stands above a page, in characters.
+/// The longest brand name, in characters. The brand name is shown above each page.
 const LONGEST_BRAND: usize = 60;
 
 fn brand_name(text: &str) -> Option<String> {
@@ -132,7 +132,7 @@ fn brand_name(text: &str) -> Option<String> {
     plain.then(|| text.to_owned())
 }
 
-/// A link on a page: no scheme that runs anything, and a host or an address to go to.
+/// Parses a link on a page. The URL must have a host or an address, and no scheme that runs code.
 fn support_url(text: &str) -> Option<Url> {
     let url = Url::parse(text).ok()?;
     let good = match url.scheme() {

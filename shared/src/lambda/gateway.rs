@@ -17,8 +17,8 @@ use lambda_http::{Body, Context, Request, RequestExt as _, Response};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-/// The most bytes that API Gateway takes for the request line and all headers (API Gateway Developer Guide, "Quotas for
-/// configuring and running an HTTP API"). An event with more was not sent by it.
+/// The highest number of bytes that API Gateway accepts for the request line and all headers (API Gateway Developer
+/// Guide, "Quotas for configuring and running an HTTP API"). API Gateway cannot have sent a larger event.
 const LONGEST_HEAD: usize = 10_240;
 
 /// An event that is not an HTTP request of payload version 2.0. It does not quote the event, which may hold secrets.
@@ -272,7 +272,7 @@ mod tests {
     }
 
     proptest! {
-        /// An event converts or is refused, whichever texts it brings. A panic fails the test.
+        /// Checks that any event converts or is refused. A panic fails the test.
         #[test]
         fn no_event_panics(
             path in "/[a-z/.%#?\\\\@:\\[\\]\"<>{}|^` \\t\\n\\x00é\u{ff0f}]{0,20}|.{0,20}",
