@@ -38,9 +38,9 @@ pub enum MarketplaceInstalls {
 /// The answer to `GET /oauth/install` if its query names none of the marketplace's hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InstallChoice {
-    /// Straight to the configured host.
+    /// Redirects to the configured host.
     Direct,
-    /// A page that lets the admin choose between that and the white label.
+    /// Shows a page on which the admin chooses the configured host or the white-label host.
     Ask,
 }
 
@@ -51,17 +51,17 @@ pub struct Authorization {
     pub marketplace: Url,
     /// Path of the consent page.
     pub path: String,
-    /// Space-separated scopes, if they are to be named in the link.
+    /// Space-separated scopes for the link. `None` if the link names no scopes.
     pub scopes: Option<String>,
-    /// `version_id` of the app, without which `client_id` alone can fail.
+    /// The app's `version_id`. A link with the `client_id` alone can fail.
     pub version_id: Option<String>,
-    /// `loginWindowOpenMode`.
+    /// The value of `loginWindowOpenMode`.
     pub login_window: Option<String>,
-    /// Base of the redirect URI, where it is not the request's own domain and stage.
+    /// The base of the redirect URI. `None` if the base is the request's own domain and stage.
     pub public_url: Option<Url>,
-    /// Installs without state.
+    /// The rule for installs without `state`.
     pub marketplace_installs: MarketplaceInstalls,
-    /// The start of an installation.
+    /// The answer to an install link that names no host.
     pub install_choice: InstallChoice,
 }
 
@@ -90,7 +90,7 @@ impl Authorization {
 /// The look of the pages that an admin reads.
 #[derive(Clone, Debug, Default)]
 pub struct Brand {
-    /// Name above each page.
+    /// The name that is shown above each page.
     pub name: Option<String>,
     /// Colour of the button.
     pub accent: Option<Colour>,

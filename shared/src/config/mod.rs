@@ -36,7 +36,7 @@ pub struct AppConfig {
     pub sealing_secret_id: String,
     /// The alias that API Gateway and the event sources invoke.
     pub gateway_alias: GatewayAlias,
-    /// The platform's API.
+    /// The base URL of the platform's API.
     pub api_url: Url,
     /// The configured ceilings of a resource.
     pub limits: Limits,
@@ -46,7 +46,7 @@ pub struct AppConfig {
     pub event_bus_name: Option<String>,
 }
 
-/// The AWS SDK takes its endpoints from these variables.
+/// The variables from which the AWS SDK takes its endpoints.
 const AWS_ENDPOINTS: [&str; 5] = [
     "AWS_ENDPOINT_URL",
     "AWS_ENDPOINT_URL_DYNAMODB",
@@ -95,7 +95,7 @@ impl AppConfig {
 pub struct ConfigError(Vec<String>);
 
 impl ConfigError {
-    /// One sentence for each variable.
+    /// The problems, one sentence for each variable.
     #[must_use]
     pub fn problems(&self) -> &[String] {
         &self.0

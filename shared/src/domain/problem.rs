@@ -1,4 +1,4 @@
-//! The relay's own refusals: `application/problem+json` (RFC 9457). The one place where status codes are named.
+//! The relay's own refusals: `application/problem+json` (RFC 9457). This is the only module that names status codes.
 
 use http::StatusCode;
 use serde_json::{Map, Value, json};

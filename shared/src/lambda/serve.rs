@@ -35,8 +35,8 @@ where
         Box::pin(async move { Ok::<_, Infallible>(answering.await) })
     });
     let runtime = Runtime::new(service).layer(MapRequestLayer::new(readable)).layer(TracingLayer::new());
-    // The runtime polls a spawned task from its run queue. To wake the future that a process blocks on, the runtime would
-    // need a system call for each answer.
+    // The runtime polls a spawned task from its run queue. To wake the future that a process blocks on, the runtime
+    // would need a system call for each answer.
     tokio::spawn(runtime.run_concurrent()).await?
 }
 

@@ -19,10 +19,10 @@ const PARTITION: &str = "0";
 const ROUNDS: u32 = 4;
 
 impl Update {
-    /// Puts an event into the outbox, by the write that makes the event true.
+    /// Adds an event to the outbox, as a part of the write that causes the event.
     pub(super) fn publish(&mut self, event: Option<Event>, now: Millis) -> &mut Self {
         let Some(event) = event else { return self };
-        // Also of an item whose older events are put off: the new one is not.
+        // The index entry is set even if the item's older events are postponed, because the new event is not postponed.
         self.add("outbox", set(&[event])).set("outbox_shard", s(PARTITION)).set("outbox_at", n(now))
     }
 }
@@ -52,11 +52,11 @@ impl Table {
         Ok(answer.items().iter().filter_map(resource).collect())
     }
 
-    /// Removes published events of an installation from its outbox, which was read as `seen`. The events that stay are not
-    /// found before `put_off`, if that is given.
+    /// Acknowledges published events: removes them from an installation's outbox, which was read as `seen`. If
+    /// `put_off` is given, the remaining events are found only after that time.
     ///
     /// # Errors
-    /// [`StoreError`]: they are sent again.
+    /// [`StoreError`]: the events will be published again.
     pub async fn acknowledge_events(
         &self,
         resource: &Resource,

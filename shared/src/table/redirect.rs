@@ -18,7 +18,8 @@ use crate::domain::redacted::Redacted;
 use crate::domain::resource::Kind;
 use crate::domain::status::LeaseOwner;
 
-/// The lease of a claim. An invocation of the callback ends after 29 s at most, so the holder of an older claim has died.
+/// The lease of a claim. An invocation of the callback ends after 29 s at most, so the holder of an older claim has
+/// died.
 pub const LEASE: Duration = Duration::from_secs(30);
 /// The highest number of times that a code is presented. A code is presented again only if the platform was not reached
 /// or did not examine the code.
@@ -50,7 +51,7 @@ impl RedirectId {
         Self(format!("redirect#state#{}", sha256(nonce)))
     }
 
-    /// The redirect of a code that came without a state.
+    /// The redirect with this code and without a state.
     #[must_use]
     pub fn of_code(code: &Redacted) -> Self {
         Self(format!("redirect#code#{}", sha256(code.expose().as_bytes())))
@@ -80,7 +81,7 @@ pub enum Progress {
         /// The time of the connection.
         at: Millis,
     },
-    /// The code is spent or refused. Has the caller's name for the reason.
+    /// The code is spent or refused. The text is the caller's name for the reason.
     Failed(String),
     /// The code may be presented (again), because the last try did not reach the platform or its holder died. Has the
     /// caller's name for the reason, if given.
@@ -101,13 +102,13 @@ pub struct StoredRedirect {
 pub enum Ending<'a> {
     /// The installation is stored, or on the rescue queue.
     Connected(Kind),
-    /// The code is spent or refused. Has the reason.
+    /// The code is spent or refused. The text is the reason.
     Failed(&'a str),
-    /// The code may be presented again. Has the reason.
+    /// The code may be presented again. The text is the reason.
     Open(&'a str),
 }
 
-/// A place among the exchanges of a minute.
+/// One of the limited places for exchanges in a minute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExchangePlace(String);
 

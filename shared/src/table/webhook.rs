@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Attributes, StoreError, Table, Update, n, s};
 use crate::domain::clock::Millis;
 
-/// The time for which the mark of a webhook is kept. The platform does not send a webhook again after so long.
+/// The time for which the mark of a webhook is kept. The platform does not send a webhook again after this time.
 const KEPT: Duration = Duration::from_hours(24);
 
 /// The identity of a webhook: two deliveries of the same identity are the same webhook.

@@ -36,13 +36,13 @@ const INTERVAL: (&str, &str) = ("BURST_INTERVAL_MS", "60000");
 /// The arguments of a process whose permits, or raw writes, are counted.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Taker {
-    /// Where DynamoDB is.
+    /// The URL of DynamoDB.
     #[arg(long)]
     url: String,
     /// The table.
     #[arg(long)]
     table: String,
-    /// The least that a shared counter can be, instead of permits.
+    /// Make raw writes to the cheapest possible shared counter instead of taking permits.
     #[arg(long)]
     raw: bool,
 }

@@ -21,8 +21,8 @@ pub(crate) struct Options {
     /// Run only benchmarks whose name begins with this, such as `permit`; can be given more than once.
     #[arg(long, value_name = "NAME")]
     pub(crate) only: Vec<String>,
-    /// A short run of two minutes. Counted figures are as exact as in a full run; timed figures mean little. Skips peers
-    /// and instructions.
+    /// A short run of two minutes. Counted figures are as exact as in a full run; timed figures mean little. Skips
+    /// peers and instructions.
     #[arg(long)]
     pub(crate) quick: bool,
     /// The `DynamoDB` engine.

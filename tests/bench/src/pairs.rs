@@ -60,7 +60,7 @@ pub(crate) async fn p50(calls: usize, call: impl AsyncFnMut()) -> f64 {
     p50_after(calls, async || {}, call).await
 }
 
-/// The same, with a preparation before each call that is not measured.
+/// The median time of `calls` calls, each after a preparation that is not measured.
 pub(crate) async fn p50_after(calls: usize, mut before: impl AsyncFnMut(), mut call: impl AsyncFnMut()) -> f64 {
     let mut times = Vec::with_capacity(calls);
     for _ in 0..calls {

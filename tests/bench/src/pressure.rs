@@ -23,16 +23,16 @@ const CALLERS: usize = 25;
 /// The arguments of one of the processes.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Caller {
-    /// Where DynamoDB is.
+    /// The URL of DynamoDB.
     #[arg(long)]
     url: String,
     /// The table.
     #[arg(long)]
     table: String,
-    /// When to begin, in milliseconds since 1970.
+    /// The start time, in milliseconds since 1970.
     #[arg(long)]
     begin: i64,
-    /// When to end, in milliseconds since 1970.
+    /// The end time, in milliseconds since 1970.
     #[arg(long)]
     end: i64,
 }

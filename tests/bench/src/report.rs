@@ -20,7 +20,7 @@ pub(crate) enum Target {
     AtLeast(f64),
     /// Exactly this value.
     Exactly(f64),
-    /// No target: the figure is only reported.
+    /// No target. The figure is only reported.
     Told,
 }
 

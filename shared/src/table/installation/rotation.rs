@@ -279,7 +279,7 @@ impl Update {
         self.set("committed_by", s(owner.as_str())).set_due(resource, *due_at).set("failures", n(0));
         self.release_lease().remove(["token_wanted"]).publish(*event, pair.access_issued_at);
         if event.is_some() {
-            // The event says that the published state is over. Without an event the next commit says it.
+            // The event reports the end of the published state. Without an event, the next commit reports that end.
             self.remove(["told"]);
         }
     }
