@@ -7,7 +7,8 @@ use url::Url;
 use super::ConfigError;
 use super::secure_url::parse_url;
 
-/// Reads variables for [`super::read`]. A variable that is empty counts as absent: templates set unused parameters to `""`.
+/// Reads variables for [`super::read`]. An empty variable counts as absent, because templates set unused parameters to
+/// `""`.
 ///
 /// Each method that can fail gives [`Reported`] in place of a value, so that no invented value can be used. A
 /// configuration calls the methods of all its variables first and uses `?` afterwards, so that every problem is found.

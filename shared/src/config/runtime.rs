@@ -1,4 +1,5 @@
-//! The variables that AWS Lambda sets for each process (AWS Lambda Developer Guide, "Using Lambda environment variables").
+//! The variables that AWS Lambda sets for each process (AWS Lambda Developer Guide, "Using Lambda environment
+//! variables").
 
 use super::variable;
 

@@ -45,7 +45,7 @@ pub fn sha256(secret: &[u8]) -> String {
 pub struct RedirectId(String);
 
 impl RedirectId {
-    /// The redirect of a state with this nonce. A state belongs to one redirect, whichever code comes with it.
+    /// The redirect of a state with this nonce. A state belongs to one redirect, even if it comes with different codes.
     #[must_use]
     pub fn of_state(nonce: &[u8]) -> Self {
         Self(format!("redirect#state#{}", sha256(nonce)))
