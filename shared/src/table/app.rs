@@ -83,7 +83,7 @@ impl Table {
         self.write(write).await.map(drop)
     }
 
-    /// Closes the breaker, independent of the reason, and returns the breaker as it was. The budget of marks does not change.
+    /// Closes the breaker for any reason, and returns the breaker as it was. The budget of marks does not change.
     ///
     /// # Errors
     /// [`StoreError`].
