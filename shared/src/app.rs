@@ -1,4 +1,4 @@
-//! What a function needs, built once at start from its configuration.
+//! The parts of a function, built once at start from its configuration.
 
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
@@ -30,11 +30,11 @@ use crate::token::refresh::Refresher;
 use crate::token::rescue::RescueQueue;
 use crate::token::tokens::Tokens;
 
-/// One try of a call to an AWS service takes at most so long, from connecting to the last byte of the answer. Three
-/// tries and the pauses between them take less than 7 s, which fits twice into a lease.
+/// The time limit of one try of a call to an AWS service, from connecting to the last byte of the answer. Three tries
+/// and the pauses between them take less than 7 s, which fits twice into a lease.
 const AWS_ATTEMPT: Duration = Duration::from_secs(2);
 
-/// Everything that a function works with.
+/// All parts that a function works with.
 pub struct App {
     /// The configuration.
     pub config: AppConfig,
@@ -44,7 +44,7 @@ pub struct App {
     pub table: Table,
     /// The app's client credentials.
     pub app_secret: Arc<Secret<AppCredentials>>,
-    /// The sealer of what is stored.
+    /// The sealer of stored values.
     pub vault: Arc<Vault>,
     /// Connections to the platform.
     pub connections: Connections,
@@ -52,7 +52,7 @@ pub struct App {
     pub endpoint: TokenEndpoint,
     /// Installs and uninstalls.
     pub installations: Installations,
-    /// The rescue queue, if there is one.
+    /// The rescue queue, if configured.
     pub rescue: Option<RescueQueue>,
     /// Lifecycle events.
     pub events: Events,
@@ -60,7 +60,7 @@ pub struct App {
     pub alarms: Arc<AppAlarms>,
     /// The limits of all resources.
     pub limiter: Limiter,
-    /// The one refresh path.
+    /// The only path for refreshes.
     pub refresher: Arc<Refresher>,
     /// Access tokens for readers.
     pub tokens: Tokens,
@@ -68,13 +68,13 @@ pub struct App {
     pub aws: SdkConfig,
 }
 
-/// Why a function cannot start.
+/// The reason why a function cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The environment.
+    /// The environment is incomplete or malformed.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The HTTP client's TLS set-up.
+    /// The HTTP client's TLS set-up failed.
     #[error("the HTTP client cannot be built: {0}")]
     Tls(#[from] rustls::Error),
     /// The process could not be started again with a complete environment.
@@ -83,8 +83,8 @@ pub enum StartError {
 }
 
 impl App {
-    /// The first half of a start, which takes no time: sets up logging and reads the configuration of the function of
-    /// this name.
+    /// The first half of a start, which takes almost no time: sets up logging and reads the configuration of the
+    /// function `function`.
     ///
     /// # Errors
     /// [`StartError`].
@@ -98,8 +98,8 @@ impl App {
         Ok(config)
     }
 
-    /// The second half of a start: builds the clients and connects to nothing yet. Most of the time goes into reading the
-    /// machine's root certificates.
+    /// The second half of a start: builds the clients without connecting to any service. Reading the machine's root
+    /// certificates takes most of the time.
     ///
     /// # Errors
     /// [`StartError`].
@@ -107,7 +107,8 @@ impl App {
         Self::build(config, &aws_defaults().load().await, Clock::system())
     }
 
-    /// Reads the secrets, all at once, so that they are there when they are needed. What fails is read again then.
+    /// Reads all secrets at the same time, before they are needed. A secret that cannot be read now is read again when
+    /// needed.
     pub async fn fetch_secrets(&self) {
         let (app, keys) = tokio::join!(self.app_secret.get(), self.vault.sealer());
         for error in [app.err(), keys.err()].into_iter().flatten() {
@@ -115,10 +116,10 @@ impl App {
         }
     }
 
-    /// Builds everything from a configuration and the SDK's.
+    /// Builds all parts from a configuration and the SDK's configuration.
     ///
     /// # Errors
-    /// A TLS set-up that cannot work.
+    /// The TLS set-up failed.
     pub fn build(config: AppConfig, aws: &SdkConfig, clock: Clock) -> Result<Self, StartError> {
         let connections = http_client::platform(clock.clone())?;
         let dynamodb = aws_sdk_dynamodb::config::Builder::from(aws).interceptor(ClockCheck::new(clock.clone())).build();
@@ -173,8 +174,8 @@ impl App {
     }
 }
 
-/// Starts the process again where the Runtime API's client would find a variable missing and panic. An environment
-/// cannot be changed safely in a running process (`std::env::set_var` is unsafe for that reason).
+/// Starts the process again if a variable is missing without which the Runtime API's client would panic. The
+/// environment cannot be changed safely in a running process (`std::env::set_var` is unsafe for that reason).
 fn complete_environment(function: &str) -> Result<(), StartError> {
     let wanted = runtime_variables(function, &variable);
     if wanted.is_empty() {
@@ -187,14 +188,16 @@ fn complete_environment(function: &str) -> Result<(), StartError> {
     Err(failed(Command::new(program).args(arguments).envs(wanted).exec()))
 }
 
-/// How the clients of AWS services behave: short patience, few retries, so that a call fits into a lease.
+/// The common settings of all clients of AWS services: short time-outs and few retries, so that a call fits into a
+/// lease.
 #[must_use]
 pub fn aws_defaults() -> ConfigLoader {
-    // The other limits of the SDK would throw away an answer that a stopped process finds in its socket.
+    // The SDK's other time-outs would discard an answer that is already in the socket of a process that was stopped for
+    // a while.
     let timeouts = TimeoutConfig::builder().read_timeout(AWS_ATTEMPT).build();
     aws_config::defaults(BehaviorVersion::latest())
         .http_client(http_client::aws())
-        // It ends what has made no progress for 5 s, and no try lasts that long.
+        // This protection ends transfers without progress for 5 s, and no try lasts that long.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .timeout_config(timeouts)
         .retry_config(RetryConfig::standard().with_max_attempts(3).with_initial_backoff(Duration::from_millis(50)))

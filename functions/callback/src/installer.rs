@@ -82,7 +82,7 @@ impl Installer {
             }
         };
         let name = outcome.as_ref().map_or_else(|failure| failure.name(), |(_, name)| name);
-        // The reason of a failure that is ours was logged where the failure was decided.
+        // The code that decided on a failure of our own has already logged the reason.
         let is_ours = outcome.as_ref().is_err_and(|failure| failure.is_ours());
         tracing::info!(
             outcome = name,
@@ -127,7 +127,8 @@ impl Installer {
         Ok((with_header(redirect, SET_COOKIE, &browser.cookie(public)), "redirected"))
     }
 
-    /// `GET /oauth/callback`: exchanges the code once, stores the installation, and redirects to a URL without the code.
+    /// `GET /oauth/callback`: exchanges the code once, stores the installation, and redirects to a URL without the
+    /// code.
     async fn finish_install(
         &self,
         request: &Request,
@@ -136,7 +137,7 @@ impl Installer {
         sender: Sender,
         marketplace: &mut Marketplace,
     ) -> Result<NamedResponse, InstallFailure> {
-        // First of all: a prefetch must not spend the code.
+        // This check comes first, because a prefetch must not spend the code.
         if is_prefetch(request) {
             return Err(InstallFailure::Prefetched);
         }
@@ -174,7 +175,8 @@ impl Installer {
             };
         let done = Done { kind: Some(kind), marketplace: *marketplace };
         let mut page = with_header(response(StatusCode::SEE_OTHER, Body::Empty), LOCATION, &public.at(&done.path()));
-        // A repeat without a cookie gets none: its new browser secret is not the first arrival's.
+        // A repeated arrival without a cookie gets no cookie, because its new browser secret is not the secret of the
+        // first arrival.
         if name == "installed" || visitor.has_cookie {
             page = with_header(page, SET_COOKIE, &visitor.browser.cookie(public));
         }

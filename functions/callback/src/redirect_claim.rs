@@ -1,12 +1,12 @@
-//! Single flight across processes: the code of a redirect is exchanged once, and a repeated redirect in the same browser
-//! shows the result of the first one.
+//! Single flight across processes: the code of a redirect is exchanged once, and a repeated redirect in the same
+//! browser shows the result of the first one.
 //!
 //! Browsers send a redirect twice or three times: a reload, a double render, a restored tab. Codes are single-use, so
 //! the platform refuses a code that is presented again. The first arrival therefore claims the redirect in the table
 //! before it presents the code ([`shared::table::redirect`]). A repeated arrival waits for the stored result.
 //!
-//! **Proof of the same browser.** An admin believes a page that says "connected". That page must not be shown for a link
-//! that another person has already used and then passed on.
+//! **Proof of the same browser.** An admin believes a page that says "connected". That page must not be shown for a
+//! link that another person has already used and then passed on.
 //! - With a state, the browser has the cookie that the state was signed for. Other browsers are refused earlier.
 //! - Without a state, the first arrival may have no cookie. Its response sets the cookie, and a later repeat must send
 //!   it. A repeat that reached API Gateway before that response was made cannot have the cookie: it must come from the
@@ -152,8 +152,8 @@ impl<'a> ArrivingRedirect<'a> {
         Self { table, clock, id, origin, arrival, arrived_at: sender.arrived_at, proof }
     }
 
-    /// Claims the redirect, or returns the result of an earlier arrival. `may_exchange` is the failure to return if this
-    /// is the first arrival and its code must not be exchanged.
+    /// Claims the redirect, or returns the result of an earlier arrival. `may_exchange` is the failure to return if
+    /// this is the first arrival and its code must not be exchanged.
     ///
     /// # Errors
     /// The failure of the earlier arrival, or the reason for which the code must not be exchanged now.
@@ -170,7 +170,8 @@ impl<'a> ArrivingRedirect<'a> {
     }
 
     async fn decide(&self, may_exchange: Result<(), InstallFailure>) -> Result<Decision<'_>, ClaimError> {
-        // If another arrival wins the claim, the redirect is read again. A claim is granted at most so often.
+        // If another arrival wins the claim, the redirect is read again. A claim is granted `MOST_ATTEMPTS` times at
+        // most.
         for _ in 0..=MOST_ATTEMPTS {
             if let Some(seen) = self.table.redirect(&self.id, self.clock.now()).await?
                 && let Some(decision) = self.compare(&seen)?

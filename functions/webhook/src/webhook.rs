@@ -1,5 +1,5 @@
-//! The content of a webhook. This system acts on `INSTALL` and `UNINSTALL` only. The platform sends other types of events
-//! to the same URL; of these, only the member `type` is required.
+//! The content of a webhook. This system acts on `INSTALL` and `UNINSTALL` only. The platform sends other types of
+//! events to the same URL; of these, only the member `type` is required.
 
 use std::time::Duration;
 
@@ -54,8 +54,8 @@ pub enum MarketplaceEvent {
     Other,
 }
 
-/// The body of a webhook. Optional members are any JSON value here and are checked later, because they may have any form
-/// in other types of events.
+/// The body of a webhook. Optional members are any JSON value here and are checked later, because they may have any
+/// form in other types of events.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Wire {
@@ -107,8 +107,9 @@ impl Wire {
         Ok(MarketplaceEvent::Install { resources, company, at })
     }
 
-    /// The named locations, or the company if no location is named. A company named beside locations (or beside an empty
-    /// list of them) is no resource of the event: otherwise an uninstall would erase all of the company's locations.
+    /// The named locations, or the company if no location is named. A company that is named together with locations (or
+    /// with an empty list of them) is not a resource of the event: otherwise an uninstall would erase all of the
+    /// company's locations.
     fn resources(&self) -> Result<Vec<Resource>, Refusal> {
         let given = |id: &&Value| !id.is_null() && id.as_str() != Some("");
         let location = self.location_id.as_ref().filter(given);

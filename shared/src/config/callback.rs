@@ -1,4 +1,4 @@
-//! The settings of the `callback` function: the way to the authorization page, and the look of the pages.
+//! The settings of the `callback` function: the link to the authorization page, and the look of the pages.
 
 use url::Url;
 
@@ -26,7 +26,7 @@ impl CallbackConfig {
     }
 }
 
-/// Whether an installation may start in the marketplace's own pages, which send no `state`.
+/// The rule for installations that start in the marketplace's own pages, which send no `state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MarketplaceInstalls {
     /// A callback without state is accepted.
@@ -35,33 +35,33 @@ pub enum MarketplaceInstalls {
     Deny,
 }
 
-/// The answer to `GET /oauth/install` where its query does not name one of the marketplace's hosts.
+/// The answer to `GET /oauth/install` if its query names none of the marketplace's hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InstallChoice {
-    /// Straight to the configured host.
+    /// Redirects to the configured host.
     Direct,
-    /// A page that lets the admin choose between that and the white label.
+    /// Shows a page on which the admin chooses the configured host or the white-label host.
     Ask,
 }
 
-/// The way to the authorization page.
+/// The settings of the link to the authorization page.
 #[derive(Clone, Debug)]
 pub struct Authorization {
     /// Host of the consent page.
     pub marketplace: Url,
     /// Path of the consent page.
     pub path: String,
-    /// Space-separated scopes, if they are to be named in the link.
+    /// Space-separated scopes for the link. `None` if the link names no scopes.
     pub scopes: Option<String>,
-    /// `version_id` of the app, without which `client_id` alone can fail.
+    /// The app's `version_id`. A link with the `client_id` alone can fail.
     pub version_id: Option<String>,
-    /// `loginWindowOpenMode`.
+    /// The value of `loginWindowOpenMode`.
     pub login_window: Option<String>,
-    /// Base of the redirect URI, where it is not the request's own domain and stage.
+    /// The base of the redirect URI. `None` if the base is the request's own domain and stage.
     pub public_url: Option<Url>,
-    /// Installs without state.
+    /// The rule for installs without `state`.
     pub marketplace_installs: MarketplaceInstalls,
-    /// The start of an installation.
+    /// The answer to an install link that names no host.
     pub install_choice: InstallChoice,
 }
 
@@ -90,7 +90,7 @@ impl Authorization {
 /// The look of the pages that an admin reads.
 #[derive(Clone, Debug, Default)]
 pub struct Brand {
-    /// Name above each page.
+    /// The name that is shown above each page.
     pub name: Option<String>,
     /// Colour of the button.
     pub accent: Option<Colour>,
@@ -115,7 +115,7 @@ pub struct Colour {
 }
 
 impl Colour {
-    /// Reads `#rrggbb`, and no other of CSS's many ways: the value ends in a style sheet.
+    /// Parses `#rrggbb`. Other forms of CSS colours are refused, because the value is written into a style sheet.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut rgb = [0; 3];
@@ -124,7 +124,7 @@ impl Colour {
     }
 }
 
-/// The longest name that stands above a page, in characters.
+/// The longest brand name, in characters. The brand name is shown above each page.
 const LONGEST_BRAND: usize = 60;
 
 fn brand_name(text: &str) -> Option<String> {
@@ -132,7 +132,7 @@ fn brand_name(text: &str) -> Option<String> {
     plain.then(|| text.to_owned())
 }
 
-/// A link on a page: no scheme that runs anything, and a host or an address to go to.
+/// Parses a link on a page. The URL must have a host or an address, and no scheme that runs code.
 fn support_url(text: &str) -> Option<Url> {
     let url = Url::parse(text).ok()?;
     let good = match url.scheme() {

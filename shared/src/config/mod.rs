@@ -1,4 +1,4 @@
-//! The environment of a function, read once at start. All problems are reported at once, by the variable's name.
+//! The environment of a function, read once at start. All problems are reported at once, each with the variable's name.
 //!
 //! [`AppConfig`] holds the settings that all functions have, and is all that `refresh` reads. [`CallbackConfig`],
 //! [`RelayConfig`] and [`WebhookConfig`] add the settings that only one function has. A new variable is a member of one
@@ -28,7 +28,7 @@ use crate::domain::qualifier::{GatewayAlias, names_an_alias};
 /// The configuration that every function has: all that [`crate::app::App`] is built from.
 #[derive(Clone, Debug)]
 pub struct AppConfig {
-    /// The one table.
+    /// The name of the one table.
     pub table: String,
     /// Id of the app's client credentials.
     pub app_secret_id: String,
@@ -36,17 +36,17 @@ pub struct AppConfig {
     pub sealing_secret_id: String,
     /// The alias that API Gateway and the event sources invoke.
     pub gateway_alias: GatewayAlias,
-    /// The platform's API.
+    /// The base URL of the platform's API.
     pub api_url: Url,
-    /// The ceilings of what a resource may be asked.
+    /// The configured ceilings of a resource.
     pub limits: Limits,
-    /// The queue for pairs that could not be stored.
+    /// The queue for token pairs that could not be stored.
     pub rescue_queue_url: Option<String>,
     /// The bus for lifecycle events.
     pub event_bus_name: Option<String>,
 }
 
-/// The AWS SDK takes its endpoints from these variables.
+/// The variables from which the AWS SDK takes its endpoints.
 const AWS_ENDPOINTS: [&str; 5] = [
     "AWS_ENDPOINT_URL",
     "AWS_ENDPOINT_URL_DYNAMODB",
@@ -73,7 +73,8 @@ impl AppConfig {
         let daily = env.number("DAILY_LIMIT", 200_000, 1..=100_000_000);
         let rescue_queue_url = env.optional_url("RESCUE_QUEUE_URL");
         for name in AWS_ENDPOINTS {
-            // The AWS SDK reads these by itself, and sends tokens and secrets there: a problem ends the start.
+            // The AWS SDK itself reads these variables, and sends tokens and secrets to these URLs. A problem prevents
+            // the start.
             let _checked = env.optional_url(name);
         }
         Ok(Self {
@@ -94,7 +95,7 @@ impl AppConfig {
 pub struct ConfigError(Vec<String>);
 
 impl ConfigError {
-    /// One sentence for each variable.
+    /// The problems, one sentence for each variable.
     #[must_use]
     pub fn problems(&self) -> &[String] {
         &self.0
@@ -202,7 +203,7 @@ mod tests {
     ];
     const MISSING: [&str; 2] = ["APP_SECRET_ID", "SEALING_SECRET_ID"];
 
-    /// Each of the variables is named in the one error, and nothing else is.
+    /// Checks that the one error names each of the variables, and no other variable.
     fn all_are_reported<C: fmt::Debug>(
         malformed: &[(&str, &str)],
         missing: &[&str],

@@ -1,4 +1,4 @@
-//! Reads single variables, and keeps the problems of all of them.
+//! Reads single variables, and collects the problems of all of them.
 
 use std::ops::RangeInclusive;
 
@@ -7,7 +7,8 @@ use url::Url;
 use super::ConfigError;
 use super::secure_url::parse_url;
 
-/// Reads variables for [`super::read`]. A variable that is empty counts as absent: templates set unused parameters to `""`.
+/// Reads variables for [`super::read`]. An empty variable counts as absent, because templates set unused parameters to
+/// `""`.
 ///
 /// Each method that can fail gives [`Reported`] in place of a value, so that no invented value can be used. A
 /// configuration calls the methods of all its variables first and uses `?` afterwards, so that every problem is found.
@@ -16,7 +17,8 @@ pub struct Reader<'a> {
     problems: Vec<String>,
 }
 
-/// Stands for a value that cannot be read. Only a [`Reader`] makes one, when it keeps a problem that names the variable.
+/// Replaces a value that cannot be read. Only a [`Reader`] creates this, after recording a problem that names the
+/// variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reported(());
 
@@ -25,7 +27,7 @@ impl<'a> Reader<'a> {
         Self { lookup, problems: Vec::new() }
     }
 
-    /// The configuration, if no variable has a problem.
+    /// The configuration, or all recorded problems.
     pub(super) fn finish<C>(self, config: Result<C, Reported>) -> Result<C, ConfigError> {
         config.ok().filter(|_| self.problems.is_empty()).ok_or(ConfigError(self.problems))
     }
@@ -35,13 +37,13 @@ impl<'a> Reader<'a> {
         Reported(())
     }
 
-    /// The text of a variable that may be absent.
+    /// The text of an optional variable.
     #[must_use]
     pub fn optional(&self, name: &str) -> Option<String> {
         (self.lookup)(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
     }
 
-    /// The text of a variable that must be set.
+    /// The text of a required variable.
     ///
     /// # Errors
     /// The variable is absent.
@@ -49,7 +51,7 @@ impl<'a> Reader<'a> {
         self.optional(name).ok_or_else(|| self.report(format!("{name} is not set")))
     }
 
-    /// A URL that may be absent and that may carry tokens and secrets: [`parse_url`].
+    /// An optional URL to which tokens and secrets may be sent: [`parse_url`].
     ///
     /// # Errors
     /// The URL is malformed or not secure.
@@ -58,7 +60,7 @@ impl<'a> Reader<'a> {
         parse_url(&text).map(Some).map_err(|why| self.report(format!("{name} {why}")))
     }
 
-    /// The same with a default.
+    /// The same as [`Reader::optional_url`], with a default.
     ///
     /// # Errors
     /// The URL is malformed or not secure.
@@ -105,10 +107,10 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// A value that may be absent, in a form of its own. `problem` is reported after the variable's name.
+    /// An optional value in a form of its own. `problem` is reported after the variable's name.
     ///
     /// # Errors
-    /// `parse` takes the text for malformed.
+    /// `parse` rejects the text.
     pub fn parsed<T>(
         &mut self,
         name: &str,

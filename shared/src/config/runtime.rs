@@ -1,9 +1,10 @@
-//! The variables that AWS Lambda sets for each process (AWS Lambda Developer Guide, "Using Lambda environment variables").
+//! The variables that AWS Lambda sets for each process (AWS Lambda Developer Guide, "Using Lambda environment
+//! variables").
 
 use super::variable;
 
-/// The variables that the Runtime API's client needs beside `AWS_LAMBDA_RUNTIME_API`, with the values to set; empty where
-/// nothing is missing. The client panics without them. Lambda sets all of them; other Runtime APIs may not.
+/// The variables that the Runtime API's client needs beside `AWS_LAMBDA_RUNTIME_API` and that are missing, with the
+/// values to set. The client panics without these variables. Lambda sets all of them; other Runtime APIs may not.
 #[must_use]
 pub fn runtime_variables(function: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Vec<(&'static str, String)> {
     let mut wanted = Vec::new();
@@ -12,7 +13,7 @@ pub fn runtime_variables(function: &str, lookup: &dyn Fn(&str) -> Option<String>
         ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128"),
         ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
     ] {
-        // The size must be a number, too; a default that is one tells which variable that is.
+        // The memory size must also be a number. A variable whose default is a number must be a number.
         let is_number = |text: &str| text.parse::<i32>().is_ok();
         if !lookup(variable).is_some_and(|found| is_number(&found) || !is_number(value)) {
             wanted.push((variable, value.to_owned()));
@@ -27,13 +28,15 @@ pub fn runtime_variables(function: &str, lookup: &dyn Fn(&str) -> Option<String>
     wanted
 }
 
-/// Whether Lambda has started this process because a call waits for it, and not in advance.
+/// Returns true if Lambda started this process because a call waits for it, and false if the process was started in
+/// advance.
 #[must_use]
 pub fn starts_for_a_call() -> bool {
     variable("AWS_LAMBDA_INITIALIZATION_TYPE").is_none_or(|kind| kind == "on-demand")
 }
 
-/// How many events Lambda gives this process at once: one, but on Lambda Managed Instances.
+/// The highest number of events that Lambda gives this process at once. The number is one, except on Lambda Managed
+/// Instances.
 #[must_use]
 pub fn events_at_once() -> u32 {
     variable("AWS_LAMBDA_MAX_CONCURRENCY").and_then(|number| number.parse().ok()).unwrap_or(1).max(1)

@@ -1,11 +1,11 @@
-//! URLs that tokens and secrets may be sent to.
+//! URLs to which tokens and secrets may be sent.
 
 use url::{Host, Url};
 
-/// A URL that tokens and secrets may be sent to.
+/// Parses a URL to which tokens and secrets may be sent.
 ///
 /// # Errors
-/// The fault of the URL, to be read after its name.
+/// The fault of the URL, as text to follow the URL's name.
 pub fn parse_url(text: &str) -> Result<Url, &'static str> {
     let url = Url::parse(text).map_err(|_| "is not a URL")?;
     if !url.username().is_empty() || url.password().is_some() {
@@ -22,8 +22,8 @@ pub fn parse_url(text: &str) -> Result<Url, &'static str> {
     }
 }
 
-/// Whether a URL leads to this machine: to a loopback address (RFC 1122 section 3.2.1.3, RFC 4291 section 2.5.3), to
-/// `localhost` or to a name below it (RFC 6761 section 6.3).
+/// Returns true if a URL leads to this machine: to a loopback address (RFC 1122 section 3.2.1.3, RFC 4291 section
+/// 2.5.3), to `localhost` or to a name below it (RFC 6761 section 6.3).
 #[must_use]
 pub fn is_loopback(url: &Url) -> bool {
     match url.host() {

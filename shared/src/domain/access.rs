@@ -1,22 +1,22 @@
-//! An access token in the clear, as a reader gets it.
+//! An access token in the clear, as returned to readers.
 
 use super::bearer::Bearer;
 use super::clock::Millis;
 
-/// An access token and the version that it belongs to.
+/// An access token, and the version of its token pair.
 #[derive(Clone, Debug)]
 pub struct Access {
     /// The token.
     pub token: Bearer,
-    /// When the platform granted it.
+    /// The time at which the platform granted the token.
     pub issued_at: Millis,
-    /// When the platform stops taking it.
+    /// The time at which the token expires.
     pub expires_at: Millis,
-    /// Epoch of the installation.
+    /// The epoch of the installation.
     pub epoch: u64,
-    /// Generation of the token pair.
+    /// The generation of the token pair.
     pub generation: u64,
-    /// It came of a renewal whose reason was a 401 that nobody has classified: such an answer is no reason to renew it
-    /// again.
+    /// True if the token comes from a renewal because of an unclassified 401. Another unclassified 401 must not renew
+    /// this token again.
     pub doubted: bool,
 }

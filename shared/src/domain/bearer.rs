@@ -1,4 +1,4 @@
-//! An access token as it is sent (RFC 6750 section 2.1).
+//! An access token in the form in which it is sent (RFC 6750 section 2.1).
 
 use std::fmt;
 
@@ -10,19 +10,19 @@ use crate::domain::redacted::Redacted;
 
 const SCHEME: &str = "Bearer ";
 
-/// An access token in the header that it is sent in. It is checked and written once, and wiped when the last of its
-/// clones is dropped, which share one memory: it is sent with every call.
+/// An access token as a header value. Every call sends the token, so the value is checked and formatted once. All
+/// clones share one memory, which is wiped when the last clone is dropped.
 #[derive(Clone)]
 pub struct Bearer(Option<HeaderValue>);
 
 impl Bearer {
-    /// The value of `Authorization`; nothing if the token has a character that no header may have.
+    /// The value of `Authorization`. `None` if the token has a character that is not allowed in a header.
     #[must_use]
     pub fn header(&self) -> Option<&HeaderValue> {
         self.0.as_ref()
     }
 
-    /// The token itself; empty if it cannot be sent. Every call is a place to look at in a review.
+    /// The token in the clear. Empty if the token cannot be sent. Reviews should look at every call of this method.
     #[must_use]
     pub fn expose(&self) -> &str {
         let text = self.0.as_ref().and_then(|header| std::str::from_utf8(header.as_bytes()).ok());

@@ -1,4 +1,4 @@
-//! Time as a value. Pure code takes `now: Millis`; only a [`Clock`] reads it.
+//! Time as a value. Pure code takes `now: Millis` as an argument; only a [`Clock`] reads the time.
 
 mod offset;
 
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use self::offset::Offset;
 
-/// An answer that took longer is no evidence of the time: the process may have been stopped, or the clock set, between
-/// the two readings.
+/// The longest duration of an answer that counts as evidence of the time. During a longer one, the process may have
+/// been stopped or the clock set.
 const EVIDENCE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Milliseconds since the Unix epoch, UTC.
@@ -61,10 +61,11 @@ impl fmt::Display for Millis {
     }
 }
 
-/// Where the time comes from: the machine's clock, corrected by what the store's answers prove, or a test's hand.
+/// A source of the time: the machine's clock, corrected by the evidence of the store's answers, or a manual clock of a
+/// test.
 ///
-/// The burst limit needs the clocks of all processes to be within 300 ms of each other. Lambda's are within
-/// milliseconds; the correction is for a machine whose clock is not kept.
+/// The burst limit needs the clocks of all processes to be within 300 ms of each other. Lambda's clocks are within
+/// milliseconds. The correction is for machines whose clock is not synchronized.
 #[derive(Clone, Debug)]
 pub struct Clock(Arc<Source>);
 
@@ -74,7 +75,7 @@ enum Source {
     Manual { now: AtomicI64 },
 }
 
-/// Both clocks of a machine at one instant, uncorrected.
+/// The machine's wall clock and monotonic clock at one instant, uncorrected.
 #[derive(Clone, Copy, Debug)]
 pub struct Reading {
     wall: Millis,
@@ -102,7 +103,7 @@ impl Clock {
         Self(Arc::new(Source::Manual { now: AtomicI64::new(start.0) }))
     }
 
-    /// The present instant.
+    /// The current time.
     #[must_use]
     pub fn now(&self) -> Millis {
         match &*self.0 {
@@ -113,18 +114,19 @@ impl Clock {
         }
     }
 
-    /// Moves a manual clock on. A system clock is not moved.
+    /// Moves a manual clock forward. Has no effect on a system clock.
     pub fn advance(&self, by: Duration) {
         if let Source::Manual { now } = &*self.0 {
             now.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
         }
     }
 
-    /// Learns from an answer of the store: its `Date`, which is cut to the second, and the readings before the request
-    /// was sent and after the answer was received. The clock is corrected where at least two answers prove that it is
-    /// off by more than 100 ms.
+    /// Takes the evidence of an answer of the store: its `Date`, which is cut to the second, and the readings before
+    /// the request was sent and after the answer was received. The clock is corrected if at least two answers prove an
+    /// error of more than 100 ms.
     ///
-    /// Returns the correction in milliseconds if that has changed; zero if the machine's clock is believed again.
+    /// Returns the correction in milliseconds if the correction has changed, and zero if the machine's clock is used
+    /// uncorrected again.
     #[must_use]
     pub fn learn(&self, date: Millis, sent: Reading, received: Reading) -> Option<i64> {
         let Source::System { correction, offset } = &*self.0 else { return None };
@@ -154,7 +156,8 @@ mod tests {
 
     const HOUR: i64 = 3_600_000;
 
-    /// An answer that took `took` by each clock, read now, from a server whose clock is ahead by `ahead`.
+    /// An answer that took `wall_took` by the wall clock and `monotonic_took` by the monotonic clock, and was received
+    /// now. The server's clock is ahead by `ahead`.
     fn answer(clock: &Clock, ahead: i64, wall_took: i64, monotonic_took: u64) -> Option<i64> {
         let received = Reading::now();
         let sent = Reading {
@@ -180,8 +183,8 @@ mod tests {
         assert!((clock.now().0 - wall_clock().0).abs() < 100);
     }
 
-    /// A process that was stopped reads an old answer. By the wall clock that took long; if the whole machine was
-    /// frozen, only the wall clock says so.
+    /// A process that was stopped reads an old answer late. By the wall clock, the answer took long. If the whole
+    /// machine was frozen, only the wall clock shows that.
     #[test]
     fn an_answer_that_took_long_by_either_clock_is_no_evidence() {
         for (wall_took, monotonic_took) in [(8_000, 8_000), (8_000, 2), (1_000, 2), (2, 1_000), (-5, 2)] {

@@ -1,4 +1,4 @@
-//! The events of an installation's life.
+//! The lifecycle events of an installation.
 
 use std::fmt;
 
@@ -9,13 +9,13 @@ use crate::domain::clock::Millis;
 pub enum Name {
     /// The app was installed, or installed again.
     Installed,
-    /// It was uninstalled.
+    /// The app was uninstalled.
     Uninstalled,
-    /// The grant is gone: a human must install again.
+    /// The grant is no longer valid. A human must install the app again.
     NeedsReauthorization,
     /// The platform has paused the location.
     Suspended,
-    /// It works again without having been installed again, after [`Name::Suspended`] or [`Name::NeedsReauthorization`].
+    /// The installation works again without a new install, after [`Name::Suspended`] or [`Name::NeedsReauthorization`].
     Resumed,
 }
 
@@ -23,7 +23,7 @@ impl Name {
     const ALL: [Self; 5] =
         [Self::Installed, Self::Uninstalled, Self::NeedsReauthorization, Self::Suspended, Self::Resumed];
 
-    /// As it is written everywhere.
+    /// The name in the table, on the bus and in logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -39,11 +39,11 @@ impl Name {
 /// One event of one installation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Its name.
+    /// The name of the event.
     pub name: Name,
-    /// When it happened.
+    /// The time of the event.
     pub at: Millis,
-    /// The epoch that it began, or in which it happened.
+    /// The epoch that the event began, or in which the event happened.
     pub epoch: u64,
 }
 
@@ -54,7 +54,7 @@ impl fmt::Display for Event {
 }
 
 impl Event {
-    /// Reads what `Display` writes.
+    /// Parses the text that `Display` writes.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('@');

@@ -7,16 +7,16 @@ use super::event::Event;
 use super::resource::{Kind, Resource};
 use super::status::{LeaseOwner, Status, TokenVersion};
 
-/// Two sealed tokens and the life of the access token. `Debug` shows their lengths only.
+/// Two sealed tokens and the life of the access token. `Debug` shows only the lengths of the tokens.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SealedPair {
     /// The sealed access token.
     pub access: Vec<u8>,
     /// The sealed refresh token.
     pub refresh: Option<Vec<u8>>,
-    /// When the platform granted the access token.
+    /// The time at which the platform granted the access token.
     pub access_issued_at: Millis,
-    /// When the access token ends.
+    /// The time at which the access token expires.
     pub access_expires_at: Millis,
 }
 
@@ -27,48 +27,48 @@ impl fmt::Debug for SealedPair {
     }
 }
 
-/// A pair that was granted and did not become the current one. It may be the live one, and is tried before the customer is
-/// asked to install again. It stays until then, also when another current pair is stored.
+/// A granted pair that did not become the current one. The standby pair may be the live one, and is tried before the
+/// customer is asked to install again. Until then the standby pair stays, even if another current pair is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StandbyPair {
-    /// The attempt that was granted it.
+    /// The owner of the lease under which the pair was granted.
     pub owner: LeaseOwner,
-    /// The generation under which it is sealed: that of the pair which was current when this one came.
+    /// The generation under which the pair is sealed: the generation that was current when the pair was added.
     pub generation: u64,
-    /// The generation whose token was presented for it.
+    /// The generation whose refresh token was presented for this pair.
     pub granted_from: u64,
     /// The pair.
     pub pair: SealedPair,
 }
 
-/// An installation as it is stored.
+/// An installation as stored in the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Installation {
     /// The location or company.
     pub resource: Resource,
-    /// Its version.
+    /// The version of the installation.
     pub version: TokenVersion,
-    /// Its state.
+    /// The state of the installation.
     pub state: State,
-    /// Where its access token comes from.
+    /// The source of the access token.
     pub source: Source,
-    /// The current pair; a revoked installation has none, and the pair of a minted one has no refresh token.
+    /// The current pair. A revoked installation has no pair. The pair of a minted installation has no refresh token.
     pub pair: Option<SealedPair>,
-    /// The generation whose token was presented for the current pair.
+    /// The generation whose refresh token was presented for the current pair.
     pub granted_from: u64,
-    /// The attempt that wrote the current pair.
+    /// The lease owner that wrote the current pair.
     pub committed_by: Option<LeaseOwner>,
-    /// When its refresh token is tried.
+    /// The schedule of the next try.
     pub schedule: Schedule,
-    /// What the platform has said about the current token.
+    /// The platform's findings about the current token.
     pub findings: Findings,
-    /// When the exchange of its code began.
+    /// The time at which the exchange of the authorization code began.
     pub installed_at: Millis,
-    /// The company, where it is known.
+    /// The company, if known.
     pub company: Option<String>,
     /// The public base URL of the deployment's pages, for a link to install again.
     pub home: Option<String>,
-    /// The state without a token that was published last, if no other event was published since.
+    /// The last published state without a token, if no other event was published since.
     pub published: Option<Status>,
     /// Events that are not known to have been published (transactional outbox).
     pub outbox: Vec<Event>,
@@ -91,13 +91,13 @@ pub enum State {
     NeedsReauthorization,
     /// [`Status::Revoked`].
     Revoked {
-        /// When it was uninstalled, as the platform says.
+        /// The time of the uninstall, as stated by the platform.
         at: Millis,
     },
 }
 
 impl State {
-    /// Its name.
+    /// The state without its data.
     #[must_use]
     pub fn status(&self) -> Status {
         match self {
@@ -112,76 +112,79 @@ impl State {
     }
 }
 
-/// The lease of an installation: its owner alone may present the refresh token, or mint.
+/// The lease of an installation. Only its owner may present the refresh token, or mint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// The attempt that holds it.
+    /// The owner of the lease.
     pub owner: LeaseOwner,
-    /// When it ends.
+    /// The end of the lease.
     pub ends_at: Millis,
-    /// The state that the claim has found.
+    /// The state before the claim.
     pub claimed_from: Status,
 }
 
-/// Where an access token comes from.
+/// The source of an access token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// From a grant of the installation's own, which is renewed by a refresh token.
+    /// A grant of the installation itself, which is renewed by a refresh token.
     Own {
-        /// Other pairs that may be the live one, in the order in which they came.
+        /// Other pairs that may be the live one, oldest first.
         standby: Vec<StandbyPair>,
     },
-    /// It is minted from the token of the location's company.
+    /// The token is minted from the token of the location's company.
     Minted(Minted),
 }
 
 /// The data of a location whose token is minted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Minted {
-    /// The epoch of the company's installation that the stored token comes from.
+    /// The epoch of the company's installation from which the stored token was minted.
     pub company_epoch: u64,
-    /// No company has the app there, as the platform said. The companies are asked again after this.
+    /// Set if no company has the app in this location, as stated by the platform. The companies are asked again after
+    /// this time.
     pub absent_until: Option<Millis>,
-    /// When the newest company was listed that was asked then. A newer one may have the app there after all.
+    /// The listing time of the newest company that was asked then. A company that was listed later may have the app in
+    /// the location.
     pub absent_newest: Option<Millis>,
-    /// Since when the schedule asks the companies about this location.
+    /// The start of the schedule's search for this location's company.
     pub search_since: Option<Millis>,
-    /// Only a caller has ever named this location: the item is a placeholder, so that the location can be claimed.
+    /// True for a placeholder: only a caller has named this location, and the item exists so that the location can be
+    /// claimed.
     pub is_placeholder: bool,
 }
 
-/// When the token of an installation is tried.
+/// The times that decide when the token of an installation is tried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Schedule {
-    /// When the schedule looks at it next.
+    /// The time at which the schedule tries the installation next.
     pub due_at: Option<Millis>,
-    /// The token is not tried again before this, because the platform has asked for it.
+    /// The earliest time of the next try, because the platform asked for a pause.
     pub retry_at: Option<Millis>,
-    /// When it was last tried.
+    /// The time of the last try.
     pub tried_at: Option<Millis>,
-    /// Number of failures in a row.
+    /// The number of failures in a row.
     pub failures: u32,
-    /// When a refresh was last forced by a refused access token.
+    /// The time of the last refresh that was forced by a refused access token.
     pub forced_at: Option<Millis>,
 }
 
-/// Answers of the platform about the current token. Answers about an older one do not count.
+/// The platform's answers about the current token. Answers about an older token do not count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// The token came of a renewal whose reason was a 401 that nobody has classified.
+    /// True if the token comes from a renewal because of an unclassified 401.
     pub is_doubted: bool,
-    /// The refresh token was refused, and no mark could be made.
+    /// True if the refresh token was refused, and the installation could not be marked.
     pub was_refused: bool,
     /// The platform knows no such location or company.
     pub gone: Option<Gone>,
 }
 
-/// The platform knows no such location or company, as it says.
+/// The platform's answer that the location or company does not exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gone {
-    /// When it said so first.
+    /// The time of the first such answer.
     pub since: Millis,
-    /// How often it has said so.
+    /// The number of such answers.
     pub tries: u32,
 }
 
@@ -192,13 +195,13 @@ impl Installation {
         installation_key(&self.resource)
     }
 
-    /// The name of its state.
+    /// The state of the installation, without its data.
     #[must_use]
     pub fn status(&self) -> Status {
         self.state.status()
     }
 
-    /// The lease. Its holder may have died; the lease then ends by itself.
+    /// The lease. If its holder has died, the lease ends by expiry.
     #[must_use]
     pub fn lease(&self) -> Option<&Lease> {
         match &self.state {
@@ -207,13 +210,13 @@ impl Installation {
         }
     }
 
-    /// The state that the claim of this lease has found; of an installation without a lease, its state.
+    /// The state before the claim of the current lease. Without a lease, the current state.
     #[must_use]
     pub fn claimed_from(&self) -> Status {
         self.lease().map_or_else(|| self.status(), |lease| lease.claimed_from)
     }
 
-    /// When it was uninstalled.
+    /// The time of the uninstall.
     #[must_use]
     pub fn revoked_at(&self) -> Option<Millis> {
         match self.state {
@@ -222,7 +225,7 @@ impl Installation {
         }
     }
 
-    /// Its data as a minted location; `None` if it has a grant of its own.
+    /// The data of a minted location. `None` if the location has a grant of its own.
     #[must_use]
     pub fn minted(&self) -> Option<Minted> {
         match self.source {
@@ -240,13 +243,13 @@ impl Installation {
         }
     }
 
-    /// Whether `owner` has written the current pair.
+    /// Returns true if `owner` wrote the current pair.
     #[must_use]
     pub fn is_committed_by(&self, owner: &LeaseOwner) -> bool {
         self.committed_by.as_ref() == Some(owner)
     }
 
-    /// Where a human installs again, if the deployment's address is known.
+    /// The URL at which a human can install the app again, if the deployment's address is known.
     #[must_use]
     pub fn reinstall_url(&self) -> Option<String> {
         self.home.as_ref().map(|home| format!("{}/oauth/install", home.trim_end_matches('/')))

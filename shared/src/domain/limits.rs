@@ -1,26 +1,26 @@
-//! The limits of a resource: the ceilings that are configured, and the observed limits that the platform states.
+//! The limits of a resource: the configured ceilings, and the observed limits that the platform states.
 
 use std::time::Duration;
 
 use super::resource::Resource;
 
-/// The ceilings of a resource.
+/// The configured ceilings of a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Requests in any [`Limits::interval`].
+    /// The number of requests in any [`Limits::interval`].
     pub burst: u32,
     /// The length of the burst window.
     pub interval: Duration,
-    /// Requests in a day.
+    /// The number of requests in a day.
     pub daily: u32,
 }
 
-/// A day whose end is further ahead than this was written by a process whose clock is wrong.
+/// The longest time until the end of a day that is believed. A later end was written by a process whose clock is wrong.
 pub(crate) const FURTHEST_DAY: Duration = Duration::from_hours(48);
 /// The longest name of an endpoint, in bytes. Longer names are cut.
 const LONGEST_ENDPOINT: usize = 64;
 
-/// The target of a request, as far as limits are concerned: a resource, and the platform's endpoint.
+/// The target of a request for the purpose of limits: a resource, and an endpoint of the platform.
 #[derive(Clone, Copy, Debug)]
 pub struct Endpoint<'a> {
     pub(crate) resource: &'a Resource,
@@ -38,13 +38,13 @@ impl<'a> Endpoint<'a> {
 }
 
 impl<'a> From<&'a Resource> for Endpoint<'a> {
-    /// No endpoint in particular: it is closed only if the whole resource is.
+    /// A target without an endpoint. It is closed only if the whole resource is closed.
     fn from(resource: &'a Resource) -> Self {
         Self { resource, name: None }
     }
 }
 
-/// Observed limits: those that the platform's headers have stated. A limit that no header has stated is `None`.
+/// Observed limits: the limits that the platform's headers have stated. `None` for a limit that no header has stated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ObservedLimits {
     pub(crate) burst: Option<u32>,
@@ -53,7 +53,7 @@ pub(crate) struct ObservedLimits {
 }
 
 impl ObservedLimits {
-    /// The stricter of these limits and `ceilings`, each by itself: fewer requests, and the longer interval.
+    /// The stricter of each observed limit and its ceiling: the smaller number of requests, and the longer interval.
     pub(crate) fn under(self, ceilings: Limits) -> Limits {
         Limits {
             burst: self.burst.map_or(ceilings.burst, |burst| burst.min(ceilings.burst)),
@@ -62,7 +62,7 @@ impl ObservedLimits {
         }
     }
 
-    /// The limits of `newer`, and those of `self` that `newer` does not state.
+    /// The limits of `newer`, and the limits of `self` where `newer` states none.
     pub(crate) fn updated_by(self, newer: Self) -> Self {
         Self {
             burst: newer.burst.or(self.burst),
@@ -79,7 +79,7 @@ impl ObservedLimits {
         format!("{}/{}/{}", part(burst), part(self.interval.map(|i| i.as_millis())), part(daily))
     }
 
-    /// Reads the text that [`ObservedLimits::to_text`] wrote; `None` for any other.
+    /// Parses the text that [`ObservedLimits::to_text`] wrote. `None` for any other text.
     pub(crate) fn from_text(text: &str) -> Option<Self> {
         let number = |part: &str| if part == "-" { Some(None) } else { part.parse().ok().map(Some) };
         let mut parts = text.split('/');

@@ -1,4 +1,4 @@
-//! Plain types and the rules that need nothing else: no AWS, no I/O, no other room of this crate.
+//! Plain types and their rules. No AWS, no I/O, and no import from another module of this crate.
 
 pub mod access;
 pub mod bearer;

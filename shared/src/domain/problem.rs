@@ -1,34 +1,34 @@
-//! The relay's own refusals: `application/problem+json` (RFC 9457). The one place where status codes are named.
+//! The relay's own refusals: `application/problem+json` (RFC 9457). This is the only module that names status codes.
 
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use crate::domain::clock::Millis;
 
-/// The longest detail, in bytes. A parser quotes what it cannot read, at whatever length it was sent, and that must not
-/// fill the room of other answers.
+/// The longest detail, in bytes. A parser's message may quote unreadable input of any length, which must not make the
+/// answer large.
 const LONGEST_DETAIL: usize = 300;
 
-/// Why the relay itself refused, as callers see it in `code`.
+/// The reason for a refusal by the relay itself, sent to callers as `code`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Code {
-    /// No caller key, or none that is known.
+    /// The caller sent no key, or an unknown key.
     Unauthenticated,
-    /// A known caller that may not do this.
+    /// The caller is known, but may not do this.
     Forbidden,
-    /// No installation is known for the resource.
+    /// The resource has no known installation.
     NotInstalled,
     /// The app was uninstalled from the resource.
     Revoked,
-    /// The grant is gone: a human must install again.
+    /// The grant is no longer valid. A human must install the app again.
     ReauthorizationRequired,
     /// The platform has paused the location.
     Suspended,
-    /// The burst limit of the resource or of the caller.
+    /// The burst limit of the resource or of the caller is reached.
     BurstLimited,
-    /// The daily limit of the resource.
+    /// The daily limit of the resource is reached.
     DailyLimited,
-    /// The platform may offer this method there, and the relay does not.
+    /// The relay does not offer this method, even if the platform does.
     MethodNotOffered,
     /// The request itself is malformed.
     InvalidRequest,
@@ -38,9 +38,9 @@ pub enum Code {
     ResourceConflict,
     /// The request or the answer is larger than Lambda can carry.
     PayloadTooLarge,
-    /// The platform could not be connected to, or broke the connection.
+    /// The connection to the platform failed or was broken.
     PlatformUnreachable,
-    /// Another process is renewing the token and has not finished in time.
+    /// Another process is renewing the token, and did not finish in time.
     RefreshInProgress,
     /// The table does not answer.
     StoreUnavailable,
@@ -51,7 +51,7 @@ pub enum Code {
 }
 
 impl Code {
-    /// The name on the wire.
+    /// The value of `code` in the answer.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -119,14 +119,15 @@ impl Code {
     }
 }
 
-/// A refusal as the caller reads it. Details for the operator only go to the log instead.
+/// A refusal as sent to the caller. Details for the operator go to the log only.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Problem {
-    /// Which refusal.
+    /// The reason for the refusal.
     pub code: Code,
-    /// One sentence: what happened and what to do.
+    /// One sentence with the cause and the remedy.
     pub detail: String,
-    /// When it is worth trying again. Becomes `Retry-After` (seconds, rounded up) and `Relay-Retry-After-Ms`.
+    /// The earliest time at which a retry can succeed. Sent as `Retry-After` (seconds, rounded up) and
+    /// `Relay-Retry-After-Ms`.
     pub retry_at: Option<Millis>,
     /// Further members of the JSON object, such as `reinstall_url`.
     pub members: Map<String, Value>,
@@ -150,14 +151,14 @@ impl Problem {
         Self::new(Code::InvalidRequest, detail)
     }
 
-    /// The same, worth another try at `at`.
+    /// The same refusal, with a retry possible at `at`.
     #[must_use]
     pub fn retry_at(mut self, at: Millis) -> Self {
         self.retry_at = Some(at);
         self
     }
 
-    /// The same with one more member.
+    /// The same refusal, with one more member.
     #[must_use]
     pub fn with(mut self, member: &str, value: impl Into<Value>) -> Self {
         self.members.insert(member.to_owned(), value.into());

@@ -1,7 +1,7 @@
-//! The qualifier by which a Lambda function was invoked, and which events it may bring.
+//! The qualifier by which a Lambda function was invoked, and the forms of events that may come by this qualifier.
 //!
-//! API Gateway and the event sources invoke one alias ([`GatewayAlias`]). An event in their form that came by another
-//! qualifier was written by an invoker, who could have put any identity into it.
+//! API Gateway and the event sources invoke one alias ([`GatewayAlias`]). If an event in their form comes by another
+//! qualifier, an invoker wrote the event and could have put any identity into it.
 
 /// The part of an invoked function's ARN that names an alias, a version, or nothing (AWS Lambda Developer Guide,
 /// "Using Lambda aliases in event sources and permissions policies").
@@ -14,8 +14,8 @@ pub enum Qualifier<'a> {
 }
 
 impl<'a> Qualifier<'a> {
-    /// Reads the qualifier of `arn:aws:lambda:REGION:ACCOUNT:function:NAME:QUALIFIER`: all that stands after the seventh
-    /// colon. An ARN of another form, as emulators send them, has none.
+    /// Reads the qualifier of `arn:aws:lambda:REGION:ACCOUNT:function:NAME:QUALIFIER`: the text after the seventh
+    /// colon. An ARN of another form, as sent by emulators, has no qualifier.
     #[must_use]
     pub fn of(invoked_function_arn: &'a str) -> Self {
         match invoked_function_arn.splitn(8, ':').nth(7) {
@@ -24,7 +24,7 @@ impl<'a> Qualifier<'a> {
         }
     }
 
-    /// The alias. A version's number names no alias (Lambda's own rule for the names of aliases).
+    /// The alias. A version number is not an alias (Lambda's own rule for the names of aliases).
     #[must_use]
     pub fn alias(self) -> Option<&'a str> {
         match self {
@@ -41,7 +41,7 @@ pub fn names_an_alias(name: &str) -> bool {
     (1..=128).contains(&name.len()) && plain && !name.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// The form of an event, which its sender could have chosen.
+/// The form of an event. The sender of an event can choose its form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
     /// A request that API Gateway passes on.
@@ -52,25 +52,26 @@ pub enum Arrival {
     Direct,
 }
 
-/// The alias that API Gateway and the event sources invoke: `GATEWAY_ALIAS`, if it is set.
+/// The alias that API Gateway and the event sources invoke: the value of `GATEWAY_ALIAS`, if set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GatewayAlias(Option<String>);
 
 impl GatewayAlias {
-    /// The alias of this name, or none.
+    /// The alias of this name, or no alias.
     #[must_use]
     pub fn new(name: Option<String>) -> Self {
         Self(name)
     }
 
-    /// Its name.
+    /// The name of the alias.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         self.0.as_deref()
     }
 
-    /// Returns true if an event of this form may have come by this ARN. With a gateway alias, HTTP and SQS events come by it and direct
-    /// invocations do not; without one, HTTP and SQS events come by the unqualified function.
+    /// Returns true if an event of this form may have come by this ARN. With a gateway alias, HTTP and SQS events come
+    /// by the alias and direct invocations do not. Without a gateway alias, HTTP and SQS events come by the unqualified
+    /// function.
     #[must_use]
     pub fn admits(&self, arrival: Arrival, invoked_function_arn: &str) -> bool {
         let wanted = self.name().map_or(Qualifier::Unqualified, Qualifier::Named);

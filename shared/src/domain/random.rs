@@ -1,4 +1,4 @@
-//! Random bytes that nobody can predict: keys, nonces, and ids that no other has.
+//! Unpredictable random bytes, for keys, nonces and unique ids.
 
 use aws_lc_rs::rand;
 
@@ -13,7 +13,7 @@ pub fn bytes<const N: usize>() -> [u8; N] {
     bytes
 }
 
-/// The same as `2 * N` lower-case hexadecimal digits.
+/// Random bytes as `2 * N` lower-case hexadecimal digits.
 ///
 /// # Panics
 /// If the system's random number generator fails.

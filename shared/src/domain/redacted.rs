@@ -1,16 +1,17 @@
-//! Secrets as values that do not print and are wiped when dropped.
+//! Secrets as values that are not printed and are wiped when dropped.
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
-/// A token, code, key or client secret. `Debug` shows its length only; there is no `Display`, `Serialize` or `PartialEq`.
+/// A token, code, key or client secret. `Debug` shows only its length; there is no `Display`, `Serialize` or
+/// `PartialEq`.
 #[derive(Clone)]
 pub struct Redacted(Zeroizing<String>);
 
 impl Redacted {
-    /// The secret itself. Every call is a place to look at in a review.
+    /// The secret in the clear. Reviews should look at every call of this method.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0

@@ -1,11 +1,11 @@
-//! What a token, a quota and a permission are for: a location or a company of the platform.
+//! A resource: the location or company that a token, a quota or a permission belongs to.
 
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// The kind of a [`Resource`]; the platform's `userType`.
+/// The kind of a [`Resource`], which is `userType` at the platform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// A sub-account.
@@ -33,7 +33,7 @@ pub struct Resource {
     id: Arc<str>,
 }
 
-/// An id that is empty, too long, or has a character that no id of the platform has.
+/// The error for an id that is empty, is too long, or has a character that no id of the platform has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a resource id is 1 to 64 characters of A-Z a-z 0-9 _ -")]
 pub struct InvalidId;

@@ -1,4 +1,4 @@
-//! The states of an installation and the moves between them. Pure.
+//! The states of an installation and the legal moves between them. Pure code.
 
 use std::fmt;
 
@@ -8,19 +8,19 @@ use crate::domain::random;
 /// The state of an installation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Status {
-    /// The stored pair is the live one, as far as is known.
+    /// The stored pair is the live one, as far as known.
     Active,
     /// An attempt holds the lease and may have presented the refresh token.
     Refreshing,
-    /// The refresh token was presented and no answer is known. It is presented again.
+    /// The refresh token was presented and its answer is not known. The token is presented again.
     Uncertain,
-    /// The platform says that the location is not active: temporary, tried again seldom.
+    /// The platform states that the location is not active. This is temporary, so the token is tried again, but rarely.
     Suspended,
-    /// The platform gave an answer that is not classified: tried again seldom.
+    /// The platform gave an unclassified answer. The token is tried again, but rarely.
     Blocked,
-    /// The platform refused the current refresh token, and there is no other way but a human.
+    /// The platform refused the current refresh token. Only a human can restore the installation, by installing again.
     NeedsReauthorization,
-    /// Uninstalled. Holds no tokens.
+    /// The app was uninstalled. The installation holds no tokens.
     Revoked,
 }
 
@@ -36,7 +36,7 @@ impl Status {
         Self::Revoked,
     ];
 
-    /// The name, in the table and in answers.
+    /// The name in the table and in answers.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -50,13 +50,13 @@ impl Status {
         }
     }
 
-    /// The state of that name.
+    /// The state with this name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|status| status.as_str() == name)
     }
 
-    /// Whether the stored pair is the live one as far as is known.
+    /// Returns true if the stored pair is the live one, as far as known.
     #[must_use]
     pub const fn has_live_pair(self) -> bool {
         match self {
@@ -70,8 +70,8 @@ impl Status {
         }
     }
 
-    /// Whether the installation has ended: it gets no new token until the app is installed again, or an operator has the
-    /// refresh token tried once more.
+    /// Returns true if the installation has ended: it gets no new token until the app is installed again, or an
+    /// operator orders another try of the refresh token.
     #[must_use]
     pub const fn has_ended(self) -> bool {
         match self {
@@ -80,7 +80,7 @@ impl Status {
         }
     }
 
-    /// Whether a lease keeps an installation in this state from being claimed.
+    /// Returns true if an unexpired lease prevents a claim in this state.
     #[must_use]
     pub const fn respects_lease(self) -> bool {
         match self {
@@ -89,8 +89,9 @@ impl Status {
         }
     }
 
-    /// Whether an attempt may claim an installation in this state, `lease_ends_at` being the end of the last lease.
-    /// The condition of the claim's write says the same to DynamoDB. An operator may also claim what was given up.
+    /// Returns true if an attempt may claim an installation in this state. `lease_ends_at` is the end of the last
+    /// lease. The condition of the claim's write is the same rule for `DynamoDB`. An operator may also claim an
+    /// installation that was given up.
     #[must_use]
     pub fn claimable(self, lease_ends_at: Option<Millis>, now: Millis) -> bool {
         let is_leased = self.respects_lease() && lease_ends_at.is_some_and(|end| now < end);
@@ -101,29 +102,29 @@ impl Status {
 /// A write that may change the state of an installation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transition {
-    /// A claim, for a refresh or a minting.
+    /// A claim of the lease, for a refresh or a minting.
     Claim,
-    /// A claim that an operator wants, although the installation was given up.
+    /// A claim by an operator, although the installation was given up.
     ClaimByOperator,
-    /// A new token becomes the current one: the commit of a refresh, a standby pair or a minted token.
+    /// Stores a new token as the current one: the commit of a refresh, of a standby pair or of a minted token.
     StoreToken,
-    /// A pair that came second is kept as a standby pair.
+    /// Keeps a pair as a standby pair, because another pair was stored first.
     AddStandby,
-    /// The holder of the lease releases it without a new token, and leaves this state behind.
+    /// Releases the lease without a new token, and stores this state. Only the holder of the lease can.
     Release(Status),
-    /// A new installation.
+    /// Stores a new installation.
     Install,
-    /// The marketplace reports that the app was installed in a location.
+    /// Stores the marketplace's notice that the app was installed in a location.
     InstallNotice,
-    /// An uninstall.
+    /// Revokes the installation after an uninstall.
     Uninstall,
 }
 
 impl Transition {
-    /// The state after this write in an installation that is in state `from`; `None` if the write is not legal there.
+    /// The state after this write, for an installation in state `from`. `None` if the write is not legal there.
     ///
-    /// This is the one table of legal moves: the conditions of the writes are generated from it. No arm stands for all
-    /// other states, so that the compiler finds each place where a new state needs a decision.
+    /// This is the only table of legal moves: the conditions of the writes are generated from it. No match arm covers
+    /// all other states, so the compiler reports each place where a new state needs a decision.
     #[must_use]
     pub const fn from(self, from: Status) -> Option<Status> {
         use Status::{Active, Blocked, NeedsReauthorization, Refreshing, Revoked, Suspended, Uncertain};
@@ -136,14 +137,14 @@ impl Transition {
                 Active | Refreshing | Uncertain | Suspended | Blocked | NeedsReauthorization => Some(Refreshing),
                 Revoked => None,
             },
-            // Also without a lease: the holder of a granted pair may hold the only live one.
+            // Legal without a lease, too: the holder of a granted pair may hold the only live one.
             Self::StoreToken => match from {
                 Active | Refreshing | Uncertain | Suspended | Blocked | NeedsReauthorization => Some(Active),
                 Revoked => None,
             },
             Self::AddStandby => match from {
                 Active | Refreshing | Suspended | Blocked => Some(from),
-                // There is another token to try.
+                // The standby pair is another token to try.
                 Uncertain | NeedsReauthorization => Some(Uncertain),
                 Revoked => None,
             },
@@ -168,7 +169,7 @@ impl Transition {
         }
     }
 
-    /// Whether this write is legal in an installation that is in state `from`.
+    /// Returns true if this write is legal for an installation in state `from`.
     #[must_use]
     pub const fn is_legal(self, from: Status) -> bool {
         self.from(from).is_some()
@@ -181,41 +182,41 @@ impl fmt::Display for Status {
     }
 }
 
-/// Where a token pair stands in time. Both numbers only grow.
+/// The version of a token pair: epoch and generation. Both numbers only grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TokenVersion {
-    /// Grows with each install and uninstall.
+    /// Incremented by each install and uninstall.
     pub epoch: u64,
-    /// Grows with each pair that is stored.
+    /// Incremented by each stored pair.
     pub generation: u64,
 }
 
 impl TokenVersion {
-    /// The version of the pair that a refresh of this one's stores.
+    /// The version of the pair that replaces this one in a refresh.
     #[must_use]
     pub fn next(self) -> Self {
         Self { generation: self.generation + 1, ..self }
     }
 
-    /// The version of a new installation after this one.
+    /// The version of a new install after this version.
     #[must_use]
     pub fn reinstalled(self) -> Self {
         Self { epoch: self.epoch + 1, generation: self.generation + 1 }
     }
 }
 
-/// The owner of a lease: one attempt at a refresh, a minting or an install, by a random 128-bit name.
+/// The random 128-bit id of a lease owner: one attempt at a refresh, a minting or an install.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseOwner(String);
 
 impl LeaseOwner {
-    /// A new name.
+    /// Creates a new random id.
     #[must_use]
     pub fn new() -> Self {
         Self(random::hex::<16>())
     }
 
-    /// The name as it stands in the table.
+    /// The id as stored in the table.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -237,19 +238,20 @@ impl From<String> for LeaseOwner {
 /// The reason why a commit's condition did not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LostCommit {
-    /// My own earlier write was applied and only its answer was lost.
+    /// My own earlier write was applied, and only its answer was lost.
     AlreadyMine,
-    /// Another attempt stored a pair first that was granted for the same token, or for an older one. Mine may be the
-    /// live one all the same: keep it as a standby pair.
+    /// Another attempt first stored a pair that was granted for the same token or for an older one. My pair may still
+    /// be the live one, so it is kept as a standby pair.
     Standby,
-    /// Uninstalled, installed again, or renewed since by a pair that came after mine: my pair is history.
+    /// The app was uninstalled or installed again, or a pair that came after mine was stored. My pair is obsolete.
     Superseded,
 }
 
-/// Judges a commit whose condition failed. The version decides and never the lease, because the holder of a granted pair
-/// may hold the only live one. `from` is the version whose token was presented for my pair, `stored` that of the
-/// stored pair, and `granted_from` the generation whose token was presented for the stored pair: the one before it, or
-/// an older one if it was a standby pair that has taken the place of a refused one.
+/// Judges a commit whose condition failed. The decision depends on the version and never on the lease, because the
+/// holder of a granted pair may hold the only live one. `from` is the version whose token was presented for my pair,
+/// and `stored` is the version of the stored pair. `granted_from` is the generation whose token was presented for the
+/// stored pair: the previous generation, or an older one if the stored pair is a standby pair that replaced a refused
+/// pair.
 #[must_use]
 pub fn lost_commit(
     mine: &LeaseOwner,
@@ -337,7 +339,7 @@ mod tests {
             (at(2, 8), 7, Some(&mine), LostCommit::AlreadyMine),
             (at(2, 8), 7, Some(&rival), LostCommit::Standby),
             (at(2, 8), 7, None, LostCommit::Standby),
-            // A standby pair has taken the place of a refused one: the stored pair is no younger than mine.
+            // A standby pair has replaced a refused one, so the stored pair is no younger than mine.
             (at(2, 9), 7, Some(&rival), LostCommit::Standby),
             (at(2, 10), 6, Some(&rival), LostCommit::Standby),
             (at(2, 9), 8, Some(&rival), LostCommit::Superseded),

@@ -1,4 +1,4 @@
-//! Events on their way to `EventBridge`.
+//! The event bus: sends lifecycle events to `EventBridge`.
 
 use aws_sdk_eventbridge::Client;
 use aws_sdk_eventbridge::primitives::DateTime;
@@ -10,12 +10,12 @@ use crate::domain::installation::Installation;
 use crate::domain::resource::Kind;
 use crate::http_client::aws_error::describe;
 
-/// Who sends them.
+/// The `source` of all events.
 const SOURCE: &str = "hoopai.relay";
-/// The most entries of one request (Amazon `EventBridge` API Reference, `PutEvents`).
+/// The highest number of entries in one request (Amazon `EventBridge` API Reference, `PutEvents`).
 pub(super) const MOST: usize = 10;
 
-/// The bus that takes the events.
+/// The bus that receives the events.
 #[derive(Clone)]
 pub(super) struct Bus {
     client: Client,
@@ -27,8 +27,8 @@ impl Bus {
         Self { client, name }
     }
 
-    /// Sends at most [`MOST`] events. For each, what the bus has made of it; an error if it has taken none of them and
-    /// says nothing of any.
+    /// Sends at most [`MOST`] events. Returns the bus's answer to each event, or an error if the bus took no event and
+    /// gave no answers.
     pub(super) async fn put(&self, events: &[(&Installation, Event)]) -> Result<Vec<Delivery>, String> {
         let entry = |(stored, event): &(&Installation, Event)| {
             PutEventsRequestEntry::builder()
@@ -48,7 +48,7 @@ impl Bus {
     }
 }
 
-/// The `detail` of an event, for a team's own functions.
+/// The `detail` of an event, which the team's own functions read.
 fn detail(event: &Event, stored: &Installation) -> Value {
     let company = match stored.resource.kind() {
         Kind::Company => Some(stored.resource.id()),
@@ -66,20 +66,20 @@ fn detail(event: &Event, stored: &Installation) -> Value {
     detail
 }
 
-/// What the bus has made of one event.
+/// The bus's answer to one event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Delivery {
-    /// It has taken the event.
+    /// The bus took the event.
     Taken,
-    /// Not now: a fault of the bus, or too much at once.
+    /// The bus failed or throttled the event. The event can be sent again.
     NotTaken,
-    /// It will not take this event as it is, with this error code. Others are not concerned.
+    /// The bus refuses this event for good, with this error code. Other events are not affected.
     Refused(String),
 }
 
 impl Delivery {
-    /// From the error code of an entry (Amazon `EventBridge` API Reference, `PutEventsResultEntry`: only these two codes
-    /// are worth an immediate retry).
+    /// Reads the error code of an entry. Only these two codes are worth an immediate retry (Amazon `EventBridge` API
+    /// Reference, `PutEventsResultEntry`).
     fn of(code: Option<&str>) -> Self {
         match code {
             None => Self::Taken,

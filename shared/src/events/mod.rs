@@ -1,17 +1,17 @@
-//! Lifecycle events: a team's own functions learn from them about installations (transactional outbox).
+//! Lifecycle events, which tell a team's own functions about installations (transactional outbox).
 //!
-//! The write that makes an event true puts it into the item's `outbox`. So no event is published of a state that is not
-//! stored, and no event of a stored state is lost. The process that wrote the event publishes it at once and acknowledges
-//! it. If the process dies in between, the schedule finds the event through a sparse index. So each event is published at
-//! least once. Without a bus none is stored.
+//! The write that changes an installation also puts the event into the item's `outbox`. So every published event is
+//! about a stored state, and no event of a stored state is lost. The process that wrote the event publishes it at
+//! once and acknowledges it. If the process dies in between, the schedule finds the event through a sparse index. So
+//! each event is published at least once. Without a bus no event is stored.
 //!
-//! The number of events is small. An install and an uninstall are one event each, also those of a company: its locations
-//! come and go with it without events of their own. A location that the marketplace itself reports has one. A refresh
-//! publishes a state only when it changes, and refreshes of one installation are hours apart. The schedule publishes a
-//! bounded number in a tick.
+//! The number of events is small. An install and an uninstall have one event each, also for a company: the locations of
+//! a company have no events of their own for it. An install in a location that the marketplace itself reports has one
+//! event. A refresh publishes a state only if the state changes, and refreshes of one installation are hours apart. The
+//! schedule publishes a bounded number of events in a tick.
 //!
-//! An event that the bus refuses for good (malformed, not authorized) is kept, with an alarm, and put off for an hour, so
-//! that it neither is lost nor blocks the events of other installations.
+//! An event that the bus refuses for good (malformed, not authorized) is kept, raises an alarm, and is postponed for an
+//! hour. So the event is not lost and does not block the events of other installations.
 
 mod bus;
 
@@ -29,20 +29,20 @@ use crate::domain::status::{LeaseOwner, Status};
 use crate::table::installation::Release;
 use crate::table::{StoreError, Table, Write};
 
-/// The time in which the process that wrote an event tries to publish it. A caller may be waiting.
+/// The time limit for the process that wrote an event to publish it. A caller may be waiting.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// With less time than this, sending is left to the schedule.
+/// If less time than this is left, the schedule sends the event instead.
 const LEAST: Duration = Duration::from_millis(200);
-/// The schedule publishes events that are at least so old: the process that wrote them publishes them sooner.
+/// The age from which the schedule publishes an event. The process that wrote the event publishes it sooner.
 const LEFT_ALONE: Duration = Duration::from_secs(5);
-/// The number of installations whose events the schedule publishes in one tick.
+/// The highest number of installations whose events the schedule publishes in one tick.
 const MOST_A_TICK: usize = 500;
 /// The number of installations that are read or acknowledged at once.
 const CONCURRENCY: usize = 16;
-/// The time until an event is tried again that the bus has refused. Its cause must be removed first.
+/// The pause before the bus is sent a refused event again. The cause must be removed first.
 const PUT_OFF: Duration = Duration::from_hours(1);
 
-/// Publishes events of installations, if there is a bus.
+/// Publishes lifecycle events of installations, if there is a bus.
 #[derive(Clone)]
 pub struct Events {
     bus: Option<Bus>,
@@ -51,37 +51,37 @@ pub struct Events {
 }
 
 impl Events {
-    /// Events of the installations in `table`, for the bus of that name.
+    /// Publishes events of the installations in `table` on the named bus.
     #[must_use]
     pub fn new(bus: Option<(Client, String)>, table: Table, clock: Clock) -> Self {
         Self { bus: bus.map(|(client, name)| Bus::new(client, name)), table, clock }
     }
 
-    /// Whether events are published at all: whether there is a bus.
+    /// Returns true if events are published, that is, if there is a bus.
     #[must_use]
     pub fn are_published(&self) -> bool {
         self.bus.is_some()
     }
 
-    /// The event of an installation that begins with `epoch`.
+    /// The event of an install that begins `epoch`.
     #[must_use]
     pub fn installed(&self, epoch: u64, at: Millis) -> Option<Event> {
         self.bus.as_ref().map(|_| Event { name: Name::Installed, at, epoch })
     }
 
-    /// The event of the end of an installation, after which its epoch is `epoch`.
+    /// The event of an uninstall that is followed by `epoch`.
     #[must_use]
     pub fn uninstalled(&self, epoch: u64, at: Millis) -> Option<Event> {
         self.bus.as_ref().map(|_| Event { name: Name::Uninstalled, at, epoch })
     }
 
-    /// The event of a new token for an installation as its claim has found it.
+    /// The event of a new token for `stored`, the installation as read by its claim.
     #[must_use]
     pub fn renewed(&self, stored: &Installation) -> Option<Event> {
         self.bus.as_ref().and_then(|_| of_renewal(stored, self.clock.now()))
     }
 
-    /// Releases a lease without a new token ([`Table::release`]) and publishes the event of that, if there is one.
+    /// Releases a lease without a new token ([`Table::release`]), and publishes the event of the release, if any.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -102,8 +102,8 @@ impl Events {
         Ok(released)
     }
 
-    /// Sends what an installation has in its outbox, in bounded time and before `deadline`. What cannot be sent now is
-    /// sent by the schedule: nobody's request fails for it.
+    /// Publishes the events in an installation's outbox, within a time limit and before `deadline`. The schedule
+    /// publishes the remaining events later, so no request fails because of them.
     pub async fn publish(&self, stored: &Installation, deadline: Millis) {
         let Some(bus) = &self.bus else { return };
         if stored.outbox.is_empty() {
@@ -126,10 +126,10 @@ impl Events {
         tracing::warn!(resource = %stored.resource, error, "a lifecycle event is left to the schedule");
     }
 
-    /// Sends what is in the outbox of one installation, which is read for that.
+    /// Reads one installation and publishes the events in its outbox.
     ///
     /// # Errors
-    /// [`StoreError`] if it cannot be read.
+    /// [`StoreError`] if the installation cannot be read.
     pub async fn publish_of(&self, resource: &Resource, deadline: Millis) -> Result<(), StoreError> {
         if self.bus.is_some()
             && let Some(stored) = self.table.installation(resource).await?
@@ -139,8 +139,8 @@ impl Events {
         Ok(())
     }
 
-    /// Sends what others have left behind, in an invocation that ends at `deadline`. A bus that takes nothing is not
-    /// asked again before the next tick.
+    /// Publishes pending events of other processes, in an invocation that ends at `deadline`. If the bus takes no
+    /// event, the bus is tried again in the next tick only.
     pub async fn publish_pending(&self, deadline: Millis) {
         let Some(bus) = &self.bus else { return };
         let left = self.table.pending_events(self.clock.now() - LEFT_ALONE, MOST_A_TICK).await;
@@ -148,7 +148,7 @@ impl Events {
             Ok(left) => left,
             Err(error) => return tracing::error!(alarm = "events", %error, "pending lifecycle events cannot be read"),
         };
-        // A few at a time: what is read is what is sent.
+        // Reads a few installations at a time, and publishes all events that were read.
         for some in left.chunks(MOST) {
             if self.clock.now() + PATIENCE * 2 > deadline {
                 return tracing::warn!("lifecycle events are left to the next tick");
@@ -164,7 +164,7 @@ impl Events {
         }
     }
 
-    /// Sends the events of some installations, [`MOST`] in a request. An error if the bus takes nothing at all.
+    /// Sends the events of several installations, [`MOST`] in a request. An error if the bus takes no event at all.
     async fn send_left(&self, bus: &Bus, stored: &[Installation]) -> Result<(), String> {
         let events: Vec<_> = stored.iter().flat_map(in_order).collect();
         let mut delivered = Vec::new();
@@ -183,7 +183,7 @@ impl Events {
         Ok(())
     }
 
-    /// Removes from an installation's outbox those of its events that were taken, and puts those off that were refused.
+    /// Removes the taken events from an installation's outbox, and postpones the refused ones.
     async fn acknowledge(
         &self,
         stored: &Installation,
@@ -207,15 +207,14 @@ impl Events {
     }
 }
 
-/// An installation's events, oldest first.
+/// The events of an installation, oldest first.
 fn in_order(stored: &Installation) -> Vec<(&Installation, Event)> {
     let mut events = stored.outbox.clone();
     events.sort_by_key(|event| (event.epoch, event.at));
     events.into_iter().map(|event| (stored, event)).collect()
 }
 
-/// The event that is published if `stored` comes to `status` without a new token. A state that was published last is not
-/// published again.
+/// The event of a change of `stored` to `status` without a new token. `None` if this state is the last published one.
 fn of_failure(stored: &Installation, status: Status, at: Millis) -> Option<Event> {
     let name = match status {
         Status::Suspended => Name::Suspended,
@@ -225,7 +224,7 @@ fn of_failure(stored: &Installation, status: Status, at: Millis) -> Option<Event
     (stored.published != Some(status)).then_some(Event { name, at, epoch: stored.version.epoch })
 }
 
-/// The event that is published when `stored` has a new token: none, unless the last event said that it has no token.
+/// The event of a new token for `stored`. `None` unless the last event reported that the installation has no token.
 fn of_renewal(stored: &Installation, at: Millis) -> Option<Event> {
     stored.published.map(|_| Event { name: Name::Resumed, at, epoch: stored.version.epoch })
 }

@@ -1,8 +1,8 @@
 //! Requests of API Gateway (HTTP API, payload version 2.0) as requests of `lambda_http`, and responses as its answers.
 //!
-//! `lambda_http` 1.3.2 panics when it converts an event with a malformed `Host`, domain, query or base64 body. A stranger
-//! controls the `Host` header and the query. [`read`] refuses or removes each of these before the conversion, so that
-//! an event never panics. The relay reads its events itself: docs/decisions/lambda-http.md.
+//! `lambda_http` 1.3.2 panics when it converts an event with a malformed `Host`, domain, query or base64 body. A
+//! stranger controls the `Host` header and the query. [`read`] refuses or removes each of these before the conversion,
+//! so that an event never panics. The relay reads its events itself: docs/decisions/lambda-http.md.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -17,8 +17,8 @@ use lambda_http::{Body, Context, Request, RequestExt as _, Response};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-/// The most bytes that API Gateway takes for the request line and all headers (API Gateway Developer Guide, "Quotas for
-/// configuring and running an HTTP API"). An event with more was not sent by it.
+/// The highest number of bytes that API Gateway accepts for the request line and all headers (API Gateway Developer
+/// Guide, "Quotas for configuring and running an HTTP API"). API Gateway cannot have sent a larger event.
 const LONGEST_HEAD: usize = 10_240;
 
 /// An event that is not an HTTP request of payload version 2.0. It does not quote the event, which may hold secrets.
@@ -26,13 +26,15 @@ const LONGEST_HEAD: usize = 10_240;
 #[error("not an HTTP request of payload version 2.0")]
 pub struct NotARequest;
 
-/// Converts an event. The request has no `Host` header: its sender chose that text. [`context`] has the API's own domain.
+/// Converts an event. The request has no `Host` header, because the sender of the event chose that text. [`context`]
+/// has the API's own domain.
 ///
-/// The body is [`Body::Text`] or [`Body::Binary`] with exactly the bytes that were sent. Headers that HTTP does not allow
-/// are left out.
+/// The body is [`Body::Text`] or [`Body::Binary`] with exactly the bytes that were sent. Headers that HTTP does not
+/// allow are left out.
 ///
 /// # Errors
-/// [`NotARequest`], also for a path without its first slash, and for a query that has a character which no query may have.
+/// [`NotARequest`], also for a path without its first slash, and for a query that has a character which no query may
+/// have.
 pub fn read(event: &RawValue, lambda: Context) -> Result<Request, NotARequest> {
     let mut event: Map<String, Value> = serde_json::from_str(event.get()).map_err(|_| NotARequest)?;
     if let Some(Value::Object(headers)) = event.get_mut("headers") {
@@ -48,7 +50,8 @@ pub fn read(event: &RawValue, lambda: Context) -> Result<Request, NotARequest> {
         return Err(NotARequest);
     }
     let body = body(event.body.take(), event.is_base64_encoded)?;
-    // The conversion makes a URI of host, path and query. Without a host, a path and a checked query always make one.
+    // The conversion builds a URI from host, path and query. A path and a checked query without a host are always
+    // valid.
     let domain_name = event.request_context.domain_name.take();
     let mut request = Request::from(LambdaRequest::ApiGatewayV2(event)).with_lambda_context(lambda);
     *request.body_mut() = body;
@@ -64,7 +67,7 @@ fn is_read(name: &str, value: &Value) -> bool {
     is_named && value.as_str().is_some_and(|value| HeaderValue::from_str(value).is_ok())
 }
 
-/// Returns true for a query that `http::Uri` takes and keeps as it is.
+/// Returns true for a query that `http::Uri` accepts and leaves unchanged.
 fn is_query(query: &str) -> bool {
     PathAndQuery::try_from(format!("/?{query}")).is_ok_and(|parsed| parsed.query() == Some(query))
 }
@@ -117,8 +120,8 @@ pub fn answer(response: Response<Body>) -> ApiGatewayV2httpResponse {
 
 /// Finds the route of a path that may begin with its stage.
 ///
-/// The URL of a stage begins with its name, unless the stage is `$default` or a custom domain hides it. A stage can have
-/// the name of a route's first segment, so a path that leads nowhere below the stage is tried as a whole.
+/// The URL of a stage begins with its name, unless the stage is `$default` or a custom domain hides it. A stage can
+/// have the name of a route's first segment, so a path that leads nowhere below the stage is tried as a whole.
 pub fn route<'a, R>(raw_path: &'a str, stage: Option<&str>, find: impl Fn(&'a str) -> Option<R>) -> Option<R> {
     let below_stage = stage.and_then(|stage| below(raw_path, stage));
     below_stage.and_then(&find).or_else(|| find(raw_path))
@@ -272,7 +275,7 @@ mod tests {
     }
 
     proptest! {
-        /// An event converts or is refused, whichever texts it brings. A panic fails the test.
+        /// Checks that any event converts or is refused. A panic fails the test.
         #[test]
         fn no_event_panics(
             path in "/[a-z/.%#?\\\\@:\\[\\]\"<>{}|^` \\t\\n\\x00é\u{ff0f}]{0,20}|.{0,20}",

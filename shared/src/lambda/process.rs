@@ -1,4 +1,4 @@
-//! The process of a function: on how many threads it runs, and how it ends.
+//! The process of a function: its threads and its exit code.
 
 use std::process::ExitCode;
 
@@ -8,16 +8,16 @@ use crate::config::events_at_once;
 
 /// Runs a function to its end.
 ///
-/// A process that is given one event at a time waits for one answer after the other, and has nothing for a second
-/// thread to do: with several, each answer wakes the thread that reads sockets, which wakes the one that handles the
-/// event. So all of it is done by one thread, unless Lambda says that several events come at once. That holds for `refresh`,
-/// too, which has sixteen things under way but little to do for each.
+/// A process that gets one event at a time waits for one answer after the other, and has no work for a second thread.
+/// With several threads, each answer wakes the thread that reads sockets, which wakes the thread that handles the
+/// event. So one thread does all the work, unless Lambda sends several events at once. This is also true of `refresh`,
+/// which runs sixteen renewals at once but has little work for each.
 ///
-/// A function that fails says why on its last log line.
+/// A function that fails writes the reason on its last log line.
 pub fn run<E: std::fmt::Display>(serving: impl Future<Output = Result<(), E>>) -> ExitCode {
     let outcome = runtime().map(|runtime| {
         let ended = runtime.block_on(serving);
-        // Tasks that still run on other threads are of no use any more.
+        // Tasks that still run on other threads are no longer needed.
         runtime.shutdown_background();
         ended
     });

@@ -1,4 +1,4 @@
-//! The loop of every function: an event comes in, an answer goes out.
+//! The event loop of every function: receives an event and returns an answer.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -17,31 +17,32 @@ use crate::domain::problem::{Code, Problem};
 use crate::domain::qualifier::{Arrival, GatewayAlias, Qualifier};
 use crate::lambda::gateway;
 
-/// Serves events until the process is ended, several at once where Lambda allows it. An event that is no JSON object
-/// comes as `null`, so that it can be answered like any other that is malformed.
+/// Serves events until the process is ended, several at once if Lambda allows it. An event that is not a JSON object
+/// becomes `null`, so that it can be answered like any other malformed event.
 ///
 /// # Errors
-/// A Runtime API that cannot be reached.
+/// The Runtime API cannot be reached.
 pub async fn serve<A, F, R>(answer: A) -> Result<(), Error>
 where
     A: Fn(LambdaEvent<Box<RawValue>>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = R> + Send + 'static,
     R: Serialize + Send + 'static,
 {
-    // Boxed: the SDK's futures are nested so deeply that the compiler gives up on the layout of them all in one.
+    // Boxed, because the SDK's futures are nested so deeply that the compiler cannot compute the layout of one future
+    // with all of them.
     let service = service_fn(move |event| {
         let answering = answer(event);
         Box::pin(async move { Ok::<_, Infallible>(answering.await) })
     });
     let runtime = Runtime::new(service).layer(MapRequestLayer::new(readable)).layer(TracingLayer::new());
-    // The runtime polls a spawned task when its queue says so. It would wake the future that a process blocks on with a
-    // system call for each answer.
+    // The runtime polls a spawned task from its run queue. To wake the future that a process blocks on, the runtime
+    // would need a system call for each answer.
     tokio::spawn(runtime.run_concurrent()).await?
 }
 
-/// A function that only API Gateway invokes.
+/// A function that is invoked only by API Gateway.
 pub trait HttpFunction: Send + Sync + 'static {
-    /// Answers a request. It has no `Host` header, and its body is as it was sent ([`gateway::read`]).
+    /// Answers a request. The request has no `Host` header, and its body is unchanged ([`gateway::read`]).
     fn answer(&self, request: Request) -> impl Future<Output = Response<Body>> + Send;
 
     /// Answers an event that is not a request.
@@ -51,7 +52,7 @@ pub trait HttpFunction: Send + Sync + 'static {
 /// Serves the events of API Gateway until the process is ended, as [`serve`] does.
 ///
 /// # Errors
-/// A Runtime API that cannot be reached.
+/// The Runtime API cannot be reached.
 pub async fn serve_http(alias: GatewayAlias, function: impl HttpFunction) -> Result<(), Error> {
     let shared = Arc::new((alias, function));
     serve(move |event| {
@@ -64,8 +65,8 @@ pub async fn serve_http(alias: GatewayAlias, function: impl HttpFunction) -> Res
     .await
 }
 
-/// Answers one event. An event that came by another qualifier than the gateway's is answered 401, and `function` does not
-/// see it. No event panics or is a function error, unless `function` itself panics.
+/// Answers one event. An event that came by another qualifier than the gateway's is answered 401 and is not passed to
+/// `function`. No event causes a panic or a function error, unless `function` itself panics.
 pub async fn answer_http(
     alias: &GatewayAlias,
     function: &impl HttpFunction,
@@ -82,7 +83,7 @@ pub async fn answer_http(
     gateway::answer(response)
 }
 
-/// The answer to an event that its sender has made look like API Gateway's (payload 2.0, RFC 9457).
+/// The refusal of an event that another invoker has made look like an event of API Gateway (payload 2.0, RFC 9457).
 fn refuse(alias: &GatewayAlias, invoked_function_arn: &str) -> Response<Body> {
     let (came_by, gateway) = (Qualifier::of(invoked_function_arn), alias.name());
     tracing::warn!(?came_by, gateway, "an HTTP event came by another qualifier than GATEWAY_ALIAS says");
@@ -94,8 +95,9 @@ fn refuse(alias: &GatewayAlias, invoked_function_arn: &str) -> Response<Body> {
     response
 }
 
-/// An event that is no JSON would be a function error before any code of ours sees it. `null` is malformed, too, and
-/// gets an answer. So is every event that is no object: a list would be read as an object's members in their order.
+/// Replaces an event that is not a JSON object by `null`, which is malformed too and gets an answer. An event that is
+/// not JSON would otherwise be a function error before our code runs. A list would be read as the members of an object,
+/// in their order.
 fn readable(mut invocation: LambdaInvocation) -> LambdaInvocation {
     if !serde_json::from_slice(&invocation.body).is_ok_and(is_object) {
         invocation.body = "null".into();

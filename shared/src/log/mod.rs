@@ -37,7 +37,7 @@ pub fn start() {
     }
 }
 
-/// Gives all lines, at every level, to a test.
+/// Passes all lines, at every level, to a test.
 pub fn capture(write: impl Fn(&[u8]) + Send + Sync + 'static) {
     begin(all_at(LevelFilter::TRACE), write);
 }

@@ -67,7 +67,7 @@ pub enum SealError {
     /// The value is sealed under a data key that was not in the secret when it was last read.
     #[error("the data key {0:?} is not known")]
     UnknownKey(String),
-    /// The value is not sealed, comes from another place, or was changed.
+    /// The value is not sealed, was sealed for another place, or was changed.
     #[error("the sealed value does not open at this place")]
     DoesNotOpen,
 }

@@ -1,5 +1,5 @@
-//! The circuit breaker of the whole app, which stops all refreshing. The budget of marks ([`super::mark_budget`]) is in the
-//! same item, so that one read brings both.
+//! The circuit breaker of the whole app, which stops all refreshing. The budget of marks ([`super::mark_budget`]) is in
+//! the same item, so one read returns both.
 
 use aws_sdk_dynamodb::types::ReturnValue;
 
@@ -7,14 +7,14 @@ use super::mark_budget::{BREAKER, MarkBudget};
 use super::{Attributes, StoreError, Table, Update, Write, n, s};
 use crate::domain::clock::Millis;
 
-/// Why no refresh token is presented.
+/// The reason for which the breaker is open, so that no refresh token is presented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BreakerReason {
     /// The platform does not accept the app's client id and secret.
     WrongClient,
     /// The platform does not accept a parameter of the token request.
     BadRequest,
-    /// The platform refuses so many refresh tokens that the fault is likely its own.
+    /// The platform refuses so many refresh tokens that the fault is probably the platform's.
     MassRefusal,
 }
 
@@ -33,25 +33,25 @@ impl BreakerReason {
 /// An open breaker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenBreaker {
-    /// Why.
+    /// The reason.
     pub reason: BreakerReason,
-    /// Until when; [`i64::MAX`] means until an operator closes it.
+    /// The end of the time for which the breaker is open. [`i64::MAX`] means until an operator closes the breaker.
     pub until: Millis,
-    /// Which client credentials were refused.
+    /// The fingerprint of the client credentials that were refused.
     pub fingerprint: Option<String>,
 }
 
 /// The state of the whole app, which a process reads before it refreshes any token.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AppState {
-    /// The breaker as it is stored, open or past its time.
+    /// The breaker as stored: open, or past its time.
     pub breaker: Option<OpenBreaker>,
     /// The budget of marks.
     pub budget: MarkBudget,
 }
 
 impl Table {
-    /// The breaker and the budget of marks, which are one item (strongly consistent).
+    /// The breaker and the budget of marks, which are in one item (strongly consistent).
     ///
     /// # Errors
     /// [`StoreError`].
@@ -62,7 +62,7 @@ impl Table {
         Ok(answer.item().map(read).unwrap_or_default())
     }
 
-    /// The breaker as it is stored, open or past its time.
+    /// The breaker as stored: open, or past its time.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -70,20 +70,20 @@ impl Table {
         Ok(self.app_state().await?.breaker)
     }
 
-    /// Opens the breaker, or keeps it open.
+    /// Opens the breaker, or keeps the breaker open.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn open_breaker(&self, open: &OpenBreaker) -> Result<(), StoreError> {
         let mut write = Update::of(BREAKER);
-        // A stop for an operator to lift is not replaced by one that passes.
+        // A breaker that an operator must close is not replaced by one that closes after a time.
         write.when("attribute_not_exists(open_until) OR open_until <= :until").value(":until", n(open.until));
         write.set("reason", s(open.reason.as_str())).set_to("open_until", ":until");
         write.set("fingerprint", s(open.fingerprint.as_deref().unwrap_or("-")));
         self.write(write).await.map(drop)
     }
 
-    /// Closes the breaker for every reason, and gives back the breaker as it was. The budget of marks stays as it is.
+    /// Closes the breaker for any reason, and returns the breaker as it was. The budget of marks does not change.
     ///
     /// # Errors
     /// [`StoreError`].

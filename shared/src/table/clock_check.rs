@@ -13,7 +13,7 @@ use aws_smithy_types::config_bag::{Storable, StoreReplace};
 
 use crate::domain::clock::{Clock, Millis, Reading};
 
-/// Tells a [`Clock`] what each answer of DynamoDB says about the time.
+/// Gives a [`Clock`] the evidence of each answer of `DynamoDB` about the time.
 #[derive(Clone)]
 pub struct ClockCheck(Clock);
 
@@ -31,7 +31,7 @@ impl fmt::Debug for ClockCheck {
     }
 }
 
-/// When an attempt was sent.
+/// The time at which a try of a request was sent.
 #[derive(Debug)]
 struct Sent(Reading);
 

@@ -7,10 +7,10 @@
 //! | `app#company#ID`: the company is listed | `companies` | the last install notice |
 //! | `app#company#ID#task`: its background work | `tasks` | when the work is due |
 //!
-//! A task says that a company was installed or uninstalled at about its `noted_at`. It is written *before* the write
-//! that it is about, so a crash between the two loses nothing. The work follows from the stored state of the company,
-//! not from the task. `noted_at` is the task's version: a task is finished or postponed by compare-and-swap, so a note
-//! that comes during the work keeps the task open.
+//! A task states that a company was installed or uninstalled at about its `noted_at`. A task is a write-ahead intent:
+//! it is stored *before* the write to the installation, so a crash between the two writes loses nothing. The stored
+//! state of the company decides the work, not the task. `noted_at` is the task's version: a task is finished or
+//! postponed by compare-and-swap, so a note that is written during the work keeps the task open.
 
 use std::time::Duration;
 
@@ -26,11 +26,11 @@ const COMPANIES: &str = "companies";
 const TASKS: &str = "tasks";
 const PREFIX: &str = "app#company#";
 const TASK_SUFFIX: &str = "#task";
-/// A list that was left in the middle is read on for so long, and then from its beginning.
+/// A list that was not read to its end is continued within this time. Later, the list is read from its beginning.
 const CURSOR: Duration = Duration::from_hours(24);
-/// TTL deletes an item without content after this.
+/// TTL deletes an item without content after this time.
 const KEPT: Duration = Duration::from_hours(1);
-/// An uninstall's own write, and a minting that was under way beside it, have ended after this.
+/// After this time, the write of an uninstall and a minting at the same time have ended.
 const SETTLED: Duration = Duration::from_mins(1);
 
 /// A listed company.
@@ -38,18 +38,19 @@ const SETTLED: Duration = Duration::from_mins(1);
 pub struct Listed {
     /// The company.
     pub company: Resource,
-    /// When its last install notice came.
+    /// The time of the last install notice.
     pub listed_at: Millis,
 }
 
-/// Why a company needs background work.
+/// The reason for which a company needs background work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Note {
-    /// Its install, whose code exchange began at this instant, is about to be stored.
+    /// The company's install is about to be stored. Its code exchange began at this instant.
     Installing(Millis),
     /// The marketplace has reported an install or an uninstall.
     Reported,
-    /// Its token was renewed: the daily occasion to read its list of locations again.
+    /// The company's token was renewed. The renewal is the daily occasion to read the company's list of locations
+    /// again.
     Renewed,
 }
 
@@ -58,15 +59,15 @@ pub enum Note {
 pub struct Task {
     /// The company's id.
     pub company: String,
-    /// When the last note was written. The task's version.
+    /// The time of the last note, which is the task's version.
     pub noted_at: Millis,
-    /// Until when a reported install or uninstall may still be under way.
+    /// The time until which a reported install or uninstall may still be in progress.
     pub settles_at: Option<Millis>,
-    /// When the code exchange of an announced install began.
+    /// The time at which the code exchange of an announced install began.
     pub installing: Option<Millis>,
-    /// Failed runs since the last note.
+    /// The number of failed runs since the last note.
     pub failures: u32,
-    /// Number of entries of the list of locations that were read, if the list was not read to its end.
+    /// The number of entries of the list of locations that were read, if the list was not read to its end.
     pub read: usize,
 }
 
@@ -89,9 +90,9 @@ impl Task {
 /// A page of a partition of the index `due`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Page<T> {
-    /// Its entries.
+    /// The entries of the page.
     pub entries: Vec<T>,
-    /// The key after which the next page begins, if there is one.
+    /// The key after which the next page begins. `None` on the last page.
     pub next: Option<Item>,
 }
 
@@ -106,7 +107,7 @@ impl Table {
         self.write(write).await.map(drop)
     }
 
-    /// Lists a company that is installed since `installed_at`; one that is listed keeps its place.
+    /// Lists a company that was installed at `installed_at`. A listed company keeps its place.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -117,7 +118,7 @@ impl Table {
         self.write(write).await.map(drop)
     }
 
-    /// Takes a company off the list, unless an install notice came after `noted_at`.
+    /// Removes a company from the list, unless an install notice came after `noted_at`.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -138,8 +139,8 @@ impl Table {
         Ok(page.items().iter().filter_map(read_listed).collect())
     }
 
-    /// A page of the listed companies, oldest install notice first, so that a company which is listed during the
-    /// reading is still to come.
+    /// A page of the listed companies, oldest install notice first. So a company that is listed during the reading is
+    /// on a later page.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -199,7 +200,7 @@ impl Table {
         Ok(answer.item().and_then(|item| Task::read(company, item, now)))
     }
 
-    /// Closes a task, unless it was noted again. True if it is closed.
+    /// Finishes a task, unless the task was noted again. Returns true if the task is finished.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -211,7 +212,7 @@ impl Table {
         Ok(self.write(write).await?.is_applied())
     }
 
-    /// Puts the next run of a task off, unless the task was noted again. `failures` counts the failed runs.
+    /// Postpones the next run of a task, unless the task was noted again. `failures` is the number of failed runs.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -221,7 +222,8 @@ impl Table {
         self.write(write).await.map(drop)
     }
 
-    /// Notes the number of entries of a company's list of locations that were read; 0 once the list was read to its end.
+    /// Stores the number of entries of a company's list of locations that were read, or 0 after the whole list was
+    /// read.
     ///
     /// # Errors
     /// [`StoreError`].

@@ -1,10 +1,11 @@
 //! The budget of marks, part of the item `app#breaker`.
 //!
-//! A *mark* gives an installation up because the platform refused its grant: `NeedsReauthorization`, or "not installed"
-//! for a location whose token is minted. A refusal of one grant is the customer's doing; refusals of many are an
-//! incident of the platform, and marking those would send every customer to install again for nothing. One answer does
-//! not show which of the two it is. Therefore all processes together have [`PLACES`] marks, and earn further ones only by
-//! grants: each mark reserves a place by a conditional write first. An installation without a place waits.
+//! A *mark* gives an installation up because the platform refused its grant. The mark is `NeedsReauthorization`, or
+//! "not installed" for a location whose token is minted. A refusal of one grant is caused by the customer. Refusals of
+//! many grants are an incident of the platform, and marking those installations would ask every customer to install
+//! again for nothing. One answer does not show which of the two is the cause. Therefore all processes together have
+//! [`PLACES`] marks, and only grants free further places. Each mark first reserves a place by a conditional write. An
+//! installation without a place waits.
 
 use std::time::Duration;
 
@@ -15,29 +16,29 @@ use crate::domain::status::LeaseOwner;
 /// The key of the one item that holds the breaker and the budget of marks.
 pub(super) const BREAKER: &str = "app#breaker";
 
-/// Marks that may be made before any grant frees a place again.
+/// The number of marks that can be made before a grant frees a place.
 pub const PLACES: u64 = 3;
-/// So many grants of refresh tokens free one place.
+/// This number of granted refresh tokens frees one place.
 const GRANTS_PER_PLACE: u64 = 100;
-/// Each such time since the last mark frees one place, provided that a refresh token was granted after that mark.
+/// Each such period since the last mark frees one place, if a refresh token was granted after that mark.
 const TIME_PER_PLACE: Duration = Duration::from_hours(1);
-/// Refreshing stops when at least so many installations wait for a place…
+/// Refreshing stops if at least this number of installations wait for a place…
 const LEAST_WAITING: u64 = 3;
-/// …and they are more than one in so many of the answers since the last mark.
+/// …and the waiting installations are more than one in this number of the answers since the last mark.
 const MOST_GRANTED: u64 = 10;
 
-/// The request that the platform has granted or refused.
+/// The kind of request that the platform granted or refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requested {
-    /// A refresh, by a refresh token.
+    /// A refresh with a refresh token.
     Refresh,
-    /// The token of a location, by its company's token. A grant of one frees no place: minting works on for a day
-    /// while refreshing fails, and would then pay for marks of the companies.
+    /// A minting: the token of a location, requested with its company's token. A grant of a minting frees no place:
+    /// minting continues for a day while refreshing fails, and would otherwise pay for marks of the companies.
     Mint,
 }
 
 impl Requested {
-    /// The attribute that counts its grants.
+    /// The attribute that counts the grants of this kind.
     fn grants(self) -> &'static str {
         match self {
             Self::Refresh => "grants",
@@ -54,20 +55,20 @@ impl Requested {
     }
 }
 
-/// The budget as it is stored.
+/// The budget as stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MarkBudget {
-    /// All marks ever made: the revision that a reservation compares.
+    /// The number of all marks ever made. A reservation compares this number (compare-and-swap).
     marks: u64,
-    /// Places in use when the last mark was made.
+    /// The number of places in use when the last mark was made.
     taken: u64,
     marked_at: Millis,
     marked_by: Option<String>,
-    /// Grants since, as far as they have not freed a place yet. Counted only while a place is in use.
+    /// The number of grants since the last mark that have not yet freed a place. Counted only while a place is in use.
     grants: u64,
     granted_at: Millis,
     mint_grants: u64,
-    /// Installations that were refused since the last mark and have no place.
+    /// The number of installations that were refused since the last mark and have no place.
     waiting: u64,
     waiting_mints: u64,
 }
@@ -82,7 +83,8 @@ impl MarkBudget {
             taken: number("taken"),
             marked_at: instant("marked_at"),
             marked_by: attributes.text("marked_by").map(str::to_owned),
-            // A reservation subtracts what others add at the same time; never below zero, and read so all the same.
+            // A reservation subtracts from this number while other processes add to it. The number is never below zero;
+            // a negative number would be read as zero.
             grants: number("grants"),
             granted_at: instant("granted_at"),
             mint_grants: number("mint_grants"),
@@ -91,7 +93,7 @@ impl MarkBudget {
         }
     }
 
-    /// Places in use at `now`.
+    /// The number of places in use at `now`.
     #[must_use]
     pub fn taken(&self, now: Millis) -> u64 {
         let by_grants = self.grants / GRANTS_PER_PLACE;
@@ -103,18 +105,19 @@ impl MarkBudget {
         self.taken.saturating_sub(by_grants).saturating_sub(by_time)
     }
 
-    /// Installations that were refused and wait for a place, of both kinds.
+    /// The number of refused installations that wait for a place, for both kinds of requests.
     #[must_use]
     pub fn waiting(&self) -> u64 {
         self.waiting + self.waiting_mints
     }
 
-    /// The grants that a mark at `now` uses up: those that have freed places. Of a budget that was whole again, all.
+    /// The number of grants that a mark at `now` uses up: the grants that have freed places. If all places are free,
+    /// all grants.
     fn used_grants(&self, now: Millis) -> u64 {
         if self.taken(now) == 0 { self.grants } else { self.grants / GRANTS_PER_PLACE * GRANTS_PER_PLACE }
     }
 
-    /// Whether the refusals are so many that refreshing must stop. Asked only when no place is left.
+    /// Returns true if there are so many refusals that refreshing must stop. To be called only when no place is left.
     #[must_use]
     pub fn is_mass_refusal(&self, requested: Requested) -> bool {
         let (waiting, grants) = match requested {
@@ -126,12 +129,12 @@ impl MarkBudget {
 }
 
 impl Table {
-    /// Reserves a place for a mark by `attempt`, from a budget that was read as `seen` and has one. A conflict means that
-    /// another mark was made since, and brings the budget as it is. A place that is reserved for a mark which then cannot
-    /// be stored stays in use: fewer marks rather than more.
+    /// Reserves a place for a mark by `attempt`, from a budget that was read as `seen` and has a free place. A conflict
+    /// means that another mark was made since, and returns the current budget. If the mark then cannot be stored, its
+    /// place stays in use: too few marks are better than too many.
     ///
     /// # Errors
-    /// [`StoreError`]: the place may be in use. No mark may be made.
+    /// [`StoreError`]: the place may be in use. The mark must not be made.
     pub async fn reserve_mark(
         &self,
         seen: &MarkBudget,
@@ -152,7 +155,7 @@ impl Table {
         Ok(answer.or_applied_before(|budget| budget.marked_by.as_deref() == Some(attempt.as_str())))
     }
 
-    /// Counts a grant, which frees places. Needed only while some are in use.
+    /// Counts a grant, which can free a place. Needed only while a place is in use.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -168,7 +171,7 @@ impl Table {
         self.write(write).await.map(drop)
     }
 
-    /// Counts an installation that was refused and has no place; the budget now.
+    /// Counts an installation that was refused and has no place. Returns the updated budget.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -181,8 +184,8 @@ impl Table {
         }
     }
 
-    /// Sets the number of waiting installations to zero, because an operator knows that their refusals were true. Frees no
-    /// place.
+    /// Sets the number of waiting installations to zero, because an operator knows that the refusals were correct.
+    /// Frees no place.
     ///
     /// # Errors
     /// [`StoreError`].

@@ -1,8 +1,8 @@
-//! Locations without a grant of their own: the writes that only they have.
+//! The writes of minted locations, which have no grant of their own.
 //!
-//! Such an installation has `minted` set and holds an access token at most. It says which company it belongs to and,
-//! with each token, from which epoch of the company's installation that comes: a company that was uninstalled or
-//! installed again makes all of them stale by one write on its own item.
+//! Such an installation has `minted` set and holds at most an access token. The item names the company and, with each
+//! token, the epoch of the company's installation from which the token was minted. When the company is uninstalled or
+//! installed again, one write to the company's item makes all these tokens stale.
 
 use std::time::Duration;
 
@@ -16,47 +16,48 @@ use crate::domain::installation::{Installation, installation_key, resource_of};
 use crate::domain::resource::{Kind, Resource};
 use crate::domain::status::{LeaseOwner, Status, TokenVersion, Transition};
 
-/// A placeholder is deleted after this, if no company has the app in its location.
+/// The time after which a placeholder is deleted, if no company has the app in its location.
 pub(super) const PLACEHOLDER_KEPT: Duration = Duration::from_hours(1);
 /// The attributes that hold the result of asking companies about a location.
 pub(super) const SEARCH_RESULT: [&str; 5] =
     ["absent_until", "absent_newest", "search_since", "search_after", "search_left"];
 
-/// Which company a token was minted from.
+/// The company from which a token was minted.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
     /// The company's id.
     pub company: &'a str,
-    /// The epoch of its installation.
+    /// The epoch of the company's installation.
     pub epoch: u64,
 }
 
-/// The mark on a location in which none of the companies that were asked has the app.
+/// The mark on a location after none of the companies that were asked has the app there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Absence {
-    /// Nothing: others are still to be asked.
+    /// No mark: other companies are still to be asked.
     Unmarked,
-    /// All companies were asked; they are asked again after this.
+    /// All companies were asked. The companies are asked again after this time.
     Until(Millis),
-    /// The schedule asks the other companies, since this instant.
+    /// The schedule has been asking the other companies since this instant.
     Searching(Millis),
 }
 
-/// A notice of the marketplace that the app is installed in a location.
+/// The marketplace's notice that the app is installed in a location.
 #[derive(Clone, Copy, Debug)]
 pub struct InstallNotice<'a> {
-    /// The company, where the notice names it.
+    /// The company, if the notice names it.
     pub company: Option<&'a str>,
-    /// When it was installed, as the platform says.
+    /// The time of the install, as stated by the platform.
     pub at: Millis,
-    /// The event that is published if the notice begins an installation. With an event nothing but a beginning is written.
+    /// The event that is published if the notice begins an installation. With an event, only the beginning of an
+    /// installation is written.
     pub event: Option<Event>,
-    /// The present.
+    /// The current time.
     pub now: Millis,
 }
 
 impl Table {
-    /// Stores a placeholder for a location that only a caller has ever named, so that the location can be claimed. Does
+    /// Stores a placeholder for a location that only a caller has named, so that the location can be claimed. Does
     /// nothing if the location has an item.
     ///
     /// # Errors
@@ -69,8 +70,9 @@ impl Table {
         self.write(write).await.map(drop)
     }
 
-    /// Records that the app is installed in a location, so that its token can be minted. A grant of its own that still
-    /// holds stays; one that was refused for good or uninstalled before the notice gives way. True if anything changed.
+    /// Records that the app is installed in a location, so that its token can be minted. A valid grant of the location
+    /// itself stays. A grant that was refused for good, or that was uninstalled before the notice, is replaced. Returns
+    /// true if anything changed.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -79,7 +81,8 @@ impl Table {
         location: &Resource,
         notice: InstallNotice<'_>,
     ) -> Result<bool, StoreError> {
-        // Three kinds of items, three writes: none yet or a minted one; one that has ended; one with a grant that holds.
+        // Three kinds of items need three writes: no item or a minted one; an item that has ended; an item with a valid
+        // grant.
         let item = match self.write(notice_of_minted(location, &notice)).await? {
             Write::Applied(_) | Write::NotFound => return Ok(true),
             Write::Conflict(item) => item,
@@ -88,7 +91,7 @@ impl Table {
         let status = attributes.text("status").and_then(Status::parse).ok_or_else(|| attributes.malformed("status"))?;
         let has_ended = status.has_ended();
         let minted = attributes.flag("minted");
-        // Without a company there is no token to mint from: a grant of the location's own comes by the redirect.
+        // Without a company, there is no token to mint from. The location's own grant then comes with the redirect.
         let write = if has_ended && (minted || notice.company.is_some()) {
             notice_of_ended(location, &notice)
         } else if let Some(company) = notice.company
@@ -106,8 +109,9 @@ impl Table {
         Ok(self.write(write).await?.is_applied())
     }
 
-    /// Has the token of a location whose own grant was refused minted from its company's, which has `company_epoch`. Its
-    /// access token may be good for hours and stays until then. Only the holder of the lease can.
+    /// Makes a location whose own grant was refused a minted one: later tokens are minted from its company's, which has
+    /// `company_epoch`. The current access token may be valid for hours, and stays until the next token. Only the
+    /// holder of the lease can do this.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -127,10 +131,10 @@ impl Table {
         Ok(answer.or_applied_before(|stored| stored.minted().is_some() && stored.version == version))
     }
 
-    /// Stores a minted token, which is sealed under the next version and comes without a refresh token.
+    /// Stores a minted token, which is sealed under the next version and has no refresh token.
     ///
     /// # Errors
-    /// [`StoreError`]. Nothing is lost: it can be minted again.
+    /// [`StoreError`]. No token is lost, because the token can be minted again.
     pub async fn commit_minted(
         &self,
         location: &Resource,
@@ -145,8 +149,8 @@ impl Table {
         Ok(self.write_installation(write).await?.or_applied_before(|stored| stored.is_committed_by(renewal.owner)))
     }
 
-    /// Releases the lease because no company that was asked has the app in the location, and stores the mark of that. The
-    /// location's token is erased.
+    /// Releases the lease because no company that was asked has the app in the location. Stores the mark of this, and
+    /// erases the location's token.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -169,8 +173,8 @@ impl Table {
         Ok(answer.or_applied_before(|stored| stored.version == version && stored.lease().is_none()))
     }
 
-    /// Notes in a leased location that the schedule searches for its company, since `since`. The lease, the token and all
-    /// else stay.
+    /// Stores in a leased location that the schedule has been searching for its company since `since`. The lease, the
+    /// token and all other attributes stay.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -186,7 +190,7 @@ impl Table {
         self.write(write).await.map(drop)
     }
 
-    /// Takes a minted location out of the index of what is due: there is nothing to mint its token from.
+    /// Removes a minted location from the index `due`, because there is no token to mint from.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -212,7 +216,7 @@ impl Table {
         self.write(write).await.map(drop)
     }
 
-    /// A page of the locations that are known to belong to a company, after `after`.
+    /// A page of the locations of a company, starting after `after`.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -238,7 +242,7 @@ impl Table {
 fn notice_of_minted(location: &Resource, notice: &InstallNotice<'_>) -> Update {
     let mut write = Update::of_installation(location);
     let mut news = "attribute_exists(supposed)".to_owned();
-    // With an event only the beginning of an installation is written, because the event is true of nothing else.
+    // With an event, only the beginning of an installation is written, because the event is true in no other case.
     if notice.event.is_none() {
         news.push_str(" OR installed_at < :at OR attribute_exists(absent_until) OR attribute_exists(search_since)");
         if notice.company.is_some() {
@@ -280,8 +284,8 @@ fn notice_of_ended(location: &Resource, notice: &InstallNotice<'_>) -> Update {
     write
 }
 
-/// The attribute that says when an installation in this state has ended, as far as that is known: one that was given up
-/// has ended some time after its install.
+/// The attribute with the time at which an installation in this state ended. The end of an installation that was given
+/// up is not known, so its attribute is the time of the install, which is earlier than the end.
 fn end_of(status: Status) -> Option<&'static str> {
     match status {
         Status::Revoked => Some("revoked_at"),

@@ -1,6 +1,6 @@
-//! The one home of DynamoDB. All state that the functions share is in one table.
+//! The only module that reads and writes `DynamoDB`. All state that the functions share is in one table.
 //!
-//! Every write is one `UpdateItem`, put together by the builder of the module `update` and answered by [`Write`].
+//! Every write is one `UpdateItem`, which is composed by the builder in the module `update` and answered by [`Write`].
 //!
 //! | partition key `pk` | what it holds | written by |
 //! |---|---|---|
@@ -13,18 +13,18 @@
 //! | `app#company#ID` | a listed company, one that has the app ([`company`]) | callback, refresh, webhook |
 //! | `app#company#ID#task` | background work for a company, and how far its list of locations was read | callback, refresh, webhook |
 //! | `app#searches` | locations that the schedule asks the companies about ([`search`]) | refresh, relay |
-//! | `webhook#id#ID`, `webhook#bytes#SHA256` | a webhook that had its effect | webhook |
+//! | `webhook#id#ID`, `webhook#bytes#SHA256` | a webhook that took effect | webhook |
 //! | `redirect#state#SHA256`, `redirect#code#SHA256` | a redirect of the authorization page, exchanged once | callback |
 //! | `exchanges#…` | the number of codes that were exchanged in a minute | callback |
 //!
-//! Operators read and close the breaker, and go through all installations: [`survey`], [`sealed`]. No function scans.
+//! Operators read and close the breaker, and read all installations: [`survey`], [`sealed`]. No function scans the
+//! table.
 //!
 //! There is no sort key: each item is read and written alone. Three sparse indexes find installations: `due`
-//! (`due_shard`, `due_at`) for the schedule, `company` (`company`, `pk`) for an agency's locations, `outbox`
-//! (`outbox_shard`, `outbox_at`) for events that are stored and not yet sent. Two partitions of `due` hold no
-//! installations: `companies` lists the companies, `tasks` their open tasks.
-//! Counters stand apart from installations, so that traffic never makes the commit of a token pair fail.
-//! `expires_at` (seconds) is the TTL attribute.
+//! (`due_shard`, `due_at`) for the schedule, `company` (`company`, `pk`) for an agency's locations, and `outbox`
+//! (`outbox_shard`, `outbox_at`) for events that are stored and not yet acknowledged. Two partitions of `due` hold no
+//! installations: `companies` lists the companies, and `tasks` lists their open tasks. Counters are in items of their
+//! own, so traffic never makes the commit of a token pair fail. `expires_at` (seconds) is the TTL attribute.
 
 pub mod alarm;
 pub mod app;
@@ -56,7 +56,7 @@ pub(crate) use update::Update;
 /// An item as the SDK gives it.
 pub type Item = HashMap<String, AttributeValue>;
 
-/// The table and the client that reaches it. Cheap to clone.
+/// The table and its client. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Table {
     /// The SDK's client.
@@ -65,10 +65,10 @@ pub struct Table {
     pub name: Arc<str>,
 }
 
-/// A request to the table failed. A condition that did not hold is no error but an answer ([`Write::Conflict`]).
+/// A failed request to the table. A condition that does not hold is not an error but an answer ([`Write::Conflict`]).
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// No answer, a refusal or an internal error of DynamoDB. The write may or may not have been applied.
+    /// `DynamoDB` gave no answer, a refusal or an internal error. The write may or may not have been applied.
     #[error("DynamoDB: {0}")]
     Unavailable(String),
     /// An item that this version cannot read.
@@ -91,21 +91,21 @@ impl<E: ProvideErrorMetadata, R> From<SdkError<E, R>> for StoreError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Write<T> {
-    /// The condition held and the write was applied: the item as it is now.
+    /// The condition held, and the write was applied. Has the item after the write.
     Applied(T),
-    /// The condition did not hold: the item as it is.
+    /// The condition did not hold. Has the unchanged item.
     Conflict(T),
-    /// The condition did not hold, because there is no such item.
+    /// The condition did not hold, because the item does not exist.
     NotFound,
 }
 
 impl<T> Write<T> {
-    /// Whether the write was applied.
+    /// Returns true if the write was applied.
     pub fn is_applied(&self) -> bool {
         matches!(self, Self::Applied(_))
     }
 
-    /// The same answer with the item read by `read`.
+    /// The same answer, with the item converted by `read`.
     pub(crate) fn read<U>(self, read: impl FnOnce(&T) -> Result<U, StoreError>) -> Result<Write<U>, StoreError> {
         Ok(match self {
             Self::Applied(item) => Write::Applied(read(&item)?),
@@ -114,8 +114,8 @@ impl<T> Write<T> {
         })
     }
 
-    /// Recognises an earlier try of the same write that was applied and whose answer was lost: a conflict with an item
-    /// that `is_own` is no conflict.
+    /// Recognises an earlier try of the same write that was applied and whose answer was lost: a conflict becomes
+    /// applied if `is_own` is true for the item.
     pub(crate) fn or_applied_before(self, is_own: impl FnOnce(&T) -> bool) -> Self {
         match self {
             Self::Conflict(item) if is_own(&item) => Self::Applied(item),
@@ -142,7 +142,8 @@ pub fn s(value: impl Into<String>) -> AttributeValue {
     AttributeValue::S(value.into())
 }
 
-/// Reads the attributes of one item; a missing or odd one is a [`StoreError::Malformed`] that names it.
+/// Reads the attributes of one item. A missing or malformed attribute is a [`StoreError::Malformed`] that names the
+/// attribute.
 #[derive(Clone, Copy)]
 pub struct Attributes<'a> {
     item: &'a Item,
@@ -155,49 +156,49 @@ impl<'a> Attributes<'a> {
         Self { item }
     }
 
-    /// A string, if it is there.
+    /// A string. `None` if the attribute is missing or has another type.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<&'a str> {
         self.item.get(name)?.as_s().ok().map(String::as_str)
     }
 
-    /// A number, if it is there and of this type.
+    /// A number. `None` if the attribute is missing or has another type.
     #[must_use]
     pub fn number<T: std::str::FromStr>(&self, name: &str) -> Option<T> {
         self.item.get(name)?.as_n().ok()?.parse().ok()
     }
 
-    /// Bytes, if they are there.
+    /// Bytes. `None` if the attribute is missing or has another type.
     #[must_use]
     pub fn bytes(&self, name: &str) -> Option<&'a [u8]> {
         self.item.get(name)?.as_b().ok().map(AsRef::as_ref)
     }
 
-    /// Whether it is there and true.
+    /// Returns true if the attribute is true. A missing attribute is false.
     #[must_use]
     pub fn flag(&self, name: &str) -> bool {
         self.item.get(name).is_some_and(|value| value.as_bool() == Ok(&true))
     }
 
-    /// The strings of a set; none if it is not there.
+    /// The strings of a set. Empty if the attribute is missing.
     pub fn texts(&self, name: &str) -> impl Iterator<Item = &'a str> {
         let set = self.item.get(name).and_then(|value| value.as_ss().ok());
         set.into_iter().flatten().map(String::as_str)
     }
 
-    /// The elements of a list; none if it is not there.
+    /// The elements of a list. Empty if the attribute is missing.
     #[must_use]
     pub fn list(&self, name: &str) -> &'a [AttributeValue] {
         self.item.get(name).and_then(|value| value.as_l().ok()).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// A map, if it is there.
+    /// A map. `None` if the attribute is missing or has another type.
     #[must_use]
     pub fn map(&self, name: &str) -> Option<&'a Item> {
         self.item.get(name)?.as_m().ok()
     }
 
-    /// The error that `attribute` is missing or odd.
+    /// The error for a missing or malformed `attribute`.
     #[must_use]
     pub fn malformed(&self, attribute: &'static str) -> StoreError {
         StoreError::Malformed { item: self.text("pk").unwrap_or("without a key").to_owned(), attribute }

@@ -1,8 +1,8 @@
-//! The transactional outbox: an installation's events that are stored and not known to be published, and the sparse index
-//! `outbox` over the installations that have some.
+//! The transactional outbox: the events of an installation that are stored and not yet acknowledged, and the sparse
+//! index `outbox` of the installations with such events.
 //!
-//! The write that an event is about adds the event to the set. After it was published, a write removes it, on condition
-//! that the set is as it was read: an event that was added meanwhile stays.
+//! The write that causes an event adds the event to the set. After the event was published, another write removes it,
+//! on condition that the set is unchanged since it was read. So an event that was added in between stays.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
@@ -12,16 +12,17 @@ use crate::domain::event::Event;
 use crate::domain::installation::resource_of;
 use crate::domain::resource::Resource;
 
-/// The index's one partition. Lifecycle events are far fewer than what a partition takes: 1,000 writes a second.
+/// The only partition of the index. Lifecycle events are far fewer than the 1,000 writes per second that a partition
+/// takes.
 const PARTITION: &str = "0";
-/// The number of tries to remove events from a set that changes meanwhile.
+/// The number of tries to remove events from a set that changes at the same time.
 const ROUNDS: u32 = 4;
 
 impl Update {
-    /// Puts an event into the outbox, by the write that makes the event true.
+    /// Adds an event to the outbox, as a part of the write that causes the event.
     pub(super) fn publish(&mut self, event: Option<Event>, now: Millis) -> &mut Self {
         let Some(event) = event else { return self };
-        // Also of an item whose older events are put off: the new one is not.
+        // The index entry is set even if the item's older events are postponed, because the new event is not postponed.
         self.add("outbox", set(&[event])).set("outbox_shard", s(PARTITION)).set("outbox_at", n(now))
     }
 }
@@ -51,11 +52,11 @@ impl Table {
         Ok(answer.items().iter().filter_map(resource).collect())
     }
 
-    /// Removes published events of an installation from its outbox, which was read as `seen`. The events that stay are not
-    /// found before `put_off`, if that is given.
+    /// Acknowledges published events: removes them from an installation's outbox, which was read as `seen`. If
+    /// `put_off` is given, the remaining events are found only after that time.
     ///
     /// # Errors
-    /// [`StoreError`]: they are sent again.
+    /// [`StoreError`]: the events will be published again.
     pub async fn acknowledge_events(
         &self,
         resource: &Resource,

@@ -1,11 +1,12 @@
-//! Redirects back from the authorization page. Each is exchanged once, and the exchanges of a minute are bounded.
+//! Redirects back from the authorization page. Each redirect is exchanged once, and the exchanges per minute are
+//! bounded.
 //!
-//! An item is a lease and, later, the outcome. The first arrival of a redirect claims the item by a conditional write
-//! before it presents the code; a repeat (a reload, a double render) fails that condition and finds the outcome. A
-//! claim whose holder died ends by itself, and then says nothing about a connection: only [`Ending::Connected`], which
-//! is written after the installation is stored, does.
+//! An item is first a lease and later the outcome. The first arrival of a redirect claims the item by a conditional
+//! write before presenting the code. A repeated arrival (a reload, a double render) fails that condition and finds the
+//! outcome. If the holder of a claim died, the claim expires, and the expired claim does not show whether the app was
+//! connected. Only [`Ending::Connected`] shows that, because it is written after the installation is stored.
 //!
-//! The table holds no code and no cookie: only digests of them.
+//! The table holds no code and no cookie, but only digests of them.
 
 use std::time::Duration;
 
@@ -17,78 +18,82 @@ use crate::domain::redacted::Redacted;
 use crate::domain::resource::Kind;
 use crate::domain::status::LeaseOwner;
 
-/// The lease of a claim. An invocation of the callback ends after 29 s at most, so the holder of an older claim has died.
+/// The lease of a claim. An invocation of the callback ends after 29 s at most, so the holder of an older claim has
+/// died.
 pub const LEASE: Duration = Duration::from_secs(30);
-/// A code is presented at most so often: again only where the platform was not reached or did not look at the code.
+/// The highest number of times that a code is presented. A code is presented again only if the platform was not reached
+/// or did not examine the code.
 pub const MOST_ATTEMPTS: u32 = 3;
-/// The table keeps an item for so long: longer than a state can be used (30 minutes), so that none is used twice.
+/// The time for which the table keeps an item. It is longer than a state is valid (30 minutes), so no state is used
+/// twice.
 const KEPT: Duration = Duration::from_hours(1);
-/// Exchanges for each [`Origin`] in a minute of the clock, shared by all processes. An exchange that brings an installation
-/// gives its place back, so this bounds refused codes and what is under way, and no number of real installs.
+/// The number of exchanges for each [`Origin`] in a minute of the clock, shared by all processes. An exchange that
+/// results in an installation gives its place back. So this number bounds refused codes and exchanges in progress, but
+/// not real installs.
 pub const MOST_EXCHANGES: u32 = 60;
-/// Counters are kept for this long.
+/// The time for which counters are kept.
 const COUNTER_KEPT: Duration = Duration::from_hours(1);
 
-/// The SHA-256 of a secret, in hexadecimal: it identifies the secret and does not reveal it.
+/// The SHA-256 of a secret, in hexadecimal. It identifies the secret and does not reveal it.
 #[must_use]
 pub fn sha256(secret: &[u8]) -> String {
     hex::encode(digest(&SHA256, secret))
 }
 
-/// Identifies a redirect: by its state where it has one, else by its code.
+/// Identifies a redirect: by its state if it has one, otherwise by its code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedirectId(String);
 
 impl RedirectId {
-    /// The redirect of a state with this nonce. A state belongs to one redirect, whatever code comes with it.
+    /// The redirect of a state with this nonce. A state belongs to one redirect, even if it comes with different codes.
     #[must_use]
     pub fn of_state(nonce: &[u8]) -> Self {
         Self(format!("redirect#state#{}", sha256(nonce)))
     }
 
-    /// The redirect of a code that came without a state.
+    /// The redirect with this code and without a state.
     #[must_use]
     pub fn of_code(code: &Redacted) -> Self {
         Self(format!("redirect#code#{}", sha256(code.expose().as_bytes())))
     }
 }
 
-/// The browser that brings a redirect. All members are digests.
+/// The browser that sends a redirect. All fields are digests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Arrival {
-    /// Of the code.
+    /// The digest of the code.
     pub code: String,
-    /// Of the browser's cookie.
+    /// The digest of the browser's cookie.
     pub browser: String,
-    /// Of the network address and the browser's make, keyed.
+    /// The keyed digest of the network address and the browser's make.
     pub network: String,
 }
 
 /// The progress of a redirect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// Another invocation presents the code now.
+    /// Another invocation is presenting the code.
     Exchanging,
     /// The installation is stored, or on the rescue queue.
     Connected {
         /// The kind of resource that was connected.
         kind: Kind,
-        /// When.
+        /// The time of the connection.
         at: Millis,
     },
-    /// The code is spent or refused. The caller's name for the reason.
+    /// The code is spent or refused. The text is the caller's name for the reason.
     Failed(String),
-    /// The code may be presented (again): the last try did not reach the platform, or its holder died. The caller's
-    /// name for the reason, where one was given.
+    /// The code may be presented (again), because the last try did not reach the platform or its holder died. Has the
+    /// caller's name for the reason, if given.
     Open(Option<String>),
 }
 
-/// A redirect as it is stored.
+/// A redirect as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredRedirect {
-    /// Its first arrival.
+    /// The first arrival of the redirect.
     pub first: Arrival,
-    /// Its progress.
+    /// The progress of the redirect.
     pub progress: Progress,
 }
 
@@ -97,27 +102,28 @@ pub struct StoredRedirect {
 pub enum Ending<'a> {
     /// The installation is stored, or on the rescue queue.
     Connected(Kind),
-    /// The code is spent or refused; the reason.
+    /// The code is spent or refused. The text is the reason.
     Failed(&'a str),
-    /// The code may be presented again; the reason.
+    /// The code may be presented again. The text is the reason.
     Open(&'a str),
 }
 
-/// A place among the exchanges of a minute.
+/// One of the limited places for exchanges in a minute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExchangePlace(String);
 
-/// By which way a redirect comes. Each has places of its own, so that guesses without a state leave links alone.
+/// The origin of a redirect. Each origin has its own places, so guesses without a state do not use up the places of
+/// links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// By a link of ours, with a state.
+    /// A link of this function, with a state.
     Link,
-    /// From the marketplace's own pages, without a state.
+    /// The marketplace's own pages, without a state.
     Marketplace,
 }
 
 impl Table {
-    /// A redirect that was here before; `None` for a new one.
+    /// The stored redirect. `None` if the redirect is new.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -126,8 +132,8 @@ impl Table {
         read.send().await?.item().map(|item| stored(item, now)).transpose()
     }
 
-    /// Claims a redirect for `owner`, who may then present its code once. A conflict brings a redirect that belongs to
-    /// another code or arrival, or has its end.
+    /// Claims a redirect for `owner`, which may then present its code once. A conflict returns a redirect that belongs
+    /// to another code or arrival, or already has an outcome.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -152,7 +158,7 @@ impl Table {
         self.write(write).await?.or_applied_before(is_own).read(|item| stored(item, now))
     }
 
-    /// Ends the claim of `owner`. False if the claim is no longer theirs.
+    /// Ends the claim of `owner`. Returns false if `owner` no longer holds the claim.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -180,7 +186,7 @@ impl Table {
         Ok(self.write(write).await?.is_applied())
     }
 
-    /// Takes a place among the exchanges of this minute; `None` if all are taken.
+    /// Takes a place among the exchanges of this minute. `None` if all places are taken.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -196,7 +202,7 @@ impl Table {
         Ok(self.write(write).await?.is_applied().then_some(ExchangePlace(key)))
     }
 
-    /// Gives a place back: its exchange brought an installation, or did not take place.
+    /// Gives a place back, because its exchange resulted in an installation or did not take place.
     ///
     /// # Errors
     /// [`StoreError`].

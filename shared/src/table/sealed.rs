@@ -1,5 +1,5 @@
-//! Sealed tokens, read and replaced for the rotation of a data key. The only writes of tokens that leave the version as
-//! it is: what is sealed stays the same, only the key under it changes.
+//! Reads and replaces sealed tokens for the rotation of a data key. These are the only writes of tokens that do not
+//! change the version: the tokens stay the same, and only the key that seals them changes.
 
 use super::installation::b;
 use super::survey::Part;
@@ -7,7 +7,8 @@ use super::{Item, StoreError, Table, Update, s};
 use crate::domain::installation::{Installation, SealedPair};
 
 impl Table {
-    /// Some installations with their sealed tokens, as they are now. Reads the whole table, a megabyte at a time.
+    /// A page of installations with their sealed tokens (strongly consistent). Reads the whole table, a megabyte at a
+    /// time.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -19,11 +20,12 @@ impl Table {
         Ok(Part { items, next: answer.last_evaluated_key })
     }
 
-    /// Replaces the sealed tokens of `seen` by the same ones sealed anew, if all of them are still as seen: a pair that
-    /// was committed or added meanwhile stays. `standby` has one element for each standby pair. Says whether it was done.
+    /// Replaces the sealed tokens of `seen` by the same tokens sealed anew, if all of them are unchanged since they
+    /// were read. So a pair that was committed or added in between stays. `standby` has one element for each standby
+    /// pair. Returns false if the tokens were not replaced.
     ///
     /// # Errors
-    /// [`StoreError`]: it may or may not have been applied.
+    /// [`StoreError`]: the write may or may not have been applied.
     pub async fn reseal(
         &self,
         seen: &Installation,

@@ -1,8 +1,8 @@
-//! Locations whose company is not known: the schedule asks the companies about them.
+//! Locations whose company is not known. The schedule asks the companies about these locations.
 //!
-//! `app#searches` holds the locations' ids in a set of bounded size. The progress of a search stands in the location's
-//! own item: `search_since`, `search_after` (the last company of the list that was asked) and `search_left` (companies
-//! that could not be asked and are asked again).
+//! `app#searches` holds the locations' ids in a set of bounded size. The progress of a search is in the location's own
+//! item: `search_since`, `search_after` (the last company of the list that was asked) and `search_left` (companies that
+//! could not be asked and are asked again).
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
@@ -15,8 +15,8 @@ use crate::domain::resource::Resource;
 use crate::domain::status::TokenVersion;
 
 const SEARCHES: &str = "app#searches";
-/// The number of locations that can be queued at once. A bound, so that calls for locations that do not exist cannot keep
-/// the schedule asking.
+/// The highest number of queued locations. The bound limits the work of the schedule if callers name locations that do
+/// not exist.
 const MOST_SEARCHES: usize = 100;
 
 /// The progress of the search for a location's company.
@@ -24,18 +24,18 @@ const MOST_SEARCHES: usize = 100;
 pub struct Search {
     /// The location.
     pub location: Resource,
-    /// The version of its installation.
+    /// The version of the location's installation.
     pub version: TokenVersion,
-    /// Since when companies are asked. The search's version.
+    /// The start of the search, which is the search's version.
     pub since: Millis,
-    /// The last company of the list that was reached.
+    /// The last company of the list that the search reached.
     pub after: Option<Listed>,
-    /// Companies before it that could not be asked.
+    /// The companies before `after` that could not be asked.
     pub left: Vec<Resource>,
 }
 
 impl Table {
-    /// Queues a location whose company the schedule is to find. False if too many are queued.
+    /// Queues a location for the schedule's search for its company. Returns false if the queue is full.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -58,7 +58,7 @@ impl Table {
         Ok(Attributes::of(item).texts("ids").filter_map(|id| Resource::location(id).ok()).collect())
     }
 
-    /// Takes a location from the queue.
+    /// Removes a location from the queue.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -68,7 +68,7 @@ impl Table {
         self.write(write).await.map(drop)
     }
 
-    /// The progress of the search for a location's company; `None` if there is no search (any more).
+    /// The progress of the search for a location's company. `None` if there is no search.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -87,7 +87,7 @@ impl Table {
         Ok(Some(Search { location: location.clone(), version, since, after, left }))
     }
 
-    /// Stores the progress of a search. False if the location is not searched for any more.
+    /// Stores the progress of a search. Returns false if the search has ended.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -106,8 +106,8 @@ impl Table {
         Ok(self.write(write).await?.is_applied())
     }
 
-    /// Ends a search that has found no company: the companies are asked again after `until`, unless a company is listed after
-    /// `newest`. Does nothing if the location is not searched for any more.
+    /// Ends a search that found no company. The companies are asked again after `until`, or earlier if a company is
+    /// listed after `newest`. Does nothing if the search has already ended.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -123,14 +123,14 @@ impl Table {
         write.set("absent_until", n(until)).set("absent_newest", n(newest.unwrap_or(Millis(0))));
         write.remove(["search_since", "search_after", "search_left"]);
         let _ = self.write(write).await?;
-        // A placeholder is deleted once the absence is forgotten.
+        // A placeholder is deleted when the absence expires.
         let mut write = Update::of_installation(&search.location);
         write.when("attribute_exists(supposed)").set("expires_at", n((now + PLACEHOLDER_KEPT).seconds()));
         self.write(write).await.map(drop)
     }
 
-    /// Ends a search without a conclusion. Does nothing if the location is not searched for any more. The caller takes the
-    /// location from the queue.
+    /// Ends a search without a result. Does nothing if the search has already ended. The caller removes the location
+    /// from the queue.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -141,7 +141,7 @@ impl Table {
     }
 }
 
-/// The instant and the id of `search_after`.
+/// Parses the instant and the id in `search_after`.
 fn read_listed(text: &str) -> Option<Listed> {
     let (at, id) = text.split_once('#')?;
     Some(Listed { company: Resource::company(id).ok()?, listed_at: Millis(at.parse().ok()?) })

@@ -1,6 +1,6 @@
-//! Installations as an operator may see them: everything but the tokens, which never leave the table here.
+//! Installations without their tokens, for operators. This module never reads tokens.
 //!
-//! A placeholder ([`Table::keep_placeholder`]) is no installation, and is not among them.
+//! A placeholder ([`Table::keep_placeholder`]) is not an installation, and is left out.
 
 use super::{Attributes, Item, StoreError, Table, s};
 use crate::domain::clock::Millis;
@@ -9,7 +9,7 @@ use crate::domain::installation::resource_of;
 use crate::domain::resource::Resource;
 use crate::domain::status::{Status, TokenVersion};
 
-/// The attributes that are read. Sealed tokens are not among them.
+/// The attributes that are read, without the sealed tokens.
 const READ: [&str; 18] = [
     "pk",
     "status",
@@ -31,7 +31,7 @@ const READ: [&str; 18] = [
     "absent_until",
 ];
 
-/// The attribute of a placeholder.
+/// The attribute that marks a placeholder.
 const PLACEHOLDER: &str = "supposed";
 
 /// An installation without its tokens.
@@ -39,35 +39,35 @@ const PLACEHOLDER: &str = "supposed";
 pub struct Overview {
     /// The location or company.
     pub resource: Resource,
-    /// Its state.
+    /// The state.
     pub status: Status,
-    /// Its version.
+    /// The version.
     pub version: TokenVersion,
-    /// The company, where it is known.
+    /// The company, if known.
     pub company: Option<String>,
-    /// Whether its token is minted from its company's.
+    /// True if the token is minted from the company's token.
     pub minted: bool,
-    /// When the exchange of its code began, or when its install notice came.
+    /// The time at which the exchange of the code began, or of the install notice.
     pub installed_at: Millis,
-    /// When it was uninstalled.
+    /// The time of the uninstall.
     pub revoked_at: Option<Millis>,
-    /// When the access token was granted.
+    /// The time at which the access token was granted.
     pub access_issued_at: Option<Millis>,
-    /// When the access token ends.
+    /// The time at which the access token expires.
     pub access_expires_at: Option<Millis>,
-    /// When the schedule looks at it next.
+    /// The time at which the schedule tries the installation next.
     pub due_at: Option<Millis>,
-    /// When the lease of the attempt under way ends.
+    /// The end of the current lease.
     pub lease_ends_at: Option<Millis>,
-    /// When the refresh token was last tried.
+    /// The time of the last try of the refresh token.
     pub tried_at: Option<Millis>,
-    /// Its token is not tried again before this.
+    /// The earliest time of the next try of the token.
     pub retry_at: Option<Millis>,
-    /// Number of failures in a row.
+    /// The number of failures in a row.
     pub failures: u32,
-    /// The scopes granted.
+    /// The granted scopes.
     pub scope: Option<String>,
-    /// Where a human installs again.
+    /// The URL at which a human can install the app again.
     pub reinstall_url: Option<String>,
 }
 
@@ -100,17 +100,17 @@ impl Overview {
     }
 }
 
-/// Some of the items, and where to read on.
+/// A page of items, and the key of the next page.
 #[derive(Debug)]
 pub struct Part<T> {
-    /// What was read. An item that this version cannot read must not hide the others.
+    /// The items. An item that this version cannot read is an error of its own, so that it does not hide the others.
     pub items: Vec<Result<T, StoreError>>,
-    /// Where to read on; nothing at the end.
+    /// The key after which the next page begins. `None` on the last page.
     pub next: Option<Item>,
 }
 
 impl Table {
-    /// One installation without its tokens; `None` also for a placeholder.
+    /// One installation without its tokens. `None` if there is none, or only a placeholder.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -123,8 +123,8 @@ impl Table {
         installation.map(Overview::read).transpose()
     }
 
-    /// Some installations without their tokens. Reads the whole table, a megabyte at a time, counters included: for
-    /// operators, not for functions.
+    /// A page of installations without their tokens. Reads the whole table, a megabyte at a time, with the counters.
+    /// For operators, not for functions.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -139,7 +139,7 @@ impl Table {
     }
 }
 
-/// Every name behind a `#`: some are reserved words of DynamoDB.
+/// The projection and its names. Every name is written with a `#`, because some are reserved words of `DynamoDB`.
 fn projection() -> (String, std::collections::HashMap<String, String>) {
     let read = READ.into_iter().chain([PLACEHOLDER]);
     let names: Vec<String> = read.clone().map(|name| format!("#{name}")).collect();

@@ -1,11 +1,11 @@
-//! One `UpdateItem` in the making: its clauses, its condition, and the names and values that both refer to.
+//! A builder of one `UpdateItem`: its clauses, its condition, and the names and values in both.
 //!
-//! All writes of the table go through [`Update`]. Its clauses may come in any order and from several functions, and each
-//! ends up once in the update expression ("Update expressions", Amazon DynamoDB Developer Guide). In debug builds, and
-//! therefore in all tests, [`Table::write`] panics if an expression refers to a value that is not there, or if a name or
-//! a value is not referred to: DynamoDB refuses both, but only when the write is sent.
+//! All writes of the table use [`Update`]. Clauses may be added in any order and by several functions, and each clause
+//! appears once in the update expression ("Update expressions", Amazon DynamoDB Developer Guide). In debug builds, and
+//! therefore in all tests, [`Table::write`] panics if an expression refers to a missing value, or if a name or a value
+//! is not used. `DynamoDB` refuses both, but only when the write is sent.
 //!
-//! The SDK for Rust has no such builder, and the crate `dynamodb-expression` is a beta that checks neither.
+//! The SDK for Rust has no such builder. The crate `dynamodb-expression` is a beta and checks neither.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
@@ -18,8 +18,8 @@ use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditi
 
 use super::{Item, StoreError, Table, Write, s};
 
-/// A conditional write of one item. An attribute that is written with a `#`, such as `#status`, has a reserved word of
-/// DynamoDB for a name.
+/// A conditional write of one item. An attribute that is written with a `#`, such as `#status`, has a name that is a
+/// reserved word of `DynamoDB`.
 #[derive(Clone, Debug)]
 #[must_use]
 pub(crate) struct Update {
@@ -31,14 +31,14 @@ pub(crate) struct Update {
     condition: String,
     names: HashMap<String, String>,
     values: Item,
-    /// What DynamoDB answers if the condition holds.
+    /// The part of the item that `DynamoDB` returns if the condition holds.
     answer: ReturnValue,
-    /// True if a lost answer must not lead to another try.
+    /// True if the write must not be sent again after its answer was lost.
     is_sent_once: bool,
 }
 
 impl Update {
-    /// A write of the item with this key. Without a condition the write creates the item if there is none.
+    /// A write of the item with this key. Without a condition, the write creates a missing item.
     pub(crate) fn of(key: impl Into<String>) -> Self {
         Self {
             key: key.into(),
@@ -60,7 +60,7 @@ impl Update {
         self.set_to(attribute, &placeholder)
     }
 
-    /// `SET attribute = expression`, whose values are given by [`Self::value`].
+    /// `SET attribute = expression`. [`Self::value`] gives the values of the expression.
     pub(crate) fn set_to(&mut self, attribute: &str, expression: &str) -> &mut Self {
         self.use_names(attribute);
         self.use_names(expression);
@@ -85,7 +85,7 @@ impl Update {
         self
     }
 
-    /// `DELETE attribute value`: takes elements from a set.
+    /// `DELETE attribute value`: removes elements from a set.
     pub(crate) fn delete(&mut self, attribute: &str, value: AttributeValue) -> &mut Self {
         let placeholder = self.next_value(value);
         self.use_names(attribute);
@@ -93,8 +93,8 @@ impl Update {
         self
     }
 
-    /// The write is applied only if this holds, too. Its values are given by [`Self::value`]. A condition with an `OR`
-    /// must not be in brackets as a whole: it gets them here.
+    /// Adds a condition: the write is applied only if all conditions hold. [`Self::value`] gives the values of the
+    /// condition. A condition with an `OR` must not be in brackets as a whole, because this method adds the brackets.
     pub(crate) fn when(&mut self, condition: &str) -> &mut Self {
         self.use_names(condition);
         let (open, close) = if condition.contains(" OR ") { ("(", ")") } else { ("", "") };
@@ -102,7 +102,7 @@ impl Update {
         self
     }
 
-    /// The write is applied only if the attribute has this value, too.
+    /// Adds the condition that the attribute has this value.
     pub(crate) fn when_equal(&mut self, attribute: &str, value: AttributeValue) -> &mut Self {
         let placeholder = self.next_value(value);
         self.use_names(attribute);
@@ -110,7 +110,7 @@ impl Update {
         self
     }
 
-    /// The value of a placeholder such as `:now`.
+    /// Sets the value of a placeholder such as `:now`.
     ///
     /// # Panics
     /// In debug builds, if the placeholder has another value.
@@ -124,32 +124,32 @@ impl Update {
         self
     }
 
-    /// The attribute that a placeholder such as `#slot` stands for, where that is not its own name.
+    /// Sets the attribute that a placeholder such as `#slot` stands for, if the attribute has another name.
     pub(crate) fn name(&mut self, placeholder: &str, attribute: impl Into<String>) -> &mut Self {
         self.names.insert(placeholder.to_owned(), attribute.into());
         self
     }
 
-    /// Has DynamoDB answer with this instead of the item as it is after the write.
+    /// Sets the part of the item that `DynamoDB` returns, instead of the whole item after the write.
     pub(crate) fn answer(&mut self, answer: ReturnValue) -> &mut Self {
         self.answer = answer;
         self
     }
 
-    /// Has the SDK send the write once, so that a lost answer never leads to a second one.
+    /// Makes the SDK send the write only once, so that a lost answer never leads to a second write.
     pub(crate) fn send_once(&mut self) -> &mut Self {
         self.is_sent_once = true;
         self
     }
 
-    /// Adds a value and gives back its placeholder.
+    /// Adds a value and returns its placeholder.
     fn next_value(&mut self, value: AttributeValue) -> String {
         let placeholder = format!(":v{}", self.values.len());
         self.values.insert(placeholder.clone(), value);
         placeholder
     }
 
-    /// Each `#name` stands for the attribute of that name, unless [`Self::name`] says otherwise.
+    /// Makes each `#name` stand for the attribute of that name, unless [`Self::name`] sets another.
     fn use_names(&mut self, text: &str) {
         for name in placeholders(text, '#') {
             self.names.entry(name.to_owned()).or_insert_with(|| name[1..].to_owned());
@@ -169,10 +169,10 @@ impl Update {
         expression
     }
 
-    /// Compares the placeholders of the expressions with the names and values that are given.
+    /// Compares the placeholders in the expressions with the given names and values.
     ///
     /// # Errors
-    /// The placeholders that are missing and those that are not used.
+    /// The placeholders that are missing, and the names and values that are not used.
     fn check(&self) -> Result<(), String> {
         let texts = [&self.set, &self.remove, &self.add, &self.delete, &self.condition];
         let used = |mark| texts.into_iter().flat_map(move |text| placeholders(text, mark)).collect::<BTreeSet<_>>();
@@ -206,7 +206,7 @@ fn placeholders(text: &str, mark: char) -> impl Iterator<Item = &str> {
 }
 
 impl Table {
-    /// Sends a write. The answer is the item as it is after the write or, if the condition did not hold, as it is.
+    /// Sends a write. Returns the item after the write or, if the condition did not hold, the unchanged item.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`]: the write may or may not have been applied.
@@ -226,8 +226,8 @@ impl Table {
             .set_expression_attribute_values((!update.values.is_empty()).then_some(update.values))
             .return_values(update.answer)
             .set_return_values_on_condition_check_failure(on_failure);
-        // Boxed, because the futures of the SDK are large. An override costs each call a configuration of its own, even
-        // where it changes nothing.
+        // Boxed, because the futures of the SDK are large. A configuration override is created only if needed: it costs
+        // each call a configuration of its own, even if it changes nothing.
         let result = if update.is_sent_once {
             let once = Builder::new().retry_config(RetryConfig::disabled());
             Box::pin(request.customize().config_override(once).send()).await
@@ -282,7 +282,7 @@ mod tests {
         found(write().when("b = :b"), r#"missing [":b"], not used []"#);
         found(write().set_to("c", "c + :one"), r#"missing [":one"], not used []"#);
         found(write().value(":b", n(1)), r#"missing [], not used [":b"]"#);
-        // A longer placeholder does not use a shorter one.
+        // A longer placeholder does not count as a use of a shorter one.
         found(write().value(":b", n(1)).when("b = :bb"), r#"missing [":bb"], not used [":b"]"#);
         found(write().name("#slot", "7"), r##"missing [], not used ["#slot"]"##);
         found(&mut Update::of("k"), "missing [], not used [] in \"\"");

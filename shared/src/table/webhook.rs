@@ -1,11 +1,11 @@
-//! Webhooks that had their effect, by their ids or, where they have none, by their bytes.
+//! Webhooks that took effect, identified by their ids or, without an id, by their bytes.
 
 use std::time::Duration;
 
 use super::{Attributes, StoreError, Table, Update, n, s};
 use crate::domain::clock::Millis;
 
-/// Longer than the platform sends a webhook again.
+/// The time for which the mark of a webhook is kept. The platform does not send a webhook again after this time.
 const KEPT: Duration = Duration::from_hours(24);
 
 /// The identity of a webhook: two deliveries of the same identity are the same webhook.
@@ -27,20 +27,20 @@ impl Delivery {
 }
 
 impl Table {
-    /// True if a webhook had its effect within the last 24 hours.
+    /// Returns true if the webhook took effect within the last 24 hours.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn is_webhook_done(&self, delivery: &Delivery, now: Millis) -> Result<bool, StoreError> {
         let answer = self.client.get_item().table_name(&*self.name).key("pk", s(delivery.key()));
         let answer = answer.consistent_read(true).send().await?;
-        // DynamoDB deletes what has expired within days, not at once.
+        // `DynamoDB` deletes expired items within days, not at once.
         let expires = answer.item().and_then(|item| Attributes::of(item).number::<i64>("expires_at"));
         Ok(expires.is_some_and(|end| now.seconds() < end))
     }
 
-    /// Notes that a webhook had its effect. Written after the effect, so a crash between the two repeats the effect,
-    /// which is judged again, and loses nothing.
+    /// Marks that a webhook took effect. The mark is written after the effect, so a crash between the two loses
+    /// nothing: the webhook is judged again, and its effect is repeated.
     ///
     /// # Errors
     /// [`StoreError`].

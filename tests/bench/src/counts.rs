@@ -1,5 +1,5 @@
-//! How many calls to DynamoDB an admitted request costs, counted by a proxy. Time is the benchmark's own, so that the
-//! pace is exact on any machine.
+//! The number of calls to `DynamoDB` that an admitted request costs, counted by a proxy. The benchmark sets the time
+//! itself, so the pace is exact on any machine.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ impl Scene {
         Self { wire, clock, processes, resource: Resource::location("benchLocation").expect("an id") }
     }
 
-    /// Whether a request is admitted by one of the processes.
+    /// Returns true if `process` admits a request.
     async fn admits(&self, process: usize) -> bool {
         match self.processes[process].take(&self.resource, None).await {
             Ok(_) => true,
@@ -48,7 +48,7 @@ impl Scene {
     }
 }
 
-/// Requests at a pace, each at a process by chance.
+/// Sends requests at a constant pace, each to a random process.
 async fn paced(store: &Store, every: Duration, requests: usize) -> (usize, usize) {
     let scene = Scene::new(store).await;
     let mut admitted = 0;
@@ -59,7 +59,8 @@ async fn paced(store: &Store, every: Duration, requests: usize) -> (usize, usize
     (scene.wire.count(), admitted)
 }
 
-/// A hundred at once, a quarter of them at each process one after the other, as soon as the window is free again.
+/// Sends a hundred requests at once as soon as the window is free again: a quarter to each process, one after the
+/// other.
 async fn bursts(store: &Store, bursts: usize) -> (usize, usize) {
     let scene = Scene::new(store).await;
     let mut admitted = 0;
@@ -77,7 +78,7 @@ async fn bursts(store: &Store, bursts: usize) -> (usize, usize) {
     (scene.wire.count(), admitted)
 }
 
-/// Calls for each admitted request.
+/// The number of calls for each admitted request.
 pub(crate) async fn admitted(store: &Store, quick: bool) -> Vec<Row> {
     let requests = if quick { 400 } else { 2_000 };
     let row = |name, what, most, (calls, admitted): (usize, usize), of: usize| {
@@ -95,7 +96,7 @@ pub(crate) async fn admitted(store: &Store, quick: bool) -> Vec<Row> {
     ]
 }
 
-/// Calls for each refusal that a process knows of.
+/// The number of calls for each refusal by a process that already knows that the limit is reached.
 pub(crate) async fn refused(store: &Store) -> Vec<Row> {
     let scene = Scene::new(store).await;
     while scene.admits(0).await {}

@@ -1,4 +1,4 @@
-//! What a function takes up: on disk, and in memory after many calls.
+//! The size of a function: on disk, and in memory after many calls.
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
@@ -11,7 +11,7 @@ use crate::system::{Distances, Functions, System, Through, location, request};
 
 const MIB: f64 = 1_048_576.0;
 
-/// The bootstrap on disk.
+/// The size of the bootstrap on disk.
 pub(crate) fn size(functions: &Functions) -> Vec<Row> {
     let path = functions.bootstrap("relay");
     let bytes = std::fs::read(&path).expect("the function is built");
@@ -19,7 +19,7 @@ pub(crate) fn size(functions: &Functions) -> Vec<Row> {
     let stripped = !bytes.windows(9).any(|window| window == b"\0.symtab\0");
     let size = float(bytes.len()) / 1e6;
     let what = "relay bootstrap, MB (10^6 bytes)";
-    // One that was not stripped is no release build.
+    // A file with a symbol table is no release build.
     let target = if stripped { Target::AtMost(8.0) } else { Target::Told };
     vec![Row::count("size.bootstrap", "none", what, target, size).told(if stripped {
         "stripped"
@@ -28,7 +28,7 @@ pub(crate) fn size(functions: &Functions) -> Vec<Row> {
     })]
 }
 
-/// Memory after many calls for one resource, and for many resources.
+/// The memory after many calls for one resource, and for many resources.
 pub(crate) async fn memory(store: &Store, functions: &Functions, quick: bool) -> Vec<Row> {
     let calls = if quick { 1_000 } else { 10_000 };
     let system = System::new(store, functions, Through::Nothing, Distances::default()).await;
@@ -65,7 +65,7 @@ pub(crate) async fn memory(store: &Store, functions: &Functions, quick: bool) ->
         row("memory.calls", format!("relay's peak memory after {calls} calls, MiB"), Target::AtMost(24.0), after_calls),
         row("memory.resources", format!("after {calls} different resources, MiB"), Target::Told, after_resources),
     ];
-    // Fewer resources would all be remembered.
+    // The process would remember all of a smaller number of resources.
     if !quick {
         let what = "of that, by the second half of the resources, MiB".to_owned();
         rows.push(row("memory.bounded", what, Target::AtMost(1.0), after_resources - halfway));
@@ -73,7 +73,7 @@ pub(crate) async fn memory(store: &Store, functions: &Functions, quick: bool) ->
     rows
 }
 
-/// The most memory that a process has ever had, in bytes.
+/// The highest memory use of a process so far, in bytes.
 fn peak(process: u32) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("Linux");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("in kB");

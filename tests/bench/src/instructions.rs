@@ -1,7 +1,8 @@
-//! How many instructions of user space a warm call takes, counted by valgrind's callgrind: unlike its time, hardly
-//! different on a machine that does other things as well.
+//! The number of user-space instructions of a warm call, counted by valgrind's callgrind. Unlike the time of a call,
+//! this number hardly changes on a machine with other load.
 //!
-//! A process is warmed first. Then the same number of calls is counted twice, to tell how far two counts differ.
+//! A process is warmed first. Then the same number of calls is counted twice, to show the difference between two
+//! counts.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -22,41 +23,43 @@ use crate::report::{OPTIMIZED, Report, Row, Target, say};
 use crate::store::{self, Store};
 use crate::system::{Distances, Functions, System, Through, location, request};
 
-/// Calls before those that are counted: connections are open, the token is known, and all code has run once.
+/// The number of calls before the counted ones. After them, connections are open, the token is known, and all code has
+/// run once.
 const WARMING: usize = 40;
-/// Calls of one count.
+/// The number of calls in one count.
 const CALLS: usize = 60;
-/// As many threads on any machine as Lambda's smallest sizes show.
+/// The number of threads that Lambda's smallest sizes have, set on every machine.
 const THREADS: (&str, &str) = ("TOKIO_WORKER_THREADS", "2");
-/// So long that all calls lie in a few slots of the window, however slow the machine is.
+/// An interval so long that all calls are in a few slots of the window, even on a slow machine.
 const INTERVAL: (&str, &str) = ("BURST_INTERVAL_MS", "60000");
 
-/// What a process is told whose permits, or raw writes, are counted.
+/// The arguments of a process whose permits, or raw writes, are counted.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Taker {
-    /// Where DynamoDB is.
+    /// The URL of DynamoDB.
     #[arg(long)]
     url: String,
     /// The table.
     #[arg(long)]
     table: String,
-    /// The least that a shared counter can be, instead of permits.
+    /// Make raw writes to the cheapest possible shared counter instead of taking permits.
     #[arg(long)]
     raw: bool,
 }
 
-/// Takes as many permits as each line of its input says, one after the other, and writes a line when it has them.
+/// Reads numbers, one on each line of the input. For each, takes that many permits one after the other and then writes
+/// a line.
 pub(crate) async fn take(told: Taker) {
     let table = Table { client: store::client(&told.url).await, name: told.table.into() };
     let counter = RawCounter::new(&table);
     counter.create("raw#0").await;
-    // A clock that stands: all permits of a batch are of one slot.
+    // The clock stands still, so all permits of a batch are in one slot.
     let clock = Clock::manual(Millis(1_800_000_000_000));
     let limiter = Limiter::new(table, clock.clone(), UNLIMITED);
     let resource = location(0);
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     while let Some(line) = lines.next_line().await.expect("readable") {
-        // The next batch is of another slot.
+        // The next batch is in another slot.
         clock.advance(Duration::from_secs(1));
         for _ in 0..line.parse::<usize>().expect("how many") {
             if told.raw {
@@ -69,7 +72,7 @@ pub(crate) async fn take(told: Taker) {
     }
 }
 
-/// Counts them all, or says why it cannot.
+/// Counts all cases, or reports the reason why they cannot be counted.
 pub(crate) async fn measure(store: &Store, functions: &Functions, bare: &Path, report: &mut Report) {
     if let Err(why) = counted(store, functions, bare, report).await {
         report.missing("instructions", &why);
@@ -97,7 +100,7 @@ async fn counted(store: &Store, functions: &Functions, bare: &Path, report: &mut
         Row::count(name, store.name, &what, Target::Told, of.mean().round())
             .told(format!("two counts of {CALLS} calls differ by {:.2} %", of.difference() * 100.0))
     };
-    // A baseline that is not optimized is none.
+    // A baseline that is not optimized is useless.
     let times = |row: Row, one: &OfOne, other: &OfOne| {
         if OPTIMIZED { row.told(format!("{:.2} × the next", one.mean() / other.mean())) } else { row }
     };
@@ -111,7 +114,7 @@ async fn counted(store: &Store, functions: &Functions, bare: &Path, report: &mut
     Ok(())
 }
 
-/// What one call takes, counted twice.
+/// The instructions of one call, from two counts.
 struct OfOne([f64; 2]);
 
 impl OfOne {
@@ -119,13 +122,13 @@ impl OfOne {
         f64::midpoint(self.0[0], self.0[1])
     }
 
-    /// How far the two are from one another, as a part of them.
+    /// The difference between the two counts, as a fraction of their mean.
     fn difference(&self) -> f64 {
         (self.0[0] - self.0[1]).abs() / self.mean()
     }
 }
 
-/// The tool, and where it writes.
+/// The tool, and the folder for its output.
 struct Callgrind {
     folder: PathBuf,
 }
@@ -137,7 +140,7 @@ impl Drop for Callgrind {
 }
 
 impl Callgrind {
-    /// If it is there.
+    /// Creates the folder. Fails if valgrind is not installed.
     async fn new() -> Result<Self, String> {
         for tool in ["valgrind", "vgdb"] {
             let asked = Command::new(tool).arg("--help").stdout(Stdio::null()).stderr(Stdio::null()).status();
@@ -152,7 +155,7 @@ impl Callgrind {
         self.folder.join(name)
     }
 
-    /// How valgrind and the program that talks to it find one another.
+    /// The option for the location at which `valgrind` and `vgdb` find each other.
     fn meeting(&self) -> String {
         format!("--vgdb-prefix={}", self.folder.join("vgdb").display())
     }
@@ -162,7 +165,7 @@ impl Callgrind {
         vec!["-q".to_owned(), "--tool=callgrind".to_owned(), self.meeting(), out]
     }
 
-    /// Counts two batches of calls, after one that warms the process.
+    /// Counts two batches of calls, after a batch that warms the process.
     async fn count(
         &self,
         name: &str,
@@ -178,7 +181,7 @@ impl Callgrind {
         Ok(OfOne([first, second].map(|all| all / float(CALLS))))
     }
 
-    /// Instructions of a process since it was asked last.
+    /// The number of instructions of a process since the last dump.
     async fn dump(&self, name: &str, process: u32, number: usize) -> Result<f64, String> {
         let mut command = Command::new("vgdb");
         command.args([&self.meeting(), &format!("--pid={process}"), "dump"]).kill_on_drop(true);
@@ -193,7 +196,7 @@ impl Callgrind {
         total.and_then(|total| total.trim().parse().ok()).ok_or_else(|| "valgrind wrote no total".to_owned())
     }
 
-    /// Of a function that is invoked.
+    /// The instructions of a function that is invoked.
     async fn function(
         &self,
         system: &System,
@@ -218,7 +221,7 @@ impl Callgrind {
         self.count(function, worker.pid().ok_or("it has ended")?, invoke).await
     }
 
-    /// Of this program, when it takes permits or makes raw writes.
+    /// The instructions of this program while the program takes permits or makes raw writes.
     async fn taker(&self, table: &Table, url: &str, more: &[&str]) -> Result<OfOne, String> {
         let name = format!("taker{}", more.concat());
         let itself = std::env::current_exe().map_err(|error| error.to_string())?;

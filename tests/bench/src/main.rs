@@ -1,7 +1,7 @@
-//! What the system costs, measured against raw baselines in the same run.
+//! Measures the costs of the system against raw baselines in the same run.
 //!
-//! Two kinds of figures: what is *counted* is the same on every machine, and a miss fails the run; what is *timed* is
-//! a ratio of system to raw baseline, measured in turns, and a miss is shown.
+//! A *counted* figure is the same on every machine, and a miss fails the run. A *timed* figure is a ratio of the system
+//! to a raw baseline, measured in turns, and a miss is only shown.
 
 mod counts;
 mod footprint;
@@ -106,7 +106,7 @@ async fn measure(options: &Options, report: &mut Report) -> Result<(), String> {
         if options.wants("peers") && !quick && store.is_local() {
             peers::measure(store, &options::peers()?, report).await;
         }
-        // The rest does not depend on the engine.
+        // The remaining benchmarks do not depend on the engine.
         if number > 0 {
             continue;
         }

@@ -1,4 +1,4 @@
-//! The command line, and what a run is made of besides.
+//! The command line, and the surroundings of a run: the built functions, the peers and the machine.
 
 use std::path::PathBuf;
 use std::process::Command as Process;
@@ -18,25 +18,25 @@ pub(crate) struct Options {
     /// Write all figures to this file.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
-    /// Only what begins with this name, such as `permit`; can be given more than once.
+    /// Run only benchmarks whose name begins with this, such as `permit`; can be given more than once.
     #[arg(long, value_name = "NAME")]
     pub(crate) only: Vec<String>,
-    /// Two minutes: what is counted is as good as ever, what is timed is hardly more than a sign of life; peers and
-    /// instructions are left out.
+    /// A short run of two minutes. Counted figures are as exact as in a full run; timed figures mean little. Skips
+    /// peers and instructions.
     #[arg(long)]
     pub(crate) quick: bool,
-    /// Which DynamoDB.
+    /// The `DynamoDB` engine.
     #[arg(long, value_enum, default_value_t = Engines::Both)]
     pub(crate) engine: Engines,
-    /// Folder of the built functions; without it they are built.
+    /// Folder of the built functions. Without this option the functions are built.
     #[arg(long, value_name = "FOLDER")]
     pub(crate) functions: Option<PathBuf>,
 }
 
-/// What this program can do beside measuring.
+/// The other tasks of this program, for processes that a benchmark starts.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// One of the processes that want permits.
+    /// A process that takes permits.
     #[command(hide = true)]
     Caller(Caller),
     /// A process whose instructions are counted.
@@ -47,21 +47,21 @@ pub(crate) enum Command {
 /// Engines to measure on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Engines {
-    /// Both.
+    /// Both engines.
     Both,
-    /// The one that is part of this program.
+    /// The engine that is part of this program.
     Embedded,
     /// DynamoDB Local.
     Local,
 }
 
 impl Options {
-    /// Whether a benchmark is to be run: its name, or the part before a dot.
+    /// Returns true if a benchmark is to be run. `name` is the benchmark's name, or the part of the name before a dot.
     pub(crate) fn wants(&self, name: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|only| name.starts_with(only.as_str()))
     }
 
-    /// The functions, built if need be with the profile of this program.
+    /// The functions. They are built with the profile of this program if no folder is given.
     pub(crate) fn functions(&self) -> Result<Functions, String> {
         if let Some(folder) = &self.functions {
             return Ok(Functions(folder.clone()));
@@ -71,7 +71,7 @@ impl Options {
     }
 }
 
-/// The function that does nothing, which is built beside this program.
+/// The path of the function that does nothing. The build puts its program beside this one.
 pub(crate) fn bare() -> Result<PathBuf, String> {
     let path = own_folder()?.join("bare");
     if !path.is_file() {
@@ -80,7 +80,7 @@ pub(crate) fn bare() -> Result<PathBuf, String> {
     Ok(path)
 }
 
-/// Where peers are installed.
+/// The folder in which peers are installed.
 pub(crate) fn peers() -> Result<PathBuf, String> {
     Ok(own_folder()?.join("peers"))
 }
@@ -90,8 +90,8 @@ fn own_folder() -> Result<PathBuf, String> {
     path.parent().map(PathBuf::from).ok_or_else(|| "this program has no folder".to_owned())
 }
 
-/// What is measured, with the features that the whole workspace has, as deployments do. Nothing is built twice by it:
-/// this program has the same (see its manifest).
+/// Builds the measured programs with the features of the whole workspace, as deployments do. This program has the same
+/// features (see its manifest), so nothing is built twice.
 fn build() -> Result<(), String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Process::new(cargo);
@@ -107,7 +107,7 @@ fn build() -> Result<(), String> {
     if status.success() { Ok(()) } else { Err("the functions cannot be built".to_owned()) }
 }
 
-/// What the figures were measured on.
+/// The machine on which the figures were measured.
 pub(crate) fn machine() -> Value {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");

@@ -1,11 +1,12 @@
-//! A and B in turns: on a machine where other things run, only what was measured side by side can be compared.
+//! Measures A and B in turns. On a machine with other load, only figures that were measured side by side can be
+//! compared.
 //!
 //! Small batches of the raw baseline and of the system alternate (A B, then B A). Each pair of batches gives a ratio;
 //! the median of the ratios is the result, and their quartiles are reported with it.
 
 use std::time::{Duration, Instant};
 
-/// System over raw, by pairs of batches.
+/// The ratios of system to raw baseline, by pairs of batches.
 #[derive(Clone, Debug)]
 pub(crate) struct Ratio {
     /// Median of the pairs' ratios.
@@ -21,7 +22,7 @@ pub(crate) struct Ratio {
 }
 
 impl Ratio {
-    /// Of measured pairs (raw, system).
+    /// The result of measured pairs (raw, system).
     pub(crate) fn of(pairs: &[(f64, f64)]) -> Self {
         let ratios: Vec<f64> = pairs.iter().map(|(raw, system)| system / raw).collect();
         Self {
@@ -34,7 +35,7 @@ impl Ratio {
     }
 }
 
-/// Measures `pairs` pairs. Both sides answer with a figure of one batch.
+/// Measures `pairs` pairs. Each side returns the figure of one batch.
 pub(crate) async fn alternate(
     pairs: usize,
     mut raw: impl AsyncFnMut() -> f64,
@@ -59,7 +60,7 @@ pub(crate) async fn p50(calls: usize, call: impl AsyncFnMut()) -> f64 {
     p50_after(calls, async || {}, call).await
 }
 
-/// The same, with something before each call that does not count.
+/// The median time of `calls` calls, each after a preparation that is not measured.
 pub(crate) async fn p50_after(calls: usize, mut before: impl AsyncFnMut(), mut call: impl AsyncFnMut()) -> f64 {
     let mut times = Vec::with_capacity(calls);
     for _ in 0..calls {
@@ -71,12 +72,12 @@ pub(crate) async fn p50_after(calls: usize, mut before: impl AsyncFnMut(), mut c
     quantile(&times, 0.5)
 }
 
-/// Something as often a second.
+/// The rate per second.
 pub(crate) fn rate(count: usize, took: Duration) -> f64 {
     float(count) / took.as_secs_f64()
 }
 
-/// Microseconds.
+/// The time in microseconds.
 pub(crate) fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
@@ -87,7 +88,7 @@ pub(crate) fn float(count: usize) -> f64 {
     count as f64
 }
 
-/// The value below which this part of `values` lies.
+/// The value below which this fraction of `values` lies.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

@@ -18,21 +18,21 @@ use crate::store::Store;
 use crate::wire::{Upstreams, Wire};
 
 const PROCESSES: usize = 4;
-/// Permits taken one after the other, before the limit.
+/// The number of permits that are taken one after the other before the limit is reached.
 const ADMITTED: usize = 80;
-/// Refusals right after it was reached.
+/// The number of refusals that are measured right after the limit was reached.
 const REFUSED: usize = 100;
 
-/// How a peer is installed and run.
+/// Another rate limiter, and the commands that install and run it.
 struct Peer {
     name: &'static str,
     /// Names of its rows: calls, refusals, most, one caller, many callers.
     rows: [&'static str; 5],
-    /// Files that it is made of.
+    /// The files of the peer's program.
     files: &'static [&'static str],
-    /// Installs it in the current folder.
+    /// The command that installs the peer in the current folder.
     install: &'static str,
-    /// Runs it in the current folder; arguments follow.
+    /// The command that runs the peer in the current folder. Arguments follow.
     run: &'static str,
 }
 
@@ -65,7 +65,7 @@ struct Measured {
     many: Vec<(f64, f64)>,
 }
 
-/// Measures all of them; what cannot be installed is reported as missing, with the reason.
+/// Measures all peers. A peer that cannot be installed is reported as missing, with the reason.
 pub(crate) async fn measure(store: &Store, folder: &Path, report: &mut Report) {
     for peer in &PEERS {
         match peer.measure(store, folder).await {
@@ -123,7 +123,7 @@ impl Peer {
         command(folder, &format!("{} {}", self.run, arguments.join(" ")))
     }
 
-    /// Runs it to its end; its answer is one line of JSON.
+    /// Runs the peer to its end. The answer of the peer is one line of JSON.
     async fn ask(&self, folder: &Path, arguments: &[&str]) -> Result<Value, String> {
         let output = self.running(folder, arguments).output().await.map_err(|error| error.to_string())?;
         serde_json::from_slice(&output.stdout).map_err(|_| {
@@ -132,7 +132,7 @@ impl Peer {
         })
     }
 
-    /// Calls for [`ADMITTED`] permits and for [`REFUSED`] refusals, in one process.
+    /// The number of calls for [`ADMITTED`] permits, and for [`REFUSED`] refusals, in one process.
     async fn counts(&self, folder: &Path, wire: &Wire) -> Result<(usize, usize), String> {
         let failed = |error: std::io::Error| error.to_string();
         let mut process = self.running(folder, &["spend", &wire.url()]).spawn().map_err(failed)?;
@@ -153,7 +153,7 @@ impl Peer {
         Ok((calls(1), calls(3)))
     }
 
-    /// Most in any 10 s, admitted in all, and calls.
+    /// The most permits in any 10 s, the number of all permits, and the number of calls.
     async fn pressure(&self, folder: &Path, wire: &Wire) -> Result<(usize, usize, usize), String> {
         let before = wire.count();
         let begin = Clock::system().now() + Duration::from_secs(4);

@@ -1,4 +1,4 @@
-//! What a permit costs in time, against the least that a shared counter can cost: one conditional `UpdateItem`.
+//! The time that a permit takes, against the cheapest possible shared counter: one conditional `UpdateItem`.
 
 use std::time::{Duration, Instant};
 
@@ -15,14 +15,14 @@ use crate::pairs::{alternate, p50, p50_after, rate};
 use crate::report::{Row, Target};
 use crate::store::{self, Store};
 
-/// High enough that nobody is ever refused.
+/// Limits so high that no caller is ever refused.
 pub(crate) const UNLIMITED: Limits =
     Limits { burst: 1_000_000_000, interval: Duration::from_secs(10), daily: 2_000_000_000 };
 const CALLERS: usize = 32;
-/// After this each slot of the window has permits.
+/// After this time each slot of the window has permits.
 const FULL: Duration = Duration::from_millis(10_800);
 
-/// A counter as small as it can be: no window, no day, nothing given back.
+/// The cheapest possible shared counter: no window, no daily limit, and no permit is given back.
 #[derive(Clone)]
 pub(crate) struct RawCounter {
     client: Client,
@@ -42,7 +42,7 @@ impl RawCounter {
         put.send().await.expect("a counter");
     }
 
-    /// Counts one, if there is room.
+    /// Counts one permit, if the limit allows.
     pub(crate) async fn take(&self, key: &str) {
         self.client
             .update_item()
@@ -65,14 +65,14 @@ fn location(number: usize) -> Resource {
 struct Scene {
     raw: RawCounter,
     limiter: Limiter,
-    /// Another process.
+    /// The limiter of another process.
     other: Limiter,
 }
 
 impl Scene {
     async fn new(store: &Store) -> Self {
         let made = store.table().await;
-        // The same client, configured as a function's, for both.
+        // Both limiters use the same client, configured as a function's.
         let table = Table { client: store::client(&store.url()).await, name: made.name };
         let raw = RawCounter::new(&table);
         for number in 0..CALLERS {
@@ -96,7 +96,7 @@ impl Scene {
     }
 }
 
-/// One caller.
+/// The latency with one caller.
 pub(crate) async fn latency(store: &Store, quick: bool) -> Vec<Row> {
     let scene = Scene::new(store).await;
     let resource = location(0);
@@ -126,7 +126,7 @@ pub(crate) async fn latency(store: &Store, quick: bool) -> Vec<Row> {
     rows
 }
 
-/// Thirty-two callers, each with a resource of its own.
+/// The throughput of thirty-two callers, each with a resource of its own.
 pub(crate) async fn throughput(store: &Store, quick: bool) -> Vec<Row> {
     let scene = Scene::new(store).await;
     let resources: Vec<Resource> = (0..CALLERS).map(location).collect();
@@ -166,7 +166,7 @@ pub(crate) async fn throughput(store: &Store, quick: bool) -> Vec<Row> {
     rows
 }
 
-/// Thirty-two callers of one process on one resource.
+/// The throughput of thirty-two callers of one process for one resource.
 pub(crate) async fn group(store: &Store, quick: bool) -> Vec<Row> {
     let scene = Scene::new(store).await;
     let resource = location(0);

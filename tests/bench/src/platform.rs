@@ -1,6 +1,6 @@
-//! A platform that does nothing but answer: what a call costs is then the relay's cost.
+//! A fake platform that only answers. The measured cost of a call is therefore the relay's cost.
 //!
-//! Refresh tokens name their location (`r.LOCATION.N`), so that nothing has to be remembered.
+//! Refresh tokens name their location (`r.LOCATION.N`), so the platform stores nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use http::{HeaderValue, header};
 use sandbox::server::{Server, WhenClientLeaves};
 use serde_json::json;
 
-/// What it answers to everything but a token request: one contact, as the platform writes it.
+/// The answer to every request other than a token request: one contact, in the platform's format.
 const CONTACT: &str = r#"{"contact":{"id":"sx6wyHhbFdRXh302LLNR","locationId":"L1","firstName":"Ada","lastName":"Lovelace","email":"ada@example.com","phone":"+15555550100","tags":["customer"],"dateAdded":"2026-01-02T03:04:05.678Z"},"traceId":"0af76519-16cd-43dd-8448-eb211c80319c"}"#;
 
 struct Inner {
@@ -24,14 +24,14 @@ struct Inner {
     grants: AtomicUsize,
 }
 
-/// The platform, which ends when this is dropped.
+/// The running platform. Dropping this value stops the platform.
 pub(crate) struct Platform {
     inner: Arc<Inner>,
     server: Server,
 }
 
 impl Platform {
-    /// Starts one that takes so long for each answer.
+    /// Starts a platform that takes this time for each answer.
     pub(crate) async fn that_takes(takes: Duration) -> Self {
         let inner = Arc::new(Inner { takes, requests: AtomicUsize::new(0), grants: AtomicUsize::new(0) });
         let router = Router::new().route("/oauth/token", post(grant)).fallback(answer).with_state(Arc::clone(&inner));
@@ -39,17 +39,17 @@ impl Platform {
         Self { inner, server }
     }
 
-    /// Base URL.
+    /// The base URL.
     pub(crate) fn url(&self) -> String {
         self.server.url()
     }
 
-    /// Requests other than for tokens.
+    /// The number of requests other than token requests.
     pub(crate) fn requests(&self) -> usize {
         self.inner.requests.load(Ordering::SeqCst)
     }
 
-    /// Token requests.
+    /// The number of token requests.
     pub(crate) fn grants(&self) -> usize {
         self.inner.grants.load(Ordering::SeqCst)
     }
@@ -93,12 +93,12 @@ async fn grant(State(inner): State<Arc<Inner>>, form: Bytes) -> Response {
     response
 }
 
-/// As long as the platform's own: a JWT of some 1.2 KB.
+/// An access token as long as the real platform's: a JWT of about 1.2 KB.
 pub(crate) fn access_token(number: usize) -> String {
     format!("{number:0>1200}")
 }
 
-/// As long as the platform's own.
+/// A refresh token as long as the real platform's.
 pub(crate) fn refresh_token(location: &str, number: usize) -> String {
     format!("r.{location}.{number:0>800}")
 }

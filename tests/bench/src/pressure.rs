@@ -1,4 +1,4 @@
-//! Four processes with 25 callers each want all they can get, for 25 s of real time.
+//! Four processes with 25 callers each take as many permits as they can get, for 25 s of real time.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -20,24 +20,24 @@ const LIMITS: Limits = Limits { burst: 100, interval: Duration::from_secs(10), d
 const PROCESSES: usize = 4;
 const CALLERS: usize = 25;
 
-/// What one of the processes is told.
+/// The arguments of one of the processes.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Caller {
-    /// Where DynamoDB is.
+    /// The URL of DynamoDB.
     #[arg(long)]
     url: String,
     /// The table.
     #[arg(long)]
     table: String,
-    /// When to begin, in milliseconds since 1970.
+    /// The start time, in milliseconds since 1970.
     #[arg(long)]
     begin: i64,
-    /// When to end, in milliseconds since 1970.
+    /// The end time, in milliseconds since 1970.
     #[arg(long)]
     end: i64,
 }
 
-/// One of the processes: takes permits, and prints when it could send.
+/// The task of one process: takes permits, and prints the instants at which each could be used.
 pub(crate) async fn call(told: Caller) {
     let table = Table { client: store::client(&told.url).await, name: told.table.into() };
     let clock = Clock::system();
@@ -51,7 +51,8 @@ pub(crate) async fn call(told: Caller) {
         callers.push(tokio::spawn(async move {
             let (mut sent, mut refused) = (Vec::new(), 0);
             while clock.now() < end {
-                // Half of them wait in line, half come back when they are told.
+                // Half of the callers wait in the waiter queue. The other half try again at the instant that a refusal
+                // states.
                 match limiter.take(&resource, (number % 2 == 0).then_some(end)).await {
                     Ok(permit) if clock.now() <= permit.send_by => sent.push(clock.now().0),
                     Ok(_) => {}
@@ -74,7 +75,7 @@ pub(crate) async fn call(told: Caller) {
     say(&json!({ "sent": sent, "refused": refused }).to_string());
 }
 
-/// Starts the processes and adds up what they say.
+/// Starts the processes and adds up their results.
 pub(crate) async fn pressure(store: &Store, quick: bool) -> Vec<Row> {
     let lasts = Duration::from_secs(if quick { 13 } else { 25 });
     let wire = Wire::to(Upstreams { dynamodb: store.url(), ..Upstreams::default() }).await;
@@ -114,7 +115,7 @@ pub(crate) async fn pressure(store: &Store, quick: bool) -> Vec<Row> {
     ]
 }
 
-/// The most that lie within any `interval` milliseconds, of instants in order.
+/// The highest number of instants in any `interval` milliseconds. The instants are sorted.
 pub(crate) fn most_in_any(sent: &[i64], interval: i64) -> usize {
     (0..sent.len()).map(|i| i + 1 - sent.partition_point(|at| *at <= sent[i] - interval)).max().unwrap_or(0)
 }

@@ -1,5 +1,5 @@
-//! Refreshes a second of one invocation, against a loop that makes its two writes and one POST and nothing else; and, to
-//! be told, against one whose writes have a single condition.
+//! The refreshes per second of one invocation, against a loop that makes the two writes and one POST of a refresh and
+//! nothing else. For information also against a loop whose writes have a single condition.
 
 use std::time::Instant;
 
@@ -19,10 +19,10 @@ use crate::report::{Row, Target};
 use crate::store::{self, Store};
 use crate::system::{Distances, Functions, System, Through, location};
 
-/// What the function does at once.
+/// The number of refreshes that the function runs at once.
 const AT_ONCE: usize = 16;
 
-/// The rate, and the calls that a refresh costs.
+/// The rate, and the number of calls for each refresh.
 pub(crate) async fn rate_of_one(store: &Store, functions: &Functions, quick: bool) -> Vec<Row> {
     let (pairs, due) = if quick { (3, 100) } else { (40, 400) };
     let system = System::new(store, functions, Through::Nothing, Distances::default()).await;
@@ -31,7 +31,7 @@ pub(crate) async fn rate_of_one(store: &Store, functions: &Functions, quick: boo
 
     let table = Table { client: store::client(&store.url()).await, name: system.table.name.clone() };
     let copies = Copies::of_installations(&system, table, due).await;
-    // As the functions do: a connection of its own for each presentation.
+    // As in the functions, each presentation of a refresh token has its own connection.
     let http = reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("a client");
     let url = format!("{}/oauth/token", system.platform.url());
     let (system, copies, http, url) = (&system, &copies, &http, &url);
@@ -93,16 +93,17 @@ async fn counts(store: &Store, functions: &Functions, due: usize) -> Vec<Row> {
     ]
 }
 
-/// What the raw loop's writes set and check.
+/// The conditions and values of the raw loop's writes.
 #[derive(Clone, Copy)]
 enum Conditions {
-    /// All that a claim and a commit do.
+    /// All conditions and values of a claim and a commit.
     Its,
-    /// As much data, and that there is an item.
+    /// The same amount of data, and only the condition that the item exists.
     One,
 }
 
-/// Items as large and as indexed as installations, on which a claim's and a commit's writes are made, and nothing else.
+/// Copies of installations, of the same size and in the same indexes. The raw loop makes the writes of a claim and a
+/// commit on them.
 struct Copies {
     table: Table,
     epoch: AttributeValue,
@@ -116,10 +117,10 @@ impl Copies {
             let get = system.table.client.get_item().table_name(&*table.name);
             let found = get.key("pk", s(installation_key(&location(number)))).send().await.expect("an answer");
             let mut item = found.item.expect("an installation");
-            // All were installed once, and never renewed.
+            // All installations were installed once and never renewed, so they have the same version.
             version = (item["epoch"].clone(), item["generation"].clone());
             item.insert("pk".to_owned(), s(format!("copy#{number}")));
-            // Indexed like the others, but never due.
+            // The copies are in the index like the others, but never due.
             item.insert("due_shard".to_owned(), s("copies"));
             table.client.put_item().table_name(&*table.name).set_item(Some(item)).send().await.expect("a copy");
         }
@@ -127,7 +128,7 @@ impl Copies {
         Self { table, epoch, generation }
     }
 
-    /// The first write of a refresh, as `Table::claim` sends it; `of` says on what condition.
+    /// The first write of a refresh, as `Table::claim` sends it, with the conditions `of`.
     async fn claim(&self, number: usize, of: Conditions) {
         let update = self.table.client.update_item().table_name(&*self.table.name);
         let update = update
@@ -167,7 +168,7 @@ impl Copies {
         update.send().await.expect("written");
     }
 
-    /// The second, as `Table::commit` sends it, but for the generation, which stays.
+    /// The second write, as `Table::commit` sends it. Only the generation stays the same.
     async fn commit(&self, number: usize, of: Conditions) {
         let token = |text: String| AttributeValue::B(Blob::new(text));
         let update = self.table.client.update_item().table_name(&*self.table.name);
@@ -208,12 +209,12 @@ impl Copies {
     }
 }
 
-/// Installations that were called of late.
+/// Prepares installations that had recent calls.
 async fn prepare(system: &System, due: usize) {
     let one = |number: usize| async move {
         system.install(&location(number), number).await;
         match system.app.limiter.take(&location(number), None).await {
-            // A permit that came too late to be used is one for the schedule, too.
+            // The schedule also counts a permit that came too late to be used as a recent call.
             Ok(_) | Err(LimiterError::Store(StoreError::Unavailable(_))) => {}
             Err(error) => panic!("{error}"),
         }
@@ -221,7 +222,7 @@ async fn prepare(system: &System, due: usize) {
     stream::iter(0..due).for_each_concurrent(AT_ONCE, one).await;
 }
 
-/// Puts all of them before the schedule.
+/// Makes all installations due.
 async fn make_due(system: &System, due: usize) {
     let one = |number: usize| async move {
         let update = system.table.client.update_item().table_name(&*system.table.name);

@@ -1,4 +1,4 @@
-//! What a warm call through the relay costs, in calls and in time.
+//! The cost of a warm call through the relay, in calls and in time.
 
 use bytes::Bytes;
 use sandbox::process::Program;
@@ -13,7 +13,7 @@ use crate::system::{Distances, Functions, System, Through, location, request};
 use crate::wire::Calls;
 use shared::table::Table;
 
-/// Calls and requests of warm calls, counted by the proxy and by the platform.
+/// The calls and requests for each warm call, counted by the proxy and by the platform.
 pub(crate) async fn counts(store: &Store, functions: &Functions, quick: bool) -> Vec<Row> {
     let system = System::new(store, functions, Through::Wire, Distances::default()).await;
     let (location, calls) = (location(0), if quick { 100 } else { 500 });
@@ -45,7 +45,7 @@ pub(crate) async fn counts(store: &Store, functions: &Functions, quick: bool) ->
     ]
 }
 
-/// The time of a warm call, against the two calls that it cannot do without.
+/// The time of a warm call, against the two calls that the relay cannot avoid.
 pub(crate) async fn latency(store: &Store, functions: &Functions, bare: &std::path::Path, quick: bool) -> Vec<Row> {
     let system = System::new(store, functions, Through::Nothing, Distances::default()).await;
     let (location, payload) = (location(0), request(&location(0)));
@@ -64,7 +64,7 @@ pub(crate) async fn latency(store: &Store, functions: &Functions, bare: &std::pa
         answer.expect("an answer").bytes().await.expect("a body");
     };
 
-    // The same two calls made by a function that does nothing else, under the same Runtime API.
+    // A function that does nothing else makes the same two calls, under the same Runtime API.
     let own = [("RAW_TABLE", system.table.name.to_string()), ("RAW_URL", url.clone()), ("RAW_TOKEN", token.clone())];
     let _raw = system.start(Program::Path(bare.to_owned()), "raw", &own);
     let _echo = system.start(Program::Path(bare.to_owned()), "echo", &[]);

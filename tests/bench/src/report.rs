@@ -1,4 +1,4 @@
-//! What was measured, as a table and as JSON.
+//! The measured figures, as a table and as JSON.
 
 use std::io::Write as _;
 use std::panic::AssertUnwindSafe;
@@ -8,19 +8,19 @@ use serde_json::{Value, json};
 
 use crate::pairs::Ratio;
 
-/// Whether this program, and with it every raw baseline, is a release build.
+/// True if this program, and with it every raw baseline, is a release build.
 pub(crate) const OPTIMIZED: bool = !cfg!(debug_assertions);
 
-/// What a figure should be.
+/// The target of a figure.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Target {
-    /// No more than this.
+    /// At most this value.
     AtMost(f64),
-    /// No less than this.
+    /// At least this value.
     AtLeast(f64),
-    /// This and nothing else.
+    /// Exactly this value.
     Exactly(f64),
-    /// Anything: it is only told.
+    /// No target. The figure is only reported.
     Told,
 }
 
@@ -44,12 +44,12 @@ impl Target {
     }
 }
 
-/// Whether a figure is the same on every machine.
+/// The kind of a figure: a counted figure is the same on every machine, a timed one is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// It is counted: a miss fails the run.
+    /// The figure is counted. A miss fails the run.
     Count,
-    /// It is timed: a miss is shown, for a busy machine can make it.
+    /// The figure is timed. A miss is only shown, because a busy machine can cause it.
     Time,
 }
 
@@ -78,7 +78,7 @@ impl Row {
         Self { kind: Kind::Time, ..Self::count(name, engine, what, target, measured) }
     }
 
-    /// A ratio of times or rates; `unit` is that of both sides.
+    /// A ratio of times or rates. Both sides have the unit `unit`.
     pub(crate) fn ratio(
         name: &'static str,
         engine: &'static str,
@@ -96,7 +96,7 @@ impl Row {
         Self { detail, ratio: Some(ratio.clone()), ..Self::time(name, engine, what, target, ratio.median) }
     }
 
-    /// With a remark.
+    /// Adds a remark.
     pub(crate) fn told(self, detail: impl Into<String>) -> Self {
         let (detail, more) = (self.detail, detail.into());
         let detail = if detail.is_empty() { more } else { format!("{detail}; {more}") };
@@ -121,7 +121,7 @@ impl Row {
     }
 }
 
-/// All figures of a run, and what could not be measured.
+/// All figures of a run, and the figures that could not be measured.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     rows: Vec<Row>,
@@ -130,8 +130,8 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Adds the figures of a part. One that panics, because something answered as it must not, fails the run, but does
-    /// not keep the others from being measured.
+    /// Adds the figures of a part. A part that panics, because an answer was wrong, fails the run, but the other parts
+    /// are still measured.
     pub(crate) async fn part(&mut self, name: &'static str, rows: impl AsyncFnOnce() -> Vec<Row>) {
         match AssertUnwindSafe(Box::pin(rows())).catch_unwind().await {
             Ok(rows) => self.add(rows),
@@ -142,7 +142,7 @@ impl Report {
         }
     }
 
-    /// Adds figures, and shows them at once.
+    /// Adds figures, and prints them at once.
     pub(crate) fn add(&mut self, rows: impl IntoIterator<Item = Row>) {
         for row in rows {
             say(&line(&row));
@@ -150,18 +150,18 @@ impl Report {
         }
     }
 
-    /// Something that could not be measured, and why.
+    /// Records a figure that could not be measured, and the reason.
     pub(crate) fn missing(&mut self, what: &str, why: &str) {
         say(&format!("not measured: {what}: {why}"));
         self.missing.push(format!("{what}: {why}"));
     }
 
-    /// Whether every figure that is counted is what it should be, and all parts have come to an end.
+    /// Returns true if every counted figure meets its target and all parts were completed.
     pub(crate) fn holds(&self) -> bool {
         self.failed.is_empty() && self.rows.iter().all(|row| row.kind == Kind::Time || row.is_met())
     }
 
-    /// Everything, with what it was measured on.
+    /// All figures as JSON, with the machine on which they were measured.
     pub(crate) fn to_json(&self, machine: &Value) -> Value {
         json!({
             "machine": machine,
@@ -171,7 +171,7 @@ impl Report {
         })
     }
 
-    /// The table, once more and in one piece.
+    /// Prints the whole table once more, in one piece.
     pub(crate) fn print(&self) {
         say("");
         say("| what | engine | target | measured | |");
@@ -206,13 +206,13 @@ fn line(row: &Row) -> String {
     format!("| {what} | {engine} | {} | {} {verdict} | {detail} |", target.text(), figure(*measured))
 }
 
-/// A figure with as many digits as say something.
+/// A figure with its significant digits.
 fn figure(value: f64) -> String {
     let text = if value.abs() >= 100.0 { format!("{value:.0}") } else { format!("{value:.3}") };
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
 
-/// Prints a line: the program's answer is text.
+/// Prints a line on standard output, because the program's result is text.
 pub(crate) fn say(line: &str) {
     let _nobody_reads = writeln!(std::io::stdout(), "{line}");
 }

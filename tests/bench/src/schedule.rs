@@ -1,4 +1,4 @@
-//! A week of a million installations, by the schedule's own functions and a clock that is only a number.
+//! Simulates a week of a million installations with the schedule's own functions and a simulated clock.
 
 use std::time::Duration;
 
@@ -13,12 +13,12 @@ const DAY: i64 = 24 * 60 * MINUTE;
 const LIFE: Duration = Duration::from_secs(86_399);
 const DAYS: usize = 7;
 const MINUTES: usize = DAYS * 1_440;
-/// What one invocation manages in a minute: 16 at once, each taking a second.
+/// The number of refreshes that one invocation completes in a minute: 16 at once, each taking a second.
 const CAPACITY: usize = 16 * 60;
-/// Writes of a refresh: the claim and the commit.
+/// The number of writes of a refresh: the claim and the commit.
 const WRITES: f64 = 2.0;
 
-/// What a week came to.
+/// The result of a week.
 struct Week {
     busiest: usize,
     refreshes: usize,
@@ -26,14 +26,14 @@ struct Week {
     longest_wait: usize,
 }
 
-/// Installations of all ages, as they are after the first days; and a minute's tick for whatever is due in it, with
-/// no more done in a minute than `shards` invocations manage.
+/// Simulates installations of all ages, as they are after the first days. Each minute has a tick for the installations
+/// that are due. In a minute at most as many refreshes are done as `shards` invocations can complete.
 fn week(installations: usize, shards: usize) -> Week {
     let mut random = fastrand::Rng::with_seed(7);
     let mut agenda: Vec<Vec<(i64, u32)>> = vec![Vec::new(); MINUTES + 2 * 1_440];
     let minute_of = |at: Millis| usize::try_from(at.0 / MINUTE).unwrap_or(0);
-    // Before the week begins, everyone lives three days by the rules from an install at any moment: then the ages are
-    // those of a system that runs.
+    // Before the week begins, every installation runs for three days by the rules, from an install at a random instant.
+    // The ages are then those of a running system.
     let begin = Millis(4 * DAY);
     for installation in 0..u32::try_from(installations).expect("a million") {
         let mut issued = Millis(random.i64(0..DAY));
@@ -72,7 +72,7 @@ fn week(installations: usize, shards: usize) -> Week {
 
 /// The figures of the week.
 pub(crate) fn simulate(quick: bool) -> Vec<Row> {
-    // With fewer, chance alone makes the busiest minute of a week half as busy again.
+    // With fewer installations, chance alone makes the busiest minute of a week half as busy again.
     let (installations, shards) = if quick { (400_000, 1) } else { (1_000_000, 2) };
     let week = week(installations, shards);
     let mean = float(week.refreshes) / float(MINUTES);

@@ -1,4 +1,4 @@
-//! How long a process takes to start, and to answer its first call.
+//! The time from the start of a process to its readiness, and to the answer to its first call.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -20,14 +20,15 @@ use crate::report::{Row, Target};
 use crate::store::{self, Store};
 use crate::system::{Distances, Functions, System, Through, location, request};
 
-/// Round-trip times that are added to the emulators, so that a start waits as long for each as for the real service.
+/// Round-trip times that are added to the emulators, so that a start waits for each service as long as for the real
+/// one.
 const DISTANCES: Distances = Distances {
     dynamodb: Duration::from_millis(6),
     secrets: Duration::from_millis(30),
     platform: Duration::from_millis(90),
 };
 
-/// From the start of a process to its first request to the Runtime API.
+/// The time from the start of a process to its first request to the Runtime API.
 pub(crate) async fn poll(store: &Store, functions: &Functions, bare: &Path, quick: bool) -> Vec<Row> {
     let system = System::new(store, functions, Through::Nothing, Distances::default()).await;
     let relay = functions.bootstrap("relay");
@@ -45,7 +46,7 @@ pub(crate) async fn poll(store: &Store, functions: &Functions, bare: &Path, quic
     vec![Row::ratio("start.poll", "none", what, Target::AtMost(1.5), &ratio.await, "µs")]
 }
 
-/// Microseconds to the first bytes of the first poll.
+/// The time to the first bytes of the first poll, in microseconds.
 fn first_poll(program: &Path, environment: &BTreeMap<String, String>) -> f64 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("bound");
@@ -70,7 +71,7 @@ fn first_poll(program: &Path, environment: &BTreeMap<String, String>) -> f64 {
     micros(took)
 }
 
-/// From the start of a process to its first relayed answer, where the services are as far away as in reality.
+/// The time from the start of a process to its first relayed answer, with the round-trip times of the real services.
 pub(crate) async fn answer(store: &Store, functions: &Functions, quick: bool) -> Vec<Row> {
     let system = System::new(store, functions, Through::Wire, DISTANCES).await;
     let (location, payload) = (location(0), request(&location(0)));
@@ -80,7 +81,7 @@ pub(crate) async fn answer(store: &Store, functions: &Functions, quick: bool) ->
     counter.create("raw#0").await;
     let url = format!("{}/contacts/sx6wyHhbFdRXh302LLNR", system.platform.url());
     let token = access_token(0);
-    // Each by a client that has no connection yet, as in a process that has just started.
+    // Each round trip uses a client without an open connection, as in a process that has just started.
     let round_trips = async || {
         let counter =
             RawCounter::new(&Table { client: new_client(&system.wire.url()).await, name: table.name.clone() });
@@ -93,7 +94,7 @@ pub(crate) async fn answer(store: &Store, functions: &Functions, quick: bool) ->
         micros(began.elapsed()) / 1_000.0
     };
     let first_answer = async || {
-        // The function exists as soon as anybody asks for its Runtime API, and the invocation waits for a process.
+        // The function exists as soon as its Runtime API is requested, and the invocation waits for a process.
         let _address = system.runtime.url_for("relay", "relay-1");
         let began = Instant::now();
         let worker = system.start_function("relay");

@@ -1,4 +1,4 @@
-//! The two engines, and clients of them as the functions have.
+//! The two engines, and clients that are configured as the functions' clients.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -14,7 +14,7 @@ const LOCAL: &str = "DynamoDB Local";
 
 /// A running engine.
 pub(crate) struct Store {
-    /// Its name in the report.
+    /// The engine's name in the report.
     pub(crate) name: &'static str,
     engine: Engine,
 }
@@ -26,7 +26,7 @@ impl Store {
         Self { name: "embedded", engine }
     }
 
-    /// DynamoDB Local, which is installed if it is not there; else why it cannot be had.
+    /// DynamoDB Local, which is installed if it is missing. The error is the reason why it is not available.
     pub(crate) async fn local() -> Result<Self, String> {
         let java = Command::new("java").arg("-version").stdout(Stdio::null()).stderr(Stdio::null()).status().await;
         if !java.is_ok_and(|status| status.success()) {
@@ -39,17 +39,17 @@ impl Store {
         Ok(Self { name: LOCAL, engine })
     }
 
-    /// Whether it is DynamoDB Local.
+    /// Returns true if the engine is DynamoDB Local.
     pub(crate) fn is_local(&self) -> bool {
         self.name == LOCAL
     }
 
-    /// Base URL.
+    /// The base URL.
     pub(crate) fn url(&self) -> String {
         self.engine.url()
     }
 
-    /// A new table with the schema of the template.
+    /// Creates a table with the schema of the template.
     pub(crate) async fn table(&self) -> Table {
         let name = format!("bench-{}", shared::domain::random::hex::<8>());
         let client = client(&self.url()).await;
@@ -58,7 +58,7 @@ impl Store {
     }
 }
 
-/// Installs DynamoDB Local where it is looked for.
+/// Installs DynamoDB Local in the folder in which it is expected.
 async fn install() -> Result<(), String> {
     if std::env::var_os("DYNAMODB_LOCAL_DIR").is_some() {
         return Err("no DynamoDBLocal.jar in DYNAMODB_LOCAL_DIR".to_owned());
@@ -83,7 +83,7 @@ pub(crate) async fn sdk(url: &str) -> aws_config::SdkConfig {
         .await
 }
 
-/// A client of its own, configured as a function's.
+/// A new client, configured as a function's client.
 pub(crate) async fn client(url: &str) -> Client {
     Client::new(&sdk(url).await)
 }

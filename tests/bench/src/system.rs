@@ -21,19 +21,19 @@ use crate::platform::{Platform, access_token, refresh_token};
 use crate::store::{self, Store};
 use crate::wire::{Upstreams, Wire};
 
-/// Where the built functions are.
+/// The folder of the built functions.
 #[derive(Clone, Debug)]
 pub(crate) struct Functions(pub(crate) PathBuf);
 
 impl Functions {
-    /// The bootstrap of a function: as cargo or as cargo-lambda leaves it.
+    /// The path of a function's bootstrap, as built by cargo or by cargo-lambda.
     pub(crate) fn bootstrap(&self, function: &str) -> PathBuf {
         let packed = self.0.join(function).join("bootstrap");
         if packed.is_file() { packed } else { self.0.join(function) }
     }
 }
 
-/// How long answers take that in reality come from another machine.
+/// The added delay of answers that come from another machine in reality.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Distances {
     pub(crate) dynamodb: Duration,
@@ -41,24 +41,24 @@ pub(crate) struct Distances {
     pub(crate) platform: Duration,
 }
 
-/// Whether calls to AWS go through the counting proxy or straight to where they belong.
+/// The route of calls to AWS: through the counting proxy, or directly to the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Through {
     Wire,
     Nothing,
 }
 
-/// Everything around the functions.
+/// All services around the functions.
 pub(crate) struct System {
-    /// Lambda.
+    /// The emulator of Lambda's Runtime API.
     pub(crate) runtime: RuntimeApi,
-    /// What counts the calls to AWS.
+    /// The proxy that counts the calls to AWS.
     pub(crate) wire: Wire,
-    /// The platform.
+    /// The fake platform.
     pub(crate) platform: Platform,
     /// The table, reached without the proxy.
     pub(crate) table: Table,
-    /// Everything that a function is built of, to prepare the table with.
+    /// The parts of a function, for preparing the table.
     pub(crate) app: App,
     environment: BTreeMap<String, String>,
     surroundings: Surroundings,
@@ -93,8 +93,9 @@ impl System {
             ("API_URL", platform.url()),
             ("AWS_ENDPOINT_URL_DYNAMODB", dynamodb),
             ("AWS_ENDPOINT_URL_SECRETS_MANAGER", secrets_manager),
-            // More than a platform allows, because a benchmark calls more often. A shorter interval has shorter slots, and
-            // a permit whose write takes longer than those cannot be used: on a busy machine that would happen.
+            // A higher limit than a platform allows, because a benchmark calls more often. A shorter interval would
+            // have shorter slots. A permit whose write takes longer than a slot cannot be used, which would happen on a
+            // busy machine.
             ("BURST_LIMIT", "10000".to_owned()),
             ("BURST_INTERVAL_MS", "5000".to_owned()),
             ("DAILY_LIMIT", "100000000".to_owned()),
@@ -129,12 +130,12 @@ impl System {
         self.start(Program::Path(self.functions.bootstrap(function)), function, &[])
     }
 
-    /// The variables that all functions are given.
+    /// The variables that all functions get.
     pub(crate) fn environment(&self) -> &BTreeMap<String, String> {
         &self.environment
     }
 
-    /// Invokes a function and gives back its answer.
+    /// Invokes a function and returns its answer.
     pub(crate) async fn invoke(&self, function: &str, payload: impl Into<Bytes>) -> Bytes {
         let invocation = Invocation { timeout: Duration::from_secs(75), ..Invocation::default() };
         match self.runtime.invoke(function, payload, invocation).await {
@@ -166,7 +167,7 @@ impl System {
     }
 }
 
-/// A request through the relay, as another function invokes it.
+/// A request through the relay, in the form in which another function invokes the relay.
 pub(crate) fn request(location: &Resource) -> Bytes {
     let request = json!({
         "resource": { "location": location.id() }, "method": "GET", "path": "/contacts/sx6wyHhbFdRXh302LLNR",
@@ -175,14 +176,14 @@ pub(crate) fn request(location: &Resource) -> Bytes {
     request.to_string().into()
 }
 
-/// A location by number.
+/// The location of this number.
 pub(crate) fn location(number: usize) -> Resource {
     Resource::location(&format!("benchLocation{number:07}")).expect("an id")
 }
 
 async fn app(environment: &BTreeMap<String, String>, dynamodb: &str, secrets: &str) -> App {
     let config = config::read(&|name| environment.get(name).cloned(), AppConfig::read).expect("a configuration");
-    // One process asks all services at one URL: a proxy of the benchmark's own tells them apart.
+    // A process requests all services at one URL. A separate proxy of the benchmark tells the services apart.
     let upstreams = Upstreams { dynamodb: dynamodb.to_owned(), secrets: secrets.to_owned(), ..Upstreams::default() };
     let wire = Box::leak(Box::new(Wire::to(upstreams).await));
     App::build(config, &store::sdk(&wire.url()).await, Clock::system()).expect("an app")

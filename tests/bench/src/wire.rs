@@ -1,5 +1,5 @@
-//! What lies between a process and AWS when its calls are counted: an HTTP proxy that passes everything on, counts by
-//! operation, and can take its time. It knows nothing of the code that it counts.
+//! An HTTP proxy between a process and AWS. The proxy forwards every call, counts the calls by operation, and can add a
+//! delay. It shares no code with the system that it measures.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,10 +12,10 @@ use axum::response::Response;
 use http::HeaderMap;
 use sandbox::server::{Server, WhenClientLeaves, pass_on};
 
-/// Calls by operation, such as `UpdateItem`; those of the SDK's own retries too.
+/// The number of calls by operation, such as `UpdateItem`, including the SDK's own retries.
 pub(crate) type Calls = BTreeMap<String, usize>;
 
-/// Where the services are, and how long each call to them takes on top.
+/// The addresses of the services, and the delay that is added to each call.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Upstreams {
     pub(crate) dynamodb: String,
@@ -30,14 +30,14 @@ struct Inner {
     calls: Mutex<Calls>,
 }
 
-/// The proxy, which ends when this is dropped.
+/// The running proxy. Dropping this value stops the proxy.
 pub(crate) struct Wire {
     inner: Arc<Inner>,
     server: Server,
 }
 
 impl Wire {
-    /// Starts it on a free port.
+    /// Starts the proxy on a free port.
     pub(crate) async fn to(upstreams: Upstreams) -> Self {
         let inner = Arc::new(Inner { http: reqwest::Client::new(), upstreams, calls: Mutex::default() });
         let router = Router::new().fallback(pass).with_state(Arc::clone(&inner));
@@ -45,7 +45,7 @@ impl Wire {
         Self { inner, server }
     }
 
-    /// Base URL of all services.
+    /// The base URL of all services.
     pub(crate) fn url(&self) -> String {
         self.server.url()
     }
@@ -55,7 +55,7 @@ impl Wire {
         self.inner.calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How many calls so far.
+    /// The number of calls so far.
     pub(crate) fn count(&self) -> usize {
         self.calls().values().sum()
     }

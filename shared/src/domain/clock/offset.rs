@@ -1,50 +1,49 @@
-//! Evidence from the `Date` headers of answers about the offset of a clock.
+//! The evidence about the offset of a clock, from the `Date` headers of answers.
 //!
-//! The offset is what must be added to the machine's clock to get the true time. A server cuts its time to the second
-//! (RFC 9110 section 6.6.1), so an answer with the date *d*, whose request was sent at *s* and which was received at
-//! *r* by the machine's clock, proves that the offset lies between *d - r* and *d + 1000 - s*: the server wrote the
-//! date after *s* and before *r*. One answer proves little. Answers on both sides of the edge of a second together
+//! The offset is the number that must be added to the machine's clock to get the true time. A server cuts its time to
+//! the second (RFC 9110 section 6.6.1). Take an answer with the date *d*, whose request was sent at *s* and which was
+//! received at *r* by the machine's clock. The server wrote the date after *s* and before *r*, so the offset lies
+//! between *d - r* and *d + 1000 - s*. One answer proves little. Answers on both sides of the edge of a second together
 //! bound the offset to about the time that an answer takes.
 //!
-//! No answer is believed alone: a bound counts only if a second answer proves it too. So one server whose clock is
-//! wrong moves nothing.
+//! A bound counts only if a second answer proves it too. So a single server with a wrong clock changes nothing.
 
 use std::time::Duration;
 
 use super::Millis;
 
-/// The time for which an answer is evidence. A clock drifts by less than 60 ms meanwhile (100 parts in a million).
+/// The time for which an answer is evidence. In this time a clock drifts by less than 60 ms (100 parts in a million).
 const MEMORY: Duration = Duration::from_mins(10);
-/// Number of the tightest bounds that are remembered on each side.
+/// The number of tightest bounds that are remembered on each side.
 const REMEMBERED: usize = 8;
-/// The offset that must be proven before the clock is corrected, in milliseconds. The limits hold as long as two clocks
-/// differ by less than 300 ms, so two machines that are both just not corrected are still within that.
+/// The clock is corrected only if a larger offset than this is proven, in milliseconds. The limits hold while two
+/// clocks differ by less than 300 ms. Two machines that are both just below this tolerance stay within that difference.
 const TOLERATED_MS: i64 = 100;
 
 /// The evidence of recent answers, and the correction that follows from it.
 #[derive(Debug, Default)]
 pub(super) struct Offset {
-    /// The offset is not smaller than these.
+    /// Lower bounds of the offset.
     low: Bounds,
-    /// The negated offset is not smaller than these.
+    /// Lower bounds of the negated offset.
     negated_high: Bounds,
     correction: i64,
 }
 
 impl Offset {
-    /// The number of milliseconds that is added to the machine's clock.
+    /// The number of milliseconds that must be added to the machine's clock.
     pub(super) fn correction(&self) -> i64 {
         self.correction
     }
 
-    /// Takes the evidence of one answer: the offset lies between `low` and `high` (milliseconds), by an answer that was
-    /// received at `now` by the machine's clock. Returns the correction if that has changed.
+    /// Takes the evidence of one answer that was received at `now` by the machine's clock: the offset lies between
+    /// `low` and `high` (milliseconds). Returns the correction if the correction has changed.
     pub(super) fn learn(&mut self, low: i64, high: i64, now: Millis) -> Option<i64> {
         self.low.add(low, now);
         self.negated_high.add(-high, now);
         let (low, high) = self.agreed()?;
         if low > high {
-            // No offset explains all answers, so the machine's clock was set meanwhile: only this answer is about it.
+            // No offset fits all answers, so the machine's clock was set in between. Only this answer counts.
             let newest = (self.low.newest, self.negated_high.newest);
             (self.low, self.negated_high) = (Bounds::default(), Bounds::default());
             self.low.add(newest.0, now);
@@ -55,7 +54,7 @@ impl Offset {
         (std::mem::replace(&mut self.correction, correction) != correction).then_some(correction)
     }
 
-    /// Between which offsets the truth lies, as two answers agree.
+    /// The lowest and the highest offset, each confirmed by a second answer.
     fn agreed(&self) -> Option<(i64, i64)> {
         Some((self.low.agreed()?, -self.negated_high.agreed()?))
     }
@@ -63,8 +62,9 @@ impl Offset {
 
 /// The correction that follows from an offset between `low` and `high`.
 ///
-/// A correction that is still possible stays. Otherwise the machine's clock is believed unless it is proven to be off;
-/// then the middle is the best guess, but never more than twice what is proven: the error must not grow.
+/// The current correction stays if it is still possible. Otherwise the machine's clock is used uncorrected unless its
+/// error is proven. The correction is then the middle of the range, but at most twice the proven error, so that the
+/// error never grows.
 fn corrected(current: i64, low: i64, high: i64) -> i64 {
     let middle = i64::midpoint(low, high);
     if (low..=high).contains(&current) {
@@ -78,7 +78,7 @@ fn corrected(current: i64, low: i64, high: i64) -> i64 {
     }
 }
 
-/// The tightest lower bounds, the tightest first, and when each was found.
+/// The tightest lower bounds, tightest first, each with the time at which it was found.
 #[derive(Debug, Default)]
 struct Bounds {
     tightest: Vec<(i64, Millis)>,
@@ -112,7 +112,7 @@ mod tests {
     struct Machine {
         evidence: Offset,
         offset: i64,
-        /// True time.
+        /// The true time.
         now: i64,
     }
 
@@ -121,7 +121,7 @@ mod tests {
             Self { evidence: Offset::default(), offset, now: 1_790_000_000_000 }
         }
 
-        /// One request after a pause: so long on its way to the server, so long back.
+        /// Makes one request after a pause. `there` is the time to the server, and `back` the time of the answer.
         fn ask(&mut self, pause: i64, there: i64, back: i64) -> Option<i64> {
             let sent = self.now + pause;
             let date = (sent + there).div_euclid(1000) * 1000;
@@ -203,8 +203,8 @@ mod tests {
     }
 
     proptest! {
-        /// Requests of any length at any time: the truth always lies within the bounds, and the corrected clock is never
-        /// further from it than the machine's own.
+        /// Requests of any length at any time. The true offset always lies within the bounds, and the error of the
+        /// corrected clock is never larger than the error of the machine's clock.
         #[test]
         fn the_truth_stays_within_the_bounds(
             offset in prop_oneof![-10_000_i64..10_000, -300_i64..300],

@@ -1,4 +1,4 @@
-//! The sparse index `due`, in which the schedule finds the installations that are due.
+//! The sparse index `due`, in which the schedule finds due installations.
 
 use aws_sdk_dynamodb::types::Select;
 
@@ -13,22 +13,23 @@ use crate::table::{Attributes, Item, StoreError, Table, Update, Write, n, s};
 pub struct Due {
     /// The location or company.
     pub resource: Resource,
-    /// The version that the index shows. It may lag behind the item; the claim's condition finds out.
+    /// The version that the index shows. It may be older than the item's version; the condition of the claim detects
+    /// this.
     pub version: TokenVersion,
-    /// When it became due.
+    /// The time since which the installation has been due.
     pub due_at: Millis,
 }
 
-/// An entry of the index after which a page begins.
+/// The index entry after which a page begins.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DueKey(Item);
 
-/// Some entries of one shard of the index.
+/// A page of one shard of the index.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DuePage {
-    /// Longest due first.
+    /// The entries, longest due first.
     pub entries: Vec<Due>,
-    /// Where the next page begins, if there is more.
+    /// The position after which the next page begins. `None` on the last page.
     pub next: Option<DueKey>,
 }
 
@@ -73,14 +74,14 @@ impl Table {
             .limit(limit)
             .send()
             .await?;
-        // An item that cannot be read must not hide the others.
+        // An unreadable item must not hide the other items.
         let readable = |item| read_due(item).inspect_err(|error| tracing::error!(%error, "a due item is skipped")).ok();
         let entries = answer.items().iter().filter_map(readable).collect();
         Ok(DuePage { entries, next: answer.last_evaluated_key.map(DueKey) })
     }
 
-    /// Makes an installation due now, used of late or not, because something other than a call waits for its access
-    /// token. The next commit takes the mark away.
+    /// Makes an installation due now, even if it had no recent calls, because work other than a call waits for its
+    /// access token. The next commit removes the mark.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -96,9 +97,9 @@ impl Table {
         self.write_installation(write).await
     }
 
-    /// Puts off the scheduled refresh of an installation that was not used for a while. Only if it was installed before
-    /// `cold_since`, its pair was granted after `oldest` (every grant must be renewed now and then), and no work waits for
-    /// its token ([`Table::want_token`]).
+    /// Postpones the scheduled refresh of an installation without recent calls. The write is applied only if the app
+    /// was installed before `cold_since`, the pair was granted after `oldest` (every grant must be renewed now and
+    /// then), and no work waits for the token ([`Table::want_token`]).
     ///
     /// # Errors
     /// [`StoreError`].

@@ -1,4 +1,4 @@
-//! The writes that begin and end an installation.
+//! The writes of installs and uninstalls.
 
 use crate::domain::clock::Millis;
 use crate::domain::event::Event;
@@ -13,25 +13,25 @@ use crate::table::{StoreError, Table, Update, Write, n, s};
 pub struct NewInstallation<'a> {
     /// The location or company.
     pub resource: &'a Resource,
-    /// The attempt that exchanged the code.
+    /// The lease owner that exchanged the code.
     pub owner: &'a LeaseOwner,
-    /// When the exchange of its code began.
+    /// The time at which the exchange of the code began.
     pub installed_at: Millis,
-    /// When the schedule looks first.
+    /// The time at which the schedule first tries the installation.
     pub due_at: Millis,
-    /// The company, where the answer names it.
+    /// The company, if the answer names it.
     pub company: Option<&'a str>,
     /// The public base URL.
     pub home: &'a str,
-    /// Scopes granted.
+    /// The granted scopes.
     pub scope: Option<&'a str>,
-    /// The present.
+    /// The current time.
     pub now: Millis,
 }
 
 impl Table {
-    /// Stores a new installation over `seen`, whose pair must be sealed under [`TokenVersion::reinstalled`] of it (of a
-    /// version of zeros if there is none).
+    /// Stores a new installation in place of the one with version `seen`. The pair must be sealed under
+    /// [`TokenVersion::reinstalled`] of `seen`, or of a version of zeros if there is no installation.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -51,7 +51,8 @@ impl Table {
             }
             Some(seen) => {
                 write.when_equal("epoch", n(seen.epoch)).when_equal("generation", n(seen.generation));
-                // A grant of its own replaces a minted token, also if an install notice with a later time came first.
+                // The location's own grant replaces a minted token, even if an install notice with a later time came
+                // first.
                 write.when("installed_at < :installed_at OR attribute_exists(minted)");
                 write.value(":installed_at", n(new.installed_at));
             }
@@ -70,8 +71,9 @@ impl Table {
         Ok(self.write_installation(write).await?.or_applied_before(|stored| stored.is_committed_by(new.owner)))
     }
 
-    /// Revokes an installation and erases its tokens: one that is older than `at`, or the one whose version is still
-    /// `seen`. With an `event`, only if that names the epoch which follows.
+    /// Revokes an installation and erases its tokens. The write is applied only if the installation's version is `seen`
+    /// or, without `seen`, if the app was installed before `at`. With an `event`, the installation's new epoch must be
+    /// the event's epoch.
     ///
     /// # Errors
     /// [`StoreError`].

@@ -1,8 +1,8 @@
-//! Installations in the table: their attributes, and the reading of them.
+//! Installations in the table: their attributes, and their conversion from an item.
 //!
-//! Each write is one `UpdateItem` whose condition names the version that it starts from. A condition that fails is
-//! an answer and brings the item as it is. The writes: [`life`] (install, uninstall), [`rotation`] (everything under a
-//! lease), [`due`] (the schedule's index), and [`super::minted`].
+//! Each write is one `UpdateItem` whose condition names the expected version (compare-and-swap). A failed condition is
+//! an answer that has the unchanged item. The writes are in [`life`] (install, uninstall), [`rotation`] (the lease and
+//! the writes that end it), [`due`] (the index of the schedule), and [`super::minted`].
 
 pub mod due;
 pub mod life;
@@ -77,13 +77,13 @@ impl State {
         let status = attributes.text("status").and_then(Status::parse)?;
         Some(match status {
             Status::Active => Self::Active,
-            // The token may have been presented, and without a lease the next claim may present it again.
+            // The token may have been presented. Without a lease, the next claim may present the token again.
             Status::Refreshing => Lease::read(attributes).map_or(Self::Uncertain, Self::Refreshing),
             Status::Uncertain => Self::Uncertain,
             Status::Suspended => Self::Suspended,
             Status::Blocked => Self::Blocked,
             Status::NeedsReauthorization => Self::NeedsReauthorization,
-            // An uninstall without its time came after the install that it ended.
+            // An uninstall without a stored time happened after the install that it ended.
             Status::Revoked => Self::Revoked { at: attributes.number("revoked_at").map_or(installed_at, Millis) },
         })
     }
@@ -100,7 +100,7 @@ impl Lease {
 }
 
 impl Source {
-    /// Standby pairs of a minted location are ignored: the next minted token takes their place.
+    /// Standby pairs of a minted location are ignored, because the next minted token replaces them.
     fn read(attributes: Attributes<'_>) -> Result<Self, StoreError> {
         if attributes.flag("minted") {
             return Ok(Self::Minted(Minted {
@@ -111,7 +111,8 @@ impl Source {
                 is_placeholder: attributes.flag("supposed"),
             }));
         }
-        // An element that cannot be read keeps its place, for writes name elements by their place: it is an error.
+        // An unreadable element is an error and is not left out, because writes identify the elements by their
+        // position.
         let standby = attributes.list("standby").iter().map(|pair| pair.as_m().ok().and_then(StandbyPair::read));
         let standby = standby.collect::<Option<_>>().ok_or_else(|| attributes.malformed("standby"))?;
         Ok(Self::Own { standby })
@@ -144,8 +145,8 @@ impl Findings {
 }
 
 impl Installation {
-    /// Reads an item. A combination of attributes that no write leaves behind has a defined meaning, which the types of
-    /// its parts state.
+    /// Reads an item. Combinations of attributes that no write produces have a defined meaning, which is documented at
+    /// the types of the parts.
     pub(super) fn read(item: &Item) -> Result<Self, StoreError> {
         let attributes = Attributes::of(item);
         let need = |name: &'static str| attributes.malformed(name);
@@ -182,7 +183,7 @@ impl Installation {
 }
 
 impl Table {
-    /// Reads an installation as it is now (strongly consistent).
+    /// Reads the current state of an installation (strongly consistent).
     ///
     /// # Errors
     /// [`StoreError`].
@@ -234,7 +235,7 @@ mod tests {
         let owner = "me".to_owned().into();
         let expected = Lease { owner, ends_at: Millis(9_000), claimed_from: Status::Blocked };
         assert_eq!(whole.state, State::Refreshing(expected));
-        // The token may have been presented, and without a whole lease the next claim may present it again.
+        // The token may have been presented. Without a complete lease, the next claim may present the token again.
         assert_eq!(read(std::slice::from_ref(&refreshing)).state, State::Uncertain);
         assert_eq!(read(&[refreshing.clone(), lease[0].clone()]).state, State::Uncertain);
         assert_eq!(read(&[refreshing, lease[1].clone()]).state, State::Uncertain);

@@ -1,4 +1,4 @@
-//! Everything that happens under a lease: the claim that takes it, and the writes that end it.
+//! The writes of the lease: the claim that takes the lease, and the writes that end it.
 
 use std::time::Duration;
 
@@ -13,80 +13,81 @@ use crate::domain::status::{LeaseOwner, Status, TokenVersion, Transition};
 use crate::table::minted::SEARCH_RESULT;
 use crate::table::{StoreError, Table, Update, Write, n, s};
 
-/// The length of a lease: time for two presentations and a commit, and short enough that the next claimant can still
-/// present the same token inside the platform's 30 s of grace.
+/// The length of a lease. It is long enough for two presentations of the refresh token and a commit. It is so short
+/// that the next claimant can still present the same token within the platform's 30 s of grace.
 pub const LEASE: Duration = Duration::from_secs(15);
 
-/// A claim to be made.
+/// The parameters of a claim.
 #[derive(Clone, Debug)]
 pub struct Claim<'a> {
     /// The location or company.
     pub resource: &'a Resource,
-    /// The version that the claimant has seen.
+    /// The version that the claimant has read.
     pub version: TokenVersion,
-    /// The claimant.
+    /// The id of the claimant.
     pub owner: &'a LeaseOwner,
-    /// The present.
+    /// The current time.
     pub now: Millis,
     /// The end of the lease.
     pub lease_ends_at: Millis,
-    /// Whether an installation may be claimed that was given up: an operator has reason to think that the platform's
-    /// refusal was its own fault.
+    /// True if an installation that was given up may be claimed, too: an operator has reason to believe that the
+    /// platform's refusal was the platform's own fault.
     pub given_up_too: bool,
-    /// Whether a refused access token is the reason: then the last forced refresh must be older than this.
+    /// Set if a refused access token is the reason for the claim. The last forced refresh must be before this time.
     pub forced_before: Option<Millis>,
-    /// Whether that refusal was an answer that nobody has classified. Then the renewal is noted for the generation that
-    /// comes of it, and none is made for one that has come of such a renewal.
+    /// True if the refused access token got an unclassified answer. The renewal is then noted for the generation that
+    /// it produces. A generation that was itself produced by such a renewal is not renewed for such an answer.
     pub doubted: bool,
-    /// Whether the claim is for minting. A minted location has no refresh token, and what has one is not minted.
+    /// True if the claim is for minting. Such a claim applies only to minted locations, which have no refresh token,
+    /// and every other claim only to installations that are not minted.
     pub minting: bool,
 }
 
 /// A granted token, and the values that are stored with it.
 #[derive(Clone, Copy, Debug)]
 pub struct Renewal<'a> {
-    /// The attempt that was granted it.
+    /// The lease owner that was granted the token.
     pub owner: &'a LeaseOwner,
     /// The token or pair, sealed under the next version.
     pub pair: &'a SealedPair,
-    /// When the schedule looks again.
+    /// The time at which the schedule tries the installation next.
     pub due_at: Millis,
-    /// The event that is published once it is stored.
+    /// The event that is published once the token is stored.
     pub event: Option<Event>,
 }
 
 /// The release of a lease without a new token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Release {
-    /// The state to leave behind.
+    /// The state after the release.
     pub status: Status,
-    /// When the schedule looks again; never, if a human must act first.
+    /// The time at which the schedule tries the installation next. `None` if a human must act first.
     pub due_at: Option<Millis>,
-    /// Failures in a row, this one included.
+    /// The number of failures in a row, including this one.
     pub failures: u32,
-    /// Nobody tries again before this, because the platform has asked for it.
+    /// The earliest time of the next try, because the platform asked for a pause.
     pub retry_at: Option<Millis>,
-    /// What the platform has said about the current token.
+    /// The platform's finding about the current token.
     pub finding: Option<Finding>,
-    /// The present.
+    /// The current time.
     pub now: Millis,
 }
 
-/// What the item remembers of the platform's answer, as long as its token is the current one.
+/// A finding from the platform's answer, which is stored as long as the token is the current one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finding {
-    /// The token was refused, and the installation is not marked: it is counted once.
+    /// The token was refused, and the installation was not marked. This finding makes the installation count only once.
     Refused,
-    /// The platform knows no such location or company.
+    /// The platform states that the location or company does not exist.
     Gone(Gone),
 }
 
 impl Table {
-    /// Claims an installation for a refresh: at once the lease, the record of the intent, and the proof that the
-    /// store can be written.
+    /// Claims an installation for a refresh. The claim is one write that takes the lease, records the intent
+    /// (write-ahead), and proves that the table accepts writes.
     ///
     /// # Errors
-    /// [`StoreError`]. Nothing may be sent then.
+    /// [`StoreError`]. No request may be sent then.
     pub async fn claim(&self, claim: &Claim<'_>) -> Result<Write<Box<Installation>>, StoreError> {
         let mut write = Update::of_version(claim.resource, claim.version);
         let claimed = if claim.given_up_too { Transition::ClaimByOperator } else { Transition::Claim };
@@ -98,7 +99,8 @@ impl Table {
         write.value(":now", n(claim.now));
         write.when(if claim.minting { "attribute_exists(minted)" } else { "attribute_not_exists(minted)" });
         if let Some(before) = claim.forced_before {
-            // Only a token that is not in doubt: one without an answer is presented again while the platform forgives.
+            // The condition applies only if the stored pair is the live one. A token without an answer is presented
+            // again within the platform's grace.
             let in_doubt = write.status_is(|status| !status.has_live_pair());
             write.when(&format!("{in_doubt} OR attribute_not_exists(forced_at) OR forced_at < :forced_before"));
             write.value(":forced_before", n(before)).set("forced_at", n(claim.now));
@@ -108,8 +110,8 @@ impl Table {
             write.when(&format!(
                 "{in_doubt} OR attribute_not_exists(doubted_generation) OR doubted_generation <> generation"
             ));
-            // Noted before the token is presented, so that neither a crash nor another process forgets it. Without a new
-            // pair the note is about a generation that does not exist.
+            // The note is written before the token is presented, so neither a crash nor another process can lose it.
+            // Without a new pair, the note names a generation that does not exist.
             write.set("doubted_generation", n(claim.version.next().generation));
         }
         write.set_status(Status::Refreshing).set_to("claimed_from", "#status");
@@ -121,8 +123,8 @@ impl Table {
         }))
     }
 
-    /// Notes that the platform takes the token which came of a renewal in doubt ([`Claim::doubted`]): such a renewal may
-    /// help another time, too.
+    /// Notes that the platform accepts a token that was produced by a renewal after an unclassified answer
+    /// ([`Claim::doubted`]). Such a renewal may therefore help another time, too.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -136,12 +138,13 @@ impl Table {
         self.write_installation(write).await
     }
 
-    /// Stores a new pair in place of the one of version `from`. The condition is the version and not the lease, because the
-    /// holder of a granted pair may hold the only live one. Standby pairs stay. A location that was to be minted since its
-    /// grant was refused has a grant of its own again.
+    /// Stores a new pair in place of the pair of version `from`. The condition is the version and not the lease,
+    /// because the holder of a granted pair may hold the only live one. Standby pairs stay. A location that became
+    /// minted after its own grant was refused is no longer minted.
     ///
     /// # Errors
-    /// [`StoreError`]: the pair may or may not have been stored. Try again; a second try recognises the first.
+    /// [`StoreError`]: the pair may or may not have been stored. The caller should try again; a second try recognises
+    /// the first.
     pub async fn commit(
         &self,
         resource: &Resource,
@@ -155,12 +158,12 @@ impl Table {
         Ok(self.write_installation(write).await?.or_applied_before(|stored| stored.is_committed_by(renewal.owner)))
     }
 
-    /// Adds a standby pair to an installation that was read as `seen`. One that was given up or waits for a retry is
-    /// uncertain again, and due at once. The condition fails if the installation has changed its version, or between
-    /// these states and the others, or is minted.
+    /// Adds a standby pair to an installation that was read as `seen`. An installation that was given up or waits for a
+    /// retry becomes uncertain and due at once. The condition fails if the installation is minted, has another version,
+    /// or has changed between those states and the others.
     ///
     /// # Errors
-    /// [`StoreError`]: the pair may have been added. A pair that is there twice is tried twice, and does no harm.
+    /// [`StoreError`]: the pair may have been added. A pair that is stored twice is tried twice, which does no harm.
     pub async fn add_standby(
         &self,
         seen: &Installation,
@@ -170,7 +173,7 @@ impl Table {
         let is_retried = |status| Transition::AddStandby.from(status) == Some(Status::Uncertain);
         let to_be_retried = is_retried(seen.status());
         let mut write = Update::of_version(&seen.resource, seen.version);
-        // A minted token has no standby pairs: its next commit would erase them.
+        // A minted installation has no standby pairs, because its next commit would erase them.
         write.when("attribute_not_exists(minted)");
         write.set_to("standby", "list_append(if_not_exists(standby, :none), :standby)");
         write
@@ -184,9 +187,8 @@ impl Table {
         Ok(answer.or_applied_before(|stored| stored.standby().iter().any(|pair| pair.owner == standby.owner)))
     }
 
-    /// Makes one standby pair of the installation as it was read, the one at `place`, the current pair in place of one
-    /// that was refused. `pair` is the same pair sealed under the next version. The condition fails if the standby pairs
-    /// have changed.
+    /// Promotes the standby pair at `place` of `seen` to the current pair, in place of a refused one. `pair` is the
+    /// same pair, sealed under the next version. The condition fails if the standby pairs have changed.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -214,8 +216,8 @@ impl Table {
         Ok(self.write_installation(write).await?.or_applied_before(|stored| stored.is_committed_by(owner)))
     }
 
-    /// Releases the lease without a new token. Only its owner can; to [`Status::NeedsReauthorization`] only if there is no
-    /// standby pair.
+    /// Releases the lease without a new token. Only the owner of the lease can do this. The condition for
+    /// [`Status::NeedsReauthorization`] is that there is no standby pair.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -246,7 +248,7 @@ impl Table {
             write.set("retry_at", n(retry_at));
         }
         if to.status == Status::Active {
-            // Active without a new pair: nothing was renewed, so nothing was forced either.
+            // The installation becomes active without a new pair: nothing was renewed, so no refresh was forced.
             write.remove(["forced_at"]);
         }
         match to.finding {
@@ -269,14 +271,15 @@ impl Table {
 }
 
 impl Update {
-    /// Makes a granted token, which is sealed under the version after `from`, the current one. That releases the lease.
+    /// Stores a granted token as the current one, and releases the lease. The token is sealed under the version after
+    /// `from`.
     pub(in crate::table) fn renew(&mut self, resource: &Resource, from: TokenVersion, renewal: &Renewal<'_>) {
         let Renewal { owner, pair, due_at, event } = renewal;
         self.set_status(Status::Active).set("generation", n(from.next().generation)).set_pair(pair);
         self.set("committed_by", s(owner.as_str())).set_due(resource, *due_at).set("failures", n(0));
         self.release_lease().remove(["token_wanted"]).publish(*event, pair.access_issued_at);
         if event.is_some() {
-            // The event says that the published state is over. Without an event the next commit says it.
+            // The event reports the end of the published state. Without an event, the next commit reports that end.
             self.remove(["told"]);
         }
     }

@@ -1,4 +1,4 @@
-//! The clauses and conditions that several writes of installations have in common.
+//! The clauses and conditions that several writes of installations share.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
@@ -13,12 +13,12 @@ use crate::table::{StoreError, Table, Update, Write, n, s};
 pub const DUE_SHARDS: u32 = 8;
 
 impl Update {
-    /// A write of an installation, whatever its version.
+    /// A write of an installation with any version.
     pub(in crate::table) fn of_installation(resource: &Resource) -> Self {
         Self::of(installation_key(resource))
     }
 
-    /// A write of an installation that still has this version.
+    /// A write that is applied only if the installation still has this version.
     pub(in crate::table) fn of_version(resource: &Resource, version: TokenVersion) -> Self {
         let mut write = Self::of_installation(resource);
         write.when_equal("epoch", n(version.epoch)).when_equal("generation", n(version.generation));
@@ -29,7 +29,7 @@ impl Update {
         self.set("#status", s(status.as_str()))
     }
 
-    /// The condition that the stored state is one of those for which `may` is true, as text for [`Self::when`].
+    /// The condition that `may` is true for the stored state, as text for [`Self::when`].
     pub(in crate::table) fn status_is(&mut self, may: impl Fn(Status) -> bool) -> String {
         let states: Vec<_> = Status::ALL.into_iter().filter(|status| may(*status)).collect();
         let placeholders: Vec<_> = states.iter().map(|status| format!(":{status}")).collect();
@@ -39,18 +39,18 @@ impl Update {
         format!("#status IN ({})", placeholders.join(", "))
     }
 
-    /// The write is applied only in a state for which `may` is true.
+    /// Adds the condition that `may` is true for the stored state.
     pub(in crate::table) fn when_status(&mut self, may: impl Fn(Status) -> bool) -> &mut Self {
         let condition = self.status_is(may);
         self.when(&condition)
     }
 
-    /// The write is applied only in a state from which it is legal.
+    /// Adds the condition that the transition is legal in the stored state.
     pub(in crate::table) fn when_legal(&mut self, transition: Transition) -> &mut Self {
         self.when_status(|status| transition.is_legal(status))
     }
 
-    /// The write is applied only while `owner` holds the lease.
+    /// Adds the condition that `owner` holds the lease.
     pub(in crate::table) fn when_leased_by(&mut self, owner: &LeaseOwner) -> &mut Self {
         self.when_equal("attempt", s(owner.as_str()))
     }
@@ -59,12 +59,12 @@ impl Update {
         self.remove(["attempt", "lease_ends_at"])
     }
 
-    /// Puts the installation into the index `due`.
+    /// Adds the installation to the index `due`.
     pub(in crate::table) fn set_due(&mut self, resource: &Resource, at: Millis) -> &mut Self {
         self.set("due_at", n(at)).set("due_shard", s(due_shard(resource)))
     }
 
-    /// Takes the installation out of the index `due`.
+    /// Removes the installation from the index `due`.
     pub(in crate::table) fn unschedule(&mut self) -> &mut Self {
         self.remove(["due_at", "due_shard"])
     }
@@ -92,7 +92,7 @@ impl Table {
     }
 }
 
-/// The shard of the index that an installation is in: any spread that does not change will do (FNV-1a).
+/// The shard of the index for an installation. The hash (FNV-1a) only has to be stable and evenly distributed.
 pub(super) fn due_shard(resource: &Resource) -> String {
     let hash = installation_key(resource)
         .bytes()

@@ -1,5 +1,5 @@
-//! A Lambda function that does nothing, or, where it is told to, one `UpdateItem` and one call of the platform and
-//! nothing else: what a function costs before it does anything of ours.
+//! A Lambda function that does nothing, or, if configured, makes one `UpdateItem` and one call of the platform and
+//! nothing else. It shows the cost of a function before any code of this project runs.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use lambda_runtime::{Error, LambdaEvent, run, service_fn};
