@@ -252,8 +252,9 @@ fn request(method: Method, url: &Url, form: String, access: &Access) -> Option<R
     Some(request)
 }
 
-/// An error response proves that the app is gone only if it is about the token itself, and not about the token's age, its
-/// scopes or the request.
+/// Called after an uninstall webhook whose time does not decide. A 401, 403 or 404 confirms the uninstall, also with an
+/// unknown text, unless its text is about the token's age, its scopes, the version or an inactive location
+/// (docs/decisions/webhooks.md). A new [`Meaning`] needs a decision here.
 fn presence_of(meta: &ResponseMeta) -> Presence {
     let Some((status, _)) = &meta.head else { return Presence::Unclear("no answer") };
     if status.is_success() {

@@ -2,8 +2,9 @@
 //!
 //! The vendor publishes no list of its texts. The list here has three sources: the vendor's examples, reports of
 //! developers, and the public OAuth server library on which the platform seems to be built. A text counts only if it
-//! states the fault itself; a text that only mentions a token is [`Meaning::Unknown`]. No user of this module treats an
-//! unknown text as final.
+//! states the fault itself; a text that only mentions a token is [`Meaning::Unknown`]. An unknown text ends no installation.
+//! The one exception is the question to the platform after an ambiguous uninstall webhook (`company_api`): there the
+//! status alone (401, 403 or 404) confirms the uninstall.
 
 mod phrases;
 #[cfg(test)]
