@@ -34,7 +34,10 @@ const KEY_CHARACTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqr
 /// Facts that the rest of the project relies on and that follow from [`SLOTS`].
 const _: () = {
     let documented = Window { interval: 10_000 };
-    assert!(documented.slot_ms() == 200 && documented.clock_tolerance_ms() == 300, "docs/decisions/sliding-window.md and docs/reliability.md say so");
+    assert!(
+        documented.slot_ms() == 200 && documented.clock_tolerance_ms() == 300,
+        "docs/decisions/sliding-window.md and docs/reliability.md say so"
+    );
     // Bytes of an entry: key 3, count up to 9,999 3, overhead 1. All other attributes have 220 bytes at most.
     assert!((MOST_SLOTS + 1) * 7 + 220 <= 1_024, "a write of the item costs one unit");
     assert!(MOST_SLOTS + 1 < 1 << KEY_BITS, "two slots of an item never share a key");
