@@ -5,7 +5,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use it::proxy::Call;
-use it::world::{World, grantee, location};
+use it::world::{World, grantee, location, until};
 use sandbox::marketplace::faults::{Endpoint, Fault};
 use serde_json::{Value, json};
 use shared::domain::resource::Resource;
@@ -105,7 +105,7 @@ async fn an_uninstall_that_the_platform_neither_confirms_nor_denies_is_repeated(
     world.advance(Duration::from_mins(1));
     let gone = bare(&sender, &json!({"locationId": "L1"}));
     let answer = |status, body: &str| Fault::Answer { processed: false, status, body: body.into(), content_type: None };
-    for fault in [
+    let faults = [
         Fault::HangUp { processed: false },
         Fault::Delay { millis: 3_000 },
         answer(500, "{}"),
@@ -114,7 +114,9 @@ async fn an_uninstall_that_the_platform_neither_confirms_nor_denies_is_repeated(
         answer(400, r#"{"message":"something new"}"#),
         answer(401, r#"{"message":"The token is not authorized for this scope."}"#),
         answer(401, r#"{"message":"The access token is expired"}"#),
-    ] {
+    ];
+    let asked = faults.len();
+    for fault in faults {
         world.market.fault(Endpoint::Api, fault.clone(), Some(1));
         assert_eq!(sender.send(&gone).await, reply(429, "try_again"), "{fault:?}");
         world.market.clear_faults();
@@ -128,6 +130,8 @@ async fn an_uninstall_that_the_platform_neither_confirms_nor_denies_is_repeated(
     started.proxy.fault(Call::Secrets, 1, None, it::proxy::Fault::AccessDenied);
     assert_eq!(started.send(&bare(&started, &json!({"locationId": "L1"}))).await, reply(429, "try_again"));
     assert!(started.proxy.struck() > 0, "the sealing keys were asked for");
+    // The fake platform records a delayed question after its delay, when the webhook has been answered already.
+    until("every question is recorded", async || questions(&world, &l1) == asked).await;
     // Every permit is taken, so the relay sends no request to the platform.
     for _ in 0..100 {
         process.limiter.take(&l1, None).await.expect("a permit");
