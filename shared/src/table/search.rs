@@ -107,7 +107,7 @@ impl Table {
     }
 
     /// Ends a search that found no company. The companies are asked again after `until`, or earlier if a company is
-    /// listed after `newest`. Does nothing if the search has already ended.
+    /// listed after `newest`. Returns false and does nothing if the search has already ended.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -117,16 +117,18 @@ impl Table {
         until: Millis,
         newest: Option<Millis>,
         now: Millis,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let mut write = Update::of_version(&search.location, search.version);
         write.when_equal("search_since", n(search.since));
         write.set("absent_until", n(until)).set("absent_newest", n(newest.unwrap_or(Millis(0))));
         write.remove(["search_since", "search_after", "search_left"]);
-        let _ = self.write(write).await?;
+        if !self.write(write).await?.is_applied() {
+            return Ok(false);
+        }
         // A placeholder is deleted when the absence expires.
         let mut write = Update::of_installation(&search.location);
         write.when("attribute_exists(supposed)").set("expires_at", n((now + PLACEHOLDER_KEPT).seconds()));
-        self.write(write).await.map(drop)
+        self.write(write).await.map(|_| true)
     }
 
     /// Ends a search without a result. Does nothing if the search has already ended. The caller removes the location

@@ -99,8 +99,9 @@ impl Tokens {
                 return self.found(location, &company, now).await;
             }
             search.after = page.entries.into_iter().next_back().or(search.after);
+            // The search has ended, or another one has begun. The next tick decides by the item.
             if !self.table.save_search(&search).await? {
-                return self.table.end_search(location).await;
+                return Ok(());
             }
         }
     }
@@ -179,7 +180,11 @@ impl Tokens {
         }
         let remembered = if is_complete { ABSENT } else { PERHAPS_ABSENT };
         let newest = search.after.as_ref().map(|Listed { listed_at, .. }| *listed_at);
-        self.table.conclude_search(search, now + remembered, newest, now).await?;
+        // The search may have ended meanwhile: an install was reported, or another search has begun. Then its result is
+        // out of date, and nobody is asked to install the app again. The next tick decides by the item.
+        if !self.table.conclude_search(search, now + remembered, newest, now).await? {
+            return Ok(());
+        }
         tracing::info!(location = %search.location, is_complete, "no company has the app in a location");
         if is_complete {
             self.give_up(&search.location, deadline).await?;

@@ -54,6 +54,10 @@ impl Attempted<'_> {
         if self.on.pairs_may_be_queued().await {
             return self.wait("a granted pair may be on the rescue queue", schedule::after_rescue, false).await;
         }
+        // A process that was frozen wakes up late, and other processes may have tried in the meantime.
+        if self.lease.left(self.on.clock.now()).is_zero() {
+            return self.wait("refused, and the lease is over", schedule::after_refused, false).await;
+        }
         match minting {
             Minting::Possible { company_epoch } => self.become_minted(company_epoch, self.on.clock.now()).await,
             Minting::Impossible => self.mark().await,
@@ -64,12 +68,23 @@ impl Attempted<'_> {
         }
     }
 
-    /// Asks the location's company if it has the app there, with the company's stored token. The token is not renewed
-    /// here, because a renewal could take longer than the lease. The schedule renews it.
+    /// Asks the location's company if it has the app there, with the company's stored token. A token that does not work
+    /// is not renewed here, because a renewal could take longer than the lease. It becomes due at once instead, and the
+    /// schedule renews it.
     async fn ask(&self, company: &Installation) -> Minting {
+        let now = self.on.clock.now();
+        if !self.lease.allows_presentation(now) {
+            return Minting::Unknown("too little time is left of the lease");
+        }
         let wait_until = self.lease.ends_at - (PRESENTATION + COMMIT);
         let location = &self.installation.resource;
-        match self.on.minter.probe_with_stored_token(company, location, Some(wait_until)).await {
+        let probed = self.on.minter.probe_with_stored_token(company, location, Some(wait_until)).await;
+        if let Ok(None | Some(Probed::TokenRefused)) = probed
+            && let Err(error) = self.on.table.want_token(&company.resource, company.version, now).await
+        {
+            tracing::warn!(company = %company.resource, %error, "a company's token that does not work could not be made due");
+        }
+        match probed {
             Ok(Some(Probed::Installed)) => Minting::Possible { company_epoch: company.version.epoch },
             Ok(Some(Probed::Absent | Probed::NotAllowed)) => Minting::Impossible,
             Ok(Some(Probed::TokenRefused)) => Minting::Unknown("the company's access token is refused"),
@@ -87,10 +102,6 @@ impl Attempted<'_> {
     /// a place of the budget.
     async fn mark(&self) -> Refreshed {
         let now = self.on.clock.now();
-        // A process that was frozen wakes up late, and other processes may have tried in the meantime.
-        if self.lease.left(now).is_zero() {
-            return self.wait("refused, and the lease is over", schedule::after_refused, false).await;
-        }
         if self.installation.claimed_from() != Status::NeedsReauthorization {
             let first = !self.installation.findings.was_refused;
             match self.on.breaker.reserve(Requested::Refresh, &self.owner, first).await {
@@ -164,6 +175,10 @@ impl Attempted<'_> {
                 tracing::warn!(%resource, generation = version.generation, outcome = "to_be_minted", Refreshes = 1,
                     "the grant is gone: its token is minted from the company's from now on");
                 Refreshed::Moved
+            }
+            // A standby pair arrived while the company was asked.
+            Ok(Write::Conflict(stored)) if stored.version == *version && !stored.standby().is_empty() => {
+                self.promote(&stored).await
             }
             Ok(Write::Conflict(_)) => Refreshed::Moved,
             Ok(Write::NotFound) => Refreshed::Gone,
