@@ -7,6 +7,7 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
+use super::lock;
 use crate::domain::clock::{Clock, Millis};
 use crate::domain::status::LeaseOwner;
 use crate::platform::token_endpoint::{TokenEndpoint, fingerprint};
@@ -200,8 +201,4 @@ impl Breaker {
             tracing::error!(%error, "the breaker is open in this process only");
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -11,7 +11,7 @@ use super::breaker::{Breaker, Marking};
 use super::outcome::{Failure, Refreshed, Why, not_claimed, outcome_of};
 use super::parts::TokenParts;
 use super::reading::{fresh_pair, open};
-use super::{Company, TokenError, schedule};
+use super::{COMMIT, Company, TokenError, schedule};
 use crate::domain::access::Access;
 use crate::domain::clock::{Clock, Millis};
 use crate::domain::grant::Grant;
@@ -33,8 +33,6 @@ use crate::table::mark_budget::Requested;
 use crate::table::minted::{Absence, Source};
 use crate::table::{StoreError, Table, Write};
 
-/// The time for a commit. This much of the lease must be left after a minting.
-const COMMIT: Duration = Duration::from_secs(2);
 /// The platform's answer that a location is not a company's is remembered for this time. An install is noticed within
 /// 10 s.
 const ABSENT: Duration = Duration::from_secs(7);

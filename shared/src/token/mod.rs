@@ -17,6 +17,7 @@ pub mod search;
 pub mod tokens;
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::domain::access::Access;
 use crate::domain::clock::Millis;
@@ -32,6 +33,9 @@ pub struct Company {
     /// Its token.
     pub access: Access,
 }
+
+/// The time for a commit. This much of the lease must be left after a presentation or a minting.
+const COMMIT: Duration = Duration::from_secs(2);
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

@@ -21,7 +21,7 @@ prop_compose! {
         share in 1_u32..6,
         interval in prop::sample::select(vec![1_000_u64, 1_700, 10_000]),
         processes in 1_usize..6,
-        // Of the clock tolerance, in percent.
+        // The skew of the clocks, in percent of the clock tolerance.
         skew in 0_i64..=100,
         latency in 0_i64..120,
         (lost, forgetful) in (0_u32..30, 0_u32..40),

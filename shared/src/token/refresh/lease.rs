@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 use crate::domain::clock::Millis;
 use crate::platform::token_endpoint::PRESENTATION;
 use crate::table::installation::LEASE;
+pub(super) use crate::token::COMMIT;
 
-/// The time for a commit. This much of the lease must be left after a presentation.
-pub(super) const COMMIT: Duration = Duration::from_secs(2);
 /// The part of [`COMMIT`] that sending to the rescue queue needs if the table takes no write.
 pub(super) const RESCUE: Duration = Duration::from_secs(1);
 
