@@ -20,11 +20,12 @@
 use std::time::Duration;
 
 use shared::domain::clock::{Clock, Millis};
+use shared::domain::digest::sha256;
 use shared::domain::redacted::Redacted;
 use shared::domain::resource::Kind;
 use shared::domain::status::LeaseOwner;
 use shared::table::redirect::{
-    Arrival, Ending, ExchangePlace, MOST_ATTEMPTS, Origin, Progress, RedirectId, StoredRedirect, sha256,
+    Arrival, Ending, ExchangePlace, MOST_ATTEMPTS, Origin, Progress, RedirectId, StoredRedirect,
 };
 use shared::table::{StoreError, Table};
 use tokio::time::{sleep, timeout};

@@ -6,11 +6,11 @@
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use lambda_http::{Body, Context, Request, RequestExt as _, Response};
 use shared::app::App;
 use shared::domain::clock::Millis;
+use shared::domain::digest::sha256;
 use shared::domain::resource::Resource;
 use shared::install::Uninstalled;
 use shared::install::uninstall::{Reported, UninstallError};
@@ -75,7 +75,7 @@ impl Listener {
         }
         let now = self.app.clock.now();
         let table = &self.app.table;
-        let delivery = webhook.id.map_or_else(|| Delivery::Bytes(hex::encode(digest(&SHA256, body))), Delivery::Id);
+        let delivery = webhook.id.map_or_else(|| Delivery::Bytes(sha256(body)), Delivery::Id);
         // The mark is written after the effect. A crash in between leads to a repeated delivery, which is processed again.
         if table.is_webhook_done(&delivery, now).await.map_err(|error| not_stored(&error))? {
             return Ok(Acknowledgement::Repeated);

@@ -2,11 +2,10 @@
 //!
 //! The edited secret is validated as the relay does it. So no edit can produce a secret that the relay refuses.
 
-use aws_lc_rs::digest::{SHA256, digest};
-
 use super::Callers;
 pub use super::secret::CallerEntry;
 use super::secret::{Document, entry, without_values};
+use crate::domain::digest::sha256;
 use crate::domain::random;
 use crate::domain::redacted::Redacted;
 
@@ -23,7 +22,7 @@ impl NewKey {
     /// Makes a key of 192 random bits. Its prefix `rk_` lets scanners find a leaked key.
     pub fn generate() -> Self {
         let key = format!("rk_{}", random::hex::<24>());
-        let sha256 = hex::encode(digest(&SHA256, key.as_bytes()));
+        let sha256 = sha256(key.as_bytes());
         Self { key: key.into(), sha256 }
     }
 }

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod bearer;
 pub mod clock;
+pub mod digest;
 pub mod event;
 pub mod grant;
 pub mod installation;

@@ -10,10 +10,9 @@
 
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
-
 use super::{Attributes, Item, StoreError, Table, Update, Write, n, s};
 use crate::domain::clock::Millis;
+use crate::domain::digest::sha256;
 use crate::domain::redacted::Redacted;
 use crate::domain::resource::Kind;
 use crate::domain::status::LeaseOwner;
@@ -33,12 +32,6 @@ const KEPT: Duration = Duration::from_hours(1);
 pub const MOST_EXCHANGES: u32 = 60;
 /// The time for which counters are kept.
 const COUNTER_KEPT: Duration = Duration::from_hours(1);
-
-/// The SHA-256 of a secret, in hexadecimal. It identifies the secret and does not reveal it.
-#[must_use]
-pub fn sha256(secret: &[u8]) -> String {
-    hex::encode(digest(&SHA256, secret))
-}
 
 /// Identifies a redirect: by its state if it has one, otherwise by its code.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,9 +8,10 @@ use callback::authorize::CONSENT_TIME;
 use futures_util::future::join_all;
 use sandbox::marketplace::faults::{Endpoint, Fault};
 use sandbox::marketplace::grants;
+use shared::domain::digest::sha256;
 use shared::domain::redacted::Redacted;
 use shared::domain::status::LeaseOwner;
-use shared::table::redirect::{Arrival, LEASE, MOST_EXCHANGES, RedirectId, sha256};
+use shared::table::redirect::{Arrival, LEASE, MOST_EXCHANGES, RedirectId};
 use url::Url;
 
 use crate::{HOME, LOCATION, World, cookie_of, expect_connected, expect_used, title};
