@@ -1,6 +1,6 @@
 //! The `webhook` function: receives the marketplace's webhooks and applies installs and uninstalls.
 //!
-//! `POST /webhooks/marketplace` → [`request`] (the route, and the body's bytes as sent) → [`signature`] (Ed25519 over
+//! `POST /webhooks/marketplace` → [`request`] (the route, and the body's bytes as sent) → [`signature`] (of
 //! those bytes) → [`webhook`] (the event, its app and its resources) → the table → [`response`] (the status).
 //!
 //! A 200 means that the platform need not send the webhook again. A 429 makes the platform send the webhook again; no
@@ -24,7 +24,7 @@ use crate::listener::Listener;
 /// # Errors
 /// The configuration is missing or malformed, or the Runtime API cannot be reached.
 pub async fn run() -> Result<(), Error> {
-    let WebhookConfig { app, public_keys } = App::configure("webhook", WebhookConfig::read)?;
+    let WebhookConfig { app, settings } = App::configure("webhook", WebhookConfig::read)?;
     let alias = app.gateway_alias.clone();
-    serve_http(alias, Listener::new(Box::pin(App::of(app)).await?, public_keys)).await
+    serve_http(alias, Listener::new(Box::pin(App::of(app)).await?, settings)).await
 }

@@ -9,19 +9,21 @@ use std::time::Duration;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use lambda_http::{Body, Context, Request, RequestExt as _, Response};
 use shared::app::App;
+use shared::config::WebhookSettings;
 use shared::domain::clock::Millis;
 use shared::domain::digest::sha256;
 use shared::domain::resource::Resource;
 use shared::install::Uninstalled;
 use shared::install::uninstall::{Reported, UninstallError};
-use shared::lambda::gateway;
 use shared::lambda::serve::HttpFunction;
+use shared::secrets::Secret;
+use shared::secrets::webhook::WebhookSecrets;
 use shared::table::StoreError;
 use shared::table::webhook::Delivery;
 
 use crate::request::{body, check_route};
 use crate::response::{self, Acknowledgement, Refusal};
-use crate::signature;
+use crate::signature::{SignatureError, Verifier};
 use crate::webhook::{MarketplaceEvent, Webhook};
 
 /// Time limit of the processing. The platform waits 10 s for a response. After the limit the response is 429, so the
@@ -35,14 +37,18 @@ const LOCATIONS_AT_ONCE: usize = 16;
 /// The HTTP handler of one app's webhooks.
 pub struct Listener {
     app: App,
-    public_keys: Vec<[u8; 32]>,
+    verifier: Verifier,
 }
 
 impl Listener {
-    /// A handler for one app. Accepts webhooks that one of the platform's Ed25519 keys has signed.
+    /// A handler for one app.
     #[must_use]
-    pub fn new(app: App, public_keys: Vec<[u8; 32]>) -> Self {
-        Self { app, public_keys }
+    pub fn new(app: App, settings: WebhookSettings) -> Self {
+        let secrets = settings.secret_id.map(|id| {
+            let client = aws_sdk_secretsmanager::Client::new(&app.aws);
+            Secret::new(client, id, app.clock.clone(), WebhookSecrets::parse)
+        });
+        Self { verifier: Verifier::new(settings.public_keys, secrets), app }
     }
 
     /// Logs a result, and makes the response.
@@ -63,8 +69,13 @@ impl Listener {
     async fn process(&self, request: &Request) -> Result<Acknowledgement, Refusal> {
         check_route(request)?;
         let body = body(request)?;
-        signature::verify(&self.public_keys, body, gateway::header(request, signature::HEADER))
-            .map_err(|_| Refusal::NotSigned)?;
+        self.verifier.verify(request, body).await.map_err(|error| match error {
+            SignatureError::NotSigned => Refusal::NotSigned,
+            SignatureError::Secret(error) => {
+                tracing::error!(%error, "the secrets of webhook signatures cannot be read");
+                Refusal::TryAgain
+            }
+        })?;
         let credentials = self.app.app_secret.get().await.map_err(|error| {
             tracing::error!(%error, "the app's id cannot be read");
             Refusal::TryAgain

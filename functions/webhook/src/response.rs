@@ -75,8 +75,8 @@ impl Refusal {
         match self {
             Self::MethodNotAllowed => Some((ALLOW, HeaderValue::from_static("POST"))),
             Self::TryAgain => Some((RETRY_AFTER, RETRY_AFTER_SECONDS.into())),
-            // RFC 9110 section 11.6.1: a 401 names the accepted authentication scheme.
-            Self::NotSigned => Some((WWW_AUTHENTICATE, HeaderValue::from_static("X-GHL-Signature"))),
+            // RFC 9110 section 11.6.1: a 401 names the authentication schemes.
+            Self::NotSigned => Some((WWW_AUTHENTICATE, HeaderValue::from_static("X-GHL-Signature, X-WL-Signature"))),
             _ => None,
         }
     }

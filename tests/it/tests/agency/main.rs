@@ -4,7 +4,6 @@ mod ended;
 mod minting;
 mod presence;
 mod search;
-mod sender;
 mod webhooks;
 
 use it::world::{Process, World, location};

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use it::sender::{Sender, reply};
 use it::world::{Process, World, grantee, location};
 use sandbox::marketplace::Location;
 use sandbox::marketplace::faults::{Endpoint, Fault};
@@ -13,7 +14,6 @@ use shared::table::company::Note;
 use shared::token::TokenError;
 use shared::token::outcome::{Failure, Refreshed, Why};
 
-use crate::sender::{Sender, reply};
 use crate::{access, locations, works};
 
 it::stories!(

@@ -7,12 +7,12 @@ use aws_lc_rs::signature::Ed25519KeyPair;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use it::proxy::Call;
+use it::sender::{Sender, reply};
 use it::world::{World, grantee, location};
 use serde_json::{Value, json};
 use shared::domain::status::Status;
 use shared::token::TokenError;
 
-use crate::sender::{Sender, reply};
 use crate::{access, company, grow, minted, works};
 
 it::stories!(
