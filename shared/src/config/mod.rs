@@ -21,7 +21,7 @@ pub use self::reader::{Reader, Reported};
 pub use self::relay::RelayConfig;
 pub use self::runtime::{events_at_once, runtime_variables, starts_for_a_call};
 pub use self::secure_url::{is_loopback, parse_url};
-pub use self::webhook::{WebhookConfig, WebhookSettings};
+pub use self::webhook::{Dedupe, WebhookConfig, WebhookSettings};
 use crate::domain::limits::Limits;
 use crate::domain::qualifier::{GatewayAlias, names_an_alias};
 
@@ -248,7 +248,12 @@ mod tests {
             ("SUPPORT_URL", "javascript:alert(1)"),
         ];
         all_are_reported(&callback, &[], CallbackConfig::read);
-        all_are_reported(&[("WEBHOOK_PUBLIC_KEYS", "AAAA")], &[], WebhookConfig::read);
+        let webhook = [
+            ("WEBHOOK_PUBLIC_KEYS", "AAAA"),
+            ("EVENTS_OVERFLOW_QUEUE_URL", "ftp://x"),
+            ("WEBHOOK_DEDUPE", "sometimes"),
+        ];
+        all_are_reported(&webhook, &[], WebhookConfig::read);
         all_are_reported(&[], &["CALLERS_SECRET_ID"], RelayConfig::read);
         all_are_reported(&[], &[], AppConfig::read);
     }

@@ -30,6 +30,20 @@ pub struct WebhookSettings {
     pub public_keys: Vec<[u8; 32]>,
     /// Id of the secrets that HMAC signatures are made with. Without it, no HMAC signature is accepted.
     pub secret_id: Option<String>,
+    /// The queue for events that the bus does not take.
+    pub overflow_queue_url: Option<String>,
+    /// The handling of an event that the platform sends more than once.
+    pub dedupe: Dedupe,
+}
+
+/// The handling of an event that the platform sends more than once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dedupe {
+    /// An event with the same `webhookId` is published once within 24 h, at the cost of two writes for each event.
+    #[default]
+    On,
+    /// Each delivery is published, except those that change an installation.
+    Off,
 }
 
 impl WebhookConfig {
@@ -40,13 +54,21 @@ impl WebhookConfig {
     pub fn read(env: &mut Reader<'_>) -> Result<Self, Reported> {
         let app = AppConfig::read(env);
         let form = "must be comma-separated base64 SPKI Ed25519 keys, or none";
-        let public_keys = env.parsed("WEBHOOK_PUBLIC_KEYS", form, ed25519_keys)?.unwrap_or_else(published_keys);
-        let secret_id = if public_keys.is_empty() {
-            Some(env.required("WEBHOOK_SECRET_ID")?)
-        } else {
-            env.optional("WEBHOOK_SECRET_ID")
+        let public_keys = env.parsed("WEBHOOK_PUBLIC_KEYS", form, ed25519_keys);
+        let public_keys = public_keys.map(|keys| keys.unwrap_or_else(published_keys));
+        let secret_id = match &public_keys {
+            Ok(keys) if keys.is_empty() => env.required("WEBHOOK_SECRET_ID").map(Some),
+            _ => Ok(env.optional("WEBHOOK_SECRET_ID")),
         };
-        Ok(Self { app: app?, settings: WebhookSettings { public_keys, secret_id } })
+        let overflow_queue_url = env.optional_url("EVENTS_OVERFLOW_QUEUE_URL");
+        let dedupe = env.choice("WEBHOOK_DEDUPE", [("on", Dedupe::On), ("off", Dedupe::Off)]);
+        let settings = WebhookSettings {
+            public_keys: public_keys?,
+            secret_id: secret_id?,
+            overflow_queue_url: overflow_queue_url?.map(String::from),
+            dedupe: dedupe?,
+        };
+        Ok(Self { app: app?, settings })
     }
 }
 

@@ -2,9 +2,16 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use axum::{Router, body::Bytes, extract::State as Shared, response::Response, routing::post};
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, State as Shared},
+    response::Response,
+    routing::post,
+};
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
+use shared::events::platform;
 
 use crate::{
     aws_json::{self, answer, operation},
@@ -18,6 +25,8 @@ use crate::{
 pub const NAME: &str = "lifecycle";
 /// The most entries of one request.
 const MOST: usize = 10;
+/// The bytes that the entries of one request stay below.
+const TOO_LARGE: usize = 1024 * 1024;
 
 /// An event as it was put on the bus.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,6 +37,10 @@ pub struct Put {
     pub detail_type: String,
     /// Content of the event.
     pub detail: Value,
+    /// Content of the event as it was sent, byte for byte.
+    pub text: String,
+    /// The resources that the event is about.
+    pub resources: Vec<String>,
 }
 
 /// The way in which the endpoint fails.
@@ -70,7 +83,8 @@ impl EventBridge {
     /// No port is free.
     pub async fn start(told: Bus) -> Result<Self, StartError> {
         let desk = Arc::new(Desk { state: Mutex::default(), told });
-        let router = Router::new().route("/", post(serve)).with_state(Arc::clone(&desk));
+        let router =
+            Router::new().route("/", post(serve)).layer(DefaultBodyLimit::disable()).with_state(Arc::clone(&desk));
         let server = Server::start(0, router, WhenClientLeaves::Finish).await?;
         Ok(Self { desk, server })
     }
@@ -124,6 +138,9 @@ async fn serve(Shared(desk): Shared<Arc<Desk>>, headers: HeaderMap, body: Bytes)
     if operation(&headers) != Some("PutEvents") || entries.is_empty() || entries.len() > MOST {
         return aws_json::error(StatusCode::BAD_REQUEST, "ValidationException", "not a PutEvents of 1 to 10 entries");
     }
+    if entries.iter().map(size).sum::<usize>() >= TOO_LARGE {
+        return aws_json::error(StatusCode::BAD_REQUEST, "ValidationException", "the entries are too large");
+    }
     let refused = |code: &str| json!({ "ErrorCode": code, "ErrorMessage": "refused because the test asked for it" });
     let answers: Vec<Value> = entries
         .iter()
@@ -136,7 +153,10 @@ async fn serve(Shared(desk): Shared<Arc<Desk>>, headers: HeaderMap, body: Bytes)
                 _ if code.is_some() => refused(&code.unwrap_or_default()),
                 None => refused("MalformedDetail"),
                 Some(put) => {
-                    desk.told.publish(Event::Lifecycle { name: put.detail_type.clone(), detail: put.detail.clone() });
+                    if put.source != platform::SOURCE {
+                        let (name, detail) = (put.detail_type.clone(), put.detail.clone());
+                        desk.told.publish(Event::Lifecycle { name, detail });
+                    }
                     state.events.push(put);
                     json!({ "EventId": identity::uuid() })
                 }
@@ -147,11 +167,28 @@ async fn serve(Shared(desk): Shared<Arc<Desk>>, headers: HeaderMap, body: Bytes)
     answer(StatusCode::OK, &json!({ "FailedEntryCount": failed, "Entries": answers }))
 }
 
-/// Parses an entry. `None` if the real bus would refuse it: an entry needs a source, a type, the bus, and an object as
-/// detail.
+/// Parses an entry. `None` if the real bus would refuse it: an entry needs a source, a type of at most 128 characters,
+/// the bus, and an object as detail.
 fn read(entry: &Value) -> Option<Put> {
     let text = |name: &str| entry[name].as_str().filter(|text| !text.is_empty());
     let detail: Value = serde_json::from_str(text("Detail")?).ok()?;
+    let detail_type = text("DetailType").filter(|kind| kind.chars().count() <= 128)?;
     (text("EventBusName")? == NAME && detail.is_object()).then_some(())?;
-    Some(Put { source: text("Source")?.to_owned(), detail_type: text("DetailType")?.to_owned(), detail })
+    let resources = entry["Resources"].as_array().map(Vec::as_slice).unwrap_or_default();
+    Some(Put {
+        source: text("Source")?.to_owned(),
+        detail_type: detail_type.to_owned(),
+        detail,
+        text: text("Detail")?.to_owned(),
+        resources: resources.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+    })
+}
+
+/// The bytes of an entry, as the bus counts them (Amazon EventBridge User Guide, "`PutEvents` event entry size").
+fn size(entry: &Value) -> usize {
+    let texts = ["Source", "DetailType", "Detail"].map(|name| entry[name].as_str().map_or(0, str::len));
+    let resources = entry["Resources"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let resources: usize = resources.iter().filter_map(Value::as_str).map(str::len).sum();
+    let time = if entry["Time"].is_null() { 0 } else { 14 };
+    time + texts.iter().sum::<usize>() + resources
 }

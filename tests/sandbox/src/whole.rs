@@ -108,7 +108,7 @@ pub struct Sandbox {
     /// functions must end before the parts that they use.
     pub workers: Vec<Worker>,
     _schedule: Option<Schedule>,
-    _poller: Poller,
+    _pollers: [Poller; 2],
     /// API Gateway.
     pub gateway: Gateway,
     /// Lambda.
@@ -121,7 +121,9 @@ pub struct Sandbox {
     pub secrets: Secrets,
     /// The rescue queue.
     pub queue: Queue,
-    /// The bus of lifecycle events.
+    /// The overflow queue of the platform's events.
+    pub overflow: Queue,
+    /// The bus of lifecycle events and of the platform's events.
     pub event_bridge: EventBridge,
     /// All output of the functions.
     pub logs: LogBook,
@@ -215,6 +217,8 @@ impl Sandbox {
         let queue = Queue::start(options.visibility).await?;
         // The same number as in `template.yaml`.
         queue.allow_receives(1_000);
+        let overflow = queue.another("overflow", options.visibility);
+        overflow.allow_receives(1_000);
         let event_bridge = EventBridge::start(bus.clone()).await?;
         let runtime = RuntimeApi::start(bus.clone()).await?;
         let alias = options.environment.get("GATEWAY_ALIAS").cloned();
@@ -230,18 +234,20 @@ impl Sandbox {
         if let Some(data) = &options.data {
             marketplace.keep_in(&beside(data, "platform.json"))?;
         }
-        let poller = queue.deliver_to(&runtime, "refresh", alias.as_deref());
+        let pollers = [("refresh", &queue), ("webhook", &overflow)];
+        let pollers = pollers.map(|(function, queue)| queue.deliver_to(&runtime, function, alias.as_deref()));
         let schedule = options.refresh_every.map(|every| Schedule::start(every, runtime.clone(), bus.clone()));
         let mut sandbox = Self {
             workers: Vec::new(),
             _schedule: schedule,
-            _poller: poller,
+            _pollers: pollers,
             gateway,
             runtime,
             marketplace,
             dynamo,
             secrets,
             queue,
+            overflow,
             event_bridge,
             logs: LogBook::default(),
             bus,
@@ -288,6 +294,7 @@ impl Sandbox {
             ("PUBLIC_URL", self.gateway.url()),
             ("RESCUE_QUEUE_URL", self.queue.url()),
             ("WEBHOOK_PUBLIC_KEYS", self.marketplace.webhooks().public_key()),
+            ("EVENTS_OVERFLOW_QUEUE_URL", self.overflow.url()),
             ("EVENT_BUS_NAME", event_bridge::NAME.to_owned()),
             ("AWS_ENDPOINT_URL_EVENTBRIDGE", self.event_bridge.url()),
             ("AWS_ENDPOINT_URL_DYNAMODB", self.dynamo.url().to_owned()),
