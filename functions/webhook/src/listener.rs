@@ -15,6 +15,8 @@ use shared::app::App;
 use shared::config::{Dedupe, WebhookSettings};
 use shared::domain::clock::Millis;
 use shared::domain::digest::sha256;
+use shared::domain::event::Name;
+use shared::domain::installation::AppDetails;
 use shared::domain::resource::Resource;
 use shared::domain::status::LeaseOwner;
 use shared::events::platform::{PlatformEvents, Taken};
@@ -215,7 +217,9 @@ impl Listener {
     /// the platform sends the whole webhook again.
     async fn apply(&self, change: &Change) -> Result<Acknowledgement, Refusal> {
         let resources = match change {
-            Change::Install { resources, .. } | Change::Uninstall { resources, .. } => resources.clone(),
+            Change::Install { resources, .. }
+            | Change::Details { resources, .. }
+            | Change::Uninstall { resources, .. } => resources.clone(),
             Change::Unreadable | Change::None => Vec::new(),
         };
         let results = stream::iter(resources).map(|resource| self.apply_to(resource, change));
@@ -225,7 +229,11 @@ impl Listener {
 
     async fn apply_to(&self, resource: Resource, change: &Change) -> Result<Acknowledgement, Refusal> {
         match change {
-            Change::Install { company, at, .. } => self.install(&resource, company.as_deref(), *at).await,
+            Change::Install { company, at, details, .. } => {
+                let installed = self.install(&resource, company.as_deref(), *at).await?;
+                Ok(installed.max(self.record(&resource, details, *at, None).await?))
+            }
+            Change::Details { name, at, details, .. } => self.record(&resource, details, *at, Some(*name)).await,
             Change::Uninstall { at, .. } => self.uninstall(&resource, *at).await,
             Change::Unreadable | Change::None => Ok(Acknowledgement::Ignored),
         }
@@ -247,6 +255,32 @@ impl Listener {
             .await
             .map_err(|error| not_stored(&error))?;
         Ok(if changed { Acknowledgement::Stored } else { Acknowledgement::Ignored })
+    }
+
+    /// Stores the app's version, plan and installer, and publishes the lifecycle event `news` if they are new.
+    async fn record(
+        &self,
+        resource: &Resource,
+        details: &AppDetails,
+        at: Option<Reported>,
+        news: Option<Name>,
+    ) -> Result<Acknowledgement, Refusal> {
+        if *details == AppDetails::default() {
+            return Ok(Acknowledgement::Ignored);
+        }
+        let now = self.app.clock.now();
+        let at = at.map_or(now, |reported| reported.at.min(now));
+        let mut details = details.clone();
+        details.version_at = details.version_id.is_some().then_some(at);
+        details.plan_at = (details.plan_id.is_some() || details.trial_ends_at.is_some()).then_some(at);
+        let recorded = self.app.installations.record_details(resource, &details, news.map(|name| (name, at))).await;
+        Ok(match recorded.map_err(|error| not_stored(&error))? {
+            Write::Applied(()) => Acknowledgement::Stored,
+            // The notice of an install decides its outcome.
+            _ if news.is_none() => Acknowledgement::Ignored,
+            Write::Conflict(()) => Acknowledgement::Superseded,
+            Write::NotFound => Acknowledgement::Unknown,
+        })
     }
 
     async fn uninstall(&self, resource: &Resource, at: Option<Reported>) -> Result<Acknowledgement, Refusal> {

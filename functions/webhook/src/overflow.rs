@@ -38,7 +38,13 @@ pub async fn drain(
         }
     };
     failed.extend(ids.into_iter().zip(published).filter(|(_, is_published)| !is_published).map(|(id, _)| id));
-    tracing::info!(messages = messages.len(), failed = failed.len(), "events of the overflow queue");
+    let oldest = messages.iter().filter_map(sent_at).min().unwrap_or(now);
+    tracing::info!(
+        messages = messages.len(),
+        failed = failed.len(),
+        OldestOverflowAge = now.since(oldest).as_secs(),
+        "events of the overflow queue"
+    );
     let mut answer = SqsBatchResponse::default();
     answer.set_failures(failed);
     answer
@@ -47,9 +53,12 @@ pub async fn drain(
 /// The event of a message. Its body is the body of the webhook.
 fn event(message: &SqsMessage, now: Millis) -> Option<PlatformEvent> {
     let body = message.body.as_deref()?;
-    // The time at which the message was sent (Amazon SQS API Reference, `ReceiveMessage`), in milliseconds.
-    let sent = message.attributes.get("SentTimestamp").and_then(|at| at.parse().ok()).map(Millis);
-    Some(Webhook::accepted(body.as_bytes()).ok()?.platform_event(body, sent.unwrap_or(now)))
+    Some(Webhook::accepted(body.as_bytes()).ok()?.platform_event(body, sent_at(message).unwrap_or(now)))
+}
+
+/// The time at which a message was sent (Amazon SQS API Reference, `ReceiveMessage`).
+fn sent_at(message: &SqsMessage) -> Option<Millis> {
+    message.attributes.get("SentTimestamp")?.parse().ok().map(Millis)
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
-//! The content of a webhook. This system acts on `INSTALL` and `UNINSTALL` only. The platform sends other types of
-//! events to the same URL; of these, only the member `type` is required. All types are passed on to the bus.
+//! The content of a webhook. This system acts on `INSTALL`, `UNINSTALL`, `UPDATE` and `PLAN_CHANGE`. The platform sends
+//! other types of events to the same URL; of these, only the member `type` is required. All types are passed on to the bus.
 
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use shared::domain::clock::Millis;
+use shared::domain::event::Name;
+use shared::domain::installation::AppDetails;
 use shared::domain::resource::{Kind, Resource};
 use shared::events::platform::PlatformEvent;
 use shared::install::uninstall::Reported;
@@ -20,7 +22,10 @@ const SECONDS_BELOW: i64 = 100_000_000_000;
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// The longest accepted webhook id, in bytes.
+/// The longest accepted trial period, in days.
+const MOST_DAYS: u64 = 3_650;
+
+/// The longest accepted id of a webhook, version, plan or user, in bytes.
 const MAX_ID_LENGTH: usize = 200;
 
 /// A webhook of this app.
@@ -50,6 +55,19 @@ pub enum Change {
         company: Option<String>,
         /// The time of the event. `None` if absent.
         at: Option<Reported>,
+        /// The app's version, plan and installer.
+        details: Box<AppDetails>,
+    },
+    /// The installation has another version or another plan of the app.
+    Details {
+        /// The company, or any number of locations.
+        resources: Vec<Resource>,
+        /// The lifecycle event that reports the change.
+        name: Name,
+        /// The time of the event. `None` if absent.
+        at: Option<Reported>,
+        /// The new version or plan.
+        details: Box<AppDetails>,
     },
     /// The app was uninstalled.
     Uninstall {
@@ -76,6 +94,13 @@ struct Wire {
     company_id: Option<Value>,
     alt_id: Option<Value>,
     alt_type: Option<Value>,
+    version_id: Option<Value>,
+    plan_id: Option<Value>,
+    new_plan_id: Option<Value>,
+    trial: Option<Value>,
+    user_id: Option<Value>,
+    is_whitelabel_company: Option<Value>,
+    whitelabel_details: Option<Value>,
     timestamp: Option<Value>,
     webhook_id: Option<Value>,
 }
@@ -97,7 +122,10 @@ impl Webhook {
     /// Returns true if the webhook reports a change that this system applies.
     #[must_use]
     pub fn changes_installations(&self) -> bool {
-        matches!(self.change, Change::Install { .. } | Change::Uninstall { .. })
+        match self.change {
+            Change::Install { .. } | Change::Uninstall { .. } | Change::Details { .. } => true,
+            Change::Unreadable | Change::None => false,
+        }
     }
 
     /// Reads the body of a webhook that was accepted earlier.
@@ -169,18 +197,45 @@ impl Wire {
     }
 
     fn change(&self) -> Change {
-        if !matches!(self.r#type.as_str(), "INSTALL" | "UNINSTALL") {
+        if !matches!(self.r#type.as_str(), "INSTALL" | "UNINSTALL" | "UPDATE" | "PLAN_CHANGE") {
             return Change::None;
         }
         let at = self.timestamp.as_ref().and_then(reported);
         let Some(resources) = self.app_id.as_ref().and_then(|_| self.resources()) else { return Change::Unreadable };
-        if self.r#type == "UNINSTALL" {
-            return Change::Uninstall { resources, at };
+        let AppDetails { version_id, plan_id, trial_ends_at, installed_by, white_label, .. } = self.details();
+        match self.r#type.as_str() {
+            "UNINSTALL" => return Change::Uninstall { resources, at },
+            "UPDATE" => {
+                let details = Box::new(AppDetails { version_id, ..AppDetails::default() });
+                return Change::Details { resources, name: Name::Updated, at, details };
+            }
+            "PLAN_CHANGE" => {
+                let details = Box::new(AppDetails { plan_id, trial_ends_at, ..AppDetails::default() });
+                return Change::Details { resources, name: Name::PlanChanged, at, details };
+            }
+            _ => {}
         }
+        let details =
+            AppDetails { version_id, plan_id, trial_ends_at, installed_by, white_label, ..AppDetails::default() };
         let is_of_locations = resources.iter().all(|resource| resource.kind() == Kind::Location);
         let company = self.company_id.as_ref().and_then(Value::as_str).filter(|_| is_of_locations);
         let company = company.filter(|id| Resource::company(id).is_ok()).map(str::to_owned);
-        Change::Install { resources, company, at }
+        Change::Install { resources, company, at, details: Box::new(details) }
+    }
+
+    /// The app's version, plan and installer, without the times of the report.
+    fn details(&self) -> AppDetails {
+        let is_white_label = self.is_whitelabel_company == Some(Value::Bool(true));
+        let domain = self.whitelabel_details.as_ref().filter(|_| is_white_label).and_then(|label| label.get("domain"));
+        AppDetails {
+            version_id: short_text(self.version_id.as_ref()),
+            plan_id: short_text(self.new_plan_id.as_ref().or(self.plan_id.as_ref())),
+            trial_ends_at: self.trial.as_ref().and_then(end_of_trial),
+            installed_by: short_text(self.user_id.as_ref()),
+            white_label: short_text(domain),
+            version_at: None,
+            plan_at: None,
+        }
     }
 
     /// The named locations, or the company if no location is named. A company that is named together with locations (or
@@ -217,6 +272,19 @@ impl Wire {
         resources.dedup();
         Some(resources)
     }
+}
+
+/// A text that is neither empty nor long.
+fn short_text(value: Option<&Value>) -> Option<String> {
+    let text = value?.as_str()?.trim();
+    (1..=MAX_ID_LENGTH).contains(&text.len()).then(|| text.to_owned())
+}
+
+/// The end of a trial period: `{"onTrial":true,"trialDuration":<days>,"trialStartDate":"…"}`.
+fn end_of_trial(trial: &Value) -> Option<Millis> {
+    let days = trial["trialDuration"].as_u64().filter(|days| *days <= MOST_DAYS && trial["onTrial"] == true)?;
+    let start = reported(&trial["trialStartDate"])?.at;
+    Some(start + Duration::from_hours(24 * days))
 }
 
 /// Reads a timestamp: RFC 3339, or a number of milliseconds or seconds since the Unix epoch, also as text.
@@ -301,7 +369,12 @@ mod tests {
     fn an_install_names_its_company_if_it_can() {
         let location = Resource::location("L1").expect("an id");
         let install = |company: Option<&str>| {
-            Ok(Change::Install { resources: vec![location.clone()], company: company.map(str::to_owned), at: None })
+            Ok(Change::Install {
+                resources: vec![location.clone()],
+                company: company.map(str::to_owned),
+                at: None,
+                details: Box::default(),
+            })
         };
         for (company, expected) in [
             (json!("C1"), install(Some("C1"))),
@@ -315,7 +388,8 @@ mod tests {
         }
         let whole = json!({"type": "INSTALL", "appId": "app", "companyId": "C1"});
         let resource = Resource::company("C1").expect("an id");
-        assert_eq!(read(&whole), Ok(Change::Install { resources: vec![resource], company: None, at: None }));
+        let details = Box::default();
+        assert_eq!(read(&whole), Ok(Change::Install { resources: vec![resource], company: None, at: None, details }));
     }
 
     #[test]
@@ -347,7 +421,7 @@ mod tests {
                     }
                     Change::Uninstall { resources, .. } => Some(resources),
                     Change::Unreadable => None,
-                    Change::None => panic!("{whole}"),
+                    Change::Details { .. } | Change::None => panic!("{whole}"),
                 };
                 assert_eq!(found, expected, "{whole}");
             }
@@ -358,6 +432,46 @@ mod tests {
     fn event(body: &Value) -> PlatformEvent {
         let text = body.to_string();
         Webhook::of_app(text.as_bytes(), "app").expect("a webhook").platform_event(&text, Millis(1))
+    }
+
+    #[test]
+    fn an_install_an_update_and_a_plan_change_carry_details() {
+        let of = |kind: &str, members: &Value| {
+            let mut whole = json!({"type": kind, "appId": "app", "locationId": "L1", "companyId": "C1"});
+            whole.as_object_mut().expect("an object").extend(members.as_object().expect("an object").clone());
+            match read(&whole).expect("of this app") {
+                Change::Install { details, .. } => (None, *details),
+                Change::Details { name, details, .. } => (Some(name), *details),
+                other => panic!("{other:?}"),
+            }
+        };
+        let text = |text: &str| Some(text.to_owned());
+        let trial = json!({"onTrial": true, "trialDuration": 10, "trialStartDate": "2024-07-23T23:54:51.264Z"});
+        let install = json!({
+            "versionId": "v1", "planId": "p1", "trial": trial, "userId": "u1", "isWhitelabelCompany": true,
+            "whitelabelDetails": {"domain": "app.example.com", "logoUrl": "https://example.com/logo.png"},
+        });
+        let trial_ends_at = Some(Millis(1_721_778_891_264 + 10 * 86_400_000));
+        let expected = AppDetails {
+            version_id: text("v1"),
+            plan_id: text("p1"),
+            trial_ends_at,
+            installed_by: text("u1"),
+            white_label: text("app.example.com"),
+            ..AppDetails::default()
+        };
+        assert_eq!(of("INSTALL", &install), (None, expected));
+        let update = json!({"versionId": "v2", "previousVersionId": "v1", "planId": "p1", "userId": "u2"});
+        let expected = AppDetails { version_id: text("v2"), ..AppDetails::default() };
+        assert_eq!(of("UPDATE", &update), (Some(Name::Updated), expected));
+        let change = json!({"currentPlanId": "p1", "newPlanId": "p2", "userId": "u2", "trial": trial});
+        let expected = AppDetails { plan_id: text("p2"), trial_ends_at, ..AppDetails::default() };
+        assert_eq!(of("PLAN_CHANGE", &change), (Some(Name::PlanChanged), expected));
+        let odd = json!({
+            "versionId": 7, "planId": "", "trial": {"onTrial": true, "trialDuration": -1}, "userId": {},
+            "isWhitelabelCompany": false, "whitelabelDetails": {"domain": "x"},
+        });
+        assert_eq!(of("INSTALL", &odd), (None, AppDetails::default()));
     }
 
     #[test]

@@ -17,11 +17,22 @@ pub enum Name {
     Suspended,
     /// The installation works again without a new install, after [`Name::Suspended`] or [`Name::NeedsReauthorization`].
     Resumed,
+    /// The installation has another version of the app.
+    Updated,
+    /// The installation has another plan of the app.
+    PlanChanged,
 }
 
 impl Name {
-    const ALL: [Self; 5] =
-        [Self::Installed, Self::Uninstalled, Self::NeedsReauthorization, Self::Suspended, Self::Resumed];
+    const ALL: [Self; 7] = [
+        Self::Installed,
+        Self::Uninstalled,
+        Self::NeedsReauthorization,
+        Self::Suspended,
+        Self::Resumed,
+        Self::Updated,
+        Self::PlanChanged,
+    ];
 
     /// The name in the table, on the bus and in logs.
     #[must_use]
@@ -32,6 +43,8 @@ impl Name {
             Self::NeedsReauthorization => "NeedsReauthorization",
             Self::Suspended => "Suspended",
             Self::Resumed => "Resumed",
+            Self::Updated => "Updated",
+            Self::PlanChanged => "PlanChanged",
         }
     }
 }

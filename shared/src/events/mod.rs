@@ -79,6 +79,12 @@ impl Events {
         self.bus.as_ref().map(|_| Event { name: Name::Uninstalled, at, epoch })
     }
 
+    /// The event of a change that the marketplace has reported.
+    #[must_use]
+    pub fn reported(&self, name: Name, epoch: u64, at: Millis) -> Option<Event> {
+        self.bus.as_ref().map(|_| Event { name, at, epoch })
+    }
+
     /// The event of a new token for `stored`, the installation as read by its claim.
     #[must_use]
     pub fn renewed(&self, stored: &Installation) -> Option<Event> {
@@ -242,8 +248,11 @@ fn detail(event: &Event, stored: &Installation) -> Value {
         "at": event.at.rfc3339(),
         "epoch": event.epoch,
     });
-    if event.name == Name::NeedsReauthorization {
-        detail["reinstall_url"] = json!(stored.reinstall_url());
+    match event.name {
+        Name::NeedsReauthorization => detail["reinstall_url"] = json!(stored.reinstall_url()),
+        Name::Updated => detail["version_id"] = json!(stored.details.version_id),
+        Name::PlanChanged => detail["plan_id"] = json!(stored.details.plan_id),
+        Name::Installed | Name::Uninstalled | Name::Suspended | Name::Resumed => {}
     }
     detail
 }

@@ -29,7 +29,7 @@ const fn metric(name: &'static str, unit: &'static str, dimensions: &'static [&'
 }
 
 /// All metrics.
-pub static METRICS: [Metric; 19] = [
+pub static METRICS: [Metric; 20] = [
     // function relay
     metric("Calls", "Count", &[&[], &["outcome"]]),
     metric("RelayErrors", "Count", WITHOUT_DIMENSIONS),
@@ -53,6 +53,7 @@ pub static METRICS: [Metric; 19] = [
     metric("WebhookFailures", "Count", WITHOUT_DIMENSIONS),
     metric("WebhookEvents", "Count", &[&["family"]]),
     metric("EventsOverflowed", "Count", WITHOUT_DIMENSIONS),
+    metric("OldestOverflowAge", "Seconds", WITHOUT_DIMENSIONS),
     // every function
     metric("Alarm", "Count", &[&["alarm"]]),
 ];

@@ -410,7 +410,7 @@ fn told(failure: Failure, now: Millis) -> TokenError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::installation::{Findings, Lease, Schedule, Source, State};
+    use crate::domain::installation::{AppDetails, Findings, Lease, Schedule, Source, State};
     use crate::domain::status::LeaseOwner;
 
     fn leased(ends_at: Millis) -> State {
@@ -445,6 +445,7 @@ mod tests {
             installed_at: Millis(0),
             company: None,
             home: None,
+            details: AppDetails::default(),
             published: None,
             outbox: Vec::new(),
         }

@@ -18,11 +18,14 @@ use crate::{
     events::{Event, EventBus as Bus},
     identity,
     lock::lock,
+    process::{ACCOUNT, REGION},
     server::{Server, StartError, WhenClientLeaves, hang_up},
 };
 
 /// Name of the bus.
 pub const NAME: &str = "lifecycle";
+/// Name of its archive.
+const ARCHIVE: &str = "events";
 /// The most entries of one request.
 const MOST: usize = 10;
 /// The bytes that the entries of one request stay below.
@@ -41,6 +44,10 @@ pub struct Put {
     pub text: String,
     /// The resources that the event is about.
     pub resources: Vec<String>,
+    /// The time of the event, in seconds since the Unix epoch.
+    pub time: f64,
+    /// The name of the replay that put the event on the bus again.
+    pub replay: Option<String>,
 }
 
 /// The way in which the endpoint fails.
@@ -69,6 +76,18 @@ struct Desk {
     told: Bus,
 }
 
+impl Desk {
+    /// Publishes an event of the bus to the sandbox.
+    fn tell(&self, put: &Put) {
+        let name = put.detail_type.clone();
+        self.told.publish(if put.source == platform::SOURCE {
+            Event::Published { name, resources: put.resources.clone() }
+        } else {
+            Event::Lifecycle { name, detail: put.detail.clone() }
+        });
+    }
+}
+
 /// The endpoint. Dropping the handle ends the endpoint.
 #[derive(Debug)]
 pub struct EventBridge {
@@ -93,6 +112,12 @@ impl EventBridge {
     #[must_use]
     pub fn url(&self) -> String {
         self.server.url()
+    }
+
+    /// Returns the ARN of the archive of the bus, for `EVENT_ARCHIVE_ARN`.
+    #[must_use]
+    pub fn archive(&self) -> String {
+        arn("archive", ARCHIVE)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -134,6 +159,14 @@ async fn serve(Shared(desk): Shared<Arc<Desk>>, headers: HeaderMap, body: Bytes)
         Some(Failure::Entries) | None => {}
     }
     let request: Value = serde_json::from_slice(&body).unwrap_or_default();
+    match operation(&headers) {
+        Some("DescribeArchive") => {
+            let described = json!({ "ArchiveName": ARCHIVE, "EventSourceArn": arn("event-bus", NAME), "State": "ENABLED" });
+            return answer(StatusCode::OK, &described);
+        }
+        Some("StartReplay") => return answer(StatusCode::OK, &replay(&desk, &mut state, &request)),
+        _ => {}
+    }
     let entries = request["Entries"].as_array().map(Vec::as_slice).unwrap_or_default();
     if operation(&headers) != Some("PutEvents") || entries.is_empty() || entries.len() > MOST {
         return aws_json::error(StatusCode::BAD_REQUEST, "ValidationException", "not a PutEvents of 1 to 10 entries");
@@ -153,10 +186,7 @@ async fn serve(Shared(desk): Shared<Arc<Desk>>, headers: HeaderMap, body: Bytes)
                 _ if code.is_some() => refused(&code.unwrap_or_default()),
                 None => refused("MalformedDetail"),
                 Some(put) => {
-                    if put.source != platform::SOURCE {
-                        let (name, detail) = (put.detail_type.clone(), put.detail.clone());
-                        desk.told.publish(Event::Lifecycle { name, detail });
-                    }
+                    desk.tell(&put);
                     state.events.push(put);
                     json!({ "EventId": identity::uuid() })
                 }
@@ -165,6 +195,24 @@ async fn serve(Shared(desk): Shared<Arc<Desk>>, headers: HeaderMap, body: Bytes)
         .collect();
     let failed = answers.iter().filter(|answer| answer["ErrorCode"].is_string()).count();
     answer(StatusCode::OK, &json!({ "FailedEntryCount": failed, "Entries": answers }))
+}
+
+/// Puts the events of a time span on the bus again. The real service does so in the background.
+fn replay(desk: &Desk, state: &mut State, request: &Value) -> Value {
+    let time = |name: &str| request[name].as_f64().unwrap_or_default();
+    let (from, to) = (time("EventStartTime"), time("EventEndTime"));
+    let name = request["ReplayName"].as_str().unwrap_or_default();
+    let archived = state.events.iter().filter(|put| put.replay.is_none() && from <= put.time && put.time < to);
+    let again: Vec<Put> = archived.map(|put| Put { replay: Some(name.to_owned()), ..put.clone() }).collect();
+    for put in again {
+        desk.tell(&put);
+        state.events.push(put);
+    }
+    json!({ "ReplayArn": arn("replay", name), "State": "STARTING" })
+}
+
+fn arn(kind: &str, name: &str) -> String {
+    format!("arn:aws:events:{REGION}:{ACCOUNT}:{kind}/{name}")
 }
 
 /// Parses an entry. `None` if the real bus would refuse it: an entry needs a source, a type of at most 128 characters,
@@ -181,6 +229,8 @@ fn read(entry: &Value) -> Option<Put> {
         detail,
         text: text("Detail")?.to_owned(),
         resources: resources.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        time: entry["Time"].as_f64().unwrap_or_default(),
+        replay: None,
     })
 }
 

@@ -320,6 +320,7 @@ impl Sandbox {
             ("REFRESH_FUNCTION", "refresh".to_owned()),
             ("RELAY_FUNCTION", "relay".to_owned()),
             ("AWS_ENDPOINT_URL_LAMBDA", self.runtime.url()),
+            ("EVENT_ARCHIVE_ARN", self.event_bridge.archive()),
         ];
         let own = own.map(|(name, value)| (name.to_owned(), value));
         let account = process::account().into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));

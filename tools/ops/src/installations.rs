@@ -53,7 +53,9 @@ pub(crate) async fn list(stack: &Stack, out: Out, which: &Which) -> Result<(), C
 
 fn wanted(one: &Overview, which: &Which) -> bool {
     let of_company = |id: &String| one.company.as_ref() == Some(id) || one.resource.id() == id;
-    (which.status.is_empty() || which.status.contains(&one.status)) && which.company.as_ref().is_none_or(of_company)
+    (which.status.is_empty() || which.status.contains(&one.status))
+        && which.company.as_ref().is_none_or(of_company)
+        && (which.version.is_none() || which.version == one.details.version_id)
 }
 
 /// Shows one installation.
@@ -81,6 +83,11 @@ pub(crate) async fn show(stack: &Stack, out: Out, resource: &Resource) -> Result
         "lease_ends_at",
         "failures",
         "scope",
+        "version_id",
+        "plan_id",
+        "trial_ends_at",
+        "installed_by",
+        "white_label",
         "reinstall_url",
     ];
     let rows: Vec<_> = std::iter::once(("resource", one.resource.to_string()))
@@ -182,6 +189,11 @@ fn json_of(one: &Overview) -> Value {
         "lease_ends_at": at(one.lease_ends_at),
         "failures": one.failures,
         "scope": one.scope,
+        "version_id": one.details.version_id,
+        "plan_id": one.details.plan_id,
+        "trial_ends_at": at(one.details.trial_ends_at),
+        "installed_by": one.details.installed_by,
+        "white_label": one.details.white_label,
         "reinstall_url": one.reinstall_url,
     })
 }

@@ -1,9 +1,10 @@
-//! Checks the three secrets: they exist, can be read and have the documented form. Also checks the callers' aliases.
+//! Checks the secrets: they exist, can be read and have the documented form. Also checks the callers' aliases.
 
 use shared::caller::edit::CallersDocument;
 use shared::seal::DataKeys;
 use shared::secrets::AppCredentials;
 use shared::secrets::edit::EditedSecret;
+use shared::secrets::webhook::WebhookSecrets;
 
 use super::Finding;
 use super::aliases;
@@ -12,7 +13,10 @@ use crate::stack::Stack;
 const UNREADABLE: &str = "check the secret's name, its region, and your permission secretsmanager:GetSecretValue";
 
 pub(super) async fn check(stack: &Stack) -> Vec<Finding> {
-    let secrets = vec![app(&stack.secret(&stack.app.config.app_secret_id)).await, sealing(&stack.sealing()).await];
+    let mut secrets = vec![app(&stack.secret(&stack.app.config.app_secret_id)).await, sealing(&stack.sealing()).await];
+    if let Some(id) = &stack.webhook_secret_id {
+        secrets.push(webhook(&stack.secret(id)).await);
+    }
     secrets.into_iter().chain(callers(stack).await).collect()
 }
 
@@ -44,6 +48,24 @@ async fn sealing(secret: &EditedSecret) -> Finding {
     } else {
         let advice = "finish the rotation: ops sealing reseal, then ops sealing retire";
         Finding::warn(what, format!("{current} is current; {olds} not retired yet"), advice)
+    }
+}
+
+async fn webhook(secret: &EditedSecret) -> Finding {
+    let what = "webhook secret";
+    match secret.read().await {
+        Err(error) => Finding::fail(what, error.to_string(), UNREADABLE),
+        Ok(version) => match WebhookSecrets::parse(version.text.expose()) {
+            Ok(secrets) if secrets.count() == 1 => Finding::ok(what, "one secret"),
+            Ok(secrets) => {
+                let advice = "remove the older ones once the platform signs with the newest only";
+                Finding::warn(what, format!("{} secrets are accepted", secrets.count()), advice)
+            }
+            Err(why) => {
+                let advice = "run the command in the stack's output PutWebhookSecret; until then signed webhooks wait";
+                Finding::fail(what, why, advice)
+            }
+        },
     }
 }
 
