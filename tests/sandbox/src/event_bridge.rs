@@ -161,7 +161,8 @@ async fn serve(Shared(desk): Shared<Arc<Desk>>, headers: HeaderMap, body: Bytes)
     let request: Value = serde_json::from_slice(&body).unwrap_or_default();
     match operation(&headers) {
         Some("DescribeArchive") => {
-            let described = json!({ "ArchiveName": ARCHIVE, "EventSourceArn": arn("event-bus", NAME), "State": "ENABLED" });
+            let described =
+                json!({ "ArchiveName": ARCHIVE, "EventSourceArn": arn("event-bus", NAME), "State": "ENABLED" });
             return answer(StatusCode::OK, &described);
         }
         Some("StartReplay") => return answer(StatusCode::OK, &replay(&desk, &mut state, &request)),

@@ -88,7 +88,11 @@ pub fn line(event: &Event, verbose: bool, colours: Colours) -> Option<String> {
             format!("{}{}", what(MAGENTA, "lifecycle"), one_line(&format!("{name} {detail}")))
         }
         Event::Published { name, resources } => {
-            format!("{}{}", what(MAGENTA, "event"), one_line(&format!("{name} of {} is on the bus", resources.join(", "))))
+            format!(
+                "{}{}",
+                what(MAGENTA, "event"),
+                one_line(&format!("{name} of {} is on the bus", resources.join(", ")))
+            )
         }
         Event::Control { what: done } => format!("{}{}", what(YELLOW, "sandbox"), one_line(done)),
     };

@@ -35,6 +35,8 @@ pub const APP_SECRET: &str = "hoopai-relay/app";
 pub const SEALING_SECRET: &str = "hoopai-relay/sealing";
 /// Name of the secret with the callers.
 pub const CALLERS_SECRET: &str = "hoopai-relay/callers";
+/// Name of the secret that webhooks are signed with, if they have an HMAC signature.
+pub const WEBHOOK_SECRET: &str = "hoopai-relay/webhook";
 /// Alias of `relay` that the caller `sandbox` invokes.
 pub const CALLER_ALIAS: &str = "sandbox";
 /// Path of the redirect URI.
@@ -214,6 +216,9 @@ impl Sandbox {
         dynamo::create_table(&dynamo.client(), TABLE).await?;
         let secrets = Secrets::start().await?;
         keys.fill(&secrets, &client_id);
+        if let Some(secret) = &options.marketplace.webhook_secret {
+            secrets.put(WEBHOOK_SECRET, json!({ "secrets": [secret] }).to_string());
+        }
         let queue = Queue::start(options.visibility).await?;
         // The same number as in `template.yaml`.
         queue.allow_receives(1_000);
@@ -284,6 +289,8 @@ impl Sandbox {
 
     /// Returns the environment that the contract of the functions names, with the addresses of this sandbox.
     fn contract(&self) -> BTreeMap<String, String> {
+        let hmac = self.marketplace.options().webhook_secret.is_some();
+        let public_keys = if hmac { "none".to_owned() } else { self.marketplace.webhooks().public_key() };
         [
             ("TABLE_NAME", TABLE.to_owned()),
             ("APP_SECRET_ID", APP_SECRET.to_owned()),
@@ -293,7 +300,9 @@ impl Sandbox {
             ("MARKETPLACE_URL", self.marketplace.url()),
             ("PUBLIC_URL", self.gateway.url()),
             ("RESCUE_QUEUE_URL", self.queue.url()),
-            ("WEBHOOK_PUBLIC_KEYS", self.marketplace.webhooks().public_key()),
+            ("WEBHOOK_PUBLIC_KEYS", public_keys),
+            // An empty variable counts as absent.
+            ("WEBHOOK_SECRET_ID", if hmac { WEBHOOK_SECRET.to_owned() } else { String::new() }),
             ("EVENTS_OVERFLOW_QUEUE_URL", self.overflow.url()),
             ("EVENT_BUS_NAME", event_bridge::NAME.to_owned()),
             ("AWS_ENDPOINT_URL_EVENTBRIDGE", self.event_bridge.url()),

@@ -18,5 +18,6 @@ mod install;
 mod limits;
 mod monitoring;
 mod operator;
+mod platform_events;
 mod relay;
 mod tokens;
