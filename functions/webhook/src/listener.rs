@@ -41,9 +41,11 @@ use crate::webhook::{Change, Webhook};
 /// response is 429, so the platform sends the webhook again.
 const TIME_LIMIT: Duration = Duration::from_millis(4_500);
 /// Time limit of the claim. If the table takes longer, an event that changes nothing is published without a claim.
-const CLAIM_TIME: Duration = Duration::from_secs(1);
-/// The time that is kept for the mark of a webhook, or for the release of its claim.
+const CLAIM_TIME: Duration = Duration::from_millis(1_500);
+/// The least time that is kept for the mark of a webhook, or for the release of its claim.
 const END_TIME: Duration = Duration::from_millis(500);
+/// The time that is kept for the response, so that a late mark does not delay it beyond the time limit.
+const ANSWER_TIME: Duration = Duration::from_millis(100);
 /// Time between the response and the end of the invocation.
 const MARGIN: Duration = Duration::from_millis(500);
 /// The number of locations of one webhook that are processed at once.
@@ -147,7 +149,7 @@ impl Listener {
         };
         let result = self.apply_and_publish(&webhook, body, deadline - END_TIME).await;
         if let Some(claim) = claim {
-            self.end(&claim, result).await;
+            self.end(&claim, result, deadline).await;
         }
         result
     }
@@ -159,7 +161,7 @@ impl Listener {
     }
 
     /// Ends the claim of a webhook: marks the webhook as done, or makes it free for the next delivery.
-    async fn end(&self, claim: &Claim, result: Result<Acknowledgement, Refusal>) {
+    async fn end(&self, claim: &Claim, result: Result<Acknowledgement, Refusal>, deadline: Instant) {
         let Claim { delivery, owner } = claim;
         let is_published = result.is_ok() && self.events.is_some();
         // The same bytes without an id may report a later event. So they are marked only if they had an effect.
@@ -171,7 +173,8 @@ impl Listener {
                 self.app.table.release_webhook(delivery, owner).await
             }
         };
-        let error = match within(END_TIME, Box::pin(ending)).await {
+        let left = deadline.saturating_duration_since(Instant::now()).saturating_sub(ANSWER_TIME);
+        let error = match within(left, Box::pin(ending)).await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer in time".to_owned(),
