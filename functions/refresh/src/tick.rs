@@ -371,7 +371,7 @@ async fn mint(app: &App, stored: &Installation, why: Why, deadline: Millis) -> R
         Ok(Refreshed::Renewed(_)) => Renewal::Minted,
         Ok(refreshed) => renewal_of(resource, refreshed),
         // The location is unscheduled. The next call of the location checks again.
-        Err(TokenError::Revoked | TokenError::NotInstalled) => {
+        Err(TokenError::Revoked | TokenError::NotInstalled | TokenError::ReauthorizationRequired { .. }) => {
             match app.table.unschedule(resource, stored.version).await {
                 Ok(_) => Renewal::Deferred,
                 Err(error) => {

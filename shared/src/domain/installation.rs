@@ -62,6 +62,8 @@ pub struct Installation {
     pub schedule: Schedule,
     /// The platform's findings about the current token.
     pub findings: Findings,
+    /// The results of asking companies about the location.
+    pub search: CompanySearch,
     /// The time at which the exchange of the authorization code began.
     pub installed_at: Millis,
     /// The company, if known.
@@ -140,6 +142,14 @@ pub enum Source {
 pub struct Minted {
     /// The epoch of the company's installation from which the stored token was minted.
     pub company_epoch: u64,
+    /// True for a placeholder: only a caller has named this location, and the item exists so that the location can be
+    /// claimed.
+    pub is_placeholder: bool,
+}
+
+/// The results of asking companies about a location whose company is not known or does not have the app there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CompanySearch {
     /// Set if no company has the app in this location, as stated by the platform. The companies are asked again after
     /// this time.
     pub absent_until: Option<Millis>,
@@ -148,9 +158,9 @@ pub struct Minted {
     pub absent_newest: Option<Millis>,
     /// The start of the schedule's search for this location's company.
     pub search_since: Option<Millis>,
-    /// True for a placeholder: only a caller has named this location, and the item exists so that the location can be
-    /// claimed.
-    pub is_placeholder: bool,
+    /// Set if the location's own company has ended and the other companies were asked, or were to be asked. The other
+    /// companies are asked again after this time.
+    pub others_again_at: Option<Millis>,
 }
 
 /// The times that decide when the token of an installation is tried.

@@ -19,8 +19,8 @@ use crate::domain::status::{LeaseOwner, Status, TokenVersion, Transition};
 /// The time after which a placeholder is deleted, if no company has the app in its location.
 pub(super) const PLACEHOLDER_KEPT: Duration = Duration::from_hours(1);
 /// The attributes that hold the result of asking companies about a location.
-pub(super) const SEARCH_RESULT: [&str; 5] =
-    ["absent_until", "absent_newest", "search_since", "search_after", "search_left"];
+pub(super) const SEARCH_RESULT: [&str; 6] =
+    ["absent_until", "absent_newest", "search_since", "search_after", "search_left", "others_again_at"];
 
 /// The company from which a token was minted.
 #[derive(Clone, Copy, Debug)]
@@ -109,9 +109,10 @@ impl Table {
         Ok(self.write(write).await?.is_applied())
     }
 
-    /// Makes a location whose own grant was refused a minted one: later tokens are minted from its company's, which has
-    /// `company_epoch`. The current access token may be valid for hours, and stays until the next token. Only the
-    /// holder of the lease can do this.
+    /// Makes a location whose own grant was refused a minted one: later tokens are minted from the token of `source`.
+    /// The current access token may be valid for hours, and stays until the next token. The attribute `granted_from`
+    /// stays, too: a pair of the location's own grant that arrives after several minted tokens is still recognised as
+    /// newer than the refused one. Only the holder of the lease can do this.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -120,13 +121,16 @@ impl Table {
         location: &Resource,
         version: TokenVersion,
         owner: &LeaseOwner,
-        company_epoch: u64,
+        source: Source<'_>,
         now: Millis,
     ) -> Result<Write<Box<Installation>>, StoreError> {
         let mut write = Update::of_version(location, version);
         write.when_leased_by(owner).when("attribute_not_exists(standby)");
+        write.set("company", s(source.company)).set("company_epoch", n(source.epoch));
+        write.set_to("granted_from", "if_not_exists(granted_from, :before)").remove(SEARCH_RESULT);
+        write.value(":before", n(version.generation.saturating_sub(1)));
         write.set_status(Status::Active).set("minted", AttributeValue::Bool(true)).set("failures", n(0));
-        write.set_due(location, now).set("company_epoch", n(company_epoch)).remove(["refresh_token"]).release_lease();
+        write.set_due(location, now).remove(["refresh_token"]).release_lease();
         let answer = self.write_installation(write).await?;
         Ok(answer.or_applied_before(|stored| stored.minted().is_some() && stored.version == version))
     }
@@ -145,7 +149,7 @@ impl Table {
         let mut write = Update::of_version(location, from);
         write.when_legal(Transition::StoreToken).when("attribute_exists(minted)");
         write.set("company", s(source.company)).set("company_epoch", n(source.epoch)).renew(location, from, &renewal);
-        write.remove(["standby", "granted_from", "supposed", "expires_at"]).remove(SEARCH_RESULT);
+        write.remove(["standby", "supposed", "expires_at"]).remove(SEARCH_RESULT);
         Ok(self.write_installation(write).await?.or_applied_before(|stored| stored.is_committed_by(renewal.owner)))
     }
 
@@ -171,23 +175,6 @@ impl Table {
         };
         let answer = self.write_installation(write).await?;
         Ok(answer.or_applied_before(|stored| stored.version == version && stored.lease().is_none()))
-    }
-
-    /// Stores in a leased location that the schedule has been searching for its company since `since`. The lease, the
-    /// token and all other attributes stay.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn note_search(
-        &self,
-        location: &Resource,
-        version: TokenVersion,
-        owner: &LeaseOwner,
-        since: Millis,
-    ) -> Result<(), StoreError> {
-        let mut write = Update::of_version(location, version);
-        write.when_leased_by(owner).set("search_since", n(since)).remove(["search_after", "search_left"]);
-        self.write(write).await.map(drop)
     }
 
     /// Removes a minted location from the index `due`, because there is no token to mint from.

@@ -12,12 +12,25 @@ use super::{Attributes, StoreError, Table, Update, n, s};
 use crate::domain::clock::Millis;
 use crate::domain::installation::installation_key;
 use crate::domain::resource::Resource;
-use crate::domain::status::TokenVersion;
+use crate::domain::status::{LeaseOwner, TokenVersion};
 
 const SEARCHES: &str = "app#searches";
 /// The highest number of queued locations. The bound limits the work of the schedule if callers name locations that do
 /// not exist.
 const MOST_SEARCHES: usize = 100;
+/// The number of queued locations above which no location of [`SearchReason::Former`] is added.
+const MOST_FORMER: usize = 50;
+
+/// The reason for a search. It bounds the part of the queue that the search may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SearchReason {
+    /// The company of the location is not known.
+    Unknown,
+    /// The company of the location has ended or does not have the app there. A company that ends may have thousands of
+    /// locations, most of which are in no other company. So these locations fill only half of the queue, and new
+    /// locations find room.
+    Former,
+}
 
 /// The progress of the search for a location's company.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,16 +48,43 @@ pub struct Search {
 }
 
 impl Table {
-    /// Queues a location for the schedule's search for its company. Returns false if the queue is full.
+    /// Queues a location for the schedule's search for its company. Returns false if the queue has no room for this
+    /// reason.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn begin_search(&self, location: &Resource) -> Result<bool, StoreError> {
+    pub async fn begin_search(&self, location: &Resource, reason: SearchReason) -> Result<bool, StoreError> {
+        let most = match reason {
+            SearchReason::Unknown => MOST_SEARCHES,
+            SearchReason::Former => MOST_FORMER,
+        };
         let mut write = Update::of(SEARCHES);
         write.add("ids", AttributeValue::Ss(vec![location.id().to_owned()]));
         write.when("attribute_not_exists(ids) OR size(ids) < :most OR contains(ids, :id)");
-        write.value(":id", s(location.id())).value(":most", n(MOST_SEARCHES));
+        write.value(":id", s(location.id())).value(":most", n(most));
         Ok(self.write(write).await?.is_applied())
+    }
+
+    /// Queues a leased location for a search, if there is room, and then notes the search in the location. Returns true
+    /// if the location is queued. The order guarantees that a location with such a note is always in the queue. Between
+    /// the two writes, the lease keeps the schedule from removing the location from the queue.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn queue_search(
+        &self,
+        location: &Resource,
+        version: TokenVersion,
+        owner: &LeaseOwner,
+        reason: SearchReason,
+        now: Millis,
+    ) -> Result<bool, StoreError> {
+        if !self.begin_search(location, reason).await? {
+            return Ok(false);
+        }
+        let mut write = Update::of_version(location, version);
+        write.when_leased_by(owner).set("search_since", n(now)).remove(["search_after", "search_left"]);
+        self.write(write).await.map(|_| true)
     }
 
     /// The queued locations.

@@ -31,6 +31,7 @@ use crate::table::app::BreakerReason;
 use crate::table::installation::{Claim, Finding, LEASE, Release, Renewal};
 use crate::table::mark_budget::Requested;
 use crate::table::minted::{Absence, Source};
+use crate::table::search::SearchReason;
 use crate::table::{StoreError, Table, Write};
 
 /// The platform's answer that a location is not a company's is remembered for this time. An install is noticed within
@@ -45,6 +46,12 @@ const SHORT_WAIT: Duration = Duration::from_secs(1);
 /// The most requests to a company in one interval about locations that only a caller has named. Calls for locations
 /// that do not exist must not use up the permits that other locations need.
 const SUPPOSED_BURST: u32 = 20;
+/// The least time between two rounds of asking the other companies about a location whose own company has ended.
+const OTHERS_APART: Duration = Duration::from_mins(5);
+/// The same time if the schedule asks the other companies, because there are more than a call asks.
+const SEARCHES_APART: Duration = Duration::from_hours(1);
+/// The least time before the other companies are asked again if one of them could not be asked.
+const UNASKED_APART: Duration = Duration::from_mins(1);
 /// The path of minting. The platform may limit this path on its own.
 const PATH: &str = "/oauth/locationToken";
 /// The path of the request that asks who has installed the app.
@@ -84,6 +91,8 @@ pub(super) enum Probed {
     NotAllowed,
     /// The platform does not take the company's token.
     TokenRefused,
+    /// The platform has paused the location.
+    Suspended,
     /// The answer does not say whether the company has the app there.
     Unclear(&'static str),
 }
@@ -100,8 +109,10 @@ pub(super) enum WhenAbsent {
     /// The location's own company has no token to ask with, so nothing is concluded. With `search`, the schedule asks
     /// the companies that were not asked now, if it has room for another location.
     Unknown {
-        /// True if there are companies that were not asked.
+        /// True if there are companies beyond those that a call asks.
         search: bool,
+        /// True if the token of one of the companies could not be read, so that company is not asked now.
+        unasked: bool,
     },
 }
 
@@ -166,14 +177,18 @@ impl Minter {
             }
         }
         match (setback, when_absent) {
+            (setback, WhenAbsent::Unknown { search, unasked }) => {
+                self.unknown(&claimant, setback, search, unasked).await
+            }
             // The caller renews the company's token, and then all companies are asked again.
             (Some(setback), _) if matches!(setback.told, Failure::CompanyRefused(..)) => {
-                self.set_back(&claimant, setback).await
+                self.set_back(&claimant, setback, None).await
             }
-            (_, WhenAbsent::Unknown { search }) => self.unknown(&claimant, search).await,
             // If one company cannot be asked now, another company may still have the app there, so nothing is
             // concluded.
-            (Some(setback), WhenAbsent::Remember | WhenAbsent::AskOthers) => self.set_back(&claimant, setback).await,
+            (Some(setback), WhenAbsent::Remember | WhenAbsent::AskOthers) => {
+                self.set_back(&claimant, setback, None).await
+            }
             _ => self.absent(&claimant, why, companies, when_absent).await,
         }
     }
@@ -201,7 +216,7 @@ impl Minter {
             Err(CompanyApiError::Unanswered(why)) => Probed::Unclear(why),
             Err(CompanyApiError::NotReached) => Probed::Unclear("the platform was not reached"),
             Err(CompanyApiError::Throttled { .. }) => Probed::Unclear("throttled"),
-            Err(CompanyApiError::Suspended) => Probed::Unclear("the location is not active"),
+            Err(CompanyApiError::Suspended) => Probed::Suspended,
             Err(CompanyApiError::TokenDoubted(_) | CompanyApiError::Unclassified { .. }) => {
                 Probed::Unclear("an unclassified answer")
             }
@@ -477,7 +492,7 @@ impl Minter {
                 note,
                 told: Failure::NotInstalled,
             };
-            return self.set_back(claimant, setback).await;
+            return self.set_back(claimant, setback, None).await;
         }
         let Installation { resource, version, schedule: planned, .. } = &claimant.location;
         let reinstall_url = claimant.location.reinstall_url();
@@ -507,39 +522,40 @@ impl Minter {
         Refreshed::Failed(told)
     }
 
-    /// Handles the case that the location's own company has no token to ask with, and none of the other companies that
-    /// could be asked has the app there. The location stays as it is: no token is erased and no failure is counted. So
-    /// its token can be minted at once when its company has a token again.
-    async fn unknown(&self, claimant: &Claimant, search: bool) -> Refreshed {
+    /// Handles the case that the location's own company has no token to ask with, and no other company is known to have
+    /// the app there. The location stays as it is: no token is erased and no failure is counted. So its token can be
+    /// minted as soon as its company has a token again.
+    ///
+    /// `setback` is the reason for which one of the other companies gave no answer.
+    async fn unknown(&self, claimant: &Claimant, setback: Option<Setback>, search: bool, unasked: bool) -> Refreshed {
         let Installation { resource, version, schedule: planned, .. } = &claimant.location;
         let now = self.clock.now();
-        if search && let Err(error) = self.note_search(resource, *version, &claimant.owner, now).await {
-            tracing::warn!(%resource, %error, "the other companies are not asked about a location");
-        }
-        let setback = Setback {
+        let is_queued = search
+            && self
+                .table
+                .queue_search(resource, *version, &claimant.owner, SearchReason::Former, now)
+                .await
+                .unwrap_or_else(|error| {
+                    tracing::warn!(%resource, %error, "a location is not queued for the search for its company");
+                    false
+                });
+        let again_at = match &setback {
+            // The schedule asks all companies, so it does not matter which of them could be asked now.
+            _ if is_queued => now + SEARCHES_APART,
+            Some(setback) => (now + UNASKED_APART).max(setback.retry_at.unwrap_or(now)),
+            None if unasked => now + UNASKED_APART,
+            None => now + OTHERS_APART,
+        };
+        let setback = setback.filter(|setback| matches!(setback.told, Failure::CompanyRefused(..)));
+        let setback = setback.unwrap_or(Setback {
             status: None,
             due_at: schedule::after_blocked(now, fastrand::f64()),
             retry_at: None,
             failures: planned.failures,
-            note: "the location's company has no token, and no other company that was asked has the app there",
+            note: "the location's company has no token, and no other company is known to have the app there",
             told: Failure::NotInstalled,
-        };
-        self.set_back(claimant, setback).await
-    }
-
-    /// Queues a location for a search, if there is room, and then notes the search in the leased location. The order
-    /// guarantees that a location with such a note is always in the queue.
-    async fn note_search(
-        &self,
-        location: &Resource,
-        version: TokenVersion,
-        owner: &LeaseOwner,
-        now: Millis,
-    ) -> Result<(), StoreError> {
-        if self.table.begin_search(location).await? {
-            self.table.note_search(location, version, owner, now).await?;
-        }
-        Ok(())
+        });
+        self.set_back(claimant, setback, Some(Finding::OthersAsked { again_at })).await
     }
 
     /// Releases a location that cannot be marked because no place of the budget is left. Its token is used to its end,
@@ -566,7 +582,7 @@ impl Minter {
             WhenAbsent::AskOthers | WhenAbsent::Unknown { .. } => (Absence::Unmarked, Failure::NotInstalled),
             // The location is queued before the search is noted in it, so a location with such a note is always in the
             // queue.
-            WhenAbsent::Search => match self.table.begin_search(location).await {
+            WhenAbsent::Search => match self.table.begin_search(location, SearchReason::Unknown).await {
                 Ok(true) => (Absence::Searching(now), Failure::TryAgain(now + schedule::SEARCH_RETRY)),
                 Ok(false) => remembered,
                 Err(error) => (Absence::Unmarked, Failure::Store(error)),
@@ -592,7 +608,7 @@ impl Minter {
     }
 
     /// Releases the lease. If the table fails, the lease ends by itself.
-    async fn set_back(&self, claimant: &Claimant, setback: Setback) -> Refreshed {
+    async fn set_back(&self, claimant: &Claimant, setback: Setback, finding: Option<Finding>) -> Refreshed {
         let resource = &claimant.location.resource;
         let found = match claimant.location.claimed_from() {
             status @ (Status::Suspended | Status::Blocked | Status::NeedsReauthorization) => status,
@@ -605,7 +621,7 @@ impl Minter {
         let wanted = status != Status::NeedsReauthorization
             && !claimant.location.minted().is_some_and(|minted| minted.is_placeholder);
         let due_at = wanted.then_some(due_at);
-        let to = Release { status, due_at, failures, retry_at, finding: None, now: self.clock.now() };
+        let to = Release { status, due_at, failures, retry_at, finding, now: self.clock.now() };
         let settled = self.events.release(&claimant.location, &claimant.owner, to, claimant.deadline).await;
         tracing::warn!(%resource, outcome = outcome_of(status), failures, stored = settled.is_ok(), note, Refreshes = 1, "token not minted");
         Refreshed::Failed(told)

@@ -63,6 +63,7 @@ impl Tokens {
             Some(Probed::Absent) => Presence::Gone,
             Some(Probed::NotAllowed) => Presence::Unclear("the company's token may not mint"),
             Some(Probed::TokenRefused) => Presence::Unclear("the company's access token is refused"),
+            Some(Probed::Suspended) => Presence::Unclear("the location is not active"),
             Some(Probed::Unclear(why)) => Presence::Unclear(why),
         })
     }

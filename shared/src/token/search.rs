@@ -14,6 +14,7 @@ use super::mint::{Probed, WhenAbsent};
 use super::outcome::Why;
 use super::tokens::Tokens;
 use crate::domain::clock::Millis;
+use crate::domain::installation::Installation;
 use crate::domain::resource::Resource;
 use crate::table::StoreError;
 use crate::table::company::Listed;
@@ -96,7 +97,7 @@ impl Tokens {
             }
             let found = self.ask(&mut search, companies, deadline).await;
             if let Some(company) = found {
-                return self.found(location, &company, now).await;
+                return self.found(location, &company, now, deadline).await;
             }
             search.after = page.entries.into_iter().next_back().or(search.after);
             // The search has ended, or another one has begun. The next tick decides by the item.
@@ -106,11 +107,28 @@ impl Tokens {
         }
     }
 
-    async fn found(&self, location: &Resource, company: &Resource, now: Millis) -> Result<(), StoreError> {
+    async fn found(
+        &self,
+        location: &Resource,
+        company: &Resource,
+        now: Millis,
+        deadline: Millis,
+    ) -> Result<(), StoreError> {
         let notice = InstallNotice { company: Some(company.id()), at: now, event: None, now };
         self.table.record_install_notice(location, notice).await?;
         tracing::info!(%location, %company, "the company of a location is found");
+        if let Some(stored) = self.table.installation(location).await?
+            && stored.minted().is_none()
+        {
+            self.present_again(&stored, deadline).await;
+        }
         self.table.end_search(location).await
+    }
+
+    /// Continues the refresh of a location whose own grant was refused, now that its companies were asked. The token is
+    /// presented once more; after another refusal, the location becomes a minted one or is marked.
+    async fn present_again(&self, location: &Installation, deadline: Millis) {
+        Box::pin(self.refresher.refresh(&location.resource, location.version, Why::Due, deadline)).await;
     }
 
     /// Asks these companies, several at once. Returns the company that has the app in the location.
@@ -152,7 +170,8 @@ impl Tokens {
         match probed {
             Probed::Installed => Answer::Installed,
             Probed::Absent => Answer::Absent,
-            Probed::NotAllowed | Probed::TokenRefused | Probed::Unclear(_) => Answer::Unknown,
+            // The platform may say that a location is paused without regard to the company that asks.
+            Probed::Suspended | Probed::NotAllowed | Probed::TokenRefused | Probed::Unclear(_) => Answer::Unknown,
         }
     }
 
@@ -164,21 +183,23 @@ impl Tokens {
         deadline: Millis,
     ) -> Result<(), StoreError> {
         let stored = self.table.installation(&search.location).await?;
+        let had_own_grant = stored.as_ref().is_some_and(|stored| stored.minted().is_none());
         let own = stored.and_then(|stored| Resource::company(stored.company.as_deref()?).ok());
         if let Some(own) = own {
             // The location's own company must be asked last: it may have had no token when it was asked first.
             match self.probe(&own, &search.location, deadline).await {
-                Answer::Installed => return self.found(&search.location, &own, now).await,
-                Answer::Ended => {
+                Answer::Installed => return self.found(&search.location, &own, now, deadline).await,
+                // Without its company, nothing is concluded about a location, unless its own grant was refused.
+                Answer::Ended if !had_own_grant => {
                     self.table.abandon_search(search).await?;
                     return self.table.end_search(&search.location).await;
                 }
                 // The next ticks ask the company again, until the search has lasted for `PATIENCE`.
                 Answer::Unknown if is_complete => return Ok(()),
-                Answer::Absent | Answer::Unknown => {}
+                Answer::Ended | Answer::Absent | Answer::Unknown => {}
             }
         }
-        let remembered = if is_complete { ABSENT } else { PERHAPS_ABSENT };
+        let remembered = if is_complete || had_own_grant { ABSENT } else { PERHAPS_ABSENT };
         let newest = search.after.as_ref().map(|Listed { listed_at, .. }| *listed_at);
         // The search may have ended meanwhile: an install was reported, or another search has begun. Then its result is
         // out of date, and nobody is asked to install the app again. The next tick decides by the item.
@@ -186,18 +207,23 @@ impl Tokens {
             return Ok(());
         }
         tracing::info!(location = %search.location, is_complete, "no company has the app in a location");
-        if is_complete {
+        if is_complete || had_own_grant {
             self.give_up(&search.location, deadline).await?;
         }
         self.table.end_search(&search.location).await
     }
 
-    /// Asks the customer to install the app again, if the location once had a grant of its own. Called when every
-    /// company has said that it does not have the app there.
+    /// Asks the customer to install the app again, if the location has or once had a grant of its own. Called when every
+    /// company has said that it does not have the app there. For a grant that was refused, it is enough that each company
+    /// was asked for [`PATIENCE`].
     async fn give_up(&self, location: &Resource, deadline: Millis) -> Result<(), StoreError> {
         let Some(stored) = self.table.installation(location).await? else { return Ok(()) };
-        let is_over = stored.status().has_ended();
-        if stored.minted().is_some() && stored.reinstall_url().is_some() && !is_over {
+        if stored.status().has_ended() {
+            return Ok(());
+        }
+        if stored.minted().is_none() {
+            self.present_again(&stored, deadline).await;
+        } else if stored.reinstall_url().is_some() {
             let marking = self.minter.mint(location, stored.version, Why::Due, &[], WhenAbsent::Remember, deadline);
             Box::pin(marking).await;
         }

@@ -31,7 +31,7 @@ const POLL_MS: std::ops::Range<u64> = 100..400;
 pub struct Tokens {
     pub(super) table: Table,
     vault: Arc<Vault>,
-    refresher: Arc<Refresher>,
+    pub(super) refresher: Arc<Refresher>,
     pub(super) minter: Arc<Minter>,
     pub(super) clock: Clock,
     /// Snapshots of companies, for the readers of their minted locations.
@@ -410,7 +410,7 @@ fn told(failure: Failure, now: Millis) -> TokenError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::installation::{Findings, Lease, Schedule, Source, State};
+    use crate::domain::installation::{CompanySearch, Findings, Lease, Schedule, Source, State};
     use crate::domain::status::LeaseOwner;
 
     fn leased(ends_at: Millis) -> State {
@@ -442,6 +442,7 @@ mod tests {
             committed_by: None,
             schedule: Schedule::default(),
             findings: Findings::default(),
+            search: CompanySearch::default(),
             installed_at: Millis(0),
             company: None,
             home: None,

@@ -54,6 +54,10 @@ pub enum Call {
     Grant,
     /// The reservation of a place of the budget of marks.
     Reserve,
+    /// The progress of the search for a location's company.
+    SaveSearch,
+    /// The end of such a search that found no company.
+    ConcludeSearch,
     /// `GetItem`.
     Read,
     /// Everything that is sent to SQS.
@@ -286,6 +290,10 @@ fn written(update: &str) -> Option<Call> {
         Some(Call::Reserve)
     } else if sets("ADD grants") {
         Some(Call::Grant)
+    } else if sets("absent_newest = ") {
+        Some(Call::ConcludeSearch)
+    } else if sets("search_after = ") {
+        Some(Call::SaveSearch)
     } else {
         None
     }

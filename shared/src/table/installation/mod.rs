@@ -16,8 +16,8 @@ use super::{Attributes, Item, StoreError, Table, n, s};
 use crate::domain::clock::Millis;
 use crate::domain::event::Event;
 use crate::domain::installation::{
-    Findings, Gone, Installation, Lease, Minted, Schedule, SealedPair, Source, StandbyPair, State, installation_key,
-    resource_of,
+    CompanySearch, Findings, Gone, Installation, Lease, Minted, Schedule, SealedPair, Source, StandbyPair, State,
+    installation_key, resource_of,
 };
 use crate::domain::resource::Resource;
 use crate::domain::status::{Status, TokenVersion};
@@ -105,9 +105,6 @@ impl Source {
         if attributes.flag("minted") {
             return Ok(Self::Minted(Minted {
                 company_epoch: attributes.number("company_epoch").unwrap_or(0),
-                absent_until: attributes.number("absent_until").map(Millis),
-                absent_newest: attributes.number("absent_newest").map(Millis),
-                search_since: attributes.number("search_since").map(Millis),
                 is_placeholder: attributes.flag("supposed"),
             }));
         }
@@ -127,6 +124,17 @@ impl Schedule {
             tried_at: attributes.number("tried_at").map(Millis),
             failures: attributes.number("failures").unwrap_or(0),
             forced_at: attributes.number("forced_at").map(Millis),
+        }
+    }
+}
+
+impl CompanySearch {
+    fn read(attributes: Attributes<'_>) -> Self {
+        Self {
+            absent_until: attributes.number("absent_until").map(Millis),
+            absent_newest: attributes.number("absent_newest").map(Millis),
+            search_since: attributes.number("search_since").map(Millis),
+            others_again_at: attributes.number("others_again_at").map(Millis),
         }
     }
 }
@@ -173,6 +181,7 @@ impl Installation {
             committed_by: attributes.text("committed_by").map(|owner| owner.to_owned().into()),
             schedule,
             findings: Findings::read(attributes, version.generation),
+            search: CompanySearch::read(attributes),
             installed_at,
             company: attributes.text("company").map(str::to_owned),
             home: attributes.text("home").map(str::to_owned),

@@ -80,6 +80,12 @@ pub enum Finding {
     Refused,
     /// The platform states that the location or company does not exist.
     Gone(Gone),
+    /// The location's own company has ended, and no other company is known to have the app in the location. The other
+    /// companies are asked again after this time.
+    OthersAsked {
+        /// The time after which the other companies are asked again.
+        again_at: Millis,
+    },
 }
 
 impl Table {
@@ -259,6 +265,9 @@ impl Table {
             Some(Finding::Gone(gone)) => {
                 write.set("gone_generation", n(version.generation));
                 write.set("gone_since", n(gone.since)).set("gone_tries", n(gone.tries));
+            }
+            Some(Finding::OthersAsked { again_at }) => {
+                write.set("others_again_at", n(again_at));
             }
         }
         if event.is_some() {

@@ -101,11 +101,7 @@ impl Attempted<'_> {
             }
             Outcome::Refused => self.refused().await,
             Outcome::Gone => self.gone().await,
-            Outcome::Suspended => {
-                let retry_at = schedule::after_suspended(now, random);
-                self.release(Status::Suspended, retry_at, 0, "the location is not active").await;
-                Refreshed::Failed(Failure::Suspended(now + schedule::RETRY_ON_DEMAND))
-            }
+            Outcome::Suspended => self.suspended().await,
             Outcome::WrongClient { fingerprint } => {
                 self.on.breaker.wrong_client(fingerprint).await;
                 self.stopped("wrong client credentials").await;

@@ -3,12 +3,13 @@
 //! A refresh has four steps: claim, guard, present, commit. The claim takes the lease, records the intent and proves
 //! that the table can be written. The guard checks the lease directly before each presentation (`lease`). The module
 //! `attempt` presents the token and acts on each outcome. The module `setback` releases the lease if there is no new
-//! pair. The condition of the `commit` is the version and not the lease, so that a granted pair is stored also after
+//! pair. The module `minting` asks companies about a location whose own grant is refused. The condition of the `commit` is the version and not the lease, so that a granted pair is stored also after
 //! the lease has ended.
 
 mod attempt;
 mod commit;
 mod lease;
+mod minting;
 pub(super) mod setback;
 
 use std::sync::Arc;

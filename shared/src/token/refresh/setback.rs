@@ -3,19 +3,19 @@
 use std::time::Duration;
 
 use super::attempt::Attempted;
-use super::lease::COMMIT;
+use super::minting::Minting;
 use super::{Failure, Refreshed};
 use crate::domain::clock::Millis;
 use crate::domain::installation::{Gone, Installation};
-use crate::domain::resource::{Kind, Resource};
+use crate::domain::resource::Resource;
 use crate::domain::status::Status;
-use crate::platform::token_endpoint::{Cause, PRESENTATION, fingerprint};
+use crate::platform::token_endpoint::{Cause, fingerprint};
 use crate::seal::pair::{Pair, Slot};
 use crate::table::installation::{Finding, Release};
 use crate::table::mark_budget::Requested;
+use crate::table::minted::Source;
 use crate::table::{StoreError, Write};
 use crate::token::breaker::Marking;
-use crate::token::mint::Probed;
 use crate::token::outcome::outcome_of;
 use crate::token::schedule;
 
@@ -27,27 +27,16 @@ const PROMOTIONS: u32 = 5;
 /// once.
 const REFUSED_TOGETHER: Duration = Duration::from_secs(1);
 
-/// The possibility to mint a token from the company's for a location whose own grant is refused.
-enum Minting {
-    /// The company has the app there, and its installation has this epoch.
-    Possible { company_epoch: u64 },
-    /// There is no company with a grant, the company does not have the app there, or its token may not mint.
-    Impossible,
-    /// The company cannot be asked now, for this reason.
-    Unknown(&'static str),
-}
-
 impl Attempted<'_> {
     /// Handles the platform's refusal of the current refresh token. Promotes a standby pair, makes the location a
-    /// minted one, or marks the installation, in this order. The refresh token is erased for minting only after the
-    /// company has said that it has the app in the location. While the company cannot be asked, nothing is concluded.
+    /// minted one, or marks the installation, in this order. The refresh token is erased for minting only after a company
+    /// has said that it has the app in the location. While the location's company cannot be asked, nothing is concluded.
     pub(super) async fn refused(self) -> Refreshed {
         if !self.installation.standby().is_empty() {
             return self.promote(&self.installation).await;
         }
-        let minting = match self.living_company().await {
-            Ok(Some(company)) => Box::pin(self.ask(&company)).await,
-            Ok(None) => Minting::Impossible,
+        let minting = match Box::pin(self.minting()).await {
+            Ok(minting) => minting,
             Err(error) => return Refreshed::Failed(Failure::Store(error)),
         };
         // The live pair may still be on the rescue queue: no token is erased and no event is published.
@@ -59,40 +48,13 @@ impl Attempted<'_> {
             return self.wait("refused, and the lease is over", schedule::after_refused, false).await;
         }
         match minting {
-            Minting::Possible { company_epoch } => self.become_minted(company_epoch, self.on.clock.now()).await,
+            Minting::Possible { company, epoch } => self.become_minted(&company, epoch).await,
             Minting::Impossible => self.mark().await,
+            Minting::Suspended => self.suspended().await,
             Minting::Unknown(why) => {
-                tracing::info!(resource = %self.installation.resource, why, "a location's company does not say if it has the app there");
-                self.wait("refused, and the company cannot be asked", schedule::after_refused, false).await
-            }
-        }
-    }
-
-    /// Asks the location's company if it has the app there, with the company's stored token. A token that does not work
-    /// is not renewed here, because a renewal could take longer than the lease. It becomes due at once instead, and the
-    /// schedule renews it.
-    async fn ask(&self, company: &Installation) -> Minting {
-        let now = self.on.clock.now();
-        if !self.lease.allows_presentation(now) {
-            return Minting::Unknown("too little time is left of the lease");
-        }
-        let wait_until = self.lease.ends_at - (PRESENTATION + COMMIT);
-        let location = &self.installation.resource;
-        let probed = self.on.minter.probe_with_stored_token(company, location, Some(wait_until)).await;
-        if let Ok(None | Some(Probed::TokenRefused)) = probed
-            && let Err(error) = self.on.table.want_token(&company.resource, company.version, now).await
-        {
-            tracing::warn!(company = %company.resource, %error, "a company's token that does not work could not be made due");
-        }
-        match probed {
-            Ok(Some(Probed::Installed)) => Minting::Possible { company_epoch: company.version.epoch },
-            Ok(Some(Probed::Absent | Probed::NotAllowed)) => Minting::Impossible,
-            Ok(Some(Probed::TokenRefused)) => Minting::Unknown("the company's access token is refused"),
-            Ok(Some(Probed::Unclear(why))) => Minting::Unknown(why),
-            Ok(None) => Minting::Unknown("the company's access token is expired"),
-            Err(error) => {
-                tracing::warn!(company = %company.resource, %error, "a company's token cannot be used");
-                Minting::Unknown("the company's access token cannot be used")
+                tracing::info!(resource = %self.installation.resource, why,
+                    "the refresh token is refused, and it is not known yet if a company has the app in the location");
+                self.wait("refused, and a company cannot be asked", schedule::after_refused, false).await
             }
         }
     }
@@ -158,21 +120,13 @@ impl Attempted<'_> {
         if moved { Refreshed::Moved } else { Refreshed::Failed(Failure::TryAgain(retry_at)) }
     }
 
-    /// Returns the location's company, if the company has a grant.
-    async fn living_company(&self) -> Result<Option<Installation>, StoreError> {
-        let Installation { resource, company, .. } = &self.installation;
-        let company = company.as_deref().filter(|_| resource.kind() == Kind::Location);
-        let Some(company) = company.and_then(|id| Resource::company(id).ok()) else { return Ok(None) };
-        let stored = self.on.table.installation(&company).await?;
-        Ok(stored.filter(|stored| !stored.status().has_ended()))
-    }
-
-    /// Makes the location a minted one: its own grant is gone, and its company has the app there.
-    async fn become_minted(&self, company_epoch: u64, now: Millis) -> Refreshed {
+    /// Makes the location a minted one: its own grant is gone, and this company has the app there.
+    async fn become_minted(&self, company: &Resource, epoch: u64) -> Refreshed {
         let Installation { resource, version, .. } = &self.installation;
-        match self.on.table.become_minted(resource, *version, &self.owner, company_epoch, now).await {
+        let (source, now) = (Source { company: company.id(), epoch }, self.on.clock.now());
+        match self.on.table.become_minted(resource, *version, &self.owner, source, now).await {
             Ok(Write::Applied(_)) => {
-                tracing::warn!(%resource, generation = version.generation, outcome = "to_be_minted", Refreshes = 1,
+                tracing::warn!(%resource, %company, generation = version.generation, outcome = "to_be_minted", Refreshes = 1,
                     "the grant is gone: its token is minted from the company's from now on");
                 Refreshed::Moved
             }
@@ -228,6 +182,14 @@ impl Attempted<'_> {
             }
         }
         None
+    }
+
+    /// Releases a location that the platform has paused. Its grant may be good.
+    pub(super) async fn suspended(&self) -> Refreshed {
+        let now = self.on.clock.now();
+        let retry_at = schedule::after_suspended(now, fastrand::f64());
+        self.release(Status::Suspended, retry_at, 0, "the location is not active").await;
+        Refreshed::Failed(Failure::Suspended(now + schedule::RETRY_ON_DEMAND))
     }
 
     pub(super) async fn unknown(&self) -> Refreshed {

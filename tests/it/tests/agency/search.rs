@@ -10,6 +10,7 @@ use serde_json::json;
 use shared::domain::resource::Resource;
 use shared::domain::status::Status;
 use shared::table::company::Note;
+use shared::table::search::SearchReason;
 use shared::token::TokenError;
 use shared::token::outcome::{Failure, Refreshed, Why};
 
@@ -244,14 +245,14 @@ async fn an_install_notice_ends_a_search(world: World) {
 
 async fn the_number_of_open_searches_is_bounded(world: World) {
     let all = locations(250);
-    let queued = join_all(all.iter().map(|location| world.table.begin_search(location))).await;
+    let queued = join_all(all.iter().map(|location| world.table.begin_search(location, SearchReason::Unknown))).await;
     let queued = queued.into_iter().filter(|queued| matches!(queued, Ok(true))).count();
     let searches = world.table.searches().await.expect("a table");
     assert_eq!((queued, searches.len()), (100, 100), "and there was contention: {} wanted a place", all.len());
-    assert!(world.table.begin_search(&searches[0]).await.expect("a table"), "it has its place");
+    assert!(world.table.begin_search(&searches[0], SearchReason::Unknown).await.expect("a table"), "it has its place");
     world.table.end_search(&searches[0]).await.expect("a table");
-    assert!(world.table.begin_search(&location("new")).await.expect("a table"));
-    assert!(!world.table.begin_search(&location("newer")).await.expect("a table"));
+    assert!(world.table.begin_search(&location("new"), SearchReason::Unknown).await.expect("a table"));
+    assert!(!world.table.begin_search(&location("newer"), SearchReason::Unknown).await.expect("a table"));
     // If no place for a search is free, the answer depends only on the companies that were asked directly.
     let process = world.process().await;
     many(&world, &process, 7).await;
