@@ -14,7 +14,7 @@ use shared::table::company::Note;
 use shared::table::installation::{DUE_SHARDS, Due, DueKey, DuePage, LEASE};
 use shared::table::{StoreError, Write};
 use shared::token::TokenError;
-use shared::token::outcome::{Failure, Refreshed, Why};
+use shared::token::outcome::{Refreshed, Why};
 use shared::token::schedule;
 
 use crate::companies;
@@ -341,7 +341,9 @@ async fn renew(app: &App, DueEntry { due, hot }: DueEntry, deadline: Millis) -> 
         }
         // The platform repeats a lost answer for a short grace period only, and the next tick may come after it. So the
         // retry is made here.
-        let Refreshed::Failed(Failure::Unanswered(at)) = refreshed else { return renewal_of(&due.resource, refreshed) };
+        let Refreshed::Failed(TokenError::Unanswered { retry_at: at }) = refreshed else {
+            return renewal_of(&due.resource, refreshed);
+        };
         if at > grace_ends || at + LEASE + MARGIN > deadline {
             return renewal_of(&due.resource, refreshed);
         }
@@ -398,9 +400,9 @@ fn renewal_of(resource: &Resource, refreshed: Refreshed) -> Renewal {
     match refreshed {
         Refreshed::Renewed(_) => Renewal::Refreshed,
         Refreshed::Held(_) | Refreshed::Moved | Refreshed::IsMinted | Refreshed::Gone => Renewal::Deferred,
-        Refreshed::Failed(Failure::NoTime) => Renewal::NoTime,
-        Refreshed::Failed(failure) => {
-            tracing::warn!(%resource, ?failure, "the token was not renewed");
+        Refreshed::Failed(TokenError::NoTime) => Renewal::NoTime,
+        Refreshed::Failed(error) => {
+            tracing::warn!(%resource, %error, "the token was not renewed");
             Renewal::Failed
         }
     }

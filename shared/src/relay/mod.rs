@@ -190,7 +190,7 @@ impl Relay {
     }
 
     async fn status_document(&self, resource: &Resource) -> Result<Value, Refused> {
-        let standing = self.app.tokens.standing(resource).await.map_err(|e| Refused::by_token(&e, self.now()))?;
+        let standing = self.app.tokens.status(resource).await.map_err(|e| Refused::by_token(&e, self.now()))?;
         let usage = self.limiter.usage(resource).await.map_err(|e| Refused::by_store(&e, self.now()))?;
         let meter = |meter: &Meter| json!({"limit": meter.limit, "remaining": meter.remaining, "resets_at": meter.resets_at.rfc3339()});
         Ok(json!({

@@ -92,8 +92,12 @@ impl Refused {
             TokenError::Suspended { retry_at } => {
                 Problem::new(Code::Suspended, "the platform has paused this location").retry_at(*retry_at)
             }
-            TokenError::InProgress { retry_at } => {
+            TokenError::InProgress { retry_at } | TokenError::Unanswered { retry_at } => {
                 Problem::new(Code::RefreshInProgress, "the token is being renewed").retry_at(*retry_at)
+            }
+            TokenError::NoTime => {
+                let detail = "the token must be renewed, and too little time is left of this call";
+                Problem::new(Code::RefreshInProgress, detail).retry_at(now + SOON)
             }
             TokenError::RecentlyForced => {
                 Problem::new(Code::RefreshInProgress, "the token was renewed a moment ago").retry_at(now + SOON)

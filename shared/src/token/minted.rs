@@ -4,8 +4,8 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use super::companies::{Agency, Roster};
-use super::mint::WhenAbsent;
-use super::outcome::{Failure, Refreshed, Why};
+use super::mint::{CompanyRefused, WhenAbsent};
+use super::outcome::{Refreshed, Why};
 use super::tokens::{CACHED, MOST_CACHED, Tokens};
 use super::{Company, TokenError, lock, schedule};
 use crate::domain::clock::Millis;
@@ -81,7 +81,7 @@ impl Tokens {
     }
 
     /// Stores a placeholder for an unknown location, if there is any company that may have the location.
-    pub(super) async fn suppose(&self, resource: &Resource) -> Result<(), TokenError> {
+    pub(super) async fn keep_placeholder(&self, resource: &Resource) -> Result<(), TokenError> {
         if resource.kind() == Kind::Company || self.roster().await?.newest.is_empty() {
             return Err(TokenError::NotInstalled);
         }
@@ -139,7 +139,7 @@ impl Tokens {
             let others = roster.more || roster.newest.iter().any(|listed| *listed != company);
             let when_absent = if others { WhenAbsent::AskOthers } else { WhenAbsent::Remember };
             let minted = self.mint_from(stored, why, source, when_absent, deadline).await?;
-            if others && matches!(minted, Refreshed::Failed(Failure::NotInstalled)) {
+            if others && matches!(minted, Refreshed::Failed(TokenError::NotInstalled)) {
                 return self.ask_around(stored, why, Some(&company), deadline).await;
             }
             Ok(minted)
@@ -209,26 +209,27 @@ impl Tokens {
         let location = &stored.resource;
         // The future is boxed because it is large, and every future around it would be as large.
         let minting = Box::pin(self.minter.mint(location, stored.version, why, &companies, when_absent, deadline));
-        let minted = minting.await;
-        let Refreshed::Failed(Failure::CompanyRefused(refused, why)) = minted else {
-            if let (Refreshed::Renewed(_), [company]) = (&minted, &companies[..]) {
-                self.worked(&company.resource, &company.access);
+        let refused = match minting.await {
+            Ok(minted) => {
+                if let (Refreshed::Renewed(_), [company]) = (&minted, &companies[..]) {
+                    self.worked(&company.resource, &company.access);
+                }
+                return Ok(minted);
             }
-            return Ok(minted);
+            Err(refused) => *refused,
         };
-        let Company { resource, access } = *refused;
+        let CompanyRefused { company: Company { resource, access }, why } = refused;
+        // The company's token was renewed a moment ago and is refused again. Only the platform can correct that.
+        let again_later = || TokenError::InProgress { retry_at: self.clock.now() + schedule::FORCED_APART };
         let renewed = self.renew_because(&resource, &access, why, deadline).await.map_err(|error| match error {
-            // The company's token was renewed a moment ago and is refused again. Only the platform can correct that.
-            TokenError::RecentlyForced => {
-                TokenError::InProgress { retry_at: self.clock.now() + schedule::FORCED_APART }
-            }
+            TokenError::RecentlyForced => again_later(),
             error => error,
         })?;
         for company in companies.iter_mut().filter(|company| company.resource == resource) {
             company.access = renewed.clone();
         }
         let minting = Box::pin(self.minter.mint(location, stored.version, Why::Due, &companies, when_absent, deadline));
-        let minted = minting.await;
+        let minted = minting.await.map_err(|_| again_later())?;
         if let (Refreshed::Renewed(_), [Company { resource, access }]) = (&minted, &companies[..]) {
             self.worked(resource, access);
             if why == Why::Doubted {

@@ -5,7 +5,7 @@
 //! schedule has renewed the token or the platform has refused the renewal.
 
 use super::TokenError;
-use super::mint::Probed;
+use super::probe::Probed;
 use super::reading::fresh_pair;
 use super::tokens::Tokens;
 use crate::domain::installation::Installation;

@@ -10,8 +10,9 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 
 use super::TokenError;
-use super::mint::{Probed, WhenAbsent};
+use super::mint::WhenAbsent;
 use super::outcome::Why;
+use super::probe::Probed;
 use super::tokens::Tokens;
 use crate::domain::clock::Millis;
 use crate::domain::installation::Installation;
@@ -225,7 +226,7 @@ impl Tokens {
             self.present_again(&stored, deadline).await;
         } else if stored.reinstall_url().is_some() {
             let marking = self.minter.mint(location, stored.version, Why::Due, &[], WhenAbsent::Remember, deadline);
-            Box::pin(marking).await;
+            drop(Box::pin(marking).await);
         }
         Ok(())
     }

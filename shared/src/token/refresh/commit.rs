@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::Refresher;
-use super::lease::{COMMIT, Lease, RESCUE};
 use crate::domain::clock::Millis;
 use crate::domain::event::Event;
 use crate::domain::installation::{Installation, StandbyPair};
@@ -14,15 +13,19 @@ use crate::seal::Sealer;
 use crate::seal::pair::{Pair, Slot};
 use crate::table::installation::Renewal;
 use crate::table::{StoreError, Write};
+use crate::token::COMMIT;
+use crate::token::leased::Lease;
 use crate::token::rescue::Rescued;
 use crate::token::schedule;
 
+/// The part of [`COMMIT`] that sending to the rescue queue needs if the table takes no write.
+const RESCUE: Duration = Duration::from_secs(1);
 /// The most tries to add a standby pair to an installation that changes meanwhile.
 const ROUNDS: u32 = 10;
 
 /// The commit of a granted pair to the table.
 pub(super) struct Commit<'a> {
-    pub(super) on: &'a Refresher,
+    pub(super) refresher: &'a Refresher,
     pub(super) resource: &'a Resource,
     pub(super) from: TokenVersion,
     pub(super) owner: &'a LeaseOwner,
@@ -50,13 +53,13 @@ impl Commit<'_> {
         let mut pause = Duration::from_millis(50);
         loop {
             // If the table hangs, there must be time for the rescue queue before the lease and the invocation end.
-            let time = lease.left(self.on.clock.now()).saturating_sub(RESCUE).max(RESCUE);
+            let time = lease.left(self.refresher.parts.clock.now()).saturating_sub(RESCUE).max(RESCUE);
             match within(time, Box::pin(self.once())).await {
                 Ok(Ok(committed)) => return Some(committed),
                 Ok(Err(error)) => tracing::warn!(resource = %self.resource, %error, "a granted pair is not stored yet"),
                 Err(_) => tracing::warn!(resource = %self.resource, "a granted pair is not stored yet: no answer"),
             }
-            if lease.left(self.on.clock.now()) < COMMIT + pause {
+            if lease.left(self.refresher.parts.clock.now()) < COMMIT + pause {
                 return None;
             }
             tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
@@ -77,7 +80,7 @@ impl Commit<'_> {
         let sealed = self.pair.seal(self.sealer, self.resource, version.next(), Slot::Current);
         let due_at = schedule::next_refresh(self.pair.issued_at, self.pair.expires_at, fastrand::f64());
         let renewal = Renewal { owner: self.owner, pair: &sealed, due_at, event: self.event };
-        self.on.table.commit(self.resource, version, renewal).await
+        self.refresher.parts.table.commit(self.resource, version, renewal).await
     }
 
     /// Handles a granted pair after another pair was stored first. Decides from the stored installation if the pair is
@@ -116,7 +119,7 @@ impl Commit<'_> {
             match if known {
                 Write::Applied(stored)
             } else {
-                self.on.table.add_standby(&stored, &standby, self.on.clock.now()).await?
+                self.refresher.parts.table.add_standby(&stored, &standby, self.refresher.parts.clock.now()).await?
             } {
                 Write::Applied(_) => {
                     tracing::warn!(resource = %self.resource, generation = version.generation,
@@ -142,7 +145,7 @@ impl Refresher {
         }
         tracing::error!(alarm = "pair_at_risk", resource = %rescued.resource,
             "a granted pair is in this process only: neither the table nor the rescue queue takes it");
-        while self.clock.now() + Duration::from_secs(2) < deadline {
+        while self.parts.clock.now() + Duration::from_secs(2) < deadline {
             if commit.once().await.is_ok() {
                 return;
             }

@@ -2,15 +2,13 @@
 
 use futures_util::future::try_join_all;
 
-use super::attempt::Attempted;
-use super::lease::COMMIT;
+use super::attempt::LeasedRefresh;
 use crate::domain::installation::Installation;
 use crate::domain::resource::{Kind, Resource};
-use crate::platform::token_endpoint::PRESENTATION;
 use crate::table::StoreError;
 use crate::table::search::SearchReason;
-use crate::token::mint::Probed;
 use crate::token::minted::MOST_ASKED;
+use crate::token::probe::Probed;
 use crate::token::schedule;
 
 /// After this many failures in a row, a company other than the location's own that cannot be asked no longer keeps the
@@ -29,11 +27,11 @@ pub(super) enum Minting {
     Unknown(&'static str),
 }
 
-impl Attempted<'_> {
+impl LeasedRefresh<'_> {
     /// Asks the location's company if it has the app there. If it does not, the location may have moved: then a few
     /// other companies are asked now, and the schedule asks the others.
     pub(super) async fn minting(&self) -> Result<Minting, StoreError> {
-        let Installation { resource, company, .. } = &self.installation;
+        let Installation { resource, company, .. } = &self.leased.installation;
         if resource.kind() == Kind::Company {
             return Ok(Minting::Impossible);
         }
@@ -48,8 +46,8 @@ impl Attempted<'_> {
     }
 
     async fn ask_others(&self, own: Option<&Resource>) -> Result<Minting, StoreError> {
-        let Installation { resource, version, search, schedule: planned, .. } = &self.installation;
-        let mut listed = self.on.table.newest_companies(MOST_ASKED + 1).await?;
+        let Installation { resource, version, search, schedule: planned, .. } = &self.leased.installation;
+        let mut listed = self.refresher.parts.table.newest_companies(MOST_ASKED + 1).await?;
         let more = listed.len() > MOST_ASKED;
         listed.truncate(MOST_ASKED);
         let others = listed.iter().map(|listed| &listed.company).filter(|company| Some(*company) != own);
@@ -68,13 +66,17 @@ impl Attempted<'_> {
         {
             return Ok(Minting::Unknown(why));
         }
-        let now = self.on.clock.now();
+        let now = self.refresher.parts.clock.now();
         if !more || search.absent_until.is_some_and(|until| now < until) {
             return Ok(Minting::Impossible);
         }
         if search.search_since.is_none_or(|since| since + schedule::SEARCH_OVER <= now) {
-            let is_queued =
-                self.on.table.queue_search(resource, *version, &self.owner, SearchReason::Former, now).await?;
+            let is_queued = self
+                .refresher
+                .parts
+                .table
+                .queue_search(resource, *version, &self.leased.owner, SearchReason::Former, now)
+                .await?;
             if !is_queued {
                 return Ok(Minting::Unknown("the queue of the schedule's search is full"));
             }
@@ -86,19 +88,19 @@ impl Attempted<'_> {
     /// not renewed here, because a renewal could take longer than the lease. It becomes due at once instead, and the
     /// schedule renews it. With `waits`, the request waits for a permit of the company.
     async fn ask(&self, company: &Resource, waits: bool) -> Result<Minting, StoreError> {
-        let company = self.on.table.installation(company).await?;
+        let company = self.refresher.parts.table.installation(company).await?;
         let Some(company) = company.filter(|company| !company.status().has_ended()) else {
             return Ok(Minting::Impossible);
         };
-        let now = self.on.clock.now();
-        if !self.lease.allows_presentation(now) {
+        let now = self.refresher.parts.clock.now();
+        if !self.leased.lease.allows_presentation(now) {
             return Ok(Minting::Unknown("too little time is left of the lease"));
         }
-        let wait_until = waits.then(|| self.lease.ends_at - (PRESENTATION + COMMIT));
-        let location = &self.installation.resource;
-        let probed = self.on.minter.probe_with_stored_token(&company, location, wait_until).await;
+        let wait_until = waits.then(|| self.leased.lease.last_presentation());
+        let location = &self.leased.installation.resource;
+        let probed = self.refresher.minter.probe_with_stored_token(&company, location, wait_until).await;
         if let Ok(None | Some(Probed::TokenRefused)) = probed
-            && let Err(error) = self.on.table.want_token(&company.resource, company.version, now).await
+            && let Err(error) = self.refresher.parts.table.want_token(&company.resource, company.version, now).await
         {
             tracing::warn!(company = %company.resource, %error, "a company's token that does not work could not be made due");
         }

@@ -13,7 +13,7 @@ use shared::domain::resource::Resource;
 use shared::domain::status::Status;
 use shared::table::search::SearchReason;
 use shared::token::TokenError;
-use shared::token::outcome::{Failure, Refreshed, Why};
+use shared::token::outcome::{Refreshed, Why};
 
 use crate::search::{agency, asked, many};
 use crate::sender::Sender;
@@ -94,7 +94,7 @@ async fn a_location_with_a_dead_grant_is_minted_from_one_of_many_agencies(world:
             uninstall_c1(&world, &process).await;
         }
         let refused = refuse(&world, &process, &moved).await;
-        assert!(matches!(refused, Refreshed::Failed(Failure::TryAgain(_))), "{ended}: {refused:?}");
+        assert!(matches!(refused, Refreshed::Failed(TokenError::InProgress { .. })), "{ended}: {refused:?}");
         assert_eq!(world.status(&moved).await, Status::Uncertain, "{ended}");
         // The platform refuses the token of M1 itself from now on.
         world.market.fault(Endpoint::Refresh, Fault::refusal(400, "Invalid grant: refresh token is invalid"), Some(1));
@@ -120,12 +120,13 @@ async fn a_location_with_a_dead_grant_is_marked_after_all_agencies_were_asked(wo
         let before = asked(&world, &gone);
         let refused = refuse(&world, &process, &gone).await;
         if count > 6 {
-            assert!(matches!(refused, Refreshed::Failed(Failure::TryAgain(_))), "{ended}: {refused:?}");
+            assert!(matches!(refused, Refreshed::Failed(TokenError::InProgress { .. })), "{ended}: {refused:?}");
             let refusal = Fault::refusal(400, "Invalid grant: refresh token is invalid");
             world.market.fault(Endpoint::Refresh, refusal, Some(1));
             process.tokens.search(world.deadline()).await;
         } else {
-            let is_marked = matches!(refused, Refreshed::Failed(Failure::NeedsReauthorization(Some(_))));
+            let is_marked =
+                matches!(refused, Refreshed::Failed(TokenError::ReauthorizationRequired { reinstall_url: Some(_) }));
             assert!(is_marked, "{ended}: {refused:?}");
         }
         assert_eq!(world.status(&gone).await, Status::NeedsReauthorization, "{count} agencies, {ended}");
@@ -155,7 +156,7 @@ async fn a_paused_location_with_a_dead_grant_is_suspended(world: World) {
     let paused = with_own_grant(&world, &process, 2).await;
     world.market.fault(Endpoint::Mint, Fault::refusal(400, "Location is not active"), Some(1));
     let refused = refuse(&world, &process, &paused).await;
-    assert!(matches!(refused, Refreshed::Failed(Failure::Suspended(_))), "{refused:?}");
+    assert!(matches!(refused, Refreshed::Failed(TokenError::Suspended { .. })), "{refused:?}");
     assert_eq!(world.status(&paused).await, Status::Suspended);
     // The location is active again.
     world.expire();
@@ -299,7 +300,7 @@ async fn a_search_whose_progress_is_not_stored_goes_on(world: World) {
         save.open();
     };
     tokio::join!(process.tokens.search(world.deadline()), story);
-    assert_eq!(world.table.searches().await.expect("a table"), [oldest.clone()], "the other search goes on");
+    assert_eq!(world.table.searches().await.expect("a table"), std::slice::from_ref(&oldest), "the other search goes on");
     move_to(&world, &oldest, &["C1"]);
     process.tokens.search(world.deadline()).await;
     works(&world, &process, &oldest).await;

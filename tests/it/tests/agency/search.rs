@@ -12,7 +12,7 @@ use shared::domain::status::Status;
 use shared::table::company::Note;
 use shared::table::search::SearchReason;
 use shared::token::TokenError;
-use shared::token::outcome::{Failure, Refreshed, Why};
+use shared::token::outcome::{Refreshed, Why};
 
 use crate::sender::{Sender, reply};
 use crate::{access, locations, works};
@@ -182,7 +182,7 @@ async fn another_agencys_new_installation_costs_no_token(world: World) {
     world.advance(Duration::from_hours(20));
     let stored = world.stored(&l1).await;
     let absent = Box::pin(process.tokens.mint(&stored, Why::Due, world.deadline())).await;
-    assert!(matches!(absent, Ok(Refreshed::Failed(Failure::NotInstalled))), "{absent:?}");
+    assert!(matches!(absent, Ok(Refreshed::Failed(TokenError::NotInstalled))), "{absent:?}");
     assert_eq!(world.stored(&l1).await.pair, stored.pair, "the token that works stays");
     assert_eq!(asked(&world, &l1) - before, 2, "and both agencies were asked");
     works(&world, &world.process().await, &l1).await;
@@ -210,7 +210,7 @@ async fn a_location_is_given_up_even_if_another_agency_does_not_answer(world: Wo
     world.market.uninstall(&grantee(&agency(2)));
     let version = world.stored(&agency(2)).await.version;
     let refused = process.refresher.refresh(&agency(2), version, Why::Due, world.deadline()).await;
-    assert!(matches!(refused, Refreshed::Failed(Failure::NeedsReauthorization(_))), "{refused:?}");
+    assert!(matches!(refused, Refreshed::Failed(TokenError::ReauthorizationRequired { .. })), "{refused:?}");
     let l1 = location("M1");
     to_be_minted(&world, &process, &l1).await;
     let own = world.stored(&l1).await;

@@ -11,7 +11,8 @@ use serde_json::json;
 use shared::domain::resource::Resource;
 use shared::domain::status::Status;
 use shared::table::installation::LEASE;
-use shared::token::outcome::{Failure, Refreshed, Why};
+use shared::token::TokenError;
+use shared::token::outcome::{Refreshed, Why};
 
 it::stories!(
     a_crash_before_the_claim_changes_nothing,
@@ -109,7 +110,9 @@ async fn a_crash_between_grant_and_commit_marks_the_installation_once_if_the_pla
     world.advance(LEASE);
     let version = world.stored(&l1).await.version;
     let refused = other.refresher.refresh(&l1, version, Why::Due, world.deadline()).await;
-    let Refreshed::Failed(Failure::NeedsReauthorization(link)) = refused else { panic!("{refused:?}") };
+    let Refreshed::Failed(TokenError::ReauthorizationRequired { reinstall_url: link }) = refused else {
+        panic!("{refused:?}")
+    };
     assert_eq!(link.as_deref(), Some("https://relay.example/oauth/install"));
     let presented = world.presented();
     world.advance(Duration::from_hours(1));
@@ -154,12 +157,12 @@ async fn a_lost_answer_of_any_table_write_loses_no_token(world: World) {
         Some(1),
     );
     let throttled = process.refresher.refresh(&l1, stored.version, Why::Due, world.deadline()).await;
-    assert!(matches!(throttled, Refreshed::Failed(Failure::TryAgain(_))), "{throttled:?}");
+    assert!(matches!(throttled, Refreshed::Failed(TokenError::InProgress { .. })), "{throttled:?}");
     assert_eq!((world.status(&l1).await, process.proxy.struck()), (Status::Active, 6));
     // All answers to a claim are lost: no request is sent to the platform, and the lease expires by itself.
     process.proxy.fault(Call::Claim, 0, Some(3), lost.clone());
     let unknown = process.refresher.refresh(&l1, stored.version, Why::Due, world.deadline()).await;
-    assert!(matches!(unknown, Refreshed::Failed(Failure::Store(_))), "{unknown:?}");
+    assert!(matches!(unknown, Refreshed::Failed(TokenError::Store(_))), "{unknown:?}");
     assert_eq!((world.status(&l1).await, world.presented()), (Status::Refreshing, 2));
     world.advance(LEASE);
     let renewed = process.refresher.refresh(&l1, stored.version, Why::Due, world.deadline()).await;

@@ -15,7 +15,7 @@ use shared::domain::status::Status;
 use shared::table::app::BreakerReason;
 use shared::table::installation::LEASE;
 use shared::token::TokenError;
-use shared::token::outcome::{Failure, Refreshed, Why};
+use shared::token::outcome::{Refreshed, Why};
 
 it::stories!(
     a_mass_refusal_of_thirty_marks_three_and_opens_the_breaker,
@@ -174,7 +174,8 @@ async fn processes_that_race_for_the_mark_budget_get_three_marks(world: World) {
         gates.iter().for_each(it::proxy::Gate::open);
     };
     let (outcomes, ()) = tokio::join!(join_all(refreshes), race);
-    let refused = |outcome: &&Refreshed| matches!(outcome, Refreshed::Failed(Failure::NeedsReauthorization(_)));
+    let refused =
+        |outcome: &&Refreshed| matches!(outcome, Refreshed::Failed(TokenError::ReauthorizationRequired { .. }));
     assert_eq!(outcomes.iter().filter(refused).count(), 3, "{outcomes:?}");
     assert_eq!((marked(&world, &all).await, taken(&world).await), (3, 3));
     assert_eq!(with_status(&world, &all, Status::Uncertain).await.len(), 4);
@@ -194,7 +195,10 @@ async fn three_dead_grants_of_a_small_app_are_marked_and_a_fourth_waits_for_an_h
     }
     for resource in &dead[..3] {
         let refused = refresh(&world, &process, resource).await;
-        assert!(matches!(refused, Refreshed::Failed(Failure::NeedsReauthorization(Some(_)))), "{refused:?}");
+        assert!(
+            matches!(refused, Refreshed::Failed(TokenError::ReauthorizationRequired { reinstall_url: Some(_) })),
+            "{refused:?}"
+        );
     }
     let waits = async |hours| {
         world.advance(Duration::from_hours(hours));
@@ -207,7 +211,10 @@ async fn three_dead_grants_of_a_small_app_are_marked_and_a_fourth_waits_for_an_h
     let renewed = refresh(&world, &process, &alive[0]).await;
     assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
     let refused = refresh(&world, &process, &dead[3]).await;
-    assert!(matches!(refused, Refreshed::Failed(Failure::NeedsReauthorization(Some(_)))), "{refused:?}");
+    assert!(
+        matches!(refused, Refreshed::Failed(TokenError::ReauthorizationRequired { reinstall_url: Some(_) })),
+        "{refused:?}"
+    );
     assert_eq!(notices(&world), 4);
     world.end().await;
 }
@@ -269,7 +276,7 @@ async fn a_mark_that_cannot_be_stored_keeps_its_reservation(world: World) {
     world.market.uninstall(&grantee(&all[0]));
     failing.proxy.always(Call::Release, Cut::AccessDenied);
     let failed = refresh(&world, &failing, &all[0]).await;
-    assert!(matches!(failed, Refreshed::Failed(Failure::Store(_))), "{failed:?}");
+    assert!(matches!(failed, Refreshed::Failed(TokenError::Store(_))), "{failed:?}");
     assert_eq!((world.status(&all[0]).await, taken(&world).await), (Status::Refreshing, 1));
     world.advance(LEASE);
     refresh(&world, &process, &all[0]).await;
@@ -294,7 +301,7 @@ async fn without_the_budget_nothing_is_marked(world: World) {
     world.market.uninstall(&grantee(&all[0]));
     process.proxy.always(Call::Reserve, Cut::AccessDenied);
     let failed = refresh(&world, &process, &all[0]).await;
-    assert!(matches!(failed, Refreshed::Failed(Failure::Store(_))), "{failed:?}");
+    assert!(matches!(failed, Refreshed::Failed(TokenError::Store(_))), "{failed:?}");
     assert_eq!(world.status(&all[0]).await, Status::Refreshing, "the lease passes by itself");
     world.end().await;
 }
@@ -371,7 +378,7 @@ async fn a_refusal_after_the_lease_does_not_mark(world: World) {
         depth.open();
     };
     let (late, ()) = tokio::join!(refresh(&world, &frozen, &all[0]), story);
-    assert!(matches!(late, Refreshed::Failed(Failure::TryAgain(_))), "{late:?}");
+    assert!(matches!(late, Refreshed::Failed(TokenError::InProgress { .. })), "{late:?}");
     assert_eq!((world.status(&all[0]).await, taken(&world).await, notices(&world)), (Status::Uncertain, 0, 0));
     world.advance(Duration::from_mins(5));
     assert!(matches!(refresh(&world, &process, &all[0]).await, Refreshed::Renewed(_)));
@@ -536,7 +543,7 @@ async fn a_refused_location_keeps_its_grant_while_its_agency_cannot_be_asked(wor
     ];
     let waits = async |resource: &Resource, why: &str| {
         let waits = refresh(&world, &process, resource).await;
-        assert!(matches!(waits, Refreshed::Failed(Failure::TryAgain(_))), "{why}: {waits:?}");
+        assert!(matches!(waits, Refreshed::Failed(TokenError::InProgress { .. })), "{why}: {waits:?}");
         let status = world.status(resource).await;
         assert_eq!((status, has_own_grant(&world, resource).await), (Status::Uncertain, true), "{why}");
     };
@@ -579,6 +586,9 @@ async fn a_refused_location_is_marked_if_its_agency_may_not_mint(world: World) {
     let all = refused_beside_an_agency(&world, &process, 1, true).await;
     world.market.fault(Endpoint::Mint, Fault::unauthorized("The token is not authorized for this scope."), None);
     let refused = refresh(&world, &process, &all[0]).await;
-    assert!(matches!(refused, Refreshed::Failed(Failure::NeedsReauthorization(Some(_)))), "{refused:?}");
+    assert!(
+        matches!(refused, Refreshed::Failed(TokenError::ReauthorizationRequired { reinstall_url: Some(_) })),
+        "{refused:?}"
+    );
     assert_eq!((taken(&world).await, notices(&world)), (1, 1));
 }

@@ -11,7 +11,7 @@ use shared::domain::status::Status;
 use shared::platform::token_endpoint::ExchangeError;
 use shared::seal::pair::Slot;
 use shared::token::TokenError;
-use shared::token::outcome::{Failure, Refreshed, Why};
+use shared::token::outcome::{Refreshed, Why};
 
 use crate::wordings::own_locations;
 
@@ -68,7 +68,7 @@ async fn an_unknown_outcome_is_presented_twice_and_then_recovered(world: World) 
         let (before, presented) = (world.stored(&l1).await, world.presented());
         world.market.fault(Endpoint::Refresh, fault.clone(), Some(2));
         let unknown = refresh(&world, &process, &l1).await;
-        assert!(matches!(unknown, Refreshed::Failed(Failure::Unanswered(_))), "{fault:?}: {unknown:?}");
+        assert!(matches!(unknown, Refreshed::Failed(TokenError::Unanswered { .. })), "{fault:?}: {unknown:?}");
         let stored = world.stored(&l1).await;
         assert_eq!((stored.status(), stored.version), (Status::Uncertain, before.version), "{fault:?}");
         assert_eq!(world.presented() - presented, 2, "{fault:?}");
@@ -99,7 +99,7 @@ async fn without_a_connection_nothing_is_sent_and_nothing_changes(world: World) 
     let (installer, process) = (world.process().await, world.process_at(&format!("http://{closed}")).await);
     world.install(&installer, &l1).await;
     let failed = refresh(&world, &process, &l1).await;
-    assert!(matches!(failed, Refreshed::Failed(Failure::TryAgain(_))), "{failed:?}");
+    assert!(matches!(failed, Refreshed::Failed(TokenError::InProgress { .. })), "{failed:?}");
     let stored = world.stored(&l1).await;
     assert_eq!((stored.status(), stored.schedule.failures, world.presented()), (Status::Active, 1, 0));
     world.end().await;
@@ -111,7 +111,7 @@ async fn a_429_changes_nothing(world: World) {
     world.install(&process, &l1).await;
     world.market.fault(Endpoint::Refresh, Fault::throttled(), Some(1));
     let failed = refresh(&world, &process, &l1).await;
-    assert!(matches!(failed, Refreshed::Failed(Failure::TryAgain(_))), "{failed:?}");
+    assert!(matches!(failed, Refreshed::Failed(TokenError::InProgress { .. })), "{failed:?}");
     let stored = world.stored(&l1).await;
     assert_eq!((stored.status(), stored.schedule.failures, world.presented()), (Status::Active, 1, 1));
     world.end().await;
@@ -238,7 +238,7 @@ async fn a_grant_for_another_location_is_not_stored(world: World) {
     let (before, presented) = (world.stored(&l1).await, world.presented());
     world.market.fault(Endpoint::Refresh, Fault::other_location("L2"), Some(2));
     let refused = refresh(&world, &process, &l1).await;
-    assert!(matches!(refused, Refreshed::Failed(Failure::TryAgain(_))), "{refused:?}");
+    assert!(matches!(refused, Refreshed::Failed(TokenError::InProgress { .. })), "{refused:?}");
     let stored = world.stored(&l1).await;
     assert_eq!((stored.status(), stored.version, &stored.pair), (Status::Blocked, before.version, &before.pair));
     assert_eq!(world.presented() - presented, 2);
@@ -273,11 +273,11 @@ async fn a_wrong_client_secret_marks_no_installation_and_recovers_by_itself(worl
     world.install(&process, &l2).await;
     let new = rotate_client_secret(&world);
     let refused = refresh(&world, &process, &l1).await;
-    assert!(matches!(refused, Refreshed::Failed(Failure::Misconfigured(_))), "{refused:?}");
+    assert!(matches!(refused, Refreshed::Failed(TokenError::Misconfigured(_))), "{refused:?}");
     assert_eq!(world.presented(), 1);
     for process in [&process, &other] {
         let stopped = refresh(&world, process, &l2).await;
-        assert!(matches!(stopped, Refreshed::Failed(Failure::Misconfigured("wrong_client"))), "{stopped:?}");
+        assert!(matches!(stopped, Refreshed::Failed(TokenError::Misconfigured("wrong_client"))), "{stopped:?}");
     }
     assert_eq!(world.presented(), 1, "the breaker is open for every process");
     for resource in [&l1, &l2] {
@@ -303,7 +303,7 @@ async fn a_paused_location_recovers_by_itself(world: World) {
         world.install(&process, resource).await;
         world.market.set_active(it::world::grantee(resource), false);
         let paused = refresh(&world, &process, resource).await;
-        assert!(matches!(paused, Refreshed::Failed(Failure::Suspended(_))), "{paused:?}");
+        assert!(matches!(paused, Refreshed::Failed(TokenError::Suspended { .. })), "{paused:?}");
         let stored = world.stored(resource).await;
         assert_eq!((stored.status(), stored.schedule.failures), (Status::Suspended, 0));
         process.tokens.access(resource, world.deadline()).await.expect("the access token works on");
@@ -337,7 +337,7 @@ async fn a_location_that_the_platform_does_not_know_is_given_up_after_a_day(worl
     let mut tries = 0;
     while world.clock.now().since(began) < Duration::from_hours(24) {
         let unknown = refresh(&world, &process, gone).await;
-        assert!(matches!(unknown, Refreshed::Failed(Failure::TryAgain(_))), "{unknown:?}");
+        assert!(matches!(unknown, Refreshed::Failed(TokenError::InProgress { .. })), "{unknown:?}");
         let stored = world.stored(gone).await;
         assert_eq!(stored.status(), Status::Blocked);
         let due_at = stored.schedule.due_at.expect("it is tried again");

@@ -13,7 +13,8 @@ use shared::domain::resource::Resource;
 use shared::domain::status::Status;
 use shared::seal::pair::Slot;
 use shared::table::installation::LEASE;
-use shared::token::outcome::{Failure, Refreshed, Why};
+use shared::token::TokenError;
+use shared::token::outcome::{Refreshed, Why};
 
 it::stories!(
     a_grant_commits_after_its_lease_and_undoes_the_rivals_refusal,
@@ -47,7 +48,7 @@ async fn a_grant_commits_after_its_lease_and_undoes_the_rivals_refusal(world: Wo
         commit.reached().await;
         world.advance(LEASE);
         let refused = refresh(&world, &rival, &l1).await;
-        assert!(matches!(refused, Refreshed::Failed(Failure::NeedsReauthorization(_))), "{refused:?}");
+        assert!(matches!(refused, Refreshed::Failed(TokenError::ReauthorizationRequired { .. })), "{refused:?}");
         assert_eq!(world.status(&l1).await, Status::NeedsReauthorization);
         commit.open();
     };
@@ -346,7 +347,10 @@ async fn a_standby_pair_replaces_a_refused_pair(world: World) {
     world.install(&process, &l1).await;
     spend_the_current_token(&world, &process, &l1).await;
     let refused = refresh(&world, &process, &l1).await;
-    assert!(matches!(refused, Refreshed::Failed(Failure::NeedsReauthorization(Some(_)))), "{refused:?}");
+    assert!(
+        matches!(refused, Refreshed::Failed(TokenError::ReauthorizationRequired { reinstall_url: Some(_) })),
+        "{refused:?}"
+    );
     process.installations.install(&older, earlier, HOME).await.expect("kept as a standby pair");
     assert_eq!(world.status(&l1).await, Status::Uncertain, "there is hope again");
     let summary = world.refresh(&process, serde_json::json!({})).await;
@@ -397,7 +401,7 @@ async fn a_process_thawed_after_twenty_minutes_sends_nothing(world: World) {
         claim.open();
     };
     let (one, two, ()) = tokio::join!(refresh(&world, &frozen, &l1), refresh(&world, &frozen, &l2), story);
-    assert!(matches!(one, Refreshed::Failed(Failure::NoTime)), "{one:?}");
+    assert!(matches!(one, Refreshed::Failed(TokenError::NoTime)), "{one:?}");
     assert!(matches!(two, Refreshed::Moved), "the other's pair is there to be read: {two:?}");
     assert_eq!(world.presented(), 1, "the other process's");
     assert_eq!(world.stored(&l2).await.version.generation, 2);

@@ -12,7 +12,8 @@ use shared::domain::resource::Resource;
 use shared::domain::status::Status;
 use shared::install::{InstallError, Uninstalled};
 use shared::table::installation::LEASE;
-use shared::token::outcome::{Failure, Refreshed, Why};
+use shared::token::TokenError;
+use shared::token::outcome::{Refreshed, Why};
 
 it::stories!(
     a_pair_that_cannot_be_stored_is_rescued_and_its_caller_served,
@@ -99,7 +100,7 @@ async fn a_refusal_does_not_mark_while_a_pair_is_on_the_queue(world: World) {
         for resource in [&l1, &l2] {
             let version = world.stored(resource).await.version;
             let refused = other.refresher.refresh(resource, version, Why::Due, world.deadline()).await;
-            assert!(matches!(refused, Refreshed::Failed(Failure::TryAgain(_))), "{refused:?}");
+            assert!(matches!(refused, Refreshed::Failed(TokenError::InProgress { .. })), "{refused:?}");
             assert_eq!(world.status(resource).await, Status::Uncertain);
         }
     }

@@ -13,7 +13,7 @@ use shared::seal::pair::{Pair, Slot};
 use shared::seal::{DataKeys, SealError, Sealer};
 use shared::table::{Item, Write};
 use shared::token::TokenError;
-use shared::token::outcome::{Failure, Refreshed, Why};
+use shared::token::outcome::{Refreshed, Why};
 use shared::token::reseal::{Resealed, keys_of, reseal};
 
 it::stories!(
@@ -45,7 +45,7 @@ async fn nothing_is_sent(world: &World, resource: &Resource) {
     let read = process.tokens.access(resource, world.deadline()).await;
     assert!(matches!(read, Err(TokenError::Misconfigured(_))), "{read:?}");
     let refused = process.refresher.refresh(resource, before.version, Why::Due, world.deadline()).await;
-    assert!(matches!(refused, Refreshed::Failed(Failure::Misconfigured(_))), "{refused:?}");
+    assert!(matches!(refused, Refreshed::Failed(TokenError::Misconfigured(_))), "{refused:?}");
     let after = world.stored(resource).await;
     // The failure is counted, so that callers pause for a moment. Nothing else has changed.
     assert_eq!(

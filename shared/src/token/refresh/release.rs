@@ -2,19 +2,20 @@
 
 use std::time::Duration;
 
-use super::attempt::Attempted;
+use super::Refreshed;
+use super::attempt::LeasedRefresh;
 use super::minting::Minting;
-use super::{Failure, Refreshed};
 use crate::domain::clock::Millis;
 use crate::domain::installation::{Gone, Installation};
 use crate::domain::resource::Resource;
 use crate::domain::status::Status;
 use crate::platform::token_endpoint::{Cause, fingerprint};
 use crate::seal::pair::{Pair, Slot};
+use crate::table::Write;
 use crate::table::installation::{Finding, Release};
 use crate::table::mark_budget::Requested;
 use crate::table::minted::Source;
-use crate::table::{StoreError, Write};
+use crate::token::TokenError;
 use crate::token::breaker::Marking;
 use crate::token::outcome::outcome_of;
 use crate::token::schedule;
@@ -27,24 +28,24 @@ const PROMOTIONS: u32 = 5;
 /// once.
 const REFUSED_TOGETHER: Duration = Duration::from_secs(1);
 
-impl Attempted<'_> {
+impl LeasedRefresh<'_> {
     /// Handles the platform's refusal of the current refresh token. Promotes a standby pair, makes the location a
     /// minted one, or marks the installation, in this order. The refresh token is erased for minting only after a company
     /// has said that it has the app in the location. While the location's company cannot be asked, nothing is concluded.
     pub(super) async fn refused(self) -> Refreshed {
-        if !self.installation.standby().is_empty() {
-            return self.promote(&self.installation).await;
+        if !self.leased.installation.standby().is_empty() {
+            return self.promote(&self.leased.installation).await;
         }
         let minting = match Box::pin(self.minting()).await {
             Ok(minting) => minting,
-            Err(error) => return Refreshed::Failed(Failure::Store(error)),
+            Err(error) => return Refreshed::Failed(TokenError::Store(error)),
         };
         // The live pair may still be on the rescue queue: no token is erased and no event is published.
-        if self.on.pairs_may_be_queued().await {
+        if self.refresher.pairs_may_be_queued().await {
             return self.wait("a granted pair may be on the rescue queue", schedule::after_rescue, false).await;
         }
         // A process that was frozen wakes up late, and other processes may have tried in the meantime.
-        if self.lease.left(self.on.clock.now()).is_zero() {
+        if self.leased.lease.left(self.refresher.parts.clock.now()).is_zero() {
             return self.wait("refused, and the lease is over", schedule::after_refused, false).await;
         }
         match minting {
@@ -52,7 +53,7 @@ impl Attempted<'_> {
             Minting::Impossible => self.mark().await,
             Minting::Suspended => self.suspended().await,
             Minting::Unknown(why) => {
-                tracing::info!(resource = %self.installation.resource, why,
+                tracing::info!(resource = %self.leased.installation.resource, why,
                     "the refresh token is refused, and it is not known yet if a company has the app in the location");
                 self.wait("refused, and a company cannot be asked", schedule::after_refused, false).await
             }
@@ -63,37 +64,45 @@ impl Attempted<'_> {
     /// marks allows it ([`crate::table::mark_budget`]). An installation that was marked before is marked again without
     /// a place of the budget.
     async fn mark(&self) -> Refreshed {
-        let now = self.on.clock.now();
-        if self.installation.claimed_from() != Status::NeedsReauthorization {
-            let first = !self.installation.findings.was_refused;
-            match self.on.breaker.reserve(Requested::Refresh, &self.owner, first).await {
+        let now = self.refresher.parts.clock.now();
+        if self.leased.installation.claimed_from() != Status::NeedsReauthorization {
+            let first = !self.leased.installation.findings.was_refused;
+            match self.refresher.parts.breaker.reserve(Requested::Refresh, &self.leased.owner, first).await {
                 Ok(Marking::Reserved) => {}
                 Ok(Marking::NoPlace) => {
                     return self.wait("refused, and no mark is left", schedule::after_refused, true).await;
                 }
                 Ok(Marking::Stopped) => {
                     self.wait("refused, like too many others", schedule::after_refused, true).await;
-                    return Refreshed::Failed(Failure::Misconfigured("mass_refusal"));
+                    return Refreshed::Failed(TokenError::Misconfigured("mass_refusal"));
                 }
                 // The lease ends by itself.
-                Err(error) => return Refreshed::Failed(Failure::Store(error)),
+                Err(error) => return Refreshed::Failed(TokenError::Store(error)),
             }
         }
-        let Installation { resource, version, .. } = &self.installation;
+        let Installation { resource, version, .. } = &self.leased.installation;
         let to = Release {
             status: Status::NeedsReauthorization,
             due_at: None,
-            failures: self.installation.schedule.failures + 1,
+            failures: self.leased.installation.schedule.failures + 1,
             retry_at: None,
             finding: None,
             now,
         };
-        match self.on.events.release(&self.installation, &self.owner, to, self.lease.deadline).await {
+        match self
+            .refresher
+            .parts
+            .events
+            .release(&self.leased.installation, &self.leased.owner, to, self.leased.lease.deadline)
+            .await
+        {
             Ok(Write::Applied(_)) => {
                 tracing::warn!(%resource, generation = version.generation, outcome = outcome_of(Status::NeedsReauthorization),
-                    total_ms = self.lease.held_ms(), Refreshes = 1,
+                    total_ms = self.leased.lease.held_ms(), Refreshes = 1,
                     "the grant is gone: the app must be installed again");
-                Refreshed::Failed(Failure::NeedsReauthorization(self.installation.reinstall_url()))
+                Refreshed::Failed(TokenError::ReauthorizationRequired {
+                    reinstall_url: self.leased.installation.reinstall_url(),
+                })
             }
             Ok(Write::Conflict(stored)) if stored.version == *version && !stored.standby().is_empty() => {
                 self.promote(&stored).await
@@ -103,7 +112,7 @@ impl Attempted<'_> {
             }
             Ok(Write::Conflict(_)) => Refreshed::Moved,
             Ok(Write::NotFound) => Refreshed::Gone,
-            Err(error) => Refreshed::Failed(Failure::Store(error)),
+            Err(error) => Refreshed::Failed(TokenError::Store(error)),
         }
     }
 
@@ -111,20 +120,20 @@ impl Attempted<'_> {
     /// token is used to its end. The refresh token is not presented before the instant that `again` gives for the
     /// number of failures. `counted` is true if the budget of marks has counted the installation.
     async fn wait(&self, note: &str, again: fn(Millis, u32, f64) -> Millis, counted: bool) -> Refreshed {
-        let (now, failures) = (self.on.clock.now(), self.installation.schedule.failures + 1);
+        let (now, failures) = (self.refresher.parts.clock.now(), self.leased.installation.schedule.failures + 1);
         let retry_at = again(now, failures, fastrand::f64());
         let (status, due_at) = (Status::Uncertain, Some(retry_at));
         let finding = counted.then_some(Finding::Refused);
         let moved =
             self.release_as(Release { status, due_at, failures, retry_at: Some(retry_at), finding, now }, note).await;
-        if moved { Refreshed::Moved } else { Refreshed::Failed(Failure::TryAgain(retry_at)) }
+        if moved { Refreshed::Moved } else { Refreshed::Failed(TokenError::InProgress { retry_at }) }
     }
 
     /// Makes the location a minted one: its own grant is gone, and this company has the app there.
     async fn become_minted(&self, company: &Resource, epoch: u64) -> Refreshed {
-        let Installation { resource, version, .. } = &self.installation;
-        let (source, now) = (Source { company: company.id(), epoch }, self.on.clock.now());
-        match self.on.table.become_minted(resource, *version, &self.owner, source, now).await {
+        let Installation { resource, version, .. } = &self.leased.installation;
+        let (source, now) = (Source { company: company.id(), epoch }, self.refresher.parts.clock.now());
+        match self.refresher.parts.table.become_minted(resource, *version, &self.leased.owner, source, now).await {
             Ok(Write::Applied(_)) => {
                 tracing::warn!(%resource, %company, generation = version.generation, outcome = "to_be_minted", Refreshes = 1,
                     "the grant is gone: its token is minted from the company's from now on");
@@ -136,23 +145,23 @@ impl Attempted<'_> {
             }
             Ok(Write::Conflict(_)) => Refreshed::Moved,
             Ok(Write::NotFound) => Refreshed::Gone,
-            Err(error) => Refreshed::Failed(Failure::Store(error)),
+            Err(error) => Refreshed::Failed(TokenError::Store(error)),
         }
     }
 
     /// Replaces the refused current pair of the installation, as it was `seen`, by the standby pair that was granted
     /// last. The other standby pairs stay, and each is tried in turn.
     async fn promote(&self, seen: &Installation) -> Refreshed {
-        let resource = &self.installation.resource;
+        let resource = &self.leased.installation.resource;
         let mut seen = seen.clone();
         for _ in 0..PROMOTIONS {
             let Some((place, pair)) = self.newest_standby(&seen).await else {
                 self.our_fault("no standby pair opens").await;
-                return Refreshed::Failed(Failure::Misconfigured("a stored token does not open"));
+                return Refreshed::Failed(TokenError::Misconfigured("a stored token does not open"));
             };
-            let (next, now) = (seen.version.next(), self.on.clock.now());
-            let sealed = pair.seal(&self.sealer, resource, next, Slot::Current);
-            match self.on.table.promote(&seen, place, &self.owner, &sealed, now).await {
+            let (next, now) = (seen.version.next(), self.refresher.parts.clock.now());
+            let sealed = pair.seal(&self.leased.sealer, resource, next, Slot::Current);
+            match self.refresher.parts.table.promote(&seen, place, &self.leased.owner, &sealed, now).await {
                 Ok(Write::Applied(_)) => {
                     tracing::warn!(%resource, generation = next.generation, outcome = "promoted", Refreshes = 1,
                         "the current pair was refused and a standby pair takes its place");
@@ -162,7 +171,7 @@ impl Attempted<'_> {
                 Ok(Write::Conflict(stored)) if stored.version == seen.version => seen = *stored,
                 Ok(Write::Conflict(_)) => return Refreshed::Moved,
                 Ok(Write::NotFound) => return Refreshed::Gone,
-                Err(error) => return Refreshed::Failed(Failure::Store(error)),
+                Err(error) => return Refreshed::Failed(TokenError::Store(error)),
             }
         }
         // The lease ends by itself, and the next claim finds the standby pairs.
@@ -174,7 +183,7 @@ impl Attempted<'_> {
         let mut places: Vec<usize> = (0..seen.standby().len()).collect();
         places.sort_by_key(|place| std::cmp::Reverse((seen.standby()[*place].pair.access_issued_at, *place)));
         for place in places {
-            match self.on.open(seen, &seen.standby()[place]).await {
+            match self.refresher.open(seen, &seen.standby()[place]).await {
                 Ok(pair) => return Some((place, pair)),
                 Err(error) => {
                     tracing::error!(alarm = "unseal", resource = %seen.resource, %error, "a standby pair does not open");
@@ -186,42 +195,47 @@ impl Attempted<'_> {
 
     /// Releases a location that the platform has paused. Its grant may be good.
     pub(super) async fn suspended(&self) -> Refreshed {
-        let now = self.on.clock.now();
+        let now = self.refresher.parts.clock.now();
         let retry_at = schedule::after_suspended(now, fastrand::f64());
         self.release(Status::Suspended, retry_at, 0, "the location is not active").await;
-        Refreshed::Failed(Failure::Suspended(now + schedule::RETRY_ON_DEMAND))
+        Refreshed::Failed(TokenError::Suspended { retry_at: now + schedule::RETRY_ON_DEMAND })
     }
 
     pub(super) async fn unknown(&self) -> Refreshed {
-        let (now, failures) = (self.on.clock.now(), self.installation.schedule.failures + 1);
+        let (now, failures) = (self.refresher.parts.clock.now(), self.leased.installation.schedule.failures + 1);
         let retry_at = schedule::after_unknown(now, failures, fastrand::f64());
         let moved = self.release(Status::Uncertain, retry_at, failures, "no answer is known").await;
         if moved {
             return Refreshed::Moved;
         }
-        Refreshed::Failed(Failure::Unanswered(schedule::on_demand(now, failures)))
+        Refreshed::Failed(TokenError::Unanswered { retry_at: schedule::on_demand(now, failures) })
     }
 
     pub(super) async fn blocked(&self, now: Millis) -> Refreshed {
         let retry_at = schedule::after_blocked(now, fastrand::f64());
-        self.release(Status::Blocked, retry_at, self.installation.schedule.failures + 1, "an unclassified answer")
-            .await;
-        Refreshed::Failed(Failure::TryAgain(now + schedule::RETRY_ON_DEMAND))
+        self.release(
+            Status::Blocked,
+            retry_at,
+            self.leased.installation.schedule.failures + 1,
+            "an unclassified answer",
+        )
+        .await;
+        Refreshed::Failed(TokenError::InProgress { retry_at: now + schedule::RETRY_ON_DEMAND })
     }
 
     /// Releases an installation whose request has certainly not reached the platform. Its state stays as it was.
     pub(super) async fn not_sent(&self, note: &str) -> Refreshed {
-        let (now, failures) = (self.on.clock.now(), self.installation.schedule.failures + 1);
+        let (now, failures) = (self.refresher.parts.clock.now(), self.leased.installation.schedule.failures + 1);
         let retry_at = schedule::backoff(now, failures, fastrand::f64());
         self.release(self.unchanged(), retry_at, failures, note).await;
-        Refreshed::Failed(Failure::TryAgain(schedule::on_demand(now, failures)))
+        Refreshed::Failed(TokenError::InProgress { retry_at: schedule::on_demand(now, failures) })
     }
 
     /// Handles the answer that the platform does not know the location or company. The answer may be a mistake, so the
     /// platform is asked again for a day. After that, the answer counts as a refusal of the grant.
     pub(super) async fn gone(self) -> Refreshed {
-        let now = self.on.clock.now();
-        let Installation { findings, schedule, .. } = &self.installation;
+        let now = self.refresher.parts.clock.now();
+        let Installation { findings, schedule, .. } = &self.leased.installation;
         let gone = findings.gone.map_or(Gone { since: now, tries: 1 }, |gone| Gone { tries: gone.tries + 1, ..gone });
         if schedule::is_gone(gone.since, gone.tries, now) {
             return self.refused().await;
@@ -235,37 +249,44 @@ impl Attempted<'_> {
             now,
         };
         self.release_as(to, "the platform does not know it").await;
-        Refreshed::Failed(Failure::TryAgain(now + schedule::RETRY_ON_DEMAND))
+        Refreshed::Failed(TokenError::InProgress { retry_at: now + schedule::RETRY_ON_DEMAND })
     }
 
     pub(super) async fn out_of_time(&self) -> Refreshed {
-        let now = self.on.clock.now();
+        let now = self.refresher.parts.clock.now();
         let note = "out of time before it was sent";
-        let moved = self.release(self.unchanged(), now, self.installation.schedule.failures, note).await;
-        if moved { Refreshed::Moved } else { Refreshed::Failed(Failure::NoTime) }
+        let moved = self.release(self.unchanged(), now, self.leased.installation.schedule.failures, note).await;
+        if moved { Refreshed::Moved } else { Refreshed::Failed(TokenError::NoTime) }
     }
 
     /// Releases an installation because the circuit breaker is open. Its state stays as it was.
     pub(super) async fn stopped(&self, note: &str) {
-        self.release(self.unchanged(), self.after_our_fault(), self.installation.schedule.failures, note).await;
+        self.release(self.unchanged(), self.after_our_fault(), self.leased.installation.schedule.failures, note).await;
     }
 
     /// Releases an installation after a fault of the app. The attempt counts as a failure, so that callers do not claim
     /// the installation again at once.
     pub(super) async fn our_fault(&self, note: &str) {
-        self.release(self.unchanged(), self.after_our_fault(), self.installation.schedule.failures + 1, note).await;
+        self.release(self.unchanged(), self.after_our_fault(), self.leased.installation.schedule.failures + 1, note)
+            .await;
     }
 
     fn after_our_fault(&self) -> Millis {
-        self.on.clock.now() + OUR_FAULT.mul_f64(0.5 + fastrand::f64() / 2.0)
+        self.refresher.parts.clock.now() + OUR_FAULT.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 
     /// Returns the state that the claim found. If the holder of an earlier lease died, the state is uncertain.
     pub(super) fn unchanged(&self) -> Status {
-        match self.installation.claimed_from() {
-            _ if self.uncertain => Status::Uncertain,
+        if self.is_unanswered {
+            return Status::Uncertain;
+        }
+        match self.leased.installation.claimed_from() {
             Status::Refreshing | Status::Uncertain => Status::Uncertain,
-            found => found,
+            found @ (Status::Active
+            | Status::Suspended
+            | Status::Blocked
+            | Status::NeedsReauthorization
+            | Status::Revoked) => found,
         }
     }
 
@@ -274,41 +295,27 @@ impl Attempted<'_> {
     pub(super) async fn release(&self, status: Status, due_at: Millis, failures: u32, note: &str) -> bool {
         // An installation that needs reauthorization is tried again only if an operator asks for it.
         let due_at = (status != Status::NeedsReauthorization).then_some(due_at);
-        let now = self.on.clock.now();
+        let now = self.refresher.parts.clock.now();
         self.release_as(Release { status, due_at, failures, retry_at: None, finding: None, now }, note).await
     }
 
     pub(super) async fn release_as(&self, to: Release, note: &str) -> bool {
-        let released = self.on.events.release(&self.installation, &self.owner, to, self.lease.deadline).await;
-        self.log_release(&released, to, note);
-        matches!(&released, Ok(Write::Conflict(stored)) if stored.version != self.installation.version)
-    }
-
-    fn log_release(&self, released: &Result<Write<Box<Installation>>, StoreError>, to: Release, note: &str) {
-        let Installation { resource, version, .. } = &self.installation;
-        let Release { status, failures, .. } = to;
-        let stored = match released {
-            Ok(Write::Applied(_)) => "yes",
-            Ok(_) => "no: it has moved on",
-            Err(_) => "no: the table does not answer",
-        };
-        tracing::warn!(%resource, generation = version.generation, outcome = outcome_of(status), failures, stored, note,
-            total_ms = self.lease.held_ms(), Refreshes = 1,
-            "token not refreshed");
+        let released = self.refresher.parts.release(&self.leased, to, note).await;
+        matches!(&released, Ok(Write::Conflict(stored)) if stored.version != self.leased.installation.version)
     }
 
     pub(super) async fn credentials_changed(&self, refused: &str) -> bool {
-        let newer = self.on.endpoint.credentials_again(REFUSED_TOGETHER).await;
+        let newer = self.refresher.parts.endpoint.credentials_again(REFUSED_TOGETHER).await;
         newer.is_ok_and(|app| fingerprint(&app) != refused)
     }
 
     pub(super) fn log_wrong_tenant(&self) {
-        tracing::error!(alarm = "wrong_tenant", resource = %self.installation.resource,
+        tracing::error!(alarm = "wrong_tenant", resource = %self.leased.installation.resource,
             "a grant for another location or company was refused");
     }
 
     pub(super) fn log_unknown(&self, cause: Cause) {
-        let resource = &self.installation.resource;
-        tracing::warn!(%resource, generation = self.installation.version.generation, ?cause, "no answer is known");
+        let resource = &self.leased.installation.resource;
+        tracing::warn!(%resource, generation = self.leased.installation.version.generation, ?cause, "no answer is known");
     }
 }
