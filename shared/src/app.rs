@@ -10,7 +10,7 @@ use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, ConfigLoader, SdkConfig};
 
-use crate::config::{self, AppConfig, ConfigError, Reader, Reported, runtime_variables, variable};
+use crate::config::{self, AppConfig, ConfigError, Reader, ReportedProblem, runtime_variables, variable};
 use crate::domain::clock::Clock;
 use crate::events::Events;
 use crate::http_client::{self, Connections};
@@ -90,7 +90,7 @@ impl App {
     /// [`StartError`].
     pub fn configure<C>(
         function: &str,
-        config: impl FnOnce(&mut Reader<'_>) -> Result<C, Reported>,
+        config: impl FnOnce(&mut Reader<'_>) -> Result<C, ReportedProblem>,
     ) -> Result<C, StartError> {
         crate::log::start();
         let config = config::from_env(config)?;

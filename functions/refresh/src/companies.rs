@@ -164,13 +164,13 @@ async fn discover(app: &App, company: &Installation, task: &Task, deadline: Mill
         let requested_at = app.clock.now();
         let page = page(app, &company.resource, skip, deadline).await?;
         let at = (requested_at - LIST_LAG).max(company.installed_at);
-        let learnt = stream::iter(&page.installed)
+        let stored = stream::iter(&page.installed)
             .map(|location| {
                 let notice = InstallNotice { company: Some(id), at, event: None, now: requested_at };
                 app.table.record_install_notice(location, notice)
             })
             .buffer_unordered(CONCURRENCY);
-        let new: Vec<bool> = learnt.try_collect().await?;
+        let new: Vec<bool> = stored.try_collect().await?;
         skip += page.entries;
         tracing::info!(
             company = id,

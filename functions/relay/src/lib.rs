@@ -28,7 +28,7 @@ use shared::relay::Relay;
 use tokio::runtime::Handle;
 use tokio::sync::SetOnce;
 
-use crate::event::Event;
+use crate::event::EventKind;
 
 /// The head start of the first poll for an invocation. Making the clients takes several times as long as the poll, and
 /// would compete with it for the process's memory map and for a processor.
@@ -83,8 +83,8 @@ async fn prepare(config: RelayConfig, ready: Arc<SetOnce<Relay>>) -> Result<(), 
 }
 
 async fn answer(relay: &Relay, event: &LambdaEvent<Box<RawValue>>) -> Box<RawValue> {
-    match Event::of(&event.payload) {
-        Event::Http => http::answer(relay, event).await,
-        Event::Direct => direct::answer(relay, event).await,
+    match EventKind::of(&event.payload) {
+        EventKind::Http => http::answer(relay, event).await,
+        EventKind::Direct => direct::answer(relay, event).await,
     }
 }

@@ -43,7 +43,7 @@ pub fn names_an_alias(name: &str) -> bool {
 
 /// The form of an event. The sender of an event can choose its form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arrival {
+pub enum InvocationKind {
     /// A request that API Gateway passes on.
     Http,
     /// Messages that Lambda has read from an SQS queue.
@@ -73,12 +73,12 @@ impl GatewayAlias {
     /// by the alias and direct invocations do not. Without a gateway alias, HTTP and SQS events come by the unqualified
     /// function.
     #[must_use]
-    pub fn admits(&self, arrival: Arrival, invoked_function_arn: &str) -> bool {
+    pub fn admits(&self, kind: InvocationKind, invoked_function_arn: &str) -> bool {
         let wanted = self.name().map_or(Qualifier::Unqualified, Qualifier::Named);
         let is_gateway = Qualifier::of(invoked_function_arn) == wanted;
-        match arrival {
-            Arrival::Http | Arrival::Queue => is_gateway,
-            Arrival::Direct => self.name().is_none() || !is_gateway,
+        match kind {
+            InvocationKind::Http | InvocationKind::Queue => is_gateway,
+            InvocationKind::Direct => self.name().is_none() || !is_gateway,
         }
     }
 }
@@ -130,9 +130,9 @@ mod tests {
             (Some("live"), ":7", false, true),
         ] {
             let (alias, arn) = (GatewayAlias::new(gateway.map(str::to_owned)), format!("{ARN}{suffix}"));
-            assert_eq!(alias.admits(Arrival::Http, &arn), events, "HTTP by {suffix:?} with {gateway:?}");
-            assert_eq!(alias.admits(Arrival::Queue, &arn), events, "SQS by {suffix:?} with {gateway:?}");
-            assert_eq!(alias.admits(Arrival::Direct, &arn), direct, "direct by {suffix:?} with {gateway:?}");
+            assert_eq!(alias.admits(InvocationKind::Http, &arn), events, "HTTP by {suffix:?} with {gateway:?}");
+            assert_eq!(alias.admits(InvocationKind::Queue, &arn), events, "SQS by {suffix:?} with {gateway:?}");
+            assert_eq!(alias.admits(InvocationKind::Direct, &arn), direct, "direct by {suffix:?} with {gateway:?}");
         }
     }
 

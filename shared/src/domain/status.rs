@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_commit_is_judged_by_lineage() {
+    fn a_lost_commit_is_judged_by_version() {
         let (mine, rival) = (LeaseOwner::new(), LeaseOwner::new());
         let from = TokenVersion { epoch: 2, generation: 7 };
         let at = |epoch, generation| TokenVersion { epoch, generation };

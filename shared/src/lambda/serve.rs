@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::domain::problem::{Code, Problem};
-use crate::domain::qualifier::{Arrival, GatewayAlias, Qualifier};
+use crate::domain::qualifier::{GatewayAlias, InvocationKind, Qualifier};
 use crate::lambda::gateway;
 
 /// Serves events until the process is ended, several at once if Lambda allows it. An event that is not a JSON object
@@ -73,7 +73,7 @@ pub async fn answer_http(
     event: LambdaEvent<Box<RawValue>>,
 ) -> ApiGatewayV2httpResponse {
     let LambdaEvent { payload, context } = event;
-    let response = if !alias.admits(Arrival::Http, &context.invoked_function_arn) {
+    let response = if !alias.admits(InvocationKind::Http, &context.invoked_function_arn) {
         refuse(alias, &context.invoked_function_arn)
     } else if let Ok(request) = gateway::read(&payload, context.clone()) {
         function.answer(request).await

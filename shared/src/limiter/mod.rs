@@ -59,7 +59,7 @@ use http::{HeaderMap, StatusCode};
 
 pub use self::counters::{LimitKind, Meter, Usage};
 pub use self::permit::{LimiterError, Permit, Refusal};
-use self::queue::{Answer, LONGEST_NAP, PermitRequest, WaiterQueue};
+use self::queue::{LONGEST_NAP, PermitRequest, PermitResult, WaiterQueue};
 pub use self::share::ShareOwner;
 use self::snapshot::Snapshot;
 use self::window::Window;
@@ -189,7 +189,7 @@ impl Limiter {
 
     /// True after a refusal that ends in time: the caller must ask again. If the refusal is about a closed endpoint, it
     /// waits first. It waits outside of the waiter queue, so that requests to other endpoints are not behind it.
-    async fn must_ask_again(&self, answer: &Answer, wait_until: Option<Millis>) -> bool {
+    async fn must_ask_again(&self, answer: &PermitResult, wait_until: Option<Millis>) -> bool {
         let Err(LimiterError::Refused(Refusal { limit, retry_at, .. })) = answer else { return false };
         let is_in_time = wait_until.is_some_and(|until| *retry_at <= until);
         if is_in_time && *limit == LimitKind::Endpoint {

@@ -65,7 +65,7 @@ impl Table {
     pub async fn keep_placeholder(&self, location: &Resource, now: Millis) -> Result<(), StoreError> {
         let mut write = Update::of_installation(location);
         write.when("attribute_not_exists(pk)").set_status(Status::Active).set("minted", AttributeValue::Bool(true));
-        write.set("supposed", AttributeValue::Bool(true)).set("epoch", n(1)).set("generation", n(0));
+        write.set("placeholder", AttributeValue::Bool(true)).set("epoch", n(1)).set("generation", n(0));
         write.set("installed_at", n(now)).set("expires_at", n((now + PLACEHOLDER_KEPT).seconds()));
         self.write(write).await.map(drop)
     }
@@ -145,7 +145,7 @@ impl Table {
         let mut write = Update::of_version(location, from);
         write.when_legal(Transition::StoreToken).when("attribute_exists(minted)");
         write.set("company", s(source.company)).set("company_epoch", n(source.epoch)).renew(location, from, &renewal);
-        write.remove(["standby", "granted_from", "supposed", "expires_at"]).remove(SEARCH_RESULT);
+        write.remove(["standby", "granted_from", "placeholder", "expires_at"]).remove(SEARCH_RESULT);
         Ok(self.write_installation(write).await?.or_applied_before(|stored| stored.is_committed_by(renewal.owner)))
     }
 
@@ -241,7 +241,7 @@ impl Table {
 /// An install notice of a location that is not known or whose token is minted.
 fn notice_of_minted(location: &Resource, notice: &InstallNotice<'_>) -> Update {
     let mut write = Update::of_installation(location);
-    let mut news = "attribute_exists(supposed)".to_owned();
+    let mut news = "attribute_exists(placeholder)".to_owned();
     // With an event, only the beginning of an installation is written, because the event is true in no other case.
     if notice.event.is_none() {
         news.push_str(" OR installed_at < :at OR attribute_exists(absent_until) OR attribute_exists(search_since)");
@@ -257,7 +257,7 @@ fn notice_of_minted(location: &Resource, notice: &InstallNotice<'_>) -> Update {
     if let Some(company) = notice.company {
         write.set_to("company", ":company").value(":company", s(company));
     }
-    write.set("minted", AttributeValue::Bool(true)).remove(["supposed", "expires_at"]).remove(SEARCH_RESULT);
+    write.set("minted", AttributeValue::Bool(true)).remove(["placeholder", "expires_at"]).remove(SEARCH_RESULT);
     write.publish(notice.event, notice.now);
     write
 }
@@ -280,7 +280,7 @@ fn notice_of_ended(location: &Resource, notice: &InstallNotice<'_>) -> Update {
         write.set("company", s(company));
     }
     write.erase_pair().release_lease().remove(["standby", "tried_at", "forced_at", "revoked_at", "told"]);
-    write.remove(["supposed", "expires_at"]).remove(SEARCH_RESULT).publish(notice.event, notice.now);
+    write.remove(["placeholder", "expires_at"]).remove(SEARCH_RESULT).publish(notice.event, notice.now);
     write
 }
 

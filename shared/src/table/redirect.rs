@@ -53,7 +53,7 @@ impl RedirectId {
 
 /// The browser that sends a redirect. All fields are digests.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Arrival {
+pub struct RedirectArrival {
     /// The digest of the code.
     pub code: String,
     /// The digest of the browser's cookie.
@@ -85,7 +85,7 @@ pub enum Progress {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredRedirect {
     /// The first arrival of the redirect.
-    pub first: Arrival,
+    pub first: RedirectArrival,
     /// The progress of the redirect.
     pub progress: Progress,
 }
@@ -133,7 +133,7 @@ impl Table {
     pub async fn claim_redirect(
         &self,
         id: &RedirectId,
-        arrival: &Arrival,
+        arrival: &RedirectArrival,
         owner: &LeaseOwner,
         now: Millis,
     ) -> Result<Write<StoredRedirect>, StoreError> {
@@ -223,7 +223,7 @@ fn stored(item: &Item, now: Millis) -> Result<StoredRedirect, StoreError> {
         }
         None => Progress::Open(reason),
     };
-    let first = Arrival { code: text("code")?, browser: text("browser")?, network: text("network")? };
+    let first = RedirectArrival { code: text("code")?, browser: text("browser")?, network: text("network")? };
     Ok(StoredRedirect { first, progress })
 }
 

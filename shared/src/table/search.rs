@@ -127,7 +127,7 @@ impl Table {
         }
         // A placeholder is deleted when the absence expires.
         let mut write = Update::of_installation(&search.location);
-        write.when("attribute_exists(supposed)").set("expires_at", n((now + PLACEHOLDER_KEPT).seconds()));
+        write.when("attribute_exists(placeholder)").set("expires_at", n((now + PLACEHOLDER_KEPT).seconds()));
         self.write(write).await.map(|_| true)
     }
 

@@ -32,7 +32,7 @@ const READ: [&str; 18] = [
 ];
 
 /// The attribute that marks a placeholder.
-const PLACEHOLDER: &str = "supposed";
+const PLACEHOLDER: &str = "placeholder";
 
 /// An installation without its tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -20,7 +20,7 @@ use crate::{
     events::{Event, EventBus},
     gateway::Gateway,
     marketplace::{self, Marketplace, grants::Resource},
-    process::{self, LogBook, Program, Surroundings, Worker, WorkerSpec},
+    process::{self, LogBook, Program, Worker, WorkerContext, WorkerSpec},
     queue::{Poller, Queue},
     runtime_api::{FunctionError, Invocation, RuntimeApi},
     secrets::Secrets,
@@ -321,8 +321,8 @@ impl Sandbox {
 
     /// Returns the parts of the sandbox that a worker uses.
     #[must_use]
-    pub fn surroundings(&self) -> Surroundings {
-        Surroundings { runtime: self.runtime.clone(), bus: self.bus.clone(), logs: self.logs.clone() }
+    pub fn worker_context(&self) -> WorkerContext {
+        WorkerContext { runtime: self.runtime.clone(), bus: self.bus.clone(), logs: self.logs.clone() }
     }
 
     fn start_functions(&mut self, programs: &Programs, relays: usize) -> Result<(), StartError> {
@@ -354,7 +354,7 @@ impl Sandbox {
         environment.extend(own);
         let worker = format!("{function}-{number}");
         let spec = WorkerSpec { function: function.to_owned(), worker, program, environment, restart: true };
-        self.workers.push(Worker::start(spec, self.surroundings())?);
+        self.workers.push(Worker::start(spec, self.worker_context())?);
         Ok(())
     }
 

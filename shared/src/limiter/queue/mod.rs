@@ -38,7 +38,7 @@ const EAGER_ATTEMPTS: u32 = 3;
 /// as there are permits.
 const MOST_ATTEMPTS: u32 = 100;
 
-pub(super) type Answer = Result<Permit, LimiterError>;
+pub(super) type PermitResult = Result<Permit, LimiterError>;
 
 /// The wish of a caller for one permit.
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +78,7 @@ struct State {
 struct Waiter {
     endpoint: Option<String>,
     wait_until: Option<Millis>,
-    answer: oneshot::Sender<Answer>,
+    answer: oneshot::Sender<PermitResult>,
 }
 
 impl Waiter {
@@ -120,7 +120,7 @@ impl WaiterQueue {
     }
 
     /// Takes a permit, in order of arrival.
-    pub(crate) async fn take(self: &Arc<Self>, request: PermitRequest<'_>) -> Answer {
+    pub(crate) async fn take(self: &Arc<Self>, request: PermitRequest<'_>) -> PermitResult {
         let (ticket, batcher) = {
             let now = self.clock.now();
             let mut state = self.state();
@@ -164,7 +164,7 @@ impl WaiterQueue {
 
     /// Returns an unused permit, or exchanges it for one of the present if its `send_by` is over. It does not wait: the
     /// place of the old permit is used, or an available one.
-    pub(crate) async fn exchange_if_late(&self, permit: Permit) -> Answer {
+    pub(crate) async fn exchange_if_late(&self, permit: Permit) -> PermitResult {
         for failed in 0..MOST_ATTEMPTS {
             let now = self.clock.now();
             if now <= permit.send_by {

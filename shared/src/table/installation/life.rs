@@ -67,7 +67,7 @@ impl Table {
         }
         write.release_lease().publish(event, new.now);
         write.remove(["standby", "granted_from", "revoked_at", "forced_at", "token_wanted", "told"]);
-        write.remove(["minted", "company_epoch", "supposed", "expires_at"]).remove(SEARCH_RESULT);
+        write.remove(["minted", "company_epoch", "placeholder", "expires_at"]).remove(SEARCH_RESULT);
         Ok(self.write_installation(write).await?.or_applied_before(|stored| stored.is_committed_by(new.owner)))
     }
 

@@ -108,7 +108,7 @@ impl Source {
                 absent_until: attributes.number("absent_until").map(Millis),
                 absent_newest: attributes.number("absent_newest").map(Millis),
                 search_since: attributes.number("search_since").map(Millis),
-                is_placeholder: attributes.flag("supposed"),
+                is_placeholder: attributes.flag("placeholder"),
             }));
         }
         // An unreadable element is an error and is not left out, because writes identify the elements by their

@@ -13,7 +13,7 @@ use super::{PATIENCE, System, route};
 
 /// A whole answer.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct ClientResponse {
     /// HTTP status.
     pub status: u16,
     /// Headers.
@@ -34,12 +34,12 @@ impl System {
     }
 
     /// Sends a GET request for a resource to the gateway, with the key of the caller that is allowed everything.
-    pub async fn get(&self, resource: &Resource, path: &str) -> Answer {
+    pub async fn get(&self, resource: &Resource, path: &str) -> ClientResponse {
         send(self.relay(Method::GET, &route(resource, path))).await
     }
 
     /// Follows an absolute URL, with a cookie.
-    pub async fn browse(&self, url: &str, cookie: Option<&str>) -> Answer {
+    pub async fn browse(&self, url: &str, cookie: Option<&str>) -> ClientResponse {
         let request = self.client.get(url);
         let request = match cookie {
             Some(cookie) => request.header("cookie", cookie),
@@ -49,7 +49,7 @@ impl System {
     }
 
     /// Posts a form, as a browser does.
-    pub async fn post_form(&self, url: &str, fields: &[(String, String)]) -> Answer {
+    pub async fn post_form(&self, url: &str, fields: &[(String, String)]) -> ClientResponse {
         let form = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
         let request = self.client.post(url).header("content-type", "application/x-www-form-urlencoded");
         browsed(request.body(form)).await
@@ -101,7 +101,7 @@ impl System {
 ///
 /// # Panics
 /// If there is no answer, or if an answer does not name its source.
-pub async fn send(request: reqwest::RequestBuilder) -> Answer {
+pub async fn send(request: reqwest::RequestBuilder) -> ClientResponse {
     let answer = browsed(request).await;
     assert!(answer.headers.contains_key("relay-request-id"), "{answer:?}");
     let content_type = answer.header("content-type");
@@ -117,13 +117,13 @@ pub async fn send(request: reqwest::RequestBuilder) -> Answer {
     answer
 }
 
-async fn browsed(request: reqwest::RequestBuilder) -> Answer {
+async fn browsed(request: reqwest::RequestBuilder) -> ClientResponse {
     let response = request.timeout(PATIENCE * 2).send().await.expect("an answer");
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
-    Answer { status, headers, body: response.bytes().await.expect("a whole body") }
+    ClientResponse { status, headers, body: response.bytes().await.expect("a whole body") }
 }
 
-impl Answer {
+impl ClientResponse {
     /// The value of a header; empty if the answer has no such header.
     #[must_use]
     pub fn header(&self, name: &str) -> &str {

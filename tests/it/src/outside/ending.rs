@@ -84,7 +84,7 @@ impl System {
             environment: environment.collect(),
             restart: false,
         };
-        let control = Worker::start(spec, self.sandbox.surroundings()).expect("env is everywhere");
+        let control = Worker::start(spec, self.sandbox.worker_context()).expect("env is everywhere");
         assert!(until(|| control.pid().is_none()).await, "env ends by itself");
         let search = Search::for_secrets(secrets);
         let lines = self.sandbox.logs.lines();

@@ -19,7 +19,7 @@ use sandbox::process::{Program, Signal, Worker, WorkerSpec};
 use sandbox::whole::{CALLERS_SECRET, Options as Whole, Programs, Sandbox, TABLE, caller_entry};
 use serde_json::{Value, json};
 
-pub use self::client::{Answer, send};
+pub use self::client::{ClientResponse, send};
 pub use self::line::Line;
 use crate::deployment::Deployment;
 
@@ -109,7 +109,7 @@ impl System {
     /// # Panics
     /// If a part of the system does not start.
     pub async fn start(setup: Setup) -> Self {
-        let sandbox = Self::surroundings(&setup).await;
+        let sandbox = Self::start_sandbox(&setup).await;
         let url = setup.store.clone().unwrap_or_else(|| sandbox.dynamo.url().to_owned());
         create_table(&sandbox::dynamo::client(&url), TABLE).await.expect("the table is there");
         let mut callers = setup.callers.clone();
@@ -125,7 +125,7 @@ impl System {
     /// If an installed part of the system does not start.
     pub async fn deployed(mut setup: Setup, test: &str) -> Option<Self> {
         setup.environment.push(("GATEWAY_ALIAS", "live".to_owned()));
-        let sandbox = Self::surroundings(&setup).await;
+        let sandbox = Self::start_sandbox(&setup).await;
         let (platform, client_id) = (sandbox.marketplace.url(), sandbox.marketplace.options().client_id);
         let parameters =
             [("ClientId", &*client_id), ("ApiUrl", &*platform), ("MarketplaceUrl", &*platform), ("LogLevel", "trace")];
@@ -134,7 +134,7 @@ impl System {
         Some(Self::run_all(setup, sandbox, &url, Some(deployment)).await)
     }
 
-    async fn surroundings(setup: &Setup) -> Sandbox {
+    async fn start_sandbox(setup: &Setup) -> Sandbox {
         let owned = |(name, value): &(&'static str, String)| ((*name).to_owned(), value.clone());
         let locations = (1..=setup.locations)
             .map(|number| Location { id: location(number).id().to_owned(), name: format!("Location {number}") })
@@ -197,7 +197,7 @@ impl System {
             environment,
             restart: false,
         };
-        self.workers.push(Worker::start(spec, self.sandbox.surroundings()).expect("the function starts"));
+        self.workers.push(Worker::start(spec, self.sandbox.worker_context()).expect("the function starts"));
     }
 
     /// Environment of the operator's commands.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use aws_config::Region;
 use aws_sdk_dynamodb::config::Credentials;
 use lambda_runtime::{Context, LambdaEvent};
-use refresh::event::Event;
+use refresh::event::RefreshEvent;
 use refresh::{rescue, tick};
 use sandbox::event_bridge::{self, EventBridge};
 use sandbox::events::EventBus;
@@ -270,15 +270,15 @@ impl World {
     /// # Panics
     /// If the function answers with an error.
     pub async fn refresh_until(&self, process: &Process, event: Value, deadline: Millis) -> Value {
-        let answer = match Event::read(event).expect("an event") {
-            Event::Tick(shards) => {
+        let answer = match RefreshEvent::read(event).expect("an event") {
+            RefreshEvent::Tick(shards) => {
                 serde_json::to_value(tick::run(process, shards, deadline).await.expect("what is due can be read"))
             }
-            Event::One { resource, force } => {
+            RefreshEvent::One { resource, force } => {
                 let done = tick::run_one(process, &resource, force, deadline).await;
                 serde_json::to_value(done.expect("it can be read"))
             }
-            Event::Rescue(messages) => serde_json::to_value(rescue::run(process, messages).await),
+            RefreshEvent::Rescue(messages) => serde_json::to_value(rescue::run(process, messages).await),
         };
         answer.expect("an answer is JSON")
     }

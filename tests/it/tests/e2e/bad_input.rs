@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use http::Method;
-use it::outside::{Answer, Setup, System, bootstrap, company, location, route, send, until};
+use it::outside::{ClientResponse, Setup, System, bootstrap, company, location, route, send, until};
 use sandbox::marketplace::faults::{Endpoint, Fault};
 use sandbox::runtime_api::{FunctionError, Invocation};
 use sandbox::secrets::Failure;
@@ -24,7 +24,7 @@ async fn expect_works(system: &System) {
     assert_eq!((answer.status, answer.source()), (200, "platform"), "{answer:?}");
 }
 
-fn expect(answer: &Answer, status: u16, code: &str) {
+fn expect(answer: &ClientResponse, status: u16, code: &str) {
     assert_eq!(answer.refusal(), (status, code.to_owned()), "{answer:?}");
     let body = String::from_utf8_lossy(&answer.body).into_owned();
     for trace in ["panicked", "src/", ".rs:", "RUST_BACKTRACE", "aws_sdk", "127.0.0.1"] {

@@ -169,14 +169,14 @@ const FOREVER: Duration = Duration::from_mins(2);
 
 /// The answer of the platform before a fault is applied.
 #[derive(Debug, Clone)]
-pub(crate) struct Answer {
+pub(crate) struct PlatformAnswer {
     pub(crate) status: StatusCode,
     pub(crate) content_type: String,
     pub(crate) body: Bytes,
     pub(crate) headers: Vec<(String, String)>,
 }
 
-impl Answer {
+impl PlatformAnswer {
     pub(crate) fn json(status: u16, value: &Value) -> Self {
         Self::new(status, "application/json; charset=utf-8", value.to_string())
     }
@@ -209,8 +209,8 @@ impl Answer {
 }
 
 /// Applies a fault to the true answer. There is no true answer if the platform did not do its work.
-pub(crate) async fn strike(fault: Option<Fault>, truth: Option<Answer>) -> Response {
-    let plain = truth.unwrap_or_else(|| Answer::refusal(500, "no answer"));
+pub(crate) async fn strike(fault: Option<Fault>, truth: Option<PlatformAnswer>) -> Response {
+    let plain = truth.unwrap_or_else(|| PlatformAnswer::refusal(500, "no answer"));
     let answer = match fault {
         None | Some(Fault::Delay { .. }) => plain,
         Some(Fault::HangUp { .. }) => return hang_up(),
@@ -218,16 +218,16 @@ pub(crate) async fn strike(fault: Option<Fault>, truth: Option<Answer>) -> Respo
             tokio::time::sleep(FOREVER).await;
             return hang_up();
         }
-        Some(Fault::Answer { status, body, content_type, .. }) => Answer {
+        Some(Fault::Answer { status, body, content_type, .. }) => PlatformAnswer {
             headers: plain.headers,
-            ..Answer::new(status, content_type.as_deref().unwrap_or("application/json; charset=utf-8"), body)
+            ..PlatformAnswer::new(status, content_type.as_deref().unwrap_or("application/json; charset=utf-8"), body)
         },
         Some(Fault::ComeBack { seconds }) => {
-            let mut refused = Answer::refusal(429, "Too Many Requests");
+            let mut refused = PlatformAnswer::refusal(429, "Too Many Requests");
             refused.headers.push(("retry-after".to_owned(), seconds.to_string()));
             refused
         }
-        Some(Fault::Truncated) => Answer { body: plain.body.slice(..plain.body.len() / 2), ..plain },
+        Some(Fault::Truncated) => PlatformAnswer { body: plain.body.slice(..plain.body.len() / 2), ..plain },
         Some(Fault::Without { field }) => plain.map_json(|value| {
             if let Some(members) = value.as_object_mut() {
                 members.remove(&field);

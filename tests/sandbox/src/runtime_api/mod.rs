@@ -42,14 +42,14 @@ pub use self::invocation::{FunctionError, Invocation};
 /// Lambda's size limit of a synchronous payload, for requests and for answers.
 pub const LARGEST_PAYLOAD: usize = 6 * 1024 * 1024 + 100 * 1024;
 
-type Answer = Result<Bytes, FunctionError>;
+type InvocationResult = Result<Bytes, FunctionError>;
 
 struct Job {
     id: String,
     payload: Bytes,
     invocation: Invocation,
     deadline_ms: u128,
-    answer: oneshot::Sender<Answer>,
+    answer: oneshot::Sender<InvocationResult>,
 }
 
 struct Function {
@@ -60,7 +60,7 @@ struct Function {
 struct InFlight {
     function: String,
     worker: String,
-    answer: oneshot::Sender<Answer>,
+    answer: oneshot::Sender<InvocationResult>,
 }
 
 #[derive(Default)]
@@ -222,7 +222,7 @@ impl Inner {
         lock(&self.state)
     }
 
-    async fn invoke(&self, function: &str, payload: Bytes, invocation: Invocation) -> Answer {
+    async fn invoke(&self, function: &str, payload: Bytes, invocation: Invocation) -> InvocationResult {
         if payload.len() > LARGEST_PAYLOAD {
             return Err(FunctionError::PayloadTooLarge);
         }
