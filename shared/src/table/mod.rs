@@ -105,6 +105,14 @@ impl<T> Write<T> {
         matches!(self, Self::Applied(_))
     }
 
+    /// The item as it is now, changed or not. `None` if there is none.
+    pub(crate) fn into_item(self) -> Option<T> {
+        match self {
+            Self::Applied(item) | Self::Conflict(item) => Some(item),
+            Self::NotFound => None,
+        }
+    }
+
     /// The same answer, with the item converted by `read`.
     pub(crate) fn read<U>(self, read: impl FnOnce(&T) -> Result<U, StoreError>) -> Result<Write<U>, StoreError> {
         Ok(match self {

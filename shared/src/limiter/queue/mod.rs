@@ -21,7 +21,7 @@ pub(super) use self::batcher::LONGEST_NAP;
 use self::ticket::{RunningBatcher, Ticket};
 use super::counters::{Counters, LimitKind, Usage};
 use super::decision::{Plan, exchange};
-use super::item::{self, Write};
+use super::item;
 use super::memory::Memory;
 use super::permit::{LimiterError, Permit, Refusal};
 use super::snapshot::{NextAvailable, Snapshot};
@@ -30,7 +30,7 @@ use super::window::Window;
 use crate::domain::clock::{Clock, Millis};
 use crate::domain::limits::Limits;
 use crate::platform::rate_limits::RateLimitHeaders;
-use crate::table::{StoreError, Table};
+use crate::table::{StoreError, Table, Write};
 
 /// Failed conditions in a row after which a process pauses before its next write.
 const EAGER_ATTEMPTS: u32 = 3;
@@ -181,7 +181,9 @@ impl WaiterQueue {
             };
             match self.write(&plan).await? {
                 Write::Applied(counters) => return Ok(plan.permits().permit(self.saw(Some(counters)))),
-                Write::Conflict(found) => self.after_conflict(found, failed).await,
+                conflict @ (Write::Conflict(_) | Write::NotFound) => {
+                    self.after_conflict(conflict.into_item(), failed).await
+                }
             }
         }
         Err(store_out_of_order().into())
@@ -214,14 +216,14 @@ impl WaiterQueue {
                     self.saw(Some(counters));
                     return Ok(());
                 }
-                Write::Conflict(None) => return Ok(()),
-                Write::Conflict(found) => self.after_conflict(found, failed).await,
+                Write::Conflict(found) => self.after_conflict(Some(found), failed).await,
+                Write::NotFound => return Ok(()),
             }
         }
         Err(store_out_of_order())
     }
 
-    async fn write(&self, plan: &Plan) -> Result<Write, StoreError> {
+    async fn write(&self, plan: &Plan) -> Result<Write<Counters>, StoreError> {
         match plan {
             Plan::Take(take) => item::take(&self.table, &self.key, take).await,
             Plan::Rewrite(rewrite) => item::rewrite(&self.table, &self.key, rewrite).await,
