@@ -19,7 +19,7 @@ use shared::relay::headers::{WAIT_MS, drop_untrue_encoding};
 use shared::relay::refused::Refused;
 use shared::relay::{Invocation, Relay};
 use shared::request::path::{Path, Query};
-use shared::request::{self, UntargetedRequest};
+use shared::request::{self, Request, UntargetedRequest};
 
 use crate::direct::{header_texts, raw};
 use crate::event::EventKind;
@@ -107,7 +107,7 @@ pub(crate) fn untargeted(path: Path, event: HttpEvent) -> Result<UntargetedReque
     let wait = wait(&headers)?;
     let body = event.into_body()?;
     drop_untrue_encoding(&mut headers, &body);
-    Ok(UntargetedRequest { method, path, query, headers, body, wait })
+    Ok(UntargetedRequest { query, headers, body, wait, ..Request::new((), method, path) })
 }
 
 fn wait(headers: &HeaderMap) -> Result<Duration, Problem> {

@@ -83,7 +83,7 @@ impl Table {
             generation: attributes.number("generation").ok_or_else(|| attributes.malformed("generation"))?,
         };
         let left = attributes.texts("search_left").filter_map(|id| Resource::company(id).ok()).collect();
-        let after = attributes.text("search_after").and_then(read_listed);
+        let after = attributes.text("search_after").and_then(read_search_after);
         Ok(Some(Search { location: location.clone(), version, since, after, left }))
     }
 
@@ -144,7 +144,7 @@ impl Table {
 }
 
 /// Parses the instant and the id in `search_after`.
-fn read_listed(text: &str) -> Option<Listed> {
+fn read_search_after(text: &str) -> Option<Listed> {
     let (at, id) = text.split_once('#')?;
     Some(Listed { company: Resource::company(id).ok()?, listed_at: Millis(at.parse().ok()?) })
 }
