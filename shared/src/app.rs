@@ -112,7 +112,7 @@ impl App {
     pub async fn fetch_secrets(&self) {
         let (app, keys) = tokio::join!(self.app_secret.get(), self.vault.sealer());
         for error in [app.err(), keys.err()].into_iter().flatten() {
-            tracing::warn!(%error, "a secret was not read in advance");
+            tracing::warn!(%error, "a secret could not be read at the start; it is read again when it is needed");
         }
     }
 

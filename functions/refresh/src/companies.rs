@@ -70,7 +70,7 @@ async fn run_tasks(app: &App, deadline: Millis) {
     loop {
         let page = match app.table.due_tasks(began, after, TASKS_PAGE).await {
             Ok(page) => page,
-            Err(error) => return tracing::warn!(%error, "the companies' tasks cannot be read"),
+            Err(error) => return tracing::warn!(%error, "the background tasks of companies cannot be read; the next tick tries again"),
         };
         let runs = stream::iter(page.entries).map(|company| run_task(app, company, deadline));
         runs.buffer_unordered(COMPANIES_AT_ONCE).collect::<()>().await;
@@ -89,7 +89,7 @@ async fn run_task(app: &App, company: String, deadline: Millis) {
         Err(error) => Err(error.into()),
     };
     if let Err(error) = outcome {
-        tracing::warn!(company, %error, "the task of a company is not finished");
+        tracing::warn!(company, %error, "the background task of a company is not finished; a later tick continues");
     }
 }
 

@@ -51,7 +51,7 @@ async fn handle(app: &App, event: LambdaEvent<Value>) -> Result<Value, Error> {
         RefreshEvent::Rescue(messages) => serde_json::to_value(rescue::run(app, messages).await),
     }?;
     let total_ms = u64::try_from(app.clock.now().since(began).as_millis()).unwrap_or(u64::MAX);
-    tracing::info!(%answer, total_ms, "done");
+    tracing::info!(%answer, total_ms, "an event was processed");
     Ok(answer)
 }
 

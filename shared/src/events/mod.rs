@@ -123,7 +123,7 @@ impl Events {
             Ok(Err(error)) => error,
             Err(_) => "no answer in time".to_owned(),
         };
-        tracing::warn!(resource = %stored.resource, error, "a lifecycle event is left to the schedule");
+        tracing::warn!(resource = %stored.resource, error, "lifecycle events could not be sent; the schedule sends them later");
     }
 
     /// Reads one installation and publishes the events in its outbox.
@@ -151,12 +151,12 @@ impl Events {
         // Reads a few installations at a time, and publishes all events that were read.
         for some in left.chunks(MOST) {
             if self.clock.now() + PATIENCE * 2 > deadline {
-                return tracing::warn!("lifecycle events are left to the next tick");
+                return tracing::warn!("no time is left to send lifecycle events; the next tick continues");
             }
             let read = stream::iter(some).map(|resource| self.table.installation(resource)).buffered(CONCURRENCY);
             let stored: Vec<Installation> = read.filter_map(async |read| read.ok().flatten()).collect().await;
             if let Err(error) = self.send_left(bus, &stored).await {
-                return tracing::error!(alarm = "events", error, left = left.len(), "lifecycle events are not sent");
+                return tracing::error!(alarm = "events", error, left = left.len(), "lifecycle events could not be sent; the next tick tries again");
             }
         }
         if !left.is_empty() {
@@ -178,7 +178,7 @@ impl Events {
             return Err(error.to_string());
         }
         if !events.is_empty() && delivered.iter().all(|delivery| *delivery == Delivery::NotTaken) {
-            return Err("the bus takes none".to_owned());
+            return Err("the bus takes no event".to_owned());
         }
         Ok(())
     }

@@ -238,7 +238,7 @@ impl Installations {
             Write::Conflict(_) => Uninstalled::Older,
             Write::NotFound => Uninstalled::Unknown,
         };
-        tracing::info!(%resource, ?outcome, "uninstall");
+        tracing::info!(%resource, ?outcome, "an uninstall was processed");
         Ok(outcome)
     }
 
@@ -302,7 +302,7 @@ impl Installations {
         };
         // The future is boxed, because the futures of two SDK calls at once are large.
         if !matches!(tokio::time::timeout(RECORDING, Box::pin(noting)).await, Ok(Ok(_))) {
-            tracing::warn!(%resource, "a company's locations will be found later");
+            tracing::warn!(%resource, "a company could not be listed; its locations are found when its token is renewed");
         }
     }
 
@@ -328,7 +328,7 @@ impl Installations {
                     return Ok(Some(stored.into()));
                 }
                 if stored.revoked_at().is_some_and(|at| at > new.installed_at) {
-                    tracing::warn!(resource = %new.resource, "an install that was uninstalled before it could be stored");
+                    tracing::warn!(resource = %new.resource, "an install was not stored, because the app was uninstalled after it");
                     return Ok(None);
                 }
                 if stored.minted().is_none() && stored.installed_at >= new.installed_at {
@@ -374,7 +374,7 @@ impl Installations {
                 Write::Conflict(_) | Write::NotFound => return Ok(false),
             }
         }
-        tracing::warn!(resource = %new.resource, "a newer install was stored first: this one is a standby pair");
+        tracing::warn!(resource = %new.resource, "a newer install was stored first; the pair of this install is kept as a standby pair");
         Ok(true)
     }
 }

@@ -86,7 +86,7 @@ pub async fn answer_http(
 /// The refusal of an event that another invoker has made look like an event of API Gateway (payload 2.0, RFC 9457).
 fn refuse(alias: &GatewayAlias, invoked_function_arn: &str) -> Response<Body> {
     let (came_by, gateway) = (Qualifier::of(invoked_function_arn), alias.name());
-    tracing::warn!(?came_by, gateway, "an HTTP event came by another qualifier than GATEWAY_ALIAS says");
+    tracing::warn!(?came_by, gateway, "an HTTP event was refused: it was not invoked by the alias in GATEWAY_ALIAS");
     let problem = Problem::new(Code::Unauthenticated, "the caller is not known");
     let mut response = Response::new(Body::Text(problem.to_json().to_string()));
     *response.status_mut() = problem.code.status();
