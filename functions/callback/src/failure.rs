@@ -47,13 +47,14 @@ pub enum InstallFailure {
     Misconfigured,
     /// The platform cannot be reached.
     PlatformUnavailable,
-    /// The table or Secrets Manager cannot be reached.
+    /// The table or Secrets Manager cannot be reached. This variant stays the last one, because the length of
+    /// [`Self::ALL`] is derived from it.
     Unavailable,
 }
 
 impl InstallFailure {
     /// All variants, for code that iterates over them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; Self::Unavailable as usize + 1] = [
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::Prefetched,

@@ -260,7 +260,9 @@ impl RedirectClaim<'_> {
         let both = Box::pin(async { tokio::try_join!(table.end_redirect(id, &owner, ending, clock.now()), returned) });
         match timeout(RESULT_TIMEOUT, both).await {
             Ok(Ok((true, ()))) => {}
-            Ok(Ok((false, ()))) => tracing::warn!("the claim of a redirect expired before its exchange ended; a repeat may present the code again"),
+            Ok(Ok((false, ()))) => tracing::warn!(
+                "the claim of a redirect expired before its exchange ended; a repeat may present the code again"
+            ),
             Ok(Err(error)) => tracing::warn!(%error, "the result of a redirect was not stored"),
             Err(_elapsed) => tracing::warn!("the result of a redirect was not stored in time"),
         }

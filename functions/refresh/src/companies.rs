@@ -70,7 +70,9 @@ async fn run_tasks(app: &App, deadline: Millis) {
     loop {
         let page = match app.table.due_tasks(began, after, TASKS_PAGE).await {
             Ok(page) => page,
-            Err(error) => return tracing::warn!(%error, "the background tasks of companies cannot be read; the next tick tries again"),
+            Err(error) => {
+                return tracing::warn!(%error, "the background tasks of companies cannot be read; the next tick tries again");
+            }
         };
         let runs = stream::iter(page.entries).map(|company| run_task(app, company, deadline));
         runs.buffer_unordered(COMPANIES_AT_ONCE).collect::<()>().await;

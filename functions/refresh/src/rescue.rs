@@ -44,7 +44,13 @@ async fn store_in_time(app: &App, message: &SqsMessage) -> bool {
         Err(_) => "no answer in time".to_owned(),
     };
     let (message_id, receives) = (&message.message_id, receives(message));
-    tracing::error!(alarm = "rescue", message = message_id, receives, error, "a token pair from the rescue queue could not be stored; the queue delivers it again");
+    tracing::error!(
+        alarm = "rescue",
+        message = message_id,
+        receives,
+        error,
+        "a token pair from the rescue queue could not be stored; the queue delivers it again"
+    );
     false
 }
 

@@ -20,13 +20,23 @@ pub enum Status {
     Blocked,
     /// The platform refused the current refresh token. Only a human can restore the installation, by installing again.
     NeedsReauthorization,
-    /// The app was uninstalled. The installation holds no tokens.
+    /// The app was uninstalled. The installation holds no tokens. This variant stays the last one, because the length
+    /// of [`Self::ALL`] is derived from it.
     Revoked,
 }
 
+/// Does not compile unless [`Status::ALL`] has each state once, in the order of their declaration.
+const _: () = {
+    let mut place = 0;
+    while place < Status::ALL.len() {
+        assert!(Status::ALL[place] as usize == place);
+        place += 1;
+    }
+};
+
 impl Status {
     /// All states.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; Self::Revoked as usize + 1] = [
         Self::Active,
         Self::Refreshing,
         Self::Uncertain,

@@ -156,7 +156,12 @@ impl Events {
             let read = stream::iter(some).map(|resource| self.table.installation(resource)).buffered(CONCURRENCY);
             let stored: Vec<Installation> = read.filter_map(async |read| read.ok().flatten()).collect().await;
             if let Err(error) = self.send_left(bus, &stored).await {
-                return tracing::error!(alarm = "events", error, left = left.len(), "lifecycle events could not be sent; the next tick tries again");
+                return tracing::error!(
+                    alarm = "events",
+                    error,
+                    left = left.len(),
+                    "lifecycle events could not be sent; the next tick tries again"
+                );
             }
         }
         if !left.is_empty() {
@@ -219,7 +224,7 @@ fn of_failure(stored: &Installation, status: Status, at: Millis) -> Option<Event
     let name = match status {
         Status::Suspended => Name::Suspended,
         Status::NeedsReauthorization => Name::NeedsReauthorization,
-        _ => return None,
+        Status::Active | Status::Refreshing | Status::Uncertain | Status::Blocked | Status::Revoked => return None,
     };
     (stored.published != Some(status)).then_some(Event { name, at, epoch: stored.version.epoch })
 }

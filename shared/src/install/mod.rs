@@ -386,7 +386,9 @@ fn starting_epoch(seen: Option<&Installation>) -> Option<u64> {
     let TokenVersion { epoch, .. } = seen.version;
     match seen.status() {
         Status::Revoked | Status::NeedsReauthorization => Some(epoch + 1),
-        _ => seen.minted().is_some_and(|minted| minted.is_placeholder).then_some(epoch),
+        Status::Active | Status::Refreshing | Status::Uncertain | Status::Suspended | Status::Blocked => {
+            seen.minted().is_some_and(|minted| minted.is_placeholder).then_some(epoch)
+        }
     }
 }
 

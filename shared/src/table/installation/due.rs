@@ -75,7 +75,11 @@ impl Table {
             .send()
             .await?;
         // An unreadable item must not hide the other items.
-        let readable = |item| read_due(item).inspect_err(|error| tracing::error!(%error, "a due installation cannot be read and is not renewed")).ok();
+        let readable = |item| {
+            read_due(item)
+                .inspect_err(|error| tracing::error!(%error, "a due installation cannot be read and is not renewed"))
+                .ok()
+        };
         let entries = answer.items().iter().filter_map(readable).collect();
         Ok(DuePage { entries, next: answer.last_evaluated_key.map(DueKey) })
     }
