@@ -85,9 +85,6 @@ pub enum StartError {
 impl App {
     /// The first half of a start, which takes almost no time: sets up logging and reads the configuration of the
     /// function `function`.
-    ///
-    /// # Errors
-    /// [`StartError`].
     pub fn configure<C>(
         function: &str,
         config: impl FnOnce(&mut Reader<'_>) -> Result<C, ReportedProblem>,
@@ -100,9 +97,6 @@ impl App {
 
     /// The second half of a start: builds the clients without connecting to any service. Reading the machine's root
     /// certificates takes most of the time.
-    ///
-    /// # Errors
-    /// [`StartError`].
     pub async fn of(config: AppConfig) -> Result<Self, StartError> {
         Self::build(config, &aws_defaults().load().await, Clock::system())
     }
@@ -190,7 +184,6 @@ fn complete_environment(function: &str) -> Result<(), StartError> {
 
 /// The common settings of all clients of AWS services: short time-outs and few retries, so that a call fits into a
 /// lease.
-#[must_use]
 pub fn aws_defaults() -> ConfigLoader {
     // The SDK's other time-outs would discard an answer that is already in the socket of a process that was stopped for
     // a while.

@@ -47,7 +47,6 @@ pub struct Installer {
 
 impl Installer {
     /// A handler for one app.
-    #[must_use]
     pub fn new(app: App, authorization: Authorization, brand: Brand) -> Self {
         Self { app, authorization, brand }
     }

@@ -130,7 +130,6 @@ impl From<StoreError> for ClaimError {
 
 impl<'a> ArrivingRedirect<'a> {
     /// An arrival of `code`, sent by `visitor`.
-    #[must_use]
     pub fn new(
         table: &'a Table,
         clock: &'a Clock,

@@ -30,7 +30,6 @@ pub struct Shards {
 
 impl Shards {
     /// Returns true if this part contains the shard of the index.
-    #[must_use]
     pub fn include(self, index_shard: u32) -> bool {
         index_shard % self.shards == self.shard
     }

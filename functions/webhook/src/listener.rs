@@ -40,7 +40,6 @@ pub struct Listener {
 
 impl Listener {
     /// A handler for one app. Accepts webhooks that one of the platform's Ed25519 keys has signed.
-    #[must_use]
     pub fn new(app: App, public_keys: Vec<[u8; 32]>) -> Self {
         Self { app, public_keys }
     }

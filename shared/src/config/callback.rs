@@ -116,7 +116,6 @@ pub struct Colour {
 
 impl Colour {
     /// Parses `#rrggbb`. Other forms of CSS colours are refused, because the value is written into a style sheet.
-    #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut rgb = [0; 3];
         hex::decode_to_slice(text.strip_prefix('#')?, &mut rgb).ok()?;

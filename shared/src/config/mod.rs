@@ -96,7 +96,6 @@ pub struct ConfigError(Vec<String>);
 
 impl ConfigError {
     /// The problems, one sentence for each variable.
-    #[must_use]
     pub fn problems(&self) -> &[String] {
         &self.0
     }
@@ -138,7 +137,6 @@ pub fn from_env<C>(config: impl FnOnce(&mut Reader<'_>) -> Result<C, ReportedPro
 }
 
 /// A variable of the process's environment.
-#[must_use]
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
 pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()

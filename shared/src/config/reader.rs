@@ -38,7 +38,6 @@ impl<'a> Reader<'a> {
     }
 
     /// The text of an optional variable.
-    #[must_use]
     pub fn optional(&self, name: &str) -> Option<String> {
         (self.lookup)(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
     }

@@ -20,19 +20,16 @@ pub struct Millis(pub i64);
 
 impl Millis {
     /// Time from `earlier` to `self`, zero if `earlier` is later.
-    #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
     /// Whole seconds since the Unix epoch, rounded down: the unit of DynamoDB's TTL attribute.
-    #[must_use]
     pub fn seconds(self) -> i64 {
         self.0.div_euclid(1000)
     }
 
     /// RFC 3339, UTC, with milliseconds.
-    #[must_use]
     pub fn rfc3339(self) -> String {
         time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000)
             .ok()
@@ -84,7 +81,6 @@ pub struct Reading {
 
 impl Reading {
     /// Reads both clocks.
-    #[must_use]
     pub fn now() -> Self {
         Self { wall: wall_clock(), monotonic: Instant::now() }
     }
@@ -92,19 +88,16 @@ impl Reading {
 
 impl Clock {
     /// The machine's clock.
-    #[must_use]
     pub fn system() -> Self {
         Self(Arc::new(TimeSource::System { correction: AtomicI64::new(0), offset: Mutex::default() }))
     }
 
     /// A clock that stands still until [`Clock::advance`] moves it.
-    #[must_use]
     pub fn manual(start: Millis) -> Self {
         Self(Arc::new(TimeSource::Manual { now: AtomicI64::new(start.0) }))
     }
 
     /// The current time.
-    #[must_use]
     pub fn now(&self) -> Millis {
         match &*self.0 {
             TimeSource::System { correction, .. } => {
@@ -127,7 +120,6 @@ impl Clock {
     ///
     /// Returns the correction in milliseconds if the correction has changed, and zero if the machine's clock is used
     /// uncorrected again.
-    #[must_use]
     pub fn learn(&self, date: Millis, sent: Reading, received: Reading) -> Option<i64> {
         let TimeSource::System { correction, offset } = &*self.0 else { return None };
         let by_wall = received.wall.0.checked_sub(sent.wall.0).and_then(|ms| u64::try_from(ms).ok())?;

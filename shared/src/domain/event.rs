@@ -25,7 +25,6 @@ impl Name {
         [Self::Installed, Self::Uninstalled, Self::NeedsReauthorization, Self::Suspended, Self::Resumed];
 
     /// The name in the table, on the bus and in logs.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Installed => "Installed",
@@ -56,7 +55,6 @@ impl fmt::Display for Event {
 
 impl Event {
     /// Parses the text that `Display` writes.
-    #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('@');
         let name = parts.next()?;

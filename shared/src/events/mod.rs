@@ -52,39 +52,31 @@ pub struct Events {
 
 impl Events {
     /// Publishes events of the installations in `table` on the named bus.
-    #[must_use]
     pub fn new(bus: Option<(Client, String)>, table: Table, clock: Clock) -> Self {
         Self { bus: bus.map(|(client, name)| Bus::new(client, name)), table, clock }
     }
 
     /// Returns true if events are published, that is, if there is a bus.
-    #[must_use]
     pub fn are_published(&self) -> bool {
         self.bus.is_some()
     }
 
     /// The event of an install that begins `epoch`.
-    #[must_use]
     pub fn installed(&self, epoch: u64, at: Millis) -> Option<Event> {
         self.bus.as_ref().map(|_| Event { name: Name::Installed, at, epoch })
     }
 
     /// The event of an uninstall that is followed by `epoch`.
-    #[must_use]
     pub fn uninstalled(&self, epoch: u64, at: Millis) -> Option<Event> {
         self.bus.as_ref().map(|_| Event { name: Name::Uninstalled, at, epoch })
     }
 
     /// The event of a new token for `stored`, the installation as read by its claim.
-    #[must_use]
     pub fn renewed(&self, stored: &Installation) -> Option<Event> {
         self.bus.as_ref().and_then(|_| of_renewal(stored, self.clock.now()))
     }
 
     /// Releases a lease without a new token ([`Table::release`]), and publishes the event of the release, if any.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn release(
         &self,
         claimed: &Installation,

@@ -79,7 +79,6 @@ pub struct Installations {
 
 impl Installations {
     /// The installations in `table`.
-    #[must_use]
     pub fn new(table: Table, vault: Arc<Vault>, rescue: Option<RescueQueue>, events: Events, clock: Clock) -> Self {
         Self { table, vault, rescue, events, clock }
     }
@@ -100,9 +99,6 @@ impl Installations {
 
     /// Stores the grant of a code. `exchange_started` decides the order of installs. `home` is the public base URL,
     /// which is stored for links to install again.
-    ///
-    /// # Errors
-    /// [`InstallError`].
     pub async fn install(
         &self,
         grant: &Grant,
@@ -186,9 +182,6 @@ impl Installations {
     /// Records a notice that the app was installed at `at`. The notice carries no grant; the grant comes by the
     /// redirect. The notice adds a location whose token can be minted from its company's, or says that a company's
     /// locations have changed. Returns true if the notice was news.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn on_install_notice(
         &self,
         resource: &Resource,
@@ -208,9 +201,6 @@ impl Installations {
 
     /// Revokes an installation that was installed before `at`, and erases its tokens. If a company is revoked, the
     /// tokens of its locations are useless from then on, and the schedule erases them.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn uninstall(&self, resource: &Resource, at: Millis) -> Result<Uninstalled, StoreError> {
         self.end(resource, None, at).await
     }

@@ -106,7 +106,6 @@ fn readable(mut invocation: LambdaInvocation) -> LambdaInvocation {
 }
 
 /// Returns true for a JSON object. Serde would also read the members of a struct from a list.
-#[must_use]
 pub fn is_object(json: &RawValue) -> bool {
     json.get().starts_with('{')
 }

@@ -59,9 +59,6 @@ pub struct InstallNotice<'a> {
 impl Table {
     /// Stores a placeholder for a location that only a caller has named, so that the location can be claimed. Does
     /// nothing if the location has an item.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn keep_placeholder(&self, location: &Resource, now: Millis) -> Result<(), StoreError> {
         let mut write = Update::of_installation(location);
         write.when("attribute_not_exists(pk)").set_status(Status::Active).set("minted", AttributeValue::Bool(true));
@@ -73,9 +70,6 @@ impl Table {
     /// Records that the app is installed in a location, so that its token can be minted. A valid grant of the location
     /// itself stays. A grant that was refused for good, or that was uninstalled before the notice, is replaced. Returns
     /// true if anything changed.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn record_install_notice(
         &self,
         location: &Resource,
@@ -112,9 +106,6 @@ impl Table {
     /// Makes a location whose own grant was refused a minted one: later tokens are minted from its company's, which has
     /// `company_epoch`. The current access token may be valid for hours, and stays until the next token. Only the
     /// holder of the lease can do this.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn become_minted(
         &self,
         location: &Resource,
@@ -151,9 +142,6 @@ impl Table {
 
     /// Releases the lease because no company that was asked has the app in the location. Stores the mark of this, and
     /// erases the location's token.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn release_absent(
         &self,
         location: &Resource,
@@ -175,9 +163,6 @@ impl Table {
 
     /// Stores in a leased location that the schedule has been searching for its company since `since`. The lease, the
     /// token and all other attributes stay.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn note_search(
         &self,
         location: &Resource,
@@ -191,9 +176,6 @@ impl Table {
     }
 
     /// Removes a minted location from the index `due`, because there is no token to mint from.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn unschedule(
         &self,
         location: &Resource,
@@ -205,9 +187,6 @@ impl Table {
     }
 
     /// Erases a token that was minted from a company's installation before `epoch`.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn erase_minted(&self, location: &Resource, company: &str, epoch: u64) -> Result<(), StoreError> {
         let mut write = Update::of_installation(location);
         write.when("attribute_exists(minted) AND attribute_exists(access_token) AND company_epoch < :epoch");
@@ -217,9 +196,6 @@ impl Table {
     }
 
     /// A page of the locations of a company, starting after `after`.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn locations_of(&self, company: &str, after: Option<&Resource>) -> Result<Vec<Resource>, StoreError> {
         let least = after.map_or_else(|| "installation#location#".to_owned(), installation_key);
         let answer = self

@@ -36,9 +36,6 @@ pub struct Search {
 
 impl Table {
     /// Queues a location for the schedule's search for its company. Returns false if the queue is full.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn begin_search(&self, location: &Resource) -> Result<bool, StoreError> {
         let mut write = Update::of(SEARCHES);
         write.add("ids", AttributeValue::Ss(vec![location.id().to_owned()]));
@@ -48,9 +45,6 @@ impl Table {
     }
 
     /// The queued locations.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn searches(&self) -> Result<Vec<Resource>, StoreError> {
         let read = self.client.get_item().table_name(&*self.name).key("pk", s(SEARCHES));
         let answer = read.consistent_read(true).send().await?;
@@ -59,9 +53,6 @@ impl Table {
     }
 
     /// Removes a location from the queue.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn end_search(&self, location: &Resource) -> Result<(), StoreError> {
         let mut write = Update::of(SEARCHES);
         write.delete("ids", AttributeValue::Ss(vec![location.id().to_owned()]));
@@ -69,9 +60,6 @@ impl Table {
     }
 
     /// The progress of the search for a location's company. `None` if there is no search.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn search(&self, location: &Resource) -> Result<Option<Search>, StoreError> {
         let read = self.client.get_item().table_name(&*self.name).key("pk", s(installation_key(location)));
         let answer = read.consistent_read(true).send().await?;
@@ -88,9 +76,6 @@ impl Table {
     }
 
     /// Stores the progress of a search. Returns false if the search has ended.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn save_search(&self, search: &Search) -> Result<bool, StoreError> {
         let mut write = Update::of_version(&search.location, search.version);
         write.when_equal("search_since", n(search.since));
@@ -108,9 +93,6 @@ impl Table {
 
     /// Ends a search that found no company. The companies are asked again after `until`, or earlier if a company is
     /// listed after `newest`. Returns false and does nothing if the search has already ended.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn conclude_search(
         &self,
         search: &Search,
@@ -133,9 +115,6 @@ impl Table {
 
     /// Ends a search without a result. Does nothing if the search has already ended. The caller removes the location
     /// from the queue.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn abandon_search(&self, search: &Search) -> Result<(), StoreError> {
         let mut write = Update::of_version(&search.location, search.version);
         write.when_equal("search_since", n(search.since)).remove(["search_since", "search_after", "search_left"]);

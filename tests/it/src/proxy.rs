@@ -108,7 +108,6 @@ impl Default for Gate {
 
 impl Gate {
     /// A closed gate.
-    #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
@@ -185,7 +184,6 @@ impl Proxy {
     }
 
     /// Base URL: the endpoint of all services.
-    #[must_use]
     pub fn url(&self) -> String {
         self.server.url()
     }
@@ -207,7 +205,6 @@ impl Proxy {
     }
 
     /// Holds these calls before they are carried out, until the gate is opened.
-    #[must_use]
     pub fn hold(&self, call: Call) -> Gate {
         let gate = Gate::new();
         self.always(call, Fault::Hold(gate.clone()));
@@ -215,7 +212,6 @@ impl Proxy {
     }
 
     /// Carries these calls out and holds their answers, until the gate is opened.
-    #[must_use]
     pub fn hold_answer(&self, call: Call) -> Gate {
         let gate = Gate::new();
         self.always(call, Fault::HoldAnswer(gate.clone()));
@@ -228,13 +224,11 @@ impl Proxy {
     }
 
     /// The number of times that a fault struck.
-    #[must_use]
     pub fn struck(&self) -> u32 {
         self.wire.book().struck
     }
 
     /// The number of such calls, including the SDK's own retries.
-    #[must_use]
     pub fn calls(&self, call: Call) -> usize {
         self.wire.book().calls.iter().filter(|kinds| kinds.contains(&call)).count()
     }

@@ -106,13 +106,11 @@ impl LogBook {
     }
 
     /// Returns all lines of all workers, in the order in which they were read.
-    #[must_use]
     pub fn lines(&self) -> Vec<LogLine> {
         lock(&self.0).clone()
     }
 
     /// Returns the first line that contains any of these texts.
-    #[must_use]
     pub fn find_any(&self, needles: &[String]) -> Option<LogLine> {
         let found = |line: &&LogLine| needles.iter().any(|needle| line.line.contains(needle.as_str()));
         lock(&self.0).iter().find(found).cloned()
@@ -199,7 +197,6 @@ impl Worker {
     }
 
     /// Returns a handle that does not own the worker. Dropping the handle does not end the worker.
-    #[must_use]
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
@@ -207,25 +204,21 @@ impl Worker {
 
 impl Handle {
     /// Returns the name of the function.
-    #[must_use]
     pub fn function(&self) -> &str {
         &self.function
     }
 
     /// Returns the name of the worker.
-    #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// Returns the id of the current process; `None` while no process runs.
-    #[must_use]
     pub fn pid(&self) -> Option<u32> {
         Some(self.life.pid.load(Ordering::SeqCst)).filter(|&pid| pid != 0)
     }
 
     /// Returns the number of times that the process was started.
-    #[must_use]
     pub fn starts(&self) -> u64 {
         self.life.starts.load(Ordering::SeqCst)
     }
@@ -332,7 +325,6 @@ pub(crate) fn account() -> [(&'static str, &'static str); 7] {
 }
 
 /// Returns the variables that Lambda itself puts into a function's environment.
-#[must_use]
 pub fn lambda_environment(function: &str, worker: &str) -> BTreeMap<String, String> {
     [
         ("AWS_LAMBDA_FUNCTION_NAME", function),

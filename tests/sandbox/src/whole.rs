@@ -174,7 +174,6 @@ impl Keys {
 
 /// Returns the entry of the caller `sandbox`. The caller may do everything, and can identify itself by its key, by its
 /// alias, or by a signature with the access key id `sandbox`.
-#[must_use]
 pub fn caller_entry(key: &str) -> Value {
     let principal = format!("arn:aws:sts::{}:assumed-role/sandbox/*", process::ACCOUNT);
     json!({
@@ -300,14 +299,12 @@ impl Sandbox {
     }
 
     /// Returns the environment of the functions, without Lambda's own variables.
-    #[must_use]
     pub fn environment(&self) -> &BTreeMap<String, String> {
         &self.environment
     }
 
     /// Returns the environment of the operator's commands: the functions' environment, and the names of the functions
     /// that the commands invoke.
-    #[must_use]
     pub fn operators_environment(&self) -> BTreeMap<String, String> {
         let own = [
             ("REFRESH_FUNCTION", "refresh".to_owned()),
@@ -320,7 +317,6 @@ impl Sandbox {
     }
 
     /// Returns the parts of the sandbox that a worker uses.
-    #[must_use]
     pub fn worker_context(&self) -> WorkerContext {
         WorkerContext { runtime: self.runtime.clone(), bus: self.bus.clone(), logs: self.logs.clone() }
     }
@@ -409,7 +405,6 @@ pub(crate) fn refresh_invocation() -> Invocation {
 }
 
 /// Returns the event that `EventBridge` sends for a schedule.
-#[must_use]
 pub fn scheduled_event() -> Value {
     let now = time::OffsetDateTime::now_utc();
     json!({
@@ -456,7 +451,6 @@ impl Schedule {
 }
 
 /// Returns a SHA-256 hash as lower-case hex, the form in which the callers secret holds keys.
-#[must_use]
 pub fn sha256_hex(text: &str) -> String {
     hex::encode(digest::digest(&digest::SHA256, text.as_bytes()))
 }

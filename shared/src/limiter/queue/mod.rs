@@ -182,7 +182,7 @@ impl WaiterQueue {
             match self.write(&plan).await? {
                 Write::Applied(counters) => return Ok(plan.permits().permit(self.saw(Some(counters)))),
                 conflict @ (Write::Conflict(_) | Write::NotFound) => {
-                    self.after_conflict(conflict.into_item(), failed).await
+                    self.after_conflict(conflict.into_item(), failed).await;
                 }
             }
         }

@@ -32,9 +32,6 @@ pub struct NewInstallation<'a> {
 impl Table {
     /// Stores a new installation in place of the one with version `seen`. The pair must be sealed under
     /// [`TokenVersion::reinstalled`] of `seen`, or of a version of zeros if there is no installation.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn install(
         &self,
         new: &NewInstallation<'_>,
@@ -74,9 +71,6 @@ impl Table {
     /// Revokes an installation and erases its tokens. The write is applied only if the installation's version is `seen`
     /// or, without `seen`, if the app was installed before `at`. With an `event`, the installation's new epoch must be
     /// the event's epoch.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn uninstall(
         &self,
         resource: &Resource,

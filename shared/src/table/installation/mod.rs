@@ -184,9 +184,6 @@ impl Installation {
 
 impl Table {
     /// Reads the current state of an installation (strongly consistent).
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn installation(&self, resource: &Resource) -> Result<Option<Installation>, StoreError> {
         let answer = self
             .client

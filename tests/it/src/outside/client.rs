@@ -125,13 +125,11 @@ async fn browsed(request: reqwest::RequestBuilder) -> ClientResponse {
 
 impl ClientResponse {
     /// The value of a header; empty if the answer has no such header.
-    #[must_use]
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
     /// The source of the answer, `platform` or `relay`, from the header `relay-source`.
-    #[must_use]
     pub fn source(&self) -> &str {
         self.header("relay-source")
     }
@@ -140,13 +138,11 @@ impl ClientResponse {
     ///
     /// # Panics
     /// If the body is not JSON.
-    #[must_use]
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {:?}", self.body))
     }
 
     /// The status and code of a refusal. The code is empty if the answer is not a refusal of the relay.
-    #[must_use]
     pub fn refusal(&self) -> (u16, String) {
         let code = match self.source() {
             "relay" if self.status >= 400 => self.json()["code"].as_str().unwrap_or_default().to_owned(),
@@ -159,7 +155,6 @@ impl ClientResponse {
     ///
     /// # Panics
     /// If the two headers disagree, or if one is missing.
-    #[must_use]
     pub fn retry_after(&self) -> Duration {
         let number = |name| self.header(name).parse::<u64>().unwrap_or_else(|_| panic!("{name} of {self:?}"));
         let (seconds, milliseconds) = (number("retry-after"), number("relay-retry-after-ms"));

@@ -28,7 +28,6 @@ impl System {
     }
 
     /// Every secret that this system has used.
-    #[must_use]
     pub fn secrets(&self) -> Vec<String> {
         let mut secrets: BTreeSet<String> = self.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
         secrets.extend(self.sandbox.marketplace.every_secret());

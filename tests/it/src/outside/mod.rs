@@ -31,7 +31,6 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 ///
 /// # Panics
 /// If the function has not been built.
-#[must_use]
 pub fn bootstrap(function: &str) -> PathBuf {
     let (path, build) = if let Some(folder) = std::env::var_os("FUNCTIONS_DIR") {
         (Path::new(&folder).join(function).join("bootstrap"), "cargo lambda build --release")
@@ -46,19 +45,16 @@ pub fn bootstrap(function: &str) -> PathBuf {
 }
 
 /// The id of a location of the agency, from 1.
-#[must_use]
 pub fn location(number: usize) -> Resource {
     Resource::Location(format!("HLlocation{number:09}"))
 }
 
 /// The agency.
-#[must_use]
 pub fn company() -> Resource {
     Resource::Company("HLcompany0000000001".to_owned())
 }
 
 /// The gateway's path of a resource, followed by the platform's path, which may be empty.
-#[must_use]
 pub fn route(resource: &Resource, path: &str) -> String {
     match resource {
         Resource::Location(id) => format!("/relay/locations/{id}{path}"),
@@ -201,7 +197,6 @@ impl System {
     }
 
     /// Environment of the operator's commands.
-    #[must_use]
     pub fn operators_environment(&self) -> BTreeMap<String, String> {
         let sandbox = self.sandbox.operators_environment();
         match &self.deployment {
@@ -259,19 +254,16 @@ impl System {
     }
 
     /// The number of requests for a refresh that the platform has received.
-    #[must_use]
     pub fn refreshes(&self) -> usize {
         self.sandbox.marketplace.token_requests_for("refresh_token")
     }
 
     /// The number of requests for a resource that have arrived at the platform.
-    #[must_use]
     pub fn arrived(&self, resource: &Resource) -> usize {
         self.sandbox.marketplace.api_requests(resource).len()
     }
 
     /// The number of processes of `relay` that have relayed a request.
-    #[must_use]
     pub fn busy_relays(&self) -> usize {
         let lines = self.sandbox.logs.lines();
         let relayed = lines.iter().filter(|line| line.function == "relay" && line.line.contains("\"relayed\""));
@@ -298,7 +290,6 @@ impl System {
     }
 
     /// The last lines that the processes have logged.
-    #[must_use]
     pub fn last_lines(&self) -> Vec<String> {
         let lines = self.sandbox.logs.lines();
         lines.iter().rev().take(20).rev().map(|line| format!("{}: {}", line.worker, line.line)).collect()

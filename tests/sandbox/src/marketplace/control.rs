@@ -172,7 +172,6 @@ async fn issue_code(Shared(platform): ThePlatform, body: Bytes) -> Response {
 
 impl Platform {
     /// Returns all counts and states as JSON, without any token.
-    #[must_use]
     pub fn summary(&self) -> Value {
         let now = self.clock.now();
         let state = self.state();
