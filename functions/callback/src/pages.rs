@@ -43,7 +43,7 @@ fn policy(style: &str) -> String {
     )
 }
 
-/// The data that every page needs beside its text.
+/// The data that every page needs in addition to its text.
 #[derive(Clone, Copy)]
 pub struct PageContext<'a> {
     /// The configured marketplace.

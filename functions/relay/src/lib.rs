@@ -1,6 +1,6 @@
 //! The function `relay`: it translates between events and calls of [`shared::relay`].
 //!
-//! [`event`] tells the two kinds of events apart. [`http`] reads and answers events of API Gateway (payload 2.0), [`direct`]
+//! [`event`] recognises the two kinds of events. [`http`] reads and answers events of API Gateway (payload 2.0), [`direct`]
 //! invocations by other functions, single or in a batch. A malformed event gets an answer, too: only a bug is a function
 //! error.
 

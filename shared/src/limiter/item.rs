@@ -261,7 +261,7 @@ fn observed_is(write: &mut Update, observed: Option<ObservedLimits>) {
     };
 }
 
-/// The endpoints that were assumed to be closed are those that are stored. So a process hears of a closure by its
+/// The endpoints that were assumed to be closed are those that are stored. So a process learns of a closure by its
 /// first write after it, and a resource without one costs nothing extra.
 fn closed_endpoints_are(write: &mut Update, closed: &ClosedEndpoints) {
     if closed.is_empty() {

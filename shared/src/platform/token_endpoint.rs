@@ -382,7 +382,7 @@ fn life(expires_in: Option<&Value>) -> Duration {
         .map_or(Duration::from_hours(1), |s| Duration::from_secs(s.clamp(60.0, 86_400.0) as u64))
 }
 
-/// A digest that identifies credentials without revealing them. It tells if the credentials have changed since the
+/// A digest that identifies credentials without revealing them. It shows if the credentials have changed since the
 /// platform refused them.
 pub fn fingerprint(app: &AppCredentials) -> String {
     let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
