@@ -271,7 +271,7 @@ async fn count_left(app: &App, shards: Shards, summary: &mut Summary) -> Result<
 pub async fn run_one(app: &App, resource: &Resource, force: bool, deadline: Millis) -> Result<Summary, StoreError> {
     let mut summary = Summary { due: 1, ..Summary::default() };
     let Some(stored) = app.table.installation(resource).await? else {
-        tracing::warn!(%resource, "there is no such installation");
+        tracing::warn!(%resource, "no installation of this resource is stored, so nothing was renewed");
         summary.failed = 1;
         return Ok(summary);
     };
@@ -377,7 +377,7 @@ async fn mint(app: &App, stored: &Installation, why: Why, deadline: Millis) -> R
             match app.table.unschedule(resource, stored.version).await {
                 Ok(_) => Renewal::Deferred,
                 Err(error) => {
-                    tracing::warn!(%resource, %error, "the location could not be unscheduled and stays due");
+                    tracing::warn!(%resource, %error, "the location could not be removed from the schedule; the next tick tries again");
                     Renewal::Failed
                 }
             }
@@ -392,7 +392,7 @@ async fn mint(app: &App, stored: &Installation, why: Why, deadline: Millis) -> R
 /// Schedules a new read of a company's list of locations. Each renewal of its token does so, about once a day.
 async fn request_list_again(app: &App, company: &Resource) {
     if let Err(error) = app.table.note_task(company.id(), Note::Renewed, app.clock.now()).await {
-        tracing::warn!(%company, %error, "the list of a company's locations will not be read again until the next renewal");
+        tracing::warn!(%company, %error, "no new read of a company's list of locations could be scheduled; the company's next renewal schedules it");
     }
 }
 

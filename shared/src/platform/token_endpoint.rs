@@ -203,7 +203,16 @@ impl TokenEndpoint {
                 Meaning::ParameterInvalid => Outcome::BadRequest(sample),
                 Meaning::Throttled => Outcome::Throttled { retry_after },
                 Meaning::NotReached => Outcome::NotReached,
-                _ => Outcome::Unclassified { status, message: sample },
+                Meaning::AccessTokenInvalid
+                | Meaning::CodeInvalid
+                | Meaning::NotAllowed
+                | Meaning::NoAccessToLocation
+                | Meaning::WrongVersion
+                | Meaning::AboutTheRequest
+                | Meaning::TimedOut
+                | Meaning::ServerError
+                | Meaning::Redirected
+                | Meaning::Unknown => Outcome::Unclassified { status, message: sample },
             },
         }
     }
@@ -275,7 +284,23 @@ fn classify(status: StatusCode, retry_after: Option<u64>, body: Vec<u8>) -> Toke
         Meaning::TimedOut => TokenResponse::Unknown(Cause::TimedOut),
         // A 403 is the CDN's block page: the platform has not seen the request. Any other page may come after the platform has.
         Meaning::NotReached if status != StatusCode::FORBIDDEN => TokenResponse::Unknown(Cause::NotReached),
-        _ => TokenResponse::Refused(refusal, retry_after.map(Duration::from_secs)),
+        Meaning::AccessTokenInvalid
+        | Meaning::RefreshTokenInvalid
+        | Meaning::GrantInvalid
+        | Meaning::CodeInvalid
+        | Meaning::NotInstalled
+        | Meaning::ClientInvalid
+        | Meaning::ParameterInvalid
+        | Meaning::NotAllowed
+        | Meaning::NoAccessToLocation
+        | Meaning::WrongVersion
+        | Meaning::AboutTheRequest
+        | Meaning::Inactive
+        | Meaning::LocationNotFound
+        | Meaning::CompanyNotFound
+        | Meaning::Throttled
+        | Meaning::NotReached
+        | Meaning::Unknown => TokenResponse::Refused(refusal, retry_after.map(Duration::from_secs)),
     }
 }
 
@@ -291,7 +316,17 @@ impl From<ErrorResponse> for ExchangeError {
             Meaning::ClientInvalid => Self::WrongClient,
             Meaning::ParameterInvalid => Self::BadRequest(sample),
             Meaning::Inactive => Self::Suspended,
-            _ => Self::Unavailable(format!("{meaning:?}, {status}: {sample}")),
+            Meaning::AccessTokenInvalid
+            | Meaning::NotAllowed
+            | Meaning::NoAccessToLocation
+            | Meaning::WrongVersion
+            | Meaning::AboutTheRequest
+            | Meaning::TimedOut
+            | Meaning::Throttled
+            | Meaning::ServerError
+            | Meaning::Redirected
+            | Meaning::NotReached
+            | Meaning::Unknown => Self::Unavailable(format!("{meaning:?}, {status}: {sample}")),
         }
     }
 }
@@ -347,7 +382,7 @@ fn life(expires_in: Option<&Value>) -> Duration {
         .map_or(Duration::from_hours(1), |s| Duration::from_secs(s.clamp(60.0, 86_400.0) as u64))
 }
 
-/// A digest that identifies credentials without revealing them. It tells if the credentials have changed since the
+/// A digest that identifies credentials without revealing them. It shows if the credentials have changed since the
 /// platform refused them.
 pub fn fingerprint(app: &AppCredentials) -> String {
     let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);

@@ -35,7 +35,24 @@ impl Unauthorized {
         match Meaning::of(StatusCode::UNAUTHORIZED, body) {
             Meaning::AccessTokenInvalid => Self::Token,
             Meaning::Unknown => Self::Unknown,
-            _ => Self::NotTheToken,
+            Meaning::RefreshTokenInvalid
+            | Meaning::GrantInvalid
+            | Meaning::CodeInvalid
+            | Meaning::NotInstalled
+            | Meaning::ClientInvalid
+            | Meaning::ParameterInvalid
+            | Meaning::NotAllowed
+            | Meaning::NoAccessToLocation
+            | Meaning::WrongVersion
+            | Meaning::AboutTheRequest
+            | Meaning::Inactive
+            | Meaning::LocationNotFound
+            | Meaning::CompanyNotFound
+            | Meaning::TimedOut
+            | Meaning::Throttled
+            | Meaning::ServerError
+            | Meaning::Redirected
+            | Meaning::NotReached => Self::NotTheToken,
         }
     }
 }

@@ -19,7 +19,6 @@ pub struct ClockCheck(Clock);
 
 impl ClockCheck {
     /// A check of `clock`.
-    #[must_use]
     pub fn new(clock: Clock) -> Self {
         Self(clock)
     }

@@ -59,13 +59,10 @@ pub struct InstallNotice<'a> {
 impl Table {
     /// Stores a placeholder for a location that only a caller has named, so that the location can be claimed. Does
     /// nothing if the location has an item.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn keep_placeholder(&self, location: &Resource, now: Millis) -> Result<(), StoreError> {
         let mut write = Update::of_installation(location);
         write.when("attribute_not_exists(pk)").set_status(Status::Active).set("minted", AttributeValue::Bool(true));
-        write.set("supposed", AttributeValue::Bool(true)).set("epoch", n(1)).set("generation", n(0));
+        write.set("placeholder", AttributeValue::Bool(true)).set("epoch", n(1)).set("generation", n(0));
         write.set("installed_at", n(now)).set("expires_at", n((now + PLACEHOLDER_KEPT).seconds()));
         self.write(write).await.map(drop)
     }
@@ -73,9 +70,6 @@ impl Table {
     /// Records that the app is installed in a location, so that its token can be minted. A valid grant of the location
     /// itself stays. A grant that was refused for good, or that was uninstalled before the notice, is replaced. Returns
     /// true if anything changed.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn record_install_notice(
         &self,
         location: &Resource,
@@ -113,9 +107,6 @@ impl Table {
     /// The current access token may be valid for hours, and stays until the next token. The attribute `granted_from`
     /// stays, too: a pair of the location's own grant that arrives after several minted tokens is still recognised as
     /// newer than the refused one. Only the holder of the lease can do this.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn become_minted(
         &self,
         location: &Resource,
@@ -149,15 +140,12 @@ impl Table {
         let mut write = Update::of_version(location, from);
         write.when_legal(Transition::StoreToken).when("attribute_exists(minted)");
         write.set("company", s(source.company)).set("company_epoch", n(source.epoch)).renew(location, from, &renewal);
-        write.remove(["standby", "supposed", "expires_at"]).remove(SEARCH_RESULT);
+        write.remove(["standby", "placeholder", "expires_at"]).remove(SEARCH_RESULT);
         Ok(self.write_installation(write).await?.or_applied_before(|stored| stored.is_committed_by(renewal.owner)))
     }
 
     /// Releases the lease because no company that was asked has the app in the location. Stores the mark of this, and
     /// erases the location's token.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn release_absent(
         &self,
         location: &Resource,
@@ -178,9 +166,6 @@ impl Table {
     }
 
     /// Removes a minted location from the index `due`, because there is no token to mint from.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn unschedule(
         &self,
         location: &Resource,
@@ -192,9 +177,6 @@ impl Table {
     }
 
     /// Erases a token that was minted from a company's installation before `epoch`.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn erase_minted(&self, location: &Resource, company: &str, epoch: u64) -> Result<(), StoreError> {
         let mut write = Update::of_installation(location);
         write.when("attribute_exists(minted) AND attribute_exists(access_token) AND company_epoch < :epoch");
@@ -204,9 +186,6 @@ impl Table {
     }
 
     /// A page of the locations of a company, starting after `after`.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn locations_of(&self, company: &str, after: Option<&Resource>) -> Result<Vec<Resource>, StoreError> {
         let least = after.map_or_else(|| "installation#location#".to_owned(), installation_key);
         let answer = self
@@ -228,7 +207,7 @@ impl Table {
 /// An install notice of a location that is not known or whose token is minted.
 fn notice_of_minted(location: &Resource, notice: &InstallNotice<'_>) -> Update {
     let mut write = Update::of_installation(location);
-    let mut news = "attribute_exists(supposed)".to_owned();
+    let mut news = "attribute_exists(placeholder)".to_owned();
     // With an event, only the beginning of an installation is written, because the event is true in no other case.
     if notice.event.is_none() {
         news.push_str(" OR installed_at < :at OR attribute_exists(absent_until) OR attribute_exists(search_since)");
@@ -244,7 +223,7 @@ fn notice_of_minted(location: &Resource, notice: &InstallNotice<'_>) -> Update {
     if let Some(company) = notice.company {
         write.set_to("company", ":company").value(":company", s(company));
     }
-    write.set("minted", AttributeValue::Bool(true)).remove(["supposed", "expires_at"]).remove(SEARCH_RESULT);
+    write.set("minted", AttributeValue::Bool(true)).remove(["placeholder", "expires_at"]).remove(SEARCH_RESULT);
     write.publish(notice.event, notice.now);
     write
 }
@@ -267,7 +246,7 @@ fn notice_of_ended(location: &Resource, notice: &InstallNotice<'_>) -> Update {
         write.set("company", s(company));
     }
     write.erase_pair().release_lease().remove(["standby", "tried_at", "forced_at", "revoked_at", "told"]);
-    write.remove(["supposed", "expires_at"]).remove(SEARCH_RESULT).publish(notice.event, notice.now);
+    write.remove(["placeholder", "expires_at"]).remove(SEARCH_RESULT).publish(notice.event, notice.now);
     write
 }
 

@@ -50,9 +50,6 @@ pub struct Search {
 impl Table {
     /// Queues a location for the schedule's search for its company. Returns false if the queue has no room for this
     /// reason.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn begin_search(&self, location: &Resource, reason: SearchReason) -> Result<bool, StoreError> {
         let most = match reason {
             SearchReason::Unknown => MOST_SEARCHES,
@@ -88,9 +85,6 @@ impl Table {
     }
 
     /// The queued locations.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn searches(&self) -> Result<Vec<Resource>, StoreError> {
         let read = self.client.get_item().table_name(&*self.name).key("pk", s(SEARCHES));
         let answer = read.consistent_read(true).send().await?;
@@ -99,9 +93,6 @@ impl Table {
     }
 
     /// Removes a location from the queue.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn end_search(&self, location: &Resource) -> Result<(), StoreError> {
         let mut write = Update::of(SEARCHES);
         write.delete("ids", AttributeValue::Ss(vec![location.id().to_owned()]));
@@ -109,9 +100,6 @@ impl Table {
     }
 
     /// The progress of the search for a location's company. `None` if there is no search.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn search(&self, location: &Resource) -> Result<Option<Search>, StoreError> {
         let read = self.client.get_item().table_name(&*self.name).key("pk", s(installation_key(location)));
         let answer = read.consistent_read(true).send().await?;
@@ -123,14 +111,11 @@ impl Table {
             generation: attributes.number("generation").ok_or_else(|| attributes.malformed("generation"))?,
         };
         let left = attributes.texts("search_left").filter_map(|id| Resource::company(id).ok()).collect();
-        let after = attributes.text("search_after").and_then(read_listed);
+        let after = attributes.text("search_after").and_then(read_search_after);
         Ok(Some(Search { location: location.clone(), version, since, after, left }))
     }
 
     /// Stores the progress of a search. Returns false if the search has ended.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn save_search(&self, search: &Search) -> Result<bool, StoreError> {
         let mut write = Update::of_version(&search.location, search.version);
         write.when_equal("search_since", n(search.since));
@@ -148,9 +133,6 @@ impl Table {
 
     /// Ends a search that found no company. The companies are asked again after `until`, or earlier if a company is
     /// listed after `newest`. Returns false and does nothing if the search has already ended.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn conclude_search(
         &self,
         search: &Search,
@@ -167,15 +149,12 @@ impl Table {
         }
         // A placeholder is deleted when the absence expires.
         let mut write = Update::of_installation(&search.location);
-        write.when("attribute_exists(supposed)").set("expires_at", n((now + PLACEHOLDER_KEPT).seconds()));
+        write.when("attribute_exists(placeholder)").set("expires_at", n((now + PLACEHOLDER_KEPT).seconds()));
         self.write(write).await.map(|_| true)
     }
 
     /// Ends a search without a result. Does nothing if the search has already ended. The caller removes the location
     /// from the queue.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn abandon_search(&self, search: &Search) -> Result<(), StoreError> {
         let mut write = Update::of_version(&search.location, search.version);
         write.when_equal("search_since", n(search.since)).remove(["search_since", "search_after", "search_left"]);
@@ -184,7 +163,7 @@ impl Table {
 }
 
 /// Parses the instant and the id in `search_after`.
-fn read_listed(text: &str) -> Option<Listed> {
+fn read_search_after(text: &str) -> Option<Listed> {
     let (at, id) = text.split_once('#')?;
     Some(Listed { company: Resource::company(id).ok()?, listed_at: Millis(at.parse().ok()?) })
 }

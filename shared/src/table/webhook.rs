@@ -28,9 +28,6 @@ impl Delivery {
 
 impl Table {
     /// Returns true if the webhook took effect within the last 24 hours.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn is_webhook_done(&self, delivery: &Delivery, now: Millis) -> Result<bool, StoreError> {
         let answer = self.client.get_item().table_name(&*self.name).key("pk", s(delivery.key()));
         let answer = answer.consistent_read(true).send().await?;
@@ -41,9 +38,6 @@ impl Table {
 
     /// Marks that a webhook took effect. The mark is written after the effect, so a crash between the two loses
     /// nothing: the webhook is judged again, and its effect is repeated.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn set_webhook_done(&self, delivery: &Delivery, now: Millis) -> Result<(), StoreError> {
         let mut write = Update::of(delivery.key());
         write.set("expires_at", n((now + KEPT).seconds()));

@@ -21,7 +21,6 @@ impl Tools {
     ///
     /// # Panics
     /// If `test` would be skipped although `CI=true`.
-    #[must_use]
     pub fn find(test: &str) -> Option<Self> {
         let usual = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/venv/bin");
         let folder = variable("PYTHON_TOOLS").map_or_else(usual, PathBuf::from);
@@ -130,13 +129,11 @@ impl Deployment {
     }
 
     /// Base URL of the store.
-    #[must_use]
     pub fn store(&self) -> String {
         self.engine.url()
     }
 
     /// The table's name.
-    #[must_use]
     pub fn table(&self) -> &str {
         self.output("TableName")
     }
@@ -145,7 +142,6 @@ impl Deployment {
     ///
     /// # Panics
     /// If the template has no such function.
-    #[must_use]
     pub fn environment(&self, function: &str) -> BTreeMap<String, String> {
         let own = self.told.environment.get(function).expect("a function of the template").clone();
         own.into_iter().chain(self.endpoints()).collect()
@@ -155,7 +151,6 @@ impl Deployment {
     ///
     /// # Panics
     /// If the output is not of the documented form.
-    #[must_use]
     pub fn operators_environment(&self) -> BTreeMap<String, String> {
         let pairs = self.output("OperatorEnvironment").split(' ').map(|pair| pair.split_once('=').expect("NAME=VALUE"));
         pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).chain(self.endpoints()).collect()
@@ -177,7 +172,6 @@ impl Deployment {
     ///
     /// # Panics
     /// If the stack has no output of that name.
-    #[must_use]
     pub fn output(&self, name: &str) -> &str {
         self.told.outputs.get(name).unwrap_or_else(|| panic!("no output {name}"))
     }

@@ -51,13 +51,11 @@ impl Meter {
     }
 
     /// Base URL.
-    #[must_use]
     pub fn url(&self) -> String {
         self.server.url()
     }
 
     /// The consumption since the last call of this function.
-    #[must_use]
     pub fn take(&self) -> Reading {
         std::mem::take(&mut *self.state.reading.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -76,7 +76,6 @@ impl EventBridge {
     }
 
     /// Returns the base URL, for `AWS_ENDPOINT_URL_EVENTBRIDGE`.
-    #[must_use]
     pub fn url(&self) -> String {
         self.server.url()
     }
@@ -86,13 +85,11 @@ impl EventBridge {
     }
 
     /// Returns every event that was put on the bus, in the order of arrival.
-    #[must_use]
     pub fn events(&self) -> Vec<Put> {
         self.state().events.clone()
     }
 
     /// Returns the number of requests, including failed ones.
-    #[must_use]
     pub fn requests(&self) -> u64 {
         self.state().requests
     }

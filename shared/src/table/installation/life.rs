@@ -32,9 +32,6 @@ pub struct NewInstallation<'a> {
 impl Table {
     /// Stores a new installation in place of the one with version `seen`. The pair must be sealed under
     /// [`TokenVersion::reinstalled`] of `seen`, or of a version of zeros if there is no installation.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn install(
         &self,
         new: &NewInstallation<'_>,
@@ -67,16 +64,13 @@ impl Table {
         }
         write.release_lease().publish(event, new.now);
         write.remove(["standby", "granted_from", "revoked_at", "forced_at", "token_wanted", "told"]);
-        write.remove(["minted", "company_epoch", "supposed", "expires_at"]).remove(SEARCH_RESULT);
+        write.remove(["minted", "company_epoch", "placeholder", "expires_at"]).remove(SEARCH_RESULT);
         Ok(self.write_installation(write).await?.or_applied_before(|stored| stored.is_committed_by(new.owner)))
     }
 
     /// Revokes an installation and erases its tokens. The write is applied only if the installation's version is `seen`
     /// or, without `seen`, if the app was installed before `at`. With an `event`, the installation's new epoch must be
     /// the event's epoch.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn uninstall(
         &self,
         resource: &Resource,

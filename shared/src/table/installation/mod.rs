@@ -105,7 +105,7 @@ impl Source {
         if attributes.flag("minted") {
             return Ok(Self::Minted(Minted {
                 company_epoch: attributes.number("company_epoch").unwrap_or(0),
-                is_placeholder: attributes.flag("supposed"),
+                is_placeholder: attributes.flag("placeholder"),
             }));
         }
         // An unreadable element is an error and is not left out, because writes identify the elements by their
@@ -193,9 +193,6 @@ impl Installation {
 
 impl Table {
     /// Reads the current state of an installation (strongly consistent).
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn installation(&self, resource: &Resource) -> Result<Option<Installation>, StoreError> {
         let answer = self
             .client

@@ -131,9 +131,6 @@ impl Table {
 
     /// Notes that the platform accepts a token that was produced by a renewal after an unclassified answer
     /// ([`Claim::doubted`]). Such a renewal may therefore help another time, too.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn clear_doubt(
         &self,
         resource: &Resource,
@@ -195,9 +192,6 @@ impl Table {
 
     /// Promotes the standby pair at `place` of `seen` to the current pair, in place of a refused one. `pair` is the
     /// same pair, sealed under the next version. The condition fails if the standby pairs have changed.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn promote(
         &self,
         seen: &Installation,
@@ -224,9 +218,6 @@ impl Table {
 
     /// Releases the lease without a new token. Only the owner of the lease can do this. The condition for
     /// [`Status::NeedsReauthorization`] is that there is no standby pair.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn release(
         &self,
         resource: &Resource,

@@ -49,7 +49,6 @@ impl World {
 
     /// The number of times that this alarm was raised since the story began, for resources whose id begins with
     /// `prefix`. The stories of a process share its log, so no other story may use the prefix.
-    #[must_use]
     pub fn alarms(&self, alarm: &str, prefix: &str) -> usize {
         let (alarm, resource) = (format!("\"alarm\":\"{alarm}\""), format!(":{prefix}"));
         let lines = &lines()[self.lines_before..];

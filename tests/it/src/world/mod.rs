@@ -14,7 +14,7 @@ use std::time::Duration;
 use aws_config::Region;
 use aws_sdk_dynamodb::config::Credentials;
 use lambda_runtime::{Context, LambdaEvent};
-use refresh::event::Event;
+use refresh::event::RefreshEvent;
 use refresh::{rescue, tick};
 use sandbox::event_bridge::{self, EventBridge};
 use sandbox::events::EventBus;
@@ -213,7 +213,6 @@ impl World {
     }
 
     /// The deadline of an invocation that begins now.
-    #[must_use]
     pub fn deadline(&self) -> Millis {
         self.clock.now() + INVOCATION
     }
@@ -260,7 +259,6 @@ impl World {
     }
 
     /// The number of refresh tokens that were presented to the platform.
-    #[must_use]
     pub fn presented(&self) -> usize {
         self.market.token_requests_for("refresh_token")
     }
@@ -270,15 +268,15 @@ impl World {
     /// # Panics
     /// If the function answers with an error.
     pub async fn refresh_until(&self, process: &Process, event: Value, deadline: Millis) -> Value {
-        let answer = match Event::read(event).expect("an event") {
-            Event::Tick(shards) => {
+        let answer = match RefreshEvent::read(event).expect("an event") {
+            RefreshEvent::Tick(shards) => {
                 serde_json::to_value(tick::run(process, shards, deadline).await.expect("what is due can be read"))
             }
-            Event::One { resource, force } => {
+            RefreshEvent::One { resource, force } => {
                 let done = tick::run_one(process, &resource, force, deadline).await;
                 serde_json::to_value(done.expect("it can be read"))
             }
-            Event::Rescue(messages) => serde_json::to_value(rescue::run(process, messages).await),
+            RefreshEvent::Rescue(messages) => serde_json::to_value(rescue::run(process, messages).await),
         };
         answer.expect("an answer is JSON")
     }
@@ -289,7 +287,6 @@ impl World {
     }
 
     /// The event with which Lambda would invoke the refresh function for the messages of the rescue queue.
-    #[must_use]
     pub fn rescued(&self) -> Value {
         let record = |message: sandbox::queue::Message| json!({ "messageId": message.id, "body": message.body });
         json!({ "Records": self.queue.messages().into_iter().map(record).collect::<Vec<_>>() })
@@ -297,7 +294,6 @@ impl World {
 
     /// The number of log lines about `resource` whose member `member` has this value. No other story may use the
     /// resource.
-    #[must_use]
     pub fn logged(&self, resource: &Resource, member: &str, value: &str) -> usize {
         let resource = resource.to_string();
         let has = |line: &str| {
@@ -353,7 +349,6 @@ pub async fn until(what: &str, holds: impl AsyncFn() -> bool) {
 }
 
 /// The platform's name for the holder of a grant of this resource.
-#[must_use]
 pub fn grantee(resource: &Resource) -> Grantee {
     match resource.kind() {
         Kind::Location => Grantee::Location(resource.id().to_owned()),
@@ -365,7 +360,6 @@ pub fn grantee(resource: &Resource) -> Grantee {
 ///
 /// # Panics
 /// If `id` is not a valid id.
-#[must_use]
 pub fn location(id: &str) -> Resource {
     Resource::location(id).expect("an id")
 }

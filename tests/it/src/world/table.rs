@@ -46,7 +46,6 @@ impl World {
     ///
     /// # Panics
     /// If the refresh token does not open.
-    #[must_use]
     pub fn open(&self, stored: &Installation, slot: Slot, pair: &SealedPair) -> Option<Redacted> {
         let keys = DataKeys::parse(&self.secrets.get(SEALING_SECRET).expect("a sealing secret")).expect("keys");
         let sealer = Sealer::new(self.table.name.clone(), Arc::new(keys));
@@ -59,7 +58,6 @@ impl World {
     ///
     /// # Panics
     /// If the pair has no refresh token, or if the refresh token does not open.
-    #[must_use]
     pub fn open_standby(&self, stored: &Installation, standby: &StandbyPair) -> Redacted {
         let version = TokenVersion { generation: standby.generation, ..stored.version };
         let sealed_under = Installation { version, ..stored.clone() };

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use shared::caller::Identity;
 use shared::domain::resource::Resource;
 use shared::domain::status::Status;
-use shared::relay::answer::Source;
+use shared::relay::answer::AnswerSource;
 use shared::relay::{Invocation, Relay};
 use shared::request::Request;
 use shared::request::path::Path;
@@ -229,7 +229,7 @@ async fn operations_of_the_companys_token_are_refused_for_a_location(world: Worl
         let callers = relay.callers().await.expect("callers");
         let caller = callers.authenticate(Identity::Invocation(arn)).expect("a listed caller");
         let answer = relay.call(&caller.authorize(request).expect("allowed"), &invocation).await;
-        assert_eq!(answer.source == Source::Relay, refused, "{answer:?}");
+        assert_eq!(answer.source == AnswerSource::Relay, refused, "{answer:?}");
         assert_eq!(world.market.api_requests(&grantee(&resource)).len(), usize::from(!refused));
         if refused {
             let problem: Value = serde_json::from_slice(&answer.body).expect("JSON");

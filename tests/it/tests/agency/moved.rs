@@ -300,7 +300,11 @@ async fn a_search_whose_progress_is_not_stored_goes_on(world: World) {
         save.open();
     };
     tokio::join!(process.tokens.search(world.deadline()), story);
-    assert_eq!(world.table.searches().await.expect("a table"), std::slice::from_ref(&oldest), "the other search goes on");
+    assert_eq!(
+        world.table.searches().await.expect("a table"),
+        std::slice::from_ref(&oldest),
+        "the other search goes on"
+    );
     move_to(&world, &oldest, &["C1"]);
     process.tokens.search(world.deadline()).await;
     works(&world, &process, &oldest).await;

@@ -142,7 +142,7 @@ impl Scene {
             environment,
             restart: false,
         };
-        let worker = Worker::start(spec, self.sandbox.surroundings()).expect("the function starts");
+        let worker = Worker::start(spec, self.sandbox.worker_context()).expect("the function starts");
         Process { worker, proxy }
     }
 

@@ -21,7 +21,6 @@ pub enum Resource {
 
 impl Resource {
     /// Returns the id without its kind.
-    #[must_use]
     pub fn id(&self) -> &str {
         let (Self::Location(id) | Self::Company(id)) = self;
         id
@@ -194,7 +193,6 @@ impl Grants {
     }
 
     /// Returns true if the platform would accept the code. The platform checks the code before it checks the client.
-    #[must_use]
     pub fn knows_code(&self, code: &str, now_ms: u64) -> bool {
         self.codes.get(code).is_some_and(|code| now_ms < code.expires_at_ms)
     }
@@ -292,14 +290,12 @@ impl Grants {
 
     /// Returns the latest expiry of those access tokens of a resource that were issued until `issued_by_ms`. The expiry
     /// may be in the past. Both times are milliseconds since the epoch.
-    #[must_use]
     pub fn access_until(&self, resource: &Resource, issued_by_ms: u64) -> Option<u64> {
         let theirs = |access: &&Access| access.resource == *resource && access.issued_at_ms <= issued_by_ms;
         self.access.values().filter(theirs).map(|access| access.expires_at_ms).max()
     }
 
     /// Returns true if a resource is paused.
-    #[must_use]
     pub fn is_paused(&self, resource: &Resource) -> bool {
         self.paused.contains(resource)
     }
@@ -327,7 +323,6 @@ impl Grants {
     }
 
     /// Returns the state of a refresh token at `now_ms`, without using the token.
-    #[must_use]
     pub fn standing(&self, token: &str, rotation: Rotation, now_ms: u64) -> Standing {
         match self.refresh.get(token) {
             Some(known) if self.families[known.family].revoked => Standing::Dead,
@@ -342,14 +337,12 @@ impl Grants {
     }
 
     /// Returns the live refresh token of each unrevoked family of a resource, oldest family first.
-    #[must_use]
     pub fn live_refresh_tokens(&self, resource: &Resource) -> Vec<String> {
         let ours = |family: &&Family| family.resource == *resource && !family.revoked;
         self.families.iter().filter(ours).map(|family| family.live.clone()).collect()
     }
 
     /// Returns the resource of a refresh token, even if the token is dead.
-    #[must_use]
     pub fn owner(&self, refresh_token: &str) -> Option<&Resource> {
         self.refresh.get(refresh_token).map(|known| &self.families[known.family].resource)
     }
