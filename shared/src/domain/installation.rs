@@ -157,8 +157,8 @@ pub struct CompanySearch {
     pub absent_newest: Option<Millis>,
     /// The start of the schedule's search for this location's company.
     pub search_since: Option<Millis>,
-    /// Set if the location's own company has ended and the other companies were asked, or were to be asked. The other
-    /// companies are asked again after this time.
+    /// Set if the other companies were asked, or were to be asked, because the location's own company has ended or does
+    /// not have the app there. The other companies are asked again after this time.
     pub others_again_at: Option<Millis>,
 }
 

@@ -19,8 +19,15 @@ use crate::domain::status::{LeaseOwner, Status, TokenVersion, Transition};
 /// The time after which a placeholder is deleted, if no company has the app in its location.
 pub(super) const PLACEHOLDER_KEPT: Duration = Duration::from_hours(1);
 /// The attributes that hold the result of asking companies about a location.
-pub(super) const SEARCH_RESULT: [&str; 6] =
-    ["absent_until", "absent_newest", "search_since", "search_after", "search_left", "others_again_at"];
+pub(super) const SEARCH_RESULT: [&str; 7] = [
+    "absent_until",
+    "absent_newest",
+    "search_since",
+    "search_after",
+    "search_left",
+    "search_partial",
+    "others_again_at",
+];
 
 /// The company from which a token was minted.
 #[derive(Clone, Copy, Debug)]
@@ -95,7 +102,7 @@ impl Table {
         {
             let mut write = Update::of_installation(location);
             write.when("attribute_not_exists(minted)").when_status(|status| !status.has_ended());
-            write.set("company", s(company));
+            write.set("company", s(company)).remove(SEARCH_RESULT);
             write
         } else {
             return Ok(false);
@@ -155,7 +162,12 @@ impl Table {
     ) -> Result<Write<Box<Installation>>, StoreError> {
         let mut write = Update::of_version(location, version);
         write.when_leased_by(owner).set_status(Status::Active).set("failures", n(0));
-        write.erase_pair().release_lease().unschedule().remove(["absent_newest", "search_after", "search_left"]);
+        write.erase_pair().release_lease().unschedule().remove([
+            "absent_newest",
+            "search_after",
+            "search_left",
+            "search_partial",
+        ]);
         match absence {
             Absence::Unmarked => write.remove(["search_since"]),
             Absence::Until(until) => write.set("absent_until", n(until)).remove(["search_since"]),

@@ -1,8 +1,8 @@
 //! Locations whose company is not known. The schedule asks the companies about these locations.
 //!
 //! `app#searches` holds the locations' ids in a set of bounded size. The progress of a search is in the location's own
-//! item: `search_since`, `search_after` (the last company of the list that was asked) and `search_left` (companies that
-//! could not be asked and are asked again).
+//! item: `search_since`, `search_after` (the last company of the list that was asked) `search_left` (companies that
+//! could not be asked and are asked again) and `search_partial`.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
@@ -45,6 +45,9 @@ pub struct Search {
     pub after: Option<Listed>,
     /// The companies before `after` that could not be asked.
     pub left: Vec<Resource>,
+    /// True if more companies could not be asked than `left` holds. Then the search cannot show that no company has the
+    /// app in the location.
+    pub is_partial: bool,
 }
 
 impl Table {
@@ -80,7 +83,11 @@ impl Table {
             return Ok(false);
         }
         let mut write = Update::of_version(location, version);
-        write.when_leased_by(owner).set("search_since", n(now)).remove(["search_after", "search_left"]);
+        write.when_leased_by(owner).set("search_since", n(now)).remove([
+            "search_after",
+            "search_left",
+            "search_partial",
+        ]);
         self.write(write).await.map(|_| true)
     }
 
@@ -112,7 +119,8 @@ impl Table {
         };
         let left = attributes.texts("search_left").filter_map(|id| Resource::company(id).ok()).collect();
         let after = attributes.text("search_after").and_then(read_search_after);
-        Ok(Some(Search { location: location.clone(), version, since, after, left }))
+        let is_partial = attributes.flag("search_partial");
+        Ok(Some(Search { location: location.clone(), version, since, after, left, is_partial }))
     }
 
     /// Stores the progress of a search. Returns false if the search has ended.
@@ -121,6 +129,9 @@ impl Table {
         write.when_equal("search_since", n(search.since));
         if let Some(Listed { company, listed_at }) = &search.after {
             write.set("search_after", s(format!("{listed_at}#{}", company.id())));
+        }
+        if search.is_partial {
+            write.set("search_partial", AttributeValue::Bool(true));
         }
         if search.left.is_empty() {
             write.remove(["search_left"]);
@@ -143,7 +154,7 @@ impl Table {
         let mut write = Update::of_version(&search.location, search.version);
         write.when_equal("search_since", n(search.since));
         write.set("absent_until", n(until)).set("absent_newest", n(newest.unwrap_or(Millis(0))));
-        write.remove(["search_since", "search_after", "search_left"]);
+        write.remove(["search_since", "search_after", "search_left", "search_partial"]);
         if !self.write(write).await?.is_applied() {
             return Ok(false);
         }
@@ -157,7 +168,12 @@ impl Table {
     /// from the queue.
     pub async fn abandon_search(&self, search: &Search) -> Result<(), StoreError> {
         let mut write = Update::of_version(&search.location, search.version);
-        write.when_equal("search_since", n(search.since)).remove(["search_since", "search_after", "search_left"]);
+        write.when_equal("search_since", n(search.since)).remove([
+            "search_since",
+            "search_after",
+            "search_left",
+            "search_partial",
+        ]);
         self.write(write).await.map(drop)
     }
 }

@@ -120,9 +120,10 @@ impl TokenParts {
             Ok(_) => "no: another process has changed the installation",
             Err(_) => "no: the table does not answer",
         };
+        let outcome = if matches!(released, Ok(Write::Applied(_))) { outcome_of(to.status) } else { "unchanged" };
         let message = if installation.minted().is_some() { "token not minted" } else { "token not refreshed" };
         tracing::warn!(resource = %installation.resource, generation = installation.version.generation,
-            outcome = outcome_of(to.status), failures = to.failures, stored, note, total_ms = lease.held_ms(),
+            outcome, failures = to.failures, stored, note, total_ms = lease.held_ms(),
             Refreshes = 1, "{message}");
         released
     }

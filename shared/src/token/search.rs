@@ -15,7 +15,6 @@ use super::outcome::Why;
 use super::probe::Probed;
 use super::tokens::Tokens;
 use crate::domain::clock::Millis;
-use crate::domain::installation::Installation;
 use crate::domain::resource::Resource;
 use crate::table::StoreError;
 use crate::table::company::Listed;
@@ -92,13 +91,15 @@ impl Tokens {
                 companies = std::mem::take(&mut search.left);
             }
             if companies.is_empty() {
-                let is_complete = search.left.is_empty();
                 // The next ticks ask the companies in `search.left` again.
-                return if is_complete { self.conclude(&search, true, now, deadline).await } else { Ok(()) };
+                if !search.left.is_empty() {
+                    return Ok(());
+                }
+                return self.conclude(&search, !search.is_partial, now, deadline).await;
             }
             let found = self.ask(&mut search, companies, deadline).await;
             if let Some(company) = found {
-                return self.found(location, &company, now, deadline).await;
+                return self.found(location, &company, now).await;
             }
             search.after = page.entries.into_iter().next_back().or(search.after);
             // The search has ended, or another one has begun. The next tick decides by the item.
@@ -108,28 +109,14 @@ impl Tokens {
         }
     }
 
-    async fn found(
-        &self,
-        location: &Resource,
-        company: &Resource,
-        now: Millis,
-        deadline: Millis,
-    ) -> Result<(), StoreError> {
-        let notice = InstallNotice { company: Some(company.id()), at: now, event: None, now };
+    async fn found(&self, location: &Resource, company: &Resource, now: Millis) -> Result<(), StoreError> {
+        let stored = self.table.installation(location).await?;
+        let ended = stored.filter(|stored| stored.status().has_ended());
+        let event = ended.and_then(|stored| self.minter.parts.events.installed(stored.version.epoch + 1, now));
+        let notice = InstallNotice { company: Some(company.id()), at: now, event, now };
         self.table.record_install_notice(location, notice).await?;
         tracing::info!(%location, %company, "the company of a location is found");
-        if let Some(stored) = self.table.installation(location).await?
-            && stored.minted().is_none()
-        {
-            self.present_again(&stored, deadline).await;
-        }
         self.table.end_search(location).await
-    }
-
-    /// Continues the refresh of a location whose own grant was refused, now that its companies were asked. The token is
-    /// presented once more; after another refusal, the location becomes a minted one or is marked.
-    async fn present_again(&self, location: &Installation, deadline: Millis) {
-        Box::pin(self.refresher.refresh(&location.resource, location.version, Why::Due, deadline)).await;
     }
 
     /// Asks these companies, several at once. Returns the company that has the app in the location.
@@ -144,7 +131,8 @@ impl Tokens {
             match answer {
                 Answer::Installed => return Some(company),
                 Answer::Unknown if search.left.len() < MOST_LEFT => search.left.push(company),
-                Answer::Absent | Answer::Ended | Answer::Unknown => {}
+                Answer::Unknown => search.is_partial = true,
+                Answer::Absent | Answer::Ended => {}
             }
         }
         None
@@ -183,24 +171,30 @@ impl Tokens {
         now: Millis,
         deadline: Millis,
     ) -> Result<(), StoreError> {
-        let stored = self.table.installation(&search.location).await?;
-        let had_own_grant = stored.as_ref().is_some_and(|stored| stored.minted().is_none());
-        let own = stored.and_then(|stored| Resource::company(stored.company.as_deref()?).ok());
-        if let Some(own) = own {
+        let Some(stored) = self.table.installation(&search.location).await? else {
+            return self.table.end_search(&search.location).await;
+        };
+        // A location whose own refresh token was refused was marked before the search. The search could only find a
+        // company for it, so nothing is concluded.
+        if stored.minted().is_none() {
+            self.table.abandon_search(search).await?;
+            return self.table.end_search(&search.location).await;
+        }
+        if let Some(own) = stored.company.as_deref().and_then(|id| Resource::company(id).ok()) {
             // The location's own company must be asked last: it may have had no token when it was asked first.
             match self.probe(&own, &search.location, deadline).await {
-                Answer::Installed => return self.found(&search.location, &own, now, deadline).await,
-                // Without its company, nothing is concluded about a location, unless its own grant was refused.
-                Answer::Ended if !had_own_grant => {
+                Answer::Installed => return self.found(&search.location, &own, now).await,
+                // Without its company, nothing is concluded about a location.
+                Answer::Ended => {
                     self.table.abandon_search(search).await?;
                     return self.table.end_search(&search.location).await;
                 }
                 // The next ticks ask the company again, until the search has lasted for `PATIENCE`.
                 Answer::Unknown if is_complete => return Ok(()),
-                Answer::Ended | Answer::Absent | Answer::Unknown => {}
+                Answer::Absent | Answer::Unknown => {}
             }
         }
-        let remembered = if is_complete || had_own_grant { ABSENT } else { PERHAPS_ABSENT };
+        let remembered = if is_complete { ABSENT } else { PERHAPS_ABSENT };
         let newest = search.after.as_ref().map(|Listed { listed_at, .. }| *listed_at);
         // The search may have ended meanwhile: an install was reported, or another search has begun. Then its result is
         // out of date, and nobody is asked to install the app again. The next tick decides by the item.
@@ -208,23 +202,18 @@ impl Tokens {
             return Ok(());
         }
         tracing::info!(location = %search.location, is_complete, "no company has the app in a location");
-        if is_complete || had_own_grant {
+        if is_complete {
             self.give_up(&search.location, deadline).await?;
         }
         self.table.end_search(&search.location).await
     }
 
-    /// Asks the customer to install the app again, if the location has or once had a grant of its own. Called when every
-    /// company has said that it does not have the app there. For a grant that was refused, it is enough that each company
-    /// was asked for [`PATIENCE`].
+    /// Asks the customer to install the app again, if the location once had a grant of its own. Called when every
+    /// company has said that it does not have the app there.
     async fn give_up(&self, location: &Resource, deadline: Millis) -> Result<(), StoreError> {
         let Some(stored) = self.table.installation(location).await? else { return Ok(()) };
-        if stored.status().has_ended() {
-            return Ok(());
-        }
-        if stored.minted().is_none() {
-            self.present_again(&stored, deadline).await;
-        } else if stored.reinstall_url().is_some() {
+        let is_over = stored.status().has_ended();
+        if stored.minted().is_some() && stored.reinstall_url().is_some() && !is_over {
             let marking = self.minter.mint(location, stored.version, Why::Due, &[], WhenAbsent::Remember, deadline);
             drop(Box::pin(marking).await);
         }

@@ -32,7 +32,7 @@ const POLL_MS: std::ops::Range<u64> = 100..400;
 pub struct Tokens {
     pub(super) table: Table,
     vault: Arc<Vault>,
-    pub(super) refresher: Arc<Refresher>,
+    refresher: Arc<Refresher>,
     pub(super) minter: Arc<Minter>,
     pub(super) clock: Clock,
     /// Snapshots of companies, for the readers of their minted locations.

@@ -80,8 +80,8 @@ pub enum Finding {
     Refused,
     /// The platform states that the location or company does not exist.
     Gone(Gone),
-    /// The location's own company has ended, and no other company is known to have the app in the location. The other
-    /// companies are asked again after this time.
+    /// The location's own company has ended or does not have the app there, and no other company is known to have it. The
+    /// other companies are asked again after this time.
     OthersAsked {
         /// The time after which the other companies are asked again.
         again_at: Millis,
@@ -207,7 +207,7 @@ impl Table {
         write.when_equal(&format!("standby[{place}].access_token"), b(&standby.pair.access));
         write.set_status(Status::Active).set("generation", n(from.next().generation)).set_pair(pair);
         write.set("granted_from", n(standby.granted_from)).set("committed_by", s(owner.as_str()));
-        write.set_due(&seen.resource, now).release_lease();
+        write.set_due(&seen.resource, now).remove(SEARCH_RESULT).release_lease();
         if seen.standby().len() == 1 {
             write.remove(["standby"]);
         } else {

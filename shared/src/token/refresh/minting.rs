@@ -1,19 +1,15 @@
 //! The search for a company to mint a token from, for a location whose own grant is refused.
 
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 
 use super::attempt::LeasedRefresh;
 use crate::domain::installation::Installation;
 use crate::domain::resource::{Kind, Resource};
+use crate::domain::status::Status;
 use crate::table::StoreError;
 use crate::table::search::SearchReason;
 use crate::token::minted::MOST_ASKED;
 use crate::token::probe::Probed;
-use crate::token::schedule;
-
-/// After this many failures in a row, a company other than the location's own that cannot be asked no longer keeps the
-/// location from being marked.
-const PATIENCE: u32 = 5;
 
 /// The possibility to mint a token from a company's for a location whose own grant is refused.
 pub(super) enum Minting {
@@ -23,13 +19,15 @@ pub(super) enum Minting {
     Impossible,
     /// The platform has paused the location.
     Suspended,
-    /// A company cannot be asked now, for this reason.
+    /// The location's company cannot be asked now, for this reason.
     Unknown(&'static str),
+    /// Another company cannot be asked now, for this reason. The location waits for that company once.
+    NotYet(&'static str),
 }
 
 impl LeasedRefresh<'_> {
     /// Asks the location's company if it has the app there. If it does not, the location may have moved: then a few
-    /// other companies are asked now, and the schedule asks the others.
+    /// other companies are asked, too.
     pub(super) async fn minting(&self) -> Result<Minting, StoreError> {
         let Installation { resource, company, .. } = &self.leased.installation;
         if resource.kind() == Kind::Company {
@@ -45,48 +43,50 @@ impl LeasedRefresh<'_> {
         self.ask_others(own.as_ref()).await
     }
 
+    /// Asks a few companies other than the location's own. If one of them cannot be asked now, the location waits for it
+    /// once.
     async fn ask_others(&self, own: Option<&Resource>) -> Result<Minting, StoreError> {
-        let Installation { resource, version, search, schedule: planned, .. } = &self.leased.installation;
-        let mut listed = self.refresher.parts.table.newest_companies(MOST_ASKED + 1).await?;
+        let Installation { resource, version, search, .. } = &self.leased.installation;
+        let table = &self.refresher.parts.table;
+        let mut listed = table.newest_companies(MOST_ASKED + 1).await?;
         let more = listed.len() > MOST_ASKED;
         listed.truncate(MOST_ASKED);
         let others = listed.iter().map(|listed| &listed.company).filter(|company| Some(*company) != own);
         let mut unasked = None;
-        for answer in try_join_all(others.map(|company| self.ask(company, false))).await? {
+        for answer in join_all(others.map(|company| self.ask(company, false))).await {
             match answer {
-                Minting::Possible { .. } => return Ok(answer),
-                Minting::Impossible => {}
+                Ok(found @ Minting::Possible { .. }) => return Ok(found),
+                Ok(Minting::Impossible) => {}
                 // The platform may say so without regard to the company that asks.
-                Minting::Suspended => unasked = Some("the location is not active"),
-                Minting::Unknown(why) => unasked = Some(why),
+                Ok(Minting::Suspended) => unasked = Some("the location is not active"),
+                Ok(Minting::Unknown(why) | Minting::NotYet(why)) => unasked = Some(why),
+                Err(error) => {
+                    tracing::warn!(%resource, %error, "another company cannot be read");
+                    unasked = Some("another company cannot be read");
+                }
             }
         }
+        let is_marked = self.leased.installation.claimed_from() == Status::NeedsReauthorization;
         if let Some(why) = unasked
-            && planned.failures < PATIENCE
+            && search.others_again_at.is_none()
+            && !is_marked
         {
-            return Ok(Minting::Unknown(why));
+            return Ok(Minting::NotYet(why));
         }
-        let now = self.refresher.parts.clock.now();
-        if !more || search.absent_until.is_some_and(|until| now < until) {
-            return Ok(Minting::Impossible);
-        }
-        if search.search_since.is_none_or(|since| since + schedule::SEARCH_OVER <= now) {
-            let is_queued = self
-                .refresher
-                .parts
-                .table
-                .queue_search(resource, *version, &self.leased.owner, SearchReason::Former, now)
-                .await?;
-            if !is_queued {
-                return Ok(Minting::Unknown("the queue of the schedule's search is full"));
+        // The customer is asked to install the app again. If the location belongs to one of the companies that were not
+        // asked, the schedule finds it, and its token is minted without the customer.
+        if more {
+            let (reason, now) = (SearchReason::Former, self.refresher.parts.clock.now());
+            if let Err(error) = table.queue_search(resource, *version, &self.leased.owner, reason, now).await {
+                tracing::warn!(%resource, %error, "a location is not queued for the search for its company");
             }
         }
-        Ok(Minting::Unknown("the schedule asks the other companies"))
+        Ok(Minting::Impossible)
     }
 
     /// Asks a company if it has the app in the location, with the company's stored token. A token that does not work is
-    /// not renewed here, because a renewal could take longer than the lease. It becomes due at once instead, and the
-    /// schedule renews it. With `waits`, the request waits for a permit of the company.
+    /// not renewed here, because a renewal could take longer than the lease. It becomes due at once instead, unless its
+    /// own last renewal has failed, and the schedule renews it. With `waits`, the request waits for a permit of the company.
     async fn ask(&self, company: &Resource, waits: bool) -> Result<Minting, StoreError> {
         let company = self.refresher.parts.table.installation(company).await?;
         let Some(company) = company.filter(|company| !company.status().has_ended()) else {
@@ -100,6 +100,8 @@ impl LeasedRefresh<'_> {
         let location = &self.leased.installation.resource;
         let probed = self.refresher.minter.probe_with_stored_token(&company, location, wait_until).await;
         if let Ok(None | Some(Probed::TokenRefused)) = probed
+            && company.status().has_live_pair()
+            && company.schedule.retry_at.is_none_or(|retry_at| retry_at <= now)
             && let Err(error) = self.refresher.parts.table.want_token(&company.resource, company.version, now).await
         {
             tracing::warn!(company = %company.resource, %error, "a company's token that does not work could not be made due");

@@ -1,10 +1,11 @@
 //! The one path that rotates a refresh token, for the schedule, for callers' requests and for the operator alike.
 //!
-//! A refresh has four steps: claim, guard, present, commit. The claim takes the lease, records the intent and proves
-//! that the table can be written. The guard checks the lease directly before each presentation (`lease`). The module
-//! `attempt` presents the token and acts on each outcome. The module `setback` releases the lease if there is no new
-//! pair. The module `minting` asks companies about a location whose own grant is refused. The condition of the `commit` is the version and not the lease, so that a granted pair is stored also after
-//! the lease has ended.
+//! A refresh has four steps: claim, guard, present, commit. The claim takes the lease, records the intent (write-ahead
+//! intent) and proves that the table can be written. The guard checks the lease directly before each presentation
+//! ([`super::leased`]). The module `attempt` presents the token and acts on each outcome. The module `release` releases
+//! the lease if there is no new pair. The module `minting` asks companies about a location whose own grant is refused.
+//! The condition of the `commit` is the version and not the lease, so that a granted pair is stored also after the lease
+//! has ended.
 
 mod attempt;
 mod commit;

@@ -42,11 +42,11 @@ impl LeasedRefresh<'_> {
         };
         // The live pair may still be on the rescue queue: no token is erased and no event is published.
         if self.refresher.pairs_may_be_queued().await {
-            return self.wait("a granted pair may be on the rescue queue", schedule::after_rescue, false).await;
+            return self.wait("a granted pair may be on the rescue queue", schedule::after_rescue, None).await;
         }
         // A process that was frozen wakes up late, and other processes may have tried in the meantime.
         if self.leased.lease.left(self.refresher.parts.clock.now()).is_zero() {
-            return self.wait("refused, and the lease is over", schedule::after_refused, false).await;
+            return self.wait("refused, and the lease is over", schedule::after_refused, None).await;
         }
         match minting {
             Minting::Possible { company, epoch } => self.become_minted(&company, epoch).await,
@@ -55,7 +55,14 @@ impl LeasedRefresh<'_> {
             Minting::Unknown(why) => {
                 tracing::info!(resource = %self.leased.installation.resource, why,
                     "the refresh token is refused, and it is not known yet if a company has the app in the location");
-                self.wait("refused, and a company cannot be asked", schedule::after_refused, false).await
+                self.wait("refused, and the company cannot be asked", schedule::after_refused, None).await
+            }
+            Minting::NotYet(why) => {
+                tracing::info!(resource = %self.leased.installation.resource, why,
+                    "the refresh token is refused, and another company that may have the location cannot be asked");
+                let again_at = self.refresher.parts.clock.now();
+                let finding = Finding::OthersAsked { again_at };
+                self.wait("refused, and another company cannot be asked", schedule::after_refused, Some(finding)).await
             }
         }
     }
@@ -70,10 +77,12 @@ impl LeasedRefresh<'_> {
             match self.refresher.parts.breaker.reserve(Requested::Refresh, &self.leased.owner, first).await {
                 Ok(Marking::Reserved) => {}
                 Ok(Marking::NoPlace) => {
-                    return self.wait("refused, and no mark is left", schedule::after_refused, true).await;
+                    return self
+                        .wait("refused, and no mark is left", schedule::after_refused, Some(Finding::Refused))
+                        .await;
                 }
                 Ok(Marking::Stopped) => {
-                    self.wait("refused, like too many others", schedule::after_refused, true).await;
+                    self.wait("refused, like too many others", schedule::after_refused, Some(Finding::Refused)).await;
                     return Refreshed::Failed(TokenError::Misconfigured("mass_refusal"));
                 }
                 // The lease ends by itself.
@@ -118,12 +127,11 @@ impl LeasedRefresh<'_> {
 
     /// Releases a refused installation that must not be marked now. The installation becomes uncertain, and its access
     /// token is used to its end. The refresh token is not presented before the instant that `again` gives for the
-    /// number of failures. `counted` is true if the budget of marks has counted the installation.
-    async fn wait(&self, note: &str, again: fn(Millis, u32, f64) -> Millis, counted: bool) -> Refreshed {
+    /// number of failures.
+    async fn wait(&self, note: &str, again: fn(Millis, u32, f64) -> Millis, finding: Option<Finding>) -> Refreshed {
         let (now, failures) = (self.refresher.parts.clock.now(), self.leased.installation.schedule.failures + 1);
         let retry_at = again(now, failures, fastrand::f64());
         let (status, due_at) = (Status::Uncertain, Some(retry_at));
-        let finding = counted.then_some(Finding::Refused);
         let moved =
             self.release_as(Release { status, due_at, failures, retry_at: Some(retry_at), finding, now }, note).await;
         if moved { Refreshed::Moved } else { Refreshed::Failed(TokenError::InProgress { retry_at }) }
