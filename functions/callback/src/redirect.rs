@@ -103,13 +103,7 @@ fn is_code(code: &str) -> bool {
 mod tests {
     use super::*;
     use crate::authorize::CONSENT_TIME;
-
-    const URI: &str = "https://connect.example.com/oauth/callback";
-    const NOW: Millis = Millis(1_750_000_000_000);
-
-    fn key() -> StateKey {
-        StateKey::derive(&Redacted::from("the app's client secret"))
-    }
+    use crate::state::tests::{NOW, URI, key};
 
     #[test]
     fn malformed_codes_are_refused() {

@@ -131,15 +131,15 @@ fn marketplace_byte(marketplace: Marketplace) -> u8 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::time::Duration;
 
-    const URI: &str = "https://connect.example.com/oauth/callback";
-    const NOW: Millis = Millis(1_750_000_000_000);
+    pub(crate) const URI: &str = "https://connect.example.com/oauth/callback";
+    pub(crate) const NOW: Millis = Millis(1_750_000_000_000);
 
-    fn key() -> StateKey {
+    pub(crate) fn key() -> StateKey {
         StateKey::derive(&Redacted::from("the app's client secret"))
     }
 

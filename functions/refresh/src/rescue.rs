@@ -1,4 +1,5 @@
-//! The consumer of the rescue queue: stores token pairs that could not be stored when they were granted.
+//! The consumer of the rescue queue: stores token pairs that could not be stored when they were granted. SQS moves a
+//! message that was delivered a thousand times to the dead-letter queue.
 
 use std::time::Duration;
 

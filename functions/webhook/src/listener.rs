@@ -17,7 +17,7 @@ use shared::install::uninstall::{Reported, UninstallError};
 use shared::lambda::gateway;
 use shared::lambda::serve::HttpFunction;
 use shared::table::StoreError;
-use shared::table::webhook::Delivery;
+use shared::table::webhook::IdempotencyKey;
 
 use crate::request::{body, check_route};
 use crate::response::{self, Acknowledgement, Refusal};
@@ -74,15 +74,15 @@ impl Listener {
         }
         let now = self.app.clock.now();
         let table = &self.app.table;
-        let delivery = webhook.id.map_or_else(|| Delivery::Bytes(sha256(body)), Delivery::Id);
+        let key = webhook.id.map_or_else(|| IdempotencyKey::Bytes(sha256(body)), IdempotencyKey::Id);
         // The mark is written after the effect. A crash in between leads to a repeated delivery, which is processed again.
-        if table.is_webhook_done(&delivery, now).await.map_err(|error| not_stored(&error))? {
+        if table.is_webhook_done(&key, now).await.map_err(|error| not_stored(&error))? {
             return Ok(Acknowledgement::Repeated);
         }
         let done = self.apply(webhook.event).await?;
         // A webhook without effect is not marked: the same bytes may report a later uninstall.
         if done == Acknowledgement::Stored
-            && let Err(error) = table.set_webhook_done(&delivery, now).await
+            && let Err(error) = table.set_webhook_done(&key, now).await
         {
             tracing::warn!(%error, "a webhook could not be marked as done: a repeated delivery will be processed again");
         }

@@ -120,7 +120,7 @@ impl Clock {
     ///
     /// Returns the correction in milliseconds if the correction has changed, and zero if the machine's clock is used
     /// uncorrected again.
-    pub fn learn(&self, date: Millis, sent: Reading, received: Reading) -> Option<i64> {
+    pub fn observe(&self, date: Millis, sent: Reading, received: Reading) -> Option<i64> {
         let TimeSource::System { correction, offset } = &*self.0 else { return None };
         let by_wall = received.wall.0.checked_sub(sent.wall.0).and_then(|ms| u64::try_from(ms).ok())?;
         let by_monotonic = received.monotonic.saturating_duration_since(sent.monotonic);
@@ -130,7 +130,7 @@ impl Clock {
         // The readings are cut to the millisecond.
         let (low, high) = (date.0 - received.wall.0 - 1, date.0 + 1000 - sent.wall.0);
         let mut offset = offset.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = offset.learn(low, high, received.wall);
+        let changed = offset.observe(low, high, received.wall);
         correction.store(offset.correction(), Ordering::Relaxed);
         changed
     }
@@ -160,7 +160,7 @@ mod tests {
                 .expect("a running machine"),
         };
         let date = (sent.wall.0 + 1 + ahead).div_euclid(1000) * 1000;
-        clock.learn(Millis(date), sent, received)
+        clock.observe(Millis(date), sent, received)
     }
 
     #[test]

@@ -184,7 +184,8 @@ impl fmt::Display for Status {
     }
 }
 
-/// The version of a token pair: epoch and generation. Both numbers only grow.
+/// The version of a token pair: epoch and generation. Both numbers only grow. The version is the fencing token of the
+/// lease: it is in the condition of every write of a lease owner, so a write that belongs to an older pair changes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TokenVersion {
     /// Incremented by each install and uninstall.

@@ -2,7 +2,7 @@
 //!
 //! The platform has no idempotency keys. So a request that may have been executed is not sent again, except GET and HEAD.
 //! A request that got 401 or 429 was not executed. Pauses between attempts are random up to a doubling limit (exponential
-//! backoff with full jitter).
+//! backoff with full jitter, against a thundering herd).
 
 use std::time::Duration;
 

@@ -257,7 +257,7 @@ fn notice_of_ended(location: &Resource, notice: &InstallNotice<'_>) -> Update {
     if let Some(company) = notice.company {
         write.set("company", s(company));
     }
-    write.erase_pair().release_lease().remove(["standby", "tried_at", "forced_at", "revoked_at", "told"]);
+    write.erase_pair().release_lease().remove(["standby", "tried_at", "forced_at", "revoked_at", "published"]);
     write.remove(["placeholder", "expires_at"]).remove(SEARCH_RESULT).publish(notice.event, notice.now);
     write
 }

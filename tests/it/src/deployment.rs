@@ -57,7 +57,7 @@ const ACCOUNT: [(&str, &str); 5] = [
 /// The account. Dropping it ends the emulators.
 #[derive(Debug)]
 pub struct Deployment {
-    told: Told,
+    output: DeployOutput,
     tools: Tools,
     moto: Moto,
     engine: Engine,
@@ -65,7 +65,7 @@ pub struct Deployment {
 
 /// The output of `deploy.py`.
 #[derive(Debug, Deserialize)]
-struct Told {
+struct DeployOutput {
     environment: BTreeMap<String, BTreeMap<String, String>>,
     outputs: BTreeMap<String, String>,
 }
@@ -124,8 +124,8 @@ impl Deployment {
         }
         let done = tokio::process::Command::from(command).output().await.expect("python starts");
         assert!(done.status.success(), "deploy.py: {}", String::from_utf8_lossy(&done.stderr));
-        let told = serde_json::from_slice(&done.stdout).expect("deploy.py prints JSON");
-        Some(Self { told, tools, moto, engine })
+        let output = serde_json::from_slice(&done.stdout).expect("deploy.py prints JSON");
+        Some(Self { output, tools, moto, engine })
     }
 
     /// Base URL of the store.
@@ -143,7 +143,7 @@ impl Deployment {
     /// # Panics
     /// If the template has no such function.
     pub fn environment(&self, function: &str) -> BTreeMap<String, String> {
-        let own = self.told.environment.get(function).expect("a function of the template").clone();
+        let own = self.output.environment.get(function).expect("a function of the template").clone();
         own.into_iter().chain(self.endpoints()).collect()
     }
 
@@ -173,7 +173,7 @@ impl Deployment {
     /// # Panics
     /// If the stack has no output of that name.
     pub fn output(&self, name: &str) -> &str {
-        self.told.outputs.get(name).unwrap_or_else(|| panic!("no output {name}"))
+        self.output.outputs.get(name).unwrap_or_else(|| panic!("no output {name}"))
     }
 
     /// Runs a command line as somebody would type it into bash, with the AWS CLI on the path. Returns the printed text.

@@ -63,7 +63,7 @@ impl Table {
             }
         }
         write.release_lease().publish(event, new.now);
-        write.remove(["standby", "granted_from", "revoked_at", "forced_at", "token_wanted", "told"]);
+        write.remove(["standby", "granted_from", "revoked_at", "forced_at", "token_wanted", "published"]);
         write.remove(["minted", "company_epoch", "placeholder", "expires_at"]).remove(SEARCH_RESULT);
         Ok(self.write_installation(write).await?.or_applied_before(|stored| stored.is_committed_by(new.owner)))
     }
@@ -92,7 +92,7 @@ impl Table {
         }
         write.set_status(Status::Revoked).set_to("epoch", "epoch + :one").value(":one", n(1));
         write.set("revoked_at", n(at)).erase_pair().release_lease().unschedule();
-        write.remove(["standby", "token_wanted", "told"]).publish(event, now);
+        write.remove(["standby", "token_wanted", "published"]).publish(event, now);
         let answer = self.write_installation(write).await?;
         Ok(answer.or_applied_before(|stored| stored.status() == Status::Revoked))
     }

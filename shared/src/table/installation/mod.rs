@@ -185,7 +185,7 @@ impl Installation {
             installed_at,
             company: attributes.text("company").map(str::to_owned),
             home: attributes.text("home").map(str::to_owned),
-            published: attributes.text("told").and_then(Status::parse),
+            published: attributes.text("published").and_then(Status::parse),
             outbox: attributes.texts("outbox").filter_map(Event::parse).collect(),
         })
     }

@@ -262,7 +262,7 @@ impl Table {
             }
         }
         if event.is_some() {
-            write.set("told", s(to.status.as_str()));
+            write.set("published", s(to.status.as_str()));
         }
         write.release_lease().publish(event, to.now);
         let answer = self.write_installation(write).await?;
@@ -280,7 +280,7 @@ impl Update {
         self.release_lease().remove(["token_wanted"]).publish(*event, pair.access_issued_at);
         if event.is_some() {
             // The event reports the end of the published state. Without an event, the next commit reports that end.
-            self.remove(["told"]);
+            self.remove(["published"]);
         }
     }
 }

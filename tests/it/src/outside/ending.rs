@@ -29,7 +29,7 @@ impl System {
 
     /// Every secret that this system has used.
     pub fn secrets(&self) -> Vec<String> {
-        let mut secrets: BTreeSet<String> = self.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut secrets: BTreeSet<String> = self.further_secrets.lock().unwrap_or_else(PoisonError::into_inner).clone();
         secrets.extend(self.sandbox.marketplace.every_secret());
         let texts = |secret: &str| -> Value {
             serde_json::from_str(&self.sandbox.secrets.get(secret).unwrap_or_default()).unwrap_or_default()

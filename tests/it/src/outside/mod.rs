@@ -96,7 +96,7 @@ pub struct System {
     workers: Vec<Worker>,
     client: reqwest::Client,
     /// Secrets that must not be logged, besides those that the platform has issued.
-    told: Mutex<BTreeSet<String>>,
+    further_secrets: Mutex<BTreeSet<String>>,
 }
 
 impl System {
@@ -155,7 +155,7 @@ impl System {
             deployment,
             workers: Vec::new(),
             client: client.expect("a client"),
-            told: Mutex::default(),
+            further_secrets: Mutex::default(),
         };
         system.tell(&system.sandbox.caller_key);
         // All functions log at the most detailed level, so that the search for secrets covers every line that can be
@@ -232,7 +232,7 @@ impl System {
     /// If the secret is so short that the search could find it by chance.
     pub fn tell(&self, secret: &str) {
         assert!(secret.len() >= 8, "too short to be looked for");
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(secret.to_owned());
+        self.further_secrets.lock().unwrap_or_else(PoisonError::into_inner).insert(secret.to_owned());
     }
 
     /// Installs the app as from the marketplace's own pages.

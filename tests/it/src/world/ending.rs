@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sandbox::marketplace::grants::Standing;
+use sandbox::marketplace::grants::RefreshTokenState;
 use serde_json::json;
 use shared::domain::access::Access;
 use shared::domain::resource::{Kind, Resource};
@@ -76,7 +76,9 @@ impl World {
             self.refresh(process, json!({})).await;
             self.refresh(process, json!({ "resource": resource, "force": true })).await;
             let access = process.tokens.access(resource, self.deadline()).await;
-            if self.works(access.ok().as_ref()) && self.standing(resource).await == Some(Standing::Live) {
+            if self.works(access.ok().as_ref())
+                && self.refresh_token_state(resource).await == Some(RefreshTokenState::Live)
+            {
                 return true;
             }
             self.advance(Duration::from_secs(16));

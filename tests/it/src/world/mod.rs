@@ -18,7 +18,7 @@ use refresh::event::RefreshEvent;
 use refresh::{rescue, tick};
 use sandbox::event_bridge::{self, EventBridge};
 use sandbox::events::EventBus;
-use sandbox::marketplace::grants::{Resource as Grantee, Standing};
+use sandbox::marketplace::grants::{RefreshTokenState, Resource as Grantee};
 use sandbox::marketplace::{Location, Marketplace, Options};
 use sandbox::queue::Queue;
 use sandbox::secrets::Secrets;
@@ -304,10 +304,10 @@ impl World {
     }
 
     /// The platform's state of the stored refresh token; `None` if no refresh token is stored.
-    pub async fn standing(&self, resource: &Resource) -> Option<Standing> {
+    pub async fn refresh_token_state(&self, resource: &Resource) -> Option<RefreshTokenState> {
         let stored = self.stored(resource).await;
         let token = self.open(&stored, Slot::Current, stored.pair.as_ref()?)?;
-        Some(self.market.standing(token.expose()))
+        Some(self.market.refresh_token_state(token.expose()))
     }
 }
 

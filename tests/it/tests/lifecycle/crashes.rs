@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use it::proxy::{Call, Fault, Gate};
 use it::world::{Process, World, location};
-use sandbox::marketplace::grants::{Rotation, Standing};
+use sandbox::marketplace::grants::{RefreshTokenState, Rotation};
 use serde_json::json;
 use shared::domain::resource::Resource;
 use shared::domain::status::Status;
@@ -90,13 +90,13 @@ async fn a_crash_between_grant_and_commit_is_recovered_if_the_platform_forgives(
     world.install(&doomed, &l1).await;
     let gate = doomed.proxy.hold(Call::Commit);
     dies_at(&world, doomed, &l1, &gate).await;
-    assert_eq!(world.standing(&l1).await, Some(Standing::Replayable));
+    assert_eq!(world.refresh_token_state(&l1).await, Some(RefreshTokenState::Replayable));
     world.advance(LEASE);
     // A caller asks for a token. The access token in the table is good for another day.
     let access = other.tokens.access(&l1, world.deadline()).await.expect("a token");
     assert!(world.market.takes_access_token(access.token.expose()));
     assert_eq!((world.status(&l1).await, world.presented()), (Status::Active, 2));
-    assert_eq!(world.standing(&l1).await, Some(Standing::Live));
+    assert_eq!(world.refresh_token_state(&l1).await, Some(RefreshTokenState::Live));
     world.end().await;
 }
 

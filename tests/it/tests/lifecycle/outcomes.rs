@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use it::world::{APP_SECRET, Process, World, location};
 use sandbox::marketplace::faults::{Endpoint, Fault};
-use sandbox::marketplace::grants::Standing;
+use sandbox::marketplace::grants::RefreshTokenState;
 use serde_json::{Value, json};
 use shared::domain::resource::Resource;
 use shared::domain::status::Status;
@@ -77,7 +77,7 @@ async fn an_unknown_outcome_is_presented_twice_and_then_recovered(world: World) 
         assert_eq!(summary["refreshed"], 1, "{fault:?}: {summary}");
         assert_eq!(world.status(&l1).await, Status::Active, "{fault:?}");
         assert_eq!(world.presented() - presented, 3, "{fault:?}");
-        assert_eq!(world.standing(&l1).await, Some(Standing::Live), "{fault:?}");
+        assert_eq!(world.refresh_token_state(&l1).await, Some(RefreshTokenState::Live), "{fault:?}");
     }
     world.end().await;
 }
@@ -232,7 +232,7 @@ async fn a_grant_for_another_location_is_not_stored(world: World) {
             "the true answer comes within the grace: {fault:?} {renewed:?}"
         );
         assert_eq!(world.presented() - presented, 2, "{fault:?}");
-        assert_eq!(world.standing(&l1).await, Some(Standing::Live), "{fault:?}");
+        assert_eq!(world.refresh_token_state(&l1).await, Some(RefreshTokenState::Live), "{fault:?}");
     }
     // A grant that stays wrong is not stored, and the token is not presented in a loop.
     let (before, presented) = (world.stored(&l1).await, world.presented());

@@ -6,7 +6,7 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::AttributeValue;
 use it::proxy::Call;
 use it::world::{HOME, Process, World, location, until};
-use sandbox::marketplace::grants::{Rotation, Standing};
+use sandbox::marketplace::grants::{RefreshTokenState, Rotation};
 use shared::domain::clock::Clock;
 use shared::domain::installation::Installation;
 use shared::domain::resource::Resource;
@@ -57,7 +57,7 @@ async fn a_grant_commits_after_its_lease_and_undoes_the_rivals_refusal(world: Wo
     let stored = world.stored(&l1).await;
     assert_eq!((stored.status(), stored.version.generation), (Status::Active, 2));
     assert!(stored.schedule.due_at.is_some(), "the schedule sees it again");
-    assert_eq!(world.standing(&l1).await, Some(Standing::Live));
+    assert_eq!(world.refresh_token_state(&l1).await, Some(RefreshTokenState::Live));
     world.end().await;
 }
 
@@ -83,7 +83,7 @@ async fn a_rivals_refusal_does_not_mark_what_was_committed_meanwhile(world: Worl
     assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
     assert!(matches!(refused, Refreshed::Moved), "{refused:?}");
     assert_eq!(world.status(&l1).await, Status::Active);
-    assert_eq!(world.standing(&l1).await, Some(Standing::Live));
+    assert_eq!(world.refresh_token_state(&l1).await, Some(RefreshTokenState::Live));
     world.end().await;
 }
 
@@ -108,7 +108,7 @@ async fn the_second_grant_of_one_generation_becomes_a_standby_pair(world: World)
         world.open_standby(stored, standby).expose().to_owned()
     };
     let first = standby_token(&stored);
-    assert_eq!(world.market.standing(&first), Standing::Live);
+    assert_eq!(world.market.refresh_token_state(&first), RefreshTokenState::Live);
     // Another presentation may have killed a grant of the current pair meanwhile, so the standby pair stays until it is
     // tried.
     assert!(matches!(refresh(&world, &rival, &l1).await, Refreshed::Renewed(_)));
@@ -277,7 +277,10 @@ async fn a_standby_pair_makes_a_waiting_installation_due_at_once(world: World) {
     for _ in 0..2 {
         world.refresh(&process, serde_json::json!({})).await;
     }
-    assert_eq!((world.status(&l1).await, world.standing(&l1).await), (Status::Active, Some(Standing::Live)));
+    assert_eq!(
+        (world.status(&l1).await, world.refresh_token_state(&l1).await),
+        (Status::Active, Some(RefreshTokenState::Live))
+    );
     world.end().await;
 }
 
@@ -301,7 +304,7 @@ async fn a_grant_that_comes_after_its_location_was_minted_is_kept(world: World) 
         holder.proxy.heal();
         assert!(matches!(late, Refreshed::Renewed(_)), "{late:?}");
         assert_eq!(world.stored(&l1).await.minted(), None, "a grant of its own");
-        assert_eq!(world.standing(&l1).await, Some(Standing::Live));
+        assert_eq!(world.refresh_token_state(&l1).await, Some(RefreshTokenState::Live));
     }
     world.end().await;
 }
@@ -322,7 +325,7 @@ async fn spend_the_current_token(world: &World, process: &Process, resource: &Re
     let stored = world.stored(resource).await;
     let token = stored.pair.as_ref().and_then(|pair| world.open(&stored, Slot::Current, pair)).expect("a token");
     process.endpoint.present(resource, &token).await;
-    assert_eq!(world.standing(resource).await, Some(Standing::Dead));
+    assert_eq!(world.refresh_token_state(resource).await, Some(RefreshTokenState::Dead));
 }
 
 async fn a_standby_pair_is_tried_before_the_installation_is_marked(world: World) {

@@ -120,7 +120,7 @@ pub enum AccessProblem {
 /// The state of a refresh token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Standing {
+pub enum RefreshTokenState {
     /// The platform accepts the token and answers with a new pair.
     Live,
     /// The token is used, but within the replay window: the platform answers with its successor.
@@ -323,16 +323,16 @@ impl Grants {
     }
 
     /// Returns the state of a refresh token at `now_ms`, without using the token.
-    pub fn standing(&self, token: &str, rotation: Rotation, now_ms: u64) -> Standing {
+    pub fn refresh_token_state(&self, token: &str, rotation: Rotation, now_ms: u64) -> RefreshTokenState {
         match self.refresh.get(token) {
-            Some(known) if self.families[known.family].revoked => Standing::Dead,
-            Some(Presented { spent: None, .. }) => Standing::Live,
+            Some(known) if self.families[known.family].revoked => RefreshTokenState::Dead,
+            Some(Presented { spent: None, .. }) => RefreshTokenState::Live,
             Some(Presented { spent: Some(spent), .. })
                 if rotation.forgives_after(now_ms.saturating_sub(spent.at_ms)) =>
             {
-                Standing::Replayable
+                RefreshTokenState::Replayable
             }
-            _ => Standing::Dead,
+            _ => RefreshTokenState::Dead,
         }
     }
 
@@ -394,10 +394,10 @@ mod tests {
         let (mut grants, first) = installed();
         let second = grants.rotate(&first.refresh, Rotation::Strict, LIFE, NOW).expect("live");
         assert_eq!(grants.rotate(&first.refresh, Rotation::Strict, LIFE, NOW), Err(Refusal::RefreshTokenInvalid));
-        assert_eq!(grants.standing(&first.refresh, Rotation::Strict, NOW), Standing::Dead);
+        assert_eq!(grants.refresh_token_state(&first.refresh, Rotation::Strict, NOW), RefreshTokenState::Dead);
         assert_eq!(
-            grants.standing(&second.refresh, Rotation::Strict, NOW),
-            Standing::Live,
+            grants.refresh_token_state(&second.refresh, Rotation::Strict, NOW),
+            RefreshTokenState::Live,
             "the successor is not harmed"
         );
     }
@@ -410,7 +410,7 @@ mod tests {
         let again = grants.rotate(&first.refresh, mode, LIFE, NOW + 29_999).expect("within the window");
         assert_eq!(again.refresh, second.refresh, "the same new refresh token");
         assert_ne!(again.access, second.access);
-        assert_eq!(grants.standing(&first.refresh, mode, NOW + 29_999), Standing::Replayable);
+        assert_eq!(grants.refresh_token_state(&first.refresh, mode, NOW + 29_999), RefreshTokenState::Replayable);
         assert_eq!(grants.rotate(&first.refresh, mode, LIFE, NOW + 30_000), Err(Refusal::RefreshTokenInvalid));
         assert_eq!(
             grants.live_refresh_tokens(&first.resource),

@@ -29,7 +29,7 @@ pub use self::ledger::{ApiRequest, TokenRequest};
 pub use self::options::{Location, Options};
 use self::{
     faults::{Endpoint, Fault, Plan, Plans},
-    grants::{Grants, Resource, Standing},
+    grants::{Grants, RefreshTokenState, Resource},
     ledger::Ledger,
     webhooks::{Kind, Webhooks},
     window::{Limits, Remaining, Window},
@@ -345,10 +345,10 @@ impl Platform {
     }
 
     /// Returns the current state of a refresh token, so that tests can check that a stored grant is alive.
-    pub fn standing(&self, refresh_token: &str) -> Standing {
+    pub fn refresh_token_state(&self, refresh_token: &str) -> RefreshTokenState {
         let now_ms = self.clock.now_ms();
         let state = self.state();
-        state.grants.standing(refresh_token, state.options.rotation, now_ms)
+        state.grants.refresh_token_state(refresh_token, state.options.rotation, now_ms)
     }
 
     /// Returns the live refresh token of each unrevoked family of a resource, oldest family first.
