@@ -16,7 +16,7 @@ pub enum Name {
     /// The platform has paused the location.
     Suspended,
     /// The installation works again without a new install, after [`Name::Suspended`] or [`Name::NeedsReauthorization`].
-    /// This variant stays the last one, because the length of [`Self::ALL`] is derived from it.
+    /// This variant stays the last one, because the length of `ALL` is derived from it.
     Resumed,
 }
 

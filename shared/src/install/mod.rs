@@ -13,7 +13,7 @@ use crate::domain::resource::{Kind, Resource};
 use crate::domain::status::{LeaseOwner, Status, TokenVersion};
 use crate::events::Events;
 use crate::http_client::within;
-use crate::seal::pair::{Pair, Slot};
+use crate::seal::pair::{Pair, PairRole};
 use crate::seal::vault::{Vault, VaultError};
 use crate::secrets::SecretError;
 use crate::table::company::Note;
@@ -329,7 +329,7 @@ impl Installations {
                 }
             }
             let next = seen.unwrap_or(TokenVersion { epoch: 0, generation: 0 }).reinstalled();
-            let sealed = pair.seal(&sealer, new.resource, next, Slot::Current);
+            let sealed = pair.seal(&sealer, new.resource, next, PairRole::Current);
             let event = self.events.installed(next.epoch, new.installed_at);
             if let Write::Applied(stored) = self.table.install(new, seen, &sealed, event).await? {
                 return Ok(Some(stored));
@@ -355,7 +355,7 @@ impl Installations {
             generation: stored.version.generation,
             // No refresh token was presented for this pair. The pair counts as being as old as the current pair.
             granted_from: stored.granted_from,
-            pair: pair.seal(sealer, new.resource, stored.version, Slot::Standby),
+            pair: pair.seal(sealer, new.resource, stored.version, PairRole::Standby),
         };
         let known = stored.standby().iter().any(|standby| standby.owner == *new.owner);
         if !known {

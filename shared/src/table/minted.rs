@@ -31,7 +31,7 @@ pub(super) const SEARCH_RESULT: [&str; 7] = [
 
 /// The company from which a token was minted.
 #[derive(Clone, Copy, Debug)]
-pub struct Source<'a> {
+pub struct MintSource<'a> {
     /// The company's id.
     pub company: &'a str,
     /// The epoch of the company's installation.
@@ -119,7 +119,7 @@ impl Table {
         location: &Resource,
         version: TokenVersion,
         owner: &LeaseOwner,
-        source: Source<'_>,
+        source: MintSource<'_>,
         now: Millis,
     ) -> Result<Write<Box<Installation>>, StoreError> {
         let mut write = Update::of_version(location, version);
@@ -142,7 +142,7 @@ impl Table {
         location: &Resource,
         from: TokenVersion,
         renewal: Renewal<'_>,
-        source: Source<'_>,
+        source: MintSource<'_>,
     ) -> Result<Write<Box<Installation>>, StoreError> {
         let mut write = Update::of_version(location, from);
         write.when_legal(Transition::StoreToken).when("attribute_exists(minted)");

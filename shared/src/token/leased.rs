@@ -25,19 +25,19 @@ pub(super) struct LeasedInstallation {
     pub(super) owner: LeaseOwner,
     /// The sealer of the new token. It is read before the claim, because its secret may be unreadable.
     pub(super) sealer: Sealer,
-    pub(super) lease: Lease,
+    pub(super) lease: LeaseTime,
 }
 
 /// The time that is left for an attempt, by two clocks. Only the wall clock shows that a frozen execution environment
 /// woke up late. Only the monotonic clock is right if the wall clock is set back.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Lease {
+pub(super) struct LeaseTime {
     pub(super) ends_at: Millis,
     pub(super) claimed_at: Instant,
     pub(super) deadline: Millis,
 }
 
-impl Lease {
+impl LeaseTime {
     pub(super) fn left(&self, now: Millis) -> Duration {
         let by_wall = self.ends_at.min(self.deadline).since(now);
         by_wall.min(LEASE.saturating_sub(self.claimed_at.elapsed()))
@@ -94,7 +94,7 @@ impl TokenParts {
         };
         match self.table.claim(&claim).await.map_err(|error| Refreshed::Failed(error.into()))? {
             Write::Applied(installation) => {
-                let lease = Lease { ends_at: now + LEASE, claimed_at, deadline };
+                let lease = LeaseTime { ends_at: now + LEASE, claimed_at, deadline };
                 Ok(LeasedInstallation { installation: *installation, owner, sealer, lease })
             }
             Write::NotFound => Err(Refreshed::Gone),

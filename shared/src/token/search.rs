@@ -42,7 +42,7 @@ const PERMIT: Duration = Duration::from_secs(5);
 const ENOUGH: Duration = LEASE.saturating_add(Duration::from_secs(1));
 
 /// A company's answer about a location.
-enum Answer {
+enum CompanyAnswer {
     Installed,
     Absent,
     /// The company's installation has ended, so there is no token to ask with.
@@ -129,23 +129,23 @@ impl Tokens {
         let mut answers = std::pin::pin!(asking.buffer_unordered(COMPANIES_AT_ONCE));
         while let Some((answer, company)) = answers.next().await {
             match answer {
-                Answer::Installed => return Some(company),
-                Answer::Unknown if search.left.len() < MOST_LEFT => search.left.push(company),
-                Answer::Unknown => search.is_partial = true,
-                Answer::Absent | Answer::Ended => {}
+                CompanyAnswer::Installed => return Some(company),
+                CompanyAnswer::Unknown if search.left.len() < MOST_LEFT => search.left.push(company),
+                CompanyAnswer::Unknown => search.is_partial = true,
+                CompanyAnswer::Absent | CompanyAnswer::Ended => {}
             }
         }
         None
     }
 
-    async fn probe(&self, company: &Resource, location: &Resource, deadline: Millis) -> Answer {
+    async fn probe(&self, company: &Resource, location: &Resource, deadline: Millis) -> CompanyAnswer {
         let mut source = match self.source(company.clone(), deadline).await {
             Ok(source) => source,
-            Err(TokenError::Revoked | TokenError::ReauthorizationRequired { .. }) => return Answer::Ended,
+            Err(TokenError::Revoked | TokenError::ReauthorizationRequired { .. }) => return CompanyAnswer::Ended,
             // A company that is listed and not yet installed is about to be installed.
             Err(error) => {
                 tracing::debug!(%company, %error, "a company cannot be asked about a location");
-                return Answer::Unknown;
+                return CompanyAnswer::Unknown;
             }
         };
         let wait_until = |tokens: &Self| Some(tokens.clock.now() + PERMIT);
@@ -157,10 +157,12 @@ impl Tokens {
             probed = self.minter.probe(&source, location, wait_until(self)).await;
         }
         match probed {
-            Probed::Installed => Answer::Installed,
-            Probed::Absent => Answer::Absent,
+            Probed::Installed => CompanyAnswer::Installed,
+            Probed::Absent => CompanyAnswer::Absent,
             // The platform may say that a location is paused without regard to the company that asks.
-            Probed::Suspended | Probed::NotAllowed | Probed::TokenRefused | Probed::Unclear(_) => Answer::Unknown,
+            Probed::Suspended | Probed::NotAllowed | Probed::TokenRefused | Probed::Unclear(_) => {
+                CompanyAnswer::Unknown
+            }
         }
     }
 
@@ -183,15 +185,15 @@ impl Tokens {
         if let Some(own) = stored.company.as_deref().and_then(|id| Resource::company(id).ok()) {
             // The location's own company must be asked last: it may have had no token when it was asked first.
             match self.probe(&own, &search.location, deadline).await {
-                Answer::Installed => return self.found(&search.location, &own, now).await,
+                CompanyAnswer::Installed => return self.found(&search.location, &own, now).await,
                 // Without its company, nothing is concluded about a location.
-                Answer::Ended => {
+                CompanyAnswer::Ended => {
                     self.table.abandon_search(search).await?;
                     return self.table.end_search(&search.location).await;
                 }
                 // The next ticks ask the company again, until the search has lasted for `PATIENCE`.
-                Answer::Unknown if is_complete => return Ok(()),
-                Answer::Absent | Answer::Unknown => {}
+                CompanyAnswer::Unknown if is_complete => return Ok(()),
+                CompanyAnswer::Absent | CompanyAnswer::Unknown => {}
             }
         }
         let remembered = if is_complete { ABSENT } else { PERHAPS_ABSENT };

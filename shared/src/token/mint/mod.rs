@@ -18,12 +18,12 @@ use crate::domain::resource::Resource;
 use crate::domain::status::TokenVersion;
 use crate::limiter::Limiter;
 use crate::platform::company_api::ResponseMeta;
-use crate::seal::pair::{Pair, Slot};
+use crate::seal::pair::{Pair, PairRole};
 use crate::table::Write;
 use crate::table::app::BreakerReason;
 use crate::table::installation::Renewal;
 use crate::table::mark_budget::Requested;
-use crate::table::minted::Source;
+use crate::table::minted::MintSource;
 
 /// The most requests to a company in one interval about locations that only a caller has named. Calls for locations
 /// that do not exist must not use up the permits that other locations need.
@@ -154,9 +154,9 @@ impl Minter {
     async fn granted(&self, mint: &LeasedMint, company: &Company, grant: &Grant) -> Refreshed {
         let (location, from) = (&mint.leased.installation.resource, mint.leased.installation.version);
         let pair = Pair { refresh: None, ..Pair::granted(grant, None, self.parts.clock.now()) };
-        let sealed = pair.seal(&mint.leased.sealer, location, from.next(), Slot::Current);
+        let sealed = pair.seal(&mint.leased.sealer, location, from.next(), PairRole::Current);
         let due_at = schedule::next_refresh(pair.issued_at, pair.expires_at, fastrand::f64());
-        let source = Source { company: company.resource.id(), epoch: company.access.epoch };
+        let source = MintSource { company: company.resource.id(), epoch: company.access.epoch };
         let event = self.parts.events.renewed(&mint.leased.installation);
         let renewal = Renewal { owner: &mint.leased.owner, pair: &sealed, due_at, event };
         let stored = self.parts.table.commit_minted(location, from, renewal, source).await;

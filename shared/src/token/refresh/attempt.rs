@@ -9,7 +9,7 @@ use crate::domain::installation::Installation;
 use crate::domain::redacted::Redacted;
 use crate::domain::status::Status;
 use crate::platform::token_endpoint::{Cause, Outcome};
-use crate::seal::pair::{Pair, Slot, place};
+use crate::seal::pair::{Pair, PairRole, place};
 use crate::seal::vault::VaultError;
 use crate::table::installation::Release;
 use crate::table::mark_budget::Requested;
@@ -151,7 +151,7 @@ impl LeasedRefresh<'_> {
             }));
         };
         let item = self.leased.installation.key();
-        match self.refresher.parts.vault.open(place(&item, *version, Slot::Current.refresh()), sealed).await {
+        match self.refresher.parts.vault.open(place(&item, *version, PairRole::Current.refresh()), sealed).await {
             Ok(token) => Ok(token),
             Err(error) => {
                 tracing::error!(alarm = "unseal", resource = %self.leased.installation.resource, %error,

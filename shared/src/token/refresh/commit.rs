@@ -10,11 +10,11 @@ use crate::domain::resource::Resource;
 use crate::domain::status::{LeaseOwner, LostCommit, TokenVersion, lost_commit};
 use crate::http_client::within;
 use crate::seal::Sealer;
-use crate::seal::pair::{Pair, Slot};
+use crate::seal::pair::{Pair, PairRole};
 use crate::table::installation::Renewal;
 use crate::table::{StoreError, Write};
 use crate::token::COMMIT;
-use crate::token::leased::Lease;
+use crate::token::leased::LeaseTime;
 use crate::token::rescue::Rescued;
 use crate::token::schedule;
 
@@ -49,7 +49,7 @@ pub(super) enum Committed {
 impl Commit<'_> {
     /// Tries to commit until the table answers or the last seconds of the lease begin. Tries at least once, even if the
     /// lease is over.
-    pub(super) async fn until_stored(&self, lease: Lease) -> Option<Committed> {
+    pub(super) async fn until_stored(&self, lease: LeaseTime) -> Option<Committed> {
         let mut pause = Duration::from_millis(50);
         loop {
             // If the table hangs, there must be time for the rescue queue before the lease and the invocation end.
@@ -77,7 +77,7 @@ impl Commit<'_> {
 
     /// Makes the granted pair the current pair, in place of the pair of this version (compare-and-swap).
     async fn replace(&self, version: TokenVersion) -> Result<Write<Box<Installation>>, StoreError> {
-        let sealed = self.pair.seal(self.sealer, self.resource, version.next(), Slot::Current);
+        let sealed = self.pair.seal(self.sealer, self.resource, version.next(), PairRole::Current);
         let due_at = schedule::next_refresh(self.pair.issued_at, self.pair.expires_at, fastrand::f64());
         let renewal = Renewal { owner: self.owner, pair: &sealed, due_at, event: self.event };
         self.refresher.parts.table.commit(self.resource, version, renewal).await
@@ -113,7 +113,7 @@ impl Commit<'_> {
                 owner: self.owner.clone(),
                 generation: version.generation,
                 granted_from: self.from.generation,
-                pair: self.pair.seal(self.sealer, self.resource, version, Slot::Standby),
+                pair: self.pair.seal(self.sealer, self.resource, version, PairRole::Standby),
             };
             let known = stored.standby().iter().any(|pair| pair.owner == standby.owner);
             match if known {

@@ -2,7 +2,7 @@
 //!
 //! A refresh has four steps: claim, guard, present, commit. The claim takes the lease, records the intent (write-ahead
 //! intent) and proves that the table can be written. The guard checks the lease directly before each presentation
-//! ([`super::leased`]). The module `attempt` presents the token and acts on each outcome. The module `release` releases
+//! (`leased`). The module `attempt` presents the token and acts on each outcome. The module `release` releases
 //! the lease if there is no new pair. The module `minting` asks companies about a location whose own grant is refused.
 //! The condition of the `commit` is the version and not the lease, so that a granted pair is stored also after the lease
 //! has ended.
@@ -26,7 +26,7 @@ use crate::domain::clock::Millis;
 use crate::domain::installation::{Installation, StandbyPair};
 use crate::domain::resource::Resource;
 use crate::domain::status::{LeaseOwner, TokenVersion};
-use crate::seal::pair::{Pair, Slot, place};
+use crate::seal::pair::{Pair, PairRole, place};
 use crate::seal::vault::VaultError;
 use crate::secrets::FRESH;
 use crate::table::installation::LEASE;
@@ -125,7 +125,7 @@ impl Refresher {
 
     /// Opens a standby pair.
     async fn open(&self, installation: &Installation, standby: &StandbyPair) -> Result<Pair, VaultError> {
-        let (item, slot, sealed) = (installation.key(), Slot::Standby, &standby.pair);
+        let (item, slot, sealed) = (installation.key(), PairRole::Standby, &standby.pair);
         let version = TokenVersion { generation: standby.generation, ..installation.version };
         let refresh = match &sealed.refresh {
             Some(refresh) => Some(self.parts.vault.open(place(&item, version, slot.refresh()), refresh).await?),

@@ -10,11 +10,11 @@ use crate::domain::installation::{Gone, Installation};
 use crate::domain::resource::Resource;
 use crate::domain::status::Status;
 use crate::platform::token_endpoint::{Cause, fingerprint};
-use crate::seal::pair::{Pair, Slot};
+use crate::seal::pair::{Pair, PairRole};
 use crate::table::Write;
 use crate::table::installation::{Finding, Release};
 use crate::table::mark_budget::Requested;
-use crate::table::minted::Source;
+use crate::table::minted::MintSource;
 use crate::token::TokenError;
 use crate::token::breaker::Marking;
 use crate::token::outcome::outcome_of;
@@ -140,7 +140,7 @@ impl LeasedRefresh<'_> {
     /// Makes the location a minted one: its own grant is gone, and this company has the app there.
     async fn become_minted(&self, company: &Resource, epoch: u64) -> Refreshed {
         let Installation { resource, version, .. } = &self.leased.installation;
-        let (source, now) = (Source { company: company.id(), epoch }, self.refresher.parts.clock.now());
+        let (source, now) = (MintSource { company: company.id(), epoch }, self.refresher.parts.clock.now());
         match self.refresher.parts.table.become_minted(resource, *version, &self.leased.owner, source, now).await {
             Ok(Write::Applied(_)) => {
                 tracing::warn!(%resource, %company, generation = version.generation, outcome = "to_be_minted", Refreshes = 1,
@@ -168,7 +168,7 @@ impl LeasedRefresh<'_> {
                 return Refreshed::Failed(TokenError::Misconfigured("a stored token does not open"));
             };
             let (next, now) = (seen.version.next(), self.refresher.parts.clock.now());
-            let sealed = pair.seal(&self.leased.sealer, resource, next, Slot::Current);
+            let sealed = pair.seal(&self.leased.sealer, resource, next, PairRole::Current);
             match self.refresher.parts.table.promote(&seen, place, &self.leased.owner, &sealed, now).await {
                 Ok(Write::Applied(_)) => {
                     tracing::warn!(%resource, generation = next.generation, outcome = "promoted", Refreshes = 1,

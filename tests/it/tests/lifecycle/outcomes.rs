@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use shared::domain::resource::Resource;
 use shared::domain::status::Status;
 use shared::platform::token_endpoint::ExchangeError;
-use shared::seal::pair::Slot;
+use shared::seal::pair::PairRole;
 use shared::token::TokenError;
 use shared::token::outcome::{Refreshed, Why};
 
@@ -198,14 +198,15 @@ async fn a_grant_without_a_refresh_token_keeps_the_old_one(world: World) {
     let process = world.process().await;
     world.install(&process, &l1).await;
     let before = world.stored(&l1).await;
-    let old = before.pair.as_ref().and_then(|pair| world.open(&before, Slot::Current, pair)).expect("a token");
+    let old = before.pair.as_ref().and_then(|pair| world.open(&before, PairRole::Current, pair)).expect("a token");
     for field in ["refresh_token", "userType"] {
         world.market.fault(Endpoint::Refresh, Fault::Without { field: field.into() }, Some(1));
         let renewed = refresh(&world, &process, &l1).await;
         assert!(matches!(renewed, Refreshed::Renewed(_)), "{field}: {renewed:?}");
         if field == "refresh_token" {
             let after = world.stored(&l1).await;
-            let kept = after.pair.as_ref().and_then(|pair| world.open(&after, Slot::Current, pair)).expect("a token");
+            let kept =
+                after.pair.as_ref().and_then(|pair| world.open(&after, PairRole::Current, pair)).expect("a token");
             assert_eq!(kept.expose(), old.expose());
         }
     }

@@ -11,7 +11,7 @@ use shared::domain::clock::Clock;
 use shared::domain::installation::Installation;
 use shared::domain::resource::Resource;
 use shared::domain::status::Status;
-use shared::seal::pair::Slot;
+use shared::seal::pair::PairRole;
 use shared::table::installation::LEASE;
 use shared::token::TokenError;
 use shared::token::outcome::{Refreshed, Why};
@@ -201,7 +201,7 @@ async fn several_standby_pairs_are_tried_in_turn(world: World) {
     world.market.change(|options| options.rotation = Rotation::Strict);
     // Every pair dies except the one that was granted first, which the product tries last.
     let stored = world.stored(&l1).await;
-    let current = stored.pair.as_ref().and_then(|pair| world.open(&stored, Slot::Current, pair)).expect("a token");
+    let current = stored.pair.as_ref().and_then(|pair| world.open(&stored, PairRole::Current, pair)).expect("a token");
     let others = stored.standby()[1..].iter().map(|standby| world.open_standby(&stored, standby));
     for token in others.chain([current]) {
         process.endpoint.present(&l1, &token).await;
@@ -323,7 +323,7 @@ async fn keep_an_older_install_as_standby(world: &World, process: &Process, reso
 async fn spend_the_current_token(world: &World, process: &Process, resource: &Resource) {
     world.market.change(|options| options.rotation = Rotation::Strict);
     let stored = world.stored(resource).await;
-    let token = stored.pair.as_ref().and_then(|pair| world.open(&stored, Slot::Current, pair)).expect("a token");
+    let token = stored.pair.as_ref().and_then(|pair| world.open(&stored, PairRole::Current, pair)).expect("a token");
     process.endpoint.present(resource, &token).await;
     assert_eq!(world.refresh_token_state(resource).await, Some(RefreshTokenState::Dead));
 }
