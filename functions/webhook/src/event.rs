@@ -5,7 +5,7 @@ use lambda_http::aws_lambda_events::apigw::ApiGatewayV2httpResponse;
 use lambda_runtime::{Context, LambdaEvent};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use shared::domain::qualifier::{Arrival, GatewayAlias, Qualifier};
+use shared::domain::qualifier::{GatewayAlias, InvocationKind, Qualifier};
 use shared::lambda::serve::answer_http;
 
 use crate::listener::Listener;
@@ -42,7 +42,7 @@ async fn answer_queue(
     context: &Context,
 ) -> SqsBatchResponse {
     let came_by = &context.invoked_function_arn;
-    if !alias.admits(Arrival::Queue, came_by) {
+    if !alias.admits(InvocationKind::Queue, came_by) {
         let (came_by, gateway) = (Qualifier::of(came_by), alias.name());
         tracing::warn!(?came_by, gateway, "an SQS event came by another qualifier than GATEWAY_ALIAS says");
     } else if let Ok(messages) = serde_json::from_str::<Vec<SqsMessage>>(records.get()) {

@@ -26,7 +26,7 @@ use shared::install::uninstall::{Reported, UninstallError};
 use shared::lambda::serve::HttpFunction;
 use shared::secrets::Secret;
 use shared::secrets::webhook::WebhookSecrets;
-use shared::table::webhook::{Delivery, LEASE, Progress};
+use shared::table::webhook::{IdempotencyKey, LEASE, Progress};
 use shared::table::{StoreError, Write};
 use tokio::time::Instant;
 
@@ -64,7 +64,7 @@ pub struct Listener {
 
 /// The claim of a webhook by one invocation.
 struct Claim {
-    delivery: Delivery,
+    key: IdempotencyKey,
     owner: LeaseOwner,
 }
 
@@ -121,7 +121,7 @@ impl Listener {
             }
         })?;
         let credentials = self.app.app_secret.get().await.map_err(|error| {
-            tracing::error!(%error, "the app's client id cannot be read");
+            tracing::error!(%error, "the app's secret cannot be read; the platform must send the webhook again");
             Refusal::TryAgain
         })?;
         let webhook = Webhook::of_app(body, credentials.app_id())?;
@@ -131,10 +131,10 @@ impl Listener {
             (Change::Unreadable, None) => return Err(Refusal::Malformed),
             _ => {}
         }
-        let claim = match self.delivery(&webhook, body) {
+        let claim = match self.idempotency_key(&webhook, body) {
             None => None,
-            Some(delivery) => {
-                let claim = Claim { delivery, owner: LeaseOwner::new() };
+            Some(key) => {
+                let claim = Claim { key, owner: LeaseOwner::new() };
                 match self.claim(&claim).await {
                     Ok(Write::Applied(_)) => Some(claim),
                     Ok(Write::Conflict(Progress::Done)) => return Ok(Acknowledgement::Repeated),
@@ -155,22 +155,22 @@ impl Listener {
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Write<Progress>, StoreError> {
-        let claiming = self.app.table.claim_webhook(&claim.delivery, &claim.owner, self.app.clock.now());
+        let claiming = self.app.table.claim_webhook(&claim.key, &claim.owner, self.app.clock.now());
         let claimed = within(CLAIM_TIME, Box::pin(claiming)).await;
         claimed.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into())))
     }
 
     /// Ends the claim of a webhook: marks the webhook as done, or makes it free for the next delivery.
     async fn end(&self, claim: &Claim, result: Result<Acknowledgement, Refusal>, deadline: Instant) {
-        let Claim { delivery, owner } = claim;
+        let Claim { key, owner } = claim;
         let is_published = result.is_ok() && self.events.is_some();
         // The same bytes without an id may report a later event. So they are marked only if they had an effect.
-        let is_done = result == Ok(Acknowledgement::Stored) || (is_published && matches!(delivery, Delivery::Id(_)));
+        let is_done = result == Ok(Acknowledgement::Stored) || (is_published && matches!(key, IdempotencyKey::Id(_)));
         let ending = async {
             if is_done {
-                self.app.table.set_webhook_done(delivery, self.app.clock.now()).await
+                self.app.table.set_webhook_done(key, self.app.clock.now()).await
             } else {
-                self.app.table.release_webhook(delivery, owner).await
+                self.app.table.release_webhook(key, owner).await
             }
         };
         let left = deadline.saturating_duration_since(Instant::now()).saturating_sub(ANSWER_TIME);
@@ -183,11 +183,13 @@ impl Listener {
     }
 
     /// The identity under which a webhook is claimed. `None` if each delivery is processed.
-    fn delivery(&self, webhook: &Webhook, body: &[u8]) -> Option<Delivery> {
+    fn idempotency_key(&self, webhook: &Webhook, body: &[u8]) -> Option<IdempotencyKey> {
         match &webhook.id {
             // A change needs the claim: a late repetition must not change anything.
-            Some(id) if webhook.changes_installations() || self.dedupe == Dedupe::On => Some(Delivery::Id(id.clone())),
-            None if webhook.changes_installations() => Some(Delivery::Bytes(sha256(body))),
+            Some(id) if webhook.changes_installations() || self.dedupe == Dedupe::On => {
+                Some(IdempotencyKey::Id(id.clone()))
+            }
+            None if webhook.changes_installations() => Some(IdempotencyKey::Bytes(sha256(body))),
             // Without an id, the same bytes may report another event.
             _ => None,
         }
@@ -293,7 +295,7 @@ impl Listener {
             Ok(Uninstalled::Unknown) => Ok(Acknowledgement::Unknown),
             Err(UninstallError::Store(error)) => Err(not_stored(&error)),
             Err(error) => {
-                tracing::warn!(%resource, %error, "it is not known whether an uninstall still holds");
+                tracing::warn!(%resource, %error, "an uninstall could not be checked; the platform must send the webhook again");
                 Err(Refusal::TryAgain)
             }
         }
@@ -343,7 +345,7 @@ async fn in_time(
 
 /// Logs a failed read or write. A webhook that is not stored must not be acknowledged.
 fn not_stored(error: &StoreError) -> Refusal {
-    tracing::error!(%error, "a webhook could not be stored");
+    tracing::error!(%error, "the table failed while a webhook was processed; the platform must send the webhook again");
     Refusal::TryAgain
 }
 

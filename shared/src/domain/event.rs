@@ -16,6 +16,7 @@ pub enum Name {
     /// The platform has paused the location.
     Suspended,
     /// The installation works again without a new install, after [`Name::Suspended`] or [`Name::NeedsReauthorization`].
+    /// This variant stays the last one, because the length of `ALL` is derived from it.
     Resumed,
     /// The installation has another version of the app.
     Updated,
@@ -24,7 +25,7 @@ pub enum Name {
 }
 
 impl Name {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; Self::PlanChanged as usize + 1] = [
         Self::Installed,
         Self::Uninstalled,
         Self::NeedsReauthorization,
@@ -35,7 +36,6 @@ impl Name {
     ];
 
     /// The name in the table, on the bus and in logs.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Installed => "Installed",
@@ -68,7 +68,6 @@ impl fmt::Display for Event {
 
 impl Event {
     /// Parses the text that `Display` writes.
-    #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('@');
         let name = parts.next()?;

@@ -100,9 +100,6 @@ pub struct Page<T> {
 impl Table {
     /// Lists a company, or moves it to the newest end of the list. Returns the details that [`Table::note_details`] has
     /// noted.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn list_company(&self, company: &str, now: Millis) -> Result<AppDetails, StoreError> {
         let mut write = Update::of(key(company));
         write.set("due_shard", s(COMPANIES)).set("due_at", n(now)).remove(["expires_at"]);
@@ -123,9 +120,6 @@ impl Table {
     }
 
     /// Lists a company that was installed at `installed_at`. A listed company keeps its place.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn keep_company_listed(&self, company: &str, installed_at: Millis) -> Result<(), StoreError> {
         let mut write = Update::of(key(company));
         write.set("due_shard", s(COMPANIES)).remove(["expires_at"]);
@@ -134,9 +128,6 @@ impl Table {
     }
 
     /// Removes a company from the list, unless an install notice came after `noted_at`.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn unlist_company(&self, company: &str, noted_at: Millis, now: Millis) -> Result<(), StoreError> {
         let mut write = Update::of(key(company));
         write.when("due_at <= :noted_at").value(":noted_at", n(noted_at));
@@ -145,9 +136,6 @@ impl Table {
     }
 
     /// The companies with the latest install notices, newest first, at most `limit`.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn newest_companies(&self, limit: usize) -> Result<Vec<Listed>, StoreError> {
         let limit = i32::try_from(limit).unwrap_or(i32::MAX);
         let page = self.due_partition(COMPANIES, None).scan_index_forward(false).limit(limit).send().await?;
@@ -156,9 +144,6 @@ impl Table {
 
     /// A page of the listed companies, oldest install notice first. So a company that is listed during the reading is
     /// on a later page.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn companies(&self, after: Option<&Listed>, limit: usize) -> Result<Page<Listed>, StoreError> {
         let limit = i32::try_from(limit).unwrap_or(i32::MAX);
         let after = after.map(|listed| {
@@ -175,9 +160,6 @@ impl Table {
     }
 
     /// Notes that a company needs background work, before the write that the note is about.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn note_task(&self, company: &str, note: Note, now: Millis) -> Result<(), StoreError> {
         let mut write = Update::of(task_key(company));
         write.set("noted_at", n(now)).set("due_at", n(now)).set("due_shard", s(TASKS));
@@ -195,9 +177,6 @@ impl Table {
     }
 
     /// A page of the companies whose tasks are due at `now`, longest due first.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn due_tasks(&self, now: Millis, after: Option<Item>, limit: i32) -> Result<Page<String>, StoreError> {
         let page = self.due_partition(TASKS, Some(now)).set_exclusive_start_key(after).limit(limit).send().await?;
         let id = |item| Attributes::of(item).text("pk")?.strip_prefix(PREFIX)?.strip_suffix(TASK_SUFFIX);
@@ -206,9 +185,6 @@ impl Table {
     }
 
     /// The open task of a company (strongly consistent).
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn task(&self, company: &str, now: Millis) -> Result<Option<Task>, StoreError> {
         let read = self.client.get_item().table_name(&*self.name).key("pk", s(task_key(company)));
         let answer = read.consistent_read(true).send().await?;
@@ -216,9 +192,6 @@ impl Table {
     }
 
     /// Finishes a task, unless the task was noted again. Returns true if the task is finished.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn finish_task(&self, task: &Task, now: Millis) -> Result<bool, StoreError> {
         let mut write = Update::of(task_key(&task.company));
         write.when_equal("noted_at", n(task.noted_at)).set("expires_at", n((now + KEPT).seconds()));
@@ -228,9 +201,6 @@ impl Table {
     }
 
     /// Postpones the next run of a task, unless the task was noted again. `failures` is the number of failed runs.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn postpone_task(&self, task: &Task, until: Millis, failures: u32) -> Result<(), StoreError> {
         let mut write = Update::of(task_key(&task.company));
         write.when_equal("noted_at", n(task.noted_at)).set("due_at", n(until)).set("task_failures", n(failures));
@@ -239,9 +209,6 @@ impl Table {
 
     /// Stores the number of entries of a company's list of locations that were read, or 0 after the whole list was
     /// read.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn set_locations_read(&self, company: &str, read: usize, now: Millis) -> Result<(), StoreError> {
         let mut write = Update::of(task_key(company));
         write.when("attribute_exists(noted_at)").set("#read", n(read)).set("read_at", n(now));

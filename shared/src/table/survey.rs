@@ -38,7 +38,7 @@ const READ: [&str; 25] = [
 ];
 
 /// The attribute that marks a placeholder.
-const PLACEHOLDER: &str = "supposed";
+const PLACEHOLDER: &str = "placeholder";
 
 /// An installation without its tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,9 +120,6 @@ pub struct Part<T> {
 
 impl Table {
     /// One installation without its tokens. `None` if there is none, or only a placeholder.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn overview(&self, resource: &Resource) -> Result<Option<Overview>, StoreError> {
         let read = self.client.get_item().table_name(&*self.name).key("pk", s(installation_key(resource)));
         let (projection, names) = projection();
@@ -134,9 +131,6 @@ impl Table {
 
     /// A page of installations without their tokens. Reads the whole table, a megabyte at a time, with the counters.
     /// For operators, not for functions.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn overviews(&self, from: Option<Item>) -> Result<Part<Overview>, StoreError> {
         let (projection, names) = projection();
         let scan = self.client.scan().table_name(&*self.name).set_exclusive_start_key(from);

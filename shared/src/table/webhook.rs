@@ -16,17 +16,17 @@ pub const LEASE: Duration = Duration::from_secs(10);
 /// The time for which the mark of a webhook is kept. The platform does not send a webhook again after this time.
 const KEPT: Duration = Duration::from_hours(24);
 
-/// The identity of a webhook: two deliveries of the same identity are the same webhook.
+/// The idempotency key of a webhook: two deliveries with the same key are the same webhook.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Delivery {
+pub enum IdempotencyKey {
     /// The same `webhookId`.
     Id(String),
     /// The same body, by the SHA-256 of its bytes in hexadecimal digits.
     Bytes(String),
 }
 
-impl Delivery {
-    fn key(&self) -> String {
+impl IdempotencyKey {
+    fn item_key(&self) -> String {
         match self {
             Self::Id(id) => format!("webhook#id#{id}"),
             Self::Bytes(digest) => format!("webhook#bytes#{digest}"),
@@ -50,11 +50,11 @@ impl Table {
     /// [`StoreError`]: the webhook may be claimed, and the claim then lapses.
     pub async fn claim_webhook(
         &self,
-        delivery: &Delivery,
+        key: &IdempotencyKey,
         owner: &LeaseOwner,
         now: Millis,
     ) -> Result<Write<Progress>, StoreError> {
-        let mut write = Update::of(delivery.key());
+        let mut write = Update::of(key.item_key());
         // `DynamoDB` deletes expired items within days, not at once.
         write.when("attribute_not_exists(pk) OR claim_ends_at <= :now OR expires_at <= :now_seconds");
         write.value(":now", n(now)).value(":now_seconds", n(now.seconds()));
@@ -70,8 +70,8 @@ impl Table {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn release_webhook(&self, delivery: &Delivery, owner: &LeaseOwner) -> Result<(), StoreError> {
-        let mut write = Update::of(delivery.key());
+    pub async fn release_webhook(&self, key: &IdempotencyKey, owner: &LeaseOwner) -> Result<(), StoreError> {
+        let mut write = Update::of(key.item_key());
         write.when_equal("claimed_by", s(owner.as_str())).set("claim_ends_at", n(0));
         self.write(write).await.map(drop)
     }
@@ -81,8 +81,8 @@ impl Table {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn set_webhook_done(&self, delivery: &Delivery, now: Millis) -> Result<(), StoreError> {
-        let mut write = Update::of(delivery.key());
+    pub async fn set_webhook_done(&self, key: &IdempotencyKey, now: Millis) -> Result<(), StoreError> {
+        let mut write = Update::of(key.item_key());
         write.set("expires_at", n((now + KEPT).seconds())).remove(["claimed_by", "claim_ends_at"]);
         self.write(write).await.map(drop)
     }

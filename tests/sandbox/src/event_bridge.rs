@@ -73,14 +73,14 @@ struct State {
 #[derive(Debug, Default)]
 struct Desk {
     state: Mutex<State>,
-    told: Bus,
+    bus: Bus,
 }
 
 impl Desk {
     /// Publishes an event of the bus to the sandbox.
     fn tell(&self, put: &Put) {
         let name = put.detail_type.clone();
-        self.told.publish(if put.source == platform::SOURCE {
+        self.bus.publish(if put.source == platform::SOURCE {
             Event::Published { name, resources: put.resources.clone() }
         } else {
             Event::Lifecycle { name, detail: put.detail.clone() }
@@ -96,12 +96,12 @@ pub struct EventBridge {
 }
 
 impl EventBridge {
-    /// Starts the endpoint on a free port. Events put on the bus are also published to `told`.
+    /// Starts the endpoint on a free port. Events put on the bus are also published to `bus`.
     ///
     /// # Errors
     /// No port is free.
-    pub async fn start(told: Bus) -> Result<Self, StartError> {
-        let desk = Arc::new(Desk { state: Mutex::default(), told });
+    pub async fn start(bus: Bus) -> Result<Self, StartError> {
+        let desk = Arc::new(Desk { state: Mutex::default(), bus });
         let router =
             Router::new().route("/", post(serve)).layer(DefaultBodyLimit::disable()).with_state(Arc::clone(&desk));
         let server = Server::start(0, router, WhenClientLeaves::Finish).await?;
@@ -109,7 +109,6 @@ impl EventBridge {
     }
 
     /// Returns the base URL, for `AWS_ENDPOINT_URL_EVENTBRIDGE`.
-    #[must_use]
     pub fn url(&self) -> String {
         self.server.url()
     }
@@ -125,13 +124,11 @@ impl EventBridge {
     }
 
     /// Returns every event that was put on the bus, in the order of arrival.
-    #[must_use]
     pub fn events(&self) -> Vec<Put> {
         self.state().events.clone()
     }
 
     /// Returns the number of requests, including failed ones.
-    #[must_use]
     pub fn requests(&self) -> u64 {
         self.state().requests
     }

@@ -6,12 +6,14 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use super::START;
-use super::store::{Answer, Store};
+use super::store::Store;
 use super::world::{Arrival, Record, Sent, World};
 use crate::domain::clock::Millis;
+use crate::limiter::counters::Counters;
 use crate::limiter::decision::{Permits, Plan, exchange, plan};
 use crate::limiter::memory::Memory;
 use crate::limiter::window::Window;
+use crate::table::Write;
 
 /// The two items of which a request may need permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,7 +29,7 @@ struct Queue {
     waiters: VecDeque<usize>,
     /// The write on its way.
     writing: Option<Plan>,
-    answer: Option<Answer>,
+    answer: Option<Write<Counters>>,
 }
 
 /// The permits of a request.
@@ -36,7 +38,7 @@ struct Request {
     of_share: Option<Permits>,
     /// The resource's permit, while the share's permit is exchanged.
     of_resource: Option<Permits>,
-    exchange: Option<(Plan, Option<Answer>)>,
+    exchange: Option<(Plan, Option<Write<Counters>>)>,
 }
 
 /// The number is that of a request, or of a process.
@@ -129,7 +131,7 @@ impl Run<'_> {
             Event::WriteReceived(process, item) => {
                 let write = self.queue(process, item).writing.clone().expect("a write");
                 let answer = self.store(item).apply(&write);
-                self.record.failed += usize::from(answer.is_err());
+                self.record.failed += usize::from(!answer.is_applied());
                 self.queue(process, item).answer = Some(answer);
                 self.later(Event::WriteAnswered(process, item));
             }
@@ -191,10 +193,10 @@ impl Run<'_> {
         let write = queue.writing.take().expect("a write");
         match queue.answer.take().expect("an answer") {
             _ if is_lost => queue.waiters.clear(),
-            Err(found) => {
-                queue.memory.saw(*found, now);
+            conflict @ (Write::Conflict(_) | Write::NotFound) => {
+                queue.memory.saw(conflict.into_item(), now);
             }
-            Ok(counters) => {
+            Write::Applied(counters) => {
                 queue.memory.saw(Some(counters), now);
                 for _ in 0..write.permits().count {
                     self.grant(process, item, write.permits());
@@ -252,10 +254,10 @@ impl Run<'_> {
         let (write, answer) = self.requests[request].exchange.take().expect("an exchange");
         match answer.expect("an answer") {
             _ if is_lost => return,
-            Err(found) => {
-                self.queue(process, Item::Share).memory.saw(*found, now);
+            conflict @ (Write::Conflict(_) | Write::NotFound) => {
+                self.queue(process, Item::Share).memory.saw(conflict.into_item(), now);
             }
-            Ok(counters) => {
+            Write::Applied(counters) => {
                 self.queue(process, Item::Share).memory.saw(Some(counters), now);
                 self.requests[request].of_share = Some(write.permits());
                 self.record.exchanged += 1;

@@ -68,7 +68,7 @@ impl Table {
         now: Millis,
     ) -> Result<Write<Box<Installation>>, StoreError> {
         let mut write = Update::of_installation(resource);
-        write.when_status(|status| status != Status::Revoked).when("attribute_not_exists(supposed)");
+        write.when_status(|status| status != Status::Revoked).when("attribute_not_exists(placeholder)");
         if let Some(at) = details.version_at {
             write.when("attribute_not_exists(version_at) OR version_at < :version_at").value(":version_at", n(at));
         }

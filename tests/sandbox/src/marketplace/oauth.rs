@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::{
     Platform, State, TokenRequest,
     api::{Caller, version_problem},
-    faults::{Answer, Endpoint, Fault, strike},
+    faults::{Endpoint, Fault, PlatformAnswer, strike},
     grants::{Pair, Refusal, Resource},
 };
 use crate::{events::Event, form::Form, identity::SCOPES};
@@ -35,11 +35,11 @@ struct Decision {
     grant: String,
     resource: Option<Resource>,
     outcome: String,
-    answer: Answer,
+    answer: PlatformAnswer,
 }
 
 impl Decision {
-    fn refused(grant: &str, resource: Option<Resource>, answer: Answer, outcome: &str) -> Self {
+    fn refused(grant: &str, resource: Option<Resource>, answer: PlatformAnswer, outcome: &str) -> Self {
         Self { grant: grant.to_owned(), resource, outcome: outcome.to_owned(), answer }
     }
 }
@@ -48,7 +48,7 @@ async fn token(Shared(platform): Shared<Arc<Platform>>, request: Request<Body>) 
     let headers = request.headers().clone();
     let body = to_bytes(request.into_body(), LARGEST_FORM).await.unwrap_or_default();
     let Some(form) = Form::read(&headers, &body) else {
-        let refusal = Answer::json(
+        let refusal = PlatformAnswer::json(
             422,
             &json!({ "statusCode": 422, "message": ["body must be a form or JSON"], "error": "Unprocessable Entity" }),
         );
@@ -67,8 +67,8 @@ async fn token(Shared(platform): Shared<Arc<Platform>>, request: Request<Body>) 
 fn decide(platform: &Platform, grant: &str, form: &Form, camel: bool) -> Decision {
     let now_ms = platform.clock.now_ms();
     let mut state = platform.state();
-    let refused = |resource, answer: Answer, why: &str| Decision::refused(grant, resource, answer, why);
-    let bad = |message: &str| refused(None, Answer::refusal(400, message), message);
+    let refused = |resource, answer: PlatformAnswer, why: &str| Decision::refused(grant, resource, answer, why);
+    let bad = |message: &str| refused(None, PlatformAnswer::refusal(400, message), message);
     let wrong_client = || {
         let why = "Invalid client credentials!";
         refused(None, unauthorized(why), why)
@@ -118,7 +118,7 @@ fn decide(platform: &Platform, grant: &str, form: &Form, camel: bool) -> Decisio
                 grant: grant.to_owned(),
                 resource: Some(pair.resource),
                 outcome: "granted".to_owned(),
-                answer: Answer::json(200, &value),
+                answer: PlatformAnswer::json(200, &value),
             }
         }
         Err(refusal) => {
@@ -128,18 +128,18 @@ fn decide(platform: &Platform, grant: &str, form: &Form, camel: bool) -> Decisio
     }
 }
 
-fn unauthorized(description: &str) -> Answer {
-    Answer::json(401, &json!({ "error": "UnAuthorized!", "error_description": description }))
+fn unauthorized(description: &str) -> PlatformAnswer {
+    PlatformAnswer::json(401, &json!({ "error": "UnAuthorized!", "error_description": description }))
 }
 
-fn refusal_answer(refusal: Refusal) -> (Answer, &'static str) {
+fn refusal_answer(refusal: Refusal) -> (PlatformAnswer, &'static str) {
     let message = match refusal {
         Refusal::CodeNotFound => return (unauthorized("Authorization code not found"), "Authorization code not found"),
         Refusal::RedirectMismatch => "Invalid parameter: redirectUri",
         Refusal::RefreshTokenInvalid => "Invalid grant: refresh token is invalid",
         Refusal::NotActive => "Location is not active",
     };
-    (Answer::refusal(400, message), message)
+    (PlatformAnswer::refusal(400, message), message)
 }
 
 /// Builds the answer with a token pair. The five names of RFC 6749 are in snake case and the others in camel case; in
@@ -187,19 +187,19 @@ fn mint_one(platform: &Platform, headers: &HeaderMap, body: &[u8]) -> Decision {
     let form = Form::read(headers, body);
     let location = form.as_ref().and_then(|form| form.get("locationId")).unwrap_or_default().to_owned();
     let resource = Some(Resource::Location(location.clone()));
-    let refused = |answer: Answer, why: &str| Decision::refused("mint", resource.clone(), answer, why);
+    let refused = |answer: PlatformAnswer, why: &str| Decision::refused("mint", resource.clone(), answer, why);
     let company = match company_caller(&state, headers, now_ms) {
         Ok(company) => company,
         Err((answer, why)) => return refused(answer, why),
     };
     let Some(form) = form else {
-        return refused(Answer::refusal(422, "body must be a form"), "unreadable");
+        return refused(PlatformAnswer::refusal(422, "body must be a form"), "unreadable");
     };
     if form.get("companyId") != Some(company.as_str()) {
-        return refused(Answer::refusal(403, NO_ACCESS), "other company");
+        return refused(PlatformAnswer::refusal(403, NO_ACCESS), "other company");
     }
     if !state.installed_of(&company).any(|known| known.id == location) {
-        return refused(Answer::refusal(403, NO_ACCESS), "not installed there");
+        return refused(PlatformAnswer::refusal(403, NO_ACCESS), "not installed there");
     }
     let life_ms = state.life_ms();
     let pair = state.grants.begin(Resource::Location(location), &company, life_ms, now_ms);
@@ -208,25 +208,27 @@ fn mint_one(platform: &Platform, headers: &HeaderMap, body: &[u8]) -> Decision {
         grant: "mint".to_owned(),
         resource: Some(pair.resource),
         outcome: "granted".to_owned(),
-        answer: Answer::json(201, &value),
+        answer: PlatformAnswer::json(201, &value),
     }
 }
 
 const NO_ACCESS: &str = "The token does not have access to this location.";
 
 /// Returns the id of the agency that calls. The headers must have a valid agency token and a valid version.
-fn company_caller(state: &State, headers: &HeaderMap, now_ms: u64) -> Result<String, (Answer, &'static str)> {
+fn company_caller(state: &State, headers: &HeaderMap, now_ms: u64) -> Result<String, (PlatformAnswer, &'static str)> {
     let caller = Caller::of(state, headers, now_ms);
     let (resource, company) = match caller {
         Caller::Known(resource, company) => (resource, company),
-        Caller::Expired(_) | Caller::Unknown => return Err((Answer::refusal(401, "Invalid JWT"), "invalid token")),
+        Caller::Expired(_) | Caller::Unknown => {
+            return Err((PlatformAnswer::refusal(401, "Invalid JWT"), "invalid token"));
+        }
     };
     if let Some(problem) = version_problem(headers) {
-        return Err((Answer::refusal(401, problem), problem));
+        return Err((PlatformAnswer::refusal(401, problem), problem));
     }
     match resource {
         Resource::Company(_) => Ok(company),
-        Resource::Location(_) => Err((Answer::refusal(401, super::api::WRONG_CLASS), "wrong class")),
+        Resource::Location(_) => Err((PlatformAnswer::refusal(401, super::api::WRONG_CLASS), "wrong class")),
     }
 }
 
@@ -237,7 +239,7 @@ async fn installed_locations(Shared(platform): Shared<Arc<Platform>>, request: R
     strike(fault, Some(answer)).await
 }
 
-fn locations_page(platform: &Platform, headers: &HeaderMap, query: &Form) -> Answer {
+fn locations_page(platform: &Platform, headers: &HeaderMap, query: &Form) -> PlatformAnswer {
     let state = platform.state();
     let company = match company_caller(&state, headers, platform.clock.now_ms()) {
         Ok(company) => company,
@@ -252,11 +254,14 @@ fn locations_page(platform: &Platform, headers: &HeaderMap, query: &Form) -> Ans
     .filter_map(|(wrong, message)| wrong.then_some(message))
     .collect();
     if !wrong.is_empty() {
-        return Answer::json(422, &json!({ "statusCode": 422, "message": wrong, "error": "Unprocessable Entity" }));
+        return PlatformAnswer::json(
+            422,
+            &json!({ "statusCode": 422, "message": wrong, "error": "Unprocessable Entity" }),
+        );
     }
     let number = |name: &str, default: usize| query.get(name).map_or(Some(default), |text| text.parse().ok());
     let (Some(skip), Some(limit)) = (number("skip", 0), number("limit", 20)) else {
-        return Answer::refusal(422, "skip and limit must be number strings");
+        return PlatformAnswer::refusal(422, "skip and limit must be number strings");
     };
     let only_installed = query.get("isInstalled") == Some("true");
     let listed: Vec<_> = state
@@ -274,7 +279,7 @@ fn locations_page(platform: &Platform, headers: &HeaderMap, query: &Form) -> Ans
             json!({ "_id": location.id, "name": location.name, "address": "1 Main Street", "isInstalled": installed })
         })
         .collect();
-    Answer::json(200, &json!({ "locations": page, "count": listed.len(), "installToFutureLocations": true }))
+    PlatformAnswer::json(200, &json!({ "locations": page, "count": listed.len(), "installToFutureLocations": true }))
 }
 
 impl State {
