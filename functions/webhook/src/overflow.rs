@@ -19,23 +19,19 @@ pub async fn drain(
     for message in messages {
         // Lambda takes an empty id as a failure of the whole batch.
         let id = message.message_id.clone().unwrap_or_default();
-        match event(message, now) {
-            Some(event) => {
-                ids.push(id);
-                readable.push(event);
-            }
-            None => {
-                tracing::error!(alarm = "events", message = id, "a message of the overflow queue is not an event");
-                failed.push(id);
-            }
+        if let Some(event) = event(message, now) {
+            ids.push(id);
+            readable.push(event);
+        } else {
+            tracing::error!(alarm = "events", message = id, "a message of the overflow queue is not an event");
+            failed.push(id);
         }
     }
-    let published = match events {
-        Some(events) => events.publish_all(readable, deadline).await,
-        None => {
-            tracing::error!(alarm = "events", "the overflow queue has events, but there is no bus");
-            vec![false; readable.len()]
-        }
+    let published = if let Some(events) = events {
+        events.publish_all(readable, deadline).await
+    } else {
+        tracing::error!(alarm = "events", "the overflow queue has events, but there is no bus");
+        vec![false; readable.len()]
     };
     failed.extend(ids.into_iter().zip(published).filter(|(_, is_published)| !is_published).map(|(id, _)| id));
     let oldest = messages.iter().filter_map(sent_at).min().unwrap_or(now);

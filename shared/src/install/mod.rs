@@ -206,9 +206,6 @@ impl Installations {
 
     /// Records details that the marketplace has reported at `at`. With `news`, an event of this name is published if the
     /// details were changed. A conflict means that a newer report is stored.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn record_details(
         &self,
         resource: &Resource,
@@ -329,7 +326,7 @@ impl Installations {
             tokio::try_join!(self.table.note_task(id, Note::Installing(at), now), self.table.list_company(id, now))
         };
         // The future is boxed, because the futures of two SDK calls at once are large.
-        if let Ok(Ok((_, details))) = tokio::time::timeout(RECORDING, Box::pin(noting)).await {
+        if let Ok(Ok(((), details))) = tokio::time::timeout(RECORDING, Box::pin(noting)).await {
             return Some(details);
         }
         tracing::warn!(%resource, "a company could not be listed; its locations are found when its token is renewed");
