@@ -48,7 +48,7 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use crate::domain::resource::Resource;
+use crate::domain::resource::{Kind, Resource};
 use crate::http_client::aws_error::describe;
 
 pub(crate) use update::Update;
@@ -124,10 +124,19 @@ impl<T> Write<T> {
     }
 }
 
+/// The beginning of the keys of resources' counters.
+const QUOTA: &str = "quota#";
+
 /// The key of a resource's counters.
 #[must_use]
 pub fn quota_key(resource: &Resource) -> String {
-    format!("quota#{}#{}", resource.kind().as_str(), resource.id())
+    format!("{QUOTA}{}#{}", resource.kind().as_str(), resource.id())
+}
+
+/// The resource whose counters have this key.
+pub(crate) fn resource_of_quota_key(key: &str) -> Option<Resource> {
+    let (kind, id) = key.strip_prefix(QUOTA)?.split_once('#')?;
+    Resource::new([Kind::Location, Kind::Company].into_iter().find(|known| known.as_str() == kind)?, id).ok()
 }
 
 /// A number attribute.
