@@ -36,6 +36,7 @@ ENVIRONMENT = {
     | {
         "SEALING_SECRET_ID",
         "API_URL",
+        "PLATFORM_API",
         "MARKETPLACE_URL",
         "AUTHORIZATION_PATH",
         "SCOPES",
@@ -55,6 +56,7 @@ ENVIRONMENT = {
         "SEALING_SECRET_ID",
         "CALLERS_SECRET_ID",
         "API_URL",
+        "PLATFORM_API",
         "BURST_LIMIT",
         "BURST_LIMIT_MAX",
         "BURST_INTERVAL_MS",
@@ -67,6 +69,7 @@ ENVIRONMENT = {
     | {
         "SEALING_SECRET_ID",
         "API_URL",
+        "PLATFORM_API",
         "BURST_LIMIT",
         "BURST_LIMIT_MAX",
         "BURST_INTERVAL_MS",
@@ -79,6 +82,7 @@ ENVIRONMENT = {
     | {
         "SEALING_SECRET_ID",
         "API_URL",
+        "PLATFORM_API",
         "BURST_LIMIT",
         "BURST_LIMIT_MAX",
         "BURST_INTERVAL_MS",
@@ -112,7 +116,7 @@ _COMPANIES = {("dynamodb:Query", "Table/index/due", ("companies",))}
 
 # One row a permission: action, resource, and for items the prefixes of their keys.
 PERMISSIONS = {
-    "callback": _read_and_write("app#company#*", "exchanges#*", "installation#*", "redirect#*")
+    "callback": _read_and_write("app#api", "app#company#*", "exchanges#*", "installation#*", "redirect#*")
     | _secrets("AppSecret", "SealingSecret")
     | {("sqs:SendMessage", "RescueQueue", None)}
     | _logs_and_traces("CallbackLogs"),
@@ -134,7 +138,7 @@ PERMISSIONS = {
     }
     | _logs_and_traces("RefreshLogs"),
     "webhook": _read_and_write(
-        "app#company#*", "installation#*", "minter-quota#*", "quota#*", "webhook#*"
+        "app#api", "app#company#*", "installation#*", "minter-quota#*", "quota#*", "webhook#*"
     )
     | _COMPANIES
     | _secrets("AppSecret", "SealingSecret")

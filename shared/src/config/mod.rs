@@ -23,6 +23,7 @@ pub use self::relay::RelayConfig;
 pub use self::runtime::{events_at_once, runtime_variables, starts_for_a_call};
 pub use self::secure_url::{is_loopback, parse_url};
 pub use self::webhook::WebhookConfig;
+use crate::domain::api_version::{ApiVersion, PlatformApi};
 use crate::domain::limits::{LimitPolicy, Limits};
 use crate::domain::qualifier::{GatewayAlias, names_an_alias};
 
@@ -39,6 +40,8 @@ pub struct AppConfig {
     pub gateway_alias: GatewayAlias,
     /// The base URL of the platform's API.
     pub api_url: Url,
+    /// The version of the platform's API for the system's own calls.
+    pub platform_api: PlatformApi,
     /// The configured limits of a resource.
     pub limits: LimitPolicy,
     /// The queue for token pairs that could not be stored.
@@ -69,6 +72,12 @@ impl AppConfig {
         let is_alias = |name: &str| names_an_alias(name).then(|| name.to_owned());
         let gateway_alias = env.parsed("GATEWAY_ALIAS", alias_form, is_alias);
         let api_url = env.url("API_URL", "https://services.leadconnectorhq.com");
+        let versions = [
+            ("auto", PlatformApi::Auto),
+            ("v2", PlatformApi::Only(ApiVersion::V2)),
+            ("v3", PlatformApi::Only(ApiVersion::V3)),
+        ];
+        let platform_api = env.choice("PLATFORM_API", versions);
         let limits = read_limits(env);
         let rescue_queue_url = env.optional_url("RESCUE_QUEUE_URL");
         for name in AWS_ENDPOINTS {
@@ -82,6 +91,7 @@ impl AppConfig {
             sealing_secret_id: sealing_secret_id?,
             gateway_alias: GatewayAlias::new(gateway_alias?),
             api_url: api_url?,
+            platform_api: platform_api?,
             limits: limits?,
             rescue_queue_url: rescue_queue_url?.map(String::from),
             event_bus_name: env.optional("EVENT_BUS_NAME"),
@@ -190,6 +200,7 @@ mod tests {
     fn defaults_are_the_contracts() {
         let app = from(&LEAST, AppConfig::read).expect("the least is enough");
         assert_eq!(app.api_url.as_str(), "https://services.leadconnectorhq.com/");
+        assert_eq!(app.platform_api, PlatformApi::Auto);
         let LimitPolicy { default, bounds } = app.limits;
         assert_eq!((default.burst, default.daily), (100, 200_000));
         assert_eq!((default.interval, bounds.interval), (Duration::from_secs(10), Duration::from_secs(1)));
@@ -239,9 +250,10 @@ mod tests {
     }
 
     /// Malformed variables of every function.
-    const MALFORMED: [(&str, &str); 11] = [
+    const MALFORMED: [(&str, &str); 12] = [
         ("TABLE_NAME", " "),
         ("API_URL", "http://example.com"),
+        ("PLATFORM_API", "v1"),
         ("BURST_LIMIT", "0"),
         ("BURST_INTERVAL_MS", "ten"),
         ("DAILY_LIMIT", "-1"),

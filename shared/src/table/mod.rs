@@ -9,6 +9,7 @@
 //! | `caller-quota#CALLER#location#ID`, … | the counters of a caller's share of a resource | relay |
 //! | `minter-quota#company#ID` | the counters of the share of a company that minting for placeholders has | relay, refresh |
 //! | `app#…` | state of the whole app, such as the circuit breaker | refresh, relay |
+//! | `app#api` | versions of the platform's API that work ([`api_versions`]) | callback, refresh, relay, webhook |
 //! | `app#alarm#NAME` | when an alarm of the whole app was last raised | refresh, relay |
 //! | `app#company#ID` | a listed company, one that has the app ([`company`]) | callback, refresh, webhook |
 //! | `app#company#ID#task` | background work for a company, and how far its list of locations was read | callback, refresh, webhook |
@@ -27,6 +28,7 @@
 //! own, so traffic never makes the commit of a token pair fail. `expires_at` (seconds) is the TTL attribute.
 
 pub mod alarm;
+pub mod api_versions;
 pub mod app;
 pub mod clock_check;
 pub mod company;

@@ -5,6 +5,7 @@ mod minting;
 mod presence;
 mod search;
 mod sender;
+mod versions;
 mod webhooks;
 
 use it::world::{Process, World, location};

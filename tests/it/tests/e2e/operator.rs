@@ -123,9 +123,9 @@ async fn installations_are_listed_shown_renewed_and_revoked() {
     assert_eq!(done(&system, &["quota", &first]).await["burst"]["remaining"], 99);
     assert_eq!(done(&system, &["quota", &second]).await["daily"]["remaining"], 200_000);
     assert_eq!(done(&system, &["quota"]).await["limits"], json!([]));
-    system.sandbox.marketplace.set_limits_of(location(2), Limits::sandbox_agency());
-    assert_eq!(system.get(&location(2), "/echo").await.status, 200);
-    let limits = json!([{ "resource": json_2, "burst": 25, "interval_ms": 10_000, "daily": 10_000 }]);
+    system.sandbox.marketplace.set_limits_of(location(1), Limits::sandbox_agency());
+    assert_eq!(system.get(&location(1), "/echo").await.status, 200);
+    let limits = json!([{ "resource": json_1, "burst": 25, "interval_ms": 10_000, "daily": 10_000 }]);
     assert_eq!(done(&system, &["quota"]).await["limits"], limits);
 
     let shown = done(&system, &["show", &first]).await;

@@ -14,7 +14,7 @@ use http::{HeaderMap, Method, Request, Uri};
 use serde_json::{Value, json};
 
 use super::{
-    ApiRequest, Platform, State,
+    ApiRequest, ApiVersions, Platform, State,
     faults::{Answer, Endpoint, Fault, strike},
     grants::{AccessProblem, Resource},
     published::Operation,
@@ -55,9 +55,10 @@ impl Caller {
 }
 
 /// Returns the platform's message if the `Version` header is missing or wrong.
-pub(super) fn version_problem(headers: &HeaderMap) -> Option<&'static str> {
+pub(super) fn version_problem(api: ApiVersions, headers: &HeaderMap) -> Option<&'static str> {
     match headers.get("version").map(http::HeaderValue::as_bytes) {
         None => Some("version header was not found."),
+        Some(b"v3") if api == ApiVersions::V2 => Some("version header is invalid"),
         // The official Node SDK sends 2023-02-21 by default.
         Some(b"2021-04-15" | b"2021-07-28" | b"2023-02-21" | b"v3") => None,
         Some(_) => Some("version header is invalid"),
@@ -160,7 +161,7 @@ impl Platform {
 
     fn resource(&self, caller: &Caller, received: &Received) -> Answer {
         let Caller::Known(resource, company) = caller else { return Answer::refusal(401, "Invalid JWT") };
-        if let Some(problem) = version_problem(&received.headers) {
+        if let Some(problem) = version_problem(self.state().options.api, &received.headers) {
             return Answer::refusal(401, problem);
         }
         let path = received.uri.path();
