@@ -262,6 +262,9 @@ mod tests {
     const CONTACTS: Option<&str> = Some("contacts");
     const CALENDARS: Option<&str> = Some("calendars");
 
+    /// An answer's status, endpoint and stated limits; the limits that bind after it, and true if it caused a write.
+    type Step = (u16, Option<&'static str>, (u32, u64, u32), (u32, u64, u32), bool);
+
     /// An item that answers are observed for, one after the other.
     struct Observed(Counters);
 
@@ -303,7 +306,6 @@ mod tests {
     fn limits_are_lowered_at_once_and_raised_by_two_endpoints_that_agree() {
         const DAY: u32 = 200_000;
         let (usual, sandbox, high) = ((100, 10, DAY), (25, 10, 10_000), (500, 10, 1_000_000));
-        type Step = (u16, Option<&'static str>, (u32, u64, u32), (u32, u64, u32), bool);
         let cases: &[(&str, &[Step])] = &[
             ("the default costs nothing", &[(200, CONTACTS, usual, usual, false)]),
             ("a sandbox agency", &[(200, CONTACTS, sandbox, sandbox, true), (200, CALENDARS, sandbox, sandbox, false)]),

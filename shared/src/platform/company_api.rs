@@ -267,7 +267,7 @@ impl TokenEndpoint {
         let body = zeroize::Zeroizing::new(Vec::from(answer.body));
         let retry_after = answer.headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
         let error = (!answer.status.is_success()).then(|| ErrorResponse::read(answer.status, &body));
-        if error.as_ref().is_some_and(is_about_the_version) {
+        if error.as_ref().is_some_and(|error| is_about_the_version(own, error)) {
             if self.versions.refused(own, version) {
                 return None;
             }
@@ -298,11 +298,12 @@ fn path_of_minting(version: ApiVersion) -> &'static str {
     }
 }
 
-/// True if the platform says that a call does not exist in the version in which it was sent. A plain 404 counts, too: the
-/// platform has been seen to answer so for a path that it does not have.
-fn is_about_the_version(error: &ErrorResponse) -> bool {
+/// True if the platform says that a call does not exist in the version in which it was sent. For a path that differs
+/// between the versions, a plain 404 counts, too: the platform has been seen to answer so for a path that it does not
+/// have.
+fn is_about_the_version(own: OwnCall, error: &ErrorResponse) -> bool {
     const PLAIN: [&str; 4] = ["", "not found", "not found not found", "nothing that can be read"];
-    let is_plain = || PLAIN.contains(&error.sample.to_ascii_lowercase().as_str());
+    let is_plain = || own != OwnCall::Presence && PLAIN.contains(&error.sample.to_ascii_lowercase().as_str());
     error.meaning == Meaning::WrongVersion
         || (error.status == StatusCode::NOT_FOUND && error.meaning == Meaning::Unknown && is_plain())
 }
@@ -444,7 +445,7 @@ mod tests {
             doubted: false,
         };
         for (version, header) in [(ApiVersion::V2, USUAL), (ApiVersion::V3, V3)] {
-            let url = Url::parse("https://example.com").expect("a URL").join(path_of_minting(version)).expect("a URL");
+            let url = Url::parse(&format!("https://example.com{}", path_of_minting(version))).expect("a URL");
             let (method, form) = (Method::POST, String::new());
             let request = request(Call { own: OwnCall::Mint, version, method, url, form }, &access).expect("a request");
             let name = concat!("hoopai-relay/", env!("CARGO_PKG_VERSION"));
@@ -618,11 +619,10 @@ mod tests {
             (500, "", false),
         ] {
             let status = StatusCode::from_u16(status).expect("a status");
-            assert_eq!(
-                is_about_the_version(&ErrorResponse::read(status, body.as_bytes())),
-                expected,
-                "{status} {body}"
-            );
+            let error = ErrorResponse::read(status, body.as_bytes());
+            assert_eq!(is_about_the_version(OwnCall::Mint, &error), expected, "{status} {body}");
+            let is_word = expected && error.meaning == Meaning::WrongVersion;
+            assert_eq!(is_about_the_version(OwnCall::Presence, &error), is_word, "{status} {body}");
         }
     }
 }

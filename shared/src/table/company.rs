@@ -83,7 +83,7 @@ impl Task {
             settles_at: instant("settles_at"),
             installing: instant("installing"),
             failures: attributes.number("task_failures").unwrap_or(0),
-            read: if cursor_is_valid { read_position(&attributes) } else { ListPosition::START },
+            read: if cursor_is_valid { read_position(attributes) } else { ListPosition::START },
         })
     }
 }
@@ -254,7 +254,7 @@ impl Table {
     }
 }
 
-fn read_position(attributes: &Attributes<'_>) -> ListPosition {
+fn read_position(attributes: Attributes<'_>) -> ListPosition {
     match attributes.text("read") {
         Some(token) => ListPosition::After(token.to_owned()),
         None => ListPosition::Skip(attributes.number("read").unwrap_or(0)),

@@ -253,10 +253,12 @@ fn first_contact(location: &str) -> Value {
 /// Answers an operation that the fake does not model: echoes the request if the operation is published and accepts this
 /// class of token.
 fn published(method: &str, path: &str, received: &Received, resource: &Resource) -> Answer {
-    match Operation::of(method, path) {
-        None => Answer::refusal(404, &format!("Cannot {method} {path}")),
-        Some(operation) if operation.takes(resource) => echo(received, resource),
-        Some(_) => Answer::refusal(401, WRONG_CLASS),
+    let version = received.headers.get("version").and_then(|version| version.to_str().ok()).unwrap_or_default();
+    match Operation::of(method, path, version == "v3") {
+        Ok(operation) if operation.takes(resource) => echo(received, resource),
+        Ok(_) => Answer::refusal(401, WRONG_CLASS),
+        Err(true) => Answer::refusal(400, &format!("Endpoint {method} {path} not available in API version {version}")),
+        Err(false) => Answer::refusal(404, &format!("Cannot {method} {path}")),
     }
 }
 

@@ -86,14 +86,13 @@ fn not_offered(api: ApiVersions, method: &Method, path: &str, headers: &HeaderMa
     match (api, is_v3_path, says_v3(headers)) {
         (ApiVersions::V2, _, true) => Some(Answer::refusal(401, "version header is invalid")),
         (ApiVersions::V2, true, false) => Some(Answer::refusal(404, &format!("Cannot {method} {path}"))),
-        (ApiVersions::V2, false, false) => None,
         (ApiVersions::Both, true, false) => Some(Answer::refusal(404, "Not Found")),
         (ApiVersions::Both, false, true) => Some(Answer::refusal(400, &other_version)),
         (ApiVersions::V3, false, _) | (ApiVersions::V3, _, false) => {
             let error = json!({ "code": "FAILED_PRECONDITION", "message": other_version, "resolution": "use v3" });
             Some(Answer::json(400, &json!({ "error": error })))
         }
-        (ApiVersions::Both | ApiVersions::V3, ..) => None,
+        (ApiVersions::Both | ApiVersions::V2 | ApiVersions::V3, ..) => None,
     }
 }
 
