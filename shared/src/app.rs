@@ -10,7 +10,7 @@ use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, ConfigLoader, SdkConfig};
 
-use crate::config::{self, AppConfig, ConfigError, Reader, Reported, runtime_variables, variable};
+use crate::config::{self, AppConfig, ConfigError, Reader, ReportedProblem, runtime_variables, variable};
 use crate::domain::clock::Clock;
 use crate::events::Events;
 use crate::http_client::{self, Connections};
@@ -86,12 +86,9 @@ pub enum StartError {
 impl App {
     /// The first half of a start, which takes almost no time: sets up logging and reads the configuration of the
     /// function `function`.
-    ///
-    /// # Errors
-    /// [`StartError`].
     pub fn configure<C>(
         function: &str,
-        config: impl FnOnce(&mut Reader<'_>) -> Result<C, Reported>,
+        config: impl FnOnce(&mut Reader<'_>) -> Result<C, ReportedProblem>,
     ) -> Result<C, StartError> {
         crate::log::start();
         let config = config::from_env(config)?;
@@ -101,9 +98,6 @@ impl App {
 
     /// The second half of a start: builds the clients without connecting to any service. Reading the machine's root
     /// certificates takes most of the time.
-    ///
-    /// # Errors
-    /// [`StartError`].
     pub async fn of(config: AppConfig) -> Result<Self, StartError> {
         Self::build(config, &aws_defaults().load().await, Clock::system())
     }
@@ -113,7 +107,7 @@ impl App {
     pub async fn fetch_secrets(&self) {
         let (app, keys) = tokio::join!(self.app_secret.get(), self.vault.sealer());
         for error in [app.err(), keys.err()].into_iter().flatten() {
-            tracing::warn!(%error, "a secret was not read in advance");
+            tracing::warn!(%error, "a secret could not be read at the start; it is read again when it is needed");
         }
     }
 
@@ -192,7 +186,6 @@ fn complete_environment(function: &str) -> Result<(), StartError> {
 
 /// The common settings of all clients of AWS services: short time-outs and few retries, so that a call fits into a
 /// lease.
-#[must_use]
 pub fn aws_defaults() -> ConfigLoader {
     // The SDK's other time-outs would discard an answer that is already in the socket of a process that was stopped for
     // a while.

@@ -50,7 +50,6 @@ impl fmt::Display for Button {
 }
 
 /// The style rules that follow `page.css`.
-#[must_use]
 pub fn style(accent: Colour) -> String {
     let (light, dark) = (Button::on(LIGHT_CARD, accent), Button::on(DARK_CARD, accent));
     format!(":root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}")

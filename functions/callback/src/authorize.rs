@@ -27,7 +27,6 @@ pub enum Marketplace {
 
 impl Marketplace {
     /// The base URL of this host. A configured marketplace on loopback serves as its own white label.
-    #[must_use]
     pub fn url(self, config: &Authorization) -> Url {
         let standard = config.marketplace.clone();
         match self {
@@ -39,7 +38,6 @@ impl Marketplace {
 }
 
 /// The URL of the consent page. Absent settings add no parameter.
-#[must_use]
 pub fn authorization_url(
     config: &Authorization,
     marketplace: Marketplace,

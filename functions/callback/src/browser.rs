@@ -19,7 +19,6 @@ pub struct Browser([u8; BYTES]);
 
 impl Browser {
     /// A browser without our cookie: makes a new secret.
-    #[must_use]
     pub fn new() -> Self {
         Self(random::bytes())
     }
@@ -35,7 +34,6 @@ impl Browser {
 
     /// The value of `Set-Cookie`. The cookie lasts as long as a state that is made now. Each response that sets the cookie
     /// renews its time, so a repeated redirect is recognised for some time after the installation.
-    #[must_use]
     pub fn cookie(&self, public: &PublicUrl) -> String {
         Cookie::build((name(public), URL_SAFE_NO_PAD.encode(self.0)))
             .path("/")
@@ -48,7 +46,6 @@ impl Browser {
     }
 
     /// The secret. A state's signature covers it; it must not be logged or shown.
-    #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }

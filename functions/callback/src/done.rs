@@ -18,7 +18,6 @@ pub struct Done {
 
 impl Done {
     /// The path and query of the page.
-    #[must_use]
     pub fn path(self) -> String {
         let markers = [
             self.kind.map(|kind| format!("for={}", kind.as_str())),
@@ -29,7 +28,6 @@ impl Done {
     }
 
     /// Reads the query of the page. An unknown marker counts as absent.
-    #[must_use]
     pub fn read(query: &str) -> Self {
         let marker = |name| parameter(query, name).ok().flatten();
         let kind = match marker("for").as_deref() {

@@ -10,7 +10,6 @@ use shared::lambda::gateway::{self, header};
 
 /// Returns true if the browser fetches the page before the user opens it (Fetch standard, `Sec-Purpose`; older browsers
 /// send `Purpose` or `X-Moz`).
-#[must_use]
 pub fn is_prefetch(request: &Request) -> bool {
     ["sec-purpose", "purpose", "x-purpose", "x-moz"]
         .iter()
@@ -41,7 +40,6 @@ pub struct Sender {
 impl Sender {
     /// Reads the context that API Gateway adds to a request. Every member is optional: a malformed member counts as
     /// absent.
-    #[must_use]
     pub fn read(request: &Request, now: Millis) -> Self {
         let context = gateway::context(request);
         let received = context.map(|context| Millis(context.time_epoch));
@@ -55,7 +53,6 @@ impl Sender {
 
 /// A response with the headers that every response of this function has. They forbid browsers and proxies to store the
 /// page, guess its type, frame it, index it, or send its URL to the next site.
-#[must_use]
 pub fn response(status: StatusCode, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
@@ -72,7 +69,6 @@ pub fn response(status: StatusCode, body: Body) -> Response<Body> {
 }
 
 /// Adds a header to a response. Drops a value that HTTP does not allow.
-#[must_use]
 pub fn with_header(mut response: Response<Body>, name: HeaderName, value: &str) -> Response<Body> {
     if let Ok(value) = HeaderValue::from_str(value) {
         response.headers_mut().append(name, value);

@@ -47,13 +47,14 @@ pub enum InstallFailure {
     Misconfigured,
     /// The platform cannot be reached.
     PlatformUnavailable,
-    /// The table or Secrets Manager cannot be reached.
+    /// The table or Secrets Manager cannot be reached. This variant stays the last one, because the length of
+    /// [`Self::ALL`] is derived from it.
     Unavailable,
 }
 
 impl InstallFailure {
     /// All variants, for code that iterates over them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; Self::Unavailable as usize + 1] = [
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::Prefetched,
@@ -74,7 +75,6 @@ impl InstallFailure {
     ];
 
     /// The name in logs and metrics.
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::NotFound => "not_found",
@@ -98,13 +98,11 @@ impl InstallFailure {
     }
 
     /// The failure with this name ([`Self::name`]).
-    #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|failure| failure.name() == name)
     }
 
     /// The status code.
-    #[must_use]
     pub fn status(self) -> StatusCode {
         match self {
             Self::NotFound => StatusCode::NOT_FOUND,
@@ -126,7 +124,6 @@ impl InstallFailure {
     }
 
     /// The value of `Retry-After`, in seconds. Absent if a retry alone cannot help.
-    #[must_use]
     pub fn retry_after(self) -> Option<u32> {
         match self {
             Self::InProgress => Some(5),
@@ -137,7 +134,6 @@ impl InstallFailure {
     }
 
     /// Returns true if the operator, the app's maker or the platform has to repair something.
-    #[must_use]
     pub fn is_ours(self) -> bool {
         matches!(self, Self::Misconfigured | Self::PlatformUnavailable | Self::Unavailable)
     }
@@ -180,7 +176,6 @@ impl From<&ExchangeError> for InstallFailure {
 }
 
 /// The failure to show for an installation that could not be stored. `None` if the rescue queue will store it later.
-#[must_use]
 pub fn of_install(error: &InstallError) -> Option<InstallFailure> {
     match error {
         InstallError::Store(_) => Some(InstallFailure::Unavailable),

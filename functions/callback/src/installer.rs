@@ -47,7 +47,6 @@ pub struct Installer {
 
 impl Installer {
     /// A handler for one app.
-    #[must_use]
     pub fn new(app: App, authorization: Authorization, brand: Brand) -> Self {
         Self { app, authorization, brand }
     }
@@ -65,7 +64,7 @@ impl Installer {
             (Err(failure), _) => Err(failure),
             (Ok(Route::Done), _) => return pages::done(Done::read(query(request)), page_context),
             (Ok(_), Err(error)) => {
-                tracing::error!(%error, "the redirect URI cannot be made");
+                tracing::error!(%error, "the public URL of this deployment is unknown, so there is no redirect URI");
                 Err(InstallFailure::Misconfigured)
             }
             (Ok(Route::Install), Ok(public)) => match self.requested_marketplace(request) {
@@ -201,7 +200,7 @@ impl Installer {
         match self.app.installations.install(&grant, started, public.as_str()).await {
             Ok(installed) => Ok(installed.resource.kind()),
             Err(error) => {
-                tracing::error!(%error, resource = %grant.resource, "the installation could not be stored now");
+                tracing::error!(%error, resource = %grant.resource, "the code was exchanged, and the table did not take the installation");
                 failure::of_install(&error)
                     .map_or(Ok(grant.resource.kind()), |failure| Err((failure, CodeState::Spent)))
             }

@@ -43,7 +43,7 @@ fn policy(style: &str) -> String {
     )
 }
 
-/// The data that every page needs beside its text.
+/// The data that every page needs in addition to its text.
 #[derive(Clone, Copy)]
 pub struct PageContext<'a> {
     /// The configured marketplace.
@@ -59,20 +59,17 @@ pub struct PageContext<'a> {
 }
 
 /// The page of a finished installation.
-#[must_use]
 pub fn done(done: Done, context: PageContext<'_>) -> Response<Body> {
     let context = PageContext { marketplace: done.marketplace, ..context };
     page(StatusCode::OK, words::done(done), context, None)
 }
 
 /// The page on which the admin chooses a host of the marketplace.
-#[must_use]
 pub fn choice(context: PageContext<'_>) -> Response<Body> {
     page(StatusCode::OK, words::choice(), context, None)
 }
 
 /// The page of a failure.
-#[must_use]
 pub fn failure(failure: InstallFailure, context: PageContext<'_>) -> Response<Body> {
     let mut page = page(failure.status(), words::failure(failure), context, Some(context.request_id));
     if failure == InstallFailure::MethodNotAllowed {

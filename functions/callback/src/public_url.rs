@@ -26,9 +26,6 @@ impl PublicUrl {
     ///
     /// The stage is part of the URL if the path begins with it, and always on the API's default domain. A custom domain
     /// hides the stage.
-    ///
-    /// # Errors
-    /// [`Unknown`].
     pub fn of(
         configured: Option<&Url>,
         domain: Option<&str>,
@@ -58,19 +55,16 @@ impl PublicUrl {
     }
 
     /// The URL of a path that begins with a slash.
-    #[must_use]
     pub fn at(&self, path: &str) -> String {
         format!("{}{path}", self.base)
     }
 
     /// The URL, without a trailing slash.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.base
     }
 
     /// Returns true if browsers connect by TLS. Without TLS, the host is a loopback address.
-    #[must_use]
     pub fn is_secure(&self) -> bool {
         self.secure
     }

@@ -46,7 +46,6 @@ impl Redirect {
     /// The path of the redirect URI that the code was issued for. The token endpoint compares the URI. Our links name
     /// one fixed path. The marketplace's own pages use the URI registered with the app: the path that the browser
     /// visited.
-    #[must_use]
     pub fn path<'a>(&self, visited: &'a str) -> &'a str {
         if self.state.is_some() { route::CALLBACK } else { visited }
     }
@@ -83,7 +82,6 @@ pub struct Admitted {
 
 impl Admitted {
     /// The marketplace host that the installation was started on.
-    #[must_use]
     pub fn marketplace(&self) -> Marketplace {
         self.state.map_or(Marketplace::Standard, |state| state.marketplace)
     }
@@ -105,13 +103,7 @@ fn is_code(code: &str) -> bool {
 mod tests {
     use super::*;
     use crate::authorize::CONSENT_TIME;
-
-    const URI: &str = "https://connect.example.com/oauth/callback";
-    const NOW: Millis = Millis(1_750_000_000_000);
-
-    fn key() -> StateKey {
-        StateKey::derive(&Redacted::from("the app's client secret"))
-    }
+    use crate::state::tests::{NOW, URI, key};
 
     #[test]
     fn malformed_codes_are_refused() {

@@ -25,7 +25,7 @@ use shared::domain::redacted::Redacted;
 use shared::domain::resource::Kind;
 use shared::domain::status::LeaseOwner;
 use shared::table::redirect::{
-    Arrival, Ending, ExchangePlace, MOST_ATTEMPTS, Origin, Progress, RedirectId, StoredRedirect,
+    Ending, ExchangePlace, MOST_ATTEMPTS, Origin, Progress, RedirectArrival, RedirectId, StoredRedirect,
 };
 use shared::table::{StoreError, Table};
 use tokio::time::{sleep, timeout};
@@ -62,7 +62,7 @@ pub struct ArrivingRedirect<'a> {
     clock: &'a Clock,
     id: RedirectId,
     origin: Origin,
-    arrival: Arrival,
+    arrival: RedirectArrival,
     arrived_at: Millis,
     proof: Proof,
 }
@@ -80,7 +80,7 @@ enum Proof {
 
 impl Proof {
     /// Returns true if an arrival at `at` comes from the browser of the first arrival.
-    fn holds(self, arrival: &Arrival, at: Millis, seen: &StoredRedirect) -> bool {
+    fn holds(self, arrival: &RedirectArrival, at: Millis, seen: &StoredRedirect) -> bool {
         match (self, &seen.progress) {
             (Self::State, _) => true,
             (Self::Cookie, _) => seen.first.browser == arrival.browser,
@@ -97,7 +97,7 @@ impl Proof {
 /// The next step of an arrival.
 pub enum NextStep<'a> {
     /// Exchange the code. This arrival holds the claim.
-    Exchange(Claim<'a>),
+    Exchange(RedirectClaim<'a>),
     /// Exchange the code without a claim, because the table does not answer.
     ExchangeUnclaimed,
     /// Show the stored result: a resource of this kind is connected.
@@ -130,7 +130,6 @@ impl From<StoreError> for ClaimError {
 
 impl<'a> ArrivingRedirect<'a> {
     /// An arrival of `code`, sent by `visitor`.
-    #[must_use]
     pub fn new(
         table: &'a Table,
         clock: &'a Clock,
@@ -145,7 +144,7 @@ impl<'a> ArrivingRedirect<'a> {
             None if *has_cookie => (RedirectId::of_code(code), Origin::Marketplace, Proof::Cookie),
             None => (RedirectId::of_code(code), Origin::Marketplace, Proof::Network),
         };
-        let arrival = Arrival {
+        let arrival = RedirectArrival {
             code: sha256(code.expose().as_bytes()),
             browser: sha256(browser.bytes()),
             network: key.network(&sender.address, &sender.user_agent),
@@ -206,14 +205,14 @@ impl<'a> ArrivingRedirect<'a> {
         }
     }
 
-    async fn claim(&self) -> Result<Option<Claim<'_>>, ClaimError> {
+    async fn claim(&self) -> Result<Option<RedirectClaim<'_>>, ClaimError> {
         let place = self.table.take_exchange(self.origin, self.clock.now()).await?.ok_or(InstallFailure::Busy)?;
         let owner = LeaseOwner::new();
         if !self.table.claim_redirect(&self.id, &self.arrival, &owner, self.clock.now()).await?.is_applied() {
             self.table.return_exchange(place).await?;
             return Ok(None);
         }
-        Ok(Some(Claim { redirect: self, owner, place }))
+        Ok(Some(RedirectClaim { redirect: self, owner, place }))
     }
 
     /// Waits for the result of the first arrival.
@@ -241,13 +240,13 @@ impl<'a> ArrivingRedirect<'a> {
 }
 
 /// The right to exchange the code of a redirect once.
-pub struct Claim<'a> {
+pub struct RedirectClaim<'a> {
     redirect: &'a ArrivingRedirect<'a>,
     owner: LeaseOwner,
     place: ExchangePlace,
 }
 
-impl Claim<'_> {
+impl RedirectClaim<'_> {
     /// Stores the result for repeated arrivals. If that fails, the claim expires by itself.
     pub async fn end(self, ending: Ending<'_>) {
         let Self { redirect: ArrivingRedirect { table, clock, id, .. }, owner, place } = self;
@@ -260,7 +259,9 @@ impl Claim<'_> {
         let both = Box::pin(async { tokio::try_join!(table.end_redirect(id, &owner, ending, clock.now()), returned) });
         match timeout(RESULT_TIMEOUT, both).await {
             Ok(Ok((true, ()))) => {}
-            Ok(Ok((false, ()))) => tracing::warn!("the claim of a redirect expired before its exchange ended"),
+            Ok(Ok((false, ()))) => tracing::warn!(
+                "the claim of a redirect expired before its exchange ended; a repeat may present the code again"
+            ),
             Ok(Err(error)) => tracing::warn!(%error, "the result of a redirect was not stored"),
             Err(_elapsed) => tracing::warn!("the result of a redirect was not stored in time"),
         }
@@ -273,7 +274,7 @@ mod tests {
 
     #[test]
     fn the_first_browser_is_recognised_by_the_strongest_proof_available() {
-        let arrival = |browser: &str, network: &str| Arrival {
+        let arrival = |browser: &str, network: &str| RedirectArrival {
             code: "code".into(),
             browser: browser.into(),
             network: network.into(),

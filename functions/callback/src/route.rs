@@ -30,7 +30,6 @@ pub enum Route<'a> {
 
 impl<'a> Route<'a> {
     /// Finds the route of a path. The path has neither the stage nor the base of the public URL.
-    #[must_use]
     pub fn of(path: &'a str) -> Option<Self> {
         match path {
             INSTALL => Some(Self::Install),

@@ -66,7 +66,6 @@ impl StateKey {
     ///
     /// # Panics
     /// Never: 32 bytes are within HKDF's limit.
-    #[must_use]
     pub fn derive(client_secret: &Redacted) -> Self {
         let pseudorandom =
             hkdf::Salt::new(hkdf::HKDF_SHA256, b"hoopai-relay").extract(client_secret.expose().as_bytes());
@@ -75,7 +74,6 @@ impl StateKey {
     }
 
     /// Signs a state for an authorization request of this browser.
-    #[must_use]
     pub fn sign(&self, marketplace: Marketplace, browser: &Browser, redirect_uri: &str, now: Millis) -> String {
         let nonce: [u8; NONCE] = random::bytes();
         let mut state = Vec::with_capacity(CLAIM + MAC);
@@ -113,7 +111,6 @@ impl StateKey {
 
     /// HMAC of the network address and `User-Agent` of a browser without our cookie. A plain digest could be reversed by
     /// trying all addresses.
-    #[must_use]
     pub fn network(&self, address: &str, user_agent: &str) -> String {
         // A signed state begins with the byte FORMAT, so this text is never a signed state.
         let text = format!("network\0{address}\0{user_agent}");
@@ -134,15 +131,15 @@ fn marketplace_byte(marketplace: Marketplace) -> u8 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::time::Duration;
 
-    const URI: &str = "https://connect.example.com/oauth/callback";
-    const NOW: Millis = Millis(1_750_000_000_000);
+    pub(crate) const URI: &str = "https://connect.example.com/oauth/callback";
+    pub(crate) const NOW: Millis = Millis(1_750_000_000_000);
 
-    fn key() -> StateKey {
+    pub(crate) fn key() -> StateKey {
         StateKey::derive(&Redacted::from("the app's client secret"))
     }
 

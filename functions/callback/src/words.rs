@@ -70,7 +70,6 @@ const EITHER: &[Link] = &[
 ];
 
 /// The text of the page on which the admin chooses a host of the marketplace.
-#[must_use]
 pub fn choice() -> Words {
     let happened = "You will be asked to sign in and to approve the app. Choose the way you usually sign in. If your \
                     agency uses the platform under its own name, choose your agency’s own address.";
@@ -78,7 +77,6 @@ pub fn choice() -> Words {
 }
 
 /// The text of the page after an installation.
-#[must_use]
 pub fn done(done: Done) -> Words {
     let (title, happened) = match done.kind {
         Some(Kind::Location) => ("The app is connected", "It can now work with the account you chose."),
@@ -94,7 +92,6 @@ pub fn done(done: Done) -> Words {
 }
 
 /// The text of an error page.
-#[must_use]
 #[expect(clippy::too_many_lines, reason = "one list of texts is easiest to read in one piece")]
 pub fn failure(failure: InstallFailure) -> Words {
     const NOTHING: &[Link] = &[];

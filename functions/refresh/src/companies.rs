@@ -70,7 +70,9 @@ async fn run_tasks(app: &App, deadline: Millis) {
     loop {
         let page = match app.table.due_tasks(began, after, TASKS_PAGE).await {
             Ok(page) => page,
-            Err(error) => return tracing::warn!(%error, "the companies' tasks cannot be read"),
+            Err(error) => {
+                return tracing::warn!(%error, "the background tasks of companies cannot be read; the next tick tries again");
+            }
         };
         let runs = stream::iter(page.entries).map(|company| run_task(app, company, deadline));
         runs.buffer_unordered(COMPANIES_AT_ONCE).collect::<()>().await;
@@ -89,7 +91,7 @@ async fn run_task(app: &App, company: String, deadline: Millis) {
         Err(error) => Err(error.into()),
     };
     if let Err(error) = outcome {
-        tracing::warn!(company, %error, "the task of a company is not finished");
+        tracing::warn!(company, %error, "the background task of a company is not finished; a later tick continues");
     }
 }
 
@@ -164,13 +166,13 @@ async fn discover(app: &App, company: &Installation, task: &Task, deadline: Mill
         let requested_at = app.clock.now();
         let page = page(app, &company.resource, &position, deadline).await?;
         let at = (requested_at - LIST_LAG).max(company.installed_at);
-        let learnt = stream::iter(&page.installed)
+        let stored = stream::iter(&page.installed)
             .map(|location| {
                 let notice = InstallNotice { company: Some(id), at, event: None, now: requested_at };
                 app.table.record_install_notice(location, notice)
             })
             .buffer_unordered(CONCURRENCY);
-        let new: Vec<bool> = learnt.try_collect().await?;
+        let new: Vec<bool> = stored.try_collect().await?;
         tracing::info!(
             company = id,
             entries = page.entries,

@@ -7,7 +7,7 @@ use shared::domain::resource::Resource;
 
 /// An event. Its members tell the kinds apart.
 #[derive(Debug)]
-pub enum Event {
+pub enum RefreshEvent {
     /// Renew the tokens that are due in these shards.
     Tick(Shards),
     /// Renew one installation's token.
@@ -30,7 +30,6 @@ pub struct Shards {
 
 impl Shards {
     /// Returns true if this part contains the shard of the index.
-    #[must_use]
     pub fn include(self, index_shard: u32) -> bool {
         index_shard % self.shards == self.shard
     }
@@ -48,7 +47,7 @@ struct OneWire {
     force: bool,
 }
 
-impl Event {
+impl RefreshEvent {
     /// Reads an event. Every event without `Records` and `resource` is a tick, so any event of EventBridge is one.
     ///
     /// # Errors
@@ -88,8 +87,8 @@ mod tests {
 
     #[test]
     fn each_kind_of_event_is_recognised() {
-        let tick = |event| match Event::read(event) {
-            Ok(Event::Tick(shards)) => Some((shards.shard, shards.shards)),
+        let tick = |event| match RefreshEvent::read(event) {
+            Ok(RefreshEvent::Tick(shards)) => Some((shards.shard, shards.shards)),
             _ => None,
         };
         let scheduled =
@@ -100,15 +99,15 @@ mod tests {
         for bad in
             [json!({"shard":4,"shards":4}), json!({"shard":-1}), json!({"shards":0}), json!({"resource":{"team":"x"}})]
         {
-            assert!(Event::read(bad.clone()).is_err(), "{bad}");
+            assert!(RefreshEvent::read(bad.clone()).is_err(), "{bad}");
         }
         let one = json!({"resource":{"company":"C1"},"force":true});
-        assert!(matches!(Event::read(one), Ok(Event::One { force: true, .. })));
+        assert!(matches!(RefreshEvent::read(one), Ok(RefreshEvent::One { force: true, .. })));
         let sqs = json!({"Records":[
             {"messageId":"m1","body":"{}","eventSource":"aws:sqs"},
             {"messageId":"m2","body":"{}","receiptHandle":"r2","attributes":{"ApproximateReceiveCount":"12"}},
         ]});
-        let Ok(Event::Rescue(messages)) = Event::read(sqs) else { panic!("messages") };
+        let Ok(RefreshEvent::Rescue(messages)) = RefreshEvent::read(sqs) else { panic!("messages") };
         let ids: Vec<_> = messages.iter().map(|m| (m.message_id.as_deref(), m.receipt_handle.as_deref())).collect();
         assert_eq!(ids, [(Some("m1"), None), (Some("m2"), Some("r2"))]);
     }

@@ -16,9 +16,9 @@ use serde_json::Value;
 use shared::app::App;
 use shared::config::AppConfig;
 use shared::domain::clock::Millis;
-use shared::domain::qualifier::{Arrival, Qualifier};
+use shared::domain::qualifier::{InvocationKind, Qualifier};
 
-use crate::event::Event;
+use crate::event::RefreshEvent;
 
 /// The assumed length of an invocation if the runtime gives no valid deadline.
 const DEFAULT_TIME: Duration = Duration::from_mins(1);
@@ -39,17 +39,19 @@ pub async fn run() -> Result<(), Error> {
 async fn handle(app: &App, event: LambdaEvent<Value>) -> Result<Value, Error> {
     let began = app.clock.now();
     let deadline = deadline(event.context.deadline, began);
-    let read = Event::read(event.payload)?;
-    if matches!(read, Event::Rescue(_)) {
+    let read = RefreshEvent::read(event.payload)?;
+    if matches!(read, RefreshEvent::Rescue(_)) {
         check_queue(app, &event.context.invoked_function_arn)?;
     }
     let answer = match read {
-        Event::Tick(shards) => serde_json::to_value(tick::run(app, shards, deadline).await?),
-        Event::One { resource, force } => serde_json::to_value(tick::run_one(app, &resource, force, deadline).await?),
-        Event::Rescue(messages) => serde_json::to_value(rescue::run(app, messages).await),
+        RefreshEvent::Tick(shards) => serde_json::to_value(tick::run(app, shards, deadline).await?),
+        RefreshEvent::One { resource, force } => {
+            serde_json::to_value(tick::run_one(app, &resource, force, deadline).await?)
+        }
+        RefreshEvent::Rescue(messages) => serde_json::to_value(rescue::run(app, messages).await),
     }?;
     let total_ms = u64::try_from(app.clock.now().since(began).as_millis()).unwrap_or(u64::MAX);
-    tracing::info!(%answer, total_ms, "done");
+    tracing::info!(%answer, total_ms, "an event was processed");
     Ok(answer)
 }
 
@@ -57,7 +59,7 @@ async fn handle(app: &App, event: LambdaEvent<Value>) -> Result<Value, Error> {
 /// no data that this function stores.
 fn check_queue(app: &App, invoked_function_arn: &str) -> Result<(), Error> {
     let alias = &app.config.gateway_alias;
-    if alias.admits(Arrival::Queue, invoked_function_arn) {
+    if alias.admits(InvocationKind::Queue, invoked_function_arn) {
         return Ok(());
     }
     let came_by = Qualifier::of(invoked_function_arn);

@@ -1,4 +1,5 @@
-//! The consumer of the rescue queue: stores token pairs that could not be stored when they were granted.
+//! The consumer of the rescue queue: stores token pairs that could not be stored when they were granted. SQS moves a
+//! message that was delivered a thousand times to the dead-letter queue.
 
 use std::time::Duration;
 
@@ -44,7 +45,13 @@ async fn store_in_time(app: &App, message: &SqsMessage) -> bool {
         Err(_) => "no answer in time".to_owned(),
     };
     let (message_id, receives) = (&message.message_id, receives(message));
-    tracing::error!(alarm = "rescue", message = message_id, receives, error, "a rescued pair is not stored yet");
+    tracing::error!(
+        alarm = "rescue",
+        message = message_id,
+        receives,
+        error,
+        "a token pair from the rescue queue could not be stored; the queue delivers it again"
+    );
     false
 }
 
@@ -54,7 +61,7 @@ async fn store(app: &App, body: &str) -> Result<(), RescueError> {
         LostWrite::Commit { epoch, generation } => app.refresher.commit_rescued(&rescued, epoch, generation).await?,
         LostWrite::Install { .. } => app.installations.install_rescued(&rescued).await.map(|()| "stored")?,
     };
-    tracing::info!(resource = %rescued.resource, outcome, "a rescued pair");
+    tracing::info!(resource = %rescued.resource, outcome, "a token pair from the rescue queue was processed");
     Ok(())
 }
 

@@ -14,7 +14,7 @@ use shared::table::company::Note;
 use shared::table::installation::{DUE_SHARDS, Due, DueKey, DuePage, LEASE};
 use shared::table::{StoreError, Write};
 use shared::token::TokenError;
-use shared::token::outcome::{Failure, Refreshed, Why};
+use shared::token::outcome::{Refreshed, Why};
 use shared::token::schedule;
 
 use crate::companies;
@@ -271,7 +271,7 @@ async fn count_left(app: &App, shards: Shards, summary: &mut Summary) -> Result<
 pub async fn run_one(app: &App, resource: &Resource, force: bool, deadline: Millis) -> Result<Summary, StoreError> {
     let mut summary = Summary { due: 1, ..Summary::default() };
     let Some(stored) = app.table.installation(resource).await? else {
-        tracing::warn!(%resource, "there is no such installation");
+        tracing::warn!(%resource, "no installation of this resource is stored, so nothing was renewed");
         summary.failed = 1;
         return Ok(summary);
     };
@@ -341,7 +341,9 @@ async fn renew(app: &App, DueEntry { due, hot }: DueEntry, deadline: Millis) -> 
         }
         // The platform repeats a lost answer for a short grace period only, and the next tick may come after it. So the
         // retry is made here.
-        let Refreshed::Failed(Failure::Unanswered(at)) = refreshed else { return renewal_of(&due.resource, refreshed) };
+        let Refreshed::Failed(TokenError::Unanswered { retry_at: at }) = refreshed else {
+            return renewal_of(&due.resource, refreshed);
+        };
         if at > grace_ends || at + LEASE + MARGIN > deadline {
             return renewal_of(&due.resource, refreshed);
         }
@@ -371,11 +373,11 @@ async fn mint(app: &App, stored: &Installation, why: Why, deadline: Millis) -> R
         Ok(Refreshed::Renewed(_)) => Renewal::Minted,
         Ok(refreshed) => renewal_of(resource, refreshed),
         // The location is unscheduled. The next call of the location checks again.
-        Err(TokenError::Revoked | TokenError::NotInstalled) => {
+        Err(TokenError::Revoked | TokenError::NotInstalled | TokenError::ReauthorizationRequired { .. }) => {
             match app.table.unschedule(resource, stored.version).await {
                 Ok(_) => Renewal::Deferred,
                 Err(error) => {
-                    tracing::warn!(%resource, %error, "the location could not be unscheduled and stays due");
+                    tracing::warn!(%resource, %error, "the location could not be removed from the schedule; the next tick tries again");
                     Renewal::Failed
                 }
             }
@@ -390,7 +392,7 @@ async fn mint(app: &App, stored: &Installation, why: Why, deadline: Millis) -> R
 /// Schedules a new read of a company's list of locations. Each renewal of its token does so, about once a day.
 async fn request_list_again(app: &App, company: &Resource) {
     if let Err(error) = app.table.note_task(company.id(), Note::Renewed, app.clock.now()).await {
-        tracing::warn!(%company, %error, "the list of a company's locations will not be read again until the next renewal");
+        tracing::warn!(%company, %error, "no new read of a company's list of locations could be scheduled; the company's next renewal schedules it");
     }
 }
 
@@ -398,9 +400,9 @@ fn renewal_of(resource: &Resource, refreshed: Refreshed) -> Renewal {
     match refreshed {
         Refreshed::Renewed(_) => Renewal::Refreshed,
         Refreshed::Held(_) | Refreshed::Moved | Refreshed::IsMinted | Refreshed::Gone => Renewal::Deferred,
-        Refreshed::Failed(Failure::NoTime) => Renewal::NoTime,
-        Refreshed::Failed(failure) => {
-            tracing::warn!(%resource, ?failure, "the token was not renewed");
+        Refreshed::Failed(TokenError::NoTime) => Renewal::NoTime,
+        Refreshed::Failed(error) => {
+            tracing::warn!(%resource, %error, "the token was not renewed");
             Renewal::Failed
         }
     }

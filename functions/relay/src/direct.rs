@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use shared::caller::Identity;
 use shared::domain::problem::Problem;
-use shared::domain::qualifier::Arrival;
+use shared::domain::qualifier::InvocationKind;
 use shared::domain::resource::Resource;
 use shared::lambda::serve::is_object;
-use shared::relay::answer::{Answer, Source};
+use shared::relay::answer::{Answer, AnswerSource};
 use shared::relay::headers::drop_untrue_encoding;
 use shared::relay::refused::Refused;
 use shared::relay::{Invocation, Relay};
@@ -23,7 +23,7 @@ use shared::request::{self, Request};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::event::Event;
+use crate::event::EventKind;
 use crate::pairs::Pairs;
 use crate::size::{Room, too_large};
 
@@ -70,7 +70,7 @@ struct ResponseJson {
 
 /// Answers a direct invocation.
 pub async fn answer(relay: &Relay, event: &LambdaEvent<Box<RawValue>>) -> Box<RawValue> {
-    let invocation = Event::Direct.invocation(&event.context, relay.now());
+    let invocation = EventKind::Direct.invocation(&event.context, relay.now());
     let direct = Direct { relay, arn: &event.context.invoked_function_arn, invocation: &invocation };
     let payload = event.payload.get();
     let is_batch = serde_json::from_str::<Marks>(payload).is_ok_and(|marks| marks.requests.is_some());
@@ -106,7 +106,7 @@ impl Direct<'_> {
             Err(refused) => return self.refuse(&refused),
         };
         let rendered = render(&answer);
-        if room.takes(&rendered) || answer.source == Source::Relay {
+        if room.takes(&rendered) || answer.source == AnswerSource::Relay {
             return rendered;
         }
         self.refuse(&too_large(answer.status).into())
@@ -114,7 +114,7 @@ impl Direct<'_> {
 
     async fn relayed(&self, request: &RawValue) -> Result<Answer, Refused> {
         let request = read(request)?;
-        self.relay.check_arrival(Arrival::Direct, self.arn)?;
+        self.relay.check_invocation_kind(InvocationKind::Direct, self.arn)?;
         let callers = self.relay.callers().await?;
         let authorized = callers.authenticate(Identity::Invocation(self.arn))?.authorize(request)?;
         Ok(self.relay.call(&authorized, self.invocation).await)
@@ -339,7 +339,7 @@ mod tests {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
             encoding.map(|e| headers.insert(CONTENT_ENCODING, HeaderValue::from_static(e)));
             let status = StatusCode::OK;
-            render(&Answer { status, source: Source::Platform, headers, body: Bytes::from_static(body) })
+            render(&Answer { status, source: AnswerSource::Platform, headers, body: Bytes::from_static(body) })
                 .get()
                 .to_owned()
         };

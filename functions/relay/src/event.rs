@@ -1,4 +1,4 @@
-//! The two kinds of events, and what both have from Lambda.
+//! The two kinds of events, and the invocation's data from Lambda's context.
 
 use std::time::Duration;
 
@@ -9,17 +9,18 @@ use serde_json::value::RawValue;
 use shared::domain::clock::Millis;
 use shared::relay::Invocation;
 
-/// Time between our deadline and Lambda's, for the answer to be written and carried.
+/// The time between our deadline and Lambda's deadline. Within this time the answer is written and transferred.
 const MARGIN: Duration = Duration::from_millis(500);
-/// API Gateway gives up after 30 s. Also the time of an invocation that does not say when it ends.
+/// The longest time for an event of API Gateway, whose own time limit is 30 s. An invocation whose context states no
+/// deadline gets this time, too.
 const LONGEST: Duration = Duration::from_secs(28);
 
-/// Which kind an event is.
+/// The kind of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// API Gateway's.
+pub enum EventKind {
+    /// An event of API Gateway.
     Http,
-    /// Everything else, malformed events included.
+    /// Any other event. A malformed event has this kind, too.
     Direct,
 }
 
@@ -30,9 +31,8 @@ struct Marks {
     request_context: Option<IgnoredAny>,
 }
 
-impl Event {
-    /// Tells by members that only API Gateway's events have.
-    #[must_use]
+impl EventKind {
+    /// The kind of a payload. Only events of API Gateway have `rawPath` or `requestContext`.
     pub fn of(payload: &RawValue) -> Self {
         match serde_json::from_str(payload.get()) {
             Ok(Marks { raw_path, request_context }) if raw_path.is_some() || request_context.is_some() => Self::Http,
@@ -40,23 +40,23 @@ impl Event {
         }
     }
 
-    /// What the operation needs to know of the invocation.
-    #[must_use]
+    /// The request's ids and the deadline of an invocation of this kind.
     pub fn invocation(self, context: &Context, now: Millis) -> Invocation {
-        let deadline = match (self, told_deadline(context.deadline, now)) {
+        let deadline = match (self, stated_deadline(context.deadline, now)) {
             (_, None) => now + LONGEST,
-            (Self::Http, Some(told)) => told.min(now + LONGEST),
-            (Self::Direct, Some(told)) => told,
+            (Self::Http, Some(stated)) => stated.min(now + LONGEST),
+            (Self::Direct, Some(stated)) => stated,
         };
         let (request_id, trace_id) = (context.request_id.clone(), context.xray_trace_id.clone());
         Invocation { request_id, trace_id, deadline }
     }
 }
 
-/// An emulator's deadline may be nonsense: one that is past is taken for unknown.
-fn told_deadline(deadline: u64, now: Millis) -> Option<Millis> {
-    let told = Millis(i64::try_from(deadline).unwrap_or(i64::MAX)) - MARGIN;
-    (told > now).then_some(told)
+/// The deadline that the context states, less [`MARGIN`]. `None` if that time is past: some emulators state a deadline
+/// that is no time since the epoch.
+fn stated_deadline(deadline: u64, now: Millis) -> Option<Millis> {
+    let stated = Millis(i64::try_from(deadline).unwrap_or(i64::MAX)) - MARGIN;
+    (stated > now).then_some(stated)
 }
 
 #[cfg(test)]
@@ -68,19 +68,19 @@ mod tests {
     }
 
     #[test]
-    fn kinds_are_told_apart() {
+    fn each_kind_of_event_is_recognised() {
         for (json, expected) in [
-            (r#"{"version":"2.0","rawPath":"/x","requestContext":{}}"#, Event::Http),
-            (r#"{"requestContext":{}}"#, Event::Http),
-            (r#"{"rawPath":7}"#, Event::Http),
-            (r#"{"resource":{"location":"a"},"method":"GET","path":"/"}"#, Event::Direct),
-            (r#"{"requests":[]}"#, Event::Direct),
-            ("null", Event::Direct),
-            ("[]", Event::Direct),
-            ("\"rawPath\"", Event::Direct),
-            ("{}", Event::Direct),
+            (r#"{"version":"2.0","rawPath":"/x","requestContext":{}}"#, EventKind::Http),
+            (r#"{"requestContext":{}}"#, EventKind::Http),
+            (r#"{"rawPath":7}"#, EventKind::Http),
+            (r#"{"resource":{"location":"a"},"method":"GET","path":"/"}"#, EventKind::Direct),
+            (r#"{"requests":[]}"#, EventKind::Direct),
+            ("null", EventKind::Direct),
+            ("[]", EventKind::Direct),
+            ("\"rawPath\"", EventKind::Direct),
+            ("{}", EventKind::Direct),
         ] {
-            assert_eq!(Event::of(&raw(json)), expected, "{json}");
+            assert_eq!(EventKind::of(&raw(json)), expected, "{json}");
         }
     }
 
@@ -88,16 +88,16 @@ mod tests {
     fn the_deadline_is_the_nearest_that_makes_sense() {
         let now = Millis(1_700_000_000_000);
         let at = |ms: i64| u64::try_from(now.0 + ms).expect("positive");
-        let deadline = |kind: Event, deadline: u64| {
+        let deadline = |kind: EventKind, deadline: u64| {
             let mut context = Context::default();
             context.deadline = deadline;
             kind.invocation(&context, now).deadline.0 - now.0
         };
-        assert_eq!(deadline(Event::Http, at(10_000)), 9_500);
-        assert_eq!(deadline(Event::Http, at(60_000)), 28_000);
-        assert_eq!(deadline(Event::Direct, at(60_000)), 59_500);
-        assert_eq!(deadline(Event::Direct, 600_000), 28_000, "not an epoch");
-        assert_eq!(deadline(Event::Http, 0), 28_000);
-        assert_eq!(deadline(Event::Http, u64::MAX), 28_000);
+        assert_eq!(deadline(EventKind::Http, at(10_000)), 9_500);
+        assert_eq!(deadline(EventKind::Http, at(60_000)), 28_000);
+        assert_eq!(deadline(EventKind::Direct, at(60_000)), 59_500);
+        assert_eq!(deadline(EventKind::Direct, 600_000), 28_000, "not an epoch");
+        assert_eq!(deadline(EventKind::Http, 0), 28_000);
+        assert_eq!(deadline(EventKind::Http, u64::MAX), 28_000);
     }
 }

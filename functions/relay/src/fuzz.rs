@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use shared::request::path::{Path, Query, target_uri};
 use url::Url;
 
-use crate::event::Event;
+use crate::event::EventKind;
 use crate::gateway::{HttpEvent, Route};
 use crate::{direct, http};
 
@@ -138,7 +138,7 @@ proptest! {
             event[member] = more;
         }
         let raw = serde_json::value::to_raw_value(&event).expect("JSON");
-        let _either = Event::of(&raw);
+        let _either = EventKind::of(&raw);
         if let Ok(request) = direct::read(&raw) {
             expect_within_platform(&request.path, &request.query);
         }
@@ -148,7 +148,7 @@ proptest! {
     fn anything_else(text in odd(), json in any_json()) {
         for text in [text, json.to_string()] {
             let Ok(raw) = RawValue::from_string(text) else { continue };
-            let _either = Event::of(&raw);
+            let _either = EventKind::of(&raw);
             let _refused_or_not = direct::read(&raw);
             if let Ok(event) = HttpEvent::read(raw.get()) {
                 expect_no_escape(&event);

@@ -103,25 +103,21 @@ impl HttpEvent {
     }
 
     /// The method as it came.
-    #[must_use]
     pub fn method(&self) -> &str {
         &self.request_context.http.method
     }
 
     /// The query as it came.
-    #[must_use]
     pub fn query(&self) -> &str {
         self.raw_query_string.as_deref().unwrap_or_default()
     }
 
     /// The ARN of the signer, if API Gateway's IAM authorizer ran.
-    #[must_use]
     pub fn principal(&self) -> Option<&str> {
         self.request_context.authorizer.as_ref()?.iam.as_ref()?.user_arn.as_deref()
     }
 
     /// The value of the `Authorization` header as it came.
-    #[must_use]
     pub fn authorization(&self) -> Option<&str> {
         let headers = self.headers.as_ref()?;
         headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("authorization")).map(|(_, value)| value.as_str())
@@ -150,7 +146,6 @@ impl HttpEvent {
     }
 
     /// The route of the path, with or without its stage.
-    #[must_use]
     pub fn route(&self) -> Route<'_> {
         gateway::route(&self.raw_path, self.request_context.stage.as_deref(), route).unwrap_or(Route::Unknown)
     }

@@ -12,17 +12,17 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use shared::caller::{Caller, Callers, Identity};
 use shared::domain::problem::Problem;
-use shared::domain::qualifier::Arrival;
+use shared::domain::qualifier::InvocationKind;
 use shared::domain::resource::{Kind, Resource};
-use shared::relay::answer::{Answer, Source};
+use shared::relay::answer::{Answer, AnswerSource};
 use shared::relay::headers::{WAIT_MS, drop_untrue_encoding};
 use shared::relay::refused::Refused;
 use shared::relay::{Invocation, Relay};
 use shared::request::path::{Path, Query};
-use shared::request::{self, UntargetedRequest};
+use shared::request::{self, Request, UntargetedRequest};
 
 use crate::direct::{header_texts, raw};
-use crate::event::Event;
+use crate::event::EventKind;
 use crate::gateway::{AuthMethod, HttpEvent, Route};
 use crate::size::{Room, too_large};
 
@@ -38,7 +38,7 @@ struct GatewayResponse {
 
 /// Answers an event of API Gateway.
 pub async fn answer(relay: &Relay, event: &LambdaEvent<Box<RawValue>>) -> Box<RawValue> {
-    let invocation = Event::Http.invocation(&event.context, relay.now());
+    let invocation = EventKind::Http.invocation(&event.context, relay.now());
     let refuse = |refused: &Refused| render(&relay.refuse(refused, &invocation));
     let arn = &event.context.invoked_function_arn;
     let work = Box::pin(relayed(relay, event.payload.get(), arn, &invocation));
@@ -47,7 +47,7 @@ pub async fn answer(relay: &Relay, event: &LambdaEvent<Box<RawValue>>) -> Box<Ra
         Err(refused) => return refuse(&refused),
     };
     let rendered = render(&answer);
-    if Room::for_one().takes(&rendered) || answer.source == Source::Relay {
+    if Room::for_one().takes(&rendered) || answer.source == AnswerSource::Relay {
         return rendered;
     }
     refuse(&too_large(answer.status).into())
@@ -55,7 +55,7 @@ pub async fn answer(relay: &Relay, event: &LambdaEvent<Box<RawValue>>) -> Box<Ra
 
 async fn relayed(relay: &Relay, json: &str, arn: &str, invocation: &Invocation) -> Result<Answer, Refused> {
     let event = HttpEvent::read(json)?;
-    relay.check_arrival(Arrival::Http, arn)?;
+    relay.check_invocation_kind(InvocationKind::Http, arn)?;
     let callers = relay.callers().await?;
     match event.route() {
         Route::Relay { auth, kind, id, path } => {
@@ -107,7 +107,7 @@ pub(crate) fn untargeted(path: Path, event: HttpEvent) -> Result<UntargetedReque
     let wait = wait(&headers)?;
     let body = event.into_body()?;
     drop_untrue_encoding(&mut headers, &body);
-    Ok(UntargetedRequest { method, path, query, headers, body, wait })
+    Ok(UntargetedRequest { query, headers, body, wait, ..Request::new((), method, path) })
 }
 
 fn wait(headers: &HeaderMap) -> Result<Duration, Problem> {
@@ -138,7 +138,7 @@ mod tests {
         let answer = |encoding: Option<&'static str>, body: &'static [u8]| {
             let mut headers = HeaderMap::new();
             encoding.map(|e| headers.insert(CONTENT_ENCODING, HeaderValue::from_static(e)));
-            let (status, source) = (StatusCode::CREATED, Source::Platform);
+            let (status, source) = (StatusCode::CREATED, AnswerSource::Platform);
             render(&Answer { status, source, headers, body: Bytes::from_static(body) }).get().to_owned()
         };
         assert_eq!(

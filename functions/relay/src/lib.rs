@@ -1,6 +1,6 @@
 //! The function `relay`: it translates between events and calls of [`shared::relay`].
 //!
-//! [`event`] tells the two kinds of events apart. [`http`] reads and answers events of API Gateway (payload 2.0), [`direct`]
+//! [`event`] recognises the two kinds of events. [`http`] reads and answers events of API Gateway (payload 2.0), [`direct`]
 //! invocations by other functions, single or in a batch. A malformed event gets an answer, too: only a bug is a function
 //! error.
 
@@ -28,7 +28,7 @@ use shared::relay::Relay;
 use tokio::runtime::Handle;
 use tokio::sync::SetOnce;
 
-use crate::event::Event;
+use crate::event::EventKind;
 
 /// The head start of the first poll for an invocation. Making the clients takes several times as long as the poll, and
 /// would compete with it for the process's memory map and for a processor.
@@ -83,8 +83,8 @@ async fn prepare(config: RelayConfig, ready: Arc<SetOnce<Relay>>) -> Result<(), 
 }
 
 async fn answer(relay: &Relay, event: &LambdaEvent<Box<RawValue>>) -> Box<RawValue> {
-    match Event::of(&event.payload) {
-        Event::Http => http::answer(relay, event).await,
-        Event::Direct => direct::answer(relay, event).await,
+    match EventKind::of(&event.payload) {
+        EventKind::Http => http::answer(relay, event).await,
+        EventKind::Direct => direct::answer(relay, event).await,
     }
 }

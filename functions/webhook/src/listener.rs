@@ -17,7 +17,7 @@ use shared::install::uninstall::{Reported, UninstallError};
 use shared::lambda::gateway;
 use shared::lambda::serve::HttpFunction;
 use shared::table::StoreError;
-use shared::table::webhook::Delivery;
+use shared::table::webhook::IdempotencyKey;
 
 use crate::request::{body, check_route};
 use crate::response::{self, Acknowledgement, Refusal};
@@ -40,7 +40,6 @@ pub struct Listener {
 
 impl Listener {
     /// A handler for one app. Accepts webhooks that one of the platform's Ed25519 keys has signed.
-    #[must_use]
     pub fn new(app: App, public_keys: Vec<[u8; 32]>) -> Self {
         Self { app, public_keys }
     }
@@ -66,7 +65,7 @@ impl Listener {
         signature::verify(&self.public_keys, body, gateway::header(request, signature::HEADER))
             .map_err(|_| Refusal::NotSigned)?;
         let credentials = self.app.app_secret.get().await.map_err(|error| {
-            tracing::error!(%error, "the app's id cannot be read");
+            tracing::error!(%error, "the app's secret cannot be read; the platform must send the webhook again");
             Refusal::TryAgain
         })?;
         let webhook = Webhook::read(body, credentials.app_id())?;
@@ -75,15 +74,15 @@ impl Listener {
         }
         let now = self.app.clock.now();
         let table = &self.app.table;
-        let delivery = webhook.id.map_or_else(|| Delivery::Bytes(sha256(body)), Delivery::Id);
+        let key = webhook.id.map_or_else(|| IdempotencyKey::Bytes(sha256(body)), IdempotencyKey::Id);
         // The mark is written after the effect. A crash in between leads to a repeated delivery, which is processed again.
-        if table.is_webhook_done(&delivery, now).await.map_err(|error| not_stored(&error))? {
+        if table.is_webhook_done(&key, now).await.map_err(|error| not_stored(&error))? {
             return Ok(Acknowledgement::Repeated);
         }
         let done = self.apply(webhook.event).await?;
         // A webhook without effect is not marked: the same bytes may report a later uninstall.
         if done == Acknowledgement::Stored
-            && let Err(error) = table.set_webhook_done(&delivery, now).await
+            && let Err(error) = table.set_webhook_done(&key, now).await
         {
             tracing::warn!(%error, "a webhook could not be marked as done: a repeated delivery will be processed again");
         }
@@ -137,7 +136,7 @@ impl Listener {
             Ok(Uninstalled::Unknown) => Ok(Acknowledgement::Unknown),
             Err(UninstallError::Store(error)) => Err(not_stored(&error)),
             Err(error) => {
-                tracing::warn!(%resource, %error, "it is not known whether an uninstall still holds");
+                tracing::warn!(%resource, %error, "an uninstall could not be checked; the platform must send the webhook again");
                 Err(Refusal::TryAgain)
             }
         }
@@ -183,7 +182,7 @@ async fn in_time(
 
 /// Logs a failed read or write. A webhook that is not stored must not be acknowledged.
 fn not_stored(error: &StoreError) -> Refusal {
-    tracing::error!(%error, "a webhook could not be stored");
+    tracing::error!(%error, "the table failed while a webhook was processed; the platform must send the webhook again");
     Refusal::TryAgain
 }
 

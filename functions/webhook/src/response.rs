@@ -46,7 +46,6 @@ pub enum Refusal {
 
 impl Refusal {
     /// The status code.
-    #[must_use]
     pub fn status(self) -> StatusCode {
         match self {
             Self::NotFound => StatusCode::NOT_FOUND,
@@ -95,13 +94,11 @@ impl Acknowledgement {
 }
 
 /// The name of a result in responses, logs and metrics.
-#[must_use]
 pub fn outcome_name(result: Result<Acknowledgement, Refusal>) -> &'static str {
     result.map_or_else(Refusal::name, Acknowledgement::name)
 }
 
 /// The response for a result. Its body is a JSON object with one member, `outcome`.
-#[must_use]
 pub fn response(result: Result<Acknowledgement, Refusal>, request_id: &str) -> Response<Body> {
     let (status, header) = match result {
         Ok(_) => (StatusCode::OK, None),

@@ -13,9 +13,6 @@ pub const HEADER: &str = "x-ghl-signature";
 pub struct NotSigned;
 
 /// Verifies the signature of a body with each key. Several keys are configured while the platform changes its key.
-///
-/// # Errors
-/// [`NotSigned`].
 pub fn verify(keys: &[[u8; 32]], body: &[u8], signature: Option<&str>) -> Result<(), NotSigned> {
     let signature = STANDARD.decode(signature.ok_or(NotSigned)?.trim()).map_err(|_| NotSigned)?;
     let signed_by = |key: &[u8; 32]| UnparsedPublicKey::new(&ED25519, key).verify(body, &signature).is_ok();

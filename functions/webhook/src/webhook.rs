@@ -132,7 +132,11 @@ impl Wire {
             }
         }
         if unread > 0 {
-            tracing::warn!(unread, read = resources.len(), "a webhook names locations that cannot be read");
+            tracing::warn!(
+                unread,
+                read = resources.len(),
+                "a webhook lists malformed location ids; only its other locations are processed"
+            );
         }
         if unread > 0 && resources.is_empty() {
             return Err(Refusal::Malformed);

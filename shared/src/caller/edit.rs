@@ -214,7 +214,7 @@ mod tests {
         let new = || CallerEntry { id: "new".into(), ..CallerEntry::default() };
         let list = |text: &str| vec![text.to_owned()];
         for (entry, word) in [
-            (CallerEntry { id: "(supposed)".into(), ..new() }, "the id \"(supposed)\""),
+            (CallerEntry { id: "(minter)".into(), ..new() }, "the id \"(minter)\""),
             (CallerEntry { methods: Some(list("FETCH")), ..new() }, "method \"FETCH\""),
             (CallerEntry { methods: Some(list("get")), ..new() }, "method \"get\""),
             (CallerEntry { principals: list("billing-role"), ..new() }, "principal \"billing-role\""),

@@ -2,7 +2,7 @@
 
 use url::Url;
 
-use super::{AppConfig, Reader, Reported};
+use super::{AppConfig, Reader, ReportedProblem};
 
 /// The configuration of the `callback` function.
 #[derive(Clone, Debug)]
@@ -20,7 +20,7 @@ impl CallbackConfig {
     ///
     /// # Errors
     /// A variable is missing or malformed.
-    pub fn read(env: &mut Reader<'_>) -> Result<Self, Reported> {
+    pub fn read(env: &mut Reader<'_>) -> Result<Self, ReportedProblem> {
         let (app, authorization, brand) = (AppConfig::read(env), Authorization::read(env), Brand::read(env));
         Ok(Self { app: app?, authorization: authorization?, brand: brand? })
     }
@@ -70,10 +70,7 @@ const NEWER_PAGE: &str = "/v2/oauth/chooselocation";
 
 impl Authorization {
     /// Reads the variables of the link.
-    ///
-    /// # Errors
-    /// A variable is malformed.
-    pub fn read(env: &mut Reader<'_>) -> Result<Self, Reported> {
+    pub fn read(env: &mut Reader<'_>) -> Result<Self, ReportedProblem> {
         let marketplace = env.url("MARKETPLACE_URL", "https://marketplace.gohighlevel.com");
         let path = env.path("AUTHORIZATION_PATH", "/oauth/chooselocation");
         let public_url = env.optional_url("PUBLIC_URL");
@@ -119,7 +116,7 @@ pub struct Brand {
 }
 
 impl Brand {
-    fn read(env: &mut Reader<'_>) -> Result<Self, Reported> {
+    fn read(env: &mut Reader<'_>) -> Result<Self, ReportedProblem> {
         let name = env.parsed("BRAND_NAME", "must be at most 60 characters without control characters", brand_name);
         let accent = env.parsed("ACCENT_COLOR", "must be a colour of the form #1d4ed8", Colour::parse);
         let support = env.parsed("SUPPORT_URL", "must be an https or a mailto URL without credentials", support_url);
@@ -136,7 +133,6 @@ pub struct Colour {
 
 impl Colour {
     /// Parses `#rrggbb`. Other forms of CSS colours are refused, because the value is written into a style sheet.
-    #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut rgb = [0; 3];
         hex::decode_to_slice(text.strip_prefix('#')?, &mut rgb).ok()?;

@@ -18,7 +18,7 @@ use std::time::Duration;
 use url::Url;
 
 pub use self::callback::{Authorization, Brand, CallbackConfig, Colour, InstallChoice, MarketplaceInstalls};
-pub use self::reader::{Reader, Reported};
+pub use self::reader::{Reader, ReportedProblem};
 pub use self::relay::RelayConfig;
 pub use self::runtime::{events_at_once, runtime_variables, starts_for_a_call};
 pub use self::secure_url::{is_loopback, parse_url};
@@ -64,7 +64,7 @@ impl AppConfig {
     ///
     /// # Errors
     /// A variable is missing or malformed.
-    pub fn read(env: &mut Reader<'_>) -> Result<Self, Reported> {
+    pub fn read(env: &mut Reader<'_>) -> Result<Self, ReportedProblem> {
         let table = env.required("TABLE_NAME");
         let app_secret_id = env.required("APP_SECRET_ID");
         let sealing_secret_id = env.required("SEALING_SECRET_ID");
@@ -100,7 +100,7 @@ impl AppConfig {
 }
 
 /// Reads the limits of a resource. A limit that is set is a bound, too, unless the variable of its bound is set.
-fn read_limits(env: &mut Reader<'_>) -> Result<LimitPolicy, Reported> {
+fn read_limits(env: &mut Reader<'_>) -> Result<LimitPolicy, ReportedProblem> {
     const BURST: RangeInclusive<u32> = 1..=10_000;
     const DAILY: RangeInclusive<u32> = 1..=100_000_000;
     /// The shortest interval that the platform's headers can set.
@@ -134,7 +134,6 @@ pub struct ConfigError(Vec<String>);
 
 impl ConfigError {
     /// The problems, one sentence for each variable.
-    #[must_use]
     pub fn problems(&self) -> &[String] {
         &self.0
     }
@@ -154,7 +153,7 @@ impl std::error::Error for ConfigError {}
 /// All variables that are missing or malformed.
 pub fn read<C>(
     lookup: &dyn Fn(&str) -> Option<String>,
-    config: impl FnOnce(&mut Reader<'_>) -> Result<C, Reported>,
+    config: impl FnOnce(&mut Reader<'_>) -> Result<C, ReportedProblem>,
 ) -> Result<C, ConfigError> {
     let mut env = Reader::new(lookup);
     let config = config(&mut env);
@@ -165,7 +164,7 @@ pub fn read<C>(
 ///
 /// # Errors
 /// All variables that are missing or malformed; `AWS_LAMBDA_RUNTIME_API` is one that must be set.
-pub fn from_env<C>(config: impl FnOnce(&mut Reader<'_>) -> Result<C, Reported>) -> Result<C, ConfigError> {
+pub fn from_env<C>(config: impl FnOnce(&mut Reader<'_>) -> Result<C, ReportedProblem>) -> Result<C, ConfigError> {
     let config = read(&variable, config);
     if variable("AWS_LAMBDA_RUNTIME_API").is_some() {
         return config;
@@ -176,7 +175,6 @@ pub fn from_env<C>(config: impl FnOnce(&mut Reader<'_>) -> Result<C, Reported>) 
 }
 
 /// A variable of the process's environment.
-#[must_use]
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
 pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
@@ -188,7 +186,7 @@ mod tests {
 
     fn from<C>(
         vars: &[(&str, &str)],
-        config: impl FnOnce(&mut Reader<'_>) -> Result<C, Reported>,
+        config: impl FnOnce(&mut Reader<'_>) -> Result<C, ReportedProblem>,
     ) -> Result<C, ConfigError> {
         read(&|name| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()), config)
     }
@@ -270,7 +268,7 @@ mod tests {
     fn all_are_reported<C: fmt::Debug>(
         malformed: &[(&str, &str)],
         missing: &[&str],
-        config: impl FnOnce(&mut Reader<'_>) -> Result<C, Reported>,
+        config: impl FnOnce(&mut Reader<'_>) -> Result<C, ReportedProblem>,
     ) {
         let vars = [&MALFORMED, malformed].concat();
         let error = from(&vars, config).expect_err("nothing is right");

@@ -10,7 +10,7 @@ use super::secure_url::parse_url;
 /// Reads variables for [`super::read`]. An empty variable counts as absent, because templates set unused parameters to
 /// `""`.
 ///
-/// Each method that can fail gives [`Reported`] in place of a value, so that no invented value can be used. A
+/// Each method that can fail gives [`ReportedProblem`] in place of a value, so that no invented value can be used. A
 /// configuration calls the methods of all its variables first and uses `?` afterwards, so that every problem is found.
 pub struct Reader<'a> {
     lookup: &'a dyn Fn(&str) -> Option<String>,
@@ -20,7 +20,7 @@ pub struct Reader<'a> {
 /// Replaces a value that cannot be read. Only a [`Reader`] creates this, after recording a problem that names the
 /// variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reported(());
+pub struct ReportedProblem(());
 
 impl<'a> Reader<'a> {
     pub(super) fn new(lookup: &'a dyn Fn(&str) -> Option<String>) -> Self {
@@ -28,17 +28,16 @@ impl<'a> Reader<'a> {
     }
 
     /// The configuration, or all recorded problems.
-    pub(super) fn finish<C>(self, config: Result<C, Reported>) -> Result<C, ConfigError> {
+    pub(super) fn finish<C>(self, config: Result<C, ReportedProblem>) -> Result<C, ConfigError> {
         config.ok().filter(|_| self.problems.is_empty()).ok_or(ConfigError(self.problems))
     }
 
-    fn report(&mut self, problem: String) -> Reported {
+    fn report(&mut self, problem: String) -> ReportedProblem {
         self.problems.push(problem);
-        Reported(())
+        ReportedProblem(())
     }
 
     /// The text of an optional variable.
-    #[must_use]
     pub fn optional(&self, name: &str) -> Option<String> {
         (self.lookup)(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
     }
@@ -47,7 +46,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// The variable is absent.
-    pub fn required(&mut self, name: &str) -> Result<String, Reported> {
+    pub fn required(&mut self, name: &str) -> Result<String, ReportedProblem> {
         self.optional(name).ok_or_else(|| self.report(format!("{name} is not set")))
     }
 
@@ -55,7 +54,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// The URL is malformed or not secure.
-    pub fn optional_url(&mut self, name: &str) -> Result<Option<Url>, Reported> {
+    pub fn optional_url(&mut self, name: &str) -> Result<Option<Url>, ReportedProblem> {
         let Some(text) = self.optional(name) else { return Ok(None) };
         parse_url(&text).map(Some).map_err(|why| self.report(format!("{name} {why}")))
     }
@@ -64,7 +63,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// The URL is malformed or not secure.
-    pub fn url(&mut self, name: &str, default: &str) -> Result<Url, Reported> {
+    pub fn url(&mut self, name: &str, default: &str) -> Result<Url, ReportedProblem> {
         let text = self.optional(name).unwrap_or_else(|| default.to_owned());
         parse_url(&text).map_err(|why| self.report(format!("{name} {why}")))
     }
@@ -73,7 +72,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// The text is not an absolute path, or has a query or a fragment.
-    pub fn path(&mut self, name: &str, default: &str) -> Result<String, Reported> {
+    pub fn path(&mut self, name: &str, default: &str) -> Result<String, ReportedProblem> {
         let path = self.optional(name).unwrap_or_else(|| default.to_owned());
         if !path.starts_with('/') || path.starts_with("//") || path.contains(['?', '#', '\\']) {
             return Err(self.report(format!("{name} must be an absolute path without query or fragment")));
@@ -85,7 +84,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// The text is not a number, or the number is out of range.
-    pub fn number(&mut self, name: &str, default: u32, range: RangeInclusive<u32>) -> Result<u32, Reported> {
+    pub fn number(&mut self, name: &str, default: u32, range: RangeInclusive<u32>) -> Result<u32, ReportedProblem> {
         let Some(text) = self.optional(name) else { return Ok(default) };
         let number = text.parse().ok().filter(|number| range.contains(number));
         number.ok_or_else(|| {
@@ -97,7 +96,11 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// The text is none of the words.
-    pub fn choice<T: Copy, const N: usize>(&mut self, name: &str, choices: [(&str, T); N]) -> Result<T, Reported> {
+    pub fn choice<T: Copy, const N: usize>(
+        &mut self,
+        name: &str,
+        choices: [(&str, T); N],
+    ) -> Result<T, ReportedProblem> {
         const { assert!(N > 0, "the first choice is the default") };
         let Some(text) = self.optional(name) else { return Ok(choices[0].1) };
         let chosen = choices.iter().find(|(word, _)| *word == text);
@@ -116,7 +119,7 @@ impl<'a> Reader<'a> {
         name: &str,
         problem: &str,
         parse: impl FnOnce(&str) -> Option<T>,
-    ) -> Result<Option<T>, Reported> {
+    ) -> Result<Option<T>, ReportedProblem> {
         let Some(text) = self.optional(name) else { return Ok(None) };
         parse(&text).map(Some).ok_or_else(|| self.report(format!("{name} {problem}")))
     }
@@ -128,7 +131,7 @@ mod tests {
     use super::*;
 
     /// The problems of a configuration that consists of the variable `X`.
-    fn problems<T>(text: &str, value: impl FnOnce(&mut Reader<'_>) -> Result<T, Reported>) -> Vec<String> {
+    fn problems<T>(text: &str, value: impl FnOnce(&mut Reader<'_>) -> Result<T, ReportedProblem>) -> Vec<String> {
         let lookup = |name: &str| (name == "X").then(|| text.to_owned());
         read(&lookup, value).err().map(|error| error.problems().to_vec()).unwrap_or_default()
     }

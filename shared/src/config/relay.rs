@@ -1,6 +1,6 @@
 //! The settings of the `relay` function.
 
-use super::{AppConfig, Reader, Reported};
+use super::{AppConfig, Reader, ReportedProblem};
 
 /// The configuration of the `relay` function.
 #[derive(Clone, Debug)]
@@ -16,7 +16,7 @@ impl RelayConfig {
     ///
     /// # Errors
     /// A variable is missing or malformed.
-    pub fn read(env: &mut Reader<'_>) -> Result<Self, Reported> {
+    pub fn read(env: &mut Reader<'_>) -> Result<Self, ReportedProblem> {
         let (app, callers_secret_id) = (AppConfig::read(env), env.required("CALLERS_SECRET_ID"));
         Ok(Self { app: app?, callers_secret_id: callers_secret_id? })
     }

@@ -5,7 +5,6 @@ use super::variable;
 
 /// The variables that the Runtime API's client needs beside `AWS_LAMBDA_RUNTIME_API` and that are missing, with the
 /// values to set. The client panics without these variables. Lambda sets all of them; other Runtime APIs may not.
-#[must_use]
 pub fn runtime_variables(function: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Vec<(&'static str, String)> {
     let mut wanted = Vec::new();
     for (variable, value) in [
@@ -30,14 +29,12 @@ pub fn runtime_variables(function: &str, lookup: &dyn Fn(&str) -> Option<String>
 
 /// Returns true if Lambda started this process because a call waits for it, and false if the process was started in
 /// advance.
-#[must_use]
 pub fn starts_for_a_call() -> bool {
     variable("AWS_LAMBDA_INITIALIZATION_TYPE").is_none_or(|kind| kind == "on-demand")
 }
 
 /// The highest number of events that Lambda gives this process at once. The number is one, except on Lambda Managed
 /// Instances.
-#[must_use]
 pub fn events_at_once() -> u32 {
     variable("AWS_LAMBDA_MAX_CONCURRENCY").and_then(|number| number.parse().ok()).unwrap_or(1).max(1)
 }

@@ -24,7 +24,6 @@ pub fn parse_url(text: &str) -> Result<Url, &'static str> {
 
 /// Returns true if a URL leads to this machine: to a loopback address (RFC 1122 section 3.2.1.3, RFC 4291 section
 /// 2.5.3), to `localhost` or to a name below it (RFC 6761 section 6.3).
-#[must_use]
 pub fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),

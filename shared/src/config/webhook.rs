@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{AppConfig, Reader, Reported};
+use super::{AppConfig, Reader, ReportedProblem};
 
 /// The marketplace's webhook key as the platform publishes it (SPKI, base64).
 const PUBLISHED_KEY: &str = "MCowBQYDK2VwAyEAi2HR1srL4o18O8BRa7gVJY7G7bupbN3H9AwJrHCDiOg=";
@@ -25,7 +25,7 @@ impl WebhookConfig {
     ///
     /// # Errors
     /// A variable is missing or malformed.
-    pub fn read(env: &mut Reader<'_>) -> Result<Self, Reported> {
+    pub fn read(env: &mut Reader<'_>) -> Result<Self, ReportedProblem> {
         let app = AppConfig::read(env);
         let form = "must be comma-separated base64 SPKI Ed25519 keys";
         let public_keys = env.parsed("WEBHOOK_PUBLIC_KEYS", form, ed25519_keys);

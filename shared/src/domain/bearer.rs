@@ -17,13 +17,11 @@ pub struct Bearer(Option<HeaderValue>);
 
 impl Bearer {
     /// The value of `Authorization`. `None` if the token has a character that is not allowed in a header.
-    #[must_use]
     pub fn header(&self) -> Option<&HeaderValue> {
         self.0.as_ref()
     }
 
     /// The token in the clear. Empty if the token cannot be sent. Reviews should look at every call of this method.
-    #[must_use]
     pub fn expose(&self) -> &str {
         let text = self.0.as_ref().and_then(|header| std::str::from_utf8(header.as_bytes()).ok());
         text.and_then(|text| text.strip_prefix(SCHEME)).unwrap_or_default()

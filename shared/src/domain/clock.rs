@@ -20,19 +20,16 @@ pub struct Millis(pub i64);
 
 impl Millis {
     /// Time from `earlier` to `self`, zero if `earlier` is later.
-    #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
     /// Whole seconds since the Unix epoch, rounded down: the unit of DynamoDB's TTL attribute.
-    #[must_use]
     pub fn seconds(self) -> i64 {
         self.0.div_euclid(1000)
     }
 
     /// RFC 3339, UTC, with milliseconds.
-    #[must_use]
     pub fn rfc3339(self) -> String {
         time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000)
             .ok()
@@ -67,10 +64,10 @@ impl fmt::Display for Millis {
 /// The burst limit needs the clocks of all processes to be within 300 ms of each other. Lambda's clocks are within
 /// milliseconds. The correction is for machines whose clock is not synchronized.
 #[derive(Clone, Debug)]
-pub struct Clock(Arc<Source>);
+pub struct Clock(Arc<TimeSource>);
 
 #[derive(Debug)]
-enum Source {
+enum TimeSource {
     System { correction: AtomicI64, offset: Mutex<Offset> },
     Manual { now: AtomicI64 },
 }
@@ -84,7 +81,6 @@ pub struct Reading {
 
 impl Reading {
     /// Reads both clocks.
-    #[must_use]
     pub fn now() -> Self {
         Self { wall: wall_clock(), monotonic: Instant::now() }
     }
@@ -92,31 +88,28 @@ impl Reading {
 
 impl Clock {
     /// The machine's clock.
-    #[must_use]
     pub fn system() -> Self {
-        Self(Arc::new(Source::System { correction: AtomicI64::new(0), offset: Mutex::default() }))
+        Self(Arc::new(TimeSource::System { correction: AtomicI64::new(0), offset: Mutex::default() }))
     }
 
     /// A clock that stands still until [`Clock::advance`] moves it.
-    #[must_use]
     pub fn manual(start: Millis) -> Self {
-        Self(Arc::new(Source::Manual { now: AtomicI64::new(start.0) }))
+        Self(Arc::new(TimeSource::Manual { now: AtomicI64::new(start.0) }))
     }
 
     /// The current time.
-    #[must_use]
     pub fn now(&self) -> Millis {
         match &*self.0 {
-            Source::System { correction, .. } => {
+            TimeSource::System { correction, .. } => {
                 Millis(wall_clock().0.saturating_add(correction.load(Ordering::Relaxed)))
             }
-            Source::Manual { now } => Millis(now.load(Ordering::SeqCst)),
+            TimeSource::Manual { now } => Millis(now.load(Ordering::SeqCst)),
         }
     }
 
     /// Moves a manual clock forward. Has no effect on a system clock.
     pub fn advance(&self, by: Duration) {
-        if let Source::Manual { now } = &*self.0 {
+        if let TimeSource::Manual { now } = &*self.0 {
             now.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
         }
     }
@@ -127,9 +120,8 @@ impl Clock {
     ///
     /// Returns the correction in milliseconds if the correction has changed, and zero if the machine's clock is used
     /// uncorrected again.
-    #[must_use]
-    pub fn learn(&self, date: Millis, sent: Reading, received: Reading) -> Option<i64> {
-        let Source::System { correction, offset } = &*self.0 else { return None };
+    pub fn observe(&self, date: Millis, sent: Reading, received: Reading) -> Option<i64> {
+        let TimeSource::System { correction, offset } = &*self.0 else { return None };
         let by_wall = received.wall.0.checked_sub(sent.wall.0).and_then(|ms| u64::try_from(ms).ok())?;
         let by_monotonic = received.monotonic.saturating_duration_since(sent.monotonic);
         if Duration::from_millis(by_wall).max(by_monotonic) >= EVIDENCE_WITHIN {
@@ -138,7 +130,7 @@ impl Clock {
         // The readings are cut to the millisecond.
         let (low, high) = (date.0 - received.wall.0 - 1, date.0 + 1000 - sent.wall.0);
         let mut offset = offset.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = offset.learn(low, high, received.wall);
+        let changed = offset.observe(low, high, received.wall);
         correction.store(offset.correction(), Ordering::Relaxed);
         changed
     }
@@ -168,7 +160,7 @@ mod tests {
                 .expect("a running machine"),
         };
         let date = (sent.wall.0 + 1 + ahead).div_euclid(1000) * 1000;
-        clock.learn(Millis(date), sent, received)
+        clock.observe(Millis(date), sent, received)
     }
 
     #[test]
@@ -178,8 +170,8 @@ mod tests {
         assert!(answer(&clock, -HOUR, 3, 3).is_some());
         let off = wall_clock().0 - clock.now().0;
         assert!((HOUR - 1_010..HOUR + 1_010).contains(&off), "off by {off} ms");
-        let learnt: Vec<_> = (0..3).filter_map(|_| answer(&clock, 0, 3, 3)).collect();
-        assert_eq!(learnt, [0], "a clock that was set right again is believed");
+        let corrections: Vec<_> = (0..3).filter_map(|_| answer(&clock, 0, 3, 3)).collect();
+        assert_eq!(corrections, [0], "a clock that was set right again is believed");
         assert!((clock.now().0 - wall_clock().0).abs() < 100);
     }
 

@@ -16,15 +16,15 @@ pub enum Name {
     /// The platform has paused the location.
     Suspended,
     /// The installation works again without a new install, after [`Name::Suspended`] or [`Name::NeedsReauthorization`].
+    /// This variant stays the last one, because the length of `ALL` is derived from it.
     Resumed,
 }
 
 impl Name {
-    const ALL: [Self; 5] =
+    const ALL: [Self; Self::Resumed as usize + 1] =
         [Self::Installed, Self::Uninstalled, Self::NeedsReauthorization, Self::Suspended, Self::Resumed];
 
     /// The name in the table, on the bus and in logs.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Installed => "Installed",
@@ -55,7 +55,6 @@ impl fmt::Display for Event {
 
 impl Event {
     /// Parses the text that `Display` writes.
-    #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('@');
         let name = parts.next()?;

@@ -62,6 +62,8 @@ pub struct Installation {
     pub schedule: Schedule,
     /// The platform's findings about the current token.
     pub findings: Findings,
+    /// The results of asking companies about the location.
+    pub search: CompanySearch,
     /// The time at which the exchange of the authorization code began.
     pub installed_at: Millis,
     /// The company, if known.
@@ -98,7 +100,6 @@ pub enum State {
 
 impl State {
     /// The state without its data.
-    #[must_use]
     pub fn status(&self) -> Status {
         match self {
             Self::Active => Status::Active,
@@ -140,6 +141,14 @@ pub enum Source {
 pub struct Minted {
     /// The epoch of the company's installation from which the stored token was minted.
     pub company_epoch: u64,
+    /// True for a placeholder: only a caller has named this location, and the item exists so that the location can be
+    /// claimed.
+    pub is_placeholder: bool,
+}
+
+/// The results of asking companies about a location whose company is not known or does not have the app there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CompanySearch {
     /// Set if no company has the app in this location, as stated by the platform. The companies are asked again after
     /// this time.
     pub absent_until: Option<Millis>,
@@ -148,9 +157,9 @@ pub struct Minted {
     pub absent_newest: Option<Millis>,
     /// The start of the schedule's search for this location's company.
     pub search_since: Option<Millis>,
-    /// True for a placeholder: only a caller has named this location, and the item exists so that the location can be
-    /// claimed.
-    pub is_placeholder: bool,
+    /// Set if the other companies were asked, or were to be asked, because the location's own company has ended or does
+    /// not have the app there. The other companies are asked again after this time.
+    pub others_again_at: Option<Millis>,
 }
 
 /// The times that decide when the token of an installation is tried.
@@ -190,19 +199,16 @@ pub struct Gone {
 
 impl Installation {
     /// The key of the item.
-    #[must_use]
     pub fn key(&self) -> String {
         installation_key(&self.resource)
     }
 
     /// The state of the installation, without its data.
-    #[must_use]
     pub fn status(&self) -> Status {
         self.state.status()
     }
 
     /// The lease. If its holder has died, the lease ends by expiry.
-    #[must_use]
     pub fn lease(&self) -> Option<&Lease> {
         match &self.state {
             State::Refreshing(lease) => Some(lease),
@@ -211,13 +217,11 @@ impl Installation {
     }
 
     /// The state before the claim of the current lease. Without a lease, the current state.
-    #[must_use]
     pub fn claimed_from(&self) -> Status {
         self.lease().map_or_else(|| self.status(), |lease| lease.claimed_from)
     }
 
     /// The time of the uninstall.
-    #[must_use]
     pub fn revoked_at(&self) -> Option<Millis> {
         match self.state {
             State::Revoked { at } => Some(at),
@@ -226,7 +230,6 @@ impl Installation {
     }
 
     /// The data of a minted location. `None` if the location has a grant of its own.
-    #[must_use]
     pub fn minted(&self) -> Option<Minted> {
         match self.source {
             Source::Minted(minted) => Some(minted),
@@ -235,7 +238,6 @@ impl Installation {
     }
 
     /// The standby pairs.
-    #[must_use]
     pub fn standby(&self) -> &[StandbyPair] {
         match &self.source {
             Source::Own { standby } => standby,
@@ -244,20 +246,17 @@ impl Installation {
     }
 
     /// Returns true if `owner` wrote the current pair.
-    #[must_use]
     pub fn is_committed_by(&self, owner: &LeaseOwner) -> bool {
         self.committed_by.as_ref() == Some(owner)
     }
 
     /// The URL at which a human can install the app again, if the deployment's address is known.
-    #[must_use]
     pub fn reinstall_url(&self) -> Option<String> {
         self.home.as_ref().map(|home| format!("{}/oauth/install", home.trim_end_matches('/')))
     }
 }
 
 /// The key of a resource's installation.
-#[must_use]
 pub fn installation_key(resource: &Resource) -> String {
     format!("installation#{}#{}", resource.kind().as_str(), resource.id())
 }

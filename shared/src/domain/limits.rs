@@ -83,7 +83,6 @@ pub struct Endpoint<'a> {
 
 impl<'a> Endpoint<'a> {
     /// The endpoint of `path`, such as `/contacts/search`: its first segment, for this resource.
-    #[must_use]
     pub fn of(resource: &'a Resource, path: &'a str) -> Self {
         let name = path.trim_start_matches('/').split(['/', '?']).next().unwrap_or_default();
         let name = name.get(..LONGEST_ENDPOINT).unwrap_or(name);

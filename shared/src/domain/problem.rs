@@ -52,7 +52,6 @@ pub enum Code {
 
 impl Code {
     /// The value of `code` in the answer.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unauthenticated => "unauthenticated",
@@ -77,7 +76,6 @@ impl Code {
     }
 
     /// The HTTP status.
-    #[must_use]
     pub fn status(self) -> StatusCode {
         match self {
             Self::Unauthenticated => StatusCode::UNAUTHORIZED,
@@ -135,7 +133,6 @@ pub struct Problem {
 
 impl Problem {
     /// A refusal without further members. The detail is cut off after 300 bytes.
-    #[must_use]
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         let mut detail = detail.into();
         if detail.len() > LONGEST_DETAIL {
@@ -146,7 +143,6 @@ impl Problem {
     }
 
     /// The refusal of a malformed request. The detail is cut off after 300 bytes.
-    #[must_use]
     pub fn invalid_request(detail: impl Into<String>) -> Self {
         Self::new(Code::InvalidRequest, detail)
     }
@@ -166,7 +162,6 @@ impl Problem {
     }
 
     /// The JSON object.
-    #[must_use]
     pub fn to_json(&self) -> Value {
         let mut object = self.members.clone();
         object.insert("type".into(), json!(format!("urn:hoopai-relay:problem:{}", self.code.as_str())));

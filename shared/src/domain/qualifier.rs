@@ -16,7 +16,6 @@ pub enum Qualifier<'a> {
 impl<'a> Qualifier<'a> {
     /// Reads the qualifier of `arn:aws:lambda:REGION:ACCOUNT:function:NAME:QUALIFIER`: the text after the seventh
     /// colon. An ARN of another form, as sent by emulators, has no qualifier.
-    #[must_use]
     pub fn of(invoked_function_arn: &'a str) -> Self {
         match invoked_function_arn.splitn(8, ':').nth(7) {
             None | Some("$LATEST") => Self::Unqualified,
@@ -25,7 +24,6 @@ impl<'a> Qualifier<'a> {
     }
 
     /// The alias. A version number is not an alias (Lambda's own rule for the names of aliases).
-    #[must_use]
     pub fn alias(self) -> Option<&'a str> {
         match self {
             Self::Named(name) if names_an_alias(name) => Some(name),
@@ -35,7 +33,6 @@ impl<'a> Qualifier<'a> {
 }
 
 /// Returns true if Lambda could have an alias of this name (`CreateAlias`, parameter `Name`).
-#[must_use]
 pub fn names_an_alias(name: &str) -> bool {
     let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
     (1..=128).contains(&name.len()) && plain && !name.bytes().all(|b| b.is_ascii_digit())
@@ -43,7 +40,7 @@ pub fn names_an_alias(name: &str) -> bool {
 
 /// The form of an event. The sender of an event can choose its form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arrival {
+pub enum InvocationKind {
     /// A request that API Gateway passes on.
     Http,
     /// Messages that Lambda has read from an SQS queue.
@@ -58,13 +55,11 @@ pub struct GatewayAlias(Option<String>);
 
 impl GatewayAlias {
     /// The alias of this name, or no alias.
-    #[must_use]
     pub fn new(name: Option<String>) -> Self {
         Self(name)
     }
 
     /// The name of the alias.
-    #[must_use]
     pub fn name(&self) -> Option<&str> {
         self.0.as_deref()
     }
@@ -72,13 +67,12 @@ impl GatewayAlias {
     /// Returns true if an event of this form may have come by this ARN. With a gateway alias, HTTP and SQS events come
     /// by the alias and direct invocations do not. Without a gateway alias, HTTP and SQS events come by the unqualified
     /// function.
-    #[must_use]
-    pub fn admits(&self, arrival: Arrival, invoked_function_arn: &str) -> bool {
+    pub fn admits(&self, kind: InvocationKind, invoked_function_arn: &str) -> bool {
         let wanted = self.name().map_or(Qualifier::Unqualified, Qualifier::Named);
         let is_gateway = Qualifier::of(invoked_function_arn) == wanted;
-        match arrival {
-            Arrival::Http | Arrival::Queue => is_gateway,
-            Arrival::Direct => self.name().is_none() || !is_gateway,
+        match kind {
+            InvocationKind::Http | InvocationKind::Queue => is_gateway,
+            InvocationKind::Direct => self.name().is_none() || !is_gateway,
         }
     }
 }
@@ -130,9 +124,9 @@ mod tests {
             (Some("live"), ":7", false, true),
         ] {
             let (alias, arn) = (GatewayAlias::new(gateway.map(str::to_owned)), format!("{ARN}{suffix}"));
-            assert_eq!(alias.admits(Arrival::Http, &arn), events, "HTTP by {suffix:?} with {gateway:?}");
-            assert_eq!(alias.admits(Arrival::Queue, &arn), events, "SQS by {suffix:?} with {gateway:?}");
-            assert_eq!(alias.admits(Arrival::Direct, &arn), direct, "direct by {suffix:?} with {gateway:?}");
+            assert_eq!(alias.admits(InvocationKind::Http, &arn), events, "HTTP by {suffix:?} with {gateway:?}");
+            assert_eq!(alias.admits(InvocationKind::Queue, &arn), events, "SQS by {suffix:?} with {gateway:?}");
+            assert_eq!(alias.admits(InvocationKind::Direct, &arn), direct, "direct by {suffix:?} with {gateway:?}");
         }
     }
 

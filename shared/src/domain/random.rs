@@ -6,7 +6,6 @@ use aws_lc_rs::rand;
 ///
 /// # Panics
 /// If the system's random number generator fails.
-#[must_use]
 pub fn bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     rand::fill(&mut bytes).expect("the system's random numbers");
@@ -17,7 +16,6 @@ pub fn bytes<const N: usize>() -> [u8; N] {
 ///
 /// # Panics
 /// If the system's random number generator fails.
-#[must_use]
 pub fn hex<const N: usize>() -> String {
     ::hex::encode(bytes::<N>())
 }

@@ -16,7 +16,6 @@ pub enum Kind {
 
 impl Kind {
     /// `location` or `company`.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Location => "location",
@@ -60,13 +59,11 @@ impl Resource {
     }
 
     /// Location or company.
-    #[must_use]
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
     /// The id at the platform.
-    #[must_use]
     pub fn id(&self) -> &str {
         &self.id
     }

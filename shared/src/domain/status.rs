@@ -20,13 +20,23 @@ pub enum Status {
     Blocked,
     /// The platform refused the current refresh token. Only a human can restore the installation, by installing again.
     NeedsReauthorization,
-    /// The app was uninstalled. The installation holds no tokens.
+    /// The app was uninstalled. The installation holds no tokens. This variant stays the last one, because the length
+    /// of [`Self::ALL`] is derived from it.
     Revoked,
 }
 
+/// Does not compile unless [`Status::ALL`] has each state once, in the order of their declaration.
+const _: () = {
+    let mut place = 0;
+    while place < Status::ALL.len() {
+        assert!(Status::ALL[place] as usize == place);
+        place += 1;
+    }
+};
+
 impl Status {
     /// All states.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; Self::Revoked as usize + 1] = [
         Self::Active,
         Self::Refreshing,
         Self::Uncertain,
@@ -37,7 +47,6 @@ impl Status {
     ];
 
     /// The name in the table and in answers.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Active => "Active",
@@ -51,13 +60,11 @@ impl Status {
     }
 
     /// The state with this name.
-    #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|status| status.as_str() == name)
     }
 
     /// Returns true if the stored pair is the live one, as far as known.
-    #[must_use]
     pub const fn has_live_pair(self) -> bool {
         match self {
             Self::Active => true,
@@ -72,7 +79,6 @@ impl Status {
 
     /// Returns true if the installation has ended: it gets no new token until the app is installed again, or an
     /// operator orders another try of the refresh token.
-    #[must_use]
     pub const fn has_ended(self) -> bool {
         match self {
             Self::NeedsReauthorization | Self::Revoked => true,
@@ -81,7 +87,6 @@ impl Status {
     }
 
     /// Returns true if an unexpired lease prevents a claim in this state.
-    #[must_use]
     pub const fn respects_lease(self) -> bool {
         match self {
             Self::Refreshing | Self::Uncertain => true,
@@ -92,7 +97,6 @@ impl Status {
     /// Returns true if an attempt may claim an installation in this state. `lease_ends_at` is the end of the last
     /// lease. The condition of the claim's write is the same rule for `DynamoDB`. An operator may also claim an
     /// installation that was given up.
-    #[must_use]
     pub fn claimable(self, lease_ends_at: Option<Millis>, now: Millis) -> bool {
         let is_leased = self.respects_lease() && lease_ends_at.is_some_and(|end| now < end);
         Transition::Claim.from(self).is_some() && !is_leased
@@ -125,7 +129,6 @@ impl Transition {
     ///
     /// This is the only table of legal moves: the conditions of the writes are generated from it. No match arm covers
     /// all other states, so the compiler reports each place where a new state needs a decision.
-    #[must_use]
     pub const fn from(self, from: Status) -> Option<Status> {
         use Status::{Active, Blocked, NeedsReauthorization, Refreshing, Revoked, Suspended, Uncertain};
         match self {
@@ -170,7 +173,6 @@ impl Transition {
     }
 
     /// Returns true if this write is legal for an installation in state `from`.
-    #[must_use]
     pub const fn is_legal(self, from: Status) -> bool {
         self.from(from).is_some()
     }
@@ -182,7 +184,8 @@ impl fmt::Display for Status {
     }
 }
 
-/// The version of a token pair: epoch and generation. Both numbers only grow.
+/// The version of a token pair: epoch and generation. Both numbers only grow. The version is the fencing token of the
+/// lease: it is in the condition of every write of a lease owner, so a write that belongs to an older pair changes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TokenVersion {
     /// Incremented by each install and uninstall.
@@ -211,13 +214,11 @@ pub struct LeaseOwner(String);
 
 impl LeaseOwner {
     /// Creates a new random id.
-    #[must_use]
     pub fn new() -> Self {
         Self(random::hex::<16>())
     }
 
     /// The id as stored in the table.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -252,7 +253,6 @@ pub enum LostCommit {
 /// and `stored` is the version of the stored pair. `granted_from` is the generation whose token was presented for the
 /// stored pair: the previous generation, or an older one if the stored pair is a standby pair that replaced a refused
 /// pair.
-#[must_use]
 pub fn lost_commit(
     mine: &LeaseOwner,
     from: TokenVersion,
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_commit_is_judged_by_lineage() {
+    fn a_lost_commit_is_judged_by_version() {
         let (mine, rival) = (LeaseOwner::new(), LeaseOwner::new());
         let from = TokenVersion { epoch: 2, generation: 7 };
         let at = |epoch, generation| TokenVersion { epoch, generation };

@@ -52,39 +52,31 @@ pub struct Events {
 
 impl Events {
     /// Publishes events of the installations in `table` on the named bus.
-    #[must_use]
     pub fn new(bus: Option<(Client, String)>, table: Table, clock: Clock) -> Self {
         Self { bus: bus.map(|(client, name)| Bus::new(client, name)), table, clock }
     }
 
     /// Returns true if events are published, that is, if there is a bus.
-    #[must_use]
     pub fn are_published(&self) -> bool {
         self.bus.is_some()
     }
 
     /// The event of an install that begins `epoch`.
-    #[must_use]
     pub fn installed(&self, epoch: u64, at: Millis) -> Option<Event> {
         self.bus.as_ref().map(|_| Event { name: Name::Installed, at, epoch })
     }
 
     /// The event of an uninstall that is followed by `epoch`.
-    #[must_use]
     pub fn uninstalled(&self, epoch: u64, at: Millis) -> Option<Event> {
         self.bus.as_ref().map(|_| Event { name: Name::Uninstalled, at, epoch })
     }
 
     /// The event of a new token for `stored`, the installation as read by its claim.
-    #[must_use]
     pub fn renewed(&self, stored: &Installation) -> Option<Event> {
         self.bus.as_ref().and_then(|_| of_renewal(stored, self.clock.now()))
     }
 
     /// Releases a lease without a new token ([`Table::release`]), and publishes the event of the release, if any.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn release(
         &self,
         claimed: &Installation,
@@ -123,7 +115,7 @@ impl Events {
             Ok(Err(error)) => error,
             Err(_) => "no answer in time".to_owned(),
         };
-        tracing::warn!(resource = %stored.resource, error, "a lifecycle event is left to the schedule");
+        tracing::warn!(resource = %stored.resource, error, "lifecycle events could not be sent; the schedule sends them later");
     }
 
     /// Reads one installation and publishes the events in its outbox.
@@ -151,12 +143,17 @@ impl Events {
         // Reads a few installations at a time, and publishes all events that were read.
         for some in left.chunks(MOST) {
             if self.clock.now() + PATIENCE * 2 > deadline {
-                return tracing::warn!("lifecycle events are left to the next tick");
+                return tracing::warn!("no time is left to send lifecycle events; the next tick continues");
             }
             let read = stream::iter(some).map(|resource| self.table.installation(resource)).buffered(CONCURRENCY);
             let stored: Vec<Installation> = read.filter_map(async |read| read.ok().flatten()).collect().await;
             if let Err(error) = self.send_left(bus, &stored).await {
-                return tracing::error!(alarm = "events", error, left = left.len(), "lifecycle events are not sent");
+                return tracing::error!(
+                    alarm = "events",
+                    error,
+                    left = left.len(),
+                    "lifecycle events could not be sent; the next tick tries again"
+                );
             }
         }
         if !left.is_empty() {
@@ -178,7 +175,7 @@ impl Events {
             return Err(error.to_string());
         }
         if !events.is_empty() && delivered.iter().all(|delivery| *delivery == Delivery::NotTaken) {
-            return Err("the bus takes none".to_owned());
+            return Err("the bus takes no event".to_owned());
         }
         Ok(())
     }
@@ -219,7 +216,7 @@ fn of_failure(stored: &Installation, status: Status, at: Millis) -> Option<Event
     let name = match status {
         Status::Suspended => Name::Suspended,
         Status::NeedsReauthorization => Name::NeedsReauthorization,
-        _ => return None,
+        Status::Active | Status::Refreshing | Status::Uncertain | Status::Blocked | Status::Revoked => return None,
     };
     (stored.published != Some(status)).then_some(Event { name, at, epoch: stored.version.epoch })
 }

@@ -28,7 +28,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tower::ServiceExt as _;
 use url::Url;
 
-use super::exchange::{ExchangeError, Reply, ResponseLimits, SendError, error_chain, receive, to_origin_form};
+use super::exchange::{ReceiveError, Reply, ResponseLimits, SendError, error_chain, receive, to_origin_form};
 use super::{Connector, within};
 use crate::domain::clock::{Clock, Millis};
 
@@ -144,8 +144,8 @@ impl Connections {
                     }
                     return Ok(reply);
                 }
-                Err(ExchangeError::NotWritten(unsent)) => request = *unsent,
-                Err(ExchangeError::Failed(error)) => return Err(error),
+                Err(ReceiveError::NotWritten(unsent)) => request = *unsent,
+                Err(ReceiveError::Failed(error)) => return Err(error),
             }
         }
         Err(never_written())
@@ -189,8 +189,8 @@ impl Connections {
         }
         match exchange(pooled, request, ends, limits.body).await {
             Ok((reply, _closed)) => Ok(reply),
-            Err(ExchangeError::NotWritten(_)) => Err(never_written()),
-            Err(ExchangeError::Failed(error)) => Err(error),
+            Err(ReceiveError::NotWritten(_)) => Err(never_written()),
+            Err(ReceiveError::Failed(error)) => Err(error),
         }
     }
 
@@ -269,7 +269,7 @@ async fn exchange(
     request: Request<Full<Bytes>>,
     ends: Instant,
     most_bytes: usize,
-) -> Result<(Reply, Pooled), ExchangeError> {
+) -> Result<(Reply, Pooled), ReceiveError> {
     let receiving = receive(pooled.sender.try_send_request(request), most_bytes);
     match within(ends.saturating_duration_since(Instant::now()), receiving).await {
         Ok(received) => received.map(|reply| (reply, pooled)),

@@ -57,13 +57,13 @@ pub struct ResponseLimits {
 }
 
 /// The reason why a connection brought no response.
-pub(super) enum ExchangeError {
+pub(super) enum ReceiveError {
     /// hyper gave the request back. Nothing was written.
     NotWritten(Box<Request<Full<Bytes>>>),
     Failed(SendError),
 }
 
-impl From<SendError> for ExchangeError {
+impl From<SendError> for ReceiveError {
     fn from(error: SendError) -> Self {
         Self::Failed(error)
     }
@@ -75,9 +75,9 @@ type ResponseHead = Result<Response<Incoming>, TrySendError<Request<Full<Bytes>>
 pub(super) async fn receive(
     head: impl Future<Output = ResponseHead>,
     most_bytes: usize,
-) -> Result<Reply, ExchangeError> {
+) -> Result<Reply, ReceiveError> {
     let response = head.await.map_err(|mut error| match error.take_message() {
-        Some(unsent) => ExchangeError::NotWritten(Box::new(unsent)),
+        Some(unsent) => ReceiveError::NotWritten(Box::new(unsent)),
         None => SendError::Broken { cause: error_chain(&error.into_error()), status: None }.into(),
     })?;
     let (head, body) = response.into_parts();

@@ -13,7 +13,7 @@ use crate::domain::resource::{Kind, Resource};
 use crate::domain::status::{LeaseOwner, Status, TokenVersion};
 use crate::events::Events;
 use crate::http_client::within;
-use crate::seal::pair::{Pair, Slot};
+use crate::seal::pair::{Pair, PairRole};
 use crate::seal::vault::{Vault, VaultError};
 use crate::secrets::SecretError;
 use crate::table::company::Note;
@@ -79,7 +79,6 @@ pub struct Installations {
 
 impl Installations {
     /// The installations in `table`.
-    #[must_use]
     pub fn new(table: Table, vault: Arc<Vault>, rescue: Option<RescueQueue>, events: Events, clock: Clock) -> Self {
         Self { table, vault, rescue, events, clock }
     }
@@ -100,9 +99,6 @@ impl Installations {
 
     /// Stores the grant of a code. `exchange_started` decides the order of installs. `home` is the public base URL,
     /// which is stored for links to install again.
-    ///
-    /// # Errors
-    /// [`InstallError`].
     pub async fn install(
         &self,
         grant: &Grant,
@@ -186,9 +182,6 @@ impl Installations {
     /// Records a notice that the app was installed at `at`. The notice carries no grant; the grant comes by the
     /// redirect. The notice adds a location whose token can be minted from its company's, or says that a company's
     /// locations have changed. Returns true if the notice was news.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn on_install_notice(
         &self,
         resource: &Resource,
@@ -208,9 +201,6 @@ impl Installations {
 
     /// Revokes an installation that was installed before `at`, and erases its tokens. If a company is revoked, the
     /// tokens of its locations are useless from then on, and the schedule erases them.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn uninstall(&self, resource: &Resource, at: Millis) -> Result<Uninstalled, StoreError> {
         self.end(resource, None, at).await
     }
@@ -238,7 +228,7 @@ impl Installations {
             Write::Conflict(_) => Uninstalled::Older,
             Write::NotFound => Uninstalled::Unknown,
         };
-        tracing::info!(%resource, ?outcome, "uninstall");
+        tracing::info!(%resource, ?outcome, "an uninstall was processed");
         Ok(outcome)
     }
 
@@ -302,7 +292,7 @@ impl Installations {
         };
         // The future is boxed, because the futures of two SDK calls at once are large.
         if !matches!(tokio::time::timeout(RECORDING, Box::pin(noting)).await, Ok(Ok(_))) {
-            tracing::warn!(%resource, "a company's locations will be found later");
+            tracing::warn!(%resource, "a company could not be listed; its locations are found when its token is renewed");
         }
     }
 
@@ -328,7 +318,7 @@ impl Installations {
                     return Ok(Some(stored.into()));
                 }
                 if stored.revoked_at().is_some_and(|at| at > new.installed_at) {
-                    tracing::warn!(resource = %new.resource, "an install that was uninstalled before it could be stored");
+                    tracing::warn!(resource = %new.resource, "an install was not stored, because the app was uninstalled after it");
                     return Ok(None);
                 }
                 if stored.minted().is_none() && stored.installed_at >= new.installed_at {
@@ -339,7 +329,7 @@ impl Installations {
                 }
             }
             let next = seen.unwrap_or(TokenVersion { epoch: 0, generation: 0 }).reinstalled();
-            let sealed = pair.seal(&sealer, new.resource, next, Slot::Current);
+            let sealed = pair.seal(&sealer, new.resource, next, PairRole::Current);
             let event = self.events.installed(next.epoch, new.installed_at);
             if let Write::Applied(stored) = self.table.install(new, seen, &sealed, event).await? {
                 return Ok(Some(stored));
@@ -365,7 +355,7 @@ impl Installations {
             generation: stored.version.generation,
             // No refresh token was presented for this pair. The pair counts as being as old as the current pair.
             granted_from: stored.granted_from,
-            pair: pair.seal(sealer, new.resource, stored.version, Slot::Standby),
+            pair: pair.seal(sealer, new.resource, stored.version, PairRole::Standby),
         };
         let known = stored.standby().iter().any(|standby| standby.owner == *new.owner);
         if !known {
@@ -374,7 +364,7 @@ impl Installations {
                 Write::Conflict(_) | Write::NotFound => return Ok(false),
             }
         }
-        tracing::warn!(resource = %new.resource, "a newer install was stored first: this one is a standby pair");
+        tracing::warn!(resource = %new.resource, "a newer install was stored first; the pair of this install is kept as a standby pair");
         Ok(true)
     }
 }
@@ -386,7 +376,9 @@ fn starting_epoch(seen: Option<&Installation>) -> Option<u64> {
     let TokenVersion { epoch, .. } = seen.version;
     match seen.status() {
         Status::Revoked | Status::NeedsReauthorization => Some(epoch + 1),
-        _ => seen.minted().is_some_and(|minted| minted.is_placeholder).then_some(epoch),
+        Status::Active | Status::Refreshing | Status::Uncertain | Status::Suspended | Status::Blocked => {
+            seen.minted().is_some_and(|minted| minted.is_placeholder).then_some(epoch)
+        }
     }
 }
 

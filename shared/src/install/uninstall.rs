@@ -91,7 +91,7 @@ impl Installations {
         // The future is boxed because it is large and rarely needed, and every future around it would be as large.
         match Box::pin(tokens.presence(&stored)).await.map_err(UninstallError::Token)? {
             Presence::Installed => {
-                tracing::info!(%resource, "an uninstall is stale: the platform still takes the installation's token");
+                tracing::info!(%resource, "an uninstall is ignored: the platform still accepts the installation's token");
                 Ok(Uninstalled::Older)
             }
             Presence::Gone => match self.uninstall_exactly(&stored, self.clock.now()).await? {

@@ -81,7 +81,6 @@ fn body(body: Option<String>, is_base64: bool) -> Result<Body, NotARequest> {
 }
 
 /// The context that API Gateway wrote for a request of [`read`].
-#[must_use]
 pub fn context(request: &Request) -> Option<&ApiGatewayV2httpRequestContext> {
     match request.request_context_ref()? {
         RequestContext::ApiGatewayV2(context) => Some(context),
@@ -90,13 +89,11 @@ pub fn context(request: &Request) -> Option<&ApiGatewayV2httpRequestContext> {
 }
 
 /// The stage that received a request, such as `$default`.
-#[must_use]
 pub fn stage(request: &Request) -> Option<&str> {
     context(request)?.stage.as_deref()
 }
 
 /// The value of a header. [`None`] for one that is missing or not UTF-8.
-#[must_use]
 pub fn header<'a>(request: &'a Request, name: &str) -> Option<&'a str> {
     std::str::from_utf8(request.headers().get(name)?.as_bytes()).ok()
 }
@@ -104,7 +101,6 @@ pub fn header<'a>(request: &'a Request, name: &str) -> Option<&'a str> {
 /// The answer to an event, with the response's body byte for byte. Each `Set-Cookie` header becomes one of `cookies`.
 ///
 /// Any other header must occur once: payload 2.0 has one value for a name.
-#[must_use]
 pub fn answer(response: Response<Body>) -> ApiGatewayV2httpResponse {
     let (mut parts, body) = response.into_parts();
     let mut answer = ApiGatewayV2httpResponse::default();
@@ -128,7 +124,6 @@ pub fn route<'a, R>(raw_path: &'a str, stage: Option<&str>, find: impl Fn(&'a st
 }
 
 /// The rest of a path that begins with `/PREFIX/`, with its first slash. [`None`] for an empty prefix.
-#[must_use]
 pub fn below<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
     let rest = path.strip_prefix('/')?.strip_prefix(prefix)?;
     (rest.starts_with('/') && !prefix.is_empty()).then_some(rest)

@@ -23,7 +23,7 @@ pub fn run<E: std::fmt::Display>(serving: impl Future<Output = Result<(), E>>) -
     });
     match outcome {
         Ok(Ok(())) => return ExitCode::SUCCESS,
-        Ok(Err(error)) => tracing::error!(%error, "the function ends"),
+        Ok(Err(error)) => tracing::error!(%error, "the function ended with an error"),
         Err(error) => tracing::error!(%error, "the function cannot start"),
     }
     ExitCode::FAILURE

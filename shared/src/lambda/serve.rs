@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::domain::problem::{Code, Problem};
-use crate::domain::qualifier::{Arrival, GatewayAlias, Qualifier};
+use crate::domain::qualifier::{GatewayAlias, InvocationKind, Qualifier};
 use crate::lambda::gateway;
 
 /// Serves events until the process is ended, several at once if Lambda allows it. An event that is not a JSON object
@@ -73,7 +73,7 @@ pub async fn answer_http(
     event: LambdaEvent<Box<RawValue>>,
 ) -> ApiGatewayV2httpResponse {
     let LambdaEvent { payload, context } = event;
-    let response = if !alias.admits(Arrival::Http, &context.invoked_function_arn) {
+    let response = if !alias.admits(InvocationKind::Http, &context.invoked_function_arn) {
         refuse(alias, &context.invoked_function_arn)
     } else if let Ok(request) = gateway::read(&payload, context.clone()) {
         function.answer(request).await
@@ -86,7 +86,7 @@ pub async fn answer_http(
 /// The refusal of an event that another invoker has made look like an event of API Gateway (payload 2.0, RFC 9457).
 fn refuse(alias: &GatewayAlias, invoked_function_arn: &str) -> Response<Body> {
     let (came_by, gateway) = (Qualifier::of(invoked_function_arn), alias.name());
-    tracing::warn!(?came_by, gateway, "an HTTP event came by another qualifier than GATEWAY_ALIAS says");
+    tracing::warn!(?came_by, gateway, "an HTTP event was refused: it was not invoked by the alias in GATEWAY_ALIAS");
     let problem = Problem::new(Code::Unauthenticated, "the caller is not known");
     let mut response = Response::new(Body::Text(problem.to_json().to_string()));
     *response.status_mut() = problem.code.status();
@@ -106,7 +106,6 @@ fn readable(mut invocation: LambdaInvocation) -> LambdaInvocation {
 }
 
 /// Returns true for a JSON object. Serde would also read the members of a struct from a list.
-#[must_use]
 pub fn is_object(json: &RawValue) -> bool {
     json.get().starts_with('{')
 }

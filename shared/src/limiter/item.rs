@@ -28,19 +28,10 @@ use super::update::{DayChange, LimitUpdate, ProposalChange};
 use super::window::{MOST_SLOTS, Slot, slot_key, slot_of_key};
 use crate::domain::clock::Millis;
 use crate::domain::limits::{FURTHEST_DAY, ObservedLimits, Proposal};
-use crate::table::{self, Attributes, Item, StoreError, Table, Update, n, s};
+use crate::table::{Attributes, Item, StoreError, Table, Update, Write, n, s};
 
 /// The time for which an item is kept after its last day.
 const KEPT: Duration = Duration::from_hours(24 * 7);
-
-/// The result of a conditional write.
-#[derive(Debug)]
-pub(crate) enum Write {
-    /// The condition held. This is the item after the write.
-    Applied(Counters),
-    /// The condition failed. This is the item as it is, if there is one.
-    Conflict(Option<Counters>),
-}
 
 /// Decodes an item.
 pub(crate) fn decode(item: &Item) -> Result<Counters, StoreError> {
@@ -154,7 +145,7 @@ pub(crate) async fn kept<'a>(
 }
 
 /// Writes a [`Take`].
-pub(crate) async fn take(table: &Table, key: &str, take: &Take) -> Result<Write, StoreError> {
+pub(crate) async fn take(table: &Table, key: &str, take: &Take) -> Result<Write<Counters>, StoreError> {
     let mut write = Update::of(key);
     let (permits, replaced) = (i64::from(take.permits.count), i64::from(take.replaces.is_some()));
     write.name("#slot", slot_key(take.permits.slot)).value(":permits", n(permits)).value(":zero", n(0));
@@ -182,20 +173,11 @@ pub(crate) async fn take(table: &Table, key: &str, take: &Take) -> Result<Write,
         write.set_to("slots.#replaced", "slots.#replaced - :one").when("slots.#replaced >= :one");
     }
     count_revision(&mut write);
-    result(table.write(write).await?)
-}
-
-/// With the item that DynamoDB answered.
-fn result(answer: table::Write<Item>) -> Result<Write, StoreError> {
-    Ok(match answer.read(decode)? {
-        table::Write::Applied(counters) => Write::Applied(counters),
-        table::Write::Conflict(counters) => Write::Conflict(Some(counters)),
-        table::Write::NotFound => Write::Conflict(None),
-    })
+    table.write(write).await?.read(decode)
 }
 
 /// Writes a [`Rewrite`]. The new item is known already, so DynamoDB need not return it.
-pub(crate) async fn rewrite(table: &Table, key: &str, rewrite: &Rewrite) -> Result<Write, StoreError> {
+pub(crate) async fn rewrite(table: &Table, key: &str, rewrite: &Rewrite) -> Result<Write<Counters>, StoreError> {
     let mut write = Update::of(key);
     write.answer(ReturnValue::None);
     let next = encode(&rewrite.next);
@@ -208,9 +190,9 @@ pub(crate) async fn rewrite(table: &Table, key: &str, rewrite: &Rewrite) -> Resu
         Some(revision) => write.when_equal("revision", n(revision)),
     };
     Ok(match table.write(write).await? {
-        table::Write::Applied(_) => Write::Applied(rewrite.next.clone()),
-        table::Write::Conflict(found) => Write::Conflict(Some(decode(&found)?)),
-        table::Write::NotFound => Write::Conflict(None),
+        Write::Applied(_) => Write::Applied(rewrite.next.clone()),
+        Write::Conflict(found) => Write::Conflict(decode(&found)?),
+        Write::NotFound => Write::NotFound,
     })
 }
 
@@ -219,13 +201,18 @@ pub(crate) async fn rewrite(table: &Table, key: &str, rewrite: &Rewrite) -> Resu
 /// has expired and was dropped.
 ///
 /// The write is never retried: after a lost answer, a retry would give back two permits and allow one request too many.
-pub(crate) async fn give_back(table: &Table, key: &str, slot: Slot, slot_ms: i64) -> Result<Write, StoreError> {
+pub(crate) async fn give_back(
+    table: &Table,
+    key: &str,
+    slot: Slot,
+    slot_ms: i64,
+) -> Result<Write<Counters>, StoreError> {
     let mut write = Update::of(key);
     write.name("#slot", slot_key(slot)).value(":one", n(1));
     write.set_to("slots.#slot", "slots.#slot - :one").set_to("counted", "counted - :one");
     write.when("slots.#slot >= :one AND counted >= :one").when_equal("slot_ms", n(slot_ms));
     count_revision(write.send_once());
-    result(table.write(write).await?)
+    table.write(write).await?.read(decode)
 }
 
 /// Writes a [`LimitUpdate`] of the item that was `seen`. Its condition covers only the attributes that it changes, so
@@ -235,7 +222,7 @@ pub(crate) async fn update(
     key: &str,
     seen: &Counters,
     update: &LimitUpdate,
-) -> Result<Write, StoreError> {
+) -> Result<Write<Counters>, StoreError> {
     let mut write = Update::of(key);
     observed_is(&mut write, seen.observed);
     write.when_equal("day_ends", n(seen.day.ends));
@@ -280,7 +267,7 @@ pub(crate) async fn update(
         write.set("closed_endpoints", endpoints(closed));
     }
     count_revision(&mut write);
-    result(table.write(write).await?)
+    table.write(write).await?.read(decode)
 }
 
 /// Every write that does not replace the item.
@@ -297,7 +284,7 @@ fn observed_is(write: &mut Update, observed: Option<ObservedLimits>) {
     };
 }
 
-/// The endpoints that were assumed to be closed are those that are stored. So a process hears of a closure by its
+/// The endpoints that were assumed to be closed are those that are stored. So a process learns of a closure by its
 /// first write after it, and a resource without one costs nothing extra.
 fn closed_endpoints_are(write: &mut Update, closed: &ClosedEndpoints) {
     if closed.is_empty() {

@@ -60,7 +60,7 @@ use http::{HeaderMap, StatusCode};
 
 pub use self::counters::{LimitKind, Meter, Usage};
 pub use self::permit::{LimiterError, Permit, Refusal};
-use self::queue::{Answer, LONGEST_NAP, PermitRequest, WaiterQueue};
+use self::queue::{LONGEST_NAP, PermitRequest, PermitResult, WaiterQueue};
 pub use self::share::ShareOwner;
 use self::snapshot::Snapshot;
 use self::window::Window;
@@ -76,7 +76,6 @@ const MOST_QUEUES: usize = 1_024;
 
 /// The burst limit holds as long as the clocks of any two processes differ by at most this: 300 ms at an interval of
 /// 10 s.
-#[must_use]
 pub fn clock_tolerance(limits: Limits) -> Duration {
     Duration::from_millis(Window::new(limits.interval).clock_tolerance_ms().unsigned_abs())
 }
@@ -96,7 +95,6 @@ struct Shared {
 impl Limiter {
     /// Counts in `table`, up to the observed limits of each resource within the bounds of `policy`, or its default where
     /// none were observed.
-    #[must_use]
     pub fn new(table: Table, clock: Clock, policy: impl Into<LimitPolicy>) -> Self {
         let table = Table { client: with_short_timeouts(&table.client), name: table.name };
         Self(Arc::new(Shared { table, clock, policy: policy.into(), queues: Mutex::default() }))
@@ -106,9 +104,6 @@ impl Limiter {
     /// order of arrival until `wait_until` at most, and refuses at once if no permit can be available by then.
     ///
     /// If the caller drops the future, it takes no permit.
-    ///
-    /// # Errors
-    /// [`LimiterError`].
     pub async fn take<'a>(
         &self,
         to: impl Into<Endpoint<'a>>,
@@ -125,7 +120,6 @@ impl Limiter {
     }
 
     /// The instant at which a permit is available again, if this process knows that none is now. Costs no call.
-    #[must_use]
     pub fn next_available_at<'a>(&self, to: impl Into<Endpoint<'a>>) -> Option<Millis> {
         let Endpoint { resource, name } = to.into();
         let refusal = self.queue_of(resource).local_refusal(PermitRequest { endpoint: name, wait_until: None })?;
@@ -133,7 +127,6 @@ impl Limiter {
     }
 
     /// The usage of the limits of `resource`, if this process has seen it recently. Costs no call.
-    #[must_use]
     pub fn remembered_usage(&self, resource: &Resource) -> Option<Usage> {
         self.queue_of(resource).remembered_usage()
     }
@@ -167,9 +160,6 @@ impl Limiter {
     }
 
     /// The usage of the limits of `resource`, by a read. Takes no permit.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn usage(&self, resource: &Resource) -> Result<Usage, StoreError> {
         let Shared { table, clock, policy, .. } = &*self.0;
         let counters = item::read(table, &quota_key(resource)).await?;
@@ -179,9 +169,6 @@ impl Limiter {
 
     /// A page of the resources that have other limits than the default. Reads the whole table. For operators, not for
     /// functions.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn other_limits(&self, from: Option<Item>) -> Result<Part<(Resource, Limits)>, StoreError> {
         let Shared { table, clock, policy, .. } = &*self.0;
         let ((items, next), now) = (table.counters_with_observed_limits(from).await?, clock.now());
@@ -197,9 +184,6 @@ impl Limiter {
     }
 
     /// Those of `resources` that were called within the last week: the counters of a day are kept for so long.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn in_use(&self, resources: &[&Resource]) -> Result<HashSet<Resource>, StoreError> {
         let Shared { table, clock, .. } = &*self.0;
         let mut in_use = HashSet::new();
@@ -214,7 +198,7 @@ impl Limiter {
 
     /// True after a refusal that ends in time: the caller must ask again. If the refusal is about a closed endpoint, it
     /// waits first. It waits outside of the waiter queue, so that requests to other endpoints are not behind it.
-    async fn must_ask_again(&self, answer: &Answer, wait_until: Option<Millis>) -> bool {
+    async fn must_ask_again(&self, answer: &PermitResult, wait_until: Option<Millis>) -> bool {
         let Err(LimiterError::Refused(Refusal { limit, retry_at, .. })) = answer else { return false };
         let is_in_time = wait_until.is_some_and(|until| *retry_at <= until);
         if is_in_time && *limit == LimitKind::Endpoint {

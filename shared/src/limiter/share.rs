@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Limiter;
 use super::counters::LimitKind;
 use super::permit::{LimiterError, Permit};
-use super::queue::{Answer, PermitRequest, WaiterQueue};
+use super::queue::{PermitRequest, PermitResult, WaiterQueue};
 use crate::domain::clock::Millis;
 use crate::domain::limits::{Endpoint, LimitPolicy, Limits};
 use crate::domain::resource::Resource;
@@ -70,7 +70,7 @@ impl Limiter {
 }
 
 /// Takes a permit of the share and one of the whole resource.
-async fn take_both(share: &Arc<WaiterQueue>, whole: &Arc<WaiterQueue>, request: PermitRequest<'_>) -> Answer {
+async fn take_both(share: &Arc<WaiterQueue>, whole: &Arc<WaiterQueue>, request: PermitRequest<'_>) -> PermitResult {
     let of_share = PermitRequest { endpoint: None, ..request };
     if let Some(refusal) = whole.local_refusal(request) {
         return Err(LimiterError::Refused(refusal).or_later(share.local_refusal(of_share)));
@@ -146,7 +146,7 @@ mod tests {
         let resource = Resource::company("C1").expect("an id");
         let minter = ShareOwner::Minter.key(&resource);
         assert_eq!(minter, "minter-quota#company#C1");
-        for caller in ["(supposed)", "", "#", "minter", "minter-quota#company#C1", "../minter-quota"] {
+        for caller in ["(minter)", "", "#", "minter", "minter-quota#company#C1", "../minter-quota"] {
             let key = ShareOwner::Caller(caller).key(&resource);
             assert!(key.starts_with("caller-quota#") && key != minter, "{key}");
         }

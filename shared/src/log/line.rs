@@ -198,14 +198,14 @@ mod tests {
 
     #[test]
     fn a_line_has_its_fields_and_the_ids_of_its_invocation() {
-        let told = lines(|| {
+        let lines = lines(|| {
             let span = tracing::info_span!("Lambda runtime invoke", requestId = "r-1", xrayTraceId = "t-1");
             let _in = span.enter();
             let none: Option<&str> = None;
             tracing::warn!(resource = %"location:L1", total_ms = 7_u64, ok = true, cause = none, "said \"so\"\n");
             tracing::info!(request_id = "mine", "again");
         });
-        let line = &told[0];
+        let line = &lines[0];
         assert_eq!((&line["level"], &line["message"]), (&json!("WARN"), &json!("said \"so\"\n")));
         assert_eq!((&line["request_id"], &line["trace_id"]), (&json!("r-1"), &json!("t-1")));
         assert_eq!(
@@ -213,16 +213,16 @@ mod tests {
             (&json!("location:L1"), &json!(7), &json!(true))
         );
         assert!(line.get("cause").is_none() && line.get("_aws").is_none(), "{line}");
-        assert_eq!(told[1]["request_id"], "mine");
+        assert_eq!(lines[1]["request_id"], "mine");
     }
 
     #[test]
     fn a_field_that_is_a_metric_makes_the_line_one() {
-        let told = lines(|| {
+        let lines = lines(|| {
             tracing::info!(outcome = "answered", Calls = 1, RelayErrors = 0, PlatformLatency = 12, "relayed");
             tracing::error!(alarm = "clock", "off");
         });
-        let directives = &told[0]["_aws"]["CloudWatchMetrics"];
+        let directives = &lines[0]["_aws"]["CloudWatchMetrics"];
         assert_eq!(
             directives,
             &json!([
@@ -231,8 +231,8 @@ mod tests {
                     {"Name": "RelayErrors", "Unit": "Count"}, {"Name": "PlatformLatency", "Unit": "Milliseconds"}]},
             ])
         );
-        assert!(told[0]["_aws"]["Timestamp"].is_i64());
-        assert_eq!((&told[1]["Alarm"], &told[1]["alarm"]), (&json!(1), &json!("clock")));
-        assert_eq!(told[1]["_aws"]["CloudWatchMetrics"][0]["Dimensions"], json!([["alarm"]]));
+        assert!(lines[0]["_aws"]["Timestamp"].is_i64());
+        assert_eq!((&lines[1]["Alarm"], &lines[1]["alarm"]), (&json!(1), &json!("clock")));
+        assert_eq!(lines[1]["_aws"]["CloudWatchMetrics"][0]["Dimensions"], json!([["alarm"]]));
     }
 }

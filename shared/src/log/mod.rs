@@ -33,7 +33,7 @@ pub fn start() {
         let _ = std::io::stdout().lock().write_all(line);
     });
     if let Some(error) = fault {
-        tracing::warn!(%error, "RUST_LOG cannot be read; the level is info");
+        tracing::warn!(%error, "RUST_LOG is malformed; the level is info");
     }
 }
 

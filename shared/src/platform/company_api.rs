@@ -341,27 +341,39 @@ fn request(call: Call, access: &Access) -> Option<Request<Full<Bytes>>> {
 
 /// Called after an uninstall webhook whose time does not decide. A 401, 403 or 404 confirms the uninstall, also with an
 /// unknown text, unless its text is about the token's age, its scopes, the version or an inactive location
-/// (docs/decisions/webhooks.md). A new [`Meaning`] needs a decision here.
+/// (docs/decisions/webhooks.md).
 fn presence_of(meta: &ResponseMeta) -> Presence {
     let Some((status, _)) = &meta.head else { return Presence::Unclear("no answer") };
     if status.is_success() {
         return Presence::Installed;
     }
     let Some(error) = &meta.error else { return Presence::Unclear("an answer that cannot be read") };
-    match (error.status, error.meaning) {
-        (_, Meaning::NotAllowed | Meaning::WrongVersion) => {
+    match error.meaning {
+        Meaning::NotAllowed | Meaning::WrongVersion => {
             Presence::Unclear("the token may not ask: is the scope oauth.write missing?")
         }
-        (_, Meaning::Inactive) => Presence::Unclear("the location is not active"),
-        (
-            _,
-            Meaning::Throttled | Meaning::ServerError | Meaning::TimedOut | Meaning::Redirected | Meaning::NotReached,
-        ) => Presence::Unclear("the platform gave no verdict"),
-        (StatusCode::UNAUTHORIZED, _) if error.sample.to_ascii_lowercase().contains("expired") => {
-            Presence::Unclear("the token is expired")
+        Meaning::Inactive => Presence::Unclear("the location is not active"),
+        Meaning::Throttled | Meaning::ServerError | Meaning::TimedOut | Meaning::Redirected | Meaning::NotReached => {
+            Presence::Unclear("the platform gave no verdict")
         }
-        (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND, _) => Presence::Gone,
-        _ => Presence::Unclear("an answer that says nothing"),
+        Meaning::AccessTokenInvalid
+        | Meaning::RefreshTokenInvalid
+        | Meaning::GrantInvalid
+        | Meaning::CodeInvalid
+        | Meaning::NotInstalled
+        | Meaning::ClientInvalid
+        | Meaning::ParameterInvalid
+        | Meaning::NoAccessToLocation
+        | Meaning::AboutTheRequest
+        | Meaning::LocationNotFound
+        | Meaning::CompanyNotFound
+        | Meaning::Unknown => match error.status {
+            StatusCode::UNAUTHORIZED if error.sample.to_ascii_lowercase().contains("expired") => {
+                Presence::Unclear("the token is expired")
+            }
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => Presence::Gone,
+            _ => Presence::Unclear("an answer without a verdict"),
+        },
     }
 }
 
@@ -376,7 +388,7 @@ fn company_api_error(error: &ErrorResponse, retry_after: Option<u64>) -> Company
     let ErrorResponse { status, meaning, sample } = error;
     let said = sample.clone();
     match meaning {
-        Meaning::ServerError | Meaning::Redirected => CompanyApiError::Unanswered("a status that says nothing"),
+        Meaning::ServerError | Meaning::Redirected => CompanyApiError::Unanswered("a status without a verdict"),
         Meaning::TimedOut => CompanyApiError::Unanswered("the platform's own time-out"),
         Meaning::NotReached => CompanyApiError::NotReached,
         Meaning::Throttled => CompanyApiError::Throttled { retry_after: retry_after.map(Duration::from_secs) },
@@ -385,7 +397,15 @@ fn company_api_error(error: &ErrorResponse, retry_after: Option<u64>) -> Company
         Meaning::Inactive => CompanyApiError::Suspended,
         Meaning::NoAccessToLocation | Meaning::LocationNotFound | Meaning::NotInstalled => CompanyApiError::Absent,
         Meaning::Unknown if *status == StatusCode::UNAUTHORIZED => CompanyApiError::TokenDoubted(said),
-        _ => CompanyApiError::Unclassified { status: *status, said },
+        Meaning::RefreshTokenInvalid
+        | Meaning::GrantInvalid
+        | Meaning::CodeInvalid
+        | Meaning::ClientInvalid
+        | Meaning::ParameterInvalid
+        | Meaning::WrongVersion
+        | Meaning::AboutTheRequest
+        | Meaning::CompanyNotFound
+        | Meaning::Unknown => CompanyApiError::Unclassified { status: *status, said },
     }
 }
 
@@ -483,8 +503,8 @@ mod tests {
             (422, r#"{"message":["companyId must be a string"]}"#, unclassified(422, "companyId must be a string")),
             (404, "Not Found", unclassified(404, "Not Found")),
             (429, "", CompanyApiError::Throttled { retry_after: None }),
-            (500, "{}", CompanyApiError::Unanswered("a status that says nothing")),
-            (302, "", CompanyApiError::Unanswered("a status that says nothing")),
+            (500, "{}", CompanyApiError::Unanswered("a status without a verdict")),
+            (302, "", CompanyApiError::Unanswered("a status without a verdict")),
             (403, "<html>", CompanyApiError::NotReached),
             (403, "error code: 1020", CompanyApiError::NotReached),
             (

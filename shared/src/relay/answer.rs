@@ -15,14 +15,14 @@ use crate::request::path::Path;
 
 /// The origin of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum AnswerSource {
     /// The platform. The relay passed its response on.
     Platform,
     /// The relay itself.
     Relay,
 }
 
-impl Source {
+impl AnswerSource {
     /// The name on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -38,7 +38,7 @@ pub struct Answer {
     /// The status.
     pub status: StatusCode,
     /// The origin.
-    pub source: Source,
+    pub source: AnswerSource,
     /// The headers, `Relay-Source` among them.
     pub headers: HeaderMap,
     /// The body.
@@ -46,21 +46,26 @@ pub struct Answer {
 }
 
 impl Answer {
-    fn new(source: Source, status: StatusCode, mut headers: HeaderMap, body: Bytes) -> Self {
+    fn new(source: AnswerSource, status: StatusCode, mut headers: HeaderMap, body: Bytes) -> Self {
         headers.insert(headers::SOURCE, HeaderValue::from_static(source.as_str()));
         Self { status, source, headers, body }
     }
 
     /// The platform's response to a request for `path`, with the headers that may pass.
     pub fn of_platform(reply: &Reply, path: &Path) -> Self {
-        Self::new(Source::Platform, reply.status, headers::from_platform(&reply.headers, path), reply.body.clone())
+        Self::new(
+            AnswerSource::Platform,
+            reply.status,
+            headers::from_platform(&reply.headers, path),
+            reply.body.clone(),
+        )
     }
 
     /// A JSON document of the relay.
     pub fn json(document: &Value) -> Self {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Self::new(Source::Relay, StatusCode::OK, headers, document.to_string().into())
+        Self::new(AnswerSource::Relay, StatusCode::OK, headers, document.to_string().into())
     }
 
     /// A refusal as a problem document (RFC 9457). `Retry-After` counts from `now`.
@@ -78,7 +83,7 @@ impl Answer {
         if problem.code == Code::MethodNotOffered {
             headers.insert(ALLOW, HeaderValue::from_static(mcp::OFFERED));
         }
-        Self::new(Source::Relay, problem.code.status(), headers, problem.to_json().to_string().into())
+        Self::new(AnswerSource::Relay, problem.code.status(), headers, problem.to_json().to_string().into())
     }
 
     /// Adds the id of the invocation, as `Relay-Request-Id`.

@@ -234,8 +234,8 @@ impl<'a> Call<'a> {
     /// Takes a connection for the request. `None` if the limits, checked locally, will refuse the request.
     async fn connection(&mut self, uri: &Uri) -> Result<Sent<Option<Connection>>> {
         let now = self.relay.now();
-        let opens_at = self.relay.limiter.next_available_at(self.request.endpoint());
-        if opens_at.is_some_and(|at| at > self.wait_until.unwrap_or(now)) {
+        let available_at = self.relay.limiter.next_available_at(self.request.endpoint());
+        if available_at.is_some_and(|at| at > self.wait_until.unwrap_or(now)) {
             return Ok(Ok(None));
         }
         let connecting = tokio::time::timeout(self.left(), self.relay.app.connections.connection(uri)).await;

@@ -232,7 +232,7 @@ mod tests {
         for line in include_str!("../../../tests/it/data/operations.tsv").lines().skip(1) {
             let fields: Vec<_> = line.split('\t').collect();
             let (method, template, classes, places) = (fields[2], fields[3], fields[4], fields[6]);
-            let told = format!("{method} {template} ({classes}, {places})");
+            let case = format!("{method} {template} ({classes}, {places})");
             let is_disputed =
                 matches!((method, template), ("GET", "/locations/{locationId}/permissions") | ("POST", "/objects/"));
             let of_company = matches!(classes, "Agency-Access" | "Agency-Access-Only")
@@ -255,11 +255,11 @@ mod tests {
                 let sent = Sent { method, path: &path, query: &query, headers: &[], body: &body };
                 let is_another_account = places.contains("altId") && !is_own_id && alt_id != "L1";
                 if !is_another_account {
-                    assert_eq!(inferred(&sent), expected, "{told} {alt_id}");
+                    assert_eq!(inferred(&sent), expected, "{case} {alt_id}");
                 }
                 let helped = inferred(&Sent { headers: BOTH, ..sent });
                 let expected = if is_another_account { Err(TargetError::Conflict) } else { Ok(with_headers.clone()) };
-                assert_eq!(helped, expected, "{told} {alt_id}");
+                assert_eq!(helped, expected, "{case} {alt_id}");
             }
         }
         assert_eq!((named, unnamed), (952, 251), "of 1,203 operations");

@@ -24,14 +24,14 @@ use crate::app::App;
 use crate::caller::{Authorized, Caller, Callers, StatusAccess};
 use crate::domain::clock::Millis;
 use crate::domain::problem::{Code, Problem};
-use crate::domain::qualifier::Arrival;
+use crate::domain::qualifier::InvocationKind;
 use crate::domain::resource::Resource;
 use crate::http_client::Reply;
 use crate::limiter::{Limiter, Meter, Usage};
 use crate::request::target_ids::RequestParts;
 use crate::request::{UntargetedRequest, mcp};
 use crate::secrets::Secret;
-use answer::{Answer, Source};
+use answer::{Answer, AnswerSource};
 use call::{Call, Timings};
 use inference::Target;
 use refused::Refused;
@@ -81,12 +81,12 @@ impl Relay {
 
     /// Refuses an event that arrived by a qualifier that its kind may not use: its sender could have put any identity into
     /// it. The refusal is [`Code::Unauthenticated`]; its cause names the invoked and the expected qualifier.
-    pub fn check_arrival(&self, arrival: Arrival, invoked_function_arn: &str) -> Result<(), Refused> {
+    pub fn check_invocation_kind(&self, kind: InvocationKind, invoked_function_arn: &str) -> Result<(), Refused> {
         let alias = &self.app.config.gateway_alias;
-        if alias.admits(arrival, invoked_function_arn) {
+        if alias.admits(kind, invoked_function_arn) {
             return Ok(());
         }
-        Err(Refused::by_qualifier(arrival, invoked_function_arn, alias))
+        Err(Refused::by_qualifier(kind, invoked_function_arn, alias))
     }
 
     /// The callers of the secret. A change of the secret is noticed within a minute.
@@ -172,7 +172,7 @@ impl Relay {
         tracing::info!(
             request_id = invocation.request_id,
             trace_id = invocation.trace_id,
-            source = Source::Relay.as_str(),
+            source = AnswerSource::Relay.as_str(),
             status = code.status().as_u16(),
             outcome = code.as_str(),
             cause,
@@ -184,7 +184,7 @@ impl Relay {
     }
 
     async fn status_document(&self, resource: &Resource) -> Result<Value, Refused> {
-        let standing = self.app.tokens.standing(resource).await.map_err(|e| Refused::by_token(&e, self.now()))?;
+        let standing = self.app.tokens.status(resource).await.map_err(|e| Refused::by_token(&e, self.now()))?;
         let usage = self.limiter.usage(resource).await.map_err(|e| Refused::by_store(&e, self.now()))?;
         let meter = |meter: &Meter| json!({"limit": meter.limit, "remaining": meter.remaining, "resets_at": meter.resets_at.rfc3339()});
         Ok(json!({
@@ -197,14 +197,14 @@ impl Relay {
 }
 
 /// Sets the `Retry-After` of a 429 of the platform to the instant at which the relay sends again. The platform's own value
-/// may be missing, a date, or too short; a longer one is part of the instant already. `opens_at` looks the instant up, for
+/// may be missing, a date, or too short; a longer one is part of the instant already. `available_at` looks the instant up, for
 /// a 429 only. If it is unknown, the instant is when all permits are free again.
-fn set_retry_after(answer: &mut Answer, usage: &Usage, opens_at: impl FnOnce() -> Option<Millis>, now: Millis) {
-    if answer.source != Source::Platform || answer.status != StatusCode::TOO_MANY_REQUESTS {
+fn set_retry_after(answer: &mut Answer, usage: &Usage, available_at: impl FnOnce() -> Option<Millis>, now: Millis) {
+    if answer.source != AnswerSource::Platform || answer.status != StatusCode::TOO_MANY_REQUESTS {
         return;
     }
     let meter = if usage.daily.remaining == 0 { &usage.daily } else { &usage.burst };
-    headers::set_retry_after(&mut answer.headers, opens_at().unwrap_or(meter.resets_at), now);
+    headers::set_retry_after(&mut answer.headers, available_at().unwrap_or(meter.resets_at), now);
 }
 
 /// Writes the line of a call: caller, request, outcome and timings. It never contains the query, headers or body.
@@ -217,10 +217,10 @@ fn log(
 ) {
     let request = authorized.request();
     let (source, status, outcome, cause) = match result {
-        Ok(reply) => (Source::Platform, reply.status, "answered", None),
+        Ok(reply) => (AnswerSource::Platform, reply.status, "answered", None),
         Err(refused) => {
             let code = refused.problem.code;
-            (Source::Relay, code.status(), code.as_str(), refused.cause.as_deref())
+            (AnswerSource::Relay, code.status(), code.as_str(), refused.cause.as_deref())
         }
     };
     let limit = result.as_ref().err().and_then(Refused::limit);
@@ -244,8 +244,8 @@ fn log(
         total_ms = u64::try_from(total_ms).unwrap_or(u64::MAX),
         limit,
         Calls = 1,
-        RelayErrors = u8::from(is_error && source == Source::Relay),
-        PlatformErrors = u8::from(is_error && source == Source::Platform),
+        RelayErrors = u8::from(is_error && source == AnswerSource::Relay),
+        PlatformErrors = u8::from(is_error && source == AnswerSource::Platform),
         PlatformLatency = (timings.attempts > 0).then_some(timings.platform_ms),
         PermitsRefused = limit.map(|_| 1),
         "relayed"
@@ -265,15 +265,15 @@ mod tests {
             interval: std::time::Duration::from_secs(10),
             daily: Meter { limit: 200_000, remaining: 7, resets_at: Millis(99_000) },
         };
-        let retry_after = |platform: Option<&'static str>, opens_at| {
+        let retry_after = |platform: Option<&'static str>, available_at| {
             let said = platform.map(|value| (header::RETRY_AFTER, HeaderValue::from_static(value)));
-            let (status, source) = (StatusCode::TOO_MANY_REQUESTS, Source::Platform);
+            let (status, source) = (StatusCode::TOO_MANY_REQUESTS, AnswerSource::Platform);
             let mut answer = Answer { status, source, headers: HeaderMap::from_iter(said), body: Bytes::new() };
-            let is_429_of_platform = (status.as_u16(), source) == (429, Source::Platform);
+            let is_429_of_platform = (status.as_u16(), source) == (429, AnswerSource::Platform);
             let asked = std::cell::Cell::new(false);
             let look_up = || {
                 asked.set(true);
-                opens_at
+                available_at
             };
             set_retry_after(&mut answer, &usage, look_up, Millis(1_000));
             assert_eq!(asked.get(), is_429_of_platform, "the limiter is asked for a 429 of the platform only");

@@ -7,7 +7,7 @@ use super::upstream::LARGEST_BODY;
 use crate::caller::{Denied, Unauthenticated};
 use crate::domain::clock::Millis;
 use crate::domain::problem::{Code, Problem};
-use crate::domain::qualifier::{Arrival, GatewayAlias, Qualifier};
+use crate::domain::qualifier::{GatewayAlias, InvocationKind, Qualifier};
 use crate::http_client::SendError;
 use crate::limiter::{LimitKind, LimiterError, Usage};
 use crate::request::path::Unsafe;
@@ -92,8 +92,12 @@ impl Refused {
             TokenError::Suspended { retry_at } => {
                 Problem::new(Code::Suspended, "the platform has paused this location").retry_at(*retry_at)
             }
-            TokenError::InProgress { retry_at } => {
+            TokenError::InProgress { retry_at } | TokenError::Unanswered { retry_at } => {
                 Problem::new(Code::RefreshInProgress, "the token is being renewed").retry_at(*retry_at)
+            }
+            TokenError::NoTime => {
+                let detail = "the token must be renewed, and too little time is left of this call";
+                Problem::new(Code::RefreshInProgress, detail).retry_at(now + SOON)
             }
             TokenError::RecentlyForced => {
                 Problem::new(Code::RefreshInProgress, "the token was renewed a moment ago").retry_at(now + SOON)
@@ -137,9 +141,9 @@ impl Refused {
 
     /// The event arrived by a qualifier that its kind may not use. The caller gets the message of an unknown caller; the
     /// cause names both qualifiers.
-    pub fn by_qualifier(arrival: Arrival, invoked_function_arn: &str, alias: &GatewayAlias) -> Self {
+    pub fn by_qualifier(kind: InvocationKind, invoked_function_arn: &str, alias: &GatewayAlias) -> Self {
         let (qualifier, gateway) = (Qualifier::of(invoked_function_arn), alias.name());
-        let cause = format!("{arrival:?} event by {qualifier:?}, GATEWAY_ALIAS is {gateway:?}");
+        let cause = format!("{kind:?} event by {qualifier:?}, GATEWAY_ALIAS is {gateway:?}");
         Self { cause: Some(cause), ..Self::from(Unauthenticated) }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The platform has no idempotency keys. So a request that may have been executed is not sent again, except GET and HEAD.
 //! A request that got 401 or 429 was not executed. Pauses between attempts are random up to a doubling limit (exponential
-//! backoff with full jitter).
+//! backoff with full jitter, against a thundering herd).
 
 use std::time::Duration;
 
@@ -35,7 +35,24 @@ impl Unauthorized {
         match Meaning::of(StatusCode::UNAUTHORIZED, body) {
             Meaning::AccessTokenInvalid => Self::Token,
             Meaning::Unknown => Self::Unknown,
-            _ => Self::NotTheToken,
+            Meaning::RefreshTokenInvalid
+            | Meaning::GrantInvalid
+            | Meaning::CodeInvalid
+            | Meaning::NotInstalled
+            | Meaning::ClientInvalid
+            | Meaning::ParameterInvalid
+            | Meaning::NotAllowed
+            | Meaning::NoAccessToLocation
+            | Meaning::WrongVersion
+            | Meaning::AboutTheRequest
+            | Meaning::Inactive
+            | Meaning::LocationNotFound
+            | Meaning::CompanyNotFound
+            | Meaning::TimedOut
+            | Meaning::Throttled
+            | Meaning::ServerError
+            | Meaning::Redirected
+            | Meaning::NotReached => Self::NotTheToken,
         }
     }
 }

@@ -17,11 +17,12 @@ use crate::domain::resource::Resource;
 pub(crate) const METHODS: [Method; 7] =
     [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
 
-/// A request to the platform with its target resource. Its parts are well-formed; its sender is not yet authorized.
+/// A request to the platform. Its parts are well-formed; its sender is not yet authorized. `T` is the target resource,
+/// or `()` as long as the target is unknown ([`UntargetedRequest`]).
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct Request<T = Resource> {
     /// The target resource. It decides which token and which limits apply.
-    pub resource: Resource,
+    pub resource: T,
     /// The method, one of those that the relay offers.
     pub method: Method,
     /// The path at the platform.
@@ -36,9 +37,19 @@ pub struct Request {
     pub wait: Duration,
 }
 
+/// A request whose target resource is still to be found in its headers, path, query and body.
+pub type UntargetedRequest = Request<()>;
+
 impl Request {
+    /// The endpoint of the platform. Some endpoints have limits of their own.
+    pub fn endpoint(&self) -> Endpoint<'_> {
+        Endpoint::of(&self.resource, self.path.as_str())
+    }
+}
+
+impl<T> Request<T> {
     /// A request without query, headers or body.
-    pub fn new(resource: Resource, method: Method, path: Path) -> Self {
+    pub fn new(resource: T, method: Method, path: Path) -> Self {
         Self {
             resource,
             method,
@@ -49,34 +60,12 @@ impl Request {
             wait: Duration::ZERO,
         }
     }
-
-    /// The endpoint of the platform. Some endpoints have limits of their own.
-    pub fn endpoint(&self) -> Endpoint<'_> {
-        Endpoint::of(&self.resource, self.path.as_str())
-    }
-}
-
-/// A request to the platform whose target resource is still to be found in its headers, path, query and body.
-#[derive(Clone, Debug)]
-pub struct UntargetedRequest {
-    /// The method, one of those that the relay offers.
-    pub method: Method,
-    /// The path at the platform.
-    pub path: Path,
-    /// The query.
-    pub query: Query,
-    /// All headers of the caller.
-    pub headers: HeaderMap,
-    /// The body as the caller sent it.
-    pub body: Bytes,
-    /// The longest time that the caller waits for a permit.
-    pub wait: Duration,
 }
 
 impl UntargetedRequest {
     /// Adds the target resource.
     pub fn to(self, resource: Resource) -> Request {
-        let Self { method, path, query, headers, body, wait } = self;
+        let Self { resource: (), method, path, query, headers, body, wait } = self;
         Request { resource, method, path, query, headers, body, wait }
     }
 }

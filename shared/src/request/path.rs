@@ -383,47 +383,17 @@ mod tests {
         assert_eq!(Query::from_pairs([]), Ok(Query(None)));
     }
 
+    /// Texts of characters and escapes that have a meaning in paths, and texts of any characters.
     fn hostile() -> impl Strategy<Value = String> {
-        let pieces = prop::sample::select(vec![
-            "/",
-            "//",
-            "\\",
-            "..",
-            ".",
-            "%2e",
-            "%2f",
-            "%5c",
-            "%25",
-            "%00",
-            "\t",
-            "\0",
-            "@",
-            ":",
-            "evil.example",
-            "?",
-            "#",
-            "a",
-            "ä",
-            "%C3",
-            ";",
-            " ",
-            "[",
-            "]",
-            "|",
-            "base",
-            "oauth",
-            "\u{2028}",
-            "\u{ff0f}",
-            "\u{ad}",
-        ]);
-        prop_oneof![prop::collection::vec(pieces, 0..12).prop_map(|p| p.concat()), "\\PC*", any::<String>()]
+        let special = "([/\\\\.@:?#a;\\[\\]| \t\0ä\u{2028}\u{ff0f}\u{ad}]|//|\\.\\.|%(2e|2f|5c|25|00|C3)|base|oauth|evil\\.example){0,12}";
+        prop_oneof![special, "\\PC*", any::<String>()]
     }
 
     proptest! {
         // PROPTEST_CASES asks for more.
         #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.max(2_000)))]
 
-        /// Whatever comes in, what goes out is the platform's, below its base, and read alike by who reads it again.
+        /// An accepted path leads to the platform, below its base URL, and every parser reads it alike.
         #[test]
         fn nothing_leads_elsewhere(path in hostile(), slash in any::<bool>(), query in hostile()) {
             for base in ["https://platform.example:8443/base/", "https://platform.example", "http://[::1]:9/a/b"] {

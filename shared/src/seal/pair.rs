@@ -11,14 +11,14 @@ use crate::seal::{Field, Place, Sealer};
 
 /// The role of a pair in an installation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Slot {
+pub enum PairRole {
     /// The pair in use.
     Current,
     /// A standby pair: granted, and not in use.
     Standby,
 }
 
-impl Slot {
+impl PairRole {
     /// The field of the access token.
     pub fn access(self) -> Field {
         match self {
@@ -61,7 +61,7 @@ impl Pair {
     }
 
     /// Seals both tokens for their place.
-    pub fn seal(&self, sealer: &Sealer, resource: &Resource, version: TokenVersion, slot: Slot) -> SealedPair {
+    pub fn seal(&self, sealer: &Sealer, resource: &Resource, version: TokenVersion, slot: PairRole) -> SealedPair {
         let item = installation_key(resource);
         let seal = |field, token: &Redacted| sealer.seal(place(&item, version, field), token.expose());
         SealedPair {

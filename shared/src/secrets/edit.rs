@@ -1,4 +1,4 @@
-//! Compare-and-swap (optimistic concurrency) for a secret: a change by somebody else is never overwritten.
+//! Compare-and-swap (optimistic concurrency) for a secret: another editor's change is never overwritten.
 //!
 //! Secrets Manager has no conditional write. But it moves a label from one *named* version to another, or not at all
 //! (API reference, `UpdateSecretVersionStage`: "If the label is attached and … the version ID does not match, then the
@@ -35,7 +35,7 @@ pub struct Version {
 pub enum Replaced {
     /// The new value is the current one.
     Applied,
-    /// Somebody else has changed the secret since it was read. Nothing was changed.
+    /// Another editor has changed the secret since it was read. Nothing was changed.
     Conflict,
 }
 

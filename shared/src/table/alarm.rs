@@ -8,9 +8,6 @@ use crate::domain::clock::Millis;
 impl Table {
     /// Returns true if no process has raised this alarm of the app within `apart`. The alarm then counts as raised at
     /// `now`. One conditional write decides between all processes.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn raise_alarm(&self, alarm: &str, now: Millis, apart: Duration) -> Result<bool, StoreError> {
         let mut write = Update::of(format!("app#alarm#{alarm}"));
         // An instant far in the future was written by a process whose clock was wrong.

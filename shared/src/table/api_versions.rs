@@ -9,9 +9,6 @@ const KEY: &str = "app#api";
 
 impl Table {
     /// The version that works for each of the system's own calls, where one is remembered.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn api_versions(&self) -> Result<Remembered, StoreError> {
         let answer = self.client.get_item().table_name(&*self.name).key("pk", s(KEY)).send().await?;
         let Some(item) = answer.item() else { return Ok(Remembered::new()) };
@@ -21,9 +18,6 @@ impl Table {
     }
 
     /// Remembers the version that works for one of the system's own calls.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn remember_api_version(&self, call: OwnCall, version: ApiVersion) -> Result<(), StoreError> {
         let mut write = Update::of(KEY);
         // Names with `#`, because some are reserved words of DynamoDB.

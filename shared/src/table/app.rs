@@ -20,7 +20,6 @@ pub enum BreakerReason {
 
 impl BreakerReason {
     /// The name in the table and in logs.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::WrongClient => "wrong_client",
@@ -52,9 +51,6 @@ pub struct AppState {
 
 impl Table {
     /// The breaker and the budget of marks, which are in one item (strongly consistent).
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn app_state(&self) -> Result<AppState, StoreError> {
         let answer =
             self.client.get_item().table_name(&*self.name).key("pk", s(BREAKER)).consistent_read(true).send().await?;
@@ -63,17 +59,11 @@ impl Table {
     }
 
     /// The breaker as stored: open, or past its time.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn breaker(&self) -> Result<Option<OpenBreaker>, StoreError> {
         Ok(self.app_state().await?.breaker)
     }
 
     /// Opens the breaker, or keeps the breaker open.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn open_breaker(&self, open: &OpenBreaker) -> Result<(), StoreError> {
         let mut write = Update::of(BREAKER);
         // A breaker that an operator must close is not replaced by one that closes after a time.
@@ -84,9 +74,6 @@ impl Table {
     }
 
     /// Closes the breaker for any reason, and returns the breaker as it was. The budget of marks does not change.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn close_breaker(&self) -> Result<Option<OpenBreaker>, StoreError> {
         let mut write = Update::of(BREAKER);
         write.remove(["reason", "open_until", "fingerprint"]).answer(ReturnValue::AllOld);

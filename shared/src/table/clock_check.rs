@@ -19,7 +19,6 @@ pub struct ClockCheck(Clock);
 
 impl ClockCheck {
     /// A check of `clock`.
-    #[must_use]
     pub fn new(clock: Clock) -> Self {
         Self(clock)
     }
@@ -64,7 +63,7 @@ impl Intercept for ClockCheck {
         let date = context.response().headers().get("date");
         let date = date.and_then(|text| DateTime::from_str(text, DateTimeFormat::HttpDate).ok());
         let (Some(date), Some(Sent(sent))) = (date, config.load::<Sent>()) else { return Ok(()) };
-        match self.0.learn(Millis(date.secs() * 1000), *sent, Reading::now()) {
+        match self.0.observe(Millis(date.secs() * 1000), *sent, Reading::now()) {
             None => {}
             Some(0) => tracing::info!("this machine's clock agrees with DynamoDB's again"),
             Some(offset_ms) => tracing::error!(

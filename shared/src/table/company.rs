@@ -99,9 +99,6 @@ pub struct Page<T> {
 
 impl Table {
     /// Lists a company, or moves it to the newest end of the list.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn list_company(&self, company: &str, now: Millis) -> Result<(), StoreError> {
         let mut write = Update::of(key(company));
         write.set("due_shard", s(COMPANIES)).set("due_at", n(now)).remove(["expires_at"]);
@@ -109,9 +106,6 @@ impl Table {
     }
 
     /// Lists a company that was installed at `installed_at`. A listed company keeps its place.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn keep_company_listed(&self, company: &str, installed_at: Millis) -> Result<(), StoreError> {
         let mut write = Update::of(key(company));
         write.set("due_shard", s(COMPANIES)).remove(["expires_at"]);
@@ -120,9 +114,6 @@ impl Table {
     }
 
     /// Removes a company from the list, unless an install notice came after `noted_at`.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn unlist_company(&self, company: &str, noted_at: Millis, now: Millis) -> Result<(), StoreError> {
         let mut write = Update::of(key(company));
         write.when("due_at <= :noted_at").value(":noted_at", n(noted_at));
@@ -131,9 +122,6 @@ impl Table {
     }
 
     /// The companies with the latest install notices, newest first, at most `limit`.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn newest_companies(&self, limit: usize) -> Result<Vec<Listed>, StoreError> {
         let limit = i32::try_from(limit).unwrap_or(i32::MAX);
         let page = self.due_partition(COMPANIES, None).scan_index_forward(false).limit(limit).send().await?;
@@ -142,9 +130,6 @@ impl Table {
 
     /// A page of the listed companies, oldest install notice first. So a company that is listed during the reading is
     /// on a later page.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn companies(&self, after: Option<&Listed>, limit: usize) -> Result<Page<Listed>, StoreError> {
         let limit = i32::try_from(limit).unwrap_or(i32::MAX);
         let after = after.map(|listed| {
@@ -161,9 +146,6 @@ impl Table {
     }
 
     /// Notes that a company needs background work, before the write that the note is about.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn note_task(&self, company: &str, note: Note, now: Millis) -> Result<(), StoreError> {
         let mut write = Update::of(task_key(company));
         write.set("noted_at", n(now)).set("due_at", n(now)).set("due_shard", s(TASKS));
@@ -181,9 +163,6 @@ impl Table {
     }
 
     /// A page of the companies whose tasks are due at `now`, longest due first.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn due_tasks(&self, now: Millis, after: Option<Item>, limit: i32) -> Result<Page<String>, StoreError> {
         let page = self.due_partition(TASKS, Some(now)).set_exclusive_start_key(after).limit(limit).send().await?;
         let id = |item| Attributes::of(item).text("pk")?.strip_prefix(PREFIX)?.strip_suffix(TASK_SUFFIX);
@@ -192,9 +171,6 @@ impl Table {
     }
 
     /// The open task of a company (strongly consistent).
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn task(&self, company: &str, now: Millis) -> Result<Option<Task>, StoreError> {
         let read = self.client.get_item().table_name(&*self.name).key("pk", s(task_key(company)));
         let answer = read.consistent_read(true).send().await?;
@@ -202,9 +178,6 @@ impl Table {
     }
 
     /// Finishes a task, unless the task was noted again. Returns true if the task is finished.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn finish_task(&self, task: &Task, now: Millis) -> Result<bool, StoreError> {
         let mut write = Update::of(task_key(&task.company));
         write.when_equal("noted_at", n(task.noted_at)).set("expires_at", n((now + KEPT).seconds()));
@@ -214,9 +187,6 @@ impl Table {
     }
 
     /// Postpones the next run of a task, unless the task was noted again. `failures` is the number of failed runs.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn postpone_task(&self, task: &Task, until: Millis, failures: u32) -> Result<(), StoreError> {
         let mut write = Update::of(task_key(&task.company));
         write.when_equal("noted_at", n(task.noted_at)).set("due_at", n(until)).set("task_failures", n(failures));
@@ -225,9 +195,6 @@ impl Table {
 
     /// Stores the position up to which a company's list of locations was read, or the start after the whole list was
     /// read.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn set_locations_read(&self, company: &str, read: &ListPosition, now: Millis) -> Result<(), StoreError> {
         let mut write = Update::of(task_key(company));
         let read = match read {

@@ -94,7 +94,6 @@ impl MarkBudget {
     }
 
     /// The number of places in use at `now`.
-    #[must_use]
     pub fn taken(&self, now: Millis) -> u64 {
         let by_grants = self.grants / GRANTS_PER_PLACE;
         let by_time = if self.granted_at > self.marked_at {
@@ -106,7 +105,6 @@ impl MarkBudget {
     }
 
     /// The number of refused installations that wait for a place, for both kinds of requests.
-    #[must_use]
     pub fn waiting(&self) -> u64 {
         self.waiting + self.waiting_mints
     }
@@ -118,7 +116,6 @@ impl MarkBudget {
     }
 
     /// Returns true if there are so many refusals that refreshing must stop. To be called only when no place is left.
-    #[must_use]
     pub fn is_mass_refusal(&self, requested: Requested) -> bool {
         let (waiting, grants) = match requested {
             Requested::Refresh => (self.waiting, self.grants),
@@ -156,9 +153,6 @@ impl Table {
     }
 
     /// Counts a grant, which can free a place. Needed only while a place is in use.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn count_grant(&self, requested: Requested, now: Millis) -> Result<(), StoreError> {
         let mut write = Update::of(BREAKER);
         write.add(requested.grants(), n(1));
@@ -172,9 +166,6 @@ impl Table {
     }
 
     /// Counts an installation that was refused and has no place. Returns the updated budget.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn count_waiting(&self, requested: Requested) -> Result<MarkBudget, StoreError> {
         let mut write = Update::of(BREAKER);
         write.add(requested.waiting(), n(1));
@@ -186,9 +177,6 @@ impl Table {
 
     /// Sets the number of waiting installations to zero, because an operator knows that the refusals were correct.
     /// Frees no place.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn forget_waiting(&self) -> Result<(), StoreError> {
         let mut write = Update::of(BREAKER);
         write.remove(["waiting", "waiting_mints"]);

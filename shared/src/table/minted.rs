@@ -19,12 +19,19 @@ use crate::domain::status::{LeaseOwner, Status, TokenVersion, Transition};
 /// The time after which a placeholder is deleted, if no company has the app in its location.
 pub(super) const PLACEHOLDER_KEPT: Duration = Duration::from_hours(1);
 /// The attributes that hold the result of asking companies about a location.
-pub(super) const SEARCH_RESULT: [&str; 5] =
-    ["absent_until", "absent_newest", "search_since", "search_after", "search_left"];
+pub(super) const SEARCH_RESULT: [&str; 7] = [
+    "absent_until",
+    "absent_newest",
+    "search_since",
+    "search_after",
+    "search_left",
+    "search_partial",
+    "others_again_at",
+];
 
 /// The company from which a token was minted.
 #[derive(Clone, Copy, Debug)]
-pub struct Source<'a> {
+pub struct MintSource<'a> {
     /// The company's id.
     pub company: &'a str,
     /// The epoch of the company's installation.
@@ -59,13 +66,10 @@ pub struct InstallNotice<'a> {
 impl Table {
     /// Stores a placeholder for a location that only a caller has named, so that the location can be claimed. Does
     /// nothing if the location has an item.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn keep_placeholder(&self, location: &Resource, now: Millis) -> Result<(), StoreError> {
         let mut write = Update::of_installation(location);
         write.when("attribute_not_exists(pk)").set_status(Status::Active).set("minted", AttributeValue::Bool(true));
-        write.set("supposed", AttributeValue::Bool(true)).set("epoch", n(1)).set("generation", n(0));
+        write.set("placeholder", AttributeValue::Bool(true)).set("epoch", n(1)).set("generation", n(0));
         write.set("installed_at", n(now)).set("expires_at", n((now + PLACEHOLDER_KEPT).seconds()));
         self.write(write).await.map(drop)
     }
@@ -73,9 +77,6 @@ impl Table {
     /// Records that the app is installed in a location, so that its token can be minted. A valid grant of the location
     /// itself stays. A grant that was refused for good, or that was uninstalled before the notice, is replaced. Returns
     /// true if anything changed.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn record_install_notice(
         &self,
         location: &Resource,
@@ -101,7 +102,7 @@ impl Table {
         {
             let mut write = Update::of_installation(location);
             write.when("attribute_not_exists(minted)").when_status(|status| !status.has_ended());
-            write.set("company", s(company));
+            write.set("company", s(company)).remove(SEARCH_RESULT);
             write
         } else {
             return Ok(false);
@@ -109,24 +110,25 @@ impl Table {
         Ok(self.write(write).await?.is_applied())
     }
 
-    /// Makes a location whose own grant was refused a minted one: later tokens are minted from its company's, which has
-    /// `company_epoch`. The current access token may be valid for hours, and stays until the next token. Only the
-    /// holder of the lease can do this.
-    ///
-    /// # Errors
-    /// [`StoreError`].
+    /// Makes a location whose own grant was refused a minted one: later tokens are minted from the token of `source`.
+    /// The current access token may be valid for hours, and stays until the next token. The attribute `granted_from`
+    /// stays, too: a pair of the location's own grant that arrives after several minted tokens is still recognised as
+    /// newer than the refused one. Only the holder of the lease can do this.
     pub async fn become_minted(
         &self,
         location: &Resource,
         version: TokenVersion,
         owner: &LeaseOwner,
-        company_epoch: u64,
+        source: MintSource<'_>,
         now: Millis,
     ) -> Result<Write<Box<Installation>>, StoreError> {
         let mut write = Update::of_version(location, version);
         write.when_leased_by(owner).when("attribute_not_exists(standby)");
+        write.set("company", s(source.company)).set("company_epoch", n(source.epoch));
+        write.set_to("granted_from", "if_not_exists(granted_from, :before)").remove(SEARCH_RESULT);
+        write.value(":before", n(version.generation.saturating_sub(1)));
         write.set_status(Status::Active).set("minted", AttributeValue::Bool(true)).set("failures", n(0));
-        write.set_due(location, now).set("company_epoch", n(company_epoch)).remove(["refresh_token"]).release_lease();
+        write.set_due(location, now).remove(["refresh_token"]).release_lease();
         let answer = self.write_installation(write).await?;
         Ok(answer.or_applied_before(|stored| stored.minted().is_some() && stored.version == version))
     }
@@ -140,20 +142,17 @@ impl Table {
         location: &Resource,
         from: TokenVersion,
         renewal: Renewal<'_>,
-        source: Source<'_>,
+        source: MintSource<'_>,
     ) -> Result<Write<Box<Installation>>, StoreError> {
         let mut write = Update::of_version(location, from);
         write.when_legal(Transition::StoreToken).when("attribute_exists(minted)");
         write.set("company", s(source.company)).set("company_epoch", n(source.epoch)).renew(location, from, &renewal);
-        write.remove(["standby", "granted_from", "supposed", "expires_at"]).remove(SEARCH_RESULT);
+        write.remove(["standby", "placeholder", "expires_at"]).remove(SEARCH_RESULT);
         Ok(self.write_installation(write).await?.or_applied_before(|stored| stored.is_committed_by(renewal.owner)))
     }
 
     /// Releases the lease because no company that was asked has the app in the location. Stores the mark of this, and
     /// erases the location's token.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn release_absent(
         &self,
         location: &Resource,
@@ -163,7 +162,12 @@ impl Table {
     ) -> Result<Write<Box<Installation>>, StoreError> {
         let mut write = Update::of_version(location, version);
         write.when_leased_by(owner).set_status(Status::Active).set("failures", n(0));
-        write.erase_pair().release_lease().unschedule().remove(["absent_newest", "search_after", "search_left"]);
+        write.erase_pair().release_lease().unschedule().remove([
+            "absent_newest",
+            "search_after",
+            "search_left",
+            "search_partial",
+        ]);
         match absence {
             Absence::Unmarked => write.remove(["search_since"]),
             Absence::Until(until) => write.set("absent_until", n(until)).remove(["search_since"]),
@@ -173,27 +177,7 @@ impl Table {
         Ok(answer.or_applied_before(|stored| stored.version == version && stored.lease().is_none()))
     }
 
-    /// Stores in a leased location that the schedule has been searching for its company since `since`. The lease, the
-    /// token and all other attributes stay.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn note_search(
-        &self,
-        location: &Resource,
-        version: TokenVersion,
-        owner: &LeaseOwner,
-        since: Millis,
-    ) -> Result<(), StoreError> {
-        let mut write = Update::of_version(location, version);
-        write.when_leased_by(owner).set("search_since", n(since)).remove(["search_after", "search_left"]);
-        self.write(write).await.map(drop)
-    }
-
     /// Removes a minted location from the index `due`, because there is no token to mint from.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn unschedule(
         &self,
         location: &Resource,
@@ -205,9 +189,6 @@ impl Table {
     }
 
     /// Erases a token that was minted from a company's installation before `epoch`.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn erase_minted(&self, location: &Resource, company: &str, epoch: u64) -> Result<(), StoreError> {
         let mut write = Update::of_installation(location);
         write.when("attribute_exists(minted) AND attribute_exists(access_token) AND company_epoch < :epoch");
@@ -217,9 +198,6 @@ impl Table {
     }
 
     /// A page of the locations of a company, starting after `after`.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn locations_of(&self, company: &str, after: Option<&Resource>) -> Result<Vec<Resource>, StoreError> {
         let least = after.map_or_else(|| "installation#location#".to_owned(), installation_key);
         let answer = self
@@ -241,7 +219,7 @@ impl Table {
 /// An install notice of a location that is not known or whose token is minted.
 fn notice_of_minted(location: &Resource, notice: &InstallNotice<'_>) -> Update {
     let mut write = Update::of_installation(location);
-    let mut news = "attribute_exists(supposed)".to_owned();
+    let mut news = "attribute_exists(placeholder)".to_owned();
     // With an event, only the beginning of an installation is written, because the event is true in no other case.
     if notice.event.is_none() {
         news.push_str(" OR installed_at < :at OR attribute_exists(absent_until) OR attribute_exists(search_since)");
@@ -257,7 +235,7 @@ fn notice_of_minted(location: &Resource, notice: &InstallNotice<'_>) -> Update {
     if let Some(company) = notice.company {
         write.set_to("company", ":company").value(":company", s(company));
     }
-    write.set("minted", AttributeValue::Bool(true)).remove(["supposed", "expires_at"]).remove(SEARCH_RESULT);
+    write.set("minted", AttributeValue::Bool(true)).remove(["placeholder", "expires_at"]).remove(SEARCH_RESULT);
     write.publish(notice.event, notice.now);
     write
 }
@@ -279,8 +257,8 @@ fn notice_of_ended(location: &Resource, notice: &InstallNotice<'_>) -> Update {
     if let Some(company) = notice.company {
         write.set("company", s(company));
     }
-    write.erase_pair().release_lease().remove(["standby", "tried_at", "forced_at", "revoked_at", "told"]);
-    write.remove(["supposed", "expires_at"]).remove(SEARCH_RESULT).publish(notice.event, notice.now);
+    write.erase_pair().release_lease().remove(["standby", "tried_at", "forced_at", "revoked_at", "published"]);
+    write.remove(["placeholder", "expires_at"]).remove(SEARCH_RESULT).publish(notice.event, notice.now);
     write
 }
 

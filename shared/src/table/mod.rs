@@ -107,6 +107,14 @@ impl<T> Write<T> {
         matches!(self, Self::Applied(_))
     }
 
+    /// The item as it is now, changed or not. `None` if there is none.
+    pub(crate) fn into_item(self) -> Option<T> {
+        match self {
+            Self::Applied(item) | Self::Conflict(item) => Some(item),
+            Self::NotFound => None,
+        }
+    }
+
     /// The same answer, with the item converted by `read`.
     pub(crate) fn read<U>(self, read: impl FnOnce(&T) -> Result<U, StoreError>) -> Result<Write<U>, StoreError> {
         Ok(match self {
@@ -130,7 +138,6 @@ impl<T> Write<T> {
 const QUOTA: &str = "quota#";
 
 /// The key of a resource's counters.
-#[must_use]
 pub fn quota_key(resource: &Resource) -> String {
     format!("{QUOTA}{}#{}", resource.kind().as_str(), resource.id())
 }
@@ -142,13 +149,11 @@ pub(crate) fn resource_of_quota_key(key: &str) -> Option<Resource> {
 }
 
 /// A number attribute.
-#[must_use]
 pub fn n(value: impl std::fmt::Display) -> AttributeValue {
     AttributeValue::N(value.to_string())
 }
 
 /// A string attribute.
-#[must_use]
 pub fn s(value: impl Into<String>) -> AttributeValue {
     AttributeValue::S(value.into())
 }
@@ -162,31 +167,26 @@ pub struct Attributes<'a> {
 
 impl<'a> Attributes<'a> {
     /// A reader of `item`.
-    #[must_use]
     pub fn of(item: &'a Item) -> Self {
         Self { item }
     }
 
     /// A string. `None` if the attribute is missing or has another type.
-    #[must_use]
     pub fn text(&self, name: &str) -> Option<&'a str> {
         self.item.get(name)?.as_s().ok().map(String::as_str)
     }
 
     /// A number. `None` if the attribute is missing or has another type.
-    #[must_use]
     pub fn number<T: std::str::FromStr>(&self, name: &str) -> Option<T> {
         self.item.get(name)?.as_n().ok()?.parse().ok()
     }
 
     /// Bytes. `None` if the attribute is missing or has another type.
-    #[must_use]
     pub fn bytes(&self, name: &str) -> Option<&'a [u8]> {
         self.item.get(name)?.as_b().ok().map(AsRef::as_ref)
     }
 
     /// Returns true if the attribute is true. A missing attribute is false.
-    #[must_use]
     pub fn flag(&self, name: &str) -> bool {
         self.item.get(name).is_some_and(|value| value.as_bool() == Ok(&true))
     }
@@ -198,19 +198,16 @@ impl<'a> Attributes<'a> {
     }
 
     /// The elements of a list. Empty if the attribute is missing.
-    #[must_use]
     pub fn list(&self, name: &str) -> &'a [AttributeValue] {
         self.item.get(name).and_then(|value| value.as_l().ok()).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// A map. `None` if the attribute is missing or has another type.
-    #[must_use]
     pub fn map(&self, name: &str) -> Option<&'a Item> {
         self.item.get(name)?.as_m().ok()
     }
 
     /// The error for a missing or malformed `attribute`.
-    #[must_use]
     pub fn malformed(&self, attribute: &'static str) -> StoreError {
         StoreError::Malformed { item: self.text("pk").unwrap_or("without a key").to_owned(), attribute }
     }

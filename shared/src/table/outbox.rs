@@ -33,9 +33,6 @@ fn set(events: &[Event]) -> AttributeValue {
 
 impl Table {
     /// Installations with events that were written before `before`, oldest first, at most `limit`.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn pending_events(&self, before: Millis, limit: usize) -> Result<Vec<Resource>, StoreError> {
         let answer = self
             .client

@@ -39,13 +39,11 @@ pub struct RedirectId(String);
 
 impl RedirectId {
     /// The redirect of a state with this nonce. A state belongs to one redirect, even if it comes with different codes.
-    #[must_use]
     pub fn of_state(nonce: &[u8]) -> Self {
         Self(format!("redirect#state#{}", sha256(nonce)))
     }
 
     /// The redirect with this code and without a state.
-    #[must_use]
     pub fn of_code(code: &Redacted) -> Self {
         Self(format!("redirect#code#{}", sha256(code.expose().as_bytes())))
     }
@@ -53,7 +51,7 @@ impl RedirectId {
 
 /// The browser that sends a redirect. All fields are digests.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Arrival {
+pub struct RedirectArrival {
     /// The digest of the code.
     pub code: String,
     /// The digest of the browser's cookie.
@@ -85,7 +83,7 @@ pub enum Progress {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredRedirect {
     /// The first arrival of the redirect.
-    pub first: Arrival,
+    pub first: RedirectArrival,
     /// The progress of the redirect.
     pub progress: Progress,
 }
@@ -117,9 +115,6 @@ pub enum Origin {
 
 impl Table {
     /// The stored redirect. `None` if the redirect is new.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn redirect(&self, id: &RedirectId, now: Millis) -> Result<Option<StoredRedirect>, StoreError> {
         let read = self.client.get_item().table_name(&*self.name).key("pk", s(&id.0)).consistent_read(true);
         read.send().await?.item().map(|item| stored(item, now)).transpose()
@@ -127,13 +122,10 @@ impl Table {
 
     /// Claims a redirect for `owner`, which may then present its code once. A conflict returns a redirect that belongs
     /// to another code or arrival, or already has an outcome.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn claim_redirect(
         &self,
         id: &RedirectId,
-        arrival: &Arrival,
+        arrival: &RedirectArrival,
         owner: &LeaseOwner,
         now: Millis,
     ) -> Result<Write<StoredRedirect>, StoreError> {
@@ -152,9 +144,6 @@ impl Table {
     }
 
     /// Ends the claim of `owner`. Returns false if `owner` no longer holds the claim.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn end_redirect(
         &self,
         id: &RedirectId,
@@ -180,9 +169,6 @@ impl Table {
     }
 
     /// Takes a place among the exchanges of this minute. `None` if all places are taken.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn take_exchange(&self, origin: Origin, now: Millis) -> Result<Option<ExchangePlace>, StoreError> {
         let origin = match origin {
             Origin::Link => "link",
@@ -196,9 +182,6 @@ impl Table {
     }
 
     /// Gives a place back, because its exchange resulted in an installation or did not take place.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn return_exchange(&self, place: ExchangePlace) -> Result<(), StoreError> {
         let mut write = Update::of(place.0);
         write.when("taken > :zero").value(":zero", n(0)).add("taken", n(-1));
@@ -223,7 +206,7 @@ fn stored(item: &Item, now: Millis) -> Result<StoredRedirect, StoreError> {
         }
         None => Progress::Open(reason),
     };
-    let first = Arrival { code: text("code")?, browser: text("browser")?, network: text("network")? };
+    let first = RedirectArrival { code: text("code")?, browser: text("browser")?, network: text("network")? };
     Ok(StoredRedirect { first, progress })
 }
 

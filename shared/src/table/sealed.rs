@@ -9,9 +9,6 @@ use crate::domain::installation::{Installation, SealedPair};
 impl Table {
     /// A page of installations with their sealed tokens (strongly consistent). Reads the whole table, a megabyte at a
     /// time.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn sealed(&self, from: Option<Item>) -> Result<Part<Installation>, StoreError> {
         let scan = self.client.scan().table_name(&*self.name).set_exclusive_start_key(from).consistent_read(true);
         let scan = scan.filter_expression("begins_with(pk, :kind)");

@@ -32,7 +32,7 @@ const READ: [&str; 18] = [
 ];
 
 /// The attribute that marks a placeholder.
-const PLACEHOLDER: &str = "supposed";
+const PLACEHOLDER: &str = "placeholder";
 
 /// An installation without its tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,9 +111,6 @@ pub struct Part<T> {
 
 impl Table {
     /// One installation without its tokens. `None` if there is none, or only a placeholder.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn overview(&self, resource: &Resource) -> Result<Option<Overview>, StoreError> {
         let read = self.client.get_item().table_name(&*self.name).key("pk", s(installation_key(resource)));
         let (projection, names) = projection();
@@ -125,9 +122,6 @@ impl Table {
 
     /// A page of installations without their tokens. Reads the whole table, a megabyte at a time, with the counters.
     /// For operators, not for functions.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn overviews(&self, from: Option<Item>) -> Result<Part<Overview>, StoreError> {
         let (projection, names) = projection();
         let scan = self.client.scan().table_name(&*self.name).set_exclusive_start_key(from);
@@ -141,9 +135,6 @@ impl Table {
 
 impl Table {
     /// A page of the counters of resources with observed limits, and the key of the next page. Reads the whole table.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub(crate) async fn counters_with_observed_limits(
         &self,
         from: Option<Item>,

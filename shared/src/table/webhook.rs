@@ -8,17 +8,17 @@ use crate::domain::clock::Millis;
 /// The time for which the mark of a webhook is kept. The platform does not send a webhook again after this time.
 const KEPT: Duration = Duration::from_hours(24);
 
-/// The identity of a webhook: two deliveries of the same identity are the same webhook.
+/// The idempotency key of a webhook: two deliveries with the same key are the same webhook.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Delivery {
+pub enum IdempotencyKey {
     /// The same `webhookId`.
     Id(String),
     /// The same body, by the SHA-256 of its bytes in hexadecimal digits.
     Bytes(String),
 }
 
-impl Delivery {
-    fn key(&self) -> String {
+impl IdempotencyKey {
+    fn item_key(&self) -> String {
         match self {
             Self::Id(id) => format!("webhook#id#{id}"),
             Self::Bytes(digest) => format!("webhook#bytes#{digest}"),
@@ -28,11 +28,8 @@ impl Delivery {
 
 impl Table {
     /// Returns true if the webhook took effect within the last 24 hours.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn is_webhook_done(&self, delivery: &Delivery, now: Millis) -> Result<bool, StoreError> {
-        let answer = self.client.get_item().table_name(&*self.name).key("pk", s(delivery.key()));
+    pub async fn is_webhook_done(&self, key: &IdempotencyKey, now: Millis) -> Result<bool, StoreError> {
+        let answer = self.client.get_item().table_name(&*self.name).key("pk", s(key.item_key()));
         let answer = answer.consistent_read(true).send().await?;
         // `DynamoDB` deletes expired items within days, not at once.
         let expires = answer.item().and_then(|item| Attributes::of(item).number::<i64>("expires_at"));
@@ -41,11 +38,8 @@ impl Table {
 
     /// Marks that a webhook took effect. The mark is written after the effect, so a crash between the two loses
     /// nothing: the webhook is judged again, and its effect is repeated.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn set_webhook_done(&self, delivery: &Delivery, now: Millis) -> Result<(), StoreError> {
-        let mut write = Update::of(delivery.key());
+    pub async fn set_webhook_done(&self, key: &IdempotencyKey, now: Millis) -> Result<(), StoreError> {
+        let mut write = Update::of(key.item_key());
         write.set("expires_at", n((now + KEPT).seconds()));
         self.write(write).await.map(drop)
     }

@@ -4,21 +4,17 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use super::companies::{Agency, Roster};
-use super::mint::WhenAbsent;
-use super::outcome::{Failure, Refreshed, Why};
+use super::mint::{CompanyRefused, WhenAbsent};
+use super::outcome::{Refreshed, Why};
 use super::tokens::{CACHED, MOST_CACHED, Tokens};
 use super::{Company, TokenError, lock, schedule};
 use crate::domain::clock::Millis;
-use crate::domain::installation::{Installation, Minted};
+use crate::domain::installation::{CompanySearch, Installation};
 use crate::domain::resource::{Kind, Resource};
 use crate::domain::status::Status;
 
 /// The most companies that a call asks about a location with an unknown company. The schedule asks the other companies.
-const MOST_ASKED: usize = 5;
-/// The least time between two rounds of asking other companies about a location whose own company has ended.
-const OTHERS_APART: Duration = Duration::from_mins(5);
-/// The same time if there are more companies than [`MOST_ASKED`], so that the schedule must search.
-const SEARCHES_APART: Duration = Duration::from_hours(1);
+pub(super) const MOST_ASKED: usize = 5;
 /// The head of the list of companies is used from memory for this time. This time and the memory of an absence add up
 /// to less than 10 s.
 const LISTED: Duration = Duration::from_secs(2);
@@ -57,7 +53,7 @@ impl Tokens {
         let works = stored.pair.as_ref().is_some_and(|pair| now < pair.access_expires_at);
         // While the location's company has no grant, the absence of the location at other companies means nothing.
         if !works && stored.status() != Status::NeedsReauthorization && status != Status::NeedsReauthorization {
-            self.expect_present(minted).await?;
+            self.expect_present(stored.search).await?;
         }
         let Some(agency) = agency else { return Ok(now) };
         if minted.company_epoch < agency.epoch {
@@ -85,7 +81,7 @@ impl Tokens {
     }
 
     /// Stores a placeholder for an unknown location, if there is any company that may have the location.
-    pub(super) async fn suppose(&self, resource: &Resource) -> Result<(), TokenError> {
+    pub(super) async fn keep_placeholder(&self, resource: &Resource) -> Result<(), TokenError> {
         if resource.kind() == Kind::Company || self.roster().await?.newest.is_empty() {
             return Err(TokenError::NotInstalled);
         }
@@ -94,19 +90,19 @@ impl Tokens {
 
     /// Returns an error if the companies were asked about a location a moment ago and none has the app there, or if the
     /// schedule is still asking the companies.
-    async fn expect_present(&self, minted: Minted) -> Result<(), TokenError> {
+    async fn expect_present(&self, search: CompanySearch) -> Result<(), TokenError> {
         let now = self.clock.now();
-        if minted.absent_until.is_some_and(|until| now < until) {
-            let newest_at = match minted.absent_newest {
+        if search.absent_until.is_some_and(|until| now < until) {
+            let newest_at = match search.absent_newest {
                 Some(_) => self.roster().await?.newest_at,
                 None => None,
             };
             // A company that was listed after the absence was noted has not been asked.
-            if newest_at <= minted.absent_newest {
+            if newest_at <= search.absent_newest {
                 return Err(TokenError::NotInstalled);
             }
         }
-        match minted.search_since {
+        match search.search_since {
             Some(since) if now < since + schedule::SEARCH_OVER => {
                 Err(TokenError::InProgress { retry_at: now + schedule::SEARCH_RETRY })
             }
@@ -127,9 +123,8 @@ impl Tokens {
     // is read by the same functions.
     pub fn mint<'a>(&'a self, stored: &'a Installation, why: Why, deadline: Millis) -> Minting<'a> {
         Box::pin(async move {
-            let minted = stored.minted().unwrap_or_default();
             let Some(company) = own_company(stored) else {
-                self.expect_present(minted).await?;
+                self.expect_present(stored.search).await?;
                 return self.ask_around(stored, why, None, deadline).await;
             };
             let source = match self.source(company.clone(), deadline).await {
@@ -139,12 +134,12 @@ impl Tokens {
                 }
                 Err(error) => return Err(error),
             };
-            self.expect_present(minted).await?;
+            self.expect_present(stored.search).await?;
             let roster = self.roster().await?;
             let others = roster.more || roster.newest.iter().any(|listed| *listed != company);
             let when_absent = if others { WhenAbsent::AskOthers } else { WhenAbsent::Remember };
             let minted = self.mint_from(stored, why, source, when_absent, deadline).await?;
-            if others && matches!(minted, Refreshed::Failed(Failure::NotInstalled)) {
+            if others && matches!(minted, Refreshed::Failed(TokenError::NotInstalled)) {
                 return self.ask_around(stored, why, Some(&company), deadline).await;
             }
             Ok(minted)
@@ -175,8 +170,8 @@ impl Tokens {
     /// Mints the token of a location from a company other than its own, which has ended. If none of the other companies
     /// is known to have the app there, the caller gets the error `ended`, and nothing is concluded about the location.
     ///
-    /// Asks a few companies now; the schedule asks the others. The companies are asked seldom ([`OTHERS_APART`],
-    /// [`SEARCHES_APART`]), but again as soon as a company is listed that was not asked.
+    /// Asks a few companies now; the schedule asks the others. The minter notes when the companies are asked again. They
+    /// are asked sooner if a company is listed that was not asked.
     async fn ask_others(
         &self,
         stored: &Installation,
@@ -186,18 +181,17 @@ impl Tokens {
         deadline: Millis,
     ) -> Result<Refreshed, TokenError> {
         let Roster { newest, newest_at, more, .. } = self.roster().await?;
-        let apart = if more { SEARCHES_APART } else { OTHERS_APART };
-        let tried_at = stored.schedule.tried_at.unwrap_or(Millis(0));
-        let is_asked = self.clock.now() < tried_at + apart && newest_at.is_none_or(|listed_at| listed_at <= tried_at);
+        let is_asked = stored.search.others_again_at.is_some_and(|again_at| self.clock.now() < again_at)
+            && newest_at <= stored.schedule.tried_at;
         if is_asked || stored.status() == Status::NeedsReauthorization {
             return Err(ended);
         }
         let others = newest.into_iter().filter(|other| other != company);
-        let Sources { companies, .. } = self.sources(others, deadline).await;
+        let Sources { companies, unasked } = self.sources(others, deadline).await;
         if companies.is_empty() && !more {
             return Err(ended);
         }
-        let when_absent = WhenAbsent::Unknown { search: more };
+        let when_absent = WhenAbsent::Unknown { search: more, unasked: unasked.is_some() };
         match self.mint_from(stored, why, companies, when_absent, deadline).await {
             Ok(Refreshed::Failed(_)) | Err(_) => Err(ended),
             Ok(found) => Ok(found),
@@ -215,26 +209,27 @@ impl Tokens {
         let location = &stored.resource;
         // The future is boxed because it is large, and every future around it would be as large.
         let minting = Box::pin(self.minter.mint(location, stored.version, why, &companies, when_absent, deadline));
-        let minted = minting.await;
-        let Refreshed::Failed(Failure::CompanyRefused(refused, why)) = minted else {
-            if let (Refreshed::Renewed(_), [company]) = (&minted, &companies[..]) {
-                self.worked(&company.resource, &company.access);
+        let refused = match minting.await {
+            Ok(minted) => {
+                if let (Refreshed::Renewed(_), [company]) = (&minted, &companies[..]) {
+                    self.worked(&company.resource, &company.access);
+                }
+                return Ok(minted);
             }
-            return Ok(minted);
+            Err(refused) => *refused,
         };
-        let Company { resource, access } = *refused;
+        let CompanyRefused { company: Company { resource, access }, why } = refused;
+        // The company's token was renewed a moment ago and is refused again. Only the platform can correct that.
+        let again_later = || TokenError::InProgress { retry_at: self.clock.now() + schedule::FORCED_APART };
         let renewed = self.renew_because(&resource, &access, why, deadline).await.map_err(|error| match error {
-            // The company's token was renewed a moment ago and is refused again. Only the platform can correct that.
-            TokenError::RecentlyForced => {
-                TokenError::InProgress { retry_at: self.clock.now() + schedule::FORCED_APART }
-            }
+            TokenError::RecentlyForced => again_later(),
             error => error,
         })?;
         for company in companies.iter_mut().filter(|company| company.resource == resource) {
             company.access = renewed.clone();
         }
         let minting = Box::pin(self.minter.mint(location, stored.version, Why::Due, &companies, when_absent, deadline));
-        let minted = minting.await;
+        let minted = minting.await.map_err(|_| again_later())?;
         if let (Refreshed::Renewed(_), [Company { resource, access }]) = (&minted, &companies[..]) {
             self.worked(resource, access);
             if why == Why::Doubted {

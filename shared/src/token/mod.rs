@@ -3,11 +3,14 @@
 pub mod alarm;
 pub mod breaker;
 mod companies;
+mod decision;
+mod leased;
 pub mod mint;
 mod minted;
 pub mod outcome;
 pub mod parts;
 pub mod presence;
+mod probe;
 mod reading;
 pub mod refresh;
 pub mod rescue;
@@ -68,6 +71,16 @@ pub enum TokenError {
         /// The time at which the caller should ask again.
         retry_at: Millis,
     },
+    /// The refresh token was presented, and no answer is known. The token is worth another presentation at `retry_at`,
+    /// while the platform still repeats the answer.
+    #[error("the platform's answer to a renewal is missing; worth another try at {retry_at}")]
+    Unanswered {
+        /// The time of the next presentation.
+        retry_at: Millis,
+    },
+    /// Too little time is left in the invocation to begin a renewal.
+    #[error("too little time is left for a renewal")]
+    NoTime,
     /// The platform refuses the app's credentials, or a stored token does not open.
     #[error("misconfigured: {0}")]
     Misconfigured(&'static str),

@@ -5,7 +5,7 @@
 //! schedule has renewed the token or the platform has refused the renewal.
 
 use super::TokenError;
-use super::mint::Probed;
+use super::probe::Probed;
 use super::reading::fresh_pair;
 use super::tokens::Tokens;
 use crate::domain::installation::Installation;
@@ -63,6 +63,7 @@ impl Tokens {
             Some(Probed::Absent) => Presence::Gone,
             Some(Probed::NotAllowed) => Presence::Unclear("the company's token may not mint"),
             Some(Probed::TokenRefused) => Presence::Unclear("the company's access token is refused"),
+            Some(Probed::Suspended) => Presence::Unclear("the location is not active"),
             Some(Probed::Unclear(why)) => Presence::Unclear(why),
         })
     }

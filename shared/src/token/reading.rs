@@ -5,13 +5,13 @@ use super::schedule::{Freshness, freshness};
 use crate::domain::access::Access;
 use crate::domain::clock::Millis;
 use crate::domain::installation::{Installation, SealedPair};
-use crate::seal::pair::{Slot, place};
+use crate::seal::pair::{PairRole, place};
 use crate::seal::vault::{Vault, VaultError};
 
 /// Opens the current access token of an installation.
 pub(super) async fn open(vault: &Vault, stored: &Installation, pair: &SealedPair) -> Result<Access, TokenError> {
     let item = stored.key();
-    let token = vault.open(place(&item, stored.version, Slot::Current.access()), &pair.access).await;
+    let token = vault.open(place(&item, stored.version, PairRole::Current.access()), &pair.access).await;
     let token = token.map_err(|error| match error {
         VaultError::Secret(error) => TokenError::Secret(error),
         VaultError::Seal(error) => {

@@ -1,4 +1,5 @@
-//! The rescue queue. A granted pair that could not be stored is sent there, sealed like in the table.
+//! The rescue queue (a dead-letter queue for commits). A granted pair that could not be stored is sent there, sealed like
+//! in the table, and is committed from there later.
 
 use std::time::Duration;
 

@@ -6,7 +6,7 @@ use crate::domain::installation::installation_key;
 use crate::domain::installation::{Installation, SealedPair, StandbyPair};
 use crate::domain::resource::Resource;
 use crate::domain::status::TokenVersion;
-use crate::seal::pair::{Slot, place};
+use crate::seal::pair::{PairRole, place};
 use crate::seal::{Field, SealError, Sealer, key_id};
 use crate::table::{StoreError, Table};
 
@@ -56,10 +56,10 @@ pub async fn reseal(
             return Ok(Resealed::Already);
         }
         let Installation { resource, version, pair, .. } = &installation;
-        let pair = pair.as_ref().map(|pair| seal_anew(sealer, resource, *version, Slot::Current, pair)).transpose();
+        let pair = pair.as_ref().map(|pair| seal_anew(sealer, resource, *version, PairRole::Current, pair)).transpose();
         let standby = installation.standby().iter().map(|StandbyPair { generation, pair, .. }| {
             let version = TokenVersion { generation: *generation, ..*version };
-            seal_anew(sealer, resource, version, Slot::Standby, pair)
+            seal_anew(sealer, resource, version, PairRole::Standby, pair)
         });
         let (pair, standby) = match (pair, standby.collect::<Result<Vec<_>, _>>()) {
             (Ok(pair), Ok(standby)) => (pair, standby),
@@ -80,7 +80,7 @@ fn seal_anew(
     sealer: &Sealer,
     resource: &Resource,
     version: TokenVersion,
-    slot: Slot,
+    slot: PairRole,
     pair: &SealedPair,
 ) -> Result<SealedPair, SealError> {
     let item = installation_key(resource);

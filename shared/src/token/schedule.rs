@@ -1,5 +1,6 @@
 //! The freshness of a token, and the next time at which the schedule looks at an installation. All functions are pure;
-//! randomness is a parameter.
+//! randomness is a parameter. Every time has jitter, so that many installations that were stored or that failed together
+//! are not tried together (thundering herd).
 
 use std::time::Duration;
 

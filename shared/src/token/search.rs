@@ -10,8 +10,9 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 
 use super::TokenError;
-use super::mint::{Probed, WhenAbsent};
+use super::mint::WhenAbsent;
 use super::outcome::Why;
+use super::probe::Probed;
 use super::tokens::Tokens;
 use crate::domain::clock::Millis;
 use crate::domain::resource::Resource;
@@ -41,7 +42,7 @@ const PERMIT: Duration = Duration::from_secs(5);
 const ENOUGH: Duration = LEASE.saturating_add(Duration::from_secs(1));
 
 /// A company's answer about a location.
-enum Answer {
+enum CompanyAnswer {
     Installed,
     Absent,
     /// The company's installation has ended, so there is no token to ask with.
@@ -90,9 +91,11 @@ impl Tokens {
                 companies = std::mem::take(&mut search.left);
             }
             if companies.is_empty() {
-                let is_complete = search.left.is_empty();
                 // The next ticks ask the companies in `search.left` again.
-                return if is_complete { self.conclude(&search, true, now, deadline).await } else { Ok(()) };
+                if !search.left.is_empty() {
+                    return Ok(());
+                }
+                return self.conclude(&search, !search.is_partial, now, deadline).await;
             }
             let found = self.ask(&mut search, companies, deadline).await;
             if let Some(company) = found {
@@ -107,7 +110,10 @@ impl Tokens {
     }
 
     async fn found(&self, location: &Resource, company: &Resource, now: Millis) -> Result<(), StoreError> {
-        let notice = InstallNotice { company: Some(company.id()), at: now, event: None, now };
+        let stored = self.table.installation(location).await?;
+        let ended = stored.filter(|stored| stored.status().has_ended());
+        let event = ended.and_then(|stored| self.minter.parts.events.installed(stored.version.epoch + 1, now));
+        let notice = InstallNotice { company: Some(company.id()), at: now, event, now };
         self.table.record_install_notice(location, notice).await?;
         tracing::info!(%location, %company, "the company of a location is found");
         self.table.end_search(location).await
@@ -123,22 +129,23 @@ impl Tokens {
         let mut answers = std::pin::pin!(asking.buffer_unordered(COMPANIES_AT_ONCE));
         while let Some((answer, company)) = answers.next().await {
             match answer {
-                Answer::Installed => return Some(company),
-                Answer::Unknown if search.left.len() < MOST_LEFT => search.left.push(company),
-                Answer::Absent | Answer::Ended | Answer::Unknown => {}
+                CompanyAnswer::Installed => return Some(company),
+                CompanyAnswer::Unknown if search.left.len() < MOST_LEFT => search.left.push(company),
+                CompanyAnswer::Unknown => search.is_partial = true,
+                CompanyAnswer::Absent | CompanyAnswer::Ended => {}
             }
         }
         None
     }
 
-    async fn probe(&self, company: &Resource, location: &Resource, deadline: Millis) -> Answer {
+    async fn probe(&self, company: &Resource, location: &Resource, deadline: Millis) -> CompanyAnswer {
         let mut source = match self.source(company.clone(), deadline).await {
             Ok(source) => source,
-            Err(TokenError::Revoked | TokenError::ReauthorizationRequired { .. }) => return Answer::Ended,
+            Err(TokenError::Revoked | TokenError::ReauthorizationRequired { .. }) => return CompanyAnswer::Ended,
             // A company that is listed and not yet installed is about to be installed.
             Err(error) => {
                 tracing::debug!(%company, %error, "a company cannot be asked about a location");
-                return Answer::Unknown;
+                return CompanyAnswer::Unknown;
             }
         };
         let wait_until = |tokens: &Self| Some(tokens.clock.now() + PERMIT);
@@ -150,9 +157,12 @@ impl Tokens {
             probed = self.minter.probe(&source, location, wait_until(self)).await;
         }
         match probed {
-            Probed::Installed => Answer::Installed,
-            Probed::Absent => Answer::Absent,
-            Probed::NotAllowed | Probed::TokenRefused | Probed::Unclear(_) => Answer::Unknown,
+            Probed::Installed => CompanyAnswer::Installed,
+            Probed::Absent => CompanyAnswer::Absent,
+            // The platform may say that a location is paused without regard to the company that asks.
+            Probed::Suspended | Probed::NotAllowed | Probed::TokenRefused | Probed::Unclear(_) => {
+                CompanyAnswer::Unknown
+            }
         }
     }
 
@@ -163,19 +173,27 @@ impl Tokens {
         now: Millis,
         deadline: Millis,
     ) -> Result<(), StoreError> {
-        let stored = self.table.installation(&search.location).await?;
-        let own = stored.and_then(|stored| Resource::company(stored.company.as_deref()?).ok());
-        if let Some(own) = own {
+        let Some(stored) = self.table.installation(&search.location).await? else {
+            return self.table.end_search(&search.location).await;
+        };
+        // A location whose own refresh token was refused was marked before the search. The search could only find a
+        // company for it, so nothing is concluded.
+        if stored.minted().is_none() {
+            self.table.abandon_search(search).await?;
+            return self.table.end_search(&search.location).await;
+        }
+        if let Some(own) = stored.company.as_deref().and_then(|id| Resource::company(id).ok()) {
             // The location's own company must be asked last: it may have had no token when it was asked first.
             match self.probe(&own, &search.location, deadline).await {
-                Answer::Installed => return self.found(&search.location, &own, now).await,
-                Answer::Ended => {
+                CompanyAnswer::Installed => return self.found(&search.location, &own, now).await,
+                // Without its company, nothing is concluded about a location.
+                CompanyAnswer::Ended => {
                     self.table.abandon_search(search).await?;
                     return self.table.end_search(&search.location).await;
                 }
                 // The next ticks ask the company again, until the search has lasted for `PATIENCE`.
-                Answer::Unknown if is_complete => return Ok(()),
-                Answer::Absent | Answer::Unknown => {}
+                CompanyAnswer::Unknown if is_complete => return Ok(()),
+                CompanyAnswer::Absent | CompanyAnswer::Unknown => {}
             }
         }
         let remembered = if is_complete { ABSENT } else { PERHAPS_ABSENT };
@@ -199,7 +217,7 @@ impl Tokens {
         let is_over = stored.status().has_ended();
         if stored.minted().is_some() && stored.reinstall_url().is_some() && !is_over {
             let marking = self.minter.mint(location, stored.version, Why::Due, &[], WhenAbsent::Remember, deadline);
-            Box::pin(marking).await;
+            drop(Box::pin(marking).await);
         }
         Ok(())
     }

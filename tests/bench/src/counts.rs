@@ -84,7 +84,7 @@ pub(crate) async fn admitted(store: &Store, quick: bool) -> Vec<Row> {
     let row = |name, what, most, (calls, admitted): (usize, usize), of: usize| {
         let what = format!("DynamoDB calls for each admitted request: {what}");
         Row::count(name, store.name, &what, Target::AtMost(most), float(calls) / float(admitted))
-            .told(format!("{calls} calls, {admitted} of {of} admitted"))
+            .with_remark(format!("{calls} calls, {admitted} of {of} admitted"))
     };
     let sparse = paced(store, Duration::from_millis(125), requests).await;
     let near = paced(store, Duration::from_micros(105_263), requests).await;

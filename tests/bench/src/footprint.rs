@@ -21,7 +21,7 @@ pub(crate) fn size(functions: &Functions) -> Vec<Row> {
     let what = "relay bootstrap, MB (10^6 bytes)";
     // A file with a symbol table is no release build.
     let target = if stripped { Target::AtMost(8.0) } else { Target::Told };
-    vec![Row::count("size.bootstrap", "none", what, target, size).told(if stripped {
+    vec![Row::count("size.bootstrap", "none", what, target, size).with_remark(if stripped {
         "stripped"
     } else {
         "not stripped"
@@ -59,7 +59,7 @@ pub(crate) async fn memory(store: &Store, functions: &Functions, quick: bool) ->
     }
     let after_resources = peak();
     let row = |name, what: String, target, measured: f64| {
-        Row::count(name, store.name, &what, target, measured / MIB).told(format!("{calls} of each"))
+        Row::count(name, store.name, &what, target, measured / MIB).with_remark(format!("{calls} of each"))
     };
     let mut rows = vec![
         row("memory.calls", format!("relay's peak memory after {calls} calls, MiB"), Target::AtMost(24.0), after_calls),

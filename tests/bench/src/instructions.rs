@@ -98,11 +98,11 @@ async fn counted(store: &Store, functions: &Functions, bare: &Path, report: &mut
     let row = |name, what, of: &OfOne| {
         let what = format!("instructions of {what}");
         Row::count(name, store.name, &what, Target::Told, of.mean().round())
-            .told(format!("two counts of {CALLS} calls differ by {:.2} %", of.difference() * 100.0))
+            .with_remark(format!("two counts of {CALLS} calls differ by {:.2} %", of.difference() * 100.0))
     };
     // A baseline that is not optimized is useless.
     let times = |row: Row, one: &OfOne, other: &OfOne| {
-        if OPTIMIZED { row.told(format!("{:.2} × the next", one.mean() / other.mean())) } else { row }
+        if OPTIMIZED { row.with_remark(format!("{:.2} × the next", one.mean() / other.mean())) } else { row }
     };
     report.add([
         times(row("instructions.relayed", "one warm relayed call", &relayed), &relayed, &both),

@@ -1,4 +1,4 @@
-//! The command line, and the surroundings of a run: the built functions, the peers and the machine.
+//! The command line, and what a run needs: the built functions, the peers and the machine.
 
 use std::path::PathBuf;
 use std::process::Command as Process;

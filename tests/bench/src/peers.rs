@@ -94,7 +94,7 @@ impl Peer {
             count(of_calls, "calls for each admitted request, both limits", float(admitted) / float(ADMITTED)),
             count(of_refusals, "calls for each refusal", float(refused) / float(REFUSED)),
             count(of_most, "most in any 10 s, 4 processes with 25 callers each for 25 s", float(most))
-                .told(format!("{sent} of 300 admitted, {calls} calls")),
+                .with_remark(format!("{sent} of 300 admitted, {calls} calls")),
             ratio(of_one, "decisions a second against its raw UpdateItem, 1 caller", &measured.one),
             ratio(of_many, "the same, 32 callers on 32 keys", &measured.many),
         ])

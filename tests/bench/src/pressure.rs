@@ -110,7 +110,11 @@ pub(crate) async fn pressure(store: &Store, quick: bool) -> Vec<Row> {
             Target::AtLeast(0.97),
             float(sent.len()) / float(ideal),
         )
-        .told(format!("{} of {ideal} in {} s, {calls} calls, {refused} refusals", sent.len(), lasts.as_secs())),
+        .with_remark(format!(
+            "{} of {ideal} in {} s, {calls} calls, {refused} refusals",
+            sent.len(),
+            lasts.as_secs()
+        )),
         Row::count("pressure.most", store.name, "the same: most in any 10 s", Target::AtMost(100.0), float(most)),
     ]
 }

@@ -84,7 +84,7 @@ async fn counts(store: &Store, functions: &Functions, due: usize) -> Vec<Row> {
     let reads = more("Query") + more("GetItem") + more("BatchGetItem");
     let row = |name, what: &str, target, count| {
         Row::count(name, store.name, what, target, float(count) / float(due))
-            .told(format!("{count} for {due} refreshes"))
+            .with_remark(format!("{count} for {due} refreshes"))
     };
     vec![
         row("refresh.writes", "writes of one refresh", Target::AtMost(2.06), more("UpdateItem")),

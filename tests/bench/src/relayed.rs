@@ -104,6 +104,6 @@ pub(crate) async fn latency(store: &Store, functions: &Functions, bare: &std::pa
             &against_calls,
             "µs",
         )
-        .told(format!("an invocation that does nothing takes {runtime_api:.0} µs")),
+        .with_remark(format!("an invocation that does nothing takes {runtime_api:.0} µs")),
     ]
 }

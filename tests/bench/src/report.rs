@@ -97,7 +97,7 @@ impl Row {
     }
 
     /// Adds a remark.
-    pub(crate) fn told(self, detail: impl Into<String>) -> Self {
+    pub(crate) fn with_remark(self, detail: impl Into<String>) -> Self {
         let (detail, more) = (self.detail, detail.into());
         let detail = if detail.is_empty() { more } else { format!("{detail}; {more}") };
         Self { detail, ..self }

@@ -86,14 +86,14 @@ pub(crate) fn simulate(quick: bool) -> Vec<Row> {
             Target::AtMost(1.5),
             float(week.busiest) / mean,
         )
-        .told(format!("{} against {mean:.0} refreshes", week.busiest)),
-        Row::count("schedule.late", "none", "the same: refreshes late", Target::Exactly(0.0), float(week.late)).told(
+        .with_remark(format!("{} against {mean:.0} refreshes", week.busiest)),
+        Row::count("schedule.late", "none", "the same: refreshes late", Target::Exactly(0.0), float(week.late)).with_remark(
             format!(
                 "of {}, done by {shards} invocation(s) a minute of {CAPACITY} refreshes each, by tick {} after it was due at the latest",
                 week.refreshes, week.longest_wait
             ),
         ),
         Row::count("schedule.writes", "none", "the same: writes an installation and day, 2.05 a refresh", Target::Told, a_day * WRITES)
-            .told(format!("{a_day:.3} refreshes")),
+            .with_remark(format!("{a_day:.3} refreshes")),
     ]
 }

@@ -111,7 +111,7 @@ pub(crate) async fn answer(store: &Store, functions: &Functions, quick: bool) ->
         "DynamoDB {:?}, secrets {:?}, platform {:?} away",
         DISTANCES.dynamodb, DISTANCES.secrets, DISTANCES.platform
     );
-    vec![Row::ratio("start.answer", store.name, what, Target::AtMost(1.5), &ratio, "ms").told(distances)]
+    vec![Row::ratio("start.answer", store.name, what, Target::AtMost(1.5), &ratio, "ms").with_remark(distances)]
 }
 
 async fn new_client(url: &str) -> Client {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sandbox::events::EventBus;
-use sandbox::process::{LogBook, Program, Surroundings, Worker, WorkerSpec};
+use sandbox::process::{LogBook, Program, Worker, WorkerContext, WorkerSpec};
 use sandbox::runtime_api::{Invocation, RuntimeApi};
 use sandbox::secrets::Secrets;
 use serde_json::{Value, json};
@@ -61,7 +61,7 @@ pub(crate) struct System {
     /// The parts of a function, for preparing the table.
     pub(crate) app: App,
     environment: BTreeMap<String, String>,
-    surroundings: Surroundings,
+    worker_context: WorkerContext,
     functions: Functions,
     _secrets: Secrets,
 }
@@ -105,10 +105,10 @@ impl System {
         .collect();
         let bus = EventBus::default();
         let runtime = RuntimeApi::start(bus.clone()).await.expect("a Runtime API");
-        let surroundings = Surroundings { runtime: runtime.clone(), bus, logs: LogBook::default() };
+        let worker_context = WorkerContext { runtime: runtime.clone(), bus, logs: LogBook::default() };
         let app = app(&environment, &store.url(), &secrets.url()).await;
         let functions = functions.clone();
-        Self { runtime, wire, platform, table, app, environment, surroundings, functions, _secrets: secrets }
+        Self { runtime, wire, platform, table, app, environment, worker_context, functions, _secrets: secrets }
     }
 
     /// Starts a process.
@@ -122,7 +122,7 @@ impl System {
             environment,
             restart: false,
         };
-        Worker::start(spec, self.surroundings.clone()).expect("the function is built")
+        Worker::start(spec, self.worker_context.clone()).expect("the function is built")
     }
 
     /// Starts a process of a function.
@@ -140,7 +140,7 @@ impl System {
         let invocation = Invocation { timeout: Duration::from_secs(75), ..Invocation::default() };
         match self.runtime.invoke(function, payload, invocation).await {
             Ok(answer) => answer,
-            Err(error) => panic!("{function}: {error}: {:?}", self.surroundings.logs.lines().last()),
+            Err(error) => panic!("{function}: {error}: {:?}", self.worker_context.logs.lines().last()),
         }
     }
 

@@ -101,27 +101,23 @@ impl Engine {
     }
 
     /// Returns the base URL.
-    #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 }
 
 /// Returns the folder of DynamoDB Local. `None` if this machine does not have it.
-#[must_use]
 pub fn local_folder() -> Option<PathBuf> {
     let folder = variable("DYNAMODB_LOCAL_DIR").map_or_else(usual_local_folder, PathBuf::from);
     folder.join("DynamoDBLocal.jar").exists().then_some(folder)
 }
 
 /// Returns the folder in which `.ci/run` installs DynamoDB Local, unless `DYNAMODB_LOCAL_DIR` names another folder.
-#[must_use]
 pub fn usual_local_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/dynamodb-local")
 }
 
 /// Returns a variable of the environment.
-#[must_use]
 pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }

@@ -21,7 +21,6 @@ impl Tools {
     ///
     /// # Panics
     /// If `test` would be skipped although `CI=true`.
-    #[must_use]
     pub fn find(test: &str) -> Option<Self> {
         let usual = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/venv/bin");
         let folder = variable("PYTHON_TOOLS").map_or_else(usual, PathBuf::from);
@@ -58,7 +57,7 @@ const ACCOUNT: [(&str, &str); 5] = [
 /// The account. Dropping it ends the emulators.
 #[derive(Debug)]
 pub struct Deployment {
-    told: Told,
+    output: DeployOutput,
     tools: Tools,
     moto: Moto,
     engine: Engine,
@@ -66,7 +65,7 @@ pub struct Deployment {
 
 /// The output of `deploy.py`.
 #[derive(Debug, Deserialize)]
-struct Told {
+struct DeployOutput {
     environment: BTreeMap<String, BTreeMap<String, String>>,
     outputs: BTreeMap<String, String>,
 }
@@ -125,18 +124,16 @@ impl Deployment {
         }
         let done = tokio::process::Command::from(command).output().await.expect("python starts");
         assert!(done.status.success(), "deploy.py: {}", String::from_utf8_lossy(&done.stderr));
-        let told = serde_json::from_slice(&done.stdout).expect("deploy.py prints JSON");
-        Some(Self { told, tools, moto, engine })
+        let output = serde_json::from_slice(&done.stdout).expect("deploy.py prints JSON");
+        Some(Self { output, tools, moto, engine })
     }
 
     /// Base URL of the store.
-    #[must_use]
     pub fn store(&self) -> String {
         self.engine.url()
     }
 
     /// The table's name.
-    #[must_use]
     pub fn table(&self) -> &str {
         self.output("TableName")
     }
@@ -145,9 +142,8 @@ impl Deployment {
     ///
     /// # Panics
     /// If the template has no such function.
-    #[must_use]
     pub fn environment(&self, function: &str) -> BTreeMap<String, String> {
-        let own = self.told.environment.get(function).expect("a function of the template").clone();
+        let own = self.output.environment.get(function).expect("a function of the template").clone();
         own.into_iter().chain(self.endpoints()).collect()
     }
 
@@ -155,7 +151,6 @@ impl Deployment {
     ///
     /// # Panics
     /// If the output is not of the documented form.
-    #[must_use]
     pub fn operators_environment(&self) -> BTreeMap<String, String> {
         let pairs = self.output("OperatorEnvironment").split(' ').map(|pair| pair.split_once('=').expect("NAME=VALUE"));
         pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).chain(self.endpoints()).collect()
@@ -177,9 +172,8 @@ impl Deployment {
     ///
     /// # Panics
     /// If the stack has no output of that name.
-    #[must_use]
     pub fn output(&self, name: &str) -> &str {
-        self.told.outputs.get(name).unwrap_or_else(|| panic!("no output {name}"))
+        self.output.outputs.get(name).unwrap_or_else(|| panic!("no output {name}"))
     }
 
     /// Runs a command line as somebody would type it into bash, with the AWS CLI on the path. Returns the printed text.

@@ -23,7 +23,6 @@ pub struct Calls(Arc<AtomicUsize>);
 
 impl Calls {
     /// The number of requests so far.
-    #[must_use]
     pub fn count(&self) -> usize {
         self.0.load(Ordering::SeqCst)
     }
@@ -56,13 +55,11 @@ impl Engine {
     }
 
     /// Base URL.
-    #[must_use]
     pub fn url(&self) -> String {
         self.0.url()
     }
 
     /// A client of its own, as each process has one, and the count of the requests that the client sends.
-    #[must_use]
     pub fn client(&self) -> (Client, Calls) {
         let calls = Calls::default();
         let config = aws_sdk_dynamodb::Config::builder()

@@ -19,7 +19,6 @@ pub struct Datum {
 ///
 /// # Panics
 /// If CloudWatch would reject the metrics of the line, or would read other metrics than those that the line means.
-#[must_use]
 pub fn metrics(line: &Value) -> Vec<Datum> {
     let Some(aws) = line.get("_aws") else { return Vec::new() };
     assert!(aws["Timestamp"].is_i64(), "{line}");

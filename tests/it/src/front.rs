@@ -123,19 +123,16 @@ impl Front {
     }
 
     /// Base URL.
-    #[must_use]
     pub fn url(&self) -> String {
         format!("https://localhost:{}", self.address.port())
     }
 
     /// File with the root certificate that signs the certificate of this front.
-    #[must_use]
     pub fn root_file(&self) -> &Path {
         &self.root.0
     }
 
     /// Configuration of a client that trusts only this front.
-    #[must_use]
     pub fn client(&self) -> ClientConfig {
         self.client.clone()
     }
@@ -175,7 +172,6 @@ impl Front {
     }
 
     /// Number of connections that are open.
-    #[must_use]
     pub fn open(&self) -> usize {
         self.way.open.load(Ordering::SeqCst)
     }

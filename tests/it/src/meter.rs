@@ -51,13 +51,11 @@ impl Meter {
     }
 
     /// Base URL.
-    #[must_use]
     pub fn url(&self) -> String {
         self.server.url()
     }
 
     /// The consumption since the last call of this function.
-    #[must_use]
     pub fn take(&self) -> Reading {
         std::mem::take(&mut *self.state.reading.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -80,8 +78,8 @@ async fn pass_on(State(state): State<Arc<Metered>>, headers: HeaderMap, body: By
     let Ok(answer) = sent.send().await else { return refused() };
     let (status, headers) = (answer.status(), answer.headers().clone());
     let Ok(bytes) = answer.bytes().await else { return refused() };
-    let told: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-    let consumed = &told["ConsumedCapacity"];
+    let answer: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    let consumed = &answer["ConsumedCapacity"];
     let units: f64 = match consumed {
         Value::Array(tables) => tables.iter().filter_map(|table| table["CapacityUnits"].as_f64()).sum(),
         one => one["CapacityUnits"].as_f64().unwrap_or(0.0),

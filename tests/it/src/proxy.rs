@@ -54,6 +54,10 @@ pub enum Call {
     Grant,
     /// The reservation of a place of the budget of marks.
     Reserve,
+    /// The progress of the search for a location's company.
+    SaveSearch,
+    /// The end of such a search that found no company.
+    ConcludeSearch,
     /// `GetItem`.
     Read,
     /// Everything that is sent to SQS.
@@ -108,7 +112,6 @@ impl Default for Gate {
 
 impl Gate {
     /// A closed gate.
-    #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
@@ -185,7 +188,6 @@ impl Proxy {
     }
 
     /// Base URL: the endpoint of all services.
-    #[must_use]
     pub fn url(&self) -> String {
         self.server.url()
     }
@@ -207,7 +209,6 @@ impl Proxy {
     }
 
     /// Holds these calls before they are carried out, until the gate is opened.
-    #[must_use]
     pub fn hold(&self, call: Call) -> Gate {
         let gate = Gate::new();
         self.always(call, Fault::Hold(gate.clone()));
@@ -215,7 +216,6 @@ impl Proxy {
     }
 
     /// Carries these calls out and holds their answers, until the gate is opened.
-    #[must_use]
     pub fn hold_answer(&self, call: Call) -> Gate {
         let gate = Gate::new();
         self.always(call, Fault::HoldAnswer(gate.clone()));
@@ -228,13 +228,11 @@ impl Proxy {
     }
 
     /// The number of times that a fault struck.
-    #[must_use]
     pub fn struck(&self) -> u32 {
         self.wire.book().struck
     }
 
     /// The number of such calls, including the SDK's own retries.
-    #[must_use]
     pub fn calls(&self, call: Call) -> usize {
         self.wire.book().calls.iter().filter(|kinds| kinds.contains(&call)).count()
     }
@@ -286,6 +284,10 @@ fn written(update: &str) -> Option<Call> {
         Some(Call::Reserve)
     } else if sets("ADD grants") {
         Some(Call::Grant)
+    } else if sets("absent_newest = ") {
+        Some(Call::ConcludeSearch)
+    } else if sets("search_after = ") {
+        Some(Call::SaveSearch)
     } else {
         None
     }

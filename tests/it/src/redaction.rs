@@ -10,7 +10,6 @@ const SHORTEST: usize = 8;
 
 /// The forms of a secret: the secret itself, base64 at each of the three offsets that the secret can have in a longer
 /// text, hexadecimal, percent encoding, and bytes as `Debug` lists them.
-#[must_use]
 pub fn forms(secret: &str) -> Vec<String> {
     let bytes = secret.as_bytes();
     let joined = |each: fn(&u8) -> String, between: &str| bytes.iter().map(each).collect::<Vec<_>>().join(between);
@@ -40,7 +39,6 @@ pub struct Search(HashMap<[u8; SHORTEST], Vec<String>>);
 
 impl Search {
     /// A search for all forms of these secrets.
-    #[must_use]
     pub fn for_secrets<'a>(secrets: impl IntoIterator<Item = &'a String>) -> Self {
         let mut search = Self::default();
         for form in secrets.into_iter().flat_map(|secret| forms(secret)) {
@@ -52,7 +50,6 @@ impl Search {
     }
 
     /// The first form that the text contains.
-    #[must_use]
     pub fn find(&self, text: &str) -> Option<&str> {
         let bytes = text.as_bytes();
         bytes.windows(SHORTEST).enumerate().find_map(|(at, window)| {

@@ -35,14 +35,14 @@ fn company() -> Resource {
 }
 
 /// Names and epochs of the events that were published on the bus.
-fn told(world: &World) -> Vec<(String, u64)> {
+fn published(world: &World) -> Vec<(String, u64)> {
     let events = world.event_bridge.events();
     events.into_iter().map(|put| (put.detail_type, put.detail["epoch"].as_u64().expect("an epoch"))).collect()
 }
 
 fn expect(world: &World, expected: &[(&str, u64)]) {
     let expected: Vec<_> = expected.iter().map(|(name, epoch)| ((*name).to_owned(), *epoch)).collect();
-    assert_eq!(told(world), expected);
+    assert_eq!(published(world), expected);
 }
 
 /// Asserts that no outbox contains an event.
@@ -119,7 +119,7 @@ async fn each_change_is_published_once_after_it_is_stored(world: World) {
     assert_eq!(process.proxy.calls(Call::Events), 7, "one request each");
     expect_nothing_left(&world).await;
     tick(&world, &process).await;
-    assert_eq!(told(&world).len(), 7, "and the schedule adds nothing");
+    assert_eq!(published(&world).len(), 7, "and the schedule adds nothing");
     world.end().await;
 }
 
@@ -188,7 +188,7 @@ async fn the_schedule_sends_ten_in_one_request(world: World) {
     world.event_bridge.fail(None);
     let before = world.event_bridge.requests();
     tick(&world, &process).await;
-    assert_eq!((told(&world).len(), world.event_bridge.requests() - before), (25, 3));
+    assert_eq!((published(&world).len(), world.event_bridge.requests() - before), (25, 3));
     expect_nothing_left(&world).await;
 }
 
@@ -205,7 +205,7 @@ async fn an_entry_that_is_refused_is_sent_again(world: World) {
 }
 
 /// The ids of the locations whose events were published on the bus.
-fn told_of(world: &World) -> Vec<String> {
+fn published_of(world: &World) -> Vec<String> {
     let id = |put: &sandbox::event_bridge::Put| put.detail["resource"]["location"].as_str().map(str::to_owned);
     let mut ids: Vec<_> = world.event_bridge.events().iter().filter_map(id).collect();
     ids.sort();
@@ -224,14 +224,14 @@ async fn a_refused_event_is_not_taken_for_the_same_event_of_another_installation
     for code in ["InternalFailure", "ThrottlingException", "MalformedDetail"] {
         world.event_bridge.refuse(&[("\"L2\"", code)]);
         tick(&world, &process).await;
-        assert_eq!(told_of(&world), ["L1", "L3"], "{code}");
+        assert_eq!(published_of(&world), ["L1", "L3"], "{code}");
         assert_eq!(world.stored(&location("L2")).await.outbox.len(), 1, "{code}: it is kept");
         assert!(world.stored(&location("L1")).await.outbox.is_empty(), "{code}");
     }
     world.event_bridge.refuse(&[]);
     world.advance(Duration::from_hours(1));
     tick(&world, &process).await;
-    assert_eq!(told_of(&world), all);
+    assert_eq!(published_of(&world), all);
     expect_nothing_left(&world).await;
     world.end().await;
 }
@@ -251,14 +251,14 @@ async fn permanently_refused_events_do_not_block_others_and_are_kept(world: Worl
     let refused: Vec<_> = refused.iter().map(String::as_str).zip(codes.into_iter().cycle()).collect();
     world.event_bridge.refuse(&refused);
     tick(&world, &process).await;
-    assert_eq!(told_of(&world), ids[12..], "those behind them are sent in the same tick");
+    assert_eq!(published_of(&world), ids[12..], "those behind them are sent in the same tick");
     let before = world.event_bridge.requests();
     tick(&world, &process).await;
     assert_eq!(world.event_bridge.requests(), before, "nobody asks again within the hour");
     world.event_bridge.refuse(&[]);
     world.advance(Duration::from_hours(1));
     tick(&world, &process).await;
-    assert_eq!(told_of(&world), ids, "none is lost");
+    assert_eq!(published_of(&world), ids, "none is lost");
     expect_nothing_left(&world).await;
     world.end().await;
 }
@@ -292,7 +292,7 @@ async fn acknowledging_one_event_keeps_another_event_of_the_installation(world: 
     tokio::join!(world.install(&slow, &l1), story);
     expect(&world, &[("Installed", 1)]);
     tick(&world, &other).await;
-    let told = told(&world);
+    let told = published(&world);
     assert_eq!(told.last(), Some(&("Uninstalled".to_owned(), 2)), "{told:?}");
     expect_nothing_left(&world).await;
 }
@@ -361,7 +361,7 @@ async fn without_a_configured_bus_no_event_is_stored(world: World) {
     let reads = process.proxy.calls(Call::Store);
     tick(&world, &process).await;
     let item: Value = json!(world.items().await[0].keys().collect::<Vec<_>>());
-    assert!(!item.to_string().contains("outbox") && !item.to_string().contains("told"), "{item}");
+    assert!(!item.to_string().contains("outbox") && !item.to_string().contains("published"), "{item}");
     assert_eq!((world.event_bridge.requests(), process.proxy.calls(Call::Events)), (0, 0));
     assert_eq!(
         process.proxy.calls(Call::Store) - reads,

@@ -29,13 +29,11 @@ impl Default for Clock {
 
 impl Clock {
     /// Returns the time since the Unix epoch.
-    #[must_use]
     pub fn now(&self) -> Duration {
         self.anchor_since_epoch + self.anchor.elapsed() + Duration::from_millis(self.ahead_ms.load(Ordering::SeqCst))
     }
 
     /// Returns the milliseconds since the Unix epoch.
-    #[must_use]
     pub fn now_ms(&self) -> u64 {
         u64::try_from(self.now().as_millis()).unwrap_or(u64::MAX)
     }

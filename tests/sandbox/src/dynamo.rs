@@ -86,7 +86,6 @@ pub const SCHEMA: TableSchema = TableSchema {
 impl TableSchema {
     /// Returns the schema in the form of a `CreateTable` request, without the table's name. Attributes are sorted by
     /// name.
-    #[must_use]
     pub fn to_json(&self) -> Value {
         let key = |key: Key, role: &str| json!({ "AttributeName": key.name, "KeyType": role });
         let projection = |projected: Projected| match projected {
@@ -179,7 +178,6 @@ fn global_index(index: &Index) -> Result<GlobalSecondaryIndex, String> {
 }
 
 /// Returns a client of the `DynamoDB` endpoint at `url`. Its credentials are valid nowhere.
-#[must_use]
 pub fn client(url: &str) -> Client {
     let config = aws_sdk_dynamodb::Config::builder()
         .behavior_version(BehaviorVersion::latest())
@@ -251,19 +249,16 @@ impl Dynamo {
     }
 
     /// Returns the base URL, for `AWS_ENDPOINT_URL_DYNAMODB`.
-    #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
 
     /// Returns a client of this engine.
-    #[must_use]
     pub fn client(&self) -> Client {
         self.client.clone()
     }
 
     /// Returns true if the server is still running.
-    #[must_use]
     pub fn is_running(&self) -> bool {
         !self.serving.server.is_finished()
     }

@@ -53,7 +53,7 @@ struct State {
 #[derive(Debug, Default)]
 struct Desk {
     state: Mutex<State>,
-    told: Bus,
+    bus: Bus,
 }
 
 /// The endpoint. Dropping the handle ends the endpoint.
@@ -64,19 +64,18 @@ pub struct EventBridge {
 }
 
 impl EventBridge {
-    /// Starts the endpoint on a free port. Events put on the bus are also published to `told`.
+    /// Starts the endpoint on a free port. Events put on the bus are also published to `bus`.
     ///
     /// # Errors
     /// No port is free.
-    pub async fn start(told: Bus) -> Result<Self, StartError> {
-        let desk = Arc::new(Desk { state: Mutex::default(), told });
+    pub async fn start(bus: Bus) -> Result<Self, StartError> {
+        let desk = Arc::new(Desk { state: Mutex::default(), bus });
         let router = Router::new().route("/", post(serve)).with_state(Arc::clone(&desk));
         let server = Server::start(0, router, WhenClientLeaves::Finish).await?;
         Ok(Self { desk, server })
     }
 
     /// Returns the base URL, for `AWS_ENDPOINT_URL_EVENTBRIDGE`.
-    #[must_use]
     pub fn url(&self) -> String {
         self.server.url()
     }
@@ -86,13 +85,11 @@ impl EventBridge {
     }
 
     /// Returns every event that was put on the bus, in the order of arrival.
-    #[must_use]
     pub fn events(&self) -> Vec<Put> {
         self.state().events.clone()
     }
 
     /// Returns the number of requests, including failed ones.
-    #[must_use]
     pub fn requests(&self) -> u64 {
         self.state().requests
     }
@@ -136,7 +133,7 @@ async fn serve(Shared(desk): Shared<Arc<Desk>>, headers: HeaderMap, body: Bytes)
                 _ if code.is_some() => refused(&code.unwrap_or_default()),
                 None => refused("MalformedDetail"),
                 Some(put) => {
-                    desk.told.publish(Event::Lifecycle { name: put.detail_type.clone(), detail: put.detail.clone() });
+                    desk.bus.publish(Event::Lifecycle { name: put.detail_type.clone(), detail: put.detail.clone() });
                     state.events.push(put);
                     json!({ "EventId": identity::uuid() })
                 }

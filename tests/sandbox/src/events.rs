@@ -113,7 +113,6 @@ impl EventBus {
     }
 
     /// Returns a receiver of all events from now on.
-    #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Event> {
         self.0.subscribe()
     }

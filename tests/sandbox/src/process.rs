@@ -106,13 +106,11 @@ impl LogBook {
     }
 
     /// Returns all lines of all workers, in the order in which they were read.
-    #[must_use]
     pub fn lines(&self) -> Vec<LogLine> {
         lock(&self.0).clone()
     }
 
     /// Returns the first line that contains any of these texts.
-    #[must_use]
     pub fn find_any(&self, needles: &[String]) -> Option<LogLine> {
         let found = |line: &&LogLine| needles.iter().any(|needle| line.line.contains(needle.as_str()));
         lock(&self.0).iter().find(found).cloned()
@@ -121,7 +119,7 @@ impl LogBook {
 
 /// The parts of the sandbox that a worker uses.
 #[derive(Debug, Clone)]
-pub struct Surroundings {
+pub struct WorkerContext {
     /// Gives invocations to the worker.
     pub runtime: RuntimeApi,
     /// Receives the starts, ends and lines of the worker.
@@ -175,15 +173,15 @@ impl Worker {
     ///
     /// # Errors
     /// The program does not start.
-    pub fn start(spec: WorkerSpec, around: Surroundings) -> Result<Self, StartError> {
+    pub fn start(spec: WorkerSpec, context: WorkerContext) -> Result<Self, StartError> {
         let (function, name) = (spec.function.clone(), spec.worker.clone());
-        let first = spawn(&spec, &around.runtime)?;
+        let first = spawn(&spec, &context.runtime)?;
         let life = Arc::new(Life {
             pid: AtomicU32::new(first.id().unwrap_or_default()),
             starts: AtomicU64::new(1),
             restart: AtomicBool::new(spec.restart),
         });
-        let supervisor = tokio::spawn(supervise(first, spec, around, Arc::clone(&life)));
+        let supervisor = tokio::spawn(supervise(first, spec, context, Arc::clone(&life)));
         Ok(Self { handle: Handle { function, name, life }, supervisor })
     }
 
@@ -199,7 +197,6 @@ impl Worker {
     }
 
     /// Returns a handle that does not own the worker. Dropping the handle does not end the worker.
-    #[must_use]
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
@@ -207,25 +204,21 @@ impl Worker {
 
 impl Handle {
     /// Returns the name of the function.
-    #[must_use]
     pub fn function(&self) -> &str {
         &self.function
     }
 
     /// Returns the name of the worker.
-    #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// Returns the id of the current process; `None` while no process runs.
-    #[must_use]
     pub fn pid(&self) -> Option<u32> {
         Some(self.life.pid.load(Ordering::SeqCst)).filter(|&pid| pid != 0)
     }
 
     /// Returns the number of times that the process was started.
-    #[must_use]
     pub fn starts(&self) -> u64 {
         self.life.starts.load(Ordering::SeqCst)
     }
@@ -248,20 +241,20 @@ impl Handle {
 const PATIENCE: Duration = Duration::from_millis(100);
 const LONGEST_PATIENCE: Duration = Duration::from_secs(5);
 
-async fn supervise(mut child: Child, spec: WorkerSpec, around: Surroundings, life: Arc<Life>) {
+async fn supervise(mut child: Child, spec: WorkerSpec, context: WorkerContext, life: Arc<Life>) {
     let mut patience = PATIENCE;
-    let tell = |what: String| around.bus.publish(worker_event(&spec, what));
+    let tell = |what: String| context.bus.publish(worker_event(&spec, what));
     loop {
         let began = Instant::now();
         // A worker ends when its standard input closes. We hold our end of the pipe as long as the child lives.
         let _stdin = child.stdin.take();
         tell(format!("started, process {}", life.pid.load(Ordering::SeqCst)));
         let (out, err) = (child.stdout.take(), child.stderr.take());
-        let reading = async { tokio::join!(read(out, &spec, &around), read(err, &spec, &around)) };
+        let reading = async { tokio::join!(read(out, &spec, &context), read(err, &spec, &context)) };
         let (ended, _) = tokio::join!(child.wait(), reading);
         let how = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
         life.pid.store(0, Ordering::SeqCst);
-        around.runtime.worker_ended(&spec.function, &spec.worker, &how);
+        context.runtime.worker_ended(&spec.function, &spec.worker, &how);
         tell(format!("ended, {how}"));
         patience = if began.elapsed() > LONGEST_PATIENCE { PATIENCE } else { (patience * 2).min(LONGEST_PATIENCE) };
         child = loop {
@@ -272,7 +265,7 @@ async fn supervise(mut child: Child, spec: WorkerSpec, around: Surroundings, lif
             if !life.restart.load(Ordering::SeqCst) {
                 return;
             }
-            match spawn(&spec, &around.runtime) {
+            match spawn(&spec, &context.runtime) {
                 Ok(again) => break again,
                 Err(error) => tell(error.to_string()),
             }
@@ -332,7 +325,6 @@ pub(crate) fn account() -> [(&'static str, &'static str); 7] {
 }
 
 /// Returns the variables that Lambda itself puts into a function's environment.
-#[must_use]
 pub fn lambda_environment(function: &str, worker: &str) -> BTreeMap<String, String> {
     [
         ("AWS_LAMBDA_FUNCTION_NAME", function),
@@ -350,7 +342,7 @@ pub fn lambda_environment(function: &str, worker: &str) -> BTreeMap<String, Stri
     .collect()
 }
 
-async fn read(stream: Option<impl AsyncRead + Unpin>, spec: &WorkerSpec, around: &Surroundings) {
+async fn read(stream: Option<impl AsyncRead + Unpin>, spec: &WorkerSpec, context: &WorkerContext) {
     let Some(stream) = stream else { return };
     let mut reader = BufReader::new(stream);
     let mut bytes = Vec::new();
@@ -359,8 +351,8 @@ async fn read(stream: Option<impl AsyncRead + Unpin>, spec: &WorkerSpec, around:
         let line = String::from_utf8_lossy(&bytes).trim_end().to_owned();
         bytes.clear();
         let (function, worker) = (spec.function.clone(), spec.worker.clone());
-        around.logs.write(LogLine { function: function.clone(), worker: worker.clone(), line: line.clone() });
-        around.bus.publish(Event::Log { function, worker, line });
+        context.logs.write(LogLine { function: function.clone(), worker: worker.clone(), line: line.clone() });
+        context.bus.publish(Event::Log { function, worker, line });
     }
 }
 
@@ -368,9 +360,9 @@ async fn read(stream: Option<impl AsyncRead + Unpin>, spec: &WorkerSpec, around:
 mod tests {
     use super::*;
 
-    async fn shell(script: &str, restart: bool) -> (Worker, Surroundings) {
+    async fn shell(script: &str, restart: bool) -> (Worker, WorkerContext) {
         let bus = EventBus::default();
-        let around = Surroundings {
+        let context = WorkerContext {
             runtime: RuntimeApi::start(bus.clone()).await.expect("starts"),
             bus,
             logs: LogBook::default(),
@@ -388,12 +380,12 @@ mod tests {
             environment: BTreeMap::from([("GIVEN".to_owned(), "yes".to_owned())]),
             restart,
         };
-        (Worker::start(spec, around.clone()).expect("starts"), around)
+        (Worker::start(spec, context.clone()).expect("starts"), context)
     }
 
-    async fn line_of(around: &Surroundings, wanted: &str) {
-        let mut events = around.bus.subscribe();
-        while !around.logs.lines().iter().any(|line| line.line == wanted) {
+    async fn line_of(context: &WorkerContext, wanted: &str) {
+        let mut events = context.bus.subscribe();
+        while !context.logs.lines().iter().any(|line| line.line == wanted) {
             let _next = tokio::time::timeout(Duration::from_secs(10), events.recv()).await.expect("something happens");
         }
     }
@@ -401,10 +393,10 @@ mod tests {
     #[tokio::test]
     async fn a_worker_gets_its_environment_restarts_after_a_kill_and_ends_on_drop() {
         let script = r#"echo "$GIVEN $AWS_LAMBDA_FUNCTION_NAME ${HOME:-homeless}"; exec sleep 600"#;
-        let (worker, around) = shell(script, true).await;
-        line_of(&around, "yes relay homeless").await;
+        let (worker, context) = shell(script, true).await;
+        line_of(&context, "yes relay homeless").await;
         let first = worker.pid().expect("runs");
-        let mut events = around.bus.subscribe();
+        let mut events = context.bus.subscribe();
         assert!(worker.signal(Signal::Kill).await);
         while worker.starts() < 2 {
             let _next = tokio::time::timeout(Duration::from_secs(10), events.recv()).await.expect("something happens");

@@ -82,13 +82,11 @@ impl Queue {
     }
 
     /// Returns the base URL, for `AWS_ENDPOINT_URL_SQS`.
-    #[must_use]
     pub fn endpoint(&self) -> String {
         self.server.url()
     }
 
     /// Returns the queue's URL, for `RESCUE_QUEUE_URL`.
-    #[must_use]
     pub fn url(&self) -> String {
         format!("{}/{ACCOUNT}/{NAME}", self.server.url())
     }
@@ -98,19 +96,16 @@ impl Queue {
     }
 
     /// Returns the messages that are neither deleted nor dead.
-    #[must_use]
     pub fn messages(&self) -> Vec<Message> {
         self.state().messages.clone()
     }
 
     /// Returns the dead messages, which were received too often.
-    #[must_use]
     pub fn dead_letters(&self) -> Vec<Message> {
         self.state().dead.clone()
     }
 
     /// Returns the number of all messages that were ever sent.
-    #[must_use]
     pub fn sent(&self) -> u64 {
         self.state().sent
     }
@@ -132,7 +127,6 @@ impl Queue {
 
     /// Delivers messages to a function, up to ten at a time, until the poller is dropped. `alias` is the alias that the
     /// event source mapping names, if any.
-    #[must_use]
     pub fn deliver_to(&self, runtime: &RuntimeApi, function: &str, alias: Option<&str>) -> Poller {
         let invocation = Invocation { qualifier: alias.map(str::to_owned), ..Invocation::default() };
         let (queue, lambda, function) = (Arc::clone(&self.shelf), runtime.clone(), function.to_owned());

@@ -99,7 +99,6 @@ impl Secrets {
     }
 
     /// Returns the base URL, for `AWS_ENDPOINT_URL_SECRETS_MANAGER`.
-    #[must_use]
     pub fn url(&self) -> String {
         self.server.url()
     }
@@ -109,7 +108,6 @@ impl Secrets {
     }
 
     /// Returns a handle with which code that does not own the endpoint can set secrets.
-    #[must_use]
     pub fn writer(&self) -> Writer {
         Writer(Arc::clone(&self.state))
     }
@@ -125,7 +123,6 @@ impl Secrets {
     }
 
     /// Returns a secret's string.
-    #[must_use]
     pub fn get(&self, id: &str) -> Option<String> {
         self.state().secrets.get(id)?.current().map(|(_, version)| version.value.clone())
     }
@@ -143,13 +140,11 @@ impl Secrets {
     }
 
     /// Returns the number of requests for one secret, including failed ones.
-    #[must_use]
     pub fn requests_for(&self, id: &str) -> u64 {
         self.state().requests.get(id).copied().unwrap_or_default()
     }
 
     /// Returns the number of all requests.
-    #[must_use]
     pub fn requests(&self) -> u64 {
         self.state().requests.values().sum()
     }

@@ -64,7 +64,6 @@ pub enum WhenClientLeaves {
 struct HangUp;
 
 /// Returns an "answer" that makes the server close the connection.
-#[must_use]
 pub fn hang_up() -> Response {
     let mut response = Response::new(Body::empty());
     response.extensions_mut().insert(HangUp);
@@ -72,7 +71,6 @@ pub fn hang_up() -> Response {
 }
 
 /// Returns true if the answer is [`hang_up`].
-#[must_use]
 pub fn is_hang_up(response: &Response) -> bool {
     response.extensions().get::<HangUp>().is_some()
 }
@@ -119,13 +117,11 @@ impl Server {
     }
 
     /// Returns `http://127.0.0.1:<port>`.
-    #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// Returns the address on which the server listens.
-    #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }

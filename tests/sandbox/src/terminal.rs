@@ -21,7 +21,6 @@ pub enum Colours {
 
 impl Colours {
     /// Returns [`Self::On`] if standard output shows colours.
-    #[must_use]
     pub fn of_stdout() -> Self {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         if wanted && std::io::stdout().is_terminal() { Self::On } else { Self::Off }
@@ -43,7 +42,6 @@ const MAGENTA: u8 = 35;
 const GREY: u8 = 90;
 
 /// The line of an event. `None` if the event is of no interest to a reader.
-#[must_use]
 pub fn line(event: &Event, verbose: bool, colours: Colours) -> Option<String> {
     let status = |status: Option<u16>| match status {
         None => colours.paint(RED, "hung up"),
@@ -126,7 +124,6 @@ pub(crate) fn log_line(line: &str, verbose: bool) -> Option<String> {
 }
 
 /// Returns links and commands to try.
-#[must_use]
 pub fn welcome(sandbox: &Sandbox, colours: Colours) -> String {
     let (gateway, platform, invoke) = (sandbox.gateway.url(), sandbox.marketplace.url(), sandbox.runtime.url());
     let options = sandbox.marketplace.options();

@@ -20,7 +20,7 @@ use crate::{
     events::{Event, EventBus},
     gateway::Gateway,
     marketplace::{self, Marketplace, grants::Resource},
-    process::{self, LogBook, Program, Surroundings, Worker, WorkerSpec},
+    process::{self, LogBook, Program, Worker, WorkerContext, WorkerSpec},
     queue::{Poller, Queue},
     runtime_api::{FunctionError, Invocation, RuntimeApi},
     secrets::Secrets,
@@ -174,7 +174,6 @@ impl Keys {
 
 /// Returns the entry of the caller `sandbox`. The caller may do everything, and can identify itself by its key, by its
 /// alias, or by a signature with the access key id `sandbox`.
-#[must_use]
 pub fn caller_entry(key: &str) -> Value {
     let principal = format!("arn:aws:sts::{}:assumed-role/sandbox/*", process::ACCOUNT);
     json!({
@@ -300,14 +299,12 @@ impl Sandbox {
     }
 
     /// Returns the environment of the functions, without Lambda's own variables.
-    #[must_use]
     pub fn environment(&self) -> &BTreeMap<String, String> {
         &self.environment
     }
 
     /// Returns the environment of the operator's commands: the functions' environment, and the names of the functions
     /// that the commands invoke.
-    #[must_use]
     pub fn operators_environment(&self) -> BTreeMap<String, String> {
         let own = [
             ("REFRESH_FUNCTION", "refresh".to_owned()),
@@ -320,9 +317,8 @@ impl Sandbox {
     }
 
     /// Returns the parts of the sandbox that a worker uses.
-    #[must_use]
-    pub fn surroundings(&self) -> Surroundings {
-        Surroundings { runtime: self.runtime.clone(), bus: self.bus.clone(), logs: self.logs.clone() }
+    pub fn worker_context(&self) -> WorkerContext {
+        WorkerContext { runtime: self.runtime.clone(), bus: self.bus.clone(), logs: self.logs.clone() }
     }
 
     fn start_functions(&mut self, programs: &Programs, relays: usize) -> Result<(), StartError> {
@@ -354,7 +350,7 @@ impl Sandbox {
         environment.extend(own);
         let worker = format!("{function}-{number}");
         let spec = WorkerSpec { function: function.to_owned(), worker, program, environment, restart: true };
-        self.workers.push(Worker::start(spec, self.surroundings())?);
+        self.workers.push(Worker::start(spec, self.worker_context())?);
         Ok(())
     }
 
@@ -409,7 +405,6 @@ pub(crate) fn refresh_invocation() -> Invocation {
 }
 
 /// Returns the event that `EventBridge` sends for a schedule.
-#[must_use]
 pub fn scheduled_event() -> Value {
     let now = time::OffsetDateTime::now_utc();
     json!({
@@ -456,7 +451,6 @@ impl Schedule {
 }
 
 /// Returns a SHA-256 hash as lower-case hex, the form in which the callers secret holds keys.
-#[must_use]
 pub fn sha256_hex(text: &str) -> String {
     hex::encode(digest::digest(&digest::SHA256, text.as_bytes()))
 }

@@ -9,7 +9,7 @@ use sandbox::{
     marketplace::{
         self, Marketplace,
         faults::{Endpoint, Fault},
-        grants::{Resource, Rotation, Standing},
+        grants::{RefreshTokenState, Resource, Rotation},
         window::Limits,
     },
     queue::Queue,
@@ -73,10 +73,10 @@ async fn a_lost_answer_is_recovered_within_the_window_and_a_dead_chain_stays_dea
     let old = text(&first, "refresh_token");
     platform.fault(Endpoint::Refresh, Fault::answer_lost(), Some(1));
     assert!(refresh(&platform, old).await.is_err(), "the connection closes without an answer");
-    assert_eq!(platform.standing(old), Standing::Replayable, "the platform rotated all the same");
+    assert_eq!(platform.refresh_token_state(old), RefreshTokenState::Replayable, "the platform rotated all the same");
     let (status, second) = refresh(&platform, old).await?;
     assert_eq!(status, 200);
-    assert_eq!(platform.standing(text(&second, "refresh_token")), Standing::Live);
+    assert_eq!(platform.refresh_token_state(text(&second, "refresh_token")), RefreshTokenState::Live);
     platform.advance(Duration::from_secs(31));
     let (status, refusal) = refresh(&platform, old).await?;
     assert_eq!(
@@ -89,7 +89,7 @@ async fn a_lost_answer_is_recovered_within_the_window_and_a_dead_chain_stays_dea
 
     platform.change(|options| options.rotation = Rotation::FamilyRevoking);
     refresh(&platform, old).await?;
-    assert_eq!(platform.standing(text(&second, "refresh_token")), Standing::Dead);
+    assert_eq!(platform.refresh_token_state(text(&second, "refresh_token")), RefreshTokenState::Dead);
     Ok(())
 }
 
@@ -103,7 +103,7 @@ async fn a_fault_before_the_work_spends_nothing_and_each_counts_down() -> TestRe
     assert!(refresh(&platform, old).await.is_err());
     let (status, refusal) = refresh(&platform, old).await?;
     assert_eq!((status, text(&refusal, "error_description")), (401, "Invalid client credentials!"));
-    assert_eq!(platform.standing(old), Standing::Live);
+    assert_eq!(platform.refresh_token_state(old), RefreshTokenState::Live);
     platform.fault(Endpoint::Refresh, Fault::Without { field: "refresh_token".into() }, Some(1));
     let (status, answer) = refresh(&platform, old).await?;
     assert_eq!((status, answer.get("refresh_token")), (200, None));

@@ -81,7 +81,7 @@ pub(crate) enum Command {
     },
     /// Manage the callers of the relay
     #[command(subcommand)]
-    Callers(Callers),
+    Callers(CallersCommand),
     /// Manage the keys that seal the tokens
     #[command(subcommand)]
     Sealing(Sealing),
@@ -103,7 +103,7 @@ pub(crate) struct Which {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Callers {
+pub(crate) enum CallersCommand {
     /// List callers, with the beginnings of their keys' SHA-256
     List,
     /// Add a caller with a new key, which is printed once

@@ -4,7 +4,7 @@ use serde_json::json;
 use shared::caller::edit::{CallerEntry, CallersDocument, EditError, NewKey};
 use shared::secrets::edit::{EditedSecret, Replaced};
 
-use crate::arguments::{Callers, NewCaller};
+use crate::arguments::{CallersCommand, NewCaller};
 use crate::error::CommandError;
 use crate::print::{Out, note};
 use crate::stack::Stack;
@@ -20,11 +20,11 @@ const UNLISTED: &str = "the secret contains \"unlisted\": \"allow\": aliases, pr
                         without an entry may make every call";
 
 /// Runs one of the commands.
-pub(crate) async fn run(stack: &Stack, out: Out, command: Callers) -> Result<(), CommandError> {
+pub(crate) async fn run(stack: &Stack, out: Out, command: CallersCommand) -> Result<(), CommandError> {
     let secret = stack.callers();
     match command {
-        Callers::List => list(&secret, out).await,
-        Callers::Add(new) => {
+        CallersCommand::List => list(&secret, out).await,
+        CallersCommand::Add(new) => {
             if let Some(alias) =
                 stack.app.config.gateway_alias.name().filter(|name| new.aliases.iter().any(|a| a == name))
             {
@@ -33,8 +33,8 @@ pub(crate) async fn run(stack: &Stack, out: Out, command: Callers) -> Result<(),
             }
             add(&secret, out, new).await
         }
-        Callers::Rotate { id, end_others } => rotate(&secret, out, &id, end_others).await,
-        Callers::Retire { id } => {
+        CallersCommand::Rotate { id, end_others } => rotate(&secret, out, &id, end_others).await,
+        CallersCommand::Retire { id } => {
             let mut ended = 0;
             change(&secret, |document| {
                 ended = document.keep_last_key(&id)?;
@@ -47,7 +47,7 @@ pub(crate) async fn run(stack: &Stack, out: Out, command: Callers) -> Result<(),
             );
             Ok(())
         }
-        Callers::Remove { id, key: Some(key), yes } => {
+        CallersCommand::Remove { id, key: Some(key), yes } => {
             confirmed(yes, &format!("this would revoke a key of {id}"))?;
             change(&secret, |document| document.remove_key(&id, &key)).await?;
             out.value(
@@ -56,7 +56,7 @@ pub(crate) async fn run(stack: &Stack, out: Out, command: Callers) -> Result<(),
             );
             Ok(())
         }
-        Callers::Remove { id, key: None, yes } => {
+        CallersCommand::Remove { id, key: None, yes } => {
             confirmed(yes, &format!("this would remove the caller {id} with all its keys"))?;
             change(&secret, |document| document.remove(&id)).await?;
             out.value(&json!({ "removed": id }), &format!("{id} is removed and may no longer call. {WHEN_EFFECTIVE}"));

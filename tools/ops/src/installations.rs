@@ -1,7 +1,7 @@
 //! The commands that list, show, renew and revoke installations.
 
 use aws_sdk_lambda::primitives::Blob;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use shared::domain::clock::Millis;
 use shared::domain::resource::Resource;
 use shared::install::Uninstalled;
@@ -58,34 +58,14 @@ fn wanted(one: &Overview, which: &Which) -> bool {
 /// Shows one installation.
 pub(crate) async fn show(stack: &Stack, out: Out, resource: &Resource) -> Result<(), CommandError> {
     let one = find(stack, resource).await?;
-    let value = json_of(&one);
-    let text = |name: &str| match &value[name] {
+    let text = |value: &Value| match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    let names = [
-        "status",
-        "epoch",
-        "generation",
-        "company",
-        "minted",
-        "installed_at",
-        "uninstalled_at",
-        "token_granted_at",
-        "token_expires_at",
-        "due_at",
-        "tried_at",
-        "retry_at",
-        "lease_ends_at",
-        "failures",
-        "scope",
-        "reinstall_url",
-    ];
-    let rows: Vec<_> = std::iter::once(("resource", one.resource.to_string()))
-        .chain(names.into_iter().map(|name| (name, text(name))))
-        .collect();
-    out.value(&value, &members(&rows));
+    let rows: Vec<_> = members_of(&one).iter().map(|(name, value)| (*name, text(value))).collect();
+    let rows = [vec![("resource", one.resource.to_string())], rows].concat();
+    out.value(&json_of(&one), &members(&rows));
     Ok(())
 }
 
@@ -149,26 +129,31 @@ pub(crate) async fn revoke(stack: &Stack, out: Out, resource: &Resource, yes: bo
 }
 
 fn json_of(one: &Overview) -> Value {
-    let at = |instant: Option<Millis>| instant.map(Millis::rfc3339);
-    json!({
-        "resource": one.resource,
-        "status": one.status.as_str(),
-        "epoch": one.version.epoch,
-        "generation": one.version.generation,
-        "company": one.company,
-        "minted": one.minted,
-        "installed_at": one.installed_at.rfc3339(),
-        "uninstalled_at": at(one.revoked_at),
-        "token_granted_at": at(one.access_issued_at),
-        "token_expires_at": at(one.access_expires_at),
-        "due_at": at(one.due_at),
-        "tried_at": at(one.tried_at),
-        "retry_at": at(one.retry_at),
-        "lease_ends_at": at(one.lease_ends_at),
-        "failures": one.failures,
-        "scope": one.scope,
-        "reinstall_url": one.reinstall_url,
-    })
+    let members = [("resource", json!(one.resource))].into_iter().chain(members_of(one));
+    members.map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>().into()
+}
+
+/// The members of an installation but for its resource, in the order in which they are shown.
+fn members_of(one: &Overview) -> [(&'static str, Value); 16] {
+    let at = |instant: Option<Millis>| json!(instant.map(Millis::rfc3339));
+    [
+        ("status", json!(one.status.as_str())),
+        ("epoch", json!(one.version.epoch)),
+        ("generation", json!(one.version.generation)),
+        ("company", json!(one.company)),
+        ("minted", json!(one.minted)),
+        ("installed_at", at(Some(one.installed_at))),
+        ("uninstalled_at", at(one.revoked_at)),
+        ("token_granted_at", at(one.access_issued_at)),
+        ("token_expires_at", at(one.access_expires_at)),
+        ("due_at", at(one.due_at)),
+        ("tried_at", at(one.tried_at)),
+        ("retry_at", at(one.retry_at)),
+        ("lease_ends_at", at(one.lease_ends_at)),
+        ("failures", json!(one.failures)),
+        ("scope", json!(one.scope)),
+        ("reinstall_url", json!(one.reinstall_url)),
+    ]
 }
 
 fn row(one: &Overview) -> Vec<String> {

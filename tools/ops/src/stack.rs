@@ -6,7 +6,7 @@ use aws_config::SdkConfig;
 use aws_sdk_lambda::config::retry::RetryConfig;
 use aws_sdk_lambda::config::timeout::TimeoutConfig;
 use shared::app::{App, aws_defaults};
-use shared::config::{self, AppConfig, Authorization, ConfigError, Reader, Reported, variable};
+use shared::config::{self, AppConfig, Authorization, ConfigError, Reader, ReportedProblem, variable};
 use shared::domain::clock::Clock;
 use shared::secrets::edit::EditedSecret;
 
@@ -31,7 +31,7 @@ impl OperatorConfig {
         config::read(&variable, Self::read)
     }
 
-    fn read(env: &mut Reader<'_>) -> Result<Self, Reported> {
+    fn read(env: &mut Reader<'_>) -> Result<Self, ReportedProblem> {
         let (app, callers_secret_id) = (AppConfig::read(env), env.required("CALLERS_SECRET_ID"));
         let authorization = Authorization::read(env);
         let rescue_failures_url = env.optional_url("RESCUE_FAILURES_URL");

@@ -38,7 +38,7 @@ impl Offset {
 
     /// Takes the evidence of one answer that was received at `now` by the machine's clock: the offset lies between
     /// `low` and `high` (milliseconds). Returns the correction if the correction has changed.
-    pub(super) fn learn(&mut self, low: i64, high: i64, now: Millis) -> Option<i64> {
+    pub(super) fn observe(&mut self, low: i64, high: i64, now: Millis) -> Option<i64> {
         self.low.add(low, now);
         self.negated_high.add(-high, now);
         let (low, high) = self.agreed()?;
@@ -127,7 +127,7 @@ mod tests {
             let date = (sent + there).div_euclid(1000) * 1000;
             self.now = sent + there + back;
             let (sent, received) = (sent - self.offset, self.now - self.offset);
-            self.evidence.learn(date - received, date + 1000 - sent, Millis(received))
+            self.evidence.observe(date - received, date + 1000 - sent, Millis(received))
         }
 
         fn ask_for(&mut self, seconds: i64, every: i64) {

@@ -8,11 +8,10 @@ use super::{MOST_ATTEMPTS, WaiterQueue, store_out_of_order};
 use crate::domain::clock::Millis;
 use crate::limiter::counters::Counters;
 use crate::limiter::decision::{Permits, Plan, plan};
-use crate::limiter::item::Write;
 use crate::limiter::memory::Memory;
 use crate::limiter::permit::LimiterError;
 use crate::limiter::snapshot::{FURTHEST_SLOT, Snapshot};
-use crate::table::StoreError;
+use crate::table::{StoreError, Write};
 
 /// Writes in a row that took longer than their permits were good for, after which the store counts as out of order.
 const LATE_WRITES: u32 = 3;
@@ -62,8 +61,8 @@ impl Batcher {
             };
             match self.queue.write(&plan).await {
                 Err(error) => self.fail_all(error),
-                Ok(Write::Conflict(found)) => {
-                    self.queue.after_conflict(found, failed).await;
+                Ok(conflict @ (Write::Conflict(_) | Write::NotFound)) => {
+                    self.queue.after_conflict(conflict.into_item(), failed).await;
                     failed += 1;
                     if failed == MOST_ATTEMPTS {
                         failed = 0;

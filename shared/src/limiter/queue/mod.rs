@@ -21,7 +21,7 @@ pub(super) use self::batcher::LONGEST_NAP;
 use self::ticket::{RunningBatcher, Ticket};
 use super::counters::{Counters, LimitKind, Usage};
 use super::decision::{Plan, exchange};
-use super::item::{self, Write};
+use super::item;
 use super::memory::Memory;
 use super::permit::{LimiterError, Permit, Refusal};
 use super::snapshot::{NextAvailable, Snapshot};
@@ -30,7 +30,7 @@ use super::window::Window;
 use crate::domain::clock::{Clock, Millis};
 use crate::domain::limits::{LimitPolicy, Limits};
 use crate::platform::rate_limits::RateLimitHeaders;
-use crate::table::{StoreError, Table};
+use crate::table::{StoreError, Table, Write};
 
 /// Failed conditions in a row after which a process pauses before its next write.
 const EAGER_ATTEMPTS: u32 = 3;
@@ -38,7 +38,7 @@ const EAGER_ATTEMPTS: u32 = 3;
 /// as there are permits.
 const MOST_ATTEMPTS: u32 = 100;
 
-pub(super) type Answer = Result<Permit, LimiterError>;
+pub(super) type PermitResult = Result<Permit, LimiterError>;
 
 /// The wish of a caller for one permit.
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +78,7 @@ struct State {
 struct Waiter {
     endpoint: Option<String>,
     wait_until: Option<Millis>,
-    answer: oneshot::Sender<Answer>,
+    answer: oneshot::Sender<PermitResult>,
 }
 
 impl Waiter {
@@ -120,7 +120,7 @@ impl WaiterQueue {
     }
 
     /// Takes a permit, in order of arrival.
-    pub(crate) async fn take(self: &Arc<Self>, request: PermitRequest<'_>) -> Answer {
+    pub(crate) async fn take(self: &Arc<Self>, request: PermitRequest<'_>) -> PermitResult {
         let (ticket, batcher) = {
             let now = self.clock.now();
             let mut state = self.state();
@@ -164,7 +164,7 @@ impl WaiterQueue {
 
     /// Returns an unused permit, or exchanges it for one of the present if its `send_by` is over. It does not wait: the
     /// place of the old permit is used, or an available one.
-    pub(crate) async fn exchange_if_late(&self, permit: Permit) -> Answer {
+    pub(crate) async fn exchange_if_late(&self, permit: Permit) -> PermitResult {
         for failed in 0..MOST_ATTEMPTS {
             let now = self.clock.now();
             if now <= permit.send_by {
@@ -181,7 +181,9 @@ impl WaiterQueue {
             };
             match self.write(&plan).await? {
                 Write::Applied(counters) => return Ok(plan.permits().permit(self.saw(Some(counters)))),
-                Write::Conflict(found) => self.after_conflict(found, failed).await,
+                conflict @ (Write::Conflict(_) | Write::NotFound) => {
+                    self.after_conflict(conflict.into_item(), failed).await;
+                }
             }
         }
         Err(store_out_of_order().into())
@@ -221,14 +223,14 @@ impl WaiterQueue {
                     self.saw(Some(counters));
                     return Ok((before != after).then_some((before, after)));
                 }
-                Write::Conflict(None) => return Ok(None),
-                Write::Conflict(found) => self.after_conflict(found, failed).await,
+                Write::Conflict(found) => self.after_conflict(Some(found), failed).await,
+                Write::NotFound => return Ok(None),
             }
         }
         Err(store_out_of_order())
     }
 
-    async fn write(&self, plan: &Plan) -> Result<Write, StoreError> {
+    async fn write(&self, plan: &Plan) -> Result<Write<Counters>, StoreError> {
         match plan {
             Plan::Take(take) => item::take(&self.table, &self.key, take).await,
             Plan::Rewrite(rewrite) => item::rewrite(&self.table, &self.key, rewrite).await,

@@ -5,14 +5,14 @@ use std::pin::{Pin, pin};
 
 use tokio::sync::oneshot;
 
-use super::{Answer, PermitRequest, State, Waiter, WaiterQueue};
+use super::{PermitRequest, PermitResult, State, Waiter, WaiterQueue};
 use crate::table::StoreError;
 
 /// The place of one caller. If the caller leaves when its permit has just been given to it, the next waiter gets the
 /// permit.
 pub(super) struct Ticket<'a> {
     queue: &'a WaiterQueue,
-    answer: oneshot::Receiver<Answer>,
+    answer: oneshot::Receiver<PermitResult>,
     answered: bool,
 }
 
@@ -25,7 +25,7 @@ impl<'a> Ticket<'a> {
         Self { queue, answer, answered: false }
     }
 
-    pub(super) async fn wait(mut self) -> Answer {
+    pub(super) async fn wait(mut self) -> PermitResult {
         let answer = (&mut self.answer).await;
         self.answered = true;
         answer.unwrap_or_else(|_| Err(StoreError::Unavailable("the batcher of the limiter stopped".to_owned()).into()))
@@ -56,7 +56,7 @@ impl RunningBatcher {
         Self(run.map(|run| Box::pin(run) as Run))
     }
 
-    pub(super) async fn until(mut self, answer: impl Future<Output = Answer>) -> Answer {
+    pub(super) async fn until(mut self, answer: impl Future<Output = PermitResult>) -> PermitResult {
         let mut answer = pin!(answer);
         poll_fn(|context| {
             if self.0.as_mut().is_some_and(|run| run.as_mut().poll(context).is_ready()) {

@@ -14,6 +14,7 @@ use crate::limiter::decision::{Plan, plan};
 use crate::limiter::memory::Memory;
 use crate::limiter::snapshot::Snapshot;
 use crate::limiter::window::Window;
+use crate::table::Write;
 
 prop_compose! {
     fn worlds()(
@@ -147,12 +148,12 @@ proptest! {
 fn admit(store: &mut Store, memory: &mut Memory, now: Millis) -> bool {
     while let Some(plan) = plan(memory, now, Duration::ZERO, 1) {
         match store.apply(&plan) {
-            Ok(counters) => {
+            Write::Applied(counters) => {
                 memory.saw(Some(counters), now);
                 return true;
             }
-            Err(found) => {
-                memory.saw(*found, now);
+            conflict @ (Write::Conflict(_) | Write::NotFound) => {
+                memory.saw(conflict.into_item(), now);
             }
         }
     }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use super::START;
-use super::store::{Answer, Store};
+use super::store::Store;
 use super::world::{Arrival, Record, Sent, World};
 use crate::domain::clock::Millis;
 use crate::domain::limits::StatedLimits;
@@ -17,6 +17,7 @@ use crate::limiter::snapshot::Snapshot;
 use crate::limiter::update::{LimitUpdate, update};
 use crate::limiter::window::Window;
 use crate::platform::rate_limits::RateLimitHeaders;
+use crate::table::Write;
 
 /// The two items of which a request may need permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,7 +33,7 @@ struct Queue {
     waiters: VecDeque<usize>,
     /// The write on its way.
     writing: Option<Plan>,
-    answer: Option<Answer>,
+    answer: Option<Write<Counters>>,
 }
 
 /// The permits of a request.
@@ -41,11 +42,11 @@ struct Request {
     of_share: Option<Permits>,
     /// The resource's permit, while the share's permit is exchanged.
     of_resource: Option<Permits>,
-    exchange: Option<(Plan, Option<Answer>)>,
+    exchange: Option<(Plan, Option<Write<Counters>>)>,
     /// The burst limit that the platform's answer states.
     stated: Option<u32>,
     /// The item that was seen, and the limit update that is on its way.
-    update: Option<(Counters, LimitUpdate, Option<Answer>)>,
+    update: Option<(Counters, LimitUpdate, Option<Write<Counters>>)>,
 }
 
 /// The number is that of a request, or of a process.
@@ -142,7 +143,7 @@ impl Run<'_> {
             Event::WriteReceived(process, item) => {
                 let write = self.queue(process, item).writing.clone().expect("a write");
                 let answer = self.store(item).apply(&write);
-                self.record.failed += usize::from(answer.is_err());
+                self.record.failed += usize::from(!answer.is_applied());
                 self.queue(process, item).answer = Some(answer);
                 self.later(Event::WriteAnswered(process, item));
             }
@@ -207,10 +208,10 @@ impl Run<'_> {
         let write = queue.writing.take().expect("a write");
         match queue.answer.take().expect("an answer") {
             _ if is_lost => queue.waiters.clear(),
-            Err(found) => {
-                queue.memory.saw(*found, now);
+            conflict @ (Write::Conflict(_) | Write::NotFound) => {
+                queue.memory.saw(conflict.into_item(), now);
             }
-            Ok(counters) => {
+            Write::Applied(counters) => {
                 queue.memory.saw(Some(counters), now);
                 for _ in 0..write.permits().count {
                     self.grant(process, item, write.permits());
@@ -268,10 +269,10 @@ impl Run<'_> {
         let (write, answer) = self.requests[request].exchange.take().expect("an exchange");
         match answer.expect("an answer") {
             _ if is_lost => return,
-            Err(found) => {
-                self.queue(process, Item::Share).memory.saw(*found, now);
+            conflict @ (Write::Conflict(_) | Write::NotFound) => {
+                self.queue(process, Item::Share).memory.saw(conflict.into_item(), now);
             }
-            Ok(counters) => {
+            Write::Applied(counters) => {
                 self.queue(process, Item::Share).memory.saw(Some(counters), now);
                 self.requests[request].of_share = Some(write.permits());
                 self.record.exchanged += 1;
@@ -328,7 +329,7 @@ impl Run<'_> {
         let (seen, update, _) = self.requests[request].update.take().expect("an update");
         let answer = self.store(Item::Resource).update(&seen, &update);
         self.record.updates += 1;
-        if let Ok(counters) = &answer {
+        if let Write::Applied(counters) = &answer {
             let limits = Snapshot::of(Some(counters.clone()), self.world.policy(), Millis(self.at)).limits();
             self.record.limits.push((self.at, limits.burst));
         }
@@ -343,13 +344,16 @@ impl Run<'_> {
         let memory = &mut self.queue(process, Item::Resource).memory;
         match answer.expect("an answer") {
             _ if is_lost => {}
-            Ok(counters) => {
+            Write::Applied(counters) => {
                 memory.saw(Some(counters), now);
                 self.step(process, Item::Resource);
             }
-            Err(found) => {
-                memory.saw(*found, now);
+            Write::Conflict(found) => {
+                memory.saw(Some(found), now);
                 self.observe(request);
+            }
+            Write::NotFound => {
+                memory.saw(None, now);
             }
         }
     }

@@ -5,9 +5,7 @@ use crate::limiter::counters::{Counters, LimitKind};
 use crate::limiter::decision::{Plan, Rewrite, Take};
 use crate::limiter::update::{DayChange, LimitUpdate, ProposalChange};
 use crate::limiter::window::{MOST_SLOTS, Slot};
-
-/// The item after an applied write, or the item for which the condition failed.
-pub(super) type Answer = Result<Counters, Box<Option<Counters>>>;
+use crate::table::Write;
 
 #[derive(Debug, Default)]
 pub(super) struct Store {
@@ -16,26 +14,26 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub(super) fn apply(&mut self, plan: &Plan) -> Answer {
+    pub(super) fn apply(&mut self, plan: &Plan) -> Write<Counters> {
         match plan {
             Plan::Take(take) => self.take(take),
             Plan::Rewrite(rewrite) => self.rewrite(rewrite),
         }
     }
 
-    fn write(&mut self, change: impl FnOnce(&mut Counters) -> bool) -> Answer {
+    fn write(&mut self, change: impl FnOnce(&mut Counters) -> bool) -> Write<Counters> {
         self.calls += 1;
-        let Some(item) = &mut self.item else { return Err(Box::default()) };
+        let Some(item) = &mut self.item else { return Write::NotFound };
         let mut next = item.clone();
         if !change(&mut next) {
-            return Err(Box::new(Some(item.clone())));
+            return Write::Conflict(item.clone());
         }
         next.revision += 1;
         *item = next.clone();
-        Ok(next)
+        Write::Applied(next)
     }
 
-    fn take(&mut self, take: &Take) -> Answer {
+    fn take(&mut self, take: &Take) -> Write<Counters> {
         self.write(|item| {
             let (count, burst, daily) =
                 (i64::from(take.permits.count), take.limits.burst.into(), take.limits.daily.into());
@@ -68,16 +66,16 @@ impl Store {
         })
     }
 
-    fn rewrite(&mut self, rewrite: &Rewrite) -> Answer {
+    fn rewrite(&mut self, rewrite: &Rewrite) -> Write<Counters> {
         self.calls += 1;
         if self.item.as_ref().map(|item| item.revision) != rewrite.seen {
-            return Err(Box::new(self.item.clone()));
+            return self.item.clone().map_or(Write::NotFound, Write::Conflict);
         }
         self.item = Some(rewrite.next.clone());
-        Ok(rewrite.next.clone())
+        Write::Applied(rewrite.next.clone())
     }
 
-    pub(super) fn give_back(&mut self, slot: Slot, slot_ms: i64) -> Answer {
+    pub(super) fn give_back(&mut self, slot: Slot, slot_ms: i64) -> Write<Counters> {
         self.write(|item| {
             let holds = item.slot_ms == slot_ms && item.counted > 0 && remove_one(item, slot);
             if holds {
@@ -87,7 +85,7 @@ impl Store {
         })
     }
 
-    pub(super) fn update(&mut self, seen: &Counters, update: &LimitUpdate) -> Answer {
+    pub(super) fn update(&mut self, seen: &Counters, update: &LimitUpdate) -> Write<Counters> {
         self.write(|item| {
             let holds = item.observed == seen.observed
                 && item.day.ends == seen.day.ends

@@ -266,9 +266,9 @@ mod tests {
             (br#"{"altType":"location","altId":"L1","altType":"user"}"#, ids(&["L1"], &[])),
             (br#"{"name":"locationId=L9"}"#, ids(&[], &[])),
         ] {
-            let told = String::from_utf8_lossy(body);
-            assert_eq!(names(Some("application/json"), body), expected, "{told}");
-            assert_eq!(names(Some("application/vnd.api+json; charset=UTF-8"), body), expected, "{told}");
+            let text = String::from_utf8_lossy(body);
+            assert_eq!(names(Some("application/json"), body), expected, "{text}");
+            assert_eq!(names(Some("application/vnd.api+json; charset=UTF-8"), body), expected, "{text}");
         }
     }
 

@@ -20,7 +20,7 @@ use http::{HeaderMap, Method};
 use super::path::{Path, Query};
 use crate::domain::resource::{InvalidId, Kind, Resource};
 use crate::platform::operations;
-use crate::request::{Request, UntargetedRequest};
+use crate::request::Request;
 
 /// The parts of a request that can contain ids.
 #[derive(Clone, Copy, Debug)]
@@ -37,14 +37,8 @@ pub struct RequestParts<'a> {
     pub body: &'a [u8],
 }
 
-impl<'a> From<&'a Request> for RequestParts<'a> {
-    fn from(Request { method, path, query, headers, body, .. }: &'a Request) -> Self {
-        Self { method, path, query, headers, body }
-    }
-}
-
-impl<'a> From<&'a UntargetedRequest> for RequestParts<'a> {
-    fn from(UntargetedRequest { method, path, query, headers, body, .. }: &'a UntargetedRequest) -> Self {
+impl<'a, T> From<&'a Request<T>> for RequestParts<'a> {
+    fn from(Request { method, path, query, headers, body, .. }: &'a Request<T>) -> Self {
         Self { method, path, query, headers, body }
     }
 }

@@ -35,9 +35,6 @@ pub struct DuePage {
 
 impl Table {
     /// The number of installations that are due in one shard at `now`.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn count_due(&self, shard: u32, now: Millis) -> Result<u64, StoreError> {
         let query = self
             .client
@@ -58,9 +55,6 @@ impl Table {
 
     /// A page of the installations that are due in one shard at `now`, longest due first: at most `limit` entries after
     /// `after`.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn due(&self, shard: u32, now: Millis, after: Option<DueKey>, limit: i32) -> Result<DuePage, StoreError> {
         let answer = self
             .client
@@ -75,16 +69,17 @@ impl Table {
             .send()
             .await?;
         // An unreadable item must not hide the other items.
-        let readable = |item| read_due(item).inspect_err(|error| tracing::error!(%error, "a due item is skipped")).ok();
+        let readable = |item| {
+            read_due(item)
+                .inspect_err(|error| tracing::error!(%error, "a due installation cannot be read and is not renewed"))
+                .ok()
+        };
         let entries = answer.items().iter().filter_map(readable).collect();
         Ok(DuePage { entries, next: answer.last_evaluated_key.map(DueKey) })
     }
 
     /// Makes an installation due now, even if it had no recent calls, because work other than a call waits for its
     /// access token. The next commit removes the mark.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn want_token(
         &self,
         resource: &Resource,
@@ -100,9 +95,6 @@ impl Table {
     /// Postpones the scheduled refresh of an installation without recent calls. The write is applied only if the app
     /// was installed before `cold_since`, the pair was granted after `oldest` (every grant must be renewed now and
     /// then), and no work waits for the token ([`Table::want_token`]).
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn defer(
         &self,
         due: &Due,

@@ -32,9 +32,6 @@ pub struct NewInstallation<'a> {
 impl Table {
     /// Stores a new installation in place of the one with version `seen`. The pair must be sealed under
     /// [`TokenVersion::reinstalled`] of `seen`, or of a version of zeros if there is no installation.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn install(
         &self,
         new: &NewInstallation<'_>,
@@ -66,17 +63,14 @@ impl Table {
             }
         }
         write.release_lease().publish(event, new.now);
-        write.remove(["standby", "granted_from", "revoked_at", "forced_at", "token_wanted", "told"]);
-        write.remove(["minted", "company_epoch", "supposed", "expires_at"]).remove(SEARCH_RESULT);
+        write.remove(["standby", "granted_from", "revoked_at", "forced_at", "token_wanted", "published"]);
+        write.remove(["minted", "company_epoch", "placeholder", "expires_at"]).remove(SEARCH_RESULT);
         Ok(self.write_installation(write).await?.or_applied_before(|stored| stored.is_committed_by(new.owner)))
     }
 
     /// Revokes an installation and erases its tokens. The write is applied only if the installation's version is `seen`
     /// or, without `seen`, if the app was installed before `at`. With an `event`, the installation's new epoch must be
     /// the event's epoch.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn uninstall(
         &self,
         resource: &Resource,
@@ -98,7 +92,7 @@ impl Table {
         }
         write.set_status(Status::Revoked).set_to("epoch", "epoch + :one").value(":one", n(1));
         write.set("revoked_at", n(at)).erase_pair().release_lease().unschedule();
-        write.remove(["standby", "token_wanted", "told"]).publish(event, now);
+        write.remove(["standby", "token_wanted", "published"]).publish(event, now);
         let answer = self.write_installation(write).await?;
         Ok(answer.or_applied_before(|stored| stored.status() == Status::Revoked))
     }

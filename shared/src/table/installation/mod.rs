@@ -16,8 +16,8 @@ use super::{Attributes, Item, StoreError, Table, n, s};
 use crate::domain::clock::Millis;
 use crate::domain::event::Event;
 use crate::domain::installation::{
-    Findings, Gone, Installation, Lease, Minted, Schedule, SealedPair, Source, StandbyPair, State, installation_key,
-    resource_of,
+    CompanySearch, Findings, Gone, Installation, Lease, Minted, Schedule, SealedPair, Source, StandbyPair, State,
+    installation_key, resource_of,
 };
 use crate::domain::resource::Resource;
 use crate::domain::status::{Status, TokenVersion};
@@ -105,10 +105,7 @@ impl Source {
         if attributes.flag("minted") {
             return Ok(Self::Minted(Minted {
                 company_epoch: attributes.number("company_epoch").unwrap_or(0),
-                absent_until: attributes.number("absent_until").map(Millis),
-                absent_newest: attributes.number("absent_newest").map(Millis),
-                search_since: attributes.number("search_since").map(Millis),
-                is_placeholder: attributes.flag("supposed"),
+                is_placeholder: attributes.flag("placeholder"),
             }));
         }
         // An unreadable element is an error and is not left out, because writes identify the elements by their
@@ -127,6 +124,17 @@ impl Schedule {
             tried_at: attributes.number("tried_at").map(Millis),
             failures: attributes.number("failures").unwrap_or(0),
             forced_at: attributes.number("forced_at").map(Millis),
+        }
+    }
+}
+
+impl CompanySearch {
+    fn read(attributes: Attributes<'_>) -> Self {
+        Self {
+            absent_until: attributes.number("absent_until").map(Millis),
+            absent_newest: attributes.number("absent_newest").map(Millis),
+            search_since: attributes.number("search_since").map(Millis),
+            others_again_at: attributes.number("others_again_at").map(Millis),
         }
     }
 }
@@ -173,10 +181,11 @@ impl Installation {
             committed_by: attributes.text("committed_by").map(|owner| owner.to_owned().into()),
             schedule,
             findings: Findings::read(attributes, version.generation),
+            search: CompanySearch::read(attributes),
             installed_at,
             company: attributes.text("company").map(str::to_owned),
             home: attributes.text("home").map(str::to_owned),
-            published: attributes.text("told").and_then(Status::parse),
+            published: attributes.text("published").and_then(Status::parse),
             outbox: attributes.texts("outbox").filter_map(Event::parse).collect(),
         })
     }
@@ -184,9 +193,6 @@ impl Installation {
 
 impl Table {
     /// Reads the current state of an installation (strongly consistent).
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn installation(&self, resource: &Resource) -> Result<Option<Installation>, StoreError> {
         let answer = self
             .client

@@ -80,6 +80,12 @@ pub enum Finding {
     Refused,
     /// The platform states that the location or company does not exist.
     Gone(Gone),
+    /// The location's own company has ended or does not have the app there, and no other company is known to have it. The
+    /// other companies are asked again after this time.
+    OthersAsked {
+        /// The time after which the other companies are asked again.
+        again_at: Millis,
+    },
 }
 
 impl Table {
@@ -125,9 +131,6 @@ impl Table {
 
     /// Notes that the platform accepts a token that was produced by a renewal after an unclassified answer
     /// ([`Claim::doubted`]). Such a renewal may therefore help another time, too.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn clear_doubt(
         &self,
         resource: &Resource,
@@ -189,9 +192,6 @@ impl Table {
 
     /// Promotes the standby pair at `place` of `seen` to the current pair, in place of a refused one. `pair` is the
     /// same pair, sealed under the next version. The condition fails if the standby pairs have changed.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn promote(
         &self,
         seen: &Installation,
@@ -207,7 +207,7 @@ impl Table {
         write.when_equal(&format!("standby[{place}].access_token"), b(&standby.pair.access));
         write.set_status(Status::Active).set("generation", n(from.next().generation)).set_pair(pair);
         write.set("granted_from", n(standby.granted_from)).set("committed_by", s(owner.as_str()));
-        write.set_due(&seen.resource, now).release_lease();
+        write.set_due(&seen.resource, now).remove(SEARCH_RESULT).release_lease();
         if seen.standby().len() == 1 {
             write.remove(["standby"]);
         } else {
@@ -218,9 +218,6 @@ impl Table {
 
     /// Releases the lease without a new token. Only the owner of the lease can do this. The condition for
     /// [`Status::NeedsReauthorization`] is that there is no standby pair.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn release(
         &self,
         resource: &Resource,
@@ -260,9 +257,12 @@ impl Table {
                 write.set("gone_generation", n(version.generation));
                 write.set("gone_since", n(gone.since)).set("gone_tries", n(gone.tries));
             }
+            Some(Finding::OthersAsked { again_at }) => {
+                write.set("others_again_at", n(again_at));
+            }
         }
         if event.is_some() {
-            write.set("told", s(to.status.as_str()));
+            write.set("published", s(to.status.as_str()));
         }
         write.release_lease().publish(event, to.now);
         let answer = self.write_installation(write).await?;
@@ -280,7 +280,7 @@ impl Update {
         self.release_lease().remove(["token_wanted"]).publish(*event, pair.access_issued_at);
         if event.is_some() {
             // The event reports the end of the published state. Without an event, the next commit reports that end.
-            self.remove(["told"]);
+            self.remove(["published"]);
         }
     }
 }

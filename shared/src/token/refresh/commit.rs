@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::Refresher;
-use super::lease::{COMMIT, Lease, RESCUE};
 use crate::domain::clock::Millis;
 use crate::domain::event::Event;
 use crate::domain::installation::{Installation, StandbyPair};
@@ -11,18 +10,22 @@ use crate::domain::resource::Resource;
 use crate::domain::status::{LeaseOwner, LostCommit, TokenVersion, lost_commit};
 use crate::http_client::within;
 use crate::seal::Sealer;
-use crate::seal::pair::{Pair, Slot};
+use crate::seal::pair::{Pair, PairRole};
 use crate::table::installation::Renewal;
 use crate::table::{StoreError, Write};
+use crate::token::COMMIT;
+use crate::token::leased::LeaseTime;
 use crate::token::rescue::Rescued;
 use crate::token::schedule;
 
+/// The part of [`COMMIT`] that sending to the rescue queue needs if the table takes no write.
+const RESCUE: Duration = Duration::from_secs(1);
 /// The most tries to add a standby pair to an installation that changes meanwhile.
 const ROUNDS: u32 = 10;
 
 /// The commit of a granted pair to the table.
 pub(super) struct Commit<'a> {
-    pub(super) on: &'a Refresher,
+    pub(super) refresher: &'a Refresher,
     pub(super) resource: &'a Resource,
     pub(super) from: TokenVersion,
     pub(super) owner: &'a LeaseOwner,
@@ -46,17 +49,17 @@ pub(super) enum Committed {
 impl Commit<'_> {
     /// Tries to commit until the table answers or the last seconds of the lease begin. Tries at least once, even if the
     /// lease is over.
-    pub(super) async fn until_stored(&self, lease: Lease) -> Option<Committed> {
+    pub(super) async fn until_stored(&self, lease: LeaseTime) -> Option<Committed> {
         let mut pause = Duration::from_millis(50);
         loop {
             // If the table hangs, there must be time for the rescue queue before the lease and the invocation end.
-            let time = lease.left(self.on.clock.now()).saturating_sub(RESCUE).max(RESCUE);
+            let time = lease.left(self.refresher.parts.clock.now()).saturating_sub(RESCUE).max(RESCUE);
             match within(time, Box::pin(self.once())).await {
                 Ok(Ok(committed)) => return Some(committed),
                 Ok(Err(error)) => tracing::warn!(resource = %self.resource, %error, "a granted pair is not stored yet"),
                 Err(_) => tracing::warn!(resource = %self.resource, "a granted pair is not stored yet: no answer"),
             }
-            if lease.left(self.on.clock.now()) < COMMIT + pause {
+            if lease.left(self.refresher.parts.clock.now()) < COMMIT + pause {
                 return None;
             }
             tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
@@ -74,10 +77,10 @@ impl Commit<'_> {
 
     /// Makes the granted pair the current pair, in place of the pair of this version (compare-and-swap).
     async fn replace(&self, version: TokenVersion) -> Result<Write<Box<Installation>>, StoreError> {
-        let sealed = self.pair.seal(self.sealer, self.resource, version.next(), Slot::Current);
+        let sealed = self.pair.seal(self.sealer, self.resource, version.next(), PairRole::Current);
         let due_at = schedule::next_refresh(self.pair.issued_at, self.pair.expires_at, fastrand::f64());
         let renewal = Renewal { owner: self.owner, pair: &sealed, due_at, event: self.event };
-        self.on.table.commit(self.resource, version, renewal).await
+        self.refresher.parts.table.commit(self.resource, version, renewal).await
     }
 
     /// Handles a granted pair after another pair was stored first. Decides from the stored installation if the pair is
@@ -110,13 +113,13 @@ impl Commit<'_> {
                 owner: self.owner.clone(),
                 generation: version.generation,
                 granted_from: self.from.generation,
-                pair: self.pair.seal(self.sealer, self.resource, version, Slot::Standby),
+                pair: self.pair.seal(self.sealer, self.resource, version, PairRole::Standby),
             };
             let known = stored.standby().iter().any(|pair| pair.owner == standby.owner);
             match if known {
                 Write::Applied(stored)
             } else {
-                self.on.table.add_standby(&stored, &standby, self.on.clock.now()).await?
+                self.refresher.parts.table.add_standby(&stored, &standby, self.refresher.parts.clock.now()).await?
             } {
                 Write::Applied(_) => {
                     tracing::warn!(resource = %self.resource, generation = version.generation,
@@ -142,7 +145,7 @@ impl Refresher {
         }
         tracing::error!(alarm = "pair_at_risk", resource = %rescued.resource,
             "a granted pair is in this process only: neither the table nor the rescue queue takes it");
-        while self.clock.now() + Duration::from_secs(2) < deadline {
+        while self.parts.clock.now() + Duration::from_secs(2) < deadline {
             if commit.once().await.is_ok() {
                 return;
             }

@@ -13,7 +13,7 @@ use super::{PATIENCE, System, route};
 
 /// A whole answer.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct ClientResponse {
     /// HTTP status.
     pub status: u16,
     /// Headers.
@@ -34,12 +34,12 @@ impl System {
     }
 
     /// Sends a GET request for a resource to the gateway, with the key of the caller that is allowed everything.
-    pub async fn get(&self, resource: &Resource, path: &str) -> Answer {
+    pub async fn get(&self, resource: &Resource, path: &str) -> ClientResponse {
         send(self.relay(Method::GET, &route(resource, path))).await
     }
 
     /// Follows an absolute URL, with a cookie.
-    pub async fn browse(&self, url: &str, cookie: Option<&str>) -> Answer {
+    pub async fn browse(&self, url: &str, cookie: Option<&str>) -> ClientResponse {
         let request = self.client.get(url);
         let request = match cookie {
             Some(cookie) => request.header("cookie", cookie),
@@ -49,7 +49,7 @@ impl System {
     }
 
     /// Posts a form, as a browser does.
-    pub async fn post_form(&self, url: &str, fields: &[(String, String)]) -> Answer {
+    pub async fn post_form(&self, url: &str, fields: &[(String, String)]) -> ClientResponse {
         let form = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
         let request = self.client.post(url).header("content-type", "application/x-www-form-urlencoded");
         browsed(request.body(form)).await
@@ -101,7 +101,7 @@ impl System {
 ///
 /// # Panics
 /// If there is no answer, or if an answer does not name its source.
-pub async fn send(request: reqwest::RequestBuilder) -> Answer {
+pub async fn send(request: reqwest::RequestBuilder) -> ClientResponse {
     let answer = browsed(request).await;
     assert!(answer.headers.contains_key("relay-request-id"), "{answer:?}");
     let content_type = answer.header("content-type");
@@ -117,21 +117,19 @@ pub async fn send(request: reqwest::RequestBuilder) -> Answer {
     answer
 }
 
-async fn browsed(request: reqwest::RequestBuilder) -> Answer {
+async fn browsed(request: reqwest::RequestBuilder) -> ClientResponse {
     let response = request.timeout(PATIENCE * 2).send().await.expect("an answer");
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
-    Answer { status, headers, body: response.bytes().await.expect("a whole body") }
+    ClientResponse { status, headers, body: response.bytes().await.expect("a whole body") }
 }
 
-impl Answer {
+impl ClientResponse {
     /// The value of a header; empty if the answer has no such header.
-    #[must_use]
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
     /// The source of the answer, `platform` or `relay`, from the header `relay-source`.
-    #[must_use]
     pub fn source(&self) -> &str {
         self.header("relay-source")
     }
@@ -140,13 +138,11 @@ impl Answer {
     ///
     /// # Panics
     /// If the body is not JSON.
-    #[must_use]
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {:?}", self.body))
     }
 
     /// The status and code of a refusal. The code is empty if the answer is not a refusal of the relay.
-    #[must_use]
     pub fn refusal(&self) -> (u16, String) {
         let code = match self.source() {
             "relay" if self.status >= 400 => self.json()["code"].as_str().unwrap_or_default().to_owned(),
@@ -159,7 +155,6 @@ impl Answer {
     ///
     /// # Panics
     /// If the two headers disagree, or if one is missing.
-    #[must_use]
     pub fn retry_after(&self) -> Duration {
         let number = |name| self.header(name).parse::<u64>().unwrap_or_else(|_| panic!("{name} of {self:?}"));
         let (seconds, milliseconds) = (number("retry-after"), number("relay-retry-after-ms"));

@@ -28,9 +28,8 @@ impl System {
     }
 
     /// Every secret that this system has used.
-    #[must_use]
     pub fn secrets(&self) -> Vec<String> {
-        let mut secrets: BTreeSet<String> = self.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut secrets: BTreeSet<String> = self.further_secrets.lock().unwrap_or_else(PoisonError::into_inner).clone();
         secrets.extend(self.sandbox.marketplace.every_secret());
         let texts = |secret: &str| -> Value {
             serde_json::from_str(&self.sandbox.secrets.get(secret).unwrap_or_default()).unwrap_or_default()
@@ -84,7 +83,7 @@ impl System {
             environment: environment.collect(),
             restart: false,
         };
-        let control = Worker::start(spec, self.sandbox.surroundings()).expect("env is everywhere");
+        let control = Worker::start(spec, self.sandbox.worker_context()).expect("env is everywhere");
         assert!(until(|| control.pid().is_none()).await, "env ends by itself");
         let search = Search::for_secrets(secrets);
         let lines = self.sandbox.logs.lines();

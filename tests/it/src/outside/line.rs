@@ -32,7 +32,6 @@ impl Line {
     }
 
     /// Base URL of this end.
-    #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }

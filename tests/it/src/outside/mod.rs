@@ -19,7 +19,7 @@ use sandbox::process::{Program, Signal, Worker, WorkerSpec};
 use sandbox::whole::{CALLERS_SECRET, Options as Whole, Programs, Sandbox, TABLE, caller_entry};
 use serde_json::{Value, json};
 
-pub use self::client::{Answer, send};
+pub use self::client::{ClientResponse, send};
 pub use self::line::Line;
 use crate::deployment::Deployment;
 
@@ -31,7 +31,6 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 ///
 /// # Panics
 /// If the function has not been built.
-#[must_use]
 pub fn bootstrap(function: &str) -> PathBuf {
     let (path, build) = if let Some(folder) = std::env::var_os("FUNCTIONS_DIR") {
         (Path::new(&folder).join(function).join("bootstrap"), "cargo lambda build --release")
@@ -46,19 +45,16 @@ pub fn bootstrap(function: &str) -> PathBuf {
 }
 
 /// The id of a location of the agency, from 1.
-#[must_use]
 pub fn location(number: usize) -> Resource {
     Resource::Location(format!("HLlocation{number:09}"))
 }
 
 /// The agency.
-#[must_use]
 pub fn company() -> Resource {
     Resource::Company("HLcompany0000000001".to_owned())
 }
 
 /// The gateway's path of a resource, followed by the platform's path, which may be empty.
-#[must_use]
 pub fn route(resource: &Resource, path: &str) -> String {
     match resource {
         Resource::Location(id) => format!("/relay/locations/{id}{path}"),
@@ -100,7 +96,7 @@ pub struct System {
     workers: Vec<Worker>,
     client: reqwest::Client,
     /// Secrets that must not be logged, besides those that the platform has issued.
-    told: Mutex<BTreeSet<String>>,
+    further_secrets: Mutex<BTreeSet<String>>,
 }
 
 impl System {
@@ -109,7 +105,7 @@ impl System {
     /// # Panics
     /// If a part of the system does not start.
     pub async fn start(setup: Setup) -> Self {
-        let sandbox = Self::surroundings(&setup).await;
+        let sandbox = Self::start_sandbox(&setup).await;
         let url = setup.store.clone().unwrap_or_else(|| sandbox.dynamo.url().to_owned());
         create_table(&sandbox::dynamo::client(&url), TABLE).await.expect("the table is there");
         let mut callers = setup.callers.clone();
@@ -125,7 +121,7 @@ impl System {
     /// If an installed part of the system does not start.
     pub async fn deployed(mut setup: Setup, test: &str) -> Option<Self> {
         setup.environment.push(("GATEWAY_ALIAS", "live".to_owned()));
-        let sandbox = Self::surroundings(&setup).await;
+        let sandbox = Self::start_sandbox(&setup).await;
         let (platform, client_id) = (sandbox.marketplace.url(), sandbox.marketplace.options().client_id);
         let parameters =
             [("ClientId", &*client_id), ("ApiUrl", &*platform), ("MarketplaceUrl", &*platform), ("LogLevel", "trace")];
@@ -134,7 +130,7 @@ impl System {
         Some(Self::run_all(setup, sandbox, &url, Some(deployment)).await)
     }
 
-    async fn surroundings(setup: &Setup) -> Sandbox {
+    async fn start_sandbox(setup: &Setup) -> Sandbox {
         let owned = |(name, value): &(&'static str, String)| ((*name).to_owned(), value.clone());
         let locations = (1..=setup.locations)
             .map(|number| Location { id: location(number).id().to_owned(), name: format!("Location {number}") })
@@ -159,7 +155,7 @@ impl System {
             deployment,
             workers: Vec::new(),
             client: client.expect("a client"),
-            told: Mutex::default(),
+            further_secrets: Mutex::default(),
         };
         system.tell(&system.sandbox.caller_key);
         // All functions log at the most detailed level, so that the search for secrets covers every line that can be
@@ -197,11 +193,10 @@ impl System {
             environment,
             restart: false,
         };
-        self.workers.push(Worker::start(spec, self.sandbox.surroundings()).expect("the function starts"));
+        self.workers.push(Worker::start(spec, self.sandbox.worker_context()).expect("the function starts"));
     }
 
     /// Environment of the operator's commands.
-    #[must_use]
     pub fn operators_environment(&self) -> BTreeMap<String, String> {
         let sandbox = self.sandbox.operators_environment();
         match &self.deployment {
@@ -237,7 +232,7 @@ impl System {
     /// If the secret is so short that the search could find it by chance.
     pub fn tell(&self, secret: &str) {
         assert!(secret.len() >= 8, "too short to be looked for");
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(secret.to_owned());
+        self.further_secrets.lock().unwrap_or_else(PoisonError::into_inner).insert(secret.to_owned());
     }
 
     /// Installs the app as from the marketplace's own pages.
@@ -259,19 +254,16 @@ impl System {
     }
 
     /// The number of requests for a refresh that the platform has received.
-    #[must_use]
     pub fn refreshes(&self) -> usize {
         self.sandbox.marketplace.token_requests_for("refresh_token")
     }
 
     /// The number of requests for a resource that have arrived at the platform.
-    #[must_use]
     pub fn arrived(&self, resource: &Resource) -> usize {
         self.sandbox.marketplace.api_requests(resource).len()
     }
 
     /// The number of processes of `relay` that have relayed a request.
-    #[must_use]
     pub fn busy_relays(&self) -> usize {
         let lines = self.sandbox.logs.lines();
         let relayed = lines.iter().filter(|line| line.function == "relay" && line.line.contains("\"relayed\""));
@@ -298,7 +290,6 @@ impl System {
     }
 
     /// The last lines that the processes have logged.
-    #[must_use]
     pub fn last_lines(&self) -> Vec<String> {
         let lines = self.sandbox.logs.lines();
         lines.iter().rev().take(20).rev().map(|line| format!("{}: {}", line.worker, line.line)).collect()

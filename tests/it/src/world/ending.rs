@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sandbox::marketplace::grants::Standing;
+use sandbox::marketplace::grants::RefreshTokenState;
 use serde_json::json;
 use shared::domain::access::Access;
 use shared::domain::resource::{Kind, Resource};
@@ -49,7 +49,6 @@ impl World {
 
     /// The number of times that this alarm was raised since the story began, for resources whose id begins with
     /// `prefix`. The stories of a process share its log, so no other story may use the prefix.
-    #[must_use]
     pub fn alarms(&self, alarm: &str, prefix: &str) -> usize {
         let (alarm, resource) = (format!("\"alarm\":\"{alarm}\""), format!(":{prefix}"));
         let lines = &lines()[self.lines_before..];
@@ -77,7 +76,9 @@ impl World {
             self.refresh(process, json!({})).await;
             self.refresh(process, json!({ "resource": resource, "force": true })).await;
             let access = process.tokens.access(resource, self.deadline()).await;
-            if self.works(access.ok().as_ref()) && self.standing(resource).await == Some(Standing::Live) {
+            if self.works(access.ok().as_ref())
+                && self.refresh_token_state(resource).await == Some(RefreshTokenState::Live)
+            {
                 return true;
             }
             self.advance(Duration::from_secs(16));

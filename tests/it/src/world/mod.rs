@@ -14,11 +14,11 @@ use std::time::Duration;
 use aws_config::Region;
 use aws_sdk_dynamodb::config::Credentials;
 use lambda_runtime::{Context, LambdaEvent};
-use refresh::event::Event;
+use refresh::event::RefreshEvent;
 use refresh::{rescue, tick};
 use sandbox::event_bridge::{self, EventBridge};
 use sandbox::events::EventBus;
-use sandbox::marketplace::grants::{Resource as Grantee, Standing};
+use sandbox::marketplace::grants::{RefreshTokenState, Resource as Grantee};
 use sandbox::marketplace::{Location, Marketplace, Options};
 use sandbox::queue::Queue;
 use sandbox::secrets::Secrets;
@@ -34,7 +34,7 @@ use shared::domain::qualifier::GatewayAlias;
 use shared::domain::resource::{Kind, Resource};
 use shared::domain::status::Status;
 use shared::lambda::serve::{HttpFunction, answer_http};
-use shared::seal::pair::Slot;
+use shared::seal::pair::PairRole;
 use shared::table::Table;
 
 use crate::dynamo::{self, Engine};
@@ -222,7 +222,6 @@ impl World {
     }
 
     /// The deadline of an invocation that begins now.
-    #[must_use]
     pub fn deadline(&self) -> Millis {
         self.clock.now() + INVOCATION
     }
@@ -269,7 +268,6 @@ impl World {
     }
 
     /// The number of refresh tokens that were presented to the platform.
-    #[must_use]
     pub fn presented(&self) -> usize {
         self.market.token_requests_for("refresh_token")
     }
@@ -279,15 +277,15 @@ impl World {
     /// # Panics
     /// If the function answers with an error.
     pub async fn refresh_until(&self, process: &Process, event: Value, deadline: Millis) -> Value {
-        let answer = match Event::read(event).expect("an event") {
-            Event::Tick(shards) => {
+        let answer = match RefreshEvent::read(event).expect("an event") {
+            RefreshEvent::Tick(shards) => {
                 serde_json::to_value(tick::run(process, shards, deadline).await.expect("what is due can be read"))
             }
-            Event::One { resource, force } => {
+            RefreshEvent::One { resource, force } => {
                 let done = tick::run_one(process, &resource, force, deadline).await;
                 serde_json::to_value(done.expect("it can be read"))
             }
-            Event::Rescue(messages) => serde_json::to_value(rescue::run(process, messages).await),
+            RefreshEvent::Rescue(messages) => serde_json::to_value(rescue::run(process, messages).await),
         };
         answer.expect("an answer is JSON")
     }
@@ -298,7 +296,6 @@ impl World {
     }
 
     /// The event with which Lambda would invoke the refresh function for the messages of the rescue queue.
-    #[must_use]
     pub fn rescued(&self) -> Value {
         let record = |message: sandbox::queue::Message| json!({ "messageId": message.id, "body": message.body });
         json!({ "Records": self.queue.messages().into_iter().map(record).collect::<Vec<_>>() })
@@ -306,7 +303,6 @@ impl World {
 
     /// The number of log lines about `resource` whose member `member` has this value. No other story may use the
     /// resource.
-    #[must_use]
     pub fn logged(&self, resource: &Resource, member: &str, value: &str) -> usize {
         let resource = resource.to_string();
         let has = |line: &str| {
@@ -317,10 +313,10 @@ impl World {
     }
 
     /// The platform's state of the stored refresh token; `None` if no refresh token is stored.
-    pub async fn standing(&self, resource: &Resource) -> Option<Standing> {
+    pub async fn refresh_token_state(&self, resource: &Resource) -> Option<RefreshTokenState> {
         let stored = self.stored(resource).await;
-        let token = self.open(&stored, Slot::Current, stored.pair.as_ref()?)?;
-        Some(self.market.standing(token.expose()))
+        let token = self.open(&stored, PairRole::Current, stored.pair.as_ref()?)?;
+        Some(self.market.refresh_token_state(token.expose()))
     }
 }
 
@@ -362,7 +358,6 @@ pub async fn until(what: &str, holds: impl AsyncFn() -> bool) {
 }
 
 /// The platform's name for the holder of a grant of this resource.
-#[must_use]
 pub fn grantee(resource: &Resource) -> Grantee {
     match resource.kind() {
         Kind::Location => Grantee::Location(resource.id().to_owned()),
@@ -374,7 +369,6 @@ pub fn grantee(resource: &Resource) -> Grantee {
 ///
 /// # Panics
 /// If `id` is not a valid id.
-#[must_use]
 pub fn location(id: &str) -> Resource {
     Resource::location(id).expect("an id")
 }

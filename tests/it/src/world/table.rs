@@ -7,7 +7,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use shared::domain::installation::{Installation, SealedPair, StandbyPair};
 use shared::domain::redacted::Redacted;
 use shared::domain::status::TokenVersion;
-use shared::seal::pair::{Slot, place};
+use shared::seal::pair::{PairRole, place};
 use shared::seal::{DataKeys, Sealer};
 use shared::table::Item;
 
@@ -46,8 +46,7 @@ impl World {
     ///
     /// # Panics
     /// If the refresh token does not open.
-    #[must_use]
-    pub fn open(&self, stored: &Installation, slot: Slot, pair: &SealedPair) -> Option<Redacted> {
+    pub fn open(&self, stored: &Installation, slot: PairRole, pair: &SealedPair) -> Option<Redacted> {
         let keys = DataKeys::parse(&self.secrets.get(SEALING_SECRET).expect("a sealing secret")).expect("keys");
         let sealer = Sealer::new(self.table.name.clone(), Arc::new(keys));
         let item = stored.key();
@@ -59,11 +58,10 @@ impl World {
     ///
     /// # Panics
     /// If the pair has no refresh token, or if the refresh token does not open.
-    #[must_use]
     pub fn open_standby(&self, stored: &Installation, standby: &StandbyPair) -> Redacted {
         let version = TokenVersion { generation: standby.generation, ..stored.version };
         let sealed_under = Installation { version, ..stored.clone() };
-        self.open(&sealed_under, Slot::Standby, &standby.pair).expect("a refresh token")
+        self.open(&sealed_under, PairRole::Standby, &standby.pair).expect("a refresh token")
     }
 
     /// Returns true if `secret` is in the table in the clear. It is the positive control of the search for secrets.

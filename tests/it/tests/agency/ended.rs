@@ -131,7 +131,7 @@ async fn a_location_of_an_agency_that_has_ended_keeps_the_answer_of_its_agency(w
         assert_eq!(asked(&world, &left) - before, others, "each other agency is asked, and not for every call");
         let stored = world.stored(&left).await;
         assert_eq!((stored.status(), &stored.pair), (Status::Active, &pair), "nothing is erased");
-        let known = stored.minted().expect("a minted location");
+        let known = stored.search;
         assert_eq!((known.absent_until, known.search_since), (None, None), "nothing is concluded");
         assert_eq!(reserved(), marks, "no place of the budget of marks is asked for");
         assert_eq!(world.table.searches().await.expect("a table"), []);
@@ -155,7 +155,7 @@ async fn an_agency_that_recovers_has_its_locations_back_at_once(world: World) {
         End::Refused.come(&world, &process, &agency(1)).await;
         End::Refused.assert_told(&access(&world, &process, &l1).await);
         if count == 8 {
-            assert!(world.stored(&l1).await.minted().is_some_and(|minted| minted.search_since.is_some()));
+            assert!(world.stored(&l1).await.search.search_since.is_some());
             process.tokens.search(world.deadline()).await;
         }
         // This refresh is not an install, so the list of agencies stays as it is.

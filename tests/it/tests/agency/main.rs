@@ -2,6 +2,7 @@
 
 mod ended;
 mod minting;
+mod moved;
 mod presence;
 mod search;
 mod sender;

@@ -14,12 +14,12 @@ use shared::caller::Identity;
 use shared::domain::resource::Resource;
 use shared::domain::status::Status;
 use shared::platform::company_api::ListPosition;
-use shared::relay::answer::Source;
+use shared::relay::answer::AnswerSource;
 use shared::relay::{Invocation, Relay};
 use shared::request::Request;
 use shared::request::path::Path;
 use shared::token::TokenError;
-use shared::token::outcome::{Failure, Refreshed, Why};
+use shared::token::outcome::{Refreshed, Why};
 
 use crate::sender::Sender;
 use crate::{access, company, grow, locations, minted, works};
@@ -112,8 +112,8 @@ async fn an_unknown_location_is_looked_up_rarely_and_noticed_within_seconds(worl
         assert!(matches!(found, Err(TokenError::NotInstalled)), "{found:?}");
     }
     assert_eq!(minted(&world), 1, "one process asks for all");
-    let standing = one.tokens.standing(&stranger).await;
-    assert!(matches!(standing, Err(TokenError::NotInstalled)), "{standing:?}");
+    let status = one.tokens.status(&stranger).await;
+    assert!(matches!(status, Err(TokenError::NotInstalled)), "{status:?}");
     grow(&world, 4);
     world.advance(Duration::from_secs(9));
     works(&world, &other, &stranger).await;
@@ -230,7 +230,7 @@ async fn operations_of_the_companys_token_are_refused_for_a_location(world: Worl
         let callers = relay.callers().await.expect("callers");
         let caller = callers.authenticate(Identity::Invocation(arn)).expect("a listed caller");
         let answer = relay.call(&caller.authorize(request).expect("allowed"), &invocation).await;
-        assert_eq!(answer.source == Source::Relay, refused, "{answer:?}");
+        assert_eq!(answer.source == AnswerSource::Relay, refused, "{answer:?}");
         assert_eq!(world.market.api_requests(&grantee(&resource)).len(), usize::from(!refused));
         if refused {
             let problem: Value = serde_json::from_slice(&answer.body).expect("JSON");
@@ -272,7 +272,7 @@ async fn an_unknown_answer_to_minting_erases_no_token(world: World) {
         let before = world.stored(l).await;
         let process = &processes[n % 2];
         let minted = process.tokens.mint(&before, Why::Due, world.deadline()).await;
-        assert!(matches!(minted, Ok(Refreshed::Failed(Failure::TryAgain(_)))), "{fault:?}: {minted:?}");
+        assert!(matches!(minted, Ok(Refreshed::Failed(TokenError::InProgress { .. }))), "{fault:?}: {minted:?}");
         let stored = world.stored(l).await;
         assert_eq!((&stored.pair, stored.version), (&before.pair, before.version), "{fault:?}");
         assert!(stored.schedule.due_at.is_some_and(|due| due > world.clock.now()), "{fault:?}: it is tried again");
@@ -297,7 +297,7 @@ async fn a_minted_token_is_used_until_it_expires_even_if_minting_is_refused(worl
     world.market.fault(Endpoint::Mint, no_access, None);
     let before = world.stored(&l1).await;
     let absent = process.tokens.mint(&before, Why::Due, world.deadline()).await;
-    assert!(matches!(absent, Ok(Refreshed::Failed(Failure::NotInstalled))), "{absent:?}");
+    assert!(matches!(absent, Ok(Refreshed::Failed(TokenError::NotInstalled))), "{absent:?}");
     assert_eq!(world.stored(&l1).await.pair, before.pair);
     works(&world, &world.process().await, &l1).await;
     let expires_at = before.pair.expect("a token").access_expires_at;

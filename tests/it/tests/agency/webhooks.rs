@@ -44,7 +44,7 @@ async fn a_companys_uninstall_stops_its_locations_and_erases_their_tokens(world:
     for l in [&l1, &l2, &company()] {
         let found = access(&world, &process, l).await;
         assert!(matches!(found, Err(TokenError::Revoked)), "{l}: {found:?}");
-        let standing = process.tokens.standing(l).await.expect("known");
+        let standing = process.tokens.status(l).await.expect("known");
         assert_eq!(standing.status, Status::Revoked);
     }
     works(&world, &process, &own).await;

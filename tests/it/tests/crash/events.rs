@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::scene::{Scene, Story, together, until};
 
-fn told(scene: &Scene, name: &str) -> Vec<Put> {
+fn published(scene: &Scene, name: &str) -> Vec<Put> {
     scene.sandbox.event_bridge.events().into_iter().filter(|put| put.detail_type == name).collect()
 }
 
@@ -17,7 +17,7 @@ fn told(scene: &Scene, name: &str) -> Vec<Put> {
 async fn story(doomed: &'static str, struck: Call) {
     let scene = Scene::set(Rotation::Strict).await;
     let (process, _refresh) = tokio::join!(scene.start(doomed, "doomed"), scene.start("refresh", "refresh"));
-    assert_eq!(told(&scene, "Installed").len(), 1);
+    assert_eq!(published(&scene, "Installed").len(), 1);
     let refusal = Fault::refusal(400, "Invalid grant: refresh token is invalid");
     scene.sandbox.marketplace.fault(Endpoint::Refresh, refusal, None);
     let gate = process.proxy.hold(struck);
@@ -26,17 +26,17 @@ async fn story(doomed: &'static str, struck: Call) {
     process.dies(invocation).await;
     assert_eq!(scene.stored().await.status().as_str(), "NeedsReauthorization", "the state is stored first");
     let before = usize::from(struck == Call::Acknowledge);
-    assert_eq!(told(&scene, "NeedsReauthorization").len(), before);
+    assert_eq!(published(&scene, "NeedsReauthorization").len(), before);
     let found = until(|| async {
         scene.tick().await;
-        told(&scene, "NeedsReauthorization").len() > before
+        published(&scene, "NeedsReauthorization").len() > before
     });
     assert!(found.await, "the schedule finds it");
-    let put = told(&scene, "NeedsReauthorization").pop().expect("told");
+    let put = published(&scene, "NeedsReauthorization").pop().expect("an event");
     assert_eq!(put.detail["reinstall_url"], json!(format!("{}/oauth/install", scene.home())));
     assert!(scene.stored().await.outbox.is_empty(), "and acknowledges it");
     scene.tick().await;
-    assert_eq!(told(&scene, "NeedsReauthorization").len(), before + 1, "once");
+    assert_eq!(published(&scene, "NeedsReauthorization").len(), before + 1, "once");
     scene.end();
 }
 

@@ -9,7 +9,7 @@ use sandbox::marketplace::grants::Rotation;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::scene::{Answered, Process, Scene, Story, grantee, together, told, until};
+use crate::scene::{Answered, Process, Scene, Story, direct_answer, grantee, together, until};
 
 /// Three processes: one that freezes, a rival that refreshes after it, and a relay that serves the calls of the story.
 struct Three {
@@ -27,10 +27,10 @@ async fn three(scene: &Scene) -> Three {
 /// Asserts that the invocation of the frozen process ends with the stored token or with a request to retry, since its
 /// wait is overdue by its own clock, too. The next invocation of that process must succeed.
 async fn assert_serves(scene: &Scene, invocation: JoinHandle<Answered>) {
-    let (status, problem) = told(&invocation.await.expect("no panic"));
+    let (status, problem) = direct_answer(&invocation.await.expect("no panic"));
     let again = ["refresh_in_progress", "store_unavailable"].map(Value::from);
     assert!(status == 200 || status == 503 && again.contains(&problem["code"]), "{status} {problem}");
-    assert_eq!(told(&scene.invoke("relay", "frozen").await.expect("no panic")), (200, Value::Null));
+    assert_eq!(direct_answer(&scene.invoke("relay", "frozen").await.expect("no panic")), (200, Value::Null));
 }
 
 /// The process is frozen when the answer to its claim arrives.
@@ -134,7 +134,7 @@ async fn a_post_arrives_once_after_a_freeze_that_ended_its_connection() {
     let behind = [("API_URL", front.url()), ("SSL_CERT_FILE", front.root_file().display().to_string())];
     let relay = scene.begin_with("relay", "relay", "relay", &behind).await;
     scene.has_started("relay", 1).await;
-    assert_eq!(told(&scene.post("relay").await.expect("no panic")), (201, Value::Null));
+    assert_eq!(direct_answer(&scene.post("relay").await.expect("no panic")), (201, Value::Null));
     for round in 0..20 {
         let how = if round % 2 == 0 { End::Reset } else { End::Close };
         let gate = relay.proxy.hold_answer(Call::Write);
@@ -147,7 +147,7 @@ async fn a_post_arrives_once_after_a_freeze_that_ended_its_connection() {
         gate.open();
         relay.proxy.heal();
         relay.thaws().await;
-        let posted = told(&post.await.expect("no panic"));
+        let posted = direct_answer(&post.await.expect("no panic"));
         assert_eq!(posted, (201, Value::Null), "{how:?}, round {round}");
         let arrived = scene.sandbox.marketplace.api_requests(&grantee()).len();
         assert_eq!(arrived, round + 2, "{how:?}: each POST arrives once");

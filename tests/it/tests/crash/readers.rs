@@ -5,7 +5,7 @@ use it::proxy::Call;
 use sandbox::marketplace::grants::Rotation;
 use serde_json::Value;
 
-use crate::scene::{Scene, told, until};
+use crate::scene::{Scene, direct_answer, until};
 
 const READERS: u64 = 50;
 
@@ -21,7 +21,7 @@ async fn fifty_processes_and_one_expired_token_make_one_post() {
     join_all(gates.iter().map(it::proxy::Gate::reached)).await;
     gates.iter().for_each(it::proxy::Gate::open);
     for call in calls {
-        assert_eq!(told(&call.await.expect("no panic")), (200, Value::Null));
+        assert_eq!(direct_answer(&call.await.expect("no panic")), (200, Value::Null));
     }
     let served =
         until(|| async { scene.logged("outcome", "answered") >= usize::try_from(READERS).expect("few") }).await;

@@ -142,7 +142,7 @@ impl Scene {
             environment,
             restart: false,
         };
-        let worker = Worker::start(spec, self.sandbox.surroundings()).expect("the function starts");
+        let worker = Worker::start(spec, self.sandbox.worker_context()).expect("the function starts");
         Process { worker, proxy }
     }
 
@@ -190,7 +190,7 @@ impl Scene {
 
     /// Makes a relayed call. Returns the status and, if the relay itself made the answer, its problem.
     pub(crate) async fn call(&self) -> (u64, Value) {
-        told(&self.invoke_for("relay", "relay", Duration::from_secs(30)).await.expect("no panic"))
+        direct_answer(&self.invoke_for("relay", "relay", Duration::from_secs(30)).await.expect("no panic"))
     }
 
     /// The status of the installation according to the status route.
@@ -293,7 +293,7 @@ impl Process {
 }
 
 /// The status and, if the relay itself made the answer, the problem of a direct answer.
-pub(crate) fn told(answered: &Answered) -> (u64, Value) {
+pub(crate) fn direct_answer(answered: &Answered) -> (u64, Value) {
     let answer = answered.as_ref().expect("an answer");
     let problem = if answer["source"] == "relay" { answer["body"].clone() } else { Value::Null };
     (answer["status"].as_u64().expect("a status"), problem)
@@ -337,9 +337,9 @@ pub(crate) type Story<T> = (String, Pin<Box<dyn Future<Output = T> + Send>>);
 
 /// Runs stories at the same time, so that they wait for the end of their leases together.
 pub(crate) async fn together<T: Send + 'static>(stories: Vec<Story<T>>) -> BTreeMap<String, T> {
-    let told: Vec<_> = stories.into_iter().map(|(name, story)| (name, tokio::spawn(story))).collect();
+    let running: Vec<_> = stories.into_iter().map(|(name, story)| (name, tokio::spawn(story))).collect();
     let (mut ended, mut failed) = (BTreeMap::new(), Vec::new());
-    for (name, story) in told {
+    for (name, story) in running {
         match story.await {
             Ok(outcome) => drop(ended.insert(name, outcome)),
             Err(error) => failed.push(format!("{name}: {error}")),

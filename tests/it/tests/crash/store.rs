@@ -5,7 +5,7 @@ use it::proxy::{Call, Fault};
 use sandbox::marketplace::grants::Rotation;
 use serde_json::{Value, json};
 
-use crate::scene::{Scene, Story, together, told, until};
+use crate::scene::{Scene, Story, direct_answer, together, until};
 
 /// The table cannot be written, in one of several ways, when a process tries to claim the lease.
 async fn before_the_post(fault: Fault) {
@@ -47,11 +47,11 @@ async fn after_the_200(reinstalled: bool) {
     doomed.proxy.always(Call::Grant, down.clone());
     refresh.proxy.always(Call::Store, down);
     let answered = scene.invoke("relay", "doomed").await.expect("no panic");
-    assert_eq!(told(&answered), (200, Value::Null), "the caller has its answer");
+    assert_eq!(direct_answer(&answered), (200, Value::Null), "the caller has its answer");
     assert!(doomed.proxy.calls(Call::Commit) > 3, "it tried until the end of the lease");
     doomed.is_killed().await;
     assert_eq!(scene.sandbox.queue.sent(), 1, "the pair is on the queue");
-    assert_eq!(scene.logged("alarm", "rescued"), 1, "and somebody is told");
+    assert_eq!(scene.logged("alarm", "rescued"), 1, "an alarm is raised");
     assert!(until(|| async { scene.logged("alarm", "rescue") > 1 }).await, "it comes again while the table is down");
     assert_eq!(scene.stored().await.version.generation, 1);
     if reinstalled {

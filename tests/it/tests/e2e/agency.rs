@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::future::join_all;
 use http::Method;
-use it::outside::{Answer, Setup, System, company, location, route, send};
+use it::outside::{ClientResponse, Setup, System, company, location, route, send};
 use sandbox::marketplace::Location;
 use sandbox::marketplace::grants::Resource;
 use sandbox::whole::scheduled_event;
@@ -26,7 +26,7 @@ fn key() -> (Ed25519KeyPair, String) {
 
 /// Makes four calls for each of the first ten locations, all at the same time. A call that must wait for a token's
 /// renewal is retried.
-async fn ten_called(system: &System) -> Vec<Answer> {
+async fn ten_called(system: &System) -> Vec<ClientResponse> {
     let call = async |number: usize| {
         let mut tries = 0;
         loop {

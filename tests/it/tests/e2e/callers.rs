@@ -1,7 +1,7 @@
 //! An alias, a principal or an invocation that has no entry in the callers' secret is unauthenticated, for any event.
 
 use http::Method;
-use it::outside::{Answer, Setup, System, location, route, send};
+use it::outside::{ClientResponse, Setup, System, location, route, send};
 use sandbox::runtime_api::{FunctionError, Invocation};
 use sandbox::whole::{CALLERS_SECRET, caller_entry};
 use serde_json::{Value, json};
@@ -61,7 +61,7 @@ async fn http(system: &System, function: &str, qualifier: Option<&str>, event: &
 }
 
 /// Sends a signed request to the gateway. The sandbox takes the id of the access key for the name of a role.
-async fn signed_get(system: &System, role: &str) -> Answer {
+async fn signed_get(system: &System, role: &str) -> ClientResponse {
     let request = system.request(Method::GET, &format!("/iam{}", route(&location(1), "/echo")));
     send(sign(role, request.build().expect("a request"))).await
 }
@@ -206,7 +206,7 @@ async fn the_operators_commands_report_faults_in_callers_entries() {
     let system = System::start(Setup { relays: 0, ..Setup::default() }).await;
     system.install(&location(1)).await;
     for (arguments, word) in [
-        (&["(supposed)"][..], "the id \"(supposed)\""),
+        (&["(minter)"][..], "the id \"(minter)\""),
         (&["a b"], "the id \"a b\""),
         (&["mail", "--principal", "mail-role"], "principal \"mail-role\""),
         (&["mail", "--principal", "*"], "principal \"*\""),
@@ -350,7 +350,7 @@ async fn the_mcp_endpoint_passes_messages_and_opens_no_stream() {
     system.install(&location(1)).await;
     let call = |name: &str| json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": { "name": name } });
     let paths = [route(&location(1), "/mcp/"), "/api/mcp/".to_owned()];
-    let send_to = async |path: &str, method: Method, bearer: &str, body: &str| -> Answer {
+    let send_to = async |path: &str, method: Method, bearer: &str, body: &str| -> ClientResponse {
         let request = system.request(method, path).bearer_auth(bearer).header("locationId", location(1).id());
         let request = request.header("accept", "application/json, text/event-stream").header("mcp-session-id", "s-1");
         let request = request.header("mcp-protocol-version", "2025-06-18").header("last-event-id", "7");

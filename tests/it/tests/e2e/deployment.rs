@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use http::Method;
-use it::outside::{Answer, PATIENCE, Setup, System, location, route, send};
+use it::outside::{ClientResponse, PATIENCE, Setup, System, location, route, send};
 use sandbox::marketplace::faults::{Endpoint, Fault};
 use serde_json::{Value, json};
 
@@ -27,11 +27,11 @@ async fn put_into_service(system: &System) -> String {
     key
 }
 
-async fn call(system: &System, key: &str, number: usize) -> Answer {
+async fn call(system: &System, key: &str, number: usize) -> ClientResponse {
     send(system.request(Method::GET, &route(&location(number), "/echo")).bearer_auth(key)).await
 }
 
-fn expect_served(answer: &Answer) {
+fn expect_served(answer: &ClientResponse) {
     assert_eq!((answer.status, answer.source()), (200, "platform"), "{answer:?}");
 }
 

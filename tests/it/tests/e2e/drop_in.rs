@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::Method;
-use it::outside::{Answer, Setup, System, company, location, route, send, until};
+use it::outside::{ClientResponse, Setup, System, company, location, route, send, until};
 use sandbox::whole::sha256_hex;
 use serde_json::{Value, json};
 
@@ -26,7 +26,7 @@ async fn system() -> System {
 }
 
 /// The resource for which the platform took a request, according to its echo.
-fn for_whom(answer: &Answer) -> Value {
+fn for_whom(answer: &ClientResponse) -> Value {
     assert_eq!((answer.status, answer.source()), (200, "platform"), "{answer:?}");
     answer.json()["resource"].clone()
 }

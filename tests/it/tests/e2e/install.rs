@@ -1,7 +1,7 @@
 //! A customer installs the app by our link or from the marketplace, or cancels.
 
 use futures_util::future::join_all;
-use it::outside::{Answer, Setup, System, company, location};
+use it::outside::{ClientResponse, Setup, System, company, location};
 use sandbox::marketplace::faults::{Endpoint, Fault};
 use sandbox::marketplace::grants::Resource;
 use url::Url;
@@ -14,7 +14,7 @@ struct Browser<'a> {
 
 impl Browser<'_> {
     /// Opens our link and comes to the consent page.
-    async fn open_link(system: &System) -> (Browser<'_>, Answer) {
+    async fn open_link(system: &System) -> (Browser<'_>, ClientResponse) {
         let answer = system.browse(&format!("{}/oauth/install", system.sandbox.gateway.url()), None).await;
         assert_eq!(answer.status, 302, "{answer:?}");
         let set = answer.header("set-cookie");
@@ -28,7 +28,7 @@ impl Browser<'_> {
     }
 
     /// Presses a button of the consent page. Returns the URL to which the browser is redirected.
-    async fn press(&self, page: &Answer, choice: &str) -> String {
+    async fn press(&self, page: &ClientResponse, choice: &str) -> String {
         let mut fields = hidden_fields(&String::from_utf8_lossy(&page.body));
         fields.iter().filter(|(name, _)| name == "state").for_each(|(_, state)| self.system.tell(state));
         fields.push(("choice".to_owned(), choice.to_owned()));
@@ -38,7 +38,7 @@ impl Browser<'_> {
         answer.header("location").to_owned()
     }
 
-    async fn follow(&self, url: &str) -> Answer {
+    async fn follow(&self, url: &str) -> ClientResponse {
         self.system.browse(url, self.cookie.as_deref()).await
     }
 }
@@ -57,7 +57,7 @@ fn hidden_fields(html: &str) -> Vec<(String, String)> {
 }
 
 /// Asserts that a redirect, whose URL contains nothing confidential, leads to the page that reports success.
-async fn expect_done(system: &System, answer: &Answer) {
+async fn expect_done(system: &System, answer: &ClientResponse) {
     assert_eq!(answer.status, 303, "{answer:?}");
     let target = answer.header("location").to_owned();
     for secret in system.secrets() {
@@ -72,7 +72,7 @@ async fn expect_done(system: &System, answer: &Answer) {
 }
 
 /// Asserts that the page reports a problem and repeats nothing of the request.
-fn expect_page(answer: &Answer, status: u16, url: &str) {
+fn expect_page(answer: &ClientResponse, status: u16, url: &str) {
     assert_eq!(answer.status, status, "{answer:?}");
     assert!(answer.header("content-type").starts_with("text/html"), "{answer:?}");
     let page = String::from_utf8_lossy(&answer.body).into_owned();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
 use http::Method;
-use it::outside::{Answer, Setup, System, location, route, send};
+use it::outside::{ClientResponse, Setup, System, location, route, send};
 use sandbox::marketplace::grants::Resource;
 use sandbox::marketplace::window::Limits;
 use serde_json::{Value, json};
@@ -27,7 +27,7 @@ struct Refusal {
 }
 
 impl Refusal {
-    async fn or_answer(system: &System, resource: &Resource) -> Result<Answer, Self> {
+    async fn or_answer(system: &System, resource: &Resource) -> Result<ClientResponse, Self> {
         let sent = now();
         let answer = system.get(resource, PATH).await;
         let received = now();
@@ -179,7 +179,7 @@ async fn limits_observed_in_headers_apply_to_all_processes() {
     assert_eq!((first.header("x-ratelimit-max"), first.header("x-ratelimit-limit-daily")), ("25", "10000"));
     let mut storm = Storm::of(&system, &location(1), 20, LASTING).await;
     storm.admitted += 1;
-    storm.expect("learnt limits", &system, &location(1), 25, LASTING);
+    storm.expect("observed limits", &system, &location(1), 25, LASTING);
     let quota = system.get(&location(1), "").await.json()["quota"].clone();
     assert_eq!((&quota["burst"]["limit"], &quota["daily"]["limit"]), (&json!(25), &json!(10_000)));
     system.end().await;

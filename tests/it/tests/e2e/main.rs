@@ -14,6 +14,7 @@ mod deployment;
 mod drop_in;
 mod dynamodb_local;
 mod events;
+mod failing_services;
 mod install;
 mod limits;
 mod monitoring;

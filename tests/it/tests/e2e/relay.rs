@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::Method;
-use it::outside::{Answer, Setup, System, company, location, route, send};
+use it::outside::{ClientResponse, Setup, System, company, location, route, send};
 use sandbox::gateway::signature::Signable;
 use sandbox::whole::sha256_hex;
 use serde_json::{Value, json};
@@ -44,7 +44,7 @@ pub(crate) fn sign(role: &str, mut request: reqwest::Request) -> reqwest::Reques
 }
 
 /// The platform's echo of the request. Panics if the answer is not the platform's own.
-fn echoed(answer: &Answer) -> Value {
+fn echoed(answer: &ClientResponse) -> Value {
     assert_eq!((answer.status, answer.source()), (200, "platform"), "{answer:?}");
     answer.json()
 }

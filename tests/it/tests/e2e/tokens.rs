@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
 use http::Method;
-use it::outside::{Answer, Setup, System, company, location, route, send};
+use it::outside::{ClientResponse, Setup, System, company, location, route, send};
 use sandbox::marketplace::faults::{Endpoint, Fault};
 use sandbox::marketplace::grants::Resource;
 use sandbox::whole::scheduled_event;
@@ -23,7 +23,7 @@ async fn system() -> System {
 }
 
 /// Makes `count` calls at the same time.
-async fn volley(system: &System, count: usize, path: &str) -> Vec<Answer> {
+async fn volley(system: &System, count: usize, path: &str) -> Vec<ClientResponse> {
     let call = |number: usize| {
         let method = if number % 4 == 3 { Method::POST } else { Method::GET };
         send(system.relay(method, &route(&location(1), path)).body(if number % 4 == 3 { "{}" } else { "" }))
@@ -31,7 +31,7 @@ async fn volley(system: &System, count: usize, path: &str) -> Vec<Answer> {
     join_all((0..count).map(call)).await
 }
 
-fn expect_all_served(answers: &[Answer]) {
+fn expect_all_served(answers: &[ClientResponse]) {
     for answer in answers {
         assert_eq!((answer.status, answer.source()), (200, "platform"), "{answer:?}");
     }

@@ -9,7 +9,7 @@ use shared::domain::redacted::Redacted;
 use shared::domain::resource::Kind as ResourceKind;
 use shared::domain::status::LeaseOwner;
 use shared::table::redirect::{
-    Arrival, Ending, LEASE, MOST_ATTEMPTS, MOST_EXCHANGES, Origin, Progress, RedirectId, StoredRedirect,
+    Ending, LEASE, MOST_ATTEMPTS, MOST_EXCHANGES, Origin, Progress, RedirectArrival, RedirectId, StoredRedirect,
 };
 use shared::table::{Table, Write};
 
@@ -24,7 +24,7 @@ async fn one_arrival_claims_a_redirect(engine: &Engine) {
     let table = engine.table().await;
     let now = Millis(1_800_000_000_000);
     let id = RedirectId::of_state(b"nonce");
-    let arrival = |code: &str| Arrival { code: code.into(), browser: "b".into(), network: "n".into() };
+    let arrival = |code: &str| RedirectArrival { code: code.into(), browser: "b".into(), network: "n".into() };
     let tables: Vec<_> = (0..12).map(|_| Table { client: engine.client().0, name: table.name.clone() }).collect();
 
     // All processes claim at the same time, with two codes. One process claims the redirect, and the others see its

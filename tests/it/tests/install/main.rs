@@ -41,7 +41,7 @@ const COMPANY: &str = "company:HLcompany0000000001";
 /// An answer in the form of payload 2.0.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Answer {
+struct GatewayAnswer {
     status_code: u16,
     headers: BTreeMap<String, String>,
     cookies: Vec<String>,
@@ -113,7 +113,7 @@ impl World {
             "isBase64Encoded": false,
         });
         let deadline = self.clock.now() + Duration::from_secs(15);
-        let answer: Answer = answered(&self.listener, &event, "request-2", deadline).await;
+        let answer: GatewayAnswer = answered(&self.listener, &event, "request-2", deadline).await;
         assert_eq!(answer.headers.contains_key("retry-after"), answer.status_code == 429);
         let body: Value = serde_json::from_str(&answer.body).expect("JSON");
         (answer.status_code, body["outcome"].as_str().unwrap_or_default().to_owned())
@@ -126,16 +126,22 @@ impl World {
     }
 
     /// Requests a page as a browser does.
-    async fn get(&self, path_and_query: &str, cookie: Option<&str>) -> Answer {
+    async fn get(&self, path_and_query: &str, cookie: Option<&str>) -> GatewayAnswer {
         self.request("GET", path_and_query, cookie, &json!({})).await
     }
 
-    async fn request(&self, method: &str, path_and_query: &str, cookie: Option<&str>, headers: &Value) -> Answer {
+    async fn request(
+        &self,
+        method: &str,
+        path_and_query: &str,
+        cookie: Option<&str>,
+        headers: &Value,
+    ) -> GatewayAnswer {
         self.answer(method, path_and_query, cookie, headers, &json!({})).await
     }
 
     /// A browser at `address` follows a redirect, which API Gateway received at `at`.
-    async fn arrive(&self, path: &str, cookie: Option<&str>, address: &str, make: &str, at: Millis) -> Answer {
+    async fn arrive(&self, path: &str, cookie: Option<&str>, address: &str, make: &str, at: Millis) -> GatewayAnswer {
         let context = json!({"sourceIp": address, "timeEpoch": at.0});
         self.answer("GET", path, cookie, &json!({"user-agent": make}), &context).await
     }
@@ -147,7 +153,7 @@ impl World {
         cookie: Option<&str>,
         headers: &Value,
         context: &Value,
-    ) -> Answer {
+    ) -> GatewayAnswer {
         let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
         let event = json!({
             "version": "2.0",
@@ -163,7 +169,7 @@ impl World {
             },
             "isBase64Encoded": false,
         });
-        let answer: Answer = answered(&self.installer, &event, "request-1", self.clock.now()).await;
+        let answer: GatewayAnswer = answered(&self.installer, &event, "request-1", self.clock.now()).await;
         assert_eq!(answer.headers["relay-request-id"], "request-1");
         answer
     }
@@ -239,7 +245,7 @@ async fn aws(dynamodb: &str, secrets: &str) -> SdkConfig {
         .await
 }
 
-fn title(answer: &Answer) -> &str {
+fn title(answer: &GatewayAnswer) -> &str {
     let (_, rest) = answer.body.split_once("<title>").expect("a page");
     rest.split('<').next().unwrap_or_default()
 }
@@ -250,19 +256,19 @@ fn browser() -> reqwest::Client {
 }
 
 /// The page that says that the app is connected to the location.
-fn expect_connected(answer: &Answer, what: &str) {
+fn expect_connected(answer: &GatewayAnswer, what: &str) {
     let location = answer.headers.get("location").map(String::as_str);
     let done = format!("{HOME}/oauth/done?for=location");
     assert_eq!((answer.status_code, location), (303, Some(done.as_str())), "{what}: {}", answer.body);
 }
 
 /// The page for a browser that is not the one of the admin who connected the app: the link is used, or is too old.
-fn expect_used(answer: &Answer, what: &str) {
+fn expect_used(answer: &GatewayAnswer, what: &str) {
     assert_eq!((answer.status_code, title(answer)), (400, "This link was already used, or is too old"), "{what}");
     assert!(answer.cookies.is_empty(), "{what}: {:?}", answer.cookies);
 }
 
 /// Name and value of the cookie that an answer sets.
-fn cookie_of(answer: &Answer) -> &str {
+fn cookie_of(answer: &GatewayAnswer) -> &str {
     answer.cookies.first().and_then(|cookie| cookie.split(';').next()).expect("a cookie")
 }

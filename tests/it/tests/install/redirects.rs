@@ -11,7 +11,7 @@ use sandbox::marketplace::grants;
 use shared::domain::digest::sha256;
 use shared::domain::redacted::Redacted;
 use shared::domain::status::LeaseOwner;
-use shared::table::redirect::{Arrival, LEASE, MOST_EXCHANGES, RedirectId};
+use shared::table::redirect::{LEASE, MOST_EXCHANGES, RedirectArrival, RedirectId};
 use url::Url;
 
 use crate::{HOME, LOCATION, World, cookie_of, expect_connected, expect_used, title};
@@ -156,7 +156,7 @@ async fn a_claim_whose_holder_died_is_taken_over_after_its_lease() {
     let back = world.marketplace_redirect();
     let code = Redacted::from(back.split_once("code=").expect("a code").1);
     let (id, table) = (RedirectId::of_code(&code), world.table_of());
-    let dead = Arrival { code: sha256(code.expose().as_bytes()), browser: "b".into(), network: "n".into() };
+    let dead = RedirectArrival { code: sha256(code.expose().as_bytes()), browser: "b".into(), network: "n".into() };
     let claimed = table.claim_redirect(&id, &dead, &LeaseOwner::new(), world.clock.now()).await.expect("a write");
     assert!(claimed.is_applied());
     expect_used(&world.get(&back, None).await, "while the claim lasts, for another browser");
@@ -183,7 +183,7 @@ async fn a_repeat_waits_for_the_first_redirect_and_then_offers_a_reload() {
     let state = URL_SAFE_NO_PAD.decode(of("state")).expect("base64");
     // Format, entrance and instant come before the nonce.
     let id = RedirectId::of_state(&state[10..26]);
-    let dead = Arrival { code: sha256(of("code").as_bytes()), browser: "b".into(), network: "n".into() };
+    let dead = RedirectArrival { code: sha256(of("code").as_bytes()), browser: "b".into(), network: "n".into() };
     let claimed = world.table_of().claim_redirect(&id, &dead, &LeaseOwner::new(), world.clock.now()).await;
     assert!(claimed.expect("a write").is_applied());
     let answer = world.get(&back, Some(&cookie)).await;

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use it::proxy::{Call, Fault, Gate};
 use it::world::{Process, World, location};
-use sandbox::marketplace::grants::{Rotation, Standing};
+use sandbox::marketplace::grants::{RefreshTokenState, Rotation};
 use serde_json::json;
 use shared::domain::resource::Resource;
 use shared::domain::status::Status;
 use shared::table::installation::LEASE;
-use shared::token::outcome::{Failure, Refreshed, Why};
+use shared::token::TokenError;
+use shared::token::outcome::{Refreshed, Why};
 
 it::stories!(
     a_crash_before_the_claim_changes_nothing,
@@ -89,13 +90,13 @@ async fn a_crash_between_grant_and_commit_is_recovered_if_the_platform_forgives(
     world.install(&doomed, &l1).await;
     let gate = doomed.proxy.hold(Call::Commit);
     dies_at(&world, doomed, &l1, &gate).await;
-    assert_eq!(world.standing(&l1).await, Some(Standing::Replayable));
+    assert_eq!(world.refresh_token_state(&l1).await, Some(RefreshTokenState::Replayable));
     world.advance(LEASE);
     // A caller asks for a token. The access token in the table is good for another day.
     let access = other.tokens.access(&l1, world.deadline()).await.expect("a token");
     assert!(world.market.takes_access_token(access.token.expose()));
     assert_eq!((world.status(&l1).await, world.presented()), (Status::Active, 2));
-    assert_eq!(world.standing(&l1).await, Some(Standing::Live));
+    assert_eq!(world.refresh_token_state(&l1).await, Some(RefreshTokenState::Live));
     world.end().await;
 }
 
@@ -109,7 +110,9 @@ async fn a_crash_between_grant_and_commit_marks_the_installation_once_if_the_pla
     world.advance(LEASE);
     let version = world.stored(&l1).await.version;
     let refused = other.refresher.refresh(&l1, version, Why::Due, world.deadline()).await;
-    let Refreshed::Failed(Failure::NeedsReauthorization(link)) = refused else { panic!("{refused:?}") };
+    let Refreshed::Failed(TokenError::ReauthorizationRequired { reinstall_url: link }) = refused else {
+        panic!("{refused:?}")
+    };
     assert_eq!(link.as_deref(), Some("https://relay.example/oauth/install"));
     let presented = world.presented();
     world.advance(Duration::from_hours(1));
@@ -154,12 +157,12 @@ async fn a_lost_answer_of_any_table_write_loses_no_token(world: World) {
         Some(1),
     );
     let throttled = process.refresher.refresh(&l1, stored.version, Why::Due, world.deadline()).await;
-    assert!(matches!(throttled, Refreshed::Failed(Failure::TryAgain(_))), "{throttled:?}");
+    assert!(matches!(throttled, Refreshed::Failed(TokenError::InProgress { .. })), "{throttled:?}");
     assert_eq!((world.status(&l1).await, process.proxy.struck()), (Status::Active, 6));
     // All answers to a claim are lost: no request is sent to the platform, and the lease expires by itself.
     process.proxy.fault(Call::Claim, 0, Some(3), lost.clone());
     let unknown = process.refresher.refresh(&l1, stored.version, Why::Due, world.deadline()).await;
-    assert!(matches!(unknown, Refreshed::Failed(Failure::Store(_))), "{unknown:?}");
+    assert!(matches!(unknown, Refreshed::Failed(TokenError::Store(_))), "{unknown:?}");
     assert_eq!((world.status(&l1).await, world.presented()), (Status::Refreshing, 2));
     world.advance(LEASE);
     let renewed = process.refresher.refresh(&l1, stored.version, Why::Due, world.deadline()).await;

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use it::world::{APP_SECRET, Process, World, location};
 use sandbox::marketplace::faults::{Endpoint, Fault};
-use sandbox::marketplace::grants::Standing;
+use sandbox::marketplace::grants::RefreshTokenState;
 use serde_json::{Value, json};
 use shared::domain::resource::Resource;
 use shared::domain::status::Status;
 use shared::platform::token_endpoint::ExchangeError;
-use shared::seal::pair::Slot;
+use shared::seal::pair::PairRole;
 use shared::token::TokenError;
-use shared::token::outcome::{Failure, Refreshed, Why};
+use shared::token::outcome::{Refreshed, Why};
 
 use crate::wordings::own_locations;
 
@@ -68,7 +68,7 @@ async fn an_unknown_outcome_is_presented_twice_and_then_recovered(world: World) 
         let (before, presented) = (world.stored(&l1).await, world.presented());
         world.market.fault(Endpoint::Refresh, fault.clone(), Some(2));
         let unknown = refresh(&world, &process, &l1).await;
-        assert!(matches!(unknown, Refreshed::Failed(Failure::Unanswered(_))), "{fault:?}: {unknown:?}");
+        assert!(matches!(unknown, Refreshed::Failed(TokenError::Unanswered { .. })), "{fault:?}: {unknown:?}");
         let stored = world.stored(&l1).await;
         assert_eq!((stored.status(), stored.version), (Status::Uncertain, before.version), "{fault:?}");
         assert_eq!(world.presented() - presented, 2, "{fault:?}");
@@ -77,7 +77,7 @@ async fn an_unknown_outcome_is_presented_twice_and_then_recovered(world: World) 
         assert_eq!(summary["refreshed"], 1, "{fault:?}: {summary}");
         assert_eq!(world.status(&l1).await, Status::Active, "{fault:?}");
         assert_eq!(world.presented() - presented, 3, "{fault:?}");
-        assert_eq!(world.standing(&l1).await, Some(Standing::Live), "{fault:?}");
+        assert_eq!(world.refresh_token_state(&l1).await, Some(RefreshTokenState::Live), "{fault:?}");
     }
     world.end().await;
 }
@@ -99,7 +99,7 @@ async fn without_a_connection_nothing_is_sent_and_nothing_changes(world: World) 
     let (installer, process) = (world.process().await, world.process_at(&format!("http://{closed}")).await);
     world.install(&installer, &l1).await;
     let failed = refresh(&world, &process, &l1).await;
-    assert!(matches!(failed, Refreshed::Failed(Failure::TryAgain(_))), "{failed:?}");
+    assert!(matches!(failed, Refreshed::Failed(TokenError::InProgress { .. })), "{failed:?}");
     let stored = world.stored(&l1).await;
     assert_eq!((stored.status(), stored.schedule.failures, world.presented()), (Status::Active, 1, 0));
     world.end().await;
@@ -111,7 +111,7 @@ async fn a_429_changes_nothing(world: World) {
     world.install(&process, &l1).await;
     world.market.fault(Endpoint::Refresh, Fault::throttled(), Some(1));
     let failed = refresh(&world, &process, &l1).await;
-    assert!(matches!(failed, Refreshed::Failed(Failure::TryAgain(_))), "{failed:?}");
+    assert!(matches!(failed, Refreshed::Failed(TokenError::InProgress { .. })), "{failed:?}");
     let stored = world.stored(&l1).await;
     assert_eq!((stored.status(), stored.schedule.failures, world.presented()), (Status::Active, 1, 1));
     world.end().await;
@@ -198,14 +198,15 @@ async fn a_grant_without_a_refresh_token_keeps_the_old_one(world: World) {
     let process = world.process().await;
     world.install(&process, &l1).await;
     let before = world.stored(&l1).await;
-    let old = before.pair.as_ref().and_then(|pair| world.open(&before, Slot::Current, pair)).expect("a token");
+    let old = before.pair.as_ref().and_then(|pair| world.open(&before, PairRole::Current, pair)).expect("a token");
     for field in ["refresh_token", "userType"] {
         world.market.fault(Endpoint::Refresh, Fault::Without { field: field.into() }, Some(1));
         let renewed = refresh(&world, &process, &l1).await;
         assert!(matches!(renewed, Refreshed::Renewed(_)), "{field}: {renewed:?}");
         if field == "refresh_token" {
             let after = world.stored(&l1).await;
-            let kept = after.pair.as_ref().and_then(|pair| world.open(&after, Slot::Current, pair)).expect("a token");
+            let kept =
+                after.pair.as_ref().and_then(|pair| world.open(&after, PairRole::Current, pair)).expect("a token");
             assert_eq!(kept.expose(), old.expose());
         }
     }
@@ -232,13 +233,13 @@ async fn a_grant_for_another_location_is_not_stored(world: World) {
             "the true answer comes within the grace: {fault:?} {renewed:?}"
         );
         assert_eq!(world.presented() - presented, 2, "{fault:?}");
-        assert_eq!(world.standing(&l1).await, Some(Standing::Live), "{fault:?}");
+        assert_eq!(world.refresh_token_state(&l1).await, Some(RefreshTokenState::Live), "{fault:?}");
     }
     // A grant that stays wrong is not stored, and the token is not presented in a loop.
     let (before, presented) = (world.stored(&l1).await, world.presented());
     world.market.fault(Endpoint::Refresh, Fault::other_location("L2"), Some(2));
     let refused = refresh(&world, &process, &l1).await;
-    assert!(matches!(refused, Refreshed::Failed(Failure::TryAgain(_))), "{refused:?}");
+    assert!(matches!(refused, Refreshed::Failed(TokenError::InProgress { .. })), "{refused:?}");
     let stored = world.stored(&l1).await;
     assert_eq!((stored.status(), stored.version, &stored.pair), (Status::Blocked, before.version, &before.pair));
     assert_eq!(world.presented() - presented, 2);
@@ -273,11 +274,11 @@ async fn a_wrong_client_secret_marks_no_installation_and_recovers_by_itself(worl
     world.install(&process, &l2).await;
     let new = rotate_client_secret(&world);
     let refused = refresh(&world, &process, &l1).await;
-    assert!(matches!(refused, Refreshed::Failed(Failure::Misconfigured(_))), "{refused:?}");
+    assert!(matches!(refused, Refreshed::Failed(TokenError::Misconfigured(_))), "{refused:?}");
     assert_eq!(world.presented(), 1);
     for process in [&process, &other] {
         let stopped = refresh(&world, process, &l2).await;
-        assert!(matches!(stopped, Refreshed::Failed(Failure::Misconfigured("wrong_client"))), "{stopped:?}");
+        assert!(matches!(stopped, Refreshed::Failed(TokenError::Misconfigured("wrong_client"))), "{stopped:?}");
     }
     assert_eq!(world.presented(), 1, "the breaker is open for every process");
     for resource in [&l1, &l2] {
@@ -303,7 +304,7 @@ async fn a_paused_location_recovers_by_itself(world: World) {
         world.install(&process, resource).await;
         world.market.set_active(it::world::grantee(resource), false);
         let paused = refresh(&world, &process, resource).await;
-        assert!(matches!(paused, Refreshed::Failed(Failure::Suspended(_))), "{paused:?}");
+        assert!(matches!(paused, Refreshed::Failed(TokenError::Suspended { .. })), "{paused:?}");
         let stored = world.stored(resource).await;
         assert_eq!((stored.status(), stored.schedule.failures), (Status::Suspended, 0));
         process.tokens.access(resource, world.deadline()).await.expect("the access token works on");
@@ -337,7 +338,7 @@ async fn a_location_that_the_platform_does_not_know_is_given_up_after_a_day(worl
     let mut tries = 0;
     while world.clock.now().since(began) < Duration::from_hours(24) {
         let unknown = refresh(&world, &process, gone).await;
-        assert!(matches!(unknown, Refreshed::Failed(Failure::TryAgain(_))), "{unknown:?}");
+        assert!(matches!(unknown, Refreshed::Failed(TokenError::InProgress { .. })), "{unknown:?}");
         let stored = world.stored(gone).await;
         assert_eq!(stored.status(), Status::Blocked);
         let due_at = stored.schedule.due_at.expect("it is tried again");

@@ -6,14 +6,15 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::AttributeValue;
 use it::proxy::Call;
 use it::world::{HOME, Process, World, location, until};
-use sandbox::marketplace::grants::{Rotation, Standing};
+use sandbox::marketplace::grants::{RefreshTokenState, Rotation};
 use shared::domain::clock::Clock;
 use shared::domain::installation::Installation;
 use shared::domain::resource::Resource;
 use shared::domain::status::Status;
-use shared::seal::pair::Slot;
+use shared::seal::pair::PairRole;
 use shared::table::installation::LEASE;
-use shared::token::outcome::{Failure, Refreshed, Why};
+use shared::token::TokenError;
+use shared::token::outcome::{Refreshed, Why};
 
 it::stories!(
     a_grant_commits_after_its_lease_and_undoes_the_rivals_refusal,
@@ -47,7 +48,7 @@ async fn a_grant_commits_after_its_lease_and_undoes_the_rivals_refusal(world: Wo
         commit.reached().await;
         world.advance(LEASE);
         let refused = refresh(&world, &rival, &l1).await;
-        assert!(matches!(refused, Refreshed::Failed(Failure::NeedsReauthorization(_))), "{refused:?}");
+        assert!(matches!(refused, Refreshed::Failed(TokenError::ReauthorizationRequired { .. })), "{refused:?}");
         assert_eq!(world.status(&l1).await, Status::NeedsReauthorization);
         commit.open();
     };
@@ -56,7 +57,7 @@ async fn a_grant_commits_after_its_lease_and_undoes_the_rivals_refusal(world: Wo
     let stored = world.stored(&l1).await;
     assert_eq!((stored.status(), stored.version.generation), (Status::Active, 2));
     assert!(stored.schedule.due_at.is_some(), "the schedule sees it again");
-    assert_eq!(world.standing(&l1).await, Some(Standing::Live));
+    assert_eq!(world.refresh_token_state(&l1).await, Some(RefreshTokenState::Live));
     world.end().await;
 }
 
@@ -82,7 +83,7 @@ async fn a_rivals_refusal_does_not_mark_what_was_committed_meanwhile(world: Worl
     assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
     assert!(matches!(refused, Refreshed::Moved), "{refused:?}");
     assert_eq!(world.status(&l1).await, Status::Active);
-    assert_eq!(world.standing(&l1).await, Some(Standing::Live));
+    assert_eq!(world.refresh_token_state(&l1).await, Some(RefreshTokenState::Live));
     world.end().await;
 }
 
@@ -107,7 +108,7 @@ async fn the_second_grant_of_one_generation_becomes_a_standby_pair(world: World)
         world.open_standby(stored, standby).expose().to_owned()
     };
     let first = standby_token(&stored);
-    assert_eq!(world.market.standing(&first), Standing::Live);
+    assert_eq!(world.market.refresh_token_state(&first), RefreshTokenState::Live);
     // Another presentation may have killed a grant of the current pair meanwhile, so the standby pair stays until it is
     // tried.
     assert!(matches!(refresh(&world, &rival, &l1).await, Refreshed::Renewed(_)));
@@ -200,7 +201,7 @@ async fn several_standby_pairs_are_tried_in_turn(world: World) {
     world.market.change(|options| options.rotation = Rotation::Strict);
     // Every pair dies except the one that was granted first, which the product tries last.
     let stored = world.stored(&l1).await;
-    let current = stored.pair.as_ref().and_then(|pair| world.open(&stored, Slot::Current, pair)).expect("a token");
+    let current = stored.pair.as_ref().and_then(|pair| world.open(&stored, PairRole::Current, pair)).expect("a token");
     let others = stored.standby()[1..].iter().map(|standby| world.open_standby(&stored, standby));
     for token in others.chain([current]) {
         process.endpoint.present(&l1, &token).await;
@@ -276,7 +277,10 @@ async fn a_standby_pair_makes_a_waiting_installation_due_at_once(world: World) {
     for _ in 0..2 {
         world.refresh(&process, serde_json::json!({})).await;
     }
-    assert_eq!((world.status(&l1).await, world.standing(&l1).await), (Status::Active, Some(Standing::Live)));
+    assert_eq!(
+        (world.status(&l1).await, world.refresh_token_state(&l1).await),
+        (Status::Active, Some(RefreshTokenState::Live))
+    );
     world.end().await;
 }
 
@@ -300,7 +304,7 @@ async fn a_grant_that_comes_after_its_location_was_minted_is_kept(world: World) 
         holder.proxy.heal();
         assert!(matches!(late, Refreshed::Renewed(_)), "{late:?}");
         assert_eq!(world.stored(&l1).await.minted(), None, "a grant of its own");
-        assert_eq!(world.standing(&l1).await, Some(Standing::Live));
+        assert_eq!(world.refresh_token_state(&l1).await, Some(RefreshTokenState::Live));
     }
     world.end().await;
 }
@@ -319,9 +323,9 @@ async fn keep_an_older_install_as_standby(world: &World, process: &Process, reso
 async fn spend_the_current_token(world: &World, process: &Process, resource: &Resource) {
     world.market.change(|options| options.rotation = Rotation::Strict);
     let stored = world.stored(resource).await;
-    let token = stored.pair.as_ref().and_then(|pair| world.open(&stored, Slot::Current, pair)).expect("a token");
+    let token = stored.pair.as_ref().and_then(|pair| world.open(&stored, PairRole::Current, pair)).expect("a token");
     process.endpoint.present(resource, &token).await;
-    assert_eq!(world.standing(resource).await, Some(Standing::Dead));
+    assert_eq!(world.refresh_token_state(resource).await, Some(RefreshTokenState::Dead));
 }
 
 async fn a_standby_pair_is_tried_before_the_installation_is_marked(world: World) {
@@ -346,7 +350,10 @@ async fn a_standby_pair_replaces_a_refused_pair(world: World) {
     world.install(&process, &l1).await;
     spend_the_current_token(&world, &process, &l1).await;
     let refused = refresh(&world, &process, &l1).await;
-    assert!(matches!(refused, Refreshed::Failed(Failure::NeedsReauthorization(Some(_)))), "{refused:?}");
+    assert!(
+        matches!(refused, Refreshed::Failed(TokenError::ReauthorizationRequired { reinstall_url: Some(_) })),
+        "{refused:?}"
+    );
     process.installations.install(&older, earlier, HOME).await.expect("kept as a standby pair");
     assert_eq!(world.status(&l1).await, Status::Uncertain, "there is hope again");
     let summary = world.refresh(&process, serde_json::json!({})).await;
@@ -397,7 +404,7 @@ async fn a_process_thawed_after_twenty_minutes_sends_nothing(world: World) {
         claim.open();
     };
     let (one, two, ()) = tokio::join!(refresh(&world, &frozen, &l1), refresh(&world, &frozen, &l2), story);
-    assert!(matches!(one, Refreshed::Failed(Failure::NoTime)), "{one:?}");
+    assert!(matches!(one, Refreshed::Failed(TokenError::NoTime)), "{one:?}");
     assert!(matches!(two, Refreshed::Moved), "the other's pair is there to be read: {two:?}");
     assert_eq!(world.presented(), 1, "the other process's");
     assert_eq!(world.stored(&l2).await.version.generation, 2);

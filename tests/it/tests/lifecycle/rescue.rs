@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use it::proxy::{Call, Fault, STALL};
 use it::world::{HOME, Process, World, grantee, location, until};
 use sandbox::marketplace::faults::{Endpoint, Fault as PlatformFault};
-use sandbox::marketplace::grants::Standing;
+use sandbox::marketplace::grants::RefreshTokenState;
 use serde_json::json;
 use shared::domain::resource::Resource;
 use shared::domain::status::Status;
 use shared::install::{InstallError, Uninstalled};
 use shared::table::installation::LEASE;
-use shared::token::outcome::{Failure, Refreshed, Why};
+use shared::token::TokenError;
+use shared::token::outcome::{Refreshed, Why};
 
 it::stories!(
     a_pair_that_cannot_be_stored_is_rescued_and_its_caller_served,
@@ -60,7 +61,7 @@ async fn a_pair_that_cannot_be_stored_is_rescued_and_its_caller_served(world: Wo
         assert_eq!((stored.status(), stored.version.generation), (Status::Active, 2));
         assert_eq!((stored.standby().len(), world.presented()), (0, 1));
     }
-    assert_eq!(world.standing(&l1).await, Some(Standing::Live));
+    assert_eq!(world.refresh_token_state(&l1).await, Some(RefreshTokenState::Live));
     let read = other.tokens.access(&l1, world.deadline()).await.expect("a token");
     assert_eq!(read.token.expose(), access.token.expose());
     world.end().await;
@@ -99,7 +100,7 @@ async fn a_refusal_does_not_mark_while_a_pair_is_on_the_queue(world: World) {
         for resource in [&l1, &l2] {
             let version = world.stored(resource).await.version;
             let refused = other.refresher.refresh(resource, version, Why::Due, world.deadline()).await;
-            assert!(matches!(refused, Refreshed::Failed(Failure::TryAgain(_))), "{refused:?}");
+            assert!(matches!(refused, Refreshed::Failed(TokenError::InProgress { .. })), "{refused:?}");
             assert_eq!(world.status(resource).await, Status::Uncertain);
         }
     }
@@ -108,7 +109,7 @@ async fn a_refusal_does_not_mark_while_a_pair_is_on_the_queue(world: World) {
     world.refresh(&other, world.rescued()).await;
     world.queue.purge();
     assert_eq!(world.status(&l1).await, Status::Active);
-    assert_eq!(world.standing(&l1).await, Some(Standing::Live));
+    assert_eq!(world.refresh_token_state(&l1).await, Some(RefreshTokenState::Live));
     world.advance(Duration::from_mins(2));
     world.refresh(&other, json!({})).await;
     assert_eq!(world.status(&l2).await, Status::NeedsReauthorization, "the one that is really dead");

@@ -9,11 +9,11 @@ use futures_util::future::join_all;
 use it::world::{SEALING_SECRET, World, location};
 use shared::domain::installation::{Installation, SealedPair, StandbyPair};
 use shared::domain::resource::Resource;
-use shared::seal::pair::{Pair, Slot};
+use shared::seal::pair::{Pair, PairRole};
 use shared::seal::{DataKeys, SealError, Sealer};
 use shared::table::{Item, Write};
 use shared::token::TokenError;
-use shared::token::outcome::{Failure, Refreshed, Why};
+use shared::token::outcome::{Refreshed, Why};
 use shared::token::reseal::{Resealed, keys_of, reseal};
 
 it::stories!(
@@ -45,7 +45,7 @@ async fn nothing_is_sent(world: &World, resource: &Resource) {
     let read = process.tokens.access(resource, world.deadline()).await;
     assert!(matches!(read, Err(TokenError::Misconfigured(_))), "{read:?}");
     let refused = process.refresher.refresh(resource, before.version, Why::Due, world.deadline()).await;
-    assert!(matches!(refused, Refreshed::Failed(Failure::Misconfigured(_))), "{refused:?}");
+    assert!(matches!(refused, Refreshed::Failed(TokenError::Misconfigured(_))), "{refused:?}");
     let after = world.stored(resource).await;
     // The failure is counted, so that callers pause for a moment. Nothing else has changed.
     assert_eq!(
@@ -139,7 +139,7 @@ async fn resealing_replaces_only_the_value_that_it_read(world: World) {
         issued_at: current.access_issued_at,
         expires_at: current.access_expires_at,
     };
-    let standby_pair = pair.seal(&sealer(&before), &l1, first.version, Slot::Standby);
+    let standby_pair = pair.seal(&sealer(&before), &l1, first.version, PairRole::Standby);
     let attempts = ["one", "two"].map(|owner| StandbyPair {
         owner: owner.to_owned().into(),
         generation: first.version.generation,
@@ -165,7 +165,7 @@ async fn resealing_replaces_only_the_value_that_it_read(world: World) {
     assert_eq!(reseal(table, &both, "k2", anew.clone()).await.ok(), Some(Resealed::Already));
     assert_eq!(anew.standby().len(), 2);
     for standby in anew.standby() {
-        let opened = world.open(&anew, Slot::Standby, &standby.pair).expect("a refresh token");
+        let opened = world.open(&anew, PairRole::Standby, &standby.pair).expect("a refresh token");
         assert_eq!(opened.expose(), "a standby refresh token");
     }
 

@@ -10,7 +10,7 @@ use shared::domain::installation::{Installation, SealedPair, StandbyPair, instal
 use shared::domain::resource::Resource;
 use shared::domain::status::{LeaseOwner, Status, Transition};
 use shared::table::installation::{Claim, LEASE, NewInstallation, Release, Renewal};
-use shared::table::minted::InstallNotice;
+use shared::table::minted::{InstallNotice, MintSource};
 use shared::table::{Item, Write};
 
 it::stories!(
@@ -152,7 +152,8 @@ async fn a_standby_pair_is_not_added_to_a_location_that_was_minted_meanwhile(wor
     let active = world.items().await.into_iter().find(|item| item["pk"] == key).expect("an installation");
     world.put(in_state(&active, Status::Refreshing, now)).await;
     let seen = world.stored(&l1).await;
-    let minted = world.table.become_minted(&l1, seen.version, &holder(), 1, now).await.expect("a table");
+    let source = MintSource { company: company.id(), epoch: 1 };
+    let minted = world.table.become_minted(&l1, seen.version, &holder(), source, now).await.expect("a table");
     assert!(minted.is_applied());
     let generation = seen.version.generation;
     let standby = StandbyPair { owner: LeaseOwner::new(), generation, granted_from: generation, pair: sealed(now) };

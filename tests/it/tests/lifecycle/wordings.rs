@@ -7,7 +7,8 @@ use it::world::{World, location};
 use sandbox::marketplace::faults::{Endpoint, Fault};
 use shared::domain::resource::Resource;
 use shared::domain::status::Status;
-use shared::token::outcome::{Failure, Refreshed};
+use shared::token::TokenError;
+use shared::token::outcome::Refreshed;
 
 use crate::outcomes::{answered, refresh};
 
@@ -40,7 +41,7 @@ async fn every_known_wording_for_a_dead_refresh_token_marks_the_installation(wor
         world.install(&process, resource).await;
         world.market.fault(Endpoint::Refresh, fault.clone(), Some(1));
         let dead = refresh(&world, &process, resource).await;
-        assert!(matches!(dead, Refreshed::Failed(Failure::NeedsReauthorization(_))), "{fault:?}: {dead:?}");
+        assert!(matches!(dead, Refreshed::Failed(TokenError::ReauthorizationRequired { .. })), "{fault:?}: {dead:?}");
         assert_eq!(world.status(resource).await, Status::NeedsReauthorization, "{fault:?}");
     }
 }
@@ -65,7 +66,7 @@ async fn an_unknown_answer_is_not_final_and_raises_one_alarm(world: World) {
         let before = world.stored(resource).await;
         world.market.fault(Endpoint::Refresh, fault.clone(), Some(1));
         let unknown = refresh(&world, &processes[n % 2], resource).await;
-        assert!(matches!(unknown, Refreshed::Failed(Failure::TryAgain(_))), "{fault:?}: {unknown:?}");
+        assert!(matches!(unknown, Refreshed::Failed(TokenError::InProgress { .. })), "{fault:?}: {unknown:?}");
         let stored = world.stored(resource).await;
         assert_eq!((stored.status(), stored.version, &stored.pair), (Status::Blocked, before.version, &before.pair));
         processes[0].tokens.access(resource, world.deadline()).await.expect("the token works on");
@@ -92,7 +93,7 @@ async fn an_unknown_answer_after_a_lost_one_leaves_the_token_in_doubt(world: Wor
     world.market.fault(Endpoint::Refresh, Fault::answer_lost(), Some(1));
     world.market.fault(Endpoint::Refresh, Fault::refusal(400, "Something new"), Some(1));
     let unknown = refresh(&world, &process, &l1).await;
-    assert!(matches!(unknown, Refreshed::Failed(Failure::Unanswered(_))), "{unknown:?}");
+    assert!(matches!(unknown, Refreshed::Failed(TokenError::Unanswered { .. })), "{unknown:?}");
     assert_eq!((world.status(&l1).await, world.presented()), (Status::Uncertain, 2));
     world.advance(Duration::from_secs(1));
     let renewed = refresh(&world, &process, &l1).await;
@@ -111,7 +112,9 @@ async fn a_block_page_counts_as_no_connection_and_raises_one_alarm(world: World)
         for (n, resource) in all.iter().enumerate() {
             let (presented, now) = (world.presented(), world.clock.now());
             let failed = refresh(&world, &processes[n % 2], resource).await;
-            let Refreshed::Failed(Failure::TryAgain(at)) = failed else { panic!("{resource}: {failed:?}") };
+            let Refreshed::Failed(TokenError::InProgress { retry_at: at }) = failed else {
+                panic!("{resource}: {failed:?}")
+            };
             assert!(at.since(now) <= Duration::from_secs(2), "a caller may try again in seconds");
             let stored = world.stored(resource).await;
             assert_eq!((stored.status(), world.presented() - presented), (Status::Active, 1));
@@ -138,7 +141,7 @@ async fn a_block_page_after_a_lost_answer_leaves_the_token_in_doubt(world: World
     world.market.fault(Endpoint::Refresh, Fault::answer_lost(), Some(1));
     world.market.fault(Endpoint::Refresh, Fault::block_page(), Some(1));
     let unknown = refresh(&world, &process, &l1).await;
-    assert!(matches!(unknown, Refreshed::Failed(Failure::Unanswered(_))), "{unknown:?}");
+    assert!(matches!(unknown, Refreshed::Failed(TokenError::Unanswered { .. })), "{unknown:?}");
     assert_eq!(world.status(&l1).await, Status::Uncertain);
     world.advance(Duration::from_secs(1));
     let renewed = refresh(&world, &process, &l1).await;

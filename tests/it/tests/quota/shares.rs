@@ -25,7 +25,7 @@ pub(crate) async fn callers_have_shares_of_their_own(engine: &Engine) {
     let known = limiter.remembered_usage(&resource).expect("just taken of");
     assert_eq!((known.burst.limit, known.burst.remaining), (100, 95), "the usage of the resource, for the headers");
     limiter.take_within_share(ShareOwner::Caller("sync"), &resource, 5, None).await.expect("another's");
-    for owner in [ShareOwner::Minter, ShareOwner::Caller("(supposed)"), ShareOwner::Caller("minter")] {
+    for owner in [ShareOwner::Minter, ShareOwner::Caller("(minter)"), ShareOwner::Caller("minter")] {
         limiter.take_within_share(owner, &resource, 1, None).await.expect("no caller has the minter's share");
     }
     let taken = limiter.take(&resource, None).await.expect("free").usage;

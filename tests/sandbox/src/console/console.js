@@ -117,7 +117,7 @@ const WORDS = { NeedsReauthorization: "Needs reauthorization" };
 
 /** Text and colour of a card's state, from the stored installation. */
 function standing(installation, now) {
-  if (!installation || installation.supposed) return { text: "Not installed", tone: "" };
+  if (!installation || installation.is_placeholder) return { text: "Not installed", tone: "" };
   const { status } = installation;
   return { text: status === "Revoked" ? "Uninstalled" : WORDS[status] ?? status, tone: TONES[status] ?? "" };
 }
@@ -163,7 +163,7 @@ function drawCard(parts, { installation, platform, chart: traffic, problem }, no
     alarm.push("lease expired: the next call or refresh presents the token again");
   }
   if (installation?.retry_at > now) alarm.push(`next try in ${duration(installation.retry_at - now)}`);
-  if (installation && !installation.supposed) {
+  if (installation && !installation.is_placeholder) {
     const { minted, generation } = installation;
     if (generation > 0) notes.push(`token pair ${generation}`);
     if (minted) notes.push(generation > 0 ? "minted from the agency’s" : "minted from the agency’s at the first call");

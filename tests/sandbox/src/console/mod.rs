@@ -126,7 +126,6 @@ impl Console {
     }
 
     /// Returns the console's URL.
-    #[must_use]
     pub fn url(&self) -> String {
         self.server.url()
     }

@@ -38,13 +38,11 @@ pub struct Iam {
 
 impl Iam {
     /// Returns the owner of an access key whose signature was checked.
-    #[must_use]
     pub fn of(access_key: String) -> Self {
         Self { access_key }
     }
 
     /// Returns the ARN of the session that the signer is given.
-    #[must_use]
     pub fn user_arn(&self) -> String {
         format!("arn:aws:sts::{ACCOUNT}:assumed-role/{}/sandbox", self.access_key)
     }
@@ -64,7 +62,6 @@ impl Iam {
 }
 
 /// Builds the event of a request.
-#[must_use]
 pub fn of(incoming: &Incoming<'_>, route_key: &str, parameters: &BTreeMap<String, String>, iam: Option<&Iam>) -> Value {
     let Incoming { method, uri, headers, body, peer } = *incoming;
     let path = decoded_path(uri.path());

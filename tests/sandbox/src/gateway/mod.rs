@@ -68,7 +68,6 @@ impl Gateway {
     }
 
     /// Returns the base URL, for `PUBLIC_URL`.
-    #[must_use]
     pub fn url(&self) -> String {
         self.server.url()
     }

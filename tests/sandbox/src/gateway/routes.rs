@@ -68,7 +68,6 @@ pub struct Match {
 
 /// Returns the route of a request; `path` as received. A full match takes precedence over a greedy one, and a method
 /// over `ANY`.
-#[must_use]
 pub fn find(method: &Method, path: &str) -> Option<Match> {
     let candidates = ROUTES
         .iter()

@@ -33,7 +33,6 @@ pub struct Signable<'a> {
 
 impl Signable<'_> {
     /// Returns the access key that signed the request, if its signature is valid.
-    #[must_use]
     pub fn signer(&self, now: SystemTime) -> Option<String> {
         let written = self.headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix(ALGORITHM)?;
         let part = |name: &str| written.split(',').find_map(|part| part.trim().strip_prefix(name)?.strip_prefix('='));

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::{
     ApiRequest, ApiVersions, Platform, State,
-    faults::{Answer, Endpoint, Fault, strike},
+    faults::{Endpoint, Fault, PlatformAnswer, strike},
     grants::{AccessProblem, Resource},
     published::Operation,
     window::{Limits, Remaining, Verdict},
@@ -86,7 +86,7 @@ pub(super) async fn serve(Shared(platform): Shared<Arc<Platform>>, request: Requ
     let truth = match (&fault, counted.as_ref().map(|counted| counted.verdict)) {
         (Some(fault), _) if !fault.lets_work_happen() => None,
         (_, Some(Verdict::Burst | Verdict::Daily)) if matches!(caller, Caller::Known(..)) => {
-            Some(Answer::refusal(429, "Too Many Requests"))
+            Some(PlatformAnswer::refusal(429, "Too Many Requests"))
         }
         _ => Some(platform.resource(&caller, &received)),
     };
@@ -96,7 +96,7 @@ pub(super) async fn serve(Shared(platform): Shared<Arc<Platform>>, request: Requ
         (_, truth) => truth.as_ref().map(|answer| answer.status.as_u16()),
     };
     platform.note(&received, caller.bucket(), at, status, counted.as_ref().map_or(0, |counted| counted.in_window));
-    let mut answer = truth.unwrap_or_else(|| Answer::refusal(500, "not processed"));
+    let mut answer = truth.unwrap_or_else(|| PlatformAnswer::refusal(500, "not processed"));
     answer.headers.extend(counted.into_iter().flat_map(Counted::headers));
     strike(fault, Some(answer)).await
 }
@@ -159,10 +159,10 @@ impl Platform {
         });
     }
 
-    fn resource(&self, caller: &Caller, received: &Received) -> Answer {
-        let Caller::Known(resource, company) = caller else { return Answer::refusal(401, "Invalid JWT") };
+    fn resource(&self, caller: &Caller, received: &Received) -> PlatformAnswer {
+        let Caller::Known(resource, company) = caller else { return PlatformAnswer::refusal(401, "Invalid JWT") };
         if let Some(problem) = version_problem(self.state().options.api, &received.headers) {
-            return Answer::refusal(401, problem);
+            return PlatformAnswer::refusal(401, problem);
         }
         let path = received.uri.path();
         let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
@@ -171,8 +171,10 @@ impl Platform {
             (_, ["status", status]) => answer_status(status),
             (_, ["mcp", ..]) => mcp(received, resource),
             (_, ["gzip"]) => compressed(),
-            (_, ["bytes"]) => Answer::new(200, "application/octet-stream", every_byte()),
-            ("GET", ["payments", "orders"]) => Answer::refusal(401, "The token is not authorized for this scope."),
+            (_, ["bytes"]) => PlatformAnswer::new(200, "application/octet-stream", every_byte()),
+            ("GET", ["payments", "orders"]) => {
+                PlatformAnswer::refusal(401, "The token is not authorized for this scope.")
+            }
             ("GET", ["locations", id]) => self.location(resource, company, id),
             ("GET", ["companies", id]) => self.company(resource, id),
             ("GET" | "POST", ["contacts", ..]) => self.contacts(resource, received, &segments[1..]),
@@ -181,7 +183,7 @@ impl Platform {
     }
 
     /// Returns a location. Location tokens and agency tokens are both accepted.
-    fn location(&self, resource: &Resource, company: &str, id: &str) -> Answer {
+    fn location(&self, resource: &Resource, company: &str, id: &str) -> PlatformAnswer {
         let state = self.state();
         let known = state.options.locations_of(company).iter().find(|location| location.id == id);
         let allowed = match resource {
@@ -191,31 +193,34 @@ impl Platform {
         match known {
             Some(location) if allowed => {
                 let value = json!({ "location": { "id": location.id, "name": location.name, "companyId": company } });
-                Answer::json(200, &value)
+                PlatformAnswer::json(200, &value)
             }
-            _ => Answer::refusal(403, NO_ACCESS),
+            _ => PlatformAnswer::refusal(403, NO_ACCESS),
         }
     }
 
-    fn company(&self, resource: &Resource, id: &str) -> Answer {
+    fn company(&self, resource: &Resource, id: &str) -> PlatformAnswer {
         let state = self.state();
         match resource {
-            Resource::Location(_) => Answer::refusal(401, WRONG_CLASS),
+            Resource::Location(_) => PlatformAnswer::refusal(401, WRONG_CLASS),
             Resource::Company(own) if own == id => {
                 let count = state.options.locations.len();
-                Answer::json(200, &json!({ "company": { "id": own, "name": "Grove Agency", "locationCount": count } }))
+                PlatformAnswer::json(
+                    200,
+                    &json!({ "company": { "id": own, "name": "Grove Agency", "locationCount": count } }),
+                )
             }
-            Resource::Company(_) => Answer::refusal(403, "The token does not have access to this company."),
+            Resource::Company(_) => PlatformAnswer::refusal(403, "The token does not have access to this company."),
         }
     }
 
-    fn contacts(&self, resource: &Resource, received: &Received, rest: &[&str]) -> Answer {
-        let Resource::Location(own) = resource else { return Answer::refusal(401, WRONG_CLASS) };
+    fn contacts(&self, resource: &Resource, received: &Received, rest: &[&str]) -> PlatformAnswer {
+        let Resource::Location(own) = resource else { return PlatformAnswer::refusal(401, WRONG_CLASS) };
         let query = Form::of_query(received.uri.query().unwrap_or_default());
         let body: Option<Value> = serde_json::from_slice(&received.body).ok();
         let named = query.get("locationId").or_else(|| body.as_ref()?.get("locationId")?.as_str());
         if named.is_some_and(|named| named != own) {
-            return Answer::refusal(403, NO_ACCESS);
+            return PlatformAnswer::refusal(403, NO_ACCESS);
         }
         let mut state = self.state();
         let contacts = state.contacts.entry(own.clone()).or_insert_with(|| vec![first_contact(own)]);
@@ -223,23 +228,23 @@ impl Platform {
             ("GET", [] | [""]) => {
                 let limit = query.get("limit").and_then(|text| text.parse().ok()).unwrap_or(20);
                 let page: Vec<&Value> = contacts.iter().take(limit).collect();
-                Answer::json(200, &json!({ "contacts": page, "meta": { "total": contacts.len() } }))
+                PlatformAnswer::json(200, &json!({ "contacts": page, "meta": { "total": contacts.len() } }))
             }
             ("GET", [id]) => match contacts.iter().find(|contact| contact["id"] == **id) {
-                Some(contact) => Answer::json(200, &json!({ "contact": contact })),
-                None => Answer::refusal(400, "Contact not found"),
+                Some(contact) => PlatformAnswer::json(200, &json!({ "contact": contact })),
+                None => PlatformAnswer::refusal(400, "Contact not found"),
             },
             ("POST", [] | [""]) => {
                 let Some(Value::Object(mut contact)) = body else {
-                    return Answer::refusal(422, "body must be a JSON object");
+                    return PlatformAnswer::refusal(422, "body must be a JSON object");
                 };
                 contact.insert("id".to_owned(), json!(shared::domain::random::hex::<10>()));
                 contact.insert("locationId".to_owned(), json!(own));
                 let contact = Value::Object(contact);
                 contacts.push(contact.clone());
-                Answer::json(201, &json!({ "contact": contact }))
+                PlatformAnswer::json(201, &json!({ "contact": contact }))
             }
-            (method, _) => Answer::refusal(404, &format!("Cannot {method} {}", received.uri.path())),
+            (method, _) => PlatformAnswer::refusal(404, &format!("Cannot {method} {}", received.uri.path())),
         }
     }
 }
@@ -252,18 +257,20 @@ fn first_contact(location: &str) -> Value {
 
 /// Answers an operation that the fake does not model: echoes the request if the operation is published and accepts this
 /// class of token.
-fn published(method: &str, path: &str, received: &Received, resource: &Resource) -> Answer {
+fn published(method: &str, path: &str, received: &Received, resource: &Resource) -> PlatformAnswer {
     let version = received.headers.get("version").and_then(|version| version.to_str().ok()).unwrap_or_default();
     match Operation::of(method, path, version == "v3") {
         Ok(operation) if operation.takes(resource) => echo(received, resource),
-        Ok(_) => Answer::refusal(401, WRONG_CLASS),
-        Err(true) => Answer::refusal(400, &format!("Endpoint {method} {path} not available in API version {version}")),
-        Err(false) => Answer::refusal(404, &format!("Cannot {method} {path}")),
+        Ok(_) => PlatformAnswer::refusal(401, WRONG_CLASS),
+        Err(true) => {
+            PlatformAnswer::refusal(400, &format!("Endpoint {method} {path} not available in API version {version}"))
+        }
+        Err(false) => PlatformAnswer::refusal(404, &format!("Cannot {method} {path}")),
     }
 }
 
 /// Returns the request as it arrived, except for the value of `Authorization`. Nothing is decoded or sorted.
-fn echo(received: &Received, resource: &Resource) -> Answer {
+fn echo(received: &Received, resource: &Resource) -> PlatformAnswer {
     let headers: Vec<[String; 2]> = received
         .headers
         .iter()
@@ -279,30 +286,30 @@ fn echo(received: &Received, resource: &Resource) -> Answer {
         "resource": resource,
         "body_base64": STANDARD.encode(&received.body),
     });
-    Answer::json(200, &value)
+    PlatformAnswer::json(200, &value)
 }
 
 /// The MCP endpoint as a relay sees it. The answer is an event stream of one event, which echoes the request.
-fn mcp(received: &Received, resource: &Resource) -> Answer {
+fn mcp(received: &Received, resource: &Resource) -> PlatformAnswer {
     let body = [b"event: message\ndata: ", echo(received, resource).body.as_ref(), b"\n\n"].concat();
-    let mut answer = Answer::new(200, "text/event-stream", Bytes::from(body));
+    let mut answer = PlatformAnswer::new(200, "text/event-stream", Bytes::from(body));
     let headers = [("mcp-session-id", "session-of-the-platform"), ("mcp-protocol-version", "2025-06-18")];
     answer.headers.extend(headers.map(|(name, value)| (name.to_owned(), value.to_owned())));
     answer
 }
 
-fn answer_status(status: &str) -> Answer {
+fn answer_status(status: &str) -> PlatformAnswer {
     match status.parse::<u16>() {
-        Ok(204) => Answer::new(204, "text/plain", Bytes::new()),
-        Ok(status @ 200..=599) => Answer::json(status, &json!({ "statusCode": status, "message": "as asked" })),
-        _ => Answer::refusal(400, "not a status"),
+        Ok(204) => PlatformAnswer::new(204, "text/plain", Bytes::new()),
+        Ok(status @ 200..=599) => PlatformAnswer::json(status, &json!({ "statusCode": status, "message": "as asked" })),
+        _ => PlatformAnswer::refusal(400, "not a status"),
     }
 }
 
 /// Returns a compressed answer even if the request did not ask for compression. The answer has every header that a
 /// relay might keep or drop.
-fn compressed() -> Answer {
-    let mut answer = Answer::new(200, "application/json", Bytes::from_static(&GZIP));
+fn compressed() -> PlatformAnswer {
+    let mut answer = PlatformAnswer::new(200, "application/json", Bytes::from_static(&GZIP));
     let headers = [
         ("content-encoding", "gzip"),
         ("etag", "\"7\""),

@@ -29,7 +29,7 @@ use serde_json::{Value, json};
 
 use super::{
     Platform,
-    faults::{Answer, Plan},
+    faults::{Plan, PlatformAnswer},
     grants::{Resource, Rotation},
     window::Limits,
 };
@@ -54,23 +54,23 @@ pub(super) fn routes() -> Router<Arc<Platform>> {
 type ThePlatform = Shared<Arc<Platform>>;
 
 fn done() -> Response {
-    Answer::json(200, &json!({ "done": true })).into_response()
+    PlatformAnswer::json(200, &json!({ "done": true })).into_response()
 }
 
 /// Parses the body of a control request and calls `act`. Answers with the error if the body is not valid.
 fn with<T: for<'a> Deserialize<'a>>(body: &[u8], act: impl FnOnce(T) -> Response) -> Response {
     match serde_json::from_slice(body) {
         Ok(value) => act(value),
-        Err(error) => Answer::refusal(400, &error.to_string()).into_response(),
+        Err(error) => PlatformAnswer::refusal(400, &error.to_string()).into_response(),
     }
 }
 
 async fn state(Shared(platform): ThePlatform) -> Response {
-    Answer::json(200, &platform.summary()).into_response()
+    PlatformAnswer::json(200, &platform.summary()).into_response()
 }
 
 async fn environment(Shared(platform): ThePlatform) -> Response {
-    Answer::json(200, &json!(*lock(&platform.operators_environment))).into_response()
+    PlatformAnswer::json(200, &json!(*lock(&platform.operators_environment))).into_response()
 }
 
 async fn expire(Shared(platform): ThePlatform) -> Response {
@@ -166,13 +166,12 @@ async fn set_token_life(Shared(platform): ThePlatform, body: Bytes) -> Response 
 async fn issue_code(Shared(platform): ThePlatform, body: Bytes) -> Response {
     with(&body, |One { resource }| {
         let code = platform.authorize(resource);
-        Answer::json(200, &json!({ "code": code })).into_response()
+        PlatformAnswer::json(200, &json!({ "code": code })).into_response()
     })
 }
 
 impl Platform {
     /// Returns all counts and states as JSON, without any token.
-    #[must_use]
     pub fn summary(&self) -> Value {
         let now = self.clock.now();
         let state = self.state();

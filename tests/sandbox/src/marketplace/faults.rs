@@ -89,53 +89,45 @@ pub enum Fault {
 
 impl Fault {
     /// A fault that closes the connection after the platform has rotated the token.
-    #[must_use]
     pub fn answer_lost() -> Self {
         Self::HangUp { processed: true }
     }
 
     /// A refusal as JSON, with the platform's usual body.
-    #[must_use]
     pub fn refusal(status: u16, message: &str) -> Self {
         let body = json!({ "statusCode": status, "message": message }).to_string();
         Self::Answer { processed: false, status, body, content_type: None }
     }
 
     /// A 429 without `Retry-After` and without any other header that names a time.
-    #[must_use]
     pub fn throttled() -> Self {
         Self::refusal(429, "Too Many Requests")
     }
 
     /// The 401 with which the token endpoint refuses a wrong client secret.
-    #[must_use]
     pub fn wrong_client() -> Self {
         let body = json!({ "error": "UnAuthorized!", "error_description": "Invalid client credentials!" }).to_string();
         Self::Answer { processed: false, status: 401, body, content_type: None }
     }
 
     /// The 401 of the API, with the given text.
-    #[must_use]
     pub fn unauthorized(message: &str) -> Self {
         Self::refusal(401, message)
     }
 
     /// A 200 whose body is an HTML page, as a proxy between client and platform sends it.
-    #[must_use]
     pub fn html_200(processed: bool) -> Self {
         let body = "<!DOCTYPE html><title>Just a moment...</title>".to_owned();
         Self::Answer { processed, status: 200, body, content_type: Some("text/html; charset=utf-8".to_owned()) }
     }
 
     /// The block page of the CDN in front of the platform. The platform has not seen the request.
-    #[must_use]
     pub fn block_page() -> Self {
         let body = "<!DOCTYPE html><html><head><title>Just a moment...</title></head></html>".to_owned();
         Self::Answer { processed: false, status: 403, body, content_type: Some("text/html; charset=UTF-8".to_owned()) }
     }
 
     /// A refusal as JSON, in the envelope of API v3.
-    #[must_use]
     pub fn refusal_v3(status: u16, message: &str) -> Self {
         let error =
             json!({ "code": "ERR_1234", "message": message, "details": {}, "resolution": "see the documentation" });
@@ -143,13 +135,11 @@ impl Fault {
     }
 
     /// The true answer with another value of `expires_in`, of any JSON type.
-    #[must_use]
     pub fn expires_in(value: Value) -> Self {
         Self::With { field: "expires_in".to_owned(), value }
     }
 
     /// An answer for another customer's location.
-    #[must_use]
     pub fn other_location(id: &str) -> Self {
         Self::With { field: "locationId".to_owned(), value: json!(id) }
     }
@@ -169,14 +159,14 @@ const FOREVER: Duration = Duration::from_mins(2);
 
 /// The answer of the platform before a fault is applied.
 #[derive(Debug, Clone)]
-pub(crate) struct Answer {
+pub(crate) struct PlatformAnswer {
     pub(crate) status: StatusCode,
     pub(crate) content_type: String,
     pub(crate) body: Bytes,
     pub(crate) headers: Vec<(String, String)>,
 }
 
-impl Answer {
+impl PlatformAnswer {
     pub(crate) fn json(status: u16, value: &Value) -> Self {
         Self::new(status, "application/json; charset=utf-8", value.to_string())
     }
@@ -209,8 +199,8 @@ impl Answer {
 }
 
 /// Applies a fault to the true answer. There is no true answer if the platform did not do its work.
-pub(crate) async fn strike(fault: Option<Fault>, truth: Option<Answer>) -> Response {
-    let plain = truth.unwrap_or_else(|| Answer::refusal(500, "no answer"));
+pub(crate) async fn strike(fault: Option<Fault>, truth: Option<PlatformAnswer>) -> Response {
+    let plain = truth.unwrap_or_else(|| PlatformAnswer::refusal(500, "no answer"));
     let answer = match fault {
         None | Some(Fault::Delay { .. }) => plain,
         Some(Fault::HangUp { .. }) => return hang_up(),
@@ -218,16 +208,16 @@ pub(crate) async fn strike(fault: Option<Fault>, truth: Option<Answer>) -> Respo
             tokio::time::sleep(FOREVER).await;
             return hang_up();
         }
-        Some(Fault::Answer { status, body, content_type, .. }) => Answer {
+        Some(Fault::Answer { status, body, content_type, .. }) => PlatformAnswer {
             headers: plain.headers,
-            ..Answer::new(status, content_type.as_deref().unwrap_or("application/json; charset=utf-8"), body)
+            ..PlatformAnswer::new(status, content_type.as_deref().unwrap_or("application/json; charset=utf-8"), body)
         },
         Some(Fault::ComeBack { seconds }) => {
-            let mut refused = Answer::refusal(429, "Too Many Requests");
+            let mut refused = PlatformAnswer::refusal(429, "Too Many Requests");
             refused.headers.push(("retry-after".to_owned(), seconds.to_string()));
             refused
         }
-        Some(Fault::Truncated) => Answer { body: plain.body.slice(..plain.body.len() / 2), ..plain },
+        Some(Fault::Truncated) => PlatformAnswer { body: plain.body.slice(..plain.body.len() / 2), ..plain },
         Some(Fault::Without { field }) => plain.map_json(|value| {
             if let Some(members) = value.as_object_mut() {
                 members.remove(&field);

@@ -21,7 +21,6 @@ pub enum Resource {
 
 impl Resource {
     /// Returns the id without its kind.
-    #[must_use]
     pub fn id(&self) -> &str {
         let (Self::Location(id) | Self::Company(id)) = self;
         id
@@ -121,7 +120,7 @@ pub enum AccessProblem {
 /// The state of a refresh token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Standing {
+pub enum RefreshTokenState {
     /// The platform accepts the token and answers with a new pair.
     Live,
     /// The token is used, but within the replay window: the platform answers with its successor.
@@ -194,7 +193,6 @@ impl Grants {
     }
 
     /// Returns true if the platform would accept the code. The platform checks the code before it checks the client.
-    #[must_use]
     pub fn knows_code(&self, code: &str, now_ms: u64) -> bool {
         self.codes.get(code).is_some_and(|code| now_ms < code.expires_at_ms)
     }
@@ -292,14 +290,12 @@ impl Grants {
 
     /// Returns the latest expiry of those access tokens of a resource that were issued until `issued_by_ms`. The expiry
     /// may be in the past. Both times are milliseconds since the epoch.
-    #[must_use]
     pub fn access_until(&self, resource: &Resource, issued_by_ms: u64) -> Option<u64> {
         let theirs = |access: &&Access| access.resource == *resource && access.issued_at_ms <= issued_by_ms;
         self.access.values().filter(theirs).map(|access| access.expires_at_ms).max()
     }
 
     /// Returns true if a resource is paused.
-    #[must_use]
     pub fn is_paused(&self, resource: &Resource) -> bool {
         self.paused.contains(resource)
     }
@@ -327,29 +323,26 @@ impl Grants {
     }
 
     /// Returns the state of a refresh token at `now_ms`, without using the token.
-    #[must_use]
-    pub fn standing(&self, token: &str, rotation: Rotation, now_ms: u64) -> Standing {
+    pub fn refresh_token_state(&self, token: &str, rotation: Rotation, now_ms: u64) -> RefreshTokenState {
         match self.refresh.get(token) {
-            Some(known) if self.families[known.family].revoked => Standing::Dead,
-            Some(Presented { spent: None, .. }) => Standing::Live,
+            Some(known) if self.families[known.family].revoked => RefreshTokenState::Dead,
+            Some(Presented { spent: None, .. }) => RefreshTokenState::Live,
             Some(Presented { spent: Some(spent), .. })
                 if rotation.forgives_after(now_ms.saturating_sub(spent.at_ms)) =>
             {
-                Standing::Replayable
+                RefreshTokenState::Replayable
             }
-            _ => Standing::Dead,
+            _ => RefreshTokenState::Dead,
         }
     }
 
     /// Returns the live refresh token of each unrevoked family of a resource, oldest family first.
-    #[must_use]
     pub fn live_refresh_tokens(&self, resource: &Resource) -> Vec<String> {
         let ours = |family: &&Family| family.resource == *resource && !family.revoked;
         self.families.iter().filter(ours).map(|family| family.live.clone()).collect()
     }
 
     /// Returns the resource of a refresh token, even if the token is dead.
-    #[must_use]
     pub fn owner(&self, refresh_token: &str) -> Option<&Resource> {
         self.refresh.get(refresh_token).map(|known| &self.families[known.family].resource)
     }
@@ -401,10 +394,10 @@ mod tests {
         let (mut grants, first) = installed();
         let second = grants.rotate(&first.refresh, Rotation::Strict, LIFE, NOW).expect("live");
         assert_eq!(grants.rotate(&first.refresh, Rotation::Strict, LIFE, NOW), Err(Refusal::RefreshTokenInvalid));
-        assert_eq!(grants.standing(&first.refresh, Rotation::Strict, NOW), Standing::Dead);
+        assert_eq!(grants.refresh_token_state(&first.refresh, Rotation::Strict, NOW), RefreshTokenState::Dead);
         assert_eq!(
-            grants.standing(&second.refresh, Rotation::Strict, NOW),
-            Standing::Live,
+            grants.refresh_token_state(&second.refresh, Rotation::Strict, NOW),
+            RefreshTokenState::Live,
             "the successor is not harmed"
         );
     }
@@ -417,7 +410,7 @@ mod tests {
         let again = grants.rotate(&first.refresh, mode, LIFE, NOW + 29_999).expect("within the window");
         assert_eq!(again.refresh, second.refresh, "the same new refresh token");
         assert_ne!(again.access, second.access);
-        assert_eq!(grants.standing(&first.refresh, mode, NOW + 29_999), Standing::Replayable);
+        assert_eq!(grants.refresh_token_state(&first.refresh, mode, NOW + 29_999), RefreshTokenState::Replayable);
         assert_eq!(grants.rotate(&first.refresh, mode, LIFE, NOW + 30_000), Err(Refusal::RefreshTokenInvalid));
         assert_eq!(
             grants.live_refresh_tokens(&first.resource),

@@ -29,7 +29,7 @@ pub use self::ledger::{ApiRequest, TokenRequest};
 pub use self::options::{ApiVersions, Location, Options};
 use self::{
     faults::{Endpoint, Fault, Plan, Plans},
-    grants::{Grants, Resource, Standing},
+    grants::{Grants, RefreshTokenState, Resource},
     ledger::Ledger,
     webhooks::{Kind, Webhooks},
     window::{Limits, Remaining, Window},
@@ -114,13 +114,11 @@ impl Marketplace {
     }
 
     /// Base URL of both the API and the consent page.
-    #[must_use]
     pub fn url(&self) -> String {
         self.server.url()
     }
 
     /// Returns the platform without its server, to be shared.
-    #[must_use]
     pub fn platform(&self) -> Arc<Platform> {
         Arc::clone(&self.platform)
     }
@@ -164,13 +162,11 @@ impl Platform {
     }
 
     /// Returns the clock of codes, tokens, replay windows and rate limits.
-    #[must_use]
     pub fn clock(&self) -> &Clock {
         &self.clock
     }
 
     /// Returns the current options.
-    #[must_use]
     pub fn options(&self) -> Options {
         self.state().options.clone()
     }
@@ -202,14 +198,12 @@ impl Platform {
     }
 
     /// Returns the sender of install and uninstall webhooks. The sender sends nothing until the URL is set.
-    #[must_use]
     pub fn webhooks(&self) -> &Webhooks {
         &self.webhooks
     }
 
     /// Installs the app, as a user does in the marketplace; an agency gets the app with all its locations. Returns a
     /// code as after consent, and sends the install webhook.
-    #[must_use]
     pub fn install(&self, resource: &Resource) -> String {
         if let Resource::Company(_) = resource {
             self.state().not_installed.clear();
@@ -233,7 +227,6 @@ impl Platform {
     }
 
     /// Issues a code as after consent, without the consent page. The code fits any registered redirect URI.
-    #[must_use]
     pub fn authorize(&self, resource: Resource) -> String {
         self.code(resource, None)
     }
@@ -296,7 +289,6 @@ impl Platform {
 
     /// Returns the state of a resource at the platform, for display: if the platform refuses the access tokens that
     /// were issued until `issued_by_ms`, and the counts of requests.
-    #[must_use]
     pub fn glance(&self, resource: &Resource, issued_by_ms: u64) -> Glance {
         let now_ms = self.clock.now_ms();
         let state = self.state();
@@ -316,7 +308,6 @@ impl Platform {
     }
 
     /// Returns the planned faults, oldest first.
-    #[must_use]
     pub fn faults(&self) -> Vec<Plan> {
         self.state().plans.list().to_vec()
     }
@@ -357,27 +348,23 @@ impl Platform {
     }
 
     /// Returns the current state of a refresh token, so that tests can check that a stored grant is alive.
-    #[must_use]
-    pub fn standing(&self, refresh_token: &str) -> Standing {
+    pub fn refresh_token_state(&self, refresh_token: &str) -> RefreshTokenState {
         let now_ms = self.clock.now_ms();
         let state = self.state();
-        state.grants.standing(refresh_token, state.options.rotation, now_ms)
+        state.grants.refresh_token_state(refresh_token, state.options.rotation, now_ms)
     }
 
     /// Returns the live refresh token of each unrevoked family of a resource, oldest family first.
-    #[must_use]
     pub fn live_refresh_tokens(&self, resource: &Resource) -> Vec<String> {
         self.state().grants.live_refresh_tokens(resource)
     }
 
     /// Returns true if the API would accept this access token now.
-    #[must_use]
     pub fn takes_access_token(&self, access_token: &str) -> bool {
         self.state().grants.check_access(access_token, self.clock.now_ms()).is_ok()
     }
 
     /// Returns every code and token that was ever issued, and the client secret. None of them may appear in a log.
-    #[must_use]
     pub fn every_secret(&self) -> Vec<String> {
         let state = self.state();
         let mut secrets: Vec<String> = state.grants.every_secret().map(str::to_owned).collect();
@@ -387,32 +374,27 @@ impl Platform {
     }
 
     /// Returns all requests to the token and minting endpoints, oldest first.
-    #[must_use]
     pub fn token_requests(&self) -> Vec<TokenRequest> {
         self.state().ledger.token_requests()
     }
 
     /// Returns the number of token requests with this grant: `authorization_code`, `refresh_token` or `mint`.
-    #[must_use]
     pub fn token_requests_for(&self, grant: &str) -> usize {
         self.state().ledger.count(grant)
     }
 
     /// Returns all requests to the API for one resource, oldest first, with any status.
-    #[must_use]
     pub fn api_requests(&self, resource: &Resource) -> Vec<ApiRequest> {
         self.state().ledger.api_requests(resource)
     }
 
     /// Returns the number of requests to the API whose token belongs to no resource.
-    #[must_use]
     pub fn strangers(&self) -> u64 {
         self.state().ledger.strangers()
     }
 
     /// Returns the most requests of a resource that ever arrived within one burst interval, measured with a sliding
     /// window.
-    #[must_use]
     pub fn worst_window(&self, resource: &Resource) -> usize {
         self.state().windows.get(resource).map_or(0, Window::worst)
     }

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::{
     ApiVersions, Platform, State, TokenRequest,
     api::{Caller, version_problem},
-    faults::{Answer, Endpoint, Fault, strike},
+    faults::{Endpoint, Fault, PlatformAnswer, strike},
     grants::{Pair, Refusal, Resource},
 };
 use crate::{events::Event, form::Form, identity::SCOPES};
@@ -37,11 +37,11 @@ struct Decision {
     grant: String,
     resource: Option<Resource>,
     outcome: String,
-    answer: Answer,
+    answer: PlatformAnswer,
 }
 
 impl Decision {
-    fn refused(grant: &str, resource: Option<Resource>, answer: Answer, outcome: &str) -> Self {
+    fn refused(grant: &str, resource: Option<Resource>, answer: PlatformAnswer, outcome: &str) -> Self {
         Self { grant: grant.to_owned(), resource, outcome: outcome.to_owned(), answer }
     }
 }
@@ -50,7 +50,7 @@ async fn token(Shared(platform): Shared<Arc<Platform>>, request: Request<Body>) 
     let headers = request.headers().clone();
     let body = to_bytes(request.into_body(), LARGEST_FORM).await.unwrap_or_default();
     let Some(form) = Form::read(&headers, &body) else {
-        let refusal = Answer::json(
+        let refusal = PlatformAnswer::json(
             422,
             &json!({ "statusCode": 422, "message": ["body must be a form or JSON"], "error": "Unprocessable Entity" }),
         );
@@ -79,18 +79,18 @@ fn says_v3(headers: &HeaderMap) -> bool {
 }
 
 /// Returns the answer for a path that the platform does not have in the version that the request names.
-fn not_offered(api: ApiVersions, method: &Method, path: &str, headers: &HeaderMap) -> Option<Answer> {
+fn not_offered(api: ApiVersions, method: &Method, path: &str, headers: &HeaderMap) -> Option<PlatformAnswer> {
     let is_v3_path = path.contains('-');
     let version = headers.get("version").and_then(|version| version.to_str().ok()).unwrap_or("none");
     let other_version = format!("Endpoint {method} {path} not available in API version {version}");
     match (api, is_v3_path, says_v3(headers)) {
-        (ApiVersions::V2, _, true) => Some(Answer::refusal(401, "version header is invalid")),
-        (ApiVersions::V2, true, false) => Some(Answer::refusal(404, &format!("Cannot {method} {path}"))),
-        (ApiVersions::Both, true, false) => Some(Answer::refusal(404, "Not Found")),
-        (ApiVersions::Both, false, true) => Some(Answer::refusal(400, &other_version)),
+        (ApiVersions::V2, _, true) => Some(PlatformAnswer::refusal(401, "version header is invalid")),
+        (ApiVersions::V2, true, false) => Some(PlatformAnswer::refusal(404, &format!("Cannot {method} {path}"))),
+        (ApiVersions::Both, true, false) => Some(PlatformAnswer::refusal(404, "Not Found")),
+        (ApiVersions::Both, false, true) => Some(PlatformAnswer::refusal(400, &other_version)),
         (ApiVersions::V3, false, _) | (ApiVersions::V3, _, false) => {
             let error = json!({ "code": "FAILED_PRECONDITION", "message": other_version, "resolution": "use v3" });
-            Some(Answer::json(400, &json!({ "error": error })))
+            Some(PlatformAnswer::json(400, &json!({ "error": error })))
         }
         (ApiVersions::Both | ApiVersions::V2 | ApiVersions::V3, ..) => None,
     }
@@ -99,8 +99,8 @@ fn not_offered(api: ApiVersions, method: &Method, path: &str, headers: &HeaderMa
 fn decide(platform: &Platform, grant: &str, form: &Form, camel: bool) -> Decision {
     let now_ms = platform.clock.now_ms();
     let mut state = platform.state();
-    let refused = |resource, answer: Answer, why: &str| Decision::refused(grant, resource, answer, why);
-    let bad = |message: &str| refused(None, Answer::refusal(400, message), message);
+    let refused = |resource, answer: PlatformAnswer, why: &str| Decision::refused(grant, resource, answer, why);
+    let bad = |message: &str| refused(None, PlatformAnswer::refusal(400, message), message);
     let wrong_client = || {
         let why = "Invalid client credentials!";
         refused(None, unauthorized(why), why)
@@ -150,7 +150,7 @@ fn decide(platform: &Platform, grant: &str, form: &Form, camel: bool) -> Decisio
                 grant: grant.to_owned(),
                 resource: Some(pair.resource),
                 outcome: "granted".to_owned(),
-                answer: Answer::json(200, &value),
+                answer: PlatformAnswer::json(200, &value),
             }
         }
         Err(refusal) => {
@@ -160,18 +160,18 @@ fn decide(platform: &Platform, grant: &str, form: &Form, camel: bool) -> Decisio
     }
 }
 
-fn unauthorized(description: &str) -> Answer {
-    Answer::json(401, &json!({ "error": "UnAuthorized!", "error_description": description }))
+fn unauthorized(description: &str) -> PlatformAnswer {
+    PlatformAnswer::json(401, &json!({ "error": "UnAuthorized!", "error_description": description }))
 }
 
-fn refusal_answer(refusal: Refusal) -> (Answer, &'static str) {
+fn refusal_answer(refusal: Refusal) -> (PlatformAnswer, &'static str) {
     let message = match refusal {
         Refusal::CodeNotFound => return (unauthorized("Authorization code not found"), "Authorization code not found"),
         Refusal::RedirectMismatch => "Invalid parameter: redirectUri",
         Refusal::RefreshTokenInvalid => "Invalid grant: refresh token is invalid",
         Refusal::NotActive => "Location is not active",
     };
-    (Answer::refusal(400, message), message)
+    (PlatformAnswer::refusal(400, message), message)
 }
 
 /// Builds the answer with a token pair. The five names of RFC 6749 are in snake case and the others in camel case; in
@@ -222,19 +222,19 @@ fn mint_one(platform: &Platform, headers: &HeaderMap, body: &[u8]) -> Decision {
     let form = Form::read(headers, body);
     let location = form.as_ref().and_then(|form| form.get("locationId")).unwrap_or_default().to_owned();
     let resource = Some(Resource::Location(location.clone()));
-    let refused = |answer: Answer, why: &str| Decision::refused("mint", resource.clone(), answer, why);
+    let refused = |answer: PlatformAnswer, why: &str| Decision::refused("mint", resource.clone(), answer, why);
     let company = match company_caller(&state, headers, now_ms) {
         Ok(company) => company,
         Err((answer, why)) => return refused(answer, why),
     };
     let Some(form) = form else {
-        return refused(Answer::refusal(422, "body must be a form"), "unreadable");
+        return refused(PlatformAnswer::refusal(422, "body must be a form"), "unreadable");
     };
     if form.get("companyId") != Some(company.as_str()) {
-        return refused(Answer::refusal(403, NO_ACCESS), "other company");
+        return refused(PlatformAnswer::refusal(403, NO_ACCESS), "other company");
     }
     if !state.installed_of(&company).any(|known| known.id == location) {
-        return refused(Answer::refusal(403, NO_ACCESS), "not installed there");
+        return refused(PlatformAnswer::refusal(403, NO_ACCESS), "not installed there");
     }
     let life_ms = state.life_ms();
     let pair = state.grants.begin(Resource::Location(location), &company, life_ms, now_ms);
@@ -243,25 +243,27 @@ fn mint_one(platform: &Platform, headers: &HeaderMap, body: &[u8]) -> Decision {
         grant: "mint".to_owned(),
         resource: Some(pair.resource),
         outcome: "granted".to_owned(),
-        answer: Answer::json(201, &value),
+        answer: PlatformAnswer::json(201, &value),
     }
 }
 
 const NO_ACCESS: &str = "The token does not have access to this location.";
 
 /// Returns the id of the agency that calls. The headers must have a valid agency token and a valid version.
-fn company_caller(state: &State, headers: &HeaderMap, now_ms: u64) -> Result<String, (Answer, &'static str)> {
+fn company_caller(state: &State, headers: &HeaderMap, now_ms: u64) -> Result<String, (PlatformAnswer, &'static str)> {
     let caller = Caller::of(state, headers, now_ms);
     let (resource, company) = match caller {
         Caller::Known(resource, company) => (resource, company),
-        Caller::Expired(_) | Caller::Unknown => return Err((Answer::refusal(401, "Invalid JWT"), "invalid token")),
+        Caller::Expired(_) | Caller::Unknown => {
+            return Err((PlatformAnswer::refusal(401, "Invalid JWT"), "invalid token"));
+        }
     };
     if let Some(problem) = version_problem(state.options.api, headers) {
-        return Err((Answer::refusal(401, problem), problem));
+        return Err((PlatformAnswer::refusal(401, problem), problem));
     }
     match resource {
         Resource::Company(_) => Ok(company),
-        Resource::Location(_) => Err((Answer::refusal(401, super::api::WRONG_CLASS), "wrong class")),
+        Resource::Location(_) => Err((PlatformAnswer::refusal(401, super::api::WRONG_CLASS), "wrong class")),
     }
 }
 
@@ -276,7 +278,7 @@ async fn installed_locations(Shared(platform): Shared<Arc<Platform>>, request: R
     strike(fault, Some(answer)).await
 }
 
-fn locations_page(platform: &Platform, headers: &HeaderMap, query: &Form) -> Answer {
+fn locations_page(platform: &Platform, headers: &HeaderMap, query: &Form) -> PlatformAnswer {
     let state = platform.state();
     let company = match company_caller(&state, headers, platform.clock.now_ms()) {
         Ok(company) => company,
@@ -291,7 +293,10 @@ fn locations_page(platform: &Platform, headers: &HeaderMap, query: &Form) -> Ans
     .filter_map(|(wrong, message)| wrong.then_some(message))
     .collect();
     if !wrong.is_empty() {
-        return Answer::json(422, &json!({ "statusCode": 422, "message": wrong, "error": "Unprocessable Entity" }));
+        return PlatformAnswer::json(
+            422,
+            &json!({ "statusCode": 422, "message": wrong, "error": "Unprocessable Entity" }),
+        );
     }
     let number = |name: &str, default: usize| query.get(name).map_or(Some(default), |text| text.parse().ok());
     let is_v3 = says_v3(headers);
@@ -299,7 +304,7 @@ fn locations_page(platform: &Platform, headers: &HeaderMap, query: &Form) -> Ans
     let token = query.get("pageToken").map_or(Some(0), |token| token.strip_prefix("page-after-")?.parse().ok());
     let (skip, limit) = if is_v3 { (token, number("pageSize", 20)) } else { (number("skip", 0), number("limit", 20)) };
     let (Some(skip), Some(limit)) = (skip, limit) else {
-        return Answer::refusal(422, "the position or the size of the page is malformed");
+        return PlatformAnswer::refusal(422, "the position or the size of the page is malformed");
     };
     let only_installed = query.get("isInstalled") == Some("true");
     let listed: Vec<_> = state
@@ -321,12 +326,12 @@ fn locations_page(platform: &Platform, headers: &HeaderMap, query: &Form) -> Ans
         let read = skip + page.len();
         let next = (read < listed.len()).then(|| format!("page-after-{read}"));
         let pagination = json!({ "hasNextPage": next.is_some(), "nextPageToken": next, "totalRecords": listed.len() });
-        return Answer::json(
+        return PlatformAnswer::json(
             200,
             &json!({ "items": page, "pagination": pagination, "installToFutureLocations": true }),
         );
     }
-    Answer::json(200, &json!({ "locations": page, "count": listed.len(), "installToFutureLocations": true }))
+    PlatformAnswer::json(200, &json!({ "locations": page, "count": listed.len(), "installToFutureLocations": true }))
 }
 
 impl State {
@@ -338,7 +343,7 @@ impl State {
 
 impl Platform {
     /// Records a request that is refused before anything else about it is looked at.
-    fn refuse_early(&self, grant: &str, answer: Answer) -> Response {
+    fn refuse_early(&self, grant: &str, answer: PlatformAnswer) -> Response {
         let (status, outcome) = (Some(answer.status.as_u16()), "refused early".to_owned());
         self.bus.publish(Event::Token { grant: grant.to_owned(), resource: None, outcome: outcome.clone(), status });
         let (at, grant) = (self.clock.now(), grant.to_owned());
@@ -348,13 +353,15 @@ impl Platform {
 
     /// Returns the answer to a token request in a version that the token endpoint does not have, or above its limit; and
     /// the grant under which the request is recorded, empty for its own.
-    fn token_endpoint_refusal(&self, headers: &HeaderMap) -> Option<(&'static str, Answer)> {
+    fn token_endpoint_refusal(&self, headers: &HeaderMap) -> Option<(&'static str, PlatformAnswer)> {
         let now = self.clock.now();
         let mut state = self.state();
         match (state.options.api, says_v3(headers)) {
-            (ApiVersions::V2, true) => return Some((OTHER_VERSION, Answer::refusal(401, "version header is invalid"))),
+            (ApiVersions::V2, true) => {
+                return Some((OTHER_VERSION, PlatformAnswer::refusal(401, "version header is invalid")));
+            }
             (ApiVersions::V3, false) => {
-                return Some((OTHER_VERSION, Answer::refusal(401, "version header was not found.")));
+                return Some((OTHER_VERSION, PlatformAnswer::refusal(401, "version header was not found.")));
             }
             _ => {}
         }
@@ -369,7 +376,7 @@ impl Platform {
         }
         let wait =
             minute.front().map_or(Duration::from_mins(1), |at| (*at + Duration::from_mins(1)).saturating_sub(now));
-        let mut refusal = Answer::refusal(429, "Too Many Requests");
+        let mut refusal = PlatformAnswer::refusal(429, "Too Many Requests");
         refusal.headers.push(("retry-after".to_owned(), wait.as_secs().max(1).to_string()));
         Some(("", refusal))
     }

@@ -64,7 +64,6 @@ pub struct Options {
 
 impl Options {
     /// Returns true if the resource exists: an agency of these options, or a location of one of the agencies.
-    #[must_use]
     pub fn has(&self, resource: &Resource) -> bool {
         match resource {
             Resource::Location(id) => {

@@ -63,7 +63,6 @@ impl Webhooks {
 
     /// Returns the public key for `WEBHOOK_PUBLIC_KEYS`, in the form in which the platform publishes its key: SPKI in
     /// base64.
-    #[must_use]
     pub fn public_key(&self) -> String {
         let der: Result<PublicKeyX509Der<'_>, _> = self.key.public_key().as_der();
         der.map(|der| STANDARD.encode(der.as_ref())).unwrap_or_default()

@@ -28,7 +28,6 @@ impl Default for Limits {
 
 impl Limits {
     /// The limits of sandbox agencies: 25 in 10 s, 10,000 a day.
-    #[must_use]
     pub fn sandbox_agency() -> Self {
         Self { burst: 25, interval_ms: 10_000, daily: 10_000 }
     }
@@ -97,7 +96,6 @@ impl Window {
     }
 
     /// Returns the requests that are left at `now`.
-    #[must_use]
     pub fn remaining(&self, now: Duration, limits: Limits) -> Remaining {
         let in_window = self.admitted.iter().filter(|&&at| now.saturating_sub(at) < limits.interval()).count();
         let (ends, today) = match self.day {
@@ -112,19 +110,16 @@ impl Window {
     }
 
     /// Returns the most requests that ever arrived within one interval, measured with a sliding window.
-    #[must_use]
     pub fn worst(&self) -> usize {
         self.worst
     }
 
     /// Returns the number of requests within the window that ends with the last arrival.
-    #[must_use]
     pub fn in_window(&self) -> usize {
         self.arrivals.len()
     }
 
     /// Returns the number of all requests that ever arrived.
-    #[must_use]
     pub fn total(&self) -> u64 {
         self.total
     }

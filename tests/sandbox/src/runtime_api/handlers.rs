@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 use crate::{events::Event, server::hang_up};
 
 use super::{
-    Answer, FunctionError, InFlight, Inner, Invocation, LARGEST_PAYLOAD, TheInner, empty, function_arn, status,
-    trace_id,
+    FunctionError, InFlight, Inner, Invocation, InvocationResult, LARGEST_PAYLOAD, TheInner, empty, function_arn,
+    status, trace_id,
 };
 
 pub(super) async fn next(Shared(inner): TheInner, Path((function, worker)): Path<(String, String)>) -> Response {
@@ -73,7 +73,7 @@ pub(super) async fn report(
     settle(&inner, &id, Err(FunctionError::Reported(document)))
 }
 
-fn settle(inner: &Inner, id: &str, answer: Answer) -> Response {
+fn settle(inner: &Inner, id: &str, answer: InvocationResult) -> Response {
     match inner.take(id) {
         Some(job) => {
             let _caller_left = job.answer.send(answer);

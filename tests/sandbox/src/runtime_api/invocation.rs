@@ -40,7 +40,6 @@ pub enum FunctionError {
 
 impl FunctionError {
     /// Returns the error document with which `Invoke` answers.
-    #[must_use]
     pub fn document(&self) -> Value {
         match self {
             Self::Reported(document) => document.clone(),

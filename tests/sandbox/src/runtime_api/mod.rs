@@ -42,14 +42,14 @@ pub use self::invocation::{FunctionError, Invocation};
 /// Lambda's size limit of a synchronous payload, for requests and for answers.
 pub const LARGEST_PAYLOAD: usize = 6 * 1024 * 1024 + 100 * 1024;
 
-type Answer = Result<Bytes, FunctionError>;
+type InvocationResult = Result<Bytes, FunctionError>;
 
 struct Job {
     id: String,
     payload: Bytes,
     invocation: Invocation,
     deadline_ms: u128,
-    answer: oneshot::Sender<Answer>,
+    answer: oneshot::Sender<InvocationResult>,
 }
 
 struct Function {
@@ -60,7 +60,7 @@ struct Function {
 struct InFlight {
     function: String,
     worker: String,
-    answer: oneshot::Sender<Answer>,
+    answer: oneshot::Sender<InvocationResult>,
 }
 
 #[derive(Default)]
@@ -113,14 +113,12 @@ impl RuntimeApi {
     }
 
     /// Returns the base URL of the `Invoke` API, for `AWS_ENDPOINT_URL_LAMBDA`.
-    #[must_use]
     pub fn url(&self) -> String {
         self.server.url()
     }
 
     /// Returns `AWS_LAMBDA_RUNTIME_API` for one worker. From now on the function exists, and its invocations wait for a
     /// worker.
-    #[must_use]
     pub fn url_for(&self, function: &str, worker: &str) -> String {
         self.inner.state().register(function);
         format!("{}/{function}/{worker}", self.server.url())
@@ -187,7 +185,6 @@ impl RuntimeApi {
     }
 
     /// Returns the errors that functions reported instead of starting, oldest first.
-    #[must_use]
     pub fn init_errors(&self, function: &str) -> Vec<Value> {
         let state = self.inner.state();
         let ours = state.init_errors.iter().filter(|(name, _)| name == function);
@@ -196,13 +193,11 @@ impl RuntimeApi {
 
     /// Returns the number of times that workers of a function asked for work. The number is above 0 once a worker has
     /// started.
-    #[must_use]
     pub fn polls(&self, function: &str) -> u64 {
         self.inner.state().polls.get(function).copied().unwrap_or_default()
     }
 
     /// Returns the number of invocations that workers of this function have taken and not yet answered.
-    #[must_use]
     pub fn in_flight(&self, function: &str) -> usize {
         self.inner.state().in_flight.values().filter(|job| job.function == function).count()
     }
@@ -222,7 +217,7 @@ impl Inner {
         lock(&self.state)
     }
 
-    async fn invoke(&self, function: &str, payload: Bytes, invocation: Invocation) -> Answer {
+    async fn invoke(&self, function: &str, payload: Bytes, invocation: Invocation) -> InvocationResult {
         if payload.len() > LARGEST_PAYLOAD {
             return Err(FunctionError::PayloadTooLarge);
         }
@@ -279,7 +274,6 @@ impl Drop for InFlightGuard<'_> {
 type TheInner = Shared<Arc<Inner>>;
 
 /// Returns the ARN that a function sees, with the qualifier of the invocation.
-#[must_use]
 pub fn function_arn(function: &str, qualifier: Option<&str>) -> String {
     let arn = format!("arn:aws:lambda:{REGION}:{ACCOUNT}:function:{function}");
     match qualifier {

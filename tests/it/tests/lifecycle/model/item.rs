@@ -10,7 +10,7 @@ use super::provider::Token;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Design {
     /// The product's design: compare-and-swap on the version.
-    ByLineage,
+    ByVersion,
     /// The worker takes a lease, and commits without a condition.
     BlindWrite,
     /// The worker commits only while its attempt holds the lease.
@@ -28,13 +28,13 @@ pub(super) enum Design {
 }
 
 /// The version: epoch and generation.
-pub(super) type Line = (u8, u8);
+pub(super) type Version = (u8, u8);
 
-fn version((epoch, generation): Line) -> TokenVersion {
+fn token_version((epoch, generation): Version) -> TokenVersion {
     TokenVersion { epoch: epoch.into(), generation: generation.into() }
 }
 
-fn line(version: TokenVersion) -> Line {
+fn model_version(version: TokenVersion) -> Version {
     let small = |n: u64| u8::try_from(n).expect("few writes");
     (small(version.epoch), small(version.generation))
 }
@@ -49,7 +49,7 @@ pub(super) enum Wrote {
     /// The write is applied, by this try or by an earlier one.
     Done,
     /// The commit lost: the worker must add its pair as a standby pair of this version.
-    ParkAt(Line),
+    AddStandbyTo(Version),
     /// The item has standby pairs, or other standby pairs than the worker saw.
     HasStandby,
     /// The version of the item has moved on.
@@ -68,7 +68,7 @@ pub(super) struct Standby {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Item {
     pub(super) status: Status,
-    pub(super) line: Line,
+    pub(super) version: Version,
     pub(super) token: Option<Token>,
     pub(super) granted_from: u8,
     pub(super) standby: Vec<Standby>,
@@ -83,7 +83,7 @@ impl Item {
     pub(super) fn installed(token: Token, attempt: u8) -> Self {
         Self {
             status: Status::Active,
-            line: (1, 1),
+            version: (1, 1),
             token: Some(token),
             granted_from: 0,
             standby: Vec::new(),
@@ -111,15 +111,15 @@ impl Item {
     }
 
     /// Stores a granted pair. Standby pairs stay in the item until they are tried.
-    pub(super) fn commit(&mut self, design: Design, from: Line, attempt: u8, token: Token) -> Wrote {
-        let by_lineage = self.line == from && self.status != Status::Revoked;
+    pub(super) fn commit(&mut self, design: Design, from: Version, attempt: u8, token: Token) -> Wrote {
+        let is_same_version = self.version == from && self.status != Status::Revoked;
         let may = match design {
             Design::BlindWrite => true,
-            Design::ByLeaseHolder => by_lineage && self.attempt == Some(attempt),
-            _ => by_lineage,
+            Design::ByLeaseHolder => is_same_version && self.attempt == Some(attempt),
+            _ => is_same_version,
         };
         if may {
-            self.replace(line(version(from).next()), attempt, token, from.1);
+            self.replace(model_version(token_version(from).next()), attempt, token, from.1);
             return Wrote::Done;
         }
         if design == Design::ByLeaseHolder {
@@ -127,20 +127,20 @@ impl Item {
         }
         let stored_by = self.committed_by.map(name);
         let granted_from = match design {
-            Design::ForgetsTheGrantor => self.line.1.saturating_sub(1),
+            Design::ForgetsTheGrantor => self.version.1.saturating_sub(1),
             _ => self.granted_from,
         };
-        let (mine, from, stored) = (name(attempt), version(from), version(self.line));
+        let (mine, from, stored) = (name(attempt), token_version(from), token_version(self.version));
         match lost_commit(&mine, from, stored, granted_from.into(), stored_by.as_ref()) {
             LostCommit::AlreadyMine => Wrote::Done,
-            LostCommit::Standby if design != Design::DropsTheSecond => Wrote::ParkAt(self.line),
+            LostCommit::Standby if design != Design::DropsTheSecond => Wrote::AddStandbyTo(self.version),
             LostCommit::Standby | LostCommit::Superseded => Wrote::Moved,
         }
     }
 
-    fn replace(&mut self, line: Line, attempt: u8, token: Token, granted_from: u8) {
+    fn replace(&mut self, version: Version, attempt: u8, token: Token, granted_from: u8) {
         self.status = Status::Active;
-        self.line = line;
+        self.version = version;
         self.token = Some(token);
         self.granted_from = granted_from;
         self.committed_by = Some(attempt);
@@ -148,8 +148,8 @@ impl Item {
     }
 
     /// Adds a standby pair to the item. Returns false if this version is not the current one.
-    pub(super) fn park(&mut self, design: Design, at: Line, standby: Standby) -> bool {
-        if self.line != at || self.status == Status::Revoked {
+    pub(super) fn add_standby(&mut self, design: Design, at: Version, standby: Standby) -> bool {
+        if self.version != at || self.status == Status::Revoked {
             return self.status == Status::Revoked;
         }
         if design == Design::OneStandby {
@@ -165,8 +165,15 @@ impl Item {
     }
 
     /// Promotes one of the standby pairs that the attempt has seen to the current pair.
-    pub(super) fn promote(&mut self, design: Design, from: Line, attempt: u8, seen: &[Standby], place: usize) -> Wrote {
-        if self.line != from || self.status == Status::Revoked {
+    pub(super) fn promote(
+        &mut self,
+        design: Design,
+        from: Version,
+        attempt: u8,
+        seen: &[Standby],
+        place: usize,
+    ) -> Wrote {
+        if self.version != from || self.status == Status::Revoked {
             return Wrote::Moved;
         }
         match design {
@@ -178,12 +185,12 @@ impl Item {
             _ => drop(self.standby.remove(place)),
         }
         let Standby { token, granted_from, .. } = seen[place];
-        self.replace(line(version(from).next()), attempt, token, granted_from);
+        self.replace(model_version(token_version(from).next()), attempt, token, granted_from);
         Wrote::Done
     }
 
-    pub(super) fn settle(&mut self, from: Line, attempt: u8, to: Status) -> Wrote {
-        if self.line != from || self.attempt != Some(attempt) {
+    pub(super) fn release(&mut self, from: Version, attempt: u8, to: Status) -> Wrote {
+        if self.version != from || self.attempt != Some(attempt) {
             return Wrote::Moved;
         }
         if to == Status::NeedsReauthorization && !self.standby.is_empty() {
@@ -200,10 +207,10 @@ impl Item {
         }
         if self.installed_at >= at {
             let standby = Standby { token, attempt, granted_from: self.granted_from };
-            self.park(design, self.line, standby);
+            self.add_standby(design, self.version, standby);
             return;
         }
-        let next = line(version(self.line).reinstalled());
+        let next = model_version(token_version(self.version).reinstalled());
         self.replace(next, attempt, token, next.1 - 1);
         self.standby.clear();
         self.installed_at = at;
@@ -212,7 +219,7 @@ impl Item {
     pub(super) fn uninstall(&mut self, at: u8) {
         if self.installed_at < at && self.status != Status::Revoked {
             self.status = Status::Revoked;
-            self.line.0 += 1;
+            self.version.0 += 1;
             self.revoked_at = at;
             (self.token, self.attempt, self.lease_ends) = (None, None, None);
             self.standby.clear();

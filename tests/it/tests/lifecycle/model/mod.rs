@@ -12,7 +12,7 @@ use std::hash::Hash;
 
 use shared::domain::status::Status;
 
-use self::item::{Design, Item, Line, Standby, Wrote};
+use self::item::{Design, Item, Standby, Version, Wrote};
 use self::provider::{Mode, Provider, Token};
 
 /// The number of events of each kind that a search may use.
@@ -47,10 +47,10 @@ enum Work {
     /// The worker has claimed the lease, or presents the token a second time.
     Present(Claimed),
     /// The worker's request is under way.
-    CompanyApiResult(Claimed),
+    Ask(Claimed),
     Commit(Granted),
-    Park {
-        at: Line,
+    AddStandby {
+        at: Version,
         granted: Granted,
     },
     Refused(Claimed),
@@ -58,13 +58,13 @@ enum Work {
         claim: Claimed,
         seen: Vec<Standby>,
     },
-    Settle(Claimed, Status),
+    Release(Claimed, Status),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Claimed {
     attempt: u8,
-    from: Line,
+    from: Version,
     token: Token,
     standby: Vec<Standby>,
     /// The state that a release restores if no request was sent.
@@ -76,7 +76,7 @@ struct Claimed {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Granted {
     attempt: u8,
-    from: Line,
+    from: Version,
     token: Token,
 }
 
@@ -138,13 +138,11 @@ impl World {
 
     /// Returns true if the item, the queue, or a worker that can still store its token holds a usable token.
     fn holds_something(&self) -> bool {
-        let current = |granted: &Granted| granted.from.0 == self.item.line.0;
+        let current = |granted: &Granted| granted.from.0 == self.item.version.0;
         let working = self.workers.iter().filter_map(|work| match work {
-            Work::Commit(granted) | Work::Park { granted, .. } => current(granted).then_some(granted.token),
+            Work::Commit(granted) | Work::AddStandby { granted, .. } => current(granted).then_some(granted.token),
             // The platform can still answer a token that a worker presents (again).
-            Work::Present(claim) | Work::CompanyApiResult(claim) => {
-                (self.now < claim.lease_ends).then_some(claim.token)
-            }
+            Work::Present(claim) | Work::Ask(claim) => (self.now < claim.lease_ends).then_some(claim.token),
             _ => None,
         });
         let queued = self.queue.iter().filter(|granted| current(granted)).map(|granted| granted.token);
@@ -201,13 +199,13 @@ impl World {
                 return;
             }
             Work::Present(claim) if self.now < claim.lease_ends => {
-                steps.push(("send", false, then(Work::CompanyApiResult(claim.clone()), nothing)));
+                steps.push(("send", false, then(Work::Ask(claim.clone()), nothing)));
             }
             Work::Present(claim) => {
                 let to = if claim.unanswered > 0 { Status::Uncertain } else { claim.unchanged };
-                steps.push(("the guard holds it back", false, then(Work::Settle(claim.clone(), to), nothing)));
+                steps.push(("the guard holds it back", false, then(Work::Release(claim.clone(), to), nothing)));
             }
-            Work::CompanyApiResult(claim) => self.answers(who, claim, design, steps),
+            Work::Ask(claim) => self.answers(who, claim, design, steps),
             Work::Commit(granted) => {
                 let mut next = self.clone();
                 let Granted { attempt, from, token } = *granted;
@@ -218,7 +216,7 @@ impl World {
                     steps.push(("commit, its answer lost", true, unsure));
                 }
                 next.workers[who] = match wrote {
-                    Wrote::ParkAt(at) => Work::Park { at, granted: granted.clone() },
+                    Wrote::AddStandbyTo(at) => Work::AddStandby { at, granted: granted.clone() },
                     Wrote::Done | Wrote::Moved | Wrote::HasStandby => Work::Idle,
                 };
                 steps.push(("commit", true, next));
@@ -233,12 +231,12 @@ impl World {
                     ));
                 }
             }
-            Work::Park { at, granted } => {
+            Work::AddStandby { at, granted } => {
                 let mut next = self.clone();
-                let parked = next.item.park(design, *at, granted.standby());
+                let is_added = next.item.add_standby(design, *at, granted.standby());
                 // The version has moved on, so the worker returns to its commit and decides again.
                 next.workers[who] =
-                    if parked || design == Design::OneStandby { Work::Idle } else { Work::Commit(granted.clone()) };
+                    if is_added || design == Design::OneStandby { Work::Idle } else { Work::Commit(granted.clone()) };
                 steps.push(("add a standby pair", true, next));
             }
             Work::Refused(claim) => {
@@ -246,16 +244,16 @@ impl World {
                     Work::Promote { claim: claim.clone(), seen: claim.standby.clone() }
                 } else if self.queue.is_some() {
                     // The queue may hold the live pair.
-                    Work::Settle(claim.clone(), Status::Uncertain)
+                    Work::Release(claim.clone(), Status::Uncertain)
                 } else {
-                    Work::Settle(claim.clone(), Status::NeedsReauthorization)
+                    Work::Release(claim.clone(), Status::NeedsReauthorization)
                 };
                 steps.push(("refused", false, then(work, nothing)));
                 // The budget of marks has no place left.
                 steps.push((
                     "refused, no mark left",
                     false,
-                    then(Work::Settle(claim.clone(), Status::Uncertain), nothing),
+                    then(Work::Release(claim.clone(), Status::Uncertain), nothing),
                 ));
             }
             Work::Promote { claim, seen } => {
@@ -273,19 +271,19 @@ impl World {
                     steps.push(("promote", true, next));
                 }
             }
-            Work::Settle(claim, to) => {
+            Work::Release(claim, to) => {
                 let mut next = self.clone();
-                let wrote = next.item.settle(claim.from, claim.attempt, *to);
+                let wrote = next.item.release(claim.from, claim.attempt, *to);
                 if self.left.ambiguous > 0 {
                     let mut unsure = next.clone();
                     unsure.left.ambiguous -= 1;
-                    steps.push(("settle, its answer lost", true, unsure));
+                    steps.push(("release, its answer lost", true, unsure));
                 }
                 next.workers[who] = match wrote {
                     Wrote::HasStandby => Work::Promote { claim: claim.clone(), seen: self.item.standby.clone() },
                     _ => Work::Idle,
                 };
-                steps.push(("settle", true, next));
+                steps.push(("release", true, next));
             }
         }
         if self.left.crashes > 0 {
@@ -304,7 +302,7 @@ impl World {
         };
         let claim = Claimed {
             attempt: self.attempts,
-            from: self.item.line,
+            from: self.item.version,
             token,
             standby: self.item.standby.clone(),
             unchanged,
@@ -332,11 +330,11 @@ impl World {
         if self.left.odd > 0 {
             let unsure = if claim.unanswered > 0 { Status::Uncertain } else { claim.unchanged };
             for (name, to) in [("an unknown text", Status::Blocked), ("not reached", unsure)] {
-                let settle = |next: &mut Self| {
+                let release = |next: &mut Self| {
                     next.left.odd -= 1;
-                    next.workers[who] = Work::Settle(claim.clone(), to);
+                    next.workers[who] = Work::Release(claim.clone(), to);
                 };
-                steps.push((name, false, self.with(settle)));
+                steps.push((name, false, self.with(release)));
             }
         }
         if self.left.lost == 0 {
@@ -347,8 +345,8 @@ impl World {
             next.left.lost -= 1;
             next.workers[who] = match claim.unanswered {
                 1 => Work::Present(claim),
-                _ if design == Design::GivesUpUnanswered => Work::Settle(claim, Status::NeedsReauthorization),
-                _ => Work::Settle(claim, Status::Uncertain),
+                _ if design == Design::GivesUpUnanswered => Work::Release(claim, Status::NeedsReauthorization),
+                _ => Work::Release(claim, Status::Uncertain),
             };
         };
         steps.push(("the request is lost", false, self.with(unanswered)));
@@ -396,8 +394,8 @@ impl World {
         }
         if let Some(Granted { attempt, from, token }) = self.queue.clone() {
             let mut next = self.clone();
-            if let Wrote::ParkAt(at) = next.item.commit(design, from, attempt, token) {
-                next.item.park(design, at, Granted { attempt, from, token }.standby());
+            if let Wrote::AddStandbyTo(at) = next.item.commit(design, from, attempt, token) {
+                next.item.add_standby(design, at, Granted { attempt, from, token }.standby());
             }
             if self.left.rescues > 0 {
                 let again = next.with(|next| next.left.rescues -= 1);

@@ -77,7 +77,7 @@ const MODES: [Mode; 4] = [Mode::Strict, Mode::FamilyRevoking, Mode::Forgiving, M
 /// installation, and no installation with a live grant is marked.
 fn holds(mode: Mode, budgets: &[Budget]) {
     for &budget in budgets {
-        match search(Design::ByLineage, mode, budget) {
+        match search(Design::ByVersion, mode, budget) {
             Ok(states) => assert!(states > 500, "{budget:?}: only {states} states"),
             Err(story) => panic!("{budget:?}: {story}"),
         }
@@ -127,7 +127,7 @@ fn a_commit_only_by_the_holder_of_the_lease_discards_a_live_token_without_any_cr
     let calm = Budget { claims: 2, ticks: 1, ..NONE };
     let failure = search(Design::ByLeaseHolder, Mode::Strict, calm).expect_err("it is known to fail");
     assert!(failure.starts_with("a write discards the last live token"), "{failure}");
-    assert_eq!(search(Design::ByLineage, Mode::Strict, calm).err(), None);
+    assert_eq!(search(Design::ByVersion, Mode::Strict, calm).err(), None);
 }
 
 #[test]
