@@ -9,7 +9,8 @@ use serde_json::json;
 use shared::domain::api_version::{ApiVersion, OwnCall};
 use shared::domain::resource::Resource;
 use shared::domain::status::Status;
-use shared::token::outcome::{, Refreshed, Why};
+use shared::token::TokenError;
+use shared::token::outcome::{Refreshed, Why};
 
 use crate::{access, company, grow, locations, minted, works};
 
@@ -140,7 +141,7 @@ async fn a_call_that_exists_in_no_version_ends_no_installation(world: World) {
         let (before, requests) = ([world.stored(&company()).await, world.stored(one).await], asked());
         if at == Endpoint::Mint {
             let minted = process.tokens.mint(&before[1], Why::Operator, world.deadline()).await;
-            assert!(matches!(minted, Ok(Refreshed::Failed(::TryAgain(_)))), "{fault:?}: {minted:?}");
+            assert!(matches!(minted, Ok(Refreshed::Failed(TokenError::InProgress { .. }))), "{fault:?}: {minted:?}");
         } else {
             renew(&world, &process, &company()).await;
         }
