@@ -229,6 +229,41 @@ BREAKAGES = [
         lambda t: _resource(t, "RescueQueue")["RedrivePolicy"].update(maxReceiveCount=48),
     ),
     (
+        checks.times_fit_into_each_other,
+        "an event is delivered again while it is being published",
+        lambda t: _resource(t, "EventsOverflow").update(VisibilityTimeout=30),
+    ),
+    (
+        checks.webhooks_fit_into_their_concurrency,
+        "more webhooks at once than there is concurrency for",
+        lambda t: t["Mappings"]["WebhookThrottle"]["250"].update(Burst=200),
+    ),
+    (
+        checks.webhooks_fit_into_their_concurrency,
+        "a choice without a throttle",
+        lambda t: t["Parameters"]["WebhookConcurrency"]["AllowedValues"].append(2000),
+    ),
+    (
+        checks.webhooks_fit_into_their_concurrency,
+        "the overflow queue takes all concurrency",
+        lambda t: _resource(t, "WebhookOverflow").pop("ScalingConfig"),
+    ),
+    (
+        checks.events_are_kept_and_can_be_replayed,
+        "an archive without the platform's events",
+        lambda t: _resource(t, "EventArchive").update(EventPattern={"source": ["hoopai.relay"]}),
+    ),
+    (
+        checks.nothing_that_matters_is_lost,
+        "the overflow queue goes with the bus",
+        lambda t: t["Resources"]["EventsOverflow"].pop("DeletionPolicy"),
+    ),
+    (
+        checks.roles_hold_exactly_the_expected_permissions,
+        "a secret of webhooks that nobody asked for",
+        lambda t: _statement(t, "Webhook", "Secrets")["Resource"].append({"Ref": "WebhookSecret"}),
+    ),
+    (
         checks.table_is_the_one_the_tests_use,
         "an index without an attribute that its reader needs",
         lambda t: _resource(t, "Table")["GlobalSecondaryIndexes"][0]["Projection"]["NonKeyAttributes"].remove("status"),
@@ -271,7 +306,7 @@ BREAKAGES = [
     (
         checks.what_is_optional_comes_only_when_asked_for,
         "concurrency is always reserved",
-        lambda t: _function(t, "Webhook").update(ReservedConcurrentExecutions=10),
+        lambda t: _function(t, "Refresh").update(ReservedConcurrentExecutions=10),
     ),
     (
         checks.what_is_optional_comes_only_when_asked_for,
@@ -332,7 +367,7 @@ BREAKAGES = [
         checks.outputs_are_the_documented_ones,
         "operators are not told a queue",
         lambda t: t["Outputs"].update(
-            OperatorEnvironment={"Value": t["Outputs"]["OperatorEnvironment"]["Value"]["Fn::Sub"].replace("RESCUE_FAILURES_URL", "X")}
+            OperatorEnvironment={"Value": t["Outputs"]["OperatorEnvironment"]["Value"]["Fn::Sub"][0].replace("RESCUE_FAILURES_URL", "X")}
         ),
     ),
     (

@@ -199,7 +199,8 @@ def roles_hold_exactly_the_expected_permissions(template, full, bare):
         for name in functions:
             role = name_of(resources[f"{name.capitalize()}Function"]["Properties"]["Role"])
             found = _permissions(roles[role])
-            yield from _difference(f"role of {name}", expected.PERMISSIONS[name] | (expected.PERMISSIONS_OF_A_BUS[name] if has_bus else set()), found)
+            optional = expected.PERMISSIONS_OF_A_BUS[name] | expected.PERMISSIONS_OF_HMAC.get(name, set())
+            yield from _difference(f"role of {name}", expected.PERMISSIONS[name] | (optional if has_bus else set()), found)
         others = set(roles) - {f"{name.capitalize()}Role" for name in functions}
         if others != {"RefreshFunctionEveryMinuteRole"}:
             yield f"roles beside the functions' own: {sorted(others)}"
@@ -260,6 +261,51 @@ def times_fit_into_each_other(template, full, bare):
     receives = full["RescueQueue"]["Properties"].get("RedrivePolicy", {}).get("maxReceiveCount")
     if receives != 1000:
         yield f"rescue queue: a pair is given up after {receives} deliveries; SQS allows 1000"
+    overflow = full["EventsOverflow"]["Properties"]
+    # Lambda's own advice: six times the function's time-out, so that a throttled batch is not delivered twice.
+    if not 6 * functions["webhook"]["Timeout"] <= overflow["VisibilityTimeout"] <= 300:
+        yield f"overflow queue: visibility {overflow['VisibilityTimeout']} s is too short, or a try comes too late"
+    if overflow.get("RedrivePolicy", {}).get("maxReceiveCount") != 1000:
+        yield "overflow queue: an event is given up early; SQS allows 1000 deliveries"
+
+
+def _chosen(template, value, choice=None):
+    """The value of a mapping for the choice of its parameter, or for the parameter's default."""
+    if isinstance(value, dict) and "Fn::FindInMap" in value:
+        mapping, parameter, member = value["Fn::FindInMap"]
+        key = template["Parameters"][parameter["Ref"]]["Default"] if choice is None else choice
+        return template["Mappings"][mapping].get(str(key), {}).get(member, 0)
+    return value
+
+
+def webhooks_fit_into_their_concurrency(template, full, bare):
+    """Requests that the throttle lets through, until each is answered, and the consumers of the overflow queue."""
+    (stage,) = of_type(full, "AWS::ApiGatewayV2::Stage").values()
+    route = stage["Properties"]["RouteSettings"].get("POST /webhooks/marketplace", {})
+    listener = (ROOT / "functions" / "webhook" / "src" / "listener.rs").read_text()
+    limit = re.search(r"TIME_LIMIT: Duration = Duration::from_millis\(([\d_]+)\)", listener)
+    if not limit or int(limit.group(1).replace("_", "")) > 4_500:
+        yield f"webhook: its time limit is {limit and limit.group(1)} ms, and the throttle counts with 5 s"
+    consumers = full["WebhookOverflow"]["Properties"].get("ScalingConfig", {}).get("MaximumConcurrency", 1000)
+    reserved = _functions(full)["webhook"].get("ReservedConcurrentExecutions")
+    if reserved != {"Ref": "WebhookConcurrency"}:
+        yield f"webhook: its reserved concurrency is {reserved}"
+    for choice in template["Parameters"]["WebhookConcurrency"]["AllowedValues"]:
+        rate = _chosen(template, route.get("ThrottlingRateLimit", 0), choice)
+        burst = _chosen(template, route.get("ThrottlingBurstLimit", 0), choice)
+        if not rate or not burst:
+            yield f"WebhookConcurrency {choice}: no throttle"
+        # Nothing is reserved for 0. The account has 1000 by default.
+        if rate * 5 + burst + consumers > (choice or 1000):
+            yield f"WebhookConcurrency {choice}: {rate} a second and {burst} at once need more"
+
+
+def events_are_kept_and_can_be_replayed(template, full, bare):
+    archives = [archive["Properties"] for archive in of_type(full, "AWS::Events::Archive").values()]
+    if [archive["EventPattern"] for archive in archives] != [{"source": ["hoopai.platform", "hoopai.relay"]}]:
+        yield f"archive: it keeps {[archive['EventPattern'] for archive in archives]}"
+    if any(archive.get("RetentionDays") != {"Ref": "EventArchiveDays"} for archive in archives):
+        yield "archive: its retention is not the parameter's"
 
 
 def table_is_the_one_the_tests_use(template, full, bare):
@@ -283,15 +329,17 @@ def nothing_that_matters_is_lost(template, full, bare):
         yield "table: not under the account's key"
     if table.get("TimeToLiveSpecification") != {"AttributeName": "expires_at", "Enabled": True}:
         yield "table: its time to live is not expires_at"
-    for name in ("Table", "SealingSecret", "AppSecret", "CallersSecret", "RescueQueue", "RescueFailures"):
+    kept = ("Table", "SealingSecret", "AppSecret", "CallersSecret", "RescueQueue", "RescueFailures")
+    for name in kept + ("WebhookSecret", "EventsOverflow", "EventsOverflowFailures", "EventArchive"):
         for policy in ("DeletionPolicy", "UpdateReplacePolicy"):
             if full[name].get(policy) != "Retain":
                 yield f"{name}: {policy} is not Retain"
     for name, mapping in of_type(full, "AWS::Lambda::EventSourceMapping").items():
         if mapping["Properties"].get("FunctionResponseTypes") != ["ReportBatchItemFailures"]:
             yield f"{name}: one failed pair would repeat the whole batch"
-    if "deadLetterTargetArn" not in full["RescueQueue"]["Properties"].get("RedrivePolicy", {}):
-        yield "rescue queue: no queue behind it"
+    for name in ("RescueQueue", "EventsOverflow"):
+        if "deadLetterTargetArn" not in full[name]["Properties"].get("RedrivePolicy", {}):
+            yield f"{name}: no queue behind it"
     schedules = of_type(full, "AWS::Scheduler::Schedule")
     for name, schedule in schedules.items():
         if "DeadLetterConfig" not in schedule["Properties"]["Target"]:
@@ -309,7 +357,7 @@ def what_is_optional_comes_only_when_asked_for(template, full, bare):
         if "PermissionsBoundary" in role["Properties"]:
             yield f"role {name}: in a boundary that nobody asked for"
     reserved = {name: "ReservedConcurrentExecutions" in function for name, function in _functions(full).items()}
-    if reserved != {name: name in ("callback", "relay") for name in FUNCTIONS}:
+    if reserved != {name: name in ("callback", "relay", "webhook") for name in FUNCTIONS}:
         yield f"reserved concurrency: {reserved}"
     if any("ReservedConcurrentExecutions" in function for function in _functions(bare).values()):
         yield "concurrency is reserved that nobody asked for"
@@ -326,7 +374,7 @@ def the_api_is_bounded_and_logs_no_code(template, full, bare):
         if not {"ThrottlingRateLimit", "ThrottlingBurstLimit"} <= set(settings):
             yield "API: not throttled"
         routes = {
-            route: (one.get("ThrottlingRateLimit"), one.get("ThrottlingBurstLimit"))
+            route: tuple(_chosen(template, one.get(member)) for member in ("ThrottlingRateLimit", "ThrottlingBurstLimit"))
             for route, one in stage["Properties"].get("RouteSettings", {}).items()
         }
         yield from _difference("throttled routes", set(expected.THROTTLES.items()), set(routes.items()))
@@ -385,6 +433,8 @@ def secrets_have_the_contracts_form(template, full, bare):
         yield "sealing secret: shorter than 32 characters"
     if full["CallersSecret"]["Properties"].get("SecretString") != '{"callers":[]}':
         yield "callers secret: does not start empty"
+    if full["WebhookSecret"]["Properties"].get("SecretString") != '{"secrets":[]}':
+        yield "webhook secret: does not start empty"
     for name, parameter in template["Parameters"].items():
         if "Description" not in parameter:
             yield f"parameter {name}: no description"
@@ -403,6 +453,8 @@ ALL = (
     roles_hold_exactly_the_expected_permissions,
     wildcards_only_where_aws_demands_them,
     times_fit_into_each_other,
+    webhooks_fit_into_their_concurrency,
+    events_are_kept_and_can_be_replayed,
     table_is_the_one_the_tests_use,
     nothing_that_matters_is_lost,
     what_is_optional_comes_only_when_asked_for,

@@ -27,6 +27,8 @@ GATEWAY_ALIAS = "live"
 
 # Routes that a browser calls, on which anybody can make the callback work: requests a second, and at once.
 THROTTLES = {route: (50, 100) for route in ("GET /oauth/install", "GET /oauth/callback", "GET /oauth/callback/{any}", "GET /oauth/done")}
+# A throttled webhook is answered 429 and sent again. WebhookConcurrency changes these two.
+THROTTLES["POST /webhooks/marketplace"] = (100, 400)
 
 _EVERYWHERE = {"RUST_LOG", "TABLE_NAME", "APP_SECRET_ID", "GATEWAY_ALIAS"}
 
@@ -89,7 +91,10 @@ ENVIRONMENT = {
         "DAILY_LIMIT",
         "DAILY_LIMIT_MAX",
         "WEBHOOK_PUBLIC_KEYS",
+        "WEBHOOK_SECRET_ID",
+        "WEBHOOK_DEDUPE",
         "EVENT_BUS_NAME",
+        "EVENTS_OVERFLOW_QUEUE_URL",
     },
 }
 
@@ -151,8 +156,17 @@ PERMISSIONS_OF_A_BUS = {
     "callback": _PUT_EVENTS,
     "relay": _PUT_EVENTS,
     "refresh": _PUT_EVENTS | {("dynamodb:Query", "Table/index/outbox", None)},
-    "webhook": _PUT_EVENTS,
+    "webhook": _PUT_EVENTS
+    | {
+        ("sqs:SendMessage", "EventsOverflow", None),
+        ("sqs:ReceiveMessage", "EventsOverflow", None),
+        ("sqs:DeleteMessage", "EventsOverflow", None),
+        ("sqs:GetQueueAttributes", "EventsOverflow", None),
+    },
 }
+
+# On top of these, and only where webhooks may be signed with a shared secret.
+PERMISSIONS_OF_HMAC = {"webhook": _secrets("WebhookSecret")}
 
 # The schedule's own role, made by SAM.
 SCHEDULE_PERMISSIONS = {
@@ -164,7 +178,16 @@ SCHEDULE_PERMISSIONS = {
 MAY_BE_WILDCARD = {"xray:PutTraceSegments", "xray:PutTelemetryRecords"}
 
 # Resources that are there only under a condition.
-ON_DEMAND = {"Domain": "HasDomain", "DomainMapping": "HasDomain", "DomainRecord": "HasHostedZone"}
+ON_DEMAND = {
+    "Domain": "HasDomain",
+    "DomainMapping": "HasDomain",
+    "DomainRecord": "HasHostedZone",
+    "WebhookSecret": "HasWebhookHmac",
+    "WebhookOverflow": "HasEventBus",
+    "EventsOverflow": "HasEventBus",
+    "EventsOverflowFailures": "HasEventBus",
+    "EventArchive": "HasEventArchive",
+}
 
 # What a deployment tells; README and docs name them.
 OUTPUTS = {
@@ -175,6 +198,7 @@ OUTPUTS = {
     "DropInUrl",
     "DomainTarget",
     "PutClientSecret",
+    "PutWebhookSecret",
     "OperatorEnvironment",
     "CallbackFunctionArn",
     "RelayFunctionArn",
@@ -207,6 +231,9 @@ ALARMS = {
     "ConfigurationAlarm",
     "OddAnswersAlarm",
     "EventsAlarm",
+    "EventsOverflowAlarm",
+    "EventsOverflowFailuresAlarm",
+    "EventTruncatedAlarm",
     "FunctionErrorsAlarm",
     "ThrottlesAlarm",
 }
@@ -220,6 +247,7 @@ ALARMS_SEEN_OTHERWISE = {"rescued", "rescue"}
 # Metrics that AWS itself writes, and what tells them apart.
 METRICS_OF_AWS = {
     ("AWS/SQS", "ApproximateNumberOfMessagesVisible"): ("QueueName",),
+    ("AWS/SQS", "ApproximateAgeOfOldestMessage"): ("QueueName",),
     ("AWS/Lambda", "Errors"): ("FunctionName",),
     ("AWS/Lambda", "Throttles"): ("FunctionName",),
     ("AWS/Lambda", "Duration"): ("FunctionName",),

@@ -22,6 +22,10 @@ pub enum Acknowledgement {
     Repeated,
     /// The change is stored.
     Stored,
+    /// The webhook requires no change, and is on the bus.
+    Published,
+    /// The webhook requires no change, and is on the overflow queue.
+    Queued,
 }
 
 /// The reason for which a webhook was not applied.
@@ -31,8 +35,6 @@ pub enum Refusal {
     NotFound,
     /// The method is not `POST`.
     MethodNotAllowed,
-    /// The body is larger than the limit.
-    TooLarge,
     /// The signature is absent, or no known key made it. A sender without a key can get this variant and those above
     /// only.
     NotSigned,
@@ -40,6 +42,8 @@ pub enum Refusal {
     Malformed,
     /// The body is signed, but is about another app. The status is not 401, because the signature is valid.
     ForeignApp,
+    /// The same webhook is being processed. The platform must send it again, because that processing may fail.
+    InProgress,
     /// The webhook could not be processed because of a failure on our side. The platform must send it again.
     TryAgain,
 }
@@ -50,11 +54,10 @@ impl Refusal {
         match self {
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotSigned => StatusCode::UNAUTHORIZED,
             Self::Malformed => StatusCode::BAD_REQUEST,
             Self::ForeignApp => StatusCode::FORBIDDEN,
-            Self::TryAgain => StatusCode::TOO_MANY_REQUESTS,
+            Self::InProgress | Self::TryAgain => StatusCode::TOO_MANY_REQUESTS,
         }
     }
 
@@ -62,10 +65,10 @@ impl Refusal {
         match self {
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
-            Self::TooLarge => "payload_too_large",
             Self::NotSigned => "not_signed",
             Self::Malformed => "malformed",
             Self::ForeignApp => "foreign_app",
+            Self::InProgress => "in_progress",
             Self::TryAgain => "try_again",
         }
     }
@@ -73,9 +76,9 @@ impl Refusal {
     fn header(self) -> Option<(HeaderName, HeaderValue)> {
         match self {
             Self::MethodNotAllowed => Some((ALLOW, HeaderValue::from_static("POST"))),
-            Self::TryAgain => Some((RETRY_AFTER, RETRY_AFTER_SECONDS.into())),
-            // RFC 9110 section 11.6.1: a 401 names the accepted authentication scheme.
-            Self::NotSigned => Some((WWW_AUTHENTICATE, HeaderValue::from_static("X-GHL-Signature"))),
+            Self::InProgress | Self::TryAgain => Some((RETRY_AFTER, RETRY_AFTER_SECONDS.into())),
+            // RFC 9110 section 11.6.1: a 401 names the authentication schemes.
+            Self::NotSigned => Some((WWW_AUTHENTICATE, HeaderValue::from_static("X-GHL-Signature, X-WL-Signature"))),
             _ => None,
         }
     }
@@ -89,6 +92,8 @@ impl Acknowledgement {
             Self::Repeated => "repeated",
             Self::Unknown => "unknown",
             Self::Ignored => "ignored",
+            Self::Published => "published",
+            Self::Queued => "queued",
         }
     }
 }
@@ -129,10 +134,12 @@ mod tests {
             (Ok(Acknowledgement::Repeated), 200, None),
             (Ok(Acknowledgement::Unknown), 200, None),
             (Ok(Acknowledgement::Ignored), 200, None),
+            (Ok(Acknowledgement::Published), 200, None),
+            (Ok(Acknowledgement::Queued), 200, None),
             (Err(Refusal::NotSigned), 401, Some("www-authenticate")),
             (Err(Refusal::Malformed), 400, None),
             (Err(Refusal::ForeignApp), 403, None),
-            (Err(Refusal::TooLarge), 413, None),
+            (Err(Refusal::InProgress), 429, Some("retry-after")),
             (Err(Refusal::TryAgain), 429, Some("retry-after")),
             (Err(Refusal::MethodNotAllowed), 405, Some("allow")),
             (Err(Refusal::NotFound), 404, None),

@@ -22,7 +22,7 @@ pub use self::reader::{Reader, ReportedProblem};
 pub use self::relay::RelayConfig;
 pub use self::runtime::{events_at_once, runtime_variables, starts_for_a_call};
 pub use self::secure_url::{is_loopback, parse_url};
-pub use self::webhook::WebhookConfig;
+pub use self::webhook::{Dedupe, WebhookConfig, WebhookSettings};
 use crate::domain::api_version::{ApiVersion, PlatformApi};
 use crate::domain::limits::{LimitPolicy, Limits};
 use crate::domain::qualifier::{GatewayAlias, names_an_alias};
@@ -212,7 +212,22 @@ mod tests {
         assert_eq!(authorization.marketplace_installs, MarketplaceInstalls::Allow);
         assert_eq!(authorization.install_choice, InstallChoice::Direct);
         let webhook = from(&LEAST, WebhookConfig::read).expect("the least is enough");
-        assert_eq!(webhook.public_keys.len(), 1);
+        assert_eq!((webhook.settings.public_keys.len(), webhook.settings.secret_id), (1, None));
+    }
+
+    #[test]
+    fn at_least_one_kind_of_signature_is_accepted() {
+        let of = |own: &[(&str, &str)]| {
+            let config = from(&[&LEAST[..3], own].concat(), WebhookConfig::read);
+            config.map(|config| (config.settings.public_keys.len(), config.settings.secret_id))
+        };
+        let (none, secret) = (("WEBHOOK_PUBLIC_KEYS", "none"), ("WEBHOOK_SECRET_ID", "s"));
+        assert_eq!(of(&[secret]), Ok((1, Some("s".to_owned()))));
+        assert_eq!(of(&[none, secret]), Ok((0, Some("s".to_owned()))));
+        for neither in [&[none][..], &[none, ("WEBHOOK_SECRET_ID", "")]] {
+            let error = of(neither).expect_err("no webhook would be accepted");
+            assert_eq!(error.problems(), ["WEBHOOK_SECRET_ID is not set"]);
+        }
     }
 
     #[test]
@@ -294,7 +309,12 @@ mod tests {
             ("SUPPORT_URL", "javascript:alert(1)"),
         ];
         all_are_reported(&callback, &[], CallbackConfig::read);
-        all_are_reported(&[("WEBHOOK_PUBLIC_KEYS", "AAAA")], &[], WebhookConfig::read);
+        let webhook = [
+            ("WEBHOOK_PUBLIC_KEYS", "AAAA"),
+            ("EVENTS_OVERFLOW_QUEUE_URL", "ftp://x"),
+            ("WEBHOOK_DEDUPE", "sometimes"),
+        ];
+        all_are_reported(&webhook, &[], WebhookConfig::read);
         all_are_reported(&[], &["CALLERS_SECRET_ID"], RelayConfig::read);
         all_are_reported(&[], &[], AppConfig::read);
     }

@@ -18,11 +18,22 @@ pub enum Name {
     /// The installation works again without a new install, after [`Name::Suspended`] or [`Name::NeedsReauthorization`].
     /// This variant stays the last one, because the length of `ALL` is derived from it.
     Resumed,
+    /// The installation has another version of the app.
+    Updated,
+    /// The installation has another plan of the app.
+    PlanChanged,
 }
 
 impl Name {
-    const ALL: [Self; Self::Resumed as usize + 1] =
-        [Self::Installed, Self::Uninstalled, Self::NeedsReauthorization, Self::Suspended, Self::Resumed];
+    const ALL: [Self; Self::PlanChanged as usize + 1] = [
+        Self::Installed,
+        Self::Uninstalled,
+        Self::NeedsReauthorization,
+        Self::Suspended,
+        Self::Resumed,
+        Self::Updated,
+        Self::PlanChanged,
+    ];
 
     /// The name in the table, on the bus and in logs.
     pub fn as_str(self) -> &'static str {
@@ -32,6 +43,8 @@ impl Name {
             Self::NeedsReauthorization => "NeedsReauthorization",
             Self::Suspended => "Suspended",
             Self::Resumed => "Resumed",
+            Self::Updated => "Updated",
+            Self::PlanChanged => "PlanChanged",
         }
     }
 }

@@ -70,10 +70,31 @@ pub struct Installation {
     pub company: Option<String>,
     /// The public base URL of the deployment's pages, for a link to install again.
     pub home: Option<String>,
+    /// The app's version, plan and installer.
+    pub details: AppDetails,
     /// The last published state without a token, if no other event was published since.
     pub published: Option<Status>,
     /// Events that are not known to have been published (transactional outbox).
     pub outbox: Vec<Event>,
+}
+
+/// The app's version, plan and installer in one installation, as far as the marketplace has reported them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AppDetails {
+    /// The id of the app's version.
+    pub version_id: Option<String>,
+    /// The time of the report about the version, as stated by the platform. An older report changes nothing.
+    pub version_at: Option<Millis>,
+    /// The id of the app's plan.
+    pub plan_id: Option<String>,
+    /// The end of the trial period of the plan.
+    pub trial_ends_at: Option<Millis>,
+    /// The time of the report about the plan, as stated by the platform. An older report changes nothing.
+    pub plan_at: Option<Millis>,
+    /// The id of the user that installed the app.
+    pub installed_by: Option<String>,
+    /// The domain of the company's white label.
+    pub white_label: Option<String>,
 }
 
 /// A state with its data.

@@ -14,21 +14,25 @@
 //! hour. So the event is not lost and does not block the events of other installations.
 
 mod bus;
+pub mod platform;
 
 use std::time::Duration;
 
 use aws_sdk_eventbridge::Client;
 use futures_util::{StreamExt as _, stream};
+use serde_json::{Value, json};
 
-use self::bus::{Bus, Delivery, MOST};
+use self::bus::{Bus, Delivery, Entry, MOST};
 use crate::domain::clock::{Clock, Millis};
 use crate::domain::event::{Event, Name};
 use crate::domain::installation::Installation;
-use crate::domain::resource::Resource;
+use crate::domain::resource::{Kind, Resource};
 use crate::domain::status::{LeaseOwner, Status};
 use crate::table::installation::Release;
 use crate::table::{StoreError, Table, Write};
 
+/// The `source` of lifecycle events.
+const SOURCE: &str = "hoopai.relay";
 /// The time limit for the process that wrote an event to publish it. A caller may be waiting.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// If less time than this is left, the schedule sends the event instead.
@@ -71,6 +75,12 @@ impl Events {
         self.bus.as_ref().map(|_| Event { name: Name::Uninstalled, at, epoch })
     }
 
+    /// The event of a change that the marketplace has reported.
+    #[must_use]
+    pub fn reported(&self, name: Name, epoch: u64, at: Millis) -> Option<Event> {
+        self.bus.as_ref().map(|_| Event { name, at, epoch })
+    }
+
     /// The event of a new token for `stored`, the installation as read by its claim.
     pub fn renewed(&self, stored: &Installation) -> Option<Event> {
         self.bus.as_ref().and_then(|_| of_renewal(stored, self.clock.now()))
@@ -107,7 +117,7 @@ impl Events {
         }
         let sent = async {
             let events: Vec<_> = in_order(stored).into_iter().take(MOST).collect();
-            let delivered = bus.put(&events).await?;
+            let delivered = bus.put(entries(&events)).await?;
             self.acknowledge(stored, &events, &delivered).await.map_err(|error| error.to_string())
         };
         let error = match tokio::time::timeout(time, Box::pin(sent)).await {
@@ -166,7 +176,7 @@ impl Events {
         let events: Vec<_> = stored.iter().flat_map(in_order).collect();
         let mut delivered = Vec::new();
         for some in events.chunks(MOST) {
-            delivered.extend(bus.put(some).await?);
+            delivered.extend(bus.put(entries(some)).await?);
         }
         let acknowledged = stream::iter(stored).map(|stored| self.acknowledge(stored, &events, &delivered));
         let acknowledged = acknowledged.buffer_unordered(CONCURRENCY);
@@ -209,6 +219,39 @@ fn in_order(stored: &Installation) -> Vec<(&Installation, Event)> {
     let mut events = stored.outbox.clone();
     events.sort_by_key(|event| (event.epoch, event.at));
     events.into_iter().map(|event| (stored, event)).collect()
+}
+
+/// The entries of the bus for these events.
+fn entries(events: &[(&Installation, Event)]) -> Vec<Entry> {
+    let entry = |(stored, event): &(&Installation, Event)| Entry {
+        source: SOURCE,
+        detail_type: event.name.as_str().to_owned(),
+        detail: detail(event, stored).to_string(),
+        resources: Vec::new(),
+        time: event.at,
+    };
+    events.iter().map(entry).collect()
+}
+
+/// The `detail` of a lifecycle event, which the team's own functions read.
+fn detail(event: &Event, stored: &Installation) -> Value {
+    let company = match stored.resource.kind() {
+        Kind::Company => Some(stored.resource.id()),
+        Kind::Location => stored.company.as_deref(),
+    };
+    let mut detail = json!({
+        "resource": stored.resource,
+        "company": company,
+        "at": event.at.rfc3339(),
+        "epoch": event.epoch,
+    });
+    match event.name {
+        Name::NeedsReauthorization => detail["reinstall_url"] = json!(stored.reinstall_url()),
+        Name::Updated => detail["version_id"] = json!(stored.details.version_id),
+        Name::PlanChanged => detail["plan_id"] = json!(stored.details.plan_id),
+        Name::Installed | Name::Uninstalled | Name::Suspended | Name::Resumed => {}
+    }
+    detail
 }
 
 /// The event of a change of `stored` to `status` without a new token. `None` if this state is the last published one.

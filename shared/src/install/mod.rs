@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::clock::{Clock, Millis};
+use crate::domain::event::Name;
 use crate::domain::grant::Grant;
-use crate::domain::installation::{Installation, StandbyPair};
+use crate::domain::installation::{AppDetails, Installation, StandbyPair};
 use crate::domain::resource::{Kind, Resource};
 use crate::domain::status::{LeaseOwner, Status, TokenVersion};
 use crate::events::Events;
@@ -115,10 +116,12 @@ impl Installations {
             company: grant.company.as_deref(),
             home,
             scope: grant.scope.as_deref(),
+            details: None,
             now: self.clock.now(),
         };
         let sealer = self.vault.sealer().await?;
-        self.record_company(&grant.resource, exchange_started).await;
+        let details = self.record_company(&grant.resource, exchange_started).await;
+        let new = NewInstallation { details: details.as_ref(), ..new };
         let storing = within(PATIENCE, Box::pin(self.store_patiently(&new, &pair))).await;
         let stored = storing.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into()).into()));
         match stored {
@@ -166,9 +169,11 @@ impl Installations {
             company: company.as_deref(),
             home,
             scope: scope.as_deref(),
+            details: None,
             now: self.clock.now(),
         };
-        self.record_company(&rescued.resource, Millis(*installed_at)).await;
+        let details = self.record_company(&rescued.resource, Millis(*installed_at)).await;
+        let new = NewInstallation { details: details.as_ref(), ..new };
         let stored = self.store(&new, &pair).await.map_err(|error| match error {
             VaultOrStore::Store(error) => RescueError::Store(error),
             VaultOrStore::Vault(error) => RescueError::Vault(error),
@@ -197,6 +202,39 @@ impl Installations {
         self.table.note_task(resource.id(), Note::Reported, now).await?;
         self.table.list_company(resource.id(), now).await?;
         Ok(true)
+    }
+
+    /// Records details that the marketplace has reported at `at`. With `news`, an event of this name is published if the
+    /// details were changed. A conflict means that a newer report is stored.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn record_details(
+        &self,
+        resource: &Resource,
+        details: &AppDetails,
+        news: Option<(Name, Millis)>,
+    ) -> Result<Write<()>, StoreError> {
+        for _ in 0..ROUNDS {
+            // The event names the epoch, so the present epoch must be known.
+            let Some(stored) = self.table.installation(resource).await? else { break };
+            let epoch = stored.version.epoch;
+            let event = news.and_then(|(name, at)| self.events.reported(name, epoch, at));
+            match self.table.record_details(resource, details, event, self.clock.now()).await? {
+                Write::Applied(stored) => {
+                    self.events.publish(&stored, self.clock.now() + PATIENCE).await;
+                    return Ok(Write::Applied(()));
+                }
+                Write::Conflict(stored) if stored.version.epoch != epoch => {}
+                Write::Conflict(_) => return Ok(Write::Conflict(())),
+                Write::NotFound => break,
+            }
+        }
+        if resource.kind() == Kind::Company && news.is_none() {
+            // The report of an install may come before the redirect, which stores the installation.
+            self.table.note_details(resource.id(), details).await?;
+        }
+        Ok(Write::NotFound)
     }
 
     /// Revokes an installation that was installed before `at`, and erases its tokens. If a company is revoked, the
@@ -281,19 +319,21 @@ impl Installations {
 
     /// Records a company before its installation is stored. So tokens of its locations can be minted at once, and the
     /// schedule reads the list of its locations. If the record fails, the locations are found at the daily renewal of
-    /// the company's token.
-    async fn record_company(&self, resource: &Resource, at: Millis) {
+    /// the company's token. Returns the details that the marketplace has reported before.
+    async fn record_company(&self, resource: &Resource, at: Millis) -> Option<AppDetails> {
         if resource.kind() == Kind::Location {
-            return;
+            return None;
         }
         let (id, now) = (resource.id(), self.clock.now());
         let noting = async {
             tokio::try_join!(self.table.note_task(id, Note::Installing(at), now), self.table.list_company(id, now))
         };
         // The future is boxed, because the futures of two SDK calls at once are large.
-        if !matches!(tokio::time::timeout(RECORDING, Box::pin(noting)).await, Ok(Ok(_))) {
-            tracing::warn!(%resource, "a company could not be listed; its locations are found when its token is renewed");
+        if let Ok(Ok(((), details))) = tokio::time::timeout(RECORDING, Box::pin(noting)).await {
+            return Some(details);
         }
+        tracing::warn!(%resource, "a company could not be listed; its locations are found when its token is renewed");
+        None
     }
 
     async fn store_patiently(&self, new: &NewInstallation<'_>, pair: &Pair) -> Result<Stored, VaultOrStore> {
@@ -328,6 +368,8 @@ impl Installations {
                     continue;
                 }
             }
+            // The details of an installation that is stored may be newer than those that were noted before it.
+            let new = &NewInstallation { details: new.details.filter(|_| seen.is_none()), ..new.clone() };
             let next = seen.unwrap_or(TokenVersion { epoch: 0, generation: 0 }).reinstalled();
             let sealed = pair.seal(&sealer, new.resource, next, PairRole::Current);
             let event = self.events.installed(next.epoch, new.installed_at);

@@ -4,6 +4,7 @@
 //! A process reads each secret once at a time; other callers wait for that read (single flight).
 
 pub mod edit;
+pub mod webhook;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -16,8 +16,9 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 
-use super::{Attributes, Item, StoreError, Table, Update, n, s};
+use super::{Attributes, Item, StoreError, Table, Update, Write, n, s};
 use crate::domain::clock::Millis;
+use crate::domain::installation::AppDetails;
 use crate::domain::resource::Resource;
 use crate::platform::company_api::ListPosition;
 
@@ -98,10 +99,24 @@ pub struct Page<T> {
 }
 
 impl Table {
-    /// Lists a company, or moves it to the newest end of the list.
-    pub async fn list_company(&self, company: &str, now: Millis) -> Result<(), StoreError> {
+    /// Lists a company, or moves it to the newest end of the list. Returns the details that [`Table::note_details`] has
+    /// noted.
+    pub async fn list_company(&self, company: &str, now: Millis) -> Result<AppDetails, StoreError> {
         let mut write = Update::of(key(company));
         write.set("due_shard", s(COMPANIES)).set("due_at", n(now)).remove(["expires_at"]);
+        Ok(match self.write(write).await? {
+            Write::Applied(item) | Write::Conflict(item) => AppDetails::read(Attributes::of(&item)),
+            Write::NotFound => AppDetails::default(),
+        })
+    }
+
+    /// Notes details of a company whose installation is not stored yet. The install stores them.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn note_details(&self, company: &str, details: &AppDetails) -> Result<(), StoreError> {
+        let mut write = Update::of(key(company));
+        write.set_details(details);
         self.write(write).await.map(drop)
     }
 

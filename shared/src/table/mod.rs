@@ -14,7 +14,7 @@
 //! | `app#company#ID` | a listed company, one that has the app ([`company`]) | callback, refresh, webhook |
 //! | `app#company#ID#task` | background work for a company, and how far its list of locations was read | callback, refresh, webhook |
 //! | `app#searches` | locations that the schedule asks the companies about ([`search`]) | refresh, relay |
-//! | `webhook#id#ID`, `webhook#bytes#SHA256` | a webhook that took effect | webhook |
+//! | `webhook#id#ID`, `webhook#bytes#SHA256` | a webhook that is processed now or was processed within 24 hours | webhook |
 //! | `redirect#state#SHA256`, `redirect#code#SHA256` | a redirect of the authorization page, exchanged once | callback |
 //! | `exchanges#…` | the number of codes that were exchanged in a minute | callback |
 //!

@@ -4,13 +4,12 @@
 
 use super::{Attributes, Item, QUOTA, StoreError, Table, s};
 use crate::domain::clock::Millis;
-use crate::domain::installation::installation_key;
-use crate::domain::installation::resource_of;
+use crate::domain::installation::{AppDetails, installation_key, resource_of};
 use crate::domain::resource::Resource;
 use crate::domain::status::{Status, TokenVersion};
 
 /// The attributes that are read, without the sealed tokens.
-const READ: [&str; 18] = [
+const READ: [&str; 25] = [
     "pk",
     "status",
     "epoch",
@@ -29,6 +28,13 @@ const READ: [&str; 18] = [
     "scope",
     "home",
     "absent_until",
+    "version_id",
+    "version_at",
+    "plan_id",
+    "trial_ends_at",
+    "plan_at",
+    "installed_by",
+    "white_label",
 ];
 
 /// The attribute that marks a placeholder.
@@ -69,6 +75,8 @@ pub struct Overview {
     pub scope: Option<String>,
     /// The URL at which a human can install the app again.
     pub reinstall_url: Option<String>,
+    /// The app's version, plan and installer.
+    pub details: AppDetails,
 }
 
 impl Overview {
@@ -96,6 +104,7 @@ impl Overview {
             failures: attributes.number("failures").unwrap_or(0),
             scope: attributes.text("scope").map(str::to_owned),
             reinstall_url: attributes.text("home").map(|home| format!("{}/oauth/install", home.trim_end_matches('/'))),
+            details: AppDetails::read(attributes),
         })
     }
 }

@@ -1,10 +1,18 @@
-//! Webhooks that took effect, identified by their ids or, without an id, by their bytes.
+//! Webhooks that are being processed or were processed, by their ids or, without an id, by their bytes.
+//!
+//! An invocation claims a webhook (lease), processes it, and marks it as done. If the process dies in between, the claim
+//! lapses after [`LEASE`], and the next delivery of the webhook is processed. So a webhook is processed at least once,
+//! and in almost all cases once.
 
 use std::time::Duration;
 
-use super::{Attributes, StoreError, Table, Update, n, s};
+use super::{Attributes, Item, StoreError, Table, Update, Write, n, s};
 use crate::domain::clock::Millis;
+use crate::domain::status::LeaseOwner;
 
+/// The time after which a claim lapses. It is longer than an invocation, and shorter than the time until the platform
+/// sends a webhook again.
+pub const LEASE: Duration = Duration::from_secs(10);
 /// The time for which the mark of a webhook is kept. The platform does not send a webhook again after this time.
 const KEPT: Duration = Duration::from_hours(24);
 
@@ -26,21 +34,56 @@ impl IdempotencyKey {
     }
 }
 
+/// The progress of a webhook that was delivered before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Another invocation holds the claim.
+    Claimed,
+    /// The webhook was processed within the last 24 hours.
+    Done,
+}
+
 impl Table {
-    /// Returns true if the webhook took effect within the last 24 hours.
-    pub async fn is_webhook_done(&self, key: &IdempotencyKey, now: Millis) -> Result<bool, StoreError> {
-        let answer = self.client.get_item().table_name(&*self.name).key("pk", s(key.item_key()));
-        let answer = answer.consistent_read(true).send().await?;
+    /// Claims a webhook for `owner`. A conflict says why the webhook cannot be claimed.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the webhook may be claimed, and the claim then lapses.
+    pub async fn claim_webhook(
+        &self,
+        key: &IdempotencyKey,
+        owner: &LeaseOwner,
+        now: Millis,
+    ) -> Result<Write<Progress>, StoreError> {
+        let mut write = Update::of(key.item_key());
         // `DynamoDB` deletes expired items within days, not at once.
-        let expires = answer.item().and_then(|item| Attributes::of(item).number::<i64>("expires_at"));
-        Ok(expires.is_some_and(|end| now.seconds() < end))
+        write.when("attribute_not_exists(pk) OR claim_ends_at <= :now OR expires_at <= :now_seconds");
+        write.value(":now", n(now)).value(":now_seconds", n(now.seconds()));
+        write.set("claimed_by", s(owner.as_str())).set("claim_ends_at", n(now + LEASE));
+        write.set("expires_at", n((now + KEPT).seconds()));
+        let is_own = |item: &Item| Attributes::of(item).text("claimed_by") == Some(owner.as_str());
+        let is_claimed = |item: &Item| Attributes::of(item).number::<i64>("claim_ends_at").is_some();
+        let progress = |item: &Item| Ok(if is_claimed(item) { Progress::Claimed } else { Progress::Done });
+        self.write(write).await?.or_applied_before(is_own).read(progress)
     }
 
-    /// Marks that a webhook took effect. The mark is written after the effect, so a crash between the two loses
-    /// nothing: the webhook is judged again, and its effect is repeated.
+    /// Ends the claim of `owner` without a mark, so that the next delivery can claim the webhook at once.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn release_webhook(&self, key: &IdempotencyKey, owner: &LeaseOwner) -> Result<(), StoreError> {
+        let mut write = Update::of(key.item_key());
+        write.when_equal("claimed_by", s(owner.as_str())).set("claim_ends_at", n(0));
+        self.write(write).await.map(drop)
+    }
+
+    /// Marks a webhook as done. The mark is written after the effect, so a crash between the two loses nothing: the
+    /// webhook is processed again.
+    ///
+    /// # Errors
+    /// [`StoreError`].
     pub async fn set_webhook_done(&self, key: &IdempotencyKey, now: Millis) -> Result<(), StoreError> {
         let mut write = Update::of(key.item_key());
-        write.set("expires_at", n((now + KEPT).seconds()));
+        write.set("expires_at", n((now + KEPT).seconds())).remove(["claimed_by", "claim_ends_at"]);
         self.write(write).await.map(drop)
     }
 }

@@ -93,7 +93,7 @@ fn is_in_vain(stored: &Installation, refused: RefusedToken, now: Millis) -> bool
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::installation::{CompanySearch, Findings, Lease, Schedule, Source, State};
+    use crate::domain::installation::{AppDetails, CompanySearch, Findings, Lease, Schedule, Source, State};
     use crate::domain::resource::Resource;
     use crate::domain::status::LeaseOwner;
 
@@ -130,6 +130,7 @@ mod tests {
             installed_at: Millis(0),
             company: None,
             home: None,
+            details: AppDetails::default(),
             published: None,
             outbox: Vec::new(),
         }

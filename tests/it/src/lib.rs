@@ -8,5 +8,6 @@ pub mod meter;
 pub mod outside;
 pub mod proxy;
 pub mod redaction;
+pub mod sender;
 pub mod stories;
 pub mod world;

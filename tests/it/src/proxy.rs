@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::response::Response;
 use http::{HeaderMap, StatusCode};
 use sandbox::server::{Server, StartError, WhenClientLeaves, hang_up, pass_on};
@@ -68,6 +68,10 @@ pub enum Call {
     Events,
     /// The removal of events from an outbox after they were published (acknowledge).
     Acknowledge,
+    /// The claim of a webhook.
+    WebhookClaim,
+    /// The mark of a webhook that was processed.
+    WebhookMark,
 }
 
 /// The fault that strikes a call.
@@ -181,7 +185,7 @@ impl Proxy {
     /// If no port is free.
     pub async fn start(upstreams: Upstreams) -> Result<Self, StartError> {
         let wire = Arc::new(Wire { http: reqwest::Client::new(), upstreams, book: Mutex::default() });
-        let router = Router::new().fallback(serve).with_state(wire.clone());
+        let router = Router::new().fallback(serve).layer(DefaultBodyLimit::disable()).with_state(wire.clone());
         // A call that was begun is finished, as in a real service, even if the client has closed the connection.
         let server = Server::start(0, router, WhenClientLeaves::Finish).await?;
         Ok(Self { wire, server })
@@ -280,6 +284,10 @@ fn written(update: &str) -> Option<Call> {
         Some(Call::AddStandby)
     } else if sets("REMOVE outbox") || sets("SET outbox = ") {
         Some(Call::Acknowledge)
+    } else if sets("claim_ends_at = ") {
+        Some(Call::WebhookClaim)
+    } else if sets("REMOVE claimed_by, claim_ends_at") {
+        Some(Call::WebhookMark)
     } else if sets("marks = ") {
         Some(Call::Reserve)
     } else if sets("ADD grants") {

@@ -2,22 +2,34 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use axum::{Router, body::Bytes, extract::State as Shared, response::Response, routing::post};
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, State as Shared},
+    response::Response,
+    routing::post,
+};
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
+use shared::events::platform;
 
 use crate::{
     aws_json::{self, answer, operation},
     events::{Event, EventBus as Bus},
     identity,
     lock::lock,
+    process::{ACCOUNT, REGION},
     server::{Server, StartError, WhenClientLeaves, hang_up},
 };
 
 /// Name of the bus.
 pub const NAME: &str = "lifecycle";
+/// Name of its archive.
+const ARCHIVE: &str = "events";
 /// The most entries of one request.
 const MOST: usize = 10;
+/// The bytes that the entries of one request stay below.
+const TOO_LARGE: usize = 1024 * 1024;
 
 /// An event as it was put on the bus.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,6 +40,14 @@ pub struct Put {
     pub detail_type: String,
     /// Content of the event.
     pub detail: Value,
+    /// Content of the event as it was sent, byte for byte.
+    pub text: String,
+    /// The resources that the event is about.
+    pub resources: Vec<String>,
+    /// The time of the event, in seconds since the Unix epoch.
+    pub time: f64,
+    /// The name of the replay that put the event on the bus again.
+    pub replay: Option<String>,
 }
 
 /// The way in which the endpoint fails.
@@ -56,6 +76,18 @@ struct Desk {
     bus: Bus,
 }
 
+impl Desk {
+    /// Publishes an event of the bus to the sandbox.
+    fn tell(&self, put: &Put) {
+        let name = put.detail_type.clone();
+        self.bus.publish(if put.source == platform::SOURCE {
+            Event::Published { name, resources: put.resources.clone() }
+        } else {
+            Event::Lifecycle { name, detail: put.detail.clone() }
+        });
+    }
+}
+
 /// The endpoint. Dropping the handle ends the endpoint.
 #[derive(Debug)]
 pub struct EventBridge {
@@ -70,7 +102,8 @@ impl EventBridge {
     /// No port is free.
     pub async fn start(bus: Bus) -> Result<Self, StartError> {
         let desk = Arc::new(Desk { state: Mutex::default(), bus });
-        let router = Router::new().route("/", post(serve)).with_state(Arc::clone(&desk));
+        let router =
+            Router::new().route("/", post(serve)).layer(DefaultBodyLimit::disable()).with_state(Arc::clone(&desk));
         let server = Server::start(0, router, WhenClientLeaves::Finish).await?;
         Ok(Self { desk, server })
     }
@@ -78,6 +111,12 @@ impl EventBridge {
     /// Returns the base URL, for `AWS_ENDPOINT_URL_EVENTBRIDGE`.
     pub fn url(&self) -> String {
         self.server.url()
+    }
+
+    /// Returns the ARN of the archive of the bus, for `EVENT_ARCHIVE_ARN`.
+    #[must_use]
+    pub fn archive(&self) -> String {
+        arn("archive", ARCHIVE)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -117,9 +156,21 @@ async fn serve(Shared(desk): Shared<Arc<Desk>>, headers: HeaderMap, body: Bytes)
         Some(Failure::Entries) | None => {}
     }
     let request: Value = serde_json::from_slice(&body).unwrap_or_default();
+    match operation(&headers) {
+        Some("DescribeArchive") => {
+            let described =
+                json!({ "ArchiveName": ARCHIVE, "EventSourceArn": arn("event-bus", NAME), "State": "ENABLED" });
+            return answer(StatusCode::OK, &described);
+        }
+        Some("StartReplay") => return answer(StatusCode::OK, &replay(&desk, &mut state, &request)),
+        _ => {}
+    }
     let entries = request["Entries"].as_array().map(Vec::as_slice).unwrap_or_default();
     if operation(&headers) != Some("PutEvents") || entries.is_empty() || entries.len() > MOST {
         return aws_json::error(StatusCode::BAD_REQUEST, "ValidationException", "not a PutEvents of 1 to 10 entries");
+    }
+    if entries.iter().map(size).sum::<usize>() >= TOO_LARGE {
+        return aws_json::error(StatusCode::BAD_REQUEST, "ValidationException", "the entries are too large");
     }
     let refused = |code: &str| json!({ "ErrorCode": code, "ErrorMessage": "refused because the test asked for it" });
     let answers: Vec<Value> = entries
@@ -133,7 +184,7 @@ async fn serve(Shared(desk): Shared<Arc<Desk>>, headers: HeaderMap, body: Bytes)
                 _ if code.is_some() => refused(&code.unwrap_or_default()),
                 None => refused("MalformedDetail"),
                 Some(put) => {
-                    desk.bus.publish(Event::Lifecycle { name: put.detail_type.clone(), detail: put.detail.clone() });
+                    desk.tell(&put);
                     state.events.push(put);
                     json!({ "EventId": identity::uuid() })
                 }
@@ -144,11 +195,48 @@ async fn serve(Shared(desk): Shared<Arc<Desk>>, headers: HeaderMap, body: Bytes)
     answer(StatusCode::OK, &json!({ "FailedEntryCount": failed, "Entries": answers }))
 }
 
-/// Parses an entry. `None` if the real bus would refuse it: an entry needs a source, a type, the bus, and an object as
-/// detail.
+/// Puts the events of a time span on the bus again. The real service does so in the background.
+fn replay(desk: &Desk, state: &mut State, request: &Value) -> Value {
+    let time = |name: &str| request[name].as_f64().unwrap_or_default();
+    let (from, to) = (time("EventStartTime"), time("EventEndTime"));
+    let name = request["ReplayName"].as_str().unwrap_or_default();
+    let archived = state.events.iter().filter(|put| put.replay.is_none() && from <= put.time && put.time < to);
+    let again: Vec<Put> = archived.map(|put| Put { replay: Some(name.to_owned()), ..put.clone() }).collect();
+    for put in again {
+        desk.tell(&put);
+        state.events.push(put);
+    }
+    json!({ "ReplayArn": arn("replay", name), "State": "STARTING" })
+}
+
+fn arn(kind: &str, name: &str) -> String {
+    format!("arn:aws:events:{REGION}:{ACCOUNT}:{kind}/{name}")
+}
+
+/// Parses an entry. `None` if the real bus would refuse it: an entry needs a source, a type of at most 128 characters,
+/// the bus, and an object as detail.
 fn read(entry: &Value) -> Option<Put> {
     let text = |name: &str| entry[name].as_str().filter(|text| !text.is_empty());
     let detail: Value = serde_json::from_str(text("Detail")?).ok()?;
+    let detail_type = text("DetailType").filter(|kind| kind.chars().count() <= 128)?;
     (text("EventBusName")? == NAME && detail.is_object()).then_some(())?;
-    Some(Put { source: text("Source")?.to_owned(), detail_type: text("DetailType")?.to_owned(), detail })
+    let resources = entry["Resources"].as_array().map(Vec::as_slice).unwrap_or_default();
+    Some(Put {
+        source: text("Source")?.to_owned(),
+        detail_type: detail_type.to_owned(),
+        detail,
+        text: text("Detail")?.to_owned(),
+        resources: resources.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        time: entry["Time"].as_f64().unwrap_or_default(),
+        replay: None,
+    })
+}
+
+/// The bytes of an entry, as the bus counts them (Amazon EventBridge User Guide, "`PutEvents` event entry size").
+fn size(entry: &Value) -> usize {
+    let texts = ["Source", "DetailType", "Detail"].map(|name| entry[name].as_str().map_or(0, str::len));
+    let resources = entry["Resources"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let resources: usize = resources.iter().filter_map(Value::as_str).map(str::len).sum();
+    let time = if entry["Time"].is_null() { 0 } else { 14 };
+    time + texts.iter().sum::<usize>() + resources
 }

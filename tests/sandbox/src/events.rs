@@ -89,6 +89,13 @@ pub enum Event {
         /// Its detail.
         detail: serde_json::Value,
     },
+    /// An event of the platform is on the bus.
+    Published {
+        /// The event's type, for example `ContactCreate`.
+        name: String,
+        /// The resources that it is about.
+        resources: Vec<String>,
+    },
     /// A person or a test used a control of the sandbox.
     Control {
         /// The action in words, for people.

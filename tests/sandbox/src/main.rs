@@ -59,6 +59,9 @@ struct Arguments {
     /// Treatment of a refresh token that is used again
     #[arg(long, value_enum, default_value_t = RotationArgument::Forgiving)]
     rotation: RotationArgument,
+    /// Sign webhooks with a shared secret (HMAC-SHA256), as HoopAI does
+    #[arg(long)]
+    hmac: bool,
     /// Seconds between two scheduled refreshes; 0 for none
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     refresh_every: u64,
@@ -144,6 +147,7 @@ impl Arguments {
                 token_requests_per_minute: self.token_requests,
                 token_life: Duration::from_secs(self.token_life),
                 limits: Limits { burst: self.burst, daily: self.daily, ..Limits::default() },
+                webhook_secret: self.hmac.then(|| format!("sandbox-hooks-{}", shared::domain::random::hex::<12>())),
                 ..marketplace::Options::default()
             },
             data: self.data,

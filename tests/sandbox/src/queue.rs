@@ -1,11 +1,19 @@
-//! SQS on this machine: one queue, and the poller that delivers its messages to a function as Lambda does.
+//! SQS on this machine: queues at one endpoint, and the pollers that deliver their messages to a function as Lambda
+//! does.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
-use axum::{Router, body::Bytes, extract::State as Shared, response::Response, routing::post};
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, State as Shared},
+    response::Response,
+    routing::post,
+};
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 use tokio::{sync::Notify, task::JoinHandle};
@@ -20,7 +28,8 @@ use crate::{
     server::{Server, StartError, WhenClientLeaves, hang_up},
 };
 
-const NAME: &str = "rescue";
+/// Name of the first queue.
+const RESCUE: &str = "rescue";
 
 /// A message and its current state.
 #[derive(Debug, Clone)]
@@ -48,32 +57,44 @@ struct State {
 
 #[derive(Debug)]
 struct Shelf {
+    name: String,
     state: Mutex<State>,
     arrived: Notify,
     clock: Clock,
 }
 
-/// The queue and its endpoint. Dropping the handle ends the endpoint.
+/// The queues of an endpoint, by name.
+#[derive(Debug, Default)]
+struct Shelves(Mutex<BTreeMap<String, Arc<Shelf>>>);
+
+/// A queue. Dropping the handles of all queues of an endpoint ends the endpoint.
 #[derive(Debug)]
 pub struct Queue {
     shelf: Arc<Shelf>,
-    server: Server,
+    shelves: Arc<Shelves>,
+    server: Arc<Server>,
 }
 
 impl Queue {
-    /// Starts an empty queue on a free port. A received message becomes visible again after `visibility`, unless a
-    /// request changes that time. After the fifth receive the message is dead.
+    /// Starts an endpoint on a free port with one empty queue, the rescue queue. A received message becomes visible
+    /// again after `visibility`, unless a request changes that time. After the fifth receive the message is dead.
     ///
     /// # Errors
     /// No port is free.
     pub async fn start(visibility: Duration) -> Result<Self, StartError> {
-        let state =
-            State { messages: Vec::new(), dead: Vec::new(), visibility, most_receives: 5, sent: 0, failing: false };
-        let shelf = Arc::new(Shelf { state: Mutex::new(state), arrived: Notify::new(), clock: Clock::default() });
+        let shelves = Arc::<Shelves>::default();
         // The JSON protocol posts to `/`, independent of the queue's URL.
-        let router = Router::new().route("/", post(serve)).fallback(serve).with_state(Arc::clone(&shelf));
-        let server = Server::start(0, router, WhenClientLeaves::Cancel).await?;
-        Ok(Self { shelf, server })
+        let router = Router::new().route("/", post(serve)).fallback(serve);
+        let router = router.layer(DefaultBodyLimit::disable()).with_state(Arc::clone(&shelves));
+        let server = Arc::new(Server::start(0, router, WhenClientLeaves::Cancel).await?);
+        Ok(Self { shelf: shelves.add(RESCUE, visibility), shelves, server })
+    }
+
+    /// Adds an empty queue to the same endpoint.
+    #[must_use]
+    pub fn another(&self, name: &str, visibility: Duration) -> Self {
+        let (shelves, server) = (Arc::clone(&self.shelves), Arc::clone(&self.server));
+        Self { shelf: shelves.add(name, visibility), shelves, server }
     }
 
     /// Sets the number of receives after which a message is dead.
@@ -86,9 +107,9 @@ impl Queue {
         self.server.url()
     }
 
-    /// Returns the queue's URL, for `RESCUE_QUEUE_URL`.
+    /// Returns the queue's URL.
     pub fn url(&self) -> String {
-        format!("{}/{ACCOUNT}/{NAME}", self.server.url())
+        format!("{}/{ACCOUNT}/{}", self.server.url(), self.shelf.name)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -110,7 +131,7 @@ impl Queue {
         self.state().sent
     }
 
-    /// Makes the endpoint close every connection if `failing` is true.
+    /// Makes the endpoint close every connection of a request to this queue if `failing` is true.
     pub fn fail(&self, failing: bool) {
         self.state().failing = failing;
     }
@@ -136,7 +157,8 @@ impl Queue {
                 if batch.is_empty() {
                     continue;
                 }
-                let event = json!({ "Records": batch.iter().map(record).collect::<Vec<_>>() });
+                let event =
+                    json!({ "Records": batch.iter().map(|message| record(&queue.name, message)).collect::<Vec<_>>() });
                 let answer = lambda.invoke(&function, event.to_string(), invocation.clone()).await;
                 let failed = answer.map_or(Failed::All, |answer| Failed::of(&answer, &batch));
                 for message in batch.iter().filter(|message| !failed.has(&message.id)) {
@@ -157,7 +179,7 @@ impl Drop for Poller {
     }
 }
 
-fn record(message: &Message) -> Value {
+fn record(queue: &str, message: &Message) -> Value {
     json!({
         "messageId": message.id,
         "receiptHandle": message.receipt,
@@ -171,7 +193,7 @@ fn record(message: &Message) -> Value {
         "messageAttributes": {},
         "md5OfBody": md5_of(&message.body),
         "eventSource": "aws:sqs",
-        "eventSourceARN": queue_arn(),
+        "eventSourceARN": queue_arn(queue),
         "awsRegion": REGION,
     })
 }
@@ -213,6 +235,22 @@ impl Failed {
             Self::Some(ids) => ids.iter().any(|failed| failed == id),
             Self::All => true,
         }
+    }
+}
+
+impl Shelves {
+    fn add(&self, name: &str, visibility: Duration) -> Arc<Shelf> {
+        let state =
+            State { messages: Vec::new(), dead: Vec::new(), visibility, most_receives: 5, sent: 0, failing: false };
+        let (state, arrived, clock) = (Mutex::new(state), Notify::new(), Clock::default());
+        let shelf = Arc::new(Shelf { name: name.to_owned(), state, arrived, clock });
+        lock(&self.0).insert(name.to_owned(), Arc::clone(&shelf));
+        shelf
+    }
+
+    /// Returns the queue with this URL.
+    fn find(&self, url: &str) -> Option<Arc<Shelf>> {
+        lock(&self.0).get(url.rsplit('/').next()?).cloned()
     }
 }
 
@@ -307,21 +345,24 @@ impl Shelf {
             "ApproximateNumberOfMessagesNotVisible": (state.messages.len() - visible).to_string(),
             "ApproximateNumberOfMessagesDelayed": "0",
             "VisibilityTimeout": state.visibility.as_secs().to_string(),
-            "QueueArn": queue_arn(),
+            "QueueArn": queue_arn(&self.name),
         }})
     }
 }
 
-async fn serve(Shared(shelf): Shared<Arc<Shelf>>, headers: HeaderMap, body: Bytes) -> Response {
-    if lock(&shelf.state).failing {
-        return hang_up();
-    }
+/// The most bytes of a message (Amazon SQS Developer Guide, "Message quotas").
+const LARGEST: usize = 1024 * 1024;
+
+async fn serve(Shared(shelves): Shared<Arc<Shelves>>, headers: HeaderMap, body: Bytes) -> Response {
     let Ok(request) = serde_json::from_slice::<Value>(&body) else {
         return error(StatusCode::BAD_REQUEST, "InvalidMessageContents", "not JSON");
     };
-    if !request["QueueUrl"].as_str().is_some_and(|url| url.ends_with(&format!("/{NAME}"))) {
+    let Some(shelf) = request["QueueUrl"].as_str().and_then(|url| shelves.find(url)) else {
         let code = "AWS.SimpleQueueService.NonExistentQueue";
         return error(StatusCode::BAD_REQUEST, code, "The specified queue does not exist.");
+    };
+    if lock(&shelf.state).failing {
+        return hang_up();
     }
     let seconds = |name: &str| request[name].as_u64().map(Duration::from_secs);
     let value = match operation(&headers) {
@@ -329,6 +370,9 @@ async fn serve(Shared(shelf): Shared<Arc<Shelf>>, headers: HeaderMap, body: Byte
             let Some(text) = request["MessageBody"].as_str() else {
                 return error(StatusCode::BAD_REQUEST, "MissingRequiredParameterException", "MessageBody");
             };
+            if text.len() > LARGEST {
+                return error(StatusCode::BAD_REQUEST, "InvalidParameterValue", "the message is too long");
+            }
             let message = shelf.send(text.to_owned(), seconds("DelaySeconds").unwrap_or_default());
             json!({ "MessageId": message.id, "MD5OfMessageBody": md5_of(&message.body) })
         }
@@ -357,8 +401,8 @@ async fn serve(Shared(shelf): Shared<Arc<Shelf>>, headers: HeaderMap, body: Byte
     answer(StatusCode::OK, &value)
 }
 
-fn queue_arn() -> String {
-    format!("arn:aws:sqs:{REGION}:{ACCOUNT}:{NAME}")
+fn queue_arn(name: &str) -> String {
+    format!("arn:aws:sqs:{REGION}:{ACCOUNT}:{name}")
 }
 
 fn md5_of(body: &str) -> String {

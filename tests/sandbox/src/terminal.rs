@@ -85,6 +85,13 @@ pub fn line(event: &Event, verbose: bool, colours: Colours) -> Option<String> {
         Event::Lifecycle { name, detail } => {
             format!("{}{}", what(MAGENTA, "lifecycle"), one_line(&format!("{name} {detail}")))
         }
+        Event::Published { name, resources } => {
+            format!(
+                "{}{}",
+                what(MAGENTA, "event"),
+                one_line(&format!("{name} of {} is on the bus", resources.join(", ")))
+            )
+        }
         Event::Control { what: done } => format!("{}{}", what(YELLOW, "sandbox"), one_line(done)),
     };
     Some(text)

@@ -35,6 +35,8 @@ pub const APP_SECRET: &str = "hoopai-relay/app";
 pub const SEALING_SECRET: &str = "hoopai-relay/sealing";
 /// Name of the secret with the callers.
 pub const CALLERS_SECRET: &str = "hoopai-relay/callers";
+/// Name of the secret that webhooks are signed with, if they have an HMAC signature.
+pub const WEBHOOK_SECRET: &str = "hoopai-relay/webhook";
 /// Alias of `relay` that the caller `sandbox` invokes.
 pub const CALLER_ALIAS: &str = "sandbox";
 /// Path of the redirect URI.
@@ -108,7 +110,7 @@ pub struct Sandbox {
     /// functions must end before the parts that they use.
     pub workers: Vec<Worker>,
     _schedule: Option<Schedule>,
-    _poller: Poller,
+    _pollers: [Poller; 2],
     /// API Gateway.
     pub gateway: Gateway,
     /// Lambda.
@@ -121,7 +123,9 @@ pub struct Sandbox {
     pub secrets: Secrets,
     /// The rescue queue.
     pub queue: Queue,
-    /// The bus of lifecycle events.
+    /// The overflow queue of the platform's events.
+    pub overflow: Queue,
+    /// The bus of lifecycle events and of the platform's events.
     pub event_bridge: EventBridge,
     /// All output of the functions.
     pub logs: LogBook,
@@ -211,9 +215,14 @@ impl Sandbox {
         dynamo::create_table(&dynamo.client(), TABLE).await?;
         let secrets = Secrets::start().await?;
         keys.fill(&secrets, &client_id);
+        if let Some(secret) = &options.marketplace.webhook_secret {
+            secrets.put(WEBHOOK_SECRET, json!({ "secrets": [secret] }).to_string());
+        }
         let queue = Queue::start(options.visibility).await?;
         // The same number as in `template.yaml`.
         queue.allow_receives(1_000);
+        let overflow = queue.another("overflow", options.visibility);
+        overflow.allow_receives(1_000);
         let event_bridge = EventBridge::start(bus.clone()).await?;
         let runtime = RuntimeApi::start(bus.clone()).await?;
         let alias = options.environment.get("GATEWAY_ALIAS").cloned();
@@ -229,18 +238,20 @@ impl Sandbox {
         if let Some(data) = &options.data {
             marketplace.keep_in(&beside(data, "platform.json"))?;
         }
-        let poller = queue.deliver_to(&runtime, "refresh", alias.as_deref());
+        let pollers = [("refresh", &queue), ("webhook", &overflow)];
+        let pollers = pollers.map(|(function, queue)| queue.deliver_to(&runtime, function, alias.as_deref()));
         let schedule = options.refresh_every.map(|every| Schedule::start(every, runtime.clone(), bus.clone()));
         let mut sandbox = Self {
             workers: Vec::new(),
             _schedule: schedule,
-            _poller: poller,
+            _pollers: pollers,
             gateway,
             runtime,
             marketplace,
             dynamo,
             secrets,
             queue,
+            overflow,
             event_bridge,
             logs: LogBook::default(),
             bus,
@@ -277,6 +288,8 @@ impl Sandbox {
 
     /// Returns the environment that the contract of the functions names, with the addresses of this sandbox.
     fn contract(&self) -> BTreeMap<String, String> {
+        let hmac = self.marketplace.options().webhook_secret.is_some();
+        let public_keys = if hmac { "none".to_owned() } else { self.marketplace.webhooks().public_key() };
         [
             ("TABLE_NAME", TABLE.to_owned()),
             ("APP_SECRET_ID", APP_SECRET.to_owned()),
@@ -286,7 +299,10 @@ impl Sandbox {
             ("MARKETPLACE_URL", self.marketplace.url()),
             ("PUBLIC_URL", self.gateway.url()),
             ("RESCUE_QUEUE_URL", self.queue.url()),
-            ("WEBHOOK_PUBLIC_KEYS", self.marketplace.webhooks().public_key()),
+            ("WEBHOOK_PUBLIC_KEYS", public_keys),
+            // An empty variable counts as absent.
+            ("WEBHOOK_SECRET_ID", if hmac { WEBHOOK_SECRET.to_owned() } else { String::new() }),
+            ("EVENTS_OVERFLOW_QUEUE_URL", self.overflow.url()),
             ("EVENT_BUS_NAME", event_bridge::NAME.to_owned()),
             ("AWS_ENDPOINT_URL_EVENTBRIDGE", self.event_bridge.url()),
             ("AWS_ENDPOINT_URL_DYNAMODB", self.dynamo.url().to_owned()),
@@ -310,6 +326,7 @@ impl Sandbox {
             ("REFRESH_FUNCTION", "refresh".to_owned()),
             ("RELAY_FUNCTION", "relay".to_owned()),
             ("AWS_ENDPOINT_URL_LAMBDA", self.runtime.url()),
+            ("EVENT_ARCHIVE_ARN", self.event_bridge.archive()),
         ];
         let own = own.map(|(name, value)| (name.to_owned(), value));
         let account = process::account().into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));

@@ -1,8 +1,11 @@
 //! The command line.
 
 use clap::{Args, Parser, Subcommand};
+use shared::domain::clock::Millis;
 use shared::domain::resource::{Kind, Resource};
 use shared::domain::status::Status;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -14,7 +17,8 @@ Exit codes:
   5  the doctor found a fault
 
 Environment: the variables of the functions (TABLE_NAME, APP_SECRET_ID, SEALING_SECRET_ID, CALLERS_SECRET_ID,
-RESCUE_QUEUE_URL, API_URL, GATEWAY_ALIAS), and REFRESH_FUNCTION, RELAY_FUNCTION, RESCUE_FAILURES_URL.
+RESCUE_QUEUE_URL, API_URL, GATEWAY_ALIAS, WEBHOOK_SECRET_ID, EVENTS_OVERFLOW_QUEUE_URL), and REFRESH_FUNCTION,
+RELAY_FUNCTION, RESCUE_FAILURES_URL, EVENTS_OVERFLOW_FAILURES_URL, EVENT_ARCHIVE_ARN.
 The stack's output OperatorEnvironment contains them all.";
 
 /// Operates a Hoopai Relay
@@ -79,6 +83,8 @@ pub(crate) enum Command {
         #[arg(long)]
         yes: bool,
     },
+    /// Put the archived events of a time span on the bus again, for all rules or for some
+    Replay(Replay),
     /// Manage the callers of the relay
     #[command(subcommand)]
     Callers(CallersCommand),
@@ -90,10 +96,26 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Replay {
+    /// Begin of the time span, such as 2026-11-27T10:00:00Z
+    #[arg(long, value_parser = instant, value_name = "TIME")]
+    pub(crate) from: Millis,
+    /// End of the time span
+    #[arg(long, value_parser = instant, value_name = "TIME")]
+    pub(crate) to: Millis,
+    /// Only for this rule of the bus; may be repeated. Default: all rules
+    #[arg(long, value_name = "NAME")]
+    pub(crate) rule: Vec<String>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Which {
     /// Only those in this state; may be repeated
     #[arg(long, value_parser = status, value_name = "STATUS")]
     pub(crate) status: Vec<Status>,
+    /// Only installations of this version of the app
+    #[arg(long, value_name = "ID")]
+    pub(crate) version: Option<String>,
     /// Only this company and its locations
     #[arg(long, value_name = "ID")]
     pub(crate) company: Option<String>,
@@ -192,6 +214,12 @@ fn resource(text: &str) -> Result<Resource, String> {
 fn status(text: &str) -> Result<Status, String> {
     let known = Status::ALL.into_iter().find(|status| status.as_str().eq_ignore_ascii_case(text));
     known.ok_or_else(|| format!("expected one of {}", Status::ALL.map(Status::as_str).join(", ")))
+}
+
+/// Reads a time (RFC 3339).
+fn instant(text: &str) -> Result<Millis, String> {
+    let read = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "expected a time such as 2026-11-27T10:00:00Z")?;
+    i64::try_from(read.unix_timestamp_nanos() / 1_000_000).map(Millis).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -52,7 +52,9 @@ pub(crate) async fn list(stack: &Stack, out: Out, which: &Which) -> Result<(), C
 
 fn wanted(one: &Overview, which: &Which) -> bool {
     let of_company = |id: &String| one.company.as_ref() == Some(id) || one.resource.id() == id;
-    (which.status.is_empty() || which.status.contains(&one.status)) && which.company.as_ref().is_none_or(of_company)
+    (which.status.is_empty() || which.status.contains(&one.status))
+        && which.company.as_ref().is_none_or(of_company)
+        && (which.version.is_none() || which.version == one.details.version_id)
 }
 
 /// Shows one installation.
@@ -134,7 +136,7 @@ fn json_of(one: &Overview) -> Value {
 }
 
 /// The members of an installation but for its resource, in the order in which they are shown.
-fn members_of(one: &Overview) -> [(&'static str, Value); 16] {
+fn members_of(one: &Overview) -> [(&'static str, Value); 21] {
     let at = |instant: Option<Millis>| json!(instant.map(Millis::rfc3339));
     [
         ("status", json!(one.status.as_str())),
@@ -152,6 +154,11 @@ fn members_of(one: &Overview) -> [(&'static str, Value); 16] {
         ("lease_ends_at", at(one.lease_ends_at)),
         ("failures", json!(one.failures)),
         ("scope", json!(one.scope)),
+        ("version_id", json!(one.details.version_id)),
+        ("plan_id", json!(one.details.plan_id)),
+        ("trial_ends_at", at(one.details.trial_ends_at)),
+        ("installed_by", json!(one.details.installed_by)),
+        ("white_label", json!(one.details.white_label)),
         ("reinstall_url", json!(one.reinstall_url)),
     ]
 }

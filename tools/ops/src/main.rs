@@ -12,6 +12,7 @@ mod installations;
 mod print;
 mod progress;
 mod quota;
+mod replay;
 mod sandbox;
 mod sealing;
 mod stack;
@@ -55,6 +56,7 @@ async fn run(arguments: Arguments) -> Result<(), CommandError> {
         Command::Refresh { resource, if_due } => installations::refresh(&stack, out, &resource, !if_due).await,
         Command::Revoke { resource, yes } => installations::revoke(&stack, out, &resource, yes).await,
         Command::Resume { forget } => breaker::resume(&stack, out, forget).await,
+        Command::Replay(replay) => replay::run(&stack, out, &replay).await,
         Command::Callers(command) => callers::run(&stack, out, command).await,
         Command::Sealing(command) => sealing::run(&stack, out, command).await,
         Command::Doctor => unreachable!("doctor runs above, without a stack"),

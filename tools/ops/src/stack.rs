@@ -23,6 +23,10 @@ pub(crate) struct OperatorConfig {
     refresh_function: Option<String>,
     relay_function: Option<String>,
     rescue_failures_url: Option<String>,
+    webhook_secret_id: Option<String>,
+    overflow_queue_url: Option<String>,
+    overflow_failures_url: Option<String>,
+    event_archive_arn: Option<String>,
 }
 
 impl OperatorConfig {
@@ -35,6 +39,8 @@ impl OperatorConfig {
         let (app, callers_secret_id) = (AppConfig::read(env), env.required("CALLERS_SECRET_ID"));
         let authorization = Authorization::read(env);
         let rescue_failures_url = env.optional_url("RESCUE_FAILURES_URL");
+        let overflow_queue_url = env.optional_url("EVENTS_OVERFLOW_QUEUE_URL");
+        let overflow_failures_url = env.optional_url("EVENTS_OVERFLOW_FAILURES_URL");
         Ok(Self {
             app: app?,
             authorization: authorization?,
@@ -42,6 +48,10 @@ impl OperatorConfig {
             refresh_function: env.optional("REFRESH_FUNCTION"),
             relay_function: env.optional("RELAY_FUNCTION"),
             rescue_failures_url: rescue_failures_url?.map(String::from),
+            webhook_secret_id: env.optional("WEBHOOK_SECRET_ID"),
+            overflow_queue_url: overflow_queue_url?.map(String::from),
+            overflow_failures_url: overflow_failures_url?.map(String::from),
+            event_archive_arn: env.optional("EVENT_ARCHIVE_ARN"),
         })
     }
 }
@@ -59,6 +69,14 @@ pub(crate) struct Stack {
     pub(crate) relay_function: Option<String>,
     /// The queues that hold sealed token pairs, by purpose.
     pub(crate) queues: Vec<(&'static str, String)>,
+    /// Id of the secret that webhooks are signed with.
+    pub(crate) webhook_secret_id: Option<String>,
+    /// The queue for events that the bus did not take.
+    pub(crate) overflow_queue_url: Option<String>,
+    /// The queue behind the overflow queue.
+    pub(crate) overflow_failures_url: Option<String>,
+    /// The archive of the events on the bus.
+    pub(crate) event_archive_arn: Option<String>,
 }
 
 impl Stack {
@@ -83,6 +101,10 @@ impl Stack {
             refresh_function: config.refresh_function,
             relay_function: config.relay_function,
             queues: queues.into_iter().filter_map(|(what, url)| Some((what, url?))).collect(),
+            webhook_secret_id: config.webhook_secret_id,
+            overflow_queue_url: config.overflow_queue_url,
+            overflow_failures_url: config.overflow_failures_url,
+            event_archive_arn: config.event_archive_arn,
         })
     }
 

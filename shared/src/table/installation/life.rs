@@ -2,9 +2,10 @@
 
 use crate::domain::clock::Millis;
 use crate::domain::event::Event;
-use crate::domain::installation::{Installation, SealedPair};
+use crate::domain::installation::{AppDetails, Installation, SealedPair};
 use crate::domain::resource::Resource;
 use crate::domain::status::{LeaseOwner, Status, TokenVersion, Transition};
+use crate::table::installation::details::DETAILS;
 use crate::table::minted::SEARCH_RESULT;
 use crate::table::{StoreError, Table, Update, Write, n, s};
 
@@ -25,6 +26,8 @@ pub struct NewInstallation<'a> {
     pub home: &'a str,
     /// The granted scopes.
     pub scope: Option<&'a str>,
+    /// Details that the marketplace reported before the installation was stored.
+    pub details: Option<&'a AppDetails>,
     /// The current time.
     pub now: Millis,
 }
@@ -62,6 +65,9 @@ impl Table {
                 write.set(attribute, s(value));
             }
         }
+        if let Some(details) = new.details {
+            write.set_details(details);
+        }
         write.release_lease().publish(event, new.now);
         write.remove(["standby", "granted_from", "revoked_at", "forced_at", "token_wanted", "published"]);
         write.remove(["minted", "company_epoch", "placeholder", "expires_at"]).remove(SEARCH_RESULT);
@@ -92,7 +98,7 @@ impl Table {
         }
         write.set_status(Status::Revoked).set_to("epoch", "epoch + :one").value(":one", n(1));
         write.set("revoked_at", n(at)).erase_pair().release_lease().unschedule();
-        write.remove(["standby", "token_wanted", "published"]).publish(event, now);
+        write.remove(["standby", "token_wanted", "published"]).remove(DETAILS).publish(event, now);
         let answer = self.write_installation(write).await?;
         Ok(answer.or_applied_before(|stored| stored.status() == Status::Revoked))
     }

@@ -2,8 +2,9 @@
 //!
 //! Each write is one `UpdateItem` whose condition names the expected version (compare-and-swap). A failed condition is
 //! an answer that has the unchanged item. The writes are in [`life`] (install, uninstall), [`rotation`] (the lease and
-//! the writes that end it), [`due`] (the index of the schedule), and [`super::minted`].
+//! the writes that end it), [`details`] (the app's version and plan), [`due`] (the index of the schedule), and [`super::minted`].
 
+pub mod details;
 pub mod due;
 pub mod life;
 pub mod rotation;
@@ -16,8 +17,8 @@ use super::{Attributes, Item, StoreError, Table, n, s};
 use crate::domain::clock::Millis;
 use crate::domain::event::Event;
 use crate::domain::installation::{
-    CompanySearch, Findings, Gone, Installation, Lease, Minted, Schedule, SealedPair, Source, StandbyPair, State,
-    installation_key, resource_of,
+    AppDetails, CompanySearch, Findings, Gone, Installation, Lease, Minted, Schedule, SealedPair, Source, StandbyPair,
+    State, installation_key, resource_of,
 };
 use crate::domain::resource::Resource;
 use crate::domain::status::{Status, TokenVersion};
@@ -185,6 +186,7 @@ impl Installation {
             installed_at,
             company: attributes.text("company").map(str::to_owned),
             home: attributes.text("home").map(str::to_owned),
+            details: AppDetails::read(attributes),
             published: attributes.text("published").and_then(Status::parse),
             outbox: attributes.texts("outbox").filter_map(Event::parse).collect(),
         })

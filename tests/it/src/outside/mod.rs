@@ -94,6 +94,8 @@ pub struct System {
     /// The deployed account, if the system does not use the sandbox's own account.
     pub deployment: Option<Deployment>,
     workers: Vec<Worker>,
+    /// The further environment of all functions.
+    environment: BTreeMap<String, String>,
     client: reqwest::Client,
     /// Secrets that must not be logged, besides those that the platform has issued.
     further_secrets: Mutex<BTreeSet<String>>,
@@ -154,6 +156,7 @@ impl System {
             store,
             deployment,
             workers: Vec::new(),
+            environment: BTreeMap::new(),
             client: client.expect("a client"),
             further_secrets: Mutex::default(),
         };
@@ -163,6 +166,7 @@ impl System {
         let all_logs = ("RUST_LOG", "trace".to_owned());
         let environment: BTreeMap<_, _> =
             std::iter::once(all_logs).chain(setup.environment).map(|(name, value)| (name.to_owned(), value)).collect();
+        system.environment.clone_from(&environment);
         for (function, count) in [("callback", 1), ("refresh", 1), ("relay", setup.relays), ("webhook", 1)] {
             let mut own = environment.clone();
             let at_once = if function == "relay" { setup.at_once } else { 1 };
@@ -222,8 +226,27 @@ impl System {
 
     /// Starts a second process of a function that has one process.
     pub async fn start_another(&mut self, function: &str) {
-        self.run(function, function, 2, BTreeMap::from([("RUST_LOG".to_owned(), "trace".to_owned())]));
-        self.wait_for_polls(function, 2).await;
+        self.start_more(function, 2).await;
+    }
+
+    /// Starts a further process of a function. No process may have had this number.
+    ///
+    /// # Panics
+    /// If the process does not start.
+    pub async fn start_more(&mut self, function: &str, number: usize) {
+        let polls = self.sandbox.runtime.polls(function);
+        self.run(function, function, number, self.environment.clone());
+        let started = until(|| self.sandbox.runtime.polls(function) > polls);
+        assert!(started.await, "{function}-{number} does not ask for work: {:?}", self.last_lines());
+    }
+
+    /// Kills a process (`kill -9`), in the middle of its work.
+    ///
+    /// # Panics
+    /// If there is no process of that name.
+    pub async fn kill(&mut self, worker: &str) {
+        let place = self.workers.iter().position(|known| known.name() == worker).expect("a process of that name");
+        self.workers.remove(place).end().await;
     }
 
     /// Remembers a secret that no log may contain.

@@ -75,6 +75,8 @@ pub struct World {
     pub secrets: Secrets,
     /// The rescue queue.
     pub queue: Queue,
+    /// The overflow queue of the platform's events.
+    pub overflow: Queue,
     /// The bus, for processes that are configured to publish on it.
     pub event_bridge: EventBridge,
     /// The clock of the processes; only [`World::advance`] moves it.
@@ -115,6 +117,7 @@ impl World {
         let market = Marketplace::start(options, EventBus::default()).await.expect("the platform starts");
         let secrets = Secrets::start().await.expect("secrets start");
         let queue = Queue::start(Duration::ZERO).await.expect("the queue starts");
+        let overflow = queue.another("overflow", Duration::ZERO);
         let event_bridge = EventBridge::start(EventBus::default()).await.expect("the bus starts");
         let Options { client_id, client_secret, .. } = market.options();
         secrets.put(APP_SECRET, json!({ "client_id": client_id, "client_secret": client_secret }).to_string());
@@ -127,6 +130,7 @@ impl World {
             market,
             secrets,
             queue,
+            overflow,
             event_bridge,
             clock,
             table: Table { client, name: name.into() },

@@ -5,7 +5,6 @@ mod minting;
 mod moved;
 mod presence;
 mod search;
-mod sender;
 mod versions;
 mod webhooks;
 

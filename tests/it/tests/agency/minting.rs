@@ -6,6 +6,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use http::Method;
 use it::proxy::Call;
+use it::sender::Sender;
 use it::world::{Process, World, grantee, location};
 use sandbox::marketplace::Location;
 use sandbox::marketplace::faults::{Endpoint, Fault};
@@ -21,7 +22,6 @@ use shared::request::path::Path;
 use shared::token::TokenError;
 use shared::token::outcome::{Refreshed, Why};
 
-use crate::sender::Sender;
 use crate::{access, company, grow, locations, minted, works};
 
 it::stories!(

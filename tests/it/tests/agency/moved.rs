@@ -18,8 +18,8 @@ use shared::token::TokenError;
 use shared::token::outcome::{Refreshed, Why};
 
 use crate::search::{agency, asked, many};
-use crate::sender::Sender;
 use crate::{access, locations, works};
+use it::sender::Sender;
 
 it::stories!(
     a_location_with_a_dead_grant_is_minted_from_the_agency_it_moved_to,

@@ -5,13 +5,13 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use it::proxy::Call;
+use it::sender::{Sender, reply};
 use it::world::{World, grantee, location, until};
 use sandbox::marketplace::faults::{Endpoint, Fault};
 use serde_json::{Value, json};
 use shared::domain::resource::Resource;
 use shared::domain::status::Status;
 
-use crate::sender::{Sender, reply};
 use crate::{company, grow, locations, minted, works};
 
 it::stories!(

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use it::sender::{Sender, reply};
 use it::world::{Process, World, grantee, location};
 use sandbox::marketplace::Location;
 use sandbox::marketplace::faults::{Endpoint, Fault};
@@ -14,7 +15,6 @@ use shared::table::search::SearchReason;
 use shared::token::TokenError;
 use shared::token::outcome::{Refreshed, Why};
 
-use crate::sender::{Sender, reply};
 use crate::{access, locations, works};
 
 it::stories!(

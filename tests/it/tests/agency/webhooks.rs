@@ -7,12 +7,12 @@ use aws_lc_rs::signature::Ed25519KeyPair;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use it::proxy::Call;
+use it::sender::{Sender, reply};
 use it::world::{World, grantee, location};
 use serde_json::{Value, json};
 use shared::domain::status::Status;
 use shared::token::TokenError;
 
-use crate::sender::{Sender, reply};
 use crate::{access, company, grow, minted, works};
 
 it::stories!(
@@ -38,7 +38,7 @@ async fn a_companys_uninstall_stops_its_locations_and_erases_their_tokens(world:
     let writes = sender.proxy.calls(Call::Write);
     let notice = sender.notice("UNINSTALL", world.clock.now(), "w1", &json!({"companyId": company().id()}));
     assert_eq!(sender.send(&notice).await, reply(200, "stored"));
-    assert_eq!(sender.proxy.calls(Call::Write) - writes, 3, "the note, the company, the webhook");
+    assert_eq!(sender.proxy.calls(Call::Write) - writes, 4, "the claim, the note, the company, the mark");
     world.market.uninstall(&grantee(&company()));
     world.advance(Duration::from_secs(9));
     for l in [&l1, &l2, &company()] {

@@ -19,5 +19,6 @@ mod install;
 mod limits;
 mod monitoring;
 mod operator;
+mod platform_events;
 mod relay;
 mod tokens;

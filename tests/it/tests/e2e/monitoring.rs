@@ -103,7 +103,7 @@ async fn upset_what_is_scheduled(system: &mut System) {
     system.sandbox.queue.send("{}");
     let is_told = |system: &System| {
         let lines = system.sandbox.logs.lines();
-        lines.iter().any(|line| line.line.contains("lifecycle events could not be sent"))
+        lines.iter().any(|line| line.line.contains("could not be sent; the next tick tries again"))
     };
     let mut ticks = 0;
     while !is_told(system) && ticks < 30 {

@@ -97,7 +97,7 @@ impl World {
         let callback = config::read(&lookup, CallbackConfig::read).expect("complete");
         let installer = Installer::new(app(callback.app), callback.authorization, callback.brand);
         let webhook = config::read(&lookup, WebhookConfig::read).expect("complete");
-        let listener = Listener::new(app(webhook.app), webhook.public_keys);
+        let listener = Listener::new(app(webhook.app), webhook.settings);
         Self { installer, listener, signer, marketplace, secrets, dynamo, clock }
     }
 

@@ -93,6 +93,7 @@ async fn apply(world: &World, seen: &Installation, transition: Transition) -> bo
                 company: None,
                 home: HOME,
                 scope: None,
+                details: None,
                 now,
             };
             table.install(&new, Some(version), &pair, None).await

@@ -40,6 +40,8 @@ pub(super) enum Action {
     Refresh { resource: Resource },
     /// Refresh the token, and kill the process once the platform has spent the token.
     Kill { resource: Resource },
+    /// The platform sends `times` webhooks of the location at once.
+    Webhooks { resource: Resource, times: usize },
     /// Pause a location at the platform, or resume it.
     Pause { resource: Resource, paused: bool },
     /// The platform's next two answers to token requests are lost.
@@ -73,6 +75,7 @@ impl Action {
             | Self::Expire { resource }
             | Self::Refresh { resource }
             | Self::Kill { resource }
+            | Self::Webhooks { resource, .. }
             | Self::Pause { resource, .. } => Some(resource),
             Self::LoseAnswers | Self::FailAll | Self::ChangeSecret | Self::Mend => None,
         }
@@ -103,6 +106,11 @@ impl Desk {
             }
             Action::Refresh { resource } => desk.refresh(&resource).await,
             Action::Kill { resource } => Self::kill(desk, &resource).await,
+            Action::Webhooks { resource, times } if (1..=MOST_CALLS).contains(&times) => {
+                platform.send_events(&resource, times);
+                Ok(format!("The platform sends {times} webhooks. Each is on the bus once it was answered 200."))
+            }
+            Action::Webhooks { .. } => Err(format!("Send 1 to {MOST_CALLS} webhooks at once.")),
             Action::Pause { resource, paused } => {
                 platform.set_active(resource, !paused);
                 Ok(if paused {
@@ -324,6 +332,8 @@ mod tests {
         );
         assert_eq!(read(r#"{"action":"kill","resource":{"location":"L1"}}"#), Some(Action::Kill { resource }));
         assert_eq!(read(r#"{"action":"lose_answers"}"#), Some(Action::LoseAnswers));
+        let webhooks = r#"{"action":"webhooks","resource":{"location":"L1"},"times":200}"#;
+        assert!(matches!(read(webhooks), Some(Action::Webhooks { times: 200, .. })));
         for odd in [r#"{"action":"kill"}"#, r#"{"action":"rm"}"#, "{}", "[]"] {
             assert_eq!(read(odd), None, "{odd}");
         }

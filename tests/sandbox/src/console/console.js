@@ -295,6 +295,10 @@ function described(happened) {
     const text = withNames(happened.line.replace(/^(?:ERROR|WARN) /, ""));
     return { group: "system", kind: "log", text, who: happened.worker, outcome: error ? "error" : "warning", tone: error ? "bad" : "warn" };
   }
+  if (event === "published") {
+    const [resource] = happened.resources ?? [];
+    return { group: "webhooks", kind: "event", text: `${happened.name} is on the bus`, who: resource ? named(resource) : "" };
+  }
   if (event === "lifecycle") {
     const [kind, id] = Object.entries(happened.detail?.resource ?? {})[0] ?? [];
     return { group: "system", kind: "lifecycle", text: happened.name, who: kind ? named(`${kind}:${id}`) : "" };

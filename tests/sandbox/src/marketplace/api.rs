@@ -96,6 +96,12 @@ pub(super) async fn serve(Shared(platform): Shared<Arc<Platform>>, request: Requ
         (_, truth) => truth.as_ref().map(|answer| answer.status.as_u16()),
     };
     platform.note(&received, caller.bucket(), at, status, counted.as_ref().map_or(0, |counted| counted.in_window));
+    if let (Some(answer), Caller::Known(resource, _)) = (&truth, &caller)
+        && answer.status.is_success()
+    {
+        let segments: Vec<&str> = received.uri.path().trim_start_matches('/').split('/').collect();
+        platform.after_call(resource, received.method.as_str(), &segments, &received.body);
+    }
     let mut answer = truth.unwrap_or_else(|| PlatformAnswer::refusal(500, "not processed"));
     answer.headers.extend(counted.into_iter().flat_map(Counted::headers));
     strike(fault, Some(answer)).await

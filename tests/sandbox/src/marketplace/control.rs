@@ -10,6 +10,7 @@
 //! | `DELETE /_sandbox/faults` | | removes all faults |
 //! | `POST /_sandbox/active` | `{"resource":{"location":"L1"},"active":false}` | pauses a location, or resumes it |
 //! | `POST /_sandbox/uninstall` | `{"resource":{"location":"L1"}}` | revokes its tokens, and sends the webhook |
+//! | `POST /_sandbox/webhooks` | `{"resource":{"location":"L1"},"times":200}` | sends so many events at once |
 //! | `PUT /_sandbox/limits` | `{"burst":25,"interval_ms":10000,"daily":10000}` | for all; for one with `"resource"` |
 //! | `PUT /_sandbox/rotation` | `{"rotation":"strict"}` | `strict`, `forgiving`, `family_revoking` |
 //! | `PUT /_sandbox/token-life` | `{"seconds":120}` | life of access tokens that are issued from now on |
@@ -44,6 +45,7 @@ pub(super) fn routes() -> Router<Arc<Platform>> {
         .route("/_sandbox/faults", post(add_fault).delete(clear_faults))
         .route("/_sandbox/active", post(set_active))
         .route("/_sandbox/uninstall", post(uninstall))
+        .route("/_sandbox/webhooks", post(send_events))
         .route("/_sandbox/limits", put(set_limits))
         .route("/_sandbox/rotation", put(set_rotation))
         .route("/_sandbox/token-life", put(set_token_life))
@@ -123,6 +125,19 @@ struct One {
 async fn uninstall(Shared(platform): ThePlatform, body: Bytes) -> Response {
     with(&body, |One { resource }| {
         platform.uninstall(&resource);
+        done()
+    })
+}
+
+#[derive(Deserialize)]
+struct Burst {
+    resource: Resource,
+    times: usize,
+}
+
+async fn send_events(Shared(platform): ThePlatform, body: Bytes) -> Response {
+    with(&body, |Burst { resource, times }| {
+        platform.send_events(&resource, times);
         done()
     })
 }

@@ -4,6 +4,7 @@
 //! and [`window`]. Tests control the fake with [`Platform`]. The same controls are served under `/_sandbox/` for people
 //! with `curl`.
 
+mod activity;
 mod api;
 mod consent;
 mod control;
@@ -126,6 +127,7 @@ impl Marketplace {
 
 impl Platform {
     fn new(options: Options, bus: EventBus) -> Result<Self, StartError> {
+        let webhooks = Webhooks::new(options.webhook_secret.clone(), bus.clone())?;
         let state = State {
             options,
             grants: Grants::default(),
@@ -137,7 +139,6 @@ impl Platform {
             token_minute: VecDeque::new(),
             contacts: BTreeMap::new(),
         };
-        let webhooks = Webhooks::new(bus.clone())?;
         Ok(Self {
             state: Mutex::new(state),
             clock: Clock::default(),
@@ -369,6 +370,7 @@ impl Platform {
         let state = self.state();
         let mut secrets: Vec<String> = state.grants.every_secret().map(str::to_owned).collect();
         secrets.extend(state.ledger.codes_seen().map(str::to_owned));
+        secrets.extend(state.options.webhook_secret.clone());
         secrets.push(state.options.client_secret.clone());
         secrets
     }

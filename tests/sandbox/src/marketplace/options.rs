@@ -58,6 +58,8 @@ pub struct Options {
     pub locations: Vec<Location>,
     /// Further agencies with their locations.
     pub agencies: BTreeMap<String, Vec<Location>>,
+    /// The secret with which webhooks are signed, as those of HoopAI are. If absent, webhooks have an Ed25519 signature.
+    pub webhook_secret: Option<String>,
     /// True if the choice of one location still answers with the agency's token, as for an administrator of the agency.
     pub bulk_install: bool,
 }
@@ -109,6 +111,7 @@ impl Default for Options {
                 location("HLlocation000000003", "Cedar Realty"),
             ],
             agencies: BTreeMap::new(),
+            webhook_secret: None,
             bulk_install: false,
         }
     }

@@ -1,5 +1,5 @@
-//! Webhooks of the fake platform: signed notices of installs and uninstalls, sent again if the receiver does not accept
-//! them.
+//! Webhooks of the fake platform: signed notices of installs and uninstalls, and events of locations. A webhook is sent
+//! again if the receiver does not accept it.
 //!
 //! No webhook is sent until [`Webhooks::send_to`] has set the URL. A test that wants no webhooks does not set the URL.
 
@@ -10,10 +10,11 @@ use std::{
 
 use aws_lc_rs::{
     encoding::{AsDer as _, PublicKeyX509Der},
+    hmac,
     signature::{Ed25519KeyPair, KeyPair as _},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{Options, grants::Resource};
@@ -50,15 +51,17 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Webhooks {
     key: Arc<Ed25519KeyPair>,
+    /// The secret of HMAC signatures, which replace the Ed25519 signatures.
+    secret: Option<String>,
     client: reqwest::Client,
     target: Mutex<Option<String>>,
     bus: EventBus,
 }
 
 impl Webhooks {
-    pub(super) fn new(bus: EventBus) -> Result<Self, StartError> {
+    pub(super) fn new(secret: Option<String>, bus: EventBus) -> Result<Self, StartError> {
         let key = Ed25519KeyPair::generate().map_err(|_| StartError::System("no key can be made".to_owned()))?;
-        Ok(Self { key: Arc::new(key), client: reqwest::Client::new(), target: Mutex::default(), bus })
+        Ok(Self { key: Arc::new(key), secret, client: reqwest::Client::new(), target: Mutex::default(), bus })
     }
 
     /// Returns the public key for `WEBHOOK_PUBLIC_KEYS`, in the form in which the platform publishes its key: SPKI in
@@ -73,24 +76,48 @@ impl Webhooks {
         *lock(&self.target) = Some(url.into());
     }
 
-    /// Sends a webhook in the background. After any outcome but a 2xx, sends it again with the same id and timestamp.
+    /// Sends the notice of an install or uninstall.
     pub(super) fn send(&self, kind: Kind, resource: &Resource, options: &Options, at: Duration) {
+        self.post(kind.as_str(), resource, notice(kind, resource, options, at).to_string());
+    }
+
+    /// Sends an event with these members.
+    pub(super) fn send_event(&self, kind: &str, resource: &Resource, members: Map<String, Value>, at: Duration) {
+        let mut event = Map::from_iter([("type".to_owned(), json!(kind))]);
+        event.extend(members);
+        event.insert("timestamp".to_owned(), json!(rfc3339(at)));
+        event.insert("webhookId".to_owned(), json!(crate::identity::uuid()));
+        self.post(kind, resource, Value::Object(event).to_string());
+    }
+
+    /// Returns the header with the signature of a body.
+    fn signature(&self, body: &str) -> (&'static str, String) {
+        match &self.secret {
+            Some(secret) => {
+                let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+                ("x-wl-signature", hex::encode(hmac::sign(&key, body.as_bytes())))
+            }
+            None => ("x-ghl-signature", STANDARD.encode(self.key.sign(body.as_bytes()))),
+        }
+    }
+
+    /// Sends a body in the background. After any outcome but a 2xx, sends it again with the same id and timestamp.
+    fn post(&self, kind: &str, resource: &Resource, body: String) {
         let Some(target) = lock(&self.target).clone() else { return };
-        let body = notice(kind, resource, options, at).to_string();
-        let signature = STANDARD.encode(self.key.sign(body.as_bytes()));
+        let (name, signature) = self.signature(&body);
         let request = self
             .client
             .post(target)
             .timeout(PATIENCE)
             .header("content-type", "application/json")
-            .header("x-ghl-signature", signature)
+            .header(name, signature)
             .body(body);
-        let (bus, resource) = (self.bus.clone(), resource.to_string());
+        let (bus, kind, resource) = (self.bus.clone(), kind.to_owned(), resource.to_string());
         tokio::spawn(async move {
             let mut waits = AGAIN_AFTER.into_iter();
             while let Some(request) = request.try_clone() {
                 let status = request.send().await.ok().map(|answer| answer.status().as_u16());
-                bus.publish(Event::Webhook { kind: kind.as_str().to_owned(), resource: resource.clone(), status });
+                bus.publish(Event::Webhook { kind: kind.clone(), resource: resource.clone(), status });
                 if matches!(status, Some(200..=299)) {
                     return;
                 }
@@ -101,14 +128,18 @@ impl Webhooks {
     }
 }
 
-/// Builds the body, with the members that the platform documents.
-fn notice(kind: Kind, resource: &Resource, options: &Options, at: Duration) -> Value {
+fn rfc3339(at: Duration) -> String {
     let nanos = i128::try_from(at.as_millis()).unwrap_or_default() * 1_000_000;
     let at = OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    at.format(&Rfc3339).unwrap_or_default()
+}
+
+/// Builds the body, with the members that the platform documents.
+fn notice(kind: Kind, resource: &Resource, options: &Options, at: Duration) -> Value {
     let mut notice = json!({
         "type": kind.as_str(),
         "appId": options.client_id.split('-').next(),
-        "timestamp": at.format(&Rfc3339).unwrap_or_default(),
+        "timestamp": rfc3339(at),
         "webhookId": crate::identity::uuid(),
     });
     match resource {
@@ -125,6 +156,8 @@ fn notice(kind: Kind, resource: &Resource, options: &Options, at: Duration) -> V
             Resource::Company(_) => "Company",
         });
         notice["userId"] = json!("HLuser00000000000001");
+        notice["versionId"] = json!(options.client_id.split('-').next());
+        notice["planId"] = json!("HLplan00000000000001");
     }
     notice
 }

@@ -1,11 +1,12 @@
-//! Checks the three secrets: they exist, can be read and have the documented form. Also checks the callers' aliases and
-//! the install link.
+//! Checks the secrets: they exist, can be read and have the documented form. Also checks the callers' aliases and the
+//! install link.
 
 use shared::caller::edit::CallersDocument;
 use shared::config::Authorization;
 use shared::seal::DataKeys;
 use shared::secrets::AppCredentials;
 use shared::secrets::edit::EditedSecret;
+use shared::secrets::webhook::WebhookSecrets;
 
 use super::Finding;
 use super::aliases;
@@ -16,6 +17,9 @@ const UNREADABLE: &str = "check the secret's name, its region, and your permissi
 pub(super) async fn check(stack: &Stack) -> Vec<Finding> {
     let mut findings = app(&stack.secret(&stack.app.config.app_secret_id), &stack.authorization).await;
     findings.push(sealing(&stack.sealing()).await);
+    if let Some(id) = &stack.webhook_secret_id {
+        findings.push(webhook(&stack.secret(id)).await);
+    }
     findings.extend(callers(stack).await);
     findings
 }
@@ -71,6 +75,24 @@ async fn sealing(secret: &EditedSecret) -> Finding {
     } else {
         let advice = "finish the rotation: ops sealing reseal, then ops sealing retire";
         Finding::warn(what, format!("{current} is current; {olds} not retired yet"), advice)
+    }
+}
+
+async fn webhook(secret: &EditedSecret) -> Finding {
+    let what = "webhook secret";
+    match secret.read().await {
+        Err(error) => Finding::fail(what, error.to_string(), UNREADABLE),
+        Ok(version) => match WebhookSecrets::parse(version.text.expose()) {
+            Ok(secrets) if secrets.count() == 1 => Finding::ok(what, "one secret"),
+            Ok(secrets) => {
+                let advice = "remove the older ones once the platform signs with the newest only";
+                Finding::warn(what, format!("{} secrets are accepted", secrets.count()), advice)
+            }
+            Err(why) => {
+                let advice = "run the command in the stack's output PutWebhookSecret; until then signed webhooks wait";
+                Finding::fail(what, why, advice)
+            }
+        },
     }
 }
 

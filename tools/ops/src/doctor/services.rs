@@ -38,9 +38,43 @@ pub(super) async fn check(stack: &Stack) -> Vec<Finding> {
             ),
         });
     }
+    findings.extend(overflow(stack).await);
     if stack.queues.is_empty() {
         let advice = "set RESCUE_QUEUE_URL: without it a token pair that cannot be stored is lost";
         findings.push(Finding::warn("rescue queue", "there is none", advice));
+    }
+    findings
+}
+
+/// Checks the queues of events that the bus did not take.
+async fn overflow(stack: &Stack) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (what, url) in
+        [("overflow queue", &stack.overflow_queue_url), ("queue behind overflow", &stack.overflow_failures_url)]
+    {
+        let Some(url) = url else { continue };
+        findings.push(match stack.depth(url).await {
+            Err(failure) => Finding::fail(
+                what,
+                failure.to_string(),
+                "check the queue's URL and your permission sqs:GetQueueAttributes",
+            ),
+            Ok(0) => Finding::ok(what, "empty"),
+            Ok(depth) if what == "overflow queue" => Finding::warn(
+                what,
+                format!("{depth} events wait for the bus"),
+                "find in the logs of webhook why the bus does not take them; they are retried automatically",
+            ),
+            Ok(depth) => Finding::fail(
+                what,
+                format!("{depth} events could not be published for days"),
+                "docs/operations.md (\"Events on the overflow queue\") describes the recovery; they are kept for 14 days",
+            ),
+        });
+    }
+    if stack.app.config.event_bus_name.is_none() {
+        let said = "there is none: webhooks other than those about installations are ignored";
+        findings.push(Finding::ok("event bus", said));
     }
     findings
 }

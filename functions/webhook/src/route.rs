@@ -1,12 +1,9 @@
-//! The route of a webhook request, and the limit on its body.
+//! The route of a webhook request.
 
 use lambda_http::{Request, RequestExt as _};
 use shared::lambda::gateway;
 
 use crate::response::Refusal;
-
-/// The largest accepted body, in bytes. The platform's webhooks have less than a thousandth of this.
-pub const LARGEST_BODY: usize = 1024 * 1024;
 
 /// Refuses all requests but `POST /webhooks/marketplace`, with or without the stage.
 ///
@@ -18,19 +15,10 @@ pub fn check_route(request: &Request) -> Result<(), Refusal> {
     if request.method() == http::Method::POST { Ok(()) } else { Err(Refusal::MethodNotAllowed) }
 }
 
-/// The body's bytes as they were sent. The signature covers these bytes, not their JSON value.
-///
-/// # Errors
-/// [`Refusal::TooLarge`].
-pub fn body(request: &Request) -> Result<&[u8], Refusal> {
-    let body: &[u8] = request.body();
-    if body.len() > LARGEST_BODY { Err(Refusal::TooLarge) } else { Ok(body) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lambda_http::{Body, Context};
+    use lambda_http::Context;
     use serde_json::json;
     use serde_json::value::to_raw_value;
 
@@ -53,14 +41,6 @@ mod tests {
             ("GET", "/webhooks/marketplace", "prod", Err(Refusal::MethodNotAllowed)),
         ] {
             assert_eq!(check_route(&request(method, path, stage)), expected, "{method} {path} {stage}");
-        }
-    }
-
-    #[test]
-    fn a_body_has_a_limit() {
-        for (length, expected) in [(LARGEST_BODY + 1, Err(Refusal::TooLarge)), (LARGEST_BODY, Ok(LARGEST_BODY))] {
-            let request = request("POST", "/webhooks/marketplace", "$default").map(|_| Body::Text("a".repeat(length)));
-            assert_eq!(body(&request).map(<[u8]>::len), expected, "{length}");
         }
     }
 }
