@@ -352,7 +352,10 @@ impl TokenResponse {
     /// are missing that every request has. Such a request uses up no token and no code.
     fn is_not_understood(&self) -> bool {
         match self {
-            Self::Refused(ErrorResponse { meaning: Meaning::WrongVersion, .. }, _) => true,
+            // The path is the same in both versions, so a 404 is not about the version.
+            Self::Refused(ErrorResponse { meaning: Meaning::WrongVersion, status, .. }, _) => {
+                *status != StatusCode::NOT_FOUND
+            }
             Self::Refused(ErrorResponse { meaning: Meaning::ParameterInvalid, status, sample }, _) => {
                 *status == StatusCode::UNPROCESSABLE_ENTITY || sample.to_ascii_lowercase().contains("missing parameter")
             }
@@ -365,7 +368,7 @@ impl TokenResponse {
         match self {
             Self::Granted(_) => true,
             Self::Refused(ErrorResponse { meaning, .. }, _) => {
-                !matches!(meaning, Meaning::Throttled | Meaning::NotReached | Meaning::Unknown)
+                !matches!(meaning, Meaning::Throttled | Meaning::NotReached | Meaning::Unknown | Meaning::WrongVersion)
                     && !self.is_not_understood()
             }
             Self::NotSent | Self::Unknown(_) => false,

@@ -36,7 +36,7 @@ fn an_answer_shows_if_the_version_of_the_request_was_understood() {
         (422, r#"{"message":["clientId should not be empty"]}"#, false, true),
         (400, r#"{"error":{"message":"Endpoint /oauth/token not available in API version v3"}}"#, false, true),
         (401, r#"{"message":"version header was not found."}"#, false, true),
-        (404, r#"{"message":"Cannot POST /oauth/token"}"#, false, true),
+        (404, r#"{"message":"Cannot POST /oauth/token"}"#, false, false),
         (400, r#"{"message":"Something new"}"#, false, false),
         (429, "", false, false),
         (403, "<html>", false, false),

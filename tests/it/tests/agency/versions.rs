@@ -134,7 +134,6 @@ async fn a_call_that_exists_in_no_version_ends_no_installation(world: World) {
         (Endpoint::Mint, Fault::refusal_v3(400, "Endpoint not available in API version v3")),
         (Endpoint::Mint, Fault::refusal(404, "Cannot POST /oauth/locationToken")),
         (Endpoint::Refresh, unavailable),
-        (Endpoint::Refresh, Fault::refusal(404, "Cannot POST /oauth/token")),
     ] {
         world.market.fault(at, fault.clone(), None);
         let asked = || world.market.token_requests().len();
