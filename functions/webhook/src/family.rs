@@ -16,7 +16,6 @@ const FAMILIES: [(&str, &[&str]); 11] = [
 ];
 
 /// The group of an event type.
-#[must_use]
 pub fn family(kind: &str) -> &'static str {
     let is_of = |names: &[&str]| names.iter().any(|name| kind.starts_with(name));
     FAMILIES.iter().find(|(_, names)| is_of(names)).map_or("other", |(family, _)| family)

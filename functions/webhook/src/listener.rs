@@ -70,7 +70,6 @@ struct Claim {
 
 impl Listener {
     /// A handler for one app.
-    #[must_use]
     pub fn new(app: App, settings: WebhookSettings) -> Self {
         let secrets = settings.secret_id.map(|id| {
             let client = aws_sdk_secretsmanager::Client::new(&app.aws);

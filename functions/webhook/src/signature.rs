@@ -43,7 +43,6 @@ pub struct Verifier {
 impl Verifier {
     /// A verifier that accepts signatures of these Ed25519 keys and, if given, of these secrets. There are several keys
     /// while the platform changes its key.
-    #[must_use]
     pub fn new(public_keys: Vec<[u8; 32]>, secrets: Option<Secret<WebhookSecrets>>) -> Self {
         Self { public_keys, secrets }
     }

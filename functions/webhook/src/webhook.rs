@@ -120,7 +120,6 @@ impl Webhook {
     }
 
     /// Returns true if the webhook reports a change that this system applies.
-    #[must_use]
     pub fn changes_installations(&self) -> bool {
         match self.change {
             Change::Install { .. } | Change::Uninstall { .. } | Change::Details { .. } => true,
@@ -129,9 +128,6 @@ impl Webhook {
     }
 
     /// Reads the body of a webhook that was accepted earlier.
-    ///
-    /// # Errors
-    /// [`Refusal::Malformed`].
     pub fn accepted(body: &[u8]) -> Result<Self, Refusal> {
         Wire::read(body).map(Wire::into_webhook)
     }
@@ -139,7 +135,6 @@ impl Webhook {
     /// The event for the bus. `body` is the body that was read, and `at` the time of its arrival.
     ///
     /// An event that is too large for the bus is replaced by one that names its type, id and resources.
-    #[must_use]
     pub fn platform_event(&self, body: &str, at: Millis) -> PlatformEvent {
         let named: Vec<_> = self.location.iter().chain(&self.company).cloned().collect();
         let mut all = [&named[..], &self.locations].concat();

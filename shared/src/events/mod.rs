@@ -76,7 +76,6 @@ impl Events {
     }
 
     /// The event of a change that the marketplace has reported.
-    #[must_use]
     pub fn reported(&self, name: Name, epoch: u64, at: Millis) -> Option<Event> {
         self.bus.as_ref().map(|_| Event { name, at, epoch })
     }

@@ -40,32 +40,27 @@ pub struct PlatformEvent {
 impl PlatformEvent {
     /// An event of a type, with the body of its webhook, the resources that it is about, and the time of its arrival.
     /// The body must be a JSON object.
-    #[must_use]
     pub fn new(kind: &str, body: impl Into<String>, resources: &[Resource], at: Millis) -> Self {
         let kind = kind.chars().take(LONGEST_TYPE).collect();
         Self { kind, body: body.into(), resources: resources.to_vec(), at }
     }
 
     /// The type of the event, cut to the longest `detail-type`.
-    #[must_use]
     pub fn kind(&self) -> &str {
         &self.kind
     }
 
     /// The body of the webhook.
-    #[must_use]
     pub fn body(&self) -> &str {
         &self.body
     }
 
     /// The resources that the event is about.
-    #[must_use]
     pub fn resources(&self) -> &[Resource] {
         &self.resources
     }
 
     /// Returns true if the bus can take the event.
-    #[must_use]
     pub fn fits(&self) -> bool {
         self.entry().size() < TOO_LARGE
     }
@@ -110,7 +105,6 @@ struct Overflow {
 
 impl PlatformEvents {
     /// Publishes events on the named bus, or else puts them on the overflow queue, if there is one.
-    #[must_use]
     pub fn new(bus: (aws_sdk_eventbridge::Client, String), overflow: Option<(Sqs, String)>) -> Self {
         let overflow = overflow.map(|(client, url)| Overflow { client, url });
         Self { bus: Bus::new(bus.0, bus.1), overflow }

@@ -206,9 +206,6 @@ impl Installations {
 
     /// Records details that the marketplace has reported at `at`. With `news`, an event of this name is published if the
     /// details were changed. A conflict means that a newer report is stored.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn record_details(
         &self,
         resource: &Resource,

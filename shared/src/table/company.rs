@@ -111,9 +111,6 @@ impl Table {
     }
 
     /// Notes details of a company whose installation is not stored yet. The install stores them.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn note_details(&self, company: &str, details: &AppDetails) -> Result<(), StoreError> {
         let mut write = Update::of(key(company));
         write.set_details(details);

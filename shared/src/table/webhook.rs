@@ -67,9 +67,6 @@ impl Table {
     }
 
     /// Ends the claim of `owner` without a mark, so that the next delivery can claim the webhook at once.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn release_webhook(&self, key: &IdempotencyKey, owner: &LeaseOwner) -> Result<(), StoreError> {
         let mut write = Update::of(key.item_key());
         write.when_equal("claimed_by", s(owner.as_str())).set("claim_ends_at", n(0));
@@ -78,9 +75,6 @@ impl Table {
 
     /// Marks a webhook as done. The mark is written after the effect, so a crash between the two loses nothing: the
     /// webhook is processed again.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn set_webhook_done(&self, key: &IdempotencyKey, now: Millis) -> Result<(), StoreError> {
         let mut write = Update::of(key.item_key());
         write.set("expires_at", n((now + KEPT).seconds())).remove(["claimed_by", "claim_ends_at"]);

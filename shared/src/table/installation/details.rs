@@ -57,9 +57,6 @@ impl Table {
     /// Stores reported details of an installation, unless a newer report about the version or the plan is stored. With
     /// an `event`, the installation must have the event's epoch. An uninstalled installation and a placeholder count as
     /// not found.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub async fn record_details(
         &self,
         resource: &Resource,
