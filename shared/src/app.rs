@@ -16,6 +16,7 @@ use crate::events::Events;
 use crate::http_client::{self, Connections};
 use crate::install::Installations;
 use crate::limiter::Limiter;
+use crate::platform::api_versions::ApiVersions;
 use crate::platform::token_endpoint::TokenEndpoint;
 use crate::seal::DataKeys;
 use crate::seal::vault::Vault;
@@ -126,7 +127,8 @@ impl App {
         });
         let vault = Arc::new(Vault::new(keys, &config.table));
         let rescue = config.rescue_queue_url.clone().map(|url| RescueQueue::new(aws_sdk_sqs::Client::new(aws), url));
-        let endpoint = TokenEndpoint::new(connections.clone(), &config.api_url, app_secret.clone());
+        let versions = Arc::new(ApiVersions::new(config.platform_api, Some(Arc::new(table.clone()))));
+        let endpoint = TokenEndpoint::new(connections.clone(), &config.api_url, app_secret.clone(), versions);
         let bus = config.event_bus_name.clone().map(|name| (aws_sdk_eventbridge::Client::new(aws), name));
         let events = Events::new(bus, table.clone(), clock.clone());
         let alarms = Arc::new(AppAlarms::new(table.clone(), clock.clone()));

@@ -67,6 +67,7 @@ async def services(client: HighLevel) -> int:
     for name, (call, expected) in calls.items():
         echo = await call
         assert echo["resource"] == expected, (name, echo)
+        assert ["version", "v3"] in echo["headers"], f"{name}: the client's own version passes"
     assert (await client.locations.get_location(LOCATION))["location"]["id"] == LOCATION
     assert (await client.companies.get_company(COMPANY))["company"]["id"] == COMPANY
     contact = (await client.contacts.create_contact({"locationId": LOCATION, "firstName": "Grace", "tags": ["ü"]}))["contact"]

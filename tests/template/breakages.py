@@ -153,7 +153,7 @@ BREAKAGES = [
     (
         checks.defaults_and_ranges_are_the_codes,
         "a limit that the code refuses at start",
-        lambda t: t["Parameters"]["BurstIntervalMs"].update(MaxValue=600000),
+        lambda t: t["Parameters"]["BurstIntervalMs"].update(AllowedPattern="^([1-9][0-9]{3,5})?$"),
     ),
     (
         checks.roles_hold_exactly_the_expected_permissions,

@@ -38,6 +38,7 @@ ENVIRONMENT = {
     | {
         "SEALING_SECRET_ID",
         "API_URL",
+        "PLATFORM_API",
         "MARKETPLACE_URL",
         "AUTHORIZATION_PATH",
         "SCOPES",
@@ -57,9 +58,12 @@ ENVIRONMENT = {
         "SEALING_SECRET_ID",
         "CALLERS_SECRET_ID",
         "API_URL",
+        "PLATFORM_API",
         "BURST_LIMIT",
+        "BURST_LIMIT_MAX",
         "BURST_INTERVAL_MS",
         "DAILY_LIMIT",
+        "DAILY_LIMIT_MAX",
         "RESCUE_QUEUE_URL",
         "EVENT_BUS_NAME",
     },
@@ -67,9 +71,12 @@ ENVIRONMENT = {
     | {
         "SEALING_SECRET_ID",
         "API_URL",
+        "PLATFORM_API",
         "BURST_LIMIT",
+        "BURST_LIMIT_MAX",
         "BURST_INTERVAL_MS",
         "DAILY_LIMIT",
+        "DAILY_LIMIT_MAX",
         "RESCUE_QUEUE_URL",
         "EVENT_BUS_NAME",
     },
@@ -77,9 +84,12 @@ ENVIRONMENT = {
     | {
         "SEALING_SECRET_ID",
         "API_URL",
+        "PLATFORM_API",
         "BURST_LIMIT",
+        "BURST_LIMIT_MAX",
         "BURST_INTERVAL_MS",
         "DAILY_LIMIT",
+        "DAILY_LIMIT_MAX",
         "WEBHOOK_PUBLIC_KEYS",
         "WEBHOOK_SECRET_ID",
         "WEBHOOK_DEDUPE",
@@ -111,7 +121,7 @@ _COMPANIES = {("dynamodb:Query", "Table/index/due", ("companies",))}
 
 # One row a permission: action, resource, and for items the prefixes of their keys.
 PERMISSIONS = {
-    "callback": _read_and_write("app#company#*", "exchanges#*", "installation#*", "redirect#*")
+    "callback": _read_and_write("app#api", "app#company#*", "exchanges#*", "installation#*", "redirect#*")
     | _secrets("AppSecret", "SealingSecret")
     | {("sqs:SendMessage", "RescueQueue", None)}
     | _logs_and_traces("CallbackLogs"),
@@ -133,7 +143,7 @@ PERMISSIONS = {
     }
     | _logs_and_traces("RefreshLogs"),
     "webhook": _read_and_write(
-        "app#company#*", "installation#*", "minter-quota#*", "quota#*", "webhook#*"
+        "app#api", "app#company#*", "installation#*", "minter-quota#*", "quota#*", "webhook#*"
     )
     | _COMPANIES
     | _secrets("AppSecret", "SealingSecret")

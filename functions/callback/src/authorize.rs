@@ -51,7 +51,7 @@ pub fn authorization_url(
         ("client_id", Some(client_id)),
         ("scope", config.scopes.as_deref()),
         ("state", Some(state)),
-        ("version_id", config.version_id.as_deref()),
+        ("version_id", config.version_of(client_id)),
         ("loginWindowOpenMode", config.login_window.as_deref()),
     ];
     let query: Vec<_> = parameters
@@ -107,6 +107,29 @@ pub(crate) mod tests {
         let query = url.query().expect("a query");
         assert!(query.contains("scope=contacts.readonly%20contacts.write%26x%3D1&state=s%2B%2F%3D"), "{query}");
         assert!(query.ends_with("&version_id=v%201&loginWindowOpenMode=self"), "{query}");
+    }
+
+    #[test]
+    fn the_version_is_the_set_one_or_the_apps_id_on_the_page_of_newer_apps() {
+        const NEWER: &str = "/v2/oauth/chooselocation";
+        for (path, set, client_id, expected) in [
+            ("/oauth/chooselocation", None, "6512ab34-lx3kq9ab", None),
+            ("/oauth/chooselocation", Some("v7"), "6512ab34-lx3kq9ab", Some("v7")),
+            (NEWER, None, "6512ab34-lx3kq9ab", Some("6512ab34")),
+            (NEWER, None, "6512ab34-lx3-kq9ab", Some("6512ab34")),
+            (NEWER, Some("v7"), "6512ab34-lx3kq9ab", Some("v7")),
+            (NEWER, None, "6512ab34", None),
+            (NEWER, None, "-lx3kq9ab", None),
+        ] {
+            let config = Authorization {
+                path: path.into(),
+                version_id: set.map(str::to_owned),
+                ..config("https://marketplace.gohighlevel.com")
+            };
+            let url = authorization_url(&config, Marketplace::Standard, client_id, "https://x.example/", "s");
+            let version = url.query_pairs().find(|(name, _)| name == "version_id").map(|(_, value)| value.into_owned());
+            assert_eq!(version.as_deref(), expected, "{path} {set:?} {client_id}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use shared::domain::installation::Installation;
 use shared::domain::limits::Endpoint;
 use shared::domain::resource::Resource;
 use shared::domain::status::Status;
-use shared::platform::company_api::{CompanyApiError, CompanyApiResult, Departure, LocationsPage, PAGE};
+use shared::platform::company_api::{CompanyApiError, CompanyApiResult, Departure, ListPosition, LocationsPage};
 use shared::table::StoreError;
 use shared::table::company::Task;
 use shared::table::installation::LEASE;
@@ -161,10 +161,10 @@ async fn erase(app: &App, company: &Installation, deadline: Millis) -> Result<()
 async fn discover(app: &App, company: &Installation, task: &Task, deadline: Millis) -> Result<(), TaskError> {
     let id = company.resource.id();
     app.table.keep_company_listed(id, company.installed_at).await?;
-    let mut skip = task.read;
+    let mut position = task.read.clone();
     loop {
         let requested_at = app.clock.now();
-        let page = page(app, &company.resource, skip, deadline).await?;
+        let page = page(app, &company.resource, &position, deadline).await?;
         let at = (requested_at - LIST_LAG).max(company.installed_at);
         let stored = stream::iter(&page.installed)
             .map(|location| {
@@ -173,27 +173,31 @@ async fn discover(app: &App, company: &Installation, task: &Task, deadline: Mill
             })
             .buffer_unordered(CONCURRENCY);
         let new: Vec<bool> = stored.try_collect().await?;
-        skip += page.entries;
         tracing::info!(
             company = id,
             entries = page.entries,
             new = new.iter().filter(|is_new| **is_new).count(),
             "locations of a company were listed"
         );
-        // The member `count` ignores the filter, so it does not show the end of the list. The last page is a short page.
-        if page.entries < PAGE {
-            app.table.set_locations_read(id, 0, app.clock.now()).await?;
+        let is_last = page.next.is_none();
+        position = page.next.unwrap_or(ListPosition::START);
+        app.table.set_locations_read(id, &position, app.clock.now()).await?;
+        if is_last {
             return Ok(());
         }
-        app.table.set_locations_read(id, skip, app.clock.now()).await?;
     }
 }
 
-async fn page(app: &App, company: &Resource, skip: usize, deadline: Millis) -> Result<LocationsPage, TaskError> {
+async fn page(
+    app: &App,
+    company: &Resource,
+    position: &ListPosition,
+    deadline: Millis,
+) -> Result<LocationsPage, TaskError> {
     check_time_left(app, deadline)?;
     // Renews the token, if necessary, before a permit is taken.
     app.tokens.access(company, deadline).await?;
-    let (mut result, mut used) = request_page(app, company, skip, deadline).await?;
+    let (mut result, mut used) = request_page(app, company, position, deadline).await?;
     let (renewed, doubted) = match &result {
         Err(CompanyApiError::TokenRefused) => {
             app.tokens.renew(company, &used, deadline).await?;
@@ -206,7 +210,7 @@ async fn page(app: &App, company: &Resource, skip: usize, deadline: Millis) -> R
         _ => (false, false),
     };
     if renewed {
-        (result, used) = request_page(app, company, skip, deadline).await?;
+        (result, used) = request_page(app, company, position, deadline).await?;
     }
     let error = match result {
         Ok(page) => {
@@ -234,7 +238,7 @@ async fn page(app: &App, company: &Resource, skip: usize, deadline: Millis) -> R
 async fn request_page(
     app: &App,
     company: &Resource,
-    skip: usize,
+    position: &ListPosition,
     deadline: Millis,
 ) -> Result<(CompanyApiResult<LocationsPage>, Access), TaskError> {
     let to = Endpoint::of(company, "/oauth/installedLocations");
@@ -245,7 +249,7 @@ async fn request_page(
         let permit = app.limiter.take(to, Some(deadline - MIN_TIME_LEFT)).await.map_err(|_| TaskError::Permit)?;
         let access = app.tokens.access(company, deadline).await?;
         let departure = Departure { connection, leave_by: permit.send_by };
-        let result = app.endpoint.installed_locations(company, &access, skip, departure).await;
+        let result = app.endpoint.installed_locations(company, &access, position, departure).await;
         let Some((result, meta)) = result.map_err(TokenError::from)? else { continue };
         if let Some((status, headers)) = meta.head {
             app.limiter.observe(to, status, &headers).await?;

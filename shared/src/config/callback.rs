@@ -53,7 +53,7 @@ pub struct Authorization {
     pub path: String,
     /// Space-separated scopes for the link. `None` if the link names no scopes.
     pub scopes: Option<String>,
-    /// The app's `version_id`. A link with the `client_id` alone can fail.
+    /// The app's `version_id`, if one is set: see [`Authorization::version_of`].
     pub version_id: Option<String>,
     /// The value of `loginWindowOpenMode`.
     pub login_window: Option<String>,
@@ -65,8 +65,12 @@ pub struct Authorization {
     pub install_choice: InstallChoice,
 }
 
+/// The path of the authorization page of newer apps.
+const NEWER_PAGE: &str = "/v2/oauth/chooselocation";
+
 impl Authorization {
-    fn read(env: &mut Reader<'_>) -> Result<Self, ReportedProblem> {
+    /// Reads the variables of the link.
+    pub fn read(env: &mut Reader<'_>) -> Result<Self, ReportedProblem> {
         let marketplace = env.url("MARKETPLACE_URL", "https://marketplace.gohighlevel.com");
         let path = env.path("AUTHORIZATION_PATH", "/oauth/chooselocation");
         let public_url = env.optional_url("PUBLIC_URL");
@@ -84,6 +88,19 @@ impl Authorization {
             marketplace_installs: marketplace_installs?,
             install_choice: install_choice?,
         })
+    }
+
+    /// The `version_id` of the link. An app that has versions cannot be installed by its `client_id` alone. If none is set
+    /// and the page is that of newer apps, this is the app's id: the part of the client id before the dash, which has been
+    /// seen as the id of an app's first version.
+    pub fn version_of<'a>(&'a self, client_id: &'a str) -> Option<&'a str> {
+        let derived = || client_id.split_once('-').map(|(app, _)| app).filter(|app| !app.is_empty());
+        self.version_id.as_deref().or_else(|| if self.is_newer_page() { derived() } else { None })
+    }
+
+    /// True if the page is that of newer apps.
+    pub fn is_newer_page(&self) -> bool {
+        self.path == NEWER_PAGE
     }
 }
 

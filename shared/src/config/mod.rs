@@ -12,6 +12,7 @@ mod secure_url;
 mod webhook;
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use url::Url;
@@ -22,7 +23,8 @@ pub use self::relay::RelayConfig;
 pub use self::runtime::{events_at_once, runtime_variables, starts_for_a_call};
 pub use self::secure_url::{is_loopback, parse_url};
 pub use self::webhook::{Dedupe, WebhookConfig, WebhookSettings};
-use crate::domain::limits::Limits;
+use crate::domain::api_version::{ApiVersion, PlatformApi};
+use crate::domain::limits::{LimitPolicy, Limits};
 use crate::domain::qualifier::{GatewayAlias, names_an_alias};
 
 /// The configuration that every function has: all that [`crate::app::App`] is built from.
@@ -38,8 +40,10 @@ pub struct AppConfig {
     pub gateway_alias: GatewayAlias,
     /// The base URL of the platform's API.
     pub api_url: Url,
-    /// The configured ceilings of a resource.
-    pub limits: Limits,
+    /// The version of the platform's API for the system's own calls.
+    pub platform_api: PlatformApi,
+    /// The configured limits of a resource.
+    pub limits: LimitPolicy,
     /// The queue for token pairs that could not be stored.
     pub rescue_queue_url: Option<String>,
     /// The bus for lifecycle events.
@@ -68,9 +72,13 @@ impl AppConfig {
         let is_alias = |name: &str| names_an_alias(name).then(|| name.to_owned());
         let gateway_alias = env.parsed("GATEWAY_ALIAS", alias_form, is_alias);
         let api_url = env.url("API_URL", "https://services.leadconnectorhq.com");
-        let burst = env.number("BURST_LIMIT", 100, 1..=10_000);
-        let interval_ms = env.number("BURST_INTERVAL_MS", 10_000, 1_000..=60_000);
-        let daily = env.number("DAILY_LIMIT", 200_000, 1..=100_000_000);
+        let versions = [
+            ("auto", PlatformApi::Auto),
+            ("v2", PlatformApi::Only(ApiVersion::V2)),
+            ("v3", PlatformApi::Only(ApiVersion::V3)),
+        ];
+        let platform_api = env.choice("PLATFORM_API", versions);
+        let limits = read_limits(env);
         let rescue_queue_url = env.optional_url("RESCUE_QUEUE_URL");
         for name in AWS_ENDPOINTS {
             // The AWS SDK itself reads these variables, and sends tokens and secrets to these URLs. A problem prevents
@@ -83,11 +91,41 @@ impl AppConfig {
             sealing_secret_id: sealing_secret_id?,
             gateway_alias: GatewayAlias::new(gateway_alias?),
             api_url: api_url?,
-            limits: Limits { burst: burst?, interval: Duration::from_millis(interval_ms?.into()), daily: daily? },
+            platform_api: platform_api?,
+            limits: limits?,
             rescue_queue_url: rescue_queue_url?.map(String::from),
             event_bus_name: env.optional("EVENT_BUS_NAME"),
         })
     }
+}
+
+/// Reads the limits of a resource. A limit that is set is a bound, too, unless the variable of its bound is set.
+fn read_limits(env: &mut Reader<'_>) -> Result<LimitPolicy, ReportedProblem> {
+    const BURST: RangeInclusive<u32> = 1..=10_000;
+    const DAILY: RangeInclusive<u32> = 1..=100_000_000;
+    /// The shortest interval that the platform's headers can set.
+    const SHORTEST_INTERVAL_MS: u32 = 1_000;
+    let mut limit = |name: &str, bound_name: &str, default: u32, bound: u32, range: RangeInclusive<u32>| {
+        let is_set = env.optional(name).is_some();
+        let limit = env.number(name, default, range.clone());
+        let bound = if is_set { limit.unwrap_or(bound) } else { bound };
+        let bound = env.number(bound_name, bound, range);
+        let (limit, bound) = (limit?, bound?);
+        Ok((limit.min(bound), bound))
+    };
+    let burst = limit("BURST_LIMIT", "BURST_LIMIT_MAX", 100, 1_000, BURST);
+    let daily = limit("DAILY_LIMIT", "DAILY_LIMIT_MAX", 200_000, 10_000_000, DAILY);
+    let shortest = env.optional("BURST_INTERVAL_MS").is_none().then_some(SHORTEST_INTERVAL_MS);
+    let interval = env.number("BURST_INTERVAL_MS", 10_000, 1_000..=60_000);
+    let ((burst, burst_bound), (daily, daily_bound), interval) = (burst?, daily?, interval?);
+    let limits = |burst, interval_ms: u32, daily| {
+        let interval = Duration::from_millis(interval_ms.into());
+        Limits { burst, interval, daily }
+    };
+    Ok(LimitPolicy {
+        default: limits(burst, interval, daily),
+        bounds: limits(burst_bound, shortest.unwrap_or(interval), daily_bound),
+    })
 }
 
 /// All problems of an environment.
@@ -160,8 +198,11 @@ mod tests {
     fn defaults_are_the_contracts() {
         let app = from(&LEAST, AppConfig::read).expect("the least is enough");
         assert_eq!(app.api_url.as_str(), "https://services.leadconnectorhq.com/");
-        assert_eq!((app.limits.burst, app.limits.daily), (100, 200_000));
-        assert_eq!(app.limits.interval, Duration::from_secs(10));
+        assert_eq!(app.platform_api, PlatformApi::Auto);
+        let LimitPolicy { default, bounds } = app.limits;
+        assert_eq!((default.burst, default.daily), (100, 200_000));
+        assert_eq!((default.interval, bounds.interval), (Duration::from_secs(10), Duration::from_secs(1)));
+        assert_eq!((bounds.burst, bounds.daily), (1_000, 10_000_000));
         assert_eq!(app.gateway_alias.name(), None);
         assert_eq!((app.rescue_queue_url, app.event_bus_name), (None, None));
         let callback = from(&LEAST, CallbackConfig::read).expect("the least is enough");
@@ -202,13 +243,35 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_limit_that_is_set_is_a_bound() {
+        let of = |variables: &[(&'static str, &'static str)]| {
+            let LimitPolicy { default, bounds } = from(&[&LEAST, variables].concat(), AppConfig::read)?.limits;
+            Ok((default.burst, bounds.burst, default.daily, bounds.daily, bounds.interval.as_millis()))
+        };
+        let cases: [(&[_], _); 6] = [
+            (&[("BURST_LIMIT", "60")], (60, 60, 200_000, 10_000_000, 1_000)),
+            (&[("BURST_LIMIT", "60"), ("BURST_LIMIT_MAX", "300")], (60, 300, 200_000, 10_000_000, 1_000)),
+            (&[("BURST_LIMIT_MAX", "50")], (50, 50, 200_000, 10_000_000, 1_000)),
+            (&[("DAILY_LIMIT", "200000"), ("BURST_LIMIT", "")], (100, 1_000, 200_000, 200_000, 1_000)),
+            (&[("DAILY_LIMIT_MAX", "90")], (100, 1_000, 90, 90, 1_000)),
+            (&[("BURST_INTERVAL_MS", "10000")], (100, 1_000, 200_000, 10_000_000, 10_000)),
+        ];
+        for (variables, expected) in cases {
+            assert_eq!(of(variables), Ok::<_, ConfigError>(expected), "{variables:?}");
+        }
+    }
+
     /// Malformed variables of every function.
-    const MALFORMED: [(&str, &str); 9] = [
+    const MALFORMED: [(&str, &str); 12] = [
         ("TABLE_NAME", " "),
         ("API_URL", "http://example.com"),
+        ("PLATFORM_API", "v1"),
         ("BURST_LIMIT", "0"),
         ("BURST_INTERVAL_MS", "ten"),
         ("DAILY_LIMIT", "-1"),
+        ("BURST_LIMIT_MAX", "10001"),
+        ("DAILY_LIMIT_MAX", "all"),
         ("RESCUE_QUEUE_URL", "ftp://x"),
         ("GATEWAY_ALIAS", "$LATEST"),
         ("AWS_ENDPOINT_URL_DYNAMODB", "http://10.0.0.1:8000"),

@@ -1,6 +1,7 @@
 //! Plain types and their rules. No AWS, no I/O, and no import from another module of this crate.
 
 pub mod access;
+pub mod api_version;
 pub mod bearer;
 pub mod clock;
 pub mod digest;

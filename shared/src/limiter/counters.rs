@@ -1,10 +1,11 @@
 //! The contents of one item: the sliding window counter and the day of a resource, or of a share of it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::window::Slot;
 use crate::domain::clock::Millis;
-use crate::domain::limits::ObservedLimits;
+use crate::domain::limits::{ObservedLimits, Proposal};
 
 /// The limit that a refusal is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,6 +52,8 @@ pub struct Meter {
 pub struct Usage {
     /// Requests in the interval.
     pub burst: Meter,
+    /// The length of the interval.
+    pub interval: Duration,
     /// Requests in the day.
     pub daily: Meter,
 }
@@ -88,6 +91,7 @@ pub(crate) struct Counters {
     pub(crate) counted: u32,
     pub(crate) day: Day,
     pub(crate) observed: Option<ObservedLimits>,
+    pub(crate) proposal: Option<Proposal>,
     pub(crate) closed: Option<Closed>,
     pub(crate) closed_endpoints: ClosedEndpoints,
 }

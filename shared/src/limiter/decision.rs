@@ -100,8 +100,8 @@ pub(crate) fn exchange(memory: &Memory, now: Millis, of: Slot) -> Option<Plan> {
 }
 
 fn decide(memory: &Memory, now: Millis, lead: Duration, wanted: u32, replaces: Option<Slot>) -> Option<Plan> {
-    let nothing = || Snapshot::of(None, memory.ceilings(), now);
-    let (snapshot, is_known) = match memory.snapshot() {
+    let nothing = || Snapshot::of(None, memory.policy(), now);
+    let (snapshot, is_known) = match memory.snapshot(now) {
         Some(snapshot) => (snapshot, true),
         None => (&nothing(), false),
     };
@@ -170,7 +170,8 @@ fn rewrite(snapshot: &Snapshot, now: Millis, permits: Permits, replaces: Option<
             counted: slots.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count)),
             slots,
             day: Day { used: day.used.saturating_add(added), ..day },
-            observed: seen.and_then(|seen| seen.observed),
+            observed: observed_limits(snapshot, now),
+            proposal: seen.and_then(|seen| seen.proposal.clone()),
             closed: snapshot
                 .needs_probe(now)
                 .then(|| Closed { until: snapshot.window().expires_at(slot), by: LimitKind::Burst }),
@@ -178,6 +179,14 @@ fn rewrite(snapshot: &Snapshot, now: Millis, permits: Permits, replaces: Option<
         },
         seen: seen.map(|seen| seen.revision),
     }
+}
+
+/// The observed limits of the item, without those that have lapsed.
+fn observed_limits(snapshot: &Snapshot, now: Millis) -> Option<ObservedLimits> {
+    let observed = snapshot.counters()?.observed?;
+    let holds = observed.confirmed_at.is_none() || observed.lapse_at(now).is_some();
+    let left = if holds { observed } else { ObservedLimits::of(snapshot.limits(), snapshot.policy(), now) };
+    (left != ObservedLimits::default()).then_some(left)
 }
 
 #[cfg(test)]
@@ -198,10 +207,11 @@ mod tests {
             slots,
             day: Day { used: 7, ends: NOW + Duration::from_hours(1), end_confirmed: false },
             observed: None,
+            proposal: None,
             closed: None,
             closed_endpoints: ClosedEndpoints::new(),
         };
-        let mut memory = Memory::new(LIMITS);
+        let mut memory = Memory::new(LIMITS.into());
         memory.saw(Some(counters), NOW);
         memory
     }
@@ -217,7 +227,7 @@ mod tests {
     fn an_exchanged_permit_keeps_its_place_while_it_is_live() {
         assert_eq!(exchanged(&memory(&[(30, 1), (9, 1)]), 30), Some((Some(30), Some(7))), "full, with its own");
         assert_eq!(exchanged(&memory(&[(30, 1)]), 30), Some((Some(30), Some(8))));
-        assert_eq!(exchanged(&Memory::new(LIMITS), 30), Some((Some(30), None)), "whatever the item holds");
+        assert_eq!(exchanged(&Memory::new(LIMITS.into()), 30), Some((Some(30), None)), "whatever the item holds");
         // Another process, whose clock is ahead, has taken the place already.
         assert_eq!(exchanged(&memory(&[(53, 1), (9, 2)]), 53), None);
         // It has expired: it needs an available place.

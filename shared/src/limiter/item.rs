@@ -9,12 +9,13 @@
 //! | `slot_ms`, `newest` | length of a slot, newest slot |
 //! | `slots`, `counted` | map *slot → permits* and their sum; both include expired permits until a rewrite drops them |
 //! | `day_used`, `day_ends`, `day_told` | requests of the day, its end (ms), true if the platform named that end |
-//! | `observed` | the observed limits, see [`ObservedLimits::to_text`] |
+//! | `observed` | the observed limits, see [`ObservedLimits::to_text`]; absent if all limits are the default |
+//! | `proposed` | higher limits that one endpoint has stated, see [`Proposal::to_text`] |
 //! | `closed_until`, `closed_by` | nothing may be sent before (ms), after a 429 |
 //! | `closed_endpoints` | map *endpoint → end of its closure* (ms), after a 429 that was about this endpoint only |
 //! | `expires_at` | TTL (s), a week after the day; until then the item shows that its resource is in use |
 //!
-//! A full map of slots makes an item below 1 KB: one write unit.
+//! An item with a full map of slots is below 1 KB, one write unit, unless it has a proposal or closed endpoints.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -23,11 +24,10 @@ use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes, ReturnValue};
 
 use super::counters::{Closed, ClosedEndpoints, Counters, Day, LimitKind};
 use super::decision::{Rewrite, Take};
-use super::update::{DayChange, LimitUpdate};
+use super::update::{DayChange, LimitUpdate, ProposalChange};
 use super::window::{MOST_SLOTS, Slot, slot_key, slot_of_key};
 use crate::domain::clock::Millis;
-use crate::domain::limits::FURTHEST_DAY;
-use crate::domain::limits::ObservedLimits;
+use crate::domain::limits::{FURTHEST_DAY, ObservedLimits, Proposal};
 use crate::table::{Attributes, Item, StoreError, Table, Update, Write, n, s};
 
 /// The time for which an item is kept after its last day.
@@ -49,6 +49,9 @@ pub(crate) fn decode(item: &Item) -> Result<Counters, StoreError> {
     let observed = attributes
         .text("observed")
         .map(|text| ObservedLimits::from_text(text).ok_or_else(|| attributes.malformed("observed")));
+    let proposal = attributes
+        .text("proposed")
+        .map(|text| Proposal::from_text(text).ok_or_else(|| attributes.malformed("proposed")));
     let closed_until = attributes.number("closed_until").map(Millis);
     let closed_by = attributes.text("closed_by").and_then(LimitKind::from_text);
     let endpoints = attributes.map("closed_endpoints").into_iter().flatten();
@@ -68,6 +71,7 @@ pub(crate) fn decode(item: &Item) -> Result<Counters, StoreError> {
             end_confirmed: item.contains_key("day_told"),
         },
         observed: observed.transpose()?,
+        proposal: proposal.transpose()?,
         closed: closed_until.map(|until| Closed { until, by: closed_by.unwrap_or(LimitKind::Burst) }),
         closed_endpoints,
     })
@@ -93,6 +97,9 @@ pub(crate) fn encode(counters: &Counters) -> Item {
     if let Some(observed) = counters.observed {
         also("observed", s(observed.to_text()));
     }
+    if let Some(proposal) = &counters.proposal {
+        also("proposed", s(proposal.to_text()));
+    }
     if let Some(closed) = counters.closed {
         also("closed_until", n(closed.until));
         also("closed_by", s(closed.by.to_text()));
@@ -104,7 +111,7 @@ pub(crate) fn encode(counters: &Counters) -> Item {
 }
 
 /// Attributes that an item may be without.
-const OPTIONAL: [&str; 5] = ["day_told", "observed", "closed_until", "closed_by", "closed_endpoints"];
+const OPTIONAL: [&str; 6] = ["day_told", "observed", "proposed", "closed_until", "closed_by", "closed_endpoints"];
 
 fn endpoints(closed: &ClosedEndpoints) -> AttributeValue {
     AttributeValue::M(closed.iter().map(|(name, until)| (name.clone(), n(until))).collect())
@@ -219,8 +226,24 @@ pub(crate) async fn update(
     let mut write = Update::of(key);
     observed_is(&mut write, seen.observed);
     write.when_equal("day_ends", n(seen.day.ends));
-    if let Some(observed) = update.observed {
-        write.set("observed", s(observed.to_text()));
+    match update.observed {
+        None => {}
+        Some(observed) if observed == ObservedLimits::default() => {
+            write.remove(["observed"]);
+        }
+        Some(observed) => {
+            write.set("observed", s(observed.to_text()));
+        }
+    }
+    if let Some(change) = &update.proposal {
+        match &seen.proposal {
+            Some(seen) => write.when_equal("proposed", s(seen.to_text())),
+            None => write.when("attribute_not_exists(proposed)"),
+        };
+        match change {
+            ProposalChange::Made(proposal) => write.set("proposed", s(proposal.to_text())),
+            ProposalChange::Ended => write.remove(["proposed"]),
+        };
     }
     match update.day {
         None => {}

@@ -5,41 +5,42 @@ use std::time::Duration;
 use super::counters::Counters;
 use super::snapshot::Snapshot;
 use crate::domain::clock::Millis;
-use crate::domain::limits::Limits;
+use crate::domain::limits::LimitPolicy;
 
 /// The age up to which a process refuses by a snapshot. Only a change of the limits or of the day by another process
 /// can make permits available earlier than the snapshot says; such a change is noticed after this time at the latest.
 const LONGEST_REFUSAL_BY_SNAPSHOT: Duration = Duration::from_secs(70);
 
-/// The newest snapshot of an item that this process has, and the ceilings that hold for it.
+/// The newest snapshot of an item that this process has, and the policy that holds for it.
 #[derive(Clone, Debug)]
 pub(crate) struct Memory {
-    ceilings: Limits,
+    policy: LimitPolicy,
     snapshot: Option<Snapshot>,
 }
 
 impl Memory {
     /// Nothing was seen yet.
-    pub(crate) fn new(ceilings: Limits) -> Self {
-        Self { ceilings, snapshot: None }
+    pub(crate) fn new(policy: LimitPolicy) -> Self {
+        Self { policy, snapshot: None }
     }
 
-    pub(crate) fn ceilings(&self) -> Limits {
-        self.ceilings
+    pub(crate) fn policy(&self) -> LimitPolicy {
+        self.policy
     }
 
-    pub(crate) fn snapshot(&self) -> Option<&Snapshot> {
-        self.snapshot.as_ref()
+    /// The snapshot. One whose limits have lapsed counts as none: the next answer of the store shows the limits.
+    pub(crate) fn snapshot(&self, now: Millis) -> Option<&Snapshot> {
+        self.snapshot.as_ref().filter(|snapshot| snapshot.has_limits_of(now))
     }
 
     /// The snapshot, if the item existed.
-    pub(crate) fn of_existing(&self) -> Option<&Snapshot> {
-        self.snapshot().filter(|snapshot| snapshot.counters().is_some())
+    pub(crate) fn of_existing(&self, now: Millis) -> Option<&Snapshot> {
+        self.snapshot(now).filter(|snapshot| snapshot.counters().is_some())
     }
 
     /// The snapshot, if the item existed and the snapshot is recent enough to refuse by.
     pub(crate) fn recent(&self, now: Millis) -> Option<&Snapshot> {
-        let snapshot = self.of_existing()?;
+        let snapshot = self.of_existing(now)?;
         (now.since(snapshot.seen_at()) <= LONGEST_REFUSAL_BY_SNAPSHOT).then_some(snapshot)
     }
 
@@ -50,14 +51,14 @@ impl Memory {
             (Some(newest), Some(seen)) => seen.revision < newest.revision,
             _ => false,
         });
-        self.snapshot.insert(newest.unwrap_or_else(|| Snapshot::of(counters, self.ceilings, now)))
+        self.snapshot.insert(newest.unwrap_or_else(|| Snapshot::of(counters, self.policy, now)))
     }
 
-    /// Changes the ceilings, if they differ.
-    pub(crate) fn adopt(&mut self, ceilings: Limits) {
-        if self.ceilings != ceilings {
-            self.ceilings = ceilings;
-            self.snapshot = self.snapshot.take().map(|snapshot| snapshot.under(ceilings));
+    /// Changes the policy, if it differs.
+    pub(crate) fn adopt(&mut self, policy: LimitPolicy) {
+        if self.policy != policy {
+            self.policy = policy;
+            self.snapshot = self.snapshot.take().map(|snapshot| snapshot.under(policy));
         }
     }
 }
@@ -65,6 +66,7 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::limits::Limits;
     use crate::limiter::counters::{ClosedEndpoints, Day};
 
     const LIMITS: Limits = Limits { burst: 3, interval: Duration::from_secs(10), daily: 100 };
@@ -73,7 +75,7 @@ mod tests {
     #[test]
     fn an_answer_that_was_overtaken_changes_nothing() {
         let newest = NOW.0 / 200;
-        let mut memory = Memory::new(LIMITS);
+        let mut memory = Memory::new(LIMITS.into());
         let mut saw = |revision, count| {
             let counters = Counters {
                 revision,
@@ -83,13 +85,14 @@ mod tests {
                 counted: count,
                 day: Day { used: count, ends: NOW + Duration::from_hours(1), end_confirmed: false },
                 observed: None,
+                proposal: None,
                 closed: None,
                 closed_endpoints: ClosedEndpoints::new(),
             };
             memory.saw(Some(counters), NOW).live(NOW)
         };
         assert_eq!((saw(5, 2), saw(4, 1)), (2, 2));
-        memory.adopt(Limits { burst: 9, ..LIMITS });
-        assert_eq!(memory.snapshot().map(|snapshot| snapshot.free(NOW, 0)), Some(7));
+        memory.adopt(Limits { burst: 9, ..LIMITS }.into());
+        assert_eq!(memory.snapshot(NOW).map(|snapshot| snapshot.free(NOW, 0)), Some(7));
     }
 }

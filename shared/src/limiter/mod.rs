@@ -25,7 +25,8 @@
 //! # Rate-limit headers
 //! [`Limiter::observe`] reads the rate-limit headers of each answer of the platform and writes a limit update if they
 //! differ from the item. The observed limits are part of every condition, so they bind processes that do not know them
-//! yet. A 429 closes the resource for all processes, or only the endpoint if the headers say that the resource has
+//! yet. Stricter limits hold at once. Higher limits hold when answers of two endpoints have stated the same ones, within
+//! the bounds of the configuration, and lapse a day after the last answer that stated them. A 429 closes the resource for all processes, or only the endpoint if the headers say that the resource has
 //! requests left.
 //!
 //! # Clocks
@@ -64,10 +65,11 @@ pub use self::share::ShareOwner;
 use self::snapshot::Snapshot;
 use self::window::Window;
 use crate::domain::clock::{Clock, Millis};
-use crate::domain::limits::{Endpoint, Limits};
+use crate::domain::limits::{Endpoint, LimitPolicy, Limits};
 use crate::domain::resource::Resource;
 use crate::platform::rate_limits::RateLimitHeaders;
-use crate::table::{StoreError, Table, quota_key};
+use crate::table::survey::Part;
+use crate::table::{Attributes, Item, StoreError, Table, quota_key, resource_of_quota_key};
 
 /// Waiter queues that a process keeps. One takes up to 2 KB.
 const MOST_QUEUES: usize = 1_024;
@@ -86,15 +88,16 @@ pub struct Limiter(Arc<Shared>);
 struct Shared {
     table: Table,
     clock: Clock,
-    ceilings: Limits,
+    policy: LimitPolicy,
     queues: Mutex<HashMap<String, Arc<WaiterQueue>>>,
 }
 
 impl Limiter {
-    /// Counts in `table`, up to the stricter of `ceilings` and the observed limits of each resource.
-    pub fn new(table: Table, clock: Clock, ceilings: Limits) -> Self {
+    /// Counts in `table`, up to the observed limits of each resource within the bounds of `policy`, or its default where
+    /// none were observed.
+    pub fn new(table: Table, clock: Clock, policy: impl Into<LimitPolicy>) -> Self {
         let table = Table { client: with_short_timeouts(&table.client), name: table.name };
-        Self(Arc::new(Shared { table, clock, ceilings, queues: Mutex::default() }))
+        Self(Arc::new(Shared { table, clock, policy: policy.into(), queues: Mutex::default() }))
     }
 
     /// Takes a permit for one request to a resource (`&Resource`) or to one endpoint of it ([`Endpoint::of`]). Waits in
@@ -150,15 +153,34 @@ impl Limiter {
         if queue.agrees_with(&headers, name) {
             return Ok(());
         }
-        Box::pin(queue.observe(&headers, name)).await
+        if let Some((before, after)) = Box::pin(queue.observe(&headers, name)).await? {
+            log_change(resource, before, after);
+        }
+        Ok(())
     }
 
     /// The usage of the limits of `resource`, by a read. Takes no permit.
     pub async fn usage(&self, resource: &Resource) -> Result<Usage, StoreError> {
-        let Shared { table, clock, ceilings, .. } = &*self.0;
+        let Shared { table, clock, policy, .. } = &*self.0;
         let counters = item::read(table, &quota_key(resource)).await?;
         let now = clock.now();
-        Ok(Snapshot::of(counters, *ceilings, now).usage(now))
+        Ok(Snapshot::of(counters, *policy, now).usage(now))
+    }
+
+    /// A page of the resources that have other limits than the default. Reads the whole table. For operators, not for
+    /// functions.
+    pub async fn other_limits(&self, from: Option<Item>) -> Result<Part<(Resource, Limits)>, StoreError> {
+        let Shared { table, clock, policy, .. } = &*self.0;
+        let ((items, next), now) = (table.counters_with_observed_limits(from).await?, clock.now());
+        let read = |item: &Item| {
+            let resource = Attributes::of(item).text("pk").and_then(resource_of_quota_key);
+            let resource = resource.ok_or_else(|| Attributes::of(item).malformed("pk"))?;
+            Ok((resource, Snapshot::of(Some(item::decode(item)?), *policy, now).limits()))
+        };
+        let differs = |one: &Result<(Resource, Limits), StoreError>| {
+            one.as_ref().map_or(true, |(_, limits)| *limits != policy.default)
+        };
+        Ok(Part { items: items.iter().map(read).filter(differs).collect(), next })
     }
 
     /// Those of `resources` that were called within the last week: the counters of a day are kept for so long.
@@ -187,11 +209,11 @@ impl Limiter {
     }
 
     fn queue_of(&self, resource: &Resource) -> Arc<WaiterQueue> {
-        self.queue(quota_key(resource), LimitKind::Burst, self.0.ceilings)
+        self.queue(quota_key(resource), LimitKind::Burst, self.0.policy)
     }
 
-    /// The waiter queue of the item `key`. A new one has these `ceilings`.
-    fn queue(&self, key: String, burst_kind: LimitKind, ceilings: Limits) -> Arc<WaiterQueue> {
+    /// The waiter queue of the item `key`. A new one has this `policy`.
+    fn queue(&self, key: String, burst_kind: LimitKind, policy: LimitPolicy) -> Arc<WaiterQueue> {
         let Shared { table, clock, queues, .. } = &*self.0;
         let mut queues = queues.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(queue) = queues.get(&key) {
@@ -200,10 +222,26 @@ impl Limiter {
         if queues.len() >= MOST_QUEUES {
             forget_idle(&mut queues);
         }
-        let queue = Arc::new(WaiterQueue::new(table.clone(), clock.clone(), key, burst_kind, ceilings));
+        let queue = Arc::new(WaiterQueue::new(table.clone(), clock.clone(), key, burst_kind, policy));
         queues.insert(queue.key().to_owned(), Arc::clone(&queue));
         queue
     }
+}
+
+/// Logs that other limits bind for a resource from now on. The line is the metric, too.
+fn log_change(resource: &Resource, before: Limits, after: Limits) {
+    let change = if after.looser_than(before).is_empty() { "lowered" } else { "raised" };
+    tracing::info!(
+        %resource,
+        change,
+        burst = after.burst,
+        interval_ms = u64::try_from(after.interval.as_millis()).unwrap_or(u64::MAX),
+        daily = after.daily,
+        burst_before = before.burst,
+        daily_before = before.daily,
+        LimitsChanged = 1,
+        "the platform states other limits"
+    );
 }
 
 /// Forgets the half of the queues that was used longest ago, but none with waiters. Their memory can be read from the

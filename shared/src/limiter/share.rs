@@ -9,7 +9,7 @@ use super::counters::LimitKind;
 use super::permit::{LimiterError, Permit};
 use super::queue::{PermitRequest, PermitResult, WaiterQueue};
 use crate::domain::clock::Millis;
-use crate::domain::limits::{Endpoint, Limits};
+use crate::domain::limits::{Endpoint, LimitPolicy, Limits};
 use crate::domain::resource::Resource;
 
 /// The interval of every share, for every interval of the resource's limit.
@@ -55,9 +55,9 @@ impl Limiter {
         wait_until: Option<Millis>,
     ) -> Result<Permit, LimiterError> {
         let Endpoint { resource, name } = to.into();
-        let limits = Limits { burst, interval: SHARE_INTERVAL, daily: u32::MAX };
-        let share = self.queue(owner.key(resource), LimitKind::Caller, limits);
-        share.adopt(limits);
+        let policy = LimitPolicy::from(Limits { burst, interval: SHARE_INTERVAL, daily: u32::MAX });
+        let share = self.queue(owner.key(resource), LimitKind::Caller, policy);
+        share.adopt(policy);
         let whole = self.queue_of(resource);
         let request = PermitRequest { endpoint: name, wait_until };
         loop {

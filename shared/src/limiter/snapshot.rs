@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::counters::{Closed, Counters, Day, LimitKind, Meter, Usage};
 use super::window::{Slot, Window};
 use crate::domain::clock::Millis;
-use crate::domain::limits::{FURTHEST_DAY, Limits};
+use crate::domain::limits::{FURTHEST_DAY, LimitPolicy, Limits};
 
 /// The assumed length of a day from its first request, until the platform names the day's end.
 const DAY: Duration = Duration::from_hours(24);
@@ -22,9 +22,11 @@ pub(crate) const LONGEST_CLOSURE: Duration = Duration::from_mins(20);
 pub(crate) struct Snapshot {
     /// The item; `None` if there was none.
     counters: Option<Counters>,
-    ceilings: Limits,
-    /// The limits that bind: the stricter of the ceilings and the observed limits.
+    policy: LimitPolicy,
+    /// The limits that bind: the observed limits, and the default where none was observed.
     limits: Limits,
+    /// The instant from which stricter limits bind, because nothing has confirmed the limits above the default.
+    limits_lapse_at: Option<Millis>,
     window: Window,
     /// Permits by slot of `window`, ascending, as long as they were live when the item was seen.
     slots: Vec<(Slot, u32)>,
@@ -40,25 +42,30 @@ pub(crate) struct NextAvailable {
 
 impl Snapshot {
     /// An item that was seen at `now`.
-    pub(crate) fn of(counters: Option<Counters>, ceilings: Limits, now: Millis) -> Self {
+    pub(crate) fn of(counters: Option<Counters>, policy: LimitPolicy, now: Millis) -> Self {
         let observed = counters.as_ref().and_then(|c| c.observed).unwrap_or_default();
-        let limits = observed.under(ceilings);
+        let limits = observed.limits(policy, now);
         let window = Window::new(limits.interval);
         let slots = counters.as_ref().map(|c| live_slots(c, window, now)).unwrap_or_default();
-        Self { counters, ceilings, limits, window, slots, seen_at: now }
+        Self { counters, policy, limits, limits_lapse_at: observed.lapse_at(now), window, slots, seen_at: now }
     }
 
-    /// The same item, seen at the same instant, under other ceilings.
-    pub(crate) fn under(self, ceilings: Limits) -> Self {
-        Self::of(self.counters, ceilings, self.seen_at)
+    /// The same item, seen at the same instant, under another policy.
+    pub(crate) fn under(self, policy: LimitPolicy) -> Self {
+        Self::of(self.counters, policy, self.seen_at)
+    }
+
+    /// False if other limits than those of this snapshot bind at `now`.
+    pub(crate) fn has_limits_of(&self, now: Millis) -> bool {
+        self.limits_lapse_at.is_none_or(|at| now < at)
     }
 
     pub(crate) fn counters(&self) -> Option<&Counters> {
         self.counters.as_ref()
     }
 
-    pub(crate) fn ceilings(&self) -> Limits {
-        self.ceilings
+    pub(crate) fn policy(&self) -> LimitPolicy {
+        self.policy
     }
 
     pub(crate) fn limits(&self) -> Limits {
@@ -175,7 +182,7 @@ impl Snapshot {
             meter.remaining = 0;
             meter.resets_at = meter.resets_at.max(closed.until);
         }
-        Usage { burst, daily }
+        Usage { burst, interval: self.limits.interval, daily }
     }
 }
 
@@ -231,6 +238,7 @@ mod tests {
             slots,
             day: Day { used, ends: NOW + Duration::from_hours(1), end_confirmed: false },
             observed: None,
+            proposal: None,
             closed: None,
             closed_endpoints: BTreeMap::new(),
         }
@@ -238,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_request_with_others_before_it_is_served_later() {
-        let snapshot = Snapshot::of(Some(counters(&[(-9_000, 2), (-1_000, 1)], 3)), LIMITS, NOW);
+        let snapshot = Snapshot::of(Some(counters(&[(-9_000, 2), (-1_000, 1)], 3)), LIMITS.into(), NOW);
         let at = |ahead| snapshot.next_available(ahead, NOW).at.since(NOW).as_millis();
         assert_eq!([at(0), at(1), at(2)], [1_700, 1_700, 9_700]);
         // One turn later: behind three requests that leave as soon as they can.
@@ -248,7 +256,7 @@ mod tests {
 
     #[test]
     fn permits_of_an_old_snapshot_expire() {
-        let snapshot = Snapshot::of(Some(counters(&[(-9_000, 2), (-1_000, 1)], 3)), LIMITS, NOW);
+        let snapshot = Snapshot::of(Some(counters(&[(-9_000, 2), (-1_000, 1)], 3)), LIMITS.into(), NOW);
         let free = |ms| snapshot.free(NOW + Duration::from_millis(ms), 0);
         assert_eq!([free(0), free(1_699), free(1_700), free(9_699), free(9_700)], [0, 0, 2, 2, 3]);
     }
@@ -256,7 +264,7 @@ mod tests {
     #[test]
     fn a_clock_that_is_behind_uses_the_newest_slot() {
         let counters = counters(&[(30_000, 1)], 1);
-        let snapshot = Snapshot::of(Some(counters.clone()), LIMITS, NOW);
+        let snapshot = Snapshot::of(Some(counters.clone()), LIMITS.into(), NOW);
         assert_eq!((snapshot.free(NOW, 0), snapshot.slot(NOW, Duration::ZERO)), (2, counters.newest));
     }
 
@@ -267,7 +275,7 @@ mod tests {
         counters.day.ends = NOW + year;
         counters.closed = Some(Closed { until: NOW + year, by: LimitKind::Burst });
         counters.closed_endpoints = [("contacts".to_owned(), NOW + year)].into();
-        let snapshot = Snapshot::of(Some(counters), LIMITS, NOW);
+        let snapshot = Snapshot::of(Some(counters), LIMITS.into(), NOW);
         assert_eq!((snapshot.live(NOW), snapshot.day(NOW).used, snapshot.closed(NOW)), (3, 0, None));
         assert_eq!(snapshot.endpoint_closed_until("contacts", NOW), None);
         assert_eq!(snapshot.next_available(2, NOW).at, NOW + Duration::from_millis(10_700));

@@ -6,9 +6,11 @@ use super::counters::{Closed, ClosedEndpoints, Counters, Day, LimitKind};
 use super::snapshot::{LONGEST_CLOSURE, Snapshot, binds};
 use super::window::Window;
 use crate::domain::clock::Millis;
-use crate::domain::limits::{Limits, ObservedLimits};
+use crate::domain::limits::{Limits, ObservedLimits, Proposal};
 use crate::platform::rate_limits::RateLimitHeaders;
 
+/// A proposal is replaced by one that does not agree with it after this time at the earliest.
+const PROPOSAL_STANDS: Duration = Duration::from_secs(10);
 /// The end of a day is written again if it has moved by more than this. The header counts from the instant at which the
 /// platform wrote it, which is known only roughly.
 const DAY_END_TOLERANCE: Duration = Duration::from_mins(1);
@@ -30,11 +32,22 @@ const _: () = assert!(
 /// A change to an item.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LimitUpdate {
+    /// The observed limits after the change. If they are empty, all limits are the default again.
     pub(crate) observed: Option<ObservedLimits>,
+    pub(crate) proposal: Option<ProposalChange>,
     pub(crate) day: Option<DayChange>,
     pub(crate) closed: Option<Closed>,
     /// All endpoints that are closed after the change.
     pub(crate) closed_endpoints: Option<ClosedEndpoints>,
+}
+
+/// A change to the proposal of an item.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ProposalChange {
+    /// An answer has stated higher limits.
+    Made(Proposal),
+    /// The limits were raised.
+    Ended,
 }
 
 /// A change to the day.
@@ -56,11 +69,8 @@ pub(crate) fn update(
     now: Millis,
 ) -> Option<LimitUpdate> {
     let counters = snapshot.counters()?;
-    let observed = counters.observed.unwrap_or_default().updated_by(headers.limits);
-    let limits = observed.under(snapshot.ceilings());
-    // Written only if other limits bind then: an app with the configured limits never pays for such a write.
-    let observed = (limits != snapshot.limits()).then_some(observed);
-    let mut update = LimitUpdate { observed, ..LimitUpdate::default() };
+    let LimitChange { limits, observed, proposal } = limit_change(snapshot, counters, headers, endpoint, now);
+    let mut update = LimitUpdate { observed, proposal, ..LimitUpdate::default() };
 
     // Until the end of the day is known, a full count of its requests would close the resource until an assumed end.
     let end_is_known = headers.daily_reset.is_some() || snapshot.day(now).end_confirmed;
@@ -78,6 +88,53 @@ pub(crate) fn update(
         }
     }
     (update != LimitUpdate::default()).then_some(update)
+}
+
+/// The limits after an answer, and the changes to an item that lead to them.
+struct LimitChange {
+    limits: Limits,
+    observed: Option<ObservedLimits>,
+    proposal: Option<ProposalChange>,
+}
+
+/// Stricter limits hold at once. Higher limits need answers of two endpoints that agree, because an endpoint may state a
+/// limit of its own. A 429 neither proposes nor confirms higher limits.
+fn limit_change(
+    snapshot: &Snapshot,
+    counters: &Counters,
+    headers: &RateLimitHeaders,
+    endpoint: Option<&str>,
+    now: Millis,
+) -> LimitChange {
+    let (policy, current) = (snapshot.policy(), snapshot.limits());
+    let stated = policy.bounded(headers.limits.or(current));
+    let lowered = current.stricter(stated);
+    let (mut limits, mut proposal) = (lowered, None);
+    if let Some(endpoint) = endpoint.filter(|_| !headers.refused) {
+        let higher = Proposal::new(stated.looser_than(lowered), endpoint, now);
+        let old = counters.proposal.as_ref().filter(|old| old.is_recent(now));
+        let other = old.filter(|old| old.endpoint != higher.endpoint);
+        let agreed = other.map(|other| higher.stated.agreed(other.stated)).unwrap_or_default();
+        limits = agreed.or(lowered);
+        let left = Proposal { stated: higher.stated.without(agreed), ..higher };
+        proposal = match old {
+            _ if left.stated.is_empty() => (!agreed.is_empty()).then_some(ProposalChange::Ended),
+            // An answer that lowers a limit may state a limit of its endpoint. It must not be in the way of a proposal.
+            _ if lowered != current => None,
+            // Endpoints that never agree must not cost a write for each answer.
+            Some(old) if agreed.is_empty() && (old.stated == left.stated || now < old.at + PROPOSAL_STANDS) => None,
+            _ => Some(ProposalChange::Made(left)),
+        };
+    }
+    let raised = limits.looser_than(policy.default);
+    let before = counters.observed.unwrap_or_default();
+    let is_confirmed = !headers.refused && headers.limits.covers(raised);
+    let confirmed_at = if is_confirmed { None } else { before.confirmed_at };
+    let mut observed = ObservedLimits::of(limits, policy, now);
+    observed.confirmed_at = observed.confirmed_at.map(|now| confirmed_at.unwrap_or(now));
+    // Written only if other limits bind then, or for a confirmation: an app with the default limits never pays for it.
+    let confirms = is_confirmed && before.is_due_for_confirmation(now);
+    LimitChange { limits, observed: (limits != current || confirms).then_some(observed), proposal }
 }
 
 fn day_change(snapshot: &Snapshot, limits: Limits, headers: &RateLimitHeaders, now: Millis) -> Option<DayChange> {
@@ -153,8 +210,9 @@ mod tests {
     use http::{HeaderMap, StatusCode};
 
     use super::*;
+    use crate::domain::limits::{LimitPolicy, StatedLimits};
 
-    const CEILINGS: Limits = Limits { burst: 100, interval: Duration::from_secs(10), daily: 200_000 };
+    const DEFAULT: Limits = Limits { burst: 100, interval: Duration::from_secs(10), daily: 200_000 };
     const NOW: Millis = Millis(1_800_000_000_000);
     const HOUR: i64 = 3_600_000;
 
@@ -169,6 +227,7 @@ mod tests {
             counted: 3,
             day,
             observed: None,
+            proposal: None,
             closed: None,
             closed_endpoints: ClosedEndpoints::new(),
         }
@@ -180,7 +239,7 @@ mod tests {
             map.insert(*name, value.parse().expect("a value"));
         }
         let headers = RateLimitHeaders::read(StatusCode::from_u16(status).expect("a status"), &map);
-        update(&Snapshot::of(Some(of.clone()), CEILINGS, NOW), &headers, Some("contacts"), NOW)
+        update(&Snapshot::of(Some(of.clone()), DEFAULT.into(), NOW), &headers, Some("contacts"), NOW)
     }
 
     #[test]
@@ -196,15 +255,179 @@ mod tests {
         assert_eq!(after(200, &usual, &counters(3)), None);
     }
 
+    const POLICY: LimitPolicy = LimitPolicy {
+        default: DEFAULT,
+        bounds: Limits { burst: 1_000, interval: Duration::from_secs(1), daily: 10_000_000 },
+    };
+    const CONTACTS: Option<&str> = Some("contacts");
+    const CALENDARS: Option<&str> = Some("calendars");
+
+    /// An answer's status, endpoint and stated limits; the limits that bind after it, and true if it caused a write.
+    type Step = (u16, Option<&'static str>, (u32, u64, u32), (u32, u64, u32), bool);
+
+    /// An item that answers are observed for, one after the other.
+    struct Observed(Counters);
+
+    impl Observed {
+        /// The limits that bind after an answer of `endpoint`, and true if the answer caused a write.
+        fn after(
+            &mut self,
+            status: u16,
+            endpoint: Option<&str>,
+            stated: (u32, u64, u32),
+            now: Millis,
+        ) -> (Limits, bool) {
+            let (burst, seconds, daily) = stated;
+            let limits =
+                StatedLimits { burst: Some(burst), interval: Some(Duration::from_secs(seconds)), daily: Some(daily) };
+            let headers =
+                RateLimitHeaders { limits, refused: status == 429, remaining: Some(1), ..RateLimitHeaders::default() };
+            let item = &mut self.0;
+            let update = update(&Snapshot::of(Some(item.clone()), POLICY, now), &headers, endpoint, now);
+            let is_written = update.is_some();
+            let update = update.unwrap_or_default();
+            if let Some(observed) = update.observed {
+                item.observed = Some(observed).filter(|observed| *observed != ObservedLimits::default());
+            }
+            match update.proposal {
+                Some(ProposalChange::Made(proposal)) => item.proposal = Some(proposal),
+                Some(ProposalChange::Ended) => item.proposal = None,
+                None => {}
+            }
+            (Snapshot::of(Some(item.clone()), POLICY, now).limits(), is_written)
+        }
+    }
+
+    fn limits(burst: u32, seconds: u64, daily: u32) -> Limits {
+        Limits { burst, interval: Duration::from_secs(seconds), daily }
+    }
+
     #[test]
-    fn lower_limits_are_observed_and_raised_again() {
-        let sandbox = [("x-ratelimit-limit-daily", "10000"), ("x-ratelimit-max", "25")];
-        let observed = after(200, &sandbox, &counters(3)).and_then(|c| c.observed).expect("an update");
-        assert_eq!((observed.burst, observed.interval, observed.daily), (Some(25), None, Some(10_000)));
-        let lowered = Counters { observed: Some(observed), ..counters(3) };
-        assert_eq!(after(200, &sandbox, &lowered), None);
-        let raised = after(200, &[("x-ratelimit-max", "50")], &lowered).and_then(|c| c.observed).expect("an update");
-        assert_eq!((raised.burst, raised.daily), (Some(50), Some(10_000)), "a limit without a header stays");
+    fn limits_are_lowered_at_once_and_raised_by_two_endpoints_that_agree() {
+        const DAY: u32 = 200_000;
+        let (usual, sandbox, high) = ((100, 10, DAY), (25, 10, 10_000), (500, 10, 1_000_000));
+        let cases: &[(&str, &[Step])] = &[
+            ("the default costs nothing", &[(200, CONTACTS, usual, usual, false)]),
+            ("a sandbox agency", &[(200, CONTACTS, sandbox, sandbox, true), (200, CALENDARS, sandbox, sandbox, false)]),
+            (
+                "a lower limit and back",
+                &[
+                    (404, CONTACTS, sandbox, sandbox, true),
+                    (200, CONTACTS, usual, sandbox, true),
+                    (200, CONTACTS, usual, sandbox, false),
+                    (200, CALENDARS, usual, usual, true),
+                    (200, CONTACTS, usual, usual, false),
+                ],
+            ),
+            (
+                "a higher limit",
+                &[
+                    (200, CONTACTS, high, usual, true),
+                    (200, CONTACTS, high, usual, false),
+                    (201, CALENDARS, high, high, true),
+                    (200, CONTACTS, high, high, false),
+                    (200, CONTACTS, usual, usual, true),
+                ],
+            ),
+            (
+                "above the bounds",
+                &[
+                    (200, CONTACTS, (5_000, 10, 99_000_000), usual, true),
+                    (200, CALENDARS, (6_000, 10, 98_000_000), (1_000, 10, 10_000_000), true),
+                ],
+            ),
+            (
+                "answers that do not agree",
+                &[
+                    (200, CONTACTS, (500, 10, DAY), usual, true),
+                    (200, CALENDARS, (400, 10, DAY), usual, false),
+                    (200, CALENDARS, (500, 20, DAY), (100, 20, DAY), true),
+                    (200, Some("opportunities"), (500, 10, DAY), (500, 10, DAY), true),
+                ],
+            ),
+            (
+                "one limit of two agrees",
+                &[
+                    (200, CONTACTS, (500, 10, 300_000), usual, true),
+                    (200, CALENDARS, (500, 10, 400_000), (500, 10, DAY), true),
+                    (200, CONTACTS, (500, 10, 400_000), (500, 10, 400_000), true),
+                ],
+            ),
+            (
+                "an endpoint with a limit of its own",
+                &[
+                    (200, CONTACTS, (300, 60, DAY), (100, 60, DAY), true),
+                    (200, CALENDARS, usual, (100, 60, DAY), true),
+                    (200, Some("opportunities"), usual, usual, true),
+                ],
+            ),
+            (
+                "a shorter interval",
+                &[
+                    (200, CONTACTS, (10, 1, DAY), (10, 10, DAY), true),
+                    (200, CONTACTS, (10, 1, DAY), (10, 10, DAY), true),
+                    (200, CALENDARS, (10, 1, DAY), (10, 1, DAY), true),
+                ],
+            ),
+            (
+                "a 429 and an unknown endpoint",
+                &[
+                    (200, CONTACTS, high, usual, true),
+                    (429, CALENDARS, high, usual, true),
+                    (200, None, high, usual, false),
+                    (429, CALENDARS, sandbox, sandbox, true),
+                ],
+            ),
+        ];
+        for (name, steps) in cases {
+            let mut item = Observed(counters(3));
+            for (index, (status, endpoint, stated, binding, is_written)) in steps.iter().enumerate() {
+                let seen = item.after(*status, *endpoint, *stated, NOW);
+                let (burst, seconds, daily) = *binding;
+                assert_eq!(seen, (limits(burst, seconds, daily), *is_written), "{name}, answer {index}");
+            }
+        }
+    }
+
+    #[test]
+    fn endpoints_that_disagree_cause_few_writes() {
+        let mut item = Observed(counters(3));
+        let writes = (0..100).filter(|second| {
+            let now = NOW + Duration::from_secs(*second);
+            let contacts = item.after(200, CONTACTS, (500, 10, 200_000), now).1;
+            let calendars = item.after(200, CALENDARS, (400, 10, 200_000), now).1;
+            contacts || calendars
+        });
+        assert_eq!(writes.count(), 10);
+        // Endpoints that agree replace the proposal of the third one when it has stood for a while.
+        let later = NOW + Duration::from_secs(200);
+        assert_eq!(item.after(200, CONTACTS, (600, 10, 200_000), later).0.burst, 100);
+        assert_eq!(item.after(200, CALENDARS, (600, 10, 200_000), later).0.burst, 600);
+    }
+
+    #[test]
+    fn a_raised_limit_that_no_answer_confirms_falls_back_after_a_day() {
+        const HIGH: (u32, u64, u32) = (500, 10, 200_000);
+        let hours = |hours| NOW + Duration::from_hours(hours);
+        let raised = || {
+            let mut item = Observed(counters(3));
+            item.after(200, CONTACTS, HIGH, NOW);
+            assert_eq!(item.after(200, CALENDARS, HIGH, NOW).0.burst, 500);
+            item
+        };
+        let mut item = raised();
+        assert_eq!(item.after(429, CONTACTS, HIGH, hours(23)).0.burst, 500);
+        assert_eq!(item.after(429, CONTACTS, HIGH, hours(24)).0.burst, 100, "a 429 does not confirm");
+        assert_eq!(item.after(200, CONTACTS, HIGH, hours(24)), (limits(100, 10, 200_000), true));
+        assert_eq!(item.after(200, CALENDARS, HIGH, hours(24)).0.burst, 500);
+
+        let mut item = raised();
+        let writes = (1..100).filter(|hour| item.after(200, CONTACTS, HIGH, hours(*hour)).1).count();
+        assert_eq!((writes, item.after(200, CONTACTS, HIGH, hours(100)).0.burst), (16, 500), "four writes a day");
+
+        let mut item = Observed(counters(3));
+        item.after(200, CONTACTS, HIGH, NOW);
+        assert_eq!(item.after(200, CALENDARS, HIGH, hours(24)).0.burst, 100, "a proposal of yesterday");
     }
 
     #[test]

@@ -29,7 +29,7 @@ const fn metric(name: &'static str, unit: &'static str, dimensions: &'static [&'
 }
 
 /// All metrics.
-pub static METRICS: [Metric; 20] = [
+pub static METRICS: [Metric; 21] = [
     // function relay
     metric("Calls", "Count", &[&[], &["outcome"]]),
     metric("RelayErrors", "Count", WITHOUT_DIMENSIONS),
@@ -54,6 +54,8 @@ pub static METRICS: [Metric; 20] = [
     metric("WebhookEvents", "Count", &[&["family"]]),
     metric("EventsOverflowed", "Count", WITHOUT_DIMENSIONS),
     metric("OldestOverflowAge", "Seconds", WITHOUT_DIMENSIONS),
+    // every function that sends requests to the API
+    metric("LimitsChanged", "Count", &[&["change"]]),
     // every function
     metric("Alarm", "Count", &[&["alarm"]]),
 ];

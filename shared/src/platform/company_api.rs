@@ -1,10 +1,14 @@
 //! The system's own requests to the platform's API.
 //!
-//! | request | token | purpose |
-//! |---|---|---|
-//! | `POST /oauth/locationToken` | company's | mints a location's token |
-//! | `GET /oauth/installedLocations` | company's | lists the locations that have the app |
-//! | `GET /marketplace/app/{appId}/installations` | any installation's | finds out if the installation exists |
+//! | request | in v3 | token | purpose |
+//! |---|---|---|---|
+//! | `POST /oauth/locationToken` | `/oauth/location-token` | company's | mints a location's token |
+//! | `GET /oauth/installedLocations` | `/oauth/installed-locations` | company's | lists the locations that have the app |
+//! | `GET /marketplace/app/{appId}/installations` | the same | any installation's | finds out if the installation exists |
+//!
+//! [`api_versions`](crate::platform::api_versions) decides the version. If the platform says that a request does not
+//! exist in a version, the caller sends it again, with another permit. Such an answer says nothing about an
+//! installation.
 
 use std::time::Duration;
 
@@ -17,18 +21,19 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use crate::domain::access::Access;
+use crate::domain::api_version::{ApiVersion, OwnCall};
 use crate::domain::clock::Millis;
 use crate::domain::grant::Grant;
 use crate::domain::resource::Resource;
 use crate::http_client::{self, Connection, ResponseLimits, SendError};
 use crate::platform::error_response::{ErrorResponse, Meaning};
-use crate::platform::operations::USUAL;
+use crate::platform::operations::{USUAL, V3};
 use crate::platform::text;
 use crate::platform::token_endpoint::{BadGrant, MOST_BYTES, PRESENTATION, TokenEndpoint, encode_form, read_grant};
 use crate::secrets::{FRESH, SecretError};
 
-/// The most locations on a page. The platform's default is 20; 100 works, too.
-pub const PAGE: usize = 100;
+/// The most locations on a page. The platform's default is 20; 100 is the most.
+const PAGE: usize = 100;
 /// Time limit for a page of locations. A page is larger than a token, and slower.
 const LISTING: Duration = Duration::from_secs(10);
 /// Time limit for the existence of an installation. A webhook waits for the response.
@@ -110,6 +115,30 @@ pub struct LocationsPage {
     pub installed: Vec<Resource>,
     /// The number of entries on the page, with those that were skipped.
     pub entries: usize,
+    /// The position of the next page. `None` on the last page.
+    pub next: Option<ListPosition>,
+}
+
+/// A position in the list of the locations at which a company has the app.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListPosition {
+    /// After so many entries. In v3, a list that was not begun in v3 is read from its start.
+    Skip(usize),
+    /// After the page that named this token, in v3. In v2, the list is read from its start.
+    After(String),
+}
+
+impl ListPosition {
+    /// The start of the list.
+    pub const START: Self = Self::Skip(0);
+
+    fn skipped(&self) -> usize {
+        if let Self::Skip(entries) = self { *entries } else { 0 }
+    }
+
+    fn token(&self) -> Option<&str> {
+        if let Self::After(token) = self { Some(token) } else { None }
+    }
 }
 
 /// Connection and deadline of a request that needs a permit. The connection is taken first, then the permit.
@@ -128,7 +157,8 @@ impl TokenEndpoint {
         self.connections.connection(&uri.map_err(|error| SendError::NotSent(error.to_string()))?).await
     }
 
-    /// Mints a location's token with its company's. `None` if the permit had ended; then nothing was sent.
+    /// Mints a location's token with its company's. `None` if the request must be sent with another permit: the permit
+    /// had ended, or the platform wants another version of the API.
     pub async fn mint(
         &self,
         company: &Resource,
@@ -137,9 +167,11 @@ impl TokenEndpoint {
         departure: Departure,
     ) -> Option<(CompanyApiResult<Box<Grant>>, ResponseMeta)> {
         let form = [("companyId", company.id()), ("locationId", location.id())];
-        let url = self.api_url("/oauth/locationToken");
+        let version = self.versions.current(OwnCall::Mint).await;
+        let url = self.api_url(path_of_minting(version));
+        let call = Call { own: OwnCall::Mint, version, method: Method::POST, url, form: encode_form(form.iter()) };
         let limits = ResponseLimits { time: PRESENTATION, body: MOST_BYTES };
-        let (answer, meta) = self.send(Method::POST, &url, encode_form(form.iter()), access, departure, limits).await?;
+        let (answer, meta) = self.send(call, access, departure, limits).await?;
         let asked = answer.and_then(|body| match read_grant(&body, Some(location)) {
             // A token of another company must never be stored for this location.
             Ok(grant) if grant.company.as_deref().is_some_and(|id| id != company.id()) => {
@@ -152,8 +184,8 @@ impl TokenEndpoint {
         Some((asked, meta))
     }
 
-    /// Reads a page of the locations at which a company has the app, from the entry with the index `skip` on. `None` if the
-    /// permit had ended; then nothing was sent.
+    /// Reads a page of the locations at which a company has the app, from `position` on. `None` if the request must be sent
+    /// with another permit: the permit had ended, or the platform wants another version of the API.
     ///
     /// # Errors
     /// [`SecretError`]: the app's id is part of the query.
@@ -161,29 +193,35 @@ impl TokenEndpoint {
         &self,
         company: &Resource,
         access: &Access,
-        skip: usize,
+        position: &ListPosition,
         departure: Departure,
     ) -> Result<Option<(CompanyApiResult<LocationsPage>, ResponseMeta)>, SecretError> {
         let app = self.credentials(FRESH).await?;
-        let (skip, limit) = (skip.to_string(), PAGE.to_string());
-        let query = [
-            ("companyId", company.id()),
-            ("appId", app.app_id()),
-            ("isInstalled", "true"),
-            ("skip", &skip),
-            ("limit", &limit),
-        ];
-        let mut url = self.api_url("/oauth/installedLocations");
+        let version = self.versions.current(OwnCall::List).await;
+        let (skip, limit) = (position.skipped().to_string(), PAGE.to_string());
+        let mut query = vec![("companyId", company.id()), ("appId", app.app_id()), ("isInstalled", "true")];
+        match version {
+            ApiVersion::V2 => query.extend([("skip", skip.as_str()), ("limit", limit.as_str())]),
+            ApiVersion::V3 => {
+                query.push(("pageSize", &limit));
+                query.extend(position.token().map(|token| ("pageToken", token)));
+            }
+        }
+        let mut url = self.api_url(match version {
+            ApiVersion::V2 => "/oauth/installedLocations",
+            ApiVersion::V3 => "/oauth/installed-locations",
+        });
         url.set_query(Some(&encode_form(query.iter())));
+        let call = Call { own: OwnCall::List, version, method: Method::GET, url, form: String::new() };
         let limits = ResponseLimits { time: LISTING, body: MOST_BYTES_OF_A_PAGE };
-        let answered = self.send(Method::GET, &url, String::new(), access, departure, limits).await;
-        let Some((answer, meta)) = answered else { return Ok(None) };
+        let Some((answer, meta)) = self.send(call, access, departure, limits).await else { return Ok(None) };
         let unreadable = CompanyApiError::Unanswered("a list that cannot be read");
-        let asked = answer.and_then(|body| read_page(body).ok_or(unreadable));
+        let asked = answer.and_then(|body| read_page(body, position).ok_or(unreadable));
         Ok(Some((asked, meta)))
     }
 
-    /// Finds out if the installation of a token exists. `None` if the permit had ended; then nothing was sent.
+    /// Finds out if the installation of a token exists. `None` if the request must be sent with another permit: the permit
+    /// had ended, or the platform wants another version of the API.
     ///
     /// # Errors
     /// [`SecretError`]: the app's id is part of the path.
@@ -197,22 +235,23 @@ impl TokenEndpoint {
         if let Ok(mut path) = url.path_segments_mut() {
             path.extend([app.app_id(), "installations"]);
         }
+        let version = self.versions.current(OwnCall::Presence).await;
+        let call = Call { own: OwnCall::Presence, version, method: Method::GET, url, form: String::new() };
         let limits = ResponseLimits { time: PRESENCE, body: MOST_BYTES_OF_A_PAGE };
-        let answered = self.send(Method::GET, &url, String::new(), access, departure, limits).await;
+        let answered = self.send(call, access, departure, limits).await;
         Ok(answered.map(|(_, meta)| (presence_of(&meta), meta)))
     }
 
     async fn send(
         &self,
-        method: Method,
-        url: &Url,
-        form: String,
+        call: Call,
         access: &Access,
         departure: Departure,
         limits: ResponseLimits,
     ) -> Option<(Result<Map<String, Value>, CompanyApiError>, ResponseMeta)> {
         let unanswered = |why| Some((Err(CompanyApiError::Unanswered(why)), ResponseMeta::default()));
-        let Some(request) = request(method, url, form, access) else {
+        let (own, version) = (call.own, call.version);
+        let Some(request) = request(call, access) else {
             return unanswered("a token that no header may have");
         };
         let Departure { connection, leave_by } = departure;
@@ -228,6 +267,13 @@ impl TokenEndpoint {
         let body = zeroize::Zeroizing::new(Vec::from(answer.body));
         let retry_after = answer.headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
         let error = (!answer.status.is_success()).then(|| ErrorResponse::read(answer.status, &body));
+        if error.as_ref().is_some_and(|error| is_about_the_version(own, error)) {
+            if self.versions.refused(own, version) {
+                return None;
+            }
+        } else if is_about_the_call(error.as_ref()) {
+            self.versions.accepted(own, version).await;
+        }
         let asked = match &error {
             None => read_object(&body),
             Some(error) => Err(company_api_error(error, retry_after)),
@@ -236,15 +282,56 @@ impl TokenEndpoint {
     }
 }
 
-/// The request for a URL, with a token. `None` if the token has a character that no header may have.
-fn request(method: Method, url: &Url, form: String, access: &Access) -> Option<Request<Full<Bytes>>> {
+/// One of the system's own calls, in one version of the API.
+struct Call {
+    own: OwnCall,
+    version: ApiVersion,
+    method: Method,
+    url: Url,
+    form: String,
+}
+
+fn path_of_minting(version: ApiVersion) -> &'static str {
+    match version {
+        ApiVersion::V2 => "/oauth/locationToken",
+        ApiVersion::V3 => "/oauth/location-token",
+    }
+}
+
+/// True if the platform says that a call does not exist in the version in which it was sent. For a path that differs
+/// between the versions, a plain 404 counts, too: the platform has been seen to answer so for a path that it does not
+/// have.
+fn is_about_the_version(own: OwnCall, error: &ErrorResponse) -> bool {
+    const PLAIN: [&str; 4] = ["", "not found", "not found not found", "nothing that can be read"];
+    let is_plain = || own != OwnCall::Presence && PLAIN.contains(&error.sample.to_ascii_lowercase().as_str());
+    error.meaning == Meaning::WrongVersion
+        || (error.status == StatusCode::NOT_FOUND && error.meaning == Meaning::Unknown && is_plain())
+}
+
+/// True if an answer shows that the platform has the call in the version in which it was sent.
+fn is_about_the_call(error: Option<&ErrorResponse>) -> bool {
+    error.is_none_or(|error| {
+        matches!(
+            error.meaning,
+            Meaning::NoAccessToLocation | Meaning::LocationNotFound | Meaning::NotInstalled | Meaning::Inactive
+        )
+    })
+}
+
+/// The request of a call, with a token. `None` if the token has a character that no header may have.
+fn request(call: Call, access: &Access) -> Option<Request<Full<Bytes>>> {
+    let Call { version, method, url, form, .. } = call;
+    let version = match version {
+        ApiVersion::V2 => USUAL,
+        ApiVersion::V3 => V3,
+    };
     let mut request = Request::new(Full::from(form));
     let headers = request.headers_mut();
     if method == Method::POST {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
     }
     headers.insert(AUTHORIZATION, access.token.header()?.clone());
-    headers.insert("version", HeaderValue::from_static(USUAL));
+    headers.insert("version", HeaderValue::from_static(version));
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
     headers.insert(USER_AGENT, http_client::USER_AGENT);
     *request.method_mut() = method;
@@ -334,13 +421,32 @@ fn yes() -> bool {
     true
 }
 
-fn read_page(mut body: Map<String, Value>) -> Option<LocationsPage> {
-    let Some(Value::Array(entries)) = body.remove("locations") else { return None };
+/// Reads the page at `position`: `locations` in v2, `items` and `pagination` in v3.
+fn read_page(mut body: Map<String, Value>, position: &ListPosition) -> Option<LocationsPage> {
+    let (entries, is_v3) = match (body.remove("locations"), body.remove("items")) {
+        (Some(Value::Array(entries)), _) => (entries, false),
+        (_, Some(Value::Array(entries))) => (entries, true),
+        _ => return None,
+    };
     let number = entries.len();
+    let next = if is_v3 {
+        next_token(body.get("pagination"), position).map(ListPosition::After)
+    } else {
+        // The member `count` ignores the filter, so it does not show the end of the list. The last page is a short page.
+        (number >= PAGE).then(|| ListPosition::Skip(position.skipped() + number))
+    };
     // An entry that cannot be read is skipped, so that it does not hide the others.
     let read = |entry| serde_json::from_value::<ListedLocation>(entry).ok().filter(|entry| entry.is_installed);
     let installed = entries.into_iter().filter_map(read).filter_map(|entry| Resource::location(&entry.id).ok());
-    Some(LocationsPage { installed: installed.collect(), entries: number })
+    Some(LocationsPage { installed: installed.collect(), entries: number, next })
+}
+
+/// The token of the next page. A token that leads to the same page again is no next page.
+fn next_token(pagination: Option<&Value>, position: &ListPosition) -> Option<String> {
+    let pagination = pagination?;
+    let has_next = pagination.get("hasNextPage").and_then(Value::as_bool).unwrap_or(true);
+    let token = pagination.get("nextPageToken")?.as_str().filter(|token| !token.is_empty() && has_next)?;
+    (position.token() != Some(token)).then(|| token.to_owned())
 }
 
 #[cfg(test)]
@@ -358,14 +464,17 @@ mod tests {
             generation: 1,
             doubted: false,
         };
-        let url = Url::parse("https://example.com/oauth/locationToken").expect("a URL");
-        let request = request(Method::POST, &url, String::new(), &access).expect("a request");
-        let name = concat!("hoopai-relay/", env!("CARGO_PKG_VERSION"));
-        assert_eq!(
-            (&request.headers()[USER_AGENT], &request.headers()["version"]),
-            (&HeaderValue::from_static(name), &HeaderValue::from_static(USUAL))
-        );
-        assert_eq!(request.headers()[AUTHORIZATION], "Bearer t");
+        for (version, header) in [(ApiVersion::V2, USUAL), (ApiVersion::V3, V3)] {
+            let url = Url::parse(&format!("https://example.com{}", path_of_minting(version))).expect("a URL");
+            let (method, form) = (Method::POST, String::new());
+            let request = request(Call { own: OwnCall::Mint, version, method, url, form }, &access).expect("a request");
+            let name = concat!("hoopai-relay/", env!("CARGO_PKG_VERSION"));
+            assert_eq!(
+                (&request.headers()[USER_AGENT], &request.headers()["version"]),
+                (&HeaderValue::from_static(name), &HeaderValue::from_static(header))
+            );
+            assert_eq!(request.headers()[AUTHORIZATION], "Bearer t");
+        }
     }
 
     #[test]
@@ -456,8 +565,84 @@ mod tests {
             {"_id": "../x"}, {"id": "L3"}, {"_id": "L4"}], "count": 900});
         let Value::Object(body) = page else { panic!("an object") };
         let ids = |page: &LocationsPage| page.installed.iter().map(|l| l.id().to_owned()).collect::<Vec<_>>();
-        let page = read_page(body).expect("a page");
+        let page = read_page(body, &ListPosition::START).expect("a page");
         assert_eq!((ids(&page), page.entries), (vec!["L1".to_owned(), "L4".to_owned()], 5));
-        assert_eq!(read_page(Map::new()), None);
+        assert_eq!(read_page(Map::new(), &ListPosition::START), None);
+    }
+
+    #[test]
+    fn a_page_says_where_the_next_one_begins() {
+        let next = |body: Value, position: &ListPosition| {
+            let Value::Object(body) = body else { panic!("an object") };
+            read_page(body, position).expect("a page").next
+        };
+        let entries = |number: usize| vec![json!({"_id": "L1"}); number];
+        let (start, after) = (ListPosition::START, |token: &str| ListPosition::After(token.to_owned()));
+        for (name, body, position, expected) in [
+            ("v2, a full page", json!({"locations": entries(100)}), start.clone(), Some(ListPosition::Skip(100))),
+            (
+                "v2, the next",
+                json!({"locations": entries(100)}),
+                ListPosition::Skip(100),
+                Some(ListPosition::Skip(200)),
+            ),
+            ("v2, a short page", json!({"locations": entries(99), "count": 900}), start.clone(), None),
+            ("v2 after v3", json!({"locations": entries(100)}), after("a"), Some(ListPosition::Skip(100))),
+            (
+                "v3",
+                json!({"items": entries(3), "pagination": {"hasNextPage": true, "nextPageToken": "b"}}),
+                start.clone(),
+                Some(after("b")),
+            ),
+            (
+                "v3 without hasNextPage",
+                json!({"items": [], "pagination": {"nextPageToken": "b"}}),
+                after("a"),
+                Some(after("b")),
+            ),
+            (
+                "v3, the last page",
+                json!({"items": entries(100), "pagination": {"hasNextPage": false, "nextPageToken": "b"}}),
+                after("a"),
+                None,
+            ),
+            ("v3, an empty token", json!({"items": [], "pagination": {"nextPageToken": ""}}), after("a"), None),
+            ("v3, null", json!({"items": [], "pagination": {"hasNextPage": true, "nextPageToken": null}}), start, None),
+            (
+                "v3, the same token",
+                json!({"items": [], "pagination": {"hasNextPage": true, "nextPageToken": "a"}}),
+                after("a"),
+                None,
+            ),
+            ("v3 without pagination", json!({"items": entries(100)}), after("a"), None),
+        ] {
+            assert_eq!(next(body, &position), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn only_an_answer_about_the_version_changes_the_version() {
+        for (status, body, expected) in [
+            (400, r#"{"message":"Endpoint /oauth/locationToken not available in API version v3"}"#, true),
+            (400, r#"{"error":{"code":"X","message":"Endpoint not available in API version 2021-07-28"}}"#, true),
+            (401, r#"{"message":"version header is invalid"}"#, true),
+            (404, r#"{"message":"Cannot POST /oauth/locationToken","error":"Not Found"}"#, true),
+            (404, "", true),
+            (404, r#"{"message":"Not Found"}"#, true),
+            (404, r#"{"message":"Location not found"}"#, false),
+            (400, r#"{"message":"App is not installed"}"#, false),
+            (403, r#"{"message":"The token does not have access to this location."}"#, false),
+            (403, "<html>", false),
+            (401, r#"{"message":"Invalid JWT"}"#, false),
+            (401, r#"{"message":"something new"}"#, false),
+            (422, r#"{"message":["companyId must be a string"]}"#, false),
+            (500, "", false),
+        ] {
+            let status = StatusCode::from_u16(status).expect("a status");
+            let error = ErrorResponse::read(status, body.as_bytes());
+            assert_eq!(is_about_the_version(OwnCall::Mint, &error), expected, "{status} {body}");
+            let is_word = expected && error.meaning == Meaning::WrongVersion;
+            assert_eq!(is_about_the_version(OwnCall::Presence, &error), is_word, "{status} {body}");
+        }
     }
 }

@@ -7,9 +7,11 @@
 //! | `rate_limits` | the rate-limit headers of a response |
 //! | [`token_endpoint`] | `POST /oauth/token`: exchange of a code, refresh of a token |
 //! | [`company_api`] | minting of location tokens, and the list of a company's locations |
+//! | [`api_versions`] | the version of the API for each of these own calls |
 //!
 //! The first three are pure.
 
+pub mod api_versions;
 pub mod company_api;
 pub mod error_response;
 pub mod operations;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderName, StatusCode};
 
-use crate::domain::limits::{FURTHEST_DAY, ObservedLimits};
+use crate::domain::limits::{FURTHEST_DAY, StatedLimits};
 
 /// The burst limit: the most requests in an interval.
 pub(crate) const MAX: HeaderName = HeaderName::from_static("x-ratelimit-max");
@@ -26,7 +26,7 @@ const PLAUSIBLE_INTERVALS: std::ops::RangeInclusive<u64> = 100..=600_000;
 /// The rate-limit headers of one response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RateLimitHeaders {
-    pub(crate) limits: ObservedLimits,
+    pub(crate) limits: StatedLimits,
     /// `X-RateLimit-Remaining` of a 429. If it is above 0, the resource has requests left, and the 429 is the limit of one
     /// endpoint.
     ///
@@ -50,7 +50,7 @@ impl RateLimitHeaders {
         let length = |name: &HeaderName, unit: fn(u64) -> Duration| positive(name)?.try_into().ok().map(unit);
         let refused = status == StatusCode::TOO_MANY_REQUESTS;
         Self {
-            limits: ObservedLimits {
+            limits: StatedLimits {
                 burst: count(&MAX),
                 interval: interval.filter(|ms| PLAUSIBLE_INTERVALS.contains(ms)).map(Duration::from_millis),
                 daily: count(&DAILY_MAX),

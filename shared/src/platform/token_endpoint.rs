@@ -12,12 +12,15 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
 use url::Url;
 
+use crate::domain::api_version::{ApiVersion, OwnCall};
 use crate::domain::clock::Millis;
 use crate::domain::grant::Grant;
 use crate::domain::redacted::Redacted;
 use crate::domain::resource::{Kind, Resource};
 use crate::http_client::{self, Connections, ResponseLimits, SendError};
+use crate::platform::api_versions::ApiVersions;
 use crate::platform::error_response::{ErrorResponse, Meaning};
+use crate::platform::operations::V3;
 use crate::platform::text;
 use crate::secrets::{AppCredentials, Secret, SecretError};
 
@@ -116,16 +119,22 @@ pub enum ExchangeError {
 #[derive(Clone)]
 pub struct TokenEndpoint {
     pub(super) connections: Connections,
+    pub(super) versions: Arc<ApiVersions>,
     url: Url,
     app: Arc<Secret<AppCredentials>>,
 }
 
 impl TokenEndpoint {
-    /// The token endpoint of the API at the base URL `api`.
-    pub fn new(connections: Connections, api: &Url, app: Arc<Secret<AppCredentials>>) -> Self {
+    /// The token endpoint of the API at the base URL `api`, with the versions of the API for the system's own calls.
+    pub fn new(
+        connections: Connections,
+        api: &Url,
+        app: Arc<Secret<AppCredentials>>,
+        versions: Arc<ApiVersions>,
+    ) -> Self {
         let mut url = api.clone();
         url.set_path(&format!("{}/oauth/token", api.path().trim_end_matches('/')));
-        Self { connections, url, app }
+        Self { connections, versions, url, app }
     }
 
     /// The URL of another path of the same API.
@@ -153,13 +162,13 @@ impl TokenEndpoint {
     /// A code is single-use: after most errors the installer must start again.
     pub async fn exchange(&self, code: &Redacted, redirect_uri: &str) -> Result<Grant, ExchangeError> {
         let app = self.app.get().await.map_err(ExchangeError::Secret)?;
-        let code = [("grant_type", "authorization_code"), ("code", code.expose()), ("redirect_uri", redirect_uri)];
-        let mut answer = self.post(&app, &code, EXCHANGE, self.connections.now() + EXCHANGE).await;
+        let code = [GRANT_OF_CODE, (Field::Code, code.expose()), (Field::RedirectUri, redirect_uri)];
+        let mut answer = self.request(&app, &code, EXCHANGE, self.connections.now() + EXCHANGE).await;
         if matches!(&answer, TokenResponse::Refused(refusal, _) if refusal.meaning == Meaning::ClientInvalid) {
             // The app's secret may have changed a moment ago. A refusal of the client does not use up the code.
             let newer = self.app.read_if_older_than(Duration::ZERO).await.map_err(ExchangeError::Secret)?;
             if fingerprint(&newer) != fingerprint(&app) {
-                answer = self.post(&newer, &code, EXCHANGE, self.connections.now() + EXCHANGE).await;
+                answer = self.request(&newer, &code, EXCHANGE, self.connections.now() + EXCHANGE).await;
             }
         }
         match answer {
@@ -172,7 +181,8 @@ impl TokenEndpoint {
         }
     }
 
-    /// Presents a refresh token once (RFC 6749 section 6). It never retries.
+    /// Presents a refresh token once (RFC 6749 section 6). It never retries, except in the other version of the API if
+    /// the platform did not understand the request: such a request uses up no token.
     ///
     /// The request leaves within [`PRESENTATION`] from now, or is not sent. The caller has just checked its lease; if the
     /// process is frozen while it reads the secret or connects, the lease may end in that time.
@@ -186,8 +196,8 @@ impl TokenEndpoint {
             Kind::Location => "Location",
             Kind::Company => "Company",
         };
-        let form = [("grant_type", "refresh_token"), ("refresh_token", refresh.expose()), ("user_type", user_type)];
-        match self.post(&app, &form, PRESENTATION, leave_by).await {
+        let form = [GRANT_OF_REFRESH, (Field::RefreshToken, refresh.expose()), (Field::UserType, user_type)];
+        match self.request(&app, &form, PRESENTATION, leave_by).await {
             TokenResponse::Granted(body) => match read_grant(&body, Some(resource)) {
                 Ok(grant) => Outcome::Granted(grant.into()),
                 Err(BadGrant::Unreadable) => Outcome::Unknown(Cause::Unreadable),
@@ -217,17 +227,52 @@ impl TokenEndpoint {
         }
     }
 
-    async fn post(
+    /// Sends a request in the version of the API that works, and in the other version if the platform does not
+    /// understand the first. Both together take `time` at most.
+    async fn request(
         &self,
         app: &AppCredentials,
-        form: &[(&str, &str)],
+        form: &[(Field, &str)],
         time: Duration,
         leave_by: Millis,
     ) -> TokenResponse {
-        let client = [("client_id", app.client_id.as_str()), ("client_secret", app.client_secret.expose())];
-        let Some(request) = form_request(&self.url, encode_form(client.iter().chain(form))) else {
+        let began = self.connections.now();
+        let version = self.versions.current(OwnCall::Token).await;
+        let first = self.post(version, app, form, time, leave_by).await;
+        let other = self.versions.alternative(version).filter(|_| first.is_not_understood());
+        let Some(other) = other else {
+            if first.is_understood() {
+                self.versions.accepted(OwnCall::Token, version).await;
+            }
+            return first;
+        };
+        let left = time.saturating_sub(self.connections.now().since(began));
+        let second = self.post(other, app, form, left, leave_by).await;
+        if second.is_not_understood() {
+            return first;
+        }
+        if second.is_understood() {
+            self.versions.accepted(OwnCall::Token, other).await;
+        }
+        second
+    }
+
+    async fn post(
+        &self,
+        version: ApiVersion,
+        app: &AppCredentials,
+        form: &[(Field, &str)],
+        time: Duration,
+        leave_by: Millis,
+    ) -> TokenResponse {
+        let client = [(Field::ClientId, app.client_id.as_str()), (Field::ClientSecret, app.client_secret.expose())];
+        let fields: Vec<_> = client.iter().chain(form).map(|(field, value)| (field.name(version), *value)).collect();
+        let Some(mut request) = form_request(&self.url, encode_form(fields.iter())) else {
             return TokenResponse::NotSent;
         };
+        if version == ApiVersion::V3 {
+            request.headers_mut().insert("version", HeaderValue::from_static(V3));
+        }
         // Boxed: the future is large, and every future around it would be as large.
         let answer = Box::pin(self.connections.call_on_new_connection(
             request,
@@ -244,6 +289,40 @@ impl TokenEndpoint {
             Err(SendError::TimedOut) => TokenResponse::Unknown(Cause::TimedOut),
             Err(SendError::Broken { .. }) => TokenResponse::Unknown(Cause::Broken),
             Err(SendError::TooLarge(status)) => classify(status, None, Vec::new()),
+        }
+    }
+}
+
+/// A field of a token request.
+#[derive(Clone, Copy, Debug)]
+enum Field {
+    ClientId,
+    ClientSecret,
+    Code,
+    GrantType,
+    RedirectUri,
+    RefreshToken,
+    UserType,
+}
+
+const GRANT_OF_CODE: (Field, &str) = (Field::GrantType, "authorization_code");
+const GRANT_OF_REFRESH: (Field, &str) = (Field::GrantType, "refresh_token");
+
+impl Field {
+    /// The name: as in RFC 6749 in v2, in camel case in v3.
+    fn name(self, version: ApiVersion) -> &'static str {
+        let (v2, v3) = match self {
+            Self::ClientId => ("client_id", "clientId"),
+            Self::ClientSecret => ("client_secret", "clientSecret"),
+            Self::Code => ("code", "code"),
+            Self::GrantType => ("grant_type", "grantType"),
+            Self::RedirectUri => ("redirect_uri", "redirectUri"),
+            Self::RefreshToken => ("refresh_token", "refreshToken"),
+            Self::UserType => ("user_type", "userType"),
+        };
+        match version {
+            ApiVersion::V2 => v2,
+            ApiVersion::V3 => v3,
         }
     }
 }
@@ -266,6 +345,35 @@ enum TokenResponse {
     Unknown(Cause),
     /// An error response, and its `Retry-After`.
     Refused(ErrorResponse, Option<Duration>),
+}
+
+impl TokenResponse {
+    /// True if the platform did not read the fields: the endpoint does not exist in this version of the API, or fields
+    /// are missing that every request has. Such a request uses up no token and no code.
+    fn is_not_understood(&self) -> bool {
+        match self {
+            // The path is the same in both versions, so a 404 is not about the version.
+            Self::Refused(ErrorResponse { meaning: Meaning::WrongVersion, status, .. }, _) => {
+                *status != StatusCode::NOT_FOUND
+            }
+            Self::Refused(ErrorResponse { meaning: Meaning::ParameterInvalid, status, sample }, _) => {
+                *status == StatusCode::UNPROCESSABLE_ENTITY || sample.to_ascii_lowercase().contains("missing parameter")
+            }
+            _ => false,
+        }
+    }
+
+    /// True if the answer shows that the platform has read the fields.
+    fn is_understood(&self) -> bool {
+        match self {
+            Self::Granted(_) => true,
+            Self::Refused(ErrorResponse { meaning, .. }, _) => {
+                !matches!(meaning, Meaning::Throttled | Meaning::NotReached | Meaning::Unknown | Meaning::WrongVersion)
+                    && !self.is_not_understood()
+            }
+            Self::NotSent | Self::Unknown(_) => false,
+        }
+    }
 }
 
 fn classify(status: StatusCode, retry_after: Option<u64>, body: Vec<u8>) -> TokenResponse {

@@ -3,8 +3,6 @@
 //! A header that is not in the list is removed. So credentials, cookies, `Host`, hop-by-hop fields (RFC 9110 section
 //! 7.6.1), forwarding fields and CORS never pass.
 
-use std::time::Duration;
-
 use http::Method;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
@@ -158,24 +156,18 @@ fn allowed(from: &HeaderMap, passes: impl Fn(&str) -> bool) -> HeaderMap {
 }
 
 /// Sets the rate-limit headers. Each has the stricter of the platform's value and the relay's.
-pub fn merge_rate_limit_headers(
-    headers: &mut HeaderMap,
-    platform: &HeaderMap,
-    usage: &Usage,
-    interval: Duration,
-    now: Millis,
-) {
+pub fn merge_rate_limit_headers(headers: &mut HeaderMap, platform: &HeaderMap, usage: &Usage, now: Millis) {
     let theirs = |name: &HeaderName| platform.get(name)?.to_str().ok()?.trim().parse::<i64>().ok();
     let stricter = |name: &HeaderName, ours: u32| {
         let ours = i64::from(ours);
         theirs(name).map_or(ours, |theirs| theirs.min(ours)).max(0)
     };
     let reset = i64::try_from(usage.daily.resets_at.since(now).as_millis()).unwrap_or(i64::MAX);
-    let interval = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX);
+    let interval = i64::try_from(usage.interval.as_millis()).unwrap_or(i64::MAX);
     for (name, value) in [
         (rate_limits::MAX, stricter(&rate_limits::MAX, usage.burst.limit)),
         (rate_limits::REMAINING, stricter(&rate_limits::REMAINING, usage.burst.remaining)),
-        (rate_limits::INTERVAL, theirs(&rate_limits::INTERVAL).unwrap_or(interval)),
+        (rate_limits::INTERVAL, theirs(&rate_limits::INTERVAL).map_or(interval, |theirs| theirs.max(interval))),
         (rate_limits::DAILY_MAX, stricter(&rate_limits::DAILY_MAX, usage.daily.limit)),
         (rate_limits::DAILY_REMAINING, stricter(&rate_limits::DAILY_REMAINING, usage.daily.remaining)),
         (rate_limits::DAILY_RESET, theirs(&rate_limits::DAILY_RESET).unwrap_or(reset)),
@@ -340,11 +332,12 @@ mod tests {
     fn the_stricter_value_of_each_limit_is_sent() {
         let usage = Usage {
             burst: Meter { limit: 100, remaining: 40, resets_at: Millis(9_000) },
+            interval: std::time::Duration::from_secs(10),
             daily: Meter { limit: 200_000, remaining: 7, resets_at: Millis(61_000) },
         };
         let merged = |platform: &HeaderMap| {
             let mut headers = HeaderMap::new();
-            merge_rate_limit_headers(&mut headers, platform, &usage, Duration::from_secs(10), Millis(1_000));
+            merge_rate_limit_headers(&mut headers, platform, &usage, Millis(1_000));
             headers
         };
         let ours = map(&[

@@ -143,13 +143,7 @@ impl Relay {
         let platform = result.as_ref().map(|reply| reply.headers.clone()).unwrap_or_default();
         match &call.usage {
             Some(usage) => {
-                headers::merge_rate_limit_headers(
-                    &mut answer.headers,
-                    &platform,
-                    usage,
-                    self.app.config.limits.interval,
-                    now,
-                );
+                headers::merge_rate_limit_headers(&mut answer.headers, &platform, usage, now);
                 set_retry_after(
                     &mut answer,
                     usage,
@@ -268,6 +262,7 @@ mod tests {
     fn a_429_of_the_platform_says_when_the_relay_sends_again() {
         let usage = Usage {
             burst: Meter { limit: 100, remaining: 0, resets_at: Millis(12_000) },
+            interval: std::time::Duration::from_secs(10),
             daily: Meter { limit: 200_000, remaining: 7, resets_at: Millis(99_000) },
         };
         let retry_after = |platform: Option<&'static str>, available_at| {

@@ -20,6 +20,7 @@ use super::{Attributes, Item, StoreError, Table, Update, Write, n, s};
 use crate::domain::clock::Millis;
 use crate::domain::installation::AppDetails;
 use crate::domain::resource::Resource;
+use crate::platform::company_api::ListPosition;
 
 /// Partition of the index `due` that lists the companies.
 const COMPANIES: &str = "companies";
@@ -68,8 +69,8 @@ pub struct Task {
     pub installing: Option<Millis>,
     /// The number of failed runs since the last note.
     pub failures: u32,
-    /// The number of entries of the list of locations that were read, if the list was not read to its end.
-    pub read: usize,
+    /// The position up to which the list of locations was read, if it was not read to its end.
+    pub read: ListPosition,
 }
 
 impl Task {
@@ -83,7 +84,7 @@ impl Task {
             settles_at: instant("settles_at"),
             installing: instant("installing"),
             failures: attributes.number("task_failures").unwrap_or(0),
-            read: if cursor_is_valid { attributes.number("read").unwrap_or(0) } else { 0 },
+            read: if cursor_is_valid { read_position(attributes) } else { ListPosition::START },
         })
     }
 }
@@ -204,11 +205,15 @@ impl Table {
         self.write(write).await.map(drop)
     }
 
-    /// Stores the number of entries of a company's list of locations that were read, or 0 after the whole list was
+    /// Stores the position up to which a company's list of locations was read, or the start after the whole list was
     /// read.
-    pub async fn set_locations_read(&self, company: &str, read: usize, now: Millis) -> Result<(), StoreError> {
+    pub async fn set_locations_read(&self, company: &str, read: &ListPosition, now: Millis) -> Result<(), StoreError> {
         let mut write = Update::of(task_key(company));
-        write.when("attribute_exists(noted_at)").set("#read", n(read)).set("read_at", n(now));
+        let read = match read {
+            ListPosition::Skip(entries) => n(entries),
+            ListPosition::After(token) => s(token),
+        };
+        write.when("attribute_exists(noted_at)").set("#read", read).set("read_at", n(now));
         self.write(write).await.map(drop)
     }
 
@@ -225,6 +230,13 @@ impl Table {
                 .key_condition_expression("due_shard = :partition AND due_at <= :until")
                 .expression_attribute_values(":until", n(until)),
         }
+    }
+}
+
+fn read_position(attributes: Attributes<'_>) -> ListPosition {
+    match attributes.text("read") {
+        Some(token) => ListPosition::After(token.to_owned()),
+        None => ListPosition::Skip(attributes.number("read").unwrap_or(0)),
     }
 }
 

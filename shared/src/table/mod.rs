@@ -9,6 +9,7 @@
 //! | `caller-quota#CALLER#location#ID`, … | the counters of a caller's share of a resource | relay |
 //! | `minter-quota#company#ID` | the counters of the share of a company that minting for placeholders has | relay, refresh |
 //! | `app#…` | state of the whole app, such as the circuit breaker | refresh, relay |
+//! | `app#api` | versions of the platform's API that work ([`api_versions`]) | callback, refresh, relay, webhook |
 //! | `app#alarm#NAME` | when an alarm of the whole app was last raised | refresh, relay |
 //! | `app#company#ID` | a listed company, one that has the app ([`company`]) | callback, refresh, webhook |
 //! | `app#company#ID#task` | background work for a company, and how far its list of locations was read | callback, refresh, webhook |
@@ -27,6 +28,7 @@
 //! own, so traffic never makes the commit of a token pair fail. `expires_at` (seconds) is the TTL attribute.
 
 pub mod alarm;
+pub mod api_versions;
 pub mod app;
 pub mod clock_check;
 pub mod company;
@@ -48,7 +50,7 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use crate::domain::resource::Resource;
+use crate::domain::resource::{Kind, Resource};
 use crate::http_client::aws_error::describe;
 
 pub(crate) use update::Update;
@@ -132,9 +134,18 @@ impl<T> Write<T> {
     }
 }
 
+/// The beginning of the keys of resources' counters.
+const QUOTA: &str = "quota#";
+
 /// The key of a resource's counters.
 pub fn quota_key(resource: &Resource) -> String {
-    format!("quota#{}#{}", resource.kind().as_str(), resource.id())
+    format!("{QUOTA}{}#{}", resource.kind().as_str(), resource.id())
+}
+
+/// The resource whose counters have this key.
+pub(crate) fn resource_of_quota_key(key: &str) -> Option<Resource> {
+    let (kind, id) = key.strip_prefix(QUOTA)?.split_once('#')?;
+    Resource::new([Kind::Location, Kind::Company].into_iter().find(|known| known.as_str() == kind)?, id).ok()
 }
 
 /// A number attribute.

@@ -2,7 +2,7 @@
 //!
 //! A placeholder ([`Table::keep_placeholder`]) is not an installation, and is left out.
 
-use super::{Attributes, Item, StoreError, Table, s};
+use super::{Attributes, Item, QUOTA, StoreError, Table, s};
 use crate::domain::clock::Millis;
 use crate::domain::installation::{AppDetails, installation_key, resource_of};
 use crate::domain::resource::Resource;
@@ -139,6 +139,19 @@ impl Table {
         let answer = scan.expression_attribute_values(":kind", s("installation#")).send().await?;
         let items = answer.items().iter().map(Overview::read).collect();
         Ok(Part { items, next: answer.last_evaluated_key })
+    }
+}
+
+impl Table {
+    /// A page of the counters of resources with observed limits, and the key of the next page. Reads the whole table.
+    pub(crate) async fn counters_with_observed_limits(
+        &self,
+        from: Option<Item>,
+    ) -> Result<(Vec<Item>, Option<Item>), StoreError> {
+        let scan = self.client.scan().table_name(&*self.name).set_exclusive_start_key(from);
+        let scan = scan.filter_expression("begins_with(pk, :kind) AND attribute_exists(observed)");
+        let answer = scan.expression_attribute_values(":kind", s(QUOTA)).send().await?;
+        Ok((answer.items.unwrap_or_default(), answer.last_evaluated_key))
     }
 }
 

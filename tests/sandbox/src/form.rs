@@ -37,6 +37,11 @@ impl Form {
         self.0.iter().find(|(known, _)| *known == name || *known == camel).map(|(_, value)| value.as_str())
     }
 
+    /// Removes the names in snake case, which v3 does not read.
+    pub(crate) fn camel_case_only(self) -> Self {
+        Self(self.0.into_iter().filter(|(name, _)| !name.contains('_')).collect())
+    }
+
     /// Returns all values of a name, with exactly this spelling.
     pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
         self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_str())

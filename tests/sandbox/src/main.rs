@@ -10,7 +10,7 @@ use std::{
 use clap::{Parser, Subcommand, ValueEnum};
 use sandbox::{
     events::EventBus,
-    marketplace::{self, grants::Rotation, window::Limits},
+    marketplace::{self, ApiVersions, grants::Rotation, window::Limits},
     server::StartError,
     terminal::{self, Colours},
     whole::{Options, Programs, Sandbox},
@@ -50,6 +50,12 @@ struct Arguments {
     /// Requests a day, for each location or company
     #[arg(long, default_value_t = 200_000, value_name = "N")]
     daily: u64,
+    /// Requests to the token endpoint in a minute, for the whole app (a HoopAI app may have 5; default: no limit)
+    #[arg(long, value_name = "N")]
+    token_requests: Option<usize>,
+    /// Versions of the platform's API
+    #[arg(long, value_enum, default_value_t = ApiArgument::Both)]
+    api: ApiArgument,
     /// Treatment of a refresh token that is used again
     #[arg(long, value_enum, default_value_t = RotationArgument::Forgiving)]
     rotation: RotationArgument,
@@ -74,6 +80,16 @@ struct Arguments {
 const GATEWAY_ALIAS: &str = "live";
 /// Default port of the console. The port is fixed so that an open page finds a restarted sandbox.
 const CONSOLE_PORT: u16 = 8070;
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ApiArgument {
+    /// v2 and v3
+    Both,
+    /// v2 only
+    V2,
+    /// The token endpoint, minting and the list of locations exist in v3 only
+    V3,
+}
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum RotationArgument {
@@ -117,11 +133,18 @@ impl Arguments {
             RotationArgument::Forgiving => Rotation::Forgiving,
             RotationArgument::FamilyRevoking => Rotation::FamilyRevoking,
         };
+        let api = match self.api {
+            ApiArgument::Both => ApiVersions::Both,
+            ApiArgument::V2 => ApiVersions::V2,
+            ApiArgument::V3 => ApiVersions::V3,
+        };
         Options {
             port: self.port,
             marketplace: marketplace::Options {
                 port: self.platform_port,
                 rotation,
+                api,
+                token_requests_per_minute: self.token_requests,
                 token_life: Duration::from_secs(self.token_life),
                 limits: Limits { burst: self.burst, daily: self.daily, ..Limits::default() },
                 webhook_secret: self.hmac.then(|| format!("sandbox-hooks-{}", shared::domain::random::hex::<12>())),

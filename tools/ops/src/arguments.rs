@@ -54,9 +54,9 @@ pub(crate) enum Command {
     },
     /// Show the limits of a location or company and their use; takes no permit
     Quota {
-        /// location:ID or company:ID
+        /// location:ID or company:ID. Without it: all that have other limits than the default; reads the whole table
         #[arg(value_parser = resource)]
-        resource: Resource,
+        resource: Option<Resource>,
     },
     /// Make the function `refresh` renew one token now, even one that was given up
     Refresh {

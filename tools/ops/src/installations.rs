@@ -5,7 +5,6 @@ use serde_json::{Map, Value, json};
 use shared::domain::clock::Millis;
 use shared::domain::resource::Resource;
 use shared::install::Uninstalled;
-use shared::limiter::Meter;
 use shared::table::survey::Overview;
 
 use crate::arguments::Which;
@@ -72,23 +71,9 @@ pub(crate) async fn show(stack: &Stack, out: Out, resource: &Resource) -> Result
     Ok(())
 }
 
-async fn find(stack: &Stack, resource: &Resource) -> Result<Overview, CommandError> {
+pub(crate) async fn find(stack: &Stack, resource: &Resource) -> Result<Overview, CommandError> {
     let found = stack.app.table.overview(resource).await?;
     found.ok_or_else(|| CommandError::NotFound(format!("{resource} is not known")))
-}
-
-/// Shows the limits of a known installation and their use.
-pub(crate) async fn quota(stack: &Stack, out: Out, resource: &Resource) -> Result<(), CommandError> {
-    find(stack, resource).await?;
-    let usage = stack.app.limiter.usage(resource).await?;
-    let value = |meter: Meter| json!({ "limit": meter.limit, "remaining": meter.remaining, "resets_at": meter.resets_at.rfc3339() });
-    let text =
-        |meter: Meter| format!("{} of {} left, reset at {}", meter.remaining, meter.limit, meter.resets_at.rfc3339());
-    out.value(
-        &json!({ "resource": resource, "burst": value(usage.burst), "daily": value(usage.daily) }),
-        &members(&[("resource", resource.to_string()), ("burst", text(usage.burst)), ("daily", text(usage.daily))]),
-    );
-    Ok(())
 }
 
 /// Invokes the function `refresh`. So no token reaches the operator's machine, and a lost connection does no harm.

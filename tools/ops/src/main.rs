@@ -11,6 +11,7 @@ mod error;
 mod installations;
 mod print;
 mod progress;
+mod quota;
 mod replay;
 mod sandbox;
 mod sealing;
@@ -50,7 +51,8 @@ async fn run(arguments: Arguments) -> Result<(), CommandError> {
     match command {
         Command::List(which) => installations::list(&stack, out, &which).await,
         Command::Show { resource } => installations::show(&stack, out, &resource).await,
-        Command::Quota { resource } => installations::quota(&stack, out, &resource).await,
+        Command::Quota { resource: Some(resource) } => quota::show(&stack, out, &resource).await,
+        Command::Quota { resource: None } => quota::list(&stack, out).await,
         Command::Refresh { resource, if_due } => installations::refresh(&stack, out, &resource, !if_due).await,
         Command::Revoke { resource, yes } => installations::revoke(&stack, out, &resource, yes).await,
         Command::Resume { forget } => breaker::resume(&stack, out, forget).await,

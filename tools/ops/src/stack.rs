@@ -6,7 +6,7 @@ use aws_config::SdkConfig;
 use aws_sdk_lambda::config::retry::RetryConfig;
 use aws_sdk_lambda::config::timeout::TimeoutConfig;
 use shared::app::{App, aws_defaults};
-use shared::config::{self, AppConfig, ConfigError, Reader, ReportedProblem, variable};
+use shared::config::{self, AppConfig, Authorization, ConfigError, Reader, ReportedProblem, variable};
 use shared::domain::clock::Clock;
 use shared::secrets::edit::EditedSecret;
 
@@ -18,6 +18,7 @@ const INVOCATION: Duration = Duration::from_secs(90);
 /// The operator's configuration.
 pub(crate) struct OperatorConfig {
     app: AppConfig,
+    authorization: Authorization,
     callers_secret_id: String,
     refresh_function: Option<String>,
     relay_function: Option<String>,
@@ -36,11 +37,13 @@ impl OperatorConfig {
 
     fn read(env: &mut Reader<'_>) -> Result<Self, ReportedProblem> {
         let (app, callers_secret_id) = (AppConfig::read(env), env.required("CALLERS_SECRET_ID"));
+        let authorization = Authorization::read(env);
         let rescue_failures_url = env.optional_url("RESCUE_FAILURES_URL");
         let overflow_queue_url = env.optional_url("EVENTS_OVERFLOW_QUEUE_URL");
         let overflow_failures_url = env.optional_url("EVENTS_OVERFLOW_FAILURES_URL");
         Ok(Self {
             app: app?,
+            authorization: authorization?,
             callers_secret_id: callers_secret_id?,
             refresh_function: env.optional("REFRESH_FUNCTION"),
             relay_function: env.optional("RELAY_FUNCTION"),
@@ -57,6 +60,8 @@ impl OperatorConfig {
 pub(crate) struct Stack {
     /// The parts that the functions use.
     pub(crate) app: App,
+    /// The link to the authorization page.
+    pub(crate) authorization: Authorization,
     callers_secret_id: String,
     /// Name or ARN of the function `refresh`.
     pub(crate) refresh_function: Option<String>,
@@ -91,6 +96,7 @@ impl Stack {
             App::build(config.app, aws, Clock::system()).map_err(|error| CommandError::NotDone(error.to_string()))?;
         Ok(Self {
             app,
+            authorization: config.authorization,
             callers_secret_id: config.callers_secret_id,
             refresh_function: config.refresh_function,
             relay_function: config.relay_function,

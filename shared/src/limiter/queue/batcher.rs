@@ -115,10 +115,10 @@ impl Batcher {
         let wanted = u32::try_from(state.waiters.len()).unwrap_or(u32::MAX);
         let memory = &state.memory;
         // A snapshot that is too old to refuse by is no reason to wait either.
-        let unknown = || memory.recent(now).is_none().then(|| Memory::new(memory.ceilings()));
+        let unknown = || memory.recent(now).is_none().then(|| Memory::new(memory.policy()));
         let plan = plan(memory, now, lead, wanted).or_else(|| plan(&unknown()?, now, lead, wanted));
         let until_available = |snapshot: &Snapshot| snapshot.next_available(0, now).at.since(now);
-        let nap = || Step::Nap(memory.snapshot().map_or(LONGEST_NAP, until_available).min(LONGEST_NAP));
+        let nap = || Step::Nap(memory.snapshot(now).map_or(LONGEST_NAP, until_available).min(LONGEST_NAP));
         plan.map_or_else(nap, |plan| Step::Write { plan: Box::new(plan), at: now })
     }
 

@@ -28,7 +28,7 @@ use super::snapshot::{NextAvailable, Snapshot};
 use super::update::update;
 use super::window::Window;
 use crate::domain::clock::{Clock, Millis};
-use crate::domain::limits::Limits;
+use crate::domain::limits::{LimitPolicy, Limits};
 use crate::platform::rate_limits::RateLimitHeaders;
 use crate::table::{StoreError, Table, Write};
 
@@ -88,11 +88,11 @@ impl Waiter {
 }
 
 impl WaiterQueue {
-    pub(crate) fn new(table: Table, clock: Clock, key: String, burst_kind: LimitKind, ceilings: Limits) -> Self {
+    pub(crate) fn new(table: Table, clock: Clock, key: String, burst_kind: LimitKind, policy: LimitPolicy) -> Self {
         let state = State {
             waiters: VecDeque::new(),
             has_batcher: false,
-            memory: Memory::new(ceilings),
+            memory: Memory::new(policy),
             spare: Vec::new(),
             used_at: clock.now(),
         };
@@ -108,9 +108,9 @@ impl WaiterQueue {
         &self.key
     }
 
-    /// Other ceilings hold from now on.
-    pub(crate) fn adopt(&self, ceilings: Limits) {
-        self.state().memory.adopt(ceilings);
+    /// Another policy holds from now on.
+    pub(crate) fn adopt(&self, policy: LimitPolicy) {
+        self.state().memory.adopt(policy);
     }
 
     /// The instant of its last use; `None` while anybody waits.
@@ -155,7 +155,7 @@ impl WaiterQueue {
     /// Gives an unused permit of a share back to the store. Permits of a resource cannot be given back: their requests
     /// stay counted in the day.
     pub(crate) async fn give_back(&self, permit: &Permit) -> Result<(), StoreError> {
-        let slot_ms = Window::new(self.state().memory.ceilings().interval).slot_ms();
+        let slot_ms = Window::new(self.state().memory.policy().default.interval).slot_ms();
         if let Write::Applied(counters) = item::give_back(&self.table, &self.key, permit.slot, slot_ms).await? {
             self.saw(Some(counters));
         }
@@ -172,7 +172,7 @@ impl WaiterQueue {
             }
             let plan = {
                 let state = self.state();
-                exchange(&state.memory, now, permit.slot).ok_or_else(|| match state.memory.snapshot() {
+                exchange(&state.memory, now, permit.slot).ok_or_else(|| match state.memory.snapshot(now) {
                     Some(snapshot) => {
                         LimiterError::Refused(self.refusal_until(snapshot, snapshot.next_available(0, now), now))
                     }
@@ -192,32 +192,39 @@ impl WaiterQueue {
     /// True if the rate-limit headers of an answer change nothing in the item, as far as this process knows it.
     pub(crate) fn agrees_with(&self, headers: &RateLimitHeaders, endpoint: Option<&str>) -> bool {
         let now = self.clock.now();
-        self.state().memory.of_existing().is_some_and(|snapshot| update(snapshot, headers, endpoint, now).is_none())
+        self.state().memory.of_existing(now).is_some_and(|snapshot| update(snapshot, headers, endpoint, now).is_none())
     }
 
-    /// Writes the limit update that follows from the rate-limit headers of an answer, if any does.
-    pub(crate) async fn observe(&self, headers: &RateLimitHeaders, endpoint: Option<&str>) -> Result<(), StoreError> {
+    /// Writes the limit update that follows from the rate-limit headers of an answer, if any does. Returns the limits
+    /// before and after the update, if it changed them.
+    pub(crate) async fn observe(
+        &self,
+        headers: &RateLimitHeaders,
+        endpoint: Option<&str>,
+    ) -> Result<Option<(Limits, Limits)>, StoreError> {
         let _one_at_a_time = self.updating.lock().await;
         let answered_at = self.clock.now();
         for failed in 0..MOST_ATTEMPTS {
-            let snapshot = self.state().memory.of_existing().cloned();
+            let snapshot = self.state().memory.of_existing(self.clock.now()).cloned();
             let Some(snapshot) = snapshot else {
                 let found = item::read(&self.table, &self.key).await?;
                 if found.is_none() {
-                    return Ok(());
+                    return Ok(None);
                 }
                 self.saw(found);
                 continue;
             };
             let update = update(&snapshot, headers, endpoint, answered_at);
-            let (Some(seen), Some(update)) = (snapshot.counters(), update) else { return Ok(()) };
+            let (Some(seen), Some(update)) = (snapshot.counters(), update) else { return Ok(None) };
             match item::update(&self.table, &self.key, seen, &update).await? {
                 Write::Applied(counters) => {
+                    let before = snapshot.limits();
+                    let after = Snapshot::of(Some(counters.clone()), snapshot.policy(), answered_at).limits();
                     self.saw(Some(counters));
-                    return Ok(());
+                    return Ok((before != after).then_some((before, after)));
                 }
                 Write::Conflict(found) => self.after_conflict(Some(found), failed).await,
-                Write::NotFound => return Ok(()),
+                Write::NotFound => return Ok(None),
             }
         }
         Err(store_out_of_order())
@@ -260,7 +267,7 @@ impl WaiterQueue {
     /// The refusal of a request with `ahead` others before it, if the memory shows that it cannot have a permit in
     /// time.
     fn refusal(&self, state: &State, ahead: usize, request: PermitRequest<'_>, now: Millis) -> Option<Refusal> {
-        let snapshot = state.memory.snapshot()?;
+        let snapshot = state.memory.snapshot(now)?;
         // This holds for an old snapshot, too: no process ends the closure of an endpoint early.
         if let Some(until) = request.endpoint.and_then(|endpoint| snapshot.endpoint_closed_until(endpoint, now)) {
             let next = NextAvailable { at: until.max(snapshot.next_available(0, now).at), limit: LimitKind::Endpoint };
@@ -312,7 +319,7 @@ impl WaiterQueue {
             .behavior_version(aws_sdk_dynamodb::config::BehaviorVersion::latest())
             .build();
         let table = Table { client: aws_sdk_dynamodb::Client::from_conf(config), name: "t".into() };
-        let ceilings = Limits { burst: 2, interval: Duration::from_secs(10), daily: 9 };
-        Self::new(table, Clock::manual(Millis(0)), "quota#location#L".to_owned(), LimitKind::Burst, ceilings)
+        let limits = Limits { burst: 2, interval: Duration::from_secs(10), daily: 9 };
+        Self::new(table, Clock::manual(Millis(0)), "quota#location#L".to_owned(), LimitKind::Burst, limits.into())
     }
 }

@@ -84,7 +84,8 @@ mod tests {
 
     fn permit(send_by: i64) -> Permit {
         let meter = Meter { limit: 2, remaining: 1, resets_at: Millis(0) };
-        Permit { usage: Usage { burst: meter, daily: meter }, send_by: Millis(send_by), slot: 0 }
+        let usage = Usage { burst: meter, interval: std::time::Duration::from_secs(10), daily: meter };
+        Permit { usage, send_by: Millis(send_by), slot: 0 }
     }
 
     #[tokio::test]

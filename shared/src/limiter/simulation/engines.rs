@@ -12,11 +12,11 @@ use fastrand::Rng;
 use super::START;
 use super::store::Store;
 use crate::domain::clock::Millis;
-use crate::domain::limits::{Limits, ObservedLimits};
+use crate::domain::limits::{Limits, ObservedLimits, Proposal, StatedLimits};
 use crate::limiter::counters::{Closed, ClosedEndpoints, Counters, Day, LimitKind};
 use crate::limiter::decision::{Headroom, Permits, Plan, Rewrite, Take};
 use crate::limiter::item;
-use crate::limiter::update::{DayChange, LimitUpdate};
+use crate::limiter::update::{DayChange, LimitUpdate, ProposalChange};
 use crate::limiter::window::Slot;
 use crate::table::{Table, Write, s};
 
@@ -84,7 +84,18 @@ impl Chance {
     }
 
     fn observed(&mut self) -> Option<ObservedLimits> {
-        self.rarely().then(|| ObservedLimits { burst: Some(self.0.u32(1..3)), ..ObservedLimits::default() })
+        self.rarely().then(|| ObservedLimits {
+            stated: self.stated(),
+            confirmed_at: self.0.bool().then(|| Millis(NOW.0 + self.0.i64(0..2) * 1_000)),
+        })
+    }
+
+    fn stated(&mut self) -> StatedLimits {
+        StatedLimits { burst: Some(self.0.u32(1..3)), ..StatedLimits::default() }
+    }
+
+    fn proposal(&mut self) -> Proposal {
+        Proposal::new(self.stated(), ["contacts", "a.b #:c", "çontacts%20"][self.0.usize(0..3)], NOW)
     }
 
     fn endpoints(&mut self) -> ClosedEndpoints {
@@ -110,6 +121,7 @@ impl Chance {
                 end_confirmed: self.0.bool(),
             },
             observed: self.observed(),
+            proposal: self.0.bool().then(|| self.proposal()),
             closed: self.rarely().then(|| Closed {
                 until: self.until(),
                 by: if self.0.bool() { LimitKind::Daily } else { LimitKind::Burst },
@@ -174,6 +186,9 @@ impl Chance {
             seen.observed = other.observed;
         }
         if self.rarely() {
+            seen.proposal = other.proposal;
+        }
+        if self.rarely() {
             seen.day = other.day;
         }
         if self.rarely() {
@@ -184,7 +199,12 @@ impl Chance {
         }
         let used = self.near(item.day.used.into()).max(0).try_into().expect("small");
         let mut update = LimitUpdate {
-            observed: self.0.bool().then(|| ObservedLimits { daily: Some(7), ..ObservedLimits::default() }),
+            observed: self.0.bool().then(|| self.observed().unwrap_or_default()),
+            proposal: match self.0.u8(0..3) {
+                0 => None,
+                1 => Some(ProposalChange::Made(self.proposal())),
+                _ => Some(ProposalChange::Ended),
+            },
             day: match self.0.u8(0..3) {
                 0 => None,
                 1 => Some(DayChange::Used(used)),

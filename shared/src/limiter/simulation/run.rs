@@ -9,10 +9,14 @@ use super::START;
 use super::store::Store;
 use super::world::{Arrival, Record, Sent, World};
 use crate::domain::clock::Millis;
+use crate::domain::limits::StatedLimits;
 use crate::limiter::counters::Counters;
 use crate::limiter::decision::{Permits, Plan, exchange, plan};
 use crate::limiter::memory::Memory;
+use crate::limiter::snapshot::Snapshot;
+use crate::limiter::update::{LimitUpdate, update};
 use crate::limiter::window::Window;
+use crate::platform::rate_limits::RateLimitHeaders;
 use crate::table::Write;
 
 /// The two items of which a request may need permits.
@@ -39,6 +43,10 @@ struct Request {
     /// The resource's permit, while the share's permit is exchanged.
     of_resource: Option<Permits>,
     exchange: Option<(Plan, Option<Write<Counters>>)>,
+    /// The burst limit that the platform's answer states.
+    stated: Option<u32>,
+    /// The item that was seen, and the limit update that is on its way.
+    update: Option<(Counters, LimitUpdate, Option<Write<Counters>>)>,
 }
 
 /// The number is that of a request, or of a process.
@@ -52,6 +60,10 @@ enum Event {
     ExchangeAnswered(usize),
     /// A permit of the share, by its slot.
     GivenBack(i64),
+    /// The platform's answer to a request.
+    Answered(usize),
+    UpdateReceived(usize),
+    UpdateAnswered(usize),
 }
 
 /// A world that runs.
@@ -71,10 +83,10 @@ impl World {
     /// Runs until nothing is left to happen.
     pub(super) fn run(&self) -> Record {
         let arrivals = self.arrivals.iter().enumerate();
-        let items = [(Item::Resource, self.limits), (Item::Share, self.share_limits())];
+        let items = [(Item::Resource, self.policy()), (Item::Share, self.share_limits().into())];
         let queue =
-            |limits| Queue { memory: Memory::new(limits), waiters: VecDeque::new(), writing: None, answer: None };
-        let queues = |process| items.map(|(item, limits)| ((process, item), queue(limits)));
+            |policy| Queue { memory: Memory::new(policy), waiters: VecDeque::new(), writing: None, answer: None };
+        let queues = |process| items.map(|(item, policy)| ((process, item), queue(policy)));
         let mut run = Run {
             world: self,
             random: fastrand::Rng::with_seed(self.seed),
@@ -83,7 +95,7 @@ impl World {
             requests: arrivals.clone().map(|_| Request::default()).collect(),
             events: arrivals.map(|(request, it)| Reverse((START + it.at, Event::Arrival(request)))).collect(),
             at: START,
-            record: Record::default(),
+            record: Record { limits: vec![(START, self.limits.burst)], ..Record::default() },
         };
         while let Some(Reverse((at, event))) = run.events.pop() {
             let calls: usize = run.stores.values().map(|store| store.calls).sum();
@@ -150,6 +162,9 @@ impl Run<'_> {
                 let slot_ms = Window::new(self.world.share_limits().interval).slot_ms();
                 let _ = self.store(Item::Share).give_back(slot, slot_ms);
             }
+            Event::Answered(request) => self.observe(request),
+            Event::UpdateReceived(request) => self.update_received(request),
+            Event::UpdateAnswered(request) => self.update_answered(request),
         }
     }
 
@@ -168,14 +183,14 @@ impl Run<'_> {
             return;
         }
         if forgets {
-            queue.memory = Memory::new(queue.memory.ceilings());
+            queue.memory = Memory::new(queue.memory.policy());
         }
         let wanted = u32::try_from(queue.waiters.len()).expect("few");
         queue.writing = plan(&queue.memory, now, Duration::ZERO, wanted);
         if queue.writing.is_some() {
             self.later(Event::WriteReceived(process, item));
         } else if patient {
-            let at = queue.memory.snapshot().expect("known to be full").next_available(0, now).at;
+            let at = queue.memory.snapshot(now).expect("known to be full").next_available(0, now).at;
             let at = at.0 - self.world.clocks[process];
             self.events.push(Reverse((at, Event::PermitAvailable(process, item))));
         } else {
@@ -280,6 +295,66 @@ impl Run<'_> {
         if now <= send_by {
             let at = self.random.i64(now.0..=send_by.0) - self.world.clocks[process];
             self.record.sent.push(Sent { at, within_share });
+            let stated = self.world.stated.iter().rev().find(|(from, _)| START + from <= at);
+            if let Some((_, burst)) = stated {
+                self.requests[request].stated = Some(*burst);
+                let answered = at + self.random.i64(0..200);
+                self.events.push(Reverse((answered, Event::Answered(request))));
+            }
+        }
+    }
+
+    /// A process reads the headers of an answer. Requests go to three endpoints in turn.
+    fn observe(&mut self, request: usize) {
+        let process = self.world.arrivals[request].process;
+        let (now, limits) = (self.clock(process), self.world.limits);
+        let endpoint = ["contacts", "calendars", "opportunities"][request % 3];
+        let limits = StatedLimits {
+            burst: self.requests[request].stated,
+            interval: Some(limits.interval),
+            daily: Some(limits.daily),
+        };
+        let headers = RateLimitHeaders { limits, ..RateLimitHeaders::default() };
+        let memory = &self.queue(process, Item::Resource).memory;
+        // A process that has forgotten the item reads it first. The read is left out here.
+        let Some(snapshot) = memory.of_existing(now) else { return };
+        let seen = snapshot.counters().expect("it exists").clone();
+        if let Some(update) = update(snapshot, &headers, Some(endpoint), now) {
+            self.requests[request].update = Some((seen, update, None));
+            self.later(Event::UpdateReceived(request));
+        }
+    }
+
+    fn update_received(&mut self, request: usize) {
+        let (seen, update, _) = self.requests[request].update.take().expect("an update");
+        let answer = self.store(Item::Resource).update(&seen, &update);
+        self.record.updates += 1;
+        if let Write::Applied(counters) = &answer {
+            let limits = Snapshot::of(Some(counters.clone()), self.world.policy(), Millis(self.at)).limits();
+            self.record.limits.push((self.at, limits.burst));
+        }
+        self.requests[request].update = Some((seen, update, Some(answer)));
+        self.later(Event::UpdateAnswered(request));
+    }
+
+    fn update_answered(&mut self, request: usize) {
+        let process = self.world.arrivals[request].process;
+        let (now, is_lost) = (self.clock(process), self.is_lost());
+        let (_, _, answer) = self.requests[request].update.take().expect("an update");
+        let memory = &mut self.queue(process, Item::Resource).memory;
+        match answer.expect("an answer") {
+            _ if is_lost => {}
+            Write::Applied(counters) => {
+                memory.saw(Some(counters), now);
+                self.step(process, Item::Resource);
+            }
+            Write::Conflict(found) => {
+                memory.saw(Some(found), now);
+                self.observe(request);
+            }
+            Write::NotFound => {
+                memory.saw(None, now);
+            }
         }
     }
 }

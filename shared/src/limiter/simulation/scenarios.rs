@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::START;
 use super::world::{Arrival, World, four_processes};
 
 /// `count` requests at the same instant, in turns over `processes`.
@@ -121,4 +122,21 @@ fn a_share_wastes_no_permit_of_its_resource() {
     let record = world.run();
     assert!(record.refused > 300 && record.sent.len() > 50, "{} sent, {} refused", record.sent.len(), record.refused);
     assert_eq!((record.counted as usize, record.most_of_share()), (record.sent.len(), 10));
+}
+
+#[test]
+fn a_raised_limit_is_used_and_a_lowered_one_is_kept_from_its_write_on() {
+    // 500 in 10 s are stated for 40 s, then 25, then 100.
+    let stated = vec![(0, 500), (40_000, 25), (80_000, 100)];
+    let world = World { stated, ..four_processes(traffic(60.0, 120.0, Choice::ByChance), false) };
+    let record = world.run();
+    assert_eq!(record.first_above_limit(10_000, 800), None, "{:?}", record.limits);
+    let sent = |from: i64, to: i64| record.sent.iter().filter(|sent| (from..to).contains(&(sent.at - START))).count();
+    let counts = [sent(10_000, 40_000), sent(50_000, 80_000), sent(90_000, 120_000)];
+    assert!(counts[0] >= 1_300 && counts[1] >= 50 && counts[2] >= 200, "{counts:?}");
+    let mut limits: Vec<_> = record.limits.iter().map(|(_, limit)| *limit).collect();
+    limits.dedup();
+    assert_eq!(limits, [100, 500, 25, 100]);
+    assert!(record.updates <= 10, "{} updates: answers that were on their way propose the old limit", record.updates);
+    assert!(record.calls_per_admitted() <= 1.1, "{:.3} calls, with updates", record.calls_per_admitted());
 }

@@ -1,9 +1,9 @@
 //! The conditional writes of [`item`](crate::limiter::item), applied to an item in memory.
 
-use crate::domain::limits::FURTHEST_DAY;
+use crate::domain::limits::{FURTHEST_DAY, ObservedLimits};
 use crate::limiter::counters::{Counters, LimitKind};
 use crate::limiter::decision::{Plan, Rewrite, Take};
-use crate::limiter::update::{DayChange, LimitUpdate};
+use crate::limiter::update::{DayChange, LimitUpdate, ProposalChange};
 use crate::limiter::window::{MOST_SLOTS, Slot};
 use crate::table::Write;
 
@@ -90,13 +90,21 @@ impl Store {
             let holds = item.observed == seen.observed
                 && item.day.ends == seen.day.ends
                 && (update.closed.is_none() || item.closed.map(|c| c.until) == seen.closed.map(|c| c.until))
+                && (update.proposal.is_none() || item.proposal == seen.proposal)
                 && (update.closed_endpoints.is_none() || item.closed_endpoints == seen.closed_endpoints)
                 && match update.day {
                     None => true,
                     Some(DayChange::Used(used)) => item.day.used < used,
                     Some(DayChange::Replaced(_)) => item.day.used == seen.day.used,
                 };
-            item.observed = update.observed.or(item.observed);
+            if let Some(observed) = update.observed {
+                item.observed = Some(observed).filter(|observed| *observed != ObservedLimits::default());
+            }
+            match &update.proposal {
+                None => {}
+                Some(ProposalChange::Made(proposal)) => item.proposal = Some(proposal.clone()),
+                Some(ProposalChange::Ended) => item.proposal = None,
+            }
             item.closed = update.closed.or(item.closed);
             if let Some(closed) = &update.closed_endpoints {
                 item.closed_endpoints.clone_from(closed);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::domain::limits::Limits;
+use crate::domain::limits::{LimitPolicy, Limits};
 use crate::limiter::window::Window;
 
 /// A request that comes to a process.
@@ -18,7 +18,11 @@ pub(super) struct Arrival {
 /// A world to simulate. Times in milliseconds.
 #[derive(Clone, Debug)]
 pub(super) struct World {
+    /// The default limits.
     pub(super) limits: Limits,
+    /// The burst limits that the platform's headers state, each from so many milliseconds after the start on. No headers
+    /// are sent before the first one.
+    pub(super) stated: Vec<(i64, u32)>,
     /// The burst limit of the share, in 10 s.
     pub(super) share: u32,
     /// Difference between the clock of each process and true time.
@@ -38,13 +42,30 @@ pub(super) struct World {
 /// Four processes whose clocks agree, with 100 requests in 10 s.
 pub(super) fn four_processes(arrivals: Vec<Arrival>, patient: bool) -> World {
     let limits = Limits { burst: 100, interval: Duration::from_secs(10), daily: 200_000 };
-    World { limits, share: 10, clocks: vec![0; 4], arrivals, latency: 6, lost: 0, forgetful: 0, patient, seed: 11 }
+    World {
+        limits,
+        stated: vec![],
+        share: 10,
+        clocks: vec![0; 4],
+        arrivals,
+        latency: 6,
+        lost: 0,
+        forgetful: 0,
+        patient,
+        seed: 11,
+    }
 }
 
 impl World {
     /// The limits of a share.
     pub(super) fn share_limits(&self) -> Limits {
         Limits { burst: self.share, interval: Duration::from_secs(10), daily: u32::MAX }
+    }
+
+    /// No stated limit is above the bound.
+    pub(super) fn policy(&self) -> LimitPolicy {
+        let most = self.stated.iter().map(|(_, burst)| *burst).max().unwrap_or(0).max(self.limits.burst);
+        LimitPolicy { default: self.limits, bounds: Limits { burst: most, ..self.limits } }
     }
 
     pub(super) fn clock_tolerance(&self) -> i64 {
@@ -74,12 +95,28 @@ pub(super) struct Record {
     pub(super) exchanged: usize,
     /// Permits of the resource that the day counts.
     pub(super) counted: u32,
+    /// The burst limits of the resource that the store had, each with the time from which on it had them. Ascending.
+    pub(super) limits: Vec<(i64, u32)>,
+    /// Limit updates that the store received.
+    pub(super) updates: usize,
 }
 
 impl Record {
     /// The most requests that left in any `interval`.
     pub(super) fn most_in_any(&self, interval: i64) -> usize {
         most_in_any(interval, self.sent.iter())
+    }
+
+    /// The first request that left when more than the limit had left in the `interval` up to it. The limit is the highest
+    /// one that the store had in that interval. A request may leave up to `late` after its permit was counted.
+    pub(super) fn first_above_limit(&self, interval: i64, late: i64) -> Option<(Sent, usize, u32)> {
+        self.sent.iter().enumerate().find_map(|(i, sent)| {
+            let count = i + 1 - self.sent.partition_point(|other| other.at <= sent.at - interval);
+            let begins = self.limits.partition_point(|(at, _)| *at <= sent.at - interval - late).saturating_sub(1);
+            let in_force = self.limits[begins..].iter().take_while(|(at, _)| *at <= sent.at);
+            let limit = in_force.map(|(_, limit)| *limit).max().expect("the default at the start");
+            (count > limit as usize).then_some((*sent, count, limit))
+        })
     }
 
     /// The most requests of the share that left in any 10 s.

@@ -110,6 +110,10 @@ fn meaning(status: StatusCode, body: &Body) -> Meaning {
         return known;
     }
     match (status, body) {
+        // The word of the platform's router about a path that it does not have.
+        (StatusCode::NOT_FOUND, _) if texts.iter().any(|text| has(text, &["cannot get", "cannot post"])) => {
+            Meaning::WrongVersion
+        }
         // The platform's own 403 is JSON. A 403 without JSON is a firewall's.
         (StatusCode::FORBIDDEN, Body::Plain(_) | Body::Nothing) => Meaning::NotReached,
         // The texts of the platform's validation, such as "locationId must be a string".

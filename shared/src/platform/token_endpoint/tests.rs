@@ -26,6 +26,28 @@ fn an_answer_that_may_come_after_the_work_is_unknown() {
 }
 
 #[test]
+fn an_answer_shows_if_the_version_of_the_request_was_understood() {
+    for (status, body, understood, not_understood) in [
+        (200, r#"{"access_token":"a"}"#, true, false),
+        (400, r#"{"message":"Invalid grant: refresh token is invalid"}"#, true, false),
+        (401, r#"{"error_description":"Invalid client credentials!"}"#, true, false),
+        (400, r#"{"message":"Invalid parameter: redirectUri"}"#, true, false),
+        (400, r#"{"message":"Missing parameter: clientId"}"#, false, true),
+        (422, r#"{"message":["clientId should not be empty"]}"#, false, true),
+        (400, r#"{"error":{"message":"Endpoint /oauth/token not available in API version v3"}}"#, false, true),
+        (401, r#"{"message":"version header was not found."}"#, false, true),
+        (404, r#"{"message":"Cannot POST /oauth/token"}"#, false, false),
+        (400, r#"{"message":"Something new"}"#, false, false),
+        (429, "", false, false),
+        (403, "<html>", false, false),
+        (500, "", false, false),
+    ] {
+        let answer = answer(status, body);
+        assert_eq!((answer.is_understood(), answer.is_not_understood()), (understood, not_understood), "{body}");
+    }
+}
+
+#[test]
 fn a_refusal_keeps_its_meaning() {
     for (status, body, meaning) in [
         (400, r#"{"message":"Invalid grant: refresh token is invalid"}"#, Meaning::RefreshTokenInvalid),

@@ -173,6 +173,15 @@ impl World {
         Process { app, proxy }
     }
 
+    /// A new process with further environment variables.
+    ///
+    /// # Panics
+    /// If the process does not start.
+    pub async fn process_with(&self, further: &[(&'static str, &str)]) -> Process {
+        let (app, proxy) = self.app(self.clock.clone(), self.market.url(), further).await;
+        Process { app, proxy }
+    }
+
     async fn process_of(&self, clock: Clock, api: String) -> Process {
         let (app, proxy) = self.app(clock, api, &[]).await;
         Process { app, proxy }

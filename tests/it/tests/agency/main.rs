@@ -5,6 +5,7 @@ mod minting;
 mod moved;
 mod presence;
 mod search;
+mod versions;
 mod webhooks;
 
 use it::world::{Process, World, location};

@@ -31,6 +31,39 @@ fn for_whom(answer: &ClientResponse) -> Value {
     answer.json()["resource"].clone()
 }
 
+/// The fake platform has each operation in the versions in which it is published.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_that_only_v3_has_is_sent_as_v3() {
+    let system = system().await;
+    let in_query = format!("locationId={}", location(1).id());
+    for (path, version, added) in [
+        ("/calendars/", None, Some("2021-04-15")),
+        ("/calendars/", Some("v3"), Some("v3")),
+        ("/businesses/", None, Some("2021-07-28")),
+        ("/chat-widget/list", None, Some("v3")),
+        ("/calendars/services/bookings", None, Some("v3")),
+        ("/chat-widget/list", Some("2021-07-28"), None),
+    ] {
+        let mut request = system.relay(Method::GET, &format!("/api{path}?{in_query}"));
+        if let Some(version) = version {
+            request = request.header("version", version);
+        }
+        let answer = send(request).await;
+        assert_eq!(answer.source(), "platform", "{path}");
+        match added {
+            Some(added) => {
+                assert_eq!(answer.status, 200, "{answer:?}");
+                let headers = answer.json()["headers"].clone();
+                let sent = headers.as_array().expect("headers").iter().find(|pair| pair[0] == "version");
+                assert_eq!(sent.expect("a version")[1], added, "{path}");
+            }
+            None => assert_eq!(answer.status, 400, "the platform's own words: {answer:?}"),
+        }
+    }
+    assert_eq!(system.refreshes(), 0, "a wrong version is nothing about the token");
+    system.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_resource_is_found_where_the_request_names_it() {
     let system = system().await;

@@ -185,6 +185,45 @@ async fn limits_observed_in_headers_apply_to_all_processes() {
     system.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_raised_limit_is_used_and_a_lowered_one_is_kept() {
+    let _alone = ONE_STORM.lock().await;
+    let system = System::start(Setup { relays: 2, ..Setup::default() }).await;
+    let resource = location(1);
+    system.install(&resource).await;
+    let platform = &system.sandbox.marketplace;
+    platform.set_limits_of(resource.clone(), Limits { burst: 240, interval_ms: 10_000, daily: 1_000_000 });
+    let limits = async || {
+        let quota = system.get(&resource, "").await.json()["quota"].clone();
+        (quota["burst"]["limit"].as_u64(), quota["daily"]["limit"].as_u64())
+    };
+    for (path, expected) in [
+        (PATH, (Some(100), Some(200_000))),
+        (PATH, (Some(100), Some(200_000))),
+        ("/echo", (Some(240), Some(1_000_000))),
+    ] {
+        assert_eq!(system.get(&resource, path).await.status, 200);
+        assert_eq!(limits().await, expected, "{path}");
+    }
+    for _ in 0..3 {
+        use_up(&system, &resource, 100).await;
+    }
+    let worst = platform.worst_window(&resource);
+    assert!((150..=240).contains(&worst), "{worst} within an interval");
+    assert!(platform.api_requests(&resource).iter().all(|seen| seen.status == Some(200)), "refused by the platform");
+
+    // A lowered limit in the answer to any request.
+    tokio::time::sleep(INTERVAL + Duration::from_secs(1)).await;
+    platform.set_limits_of(resource.clone(), Limits::sandbox_agency());
+    assert_eq!(system.get(&resource, PATH).await.status, 200);
+    let before = system.arrived(&resource);
+    use_up(&system, &resource, 60).await;
+    let arrived = system.arrived(&resource) - before;
+    assert!((12..=24).contains(&arrived), "{arrived} beside the one before");
+    assert!(platform.api_requests(&resource).iter().all(|seen| seen.status == Some(200)), "refused by the platform");
+    system.end().await;
+}
+
 /// Uses up a location's burst in one invocation.
 ///
 /// On a busy machine a permit that is used too late is lost, and one request of the batch is refused. The burst is used

@@ -8,6 +8,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::join_all;
 use http::Method;
 use it::outside::{Setup, System, company, location, route, send};
+use sandbox::marketplace::window::Limits;
 use sandbox::whole::{APP_SECRET, CALLERS_SECRET, SEALING_SECRET, TABLE, sha256_hex};
 use serde_json::{Value, json};
 use shared::domain::redacted::Redacted;
@@ -121,6 +122,11 @@ async fn installations_are_listed_shown_renewed_and_revoked() {
 
     assert_eq!(done(&system, &["quota", &first]).await["burst"]["remaining"], 99);
     assert_eq!(done(&system, &["quota", &second]).await["daily"]["remaining"], 200_000);
+    assert_eq!(done(&system, &["quota"]).await["limits"], json!([]));
+    system.sandbox.marketplace.set_limits_of(location(1), Limits::sandbox_agency());
+    assert_eq!(system.get(&location(1), "/echo").await.status, 200);
+    let limits = json!([{ "resource": json_1, "burst": 25, "interval_ms": 10_000, "daily": 10_000 }]);
+    assert_eq!(done(&system, &["quota"]).await["limits"], limits);
 
     let shown = done(&system, &["show", &first]).await;
     assert_eq!((&shown["status"], &shown["generation"]), (&json!("Active"), &json!(1)));

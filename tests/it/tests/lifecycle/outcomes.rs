@@ -148,7 +148,7 @@ async fn a_refused_parameter_opens_the_breaker_for_a_minute(world: World) {
         let failed = process.tokens.access(resource, world.deadline()).await;
         assert!(matches!(failed, Err(TokenError::Misconfigured(_))), "{failed:?}");
     }
-    assert_eq!(world.presented(), 1);
+    assert_eq!(world.presented(), 2, "once in each version of the API, since fields seem to be missing");
     assert_eq!(world.stored(&l1).await.status(), Status::Active);
     world.market.clear_faults();
     world.advance(Duration::from_mins(1));

@@ -11,7 +11,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use http::{HeaderMap, HeaderName};
 use it::dynamo::{Calls, Engine, Kind};
 use shared::domain::clock::{Clock, Millis};
-use shared::domain::limits::Limits;
+use shared::domain::limits::{LimitPolicy, Limits};
 use shared::domain::resource::Resource;
 use shared::limiter::{Limiter, LimiterError, Permit, Refusal};
 use shared::table::Table;
@@ -19,9 +19,9 @@ use shared::table::Table;
 const TEN_SECONDS: Limits = Limits { burst: 100, interval: Duration::from_secs(10), daily: 200_000 };
 
 /// A limiter with a client and a memory of its own, as in a process of its own.
-fn process(engine: &Engine, table: &Table, clock: &Clock, limits: Limits) -> (Limiter, Calls) {
+fn process(engine: &Engine, table: &Table, clock: &Clock, policy: impl Into<LimitPolicy>) -> (Limiter, Calls) {
     let (client, calls) = engine.client();
-    (Limiter::new(Table { client, name: table.name.clone() }, clock.clone(), limits), calls)
+    (Limiter::new(Table { client, name: table.name.clone() }, clock.clone(), policy), calls)
 }
 
 fn location() -> Resource {
@@ -64,6 +64,9 @@ stories!(
     ],
     observed: [
         limits_observed_by_one_process_apply_to_all,
+        a_limit_above_the_default_needs_two_endpoints_and_is_used_by_all_processes,
+        a_limit_above_the_default_lapses_after_a_day_without_an_answer,
+        processes_that_disagree_at_once_leave_one_stated_limit,
         a_longer_interval_is_adopted_by_all_without_losing_a_permit,
         a_429_closes_the_resource_for_all_processes,
         a_429_with_requests_left_closes_its_endpoint_for_all_processes,

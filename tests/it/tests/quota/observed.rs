@@ -5,8 +5,9 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode};
 use it::dynamo::Engine;
 use shared::domain::clock::Clock;
-use shared::domain::limits::{Endpoint, Limits};
-use shared::limiter::LimitKind;
+use shared::domain::limits::{Endpoint, LimitPolicy, Limits};
+use shared::domain::resource::Resource;
+use shared::limiter::{LimitKind, Limiter, LimiterError};
 
 use crate::{START, TEN_SECONDS, counters, headers, location, process, refused};
 
@@ -39,8 +40,129 @@ pub(crate) async fn limits_observed_by_one_process_apply_to_all(engine: &Engine)
     }
     assert_eq!(cold.usage(&resource).await.expect("a read").daily.limit, 10_000);
 
-    first.observe(&resource, StatusCode::OK, &headers(&[("x-ratelimit-max", "26")])).await.expect("observed");
+    let higher = headers(&[("x-ratelimit-max", "26")]);
+    first.observe(Endpoint::of(&resource, "/contacts/"), StatusCode::OK, &higher).await.expect("observed");
+    refused(first.take(&resource, None).await);
+    first.observe(Endpoint::of(&resource, "/calendars/"), StatusCode::OK, &higher).await.expect("observed");
     first.take(&resource, None).await.expect("a raised limit frees at once");
+}
+
+/// The platform may raise the limits of a resource tenfold.
+const RAISABLE: LimitPolicy = LimitPolicy {
+    default: TEN_SECONDS,
+    bounds: Limits { burst: 1_000, interval: Duration::from_secs(1), daily: 2_000_000 },
+};
+
+/// The answer of one endpoint states `burst`.
+async fn state(limiter: &Limiter, resource: &Resource, path: &str, burst: &str) {
+    let headers = headers(&[
+        ("x-ratelimit-max", burst),
+        ("x-ratelimit-interval-milliseconds", "10000"),
+        ("x-ratelimit-limit-daily", "200000"),
+    ]);
+    limiter.observe(Endpoint::of(resource, path), StatusCode::OK, &headers).await.expect("observed");
+}
+
+/// The number of permits that `limiters` get for requests that come at once, 300 for each process.
+async fn taken_at_once(limiters: &[Limiter], resource: &Resource) -> usize {
+    let takes = limiters.iter().flat_map(|limiter| std::iter::repeat_n(limiter, 300));
+    let answers = futures_util::future::join_all(takes.map(|limiter| limiter.take(resource, None))).await;
+    answers
+        .into_iter()
+        .filter(|answer| {
+            answer.as_ref().map_err(|error| assert!(matches!(error, LimiterError::Refused(_)), "{error}")).is_ok()
+        })
+        .count()
+}
+
+pub(crate) async fn a_limit_above_the_default_needs_two_endpoints_and_is_used_by_all_processes(engine: &Engine) {
+    let (clock, table) = (Clock::manual(START), engine.table().await);
+    let made: Vec<_> = (0..4).map(|_| process(engine, &table, &clock, RAISABLE)).collect();
+    let processes: Vec<_> = made.iter().map(|(limiter, _)| limiter.clone()).collect();
+    let resource = location();
+    assert_eq!(taken_at_once(&processes, &resource).await, 100);
+    let calls = || made.iter().map(|(_, calls)| calls.count()).sum::<usize>();
+    let before = calls();
+    for _ in 0..20 {
+        state(&processes[0], &resource, "/contacts/", "500").await;
+        state(&processes[1], &resource, "/contacts/search", "500").await;
+    }
+    assert!((before + 1..=before + 2).contains(&calls()), "a proposal is written once");
+    assert_eq!(taken_at_once(&processes, &resource).await, 0, "an endpoint may state a limit of its own");
+    // The process that has seen no proposal yet.
+    state(&processes[3], &resource, "/calendars/events", "500").await;
+    assert_eq!(taken_at_once(&processes[3..], &resource).await, 300);
+    // The others refuse by their snapshots until the permits in them expire.
+    clock.advance(Duration::from_secs(11));
+    assert_eq!(taken_at_once(&processes, &resource).await, 500);
+    let raised = calls();
+    for limiter in &processes {
+        state(limiter, &resource, "/contacts/", "500").await;
+    }
+    assert_eq!(calls(), raised, "an answer that agrees costs nothing");
+    assert_eq!(processes[2].usage(&resource).await.expect("a read").burst.limit, 500);
+
+    // Lowered in the middle of the window: nothing more is sent until less than the new limit is live.
+    clock.advance(Duration::from_secs(6));
+    state(&processes[2], &resource, "/contacts/", "100").await;
+    assert_eq!(taken_at_once(&processes, &resource).await, 0);
+    clock.advance(Duration::from_millis(4_699));
+    assert_eq!(taken_at_once(&processes, &resource).await, 0);
+    clock.advance(Duration::from_millis(1));
+    assert_eq!(taken_at_once(&processes, &resource).await, 100);
+    assert!(!counters(&table).await.contains_key("observed"), "the default limits are not stored");
+}
+
+pub(crate) async fn a_limit_above_the_default_lapses_after_a_day_without_an_answer(engine: &Engine) {
+    let (clock, table) = (Clock::manual(START), engine.table().await);
+    let processes: Vec<_> = (0..2).map(|_| process(engine, &table, &clock, RAISABLE).0).collect();
+    let resource = location();
+    processes[0].take(&resource, None).await.expect("free");
+    let raise = async || {
+        state(&processes[0], &resource, "/contacts/", "500").await;
+        state(&processes[0], &resource, "/calendars/", "500").await;
+    };
+    raise().await;
+    processes[1].take(&resource, None).await.expect("free");
+    for _ in 0..4 {
+        clock.advance(Duration::from_hours(23));
+        state(&processes[0], &resource, "/contacts/", "500").await;
+    }
+    assert_eq!(taken_at_once(&processes, &resource).await, 500, "confirmed by each answer");
+    clock.advance(Duration::from_hours(24) - Duration::from_millis(1));
+    assert_eq!(taken_at_once(&processes, &resource).await, 500);
+    clock.advance(Duration::from_secs(11));
+    assert_eq!(taken_at_once(&processes, &resource).await, 100, "lapsed");
+    assert_eq!(processes[1].usage(&resource).await.expect("a read").burst.limit, 100);
+    clock.advance(Duration::from_hours(25));
+    processes[0].take(&resource, None).await.expect("free");
+    assert!(!counters(&table).await.contains_key("observed"), "dropped with the day");
+    raise().await;
+    assert_eq!(taken_at_once(&processes, &resource).await, 499);
+}
+
+pub(crate) async fn processes_that_disagree_at_once_leave_one_stated_limit(engine: &Engine) {
+    let resource = location();
+    for round in 0..20_i64 {
+        let (clock, table) = (Clock::manual(START), engine.table().await);
+        let processes: Vec<_> = (0..4).map(|_| process(engine, &table, &clock, RAISABLE).0).collect();
+        for limiter in &processes {
+            limiter.take(&resource, None).await.expect("free");
+        }
+        state(&processes[0], &resource, "/contacts/", "500").await;
+        // Two answers agree on 500, and two others say 25, all at once.
+        tokio::join!(
+            state(&processes[0], &resource, "/calendars/", "500"),
+            state(&processes[1], &resource, "/contacts/", "25"),
+            state(&processes[2], &resource, "/calendars/", "500"),
+            state(&processes[3], &resource, "/opportunities/", "25"),
+        );
+        let limit = processes[0].usage(&resource).await.expect("a read").burst.limit;
+        // If the raise came last, it was agreed; if a lowering came last, it holds. Nothing in between is possible.
+        assert!(limit == 25 || limit == 500, "round {round}: {limit}");
+        let taken = taken_at_once(&processes, &resource).await;
+        assert_eq!(taken, limit as usize - 4, "round {round}: all processes have the stored limit");
+    }
 }
 
 pub(crate) async fn a_longer_interval_is_adopted_by_all_without_losing_a_permit(engine: &Engine) {

@@ -406,6 +406,14 @@ function connected(text, className) {
 const events = new EventSource("/events");
 events.addEventListener("open", () => connected("Live", "live"));
 events.addEventListener("error", () => connected("Connection lost, trying again…", "lost"));
+/** The form of the fake platform, which the sandbox's flags choose. */
+function platformText({ api, limits, token_requests_per_minute: tokenRequests }) {
+  const versions = { both: "v2 and v3", v2: "v2", v3: "v3" }[api];
+  const seconds = limits.interval_ms / 1000;
+  const tokens = tokenRequests === null ? "" : `, ${tokenRequests} token requests a minute`;
+  return `Platform: API ${versions}, ${limits.burst} requests in ${seconds} s, ${limits.daily} a day${tokens}`;
+}
+
 events.addEventListener("hello", ({ data }) => {
   const hello = JSON.parse(data);
   if (state.run !== null && state.run !== hello.run) {
@@ -414,6 +422,7 @@ events.addEventListener("hello", ({ data }) => {
   }
   state.run = hello.run;
   element("link").href = hello.link;
+  element("platform").textContent = platformText(hello);
   element("marketplace").href = hello.marketplace;
 });
 events.addEventListener("view", ({ data }) => {

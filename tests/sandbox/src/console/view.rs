@@ -28,6 +28,8 @@ impl Desk {
             "marketplace": format!("{}/install", self.controls.platform_url),
             "callback": format!("{}{CALLBACK_PATH}", self.controls.gateway_url),
             "limits": options.limits,
+            "api": options.api,
+            "token_requests_per_minute": options.token_requests_per_minute,
         })
     }
 

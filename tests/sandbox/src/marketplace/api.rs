@@ -14,7 +14,7 @@ use http::{HeaderMap, Method, Request, Uri};
 use serde_json::{Value, json};
 
 use super::{
-    ApiRequest, Platform, State,
+    ApiRequest, ApiVersions, Platform, State,
     faults::{Endpoint, Fault, PlatformAnswer, strike},
     grants::{AccessProblem, Resource},
     published::Operation,
@@ -55,9 +55,10 @@ impl Caller {
 }
 
 /// Returns the platform's message if the `Version` header is missing or wrong.
-pub(super) fn version_problem(headers: &HeaderMap) -> Option<&'static str> {
+pub(super) fn version_problem(api: ApiVersions, headers: &HeaderMap) -> Option<&'static str> {
     match headers.get("version").map(http::HeaderValue::as_bytes) {
         None => Some("version header was not found."),
+        Some(b"v3") if api == ApiVersions::V2 => Some("version header is invalid"),
         // The official Node SDK sends 2023-02-21 by default.
         Some(b"2021-04-15" | b"2021-07-28" | b"2023-02-21" | b"v3") => None,
         Some(_) => Some("version header is invalid"),
@@ -166,7 +167,7 @@ impl Platform {
 
     fn resource(&self, caller: &Caller, received: &Received) -> PlatformAnswer {
         let Caller::Known(resource, company) = caller else { return PlatformAnswer::refusal(401, "Invalid JWT") };
-        if let Some(problem) = version_problem(&received.headers) {
+        if let Some(problem) = version_problem(self.state().options.api, &received.headers) {
             return PlatformAnswer::refusal(401, problem);
         }
         let path = received.uri.path();
@@ -263,10 +264,14 @@ fn first_contact(location: &str) -> Value {
 /// Answers an operation that the fake does not model: echoes the request if the operation is published and accepts this
 /// class of token.
 fn published(method: &str, path: &str, received: &Received, resource: &Resource) -> PlatformAnswer {
-    match Operation::of(method, path) {
-        None => PlatformAnswer::refusal(404, &format!("Cannot {method} {path}")),
-        Some(operation) if operation.takes(resource) => echo(received, resource),
-        Some(_) => PlatformAnswer::refusal(401, WRONG_CLASS),
+    let version = received.headers.get("version").and_then(|version| version.to_str().ok()).unwrap_or_default();
+    match Operation::of(method, path, version == "v3") {
+        Ok(operation) if operation.takes(resource) => echo(received, resource),
+        Ok(_) => PlatformAnswer::refusal(401, WRONG_CLASS),
+        Err(true) => {
+            PlatformAnswer::refusal(400, &format!("Endpoint {method} {path} not available in API version {version}"))
+        }
+        Err(false) => PlatformAnswer::refusal(404, &format!("Cannot {method} {path}")),
     }
 }
 

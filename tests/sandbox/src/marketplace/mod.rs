@@ -18,7 +18,7 @@ pub mod webhooks;
 pub mod window;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     ops::Deref,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
@@ -27,7 +27,7 @@ use std::{
 use serde::Serialize;
 
 pub use self::ledger::{ApiRequest, TokenRequest};
-pub use self::options::{Location, Options};
+pub use self::options::{ApiVersions, Location, Options};
 use self::{
     faults::{Endpoint, Fault, Plan, Plans},
     grants::{Grants, RefreshTokenState, Resource},
@@ -64,6 +64,8 @@ struct State {
     plans: Plans,
     ledger: Ledger,
     not_installed: HashSet<String>,
+    /// The times of the requests that the token endpoint has admitted in the last minute.
+    token_minute: VecDeque<Duration>,
     contacts: BTreeMap<String, Vec<serde_json::Value>>,
 }
 
@@ -134,6 +136,7 @@ impl Platform {
             plans: Plans::default(),
             ledger: Ledger::default(),
             not_installed: HashSet::new(),
+            token_minute: VecDeque::new(),
             contacts: BTreeMap::new(),
         };
         Ok(Self {

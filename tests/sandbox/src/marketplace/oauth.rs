@@ -1,5 +1,5 @@
-//! The endpoints `/oauth/token`, `/oauth/locationToken` and `/oauth/installedLocations`, with the platform's own
-//! messages.
+//! The endpoints `/oauth/token`, `/oauth/locationToken` and `/oauth/installedLocations`, the last two also under their
+//! names of v3, with the platform's own messages.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,11 +10,11 @@ use axum::{
     response::Response,
     routing::{get, post},
 };
-use http::{HeaderMap, Request};
+use http::{HeaderMap, Method, Request};
 use serde_json::{Value, json};
 
 use super::{
-    Platform, State, TokenRequest,
+    ApiVersions, Platform, State, TokenRequest,
     api::{Caller, version_problem},
     faults::{Endpoint, Fault, PlatformAnswer, strike},
     grants::{Pair, Refusal, Resource},
@@ -25,7 +25,9 @@ pub(super) fn routes() -> Router<Arc<Platform>> {
     Router::new()
         .route("/oauth/token", post(token))
         .route("/oauth/locationToken", post(mint))
+        .route("/oauth/location-token", post(mint))
         .route("/oauth/installedLocations", get(installed_locations))
+        .route("/oauth/installed-locations", get(installed_locations))
 }
 
 const LARGEST_FORM: usize = 64 * 1024;
@@ -54,14 +56,44 @@ async fn token(Shared(platform): Shared<Arc<Platform>>, request: Request<Body>) 
         );
         return refusal.into_response();
     };
-    let camel = headers.get("version").is_some_and(|version| version == "v3");
+    let camel = says_v3(&headers);
+    let form = if camel { form.camel_case_only() } else { form };
     let grant = form.get("grant_type").unwrap_or_default().to_owned();
+    if let Some((noted_as, refusal)) = platform.token_endpoint_refusal(&headers) {
+        let noted_as = if noted_as.is_empty() { &grant } else { noted_as };
+        return platform.refuse_early(noted_as, refusal);
+    }
     let at: &[Endpoint] = match grant.as_str() {
         "authorization_code" => &[Endpoint::Token, Endpoint::Exchange],
         "refresh_token" => &[Endpoint::Token, Endpoint::Refresh],
         _ => &[Endpoint::Token],
     };
     platform.answer(at, &grant, || decide(&platform, &grant, &form, camel)).await
+}
+
+/// The grant under which requests are recorded that the platform does not have in the version that they name.
+const OTHER_VERSION: &str = "other_version";
+
+fn says_v3(headers: &HeaderMap) -> bool {
+    headers.get("version").is_some_and(|version| version == "v3")
+}
+
+/// Returns the answer for a path that the platform does not have in the version that the request names.
+fn not_offered(api: ApiVersions, method: &Method, path: &str, headers: &HeaderMap) -> Option<PlatformAnswer> {
+    let is_v3_path = path.contains('-');
+    let version = headers.get("version").and_then(|version| version.to_str().ok()).unwrap_or("none");
+    let other_version = format!("Endpoint {method} {path} not available in API version {version}");
+    match (api, is_v3_path, says_v3(headers)) {
+        (ApiVersions::V2, _, true) => Some(PlatformAnswer::refusal(401, "version header is invalid")),
+        (ApiVersions::V2, true, false) => Some(PlatformAnswer::refusal(404, &format!("Cannot {method} {path}"))),
+        (ApiVersions::Both, true, false) => Some(PlatformAnswer::refusal(404, "Not Found")),
+        (ApiVersions::Both, false, true) => Some(PlatformAnswer::refusal(400, &other_version)),
+        (ApiVersions::V3, false, _) | (ApiVersions::V3, _, false) => {
+            let error = json!({ "code": "FAILED_PRECONDITION", "message": other_version, "resolution": "use v3" });
+            Some(PlatformAnswer::json(400, &json!({ "error": error })))
+        }
+        (ApiVersions::Both | ApiVersions::V2 | ApiVersions::V3, ..) => None,
+    }
 }
 
 fn decide(platform: &Platform, grant: &str, form: &Form, camel: bool) -> Decision {
@@ -177,6 +209,9 @@ fn pair_answer(pair: &Pair, life_ms: u64, camel: bool, state: &State) -> Value {
 
 async fn mint(Shared(platform): Shared<Arc<Platform>>, request: Request<Body>) -> Response {
     let headers = request.headers().clone();
+    if let Some(refusal) = not_offered(platform.options().api, request.method(), request.uri().path(), &headers) {
+        return platform.refuse_early(OTHER_VERSION, refusal);
+    }
     let body = to_bytes(request.into_body(), LARGEST_FORM).await.unwrap_or_default();
     platform.answer(&[Endpoint::Mint], "mint", || mint_one(&platform, &headers, &body)).await
 }
@@ -203,7 +238,7 @@ fn mint_one(platform: &Platform, headers: &HeaderMap, body: &[u8]) -> Decision {
     }
     let life_ms = state.life_ms();
     let pair = state.grants.begin(Resource::Location(location), &company, life_ms, now_ms);
-    let value = pair_answer(&pair, life_ms, false, &state);
+    let value = pair_answer(&pair, life_ms, says_v3(headers), &state);
     Decision {
         grant: "mint".to_owned(),
         resource: Some(pair.resource),
@@ -223,7 +258,7 @@ fn company_caller(state: &State, headers: &HeaderMap, now_ms: u64) -> Result<Str
             return Err((PlatformAnswer::refusal(401, "Invalid JWT"), "invalid token"));
         }
     };
-    if let Some(problem) = version_problem(headers) {
+    if let Some(problem) = version_problem(state.options.api, headers) {
         return Err((PlatformAnswer::refusal(401, problem), problem));
     }
     match resource {
@@ -233,6 +268,10 @@ fn company_caller(state: &State, headers: &HeaderMap, now_ms: u64) -> Result<Str
 }
 
 async fn installed_locations(Shared(platform): Shared<Arc<Platform>>, request: Request<Body>) -> Response {
+    let (method, path) = (request.method(), request.uri().path());
+    if let Some(refusal) = not_offered(platform.options().api, method, path, request.headers()) {
+        return platform.refuse_early(OTHER_VERSION, refusal);
+    }
     let fault = platform.state().plans.take(&[Endpoint::InstalledLocations]);
     let query = Form::of_query(request.uri().query().unwrap_or_default());
     let answer = locations_page(&platform, request.headers(), &query);
@@ -260,8 +299,12 @@ fn locations_page(platform: &Platform, headers: &HeaderMap, query: &Form) -> Pla
         );
     }
     let number = |name: &str, default: usize| query.get(name).map_or(Some(default), |text| text.parse().ok());
-    let (Some(skip), Some(limit)) = (number("skip", 0), number("limit", 20)) else {
-        return PlatformAnswer::refusal(422, "skip and limit must be number strings");
+    let is_v3 = says_v3(headers);
+    // The token of a page is opaque to clients.
+    let token = query.get("pageToken").map_or(Some(0), |token| token.strip_prefix("page-after-")?.parse().ok());
+    let (skip, limit) = if is_v3 { (token, number("pageSize", 20)) } else { (number("skip", 0), number("limit", 20)) };
+    let (Some(skip), Some(limit)) = (skip, limit) else {
+        return PlatformAnswer::refusal(422, "the position or the size of the page is malformed");
     };
     let only_installed = query.get("isInstalled") == Some("true");
     let listed: Vec<_> = state
@@ -279,6 +322,15 @@ fn locations_page(platform: &Platform, headers: &HeaderMap, query: &Form) -> Pla
             json!({ "_id": location.id, "name": location.name, "address": "1 Main Street", "isInstalled": installed })
         })
         .collect();
+    if is_v3 {
+        let read = skip + page.len();
+        let next = (read < listed.len()).then(|| format!("page-after-{read}"));
+        let pagination = json!({ "hasNextPage": next.is_some(), "nextPageToken": next, "totalRecords": listed.len() });
+        return PlatformAnswer::json(
+            200,
+            &json!({ "items": page, "pagination": pagination, "installToFutureLocations": true }),
+        );
+    }
     PlatformAnswer::json(200, &json!({ "locations": page, "count": listed.len(), "installToFutureLocations": true }))
 }
 
@@ -290,6 +342,45 @@ impl State {
 }
 
 impl Platform {
+    /// Records a request that is refused before anything else about it is looked at.
+    fn refuse_early(&self, grant: &str, answer: PlatformAnswer) -> Response {
+        let (status, outcome) = (Some(answer.status.as_u16()), "refused early".to_owned());
+        self.bus.publish(Event::Token { grant: grant.to_owned(), resource: None, outcome: outcome.clone(), status });
+        let (at, grant) = (self.clock.now(), grant.to_owned());
+        self.state().ledger.token(TokenRequest { at, grant, resource: None, outcome, status, fault: None });
+        answer.into_response()
+    }
+
+    /// Returns the answer to a token request in a version that the token endpoint does not have, or above its limit; and
+    /// the grant under which the request is recorded, empty for its own.
+    fn token_endpoint_refusal(&self, headers: &HeaderMap) -> Option<(&'static str, PlatformAnswer)> {
+        let now = self.clock.now();
+        let mut state = self.state();
+        match (state.options.api, says_v3(headers)) {
+            (ApiVersions::V2, true) => {
+                return Some((OTHER_VERSION, PlatformAnswer::refusal(401, "version header is invalid")));
+            }
+            (ApiVersions::V3, false) => {
+                return Some((OTHER_VERSION, PlatformAnswer::refusal(401, "version header was not found.")));
+            }
+            _ => {}
+        }
+        let most = state.options.token_requests_per_minute?;
+        let minute = &mut state.token_minute;
+        while minute.front().is_some_and(|at| *at + Duration::from_mins(1) <= now) {
+            minute.pop_front();
+        }
+        if minute.len() < most {
+            minute.push_back(now);
+            return None;
+        }
+        let wait =
+            minute.front().map_or(Duration::from_mins(1), |at| (*at + Duration::from_mins(1)).saturating_sub(now));
+        let mut refusal = PlatformAnswer::refusal(429, "Too Many Requests");
+        refusal.headers.push(("retry-after".to_owned(), wait.as_secs().max(1).to_string()));
+        Some(("", refusal))
+    }
+
     /// Answers a token request: applies the planned fault, does the work unless the fault prevents it, and records the
     /// request.
     async fn answer(&self, at: &[Endpoint], grant: &str, work: impl FnOnce() -> Decision) -> Response {

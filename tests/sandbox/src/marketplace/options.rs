@@ -18,6 +18,19 @@ pub struct Location {
     pub name: String,
 }
 
+/// The versions of its API that the fake platform has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ApiVersions {
+    /// v2 and v3, as the platform has had since June 2026.
+    #[default]
+    Both,
+    /// v2 only.
+    V2,
+    /// The token endpoint, minting and the list of locations exist in v3 only.
+    V3,
+}
+
 /// Behaviour of the fake platform. All of it can be changed while the fake runs.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -31,6 +44,10 @@ pub struct Options {
     pub redirect_uris: Vec<String>,
     /// The platform's treatment of a refresh token that is used again.
     pub rotation: Rotation,
+    /// The versions of the API.
+    pub api: ApiVersions,
+    /// The most requests to the token endpoint in any minute, if there is a limit.
+    pub token_requests_per_minute: Option<usize>,
     /// Life of access tokens.
     pub token_life: Duration,
     /// Limits for each resource.
@@ -83,6 +100,8 @@ impl Default for Options {
             client_secret: format!("sandbox-secret-{}", shared::domain::random::hex::<12>()),
             redirect_uris: Vec::new(),
             rotation: Rotation::default(),
+            api: ApiVersions::default(),
+            token_requests_per_minute: None,
             token_life: Duration::from_secs(86_399),
             limits: Limits::default(),
             company: "HLcompany0000000001".to_owned(),

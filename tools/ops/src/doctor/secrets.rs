@@ -1,6 +1,8 @@
-//! Checks the secrets: they exist, can be read and have the documented form. Also checks the callers' aliases.
+//! Checks the secrets: they exist, can be read and have the documented form. Also checks the callers' aliases and the
+//! install link.
 
 use shared::caller::edit::CallersDocument;
+use shared::config::Authorization;
 use shared::seal::DataKeys;
 use shared::secrets::AppCredentials;
 use shared::secrets::edit::EditedSecret;
@@ -13,21 +15,46 @@ use crate::stack::Stack;
 const UNREADABLE: &str = "check the secret's name, its region, and your permission secretsmanager:GetSecretValue";
 
 pub(super) async fn check(stack: &Stack) -> Vec<Finding> {
-    let mut secrets = vec![app(&stack.secret(&stack.app.config.app_secret_id)).await, sealing(&stack.sealing()).await];
+    let mut findings = app(&stack.secret(&stack.app.config.app_secret_id), &stack.authorization).await;
+    findings.push(sealing(&stack.sealing()).await);
     if let Some(id) = &stack.webhook_secret_id {
-        secrets.push(webhook(&stack.secret(id)).await);
+        findings.push(webhook(&stack.secret(id)).await);
     }
-    secrets.into_iter().chain(callers(stack).await).collect()
+    findings.extend(callers(stack).await);
+    findings
 }
 
-async fn app(secret: &EditedSecret) -> Finding {
+async fn app(secret: &EditedSecret, authorization: &Authorization) -> Vec<Finding> {
     let what = "app secret";
     match secret.read().await {
-        Err(error) => Finding::fail(what, error.to_string(), UNREADABLE),
+        Err(error) => vec![Finding::fail(what, error.to_string(), UNREADABLE)],
         Ok(version) => match AppCredentials::parse(version.text.expose()) {
-            Ok(app) => Finding::ok(what, format!("client id {}", app.client_id)),
-            Err(why) => Finding::fail(what, why, "run the command in the stack's output PutClientSecret"),
+            Ok(app) => vec![
+                Finding::ok(what, format!("client id {}", app.client_id)),
+                authorization_page(authorization, &app.client_id),
+            ],
+            Err(why) => vec![Finding::fail(what, why, "run the command in the stack's output PutClientSecret")],
         },
+    }
+}
+
+/// The page of the install link, and the `version_id` without which an app that has versions cannot be installed.
+fn authorization_page(authorization: &Authorization, client_id: &str) -> Finding {
+    let (what, path) = ("authorization page", &authorization.path);
+    match authorization.version_of(client_id) {
+        Some(id) if authorization.version_id.is_some() => Finding::ok(what, format!("{path} with version_id {id}")),
+        Some(id) => {
+            Finding::ok(what, format!("{path} with version_id {id}, which is right for an app's first version"))
+        }
+        None if authorization.is_newer_page() => {
+            let advice = "set AppVersionId (APP_VERSION_ID) to the version's id on the app's page in the marketplace";
+            Finding::warn(
+                what,
+                format!("{path} without version_id: it is not set, and the client id has no dash"),
+                advice,
+            )
+        }
+        None => Finding::ok(what, format!("{path} without version_id; newer apps need {path} with /v2 before it")),
     }
 }
 
@@ -93,4 +120,38 @@ async fn callers(stack: &Stack) -> Vec<Finding> {
     }
     findings.extend(aliases::check(stack, &document).await);
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::config::{InstallChoice, MarketplaceInstalls};
+    use url::Url;
+
+    use super::*;
+    use crate::doctor::State;
+
+    #[test]
+    fn a_link_without_a_version_is_noticed_where_it_needs_one() {
+        for (path, version_id, client_id, state, said) in [
+            ("/oauth/chooselocation", None, "a-b", State::Ok, "without version_id"),
+            ("/oauth/chooselocation", Some("v1"), "a-b", State::Ok, "version_id v1"),
+            ("/v2/oauth/chooselocation", None, "a-b", State::Ok, "version_id a, which is right"),
+            ("/v2/oauth/chooselocation", Some("v1"), "ab", State::Ok, "version_id v1"),
+            ("/v2/oauth/chooselocation", None, "ab", State::Warn, "without version_id"),
+        ] {
+            let authorization = Authorization {
+                marketplace: Url::parse("https://marketplace.gohighlevel.com").expect("a URL"),
+                path: path.to_owned(),
+                scopes: None,
+                version_id: version_id.map(str::to_owned),
+                login_window: None,
+                public_url: None,
+                marketplace_installs: MarketplaceInstalls::Allow,
+                install_choice: InstallChoice::Direct,
+            };
+            let finding = authorization_page(&authorization, client_id);
+            assert_eq!(finding.state, state, "{path} {client_id}");
+            assert!(finding.said.contains(said), "{}", finding.said);
+        }
+    }
 }
