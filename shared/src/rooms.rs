@@ -1,4 +1,4 @@
-//! The order of the rooms, and no circle between two files.
+//! The order of the rooms, and no circle between two files or between two folders of a room.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -155,6 +155,34 @@ fn no_two_files_import_each_other() {
     for module in imports.keys() {
         if done.insert(*module) {
             visit(&mut vec![*module], &imports, &mut done, &related);
+        }
+    }
+}
+
+/// The folder or file of a room that a module is in: `token::refresh` for `token::refresh::commit`. `None` for the room's
+/// own file.
+fn part(module: &str) -> Option<&str> {
+    let (room, rest) = module.split_once("::")?;
+    let name = rest.split("::").next().unwrap_or(rest);
+    Some(&module[..room.len() + 2 + name.len()])
+}
+
+#[test]
+fn no_two_folders_of_a_room_import_each_other() {
+    let modules = modules();
+    let mut between: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (module, imported) in imports(&modules) {
+        let Some(from) = part(module) else { continue };
+        let others = imported.into_iter().filter_map(part).filter(|to| *to != from && room(to) == room(from));
+        between.entry(from).or_default().extend(others);
+    }
+    for to in between.values().flatten().copied().collect::<Vec<_>>() {
+        between.entry(to).or_default();
+    }
+    let mut done = BTreeSet::new();
+    for part in between.keys() {
+        if done.insert(*part) {
+            visit(&mut vec![*part], &between, &mut done, &|_, _| false);
         }
     }
 }

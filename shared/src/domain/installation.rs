@@ -271,10 +271,20 @@ impl Installation {
         self.committed_by.as_ref() == Some(owner)
     }
 
+    /// The company that a location belongs to, if the company is known.
+    pub fn own_company(&self) -> Option<Resource> {
+        self.company.as_deref().and_then(|id| Resource::company(id).ok())
+    }
+
     /// The URL at which a human can install the app again, if the deployment's address is known.
     pub fn reinstall_url(&self) -> Option<String> {
-        self.home.as_ref().map(|home| format!("{}/oauth/install", home.trim_end_matches('/')))
+        self.home.as_deref().map(reinstall_url)
     }
+}
+
+/// The URL at which a human can install the app again, by the public base URL of the deployment's pages.
+pub fn reinstall_url(home: &str) -> String {
+    format!("{}/oauth/install", home.trim_end_matches('/'))
 }
 
 /// The key of a resource's installation.

@@ -1,4 +1,4 @@
-//! The relay's own refusals: `application/problem+json` (RFC 9457). This is the only module that names status codes.
+//! The relay's own refusals: `application/problem+json` (RFC 9457). Each has its status code here.
 
 use http::StatusCode;
 use serde_json::{Map, Value, json};

@@ -40,7 +40,7 @@ pub(crate) struct Permits {
 }
 
 impl Permits {
-    /// One of them.
+    /// Makes one of these permits.
     pub(crate) fn permit(self, usage: Usage) -> Permit {
         Permit { usage, send_by: self.send_by, slot: self.slot }
     }
@@ -90,7 +90,7 @@ pub(crate) fn plan(memory: &Memory, now: Millis, lead: Duration, wanted: u32) ->
     decide(memory, now, lead, wanted, None)
 }
 
-/// Plans the write that exchanges an unused permit of slot `of` for a permit of the present; `None` if no place is
+/// Plans the write that exchanges an unused permit of slot `of` for a permit of the current slot; `None` if no place is
 /// available.
 ///
 /// One write does both, so that no other request can take the place in between. A live permit keeps its place. The
@@ -135,7 +135,7 @@ fn decide(memory: &Memory, now: Millis, lead: Duration, wanted: u32, replaces: O
     }))
 }
 
-/// True if a take will do for an item that contains `counters`.
+/// Returns true if permits can be added to the item without replacing it.
 fn can_be_added_to(counters: &Counters, snapshot: &Snapshot, now: Millis, slot: Slot) -> bool {
     counters.slot_ms == snapshot.window().slot_ms()
         && counters.newest <= slot
@@ -163,7 +163,7 @@ fn rewrite(snapshot: &Snapshot, now: Millis, permits: Permits, replaces: Option<
     Rewrite {
         permits,
         next: Counters {
-            // A new item's revision begins at the time, so it is none that an earlier item of this key had.
+            // A new item starts at revision `now`, so its revisions differ from those of an earlier item with this key.
             revision: seen.map_or(now.0, |seen| seen.revision.saturating_add(1)),
             slot_ms: snapshot.window().slot_ms(),
             newest: slot,

@@ -26,15 +26,15 @@
 //! [`Limiter::observe`] reads the rate-limit headers of each answer of the platform and writes a limit update if they
 //! differ from the item. The observed limits are part of every condition, so they bind processes that do not know them
 //! yet. Stricter limits hold at once. Higher limits hold when answers of two endpoints have stated the same ones, within
-//! the bounds of the configuration, and lapse a day after the last answer that stated them. A 429 closes the resource for all processes, or only the endpoint if the headers say that the resource has
-//! requests left.
+//! the bounds of the configuration, and lapse a day after the last answer that stated them. A 429 closes the resource for
+//! all processes, or only the endpoint if the headers say that the resource has requests left.
 //!
 //! # Clocks
 //! The burst limit holds as long as the clocks of all processes agree to within [`clock_tolerance`]: 300 ms at an
 //! interval of 10 s. If clocks differ by more, more requests than the limit can leave within an interval. A process
-//! whose clock is behind uses the newest slot of the item, so its permits do not expire too early. Slots, days and
-//! closures that are further ahead than possible (a minute, 48 hours, 20 minutes) come from a clock that is wrong, and
-//! bind for a window only.
+//! whose clock is behind uses the newest slot of the item, so its permits do not expire too early. Permits in
+//! a slot more than a minute ahead come from a wrong clock and count as taken now. Days that end more than 48 hours
+//! ahead, and closures that end more than 20 minutes ahead, are ignored.
 
 mod counters;
 mod decision;
@@ -119,7 +119,7 @@ impl Limiter {
         }
     }
 
-    /// The instant at which a permit is available again, if this process knows that none is now. Costs no call.
+    /// The instant of the next permit, if this process knows that none is available now. Makes no call.
     pub fn next_available_at<'a>(&self, to: impl Into<Endpoint<'a>>) -> Option<Millis> {
         let Endpoint { resource, name } = to.into();
         let refusal = self.queue_of(resource).local_refusal(PermitRequest { endpoint: name, wait_until: None })?;

@@ -22,7 +22,7 @@ pub struct Permit {
 pub struct Refusal {
     /// The limit that is reached.
     pub limit: LimitKind,
-    /// The first instant at which a permit can be available. One is if nobody but the present waiters takes any.
+    /// The first instant at which a permit can be available. A permit is available then unless somebody else takes it.
     pub retry_at: Millis,
     /// The limits as they stand.
     pub usage: Usage,

@@ -23,7 +23,7 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(15);
 /// The most endpoints that an item lists as closed. If there are more, those whose closures end first are dropped.
 const MOST_CLOSED_ENDPOINTS: usize = 8;
 
-/// A closure that is as long as these binds.
+/// Closures of these lengths are shorter than [`LONGEST_CLOSURE`], so they are not ignored.
 const _: () = assert!(
     UNKNOWN_DAY_END_CLOSURE.as_secs() < LONGEST_CLOSURE.as_secs()
         && LONGEST_RETRY_AFTER.as_secs() < LONGEST_CLOSURE.as_secs()

@@ -103,7 +103,7 @@ impl Refused {
                 Problem::new(Code::RefreshInProgress, "the token was renewed a moment ago").retry_at(now + SOON)
             }
             TokenError::Misconfigured(_) => {
-                let detail = "the platform refuses the app's credentials, or a stored token does not open";
+                let detail = "refreshing has stopped, or the relay or the app is misconfigured; the operator's log has the cause";
                 return Self::because(Problem::new(Code::Misconfigured, detail).retry_at(now + SOON), error);
             }
             TokenError::Secret(error) => return Self::by_secret(error, now),

@@ -19,6 +19,8 @@ pub enum BreakerReason {
 }
 
 impl BreakerReason {
+    const ALL: [Self; Self::MassRefusal as usize + 1] = [Self::WrongClient, Self::BadRequest, Self::MassRefusal];
+
     /// The name in the table and in logs.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -86,11 +88,10 @@ impl Table {
 
 fn read_breaker(item: &super::Item) -> Option<OpenBreaker> {
     let attributes = Attributes::of(item);
-    let reason = match attributes.text("reason")? {
-        "wrong_client" => BreakerReason::WrongClient,
-        "bad_request" => BreakerReason::BadRequest,
-        _ => BreakerReason::MassRefusal,
-    };
+    let name = attributes.text("reason")?;
+    // A breaker that was opened for an unknown reason is closed by an operator only, like that of a mass refusal.
+    let reason = BreakerReason::ALL.into_iter().find(|reason| reason.as_str() == name);
+    let reason = reason.unwrap_or(BreakerReason::MassRefusal);
     let fingerprint = attributes.text("fingerprint").map(str::to_owned);
     Some(OpenBreaker { reason, until: Millis(attributes.number("open_until")?), fingerprint })
 }

@@ -133,11 +133,15 @@ impl Table {
         self.write(write).await.map(drop)
     }
 
-    /// The companies with the latest install notices, newest first, at most `limit`.
-    pub async fn newest_companies(&self, limit: usize) -> Result<Vec<Listed>, StoreError> {
-        let limit = i32::try_from(limit).unwrap_or(i32::MAX);
-        let page = self.due_partition(COMPANIES, None).scan_index_forward(false).limit(limit).send().await?;
-        Ok(page.items().iter().filter_map(read_listed).collect())
+    /// The companies with the latest install notices, newest first, at most `limit`. Also returns true if more companies
+    /// are listed.
+    pub async fn newest_companies(&self, limit: usize) -> Result<(Vec<Listed>, bool), StoreError> {
+        let one_more = i32::try_from(limit + 1).unwrap_or(i32::MAX);
+        let page = self.due_partition(COMPANIES, None).scan_index_forward(false).limit(one_more).send().await?;
+        let mut listed: Vec<Listed> = page.items().iter().filter_map(read_listed).collect();
+        let more = listed.len() > limit;
+        listed.truncate(limit);
+        Ok((listed, more))
     }
 
     /// A page of the listed companies, oldest install notice first. So a company that is listed during the reading is

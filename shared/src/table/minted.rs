@@ -4,30 +4,16 @@
 //! token, the epoch of the company's installation from which the token was minted. When the company is uninstalled or
 //! installed again, one write to the company's item makes all these tokens stale.
 
-use std::time::Duration;
-
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::installation::Renewal;
+use super::search::{PLACEHOLDER_KEPT, SEARCH_RESULT};
 use super::{Attributes, StoreError, Table, Update, Write, n, s};
 use crate::domain::clock::Millis;
 use crate::domain::event::Event;
 use crate::domain::installation::{Installation, installation_key, resource_of};
 use crate::domain::resource::{Kind, Resource};
 use crate::domain::status::{LeaseOwner, Status, TokenVersion, Transition};
-
-/// The time after which a placeholder is deleted, if no company has the app in its location.
-pub(super) const PLACEHOLDER_KEPT: Duration = Duration::from_hours(1);
-/// The attributes that hold the result of asking companies about a location.
-pub(super) const SEARCH_RESULT: [&str; 7] = [
-    "absent_until",
-    "absent_newest",
-    "search_since",
-    "search_after",
-    "search_left",
-    "search_partial",
-    "others_again_at",
-];
 
 /// The company from which a token was minted.
 #[derive(Clone, Copy, Debug)]

@@ -4,15 +4,29 @@
 //! item: `search_since`, `search_after` (the last company of the list that was asked) `search_left` (companies that
 //! could not be asked and are asked again) and `search_partial`.
 
+use std::time::Duration;
+
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::company::Listed;
-use super::minted::PLACEHOLDER_KEPT;
 use super::{Attributes, StoreError, Table, Update, n, s};
 use crate::domain::clock::Millis;
 use crate::domain::installation::installation_key;
 use crate::domain::resource::Resource;
 use crate::domain::status::{LeaseOwner, TokenVersion};
+
+/// The time after which a placeholder is deleted, if no company has the app in its location.
+pub(super) const PLACEHOLDER_KEPT: Duration = Duration::from_hours(1);
+/// The attributes that hold the result of asking companies about a location.
+pub(super) const SEARCH_RESULT: [&str; 7] = [
+    "absent_until",
+    "absent_newest",
+    "search_since",
+    "search_after",
+    "search_left",
+    "search_partial",
+    "others_again_at",
+];
 
 const SEARCHES: &str = "app#searches";
 /// The highest number of queued locations. The bound limits the work of the schedule if callers name locations that do

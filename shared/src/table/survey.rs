@@ -4,7 +4,7 @@
 
 use super::{Attributes, Item, QUOTA, StoreError, Table, s};
 use crate::domain::clock::Millis;
-use crate::domain::installation::{AppDetails, installation_key, resource_of};
+use crate::domain::installation::{AppDetails, installation_key, reinstall_url, resource_of};
 use crate::domain::resource::Resource;
 use crate::domain::status::{Status, TokenVersion};
 
@@ -103,7 +103,7 @@ impl Overview {
             retry_at: instant("retry_at"),
             failures: attributes.number("failures").unwrap_or(0),
             scope: attributes.text("scope").map(str::to_owned),
-            reinstall_url: attributes.text("home").map(|home| format!("{}/oauth/install", home.trim_end_matches('/'))),
+            reinstall_url: attributes.text("home").map(reinstall_url),
             details: AppDetails::read(attributes),
         })
     }

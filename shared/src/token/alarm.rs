@@ -25,7 +25,6 @@ pub struct AppAlarms {
 
 impl AppAlarms {
     /// The alarms of the app in `table`.
-    #[must_use]
     pub fn new(table: Table, clock: Clock) -> Self {
         Self { table, clock, raised: Mutex::default() }
     }
@@ -54,7 +53,8 @@ impl AppAlarms {
 
     /// Raises the alarm that the platform does not allow a company's token to be used because the app lacks `scope`.
     pub async fn not_allowed(&self, company: &Resource, scope: &str, said: &str) {
-        const TEXT: &str = "a company's token may not do this: does the app have the scope?";
+        const TEXT: &str =
+            "the platform does not allow this request with the company's token; check that the app has the scope";
         if self.is_first("not_allowed").await {
             tracing::error!(alarm = "not_allowed", %company, scope, said, "{TEXT}");
         } else {

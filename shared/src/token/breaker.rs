@@ -55,7 +55,6 @@ pub struct Breaker {
 
 impl Breaker {
     /// The breaker in `table`.
-    #[must_use]
     pub fn new(table: Table, clock: Clock) -> Self {
         Self { table, clock, seen: Mutex::default(), reading: tokio::sync::Mutex::default() }
     }
@@ -198,7 +197,7 @@ impl Breaker {
             *seen = Some((self.clock.now(), AppState { breaker: Some(open.clone()), budget }));
         }
         if let Err(error) = self.table.open_breaker(&open).await {
-            tracing::error!(%error, "the breaker is open in this process only");
+            tracing::error!(%error, "the table did not store the open circuit breaker: only this process has stopped refreshing");
         }
     }
 }

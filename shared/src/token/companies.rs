@@ -4,6 +4,9 @@ use crate::domain::clock::Millis;
 use crate::domain::resource::Resource;
 use crate::domain::status::Status;
 
+/// The most companies that a call asks about a location with an unknown company. The schedule asks the other companies.
+pub(super) const MOST_ASKED: usize = 5;
+
 /// Snapshot of the head of the list of companies.
 #[derive(Clone, Debug)]
 pub(super) struct Roster {

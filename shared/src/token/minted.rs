@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use super::companies::{Agency, Roster};
+use super::companies::{Agency, MOST_ASKED, Roster};
 use super::mint::{CompanyRefused, WhenAbsent};
 use super::outcome::{Refreshed, Why};
 use super::tokens::{CACHED, MOST_CACHED, Tokens};
@@ -13,8 +13,6 @@ use crate::domain::installation::{CompanySearch, Installation};
 use crate::domain::resource::{Kind, Resource};
 use crate::domain::status::Status;
 
-/// The most companies that a call asks about a location with an unknown company. The schedule asks the other companies.
-pub(super) const MOST_ASKED: usize = 5;
 /// The head of the list of companies is used from memory for this time. This time and the memory of an absence add up
 /// to less than 10 s.
 const LISTED: Duration = Duration::from_secs(2);
@@ -24,11 +22,6 @@ struct Sources {
     companies: Vec<Company>,
     /// The reason for which a company cannot be asked now.
     unasked: Option<TokenError>,
-}
-
-/// Returns the company that a location belongs to, if the company is known.
-fn own_company(location: &Installation) -> Option<Resource> {
-    location.company.as_deref().and_then(|id| Resource::company(id).ok())
 }
 
 type Minting<'a> = Pin<Box<dyn Future<Output = Result<Refreshed, TokenError>> + Send + 'a>>;
@@ -42,7 +35,7 @@ impl Tokens {
         if stored.status() == Status::Revoked {
             return Ok(now);
         }
-        let agency = match own_company(stored) {
+        let agency = match stored.own_company() {
             Some(company) => Some(self.agency(&company, minted.company_epoch).await?.ok_or(TokenError::NotInstalled)?),
             None => None,
         };
@@ -123,7 +116,7 @@ impl Tokens {
     // is read by the same functions.
     pub fn mint<'a>(&'a self, stored: &'a Installation, why: Why, deadline: Millis) -> Minting<'a> {
         Box::pin(async move {
-            let Some(company) = own_company(stored) else {
+            let Some(company) = stored.own_company() else {
                 self.expect_present(stored.search).await?;
                 return self.ask_around(stored, why, None, deadline).await;
             };
@@ -270,10 +263,8 @@ impl Tokens {
         if let Some(known) = known {
             return Ok(known);
         }
-        let mut listed = self.table.newest_companies(MOST_ASKED + 1).await?;
-        let more = listed.len() > MOST_ASKED;
+        let (listed, more) = self.table.newest_companies(MOST_ASKED).await?;
         let newest_at = listed.first().map(|newest| newest.listed_at);
-        listed.truncate(MOST_ASKED);
         let newest: Vec<Resource> = listed.into_iter().map(|listed| listed.company).collect();
         let roster = Roster { read_at: now, newest, newest_at, more };
         // An empty list is not kept in memory, so that the very first install works at once.

@@ -81,7 +81,8 @@ pub enum TokenError {
     /// Too little time is left in the invocation to begin a renewal.
     #[error("too little time is left for a renewal")]
     NoTime,
-    /// The platform refuses the app's credentials, or a stored token does not open.
+    /// The configuration or the whole app has a fault: the credentials, the token request, a missing scope, an open circuit
+    /// breaker, or a stored token that does not open. The text names the fault.
     #[error("misconfigured: {0}")]
     Misconfigured(&'static str),
     /// A refresh was forced less than a minute ago and did not help: the caller gets the platform's own answer.

@@ -22,7 +22,6 @@ pub enum Why {
 
 impl Why {
     /// The least time since the last forced refresh. `None` if the last forced refresh does not matter.
-    #[must_use]
     pub fn forced_apart(self) -> Option<Duration> {
         match self {
             Self::Forced => Some(schedule::FORCED_APART),

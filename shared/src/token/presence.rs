@@ -9,7 +9,6 @@ use super::probe::Probed;
 use super::reading::fresh_pair;
 use super::tokens::Tokens;
 use crate::domain::installation::Installation;
-use crate::domain::resource::Resource;
 use crate::domain::status::Status;
 use crate::platform::company_api::Presence;
 use crate::table::StoreError;
@@ -46,8 +45,9 @@ impl Tokens {
 
     /// Asks a location's company if a token can be minted for the location, which has no token of its own.
     async fn presence_of_minted(&self, location: &Installation) -> Result<Presence, TokenError> {
-        let company = location.company.as_deref().and_then(|id| Resource::company(id).ok());
-        let Some(company) = company else { return Ok(Presence::Unclear("nobody knows whose location it is")) };
+        let Some(company) = location.own_company() else {
+            return Ok(Presence::Unclear("nobody knows whose location it is"));
+        };
         let Some(company) = self.table.installation(&company).await? else { return Ok(Presence::Gone) };
         if company.status() == Status::Revoked {
             return Ok(Presence::Gone);

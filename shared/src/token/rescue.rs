@@ -1,5 +1,5 @@
-//! The rescue queue (a dead-letter queue for commits). A granted pair that could not be stored is sent there, sealed like
-//! in the table, and is committed from there later.
+//! The rescue queue: an SQS queue of granted pairs that the table did not take, sealed like in the table. `refresh`
+//! commits them later. The queue has a dead-letter queue of its own.
 
 use std::time::Duration;
 
@@ -92,7 +92,6 @@ impl Rescued {
     ///
     /// # Panics
     /// Never: two strings are always JSON.
-    #[must_use]
     pub fn seal(sealer: &Sealer, resource: &Resource, attempt: &LeaseOwner, write: LostWrite, pair: &Pair) -> Self {
         let tokens = Tokens {
             access: pair.access.expose().to_owned(),
@@ -137,7 +136,6 @@ const SOON_DELIVERIES: u32 = 10;
 const LATEST: Duration = Duration::from_mins(5);
 
 /// The delay until the next delivery of a message that could not be stored at its `receives`-th delivery.
-#[must_use]
 pub fn redelivery(receives: u32) -> Duration {
     let doublings = receives.saturating_sub(SOON_DELIVERIES).min(10);
     SOON.saturating_mul(1 << doublings).min(LATEST)
@@ -152,33 +150,19 @@ pub struct RescueQueue {
 
 impl RescueQueue {
     /// The queue at `url`.
-    #[must_use]
     pub fn new(client: Client, url: String) -> Self {
         Self { client, url }
     }
 
     /// Number of pairs on the queue, with those in flight and delayed, as far as SQS knows. `None` if SQS does not say.
     pub async fn depth(&self) -> Option<u64> {
-        use aws_sdk_sqs::types::QueueAttributeName as Name;
-        let counts = [
-            Name::ApproximateNumberOfMessages,
-            Name::ApproximateNumberOfMessagesNotVisible,
-            Name::ApproximateNumberOfMessagesDelayed,
-        ];
-        let request = self.client.get_queue_attributes().queue_url(&self.url);
-        let answer = request.set_attribute_names(Some(counts.to_vec())).send().await;
-        let answer = answer.inspect_err(|error| tracing::warn!(error = describe(error), "the rescue queue is silent"));
-        let answer = answer.ok()?;
-        let attributes = answer.attributes()?;
-        counts.iter().map(|name| attributes.get(name)?.parse::<u64>().ok()).sum()
+        let depth = queue_depth(&self.client, &self.url).await;
+        depth.inspect_err(|error| tracing::warn!(error, "SQS did not return the depth of the rescue queue")).ok()
     }
 
     /// Sets the delay until each message is delivered again, by receipt handle (Amazon SQS API Reference,
     /// `ChangeMessageVisibilityBatch`: at most ten in a request). If SQS does not accept an entry, the message is
     /// delivered again after the queue's own visibility time-out.
-    ///
-    /// # Panics
-    /// Never: each entry has an id and a receipt handle.
     pub async fn deliver_again(&self, messages: &[(&str, Duration)]) {
         for some in messages.chunks(10) {
             let entry = |(number, (receipt, after)): (usize, &(&str, Duration))| {
@@ -187,18 +171,25 @@ impl RescueQueue {
                     .receipt_handle(*receipt)
                     .visibility_timeout(i32::try_from(after.as_secs()).unwrap_or(i32::MAX))
                     .build()
-                    .expect("an entry with an id and a receipt handle")
             };
-            let entries = some.iter().enumerate().map(entry).collect();
+            // Each entry has an id and a receipt handle, so each can be built.
+            let entries = some.iter().enumerate().filter_map(|some| entry(some).ok()).collect();
             let request = self.client.change_message_visibility_batch().queue_url(&self.url);
             match request.set_entries(Some(entries)).send().await {
                 Ok(answer) if answer.failed().is_empty() => {}
                 Ok(answer) => {
                     let code = answer.failed().first().map(BatchResultErrorEntry::code);
-                    tracing::warn!(code, failed = answer.failed().len(), "rescued pairs are delivered again late");
+                    tracing::warn!(
+                        code,
+                        failed = answer.failed().len(),
+                        "SQS did not change the visibility time-out of rescued pairs; they come again after the queue's own"
+                    );
                 }
                 Err(error) => {
-                    tracing::warn!(error = describe(&error), "rescued pairs are delivered again late");
+                    tracing::warn!(
+                        error = describe(&error),
+                        "SQS did not change the visibility time-out of rescued pairs; they come again after the queue's own"
+                    );
                 }
             }
         }
@@ -223,6 +214,25 @@ impl RescueQueue {
             }
         }
     }
+}
+
+/// The approximate number of messages of an SQS queue, with those in flight and delayed.
+///
+/// # Errors
+/// The reason, as a text: SQS does not answer, or does not state a number.
+pub async fn queue_depth(client: &Client, url: &str) -> Result<u64, String> {
+    use aws_sdk_sqs::types::QueueAttributeName as Name;
+    let counts = [
+        Name::ApproximateNumberOfMessages,
+        Name::ApproximateNumberOfMessagesNotVisible,
+        Name::ApproximateNumberOfMessagesDelayed,
+    ];
+    let request = client.get_queue_attributes().queue_url(url).set_attribute_names(Some(counts.to_vec()));
+    let answer = request.send().await.map_err(|error| describe(&error))?;
+    let depth = answer.attributes().and_then(|attributes| {
+        counts.iter().map(|name| attributes.get(name)?.parse::<u64>().ok()).sum::<Option<u64>>()
+    });
+    depth.ok_or_else(|| "SQS does not state how many messages the queue has".to_owned())
 }
 
 #[cfg(test)]

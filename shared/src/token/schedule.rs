@@ -1,6 +1,6 @@
 //! The freshness of a token, and the next time at which the schedule looks at an installation. All functions are pure;
-//! randomness is a parameter. Every time has jitter, so that many installations that were stored or that failed together
-//! are not tried together (thundering herd).
+//! randomness is a parameter. The schedule's own times have jitter, so that many installations that were stored or that
+//! failed together are not tried together (thundering herd).
 
 use std::time::Duration;
 
@@ -53,7 +53,6 @@ pub enum Freshness {
 }
 
 /// The freshness at `now` of a token that was granted at `issued` and ends at `expires`.
-#[must_use]
 pub fn freshness(issued: Millis, expires: Millis, now: Millis) -> Freshness {
     let margin = MARGIN.min(expires.since(issued) / MARGIN_PART);
     if now >= expires {
@@ -66,7 +65,6 @@ pub fn freshness(issued: Millis, expires: Millis, now: Millis) -> Freshness {
 }
 
 /// Returns true if the platform has said for long enough and often enough that it does not know a location or company.
-#[must_use]
 pub fn is_gone(since: Millis, tries: u32, now: Millis) -> bool {
     tries >= GONE_TRIES && now.since(since) >= GONE
 }
@@ -79,20 +77,17 @@ fn within(from: Millis, span: Duration, hundredths: std::ops::Range<u32>, random
 
 /// The time of a hot installation's next refresh: at 60–80 % of the token's life. Installations that were installed in
 /// one hour are thus not refreshed in one hour.
-#[must_use]
 pub fn next_refresh(issued: Millis, expires: Millis, random: f64) -> Millis {
     within(issued, expires.since(issued), 60..80, random)
 }
 
 /// The time of a cold installation's next refresh: after about 60 days.
-#[must_use]
 pub fn next_cold(now: Millis, random: f64) -> Millis {
     within(now, COLD, 90..110, random)
 }
 
 /// The time of the next try after a failure: 1 to 30 minutes, doubling, full jitter (AWS Architecture Blog,
 /// "Exponential Backoff And Jitter"). A floor of a tenth keeps the next try from following at once.
-#[must_use]
 pub fn backoff(now: Millis, failures: u32, random: f64) -> Millis {
     let span = Duration::from_mins(1).saturating_mul(1 << failures.saturating_sub(1).min(5));
     within(now, span.min(Duration::from_mins(30)), 10..100, random)
@@ -100,7 +95,6 @@ pub fn backoff(now: Millis, failures: u32, random: f64) -> Millis {
 
 /// The time from which a caller's request may try again after `failures` in a row: after 1 s, doubling up to 30 s. The
 /// schedule waits longer, but a caller has nothing without the token.
-#[must_use]
 pub fn on_demand(tried: Millis, failures: u32) -> Millis {
     if failures == 0 {
         tried
@@ -111,14 +105,12 @@ pub fn on_demand(tried: Millis, failures: u32) -> Millis {
 
 /// The time at which the schedule presents a refresh token again whose answer is missing. The first time is at once,
 /// inside the platform's 30 s of grace. Later times are those of any failure.
-#[must_use]
 pub fn after_unknown(now: Millis, failures: u32, random: f64) -> Millis {
     if failures <= 1 { now + Duration::from_secs(1) } else { backoff(now, failures - 1, random) }
 }
 
 /// The time of the next try of a refused installation that must not be marked now: after 2.5 to 5 minutes, doubling up
 /// to 30.
-#[must_use]
 pub fn after_refused(now: Millis, failures: u32, random: f64) -> Millis {
     let span = Duration::from_mins(5).saturating_mul(1 << failures.saturating_sub(1).min(3));
     within(now, span.min(Duration::from_mins(30)), 50..100, random)
@@ -126,19 +118,16 @@ pub fn after_refused(now: Millis, failures: u32, random: f64) -> Millis {
 
 /// The time of the next try of a refused installation whose live pair may be on the rescue queue. The first delay is 10
 /// to 20 s, because a rescued pair is stored in seconds. Later delays are those of any failure.
-#[must_use]
 pub fn after_rescue(now: Millis, failures: u32, random: f64) -> Millis {
     if failures <= 1 { within(now, Duration::from_secs(20), 50..100, random) } else { backoff(now, failures, random) }
 }
 
 /// The time of a paused installation's next try: after 6 to 24 hours.
-#[must_use]
 pub fn after_suspended(now: Millis, random: f64) -> Millis {
     within(now, Duration::from_hours(24), 25..100, random)
 }
 
 /// The time of the next try after an unclassified answer: after 1 to 4 hours.
-#[must_use]
 pub fn after_blocked(now: Millis, random: f64) -> Millis {
     within(now, Duration::from_hours(4), 25..100, random)
 }

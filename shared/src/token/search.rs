@@ -182,7 +182,7 @@ impl Tokens {
             self.table.abandon_search(search).await?;
             return self.table.end_search(&search.location).await;
         }
-        if let Some(own) = stored.company.as_deref().and_then(|id| Resource::company(id).ok()) {
+        if let Some(own) = stored.own_company() {
             // The location's own company must be asked last: it may have had no token when it was asked first.
             match self.probe(&own, &search.location, deadline).await {
                 CompanyAnswer::Installed => return self.found(&search.location, &own, now).await,

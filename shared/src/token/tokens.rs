@@ -64,7 +64,6 @@ pub struct InstallationStatus {
 
 impl Tokens {
     /// Creates a reader of the tokens of the installations in `table`.
-    #[must_use]
     pub fn new(table: Table, vault: Arc<Vault>, refresher: Arc<Refresher>, minter: Arc<Minter>, clock: Clock) -> Self {
         Self {
             table,

@@ -194,7 +194,7 @@ pub fn client(url: &str) -> Client {
 pub struct Dynamo {
     url: String,
     client: Client,
-    serving: Serving,
+    _serving: Serving,
 }
 
 #[derive(Debug)]
@@ -245,7 +245,7 @@ impl Dynamo {
             let _served = dynoxide::server::serve_with_shutdown(listener, database, until).await;
         });
         let client = client(&url);
-        Ok(Self { url, client, serving: Serving { _stop: stop, server, sweeper } })
+        Ok(Self { url, client, _serving: Serving { _stop: stop, server, sweeper } })
     }
 
     /// Returns the base URL, for `AWS_ENDPOINT_URL_DYNAMODB`.
@@ -256,11 +256,6 @@ impl Dynamo {
     /// Returns a client of this engine.
     pub fn client(&self) -> Client {
         self.client.clone()
-    }
-
-    /// Returns true if the server is still running.
-    pub fn is_running(&self) -> bool {
-        !self.serving.server.is_finished()
     }
 }
 

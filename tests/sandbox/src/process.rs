@@ -109,12 +109,6 @@ impl LogBook {
     pub fn lines(&self) -> Vec<LogLine> {
         lock(&self.0).clone()
     }
-
-    /// Returns the first line that contains any of these texts.
-    pub fn find_any(&self, needles: &[String]) -> Option<LogLine> {
-        let found = |line: &&LogLine| needles.iter().any(|needle| line.line.contains(needle.as_str()));
-        lock(&self.0).iter().find(found).cloned()
-    }
 }
 
 /// The parts of the sandbox that a worker uses.

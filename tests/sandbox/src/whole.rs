@@ -22,7 +22,7 @@ use crate::{
     marketplace::{self, Marketplace, grants::Resource},
     process::{self, LogBook, Program, Worker, WorkerContext, WorkerSpec},
     queue::{Poller, Queue},
-    runtime_api::{FunctionError, Invocation, RuntimeApi},
+    runtime_api::{Invocation, RuntimeApi},
     secrets::Secrets,
     server::StartError,
 };
@@ -405,14 +405,6 @@ impl Sandbox {
         let url = format!("{}{CALLBACK_PATH}?code={code}", self.gateway.url());
         let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?;
         Ok(client.get(url).send().await?.status().as_u16())
-    }
-
-    /// Invokes `refresh` as the schedule does.
-    ///
-    /// # Errors
-    /// The error that `Invoke` would report.
-    pub async fn refresh_now(&self) -> Result<Value, FunctionError> {
-        self.runtime.invoke_json("refresh", &scheduled_event(), refresh_invocation()).await
     }
 }
 

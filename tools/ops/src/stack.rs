@@ -73,7 +73,7 @@ pub(crate) struct Stack {
     pub(crate) webhook_secret_id: Option<String>,
     /// The queue for events that the bus did not take.
     pub(crate) overflow_queue_url: Option<String>,
-    /// The queue behind the overflow queue.
+    /// The dead-letter queue of the overflow queue.
     pub(crate) overflow_failures_url: Option<String>,
     /// The archive of the events on the bus.
     pub(crate) event_archive_arn: Option<String>,
@@ -91,7 +91,7 @@ impl Stack {
             return Err(CommandError::Environment("AWS_REGION is not set".into()));
         }
         let rescue = config.app.rescue_queue_url.clone();
-        let queues = [("rescue queue", rescue), ("queue behind it", config.rescue_failures_url)];
+        let queues = [("rescue queue", rescue), ("its dead-letter queue", config.rescue_failures_url)];
         let app =
             App::build(config.app, aws, Clock::system()).map_err(|error| CommandError::NotDone(error.to_string()))?;
         Ok(Self {
@@ -151,16 +151,6 @@ impl Stack {
 
     /// The approximate number of messages in a queue, including those in flight and delayed.
     pub(crate) async fn depth(&self, url: &str) -> Result<u64, CommandError> {
-        use aws_sdk_sqs::types::QueueAttributeName as Name;
-        let names = [
-            Name::ApproximateNumberOfMessages,
-            Name::ApproximateNumberOfMessagesNotVisible,
-            Name::ApproximateNumberOfMessagesDelayed,
-        ];
-        let asked = self.sqs().get_queue_attributes().queue_url(url).set_attribute_names(Some(names.to_vec()));
-        let answer = asked.send().await;
-        let answer = answer.map_err(|error| CommandError::NotDone(shared::http_client::aws_error::describe(&error)))?;
-        let attributes = answer.attributes().cloned().unwrap_or_default();
-        Ok(names.iter().filter_map(|name| attributes.get(name)?.parse::<u64>().ok()).sum())
+        shared::token::rescue::queue_depth(&self.sqs(), url).await.map_err(CommandError::NotDone)
     }
 }

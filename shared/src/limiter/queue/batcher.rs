@@ -13,7 +13,7 @@ use crate::limiter::permit::LimiterError;
 use crate::limiter::snapshot::{FURTHEST_SLOT, Snapshot};
 use crate::table::{StoreError, Write};
 
-/// Writes in a row that took longer than their permits were good for, after which the store counts as out of order.
+/// After this many consecutive writes whose answers came after their permits' `send_by`, all waiters get an error.
 const LATE_WRITES: u32 = 3;
 /// The longest lead of a write. The store's client lets no write take longer. After a freeze of the process or a change
 /// of the clock, a longer lead would number the next permits far ahead, and all processes would have to follow.

@@ -40,7 +40,7 @@ const MOST_ATTEMPTS: u32 = 100;
 
 pub(super) type PermitResult = Result<Permit, LimiterError>;
 
-/// The wish of a caller for one permit.
+/// A caller's request for one permit.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PermitRequest<'a> {
     /// The platform's endpoint that the request goes to.
@@ -108,7 +108,7 @@ impl WaiterQueue {
         &self.key
     }
 
-    /// Another policy holds from now on.
+    /// Replaces the policy, and recomputes the snapshot under it.
     pub(crate) fn adopt(&self, policy: LimitPolicy) {
         self.state().memory.adopt(policy);
     }
@@ -162,8 +162,8 @@ impl WaiterQueue {
         Ok(())
     }
 
-    /// Returns an unused permit, or exchanges it for one of the present if its `send_by` is over. It does not wait: the
-    /// place of the old permit is used, or an available one.
+    /// Returns the permit if it may still be used. Otherwise exchanges it for one of the current slot, without waiting: in
+    /// place of the old permit, or as a further one.
     pub(crate) async fn exchange_if_late(&self, permit: Permit) -> PermitResult {
         for failed in 0..MOST_ATTEMPTS {
             let now = self.clock.now();

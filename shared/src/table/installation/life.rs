@@ -6,7 +6,7 @@ use crate::domain::installation::{AppDetails, Installation, SealedPair};
 use crate::domain::resource::Resource;
 use crate::domain::status::{LeaseOwner, Status, TokenVersion, Transition};
 use crate::table::installation::details::DETAILS;
-use crate::table::minted::SEARCH_RESULT;
+use crate::table::search::SEARCH_RESULT;
 use crate::table::{StoreError, Table, Update, Write, n, s};
 
 /// A new installation, without its tokens.

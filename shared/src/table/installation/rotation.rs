@@ -10,7 +10,7 @@ use crate::domain::event::Event;
 use crate::domain::installation::{Gone, Installation, SealedPair, StandbyPair};
 use crate::domain::resource::Resource;
 use crate::domain::status::{LeaseOwner, Status, TokenVersion, Transition};
-use crate::table::minted::SEARCH_RESULT;
+use crate::table::search::SEARCH_RESULT;
 use crate::table::{StoreError, Table, Update, Write, n, s};
 
 /// The length of a lease. It is long enough for two presentations of the refresh token and a commit. It is so short

@@ -123,7 +123,7 @@ impl Minter {
             }
             CompanyApiError::WrongTenant => {
                 tracing::error!(alarm = "wrong_tenant", resource = %location,
-                    "a grant for another location or company was refused");
+                    "the platform granted a token for another location or company; the token is dropped");
                 blocked("wrong tenant", TokenError::InProgress { retry_at: now + schedule::RETRY_ON_DEMAND })
             }
         }))

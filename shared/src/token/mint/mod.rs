@@ -81,7 +81,6 @@ impl WhenAbsent {
 
 impl Minter {
     /// Creates a minter of the locations in the table. Each request to a company takes a permit of `limiter`.
-    #[must_use]
     pub fn new(parts: TokenParts, limiter: Limiter) -> Self {
         Self { parts, limiter }
     }

@@ -137,7 +137,7 @@ impl LeasedRefresh<'_> {
     async fn refresh_token(&self) -> Result<Redacted, Refreshed> {
         let Installation { version, pair, .. } = &self.leased.installation;
         let Some(sealed) = pair.as_ref().and_then(|pair| pair.refresh.as_deref()) else {
-            tracing::error!(alarm = "no_refresh_token", resource = %self.leased.installation.resource, "nothing to present");
+            tracing::error!(alarm = "no_refresh_token", resource = %self.leased.installation.resource, "the installation has no refresh token: nothing is sent");
             let now = self.refresher.parts.clock.now();
             self.release(
                 Status::NeedsReauthorization,

@@ -92,7 +92,7 @@ impl Commit<'_> {
                 LostCommit::AlreadyMine => return Ok(Committed::Stored(stored)),
                 LostCommit::Superseded => {
                     tracing::warn!(resource = %self.resource, generation = self.from.next().generation,
-                        "a granted pair belongs to the past and is dropped");
+                        "a granted pair is dropped: the installation has ended or the current pair is newer");
                     return Ok(Committed::Superseded);
                 }
                 LostCommit::Standby => {}

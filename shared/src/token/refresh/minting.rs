@@ -8,7 +8,7 @@ use crate::domain::resource::{Kind, Resource};
 use crate::domain::status::Status;
 use crate::table::StoreError;
 use crate::table::search::SearchReason;
-use crate::token::minted::MOST_ASKED;
+use crate::token::companies::MOST_ASKED;
 use crate::token::probe::Probed;
 
 /// The possibility to mint a token from a company's for a location whose own grant is refused.
@@ -29,11 +29,10 @@ impl LeasedRefresh<'_> {
     /// Asks the location's company if it has the app there. If it does not, the location may have moved: then a few
     /// other companies are asked, too.
     pub(super) async fn minting(&self) -> Result<Minting, StoreError> {
-        let Installation { resource, company, .. } = &self.leased.installation;
-        if resource.kind() == Kind::Company {
+        if self.leased.installation.resource.kind() == Kind::Company {
             return Ok(Minting::Impossible);
         }
-        let own = company.as_deref().and_then(|id| Resource::company(id).ok());
+        let own = self.leased.installation.own_company();
         if let Some(own) = &own {
             let known = self.ask(own, true).await?;
             if !matches!(known, Minting::Impossible) {
@@ -48,9 +47,7 @@ impl LeasedRefresh<'_> {
     async fn ask_others(&self, own: Option<&Resource>) -> Result<Minting, StoreError> {
         let Installation { resource, version, search, .. } = &self.leased.installation;
         let table = &self.refresher.parts.table;
-        let mut listed = table.newest_companies(MOST_ASKED + 1).await?;
-        let more = listed.len() > MOST_ASKED;
-        listed.truncate(MOST_ASKED);
+        let (listed, more) = table.newest_companies(MOST_ASKED).await?;
         let others = listed.iter().map(|listed| &listed.company).filter(|company| Some(*company) != own);
         let mut unasked = None;
         for answer in join_all(others.map(|company| self.ask(company, false))).await {

@@ -41,7 +41,6 @@ pub struct Refresher {
 impl Refresher {
     /// Creates a refresher of the installations in the table. A granted pair that cannot be stored goes to the `rescue`
     /// queue.
-    #[must_use]
     pub fn new(parts: TokenParts, rescue: Option<RescueQueue>, minter: Arc<Minter>) -> Self {
         Self { parts, rescue, minter }
     }

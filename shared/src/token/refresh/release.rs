@@ -12,12 +12,12 @@ use crate::domain::status::Status;
 use crate::platform::token_endpoint::{Cause, fingerprint};
 use crate::seal::pair::{Pair, PairRole};
 use crate::table::Write;
+use crate::table::app::BreakerReason;
 use crate::table::installation::{Finding, Release};
 use crate::table::mark_budget::Requested;
 use crate::table::minted::MintSource;
 use crate::token::TokenError;
 use crate::token::breaker::Marking;
-use crate::token::outcome::outcome_of;
 use crate::token::schedule;
 
 /// The longest delay before the next try of an installation after a fault of the app, such as wrong credentials.
@@ -83,13 +83,13 @@ impl LeasedRefresh<'_> {
                 }
                 Ok(Marking::Stopped) => {
                     self.wait("refused, like too many others", schedule::after_refused, Some(Finding::Refused)).await;
-                    return Refreshed::Failed(TokenError::Misconfigured("mass_refusal"));
+                    return Refreshed::Failed(TokenError::Misconfigured(BreakerReason::MassRefusal.as_str()));
                 }
                 // The lease ends by itself.
                 Err(error) => return Refreshed::Failed(TokenError::Store(error)),
             }
         }
-        let Installation { resource, version, .. } = &self.leased.installation;
+        let Installation { version, .. } = &self.leased.installation;
         let to = Release {
             status: Status::NeedsReauthorization,
             due_at: None,
@@ -98,21 +98,11 @@ impl LeasedRefresh<'_> {
             finding: None,
             now,
         };
-        match self
-            .refresher
-            .parts
-            .events
-            .release(&self.leased.installation, &self.leased.owner, to, self.leased.lease.deadline)
-            .await
-        {
-            Ok(Write::Applied(_)) => {
-                tracing::warn!(%resource, generation = version.generation, outcome = outcome_of(Status::NeedsReauthorization),
-                    total_ms = self.leased.lease.held_ms(), Refreshes = 1,
-                    "the grant is gone: the app must be installed again");
-                Refreshed::Failed(TokenError::ReauthorizationRequired {
-                    reinstall_url: self.leased.installation.reinstall_url(),
-                })
-            }
+        let note = "the refresh token is refused: the app must be installed again";
+        match self.refresher.parts.release(&self.leased, to, note).await {
+            Ok(Write::Applied(_)) => Refreshed::Failed(TokenError::ReauthorizationRequired {
+                reinstall_url: self.leased.installation.reinstall_url(),
+            }),
             Ok(Write::Conflict(stored)) if stored.version == *version && !stored.standby().is_empty() => {
                 self.promote(&stored).await
             }
@@ -319,11 +309,11 @@ impl LeasedRefresh<'_> {
 
     pub(super) fn log_wrong_tenant(&self) {
         tracing::error!(alarm = "wrong_tenant", resource = %self.leased.installation.resource,
-            "a grant for another location or company was refused");
+            "the platform granted a token for another location or company; the token is dropped");
     }
 
     pub(super) fn log_unknown(&self, cause: Cause) {
         let resource = &self.leased.installation.resource;
-        tracing::warn!(%resource, generation = self.leased.installation.version.generation, ?cause, "no answer is known");
+        tracing::warn!(%resource, generation = self.leased.installation.version.generation, ?cause, "the platform's answer to a renewal is not known");
     }
 }

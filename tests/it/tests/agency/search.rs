@@ -285,13 +285,13 @@ async fn a_task_that_is_requested_again_while_it_runs_is_kept(world: World) {
     world.table.list_company(id, now).await.expect("a table");
     world.table.list_company(id, later).await.expect("a table");
     world.table.unlist_company(id, now, later).await.expect("a table");
-    assert_eq!(world.table.newest_companies(9).await.expect("a table").len(), 1);
+    assert_eq!(world.table.newest_companies(9).await.expect("a table").0.len(), 1);
     world.table.keep_company_listed(id, now).await.expect("a table");
-    assert_eq!(world.table.newest_companies(9).await.expect("a table")[0].listed_at, later);
+    assert_eq!(world.table.newest_companies(9).await.expect("a table").0[0].listed_at, later);
     world.table.unlist_company(id, later, later).await.expect("a table");
-    assert_eq!(world.table.newest_companies(9).await.expect("a table"), []);
+    assert_eq!(world.table.newest_companies(9).await.expect("a table").0, []);
     world.table.keep_company_listed(id, now).await.expect("a table");
-    assert_eq!(world.table.newest_companies(9).await.expect("a table")[0].listed_at, now);
+    assert_eq!(world.table.newest_companies(9).await.expect("a table").0[0].listed_at, now);
 }
 
 /// A million companies are a million items, which are read in pages of bounded size. So no item and no page grows with
@@ -318,7 +318,7 @@ async fn companies_are_listed_in_pages(world: World) {
         after = Some(last);
     }
     assert_eq!(seen.len(), MANY);
-    assert_eq!(world.table.newest_companies(6).await.expect("a table").len(), 6);
+    assert_eq!(world.table.newest_companies(6).await.expect("a table").0.len(), 6);
     let bytes = |item: &shared::table::Item| -> usize {
         item.iter().map(|(name, value)| name.len() + value.as_s().map_or(21, String::len)).sum()
     };

@@ -56,7 +56,7 @@ async fn a_companys_uninstall_stops_its_locations_and_erases_their_tokens(world:
     assert!(world.stored(&own).await.pair.is_some());
     world.advance(Duration::from_mins(2));
     world.refresh(&process, json!({})).await;
-    assert_eq!(world.table.newest_companies(9).await.expect("a table"), []);
+    assert_eq!(world.table.newest_companies(9).await.expect("a table").0, []);
     assert_eq!(world.table.task(company().id(), world.clock.now()).await.expect("a table"), None);
     assert_eq!(minted(&world), 2);
     world.end().await;

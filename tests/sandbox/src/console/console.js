@@ -159,8 +159,10 @@ function drawCard(parts, { installation, platform, chart: traffic, problem }, no
   if (platform.paused) alarm.push("paused at the platform");
   if (installation?.lease_ends_at > now && ["Refreshing", "Uncertain"].includes(installation.status)) {
     alarm.push(`lease ends in ${duration(installation.lease_ends_at - now)}`);
-  } else if (["Refreshing", "Uncertain"].includes(installation?.status)) {
+  } else if (installation?.status === "Refreshing") {
     alarm.push("lease expired: the next call or refresh presents the token again");
+  } else if (installation?.status === "Uncertain") {
+    alarm.push("outcome unknown or refused: the renewal is tried again");
   }
   if (installation?.retry_at > now) alarm.push(`next try in ${duration(installation.retry_at - now)}`);
   if (installation && !installation.is_placeholder) {

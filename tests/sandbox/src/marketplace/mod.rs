@@ -401,13 +401,6 @@ impl Platform {
         self.state().windows.get(resource).map_or(0, Window::worst)
     }
 
-    /// Clears the records and counts of requests. Tokens, limits and faults stay.
-    pub fn forget_requests(&self) {
-        let mut state = self.state();
-        state.ledger = Ledger::default();
-        state.windows.clear();
-    }
-
     /// Loads the grants from a file if it exists, and saves them there from now on.
     ///
     /// # Errors

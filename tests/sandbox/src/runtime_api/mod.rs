@@ -130,13 +130,6 @@ impl RuntimeApi {
         self.inner.state().aliases.entry(function.to_owned()).or_default().insert(alias.to_owned());
     }
 
-    /// Removes an alias.
-    pub fn delete_alias(&self, function: &str, alias: &str) {
-        if let Some(aliases) = self.inner.state().aliases.get_mut(function) {
-            aliases.remove(alias);
-        }
-    }
-
     /// Invokes a function and waits for its answer.
     ///
     /// # Errors
