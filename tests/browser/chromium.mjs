@@ -6,7 +6,7 @@ import { chromium } from "playwright-core";
 const PROGRAM = [process.env.CHROMIUM, "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"]
   .find((path) => path && existsSync(path));
 
-/** A browser without a window. What it would ask the world by itself is switched off. */
+/** A browser without a window. Its own requests to the internet are switched off. */
 export function launch() {
   if (!PROGRAM) throw new Error("no Chromium found: install Debian's package chromium, or say where it is in CHROMIUM");
   return chromium.launch({

@@ -1,7 +1,7 @@
-"""What the deployed system must look like from outside, and what each role may do.
+"""The expected form of the deployed system from outside, and the permissions of each role.
 
 These tables are written down a second time on purpose: a change of the template that nobody meant shows up as a
-difference to them. Whoever means it changes both, and the reviewer sees the permission in plain words.
+difference to them. An intended change is made in both, and the reviewer sees the permission in plain words.
 """
 
 # (method, path) -> (function, who lets the caller in). "open" means that the function itself decides.
@@ -32,7 +32,7 @@ THROTTLES["POST /webhooks/marketplace"] = (100, 400)
 
 _EVERYWHERE = {"RUST_LOG", "TABLE_NAME", "APP_SECRET_ID", "GATEWAY_ALIAS"}
 
-# Environment of each function. What a parameter leaves empty counts as absent.
+# Environment of each function. An empty parameter counts as absent.
 ENVIRONMENT = {
     "callback": _EVERYWHERE
     | {
@@ -189,7 +189,7 @@ ON_DEMAND = {
     "EventArchive": "HasEventArchive",
 }
 
-# What a deployment tells; README and docs name them.
+# The outputs of a deployment; README and docs name them.
 OUTPUTS = {
     "InstallUrl",
     "CallbackUrl",
@@ -212,7 +212,7 @@ OUTPUTS = {
     "RescueFailuresUrl",
 }
 
-# What somebody is woken for; the runbook of each is in docs/operations.md.
+# The alarms that wake somebody; the runbook of each is in docs/operations.md.
 ALARMS = {
     "RescueQueueAlarm",
     "PairAtRiskAlarm",

@@ -62,7 +62,7 @@ def alarms_watch_what_exists(template, full, bare):
                 for dimension in dimensions:
                     if not isinstance(dimension["Value"], dict):
                         yield f"{name}: {dimension['Name']} is no resource of the stack"
-        # What is filled up has no missing data: the newest period says 0 until its lines have arrived.
+        # A filled metric has no missing data: the newest period says 0 until its lines have arrived.
         filled = any("FILL(" in query.get("Expression", "") for query in properties.get("Metrics", []))
         if filled and properties["EvaluationPeriods"] <= properties.get("DatapointsToAlarm", properties["EvaluationPeriods"]):
             yield f"{name}: looks at periods only whose data may still be on the way"
