@@ -17,7 +17,7 @@ use crate::arguments::Sealing;
 use crate::error::CommandError;
 use crate::print::{Out, note};
 use crate::progress;
-use crate::stack::Stack;
+use crate::stack::{RESCUE_FAILURES, Stack};
 
 /// The number of installations that are written at once.
 const CONCURRENCY: usize = 16;
@@ -182,7 +182,7 @@ async fn retire(stack: &Stack, secret: &EditedSecret, out: Out, id: &str, wait: 
             )));
         }
     }
-    if !stack.queues.iter().any(|(what, _)| *what == "queue behind it") {
+    if !stack.queues.iter().any(|(what, _)| *what == RESCUE_FAILURES) {
         note("RESCUE_FAILURES_URL is not set: the dead-letter queue of the rescue queue was not checked");
     }
     if let Some(count) = counts(stack).await?.get(id) {

@@ -12,6 +12,10 @@ use shared::secrets::edit::EditedSecret;
 
 use crate::error::CommandError;
 
+/// The name of the rescue queue in [`Stack::queues`].
+pub(crate) const RESCUE_QUEUE: &str = "rescue queue";
+/// The name of its dead-letter queue in [`Stack::queues`].
+pub(crate) const RESCUE_FAILURES: &str = "dead-letter queue of the rescue queue";
 /// Time-out of an invocation. Longer than the time-out of the function.
 const INVOCATION: Duration = Duration::from_secs(90);
 
@@ -91,7 +95,7 @@ impl Stack {
             return Err(CommandError::Environment("AWS_REGION is not set".into()));
         }
         let rescue = config.app.rescue_queue_url.clone();
-        let queues = [("rescue queue", rescue), ("its dead-letter queue", config.rescue_failures_url)];
+        let queues = [(RESCUE_QUEUE, rescue), (RESCUE_FAILURES, config.rescue_failures_url)];
         let app =
             App::build(config.app, aws, Clock::system()).map_err(|error| CommandError::NotDone(error.to_string()))?;
         Ok(Self {

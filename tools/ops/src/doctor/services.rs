@@ -6,7 +6,7 @@ use shared::domain::clock::Clock;
 use shared::http_client::{ResponseLimits, SendError};
 
 use super::Finding;
-use crate::stack::Stack;
+use crate::stack::{RESCUE_QUEUE, Stack};
 
 /// The largest accepted offset of this machine's clock, in milliseconds. The functions correct a larger offset, because the
 /// request limits depend on clocks.
@@ -26,7 +26,7 @@ pub(super) async fn check(stack: &Stack) -> Vec<Finding> {
                 "check the queue's URL and your permission sqs:GetQueueAttributes",
             ),
             Ok(0) => Finding::ok(what, "empty"),
-            Ok(depth) if *what == "rescue queue" => Finding::warn(
+            Ok(depth) if *what == RESCUE_QUEUE => Finding::warn(
                 what,
                 format!("{depth} token pairs wait to be stored"),
                 "find in the logs of refresh why they are not stored; they are retried automatically",
@@ -49,9 +49,10 @@ pub(super) async fn check(stack: &Stack) -> Vec<Finding> {
 /// Checks the queues of events that the bus did not take.
 async fn overflow(stack: &Stack) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (what, url) in
-        [("overflow queue", &stack.overflow_queue_url), ("queue behind overflow", &stack.overflow_failures_url)]
-    {
+    for (what, url) in [
+        ("overflow queue", &stack.overflow_queue_url),
+        ("dead-letter queue of the overflow queue", &stack.overflow_failures_url),
+    ] {
         let Some(url) = url else { continue };
         findings.push(match stack.depth(url).await {
             Err(failure) => Finding::fail(
