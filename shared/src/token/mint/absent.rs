@@ -169,8 +169,7 @@ impl Minter {
         if location.pair.as_ref().is_none_or(|pair| pair.access_expires_at <= now) {
             return Ok(false);
         }
-        let own = location.own_company();
-        let Some(own) = own else { return Ok(true) };
+        let Some(own) = location.own_company() else { return Ok(true) };
         let epoch = location.minted().unwrap_or_default().company_epoch;
         if let Some(company) = companies.iter().find(|company| company.resource == own) {
             return Ok(company.access.epoch <= epoch);

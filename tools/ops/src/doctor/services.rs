@@ -19,24 +19,22 @@ const MAX_BODY: usize = 1024 * 1024;
 pub(super) async fn check(stack: &Stack) -> Vec<Finding> {
     let mut findings = vec![clock(stack), platform(stack).await];
     for (what, url) in &stack.queues {
-        findings.push(match stack.depth(url).await {
-            Err(failure) => Finding::fail(
-                what,
-                failure.to_string(),
-                "check the queue's URL and your permission sqs:GetQueueAttributes",
-            ),
-            Ok(0) => Finding::ok(what, "empty"),
-            Ok(depth) if *what == RESCUE_QUEUE => Finding::warn(
-                what,
-                format!("{depth} token pairs wait to be stored"),
-                "find in the logs of refresh why they are not stored; they are retried automatically",
-            ),
-            Ok(depth) => Finding::fail(
-                what,
-                format!("{depth} token pairs could not be stored for days"),
-                "docs/operations.md (\"Rescue failures\") describes the recovery; they are kept for 14 days",
-            ),
+        let finding = queue(stack, what, url, |depth| {
+            if *what == RESCUE_QUEUE {
+                Finding::warn(
+                    what,
+                    format!("{depth} token pairs wait to be stored"),
+                    "find in the logs of refresh why they are not stored; they are retried automatically",
+                )
+            } else {
+                Finding::fail(
+                    what,
+                    format!("{depth} token pairs could not be stored for days"),
+                    "docs/operations.md (\"Rescue failures\") describes the recovery; they are kept for 14 days",
+                )
+            }
         });
+        findings.push(finding.await);
     }
     findings.extend(overflow(stack).await);
     if stack.queues.is_empty() {
@@ -46,36 +44,40 @@ pub(super) async fn check(stack: &Stack) -> Vec<Finding> {
     findings
 }
 
+/// Checks one queue. `filled` makes the finding of a queue that holds this number of messages.
+async fn queue(stack: &Stack, what: &'static str, url: &str, filled: impl FnOnce(u64) -> Finding) -> Finding {
+    match stack.depth(url).await {
+        Err(failure) => {
+            Finding::fail(what, failure.to_string(), "check the queue's URL and your permission sqs:GetQueueAttributes")
+        }
+        Ok(0) => Finding::ok(what, "empty"),
+        Ok(depth) => filled(depth),
+    }
+}
+
 /// Checks the queues of events that the bus did not take.
 async fn overflow(stack: &Stack) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (what, url) in [
-        ("overflow queue", &stack.overflow_queue_url),
-        ("dead-letter queue of the overflow queue", &stack.overflow_failures_url),
-    ] {
-        let Some(url) = url else { continue };
-        findings.push(match stack.depth(url).await {
-            Err(failure) => Finding::fail(
-                what,
-                failure.to_string(),
-                "check the queue's URL and your permission sqs:GetQueueAttributes",
-            ),
-            Ok(0) => Finding::ok(what, "empty"),
-            Ok(depth) if what == "overflow queue" => Finding::warn(
-                what,
+    if let Some(url) = &stack.overflow_queue_url {
+        let finding = queue(stack, "overflow queue", url, |depth| {
+            Finding::warn(
+                "overflow queue",
                 format!("{depth} events wait for the bus"),
                 "find in the logs of webhook why the bus does not take them; they are retried automatically",
-            ),
-            Ok(depth) => Finding::fail(
-                what,
+            )
+        });
+        findings.push(finding.await);
+    }
+    if let Some(url) = &stack.overflow_failures_url {
+        const WHAT: &str = "dead-letter queue of the overflow queue";
+        let finding = queue(stack, WHAT, url, |depth| {
+            Finding::fail(
+                WHAT,
                 format!("{depth} events could not be published for days"),
                 "docs/operations.md (\"Events on the overflow queue\") describes the recovery; they are kept for 14 days",
-            ),
+            )
         });
-    }
-    if stack.app.config.event_bus_name.is_none() {
-        let said = "there is none: webhooks other than those about installations are ignored";
-        findings.push(Finding::ok("event bus", said));
+        findings.push(finding.await);
     }
     findings
 }
