@@ -52,14 +52,7 @@ impl Minter {
             } else {
                 "the location's company does not have the app there: others are asked"
             };
-            let failure = MintFailure {
-                status: None,
-                due_at: schedule::after_blocked(now, fastrand::f64()),
-                retry_at: None,
-                failures,
-                note,
-                error: Ok(TokenError::NotInstalled),
-            };
+            let failure = self.not_installed(failures, note);
             return self.fail(mint, failure, None).await;
         }
         let reinstall_url = location.reinstall_url();
@@ -82,7 +75,7 @@ impl Minter {
             drop(self.parts.release(&mint.leased, to, "no company has the app there").await);
             return Ok(Refreshed::Failed(TokenError::ReauthorizationRequired { reinstall_url }));
         }
-        let (absence, error) = self.absence(&location.resource, when_absent).await;
+        let (absence, error) = self.absence(&location.resource, !is_final).await;
         let released = self.parts.table.release_absent(&location.resource, location.version, owner, absence).await;
         tracing::info!(resource = %location.resource, stored = released.is_ok(), ?when_absent, outcome = "absent",
             Refreshes = 1, "no company that was asked has the app there");
@@ -120,15 +113,17 @@ impl Minter {
             None if unasked => now + UNASKED_APART,
             None => now + OTHERS_APART,
         };
-        let failure = failure.filter(MintFailure::is_of_company_token).unwrap_or(MintFailure {
-            status: None,
-            due_at: schedule::after_blocked(now, fastrand::f64()),
-            retry_at: None,
-            failures: planned.failures,
-            note: "the location's company has no token, and no other company is known to have the app there",
-            error: Ok(TokenError::NotInstalled),
+        let failure = failure.filter(MintFailure::is_of_company_token).unwrap_or_else(|| {
+            let note = "the location's company has no token, and no other company is known to have the app there";
+            self.not_installed(planned.failures, note)
         });
         self.fail(mint, failure, Some(Finding::OthersAsked { again_at })).await
+    }
+
+    /// The failure of a location that no company that was asked has. Its state stays as it is.
+    fn not_installed(&self, failures: u32, note: &'static str) -> MintFailure {
+        let due_at = schedule::after_blocked(self.parts.clock.now(), fastrand::f64());
+        MintFailure { status: None, due_at, retry_at: None, failures, note, error: Ok(TokenError::NotInstalled) }
     }
 
     /// Releases a location that cannot be marked because no place of the budget is left. Its token is used to its end,
@@ -143,22 +138,19 @@ impl Minter {
         Refreshed::Failed(TokenError::InProgress { retry_at })
     }
 
-    /// Returns the note of an absence for the table, and the caller's answer.
-    async fn absence(&self, location: &Resource, when_absent: WhenAbsent) -> (Absence, TokenError) {
+    /// Returns the note of an absence for the table, and the caller's answer. With `search`, the schedule asks further
+    /// companies, if it has room for another location.
+    async fn absence(&self, location: &Resource, search: bool) -> (Absence, TokenError) {
         let now = self.parts.clock.now();
         let remembered = (Absence::Until(now + ABSENT), TokenError::NotInstalled);
-        match when_absent {
-            WhenAbsent::Remember => remembered,
-            WhenAbsent::AskOthers | WhenAbsent::Unknown { .. } => (Absence::Unmarked, TokenError::NotInstalled),
-            // The location is queued before the search is noted in it, so a location with such a note is always in the
-            // queue.
-            WhenAbsent::Search => match self.parts.table.begin_search(location, SearchReason::Unknown).await {
-                Ok(true) => {
-                    (Absence::Searching(now), TokenError::InProgress { retry_at: now + schedule::SEARCH_RETRY })
-                }
-                Ok(false) => remembered,
-                Err(error) => (Absence::Unmarked, error.into()),
-            },
+        if !search {
+            return remembered;
+        }
+        // The location is queued before the search is noted in it, so a location with such a note is always in the queue.
+        match self.parts.table.begin_search(location, SearchReason::Unknown).await {
+            Ok(true) => (Absence::Searching(now), TokenError::InProgress { retry_at: now + schedule::SEARCH_RETRY }),
+            Ok(false) => remembered,
+            Err(error) => (Absence::Unmarked, error.into()),
         }
     }
 
