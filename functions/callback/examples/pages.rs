@@ -44,7 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             write(kind.map_or("done", Kind::as_str), pages::done(Done { kind, marketplace }, context))?;
         }
         write("choice", pages::choice(context))?;
-        for failure in InstallFailure::ALL {
+        for &failure in InstallFailure::ALL {
             write(&format!("{failure:?}"), pages::failure(failure, context))?;
         }
     }

@@ -7,12 +7,13 @@ use http::StatusCode;
 use shared::install::InstallError;
 use shared::platform::token_endpoint::ExchangeError;
 use shared::secrets::SecretError;
+use strum::VariantArray;
 
 use crate::query::Repeated;
 use crate::state::StateError;
 
 /// The reason for an error page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, VariantArray)]
 pub enum InstallFailure {
     /// The path is no page of this function.
     NotFound,
@@ -47,32 +48,13 @@ pub enum InstallFailure {
     Misconfigured,
     /// The platform cannot be reached.
     PlatformUnavailable,
-    /// The table or Secrets Manager cannot be reached. This variant stays the last one, because the length of
-    /// [`Self::ALL`] is derived from it.
+    /// The table or Secrets Manager cannot be reached.
     Unavailable,
 }
 
 impl InstallFailure {
-    /// All variants, for code that iterates over them.
-    pub const ALL: [Self; Self::Unavailable as usize + 1] = [
-        Self::NotFound,
-        Self::MethodNotAllowed,
-        Self::Prefetched,
-        Self::Malformed,
-        Self::NotApproved,
-        Self::BrowserUnknown,
-        Self::StateForeign,
-        Self::StateExpired,
-        Self::StateRequired,
-        Self::StateUsed,
-        Self::CodeRefused,
-        Self::InProgress,
-        Self::Busy,
-        Self::Suspended,
-        Self::Misconfigured,
-        Self::PlatformUnavailable,
-        Self::Unavailable,
-    ];
+    /// All failures.
+    pub const ALL: &[Self] = Self::VARIANTS;
 
     /// The name in logs and metrics.
     pub fn name(self) -> &'static str {
@@ -99,7 +81,7 @@ impl InstallFailure {
 
     /// The failure with this name ([`Self::name`]).
     pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|failure| failure.name() == name)
+        Self::ALL.iter().copied().find(|failure| failure.name() == name)
     }
 
     /// The status code.
@@ -223,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_failure_is_found_by_its_name() {
-        for failure in InstallFailure::ALL {
+        for &failure in InstallFailure::ALL {
             assert_eq!(InstallFailure::named(failure.name()), Some(failure));
         }
         assert_eq!(InstallFailure::named(""), None);
@@ -231,7 +213,7 @@ mod tests {
 
     #[test]
     fn failures_that_the_admin_cannot_repair_have_a_5xx_status() {
-        for failure in InstallFailure::ALL.into_iter().filter(|f| *f != InstallFailure::Prefetched) {
+        for failure in InstallFailure::ALL.iter().copied().filter(|f| *f != InstallFailure::Prefetched) {
             assert_eq!(failure.is_ours(), failure.status().is_server_error(), "{failure:?}");
         }
     }

@@ -233,7 +233,7 @@ mod tests {
 
     fn pages_of(brand: &Brand) -> Vec<(String, Response<Body>)> {
         with_brand(brand, Marketplace::Standard, |context| {
-            let failures = InstallFailure::ALL.into_iter().map(|f| (format!("{f:?}"), failure(f, context)));
+            let failures = InstallFailure::ALL.iter().copied().map(|f| (format!("{f:?}"), failure(f, context)));
             let kinds = [None, Some(Kind::Location), Some(Kind::Company)];
             let dones = kinds.into_iter().map(|kind| {
                 (format!("Done{kind:?}"), done(Done { kind, marketplace: Marketplace::Standard }, context))

@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn every_failure_has_an_explanation_and_a_next_step_without_jargon() {
-        for one in InstallFailure::ALL {
+        for &one in InstallFailure::ALL {
             let text = failure(one);
             assert!(text.next.len() > 15 && text.happened.len() > 15, "{one:?}");
             let jargon = ["OAuth", "token", " code", "state ", "HTTP", "error", "exception"];
@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_page_has_a_button_if_the_admin_can_continue() {
-        let without: Vec<_> = InstallFailure::ALL.into_iter().filter(|f| failure(*f).links.is_empty()).collect();
+        let without: Vec<_> = InstallFailure::ALL.iter().copied().filter(|f| failure(*f).links.is_empty()).collect();
         let expected = [
             InstallFailure::NotFound,
             InstallFailure::MethodNotAllowed,

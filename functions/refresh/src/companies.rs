@@ -14,7 +14,6 @@ use shared::domain::clock::Millis;
 use shared::domain::installation::Installation;
 use shared::domain::limits::Endpoint;
 use shared::domain::resource::Resource;
-use shared::domain::status::Status;
 use shared::platform::company_api::{CompanyApiError, CompanyApiResult, Departure, ListPosition, LocationsPage};
 use shared::table::StoreError;
 use shared::table::company::Task;
@@ -74,7 +73,7 @@ async fn run_tasks(app: &App, deadline: Millis) {
                 return tracing::warn!(%error, "the background tasks of companies cannot be read; the next tick tries again");
             }
         };
-        let runs = stream::iter(page.entries).map(|company| run_task(app, company, deadline));
+        let runs = stream::iter(page.items).map(|company| run_task(app, company, deadline));
         runs.buffer_unordered(COMPANIES_AT_ONCE).collect::<()>().await;
         after = page.next;
         if after.is_none() || check_time_left(app, deadline).is_err() {
@@ -101,7 +100,7 @@ async fn execute(app: &App, task: &Task, deadline: Millis) -> Result<(), TaskErr
     let began = app.clock.now();
     let Ok(company) = Resource::company(&task.company) else { return finish(app, task).await };
     let stored = app.table.installation(&company).await?;
-    let is_installed = stored.as_ref().is_some_and(|stored| stored.status() != Status::Revoked);
+    let is_installed = stored.as_ref().is_some_and(|stored| stored.installed().is_some());
     // An install has ended when it is stored, or when a later uninstall has superseded it.
     let is_over = |stored: &Installation, started: Millis| {
         stored.installed_at >= started || stored.revoked_at().is_some_and(|at| at > started)
@@ -112,7 +111,7 @@ async fn execute(app: &App, task: &Task, deadline: Millis) -> Result<(), TaskErr
         >= if install_is_pending || stored.is_none() { GIVE_UP_PENDING_AFTER } else { GIVE_UP_AFTER };
     let outcome = match &stored {
         None => Err(TokenError::NotInstalled.into()),
-        Some(stored) if stored.status() == Status::Revoked => erase(app, stored, deadline).await,
+        Some(stored) if stored.installed().is_none() => erase(app, stored, deadline).await,
         Some(stored) => discover(app, stored, task, deadline).await,
     };
     if !is_installed && (given_up || outcome.is_ok() && !install_is_pending) {

@@ -11,8 +11,8 @@ use shared::domain::clock::Millis;
 use shared::domain::installation::Installation;
 use shared::domain::resource::{Kind, Resource};
 use shared::table::company::Note;
-use shared::table::installation::{DUE_SHARDS, Due, DueKey, DuePage, LEASE};
-use shared::table::{StoreError, Write};
+use shared::table::installation::{DUE_SHARDS, Due, LEASE};
+use shared::table::{Item, Page, StoreError, Write};
 use shared::token::TokenError;
 use shared::token::outcome::{Refreshed, Why};
 use shared::token::schedule;
@@ -168,7 +168,7 @@ async fn refresh(app: &App, shards: Shards, deadline: Millis) -> Result<(Summary
         None => {}
     }
     for (shard, after) in unread {
-        let first = app.table.due(shard, began, after, 1).await?.entries;
+        let first = app.table.due(shard, began, after, 1).await?.items;
         oldest = first.first().map_or(oldest, |first| oldest.min(first.due_at));
     }
     Ok((summary, began.since(oldest)))
@@ -179,9 +179,9 @@ struct DueIndex<'a> {
     app: &'a App,
     deadline: Millis,
     /// The shards to read in this round, each with the key after which to start.
-    unread: VecDeque<(u32, Option<DueKey>)>,
+    unread: VecDeque<(u32, Option<Item>)>,
     /// The shards to read in the next round, because they have further pages.
-    more: VecDeque<(u32, Option<DueKey>)>,
+    more: VecDeque<(u32, Option<Item>)>,
     /// The installations found so far. Each is handled once, although the index lags behind the table and a failed renewal
     /// may be due again.
     seen: HashSet<Resource>,
@@ -227,7 +227,7 @@ impl<'a> DueIndex<'a> {
                 self.stop = Some(StopReason::NoTime);
                 return None;
             }
-            let DuePage { entries, next } = match self.app.table.due(shard, self.app.clock.now(), after, PAGE).await {
+            let Page { items, next } = match self.app.table.due(shard, self.app.clock.now(), after, PAGE).await {
                 Ok(page) => page,
                 Err(error) => {
                     self.stop = Some(StopReason::Failed(error));
@@ -238,8 +238,8 @@ impl<'a> DueIndex<'a> {
             if next.is_some() {
                 self.more.push_back((shard, next));
             }
-            self.oldest = entries.first().map_or(self.oldest, |first| self.oldest.min(first.due_at));
-            let due: Vec<_> = entries.into_iter().filter(|due| self.seen.insert(due.resource.clone())).collect();
+            self.oldest = items.first().map_or(self.oldest, |first| self.oldest.min(first.due_at));
+            let due: Vec<_> = items.into_iter().filter(|due| self.seen.insert(due.resource.clone())).collect();
             if due.is_empty() {
                 continue;
             }
@@ -276,10 +276,10 @@ pub async fn run_one(app: &App, resource: &Resource, force: bool, deadline: Mill
         return Ok(summary);
     };
     let now = app.clock.now();
-    let fresh = stored.pair.as_ref().is_some_and(|pair| {
-        schedule::freshness(pair.access_issued_at, pair.access_expires_at, now) == schedule::Freshness::Fresh
+    let fresh = stored.access().is_some_and(|access| {
+        schedule::freshness(access.issued_at, access.expires_at, now) == schedule::Freshness::Fresh
     });
-    if fresh && !force && stored.schedule.due_at.is_none_or(|due_at| now < due_at) {
+    if fresh && !force && stored.schedule().due_at.is_none_or(|due_at| now < due_at) {
         summary.deferred = 1;
         return Ok(summary);
     }

@@ -1,7 +1,9 @@
 //! Versions of the platform's API, for the system's own calls.
 
+use strum::VariantArray;
+
 /// A version of the platform's API.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, VariantArray)]
 pub enum ApiVersion {
     /// The API with dates as versions, such as `2021-07-28`.
     V2,
@@ -20,7 +22,7 @@ impl ApiVersion {
 
     /// Reads the name that [`ApiVersion::as_str`] writes; `None` for any other.
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::V2, Self::V3].into_iter().find(|version| version.as_str() == name)
+        Self::VARIANTS.iter().copied().find(|version| version.as_str() == name)
     }
 
     pub(crate) fn other(self) -> Self {
@@ -41,7 +43,7 @@ pub enum PlatformApi {
 }
 
 /// The system's own calls. Each has a version of its own, because the platform may move them one by one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, VariantArray)]
 pub enum OwnCall {
     /// `POST /oauth/token`.
     Token,
@@ -55,7 +57,7 @@ pub enum OwnCall {
 
 impl OwnCall {
     /// All calls, in the order of their numbers.
-    pub const ALL: [Self; 4] = [Self::Token, Self::Mint, Self::List, Self::Presence];
+    pub const ALL: &[Self] = Self::VARIANTS;
 
     /// The name in the table and in logs.
     pub fn as_str(self) -> &'static str {

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use self::offset::Offset;
+pub use self::offset::TOLERATED_MS;
 
 /// The longest duration of an answer that counts as evidence of the time. During a longer one, the process may have
 /// been stopped or the clock set.

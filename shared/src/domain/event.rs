@@ -2,10 +2,12 @@
 
 use std::fmt;
 
+use strum::VariantArray;
+
 use crate::domain::clock::Millis;
 
 /// The name of an event: its `detail-type` on EventBridge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, VariantArray)]
 pub enum Name {
     /// The app was installed, or installed again.
     Installed,
@@ -16,7 +18,6 @@ pub enum Name {
     /// The platform has paused the location.
     Suspended,
     /// The installation works again without a new install, after [`Name::Suspended`] or [`Name::NeedsReauthorization`].
-    /// This variant stays the last one, because the length of `ALL` is derived from it.
     Resumed,
     /// The installation has another version of the app.
     Updated,
@@ -25,16 +26,6 @@ pub enum Name {
 }
 
 impl Name {
-    const ALL: [Self; Self::PlanChanged as usize + 1] = [
-        Self::Installed,
-        Self::Uninstalled,
-        Self::NeedsReauthorization,
-        Self::Suspended,
-        Self::Resumed,
-        Self::Updated,
-        Self::PlanChanged,
-    ];
-
     /// The name in the table, on the bus and in logs.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -71,7 +62,7 @@ impl Event {
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('@');
         let name = parts.next()?;
-        let name = Name::ALL.into_iter().find(|known| known.as_str() == name)?;
+        let name = Name::VARIANTS.iter().copied().find(|known| known.as_str() == name)?;
         let (at, epoch) = (Millis(parts.next()?.parse().ok()?), parts.next()?.parse().ok()?);
         parts.next().is_none().then_some(Self { name, at, epoch })
     }
@@ -83,7 +74,7 @@ mod tests {
 
     #[test]
     fn an_event_is_read_back() {
-        for name in Name::ALL {
+        for &name in Name::VARIANTS {
             let event = Event { name, at: Millis(1_750_000_000_123), epoch: 7 };
             assert_eq!(Event::parse(&event.to_string()), Some(event));
         }

@@ -7,23 +7,35 @@ use super::event::Event;
 use super::resource::{Kind, Resource};
 use super::status::{LeaseOwner, Status, TokenVersion};
 
-/// Two sealed tokens and the life of the access token. `Debug` shows only the lengths of the tokens.
+/// A sealed access token and its life. `Debug` shows only the length of the token.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SealedAccess {
+    /// The sealed token.
+    pub token: Vec<u8>,
+    /// The time at which the platform granted the token.
+    pub issued_at: Millis,
+    /// The time at which the token expires.
+    pub expires_at: Millis,
+}
+
+impl fmt::Debug for SealedAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SealedAccess({} bytes, until {})", self.token.len(), self.expires_at)
+    }
+}
+
+/// Two sealed tokens. `Debug` shows only the lengths of the tokens.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SealedPair {
-    /// The sealed access token.
-    pub access: Vec<u8>,
+    /// The access token.
+    pub access: SealedAccess,
     /// The sealed refresh token.
     pub refresh: Option<Vec<u8>>,
-    /// The time at which the platform granted the access token.
-    pub access_issued_at: Millis,
-    /// The time at which the access token expires.
-    pub access_expires_at: Millis,
 }
 
 impl fmt::Debug for SealedPair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (access, refresh) = (self.access.len(), self.refresh.as_ref().map_or(0, Vec::len));
-        write!(f, "SealedPair({access} and {refresh} bytes, until {})", self.access_expires_at)
+        write!(f, "SealedPair({:?}, {} bytes)", self.access, self.refresh.as_ref().map_or(0, Vec::len))
     }
 }
 
@@ -48,18 +60,12 @@ pub struct Installation {
     pub resource: Resource,
     /// The version of the installation.
     pub version: TokenVersion,
-    /// The state of the installation.
-    pub state: State,
-    /// The source of the access token.
-    pub source: Source,
-    /// The current pair. A revoked installation has no pair. The pair of a minted installation has no refresh token.
-    pub pair: Option<SealedPair>,
+    /// The state of the installation, with the tokens if the app is installed.
+    pub life: Life,
     /// The generation whose refresh token was presented for the current pair.
     pub granted_from: u64,
     /// The lease owner that wrote the current pair.
     pub committed_by: Option<LeaseOwner>,
-    /// The schedule of the next try.
-    pub schedule: Schedule,
     /// The platform's findings about the current token.
     pub findings: Findings,
     /// The results of asking companies about the location.
@@ -97,7 +103,30 @@ pub struct AppDetails {
     pub white_label: Option<String>,
 }
 
-/// A state with its data.
+/// The state of an installation, with the data that only this state has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// The app is installed.
+    Installed(Installed),
+    /// [`Status::Revoked`]: the app was uninstalled. No token is stored, and the schedule tries nothing.
+    Revoked {
+        /// The time of the uninstall, as stated by the platform.
+        at: Millis,
+    },
+}
+
+/// The data of an installation whose app is installed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Installed {
+    /// The state.
+    pub state: State,
+    /// The tokens, by their source.
+    pub source: Source,
+    /// The schedule of the next try.
+    pub schedule: Schedule,
+}
+
+/// A state in which the app is installed, with its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
     /// [`Status::Active`].
@@ -112,11 +141,6 @@ pub enum State {
     Blocked,
     /// [`Status::NeedsReauthorization`].
     NeedsReauthorization,
-    /// [`Status::Revoked`].
-    Revoked {
-        /// The time of the uninstall, as stated by the platform.
-        at: Millis,
-    },
 }
 
 impl State {
@@ -129,7 +153,6 @@ impl State {
             Self::Suspended => Status::Suspended,
             Self::Blocked => Status::Blocked,
             Self::NeedsReauthorization => Status::NeedsReauthorization,
-            Self::Revoked { .. } => Status::Revoked,
         }
     }
 }
@@ -150,11 +173,18 @@ pub struct Lease {
 pub enum Source {
     /// A grant of the installation itself, which is renewed by a refresh token.
     Own {
+        /// The current pair.
+        pair: Option<SealedPair>,
         /// Other pairs that may be the live one, oldest first.
         standby: Vec<StandbyPair>,
     },
-    /// The token is minted from the token of the location's company.
-    Minted(Minted),
+    /// The access token is minted from the token of the location's company. There is no refresh token.
+    Minted {
+        /// The current access token.
+        access: Option<SealedAccess>,
+        /// The origin of the token.
+        minted: Minted,
+    },
 }
 
 /// The data of a location whose token is minted.
@@ -224,14 +254,35 @@ impl Installation {
         installation_key(&self.resource)
     }
 
+    /// The data of an installed app. `None` after an uninstall.
+    pub fn installed(&self) -> Option<&Installed> {
+        match &self.life {
+            Life::Installed(installed) => Some(installed),
+            Life::Revoked { .. } => None,
+        }
+    }
+
+    /// The time of the uninstall. `None` if the app is installed.
+    pub fn revoked_at(&self) -> Option<Millis> {
+        match self.life {
+            Life::Installed(_) => None,
+            Life::Revoked { at } => Some(at),
+        }
+    }
+
     /// The state of the installation, without its data.
     pub fn status(&self) -> Status {
-        self.state.status()
+        self.installed().map_or(Status::Revoked, |installed| installed.state.status())
+    }
+
+    /// The schedule of the next try. Empty after an uninstall.
+    pub fn schedule(&self) -> Schedule {
+        self.installed().map(|installed| installed.schedule).unwrap_or_default()
     }
 
     /// The lease. If its holder has died, the lease ends by expiry.
     pub fn lease(&self) -> Option<&Lease> {
-        match &self.state {
+        match &self.installed()?.state {
             State::Refreshing(lease) => Some(lease),
             _ => None,
         }
@@ -242,27 +293,44 @@ impl Installation {
         self.lease().map_or_else(|| self.status(), |lease| lease.claimed_from)
     }
 
-    /// The time of the uninstall.
-    pub fn revoked_at(&self) -> Option<Millis> {
-        match self.state {
-            State::Revoked { at } => Some(at),
-            _ => None,
+    /// The current access token.
+    pub fn access(&self) -> Option<&SealedAccess> {
+        match &self.installed()?.source {
+            Source::Own { pair, .. } => pair.as_ref().map(|pair| &pair.access),
+            Source::Minted { access, .. } => access.as_ref(),
         }
     }
 
-    /// The data of a minted location. `None` if the location has a grant of its own.
+    /// Removes the access token from this snapshot. The table does not change.
+    pub fn forget_access(&mut self) {
+        let Life::Installed(installed) = &mut self.life else { return };
+        match &mut installed.source {
+            Source::Own { pair, .. } => *pair = None,
+            Source::Minted { access, .. } => *access = None,
+        }
+    }
+
+    /// The current refresh token, sealed.
+    pub fn refresh_token(&self) -> Option<&[u8]> {
+        match &self.installed()?.source {
+            Source::Own { pair, .. } => pair.as_ref()?.refresh.as_deref(),
+            Source::Minted { .. } => None,
+        }
+    }
+
+    /// The data of a minted location. `None` if the location has a grant of its own, or the app was uninstalled.
     pub fn minted(&self) -> Option<Minted> {
-        match self.source {
-            Source::Minted(minted) => Some(minted),
+        match self.installed()?.source {
             Source::Own { .. } => None,
+            Source::Minted { minted, .. } => Some(minted),
         }
     }
 
     /// The standby pairs.
     pub fn standby(&self) -> &[StandbyPair] {
-        match &self.source {
-            Source::Own { standby } => standby,
-            Source::Minted(_) => &[],
+        match self.installed().map(|installed| &installed.source) {
+            Some(Source::Own { standby, .. }) => standby,
+            Some(Source::Minted { .. }) | None => &[],
         }
     }
 

@@ -2,11 +2,13 @@
 
 use std::fmt;
 
+use strum::VariantArray;
+
 use crate::domain::clock::Millis;
 use crate::domain::random;
 
 /// The state of an installation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, VariantArray)]
 pub enum Status {
     /// The stored pair is the live one, as far as known.
     Active,
@@ -20,31 +22,13 @@ pub enum Status {
     Blocked,
     /// The platform refused the current refresh token. Only a human can restore the installation, by installing again.
     NeedsReauthorization,
-    /// The app was uninstalled. The installation holds no tokens. This variant stays the last one, because the length
-    /// of [`Self::ALL`] is derived from it.
+    /// The app was uninstalled. The installation holds no tokens.
     Revoked,
 }
 
-/// Does not compile unless [`Status::ALL`] has each state once, in the order of their declaration.
-const _: () = {
-    let mut place = 0;
-    while place < Status::ALL.len() {
-        assert!(Status::ALL[place] as usize == place);
-        place += 1;
-    }
-};
-
 impl Status {
-    /// All states.
-    pub const ALL: [Self; Self::Revoked as usize + 1] = [
-        Self::Active,
-        Self::Refreshing,
-        Self::Uncertain,
-        Self::Suspended,
-        Self::Blocked,
-        Self::NeedsReauthorization,
-        Self::Revoked,
-    ];
+    /// All states, in the order of their declaration.
+    pub const ALL: &[Self] = Self::VARIANTS;
 
     /// The name in the table and in answers.
     pub fn as_str(self) -> &'static str {
@@ -61,7 +45,7 @@ impl Status {
 
     /// The state with this name.
     pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|status| status.as_str() == name)
+        Self::ALL.iter().copied().find(|status| status.as_str() == name)
     }
 
     /// Returns true if the stored pair is the live one, as far as known.
@@ -74,6 +58,29 @@ impl Status {
             | Self::Blocked
             | Self::NeedsReauthorization
             | Self::Revoked => false,
+        }
+    }
+
+    /// Returns true if the app is installed, as far as is known.
+    pub const fn is_installed(self) -> bool {
+        match self {
+            Self::Active
+            | Self::Refreshing
+            | Self::Uncertain
+            | Self::Suspended
+            | Self::Blocked
+            | Self::NeedsReauthorization => true,
+            Self::Revoked => false,
+        }
+    }
+
+    /// Returns true if the refresh token was refused for good, so that a human must install the app again.
+    pub const fn needs_human(self) -> bool {
+        match self {
+            Self::NeedsReauthorization => true,
+            Self::Active | Self::Refreshing | Self::Uncertain | Self::Suspended | Self::Blocked | Self::Revoked => {
+                false
+            }
         }
     }
 
@@ -275,7 +282,7 @@ mod tests {
 
     #[test]
     fn names_are_read_back() {
-        for status in Status::ALL {
+        for &status in Status::ALL {
             assert_eq!(Status::parse(status.as_str()), Some(status));
         }
         assert_eq!(Status::parse("active"), None);
@@ -324,7 +331,7 @@ mod tests {
             (Release(N),      [__, Some(N), __, __, __, __, __]),
             (Release(X),      [__; 7]),
         ] {
-            for (from, next) in Status::ALL.into_iter().zip(next) {
+            for (from, next) in Status::ALL.iter().copied().zip(next) {
                 assert_eq!(transition.from(from), next, "{transition:?} of {from}");
             }
         }

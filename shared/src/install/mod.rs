@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::domain::clock::{Clock, Millis};
 use crate::domain::event::Name;
 use crate::domain::grant::Grant;
-use crate::domain::installation::{AppDetails, Installation, StandbyPair};
+use crate::domain::installation::{AppDetails, Installation, Source, StandbyPair};
 use crate::domain::resource::{Kind, Resource};
 use crate::domain::status::{LeaseOwner, Status, TokenVersion};
 use crate::events::Events;
@@ -358,7 +358,7 @@ impl Installations {
                     tracing::warn!(resource = %new.resource, "an install was not stored, because the app was uninstalled after it");
                     return Ok(None);
                 }
-                if stored.minted().is_none() && stored.installed_at >= new.installed_at {
+                if has_own_grant(&stored) && stored.installed_at >= new.installed_at {
                     if self.come_second(new, pair, &stored, &sealer).await? {
                         return Ok(None);
                     }
@@ -386,9 +386,6 @@ impl Installations {
         stored: &Installation,
         sealer: &crate::seal::Sealer,
     ) -> Result<bool, StoreError> {
-        if stored.status() == Status::Revoked {
-            return Ok(true);
-        }
         let standby = StandbyPair {
             owner: new.owner.clone(),
             generation: stored.version.generation,
@@ -406,6 +403,10 @@ impl Installations {
         tracing::warn!(resource = %new.resource, "a newer install was stored first; the pair of this install is kept as a standby pair");
         Ok(true)
     }
+}
+
+fn has_own_grant(stored: &Installation) -> bool {
+    stored.installed().is_some_and(|installed| matches!(installed.source, Source::Own { .. }))
 }
 
 /// Returns the epoch with which an install notice begins the installation of a location. Returns `None` if the app is

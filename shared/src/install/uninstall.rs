@@ -9,7 +9,6 @@ use std::time::Duration;
 use super::{Installations, Uninstalled};
 use crate::domain::clock::Millis;
 use crate::domain::resource::Resource;
-use crate::domain::status::Status;
 use crate::platform::company_api::Presence;
 use crate::table::StoreError;
 use crate::token::TokenError;
@@ -80,7 +79,7 @@ impl Installations {
         if stored.minted().is_some_and(|minted| minted.is_placeholder) {
             return Ok(Uninstalled::Unknown);
         }
-        if stored.status() == Status::Revoked {
+        if stored.installed().is_none() {
             return Ok(Uninstalled::Done);
         }
         match order(reported, stored.installed_at, now) {

@@ -68,8 +68,7 @@ use crate::domain::clock::{Clock, Millis};
 use crate::domain::limits::{Endpoint, LimitPolicy, Limits};
 use crate::domain::resource::Resource;
 use crate::platform::rate_limits::RateLimitHeaders;
-use crate::table::survey::Part;
-use crate::table::{Attributes, Item, StoreError, Table, quota_key, resource_of_quota_key};
+use crate::table::{Attributes, Item, Page, StoreError, Table, quota_key, resource_of_quota_key};
 
 /// Waiter queues that a process keeps. One takes up to 2 KB.
 const MOST_QUEUES: usize = 1_024;
@@ -169,7 +168,10 @@ impl Limiter {
 
     /// A page of the resources that have other limits than the default. Reads the whole table. For operators, not for
     /// functions.
-    pub async fn other_limits(&self, from: Option<Item>) -> Result<Part<(Resource, Limits)>, StoreError> {
+    pub async fn other_limits(
+        &self,
+        from: Option<Item>,
+    ) -> Result<Page<Result<(Resource, Limits), StoreError>>, StoreError> {
         let Shared { table, clock, policy, .. } = &*self.0;
         let ((items, next), now) = (table.counters_with_observed_limits(from).await?, clock.now());
         let read = |item: &Item| {
@@ -180,7 +182,7 @@ impl Limiter {
         let differs = |one: &Result<(Resource, Limits), StoreError>| {
             one.as_ref().map_or(true, |(_, limits)| *limits != policy.default)
         };
-        Ok(Part { items: items.iter().map(read).filter(differs).collect(), next })
+        Ok(Page { items: items.iter().map(read).filter(differs).collect(), next })
     }
 
     /// Those of `resources` that were called within the last week: the counters of a day are kept for so long.

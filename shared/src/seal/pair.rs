@@ -3,7 +3,7 @@
 use crate::domain::access::Access;
 use crate::domain::clock::Millis;
 use crate::domain::grant::Grant;
-use crate::domain::installation::{SealedPair, installation_key};
+use crate::domain::installation::{SealedAccess, SealedPair, installation_key};
 use crate::domain::redacted::Redacted;
 use crate::domain::resource::Resource;
 use crate::domain::status::TokenVersion;
@@ -65,10 +65,12 @@ impl Pair {
         let item = installation_key(resource);
         let seal = |field, token: &Redacted| sealer.seal(place(&item, version, field), token.expose());
         SealedPair {
-            access: seal(slot.access(), &self.access),
+            access: SealedAccess {
+                token: seal(slot.access(), &self.access),
+                issued_at: self.issued_at,
+                expires_at: self.expires_at,
+            },
             refresh: self.refresh.as_ref().map(|token| seal(slot.refresh(), token)),
-            access_issued_at: self.issued_at,
-            access_expires_at: self.expires_at,
         }
     }
 

@@ -14,7 +14,7 @@ impl Table {
         let Some(item) = answer.item() else { return Ok(Remembered::new()) };
         let attributes = Attributes::of(item);
         let version = |call: OwnCall| Some((call, ApiVersion::parse(attributes.text(call.as_str())?)?));
-        Ok(OwnCall::ALL.into_iter().filter_map(version).collect())
+        Ok(OwnCall::ALL.iter().copied().filter_map(version).collect())
     }
 
     /// Remembers the version that works for one of the system's own calls.

@@ -2,13 +2,14 @@
 //! the same item, so one read returns both.
 
 use aws_sdk_dynamodb::types::ReturnValue;
+use strum::VariantArray;
 
 use super::mark_budget::{BREAKER, MarkBudget};
 use super::{Attributes, StoreError, Table, Update, Write, n, s};
 use crate::domain::clock::Millis;
 
 /// The reason for which the breaker is open, so that no refresh token is presented.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, VariantArray)]
 pub enum BreakerReason {
     /// The platform does not accept the app's client id and secret.
     WrongClient,
@@ -19,8 +20,6 @@ pub enum BreakerReason {
 }
 
 impl BreakerReason {
-    const ALL: [Self; Self::MassRefusal as usize + 1] = [Self::WrongClient, Self::BadRequest, Self::MassRefusal];
-
     /// The name in the table and in logs.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -90,7 +89,7 @@ fn read_breaker(item: &super::Item) -> Option<OpenBreaker> {
     let attributes = Attributes::of(item);
     let name = attributes.text("reason")?;
     // A breaker that was opened for an unknown reason is closed by an operator only, like that of a mass refusal.
-    let reason = BreakerReason::ALL.into_iter().find(|reason| reason.as_str() == name);
+    let reason = BreakerReason::VARIANTS.iter().copied().find(|reason| reason.as_str() == name);
     let reason = reason.unwrap_or(BreakerReason::MassRefusal);
     let fingerprint = attributes.text("fingerprint").map(str::to_owned);
     Some(OpenBreaker { reason, until: Millis(attributes.number("open_until")?), fingerprint })

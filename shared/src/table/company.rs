@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 
-use super::{Attributes, Item, StoreError, Table, Update, Write, n, s};
+use super::{Attributes, Item, Page, StoreError, Table, Update, Write, n, s};
 use crate::domain::clock::Millis;
 use crate::domain::installation::AppDetails;
 use crate::domain::resource::Resource;
@@ -89,15 +89,6 @@ impl Task {
     }
 }
 
-/// A page of a partition of the index `due`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Page<T> {
-    /// The entries of the page.
-    pub entries: Vec<T>,
-    /// The key after which the next page begins. `None` on the last page.
-    pub next: Option<Item>,
-}
-
 impl Table {
     /// Lists a company, or moves it to the newest end of the list. Returns the details that [`Table::note_details`] has
     /// noted.
@@ -157,8 +148,8 @@ impl Table {
             ])
         });
         let page = self.due_partition(COMPANIES, None).set_exclusive_start_key(after).limit(limit).send().await?;
-        let entries = page.items().iter().filter_map(read_listed).collect();
-        Ok(Page { entries, next: page.last_evaluated_key })
+        let items = page.items().iter().filter_map(read_listed).collect();
+        Ok(Page { items, next: page.last_evaluated_key })
     }
 
     /// Notes that a company needs background work, before the write that the note is about.
@@ -182,8 +173,8 @@ impl Table {
     pub async fn due_tasks(&self, now: Millis, after: Option<Item>, limit: i32) -> Result<Page<String>, StoreError> {
         let page = self.due_partition(TASKS, Some(now)).set_exclusive_start_key(after).limit(limit).send().await?;
         let id = |item| Attributes::of(item).text("pk")?.strip_prefix(PREFIX)?.strip_suffix(TASK_SUFFIX);
-        let entries = page.items().iter().filter_map(id).map(str::to_owned).collect();
-        Ok(Page { entries, next: page.last_evaluated_key })
+        let items = page.items().iter().filter_map(id).map(str::to_owned).collect();
+        Ok(Page { items, next: page.last_evaluated_key })
     }
 
     /// The open task of a company (strongly consistent).

@@ -24,11 +24,11 @@ pub struct MintSource<'a> {
     pub epoch: u64,
 }
 
-/// The mark on a location after none of the companies that were asked has the app there.
+/// The finding about a location after none of the companies that were asked has the app there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Absence {
-    /// No mark: other companies are still to be asked.
-    Unmarked,
+    /// No finding: other companies are still to be asked.
+    Open,
     /// All companies were asked. The companies are asked again after this time.
     Until(Millis),
     /// The schedule has been asking the other companies since this instant.
@@ -137,7 +137,7 @@ impl Table {
         Ok(self.write_installation(write).await?.or_applied_before(|stored| stored.is_committed_by(renewal.owner)))
     }
 
-    /// Releases the lease because no company that was asked has the app in the location. Stores the mark of this, and
+    /// Releases the lease because no company that was asked has the app in the location. Stores this finding, and
     /// erases the location's token.
     pub async fn release_absent(
         &self,
@@ -155,7 +155,7 @@ impl Table {
             "search_partial",
         ]);
         match absence {
-            Absence::Unmarked => write.remove(["search_since"]),
+            Absence::Open => write.remove(["search_since"]),
             Absence::Until(until) => write.set("absent_until", n(until)).remove(["search_since"]),
             Absence::Searching(since) => write.set("search_since", n(since)).remove(["absent_until"]),
         };
@@ -230,7 +230,8 @@ fn notice_of_minted(location: &Resource, notice: &InstallNotice<'_>) -> Update {
 fn notice_of_ended(location: &Resource, notice: &InstallNotice<'_>) -> Update {
     let mut write = Update::of_installation(location);
     let ended: Vec<_> = Status::ALL
-        .into_iter()
+        .iter()
+        .copied()
         .filter_map(|status| Some((status, end_of(status)?)))
         .map(|(status, ended_at)| format!("({} AND {ended_at} < :at)", write.status_is(|this| this == status)))
         .collect();

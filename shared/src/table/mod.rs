@@ -58,6 +58,15 @@ pub(crate) use update::Update;
 /// An item as the SDK gives it.
 pub type Item = HashMap<String, AttributeValue>;
 
+/// A page of a query or scan.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Page<T> {
+    /// The items of the page.
+    pub items: Vec<T>,
+    /// The key after which the next page begins. `None` on the last page.
+    pub next: Option<Item>,
+}
+
 /// The table and its client. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Table {

@@ -2,7 +2,7 @@
 //!
 //! A placeholder ([`Table::keep_placeholder`]) is not an installation, and is left out.
 
-use super::{Attributes, Item, QUOTA, StoreError, Table, s};
+use super::{Attributes, Item, Page, QUOTA, StoreError, Table, s};
 use crate::domain::clock::Millis;
 use crate::domain::installation::{AppDetails, installation_key, reinstall_url, resource_of};
 use crate::domain::resource::Resource;
@@ -109,15 +109,6 @@ impl Overview {
     }
 }
 
-/// A page of items, and the key of the next page.
-#[derive(Debug)]
-pub struct Part<T> {
-    /// The items. An item that this version cannot read is an error of its own, so that it does not hide the others.
-    pub items: Vec<Result<T, StoreError>>,
-    /// The key after which the next page begins. `None` on the last page.
-    pub next: Option<Item>,
-}
-
 impl Table {
     /// One installation without its tokens. `None` if there is none, or only a placeholder.
     pub async fn overview(&self, resource: &Resource) -> Result<Option<Overview>, StoreError> {
@@ -131,14 +122,14 @@ impl Table {
 
     /// A page of installations without their tokens. Reads the whole table, a megabyte at a time, with the counters.
     /// For operators, not for functions.
-    pub async fn overviews(&self, from: Option<Item>) -> Result<Part<Overview>, StoreError> {
+    pub async fn overviews(&self, from: Option<Item>) -> Result<Page<Result<Overview, StoreError>>, StoreError> {
         let (projection, names) = projection();
         let scan = self.client.scan().table_name(&*self.name).set_exclusive_start_key(from);
         let scan = scan.projection_expression(projection).set_expression_attribute_names(Some(names));
         let scan = scan.filter_expression(format!("begins_with(#pk, :kind) AND attribute_not_exists(#{PLACEHOLDER})"));
         let answer = scan.expression_attribute_values(":kind", s("installation#")).send().await?;
         let items = answer.items().iter().map(Overview::read).collect();
-        Ok(Part { items, next: answer.last_evaluated_key })
+        Ok(Page { items, next: answer.last_evaluated_key })
     }
 }
 

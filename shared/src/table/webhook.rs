@@ -1,6 +1,6 @@
 //! Webhooks that are being processed or were processed, by their ids or, without an id, by their bytes.
 //!
-//! An invocation claims a webhook (lease), processes it, and marks it as done. If the process dies in between, the claim
+//! An invocation claims a webhook (lease), processes it, and records that it is done. If the process dies in between, the claim
 //! lapses after [`LEASE`], and the next delivery of the webhook is processed. So a webhook is processed at least once,
 //! and in almost all cases once.
 
@@ -13,7 +13,7 @@ use crate::domain::status::LeaseOwner;
 /// The time after which a claim lapses. It is longer than an invocation, and shorter than the time until the platform
 /// sends a webhook again.
 pub const LEASE: Duration = Duration::from_secs(10);
-/// The time for which the mark of a webhook is kept. The platform does not send a webhook again after this time.
+/// The time for which the record of a webhook is kept. The platform does not send a webhook again after this time.
 const KEPT: Duration = Duration::from_hours(24);
 
 /// The idempotency key of a webhook: two deliveries with the same key are the same webhook.
@@ -66,14 +66,14 @@ impl Table {
         self.write(write).await?.or_applied_before(is_own).read(progress)
     }
 
-    /// Ends the claim of `owner` without a mark, so that the next delivery can claim the webhook at once.
+    /// Ends the claim of `owner` without an effect, so that the next delivery can claim the webhook at once.
     pub async fn release_webhook(&self, key: &IdempotencyKey, owner: &LeaseOwner) -> Result<(), StoreError> {
         let mut write = Update::of(key.item_key());
         write.when_equal("claimed_by", s(owner.as_str())).set("claim_ends_at", n(0));
         self.write(write).await.map(drop)
     }
 
-    /// Marks a webhook as done. The mark is written after the effect, so a crash between the two loses nothing: the
+    /// Records that a webhook is done. The record is written after the effect, so a crash between the two loses nothing: the
     /// webhook is processed again.
     pub async fn set_webhook_done(&self, key: &IdempotencyKey, now: Millis) -> Result<(), StoreError> {
         let mut write = Update::of(key.item_key());

@@ -4,7 +4,7 @@ use super::TokenError;
 use super::outcome::Why;
 use super::schedule::{self, Freshness, freshness};
 use crate::domain::clock::Millis;
-use crate::domain::installation::{Installation, SealedPair};
+use crate::domain::installation::{Installation, Schedule, SealedAccess};
 use crate::domain::status::{Status, TokenVersion};
 
 /// A token that the platform has refused.
@@ -17,52 +17,41 @@ pub(super) struct RefusedToken {
 
 /// The next step of a reader, decided from the item.
 pub(super) enum Next<'a> {
-    Use(&'a SealedPair),
-    /// The token must be renewed. If the renewal fails, this pair may be used, since its access token still works.
-    Renew(Option<&'a SealedPair>),
+    Use(&'a SealedAccess),
+    /// The token must be renewed. If the renewal fails, this token may be used, since it still works.
+    Renew(Option<&'a SealedAccess>),
     Fail(TokenError),
 }
 
 /// Decides the next step of a reader from the item. `refused` is a token that the platform has refused.
 pub(super) fn next(stored: &Installation, refused: Option<RefusedToken>, now: Millis) -> Next<'_> {
-    if stored.status() == Status::Revoked {
-        return Next::Fail(TokenError::Revoked);
-    }
-    let pair = stored.pair.as_ref().filter(|_| refused.is_none_or(|token| stored.version > token.version));
-    let freshness_of = |pair: &SealedPair| freshness(pair.access_issued_at, pair.access_expires_at, now);
-    if let Some(pair) = pair
-        && freshness_of(pair) == Freshness::Fresh
+    let access = stored.access().filter(|_| refused.is_none_or(|token| stored.version > token.version));
+    let freshness_of = |access: &SealedAccess| freshness(access.issued_at, access.expires_at, now);
+    if let Some(access) = access
+        && freshness_of(access) == Freshness::Fresh
         && !is_unanswered(stored, now)
     {
-        return Next::Use(pair);
+        return Next::Use(access);
     }
-    let usable = pair.filter(|pair| freshness_of(pair) != Freshness::Expired);
-    let tried = stored.schedule.tried_at.unwrap_or(Millis(0));
+    let usable = access.filter(|access| freshness_of(access) != Freshness::Expired);
+    let Schedule { tried_at, retry_at, failures, .. } = stored.schedule();
+    let tried = tried_at.unwrap_or(Millis(0));
+    let later = tried + schedule::RETRY_ON_DEMAND;
     let instead = match stored.status() {
         Status::Active if refused.is_some_and(|token| is_in_vain(stored, token, now)) => TokenError::RecentlyForced,
         Status::Active | Status::Uncertain => {
-            let retry_at =
-                schedule::on_demand(tried, stored.schedule.failures).max(stored.schedule.retry_at.unwrap_or(tried));
+            let retry_at = schedule::on_demand(tried, failures).max(retry_at.unwrap_or(tried));
             if retry_at <= now {
                 return Next::Renew(usable);
             }
             TokenError::InProgress { retry_at }
         }
         Status::Refreshing => return Next::Renew(usable),
-        Status::Suspended | Status::Blocked => {
-            let retry_at = tried + schedule::RETRY_ON_DEMAND;
-            if retry_at <= now {
-                return Next::Renew(usable);
-            }
-            if stored.status() == Status::Suspended {
-                TokenError::Suspended { retry_at }
-            } else {
-                TokenError::InProgress { retry_at }
-            }
-        }
-        Status::NeedsReauthorization | Status::Revoked => {
-            TokenError::ReauthorizationRequired { reinstall_url: stored.reinstall_url() }
-        }
+        Status::Suspended | Status::Blocked if later <= now => return Next::Renew(usable),
+        Status::Suspended => TokenError::Suspended { retry_at: later },
+        Status::Blocked => TokenError::InProgress { retry_at: later },
+        Status::NeedsReauthorization => TokenError::ReauthorizationRequired { reinstall_url: stored.reinstall_url() },
+        Status::Revoked => TokenError::Revoked,
     };
     usable.map_or(Next::Fail(instead), Next::Use)
 }
@@ -77,15 +66,18 @@ pub(super) fn held(stored: &Installation, now: Millis) -> Option<Millis> {
 /// platform repeats the answer for a short time only, so the token is presented again although the access token still
 /// works.
 fn is_unanswered(stored: &Installation, now: Millis) -> bool {
-    let open =
-        stored.status() == Status::Uncertain || stored.status() == Status::Refreshing && held(stored, now).is_none();
-    open && stored.schedule.tried_at.is_some_and(|at| now.since(at) < schedule::GRACE)
+    let open = match stored.status() {
+        Status::Uncertain => true,
+        Status::Refreshing => held(stored, now).is_none(),
+        Status::Active | Status::Suspended | Status::Blocked | Status::NeedsReauthorization | Status::Revoked => false,
+    };
+    open && stored.schedule().tried_at.is_some_and(|at| now.since(at) < schedule::GRACE)
 }
 
 /// Returns true if, by the item, a renewal of a refused token would not help.
 fn is_in_vain(stored: &Installation, refused: RefusedToken, now: Millis) -> bool {
     let forced_apart = refused.why.forced_apart().unwrap_or_default();
-    let forced_recently = stored.schedule.forced_at.is_some_and(|at| now.since(at) < forced_apart);
+    let forced_recently = stored.schedule().forced_at.is_some_and(|at| now.since(at) < forced_apart);
     stored.version == refused.version
         && (forced_recently || (refused.why == Why::Doubted && stored.findings.is_doubted))
 }
@@ -93,7 +85,9 @@ fn is_in_vain(stored: &Installation, refused: RefusedToken, now: Millis) -> bool
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::installation::{AppDetails, CompanySearch, Findings, Lease, Schedule, Source, State};
+    use crate::domain::installation::{
+        AppDetails, CompanySearch, Findings, Installed, Lease, Life, SealedPair, Source, State,
+    };
     use crate::domain::resource::Resource;
     use crate::domain::status::LeaseOwner;
 
@@ -102,29 +96,27 @@ mod tests {
     }
 
     fn stored(status: Status, expires: i64) -> Installation {
-        let state = match status {
-            Status::Active => State::Active,
-            Status::Refreshing => leased(NOW),
-            Status::Uncertain => State::Uncertain,
-            Status::Suspended => State::Suspended,
-            Status::Blocked => State::Blocked,
-            Status::NeedsReauthorization => State::NeedsReauthorization,
-            Status::Revoked => State::Revoked { at: Millis(0) },
+        let installed = |state| {
+            let access = SealedAccess { token: Vec::new(), issued_at: Millis(0), expires_at: Millis(expires) };
+            let pair = Some(SealedPair { access, refresh: None });
+            let source = Source::Own { pair, standby: Vec::new() };
+            Life::Installed(Installed { state, source, schedule: Schedule::default() })
+        };
+        let life = match status {
+            Status::Active => installed(State::Active),
+            Status::Refreshing => installed(leased(NOW)),
+            Status::Uncertain => installed(State::Uncertain),
+            Status::Suspended => installed(State::Suspended),
+            Status::Blocked => installed(State::Blocked),
+            Status::NeedsReauthorization => installed(State::NeedsReauthorization),
+            Status::Revoked => Life::Revoked { at: Millis(0) },
         };
         Installation {
             resource: Resource::location("L1").expect("an id"),
             version: TokenVersion { epoch: 1, generation: 7 },
-            state,
-            source: Source::Own { standby: Vec::new() },
-            pair: Some(SealedPair {
-                access: Vec::new(),
-                refresh: None,
-                access_issued_at: Millis(0),
-                access_expires_at: Millis(expires),
-            }),
+            life,
             granted_from: 6,
             committed_by: None,
-            schedule: Schedule::default(),
             findings: Findings::default(),
             search: CompanySearch::default(),
             installed_at: Millis(0),
@@ -133,6 +125,14 @@ mod tests {
             details: AppDetails::default(),
             published: None,
             outbox: Vec::new(),
+        }
+    }
+
+    /// The state and the schedule of an installed app, to be changed.
+    fn installed(stored: &mut Installation) -> &mut Installed {
+        match &mut stored.life {
+            Life::Installed(installed) => installed,
+            Life::Revoked { .. } => panic!("the app is installed"),
         }
     }
 
@@ -178,9 +178,9 @@ mod tests {
         let at = |generation| Some(RefusedToken { version: TokenVersion { epoch: 1, generation }, why: Why::Forced });
         assert_eq!(decision(&item, at(6)), "use");
         assert_eq!(decision(&item, at(7)), "renew");
-        item.schedule.forced_at = Some(Millis(NOW.0 - 59_000));
+        installed(&mut item).schedule.forced_at = Some(Millis(NOW.0 - 59_000));
         assert_eq!(decision(&item, at(7)), "pass on");
-        item.schedule.forced_at = Some(Millis(NOW.0 - 60_000));
+        installed(&mut item).schedule.forced_at = Some(Millis(NOW.0 - 60_000));
         assert_eq!(decision(&item, at(7)), "renew");
     }
 
@@ -189,9 +189,9 @@ mod tests {
         let mut item = stored(Status::Active, FRESH);
         let doubted = Some(RefusedToken { version: item.version, why: Why::Doubted });
         assert_eq!(decision(&item, doubted), "renew");
-        item.schedule.forced_at = Some(Millis(NOW.0 - 3_599_000));
+        installed(&mut item).schedule.forced_at = Some(Millis(NOW.0 - 3_599_000));
         assert_eq!(decision(&item, doubted), "pass on");
-        item.schedule.forced_at = Some(Millis(NOW.0 - 3_600_000));
+        installed(&mut item).schedule.forced_at = Some(Millis(NOW.0 - 3_600_000));
         assert_eq!(decision(&item, doubted), "renew");
         for (is_doubted, expected) in [(true, "pass on"), (false, "renew")] {
             item.findings.is_doubted = is_doubted;
@@ -205,38 +205,39 @@ mod tests {
     fn a_missing_answer_is_asked_for_while_the_platform_gives_it_again() {
         let ago = |ms| Some(Millis(NOW.0 - ms));
         let mut item = stored(Status::Uncertain, FRESH);
-        item.schedule.failures = 1;
+        installed(&mut item).schedule.failures = 1;
         for (tried, expected) in
             [(ago(999), "use"), (ago(1_000), "renew or use"), (ago(29_999), "renew or use"), (ago(30_000), "use")]
         {
-            item.schedule.tried_at = tried;
+            installed(&mut item).schedule.tried_at = tried;
             assert_eq!(decision(&item, None), expected, "{tried:?}");
         }
-        (item.schedule.tried_at, item.state) = (ago(14_999), leased(Millis(NOW.0 + 1)));
+        (installed(&mut item).schedule.tried_at, installed(&mut item).state) = (ago(14_999), leased(Millis(NOW.0 + 1)));
         assert_eq!(decision(&item, None), "use", "its holder may live");
-        (item.schedule.tried_at, item.state) = (ago(15_000), leased(NOW));
+        (installed(&mut item).schedule.tried_at, installed(&mut item).state) = (ago(15_000), leased(NOW));
         assert_eq!(decision(&item, None), "renew or use");
     }
 
     #[test]
     fn what_the_platform_asked_for_is_waited_for() {
         let mut item = stored(Status::Active, EXPIRED);
-        (item.schedule.failures, item.schedule.tried_at, item.schedule.retry_at) =
-            (1, Some(Millis(NOW.0 - 5_000)), Some(Millis(NOW.0 + 1)));
+        let schedule = &mut installed(&mut item).schedule;
+        (schedule.failures, schedule.tried_at) = (1, Some(Millis(NOW.0 - 5_000)));
+        schedule.retry_at = Some(Millis(NOW.0 + 1));
         assert_eq!(decision(&item, None), "later");
-        item.schedule.retry_at = Some(NOW);
+        installed(&mut item).schedule.retry_at = Some(NOW);
         assert_eq!(decision(&item, None), "renew");
     }
 
     #[test]
     fn callers_do_not_hammer_what_has_just_failed() {
         let mut item = stored(Status::Suspended, EXPIRED);
-        item.schedule.tried_at = Some(Millis(NOW.0 - 1_000));
+        installed(&mut item).schedule.tried_at = Some(Millis(NOW.0 - 1_000));
         assert_eq!(decision(&item, None), "suspended");
-        item.state = State::Uncertain;
-        item.schedule.failures = 3;
+        installed(&mut item).state = State::Uncertain;
+        installed(&mut item).schedule.failures = 3;
         assert_eq!(decision(&item, None), "later");
-        item.schedule.tried_at = Some(Millis(NOW.0 - 4_000));
+        installed(&mut item).schedule.tried_at = Some(Millis(NOW.0 - 4_000));
         assert_eq!(decision(&item, None), "renew");
     }
 }

@@ -10,7 +10,7 @@ use super::TokenError;
 use super::outcome::{Refreshed, Why, outcome_of};
 use super::parts::TokenParts;
 use crate::domain::clock::Millis;
-use crate::domain::installation::{Installation, State};
+use crate::domain::installation::{Installation, Installed, State};
 use crate::domain::resource::Resource;
 use crate::domain::status::{LeaseOwner, TokenVersion};
 use crate::platform::token_endpoint::PRESENTATION;
@@ -134,12 +134,12 @@ fn not_claimed(stored: &Installation, seen: TokenVersion, why: Why, now: Millis)
     if stored.version != seen {
         return Refreshed::Moved;
     }
-    match &stored.state {
+    let Some(Installed { state, .. }) = stored.installed() else { return Refreshed::Moved };
+    match state {
         State::Refreshing(lease) if lease.ends_at > now => Refreshed::Held(lease.ends_at),
         State::NeedsReauthorization => {
             Refreshed::Failed(TokenError::ReauthorizationRequired { reinstall_url: stored.reinstall_url() })
         }
-        State::Revoked { .. } => Refreshed::Moved,
         State::Active | State::Refreshing(_) | State::Uncertain | State::Suspended | State::Blocked => {
             if why.forced_apart().is_some() {
                 Refreshed::Failed(TokenError::RecentlyForced)

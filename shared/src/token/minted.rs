@@ -31,26 +31,23 @@ impl Tokens {
     /// installation of the company. Returns the time at which the company was read.
     pub(super) async fn under_company(&self, stored: &mut Installation) -> Result<Millis, TokenError> {
         let now = self.clock.now();
-        let minted = stored.minted().unwrap_or_default();
-        if stored.status() == Status::Revoked {
-            return Ok(now);
-        }
+        let Some(minted) = stored.minted() else { return Ok(now) };
         let agency = match stored.own_company() {
             Some(company) => Some(self.agency(&company, minted.company_epoch).await?.ok_or(TokenError::NotInstalled)?),
             None => None,
         };
         let status = agency.map_or(Status::Active, |agency| agency.status);
-        if status == Status::Revoked {
+        if !status.is_installed() {
             return Err(TokenError::Revoked);
         }
-        let works = stored.pair.as_ref().is_some_and(|pair| now < pair.access_expires_at);
+        let works = stored.access().is_some_and(|access| now < access.expires_at);
         // While the location's company has no grant, the absence of the location at other companies means nothing.
-        if !works && stored.status() != Status::NeedsReauthorization && status != Status::NeedsReauthorization {
+        if !works && !stored.status().needs_human() && !status.needs_human() {
             self.expect_present(stored.search).await?;
         }
         let Some(agency) = agency else { return Ok(now) };
         if minted.company_epoch < agency.epoch {
-            stored.pair = None;
+            stored.forget_access();
         }
         Ok(agency.read_at)
     }
@@ -175,8 +172,8 @@ impl Tokens {
     ) -> Result<Refreshed, TokenError> {
         let Roster { newest, newest_at, more, .. } = self.roster().await?;
         let is_asked = stored.search.others_again_at.is_some_and(|again_at| self.clock.now() < again_at)
-            && newest_at <= stored.schedule.tried_at;
-        if is_asked || stored.status() == Status::NeedsReauthorization {
+            && newest_at <= stored.schedule().tried_at;
+        if is_asked || stored.status().needs_human() {
             return Err(ended);
         }
         let others = newest.into_iter().filter(|other| other != company);

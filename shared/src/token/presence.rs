@@ -6,10 +6,9 @@
 
 use super::TokenError;
 use super::probe::Probed;
-use super::reading::fresh_pair;
+use super::reading::fresh_access;
 use super::tokens::Tokens;
 use crate::domain::installation::Installation;
-use crate::domain::status::Status;
 use crate::platform::company_api::Presence;
 use crate::table::StoreError;
 
@@ -28,7 +27,7 @@ impl Tokens {
                 known => drop(known?),
             }
         }
-        if let Some(pair) = fresh_pair(&stored, self.clock.now()) {
+        if let Some(pair) = fresh_access(&stored, self.clock.now()) {
             let access = self.open(&stored, pair).await?;
             return self.minter.presence(&stored.resource, &access).await;
         }
@@ -36,7 +35,7 @@ impl Tokens {
             return self.presence_of_minted(&stored).await;
         }
         // The platform has refused the refresh token, as it does after an uninstall.
-        if stored.status() == Status::NeedsReauthorization {
+        if stored.status().needs_human() {
             return Ok(Presence::Gone);
         }
         self.want_token(&stored).await?;
@@ -49,12 +48,12 @@ impl Tokens {
             return Ok(Presence::Unclear("nobody knows whose location it is"));
         };
         let Some(company) = self.table.installation(&company).await? else { return Ok(Presence::Gone) };
-        if company.status() == Status::Revoked {
+        if company.installed().is_none() {
             return Ok(Presence::Gone);
         }
         Ok(match self.minter.probe_with_stored_token(&company, &location.resource, None).await? {
             // The schedule renews no token of a company that was given up, so no token works for its locations.
-            None if company.status() == Status::NeedsReauthorization => Presence::Gone,
+            None if company.status().needs_human() => Presence::Gone,
             None => {
                 self.want_token(&company).await?;
                 Presence::Unclear("the company's access token is expired")

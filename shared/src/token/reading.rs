@@ -4,14 +4,14 @@ use super::TokenError;
 use super::schedule::{Freshness, freshness};
 use crate::domain::access::Access;
 use crate::domain::clock::Millis;
-use crate::domain::installation::{Installation, SealedPair};
+use crate::domain::installation::{Installation, SealedAccess};
 use crate::seal::pair::{PairRole, place};
 use crate::seal::vault::{Vault, VaultError};
 
 /// Opens the current access token of an installation.
-pub(super) async fn open(vault: &Vault, stored: &Installation, pair: &SealedPair) -> Result<Access, TokenError> {
+pub(super) async fn open(vault: &Vault, stored: &Installation, access: &SealedAccess) -> Result<Access, TokenError> {
     let item = stored.key();
-    let token = vault.open(place(&item, stored.version, PairRole::Current.access()), &pair.access).await;
+    let token = vault.open(place(&item, stored.version, PairRole::Current.access()), &access.token).await;
     let token = token.map_err(|error| match error {
         VaultError::Secret(error) => TokenError::Secret(error),
         VaultError::Seal(error) => {
@@ -21,16 +21,15 @@ pub(super) async fn open(vault: &Vault, stored: &Installation, pair: &SealedPair
     })?;
     Ok(Access {
         token: (&token).into(),
-        issued_at: pair.access_issued_at,
-        expires_at: pair.access_expires_at,
+        issued_at: access.issued_at,
+        expires_at: access.expires_at,
         epoch: stored.version.epoch,
         generation: stored.version.generation,
         doubted: stored.findings.is_doubted,
     })
 }
 
-/// The current pair of an installation if its access token is fresh.
-pub(super) fn fresh_pair(stored: &Installation, now: Millis) -> Option<&SealedPair> {
-    let fresh = |pair: &&SealedPair| freshness(pair.access_issued_at, pair.access_expires_at, now) == Freshness::Fresh;
-    stored.pair.as_ref().filter(fresh)
+/// The access token of an installation if it is fresh.
+pub(super) fn fresh_access(stored: &Installation, now: Millis) -> Option<&SealedAccess> {
+    stored.access().filter(|access| freshness(access.issued_at, access.expires_at, now) == Freshness::Fresh)
 }

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use crate::domain::installation::installation_key;
-use crate::domain::installation::{Installation, SealedPair, StandbyPair};
+use crate::domain::installation::{
+    Installation, Installed, SealedAccess, SealedPair, Source, StandbyPair, installation_key,
+};
 use crate::domain::resource::Resource;
 use crate::domain::status::TokenVersion;
 use crate::seal::pair::{PairRole, place};
 use crate::seal::{Field, SealError, Sealer, key_id};
+use crate::table::sealed::tokens_of;
 use crate::table::{StoreError, Table};
 
 /// The most tries to seal an item that changes in the meantime.
@@ -29,11 +31,9 @@ pub enum Resealed {
 /// Counts the sealed tokens of an installation by the id of their key, and adds the counts to `into`. The empty id
 /// counts values that are not sealed.
 pub fn keys_of(installation: &Installation, into: &mut BTreeMap<String, u64>) {
-    let standby = installation.standby().iter().map(|standby| &standby.pair);
-    for pair in installation.pair.iter().chain(standby) {
-        for value in std::iter::once(&pair.access).chain(&pair.refresh) {
-            *into.entry(key_id(value).unwrap_or_default().to_owned()).or_default() += 1;
-        }
+    let Some(Installed { source, .. }) = installation.installed() else { return };
+    for value in tokens_of(source).values() {
+        *into.entry(key_id(value).unwrap_or_default().to_owned()).or_default() += 1;
     }
 }
 
@@ -55,17 +55,12 @@ pub async fn reseal(
         if keys.is_empty() {
             return Ok(Resealed::Already);
         }
-        let Installation { resource, version, pair, .. } = &installation;
-        let pair = pair.as_ref().map(|pair| seal_anew(sealer, resource, *version, PairRole::Current, pair)).transpose();
-        let standby = installation.standby().iter().map(|StandbyPair { generation, pair, .. }| {
-            let version = TokenVersion { generation: *generation, ..*version };
-            seal_anew(sealer, resource, version, PairRole::Standby, pair)
-        });
-        let (pair, standby) = match (pair, standby.collect::<Result<Vec<_>, _>>()) {
-            (Ok(pair), Ok(standby)) => (pair, standby),
-            (Err(error), _) | (_, Err(error)) => return Ok(Resealed::DoesNotOpen(error)),
+        let Some(Installed { source, .. }) = installation.installed() else { return Ok(Resealed::Already) };
+        let anew = match seal_anew(sealer, &installation.resource, installation.version, source) {
+            Ok(anew) => anew,
+            Err(error) => return Ok(Resealed::DoesNotOpen(error)),
         };
-        if table.reseal(&installation, pair.as_ref(), &standby).await? {
+        if table.reseal(&installation, &anew).await? {
             return Ok(Resealed::Done);
         }
         match table.installation(&installation.resource).await? {
@@ -80,17 +75,34 @@ fn seal_anew(
     sealer: &Sealer,
     resource: &Resource,
     version: TokenVersion,
-    slot: PairRole,
-    pair: &SealedPair,
-) -> Result<SealedPair, SealError> {
+    source: &Source,
+) -> Result<Source, SealError> {
     let item = installation_key(resource);
-    let anew = |field: Field, sealed: &[u8]| {
+    let token = |version, field: Field, sealed: &[u8]| {
         let place = place(&item, version, field);
         sealer.open(place, sealed).map(|token| sealer.seal(place, token.expose()))
     };
-    Ok(SealedPair {
-        access: anew(slot.access(), &pair.access)?,
-        refresh: pair.refresh.as_ref().map(|refresh| anew(slot.refresh(), refresh)).transpose()?,
-        ..*pair
+    let access = |version, role: PairRole, access: &SealedAccess| {
+        Ok(SealedAccess { token: token(version, role.access(), &access.token)?, ..*access })
+    };
+    let pair = |version, role: PairRole, pair: &SealedPair| {
+        let refresh = pair.refresh.as_ref().map(|refresh| token(version, role.refresh(), refresh)).transpose()?;
+        Ok(SealedPair { access: access(version, role, &pair.access)?, refresh })
+    };
+    Ok(match source {
+        Source::Own { pair: current, standby } => {
+            let standby = standby.iter().map(|standby| {
+                let version = TokenVersion { generation: standby.generation, ..version };
+                let pair = pair(version, PairRole::Standby, &standby.pair)?;
+                Ok(StandbyPair { pair, ..standby.clone() })
+            });
+            let standby = standby.collect::<Result<_, _>>()?;
+            let current = current.as_ref().map(|current| pair(version, PairRole::Current, current)).transpose()?;
+            Source::Own { pair: current, standby }
+        }
+        Source::Minted { access: current, minted } => {
+            let current = current.as_ref().map(|current| access(version, PairRole::Current, current)).transpose()?;
+            Source::Minted { access: current, minted: *minted }
+        }
     })
 }

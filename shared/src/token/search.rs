@@ -25,9 +25,9 @@ use crate::table::search::Search;
 /// A search ends after this time, even if some companies were not asked.
 const PATIENCE: Duration = Duration::from_mins(10);
 /// An absence is remembered for this time if every company was asked. An install ends that time sooner.
-const ABSENT: Duration = Duration::from_hours(1);
+const ABSENT_AFTER_ALL: Duration = Duration::from_hours(1);
 /// An absence is remembered for this time if some companies could not be asked.
-const PERHAPS_ABSENT: Duration = Duration::from_mins(5);
+const ABSENT_AFTER_SOME: Duration = Duration::from_mins(5);
 /// The number of locations that are searched for at once.
 const LOCATIONS_AT_ONCE: usize = 4;
 /// The number of companies that are asked at once about one location.
@@ -85,7 +85,7 @@ impl Tokens {
                 return self.conclude(&search, false, now, deadline).await;
             }
             let page = self.table.companies(search.after.as_ref(), PAGE).await?;
-            let mut companies: Vec<Resource> = page.entries.iter().map(|listed| listed.company.clone()).collect();
+            let mut companies: Vec<Resource> = page.items.iter().map(|listed| listed.company.clone()).collect();
             if companies.is_empty() && !asked_left {
                 asked_left = true;
                 companies = std::mem::take(&mut search.left);
@@ -101,7 +101,7 @@ impl Tokens {
             if let Some(company) = found {
                 return self.found(location, &company, now).await;
             }
-            search.after = page.entries.into_iter().next_back().or(search.after);
+            search.after = page.items.into_iter().next_back().or(search.after);
             // The search has ended, or another one has begun. The next tick decides by the item.
             if !self.table.save_search(&search).await? {
                 return Ok(());
@@ -196,7 +196,7 @@ impl Tokens {
                 CompanyAnswer::Absent | CompanyAnswer::Unknown => {}
             }
         }
-        let remembered = if is_complete { ABSENT } else { PERHAPS_ABSENT };
+        let remembered = if is_complete { ABSENT_AFTER_ALL } else { ABSENT_AFTER_SOME };
         let newest = search.after.as_ref().map(|Listed { listed_at, .. }| *listed_at);
         // The search may have ended meanwhile: an install was reported, or another search has begun. Then its result is
         // out of date, and nobody is asked to install the app again. The next tick decides by the item.

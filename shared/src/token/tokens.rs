@@ -14,7 +14,7 @@ use super::schedule::{self, Freshness, freshness};
 use super::{TokenError, lock};
 use crate::domain::access::Access;
 use crate::domain::clock::{Clock, Millis};
-use crate::domain::installation::{Installation, SealedPair};
+use crate::domain::installation::{Installation, SealedAccess};
 use crate::domain::resource::Resource;
 use crate::domain::status::{Status, TokenVersion};
 use crate::seal::vault::Vault;
@@ -185,7 +185,7 @@ impl Tokens {
                 looked => looked?,
             };
         }
-        let token_expires_at = stored.pair.as_ref().map(|pair| pair.access_expires_at);
+        let token_expires_at = stored.access().map(|access| access.expires_at);
         Ok(InstallationStatus { status: stored.status(), token_expires_at })
     }
 
@@ -262,8 +262,8 @@ impl Tokens {
         }
     }
 
-    pub(super) async fn open(&self, stored: &Installation, pair: &SealedPair) -> Result<Access, TokenError> {
-        open(&self.vault, stored, pair).await
+    pub(super) async fn open(&self, stored: &Installation, access: &SealedAccess) -> Result<Access, TokenError> {
+        open(&self.vault, stored, access).await
     }
 
     fn cached(&self, resource: &Resource) -> Option<Access> {

@@ -212,8 +212,11 @@ fn resource(text: &str) -> Result<Resource, String> {
 }
 
 fn status(text: &str) -> Result<Status, String> {
-    let known = Status::ALL.into_iter().find(|status| status.as_str().eq_ignore_ascii_case(text));
-    known.ok_or_else(|| format!("expected one of {}", Status::ALL.map(Status::as_str).join(", ")))
+    let known = Status::ALL.iter().copied().find(|status| status.as_str().eq_ignore_ascii_case(text));
+    known.ok_or_else(|| {
+        let names: Vec<_> = Status::ALL.iter().map(|status| status.as_str()).collect();
+        format!("expected one of {}", names.join(", "))
+    })
 }
 
 /// Reads a time (RFC 3339).

@@ -16,9 +16,9 @@ use super::Millis;
 const MEMORY: Duration = Duration::from_mins(10);
 /// The number of tightest bounds that are remembered on each side.
 const REMEMBERED: usize = 8;
-/// The clock is corrected only if a larger offset than this is proven, in milliseconds. The limits hold while two
+/// A clock is corrected only if a larger offset than this is proven, in milliseconds. The limits hold while two
 /// clocks differ by less than 300 ms. Two machines that are both just below this tolerance stay within that difference.
-const TOLERATED_MS: i64 = 100;
+pub const TOLERATED_MS: i64 = 100;
 
 /// The evidence of recent answers, and the correction that follows from it.
 #[derive(Debug, Default)]

@@ -65,7 +65,7 @@ impl Table {
         now: Millis,
     ) -> Result<Write<Box<Installation>>, StoreError> {
         let mut write = Update::of_installation(resource);
-        write.when_status(|status| status != Status::Revoked).when("attribute_not_exists(placeholder)");
+        write.when_status(Status::is_installed).when("attribute_not_exists(placeholder)");
         if let Some(at) = details.version_at {
             write.when("attribute_not_exists(version_at) OR version_at < :version_at").value(":version_at", n(at));
         }
@@ -77,7 +77,7 @@ impl Table {
         }
         write.set_details(details).publish(event, now);
         let is_installed = |stored: &Installation| {
-            stored.status() != Status::Revoked && !stored.minted().is_some_and(|minted| minted.is_placeholder)
+            stored.status().is_installed() && !stored.minted().is_some_and(|minted| minted.is_placeholder)
         };
         Ok(match self.write_installation(write).await? {
             Write::Conflict(stored) if !is_installed(&stored) => Write::NotFound,

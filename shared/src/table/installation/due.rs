@@ -6,7 +6,7 @@ use crate::domain::clock::Millis;
 use crate::domain::installation::{Installation, resource_of};
 use crate::domain::resource::Resource;
 use crate::domain::status::{Status, TokenVersion};
-use crate::table::{Attributes, Item, StoreError, Table, Update, Write, n, s};
+use crate::table::{Attributes, Item, Page, StoreError, Table, Update, Write, n, s};
 
 /// An entry of the index `due`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,19 +18,6 @@ pub struct Due {
     pub version: TokenVersion,
     /// The time since which the installation has been due.
     pub due_at: Millis,
-}
-
-/// The index entry after which a page begins.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DueKey(Item);
-
-/// A page of one shard of the index.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct DuePage {
-    /// The entries, longest due first.
-    pub entries: Vec<Due>,
-    /// The position after which the next page begins. `None` on the last page.
-    pub next: Option<DueKey>,
 }
 
 impl Table {
@@ -55,7 +42,7 @@ impl Table {
 
     /// A page of the installations that are due in one shard at `now`, longest due first: at most `limit` entries after
     /// `after`.
-    pub async fn due(&self, shard: u32, now: Millis, after: Option<DueKey>, limit: i32) -> Result<DuePage, StoreError> {
+    pub async fn due(&self, shard: u32, now: Millis, after: Option<Item>, limit: i32) -> Result<Page<Due>, StoreError> {
         let answer = self
             .client
             .query()
@@ -64,7 +51,7 @@ impl Table {
             .key_condition_expression("due_shard = :shard AND due_at <= :now")
             .expression_attribute_values(":shard", s(shard.to_string()))
             .expression_attribute_values(":now", n(now))
-            .set_exclusive_start_key(after.map(|DueKey(key)| key))
+            .set_exclusive_start_key(after)
             .limit(limit)
             .send()
             .await?;
@@ -74,12 +61,12 @@ impl Table {
                 .inspect_err(|error| tracing::error!(%error, "a due installation cannot be read and is not renewed"))
                 .ok()
         };
-        let entries = answer.items().iter().filter_map(readable).collect();
-        Ok(DuePage { entries, next: answer.last_evaluated_key.map(DueKey) })
+        let items = answer.items().iter().filter_map(readable).collect();
+        Ok(Page { items, next: answer.last_evaluated_key })
     }
 
     /// Makes an installation due now, even if it had no recent calls, because work other than a call waits for its
-    /// access token. The next commit removes the mark.
+    /// access token. The next commit removes this request.
     pub async fn want_token(
         &self,
         resource: &Resource,

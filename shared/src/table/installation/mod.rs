@@ -17,33 +17,38 @@ use super::{Attributes, Item, StoreError, Table, n, s};
 use crate::domain::clock::Millis;
 use crate::domain::event::Event;
 use crate::domain::installation::{
-    AppDetails, CompanySearch, Findings, Gone, Installation, Lease, Minted, Schedule, SealedPair, Source, StandbyPair,
-    State, installation_key, resource_of,
+    AppDetails, CompanySearch, Findings, Gone, Installation, Installed, Lease, Life, Minted, Schedule, SealedAccess,
+    SealedPair, Source, StandbyPair, State, installation_key, resource_of,
 };
 use crate::domain::resource::Resource;
 use crate::domain::status::{Status, TokenVersion};
 
-pub use due::{Due, DueKey, DuePage};
+pub use due::Due;
 pub use life::NewInstallation;
 pub use rotation::{Claim, Finding, LEASE, Release, Renewal};
 pub use writing::DUE_SHARDS;
 
-impl SealedPair {
-    fn read(item: &Item) -> Option<Self> {
-        let attributes = Attributes::of(item);
+impl SealedAccess {
+    fn read(attributes: Attributes<'_>) -> Option<Self> {
         Some(Self {
-            access: attributes.bytes("access_token")?.to_vec(),
-            refresh: attributes.bytes("refresh_token").map(<[u8]>::to_vec),
-            access_issued_at: Millis(attributes.number("access_issued_at")?),
-            access_expires_at: Millis(attributes.number("access_expires_at")?),
+            token: attributes.bytes("access_token")?.to_vec(),
+            issued_at: Millis(attributes.number("access_issued_at")?),
+            expires_at: Millis(attributes.number("access_expires_at")?),
         })
+    }
+}
+
+impl SealedPair {
+    fn read(attributes: Attributes<'_>) -> Option<Self> {
+        let refresh = attributes.bytes("refresh_token").map(<[u8]>::to_vec);
+        Some(Self { access: SealedAccess::read(attributes)?, refresh })
     }
 
     fn to_map(&self) -> Item {
         let mut map = Item::from([
-            ("access_token".to_owned(), b(&self.access)),
-            ("access_issued_at".to_owned(), n(self.access_issued_at)),
-            ("access_expires_at".to_owned(), n(self.access_expires_at)),
+            ("access_token".to_owned(), b(&self.access.token)),
+            ("access_issued_at".to_owned(), n(self.access.issued_at)),
+            ("access_expires_at".to_owned(), n(self.access.expires_at)),
         ]);
         if let Some(refresh) = &self.refresh {
             map.insert("refresh_token".to_owned(), b(refresh));
@@ -59,7 +64,7 @@ impl StandbyPair {
             owner: attributes.text("attempt")?.to_owned().into(),
             generation: attributes.number("generation")?,
             granted_from: attributes.number("granted_from")?,
-            pair: SealedPair::read(map)?,
+            pair: SealedPair::read(attributes)?,
         })
     }
 
@@ -72,21 +77,25 @@ impl StandbyPair {
     }
 }
 
-impl State {
+impl Life {
     /// Attributes that belong to another state are ignored.
-    fn read(attributes: Attributes<'_>, installed_at: Millis) -> Option<Self> {
-        let status = attributes.text("status").and_then(Status::parse)?;
-        Some(match status {
-            Status::Active => Self::Active,
+    fn read(attributes: Attributes<'_>, installed_at: Millis) -> Result<Self, StoreError> {
+        let status = attributes.text("status").and_then(Status::parse).ok_or_else(|| attributes.malformed("status"))?;
+        let state = match status {
+            Status::Active => State::Active,
             // The token may have been presented. Without a lease, the next claim may present the token again.
-            Status::Refreshing => Lease::read(attributes).map_or(Self::Uncertain, Self::Refreshing),
-            Status::Uncertain => Self::Uncertain,
-            Status::Suspended => Self::Suspended,
-            Status::Blocked => Self::Blocked,
-            Status::NeedsReauthorization => Self::NeedsReauthorization,
+            Status::Refreshing => Lease::read(attributes).map_or(State::Uncertain, State::Refreshing),
+            Status::Uncertain => State::Uncertain,
+            Status::Suspended => State::Suspended,
+            Status::Blocked => State::Blocked,
+            Status::NeedsReauthorization => State::NeedsReauthorization,
             // An uninstall without a stored time happened after the install that it ended.
-            Status::Revoked => Self::Revoked { at: attributes.number("revoked_at").map_or(installed_at, Millis) },
-        })
+            Status::Revoked => {
+                return Ok(Self::Revoked { at: attributes.number("revoked_at").map_or(installed_at, Millis) });
+            }
+        };
+        let (source, schedule) = (Source::read(attributes)?, Schedule::read(attributes));
+        Ok(Self::Installed(Installed { state, source, schedule }))
     }
 }
 
@@ -101,19 +110,20 @@ impl Lease {
 }
 
 impl Source {
-    /// Standby pairs of a minted location are ignored, because the next minted token replaces them.
+    /// A refresh token and standby pairs of a minted location are ignored, because the next minted token replaces them.
     fn read(attributes: Attributes<'_>) -> Result<Self, StoreError> {
         if attributes.flag("minted") {
-            return Ok(Self::Minted(Minted {
+            let minted = Minted {
                 company_epoch: attributes.number("company_epoch").unwrap_or(0),
                 is_placeholder: attributes.flag("placeholder"),
-            }));
+            };
+            return Ok(Self::Minted { access: SealedAccess::read(attributes), minted });
         }
         // An unreadable element is an error and is not left out, because writes identify the elements by their
         // position.
         let standby = attributes.list("standby").iter().map(|pair| pair.as_m().ok().and_then(StandbyPair::read));
         let standby = standby.collect::<Option<_>>().ok_or_else(|| attributes.malformed("standby"))?;
-        Ok(Self::Own { standby })
+        Ok(Self::Own { pair: SealedPair::read(attributes), standby })
     }
 }
 
@@ -162,25 +172,12 @@ impl Installation {
         let number = |name: &'static str| attributes.number::<u64>(name).ok_or_else(|| need(name));
         let version = TokenVersion { epoch: number("epoch")?, generation: number("generation")? };
         let installed_at = Millis(attributes.number("installed_at").ok_or_else(|| need("installed_at"))?);
-        let state = State::read(attributes, installed_at).ok_or_else(|| need("status"))?;
-        let source = Source::read(attributes)?;
-        let mut pair = SealedPair::read(item).filter(|_| state.status() != Status::Revoked);
-        if let (Source::Minted(_), Some(pair)) = (&source, &mut pair) {
-            pair.refresh = None;
-        }
-        let mut schedule = Schedule::read(attributes);
-        if state.status() == Status::Revoked {
-            schedule.due_at = None;
-        }
         Ok(Self {
             resource: resource_of(attributes.text("pk").unwrap_or_default()).ok_or_else(|| need("pk"))?,
             version,
-            state,
-            source,
-            pair,
+            life: Life::read(attributes, installed_at)?,
             granted_from: attributes.number("granted_from").unwrap_or(version.generation.saturating_sub(1)),
             committed_by: attributes.text("committed_by").map(|owner| owner.to_owned().into()),
-            schedule,
             findings: Findings::read(attributes, version.generation),
             search: CompanySearch::read(attributes),
             installed_at,
@@ -242,12 +239,12 @@ mod tests {
         let whole = read(&[&lease[..], std::slice::from_ref(&refreshing)].concat());
         let owner = "me".to_owned().into();
         let expected = Lease { owner, ends_at: Millis(9_000), claimed_from: Status::Blocked };
-        assert_eq!(whole.state, State::Refreshing(expected));
+        assert_eq!(whole.lease(), Some(&expected));
         // The token may have been presented. Without a complete lease, the next claim may present the token again.
-        assert_eq!(read(std::slice::from_ref(&refreshing)).state, State::Uncertain);
-        assert_eq!(read(&[refreshing.clone(), lease[0].clone()]).state, State::Uncertain);
-        assert_eq!(read(&[refreshing, lease[1].clone()]).state, State::Uncertain);
-        for status in Status::ALL.into_iter().filter(|status| *status != Status::Refreshing) {
+        assert_eq!(read(std::slice::from_ref(&refreshing)).status(), Status::Uncertain);
+        assert_eq!(read(&[refreshing.clone(), lease[0].clone()]).status(), Status::Uncertain);
+        assert_eq!(read(&[refreshing, lease[1].clone()]).status(), Status::Uncertain);
+        for status in Status::ALL.iter().copied().filter(|status| *status != Status::Refreshing) {
             let stored = read(&[&lease[..], &[("status", s(status.as_str()))]].concat());
             assert_eq!((stored.status(), stored.lease()), (status, None), "no other state has a lease");
         }
@@ -257,24 +254,23 @@ mod tests {
     fn a_revoked_installation_has_neither_a_pair_nor_a_due_time() {
         let due = ("due_at", n(5_000));
         let revoked = read(&[("status", s("Revoked")), ("revoked_at", n(4_000)), due.clone()]);
-        assert_eq!((revoked.revoked_at(), revoked.pair), (Some(Millis(4_000)), None));
-        assert_eq!(revoked.schedule.due_at, None);
+        assert_eq!(revoked.life, Life::Revoked { at: Millis(4_000) });
         assert_eq!(read(&[("status", s("Revoked"))]).revoked_at(), Some(Millis(1_000)), "at its install, or later");
         let active = read(&[("revoked_at", n(4_000)), due]);
-        assert_eq!((active.revoked_at(), active.schedule.due_at), (None, Some(Millis(5_000))));
+        assert_eq!((active.revoked_at(), active.schedule().due_at), (None, Some(Millis(5_000))));
     }
 
     #[test]
     fn a_minted_location_has_neither_a_refresh_token_nor_standby_pairs() {
-        let pair = read(&[]).pair.expect("a pair");
+        let pair = SealedPair::read(Attributes::of(&item(&[]))).expect("a pair");
         let standby = StandbyPair { owner: "me".to_owned().into(), generation: 6, granted_from: 5, pair };
         let standby = ("standby", AttributeValue::L(vec![standby.to_value()]));
         let own = read(&[standby.clone(), ("company_epoch", n(3))]);
         assert_eq!((own.standby().len(), own.minted()), (1, None), "an epoch of a company does not make it minted");
-        assert!(own.pair.is_some_and(|pair| pair.refresh.is_some()));
+        assert!(own.refresh_token().is_some());
         let minted = read(&[standby, ("company_epoch", n(3)), ("minted", AttributeValue::Bool(true))]);
         assert_eq!((minted.standby(), minted.minted().expect("minted").company_epoch), (&[][..], 3));
-        assert_eq!(minted.pair.expect("a token").refresh, None);
+        assert_eq!((minted.access().is_some(), minted.refresh_token()), (true, None));
         let unreadable = item(&[("standby", AttributeValue::L(vec![AttributeValue::Null(true)]))]);
         let error = Installation::read(&unreadable).expect_err("an element that keeps its place");
         assert!(matches!(error, StoreError::Malformed { attribute: "standby", .. }), "{error}");

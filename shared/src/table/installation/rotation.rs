@@ -204,7 +204,7 @@ impl Table {
         let mut write = Update::of_version(&seen.resource, from);
         write.when_legal(Transition::StoreToken);
         write.when("size(standby) = :count").value(":count", n(seen.standby().len()));
-        write.when_equal(&format!("standby[{place}].access_token"), b(&standby.pair.access));
+        write.when_equal(&format!("standby[{place}].access_token"), b(&standby.pair.access.token));
         write.set_status(Status::Active).set("generation", n(from.next().generation)).set_pair(pair);
         write.set("granted_from", n(standby.granted_from)).set("committed_by", s(owner.as_str()));
         write.set_due(&seen.resource, now).remove(SEARCH_RESULT).release_lease();
@@ -244,7 +244,7 @@ impl Table {
         if let Some(retry_at) = to.retry_at {
             write.set("retry_at", n(retry_at));
         }
-        if to.status == Status::Active {
+        if to.status.has_live_pair() {
             // The installation becomes active without a new pair: nothing was renewed, so no refresh was forced.
             write.remove(["forced_at"]);
         }
@@ -277,7 +277,7 @@ impl Update {
         let Renewal { owner, pair, due_at, event } = renewal;
         self.set_status(Status::Active).set("generation", n(from.next().generation)).set_pair(pair);
         self.set("committed_by", s(owner.as_str())).set_due(resource, *due_at).set("failures", n(0));
-        self.release_lease().remove(["token_wanted"]).publish(*event, pair.access_issued_at);
+        self.release_lease().remove(["token_wanted"]).publish(*event, pair.access.issued_at);
         if event.is_some() {
             // The event reports the end of the published state. Without an event, the next commit reports that end.
             self.remove(["published"]);

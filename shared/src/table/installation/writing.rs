@@ -31,7 +31,7 @@ impl Update {
 
     /// The condition that `may` is true for the stored state, as text for [`Self::when`].
     pub(in crate::table) fn status_is(&mut self, may: impl Fn(Status) -> bool) -> String {
-        let states: Vec<_> = Status::ALL.into_iter().filter(|status| may(*status)).collect();
+        let states: Vec<_> = Status::ALL.iter().copied().filter(|status| may(*status)).collect();
         let placeholders: Vec<_> = states.iter().map(|status| format!(":{status}")).collect();
         for (placeholder, status) in placeholders.iter().zip(states) {
             self.value(placeholder, s(status.as_str()));
@@ -70,11 +70,11 @@ impl Update {
     }
 
     pub(in crate::table) fn set_pair(&mut self, pair: &SealedPair) -> &mut Self {
-        let refresh = pair.refresh.as_deref().map_or(AttributeValue::Null(true), b);
-        self.set("access_token", b(&pair.access))
-            .set("refresh_token", refresh)
-            .set("access_issued_at", n(pair.access_issued_at))
-            .set("access_expires_at", n(pair.access_expires_at))
+        let SealedPair { access, refresh } = pair;
+        self.set("access_token", b(&access.token))
+            .set("refresh_token", refresh.as_deref().map_or(AttributeValue::Null(true), b))
+            .set("access_issued_at", n(access.issued_at))
+            .set("access_expires_at", n(access.expires_at))
     }
 
     pub(in crate::table) fn erase_pair(&mut self) -> &mut Self {

@@ -39,7 +39,7 @@ impl Minter {
         when_absent: WhenAbsent,
     ) -> Result<Refreshed, Box<CompanyRefused>> {
         let LeasedInstallation { installation: location, owner, .. } = &mint.leased;
-        let (now, failures) = (self.parts.clock.now(), location.schedule.failures + 1);
+        let (now, failures) = (self.parts.clock.now(), location.schedule().failures + 1);
         let works = match self.has_token(location, companies).await {
             Ok(works) => works && why != Why::Forced,
             // The lease ends by itself.
@@ -56,10 +56,10 @@ impl Minter {
             return self.fail(mint, failure, None).await;
         }
         let reinstall_url = location.reinstall_url();
-        let given_up = location.claimed_from() == Status::NeedsReauthorization;
+        let given_up = location.claimed_from().needs_human();
         // While the schedule asks further companies, nothing is concluded.
         let is_final = when_absent == WhenAbsent::Remember;
-        if is_final && !given_up && (location.pair.is_some() || reinstall_url.is_some()) {
+        if is_final && !given_up && (location.access().is_some() || reinstall_url.is_some()) {
             let first = !location.findings.was_refused;
             match self.parts.breaker.reserve(Requested::Mint, owner, first).await {
                 Ok(Marking::Reserved) => {}
@@ -94,7 +94,8 @@ impl Minter {
         search: bool,
         unasked: bool,
     ) -> Result<Refreshed, Box<CompanyRefused>> {
-        let Installation { resource, version, schedule: planned, .. } = &mint.leased.installation;
+        let Installation { resource, version, .. } = &mint.leased.installation;
+        let planned = mint.leased.installation.schedule();
         let now = self.parts.clock.now();
         let is_queued = search
             && self
@@ -129,7 +130,7 @@ impl Minter {
     /// Releases a location that cannot be marked because no place of the budget is left. Its token is used to its end,
     /// and the company is asked again in minutes.
     async fn wait(&self, mint: &LeasedMint) -> Refreshed {
-        let (now, failures) = (self.parts.clock.now(), mint.leased.installation.schedule.failures + 1);
+        let (now, failures) = (self.parts.clock.now(), mint.leased.installation.schedule().failures + 1);
         let retry_at = schedule::after_refused(now, failures, fastrand::f64());
         let (status, due_at) = (Status::Uncertain, Some(retry_at));
         let finding = Some(Finding::Refused);
@@ -150,7 +151,7 @@ impl Minter {
         match self.parts.table.begin_search(location, SearchReason::Unknown).await {
             Ok(true) => (Absence::Searching(now), TokenError::InProgress { retry_at: now + schedule::SEARCH_RETRY }),
             Ok(false) => remembered,
-            Err(error) => (Absence::Unmarked, error.into()),
+            Err(error) => (Absence::Open, error.into()),
         }
     }
 
@@ -158,7 +159,7 @@ impl Minter {
     /// installation of its own company. The epochs of other companies say nothing about the token.
     async fn has_token(&self, location: &Installation, companies: &[Company]) -> Result<bool, StoreError> {
         let now = self.parts.clock.now();
-        if location.pair.as_ref().is_none_or(|pair| pair.access_expires_at <= now) {
+        if location.access().is_none_or(|access| access.expires_at <= now) {
             return Ok(false);
         }
         let Some(own) = location.own_company() else { return Ok(true) };
@@ -167,7 +168,7 @@ impl Minter {
             return Ok(company.access.epoch <= epoch);
         }
         let stored = self.parts.table.installation(&own).await?;
-        Ok(stored.is_some_and(|stored| stored.status() != Status::Revoked && stored.version.epoch <= epoch))
+        Ok(stored.is_some_and(|stored| stored.installed().is_some() && stored.version.epoch <= epoch))
     }
 
     /// Releases the lease without a new token. If the table fails, the lease ends by itself.
@@ -186,8 +187,7 @@ impl Minter {
         });
         // The schedule does not try locations that need reauthorization, nor placeholders, which only a caller has
         // named. Such a location is tried again only on a caller's request.
-        let is_scheduled =
-            status != Status::NeedsReauthorization && !location.minted().is_some_and(|minted| minted.is_placeholder);
+        let is_scheduled = !status.needs_human() && !location.minted().is_some_and(|minted| minted.is_placeholder);
         let due_at = is_scheduled.then_some(due_at);
         let to = Release { status, due_at, failures, retry_at, finding, now: self.parts.clock.now() };
         drop(self.parts.release(&mint.leased, to, note).await);

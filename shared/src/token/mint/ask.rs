@@ -62,7 +62,7 @@ impl Minter {
             }
         };
         let (now, random, failures) =
-            (self.parts.clock.now(), fastrand::f64(), mint.leased.installation.schedule.failures + 1);
+            (self.parts.clock.now(), fastrand::f64(), mint.leased.installation.schedule().failures + 1);
         let later = |note| MintFailure {
             status: None,
             due_at: schedule::backoff(now, failures, random),
@@ -87,7 +87,7 @@ impl Minter {
             self.parts.alarms.unclassified(location, status, said).await;
         }
         let company_refused = |why| MintFailure {
-            failures: mint.leased.installation.schedule.failures,
+            failures: mint.leased.installation.schedule().failures,
             error: Err(Box::new(CompanyRefused { company: company.clone(), why })),
             ..later("the company's token is refused")
         };
@@ -190,7 +190,7 @@ impl Minter {
             Err(error) => return Err(self.not_asked(mint, None, "the company cannot be read", error.into())),
         };
         let lives =
-            |stored: &Installation| stored.status() != Status::Revoked && stored.version.epoch == company.access.epoch;
+            |stored: &Installation| stored.installed().is_some() && stored.version.epoch == company.access.epoch;
         if stored.as_ref().is_some_and(lives) {
             return Ok(());
         }
@@ -212,7 +212,7 @@ impl Minter {
             status: None,
             due_at,
             retry_at,
-            failures: mint.leased.installation.schedule.failures,
+            failures: mint.leased.installation.schedule().failures,
             note,
             error: Ok(error),
         }

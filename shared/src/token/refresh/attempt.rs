@@ -68,7 +68,7 @@ impl LeasedRefresh<'_> {
     /// Acts on the outcome of the last presentation.
     async fn conclude(self, outcome: Outcome, token: &Redacted) -> Refreshed {
         let (now, random, failures) =
-            (self.refresher.parts.clock.now(), fastrand::f64(), self.leased.installation.schedule.failures + 1);
+            (self.refresher.parts.clock.now(), fastrand::f64(), self.leased.installation.schedule().failures + 1);
         match outcome {
             Outcome::Granted(grant) => {
                 let (renewed, ()) =
@@ -135,14 +135,14 @@ impl LeasedRefresh<'_> {
 
     /// Opens the refresh token of the item that the claim returned. No other token may be presented.
     async fn refresh_token(&self) -> Result<Redacted, Refreshed> {
-        let Installation { version, pair, .. } = &self.leased.installation;
-        let Some(sealed) = pair.as_ref().and_then(|pair| pair.refresh.as_deref()) else {
+        let Installation { version, .. } = &self.leased.installation;
+        let Some(sealed) = self.leased.installation.refresh_token() else {
             tracing::error!(alarm = "no_refresh_token", resource = %self.leased.installation.resource, "the installation has no refresh token: nothing is sent");
             let now = self.refresher.parts.clock.now();
             self.release(
                 Status::NeedsReauthorization,
                 now,
-                self.leased.installation.schedule.failures + 1,
+                self.leased.installation.schedule().failures + 1,
                 "no refresh token",
             )
             .await;

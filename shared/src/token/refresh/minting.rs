@@ -5,7 +5,6 @@ use futures_util::future::join_all;
 use super::attempt::LeasedRefresh;
 use crate::domain::installation::Installation;
 use crate::domain::resource::{Kind, Resource};
-use crate::domain::status::Status;
 use crate::table::StoreError;
 use crate::table::search::SearchReason;
 use crate::token::companies::MOST_ASKED;
@@ -63,7 +62,7 @@ impl LeasedRefresh<'_> {
                 }
             }
         }
-        let is_marked = self.leased.installation.claimed_from() == Status::NeedsReauthorization;
+        let is_marked = self.leased.installation.claimed_from().needs_human();
         if let Some(why) = unasked
             && search.others_again_at.is_none()
             && !is_marked
@@ -98,7 +97,7 @@ impl LeasedRefresh<'_> {
         let probed = self.refresher.minter.probe_with_stored_token(&company, location, wait_until).await;
         if let Ok(None | Some(Probed::TokenRefused)) = probed
             && company.status().has_live_pair()
-            && company.schedule.retry_at.is_none_or(|retry_at| retry_at <= now)
+            && company.schedule().retry_at.is_none_or(|retry_at| retry_at <= now)
             && let Err(error) = self.refresher.parts.table.want_token(&company.resource, company.version, now).await
         {
             tracing::warn!(company = %company.resource, %error, "a company's token that does not work could not be made due");

@@ -131,10 +131,10 @@ impl Refresher {
             None => None,
         };
         Ok(Pair {
-            access: self.parts.vault.open(place(&item, version, slot.access()), &sealed.access).await?,
+            access: self.parts.vault.open(place(&item, version, slot.access()), &sealed.access.token).await?,
             refresh,
-            issued_at: sealed.access_issued_at,
-            expires_at: sealed.access_expires_at,
+            issued_at: sealed.access.issued_at,
+            expires_at: sealed.access.expires_at,
         })
     }
 }

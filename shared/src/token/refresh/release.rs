@@ -72,7 +72,7 @@ impl LeasedRefresh<'_> {
     /// a place of the budget.
     async fn mark(&self) -> Refreshed {
         let now = self.refresher.parts.clock.now();
-        if self.leased.installation.claimed_from() != Status::NeedsReauthorization {
+        if !self.leased.installation.claimed_from().needs_human() {
             let first = !self.leased.installation.findings.was_refused;
             match self.refresher.parts.breaker.reserve(Requested::Refresh, &self.leased.owner, first).await {
                 Ok(Marking::Reserved) => {}
@@ -93,7 +93,7 @@ impl LeasedRefresh<'_> {
         let to = Release {
             status: Status::NeedsReauthorization,
             due_at: None,
-            failures: self.leased.installation.schedule.failures + 1,
+            failures: self.leased.installation.schedule().failures + 1,
             retry_at: None,
             finding: None,
             now,
@@ -119,7 +119,7 @@ impl LeasedRefresh<'_> {
     /// token is used to its end. The refresh token is not presented before the instant that `again` gives for the
     /// number of failures.
     async fn wait(&self, note: &str, again: fn(Millis, u32, f64) -> Millis, finding: Option<Finding>) -> Refreshed {
-        let (now, failures) = (self.refresher.parts.clock.now(), self.leased.installation.schedule.failures + 1);
+        let (now, failures) = (self.refresher.parts.clock.now(), self.leased.installation.schedule().failures + 1);
         let retry_at = again(now, failures, fastrand::f64());
         let (status, due_at) = (Status::Uncertain, Some(retry_at));
         let moved =
@@ -179,7 +179,7 @@ impl LeasedRefresh<'_> {
     /// Returns the standby pair that was granted last, among those that open, and its index.
     async fn newest_standby(&self, seen: &Installation) -> Option<(usize, Pair)> {
         let mut places: Vec<usize> = (0..seen.standby().len()).collect();
-        places.sort_by_key(|place| std::cmp::Reverse((seen.standby()[*place].pair.access_issued_at, *place)));
+        places.sort_by_key(|place| std::cmp::Reverse((seen.standby()[*place].pair.access.issued_at, *place)));
         for place in places {
             match self.refresher.open(seen, &seen.standby()[place]).await {
                 Ok(pair) => return Some((place, pair)),
@@ -200,7 +200,7 @@ impl LeasedRefresh<'_> {
     }
 
     pub(super) async fn unknown(&self) -> Refreshed {
-        let (now, failures) = (self.refresher.parts.clock.now(), self.leased.installation.schedule.failures + 1);
+        let (now, failures) = (self.refresher.parts.clock.now(), self.leased.installation.schedule().failures + 1);
         let retry_at = schedule::after_unknown(now, failures, fastrand::f64());
         let moved = self.release(Status::Uncertain, retry_at, failures, "no answer is known").await;
         if moved {
@@ -214,7 +214,7 @@ impl LeasedRefresh<'_> {
         self.release(
             Status::Blocked,
             retry_at,
-            self.leased.installation.schedule.failures + 1,
+            self.leased.installation.schedule().failures + 1,
             "an unclassified answer",
         )
         .await;
@@ -223,7 +223,7 @@ impl LeasedRefresh<'_> {
 
     /// Releases an installation whose request has certainly not reached the platform. Its state stays as it was.
     pub(super) async fn not_sent(&self, note: &str) -> Refreshed {
-        let (now, failures) = (self.refresher.parts.clock.now(), self.leased.installation.schedule.failures + 1);
+        let (now, failures) = (self.refresher.parts.clock.now(), self.leased.installation.schedule().failures + 1);
         let retry_at = schedule::backoff(now, failures, fastrand::f64());
         self.release(self.unchanged(), retry_at, failures, note).await;
         Refreshed::Failed(TokenError::InProgress { retry_at: schedule::on_demand(now, failures) })
@@ -233,7 +233,7 @@ impl LeasedRefresh<'_> {
     /// platform is asked again for a day. After that, the answer counts as a refusal of the grant.
     pub(super) async fn gone(self) -> Refreshed {
         let now = self.refresher.parts.clock.now();
-        let Installation { findings, schedule, .. } = &self.leased.installation;
+        let Installation { findings, .. } = &self.leased.installation;
         let gone = findings.gone.map_or(Gone { since: now, tries: 1 }, |gone| Gone { tries: gone.tries + 1, ..gone });
         if schedule::is_gone(gone.since, gone.tries, now) {
             return self.refused().await;
@@ -241,7 +241,7 @@ impl LeasedRefresh<'_> {
         let to = Release {
             status: Status::Blocked,
             due_at: Some(schedule::after_blocked(now, fastrand::f64())),
-            failures: schedule.failures + 1,
+            failures: self.leased.installation.schedule().failures + 1,
             retry_at: None,
             finding: Some(Finding::Gone(gone)),
             now,
@@ -253,19 +253,20 @@ impl LeasedRefresh<'_> {
     pub(super) async fn out_of_time(&self) -> Refreshed {
         let now = self.refresher.parts.clock.now();
         let note = "out of time before it was sent";
-        let moved = self.release(self.unchanged(), now, self.leased.installation.schedule.failures, note).await;
+        let moved = self.release(self.unchanged(), now, self.leased.installation.schedule().failures, note).await;
         if moved { Refreshed::Moved } else { Refreshed::Failed(TokenError::NoTime) }
     }
 
     /// Releases an installation because the circuit breaker is open. Its state stays as it was.
     pub(super) async fn stopped(&self, note: &str) {
-        self.release(self.unchanged(), self.after_our_fault(), self.leased.installation.schedule.failures, note).await;
+        self.release(self.unchanged(), self.after_our_fault(), self.leased.installation.schedule().failures, note)
+            .await;
     }
 
     /// Releases an installation after a fault of the app. The attempt counts as a failure, so that callers do not claim
     /// the installation again at once.
     pub(super) async fn our_fault(&self, note: &str) {
-        self.release(self.unchanged(), self.after_our_fault(), self.leased.installation.schedule.failures + 1, note)
+        self.release(self.unchanged(), self.after_our_fault(), self.leased.installation.schedule().failures + 1, note)
             .await;
     }
 
@@ -292,7 +293,7 @@ impl LeasedRefresh<'_> {
     /// by itself, and the next claim does the same work.
     pub(super) async fn release(&self, status: Status, due_at: Millis, failures: u32, note: &str) -> bool {
         // An installation that needs reauthorization is tried again only if an operator asks for it.
-        let due_at = (status != Status::NeedsReauthorization).then_some(due_at);
+        let due_at = (!status.needs_human()).then_some(due_at);
         let now = self.refresher.parts.clock.now();
         self.release_as(Release { status, due_at, failures, retry_at: None, finding: None, now }, note).await
     }

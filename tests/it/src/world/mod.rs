@@ -34,7 +34,6 @@ use shared::domain::qualifier::GatewayAlias;
 use shared::domain::resource::{Kind, Resource};
 use shared::domain::status::Status;
 use shared::lambda::serve::{HttpFunction, answer_http};
-use shared::seal::pair::PairRole;
 use shared::table::Table;
 
 use crate::dynamo::{self, Engine};
@@ -319,7 +318,7 @@ impl World {
     /// The platform's state of the stored refresh token; `None` if no refresh token is stored.
     pub async fn refresh_token_state(&self, resource: &Resource) -> Option<RefreshTokenState> {
         let stored = self.stored(resource).await;
-        let token = self.open(&stored, PairRole::Current, stored.pair.as_ref()?)?;
+        let token = self.open_current(&stored)?;
         Some(self.market.refresh_token_state(token.expose()))
     }
 }

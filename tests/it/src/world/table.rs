@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
-use shared::domain::installation::{Installation, SealedPair, StandbyPair};
+use shared::domain::installation::{Installation, StandbyPair};
 use shared::domain::redacted::Redacted;
 use shared::domain::status::TokenVersion;
 use shared::seal::pair::{PairRole, place};
@@ -42,16 +42,12 @@ impl World {
         delete.key("pk", AttributeValue::S(key.to_owned())).send().await.expect("the table can be written");
     }
 
-    /// Opens the sealed refresh token of one of an installation's pairs. `None` if the pair has no refresh token.
+    /// Opens the current refresh token of an installation. `None` if it has no refresh token.
     ///
     /// # Panics
     /// If the refresh token does not open.
-    pub fn open(&self, stored: &Installation, slot: PairRole, pair: &SealedPair) -> Option<Redacted> {
-        let keys = DataKeys::parse(&self.secrets.get(SEALING_SECRET).expect("a sealing secret")).expect("keys");
-        let sealer = Sealer::new(self.table.name.clone(), Arc::new(keys));
-        let item = stored.key();
-        let refresh = pair.refresh.as_ref()?;
-        Some(sealer.open(place(&item, stored.version, slot.refresh()), refresh).expect("it opens"))
+    pub fn open_current(&self, stored: &Installation) -> Option<Redacted> {
+        Some(self.open(stored, stored.version, PairRole::Current, stored.refresh_token()?))
     }
 
     /// Opens the sealed refresh token of a standby pair.
@@ -60,8 +56,14 @@ impl World {
     /// If the pair has no refresh token, or if the refresh token does not open.
     pub fn open_standby(&self, stored: &Installation, standby: &StandbyPair) -> Redacted {
         let version = TokenVersion { generation: standby.generation, ..stored.version };
-        let sealed_under = Installation { version, ..stored.clone() };
-        self.open(&sealed_under, PairRole::Standby, &standby.pair).expect("a refresh token")
+        let refresh = standby.pair.refresh.as_deref().expect("a refresh token");
+        self.open(stored, version, PairRole::Standby, refresh)
+    }
+
+    fn open(&self, stored: &Installation, version: TokenVersion, role: PairRole, refresh: &[u8]) -> Redacted {
+        let keys = DataKeys::parse(&self.secrets.get(SEALING_SECRET).expect("a sealing secret")).expect("keys");
+        let sealer = Sealer::new(self.table.name.clone(), Arc::new(keys));
+        sealer.open(place(&stored.key(), version, role.refresh()), refresh).expect("it opens")
     }
 
     /// Returns true if `secret` is in the table in the clear. It is the positive control of the search for secrets.

@@ -119,7 +119,7 @@ async fn a_location_of_an_agency_that_has_ended_keeps_the_answer_of_its_agency(w
         move_m1(&world, None);
         end.come(&world, &one, &agency(1)).await;
         let reserved = || one.proxy.calls(Call::Reserve) + other.proxy.calls(Call::Reserve);
-        let (pair, before, marks) = (world.stored(&left).await.pair, asked(&world, &left), reserved());
+        let (pair, before, marks) = (world.stored(&left).await.access().cloned(), asked(&world, &left), reserved());
         for _ in 0..3 {
             for process in [&one, &other] {
                 end.assert_told(&access(&world, process, &left).await);
@@ -130,7 +130,7 @@ async fn a_location_of_an_agency_that_has_ended_keeps_the_answer_of_its_agency(w
         let others = if count > 6 { 5 + count - 1 } else { count - 1 };
         assert_eq!(asked(&world, &left) - before, others, "each other agency is asked, and not for every call");
         let stored = world.stored(&left).await;
-        assert_eq!((stored.status(), &stored.pair), (Status::Active, &pair), "nothing is erased");
+        assert_eq!((stored.status(), stored.access()), (Status::Active, pair.as_ref()), "nothing is erased");
         let known = stored.search;
         assert_eq!((known.absent_until, known.search_since), (None, None), "nothing is concluded");
         assert_eq!(reserved(), marks, "no place of the budget of marks is asked for");

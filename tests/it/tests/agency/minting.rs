@@ -60,7 +60,7 @@ async fn concurrent_first_calls_mint_each_location_once(world: World) {
     assert_eq!((minted(&world), world.presented()), (10, 0));
     let stored = world.stored(&first[0]).await;
     assert_eq!(stored.company.as_deref(), Some(company().id()));
-    assert_eq!(stored.pair.as_ref().map(|pair| pair.refresh.is_some()), Some(false), "no refresh token is kept");
+    assert_eq!((stored.access().is_some(), stored.refresh_token()), (true, None), "no refresh token is kept");
     world.end().await;
 }
 
@@ -274,8 +274,8 @@ async fn an_unknown_answer_to_minting_erases_no_token(world: World) {
         let minted = process.tokens.mint(&before, Why::Due, world.deadline()).await;
         assert!(matches!(minted, Ok(Refreshed::Failed(TokenError::InProgress { .. }))), "{fault:?}: {minted:?}");
         let stored = world.stored(l).await;
-        assert_eq!((&stored.pair, stored.version), (&before.pair, before.version), "{fault:?}");
-        assert!(stored.schedule.due_at.is_some_and(|due| due > world.clock.now()), "{fault:?}: it is tried again");
+        assert_eq!((stored.access(), stored.version), (before.access(), before.version), "{fault:?}");
+        assert!(stored.schedule().due_at.is_some_and(|due| due > world.clock.now()), "{fault:?}: it is tried again");
         for process in &processes {
             works(&world, process, l).await;
         }
@@ -298,9 +298,9 @@ async fn a_minted_token_is_used_until_it_expires_even_if_minting_is_refused(worl
     let before = world.stored(&l1).await;
     let absent = process.tokens.mint(&before, Why::Due, world.deadline()).await;
     assert!(matches!(absent, Ok(Refreshed::Failed(TokenError::NotInstalled))), "{absent:?}");
-    assert_eq!(world.stored(&l1).await.pair, before.pair);
+    assert_eq!(world.stored(&l1).await.access(), before.access());
     works(&world, &world.process().await, &l1).await;
-    let expires_at = before.pair.expect("a token").access_expires_at;
+    let expires_at = before.access().expect("a token").expires_at;
     // In the last minute of the token each call tries to renew it.
     world.advance((expires_at - Duration::from_secs(30)).since(world.clock.now()));
     works(&world, &world.process().await, &l1).await;
@@ -328,7 +328,7 @@ async fn a_minted_location_that_had_its_own_grant_is_marked_when_its_token_expir
         world.advance(Duration::from_hours(4));
         world.refresh(&process, json!({})).await;
         let stored = world.stored(&l1).await;
-        assert_eq!((stored.status(), stored.pair.is_some()), (Status::Active, true));
+        assert_eq!((stored.status(), stored.access().is_some()), (Status::Active, true));
         works(&world, &process, &l1).await;
     }
     world.advance(Duration::from_hours(4));

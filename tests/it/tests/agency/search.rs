@@ -183,7 +183,7 @@ async fn another_agencys_new_installation_costs_no_token(world: World) {
     let stored = world.stored(&l1).await;
     let absent = Box::pin(process.tokens.mint(&stored, Why::Due, world.deadline())).await;
     assert!(matches!(absent, Ok(Refreshed::Failed(TokenError::NotInstalled))), "{absent:?}");
-    assert_eq!(world.stored(&l1).await.pair, stored.pair, "the token that works stays");
+    assert_eq!(world.stored(&l1).await.access(), stored.access(), "the token that works stays");
     assert_eq!(asked(&world, &l1) - before, 2, "and both agencies were asked");
     works(&world, &world.process().await, &l1).await;
     world.end().await;
@@ -272,12 +272,12 @@ async fn a_task_that_is_requested_again_while_it_runs_is_kept(world: World) {
     assert!(!world.table.finish_task(&first, later).await.expect("a table"), "it was noted again");
     world.table.postpone_task(&first, later + Duration::from_hours(1), 3).await.expect("a table");
     let due = world.table.due_tasks(later, None, 9).await.expect("a table");
-    assert_eq!(due.entries, [id], "and is still due");
+    assert_eq!(due.items, [id], "and is still due");
     let second = task(later).await.expect("a task");
     assert_eq!((second.installing, second.failures), (Some(now), 0), "both notes count");
     assert!(second.settles_at.is_some_and(|at| at > later));
     world.table.postpone_task(&second, later + Duration::from_hours(1), 3).await.expect("a table");
-    assert_eq!(world.table.due_tasks(later, None, 9).await.expect("a table").entries, [""; 0]);
+    assert_eq!(world.table.due_tasks(later, None, 9).await.expect("a table").items, [""; 0]);
     assert!(world.table.finish_task(&second, later).await.expect("a table"));
     assert_eq!(task(later).await, None);
     assert!(!world.table.finish_task(&second, later).await.expect("a table"));
@@ -310,9 +310,9 @@ async fn companies_are_listed_in_pages(world: World) {
     let mut after = None;
     loop {
         let page = world.table.companies(after.as_ref(), 64).await.expect("a table");
-        let Some(last) = page.entries.last().cloned() else { break };
-        assert!(page.entries.len() <= 64);
-        for listed in page.entries {
+        let Some(last) = page.items.last().cloned() else { break };
+        assert!(page.items.len() <= 64);
+        for listed in page.items {
             assert!(seen.insert(listed.company.clone()), "{} is read twice", listed.company);
         }
         after = Some(last);

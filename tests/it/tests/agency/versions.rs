@@ -111,7 +111,7 @@ async fn the_setting_v2_never_tries_v3_and_ends_no_installation(world: World) {
     assert!(access(&world, &process, &all[1]).await.is_err());
     assert_eq!(refused(&world), 2, "the token endpoint and minting, once each");
     let stored = world.stored(&company()).await;
-    assert_eq!(stored.pair, before.pair, "its token is kept");
+    assert_eq!(stored.access(), before.access(), "its token is kept");
     assert_ne!(stored.status(), Status::NeedsReauthorization);
     works(&world, &process, &all[0]).await;
 
@@ -147,7 +147,7 @@ async fn a_call_that_exists_in_no_version_ends_no_installation(world: World) {
         assert_eq!(asked() - requests, 2, "{fault:?}: once in each version");
         for before in before {
             let stored = world.stored(&before.resource).await;
-            assert_eq!((&stored.pair, stored.version), (&before.pair, before.version), "{fault:?}");
+            assert_eq!((stored.access(), stored.version), (before.access(), before.version), "{fault:?}");
             assert_ne!(stored.status(), Status::NeedsReauthorization, "{fault:?}");
         }
         world.market.clear_faults();

@@ -48,12 +48,12 @@ async fn a_companys_uninstall_stops_its_locations_and_erases_their_tokens(world:
         assert_eq!(standing.status, Status::Revoked);
     }
     works(&world, &process, &own).await;
-    assert!(world.stored(&l1).await.pair.is_some(), "not inside the request");
+    assert!(world.stored(&l1).await.access().is_some(), "not inside the request");
     world.refresh(&process, json!({})).await;
     for l in [&l1, &l2] {
-        assert_eq!(world.stored(l).await.pair, None);
+        assert_eq!(world.stored(l).await.access(), None);
     }
-    assert!(world.stored(&own).await.pair.is_some());
+    assert!(world.stored(&own).await.access().is_some());
     world.advance(Duration::from_mins(2));
     world.refresh(&process, json!({})).await;
     assert_eq!(world.table.newest_companies(9).await.expect("a table").0, []);
@@ -168,7 +168,7 @@ async fn an_uninstall_of_a_location_stops_only_that_location(world: World) {
     assert_eq!(sender.send(&sender.notice("UNINSTALL", world.clock.now(), "w1", &members)).await, reply(200, "stored"));
     world.market.uninstall(&grantee(&l1));
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.status(), stored.pair), (Status::Revoked, None));
+    assert_eq!((stored.status(), stored.access()), (Status::Revoked, None));
     world.advance(Duration::from_secs(9));
     assert!(matches!(access(&world, &process, &l1).await, Err(TokenError::Revoked)));
     works(&world, &process, &l2).await;

@@ -190,7 +190,7 @@ async fn assert_lost(scene: &Scene) {
         assert_eq!((status, &problem["code"]), (424, &json!("reauthorization_required")), "{problem}");
         assert_eq!(problem["reinstall_url"], json!(format!("{}/oauth/install", scene.home())));
     }
-    assert_eq!(scene.stored().await.schedule.due_at, None, "the schedule leaves it alone");
+    assert_eq!(scene.stored().await.schedule().due_at, None, "the schedule leaves it alone");
     assert_eq!(scene.presented().len(), presented.len(), "nothing more is presented");
     assert_eq!(scene.logged("outcome", "needs_reauthorization"), 1, "one notice");
     scene.install().await;

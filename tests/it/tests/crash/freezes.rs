@@ -90,7 +90,10 @@ async fn with_a_commit_that_comes_second() {
     let stored = scene.stored().await;
     assert_eq!(stored.standby().len(), 1, "kept beside the rival's");
     assert_eq!((stored.status().as_str(), scene.presented().len()), ("Active", 2));
-    assert_eq!((stored.version, stored.pair, stored.committed_by), (rivals.version, rivals.pair, rivals.committed_by));
+    assert_eq!(
+        (stored.version, stored.access(), &stored.committed_by),
+        (rivals.version, rivals.access(), &rivals.committed_by)
+    );
     scene.assert_usable().await;
     assert_eq!(scene.stored().await.standby().len(), 1, "and beside the next, until it is tried");
     scene.end();

@@ -51,8 +51,8 @@ async fn an_uninstall_during_a_refresh_is_not_undone(world: World) {
     let stored = world.stored(&l1).await;
     assert_eq!((stored.status(), stored.version.epoch), (Status::Revoked, 2));
     assert_eq!(
-        (&stored.pair, stored.standby().len(), stored.schedule.due_at),
-        (&None, 0, None),
+        (stored.access(), stored.standby().len(), stored.schedule().due_at),
+        (None, 0, None),
         "the tokens are erased"
     );
     let read = holder.tokens.access(&l1, world.deadline()).await;

@@ -249,8 +249,8 @@ async fn an_installation_that_waits_for_a_mark_uses_its_token_until_it_expires(w
     }
     let waits = &all[3];
     let stored = world.stored(waits).await;
-    assert_eq!((stored.status(), stored.pair.is_some()), (Status::Uncertain, true));
-    let retry_at = stored.schedule.retry_at.expect("an instant");
+    assert_eq!((stored.status(), stored.access().is_some()), (Status::Uncertain, true));
+    let retry_at = stored.schedule().retry_at.expect("an instant");
     assert!((150..=300).contains(&retry_at.since(world.clock.now()).as_secs()), "in minutes");
     let presented = world.presented();
     for _ in 0..3 {

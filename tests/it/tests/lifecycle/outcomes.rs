@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use shared::domain::resource::Resource;
 use shared::domain::status::Status;
 use shared::platform::token_endpoint::ExchangeError;
-use shared::seal::pair::PairRole;
 use shared::token::TokenError;
 use shared::token::outcome::{Refreshed, Why};
 
@@ -101,7 +100,7 @@ async fn without_a_connection_nothing_is_sent_and_nothing_changes(world: World) 
     let failed = refresh(&world, &process, &l1).await;
     assert!(matches!(failed, Refreshed::Failed(TokenError::InProgress { .. })), "{failed:?}");
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.status(), stored.schedule.failures, world.presented()), (Status::Active, 1, 0));
+    assert_eq!((stored.status(), stored.schedule().failures, world.presented()), (Status::Active, 1, 0));
     world.end().await;
 }
 
@@ -113,7 +112,7 @@ async fn a_429_changes_nothing(world: World) {
     let failed = refresh(&world, &process, &l1).await;
     assert!(matches!(failed, Refreshed::Failed(TokenError::InProgress { .. })), "{failed:?}");
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.status(), stored.schedule.failures, world.presented()), (Status::Active, 1, 1));
+    assert_eq!((stored.status(), stored.schedule().failures, world.presented()), (Status::Active, 1, 1));
     world.end().await;
 }
 
@@ -186,9 +185,9 @@ async fn implausible_token_lifetimes_are_clamped(world: World) {
         let renewed = refresh(&world, &process, &l1).await;
         assert!(matches!(renewed, Refreshed::Renewed(_)), "{said}: {renewed:?}");
         let stored = world.stored(&l1).await;
-        let pair = stored.pair.expect("a pair");
-        assert_eq!(pair.access_expires_at.since(pair.access_issued_at).as_secs(), seconds, "{said}");
-        assert!(stored.schedule.due_at.is_some_and(|due| due < pair.access_expires_at), "{said}");
+        let access = stored.access().expect("a token");
+        assert_eq!(access.expires_at.since(access.issued_at).as_secs(), seconds, "{said}");
+        assert!(stored.schedule().due_at.is_some_and(|due| due < access.expires_at), "{said}");
     }
     world.end().await;
 }
@@ -198,15 +197,14 @@ async fn a_grant_without_a_refresh_token_keeps_the_old_one(world: World) {
     let process = world.process().await;
     world.install(&process, &l1).await;
     let before = world.stored(&l1).await;
-    let old = before.pair.as_ref().and_then(|pair| world.open(&before, PairRole::Current, pair)).expect("a token");
+    let old = world.open_current(&before).expect("a token");
     for field in ["refresh_token", "userType"] {
         world.market.fault(Endpoint::Refresh, Fault::Without { field: field.into() }, Some(1));
         let renewed = refresh(&world, &process, &l1).await;
         assert!(matches!(renewed, Refreshed::Renewed(_)), "{field}: {renewed:?}");
         if field == "refresh_token" {
             let after = world.stored(&l1).await;
-            let kept =
-                after.pair.as_ref().and_then(|pair| world.open(&after, PairRole::Current, pair)).expect("a token");
+            let kept = world.open_current(&after).expect("a token");
             assert_eq!(kept.expose(), old.expose());
         }
     }
@@ -241,7 +239,7 @@ async fn a_grant_for_another_location_is_not_stored(world: World) {
     let refused = refresh(&world, &process, &l1).await;
     assert!(matches!(refused, Refreshed::Failed(TokenError::InProgress { .. })), "{refused:?}");
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.status(), stored.version, &stored.pair), (Status::Blocked, before.version, &before.pair));
+    assert_eq!((stored.status(), stored.version, stored.access()), (Status::Blocked, before.version, before.access()));
     assert_eq!(world.presented() - presented, 2);
     assert_eq!(world.stored(&l2).await, others);
     world.end().await;
@@ -283,7 +281,7 @@ async fn a_wrong_client_secret_marks_no_installation_and_recovers_by_itself(worl
     assert_eq!(world.presented(), 1, "the breaker is open for every process");
     for resource in [&l1, &l2] {
         let stored = world.stored(resource).await;
-        assert_eq!((stored.status(), stored.schedule.failures), (Status::Active, 0), "{resource}");
+        assert_eq!((stored.status(), stored.schedule().failures), (Status::Active, 0), "{resource}");
         process.tokens.access(resource, world.deadline()).await.expect("the token still works");
     }
     world.secrets.put(APP_SECRET, new);
@@ -306,7 +304,7 @@ async fn a_paused_location_recovers_by_itself(world: World) {
         let paused = refresh(&world, &process, resource).await;
         assert!(matches!(paused, Refreshed::Failed(TokenError::Suspended { .. })), "{paused:?}");
         let stored = world.stored(resource).await;
-        assert_eq!((stored.status(), stored.schedule.failures), (Status::Suspended, 0));
+        assert_eq!((stored.status(), stored.schedule().failures), (Status::Suspended, 0));
         process.tokens.access(resource, world.deadline()).await.expect("the access token works on");
     }
     world.expire();
@@ -341,7 +339,7 @@ async fn a_location_that_the_platform_does_not_know_is_given_up_after_a_day(worl
         assert!(matches!(unknown, Refreshed::Failed(TokenError::InProgress { .. })), "{unknown:?}");
         let stored = world.stored(gone).await;
         assert_eq!(stored.status(), Status::Blocked);
-        let due_at = stored.schedule.due_at.expect("it is tried again");
+        let due_at = stored.schedule().due_at.expect("it is tried again");
         assert!(due_at.since(world.clock.now()) <= Duration::from_hours(4));
         tries += 1;
         world.advance(due_at.since(world.clock.now()).max(Duration::from_hours(1)));
@@ -349,7 +347,7 @@ async fn a_location_that_the_platform_does_not_know_is_given_up_after_a_day(worl
     assert!(tries >= 6, "{tries}");
     world.refresh(&process, json!({})).await;
     let stored = world.stored(gone).await;
-    assert_eq!((stored.status(), stored.schedule.due_at), (Status::NeedsReauthorization, None));
+    assert_eq!((stored.status(), stored.schedule().due_at), (Status::NeedsReauthorization, None));
     let presented = world.presented();
     for _ in 0..3 {
         world.advance(Duration::from_hours(4));

@@ -11,7 +11,6 @@ use shared::domain::clock::Clock;
 use shared::domain::installation::Installation;
 use shared::domain::resource::Resource;
 use shared::domain::status::Status;
-use shared::seal::pair::PairRole;
 use shared::table::installation::LEASE;
 use shared::token::TokenError;
 use shared::token::outcome::{Refreshed, Why};
@@ -56,7 +55,7 @@ async fn a_grant_commits_after_its_lease_and_undoes_the_rivals_refusal(world: Wo
     assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
     let stored = world.stored(&l1).await;
     assert_eq!((stored.status(), stored.version.generation), (Status::Active, 2));
-    assert!(stored.schedule.due_at.is_some(), "the schedule sees it again");
+    assert!(stored.schedule().due_at.is_some(), "the schedule sees it again");
     assert_eq!(world.refresh_token_state(&l1).await, Some(RefreshTokenState::Live));
     world.end().await;
 }
@@ -201,7 +200,7 @@ async fn several_standby_pairs_are_tried_in_turn(world: World) {
     world.market.change(|options| options.rotation = Rotation::Strict);
     // Every pair dies except the one that was granted first, which the product tries last.
     let stored = world.stored(&l1).await;
-    let current = stored.pair.as_ref().and_then(|pair| world.open(&stored, PairRole::Current, pair)).expect("a token");
+    let current = world.open_current(&stored).expect("a token");
     let others = stored.standby()[1..].iter().map(|standby| world.open_standby(&stored, standby));
     for token in others.chain([current]) {
         process.endpoint.present(&l1, &token).await;
@@ -271,7 +270,7 @@ async fn a_standby_pair_makes_a_waiting_installation_due_at_once(world: World) {
     world.queue.send("a pair of somebody's");
     spend_the_current_token(&world, &process, &l1).await;
     refresh(&world, &process, &l1).await;
-    assert!(world.stored(&l1).await.schedule.retry_at.is_some());
+    assert!(world.stored(&l1).await.schedule().retry_at.is_some());
     world.queue.purge();
     process.installations.install(&older, earlier, HOME).await.expect("kept");
     for _ in 0..2 {
@@ -323,7 +322,7 @@ async fn keep_an_older_install_as_standby(world: &World, process: &Process, reso
 async fn spend_the_current_token(world: &World, process: &Process, resource: &Resource) {
     world.market.change(|options| options.rotation = Rotation::Strict);
     let stored = world.stored(resource).await;
-    let token = stored.pair.as_ref().and_then(|pair| world.open(&stored, PairRole::Current, pair)).expect("a token");
+    let token = world.open_current(&stored).expect("a token");
     process.endpoint.present(resource, &token).await;
     assert_eq!(world.refresh_token_state(resource).await, Some(RefreshTokenState::Dead));
 }

@@ -211,6 +211,6 @@ async fn a_rescued_install_does_not_outlive_an_uninstall(world: World) {
     world.advance(Duration::from_secs(10));
     assert_eq!(world.refresh(&other, world.rescued()).await, json!({ "batchItemFailures": [] }));
     let stored = world.stored(&l1).await;
-    assert_eq!((stored.status(), &stored.pair, stored.standby().len()), (Status::Revoked, &None, 0));
+    assert_eq!((stored.status(), stored.access(), stored.standby().len()), (Status::Revoked, None, 0));
     world.end().await;
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::join_all;
 use it::world::{SEALING_SECRET, World, location};
-use shared::domain::installation::{Installation, SealedPair, StandbyPair};
+use shared::domain::installation::{Installation, Installed, Life, SealedPair, Source, StandbyPair};
 use shared::domain::resource::Resource;
 use shared::seal::pair::{Pair, PairRole};
 use shared::seal::{DataKeys, SealError, Sealer};
@@ -49,8 +49,8 @@ async fn nothing_is_sent(world: &World, resource: &Resource) {
     let after = world.stored(resource).await;
     // The failure is counted, so that callers pause for a moment. Nothing else has changed.
     assert_eq!(
-        (after.status(), after.version, after.schedule.failures),
-        (before.status(), before.version, before.schedule.failures + 1)
+        (after.status(), after.version, after.schedule().failures),
+        (before.status(), before.version, before.schedule().failures + 1)
     );
     assert_eq!(world.presented(), presented);
 }
@@ -132,12 +132,12 @@ async fn resealing_replaces_only_the_value_that_it_read(world: World) {
     // The installation also gets two standby pairs.
     let before = world.secrets.get(SEALING_SECRET).expect("a secret");
     let first = world.stored(&l1).await;
-    let current = first.pair.as_ref().expect("a pair");
+    let current = first.access().expect("a token");
     let pair = Pair {
         access: "a standby access token".into(),
         refresh: Some("a standby refresh token".into()),
-        issued_at: current.access_issued_at,
-        expires_at: current.access_expires_at,
+        issued_at: current.issued_at,
+        expires_at: current.expires_at,
     };
     let standby_pair = pair.seal(&sealer(&before), &l1, first.version, PairRole::Standby);
     let attempts = ["one", "two"].map(|owner| StandbyPair {
@@ -165,33 +165,39 @@ async fn resealing_replaces_only_the_value_that_it_read(world: World) {
     assert_eq!(reseal(table, &both, "k2", anew.clone()).await.ok(), Some(Resealed::Already));
     assert_eq!(anew.standby().len(), 2);
     for standby in anew.standby() {
-        let opened = world.open(&anew, PairRole::Standby, &standby.pair).expect("a refresh token");
-        assert_eq!(opened.expose(), "a standby refresh token");
+        assert_eq!(world.open_standby(&anew, standby).expose(), "a standby refresh token");
     }
 
     // The item must not be resealed if its bytes, its standby pair or its version differ from the installation that was
     // read.
-    let replaced = async |seen: &Installation| {
-        let standby: Vec<_> = seen.standby().iter().map(|standby| standby.pair.clone()).collect();
-        table.reseal(seen, seen.pair.as_ref(), &standby).await.expect("an answer")
+    let own = |stored: &Installation| match stored.installed().map(|installed| installed.source.clone()) {
+        Some(Source::Own { pair: Some(pair), standby }) => (pair, standby),
+        other => panic!("an installation with a grant of its own: {other:?}"),
     };
-    assert!(!replaced(&seen).await);
-    assert!(!replaced(&Installation { source: seen.source.clone(), ..anew.clone() }).await);
-    let (old, new) = (seen.pair.clone().expect("a pair"), anew.pair.clone().expect("a pair"));
+    let replaced = async |read: &Installation, pair: &SealedPair, standby: &[StandbyPair]| {
+        let source = Source::Own { pair: Some(pair.clone()), standby: standby.to_vec() };
+        let installed = read.installed().expect("the app is installed").clone();
+        let life = Life::Installed(Installed { source: source.clone(), ..installed });
+        table.reseal(&Installation { life, ..read.clone() }, &source).await.expect("an answer")
+    };
+    let ((old, old_standby), (new, new_standby)) = (own(&seen), own(&anew));
+    assert!(!replaced(&seen, &old, &old_standby).await);
+    assert!(!replaced(&anew, &old, &old_standby).await);
+    assert!(!replaced(&anew, &new, &old_standby).await);
     let mixed = [
         SealedPair { access: old.access.clone(), ..new.clone() },
         SealedPair { refresh: old.refresh.clone(), ..new.clone() },
     ];
-    for pair in mixed {
-        assert!(!replaced(&Installation { pair: Some(pair), ..anew.clone() }).await, "each token is compared");
+    for pair in &mixed {
+        assert!(!replaced(&anew, pair, &new_standby).await, "each token is compared");
     }
-    assert!(replaced(&anew).await, "the control");
+    assert!(replaced(&anew, &new, &new_standby).await, "the control");
     let renewed = process.refresher.refresh(&l1, anew.version, Why::Operator, world.deadline()).await;
     assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
     // A process that does not know the new key yet has renewed the pair.
     let newer = world.stored(&l1).await;
     assert!(keys(&newer).contains_key("k1"));
-    assert!(!replaced(&anew).await);
+    assert!(!replaced(&anew, &new, &new_standby).await);
     assert_eq!(world.stored(&l1).await, newer, "and it stays");
     assert_eq!(reseal(table, &both, "k2", seen).await.ok(), Some(Resealed::Done), "it looks again");
     let newest = world.stored(&l1).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::AttributeValue;
 use it::world::{HOME, World, location};
 use shared::domain::clock::Millis;
-use shared::domain::installation::{Installation, SealedPair, StandbyPair, installation_key};
+use shared::domain::installation::{Installation, SealedAccess, SealedPair, StandbyPair, installation_key};
 use shared::domain::resource::Resource;
 use shared::domain::status::{LeaseOwner, Status, Transition};
 use shared::table::installation::{Claim, LEASE, NewInstallation, Release, Renewal};
@@ -50,7 +50,10 @@ fn in_state(active: &Item, status: Status, now: Millis) -> Item {
 
 fn sealed(now: Millis) -> SealedPair {
     let access_expires_at = now + Duration::from_hours(24);
-    SealedPair { access: b"a".to_vec(), refresh: Some(b"r".to_vec()), access_issued_at: now, access_expires_at }
+    SealedPair {
+        access: SealedAccess { token: b"a".to_vec(), issued_at: now, expires_at: access_expires_at },
+        refresh: Some(b"r".to_vec()),
+    }
 }
 
 /// Makes the write. Returns true if the write was applied.
@@ -115,10 +118,10 @@ async fn each_write_follows_the_table_of_legal_moves(world: World) {
     world.advance(Duration::from_secs(1));
     let key = AttributeValue::S(installation_key(&l1));
     let active = world.items().await.into_iter().find(|item| item["pk"] == key).expect("an installation");
-    let releases = Status::ALL.into_iter().map(Release).filter(|release| release.is_legal(Status::Refreshing));
+    let releases = Status::ALL.iter().copied().map(Release).filter(|release| release.is_legal(Status::Refreshing));
     let others = [Claim, ClaimByOperator, StoreToken, AddStandby, Install, InstallNotice, Uninstall];
     for transition in releases.chain(others) {
-        for from in Status::ALL {
+        for &from in Status::ALL {
             world.put(in_state(&active, from, world.clock.now())).await;
             let seen = world.stored(&l1).await;
             assert_eq!(seen.status(), from);

@@ -68,7 +68,10 @@ async fn an_unknown_answer_is_not_final_and_raises_one_alarm(world: World) {
         let unknown = refresh(&world, &processes[n % 2], resource).await;
         assert!(matches!(unknown, Refreshed::Failed(TokenError::InProgress { .. })), "{fault:?}: {unknown:?}");
         let stored = world.stored(resource).await;
-        assert_eq!((stored.status(), stored.version, &stored.pair), (Status::Blocked, before.version, &before.pair));
+        assert_eq!(
+            (stored.status(), stored.version, stored.access()),
+            (Status::Blocked, before.version, before.access())
+        );
         processes[0].tokens.access(resource, world.deadline()).await.expect("the token works on");
     }
     assert_eq!(world.alarms("unclassified", &prefix), 1, "one for the app");
@@ -119,7 +122,7 @@ async fn a_block_page_counts_as_no_connection_and_raises_one_alarm(world: World)
             let stored = world.stored(resource).await;
             assert_eq!((stored.status(), world.presented() - presented), (Status::Active, 1));
             assert!(
-                stored.schedule.due_at.is_some_and(|due| due.since(now) <= Duration::from_mins(2)),
+                stored.schedule().due_at.is_some_and(|due| due.since(now) <= Duration::from_mins(2)),
                 "the schedule in minutes"
             );
         }

@@ -74,8 +74,8 @@ impl Desk {
             Resource::Location(id) => ("location", id),
             Resource::Company(id) => ("company", id),
         };
-        let pair = stored.as_ref().ok().and_then(Option::as_ref).and_then(|stored| stored.pair.as_ref());
-        let issued_at = pair.and_then(|pair| u64::try_from(pair.access_issued_at.0).ok()).unwrap_or_default();
+        let access = stored.as_ref().ok().and_then(Option::as_ref).and_then(Installation::access);
+        let issued_at = access.and_then(|access| u64::try_from(access.issued_at.0).ok()).unwrap_or_default();
         let mut platform = json!(self.controls.platform.glance(resource, issued_at + ISSUED_WITHIN));
         // This value falls with each view, and the page does not show it.
         if let Some(remaining) = platform["remaining"].as_object_mut() {
@@ -117,11 +117,11 @@ fn installation(stored: &Installation) -> Value {
         "status": stored.status().as_str(),
         "epoch": stored.version.epoch,
         "generation": stored.version.generation,
-        "issued_at": stored.pair.as_ref().map(|pair| pair.access_issued_at.0),
-        "expires_at": stored.pair.as_ref().map(|pair| pair.access_expires_at.0),
+        "issued_at": stored.access().map(|access| access.issued_at.0),
+        "expires_at": stored.access().map(|access| access.expires_at.0),
         "lease_ends_at": stored.lease().map(|lease| lease.ends_at.0),
-        "retry_at": stored.schedule.retry_at.map(|at| at.0),
-        "failures": stored.schedule.failures,
+        "retry_at": stored.schedule().retry_at.map(|at| at.0),
+        "failures": stored.schedule().failures,
         "minted": stored.minted().is_some(),
         "is_placeholder": stored.minted().is_some_and(|minted| minted.is_placeholder),
     })

@@ -93,7 +93,7 @@ async fn states(stack: &Stack) -> Result<Vec<Finding>, StoreError> {
                 Err(_) => unreadable += 1,
                 Ok(one) => {
                     *states.entry(one.status.as_str()).or_default() += 1;
-                    let in_use = one.status == Status::Active && !one.minted;
+                    let in_use = one.status.has_live_pair() && !one.minted;
                     let long_over =
                         one.access_expires_at.is_some_and(|at| now.since(at) > Duration::from_hours(24 * 90));
                     expired += u64::from(in_use && long_over);

@@ -2,15 +2,12 @@
 
 use std::time::Duration;
 
-use shared::domain::clock::Clock;
+use shared::domain::clock::{Clock, TOLERATED_MS};
 use shared::http_client::{ResponseLimits, SendError};
 
 use super::Finding;
 use crate::stack::{RESCUE_QUEUE, Stack};
 
-/// The largest accepted offset of this machine's clock, in milliseconds. The functions correct a larger offset, because the
-/// request limits depend on clocks.
-const MAX_OFFSET_MS: u64 = 100;
 /// Time-out of a request to the platform.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest accepted response, in bytes.
@@ -85,7 +82,7 @@ async fn overflow(stack: &Stack) -> Vec<Finding> {
 /// Compares this machine's clock with the stack's clock, which earlier responses of DynamoDB have corrected.
 fn clock(stack: &Stack) -> Finding {
     let offset = Clock::system().now().0.abs_diff(stack.app.clock.now().0);
-    if offset <= MAX_OFFSET_MS {
+    if offset <= TOLERATED_MS.unsigned_abs() {
         Finding::ok("clock", "agrees with DynamoDB's")
     } else {
         let said = format!("this machine's clock differs from DynamoDB's by {offset} ms");

@@ -47,7 +47,7 @@ async fn agency(world: &World, process: &Process, count: usize) -> Vec<Resource>
 async fn without_token(world: &World, all: &[Resource]) -> usize {
     let mut without = 0;
     for resource in all {
-        without += usize::from(world.stored(resource).await.pair.is_none());
+        without += usize::from(world.stored(resource).await.access().is_none());
     }
     without
 }
@@ -134,7 +134,7 @@ async fn refused_beside_an_agency(
 /// Returns true if the location still has a refresh token of its own.
 async fn has_own_grant(world: &World, resource: &Resource) -> bool {
     let stored = world.stored(resource).await;
-    stored.minted().is_none() && stored.pair.is_some_and(|pair| pair.refresh.is_some())
+    stored.minted().is_none() && stored.refresh_token().is_some()
 }
 
 async fn a_mass_refusal_takes_no_grant_of_a_location_in_which_its_agency_lacks_the_app(world: World) {
@@ -190,7 +190,7 @@ async fn a_refused_location_keeps_its_grant_while_its_agency_cannot_be_asked(wor
     for (resource, fault) in all.iter().zip(faults) {
         let why = format!("{fault:?}");
         let is_dead = why.contains("Invalid JWT");
-        let due_at = async || world.stored(&company()).await.schedule.due_at;
+        let due_at = async || world.stored(&company()).await.schedule().due_at;
         let before = due_at().await;
         world.market.fault(Endpoint::Mint, fault, None);
         waits(resource, &why).await;
