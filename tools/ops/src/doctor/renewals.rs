@@ -64,7 +64,7 @@ async fn oldest_due(stack: &Stack) -> Finding {
     for shard in 0..DUE_SHARDS {
         match stack.app.table.due(shard, now, None, 1).await {
             Err(error) => return Finding::fail(what, error.to_string(), SEE_TABLE),
-            Ok(page) => oldest = page.entries.iter().map(|due| due.due_at).chain(oldest).min(),
+            Ok(page) => oldest = page.items.iter().map(|due| due.due_at).chain(oldest).min(),
         }
     }
     let waited = oldest.map(|at| now.since(at));
