@@ -1,4 +1,4 @@
-//! The events of this function: a tick of the schedule, a request of an operator, or messages of the rescue queue.
+//! The events of this function: a tick of the schedule, a request of an operator (a renewal or an uninstall), or messages of the rescue queue.
 
 use aws_lambda_events::sqs::{SqsEvent, SqsMessage};
 use serde::Deserialize;
@@ -16,6 +16,13 @@ pub enum RefreshEvent {
         resource: Resource,
         /// True to renew the token even if it is fresh.
         force: bool,
+    },
+    /// Uninstall the app from one location, or from a company and all its locations.
+    Uninstall {
+        /// The location or company.
+        resource: Resource,
+        /// The reason, for the platform's records.
+        reason: String,
     },
     /// Store the token pairs of these messages of the rescue queue.
     Rescue(Vec<SqsMessage>),
@@ -45,6 +52,12 @@ struct OneWire {
     resource: Resource,
     #[serde(default)]
     force: bool,
+    uninstall: Option<UninstallWire>,
+}
+
+#[derive(Deserialize)]
+struct UninstallWire {
+    reason: String,
 }
 
 impl RefreshEvent {
@@ -60,7 +73,10 @@ impl RefreshEvent {
         if event.get("resource").is_some_and(|resource| !resource.is_null()) {
             let read: Result<OneWire, _> = serde_json::from_value(event);
             return read
-                .map(|one| Self::One { resource: one.resource, force: one.force })
+                .map(|OneWire { resource, force, uninstall }| match uninstall {
+                    Some(UninstallWire { reason }) => Self::Uninstall { resource, reason },
+                    None => Self::One { resource, force },
+                })
                 .map_err(|e| BadEvent(format!(r#"expected {{"resource":{{"location":"ID"}},"force":true}}: {e}"#)));
         }
         let number = |name| match event.get(name) {
@@ -96,13 +112,20 @@ mod tests {
         assert_eq!(tick(scheduled), Some((0, 1)));
         assert_eq!(tick(json!({"shard":2,"shards":4})), Some((2, 4)));
         assert_eq!(tick(json!("anything")), Some((0, 1)));
-        for bad in
-            [json!({"shard":4,"shards":4}), json!({"shard":-1}), json!({"shards":0}), json!({"resource":{"team":"x"}})]
-        {
+        for bad in [
+            json!({"shard":4,"shards":4}),
+            json!({"shard":-1}),
+            json!({"shards":0}),
+            json!({"resource":{"team":"x"}}),
+            json!({"resource":{"company":"C1"},"uninstall":true}),
+        ] {
             assert!(RefreshEvent::read(bad.clone()).is_err(), "{bad}");
         }
         let one = json!({"resource":{"company":"C1"},"force":true});
         assert!(matches!(RefreshEvent::read(one), Ok(RefreshEvent::One { force: true, .. })));
+        let uninstall = json!({"resource":{"location":"L1"},"uninstall":{"reason":"because"}});
+        let read = RefreshEvent::read(uninstall);
+        assert!(matches!(read, Ok(RefreshEvent::Uninstall { reason, .. }) if reason == "because"));
         let sqs = json!({"Records":[
             {"messageId":"m1","body":"{}","eventSource":"aws:sqs"},
             {"messageId":"m2","body":"{}","receiptHandle":"r2","attributes":{"ApproximateReceiveCount":"12"}},

@@ -1,12 +1,13 @@
 //! The `refresh` function. It has three kinds of events:
 //! - A tick of the schedule ([`tick`]): renews the tokens that are due, and runs the companies' tasks ([`companies`]).
-//! - A request of an operator: renews one token now.
+//! - A request of an operator: renews one token now, or uninstalls the app ([`uninstall`]).
 //! - Messages of the rescue queue ([`rescue`]): stores token pairs that could not be stored when they were granted.
 
 pub mod companies;
 pub mod event;
 pub mod rescue;
 pub mod tick;
+pub mod uninstall;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +48,9 @@ async fn handle(app: &App, event: LambdaEvent<Value>) -> Result<Value, Error> {
         RefreshEvent::Tick(shards) => serde_json::to_value(tick::run(app, shards, deadline).await?),
         RefreshEvent::One { resource, force } => {
             serde_json::to_value(tick::run_one(app, &resource, force, deadline).await?)
+        }
+        RefreshEvent::Uninstall { resource, reason } => {
+            serde_json::to_value(uninstall::run(app, &resource, &reason, deadline).await)
         }
         RefreshEvent::Rescue(messages) => serde_json::to_value(rescue::run(app, messages).await),
     }?;

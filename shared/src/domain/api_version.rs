@@ -53,6 +53,8 @@ pub enum OwnCall {
     List,
     /// `GET /marketplace/app/{appId}/installations`.
     Presence,
+    /// `DELETE /marketplace/app/{appId}/installations`.
+    Uninstall,
 }
 
 impl OwnCall {
@@ -66,6 +68,7 @@ impl OwnCall {
             Self::Mint => "mint",
             Self::List => "list",
             Self::Presence => "presence",
+            Self::Uninstall => "uninstall",
         }
     }
 }

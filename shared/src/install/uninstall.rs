@@ -1,23 +1,34 @@
-//! Reported uninstalls: decides if a reported uninstall is newer than the stored installation.
+//! Reported uninstalls, and uninstalls that an operator wants.
 //!
-//! The platform sends webhooks late, repeatedly and in any order, so an uninstall may be older than the installation
+//! A reported uninstall is compared with the stored installation: it may be older. The platform sends webhooks late, repeatedly and in any order, so an uninstall may be older than the installation
 //! that is stored. The timestamp of the uninstall decides. If there is no timestamp that can be believed, the platform
 //! is asked with the installation's own token. If the platform still accepts the token, the installation stays.
 
 use std::time::Duration;
 
+use futures_util::{StreamExt as _, stream};
+use serde::Serialize;
+
 use super::{Installations, Uninstalled};
 use crate::domain::clock::Millis;
-use crate::domain::resource::Resource;
+use crate::domain::installation::Installation;
+use crate::domain::resource::{Kind, Resource};
+use crate::domain::status::Status;
 use crate::platform::company_api::Presence;
 use crate::table::StoreError;
 use crate::token::TokenError;
 use crate::token::tokens::Tokens;
+use crate::token::uninstall::PlatformUninstall;
 
 /// The platform's clock may be ahead of ours by this time. A timestamp further in the future is not believed.
 const AHEAD: Duration = Duration::from_secs(10);
 /// A timestamp of at least this precision is compared with the time of an install as it is.
 const EXACT: Duration = Duration::from_millis(1);
+
+/// The number of locations about which the platform is asked at once.
+const LOCATIONS_AT_ONCE: usize = 16;
+/// No further location is begun if less time than this is left.
+const LOCATION_TIME: Duration = Duration::from_secs(5);
 
 /// The time of an event, as the platform reports it. The event happened not before `at`, and before `at + precision`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +67,136 @@ pub enum UninstallError {
     Changed,
 }
 
+/// The result of an uninstall that an operator wants.
+#[derive(Clone, Debug)]
+pub struct WantedUninstall {
+    /// The platform's verdict.
+    pub platform: PlatformUninstall,
+    /// The change here. `None` if nothing was changed, because the platform still has the installation or may have it.
+    /// The error says that the platform's verdict may not be stored.
+    pub here: Result<Option<Ended>, StoreError>,
+}
+
+/// The change here after the platform has uninstalled the app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// The change of the installation.
+    pub installation: Uninstalled,
+    /// The locations of a company that had a grant of their own.
+    pub locations: EndedLocations,
+}
+
+/// The locations with a grant of their own, after their company's uninstall. Minted tokens need no such look: the
+/// company's uninstall ends them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct EndedLocations {
+    /// The platform does not have the installation any more, and its tokens are erased.
+    pub revoked: u64,
+    /// The platform still has the installation.
+    pub installed: u64,
+    /// The platform did not say. The location's next renewal decides.
+    pub unclear: u64,
+    /// Not looked at, because the invocation ended. The command can be repeated.
+    pub left: u64,
+}
+
 impl Installations {
+    /// Makes the platform uninstall the app, as an operator wants, and then does what an uninstall webhook does. Changes
+    /// nothing here unless the platform says that the app is not installed any more. Can be repeated. `None` if there is
+    /// no such installation.
+    ///
+    /// # Errors
+    /// [`UninstallError`]: the platform was not asked.
+    pub async fn uninstall_at_platform(
+        &self,
+        resource: &Resource,
+        reason: &str,
+        tokens: &Tokens,
+        deadline: Millis,
+    ) -> Result<Option<WantedUninstall>, UninstallError> {
+        let stored = self.table.installation(resource).await?;
+        let Some(stored) = stored.filter(|stored| stored.minted().is_none_or(|minted| !minted.is_placeholder)) else {
+            return Ok(None);
+        };
+        let platform = tokens.uninstall(resource, reason, deadline).await.map_err(UninstallError::Token)?;
+        let here = self.end_as_wanted(&stored, &platform, tokens, deadline).await;
+        tracing::info!(%resource, ?platform, ?here, "an operator wants the app to be uninstalled");
+        Ok(Some(WantedUninstall { platform, here }))
+    }
+
+    async fn end_as_wanted(
+        &self,
+        seen: &Installation,
+        platform: &PlatformUninstall,
+        tokens: &Tokens,
+        deadline: Millis,
+    ) -> Result<Option<Ended>, StoreError> {
+        let resource = &seen.resource;
+        let installation = match platform {
+            PlatformUninstall::Uninstalled { sent_at } => self.uninstall(resource, *sent_at).await?,
+            PlatformUninstall::NotInstalled => self.uninstall_exactly(seen, self.clock.now()).await?,
+            PlatformUninstall::Refused(_) | PlatformUninstall::Unknown(_) => return Ok(None),
+        };
+        let locations = if installation == Uninstalled::Done && resource.kind() == Kind::Company {
+            self.end_own_grants(resource, tokens, deadline).await?
+        } else {
+            EndedLocations::default()
+        };
+        Ok(Some(Ended { installation, locations }))
+    }
+
+    /// Asks the platform about the locations of an uninstalled company that have a grant of their own.
+    async fn end_own_grants(
+        &self,
+        company: &Resource,
+        tokens: &Tokens,
+        deadline: Millis,
+    ) -> Result<EndedLocations, StoreError> {
+        let (mut ended, mut after) = (EndedLocations::default(), None);
+        loop {
+            let page = self.table.locations_of(company.id(), after.as_ref()).await?;
+            let Some(last) = page.last().cloned() else { return Ok(ended) };
+            let ends = stream::iter(&page).map(|location| self.end_own_grant(location, tokens, deadline));
+            let ends: Vec<_> = ends.buffer_unordered(LOCATIONS_AT_ONCE).collect().await;
+            for end in ends {
+                match end? {
+                    None => {}
+                    Some(LocationEnd::Revoked) => ended.revoked += 1,
+                    Some(LocationEnd::Installed) => ended.installed += 1,
+                    Some(LocationEnd::Unclear) => ended.unclear += 1,
+                    Some(LocationEnd::Left) => ended.left += 1,
+                }
+            }
+            after = Some(last);
+        }
+    }
+
+    /// Does the same as for an uninstall webhook without a time. `None` if the location has no grant of its own.
+    async fn end_own_grant(
+        &self,
+        location: &Resource,
+        tokens: &Tokens,
+        deadline: Millis,
+    ) -> Result<Option<LocationEnd>, StoreError> {
+        let stored = self.table.installation(location).await?;
+        if stored.is_none_or(|stored| stored.minted().is_some() || stored.status() == Status::Revoked) {
+            return Ok(None);
+        }
+        if self.clock.now() + LOCATION_TIME > deadline {
+            return Ok(Some(LocationEnd::Left));
+        }
+        Ok(match self.uninstall_as_reported(location, None, tokens).await {
+            Ok(Uninstalled::Done) => Some(LocationEnd::Revoked),
+            Ok(Uninstalled::Older) => Some(LocationEnd::Installed),
+            Ok(Uninstalled::Unknown) => None,
+            Err(UninstallError::Store(error)) => return Err(error),
+            Err(error) => {
+                tracing::warn!(%location, %error, "the platform does not say if a location of an uninstalled company is uninstalled");
+                Some(LocationEnd::Unclear)
+            }
+        })
+    }
+
     /// Revokes an installation whose uninstall the platform has reported. If the times do not decide whether the
     /// uninstall is older than the installation, the platform is asked.
     ///
@@ -100,6 +240,14 @@ impl Installations {
             Presence::Unclear(why) => Err(UninstallError::Unclear(why)),
         }
     }
+}
+
+/// The result for one location of an uninstalled company.
+enum LocationEnd {
+    Revoked,
+    Installed,
+    Unclear,
+    Left,
 }
 
 fn is_believed(reported: Reported, now: Millis) -> bool {

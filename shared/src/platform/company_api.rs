@@ -5,6 +5,7 @@
 //! | `POST /oauth/locationToken` | `/oauth/location-token` | company's | mints a location's token |
 //! | `GET /oauth/installedLocations` | `/oauth/installed-locations` | company's | lists the locations that have the app |
 //! | `GET /marketplace/app/{appId}/installations` | the same | any installation's | finds out if the installation exists |
+//! | `DELETE /marketplace/app/{appId}/installations` | the same | any installation's | uninstalls the app |
 //!
 //! [`api_versions`](crate::platform::api_versions) decides the version. If the platform says that a request does not
 //! exist in a version, the caller sends it again, with another permit. Such an answer says nothing about an
@@ -17,14 +18,14 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, USER_AGENT}
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::Full;
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use url::Url;
 
 use crate::domain::access::Access;
 use crate::domain::api_version::{ApiVersion, OwnCall};
 use crate::domain::clock::Millis;
 use crate::domain::grant::Grant;
-use crate::domain::resource::Resource;
+use crate::domain::resource::{Kind, Resource};
 use crate::http_client::{self, Connection, ResponseLimits, SendError};
 use crate::platform::error_response::{ErrorResponse, Meaning};
 use crate::platform::operations::{USUAL, V3};
@@ -38,6 +39,8 @@ const PAGE: usize = 100;
 const LISTING: Duration = Duration::from_secs(10);
 /// Time limit for the existence of an installation. A webhook waits for the response.
 const PRESENCE: Duration = Duration::from_secs(2);
+/// Time limit for an uninstall. A company's uninstall ends the installations of all its locations, and may be slow.
+const UNINSTALL: Duration = Duration::from_secs(10);
 /// The largest page, in bytes. A location takes some 200 bytes.
 const MOST_BYTES_OF_A_PAGE: usize = 16 * MOST_BYTES;
 
@@ -169,7 +172,8 @@ impl TokenEndpoint {
         let form = [("companyId", company.id()), ("locationId", location.id())];
         let version = self.versions.current(OwnCall::Mint).await;
         let url = self.api_url(path_of_minting(version));
-        let call = Call { own: OwnCall::Mint, version, method: Method::POST, url, form: encode_form(form.iter()) };
+        let content = Some(Content { kind: FORM, text: encode_form(form.iter()) });
+        let call = Call { own: OwnCall::Mint, version, method: Method::POST, url, content };
         let limits = ResponseLimits { time: PRESENTATION, body: MOST_BYTES };
         let (answer, meta) = self.send(call, access, departure, limits).await?;
         let asked = answer.and_then(|body| match read_grant(&body, Some(location)) {
@@ -212,7 +216,7 @@ impl TokenEndpoint {
             ApiVersion::V3 => "/oauth/installed-locations",
         });
         url.set_query(Some(&encode_form(query.iter())));
-        let call = Call { own: OwnCall::List, version, method: Method::GET, url, form: String::new() };
+        let call = Call { own: OwnCall::List, version, method: Method::GET, url, content: None };
         let limits = ResponseLimits { time: LISTING, body: MOST_BYTES_OF_A_PAGE };
         let Some((answer, meta)) = self.send(call, access, departure, limits).await else { return Ok(None) };
         let unreadable = CompanyApiError::Unanswered("a list that cannot be read");
@@ -230,16 +234,55 @@ impl TokenEndpoint {
         access: &Access,
         departure: Departure,
     ) -> Result<Option<(Presence, ResponseMeta)>, SecretError> {
+        let url = self.url_of_installations().await?;
+        let version = self.versions.current(OwnCall::Presence).await;
+        let call = Call { own: OwnCall::Presence, version, method: Method::GET, url, content: None };
+        let limits = ResponseLimits { time: PRESENCE, body: MOST_BYTES_OF_A_PAGE };
+        let answered = self.send(call, access, departure, limits).await;
+        Ok(answered.map(|(_, meta)| (presence_of(&meta), meta)))
+    }
+
+    /// Uninstalls the app from the resource of a token. With a location's token, the platform uninstalls the app from
+    /// that location only; with a company's token, from the company and from all its locations. `reason` is for the
+    /// platform's records. `None` if the request must be sent with another permit: the permit had ended, or the platform
+    /// wants another version of the API.
+    ///
+    /// Source: the schema `DeleteIntegrationBodyDto` in the platform's description of its API.
+    ///
+    /// # Errors
+    /// [`SecretError`]: the app's id is part of the path.
+    pub async fn uninstall(
+        &self,
+        resource: &Resource,
+        access: &Access,
+        reason: &str,
+        departure: Departure,
+    ) -> Result<Option<(CompanyApiResult<()>, ResponseMeta)>, SecretError> {
+        let url = self.url_of_installations().await?;
+        let member = match resource.kind() {
+            Kind::Location => "locationId",
+            Kind::Company => "companyId",
+        };
+        let content = Content { kind: JSON, text: json!({ member: resource.id(), "reason": reason }).to_string() };
+        let version = self.versions.current(OwnCall::Uninstall).await;
+        let call = Call { own: OwnCall::Uninstall, version, method: Method::DELETE, url, content: Some(content) };
+        let limits = ResponseLimits { time: UNINSTALL, body: MOST_BYTES };
+        let Some((answer, meta)) = self.send(call, access, departure, limits).await else { return Ok(None) };
+        let is_done = |body: &Map<String, Value>| body.get("success") == Some(&Value::Bool(true));
+        let asked = answer.and_then(|body| {
+            is_done(&body).then_some(()).ok_or(CompanyApiError::Unanswered("an answer that does not report success"))
+        });
+        Ok(Some((asked, meta)))
+    }
+
+    /// The URL of the app's installations. The token of a request tells the platform which of them is meant.
+    async fn url_of_installations(&self) -> Result<Url, SecretError> {
         let app = self.credentials(FRESH).await?;
         let mut url = self.api_url("/marketplace/app");
         if let Ok(mut path) = url.path_segments_mut() {
             path.extend([app.app_id(), "installations"]);
         }
-        let version = self.versions.current(OwnCall::Presence).await;
-        let call = Call { own: OwnCall::Presence, version, method: Method::GET, url, form: String::new() };
-        let limits = ResponseLimits { time: PRESENCE, body: MOST_BYTES_OF_A_PAGE };
-        let answered = self.send(call, access, departure, limits).await;
-        Ok(answered.map(|(_, meta)| (presence_of(&meta), meta)))
+        Ok(url)
     }
 
     async fn send(
@@ -288,8 +331,17 @@ struct Call {
     version: ApiVersion,
     method: Method,
     url: Url,
-    form: String,
+    content: Option<Content>,
 }
+
+/// The body of a call, and its content type.
+struct Content {
+    kind: &'static str,
+    text: String,
+}
+
+const FORM: &str = "application/x-www-form-urlencoded";
+const JSON: &str = "application/json";
 
 fn path_of_minting(version: ApiVersion) -> &'static str {
     match version {
@@ -303,7 +355,8 @@ fn path_of_minting(version: ApiVersion) -> &'static str {
 /// have.
 fn is_about_the_version(own: OwnCall, error: &ErrorResponse) -> bool {
     const PLAIN: [&str; 4] = ["", "not found", "not found not found", "nothing that can be read"];
-    let is_plain = || own != OwnCall::Presence && PLAIN.contains(&error.sample.to_ascii_lowercase().as_str());
+    let has_one_path = matches!(own, OwnCall::Presence | OwnCall::Uninstall);
+    let is_plain = || !has_one_path && PLAIN.contains(&error.sample.to_ascii_lowercase().as_str());
     error.meaning == Meaning::WrongVersion
         || (error.status == StatusCode::NOT_FOUND && error.meaning == Meaning::Unknown && is_plain())
 }
@@ -320,19 +373,20 @@ fn is_about_the_call(error: Option<&ErrorResponse>) -> bool {
 
 /// The request of a call, with a token. `None` if the token has a character that no header may have.
 fn request(call: Call, access: &Access) -> Option<Request<Full<Bytes>>> {
-    let Call { version, method, url, form, .. } = call;
+    let Call { version, method, url, content, .. } = call;
     let version = match version {
         ApiVersion::V2 => USUAL,
         ApiVersion::V3 => V3,
     };
-    let mut request = Request::new(Full::from(form));
+    let kind = content.as_ref().map(|content| content.kind);
+    let mut request = Request::new(Full::from(content.map(|content| content.text).unwrap_or_default()));
     let headers = request.headers_mut();
-    if method == Method::POST {
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+    if let Some(kind) = kind {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     }
     headers.insert(AUTHORIZATION, access.token.header()?.clone());
     headers.insert("version", HeaderValue::from_static(version));
-    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    headers.insert(ACCEPT, HeaderValue::from_static(JSON));
     headers.insert(USER_AGENT, http_client::USER_AGENT);
     *request.method_mut() = method;
     *request.uri_mut() = Uri::try_from(url.as_str()).ok()?;

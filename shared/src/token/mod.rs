@@ -18,6 +18,7 @@ pub mod reseal;
 pub mod schedule;
 pub mod search;
 pub mod tokens;
+pub mod uninstall;
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

@@ -12,8 +12,8 @@ use crate::domain::resource::Resource;
 use crate::limiter::ShareOwner;
 use crate::platform::company_api::{CompanyApiError, Departure, Presence};
 
-/// The path of the request that asks who has installed the app.
-const PATH_OF_INSTALLATIONS: &str = "/marketplace/app";
+/// The path of the requests about an installation. The platform may limit this path on its own.
+pub(super) const PATH_OF_INSTALLATIONS: &str = "/marketplace/app";
 
 /// The platform's answer about a location, asked with the token of one company. Nothing is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

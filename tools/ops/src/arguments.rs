@@ -83,6 +83,19 @@ pub(crate) enum Command {
         #[arg(long)]
         yes: bool,
     },
+    /// Make the platform uninstall the app from a location, or from a company and all its locations, and then erase the
+    /// tokens
+    Uninstall {
+        /// location:ID or company:ID
+        #[arg(value_parser = resource)]
+        resource: Resource,
+        /// The reason, for the platform's records
+        #[arg(long, value_name = "TEXT", default_value = "Uninstalled by the developer of the app")]
+        reason: String,
+        /// Confirm
+        #[arg(long)]
+        yes: bool,
+    },
     /// Put the archived events of a time span on the bus again, for all rules or for some
     Replay(Replay),
     /// Manage the callers of the relay

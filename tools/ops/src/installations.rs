@@ -79,19 +79,8 @@ pub(crate) async fn find(stack: &Stack, resource: &Resource) -> Result<Overview,
 /// Invokes the function `refresh`. So no token reaches the operator's machine, and a lost connection does no harm.
 pub(crate) async fn refresh(stack: &Stack, out: Out, resource: &Resource, force: bool) -> Result<(), CommandError> {
     find(stack, resource).await?;
-    let Some(function) = &stack.refresh_function else {
-        return Err(CommandError::Environment(
-            "REFRESH_FUNCTION is not set: it is the name or ARN of the function".into(),
-        ));
-    };
-    let event = json!({ "resource": resource, "force": force }).to_string();
-    let invoked = stack.lambda().invoke().function_name(function).payload(Blob::new(event)).send().await;
-    let invoked = invoked.map_err(|error| CommandError::NotDone(shared::http_client::aws_error::describe(&error)))?;
-    let answer = invoked.payload().map(|blob| String::from_utf8_lossy(blob.as_ref()).into_owned()).unwrap_or_default();
-    if invoked.function_error().is_some() {
-        return Err(CommandError::NotDone(format!("refresh failed: {answer}; its log has the reason")));
-    }
-    let summary: Value = serde_json::from_str(&answer).unwrap_or_default();
+    let event = json!({ "resource": resource, "force": force });
+    let summary = invoke_refresh(stack, &event).await?;
     let status = find(stack, resource).await?.status;
     let count = |name: &str| summary[name].as_u64().unwrap_or(0);
     let text = if count("refreshed") + count("minted") > 0 {
@@ -105,6 +94,23 @@ pub(crate) async fn refresh(stack: &Stack, out: Out, resource: &Resource, force:
     };
     out.value(&json!({ "resource": resource, "status": status.as_str(), "summary": summary }), &text);
     Ok(())
+}
+
+/// Invokes the function `refresh` and returns its answer.
+pub(crate) async fn invoke_refresh(stack: &Stack, event: &Value) -> Result<Value, CommandError> {
+    let Some(function) = &stack.refresh_function else {
+        return Err(CommandError::Environment(
+            "REFRESH_FUNCTION is not set: it is the name or ARN of the function".into(),
+        ));
+    };
+    let invocation = stack.lambda().invoke().function_name(function).payload(Blob::new(event.to_string()));
+    let invoked = invocation.send().await;
+    let invoked = invoked.map_err(|error| CommandError::NotDone(shared::http_client::aws_error::describe(&error)))?;
+    let answer = invoked.payload().map(|blob| String::from_utf8_lossy(blob.as_ref()).into_owned()).unwrap_or_default();
+    if invoked.function_error().is_some() {
+        return Err(CommandError::NotDone(format!("refresh failed: {answer}; its log has the reason")));
+    }
+    Ok(serde_json::from_str(&answer).unwrap_or_default())
 }
 
 /// Erases the tokens of an installation, as an uninstall does.

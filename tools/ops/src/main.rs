@@ -16,6 +16,7 @@ mod replay;
 mod sandbox;
 mod sealing;
 mod stack;
+mod uninstall;
 
 use std::process::ExitCode;
 
@@ -55,6 +56,7 @@ async fn run(arguments: Arguments) -> Result<(), CommandError> {
         Command::Quota { resource: None } => quota::list(&stack, out).await,
         Command::Refresh { resource, if_due } => installations::refresh(&stack, out, &resource, !if_due).await,
         Command::Revoke { resource, yes } => installations::revoke(&stack, out, &resource, yes).await,
+        Command::Uninstall { resource, reason, yes } => uninstall::run(&stack, out, &resource, &reason, yes).await,
         Command::Resume { forget } => breaker::resume(&stack, out, forget).await,
         Command::Replay(replay) => replay::run(&stack, out, &replay).await,
         Command::Callers(command) => callers::run(&stack, out, command).await,

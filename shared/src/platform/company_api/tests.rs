@@ -15,14 +15,15 @@ fn requests_name_the_product_and_the_version_of_the_api() {
     };
     for (version, header) in [(ApiVersion::V2, USUAL), (ApiVersion::V3, V3)] {
         let url = Url::parse(&format!("https://example.com{}", path_of_minting(version))).expect("a URL");
-        let (method, form) = (Method::POST, String::new());
-        let request = request(Call { own: OwnCall::Mint, version, method, url, form }, &access).expect("a request");
+        let (method, content) = (Method::POST, Some(Content { kind: FORM, text: "a=b".into() }));
+        let request = request(Call { own: OwnCall::Mint, version, method, url, content }, &access).expect("a request");
         let name = concat!("hoopai-relay/", env!("CARGO_PKG_VERSION"));
         assert_eq!(
             (&request.headers()[USER_AGENT], &request.headers()["version"]),
             (&HeaderValue::from_static(name), &HeaderValue::from_static(header))
         );
         assert_eq!(request.headers()[AUTHORIZATION], "Bearer t");
+        assert_eq!(request.headers()[CONTENT_TYPE], FORM);
     }
 }
 

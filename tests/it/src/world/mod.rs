@@ -288,6 +288,9 @@ impl World {
                 let done = tick::run_one(process, &resource, force, deadline).await;
                 serde_json::to_value(done.expect("it can be read"))
             }
+            RefreshEvent::Uninstall { resource, reason } => {
+                serde_json::to_value(refresh::uninstall::run(process, &resource, &reason, deadline).await)
+            }
             RefreshEvent::Rescue(messages) => serde_json::to_value(rescue::run(process, messages).await),
         };
         answer.expect("an answer is JSON")

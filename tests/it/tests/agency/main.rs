@@ -5,6 +5,7 @@ mod minting;
 mod moved;
 mod presence;
 mod search;
+mod uninstall;
 mod versions;
 mod webhooks;
 

@@ -8,6 +8,8 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::join_all;
 use http::Method;
 use it::outside::{Setup, System, company, location, route, send};
+use sandbox::marketplace::faults::{Endpoint, Fault};
+use sandbox::marketplace::grants::Resource;
 use sandbox::marketplace::window::Limits;
 use sandbox::whole::{APP_SECRET, CALLERS_SECRET, SEALING_SECRET, TABLE, sha256_hex};
 use serde_json::{Value, json};
@@ -154,6 +156,45 @@ async fn installations_are_listed_shown_renewed_and_revoked() {
     let told: Value = serde_json::from_str(&bare.err).expect("JSON");
     assert_eq!((bare.code, &told["exit_code"]), (2, &json!(2)));
     assert!(told["error"].as_str().is_some_and(|text| text.contains("TABLE_NAME")), "{told}");
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_platform_is_made_to_uninstall_the_app() {
+    let system = System::start(Setup { relays: 1, ..Setup::default() }).await;
+    let market = &system.sandbox.marketplace;
+    for resource in [location(1), company()] {
+        system.install(&resource).await;
+    }
+    let (first, agency) = (location(1).to_string(), company().to_string());
+    let deletions =
+        |resource: &Resource| market.api_requests(resource).iter().filter(|asked| asked.method == "DELETE").count();
+    for (resource, words) in [(&first, format!("from {first} (Active) and")), (&agency, "and all its locations".into())]
+    {
+        let not_yet = ops(&system, &["uninstall", resource]).await;
+        let (code, text) = not_yet.refusal();
+        assert!(code == 4 && text.contains(&words) && text.contains("--yes"), "{not_yet:?}");
+    }
+    assert_eq!(ops(&system, &["uninstall", "location:nobody", "--yes"]).await.code, 3);
+    market.fault(Endpoint::Api, Fault::refusal(422, "not today"), Some(1));
+    let refused = ops(&system, &["uninstall", &first, "--yes"]).await;
+    let expected =
+        format!("ops: the platform has not uninstalled the app from {first}: 422: not today. Nothing was changed here");
+    assert_eq!(refused.refusal(), (1, expected.as_str()));
+    assert_eq!(system.get(&location(1), "/echo").await.status, 200);
+    assert_eq!((deletions(&location(1)), deletions(&company())), (1, 0));
+
+    let uninstalled = ops(&system, &["uninstall", &first, "--yes", "--reason", "moving on"]).await;
+    let sentence = format!("the platform has uninstalled the app from {first}; its tokens are erased");
+    assert_eq!((uninstalled.code, uninstalled.out.trim_end()), (0, sentence.as_str()));
+    assert_eq!(deletions(&location(1)), 2);
+    assert_eq!(done(&system, &["show", &first]).await["status"], "Revoked");
+    let again = ops(&system, &["uninstall", &first, "--yes"]).await;
+    assert_eq!(again.out.trim_end(), format!("the app was not installed in {first} any more; its tokens are erased"));
+
+    let whole = done(&system, &["uninstall", &agency, "--yes"]).await;
+    assert_eq!((&whole["platform"], &whole["here"]), (&json!("uninstalled"), &json!("revoked")), "{whole}");
+    assert_eq!(system.get(&location(2), "/echo").await.refusal(), (410, "revoked".to_owned()));
     system.end().await;
 }
 

@@ -183,6 +183,7 @@ impl Platform {
             }
             ("GET", ["locations", id]) => self.location(resource, company, id),
             ("GET", ["companies", id]) => self.company(resource, id),
+            ("DELETE", ["marketplace", "app", app, "installations"]) => self.uninstall_by(resource, app, received),
             ("GET" | "POST", ["contacts", ..]) => self.contacts(resource, received, &segments[1..]),
             (method, _) => published(method, path, received, resource),
         }
@@ -218,6 +219,34 @@ impl Platform {
             }
             Resource::Company(_) => PlatformAnswer::refusal(403, "The token does not have access to this company."),
         }
+    }
+
+    /// Uninstalls the app from the resource of the token: a location, or an agency with all its locations. The body must
+    /// name the resource, and have the reason that the platform demands of developers.
+    fn uninstall_by(&self, resource: &Resource, app: &str, received: &Received) -> PlatformAnswer {
+        let is_v3 = received.headers.get("version").is_some_and(|version| version == "v3");
+        let api = self.state().options.api;
+        if api == ApiVersions::V3 && !is_v3 {
+            let path = received.uri.path();
+            let message = format!("Endpoint DELETE {path} not available in API version 2021-07-28");
+            return PlatformAnswer::refusal(400, &message);
+        }
+        let app_id = self.options().client_id.split('-').next().unwrap_or_default().to_owned();
+        if app != app_id {
+            return PlatformAnswer::refusal(400, "App not found");
+        }
+        let body: Value = serde_json::from_slice(&received.body).unwrap_or_default();
+        let (name, id) = match resource {
+            Resource::Location(id) => ("locationId", id),
+            Resource::Company(id) => ("companyId", id),
+        };
+        if body[name] != **id || body["reason"].as_str().is_none_or(str::is_empty) {
+            let message = [format!("{name} and reason must be strings")];
+            let body = json!({ "statusCode": 422, "message": message, "error": "Unprocessable Entity" });
+            return PlatformAnswer::json(422, &body);
+        }
+        self.uninstall_whole(resource);
+        PlatformAnswer::json(200, &json!({ "success": true }))
     }
 
     fn contacts(&self, resource: &Resource, received: &Received, rest: &[&str]) -> PlatformAnswer {

@@ -348,6 +348,20 @@ impl Platform {
         self.tell(Kind::Uninstall, resource);
     }
 
+    /// Uninstalls the app as [`Platform::uninstall`] does, an agency's also from all of the agency's locations. Only the
+    /// agency's webhook is sent.
+    fn uninstall_whole(&self, resource: &Resource) {
+        if let Resource::Company(company) = resource {
+            let mut state = self.state();
+            let locations = state.options.locations_of(company).to_vec();
+            for Location { id, .. } in locations {
+                state.grants.uninstall(&Resource::Location(id.clone()));
+                state.not_installed.insert(id);
+            }
+        }
+        self.uninstall(resource);
+    }
+
     /// Returns the current state of a refresh token, so that tests can check that a stored grant is alive.
     pub fn refresh_token_state(&self, refresh_token: &str) -> RefreshTokenState {
         let now_ms = self.clock.now_ms();
