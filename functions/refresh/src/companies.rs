@@ -16,10 +16,13 @@ use shared::domain::limits::Endpoint;
 use shared::domain::resource::Resource;
 use shared::platform::company_api::{CompanyApiError, CompanyApiResult, Departure, ListPosition, LocationsPage};
 use shared::table::StoreError;
-use shared::table::company::Task;
+use shared::table::company::{ListReading, Task};
 use shared::table::installation::LEASE;
-use shared::table::minted::InstallNotice;
+use shared::table::minted::{InstallNotice, Noticed};
+use shared::table::reconciliation::ListedPage;
 use shared::token::TokenError;
+
+use crate::reconciliation::{self, LIST_LAG};
 
 /// The number of locations that are written at once.
 const CONCURRENCY: usize = 16;
@@ -39,8 +42,6 @@ const GIVE_UP_AFTER: Duration = Duration::from_hours(24);
 const GIVE_UP_PENDING_AFTER: Duration = Duration::from_hours(1);
 /// The number of tries to get a permit that has not expired, for one page.
 const PERMIT_TRIES: usize = 3;
-/// The longest time for which the platform's list may still contain an uninstalled location.
-const LIST_LAG: Duration = Duration::from_mins(1);
 
 /// The reason for which a task is not finished.
 #[derive(Debug, thiserror::Error)]
@@ -156,34 +157,39 @@ async fn erase(app: &App, company: &Installation, deadline: Millis) -> Result<()
     Ok(())
 }
 
-/// Reads the platform's list of the locations in which a company has the app, and stores them.
+/// Reads the platform's list of the locations in which a company has the app, and stores them. After the last page, the
+/// list is compared with the stored locations ([`reconciliation`]).
 async fn discover(app: &App, company: &Installation, task: &Task, deadline: Millis) -> Result<(), TaskError> {
     let id = company.resource.id();
     app.table.keep_company_listed(id, company.installed_at).await?;
-    let mut position = task.read.clone();
+    let mut reading = task.reading.clone().unwrap_or_else(|| ListReading::begin(app.clock.now()));
     loop {
         let requested_at = app.clock.now();
-        let page = page(app, &company.resource, &position, deadline).await?;
+        let page = page(app, &company.resource, &reading.position, deadline).await?;
         let at = (requested_at - LIST_LAG).max(company.installed_at);
-        let stored = stream::iter(&page.installed)
-            .map(|location| {
-                let notice = InstallNotice { company: Some(id), at, event: None, now: requested_at };
-                app.table.record_install_notice(location, notice)
-            })
-            .buffer_unordered(CONCURRENCY);
-        let new: Vec<bool> = stored.try_collect().await?;
-        tracing::info!(
-            company = id,
-            entries = page.entries,
-            new = new.iter().filter(|is_new| **is_new).count(),
-            "locations of a company were listed"
-        );
-        let is_last = page.next.is_none();
-        position = page.next.unwrap_or(ListPosition::START);
-        app.table.set_locations_read(id, &position, app.clock.now()).await?;
-        if is_last {
+        let noticed = stream::iter(&page.installed).map(async |location| {
+            let notice = InstallNotice { company: Some(id), at, event: None, now: requested_at };
+            Ok::<_, StoreError>((location, app.table.record_install_notice(location, notice).await?))
+        });
+        let noticed: Vec<_> = noticed.buffered(CONCURRENCY).try_collect().await?;
+        let new = noticed.into_iter().filter(|(_, noticed)| *noticed == Noticed::New);
+        let new: Vec<Resource> = new.map(|(location, _)| location.clone()).collect();
+        tracing::info!(company = id, entries = page.entries, new = new.len(), "locations of a company were listed");
+        let listed = ListedPage { installed: page.installed, new };
+        let Some(next) = page.next else {
+            let stop_at = deadline - MIN_TIME_LEFT;
+            // A list with an entry that cannot be read is not compared.
+            if page.unread == 0 && !reconciliation::compare(app, company, &reading, listed, stop_at).await? {
+                return Err(TaskError::Time);
+            }
+            app.table.set_locations_read(id, None, app.clock.now()).await?;
             return Ok(());
+        };
+        if page.unread == 0 {
+            app.table.keep_listed_page(id, reading.pages, &listed, app.clock.now()).await?;
         }
+        reading = ListReading { since: reading.since, pages: reading.pages + 1, position: next };
+        app.table.set_locations_read(id, Some(&reading), app.clock.now()).await?;
     }
 }
 

@@ -270,7 +270,7 @@ impl Installations {
     /// Records an install notice of one location. If the notice begins an installation, an event is published.
     async fn record_install_notice(&self, location: &Resource, notice: InstallNotice<'_>) -> Result<bool, StoreError> {
         if !self.events.are_published() {
-            return self.table.record_install_notice(location, notice).await;
+            return Ok(self.table.record_install_notice(location, notice).await?.is_applied());
         }
         let mut before = None;
         for _ in 0..ROUNDS {
@@ -281,7 +281,7 @@ impl Installations {
             before = Some(seen);
             let epoch = seen.map_or_else(|| starting_epoch(None), |(_, epoch)| epoch);
             let event = epoch.and_then(|epoch| self.events.installed(epoch, notice.at));
-            if self.table.record_install_notice(location, InstallNotice { event, ..notice }).await? {
+            if self.table.record_install_notice(location, InstallNotice { event, ..notice }).await?.is_applied() {
                 self.events.publish_of(location, self.clock.now() + PATIENCE).await?;
                 return Ok(true);
             }

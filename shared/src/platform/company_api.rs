@@ -116,8 +116,10 @@ pub struct ResponseMeta {
 pub struct LocationsPage {
     /// The locations that have the app.
     pub installed: Vec<Resource>,
-    /// The number of entries on the page, with those that were skipped.
+    /// The number of entries on the page.
     pub entries: usize,
+    /// The number of entries that could not be read and were skipped.
+    pub unread: usize,
     /// The position of the next page. `None` on the last page.
     pub next: Option<ListPosition>,
 }
@@ -489,10 +491,17 @@ fn read_page(mut body: Map<String, Value>, position: &ListPosition) -> Option<Lo
         // The member `count` ignores the filter, so it does not show the end of the list. The last page is a short page.
         (number >= PAGE).then(|| ListPosition::Skip(position.skipped() + number))
     };
-    // An entry that cannot be read is skipped, so that it does not hide the others.
-    let read = |entry| serde_json::from_value::<ListedLocation>(entry).ok().filter(|entry| entry.is_installed);
-    let installed = entries.into_iter().filter_map(read).filter_map(|entry| Resource::location(&entry.id).ok());
-    Some(LocationsPage { installed: installed.collect(), entries: number, next })
+    let (mut installed, mut unread) = (Vec::new(), 0);
+    for entry in entries {
+        let entry = serde_json::from_value::<ListedLocation>(entry).ok();
+        match entry.map(|entry| (entry.is_installed, Resource::location(&entry.id))) {
+            Some((true, Ok(location))) => installed.push(location),
+            Some((false, Ok(_))) => {}
+            // An entry that cannot be read does not hide the others.
+            Some((_, Err(_))) | None => unread += 1,
+        }
+    }
+    Some(LocationsPage { installed, entries: number, unread, next })
 }
 
 /// The token of the next page. A token that leads to the same page again is no next page.

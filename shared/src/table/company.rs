@@ -7,6 +7,8 @@
 //! | `app#company#ID`: the company is listed | `companies` | the last install notice |
 //! | `app#company#ID#task`: its background work | `tasks` | when the work is due |
 //!
+//! [`reconciliation`](super::reconciliation) adds to the first, and has items of its own.
+//!
 //! A task states that a company was installed or uninstalled at about its `noted_at`. A task is a write-ahead intent:
 //! it is stored *before* the write to the installation, so a crash between the two writes loses nothing. The stored
 //! state of the company decides the work, not the task. `noted_at` is the task's version: a task is finished or
@@ -30,6 +32,8 @@ const PREFIX: &str = "app#company#";
 const TASK_SUFFIX: &str = "#task";
 /// A list that was not read to its end is continued within this time. Later, the list is read from its beginning.
 const CURSOR: Duration = Duration::from_hours(24);
+/// The attributes of a task that hold a reading.
+const READING: [&str; 4] = ["#read", "read_at", "read_since", "read_pages"];
 /// TTL deletes an item without content after this time.
 const KEPT: Duration = Duration::from_hours(1);
 /// After this time, the write of an uninstall and a minting at the same time have ended.
@@ -69,22 +73,50 @@ pub struct Task {
     pub installing: Option<Millis>,
     /// The number of failed runs since the last note.
     pub failures: u32,
-    /// The position up to which the list of locations was read, if it was not read to its end.
-    pub read: ListPosition,
+    /// The reading of the list of locations, if it was begun and not ended.
+    pub reading: Option<ListReading>,
+}
+
+/// A reading of a company's list of locations that was not ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListReading {
+    /// The time at which the reading began.
+    pub since: Millis,
+    /// The number of pages that were read.
+    pub pages: u32,
+    /// The position of the next page.
+    pub position: ListPosition,
+}
+
+impl ListReading {
+    /// A reading that begins now.
+    pub fn begin(now: Millis) -> Self {
+        Self { since: now, pages: 0, position: ListPosition::START }
+    }
+
+    /// `None` if there is no reading, or if it rests for so long that the list is read from its start.
+    fn read(attributes: Attributes<'_>, now: Millis) -> Option<Self> {
+        let read_at = Millis(attributes.number("read_at")?);
+        let reading = Self {
+            since: Millis(attributes.number("read_since")?),
+            pages: attributes.number("read_pages")?,
+            position: read_position(attributes),
+        };
+        (now.since(read_at) < CURSOR).then_some(reading)
+    }
 }
 
 impl Task {
     fn read(company: &str, item: &Item, now: Millis) -> Option<Self> {
         let attributes = Attributes::of(item);
         let instant = |name| attributes.number(name).map(Millis);
-        let cursor_is_valid = instant("read_at").is_some_and(|at| now.since(at) < CURSOR);
         Some(Self {
             company: company.to_owned(),
             noted_at: instant("noted_at")?,
             settles_at: instant("settles_at"),
             installing: instant("installing"),
             failures: attributes.number("task_failures").unwrap_or(0),
-            read: if cursor_is_valid { read_position(attributes) } else { ListPosition::START },
+            reading: ListReading::read(attributes, now),
         })
     }
 }
@@ -189,7 +221,7 @@ impl Table {
         let mut write = Update::of(task_key(&task.company));
         write.when_equal("noted_at", n(task.noted_at)).set("expires_at", n((now + KEPT).seconds()));
         write.remove(["due_shard", "due_at", "noted_at", "settles_at", "installing", "task_failures"]);
-        write.remove(["#read", "read_at"]);
+        write.remove(READING);
         Ok(self.write(write).await?.is_applied())
     }
 
@@ -200,15 +232,29 @@ impl Table {
         self.write(write).await.map(drop)
     }
 
-    /// Stores the position up to which a company's list of locations was read, or the start after the whole list was
-    /// read.
-    pub async fn set_locations_read(&self, company: &str, read: &ListPosition, now: Millis) -> Result<(), StoreError> {
+    /// Stores the progress of a reading of a company's list of locations. `None` after the whole list was read.
+    pub async fn set_locations_read(
+        &self,
+        company: &str,
+        reading: Option<&ListReading>,
+        now: Millis,
+    ) -> Result<(), StoreError> {
         let mut write = Update::of(task_key(company));
-        let read = match read {
-            ListPosition::Skip(entries) => n(entries),
-            ListPosition::After(token) => s(token),
+        write.when("attribute_exists(noted_at)");
+        match reading {
+            None => write.remove(READING),
+            Some(ListReading { since, pages, position }) => {
+                let position = match position {
+                    ListPosition::Skip(entries) => n(entries),
+                    ListPosition::After(token) => s(token),
+                };
+                write
+                    .set("#read", position)
+                    .set("read_at", n(now))
+                    .set("read_since", n(since))
+                    .set("read_pages", n(pages))
+            }
         };
-        write.when("attribute_exists(noted_at)").set("#read", read).set("read_at", n(now));
         self.write(write).await.map(drop)
     }
 
@@ -241,7 +287,7 @@ fn read_listed(item: &Item) -> Option<Listed> {
     Some(Listed { company: Resource::company(id).ok()?, listed_at: Millis(attributes.number("due_at")?) })
 }
 
-fn key(company: &str) -> String {
+pub(super) fn key(company: &str) -> String {
     format!("{PREFIX}{company}")
 }
 

@@ -4,11 +4,11 @@
 //! token, the epoch of the company's installation from which the token was minted. When the company is uninstalled or
 //! installed again, one write to the company's item makes all these tokens stale.
 
-use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 
 use super::installation::Renewal;
 use super::search::{PLACEHOLDER_KEPT, SEARCH_RESULT};
-use super::{Attributes, StoreError, Table, Update, Write, n, s};
+use super::{Attributes, Item, StoreError, Table, Update, Write, n, s};
 use crate::domain::clock::Millis;
 use crate::domain::event::Event;
 use crate::domain::installation::{Installation, installation_key, resource_of};
@@ -49,6 +49,24 @@ pub struct InstallNotice<'a> {
     pub now: Millis,
 }
 
+/// The change that an install notice has made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Noticed {
+    /// None: the table has the same, or something newer.
+    Nothing,
+    /// The notice has changed a location that was stored as installed, and as one of the same company.
+    Known,
+    /// The location was not stored as installed, or was stored as another company's.
+    New,
+}
+
+impl Noticed {
+    /// Returns true if the notice has changed anything.
+    pub fn is_applied(self) -> bool {
+        self != Self::Nothing
+    }
+}
+
 impl Table {
     /// Stores a placeholder for a location that only a caller has named, so that the location can be claimed. Does
     /// nothing if the location has an item.
@@ -61,17 +79,17 @@ impl Table {
     }
 
     /// Records that the app is installed in a location, so that its token can be minted. A valid grant of the location
-    /// itself stays. A grant that was refused for good, or that was uninstalled before the notice, is replaced. Returns
-    /// true if anything changed.
+    /// itself stays. A grant that was refused for good, or that was uninstalled before the notice, is replaced.
     pub async fn record_install_notice(
         &self,
         location: &Resource,
         notice: InstallNotice<'_>,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Noticed, StoreError> {
         // Three kinds of items need three writes: no item or a minted one; an item that has ended; an item with a valid
         // grant.
         let item = match self.write(notice_of_minted(location, &notice)).await? {
-            Write::Applied(_) | Write::NotFound => return Ok(true),
+            Write::Applied(before) if is_known(&before, notice.company) => return Ok(Noticed::Known),
+            Write::Applied(_) | Write::NotFound => return Ok(Noticed::New),
             Write::Conflict(item) => item,
         };
         let attributes = Attributes::of(&item);
@@ -91,9 +109,9 @@ impl Table {
             write.set("company", s(company)).remove(SEARCH_RESULT);
             write
         } else {
-            return Ok(false);
+            return Ok(Noticed::Nothing);
         };
-        Ok(self.write(write).await?.is_applied())
+        Ok(if self.write(write).await?.is_applied() { Noticed::New } else { Noticed::Nothing })
     }
 
     /// Makes a location whose own grant was refused a minted one: later tokens are minted from the token of `source`.
@@ -202,6 +220,14 @@ impl Table {
     }
 }
 
+/// Returns true if a location was stored as installed before a notice, and as one of the notice's company. Without an
+/// item, `before` is empty.
+fn is_known(before: &Item, company: Option<&str>) -> bool {
+    let before = Attributes::of(before);
+    let is_same = company.is_none_or(|company| before.text("company") == Some(company));
+    before.text("status").is_some() && !before.flag("placeholder") && is_same
+}
+
 /// An install notice of a location that is not known or whose token is minted.
 fn notice_of_minted(location: &Resource, notice: &InstallNotice<'_>) -> Update {
     let mut write = Update::of_installation(location);
@@ -222,7 +248,7 @@ fn notice_of_minted(location: &Resource, notice: &InstallNotice<'_>) -> Update {
         write.set_to("company", ":company").value(":company", s(company));
     }
     write.set("minted", AttributeValue::Bool(true)).remove(["placeholder", "expires_at"]).remove(SEARCH_RESULT);
-    write.publish(notice.event, notice.now);
+    write.publish(notice.event, notice.now).answer(ReturnValue::AllOld);
     write
 }
 

@@ -11,8 +11,9 @@
 //! | `app#…` | state of the whole app, such as the circuit breaker | refresh, relay |
 //! | `app#api` | versions of the platform's API that work ([`api_versions`]) | callback, refresh, relay, webhook |
 //! | `app#alarm#NAME` | when an alarm of the whole app was last raised | refresh, relay |
-//! | `app#company#ID` | a listed company, one that has the app ([`company`]) | callback, refresh, webhook |
+//! | `app#company#ID` | a listed company, one that has the app ([`company`]), and the last comparison of its list ([`reconciliation`]) | callback, refresh, webhook |
 //! | `app#company#ID#task` | background work for a company, and how far its list of locations was read | callback, refresh, webhook |
+//! | `app#company#ID#list#N` | a page of a company's list that is being read ([`reconciliation`]) | refresh |
 //! | `app#searches` | locations that the schedule asks the companies about ([`search`]) | refresh, relay |
 //! | `webhook#id#ID`, `webhook#bytes#SHA256` | a webhook that is processed now or was processed within 24 hours | webhook |
 //! | `redirect#state#SHA256`, `redirect#code#SHA256` | a redirect of the authorization page, exchanged once | callback |
@@ -36,6 +37,7 @@ pub mod installation;
 pub mod mark_budget;
 pub mod minted;
 pub mod outbox;
+pub mod reconciliation;
 pub mod redirect;
 pub mod sealed;
 pub mod search;

@@ -3,13 +3,14 @@
 use aws_sdk_lambda::primitives::Blob;
 use serde_json::{Map, Value, json};
 use shared::domain::clock::Millis;
-use shared::domain::resource::Resource;
+use shared::domain::resource::{Kind, Resource};
 use shared::install::Uninstalled;
+use shared::table::reconciliation::Comparison;
 use shared::table::survey::Overview;
 
 use crate::arguments::Which;
 use crate::error::CommandError;
-use crate::print::{Out, members, note};
+use crate::print::{Out, note};
 use crate::progress;
 use crate::stack::Stack;
 
@@ -65,10 +66,29 @@ pub(crate) async fn show(stack: &Stack, out: Out, resource: &Resource) -> Result
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    let rows: Vec<_> = members_of(&one).iter().map(|(name, value)| (*name, text(value))).collect();
+    let mut members = members_of(&one).to_vec();
+    if resource.kind() == Kind::Company {
+        members.extend(list_of(stack.app.table.comparison(resource.id()).await?));
+    }
+    let rows: Vec<_> = members.iter().map(|(name, value)| (*name, text(value))).collect();
     let rows = [vec![("resource", one.resource.to_string())], rows].concat();
-    out.value(&json_of(&one), &members(&rows));
+    out.value(&object(&one, members), &crate::print::members(&rows));
     Ok(())
+}
+
+/// The members of a company that show the last comparison of its list of locations.
+fn list_of(comparison: Option<Comparison>) -> Vec<(&'static str, Value)> {
+    let Some(Comparison { at, listed, not_stored, not_listed }) = comparison else {
+        return vec![("list_compared_at", Value::Null)];
+    };
+    vec![
+        ("list_compared_at", json!(at.rfc3339())),
+        ("listed", json!(listed)),
+        ("not_stored", json!(not_stored.count)),
+        ("not_stored_examples", json!(not_stored.examples)),
+        ("not_listed", json!(not_listed.count)),
+        ("not_listed_examples", json!(not_listed.examples)),
+    ]
 }
 
 pub(crate) async fn find(stack: &Stack, resource: &Resource) -> Result<Overview, CommandError> {
@@ -137,7 +157,11 @@ pub(crate) async fn revoke(stack: &Stack, out: Out, resource: &Resource, yes: bo
 }
 
 fn json_of(one: &Overview) -> Value {
-    let members = [("resource", json!(one.resource))].into_iter().chain(members_of(one));
+    object(one, members_of(one))
+}
+
+fn object(one: &Overview, members: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
+    let members = [("resource", json!(one.resource))].into_iter().chain(members);
     members.map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>().into()
 }
 

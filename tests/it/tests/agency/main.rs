@@ -4,6 +4,7 @@ mod ended;
 mod minting;
 mod moved;
 mod presence;
+mod reconciliation;
 mod search;
 mod uninstall;
 mod versions;

@@ -19,6 +19,7 @@ use shared::relay::answer::AnswerSource;
 use shared::relay::{Invocation, Relay};
 use shared::request::Request;
 use shared::request::path::Path;
+use shared::table::company::ListReading;
 use shared::token::TokenError;
 use shared::token::outcome::{Refreshed, Why};
 
@@ -202,7 +203,7 @@ async fn locations_are_read_in_pages_and_reading_is_resumed(world: World) {
     };
     tokio::join!(world.refresh(&process, json!({})), time);
     let task = world.table.task(company().id(), world.clock.now()).await.expect("a table").expect("an open task");
-    let ListPosition::Skip(read) = task.read else { panic!("{task:?}") };
+    let Some(ListReading { position: ListPosition::Skip(read), .. }) = task.reading else { panic!("{task:?}") };
     assert!((100..250).contains(&read), "{read} read");
     let known = |items: &[shared::table::Item]| items.iter().filter(|item| item.contains_key("minted")).count();
     assert_eq!(known(&world.items().await), read);

@@ -9,6 +9,7 @@ use serde_json::json;
 use shared::domain::api_version::{ApiVersion, OwnCall};
 use shared::domain::resource::Resource;
 use shared::domain::status::Status;
+use shared::table::company::ListReading;
 use shared::token::TokenError;
 use shared::token::outcome::{Refreshed, Why};
 
@@ -166,7 +167,8 @@ async fn a_list_that_was_begun_in_v2_is_read_to_its_end_in_v3(world: World) {
     world.install(&process, &company()).await;
     let began = world.clock.now();
     let position = shared::platform::company_api::ListPosition::Skip(100);
-    world.table.set_locations_read(company().id(), &position, began).await.expect("a table");
+    let reading = ListReading { since: began, pages: 1, position };
+    world.table.set_locations_read(company().id(), Some(&reading), began).await.expect("a table");
     has_only(&world, ApiVersions::V3);
     world.refresh(&process, json!({})).await;
     assert_eq!(known(&world).await, 250, "from its start: v3 cannot skip");

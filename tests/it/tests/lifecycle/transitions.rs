@@ -103,7 +103,7 @@ async fn apply(world: &World, seen: &Installation, transition: Transition) -> bo
         }
         Transition::InstallNotice => {
             let notice = InstallNotice { company: Some("C1"), at: now, event: None, now };
-            return table.record_install_notice(resource, notice).await.expect("a table");
+            return table.record_install_notice(resource, notice).await.expect("a table").is_applied();
         }
         Transition::Uninstall => table.uninstall(resource, now, None, None, now).await,
     };

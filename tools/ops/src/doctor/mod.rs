@@ -1,6 +1,7 @@
 //! The command `doctor`: checks everything that the renewal of tokens and the relaying of calls need. It reports each
 //! fault with advice for the operator. It changes nothing and takes no permit.
 
+mod agencies;
 mod aliases;
 mod renewals;
 mod secrets;
@@ -108,5 +109,6 @@ async fn check(stack: &Stack) -> Vec<Finding> {
     findings.extend(table::check(stack).await);
     findings.extend(services::check(stack).await);
     findings.extend(renewals::check(stack).await);
+    findings.push(agencies::check(stack).await);
     findings
 }
