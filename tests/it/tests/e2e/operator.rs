@@ -11,13 +11,14 @@ use it::outside::{Setup, System, company, location, route, send};
 use sandbox::marketplace::faults::{Endpoint, Fault};
 use sandbox::marketplace::grants::Resource;
 use sandbox::marketplace::window::Limits;
-use sandbox::whole::{APP_SECRET, CALLERS_SECRET, SEALING_SECRET, TABLE, sha256_hex};
+use sandbox::whole::{APP_SECRET, CALLERS_SECRET, SEALING_SECRET, TABLE, scheduled_event, sha256_hex};
 use serde_json::{Value, json};
 use shared::domain::redacted::Redacted;
 use shared::secrets::edit::{EditedSecret, Replaced};
 use shared::table::Table;
 use shared::table::app::{BreakerReason, OpenBreaker};
 use shared::table::mark_budget::Requested;
+use shared::table::reconciliation::{Comparison, Difference};
 use tokio::process::Command;
 
 /// The output and the exit code of a command.
@@ -192,9 +193,56 @@ async fn the_platform_is_made_to_uninstall_the_app() {
     let again = ops(&system, &["uninstall", &first, "--yes"]).await;
     assert_eq!(again.out.trim_end(), format!("the app was not installed in {first} any more; its tokens are erased"));
 
+    assert_eq!(system.get(&location(2), "/echo").await.status, 200, "with a minted token");
     let whole = done(&system, &["uninstall", &agency, "--yes"]).await;
     assert_eq!((&whole["platform"], &whole["here"]), (&json!("uninstalled"), &json!("revoked")), "{whole}");
     assert_eq!(system.get(&location(2), "/echo").await.refusal(), (410, "revoked".to_owned()));
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_differences_of_an_agencys_list_are_shown() {
+    let system = System::start(Setup { relays: 0, ..Setup::default() }).await;
+    let what = "agencies' lists";
+    assert_eq!(findings(&done(&system, &["doctor"]).await, what), ["ok"]);
+    system.install(&company()).await;
+    let agency = company().to_string();
+    assert_eq!(done(&system, &["show", &agency]).await["list_compared_at"], Value::Null);
+    system.refresh(&scheduled_event()).await.expect("a summary");
+    let shown = done(&system, &["show", &agency]).await;
+    assert_eq!((&shown["listed"], &shown["not_stored"], &shown["not_listed"]), (&json!(3), &json!(0), &json!(0)));
+    assert!(shown["list_compared_at"].is_string(), "{shown}");
+
+    // One location moves away, and another one comes. The agency's token is due.
+    let long_ago = now().0 - 600_000;
+    system.set_stored(&location(2), &[("installed_at", long_ago)]).await;
+    system.set_stored(&company(), &[("installed_at", long_ago), ("due_at", now().0 - 1)]).await;
+    system.sandbox.marketplace.change(|options| {
+        options.locations[1].id = location(7).id().to_owned();
+    });
+    for _ in 0..2 {
+        system.refresh(&scheduled_event()).await.expect("a summary");
+    }
+    let shown = done(&system, &["show", &agency]).await;
+    assert_eq!((&shown["not_stored"], &shown["not_stored_examples"]), (&json!(1), &json!([location(7).id()])));
+    assert_eq!((&shown["not_listed"], &shown["not_listed_examples"]), (&json!(1), &json!([location(2).id()])));
+    assert_eq!(done(&system, &["show", &location(2).to_string()]).await["status"], "Active", "it stays");
+    let doctor = done(&system, &["doctor"]).await;
+    let all = doctor["findings"].as_array().expect("findings");
+    let finding = all.iter().find(|finding| finding["what"] == what).expect("told");
+    let said = finding["said"].as_str().expect("text");
+    assert!(finding["state"] == "warn" && said.contains("1 stored locations are not listed"), "{finding}");
+    assert!(said.contains(&agency), "{finding}");
+
+    // The schedule does not read the list any more.
+    let comparison = table(&system).comparison(company().id()).await.expect("a table").expect("compared");
+    let days = Duration::from_hours(24 * 9);
+    let (at, not_listed) = (comparison.at - days, Difference::default());
+    let old = Comparison { at, not_listed, ..comparison };
+    table(&system).record_comparison(company().id(), &old).await.expect("a table");
+    assert_eq!(findings(&done(&system, &["doctor"]).await, what), ["ok"], "an installation of today");
+    system.set_stored(&company(), &[("installed_at", (now() - days).0)]).await;
+    assert_eq!(findings(&done(&system, &["doctor"]).await, what), ["warn"]);
     system.end().await;
 }
 
