@@ -1,4 +1,4 @@
-"""Checks the template against the contract and the code, then checks the checks.
+"""Checks the template against the contract and the code, then checks the checks. Checks the subscriber's template too.
 
     python tests/template/check.py
 
@@ -12,6 +12,7 @@ import sys
 sys.dont_write_bytecode = True
 
 import checks
+import example
 from breakages import BREAKAGES
 from expand import expand, source
 
@@ -54,5 +55,5 @@ def check_checks(template):
 
 if __name__ == "__main__":
     template = source()
-    results = [check_template(template), check_checks(template)]
+    results = [check_template(template), check_checks(template), example.check()]
     sys.exit(0 if all(results) else 1)
