@@ -1,9 +1,11 @@
 //! The content of a webhook. This system acts on `INSTALL`, `UNINSTALL`, `UPDATE` and `PLAN_CHANGE`. The platform sends
 //! other types of events to the same URL; of these, only the member `type` is required. All types are passed on to the bus.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use shared::domain::clock::Millis;
 use shared::domain::event::Name;
@@ -163,8 +165,14 @@ impl Webhook {
 impl Wire {
     fn read(body: &[u8]) -> Result<Self, Refusal> {
         // The map refuses a JSON array, which serde would accept as the members of a struct.
-        let object: Map<String, Value> = serde_json::from_slice(body).map_err(|_| Refusal::Malformed)?;
-        let wire: Self = serde_json::from_value(Value::Object(object)).map_err(|_| Refusal::Malformed)?;
+        let members: BTreeMap<String, &RawValue> = serde_json::from_slice(body).map_err(|_| Refusal::Malformed)?;
+        // Some valid JSON does not fit into a `Value`: half of a surrogate pair, as in a text that was cut within an emoji
+        // (RFC 8259 section 8.2), a number beyond `f64`, and deep nesting. A member with such a value is ignored here, and
+        // the bus gets it as it came.
+        let value = |raw: &RawValue| serde_json::from_str::<Value>(raw.get()).ok();
+        let members: Map<String, Value> =
+            members.into_iter().filter_map(|(name, raw)| Some((name, value(raw)?))).collect();
+        let wire: Self = serde_json::from_value(Value::Object(members)).map_err(|_| Refusal::Malformed)?;
         if wire.r#type.is_empty() { Err(Refusal::Malformed) } else { Ok(wire) }
     }
 

@@ -1,6 +1,9 @@
 //! `EventBridge` on this machine: one bus, which records the events put on it, and can be made to fail.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard},
+};
 
 use axum::{
     Router,
@@ -10,7 +13,7 @@ use axum::{
     routing::post,
 };
 use http::{HeaderMap, StatusCode};
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 use shared::events::platform;
 
 use crate::{
@@ -38,7 +41,7 @@ pub struct Put {
     pub source: String,
     /// Type of the event.
     pub detail_type: String,
-    /// Content of the event.
+    /// Content of the event, without members that a [`Value`] cannot hold.
     pub detail: Value,
     /// Content of the event as it was sent, byte for byte.
     pub text: String,
@@ -66,6 +69,8 @@ struct State {
     events: Vec<Put>,
     requests: u64,
     failure: Option<Failure>,
+    /// Names of the rules. A rule has no targets here.
+    rules: BTreeSet<String>,
     /// Texts and error codes. An entry whose detail contains a text is refused with its error code.
     refused: Vec<(String, String)>,
 }
@@ -139,6 +144,11 @@ impl EventBridge {
         self.state().refused = entries.collect();
     }
 
+    /// Adds a rule to the bus.
+    pub fn create_rule(&self, name: &str) {
+        self.state().rules.insert(name.to_owned());
+    }
+
     /// Makes every request fail with `failure`. With `None`, requests work again.
     pub fn fail(&self, failure: Option<Failure>) {
         self.state().failure = failure;
@@ -162,6 +172,7 @@ async fn serve(Shared(desk): Shared<Arc<Desk>>, headers: HeaderMap, body: Bytes)
                 json!({ "ArchiveName": ARCHIVE, "EventSourceArn": arn("event-bus", NAME), "State": "ENABLED" });
             return answer(StatusCode::OK, &described);
         }
+        Some("DescribeRule") => return describe_rule(&state, &request),
         Some("StartReplay") => return answer(StatusCode::OK, &replay(&desk, &mut state, &request)),
         _ => {}
     }
@@ -195,6 +206,15 @@ async fn serve(Shared(desk): Shared<Arc<Desk>>, headers: HeaderMap, body: Bytes)
     answer(StatusCode::OK, &json!({ "FailedEntryCount": failed, "Entries": answers }))
 }
 
+fn describe_rule(state: &State, request: &Value) -> Response {
+    let name = request["Name"].as_str().unwrap_or_default();
+    if state.rules.contains(name) {
+        return answer(StatusCode::OK, &json!({ "Name": name, "Arn": arn("rule", &format!("{NAME}/{name}")) }));
+    }
+    let message = format!("Rule {name} does not exist on EventBus {NAME}.");
+    aws_json::error(StatusCode::BAD_REQUEST, "ResourceNotFoundException", &message)
+}
+
 /// Puts the events of a time span on the bus again. The real service does so in the background.
 fn replay(desk: &Desk, state: &mut State, request: &Value) -> Value {
     let time = |name: &str| request[name].as_f64().unwrap_or_default();
@@ -217,19 +237,25 @@ fn arn(kind: &str, name: &str) -> String {
 /// the bus, and an object as detail.
 fn read(entry: &Value) -> Option<Put> {
     let text = |name: &str| entry[name].as_str().filter(|text| !text.is_empty());
-    let detail: Value = serde_json::from_str(text("Detail")?).ok()?;
+    let members: BTreeMap<String, &RawValue> = serde_json::from_str(text("Detail")?).ok()?;
     let detail_type = text("DetailType").filter(|kind| kind.chars().count() <= 128)?;
-    (text("EventBusName")? == NAME && detail.is_object()).then_some(())?;
+    (text("EventBusName")? == NAME).then_some(())?;
     let resources = entry["Resources"].as_array().map(Vec::as_slice).unwrap_or_default();
     Some(Put {
         source: text("Source")?.to_owned(),
         detail_type: detail_type.to_owned(),
-        detail,
+        detail: readable(members),
         text: text("Detail")?.to_owned(),
         resources: resources.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
         time: entry["Time"].as_f64().unwrap_or_default(),
         replay: None,
     })
+}
+
+/// The members that a [`Value`] can hold. The bus checks the grammar only, so a member may hold half of a surrogate pair.
+fn readable(members: BTreeMap<String, &RawValue>) -> Value {
+    let value = |raw: &RawValue| serde_json::from_str::<Value>(raw.get()).ok();
+    members.into_iter().filter_map(|(name, raw)| Some((name, value(raw)?))).collect()
 }
 
 /// The bytes of an entry, as the bus counts them (Amazon EventBridge User Guide, "`PutEvents` event entry size").

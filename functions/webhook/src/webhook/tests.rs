@@ -49,7 +49,24 @@ fn another_app_is_refused_and_other_types_are_ignored() {
         assert_eq!(read(&body), expected, "{body}");
     }
     assert_eq!(Webhook::of_app(b"\xff{", "app"), Err(Refusal::Malformed));
+    assert_eq!(Webhook::of_app(b"{\"type\":\"A\",\"body\":\"\xff\"}", "app"), Err(Refusal::Malformed));
+    assert_eq!(Webhook::of_app(b"{\"type\":\"A\",\"body\":\"\n\"}", "app"), Err(Refusal::Malformed));
     assert_eq!(Webhook::of_app(b"", "app"), Err(Refusal::Malformed));
+}
+
+#[test]
+fn a_member_that_is_not_needed_may_hold_any_json() {
+    let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+    for odd in [r#""half an emoji \ud83d""#, r#"{"\udc00":1}"#, "1e400", "-1e999999999999", &deep] {
+        for name in ["body", "trial", "companyId"] {
+            let body = format!(r#"{{"type":"UNINSTALL","appId":"app","locationId":"L1","{name}":{odd}}}"#);
+            let webhook = Webhook::of_app(body.as_bytes(), "app").expect("a webhook");
+            let event = webhook.platform_event(&body, Millis(1));
+            assert_eq!((event.kind(), event.body()), ("UNINSTALL", &*body));
+            assert_eq!(event.resources(), [Resource::location("L1").expect("an id")]);
+            assert!(webhook.changes_installations(), "{name}: {odd:.40}");
+        }
+    }
 }
 
 #[test]

@@ -108,6 +108,11 @@ const BODIES: [(&str, &[&str], &str); 18] = [
         r#"{"type":"VoiceAiCallEnd","locationIds":["L2","L1"],"companyId":"C1"}"#,
     ),
     ("NeverHeardOf", &[], r#"{"type":"NeverHeardOf","type2":{"type":"x"},"a":1,"a":2,"locationId":{"odd":true}}"#),
+    (
+        "InboundMessage",
+        &["location:L1"],
+        r#"{"type":"InboundMessage","locationId":"L1","body":"a text that was cut within an emoji \ud83d","cost":1e400}"#,
+    ),
     ("x\u{e4}y", &[], "  {\"type\":\"x\\u00e4y\"}  "),
 ];
 
