@@ -16,7 +16,7 @@ pub(crate) enum CommandError {
     /// The command line or the environment is wrong.
     #[error("{0}")]
     Environment(String),
-    /// There is no such installation, caller or key.
+    /// There is no such installation, caller, key or rule.
     #[error("{0}")]
     NotFound(String),
     /// The command would not be safe now.

@@ -1,6 +1,9 @@
 //! The command that puts archived events on the bus again (`EventBridge`: archive and replay).
 
+use std::time::Duration;
+
 use aws_sdk_eventbridge::Client;
+use aws_sdk_eventbridge::operation::describe_rule::DescribeRuleError;
 use aws_sdk_eventbridge::primitives::DateTime;
 use aws_sdk_eventbridge::types::ReplayDestination;
 use serde_json::json;
@@ -10,6 +13,9 @@ use crate::arguments::Replay;
 use crate::error::CommandError;
 use crate::print::{Out, members};
 use crate::stack::Stack;
+
+/// The time after which an event is in the archive (Amazon `EventBridge` User Guide, "Archiving and replaying events").
+const ARCHIVED_AFTER: Duration = Duration::from_mins(10);
 
 /// Starts a replay. `EventBridge` delivers the events in the background, without their order, and adds `replay-name` to
 /// each of them.
@@ -26,7 +32,10 @@ pub(crate) async fn run(stack: &Stack, out: Out, replay: &Replay) -> Result<(), 
     let client = Client::new(&stack.app.aws);
     let bus = bus_of(&client, archive).await?;
     let name = format!("hoopai-relay-{}", now.0);
-    let rules: Vec<_> = replay.rule.iter().map(|rule| rule_arn(&bus, rule)).collect();
+    let mut rules = Vec::new();
+    for rule in &replay.rule {
+        rules.push(rule_arn(&client, &bus, rule).await?);
+    }
     let destination = ReplayDestination::builder().arn(&bus).set_filter_arns((!rules.is_empty()).then_some(rules));
     let destination = destination.build().map_err(|error| CommandError::NotDone(error.to_string()))?;
     let started = client
@@ -41,19 +50,22 @@ pub(crate) async fn run(stack: &Stack, out: Out, replay: &Replay) -> Result<(), 
         .map_err(|error| CommandError::NotDone(describe(&error)))?;
     let state = started.state().map_or("STARTING", |state| state.as_str());
     let rules = if replay.rule.is_empty() { "all".to_owned() } else { replay.rule.join(", ") };
-    let watch = format!("aws events describe-replay --replay-name {name}");
+    let mut rows = vec![
+        ("replay", name.clone()),
+        ("state", state.to_owned()),
+        ("from", from.rfc3339()),
+        ("to", to.rfc3339()),
+        ("rules", rules),
+        ("watch it", format!("aws events describe-replay --replay-name {name}")),
+    ];
+    if now.since(to) < ARCHIVED_AFTER {
+        rows.push(("note", "events of the last ten minutes may not be in the archive yet".to_owned()));
+    }
     out.value(
         &json!({
             "replay": name, "state": state, "from": from.rfc3339(), "to": to.rfc3339(), "rules": replay.rule,
         }),
-        &members(&[
-            ("replay", name.clone()),
-            ("state", state.to_owned()),
-            ("from", from.rfc3339()),
-            ("to", to.rfc3339()),
-            ("rules", rules),
-            ("watch it", watch),
-        ]),
+        &members(&rows),
     );
     Ok(())
 }
@@ -67,14 +79,22 @@ async fn bus_of(client: &Client, archive: &str) -> Result<String, CommandError> 
     bus.ok_or_else(|| CommandError::NotFound(format!("the archive {name} names no bus")))
 }
 
-/// The ARN of a rule. Rules of the account's own bus are named without their bus.
-fn rule_arn(bus: &str, rule: &str) -> String {
-    match bus.split_once(":event-bus/") {
-        _ if rule.starts_with("arn:") => rule.to_owned(),
-        Some((before, "default")) => format!("{before}:rule/{rule}"),
-        Some((before, name)) => format!("{before}:rule/{name}/{rule}"),
-        None => rule.to_owned(),
+/// The ARN of a rule of a bus. `EventBridge` may accept a replay for a rule that does not exist, and then delivers nothing.
+async fn rule_arn(client: &Client, bus: &str, rule: &str) -> Result<String, CommandError> {
+    let name = rule_name(rule);
+    let missing = || CommandError::NotFound(format!("the bus {bus} has no rule {name}"));
+    match client.describe_rule().name(name).event_bus_name(bus).send().await {
+        Ok(described) => described.arn().map(str::to_owned).ok_or_else(missing),
+        Err(error) if error.as_service_error().is_some_and(DescribeRuleError::is_resource_not_found_exception) => {
+            Err(missing())
+        }
+        Err(error) => Err(CommandError::NotDone(describe(&error))),
     }
+}
+
+/// The name of a rule that is given by its name, by its ARN, or as `CloudFormation` names it (`BUS|NAME`).
+fn rule_name(rule: &str) -> &str {
+    rule.rsplit(['/', '|']).next().unwrap_or(rule)
 }
 
 #[cfg(test)]
@@ -82,13 +102,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rule_is_named_below_its_bus() {
-        for (bus, rule, expected) in [
-            ("default", "sync", "arn:aws:events:eu-central-1:1:rule/sync"),
-            ("lifecycle", "sync", "arn:aws:events:eu-central-1:1:rule/lifecycle/sync"),
-            ("lifecycle", "arn:aws:events:eu-central-1:1:rule/x", "arn:aws:events:eu-central-1:1:rule/x"),
+    fn a_rule_is_given_by_its_name_its_arn_or_its_physical_id() {
+        for rule in [
+            "sync",
+            "arn:aws:events:eu-central-1:1:rule/sync",
+            "arn:aws:events:eu-central-1:1:rule/lifecycle/sync",
+            "lifecycle|sync",
         ] {
-            assert_eq!(rule_arn(&format!("arn:aws:events:eu-central-1:1:event-bus/{bus}"), rule), expected);
+            assert_eq!(rule_name(rule), "sync", "{rule}");
         }
     }
 }
