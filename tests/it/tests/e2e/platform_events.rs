@@ -243,6 +243,7 @@ async fn an_operator_sees_the_version_and_replays_events() {
         listed["installations"].as_array().expect("a list").iter().map(|one| &one["resource"]).collect();
     assert_eq!(resources, [&json!({"location": location(1).id()})]);
 
+    system.sandbox.event_bridge.create_rule("sync");
     let before = system.sandbox.event_bridge.events().len();
     let to = (Clock::system().now() + Duration::from_mins(1)).rfc3339();
     let replayed = done(&system, &["replay", "--from", &from.rfc3339(), "--to", &to, "--rule", "sync"]).await;
@@ -255,6 +256,10 @@ async fn an_operator_sees_the_version_and_replays_events() {
     {
         assert_eq!(ops(&system, &wrong).await.code, 2, "{wrong:?}");
     }
+    let before = system.sandbox.event_bridge.events().len();
+    let unknown = ops(&system, &["replay", "--from", &from.rfc3339(), "--to", &to, "--rule", "sink"]).await;
+    assert_eq!(unknown.code, 3);
+    assert_eq!(system.sandbox.event_bridge.events().len(), before, "nothing is replayed");
     system.end().await;
 }
 
@@ -270,6 +275,14 @@ async fn the_platforms_own_events_follow_calls_of_its_api() {
     assert_eq!(answer.status, 201);
     let is_there = until(|| published(&system).keys().any(|text| text.contains("\"ContactCreate\""))).await;
     assert!(is_there, "{:?}", system.last_lines());
+    let message = json!({"type": "SMS", "contactId": "c", "message": "Hello"});
+    let path = format!("/relay/locations/{}/conversations/messages", location(1).id());
+    let answer = it::outside::send(system.relay(Method::POST, &path).body(message.to_string())).await;
+    assert_eq!(answer.status, 200);
+    let sent = || system.sandbox.event_bridge.events().into_iter().find(|put| put.detail["message"] == "Hello");
+    assert!(until(|| sent().is_some()).await, "{:?}", system.last_lines());
+    let sent = sent().expect("on the bus");
+    assert_eq!((&*sent.detail_type, &sent.detail["messageType"]), ("OutboundMessage", &json!("SMS")));
     market.send_events(&location(2), 200);
     let wanted =
         || system.sandbox.event_bridge.events().iter().filter(|put| put.text.contains(location(2).id())).count();

@@ -36,6 +36,12 @@ impl Platform {
         let body: Value = serde_json::from_slice(body).unwrap_or_default();
         let Some(kind) = kind_of(method, segments, &body) else { return };
         let mut members = body.as_object().cloned().unwrap_or_default();
+        // A call names the channel of a message in `type`, and the event names it in `messageType`.
+        if kind.ends_with("Message")
+            && let Some(channel) = members.remove("type")
+        {
+            members.insert("messageType".to_owned(), channel);
+        }
         let id = segments.iter().skip(1).find(|segment| segment.len() > 12 && !segment.contains("appointments"));
         members.insert("id".to_owned(), id.map_or_else(|| json!(shared::domain::random::hex::<10>()), |id| json!(id)));
         self.send_event(kind, resource, members);

@@ -81,10 +81,10 @@ impl Webhooks {
         self.post(kind.as_str(), resource, notice(kind, resource, options, at).to_string());
     }
 
-    /// Sends an event with these members.
+    /// Sends an event with these members. A `type` among them is replaced by the type of the event.
     pub(super) fn send_event(&self, kind: &str, resource: &Resource, members: Map<String, Value>, at: Duration) {
-        let mut event = Map::from_iter([("type".to_owned(), json!(kind))]);
-        event.extend(members);
+        let mut event = members;
+        event.insert("type".to_owned(), json!(kind));
         event.insert("timestamp".to_owned(), json!(rfc3339(at)));
         event.insert("webhookId".to_owned(), json!(crate::identity::uuid()));
         self.post(kind, resource, Value::Object(event).to_string());
