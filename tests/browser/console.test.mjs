@@ -168,6 +168,42 @@ test("an agency's locations work at the first call", async () => {
   await notes(BIRCH, /token pair \d+ · minted from the agency’s ·/);
 });
 
+test("two hundred webhooks at once are on the bus", async () => {
+  await choose(CEDAR);
+  await press("Send 200 webhooks at once", "All 200 webhooks are on the bus.");
+  const kinds = ["ContactCreate", "InboundMessage", "OpportunityStageUpdate", "AppointmentCreate"];
+  const counted = (kind) =>
+    page.locator(".event", { has: page.locator(".kind", { hasText: kind }) }).evaluateAll(
+      (rows, kinds) =>
+        rows
+          .filter((row) => kinds.some((kind) => row.textContent.includes(kind)))
+          .reduce((sum, row) => sum + Number(/×(\d+)/.exec(row.querySelector(".times").textContent)?.[1] ?? 1), 0),
+      kinds,
+    );
+  assert.equal(await counted("event"), 200);
+  await until("each is answered", async () => (await counted("webhook")) === 200);
+  for (const kind of kinds) await happens("event", `${kind} is on the bus Cedar Realty`);
+});
+
+test("the form of the platform is shown", { timeout: 60_000 }, async () => {
+  const text = () => page.locator("#platform").textContent();
+  assert.equal(await text(), "Platform: API v2 and v3 · webhooks signed with Ed25519 · 100 requests in 10 s · 200,000 a day");
+  const flags = ["--api", "v3", "--hmac", "--burst", "500", "--daily", "1000000", "--token-requests", "5"];
+  const other = await start({ options: flags });
+  try {
+    await page.goto(other.console);
+    await page.getByText("Live", { exact: true }).waitFor();
+    const limits = "500 requests in 10 s · 1,000,000 a day · 5 token requests a minute";
+    await until("the form is shown", async () => (await text()) === `Platform: API v3 · webhooks signed with HMAC-SHA256 · ${limits}`);
+    await card(ALDER).getByText("0 of 500 used").waitFor();
+    await press("Send 200 webhooks at once", "All 200 webhooks are on the bus.");
+  } finally {
+    // The page would report that its connection is gone.
+    await page.goto("about:blank");
+    await other.end();
+  }
+});
+
 test("filters hide events, and Clear removes them", async () => {
   await page.getByRole("checkbox", { name: "Platform" }).check();
   await happens("platform", "GET /contacts/");

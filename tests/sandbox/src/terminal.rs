@@ -49,7 +49,7 @@ pub fn line(event: &Event, verbose: bool, colours: Colours) -> Option<String> {
         Some(slow @ 429) => colours.paint(YELLOW, &slow.to_string()),
         Some(bad) => colours.paint(RED, &bad.to_string()),
     };
-    let what = |colour, name: &str| colours.paint(colour, &format!("{name:<9}"));
+    let what = |colour, name: &str| colours.paint(colour, &format!("{name:<10}"));
     let text = match event {
         Event::Gateway { method, path, status: answered, source, millis } => {
             let source = source.as_ref().map(|source| format!(" from the {source}")).unwrap_or_default();
@@ -166,6 +166,10 @@ pub fn welcome(sandbox: &Sandbox, colours: Colours) -> String {
     '{platform}/_sandbox/faults'                                                     # the next answer is lost
   curl '{platform}/_sandbox/state'
 
+{receive}
+  curl -d '{{\"resource\":{{\"location\":\"{location}\"}},\"times\":200}}' \\
+    '{platform}/_sandbox/webhooks'                                                   # each is a line \"event\"
+
 {operate}
   cargo run -qp ops -- --sandbox={platform} doctor
 
@@ -180,6 +184,7 @@ Ctrl-C ends everything.
             heading(&format!("Hit the limit ({} in {} s)", options.limits.burst, options.limits.interval_ms / 1000)),
         over = options.limits.burst + 10,
         renew = heading("Renew a token"),
+        receive = heading("Receive the platform's events"),
         operate = heading("Operate it"),
     )
 }

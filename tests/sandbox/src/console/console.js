@@ -369,6 +369,23 @@ function said(text, isBad) {
   write(node, text);
 }
 
+/** The webhooks that a button has sent last, and the number of them that are not on the bus yet. */
+let sending = null;
+
+function sendsWebhooks(resource, times) {
+  const earlier = sending?.resource === resource ? sending : { times: 0, left: 0 };
+  sending = { resource, times: earlier.times + times, left: earlier.left + times };
+}
+
+/** Says when the last of the webhooks that a button has sent is on the bus. */
+function countArrival({ event, resources }) {
+  if (event !== "published" || !sending || !resources.includes(sending.resource)) return;
+  sending.left -= 1;
+  if (sending.left > 0) return;
+  said(`All ${sending.times} webhooks are on the bus.`, false);
+  sending = null;
+}
+
 async function press(button) {
   if (button.getAttribute("aria-disabled") === "true") return;
   const { action, times, paused } = button.dataset;
@@ -376,6 +393,8 @@ async function press(button) {
   const body = { action, resource: { [kind]: id } };
   if (times) body.times = Number(times);
   if (paused) body.paused = paused === "true";
+  if (action === "webhooks") sendsWebhooks(state.selected, body.times);
+  else sending = null;
   // Not `disabled`: a button that is pressed with the keyboard must keep the focus.
   button.setAttribute("aria-disabled", "true");
   said(`${button.textContent}…`, false);
@@ -386,7 +405,8 @@ async function press(button) {
       body: JSON.stringify(body),
     });
     const { done, problem } = await answer.json();
-    said(done ?? problem ?? "", !answer.ok);
+    // The webhooks can be on the bus before this answer is here.
+    if (action !== "webhooks" || sending || !answer.ok) said(done ?? problem ?? "", !answer.ok);
   } catch {
     said("The sandbox does not answer. Is it still running?", true);
   } finally {
@@ -409,11 +429,16 @@ const events = new EventSource("/events");
 events.addEventListener("open", () => connected("Live", "live"));
 events.addEventListener("error", () => connected("Connection lost, trying again…", "lost"));
 /** The form of the fake platform, which the sandbox's flags choose. */
-function platformText({ api, limits, token_requests_per_minute: tokenRequests }) {
+function platformText({ api, limits, signature, token_requests_per_minute: tokenRequests }) {
   const versions = { both: "v2 and v3", v2: "v2", v3: "v3" }[api];
-  const seconds = limits.interval_ms / 1000;
-  const tokens = tokenRequests === null ? "" : `, ${tokenRequests} token requests a minute`;
-  return `Platform: API ${versions}, ${limits.burst} requests in ${seconds} s, ${limits.daily} a day${tokens}`;
+  const parts = [
+    `API ${versions}`,
+    `webhooks signed with ${signature}`,
+    `${number(limits.burst)} requests in ${limits.interval_ms / 1000} s`,
+    `${number(limits.daily)} a day`,
+  ];
+  if (tokenRequests !== null) parts.push(`${tokenRequests} token requests a minute`);
+  return `Platform: ${parts.join(" · ")}`;
 }
 
 events.addEventListener("hello", ({ data }) => {
@@ -431,5 +456,9 @@ events.addEventListener("view", ({ data }) => {
   state.view = JSON.parse(data);
   drawView();
 });
-events.addEventListener("happened", ({ data }) => addEvent(JSON.parse(data)));
+events.addEventListener("happened", ({ data }) => {
+  const happened = JSON.parse(data);
+  countArrival(happened);
+  addEvent(happened);
+});
 setInterval(drawView, 500);

@@ -29,6 +29,7 @@ impl Desk {
             "callback": format!("{}{CALLBACK_PATH}", self.controls.gateway_url),
             "limits": options.limits,
             "api": options.api,
+            "signature": if options.webhook_secret.is_some() { "HMAC-SHA256" } else { "Ed25519" },
             "token_requests_per_minute": options.token_requests_per_minute,
         })
     }
