@@ -12,7 +12,7 @@ Exit codes:
   0  done
   1  AWS or the platform failed
   2  the command line or the environment is wrong
-  3  there is no such installation, caller or key
+  3  there is no such installation, caller, key or rule
   4  refused: not safe now, another change was faster, or --yes is missing
   5  the doctor found a fault
 
