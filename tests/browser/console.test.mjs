@@ -197,6 +197,13 @@ test("the form of the platform is shown", { timeout: 60_000 }, async () => {
     await until("the form is shown", async () => (await text()) === `Platform: API v3 · webhooks signed with HMAC-SHA256 · ${limits}`);
     await card(ALDER).getByText("0 of 500 used").waitFor();
     await press("Send 200 webhooks at once", "All 200 webhooks are on the bus.");
+    await press("Install", "Installed");
+    // The relay learns the raised limit from answers of two endpoints.
+    await until("the raised limit is used", async () => {
+      await press("Send 150 at once", / in \d+ ms/);
+      return (await page.locator("#said").textContent()).startsWith("150 answered by the platform (200)");
+    });
+    await card(ALDER).getByText(/^[1-5]\d\d of 500 used$/).waitFor();
   } finally {
     // The page would report that its connection is gone.
     await page.goto("about:blank");

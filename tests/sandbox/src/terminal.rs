@@ -157,8 +157,9 @@ pub fn welcome(sandbox: &Sandbox, colours: Colours) -> String {
     '{invoke}/2015-03-31/functions/relay:{alias}/invocations'                        # as a function invokes it
 
 {limit}
-  for i in $(seq {over}); do curl -so /dev/null -w '%{{http_code}} ' -H \"Authorization: Bearer $KEY\" \\
-    '{gateway}/relay/locations/{location}/contacts/'; done
+  for i in $(seq {over}); do for path in contacts/ locations/{location}; do
+    curl -so /dev/null -w '%{{http_code}} ' -H \"Authorization: Bearer $KEY\" \"{gateway}/relay/locations/{location}/$path\"
+  done; done
 
 {renew}
   curl -X POST '{platform}/_sandbox/expire-access-tokens'                            # then call again
@@ -182,7 +183,7 @@ Ctrl-C ends everything.
         call = heading("Call the API through the relay"),
         limit =
             heading(&format!("Hit the limit ({} in {} s)", options.limits.burst, options.limits.interval_ms / 1000)),
-        over = options.limits.burst + 10,
+        over = options.limits.burst / 2 + 5,
         renew = heading("Renew a token"),
         receive = heading("Receive the platform's events"),
         operate = heading("Operate it"),

@@ -231,7 +231,12 @@ const toneOf = (status) => {
   return status === 429 ? "warn" : "bad";
 };
 const outcomeOf = (status) => (status === null || status === undefined ? "lost" : String(status));
-const GRANTS = { authorization_code: "code exchanged", refresh_token: "refresh", mint: "minting" };
+const GRANTS = {
+  authorization_code: "code exchanged",
+  refresh_token: "refresh",
+  mint: "minting",
+  other_version: "request in another API version",
+};
 
 /** Describes an event for its row: group, kind, text, outcome. Equal descriptions share one row with a count. */
 function described(happened) {
