@@ -9,6 +9,7 @@ use aws_config::retry::RetryConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, ConfigLoader, SdkConfig};
+use aws_smithy_types::retry::ReconnectMode;
 
 use crate::config::{self, AppConfig, ConfigError, Reader, ReportedProblem, runtime_variables, variable};
 use crate::domain::clock::Clock;
@@ -195,5 +196,12 @@ pub fn aws_defaults() -> ConfigLoader {
         // This protection ends transfers without progress for 5 s, and no try lasts that long.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .timeout_config(timeouts)
-        .retry_config(RetryConfig::standard().with_max_attempts(3).with_initial_backoff(Duration::from_millis(50)))
+        .retry_config(
+            RetryConfig::standard()
+                .with_max_attempts(3)
+                .with_initial_backoff(Duration::from_millis(50))
+                // Our HTTP client ends a failed connection itself. Without this mode the SDK logs an error for each retry,
+                // because it does not know the connection.
+                .with_reconnect_mode(ReconnectMode::ReuseAllConnections),
+        )
 }

@@ -174,6 +174,11 @@ async fn no_event_is_lost_whatever_fails() {
     let published = published(&system);
     assert_eq!(published.keys().cloned().collect::<BTreeSet<_>>(), bodies.iter().cloned().collect());
     assert!(system.sandbox.overflow.sent() > 0, "the faults have struck");
+    for line in system.sandbox.logs.lines() {
+        let logged: Value = serde_json::from_str(&line.line).unwrap_or_default();
+        let is_of_the_sdk = logged["target"].as_str().is_some_and(|target| target.starts_with("aws_"));
+        assert!(logged["level"] != "ERROR" || !is_of_the_sdk, "{line:?}");
+    }
     system.end().await;
 }
 
