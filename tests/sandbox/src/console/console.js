@@ -299,7 +299,9 @@ function described(happened) {
   }
   if (event === "log") {
     const error = happened.line.startsWith("ERROR");
-    const text = withNames(happened.line.replace(/^(?:ERROR|WARN) /, ""));
+    // Without the ids of the request, equal lines share a row.
+    const line = happened.line.replace(/^(?:ERROR|WARN) /, "").replace(/ (?:request_id|trace_id)="[^"]*"/g, "");
+    const text = withNames(line);
     return { group: "system", kind: "log", text, who: happened.worker, outcome: error ? "error" : "warning", tone: error ? "bad" : "warn" };
   }
   if (event === "published") {
