@@ -262,7 +262,7 @@ async fn a_location_with_its_own_grant_that_moved_goes_on_in_its_new_agency(worl
     read_list(&world, &process, &agency(2)).await;
     assert_eq!(differences(&world, &agency(2)).await, (2, ids(&["M1"]), vec![]));
     let stored = world.stored(&moved).await;
-    assert_eq!((stored.company.as_deref(), stored.minted(), &stored.pair), (Some("C2"), None, &before.pair));
+    assert_eq!((stored.company.as_deref(), stored.minted(), stored.access()), (Some("C2"), None, before.access()));
     // The platform refuses the grant that was made under the old agency.
     world.market.fault(Endpoint::Refresh, Fault::refusal(400, "Invalid grant: refresh token is invalid"), Some(1));
     world.refresh(&process, json!({ "resource": moved, "force": true })).await;
@@ -295,7 +295,7 @@ async fn a_deleted_sub_account_is_counted_until_it_is_revoked(world: World) {
         next_day(&world, &process).await;
         assert_eq!(differences(&world, &company()).await, (2, vec![], ids(&["L1"])));
     }
-    assert_eq!(world.stored(&deleted).await.pair, None);
+    assert_eq!(world.stored(&deleted).await.access(), None);
     process.installations.uninstall(&deleted, world.clock.now()).await.expect("a table");
     next_day(&world, &process).await;
     assert_eq!(differences(&world, &company()).await, (2, vec![], vec![]));

@@ -114,7 +114,7 @@ async fn a_company_is_uninstalled_with_its_locations(world: World) {
         assert_eq!(world.status(own).await, Status::Revoked, "{own}: by the platform's word");
     }
     for minted in &all[2..] {
-        assert!(world.stored(minted).await.pair.is_none(), "{minted}: erased by the company's task");
+        assert!(world.stored(minted).await.access().is_none(), "{minted}: erased by the company's task");
     }
     assert_eq!(world.table.app_state().await.expect("a table").budget.waiting(), 0, "nothing looks like a refusal");
 

@@ -26,7 +26,7 @@ it::stories!(
 );
 
 /// Bodies as the platform documents them, with the type and the resources of each.
-const BODIES: [(&str, &[&str], &str); 18] = [
+const BODIES: [(&str, &[&str], &str); 19] = [
     (
         "ContactCreate",
         &["location:ve9EPM428h8vShlRW1KT"],

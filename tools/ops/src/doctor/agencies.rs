@@ -72,7 +72,7 @@ async fn sum(stack: &Stack) -> Result<Sum, StoreError> {
     let (mut sum, mut after) = (Sum::default(), None);
     loop {
         let page = table.companies(after.as_ref(), PAGE).await?;
-        let companies = stream::iter(&page.entries).map(async |listed| {
+        let companies = stream::iter(&page.items).map(async |listed| {
             let company = &listed.company;
             Ok::<_, StoreError>((company.clone(), table.comparison(company.id()).await?))
         });
@@ -98,7 +98,7 @@ async fn sum(stack: &Stack) -> Result<Sum, StoreError> {
                 }
             }
         }
-        after = page.entries.into_iter().next_back();
+        after = page.items.into_iter().next_back();
         if page.next.is_none() || after.is_none() {
             bar.finish_and_clear();
             return Ok(sum);
