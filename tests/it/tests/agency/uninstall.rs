@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use it::proxy::{self, Call};
 use it::sender::{Sender, reply};
-use it::world::{Process, World, grantee, location};
+use it::world::{Process, World, grantee, location, until};
 use sandbox::marketplace::ApiVersions;
 use sandbox::marketplace::faults::{Endpoint, Fault};
 use serde_json::{Value, json};
@@ -154,6 +154,7 @@ async fn each_answer_of_the_platform_has_its_consequence(world: World) {
         (said(401, "The token is not authorized for this scope."), ("refused", "unchanged")),
         (said(400, "Location is not active"), ("refused", "unchanged")),
         (said(404, "Cannot DELETE /marketplace/app/x/installations"), ("refused", "unchanged")),
+        (said(404, "Not Found"), ("refused", "unchanged")),
         (said(422, "reason must be a string"), ("refused", "unchanged")),
         (said(400, "words that nobody knows"), ("refused", "unchanged")),
         (said(429, "Too Many Requests"), ("refused", "unchanged")),
@@ -256,6 +257,21 @@ async fn an_installation_made_meanwhile_stays(world: World) {
     };
     let (answer, ()) = tokio::join!(uninstall(&world, &process, &l1), again);
     assert_eq!(outcome(&answer), ("uninstalled", "newer"));
+    assert_eq!(world.status(&l1).await, Status::Active);
+    process.proxy.heal();
+
+    // The platform's answer is late, and the customer installs again before it arrives. The newer installation stays in
+    // either order of the two writes, because the time of the request decides and not the time of the answer.
+    world.advance(Duration::from_mins(2));
+    let before = asked(&world, &l1);
+    world.market.fault(Endpoint::Api, Fault::Late { millis: 2_000 }, Some(1));
+    let again = async {
+        until("the request is at the platform", async || asked(&world, &l1) > before).await;
+        world.advance(Duration::from_secs(1));
+        world.install(&customer, &l1).await;
+    };
+    let (answer, ()) = tokio::join!(uninstall(&world, &process, &l1), again);
+    assert_eq!(outcome(&answer).0, "uninstalled");
     assert_eq!(world.status(&l1).await, Status::Active);
     works(&world, &customer, &l1).await;
     world.end().await;
