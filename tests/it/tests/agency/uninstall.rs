@@ -269,6 +269,7 @@ async fn an_installation_made_meanwhile_stays(world: World) {
         until("the request is at the platform", async || asked(&world, &l1) > before).await;
         world.advance(Duration::from_secs(1));
         world.install(&customer, &l1).await;
+        world.advance(Duration::from_secs(1));
     };
     let (answer, ()) = tokio::join!(uninstall(&world, &process, &l1), again);
     assert_eq!(outcome(&answer).0, "uninstalled");
