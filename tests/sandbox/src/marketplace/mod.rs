@@ -355,8 +355,7 @@ impl Platform {
             let mut state = self.state();
             let locations = state.options.locations_of(company).to_vec();
             for Location { id, .. } in locations {
-                state.grants.uninstall(&Resource::Location(id.clone()));
-                state.not_installed.insert(id);
+                state.grants.uninstall(&Resource::Location(id));
             }
         }
         self.uninstall(resource);
