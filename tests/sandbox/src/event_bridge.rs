@@ -71,6 +71,10 @@ struct State {
     failure: Option<Failure>,
     /// Names of the rules. A rule has no targets here.
     rules: BTreeSet<String>,
+    /// Names of the replays.
+    replays: BTreeSet<String>,
+    /// True if the answer to the next `StartReplay` is lost.
+    loses_answer: bool,
     /// Texts and error codes. An entry whose detail contains a text is refused with its error code.
     refused: Vec<(String, String)>,
 }
@@ -149,6 +153,11 @@ impl EventBridge {
         self.state().rules.insert(name.to_owned());
     }
 
+    /// Loses the answer to the next `StartReplay`.
+    pub fn lose_answer(&self) {
+        self.state().loses_answer = true;
+    }
+
     /// Makes every request fail with `failure`. With `None`, requests work again.
     pub fn fail(&self, failure: Option<Failure>) {
         self.state().failure = failure;
@@ -173,7 +182,10 @@ async fn serve(Shared(desk): Shared<Arc<Desk>>, headers: HeaderMap, body: Bytes)
             return answer(StatusCode::OK, &described);
         }
         Some("DescribeRule") => return describe_rule(&state, &request),
-        Some("StartReplay") => return answer(StatusCode::OK, &replay(&desk, &mut state, &request)),
+        Some("StartReplay") => {
+            let started = replay(&desk, &mut state, &request);
+            return if std::mem::take(&mut state.loses_answer) { hang_up() } else { started };
+        }
         _ => {}
     }
     let entries = request["Entries"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -216,17 +228,21 @@ fn describe_rule(state: &State, request: &Value) -> Response {
 }
 
 /// Puts the events of a time span on the bus again. The real service does so in the background.
-fn replay(desk: &Desk, state: &mut State, request: &Value) -> Value {
+fn replay(desk: &Desk, state: &mut State, request: &Value) -> Response {
     let time = |name: &str| request[name].as_f64().unwrap_or_default();
     let (from, to) = (time("EventStartTime"), time("EventEndTime"));
     let name = request["ReplayName"].as_str().unwrap_or_default();
+    if !state.replays.insert(name.to_owned()) {
+        let message = format!("Replay {name} already exists.");
+        return aws_json::error(StatusCode::BAD_REQUEST, "ResourceAlreadyExistsException", &message);
+    }
     let archived = state.events.iter().filter(|put| put.replay.is_none() && from <= put.time && put.time < to);
     let again: Vec<Put> = archived.map(|put| Put { replay: Some(name.to_owned()), ..put.clone() }).collect();
     for put in again {
         desk.tell(&put);
         state.events.push(put);
     }
-    json!({ "ReplayArn": arn("replay", name), "State": "STARTING" })
+    answer(StatusCode::OK, &json!({ "ReplayArn": arn("replay", name), "State": "STARTING" }))
 }
 
 fn arn(kind: &str, name: &str) -> String {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use aws_sdk_eventbridge::Client;
 use aws_sdk_eventbridge::operation::describe_rule::DescribeRuleError;
+use aws_sdk_eventbridge::operation::start_replay::StartReplayError;
 use aws_sdk_eventbridge::primitives::DateTime;
 use aws_sdk_eventbridge::types::ReplayDestination;
 use serde_json::json;
@@ -46,9 +47,15 @@ pub(crate) async fn run(stack: &Stack, out: Out, replay: &Replay) -> Result<(), 
         .event_end_time(DateTime::from_millis(to.0))
         .destination(destination)
         .send()
-        .await
-        .map_err(|error| CommandError::NotDone(describe(&error)))?;
-    let state = started.state().map_or("STARTING", |state| state.as_str());
+        .await;
+    let state = match &started {
+        Ok(started) => started.state().map_or("STARTING", |state| state.as_str()),
+        // The name is new, so an earlier try of this request has started the replay, and its answer was lost.
+        Err(error) if error.as_service_error().is_some_and(StartReplayError::is_resource_already_exists_exception) => {
+            "STARTING"
+        }
+        Err(error) => return Err(CommandError::NotDone(describe(error))),
+    };
     let rules = if replay.rule.is_empty() { "all".to_owned() } else { replay.rule.join(", ") };
     let mut rows = vec![
         ("replay", name.clone()),
