@@ -358,11 +358,18 @@ impl Installations {
                     tracing::warn!(resource = %new.resource, "an install was not stored, because the app was uninstalled after it");
                     return Ok(None);
                 }
-                if has_own_grant(&stored) && stored.installed_at >= new.installed_at {
-                    if self.come_second(new, pair, &stored, &sealer).await? {
-                        return Ok(None);
+                if stored.installed_at >= new.installed_at {
+                    match stored.installed().map(|installed| &installed.source) {
+                        // The uninstall ended a newer install, and this one with it.
+                        None => return Ok(None),
+                        Some(Source::Own { .. }) => {
+                            if self.come_second(new, pair, &stored, &sealer).await? {
+                                return Ok(None);
+                            }
+                            continue;
+                        }
+                        Some(Source::Minted { .. }) => {}
                     }
-                    continue;
                 }
             }
             // The details of an installation that is stored may be newer than those that were noted before it.
@@ -403,10 +410,6 @@ impl Installations {
         tracing::warn!(resource = %new.resource, "a newer install was stored first; the pair of this install is kept as a standby pair");
         Ok(true)
     }
-}
-
-fn has_own_grant(stored: &Installation) -> bool {
-    stored.installed().is_some_and(|installed| matches!(installed.source, Source::Own { .. }))
 }
 
 /// Returns the epoch with which an install notice begins the installation of a location. Returns `None` if the app is
