@@ -76,6 +76,10 @@ async fn overflow(stack: &Stack) -> Vec<Finding> {
         });
         findings.push(finding.await);
     }
+    if stack.app.config.event_bus_name.is_none() {
+        let said = "there is none: webhooks other than those about installations are ignored";
+        findings.push(Finding::ok("event bus", said));
+    }
     findings
 }
 
