@@ -1,4 +1,5 @@
-//! The events of this function: a tick of the schedule, a request of an operator (a renewal or an uninstall), or messages of the rescue queue.
+//! The events of this function: a tick of the schedule, a request of an operator (a renewal or an uninstall), or messages
+//! of the rescue queue.
 
 use aws_lambda_events::sqs::{SqsEvent, SqsMessage};
 use serde::Deserialize;

@@ -276,10 +276,8 @@ pub async fn run_one(app: &App, resource: &Resource, force: bool, deadline: Mill
         return Ok(summary);
     };
     let now = app.clock.now();
-    let fresh = stored.access().is_some_and(|access| {
-        schedule::freshness(access.issued_at, access.expires_at, now) == schedule::Freshness::Fresh
-    });
-    if fresh && !force && stored.schedule().due_at.is_none_or(|due_at| now < due_at) {
+    let is_fresh = schedule::fresh_access(&stored, now).is_some();
+    if is_fresh && !force && stored.schedule().due_at.is_none_or(|due_at| now < due_at) {
         summary.deferred = 1;
         return Ok(summary);
     }

@@ -326,6 +326,11 @@ impl Installation {
         }
     }
 
+    /// Returns true for a placeholder: only a caller has named this location.
+    pub fn is_placeholder(&self) -> bool {
+        self.minted().is_some_and(|minted| minted.is_placeholder)
+    }
+
     /// The standby pairs.
     pub fn standby(&self) -> &[StandbyPair] {
         match self.installed().map(|installed| &installed.source) {

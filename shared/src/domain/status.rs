@@ -87,10 +87,7 @@ impl Status {
     /// Returns true if the installation has ended: it gets no new token until the app is installed again, or an
     /// operator orders another try of the refresh token.
     pub const fn has_ended(self) -> bool {
-        match self {
-            Self::NeedsReauthorization | Self::Revoked => true,
-            Self::Active | Self::Refreshing | Self::Uncertain | Self::Suspended | Self::Blocked => false,
-        }
+        self.needs_human() || !self.is_installed()
     }
 
     /// Returns true if an unexpired lease prevents a claim in this state.

@@ -420,7 +420,7 @@ fn starting_epoch(seen: Option<&Installation>) -> Option<u64> {
     match seen.status() {
         Status::Revoked | Status::NeedsReauthorization => Some(epoch + 1),
         Status::Active | Status::Refreshing | Status::Uncertain | Status::Suspended | Status::Blocked => {
-            seen.minted().is_some_and(|minted| minted.is_placeholder).then_some(epoch)
+            seen.is_placeholder().then_some(epoch)
         }
     }
 }

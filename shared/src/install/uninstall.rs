@@ -1,8 +1,9 @@
 //! Reported uninstalls, and uninstalls that an operator wants.
 //!
-//! A reported uninstall is compared with the stored installation: it may be older. The platform sends webhooks late, repeatedly and in any order, so an uninstall may be older than the installation
-//! that is stored. The timestamp of the uninstall decides. If there is no timestamp that can be believed, the platform
-//! is asked with the installation's own token. If the platform still accepts the token, the installation stays.
+//! The platform sends webhooks late, repeatedly and in any order, so a reported uninstall may be older than the
+//! installation that is stored. The timestamp of the uninstall decides. If there is no timestamp that can be believed,
+//! the platform is asked with the installation's own token. If the platform still accepts the token, the installation
+//! stays.
 
 use std::time::Duration;
 
@@ -13,7 +14,6 @@ use super::{Installations, Uninstalled};
 use crate::domain::clock::Millis;
 use crate::domain::installation::Installation;
 use crate::domain::resource::{Kind, Resource};
-use crate::domain::status::Status;
 use crate::platform::company_api::Presence;
 use crate::table::StoreError;
 use crate::token::TokenError;
@@ -115,9 +115,7 @@ impl Installations {
         deadline: Millis,
     ) -> Result<Option<WantedUninstall>, UninstallError> {
         let stored = self.table.installation(resource).await?;
-        let Some(stored) = stored.filter(|stored| stored.minted().is_none_or(|minted| !minted.is_placeholder)) else {
-            return Ok(None);
-        };
+        let Some(stored) = stored.filter(|stored| !stored.is_placeholder()) else { return Ok(None) };
         let platform = tokens.uninstall(resource, reason, deadline).await.map_err(UninstallError::Token)?;
         let here = self.end_as_wanted(&stored, &platform, tokens, deadline).await;
         tracing::info!(%resource, ?platform, ?here, "an operator wants the app to be uninstalled");
@@ -179,7 +177,7 @@ impl Installations {
         deadline: Millis,
     ) -> Result<Option<LocationEnd>, StoreError> {
         let stored = self.table.installation(location).await?;
-        if stored.is_none_or(|stored| stored.minted().is_some() || stored.status() == Status::Revoked) {
+        if stored.is_none_or(|stored| stored.minted().is_some() || stored.installed().is_none()) {
             return Ok(None);
         }
         if self.clock.now() + LOCATION_TIME > deadline {
@@ -216,7 +214,7 @@ impl Installations {
             return Ok(self.uninstall(resource, at.min(now)).await?);
         }
         let Some(stored) = self.table.installation(resource).await? else { return Ok(Uninstalled::Unknown) };
-        if stored.minted().is_some_and(|minted| minted.is_placeholder) {
+        if stored.is_placeholder() {
             return Ok(Uninstalled::Unknown);
         }
         if stored.installed().is_none() {

@@ -6,7 +6,7 @@
 
 use super::TokenError;
 use super::probe::Probed;
-use super::reading::fresh_access;
+use super::schedule::fresh_access;
 use super::tokens::Tokens;
 use crate::domain::installation::Installation;
 use crate::platform::company_api::Presence;
@@ -27,8 +27,8 @@ impl Tokens {
                 known => drop(known?),
             }
         }
-        if let Some(pair) = fresh_access(&stored, self.clock.now()) {
-            let access = self.open(&stored, pair).await?;
+        if let Some(sealed) = fresh_access(&stored, self.clock.now()) {
+            let access = self.open(&stored, sealed).await?;
             return self.minter.presence(&stored.resource, &access).await;
         }
         if stored.minted().is_some() {

@@ -2,7 +2,8 @@
 //! platform accepts a token.
 
 use super::mint::{Minter, PATH, PLACEHOLDER_BURST};
-use super::reading::{fresh_access, open};
+use super::reading::open;
+use super::schedule::fresh_access;
 use super::{Company, TokenError};
 use crate::domain::access::Access;
 use crate::domain::clock::Millis;
@@ -72,8 +73,8 @@ impl Minter {
         location: &Resource,
         wait_until: Option<Millis>,
     ) -> Result<Option<Probed>, TokenError> {
-        let Some(pair) = fresh_access(company, self.parts.clock.now()) else { return Ok(None) };
-        let access = open(&self.parts.vault, company, pair).await?;
+        let Some(sealed) = fresh_access(company, self.parts.clock.now()) else { return Ok(None) };
+        let access = open(&self.parts.vault, company, sealed).await?;
         let company = Company { resource: company.resource.clone(), access };
         Ok(Some(self.probe(&company, location, wait_until).await))
     }

@@ -1,9 +1,7 @@
 //! The access token of a stored installation.
 
 use super::TokenError;
-use super::schedule::{Freshness, freshness};
 use crate::domain::access::Access;
-use crate::domain::clock::Millis;
 use crate::domain::installation::{Installation, SealedAccess};
 use crate::seal::pair::{PairRole, place};
 use crate::seal::vault::{Vault, VaultError};
@@ -27,9 +25,4 @@ pub(super) async fn open(vault: &Vault, stored: &Installation, access: &SealedAc
         generation: stored.version.generation,
         doubted: stored.findings.is_doubted,
     })
-}
-
-/// The access token of an installation if it is fresh.
-pub(super) fn fresh_access(stored: &Installation, now: Millis) -> Option<&SealedAccess> {
-    stored.access().filter(|access| freshness(access.issued_at, access.expires_at, now) == Freshness::Fresh)
 }

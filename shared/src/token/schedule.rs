@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::domain::clock::Millis;
+use crate::domain::installation::{Installation, SealedAccess};
 
 /// An access token with more than this time left is fresh.
 const MARGIN: Duration = Duration::from_mins(1);
@@ -62,6 +63,11 @@ pub fn freshness(issued: Millis, expires: Millis, now: Millis) -> Freshness {
     } else {
         Freshness::Fresh
     }
+}
+
+/// The access token of an installation if it is fresh.
+pub fn fresh_access(stored: &Installation, now: Millis) -> Option<&SealedAccess> {
+    stored.access().filter(|access| freshness(access.issued_at, access.expires_at, now) == Freshness::Fresh)
 }
 
 /// Returns true if the platform has said for long enough and often enough that it does not know a location or company.

@@ -211,12 +211,12 @@ impl Tokens {
                     Err(error) => return Err(error),
                 }
             }
-            let use_it = async |pair| self.open(&stored, pair).await.map(|access| (access, as_of));
+            let use_it = async |sealed| self.open(&stored, sealed).await.map(|access| (access, as_of));
             let usable = match next(&stored, refused, now) {
                 // Another company may have the app in the location, so the location's token is minted from that
                 // company.
                 _ if company_is_uninstalled => None,
-                Next::Use(pair) => return use_it(pair).await,
+                Next::Use(access) => return use_it(access).await,
                 Next::Renew(usable) => usable,
                 Next::Fail(error) => return Err(error),
             };
@@ -224,9 +224,9 @@ impl Tokens {
             let refreshed = match held(&stored, now) {
                 Some(until) => Refreshed::Held(until),
                 None if is_minted => match (self.mint(&stored, why, deadline).await, usable) {
-                    (Ok(Refreshed::Failed(TokenError::NotInstalled)), Some(pair)) => return use_it(pair).await,
+                    (Ok(Refreshed::Failed(TokenError::NotInstalled)), Some(access)) => return use_it(access).await,
                     (Ok(minted), _) => minted,
-                    (Err(error), Some(pair)) if !matches!(error, TokenError::Revoked) => return use_it(pair).await,
+                    (Err(error), Some(access)) if !matches!(error, TokenError::Revoked) => return use_it(access).await,
                     (Err(error), _) => return Err(error),
                 },
                 None => self.refresher.refresh(resource, stored.version, why, deadline).await,
@@ -238,8 +238,8 @@ impl Tokens {
                 Refreshed::Moved | Refreshed::IsMinted => {}
                 Refreshed::Gone | Refreshed::Failed(TokenError::NotInstalled) => return Err(TokenError::NotInstalled),
                 Refreshed::Held(until) => {
-                    if let Some(pair) = usable {
-                        return use_it(pair).await;
+                    if let Some(access) = usable {
+                        return use_it(access).await;
                     }
                     let pause = Duration::from_millis(fastrand::u64(POLL_MS));
                     if self.clock.now() + pause >= deadline {
@@ -253,8 +253,8 @@ impl Tokens {
                     tokio::time::sleep(retry_at.since(self.clock.now())).await;
                 }
                 Refreshed::Failed(error) => {
-                    if let Some(pair) = usable {
-                        return use_it(pair).await;
+                    if let Some(access) = usable {
+                        return use_it(access).await;
                     }
                     return Err(error);
                 }

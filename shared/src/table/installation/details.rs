@@ -76,9 +76,7 @@ impl Table {
             write.when_equal("epoch", n(event.epoch));
         }
         write.set_details(details).publish(event, now);
-        let is_installed = |stored: &Installation| {
-            stored.status().is_installed() && !stored.minted().is_some_and(|minted| minted.is_placeholder)
-        };
+        let is_installed = |stored: &Installation| stored.installed().is_some() && !stored.is_placeholder();
         Ok(match self.write_installation(write).await? {
             Write::Conflict(stored) if !is_installed(&stored) => Write::NotFound,
             answer => answer,

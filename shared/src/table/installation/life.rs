@@ -100,6 +100,6 @@ impl Table {
         write.set("revoked_at", n(at)).erase_pair().release_lease().unschedule();
         write.remove(["standby", "token_wanted", "published"]).remove(DETAILS).publish(event, now);
         let answer = self.write_installation(write).await?;
-        Ok(answer.or_applied_before(|stored| !stored.status().is_installed()))
+        Ok(answer.or_applied_before(|stored| stored.installed().is_none()))
     }
 }

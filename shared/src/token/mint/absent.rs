@@ -187,7 +187,7 @@ impl Minter {
         });
         // The schedule does not try locations that need reauthorization, nor placeholders, which only a caller has
         // named. Such a location is tried again only on a caller's request.
-        let is_scheduled = !status.needs_human() && !location.minted().is_some_and(|minted| minted.is_placeholder);
+        let is_scheduled = !status.needs_human() && !location.is_placeholder();
         let due_at = is_scheduled.then_some(due_at);
         let to = Release { status, due_at, failures, retry_at, finding, now: self.parts.clock.now() };
         drop(self.parts.release(&mint.leased, to, note).await);

@@ -163,7 +163,7 @@ impl Minter {
     /// request to a company other than the location's own takes the permit from a limited share, so that the company's
     /// own locations keep theirs, and does not wait.
     async fn permit(&self, mint: &LeasedMint, company: &Resource, until: Millis) -> Result<Permit, MintFailure> {
-        let is_placeholder = mint.leased.installation.minted().is_some_and(|minted| minted.is_placeholder);
+        let is_placeholder = mint.leased.installation.is_placeholder();
         let to = Endpoint::of(company, PATH);
         let permit = if is_placeholder || mint.others {
             let wait_until = (!mint.others).then_some(until);

@@ -113,7 +113,7 @@ async fn the_daily_list_is_compared_and_changes_no_installation(world: World) {
     read_list(&world, &process, &company()).await;
     assert_eq!(differences(&world, &company()).await, (6, vec![], ids(&["L9"])), "two minutes later it should be");
 
-    // What has ended is no difference.
+    // A location that has ended is no difference.
     process.installations.uninstall(&location("L9"), world.clock.now()).await.expect("a table");
     next_day(&world, &process).await;
     assert_eq!(differences(&world, &company()).await, (6, vec![], vec![]));

@@ -25,7 +25,7 @@ it::stories!(
     a_verdict_that_is_not_stored_comes_by_webhook,
 );
 
-/// What an operator's command makes the function do.
+/// Invokes the function as the operator's command does, and returns its answer.
 async fn uninstall(world: &World, process: &Process, resource: &Resource) -> Value {
     world.refresh(process, json!({ "resource": resource, "uninstall": { "reason": "moving on" } })).await
 }

@@ -124,6 +124,6 @@ fn installation(stored: &Installation) -> Value {
         "retry_at": stored.schedule().retry_at.map(|at| at.0),
         "failures": stored.schedule().failures,
         "minted": stored.minted().is_some(),
-        "is_placeholder": stored.minted().is_some_and(|minted| minted.is_placeholder),
+        "is_placeholder": stored.is_placeholder(),
     })
 }
