@@ -26,7 +26,9 @@ use crate::table::Table;
 use crate::table::clock_check::ClockCheck;
 use crate::token::alarm::AppAlarms;
 use crate::token::breaker::Breaker;
+use crate::token::exchange::CodeExchange;
 use crate::token::mint::Minter;
+use crate::token::pace::Pacer;
 use crate::token::parts::TokenParts;
 use crate::token::refresh::Refresher;
 use crate::token::rescue::RescueQueue;
@@ -52,6 +54,8 @@ pub struct App {
     pub connections: Connections,
     /// The token endpoint.
     pub endpoint: TokenEndpoint,
+    /// Exchanges codes.
+    pub codes: CodeExchange,
     /// Installs and uninstalls.
     pub installations: Installations,
     /// The rescue queue, if configured.
@@ -60,6 +64,8 @@ pub struct App {
     pub events: Events,
     /// Alarms of the whole app.
     pub alarms: Arc<AppAlarms>,
+    /// The pace of the token endpoint.
+    pub pace: Arc<Pacer>,
     /// The limits of all resources.
     pub limiter: Limiter,
     /// The only path for refreshes.
@@ -134,11 +140,15 @@ impl App {
         let events = Events::new(bus, table.clone(), clock.clone());
         let alarms = Arc::new(AppAlarms::new(table.clone(), clock.clone()));
         let limiter = Limiter::new(table.clone(), clock.clone(), config.limits);
+        let breaker = Arc::new(Breaker::new(table.clone(), clock.clone()));
+        let ceiling = config.token_requests_per_minute;
+        let pace = Arc::new(Pacer::new(table.clone(), clock.clone(), breaker.clone(), ceiling));
         let parts = TokenParts {
             table: table.clone(),
             vault: vault.clone(),
             endpoint: endpoint.clone(),
-            breaker: Arc::new(Breaker::new(table.clone(), clock.clone())),
+            breaker,
+            pace: pace.clone(),
             events: events.clone(),
             alarms: alarms.clone(),
             clock: clock.clone(),
@@ -154,9 +164,11 @@ impl App {
                 events.clone(),
                 clock.clone(),
             ),
+            codes: CodeExchange::new(endpoint.clone(), pace.clone(), clock.clone()),
             rescue,
             events,
             alarms,
+            pace,
             limiter,
             tokens: Tokens::new(table.clone(), vault.clone(), refresher.clone(), minter, clock.clone()),
             refresher,

@@ -39,6 +39,7 @@ ENVIRONMENT = {
         "SEALING_SECRET_ID",
         "API_URL",
         "PLATFORM_API",
+        "TOKEN_REQUESTS_PER_MINUTE",
         "MARKETPLACE_URL",
         "AUTHORIZATION_PATH",
         "SCOPES",
@@ -59,6 +60,7 @@ ENVIRONMENT = {
         "CALLERS_SECRET_ID",
         "API_URL",
         "PLATFORM_API",
+        "TOKEN_REQUESTS_PER_MINUTE",
         "BURST_LIMIT",
         "BURST_LIMIT_MAX",
         "BURST_INTERVAL_MS",
@@ -72,6 +74,7 @@ ENVIRONMENT = {
         "SEALING_SECRET_ID",
         "API_URL",
         "PLATFORM_API",
+        "TOKEN_REQUESTS_PER_MINUTE",
         "BURST_LIMIT",
         "BURST_LIMIT_MAX",
         "BURST_INTERVAL_MS",
@@ -121,7 +124,9 @@ _COMPANIES = {("dynamodb:Query", "Table/index/due", ("companies",))}
 
 # One row a permission: action, resource, and for items the prefixes of their keys.
 PERMISSIONS = {
-    "callback": _read_and_write("app#api", "app#company#*", "exchanges#*", "installation#*", "redirect#*")
+    "callback": _read_and_write(
+        "app#api", "app#breaker", "app#company#*", "exchanges#*", "installation#*", "redirect#*"
+    )
     | _secrets("AppSecret", "SealingSecret")
     | {("sqs:SendMessage", "RescueQueue", None)}
     | _logs_and_traces("CallbackLogs"),
@@ -220,6 +225,7 @@ ALARMS = {
     "ScheduleFailuresAlarm",
     "RefreshNotRunAlarm",
     "OldestDueAlarm",
+    "TokenPaceAlarm",
     "BreakerOpenAlarm",
     "MassRefusalAlarm",
     "NeedsReauthorizationAlarm",

@@ -40,7 +40,7 @@ pub enum InstallFailure {
     CodeRefused,
     /// An earlier request with the same redirect is still being processed.
     InProgress,
-    /// The limit of exchanges in this minute is reached.
+    /// The limit of exchanges in this minute is reached, or the platform's token endpoint takes no request now.
     Busy,
     /// The platform has suspended the location.
     Suspended,
@@ -151,6 +151,7 @@ impl From<&ExchangeError> for InstallFailure {
             ExchangeError::CodeRefused => Self::CodeRefused,
             ExchangeError::WrongClient | ExchangeError::BadRequest(_) => Self::Misconfigured,
             ExchangeError::Suspended => Self::Suspended,
+            ExchangeError::Throttled { .. } => Self::Busy,
             ExchangeError::Unavailable(_) => Self::PlatformUnavailable,
             ExchangeError::Secret(error) => error.into(),
         }
@@ -186,6 +187,7 @@ mod tests {
             (ExchangeError::WrongClient, 500, None),
             (ExchangeError::BadRequest("422".into()), 500, None),
             (ExchangeError::Suspended, 409, None),
+            (ExchangeError::Throttled { retry_after: None }, 429, Some(60)),
             (ExchangeError::Unavailable("TimedOut".into()), 503, Some(60)),
             (ExchangeError::Secret(unreadable()), 503, Some(15)),
             (ExchangeError::Secret(malformed()), 500, None),

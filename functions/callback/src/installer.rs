@@ -1,5 +1,7 @@
 //! The handler of this function's requests: calls the pure modules, the platform and the table, and makes the response.
 
+use std::time::Duration;
+
 use http::header::{LOCATION, SET_COOKIE};
 use http::{HeaderName, StatusCode};
 use lambda_http::{Body, Context, Request, RequestExt as _, Response};
@@ -26,6 +28,10 @@ use crate::state::StateKey;
 /// The response header with the Lambda request id, which is also on the log lines of the invocation.
 const REQUEST_ID: HeaderName = HeaderName::from_static("relay-request-id");
 
+/// An exchange waits for this time for a permit of the token endpoint, which is the longest wait for a free place at 5
+/// requests a minute. The connection (3 s), the exchange (8 s) and the write of the installation follow within the invocation.
+const EXCHANGE_WAIT: Duration = Duration::from_millis(12_500);
+
 /// A response, and its name in logs and metrics.
 type NamedResponse = (Response<Body>, &'static str);
 
@@ -36,6 +42,8 @@ enum CodeState {
     Spent,
     /// The code may still be valid: the platform was not reached, or did not check the code.
     MaybeUsable,
+    /// The code is as good as before: the token endpoint took no request.
+    NotPresented,
 }
 
 /// The HTTP handler that installs one app.
@@ -154,8 +162,8 @@ impl Installer {
             failure::of_install(&error).unwrap_or(InstallFailure::Unavailable)
         })?;
         let visitor = Visitor { has_cookie: known.is_some(), browser: known.unwrap_or_default(), sender };
-        let App { table, clock, .. } = &self.app;
-        let arriving = ArrivingRedirect::new(table, clock, &key, &admitted, &redirect.code, &visitor);
+        let clock = &self.app.clock;
+        let arriving = ArrivingRedirect::new(&self.app, &key, &admitted, &redirect.code, &visitor);
         let exchange = || Box::pin(self.exchange(&redirect, &redirect_uri, public));
         let (kind, name) =
             match arriving.next_step(admitted.check_age(clock.now()).map_err(InstallFailure::from)).await? {
@@ -167,6 +175,7 @@ impl Installer {
                         Ok(kind) => Ending::Connected(kind),
                         Err((failure, CodeState::Spent)) => Ending::Failed(failure.name()),
                         Err((failure, CodeState::MaybeUsable)) => Ending::Open(failure.name()),
+                        Err((failure, CodeState::NotPresented)) => Ending::NotPresented(failure.name()),
                     };
                     claim.end(ending).await;
                     (exchanged.map_err(|(failure, _)| failure)?, "installed")
@@ -190,12 +199,19 @@ impl Installer {
         public: &PublicUrl,
     ) -> Result<Kind, (InstallFailure, CodeState)> {
         let started = self.app.clock.now();
-        let grant = self.app.endpoint.exchange(&redirect.code, redirect_uri).await.map_err(|error| {
+        let until = started + EXCHANGE_WAIT;
+        let exchanged = self.app.codes.exchange(&redirect.code, redirect_uri, until).await;
+        let grant = exchanged.map_err(|error| {
             let failure = InstallFailure::from(&error);
             if failure.is_ours() {
                 tracing::error!(?error, "the code could not be exchanged");
             }
-            (failure, if failure == InstallFailure::CodeRefused { CodeState::Spent } else { CodeState::MaybeUsable })
+            let state = match failure {
+                InstallFailure::CodeRefused => CodeState::Spent,
+                InstallFailure::Busy => CodeState::NotPresented,
+                _ => CodeState::MaybeUsable,
+            };
+            (failure, state)
         })?;
         match self.app.installations.install(&grant, started, public.as_str()).await {
             Ok(installed) => Ok(installed.resource.kind()),

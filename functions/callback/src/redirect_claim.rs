@@ -19,15 +19,17 @@
 
 use std::time::Duration;
 
+use shared::app::App;
 use shared::domain::clock::{Clock, Millis};
 use shared::domain::digest::sha256;
 use shared::domain::redacted::Redacted;
 use shared::domain::resource::Kind;
 use shared::domain::status::LeaseOwner;
 use shared::table::redirect::{
-    Ending, ExchangePlace, MOST_ATTEMPTS, Origin, Progress, RedirectArrival, RedirectId, StoredRedirect,
+    Ending, ExchangePlace, MOST_ATTEMPTS, MOST_EXCHANGES, Origin, Progress, RedirectArrival, RedirectId, StoredRedirect,
 };
 use shared::table::{StoreError, Table};
+use shared::token::pace::Pacer;
 use tokio::time::{sleep, timeout};
 
 use crate::browser::Browser;
@@ -40,8 +42,8 @@ use crate::state::StateKey;
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time-out of the write that stores the result. After it, the browser gets its response.
 const RESULT_TIMEOUT: Duration = Duration::from_secs(1);
-/// The longest wait of a repeated arrival for the result. Longer than the time-out of the exchange (10 s).
-const WAIT_TIMEOUT: Duration = Duration::from_secs(12);
+/// The longest wait of a repeated arrival for the result. It is as long as an exchange with its wait for a permit (24 s).
+const WAIT_TIMEOUT: Duration = Duration::from_secs(24);
 /// The first and the longest pause between two reads of a waiting arrival.
 const POLL_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
 
@@ -60,6 +62,9 @@ pub struct Visitor {
 pub struct ArrivingRedirect<'a> {
     table: &'a Table,
     clock: &'a Clock,
+    pace: &'a Pacer,
+    /// HMAC of the network address.
+    sender: String,
     id: RedirectId,
     origin: Origin,
     arrival: RedirectArrival,
@@ -131,8 +136,7 @@ impl From<StoreError> for ClaimError {
 impl<'a> ArrivingRedirect<'a> {
     /// An arrival of `code`, sent by `visitor`.
     pub fn new(
-        table: &'a Table,
-        clock: &'a Clock,
+        App { table, clock, pace, .. }: &'a App,
         key: &StateKey,
         admitted: &Admitted,
         code: &Redacted,
@@ -149,7 +153,8 @@ impl<'a> ArrivingRedirect<'a> {
             browser: sha256(browser.bytes()),
             network: key.network(&sender.address, &sender.user_agent),
         };
-        Self { table, clock, id, origin, arrival, arrived_at: sender.arrived_at, proof }
+        let network = key.network(&sender.address, "");
+        Self { table, clock, pace, sender: network, id, origin, arrival, arrived_at: sender.arrived_at, proof }
     }
 
     /// Claims the redirect, or returns the result of an earlier arrival. `may_exchange` is the failure to return if
@@ -206,13 +211,34 @@ impl<'a> ArrivingRedirect<'a> {
     }
 
     async fn claim(&self) -> Result<Option<RedirectClaim<'_>>, ClaimError> {
-        let place = self.table.take_exchange(self.origin, self.clock.now()).await?.ok_or(InstallFailure::Busy)?;
+        let places = self.take_places().await?;
         let owner = LeaseOwner::new();
         if !self.table.claim_redirect(&self.id, &self.arrival, &owner, self.clock.now()).await?.is_applied() {
-            self.table.return_exchange(place).await?;
+            return_places(self.table, places).await?;
             return Ok(None);
         }
-        Ok(Some(RedirectClaim { redirect: self, owner, place }))
+        Ok(Some(RedirectClaim { redirect: self, owner, places }))
+    }
+
+    /// Takes the places of an exchange. If the token endpoint has a pace, refused codes use up a small part of it, because
+    /// anybody can send them, and one network uses up half of that part.
+    async fn take_places(&self) -> Result<Vec<ExchangePlace>, ClaimError> {
+        let (now, origin) = (self.clock.now(), self.origin.name());
+        let groups = match self.pace.limit().await? {
+            None => vec![(origin, MOST_EXCHANGES)],
+            Some(limit) => {
+                vec![(&*self.sender, (limit / 5).max(1)), (origin, (limit * 2 / 5).clamp(2, MOST_EXCHANGES))]
+            }
+        };
+        let mut places = Vec::with_capacity(groups.len());
+        for (group, most) in groups {
+            let Some(place) = self.table.take_exchange(group, most, now).await? else {
+                return_places(self.table, places).await?;
+                return Err(InstallFailure::Busy.into());
+            };
+            places.push(place);
+        }
+        Ok(places)
     }
 
     /// Waits for the result of the first arrival.
@@ -239,20 +265,27 @@ impl<'a> ArrivingRedirect<'a> {
     }
 }
 
+async fn return_places(table: &Table, places: Vec<ExchangePlace>) -> Result<(), StoreError> {
+    for place in places {
+        table.return_exchange(place).await?;
+    }
+    Ok(())
+}
+
 /// The right to exchange the code of a redirect once.
 pub struct RedirectClaim<'a> {
     redirect: &'a ArrivingRedirect<'a>,
     owner: LeaseOwner,
-    place: ExchangePlace,
+    places: Vec<ExchangePlace>,
 }
 
 impl RedirectClaim<'_> {
     /// Stores the result for repeated arrivals. If that fails, the claim expires by itself.
     pub async fn end(self, ending: Ending<'_>) {
-        let Self { redirect: ArrivingRedirect { table, clock, id, .. }, owner, place } = self;
+        let Self { redirect: ArrivingRedirect { table, clock, id, .. }, owner, places } = self;
         let returned = async {
             match ending {
-                Ending::Connected(_) => table.return_exchange(place).await,
+                Ending::Connected(_) | Ending::NotPresented(_) => return_places(table, places).await,
                 Ending::Failed(_) | Ending::Open(_) => Ok(()),
             }
         };

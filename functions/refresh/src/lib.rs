@@ -5,6 +5,7 @@
 
 pub mod companies;
 pub mod event;
+mod paced;
 mod reconciliation;
 pub mod rescue;
 pub mod tick;

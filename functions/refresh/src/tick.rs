@@ -9,23 +9,29 @@ use serde::Serialize;
 use shared::app::App;
 use shared::domain::clock::Millis;
 use shared::domain::installation::Installation;
+use shared::domain::pace::Priority;
 use shared::domain::resource::{Kind, Resource};
+use shared::domain::status::TokenVersion;
+use shared::table::app::AppState;
 use shared::table::company::Note;
 use shared::table::installation::{DUE_SHARDS, Due, LEASE};
 use shared::table::{Item, Page, StoreError, Write};
 use shared::token::TokenError;
 use shared::token::outcome::{Refreshed, Why};
+use shared::token::pace::{Patience, RENEWAL_TIME, REPLAY_TIME, sleep_until_soon_before};
 use shared::token::schedule;
 
-use crate::companies;
 use crate::event::Shards;
+use crate::{companies, paced};
 
 /// The number of renewals that run at once.
-const CONCURRENCY: usize = 16;
+pub(crate) const CONCURRENCY: usize = 16;
 /// The number of entries in one read of the index.
 const PAGE: i32 = 200;
 /// A renewal starts only if the length of a lease plus this margin is left.
 const MARGIN: Duration = Duration::from_secs(1);
+/// A lost answer is not asked for in the last part of the platform's grace.
+const GRACE_MARGIN: Duration = Duration::from_secs(2);
 
 /// The counts of one invocation: the response of the function.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -45,25 +51,26 @@ pub struct Summary {
 }
 
 impl Summary {
-    fn count(&mut self, renewal: Renewal) {
+    pub(crate) fn count(&mut self, renewal: Renewal) {
         match renewal {
             Renewal::Refreshed => self.refreshed += 1,
             Renewal::Minted => self.minted += 1,
             Renewal::Deferred => self.deferred += 1,
             Renewal::Failed => self.failed += 1,
-            Renewal::NoTime => self.left += 1,
+            Renewal::Left => self.left += 1,
         }
     }
 }
 
 /// The result for one due installation: the count of [`Summary`] that it adds to.
 #[derive(Clone, Copy, Debug)]
-enum Renewal {
+pub(crate) enum Renewal {
     Refreshed,
     Minted,
     Deferred,
     Failed,
-    NoTime,
+    /// It stays due: too little time is left, or the pace of the token endpoint has no place in time.
+    Left,
 }
 
 /// Renews the tokens that are due in `shards`, in an invocation that ends at `deadline`. The part with shard 0 also runs
@@ -113,6 +120,7 @@ pub async fn run(app: &App, shards: Shards, deadline: Millis) -> Result<Summary,
         OldestDueAge = oldest.as_secs(),
         BreakerOpen = gauges.breaker_open.map(u8::from),
         RescueDepth = gauges.rescue_depth,
+        TokenPaceUsed = gauges.pace_used,
         "tick"
     );
     Ok(summary)
@@ -123,6 +131,8 @@ pub async fn run(app: &App, shards: Shards, deadline: Millis) -> Result<Summary,
 struct Gauges {
     breaker_open: Option<bool>,
     rescue_depth: Option<u64>,
+    /// The part of the token endpoint's pace that is in use, in percent. `None` if no pace is in force.
+    pace_used: Option<u64>,
 }
 
 impl Gauges {
@@ -136,10 +146,13 @@ impl Gauges {
                 None => None,
             }
         };
-        let (breaker, rescue_depth) = tokio::join!(app.table.breaker(), depth);
-        let now = app.clock.now();
-        let breaker_open = breaker.ok().map(|breaker| breaker.is_some_and(|open| now < open.until));
-        Self { breaker_open, rescue_depth }
+        let (state, rescue_depth) = tokio::join!(app.table.app_state(), depth);
+        let (now, state) = (app.clock.now(), state.ok());
+        let pace_used = state.as_ref().and_then(|AppState { pace, .. }| {
+            Some(pace.percent_used(pace.limit(app.config.token_requests_per_minute, now)?, now))
+        });
+        let breaker_open = state.map(|AppState { breaker, .. }| breaker.is_some_and(|open| now < open.until));
+        Self { breaker_open, rescue_depth, pace_used }
     }
 }
 
@@ -148,11 +161,21 @@ impl Gauges {
 /// The index is read in rounds. A round reads one page of each shard while the renewals of earlier pages run, so that up
 /// to [`CONCURRENCY`] renewals run at any time. The next round continues after the last entry of each page, so that entries
 /// that stay due cannot hide later entries.
+///
+/// If the token endpoint has a pace, the whole index is read first, and the module `paced` renews the installations in the
+/// order of their urgency. A pace that is learnt during the rounds ends them, and the next tick goes on.
 async fn refresh(app: &App, shards: Shards, deadline: Millis) -> Result<(Summary, Duration), StoreError> {
     let began = app.clock.now();
-    let mut index = DueIndex::new(app, shards, deadline);
+    let mut index = DueIndex::new(app, shards, deadline).await?;
     let mut summary = Summary::default();
+    let mut waiting = Vec::new();
     while index.begin_round() {
+        if index.is_paced {
+            while let Some(page) = index.page().await {
+                waiting.extend(page);
+            }
+            continue;
+        }
         let pages = stream::unfold(&mut index, async |index| Some((index.page().await?, index)));
         let refreshes = pages.flat_map(stream::iter).map(|entry| renew(app, entry, deadline));
         let mut renewals = pin!(refreshes.buffer_unordered(CONCURRENCY));
@@ -160,11 +183,13 @@ async fn refresh(app: &App, shards: Shards, deadline: Millis) -> Result<(Summary
             summary.count(renewal);
         }
     }
+    // Boxed, because it is large.
+    Box::pin(paced::renew(app, waiting, deadline, &mut summary)).await;
     let DueIndex { found, mut oldest, unread, stop, .. } = index;
     summary.due = found;
     match stop {
         Some(StopReason::Failed(error)) => return Err(error),
-        Some(StopReason::NoTime) => count_left(app, shards, &mut summary).await?,
+        Some(StopReason::Early) => count_left(app, shards, &mut summary).await?,
         None => {}
     }
     for (shard, after) in unread {
@@ -178,6 +203,8 @@ async fn refresh(app: &App, shards: Shards, deadline: Millis) -> Result<(Summary
 struct DueIndex<'a> {
     app: &'a App,
     deadline: Millis,
+    /// True if the token endpoint had a pace at the start.
+    is_paced: bool,
     /// The shards to read in this round, each with the key after which to start.
     unread: VecDeque<(u32, Option<Item>)>,
     /// The shards to read in the next round, because they have further pages.
@@ -194,21 +221,22 @@ struct DueIndex<'a> {
 
 /// The reason for which the index was not read to its end.
 enum StopReason {
-    NoTime,
+    /// Too little time is left, or a pace was learnt.
+    Early,
     Failed(StoreError),
 }
 
 /// A due installation. `hot` is true if it had recent calls.
-struct DueEntry {
-    due: Due,
-    hot: bool,
+pub(crate) struct DueEntry {
+    pub(crate) due: Due,
+    pub(crate) hot: bool,
 }
 
 impl<'a> DueIndex<'a> {
-    fn new(app: &'a App, shards: Shards, deadline: Millis) -> Self {
+    async fn new(app: &'a App, shards: Shards, deadline: Millis) -> Result<Self, StoreError> {
         let more = (0..DUE_SHARDS).filter(|shard| shards.include(*shard)).map(|shard| (shard, None)).collect();
-        let (unread, seen, oldest) = (VecDeque::new(), HashSet::new(), app.clock.now());
-        Self { app, deadline, unread, more, seen, found: 0, oldest, stop: None }
+        let (unread, seen, oldest, is_paced) = (VecDeque::new(), HashSet::new(), app.clock.now(), is_paced(app).await?);
+        Ok(Self { app, deadline, is_paced, unread, more, seen, found: 0, oldest, stop: None })
     }
 
     /// Starts the next round. Returns false if no shard is left to read.
@@ -223,8 +251,9 @@ impl<'a> DueIndex<'a> {
     /// The next page of this round. An error ends the reading and is stored in `stop`, so that running renewals can end.
     async fn page(&mut self) -> Option<Vec<DueEntry>> {
         while let Some((shard, after)) = self.unread.front().filter(|_| self.stop.is_none()).cloned() {
-            if !leaves_time(self.app.clock.now(), self.deadline) {
-                self.stop = Some(StopReason::NoTime);
+            let is_learnt = !self.is_paced && is_paced(self.app).await.unwrap_or(false);
+            if is_learnt || !leaves_time(self.app.clock.now(), self.deadline) {
+                self.stop = Some(StopReason::Early);
                 return None;
             }
             let Page { items, next } = match self.app.table.due(shard, self.app.clock.now(), after, PAGE).await {
@@ -250,6 +279,10 @@ impl<'a> DueIndex<'a> {
         }
         None
     }
+}
+
+async fn is_paced(app: &App) -> Result<bool, StoreError> {
+    Ok(app.pace.limit().await?.is_some())
 }
 
 /// Counts the installations that are still due.
@@ -284,7 +317,9 @@ pub async fn run_one(app: &App, resource: &Resource, force: bool, deadline: Mill
     let done = if stored.minted().is_some() {
         mint(app, &stored, Why::Operator, deadline).await
     } else {
-        renewal_of(resource, app.refresher.refresh(resource, stored.version, Why::Operator, deadline).await)
+        let patience = Patience { priority: Priority::Caller, until: deadline - RENEWAL_TIME };
+        let refreshed = app.refresher.refresh_with(patience, resource, stored.version, Why::Operator, deadline).await;
+        renewal_of(resource, refreshed)
     };
     summary.count(done);
     Ok(summary)
@@ -309,44 +344,68 @@ async fn hot(app: &App, due: &[Due]) -> Option<HashSet<Resource>> {
 
 /// Returns true if the time left is enough for a renewal.
 fn leaves_time(now: Millis, deadline: Millis) -> bool {
-    now + LEASE + MARGIN <= deadline
+    now <= last_start(deadline)
 }
 
 /// Renews the token of a due installation, or defers it if it had no recent calls.
 async fn renew(app: &App, DueEntry { due, hot }: DueEntry, deadline: Millis) -> Renewal {
+    if !leaves_time(app.clock.now(), deadline) {
+        return Renewal::Left;
+    }
+    if !hot && deferred(app, &due).await {
+        return Renewal::Deferred;
+    }
+    let patience = Patience { priority: Priority::Schedule, until: app.clock.now() };
+    match refreshed(app, &due.resource, due.version, patience, deadline).await {
+        Some(renewal) => renewal,
+        None => remint(app, &due, deadline).await,
+    }
+}
+
+/// Defers an installation without recent calls. Returns false if its token must be renewed all the same: a new
+/// installation, a token of great age, or a stale index entry.
+pub(crate) async fn deferred(app: &App, due: &Due) -> bool {
     let now = app.clock.now();
-    if !leaves_time(now, deadline) {
-        return Renewal::NoTime;
-    }
-    let due = &due;
-    if !hot {
-        let until = schedule::next_cold(now, fastrand::f64());
-        let deferred = app.table.defer(due, until, now - schedule::HOT, now - schedule::OLDEST_COLD).await;
-        // The condition fails for a new installation, for a token of great age, and for a stale index entry. These are
-        // renewed.
-        if matches!(deferred, Ok(Write::Applied(_))) {
-            return Renewal::Deferred;
-        }
-    }
-    let grace_ends = now + schedule::GRACE - LEASE;
+    let until = schedule::next_cold(now, fastrand::f64());
+    let deferred = app.table.defer(due, until, now - schedule::HOT, now - schedule::OLDEST_COLD).await;
+    matches!(deferred, Ok(Write::Applied(_)))
+}
+
+/// Refreshes the token of an installation. `None` if the installation has no refresh token.
+pub(crate) async fn refreshed(
+    app: &App,
+    resource: &Resource,
+    version: TokenVersion,
+    mut patience: Patience,
+    deadline: Millis,
+) -> Option<Renewal> {
+    let mut grace_ends = None;
     loop {
-        let refreshed = app.refresher.refresh(&due.resource, due.version, Why::Due, deadline).await;
+        let refreshed = app.refresher.refresh_with(patience, resource, version, Why::Due, deadline).await;
         if matches!(refreshed, Refreshed::IsMinted) {
-            return remint(app, due, deadline).await;
+            return None;
         }
-        if due.resource.kind() == Kind::Company && matches!(refreshed, Refreshed::Renewed(_)) {
-            request_list_again(app, &due.resource).await;
+        if resource.kind() == Kind::Company && matches!(refreshed, Refreshed::Renewed(_)) {
+            request_list_again(app, resource).await;
         }
         // The platform repeats a lost answer for a short grace period only, and the next tick may come after it. So the
         // retry is made here.
-        let Refreshed::Failed(TokenError::Unanswered { retry_at: at }) = refreshed else {
-            return renewal_of(&due.resource, refreshed);
+        let Refreshed::Failed(TokenError::Unanswered { retry_at: at, until, is_urgent }) = refreshed else {
+            return Some(renewal_of(resource, refreshed));
         };
-        if at > grace_ends || at + LEASE + MARGIN > deadline {
-            return renewal_of(&due.resource, refreshed);
+        let until = *grace_ends.get_or_insert(until - GRACE_MARGIN);
+        let has_no_place = !is_urgent && is_paced(app).await.unwrap_or(true);
+        if has_no_place || at > until || at + REPLAY_TIME > deadline {
+            return Some(renewal_of(resource, refreshed));
         }
-        tokio::time::sleep(at.since(app.clock.now())).await;
+        sleep_until_soon_before(&app.clock, at).await;
+        patience = Patience { priority: Priority::Replay, until: until.min(deadline - REPLAY_TIME) };
     }
+}
+
+/// The latest time at which a renewal may start in an invocation that ends at `deadline`.
+fn last_start(deadline: Millis) -> Millis {
+    deadline - (LEASE + MARGIN)
 }
 
 /// Mints the token of a location without a refresh token. Unschedules the location if no company's token is available.
@@ -365,7 +424,7 @@ async fn remint(app: &App, due: &Due, deadline: Millis) -> Renewal {
     mint(app, &stored, Why::Due, deadline).await
 }
 
-async fn mint(app: &App, stored: &Installation, why: Why, deadline: Millis) -> Renewal {
+pub(crate) async fn mint(app: &App, stored: &Installation, why: Why, deadline: Millis) -> Renewal {
     let resource = &stored.resource;
     match app.tokens.mint(stored, why, deadline).await {
         Ok(Refreshed::Renewed(_)) => Renewal::Minted,
@@ -380,6 +439,7 @@ async fn mint(app: &App, stored: &Installation, why: Why, deadline: Millis) -> R
                 }
             }
         }
+        Err(TokenError::Paced { .. }) => Renewal::Left,
         Err(error) => {
             tracing::warn!(%resource, %error, "the token was not minted");
             Renewal::Failed
@@ -398,7 +458,7 @@ fn renewal_of(resource: &Resource, refreshed: Refreshed) -> Renewal {
     match refreshed {
         Refreshed::Renewed(_) => Renewal::Refreshed,
         Refreshed::Held(_) | Refreshed::Moved | Refreshed::IsMinted | Refreshed::Gone => Renewal::Deferred,
-        Refreshed::Failed(TokenError::NoTime) => Renewal::NoTime,
+        Refreshed::Failed(TokenError::NoTime | TokenError::Paced { .. }) => Renewal::Left,
         Refreshed::Failed(error) => {
             tracing::warn!(%resource, %error, "the token was not renewed");
             Renewal::Failed

@@ -25,6 +25,7 @@ pub use self::secure_url::{is_loopback, parse_url};
 pub use self::webhook::{Dedupe, WebhookConfig, WebhookSettings};
 use crate::domain::api_version::{ApiVersion, PlatformApi};
 use crate::domain::limits::{LimitPolicy, Limits};
+use crate::domain::pace::HIGHEST;
 use crate::domain::qualifier::{GatewayAlias, names_an_alias};
 
 /// The configuration that every function has: all that [`crate::app::App`] is built from.
@@ -44,6 +45,8 @@ pub struct AppConfig {
     pub platform_api: PlatformApi,
     /// The configured limits of a resource.
     pub limits: LimitPolicy,
+    /// The ceiling of all requests to the token endpoint, in requests a minute.
+    pub token_requests_per_minute: Option<u32>,
     /// The queue for token pairs that could not be stored.
     pub rescue_queue_url: Option<String>,
     /// The bus for lifecycle events.
@@ -79,6 +82,9 @@ impl AppConfig {
         ];
         let platform_api = env.choice("PLATFORM_API", versions);
         let limits = read_limits(env);
+        let pace_form = "must be a whole number from 1 to 6000";
+        let is_pace = |text: &str| text.parse().ok().filter(|pace| (1..=HIGHEST).contains(pace));
+        let token_requests_per_minute = env.parsed("TOKEN_REQUESTS_PER_MINUTE", pace_form, is_pace);
         let rescue_queue_url = env.optional_url("RESCUE_QUEUE_URL");
         for name in AWS_ENDPOINTS {
             // The AWS SDK itself reads these variables, and sends tokens and secrets to these URLs. A problem prevents
@@ -93,6 +99,7 @@ impl AppConfig {
             api_url: api_url?,
             platform_api: platform_api?,
             limits: limits?,
+            token_requests_per_minute: token_requests_per_minute?,
             rescue_queue_url: rescue_queue_url?.map(String::from),
             event_bus_name: env.optional("EVENT_BUS_NAME"),
         })
@@ -205,6 +212,7 @@ mod tests {
         assert_eq!((bounds.burst, bounds.daily), (1_000, 10_000_000));
         assert_eq!(app.gateway_alias.name(), None);
         assert_eq!((app.rescue_queue_url, app.event_bus_name), (None, None));
+        assert_eq!(app.token_requests_per_minute, None);
         let callback = from(&LEAST, CallbackConfig::read).expect("the least is enough");
         let authorization = callback.authorization;
         assert_eq!(authorization.marketplace.as_str(), "https://marketplace.gohighlevel.com/");
@@ -263,7 +271,7 @@ mod tests {
     }
 
     /// Malformed variables of every function.
-    const MALFORMED: [(&str, &str); 12] = [
+    const MALFORMED: [(&str, &str); 13] = [
         ("TABLE_NAME", " "),
         ("API_URL", "http://example.com"),
         ("PLATFORM_API", "v1"),
@@ -272,6 +280,7 @@ mod tests {
         ("DAILY_LIMIT", "-1"),
         ("BURST_LIMIT_MAX", "10001"),
         ("DAILY_LIMIT_MAX", "all"),
+        ("TOKEN_REQUESTS_PER_MINUTE", "0"),
         ("RESCUE_QUEUE_URL", "ftp://x"),
         ("GATEWAY_ALIAS", "$LATEST"),
         ("AWS_ENDPOINT_URL_DYNAMODB", "http://10.0.0.1:8000"),

@@ -9,6 +9,7 @@ pub mod event;
 pub mod grant;
 pub mod installation;
 pub mod limits;
+pub mod pace;
 pub mod problem;
 pub mod qualifier;
 pub mod random;

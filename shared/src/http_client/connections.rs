@@ -71,6 +71,9 @@ pub struct Connection {
     pooled: Option<Pooled>,
 }
 
+/// A connection that was made for one request. It never goes to the pool.
+pub struct NewConnection(Pooled);
+
 /// An open connection, as the pool keeps it.
 struct Pooled {
     sender: http1::SendRequest<Full<Bytes>>,
@@ -89,6 +92,12 @@ impl Drop for Connection {
 impl fmt::Debug for Connections {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Connections")
+    }
+}
+
+impl fmt::Debug for NewConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NewConnection")
     }
 }
 
@@ -169,21 +178,29 @@ impl Connections {
         self.call(request.body(Full::default()).map_err(unusable)?, limits).await
     }
 
-    /// Sends a request on a new connection, if it can leave by `leave_by`, and closes the connection afterwards. Nothing
-    /// is repeated. Its errors are those of [`Connections::send`].
+    /// Makes a connection for one request to the server of `uri`.
     ///
     /// The token endpoint is called in this way. A server may close a kept connection just when a request is written to
     /// it. Then it is unknown if the server has used up the single-use refresh token in that request.
+    ///
+    /// # Errors
+    /// [`SendError::NotSent`].
+    pub async fn new_connection(&self, uri: &Uri, time: Duration) -> Result<NewConnection, SendError> {
+        let made = timeout(time, Box::pin(self.connect(uri))).await;
+        made.map_err(|_elapsed| no_connection_in_time())?.map(NewConnection)
+    }
+
+    /// Sends a request on a new connection, if it can leave by `leave_by`, and closes the connection afterwards. Nothing
+    /// is repeated. Its errors are those of [`Connections::send`].
     pub async fn call_on_new_connection(
         &self,
+        NewConnection(pooled): NewConnection,
         mut request: Request<Full<Bytes>>,
         leave_by: Millis,
         limits: ResponseLimits,
     ) -> Result<Reply, SendError> {
         let ends = Instant::now() + limits.time;
-        let uri = request.uri().clone();
         to_origin_form(&mut request)?;
-        let pooled = timeout_at(ends, Box::pin(self.connect(&uri))).await.map_err(|_| no_connection_in_time())??;
         if self.now() > leave_by {
             return Err(SendError::TooLate);
         }

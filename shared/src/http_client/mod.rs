@@ -28,7 +28,7 @@ use tower::timeout::Timeout;
 use tower::util::BoxCloneSyncService;
 
 use self::connections::OnServerError;
-pub use self::connections::{Connection, Connections};
+pub use self::connections::{Connection, Connections, NewConnection};
 pub use self::exchange::{Reply, ResponseLimits, SendError};
 pub use self::within::within;
 use crate::domain::clock::Clock;

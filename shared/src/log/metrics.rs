@@ -29,7 +29,7 @@ const fn metric(name: &'static str, unit: &'static str, dimensions: &'static [&'
 }
 
 /// All metrics.
-pub static METRICS: [Metric; 23] = [
+pub static METRICS: [Metric; 24] = [
     // function relay
     metric("Calls", "Count", &[&[], &["outcome"]]),
     metric("RelayErrors", "Count", WITHOUT_DIMENSIONS),
@@ -45,6 +45,7 @@ pub static METRICS: [Metric; 23] = [
     metric("OldestDueAge", "Seconds", WITHOUT_DIMENSIONS),
     metric("BreakerOpen", "Count", WITHOUT_DIMENSIONS),
     metric("RescueDepth", "Count", WITHOUT_DIMENSIONS),
+    metric("TokenPaceUsed", "Percent", WITHOUT_DIMENSIONS),
     // function refresh, once a comparison of a company's list
     metric("LocationsNotStored", "Count", WITHOUT_DIMENSIONS),
     metric("LocationsNotListed", "Count", WITHOUT_DIMENSIONS),

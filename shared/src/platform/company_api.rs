@@ -29,6 +29,7 @@ use crate::domain::resource::{Kind, Resource};
 use crate::http_client::{self, Connection, ResponseLimits, SendError};
 use crate::platform::error_response::{ErrorResponse, Meaning};
 use crate::platform::operations::{USUAL, V3};
+use crate::platform::rate_limits::RateLimitHeaders;
 use crate::platform::text;
 use crate::platform::token_endpoint::{BadGrant, MOST_BYTES, PRESENTATION, TokenEndpoint, encode_form, read_grant};
 use crate::secrets::{FRESH, SecretError};
@@ -109,6 +110,16 @@ pub struct ResponseMeta {
     pub head: Option<(StatusCode, HeaderMap)>,
     /// The error, if the status was unsuccessful.
     pub error: Option<ErrorResponse>,
+}
+
+impl ResponseMeta {
+    /// Returns true if the response is a 429 whose headers say that the resource's own limit is used up.
+    pub fn is_limit_of_resource(&self) -> bool {
+        self.head.as_ref().is_some_and(|(status, headers)| {
+            let headers = RateLimitHeaders::read(*status, headers);
+            headers.remaining.is_some_and(|left| left <= 0) || headers.refused && headers.out_of_day()
+        })
+    }
 }
 
 /// One page of the list of locations at which a company has the app.

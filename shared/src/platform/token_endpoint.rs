@@ -17,18 +17,20 @@ use crate::domain::clock::Millis;
 use crate::domain::grant::Grant;
 use crate::domain::redacted::Redacted;
 use crate::domain::resource::{Kind, Resource};
-use crate::http_client::{self, Connections, ResponseLimits, SendError};
+use crate::http_client::{self, Connections, NewConnection, ResponseLimits, SendError};
 use crate::platform::api_versions::ApiVersions;
 use crate::platform::error_response::{ErrorResponse, Meaning};
 use crate::platform::operations::V3;
 use crate::platform::text;
 use crate::secrets::{AppCredentials, Secret, SecretError};
 
+/// Time limit for a new connection to the token endpoint: TCP repeats a lost first packet after 1 s.
+const CONNECT: Duration = Duration::from_secs(3);
 /// Time limit for the presentation of a refresh token, from the first byte sent to the last byte received. Two
 /// presentations and a commit fit into a lease.
 pub const PRESENTATION: Duration = Duration::from_secs(5);
 /// Time limit for the exchange of a code, which holds no lease.
-const EXCHANGE: Duration = Duration::from_secs(10);
+const EXCHANGE: Duration = Duration::from_secs(8);
 /// The largest response, in bytes. A response of the token endpoint has 2 to 5 KB.
 pub(super) const MOST_BYTES: usize = 256 * 1024;
 
@@ -106,8 +108,14 @@ pub enum ExchangeError {
     /// The platform has paused the location.
     #[error("the location is not active")]
     Suspended,
-    /// No connection, no response, a 429, a 5xx, a response of a gateway, a response that cannot be read, or an unknown
-    /// text. The installer can try again in some minutes.
+    /// The token endpoint takes no request now. The code is not used up.
+    #[error("the token endpoint takes no request now")]
+    Throttled {
+        /// The platform's `Retry-After`, if there is one.
+        retry_after: Option<Duration>,
+    },
+    /// No connection, no response, a 5xx, a response of a gateway, a response that cannot be read, or an unknown text.
+    /// The installer can try again in some minutes.
     #[error("the platform is unavailable: {0}")]
     Unavailable(String),
     /// The app's credentials cannot be read.
@@ -156,19 +164,40 @@ impl TokenEndpoint {
         self.app.read_again(min_interval).await
     }
 
-    /// Exchanges an authorization code (RFC 6749 section 4.1.3, with the client's credentials in the body).
+    /// Makes a connection for one request to the token endpoint. It is made before the request takes a permit of the
+    /// pace, so that a slow handshake uses up no permit.
+    ///
+    /// # Errors
+    /// [`SendError::NotSent`].
+    pub async fn new_connection(&self) -> Result<NewConnection, SendError> {
+        let uri = Uri::try_from(self.url.as_str()).map_err(|error| SendError::NotSent(error.to_string()))?;
+        self.connections.new_connection(&uri, CONNECT).await
+    }
+
+    /// Exchanges an authorization code (RFC 6749 section 4.1.3, with the client's credentials in the body). The request
+    /// leaves by `send_by`, the end of its permit, or is not sent.
     ///
     /// # Errors
     /// A code is single-use: after most errors the installer must start again.
-    pub async fn exchange(&self, code: &Redacted, redirect_uri: &str) -> Result<Grant, ExchangeError> {
+    pub async fn exchange(
+        &self,
+        code: &Redacted,
+        redirect_uri: &str,
+        connection: NewConnection,
+        send_by: Option<Millis>,
+    ) -> Result<Grant, ExchangeError> {
         let app = self.app.get().await.map_err(ExchangeError::Secret)?;
         let code = [GRANT_OF_CODE, (Field::Code, code.expose()), (Field::RedirectUri, redirect_uri)];
-        let mut answer = self.request(&app, &code, EXCHANGE, self.connections.now() + EXCHANGE).await;
+        let latest = self.connections.now() + EXCHANGE;
+        let mut answer = self.request(&app, &code, connection, send_by, latest, EXCHANGE).await;
         if matches!(&answer, TokenResponse::Refused(refusal, _) if refusal.meaning == Meaning::ClientInvalid) {
             // The app's secret may have changed a moment ago. A refusal of the client does not use up the code.
             let newer = self.app.read_if_older_than(Duration::ZERO).await.map_err(ExchangeError::Secret)?;
-            if fingerprint(&newer) != fingerprint(&app) {
-                answer = self.request(&newer, &code, EXCHANGE, self.connections.now() + EXCHANGE).await;
+            if fingerprint(&newer) != fingerprint(&app)
+                && let Ok(connection) = self.new_connection().await
+            {
+                let latest = self.connections.now() + EXCHANGE;
+                answer = self.request(&newer, &code, connection, None, latest, EXCHANGE).await;
             }
         }
         match answer {
@@ -177,6 +206,9 @@ impl TokenEndpoint {
             }
             TokenResponse::NotSent => Err(ExchangeError::Unavailable("no connection".into())),
             TokenResponse::Unknown(cause) => Err(ExchangeError::Unavailable(format!("{cause:?}"))),
+            TokenResponse::Refused(ErrorResponse { meaning: Meaning::Throttled, .. }, retry_after) => {
+                Err(ExchangeError::Throttled { retry_after })
+            }
             TokenResponse::Refused(refusal, _) => Err(refusal.into()),
         }
     }
@@ -184,10 +216,16 @@ impl TokenEndpoint {
     /// Presents a refresh token once (RFC 6749 section 6). It never retries, except in the other version of the API if
     /// the platform did not understand the request: such a request uses up no token.
     ///
-    /// The request leaves within [`PRESENTATION`] from now, or is not sent. The caller has just checked its lease; if the
-    /// process is frozen while it reads the secret or connects, the lease may end in that time.
-    pub async fn present(&self, resource: &Resource, refresh: &Redacted) -> Outcome {
-        let leave_by = self.connections.now() + PRESENTATION;
+    /// The request leaves by `send_by`, the end of its permit, and by `latest`, the last time at which the lease leaves enough
+    /// time, or is not sent. The process may be frozen while it reads the secret.
+    pub async fn present(
+        &self,
+        resource: &Resource,
+        refresh: &Redacted,
+        connection: NewConnection,
+        send_by: Option<Millis>,
+        latest: Millis,
+    ) -> Outcome {
         let app = match self.app.get().await {
             Ok(app) => app,
             Err(error) => return Outcome::Secret(error),
@@ -197,7 +235,7 @@ impl TokenEndpoint {
             Kind::Company => "Company",
         };
         let form = [GRANT_OF_REFRESH, (Field::RefreshToken, refresh.expose()), (Field::UserType, user_type)];
-        match self.request(&app, &form, PRESENTATION, leave_by).await {
+        match self.request(&app, &form, connection, send_by, latest, PRESENTATION).await {
             TokenResponse::Granted(body) => match read_grant(&body, Some(resource)) {
                 Ok(grant) => Outcome::Granted(grant.into()),
                 Err(BadGrant::Unreadable) => Outcome::Unknown(Cause::Unreadable),
@@ -233,12 +271,15 @@ impl TokenEndpoint {
         &self,
         app: &AppCredentials,
         form: &[(Field, &str)],
+        connection: NewConnection,
+        send_by: Option<Millis>,
+        latest: Millis,
         time: Duration,
-        leave_by: Millis,
     ) -> TokenResponse {
         let began = self.connections.now();
         let version = self.versions.current(OwnCall::Token).await;
-        let first = self.post(version, app, form, time, leave_by).await;
+        let leave_by = send_by.into_iter().fold(latest, Millis::min);
+        let first = self.post(version, app, form, connection, leave_by, time).await;
         let other = self.versions.alternative(version).filter(|_| first.is_not_understood());
         let Some(other) = other else {
             if first.is_understood() {
@@ -246,8 +287,9 @@ impl TokenEndpoint {
             }
             return first;
         };
+        let Ok(connection) = self.new_connection().await else { return first };
         let left = time.saturating_sub(self.connections.now().since(began));
-        let second = self.post(other, app, form, left, leave_by).await;
+        let second = self.post(other, app, form, connection, latest, left).await;
         if second.is_not_understood() {
             return first;
         }
@@ -262,8 +304,9 @@ impl TokenEndpoint {
         version: ApiVersion,
         app: &AppCredentials,
         form: &[(Field, &str)],
-        time: Duration,
+        connection: NewConnection,
         leave_by: Millis,
+        time: Duration,
     ) -> TokenResponse {
         let client = [(Field::ClientId, app.client_id.as_str()), (Field::ClientSecret, app.client_secret.expose())];
         let fields: Vec<_> = client.iter().chain(form).map(|(field, value)| (field.name(version), *value)).collect();
@@ -275,6 +318,7 @@ impl TokenEndpoint {
         }
         // Boxed: the future is large, and every future around it would be as large.
         let answer = Box::pin(self.connections.call_on_new_connection(
+            connection,
             request,
             leave_by,
             ResponseLimits { time, body: MOST_BYTES },

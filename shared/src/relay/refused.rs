@@ -92,7 +92,9 @@ impl Refused {
             TokenError::Suspended { retry_at } => {
                 Problem::new(Code::Suspended, "the platform has paused this location").retry_at(*retry_at)
             }
-            TokenError::InProgress { retry_at } | TokenError::Unanswered { retry_at } => {
+            TokenError::InProgress { retry_at }
+            | TokenError::Unanswered { retry_at, .. }
+            | TokenError::Paced { retry_at } => {
                 Problem::new(Code::RefreshInProgress, "the token is being renewed").retry_at(*retry_at)
             }
             TokenError::NoTime => {

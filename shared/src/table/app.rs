@@ -1,12 +1,14 @@
-//! The circuit breaker of the whole app, which stops all refreshing. The budget of marks ([`super::mark_budget`]) is in
-//! the same item, so one read returns both.
+//! The circuit breaker of the whole app, which stops all refreshing. The budget of marks ([`super::mark_budget`]) and the
+//! pace of the token endpoint ([`super::pace`]) are in the same item, so one read returns all of them.
 
 use aws_sdk_dynamodb::types::ReturnValue;
 use strum::VariantArray;
 
 use super::mark_budget::{BREAKER, MarkBudget};
+use super::pace::read_pace;
 use super::{Attributes, StoreError, Table, Update, Write, n, s};
 use crate::domain::clock::Millis;
+use crate::domain::pace::Pace;
 
 /// The reason for which the breaker is open, so that no refresh token is presented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, VariantArray)]
@@ -48,14 +50,17 @@ pub struct AppState {
     pub breaker: Option<OpenBreaker>,
     /// The budget of marks.
     pub budget: MarkBudget,
+    /// The pace of the token endpoint.
+    pub pace: Pace,
 }
 
 impl Table {
-    /// The breaker and the budget of marks, which are in one item (strongly consistent).
+    /// The breaker, the budget of marks and the pace, which are in one item (strongly consistent).
     pub async fn app_state(&self) -> Result<AppState, StoreError> {
         let answer =
             self.client.get_item().table_name(&*self.name).key("pk", s(BREAKER)).consistent_read(true).send().await?;
-        let read = |item| AppState { breaker: read_breaker(item), budget: MarkBudget::read(item) };
+        let read =
+            |item| AppState { breaker: read_breaker(item), budget: MarkBudget::read(item), pace: read_pace(item) };
         Ok(answer.item().map(read).unwrap_or_default())
     }
 

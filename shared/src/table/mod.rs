@@ -8,8 +8,9 @@
 //! | `quota#location#ID`, `quota#company#ID` | the counters of a resource | relay, refresh |
 //! | `caller-quota#CALLER#location#ID`, … | the counters of a caller's share of a resource | relay |
 //! | `minter-quota#company#ID` | the counters of the share of a company that minting for placeholders has | relay, refresh |
-//! | `app#…` | state of the whole app, such as the circuit breaker | refresh, relay |
+//! | `app#breaker` | circuit breaker, budget of marks, and pace of the token endpoint | callback, refresh, relay |
 //! | `app#api` | versions of the platform's API that work ([`api_versions`]) | callback, refresh, relay, webhook |
+//! | `app#…` | other state of the whole app | refresh, relay |
 //! | `app#alarm#NAME` | when an alarm of the whole app was last raised | refresh, relay |
 //! | `app#company#ID` | a listed company, one that has the app ([`company`]), and the last comparison of its list ([`reconciliation`]) | callback, refresh, webhook |
 //! | `app#company#ID#task` | background work for a company, and how far its list of locations was read | callback, refresh, webhook |
@@ -37,6 +38,7 @@ pub mod installation;
 pub mod mark_budget;
 pub mod minted;
 pub mod outbox;
+pub mod pace;
 pub mod reconciliation;
 pub mod redirect;
 pub mod sealed;

@@ -97,6 +97,8 @@ pub enum Ending<'a> {
     Failed(&'a str),
     /// The code may be presented again. The text is the reason.
     Open(&'a str),
+    /// The code was not presented, so this claim does not count as an attempt. The text is the reason.
+    NotPresented(&'a str),
 }
 
 /// One of the limited places for exchanges in a minute.
@@ -111,6 +113,16 @@ pub enum Origin {
     Link,
     /// The marketplace's own pages, without a state.
     Marketplace,
+}
+
+impl Origin {
+    /// The group of places.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Link => "link",
+            Self::Marketplace => "marketplace",
+        }
+    }
 }
 
 impl Table {
@@ -164,19 +176,23 @@ impl Table {
             Ending::Open(reason) => {
                 write.set("claim_ends_at", n(now)).set("reason", s(reason));
             }
+            Ending::NotPresented(reason) => {
+                write.set("claim_ends_at", n(now)).set("reason", s(reason)).add("attempts", n(-1));
+            }
         }
         Ok(self.write(write).await?.is_applied())
     }
 
-    /// Takes a place among the exchanges of this minute. `None` if all places are taken.
-    pub async fn take_exchange(&self, origin: Origin, now: Millis) -> Result<Option<ExchangePlace>, StoreError> {
-        let origin = match origin {
-            Origin::Link => "link",
-            Origin::Marketplace => "marketplace",
-        };
-        let key = format!("exchanges#{origin}#{}", now.seconds().div_euclid(60));
+    /// Takes one of the `most` places of a group among the exchanges of this minute. `None` if all places are taken.
+    pub async fn take_exchange(
+        &self,
+        group: &str,
+        most: u32,
+        now: Millis,
+    ) -> Result<Option<ExchangePlace>, StoreError> {
+        let key = format!("exchanges#{group}#{}", now.seconds().div_euclid(60));
         let mut write = Update::of(&key);
-        write.when("attribute_not_exists(taken) OR taken < :most").value(":most", n(MOST_EXCHANGES));
+        write.when("attribute_not_exists(taken) OR taken < :most").value(":most", n(most));
         write.add("taken", n(1)).set("expires_at", n((now + COUNTER_KEPT).seconds()));
         Ok(self.write(write).await?.is_applied().then_some(ExchangePlace(key)))
     }

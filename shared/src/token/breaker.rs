@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::lock;
 use crate::domain::clock::{Clock, Millis};
+use crate::domain::pace::Pace;
 use crate::domain::status::LeaseOwner;
 use crate::platform::token_endpoint::{TokenEndpoint, fingerprint};
 use crate::secrets::SecretError;
@@ -17,7 +18,7 @@ use crate::table::mark_budget::{MarkBudget, PLACES, Requested};
 use crate::table::{StoreError, Table, Write};
 
 /// The app state in memory is used for this time before the table is read again.
-const FRESH: Duration = Duration::from_secs(5);
+const FRESH: Duration = Duration::from_secs(2);
 /// The breaker stays open for this time after wrong credentials or a rejected parameter. Changed credentials close the
 /// breaker earlier.
 const OUR_FAULT: Duration = Duration::from_mins(1);
@@ -59,7 +60,7 @@ impl Breaker {
         Self { table, clock, seen: Mutex::default(), reading: tokio::sync::Mutex::default() }
     }
 
-    /// Returns the breaker if it is open for refreshes. The answer may be 5 s old. If the app's credentials differ from
+    /// Returns the breaker if it is open for refreshes. The answer may be 2 s old. If the app's credentials differ from
     /// the refused ones, the breaker counts as closed.
     ///
     /// # Errors
@@ -75,7 +76,7 @@ impl Breaker {
         Ok(Some(open))
     }
 
-    /// Returns true if minting has stopped. The answer may be 5 s old. Only a mass refusal stops minting, since a
+    /// Returns true if minting has stopped. The answer may be 2 s old. Only a mass refusal stops minting, since a
     /// location's token is minted without the app's credentials.
     ///
     /// # Errors
@@ -85,12 +86,38 @@ impl Breaker {
     }
 
     async fn open_now(&self) -> Result<Option<OpenBreaker>, StoreError> {
-        let state = match self.fresh() {
-            Some(state) => state,
-            None => self.read().await?,
-        };
+        let breaker = self.state().await?.breaker;
         let now = self.clock.now();
-        Ok(state.breaker.filter(|open| now < open.until))
+        Ok(breaker.filter(|open| now < open.until))
+    }
+
+    /// The app state. It may be 2 s old.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(super) async fn state(&self) -> Result<AppState, StoreError> {
+        match self.fresh() {
+            Some(state) => Ok(state),
+            None => self.read().await,
+        }
+    }
+
+    /// The app state as it is in the table now.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(super) async fn read_again(&self) -> Result<AppState, StoreError> {
+        let now = self.clock.now();
+        let state = self.table.app_state().await?;
+        *lock(&self.seen) = Some((now, state.clone()));
+        Ok(state)
+    }
+
+    /// Notes the pace that a write of this process has returned.
+    pub(super) fn note_pace(&self, pace: &Pace) {
+        if let Some((_, state)) = lock(&self.seen).as_mut() {
+            state.pace = pace.clone();
+        }
     }
 
     async fn read(&self) -> Result<AppState, StoreError> {
@@ -98,10 +125,7 @@ impl Breaker {
         if let Some(state) = self.fresh() {
             return Ok(state);
         }
-        let now = self.clock.now();
-        let state = self.table.app_state().await?;
-        *lock(&self.seen) = Some((now, state.clone()));
-        Ok(state)
+        self.read_again().await
     }
 
     /// The app state in memory, if it was read less than [`FRESH`] ago.
@@ -193,8 +217,8 @@ impl Breaker {
     async fn open(&self, open: OpenBreaker) {
         {
             let mut seen = lock(&self.seen);
-            let budget = seen.take().map(|(_, state)| state.budget).unwrap_or_default();
-            *seen = Some((self.clock.now(), AppState { breaker: Some(open.clone()), budget }));
+            let known = seen.take().map(|(_, state)| state).unwrap_or_default();
+            *seen = Some((self.clock.now(), AppState { breaker: Some(open.clone()), ..known }));
         }
         if let Err(error) = self.table.open_breaker(&open).await {
             tracing::error!(%error, "the table did not store the open circuit breaker: only this process has stopped refreshing");

@@ -29,7 +29,7 @@ pub(super) fn next(stored: &Installation, refused: Option<RefusedToken>, now: Mi
     let freshness_of = |access: &SealedAccess| freshness(access.issued_at, access.expires_at, now);
     if let Some(access) = access
         && freshness_of(access) == Freshness::Fresh
-        && !is_unanswered(stored, now)
+        && schedule::unanswered_until(stored, now).is_none()
     {
         return Next::Use(access);
     }
@@ -60,18 +60,6 @@ pub(super) fn next(stored: &Installation, refused: Option<RefusedToken>, now: Mi
 /// a lease of its own.
 pub(super) fn held(stored: &Installation, now: Millis) -> Option<Millis> {
     stored.lease().map(|lease| lease.ends_at).filter(|end| *end > now)
-}
-
-/// Returns true if the refresh token was, as far as is known, presented a moment ago and its answer is missing. The
-/// platform repeats the answer for a short time only, so the token is presented again although the access token still
-/// works.
-fn is_unanswered(stored: &Installation, now: Millis) -> bool {
-    let open = match stored.status() {
-        Status::Uncertain => true,
-        Status::Refreshing => held(stored, now).is_none(),
-        Status::Active | Status::Suspended | Status::Blocked | Status::NeedsReauthorization | Status::Revoked => false,
-    };
-    open && stored.schedule().tried_at.is_some_and(|at| now.since(at) < schedule::GRACE)
 }
 
 /// Returns true if, by the item, a renewal of a refused token would not help.

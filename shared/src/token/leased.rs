@@ -55,15 +55,20 @@ impl LeaseTime {
 
     /// The latest time at which a request to the platform may be sent.
     pub(super) fn last_presentation(&self) -> Millis {
-        self.ends_at - (PRESENTATION + COMMIT)
+        self.ends_at.min(self.deadline) - (PRESENTATION + COMMIT)
     }
 }
 
 impl TokenParts {
-    /// Returns an error if the invocation that ends at `deadline` is too short for a lease.
-    pub(super) fn expect_time(&self, resource: &Resource, deadline: Millis) -> Result<(), TokenError> {
-        if self.clock.now() + LEASE > deadline {
-            tracing::warn!(%resource, "the token is not renewed: a renewal needs 15 s of the invocation, and less is left");
+    /// Returns an error if less than `needed` is left of the invocation that ends at `deadline`.
+    pub(super) fn expect_time(
+        &self,
+        resource: &Resource,
+        needed: Duration,
+        deadline: Millis,
+    ) -> Result<(), TokenError> {
+        if self.clock.now() + needed > deadline {
+            tracing::warn!(%resource, needed_s = needed.as_secs(), "the token is not renewed: too little of the invocation is left");
             return Err(TokenError::NoTime);
         }
         Ok(())

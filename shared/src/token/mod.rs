@@ -4,10 +4,12 @@ pub mod alarm;
 pub mod breaker;
 mod companies;
 mod decision;
+pub mod exchange;
 mod leased;
 pub mod mint;
 mod minted;
 pub mod outcome;
+pub mod pace;
 pub mod parts;
 pub mod presence;
 mod probe;
@@ -77,6 +79,16 @@ pub enum TokenError {
     #[error("the platform's answer to a renewal is missing; worth another try at {retry_at}")]
     Unanswered {
         /// The time of the next presentation.
+        retry_at: Millis,
+        /// The end of the time for which the platform repeats an answer to this attempt.
+        until: Millis,
+        /// False if so many answers are missing in a row that the next presentation gets no place in a pace soon.
+        is_urgent: bool,
+    },
+    /// The pace of the token endpoint has no place for the renewal before `retry_at`. The installation is unchanged.
+    #[error("the pace of the token endpoint has no place before {retry_at}")]
+    Paced {
+        /// The time at which a place is free.
         retry_at: Millis,
     },
     /// Too little time is left in the invocation to begin a renewal.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::alarm::AppAlarms;
 use super::breaker::Breaker;
+use super::pace::Pacer;
 use crate::domain::clock::Clock;
 use crate::events::Events;
 use crate::platform::token_endpoint::TokenEndpoint;
@@ -21,6 +22,8 @@ pub struct TokenParts {
     pub endpoint: TokenEndpoint,
     /// The circuit breaker of the token endpoint.
     pub breaker: Arc<Breaker>,
+    /// The pace of the token endpoint.
+    pub pace: Arc<Pacer>,
     /// The outbox of lifecycle events.
     pub events: Events,
     /// Alarms of the whole app.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::domain::clock::Millis;
 use crate::domain::installation::{Installation, SealedAccess};
+use crate::domain::status::Status;
 
 /// An access token with more than this time left is fresh.
 const MARGIN: Duration = Duration::from_mins(1);
@@ -68,6 +69,29 @@ pub fn freshness(issued: Millis, expires: Millis, now: Millis) -> Freshness {
 /// The access token of an installation if it is fresh.
 pub fn fresh_access(stored: &Installation, now: Millis) -> Option<&SealedAccess> {
     stored.access().filter(|access| freshness(access.issued_at, access.expires_at, now) == Freshness::Fresh)
+}
+
+/// The end of the platform's grace, if the refresh token was, as far as is known, presented a moment ago and its answer
+/// is missing. The platform repeats the answer for a short time only, so the token is presented again although the access
+/// token still works.
+#[must_use]
+pub fn unanswered_until(stored: &Installation, now: Millis) -> Option<Millis> {
+    let is_open = match stored.status() {
+        Status::Uncertain => true,
+        Status::Refreshing => stored.lease().is_none_or(|lease| lease.ends_at <= now),
+        Status::Active | Status::Suspended | Status::Blocked | Status::NeedsReauthorization | Status::Revoked => false,
+    };
+    stored.schedule().tried_at.map(|at| at + GRACE).filter(|until| is_open && now < *until)
+}
+
+/// After so many failures in a row, the presentations of a token have no priority over others any more: the answers are
+/// probably not lost on their way, and one location must not take the places of all.
+const MOST_URGENT: u32 = 3;
+
+/// Returns true if a presentation of a token after so many failures in a row may be the urgent one whose answer is lost.
+#[must_use]
+pub fn is_urgent(failures: u32) -> bool {
+    failures < MOST_URGENT
 }
 
 /// Returns true if the platform has said for long enough and often enough that it does not know a location or company.

@@ -8,6 +8,7 @@ use super::companies::{Agency, Roster};
 use super::decision::{Next, RefusedToken, held, next};
 use super::mint::Minter;
 use super::outcome::{Refreshed, Why};
+use super::pace::{Patience, RENEWAL_TIME, REPLAY_TIME, sleep_until_soon_before};
 use super::reading::open;
 use super::refresh::Refresher;
 use super::schedule::{self, Freshness, freshness};
@@ -15,11 +16,11 @@ use super::{TokenError, lock};
 use crate::domain::access::Access;
 use crate::domain::clock::{Clock, Millis};
 use crate::domain::installation::{Installation, SealedAccess};
+use crate::domain::pace::Priority;
 use crate::domain::resource::Resource;
 use crate::domain::status::{Status, TokenVersion};
 use crate::seal::vault::Vault;
 use crate::table::Table;
-use crate::table::installation::LEASE;
 
 /// A token is used from memory for this time. The contract promises that an uninstall is noticed within 10 s.
 pub(super) const CACHED: Duration = Duration::from_secs(8);
@@ -229,7 +230,10 @@ impl Tokens {
                     (Err(error), Some(access)) if !matches!(error, TokenError::Revoked) => return use_it(access).await,
                     (Err(error), _) => return Err(error),
                 },
-                None => self.refresher.refresh(resource, stored.version, why, deadline).await,
+                None => {
+                    let patience = self.patience(&stored, usable.is_some(), deadline);
+                    self.refresher.refresh_with(patience, resource, stored.version, why, deadline).await
+                }
             };
             match refreshed {
                 Refreshed::Renewed(access) => {
@@ -247,10 +251,12 @@ impl Tokens {
                     }
                     tokio::time::sleep(pause).await;
                 }
-                Refreshed::Failed(TokenError::Unanswered { retry_at })
-                    if usable.is_none() && retry_at + LEASE <= deadline =>
+                // Without a pace, the token was presented twice. A reader with a usable token does not wait for more.
+                Refreshed::Failed(TokenError::Unanswered { retry_at, until, .. })
+                    if retry_at + REPLAY_TIME <= deadline
+                        && (usable.is_none() || retry_at <= until && self.refresher.is_paced().await) =>
                 {
-                    tokio::time::sleep(retry_at.since(self.clock.now())).await;
+                    sleep_until_soon_before(&self.clock, retry_at).await;
                 }
                 Refreshed::Failed(error) => {
                     if let Some(access) = usable {
@@ -260,6 +266,19 @@ impl Tokens {
                 }
             }
         }
+    }
+
+    /// The priority and the patience of a renewal for a reader. A reader with a usable token does not wait, unless an
+    /// answer of the platform is missing.
+    fn patience(&self, stored: &Installation, has_token: bool, deadline: Millis) -> Patience {
+        let now = self.clock.now();
+        if let Some(until) = schedule::unanswered_until(stored, now)
+            && schedule::is_urgent(stored.schedule().failures)
+        {
+            return Patience { priority: Priority::Replay, until: until.min(deadline - REPLAY_TIME) };
+        }
+        let latest = deadline - RENEWAL_TIME;
+        Patience { priority: Priority::Caller, until: if has_token { now } else { latest } }
     }
 
     pub(super) async fn open(&self, stored: &Installation, access: &SealedAccess) -> Result<Access, TokenError> {

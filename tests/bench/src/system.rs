@@ -137,7 +137,7 @@ impl System {
 
     /// Invokes a function and returns its answer.
     pub(crate) async fn invoke(&self, function: &str, payload: impl Into<Bytes>) -> Bytes {
-        let invocation = Invocation { timeout: Duration::from_secs(75), ..Invocation::default() };
+        let invocation = Invocation { timeout: Duration::from_secs(85), ..Invocation::default() };
         match self.runtime.invoke(function, payload, invocation).await {
             Ok(answer) => answer,
             Err(error) => panic!("{function}: {error}: {:?}", self.worker_context.logs.lines().last()),

@@ -365,7 +365,7 @@ async fn without_a_configured_bus_no_event_is_stored(world: World) {
     assert_eq!((world.event_bridge.requests(), process.proxy.calls(Call::Events)), (0, 0));
     assert_eq!(
         process.proxy.calls(Call::Store) - reads,
-        11,
-        "eight parts of what is due, the tasks, the searches and the breaker"
+        12,
+        "the pace, eight parts of what is due, the tasks, the searches and the breaker"
     );
 }

@@ -410,7 +410,7 @@ impl Sandbox {
 
 /// Returns the parameters with which `refresh` is invoked. The time-out is that of `template.yaml`.
 pub(crate) fn refresh_invocation() -> Invocation {
-    Invocation { timeout: Duration::from_secs(75), ..Invocation::default() }
+    Invocation { timeout: Duration::from_secs(85), ..Invocation::default() }
 }
 
 /// Returns the event that `EventBridge` sends for a schedule.

@@ -22,8 +22,8 @@ use crate::stack::{RESCUE_FAILURES, Stack};
 /// The number of installations that are written at once.
 const CONCURRENCY: usize = 16;
 /// The time after which no process seals under the previous current key: a process caches the secret for 45 s, and an
-/// invocation that began then ends within 75 s.
-const SETTLED: Duration = Duration::from_mins(2);
+/// invocation that began then ends within 85 s.
+const SETTLED: Duration = Duration::from_secs(135);
 
 /// Runs one of the commands.
 pub(crate) async fn run(stack: &Stack, out: Out, command: Sealing) -> Result<(), CommandError> {

@@ -120,6 +120,10 @@ async fn serve(stream: Arc<TcpStream>, pieces: &'static [(u64, &'static [u8])], 
     }
 }
 
+async fn new_connection(connections: &Connections, peer: &Peer) -> NewConnection {
+    connections.new_connection(peer.post().uri(), LIMITS.time).await.expect("a connection")
+}
+
 fn connections(clock: &Clock) -> Connections {
     super::super::platform(clock.clone()).expect("connections")
 }
@@ -139,10 +143,12 @@ async fn requests_follow_each_other_on_one_connection_until_it_is_idle_for_too_l
     connections.call(peer.post(), LIMITS).await.expect("an answer");
     assert_eq!(peer.seen(), (2, 22));
     for _ in 0..2 {
-        connections.call_on_new_connection(peer.post(), clock.now(), LIMITS).await.expect("an answer");
+        let new = new_connection(&connections, &peer).await;
+        connections.call_on_new_connection(new, peer.post(), clock.now(), LIMITS).await.expect("an answer");
     }
     assert_eq!(peer.seen(), (4, 24), "each has a connection of its own");
-    let late = connections.call_on_new_connection(peer.post(), clock.now() - Duration::from_millis(1), LIMITS).await;
+    let (new, passed) = (new_connection(&connections, &peer).await, clock.now() - Duration::from_millis(1));
+    let late = connections.call_on_new_connection(new, peer.post(), passed, LIMITS).await;
     assert!(matches!(late, Err(SendError::TooLate)), "{late:?}");
     assert_eq!(peer.seen().1, 24);
 }
@@ -209,7 +215,8 @@ async fn an_answer_that_has_arrived_is_read_before_the_time_is_over() {
             let standing_still = tokio::spawn(peer.clone().stand_still_after(before));
             let limits = ResponseLimits { time: Duration::from_millis(200), ..LIMITS };
             let answer = if apart {
-                connections.call_on_new_connection(peer.post(), Millis(i64::MAX), limits).await
+                let new = new_connection(&connections, &peer).await;
+                connections.call_on_new_connection(new, peer.post(), Millis(i64::MAX), limits).await
             } else {
                 connections.call(peer.post(), limits).await
             };

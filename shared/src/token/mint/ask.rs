@@ -8,12 +8,14 @@ use crate::domain::clock::Millis;
 use crate::domain::grant::Grant;
 use crate::domain::installation::Installation;
 use crate::domain::limits::Endpoint;
+use crate::domain::pace::Priority;
 use crate::domain::resource::Resource;
 use crate::domain::status::Status;
 use crate::limiter::{LimiterError, Permit, ShareOwner};
 use crate::platform::company_api::{CompanyApiError, CompanyApiResult, Departure};
 use crate::token::leased::LeasedInstallation;
 use crate::token::outcome::Why;
+use crate::token::pace::{NoPermit, Patience};
 use crate::token::{Company, TokenError, schedule};
 
 /// The most requests for one minting.
@@ -142,21 +144,49 @@ impl Minter {
             if !lease.allows_presentation(self.parts.clock.now()) {
                 break;
             }
+            let began = self.parts.clock.now();
+            let turn = match self.parts.pace.turn(Patience { priority: Priority::Minting, until }).await {
+                Ok(turn) => turn,
+                Err(refused) => return Err(self.no_place(mint, refused)),
+            };
             let Ok(connection) = self.parts.endpoint.connection().await else {
                 return Ok(Err(CompanyApiError::Unanswered("no connection")));
             };
-            let began = self.parts.clock.now();
             let permit = self.permit(mint, &company.resource, until).await?;
             if self.parts.clock.now().since(began) >= SHORT_WAIT {
                 self.expect_unchanged(mint, company).await?;
             }
-            let departure = Departure { connection, leave_by: permit.send_by.min(until) };
+            let paced = match self.parts.pace.take(Priority::Minting).await {
+                Ok(paced) => paced,
+                // Another process was faster.
+                Err(NoPermit::NotBefore(at)) if at <= until => continue,
+                Err(refused) => return Err(self.no_place(mint, refused)),
+            };
+            drop(turn);
+            let leave_by = paced.leave_by(permit.send_by.min(until));
+            let (departure, sent_at) = (Departure { connection, leave_by }, self.parts.clock.now());
             let asked = self.parts.endpoint.mint(&company.resource, &company.access, location, departure).await;
             let Some((asked, meta)) = asked else { continue };
+            if let Err(CompanyApiError::Throttled { retry_after }) = &asked
+                && !meta.is_limit_of_resource()
+            {
+                self.parts.pace.throttled(Priority::Minting, sent_at, *retry_after).await;
+            }
             self.learn_limits(Endpoint::of(&company.resource, PATH), meta).await;
             return Ok(asked);
         }
         Err(self.not_asked(mint, None, "out of time before it was sent", TokenError::NoTime))
+    }
+
+    /// The failure of a minting that counts in the token endpoint's pace and gets no permit.
+    fn no_place(&self, mint: &LeasedMint, refused: NoPermit) -> MintFailure {
+        match refused {
+            NoPermit::NotBefore(retry_at) => {
+                let note = "the pace of the token endpoint has no place";
+                self.not_asked(mint, Some(retry_at), note, TokenError::Paced { retry_at })
+            }
+            NoPermit::Store(error) => self.not_asked(mint, None, "the pace cannot be read", error.into()),
+        }
     }
 
     /// Takes a permit of the company. Waits until `until`, which leaves time for the request within the lease. A

@@ -21,6 +21,7 @@ use crate::platform::company_api::ResponseMeta;
 use crate::seal::pair::{Pair, PairRole};
 use crate::table::Write;
 use crate::table::app::BreakerReason;
+use crate::table::installation::LEASE;
 use crate::table::installation::Renewal;
 use crate::table::mark_budget::Requested;
 use crate::table::minted::MintSource;
@@ -142,7 +143,7 @@ impl Minter {
         why: Why,
         deadline: Millis,
     ) -> Result<LeasedInstallation, Refreshed> {
-        self.parts.expect_time(location, deadline).map_err(Refreshed::Failed)?;
+        self.parts.expect_time(location, LEASE, deadline).map_err(Refreshed::Failed)?;
         match self.parts.breaker.stops_minting().await {
             Ok(false) => self.parts.claim(location, seen, why, true, deadline).await,
             Ok(true) => Err(Refreshed::Failed(TokenError::Misconfigured(BreakerReason::MassRefusal.as_str()))),

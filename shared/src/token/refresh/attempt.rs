@@ -4,32 +4,44 @@ use std::time::Duration;
 
 use super::commit::{Commit, Committed};
 use super::{Refreshed, Refresher};
+use crate::domain::clock::Millis;
 use crate::domain::grant::Grant;
 use crate::domain::installation::Installation;
+use crate::domain::pace::Priority;
 use crate::domain::redacted::Redacted;
 use crate::domain::status::Status;
+use crate::http_client::NewConnection;
 use crate::platform::token_endpoint::{Cause, Outcome};
 use crate::seal::pair::{Pair, PairRole, place};
 use crate::seal::vault::VaultError;
-use crate::table::installation::Release;
 use crate::table::mark_budget::Requested;
 use crate::token::TokenError;
 use crate::token::leased::LeasedInstallation;
+use crate::token::pace::{NoPermit, Patience, TokenPermit, Turn, sleep_until};
+use crate::token::parts::TokenParts;
 use crate::token::rescue::{LostWrite, Rescued};
 use crate::token::schedule;
 
+/// While a pace is in force, a token is presented again this time after the presentation whose answer was lost: two answers
+/// that are lost in a moment have one cause, and only one place is kept for them.
+const REPLAY_DELAY: Duration = Duration::from_secs(5);
 /// The most connections that are tried for one presentation.
 const CONNECTIONS: u32 = 3;
 
 /// A refresh of an installation whose lease it holds.
-pub(super) struct LeasedRefresh<'a> {
+pub(super) struct LeasedRefresh<'a, 't> {
     pub(super) refresher: &'a Refresher,
     pub(super) leased: LeasedInstallation,
     /// True if the token was presented under this lease and no readable answer came.
     pub(super) is_unanswered: bool,
+    pub(super) priority: Priority,
+    /// The turn of this refresh. It ends when the first permit is taken, and is kept if another process was faster.
+    pub(super) turn: &'t mut Option<Turn<'a>>,
+    /// The permit of the last presentation.
+    pub(super) permit: Option<TokenPermit>,
 }
 
-impl LeasedRefresh<'_> {
+impl LeasedRefresh<'_, '_> {
     pub(super) async fn present(mut self) -> Refreshed {
         let token = match self.refresh_token().await {
             Ok(token) => token,
@@ -38,15 +50,37 @@ impl LeasedRefresh<'_> {
         let mut connections = 1;
         let mut credentials = 1;
         while self.leased.lease.allows_presentation(self.refresher.parts.clock.now()) {
-            match self.refresher.parts.endpoint.present(&self.leased.installation.resource, &token).await {
+            let departure = match self.departure().await {
+                Ok(departure) => departure,
+                Err(released) => return released,
+            };
+            let Refresher { parts: TokenParts { endpoint, pace, clock, .. }, .. } = self.refresher;
+            let (sent_at, latest) = (clock.now(), self.leased.lease.last_presentation());
+            let outcome = match departure {
+                Some((connection, permit)) => {
+                    self.permit = Some(permit);
+                    let resource = &self.leased.installation.resource;
+                    endpoint.present(resource, &token, connection, permit.send_by, latest).await
+                }
+                None => Outcome::NotSent,
+            };
+            match outcome {
+                // A lost answer is worth another presentation as soon as the pace allows it.
+                Outcome::Throttled { retry_after } if self.priority() == Priority::Replay => {
+                    let again_at = pace.throttled(Priority::Replay, sent_at, retry_after).await;
+                    sleep_until(clock, again_at.min(self.leased.lease.last_presentation())).await;
+                }
                 Outcome::NotSent if connections < CONNECTIONS => {
                     connections += 1;
                     tokio::time::sleep(Duration::from_millis(100 + fastrand::u64(..200))).await;
                 }
-                // The same token is presented once more at once: the platform answers again for 30 s.
+                // The same token is presented once more: the platform answers again for 30 s.
                 Outcome::Unknown(cause) if !self.is_unanswered => {
                     self.log_unknown(cause);
                     self.is_unanswered = true;
+                    if self.permit != Some(TokenPermit::FREE) {
+                        sleep_until(clock, (sent_at + REPLAY_DELAY).min(latest)).await;
+                    }
                 }
                 // An answer for another tenant is treated alike: the token may be spent, and its true answer is
                 // unknown.
@@ -59,23 +93,77 @@ impl LeasedRefresh<'_> {
                 {
                     credentials += 1;
                 }
-                outcome => return Box::pin(self.conclude(outcome, &token)).await,
+                outcome => return Box::pin(self.conclude(outcome, &token, sent_at)).await,
             }
         }
-        if self.is_unanswered { self.unknown().await } else { self.out_of_time().await }
+        if self.is_unanswered {
+            self.unknown().await
+        } else if self.priority == Priority::Replay {
+            self.paced(self.refresher.parts.clock.now()).await
+        } else {
+            self.out_of_time().await
+        }
     }
 
-    /// Acts on the outcome of the last presentation.
-    async fn conclude(self, outcome: Outcome, token: &Redacted) -> Refreshed {
-        let (now, random, failures) =
-            (self.refresher.parts.clock.now(), fastrand::f64(), self.leased.installation.schedule().failures + 1);
+    /// The priority of the next presentation.
+    fn priority(&self) -> Priority {
+        let is_urgent = schedule::is_urgent(self.unanswered_before());
+        if self.is_unanswered && is_urgent { Priority::Replay } else { self.priority }
+    }
+
+    /// Makes the connection and takes the permit of the next presentation. `None` if there is no connection. A replay waits
+    /// for its place as long as the lease allows. Any other presentation has waited before the claim; if another process
+    /// was faster, the lease is released.
+    async fn departure(&mut self) -> Result<Option<(NewConnection, TokenPermit)>, Refreshed> {
+        let TokenParts { endpoint, pace, .. } = &self.refresher.parts;
+        let free = async || Ok(endpoint.new_connection().await.ok().map(|connection| (connection, TokenPermit::FREE)));
+        let (priority, until) = (self.priority(), self.leased.lease.last_presentation());
+        match self.permit {
+            // No pace was in force a moment ago. A second presentation must not depend on the table.
+            Some(TokenPermit::FREE) => return free().await,
+            // The answers of this installation are lost again and again. It gets no further place now.
+            Some(_) if self.is_unanswered && priority != Priority::Replay => return Err(self.unknown().await),
+            _ => {}
+        }
+        let refused = loop {
+            if self.turn.is_none() && priority == Priority::Replay {
+                match pace.turn(Patience { priority, until }).await {
+                    Ok(turn) => *self.turn = Some(turn),
+                    Err(refused) => break refused,
+                }
+            }
+            let Ok(connection) = endpoint.new_connection().await else { return Ok(None) };
+            match pace.take(priority).await {
+                Ok(permit) => {
+                    *self.turn = None;
+                    return Ok(Some((connection, permit)));
+                }
+                // Another process was faster.
+                Err(NoPermit::NotBefore(at)) if priority == Priority::Replay && at <= until => *self.turn = None,
+                Err(refused) => break refused,
+            }
+        };
+        match refused {
+            // The lost answer is worth more than the pace.
+            NoPermit::Store(_) if self.is_unanswered || priority == Priority::Replay => free().await,
+            NoPermit::NotBefore(at) => Err(self.paced(at).await),
+            NoPermit::Store(error) => {
+                self.not_sent("the pace cannot be read").await;
+                Err(Refreshed::Failed(error.into()))
+            }
+        }
+    }
+
+    /// Acts on the outcome of the last presentation, which began at `sent_at`.
+    async fn conclude(self, outcome: Outcome, token: &Redacted, sent_at: Millis) -> Refreshed {
+        let now = self.refresher.parts.clock.now();
         match outcome {
             Outcome::Granted(grant) => {
                 let (renewed, ()) =
                     tokio::join!(self.granted(&grant, token), self.refresher.parts.breaker.granted(Requested::Refresh));
                 renewed
             }
-            Outcome::NotSent | Outcome::Throttled { .. } if self.is_unanswered => self.unknown().await,
+            Outcome::NotSent if self.is_unanswered => self.unknown().await,
             Outcome::NotSent => self.not_sent("no connection").await,
             Outcome::NotReached => {
                 self.refresher.parts.alarms.not_reached(&self.leased.installation.resource).await;
@@ -86,15 +174,8 @@ impl LeasedRefresh<'_> {
                 }
             }
             Outcome::Throttled { retry_after } => {
-                let most = Duration::from_mins(30);
-                let retry_at = retry_after.map_or(schedule::backoff(now, failures, random), |d| now + d.min(most));
-                let asked = retry_after.is_some().then_some(retry_at);
-                let (status, due_at) = (self.unchanged(), Some(retry_at));
-                let to = Release { status, due_at, failures, retry_at: asked, finding: None, now };
-                self.release_as(to, "throttled").await;
-                Refreshed::Failed(TokenError::InProgress {
-                    retry_at: asked.unwrap_or(schedule::on_demand(now, failures)),
-                })
+                let again_at = self.refresher.parts.pace.throttled(self.priority, sent_at, retry_after).await;
+                self.paced(again_at).await
             }
             Outcome::Unknown(cause) => {
                 self.log_unknown(cause);

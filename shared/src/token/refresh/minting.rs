@@ -24,7 +24,7 @@ pub(super) enum Minting {
     NotYet(&'static str),
 }
 
-impl LeasedRefresh<'_> {
+impl LeasedRefresh<'_, '_> {
     /// Asks the location's company if it has the app there. If it does not, the location may have moved: then a few
     /// other companies are asked, too.
     pub(super) async fn minting(&self) -> Result<Minting, StoreError> {

@@ -1,6 +1,7 @@
 //! The one path that rotates a refresh token, for the schedule, for callers' requests and for the operator alike.
 //!
-//! A refresh has four steps: claim, guard, present, commit. The claim takes the lease, records the intent (write-ahead
+//! A refresh has four steps: claim, guard, present, commit. Before the claim it waits for its turn, if the token endpoint
+//! has a pace, and it takes its permit directly before each presentation ([`super::pace`]). The claim takes the lease, records the intent (write-ahead
 //! intent) and proves that the table can be written. The guard checks the lease directly before each presentation
 //! (`leased`). The module `attempt` presents the token and acts on each outcome. The module `release` releases
 //! the lease if there is no new pair. The module `minting` asks companies about a location whose own grant is refused.
@@ -20,10 +21,12 @@ use super::TokenError;
 use super::breaker::BreakerError;
 use super::mint::Minter;
 use super::outcome::{Refreshed, Why};
+use super::pace::{NoPermit, Patience, RENEWAL_TIME, REPLAY_TIME, Turn, sleep_until_soon_before};
 use super::parts::TokenParts;
 use super::rescue::{RescueError, RescueQueue, Rescued};
 use crate::domain::clock::Millis;
 use crate::domain::installation::{Installation, StandbyPair};
+use crate::domain::pace::Priority;
 use crate::domain::resource::Resource;
 use crate::domain::status::{LeaseOwner, TokenVersion};
 use crate::seal::pair::{Pair, PairRole, place};
@@ -45,33 +48,79 @@ impl Refresher {
         Self { parts, rescue, minter }
     }
 
-    /// Refreshes an installation that was read in version `seen`, in an invocation that ends at `deadline`.
+    /// Refreshes an installation that was read in version `seen`, in an invocation that ends at `deadline`. Waits for a
+    /// permit like the schedule.
     pub async fn refresh(&self, resource: &Resource, seen: TokenVersion, why: Why, deadline: Millis) -> Refreshed {
+        let patience = Patience { priority: Priority::Schedule, until: deadline - RENEWAL_TIME };
+        self.refresh_with(patience, resource, seen, why, deadline).await
+    }
+
+    /// Refreshes an installation like [`Refresher::refresh`], with the priority and the patience of the request.
+    pub async fn refresh_with(
+        &self,
+        patience: Patience,
+        resource: &Resource,
+        seen: TokenVersion,
+        why: Why,
+        deadline: Millis,
+    ) -> Refreshed {
         // The future is boxed because it is large, and every reader's future would hold room for it.
         let refresh = async {
-            match self.attempt(resource, seen, why, deadline).await {
-                Ok(attempted) => Box::pin(attempted.present()).await,
-                Err(instead) => instead,
+            let mut turn = None;
+            loop {
+                let refreshed = match self.attempt(&mut turn, patience, resource, seen, why, deadline).await {
+                    Ok(attempted) => Box::pin(attempted.present()).await,
+                    Err(instead) => instead,
+                };
+                match refreshed {
+                    // Another process took the place, or the platform answered 429.
+                    Refreshed::Failed(TokenError::Paced { retry_at }) if retry_at <= patience.until => {
+                        sleep_until_soon_before(&self.parts.clock, retry_at).await;
+                    }
+                    refreshed => return refreshed,
+                }
             }
         };
         Box::pin(refresh).await
     }
 
-    /// Prepares the refresh with the steps that can fail without harm, and then claims the installation.
-    async fn attempt(
-        &self,
+    /// Prepares the refresh with the steps that can fail without harm, waits for its turn, and then claims the
+    /// installation.
+    async fn attempt<'a, 't>(
+        &'a self,
+        turn: &'t mut Option<Turn<'a>>,
+        patience: Patience,
         resource: &Resource,
         seen: TokenVersion,
         why: Why,
         deadline: Millis,
-    ) -> Result<LeasedRefresh<'_>, Refreshed> {
-        self.prepare(resource, deadline).await.map_err(Refreshed::Failed)?;
+    ) -> Result<LeasedRefresh<'a, 't>, Refreshed> {
+        self.prepare(resource, patience.priority, deadline).await.map_err(Refreshed::Failed)?;
+        let in_turn = match turn.take() {
+            // Another process was faster. The turn is kept, so that no other renewal of this process overtakes.
+            Some(kept) => self.parts.pace.turn_again(kept, patience).await,
+            None => self.parts.pace.turn(patience).await,
+        };
+        *turn = Some(in_turn.map_err(|refused| {
+            Refreshed::Failed(match refused {
+                NoPermit::NotBefore(retry_at) => TokenError::Paced { retry_at },
+                NoPermit::Store(error) => error.into(),
+            })
+        })?);
         let leased = self.parts.claim(resource, seen, why, false, deadline).await?;
-        Ok(LeasedRefresh { refresher: self, leased, is_unanswered: false })
+        let priority = patience.priority;
+        Ok(LeasedRefresh { refresher: self, leased, is_unanswered: false, priority, turn, permit: None })
     }
 
-    async fn prepare(&self, resource: &Resource, deadline: Millis) -> Result<(), TokenError> {
-        self.parts.expect_time(resource, deadline)?;
+    /// Returns true if the token endpoint has a pace, so that a lost answer may have to wait for its replay.
+    pub(super) async fn is_paced(&self) -> bool {
+        matches!(self.parts.pace.limit().await, Ok(Some(_)))
+    }
+
+    async fn prepare(&self, resource: &Resource, priority: Priority, deadline: Millis) -> Result<(), TokenError> {
+        // One presentation is enough for a replay. Any other renewal leaves time for a second one.
+        let needed = if priority == Priority::Replay { REPLAY_TIME } else { LEASE };
+        self.parts.expect_time(resource, needed, deadline)?;
         self.parts.endpoint.credentials(FRESH).await?;
         match self.parts.breaker.check(&self.parts.endpoint).await {
             Ok(None) => Ok(()),

@@ -7,13 +7,14 @@ use super::attempt::LeasedRefresh;
 use super::minting::Minting;
 use crate::domain::clock::Millis;
 use crate::domain::installation::{Gone, Installation};
+use crate::domain::pace::Priority;
 use crate::domain::resource::Resource;
 use crate::domain::status::Status;
 use crate::platform::token_endpoint::{Cause, fingerprint};
 use crate::seal::pair::{Pair, PairRole};
 use crate::table::Write;
 use crate::table::app::BreakerReason;
-use crate::table::installation::{Finding, Release};
+use crate::table::installation::{Finding, LEASE, Release};
 use crate::table::mark_budget::Requested;
 use crate::table::minted::MintSource;
 use crate::token::TokenError;
@@ -28,7 +29,7 @@ const PROMOTIONS: u32 = 5;
 /// once.
 const REFUSED_TOGETHER: Duration = Duration::from_secs(1);
 
-impl LeasedRefresh<'_> {
+impl LeasedRefresh<'_, '_> {
     /// Handles the platform's refusal of the current refresh token. Promotes a standby pair, makes the location a
     /// minted one, or marks the installation, in this order. The refresh token is erased for minting only after a company
     /// has said that it has the app in the location. While the location's company cannot be asked, nothing is concluded.
@@ -200,13 +201,43 @@ impl LeasedRefresh<'_> {
     }
 
     pub(super) async fn unknown(&self) -> Refreshed {
-        let (now, failures) = (self.refresher.parts.clock.now(), self.leased.installation.schedule().failures + 1);
+        let (now, failures) = (self.refresher.parts.clock.now(), self.unanswered_before() + 1);
         let retry_at = schedule::after_unknown(now, failures, fastrand::f64());
         let moved = self.release(Status::Uncertain, retry_at, failures, "no answer is known").await;
         if moved {
             return Refreshed::Moved;
         }
-        Refreshed::Failed(TokenError::Unanswered { retry_at: schedule::on_demand(now, failures) })
+        self.unanswered(schedule::on_demand(now, failures), failures)
+    }
+
+    /// The number of presentations in a row that were not answered before this lease. The failures before the first of them
+    /// are other ones: a lost answer after an outage is as urgent as any.
+    pub(super) fn unanswered_before(&self) -> u32 {
+        match self.leased.installation.claimed_from() {
+            Status::Refreshing | Status::Uncertain => self.leased.installation.schedule().failures,
+            Status::Active | Status::Suspended | Status::Blocked | Status::NeedsReauthorization | Status::Revoked => 0,
+        }
+    }
+
+    /// Releases an installation whose next presentation must wait for the pace of the token endpoint until `at`. Its state
+    /// stays as it was, and it stays due, so that the next tick finds it.
+    pub(super) async fn paced(&self, at: Millis) -> Refreshed {
+        let (now, is_replay) =
+            (self.refresher.parts.clock.now(), self.is_unanswered || self.priority == Priority::Replay);
+        let failures = match self.is_unanswered {
+            true if !schedule::is_urgent(self.unanswered_before() + 1) => return self.unknown().await,
+            true => self.unanswered_before() + 1,
+            false => self.leased.installation.schedule().failures,
+        };
+        if self.release(self.unchanged(), now, failures, "the pace of the token endpoint has no place").await {
+            return Refreshed::Moved;
+        }
+        if is_replay { self.unanswered(at, failures) } else { Refreshed::Failed(TokenError::Paced { retry_at: at }) }
+    }
+
+    fn unanswered(&self, retry_at: Millis, failures: u32) -> Refreshed {
+        let until = self.leased.lease.ends_at - LEASE + schedule::GRACE;
+        Refreshed::Failed(TokenError::Unanswered { retry_at, until, is_urgent: schedule::is_urgent(failures) })
     }
 
     pub(super) async fn blocked(&self, now: Millis) -> Refreshed {

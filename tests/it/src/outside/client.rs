@@ -92,7 +92,7 @@ impl System {
     /// The function error of `refresh`.
     pub async fn refresh(&self, event: &Value) -> Result<Value, FunctionError> {
         let qualifier = self.sandbox.environment().get("GATEWAY_ALIAS").cloned();
-        let invocation = Invocation { qualifier, timeout: Duration::from_secs(75), trace_id: None };
+        let invocation = Invocation { qualifier, timeout: Duration::from_secs(85), trace_id: None };
         self.sandbox.runtime.invoke_json("refresh", event, invocation).await
     }
 }

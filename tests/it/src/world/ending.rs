@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use sandbox::marketplace::grants::RefreshTokenState;
 use serde_json::json;
 use shared::domain::access::Access;
@@ -31,6 +32,7 @@ impl World {
     /// As [`World::end`], or if an installation of `lost` is usable after all.
     pub async fn end_without(self, lost: &[&Resource]) {
         self.market.clear_faults();
+        self.end_pace().await;
         let process = self.process().await;
         let failed = self.refresh(&process, self.rescued()).await;
         assert_eq!(failed, json!({ "batchItemFailures": [] }), "every rescued pair finds its place");
@@ -45,6 +47,17 @@ impl World {
         }
         self.assert_nothing_in_clear().await;
         self.assert_nothing_logged();
+    }
+
+    /// Removes a pace that the platform's 429s have taught, as if it had lapsed.
+    async fn end_pace(&self) {
+        if self.table.app_state().await.expect("a table").pace.revision == 0 {
+            return;
+        }
+        let remove = self.table.client.update_item().table_name(&*self.table.name);
+        let remove = remove.key("pk", AttributeValue::S("app#breaker".to_owned()));
+        let remove = remove.update_expression("REMOVE pace, pace_revision, pace_writer");
+        remove.send().await.expect("the table can be written");
     }
 
     /// The number of times that this alarm was raised since the story began, for resources whose id begins with

@@ -8,8 +8,9 @@ mod table;
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aws_config::Region;
 use aws_sdk_dynamodb::config::Credentials;
@@ -47,6 +48,9 @@ pub const SEALING_SECRET: &str = "sealing";
 pub const HOME: &str = "https://relay.example";
 /// Duration of an invocation for which the story sets no other deadline.
 const INVOCATION: Duration = Duration::from_secs(29);
+
+/// Duration of an invocation of the refresh function, as in the template.
+const TICK: Duration = Duration::from_secs(85);
 
 /// The answer of a function to an event of API Gateway. The invocation ends at `deadline`.
 ///
@@ -162,16 +166,6 @@ impl World {
         self.process_of(self.clock.clone(), api.to_owned()).await
     }
 
-    /// A new process that publishes lifecycle events on the bus.
-    ///
-    /// # Panics
-    /// If the process does not start.
-    pub async fn teller(&self) -> Process {
-        let bus = [("EVENT_BUS_NAME", event_bridge::NAME)];
-        let (app, proxy) = self.app(self.clock.clone(), self.market.url(), &bus).await;
-        Process { app, proxy }
-    }
-
     /// A new process with further environment variables.
     ///
     /// # Panics
@@ -179,6 +173,14 @@ impl World {
     pub async fn process_with(&self, further: &[(&'static str, &str)]) -> Process {
         let (app, proxy) = self.app(self.clock.clone(), self.market.url(), further).await;
         Process { app, proxy }
+    }
+
+    /// A new process that publishes lifecycle events on the bus.
+    ///
+    /// # Panics
+    /// If the process does not start.
+    pub async fn teller(&self) -> Process {
+        self.process_with(&[("EVENT_BUS_NAME", event_bridge::NAME)]).await
     }
 
     async fn process_of(&self, clock: Clock, api: String) -> Process {
@@ -224,6 +226,23 @@ impl World {
         self.market.clock().advance(by);
     }
 
+    /// Moves the clocks, `times` as fast as real time, until `work` is done.
+    pub async fn at_speed<T>(&self, times: u32, work: impl Future<Output = T>) -> T {
+        const STEP: Duration = Duration::from_millis(20);
+        let (mut work, mut began) = (pin!(work), Instant::now());
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = tokio::time::sleep(STEP) => {
+                    self.clock.advance(STEP * times);
+                    // The platform's clock moves by itself, too.
+                    self.market.clock().advance((STEP * times).saturating_sub(began.elapsed()));
+                    began = Instant::now();
+                }
+            }
+        }
+    }
+
     /// The deadline of an invocation that begins now.
     pub fn deadline(&self) -> Millis {
         self.clock.now() + INVOCATION
@@ -235,7 +254,7 @@ impl World {
     /// If the platform grants nothing.
     pub async fn consent(&self, process: &Process, resource: &Resource) -> Grant {
         let code = self.market.authorize(grantee(resource));
-        process.endpoint.exchange(&code.into(), HOME).await.expect("a grant")
+        process.codes.exchange(&code.into(), HOME, self.deadline()).await.expect("a grant")
     }
 
     /// Installs the app.
@@ -296,9 +315,9 @@ impl World {
         answer.expect("an answer is JSON")
     }
 
-    /// Invokes the refresh function in an invocation that lasts one minute.
+    /// Invokes the refresh function in an invocation that lasts as long as the template lets it.
     pub async fn refresh(&self, process: &Process, event: Value) -> Value {
-        Box::pin(self.refresh_until(process, event, self.clock.now() + Duration::from_mins(1))).await
+        Box::pin(self.refresh_until(process, event, self.clock.now() + TICK)).await
     }
 
     /// The event with which Lambda would invoke the refresh function for the messages of the rescue queue.

@@ -35,6 +35,7 @@ it::stories!(
     a_grant_of_its_own_replaces_a_minted_token,
     the_schedule_mints_for_locations_in_use,
     minting_draws_on_the_companys_limits_only,
+    minting_keeps_to_the_pace_after_it_was_answered_429,
     locations_are_read_in_pages_and_reading_is_resumed,
     operations_of_the_companys_token_are_refused_for_a_location,
     an_unknown_answer_to_minting_erases_no_token,
@@ -199,7 +200,7 @@ async fn locations_are_read_in_pages_and_reading_is_resumed(world: World) {
             tokio::task::yield_now().await;
         }
         // The deadline of the invocation is near.
-        world.clock.advance(Duration::from_secs(50));
+        world.clock.advance(Duration::from_secs(75));
     };
     tokio::join!(world.refresh(&process, json!({})), time);
     let task = world.table.task(company().id(), world.clock.now()).await.expect("a table").expect("an open task");
@@ -375,5 +376,34 @@ async fn an_unknown_401_to_minting_costs_one_rotation_of_the_companys_token(worl
     assert_eq!(world.presented(), 1);
     world.market.clear_faults();
     works(&world, &processes[1], &location("L1")).await;
+    world.end().await;
+}
+
+async fn minting_keeps_to_the_pace_after_it_was_answered_429(world: World) {
+    grow(&world, 12);
+    let five = [("TOKEN_REQUESTS_PER_MINUTE", "5")];
+    let (one, other) = (world.process_with(&five).await, world.process_with(&five).await);
+    world.install(&one, &company()).await;
+    for location in &locations(6) {
+        works(&world, &one, location).await;
+    }
+    assert_eq!(minted(&world), 6, "as many as its locations need, although the pace is 5");
+    let throttled = Fault::Answer { processed: false, status: 429, body: "{}".into(), content_type: None };
+    world.market.fault(Endpoint::Mint, throttled, Some(1));
+    access(&world, &one, &location("L7")).await.expect_err("429");
+    assert_eq!(minted(&world), 7);
+    world.advance(Duration::from_mins(2));
+    let rest = locations(12).split_off(6);
+    let both = rest.iter().flat_map(|location| [&one, &other].map(|process| (process, location)));
+    let calls = both.map(async |(process, location)| {
+        while access(&world, process, location).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    let began = world.clock.now();
+    Box::pin(world.at_speed(5, join_all(calls))).await;
+    let took = world.clock.now().since(began);
+    assert_eq!(minted(&world), 13);
+    assert!(took >= Duration::from_mins(1), "five places a minute for six mintings: {took:?}");
     world.end().await;
 }

@@ -142,7 +142,7 @@ async fn read_a_part(world: &World, process: &Process, installs: usize) {
         while process.proxy.calls(Call::Install) < before + installs {
             tokio::task::yield_now().await;
         }
-        world.clock.advance(Duration::from_secs(50));
+        world.clock.advance(Duration::from_secs(75));
     };
     tokio::join!(world.refresh(process, json!({})), time);
 }

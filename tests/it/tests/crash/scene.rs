@@ -90,7 +90,7 @@ impl Scene {
         let started = self.hand.clock.now();
         let code = self.sandbox.marketplace.authorize(grantee());
         let redirect = format!("{}{CALLBACK_PATH}", self.home());
-        let grant = self.hand.endpoint.exchange(&code.into(), &redirect).await.expect("a grant");
+        let grant = self.hand.codes.exchange(&code.into(), &redirect, self.hand.clock.now()).await.expect("a grant");
         self.hand.installations.install(&grant, started, &self.home()).await.expect("installed");
     }
 
@@ -155,7 +155,7 @@ impl Scene {
     /// Begins an invocation: the schedule's event for `refresh`, a relayed call for `relay`. The invocation lasts long
     /// enough for an answer from a process that is frozen for the duration of a lease.
     pub(crate) fn invoke(&self, bootstrap_of: &str, function: &str) -> JoinHandle<Answered> {
-        self.invoke_for(bootstrap_of, function, Duration::from_secs(75))
+        self.invoke_for(bootstrap_of, function, Duration::from_secs(85))
     }
 
     /// Begins a relayed POST that creates a contact.

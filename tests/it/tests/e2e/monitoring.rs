@@ -133,7 +133,8 @@ async fn every_metric_that_an_alarm_watches_is_written() {
     let callers = vec![json!({ "id": "slow", "keys_sha256": [sha256_hex(key)], "requests_per_10s": 1 })];
     let signer = Ed25519KeyPair::generate().expect("a key");
     let der: PublicKeyX509Der<'_> = signer.public_key().as_der().expect("a public key");
-    let environment = vec![("WEBHOOK_PUBLIC_KEYS", STANDARD.encode(der.as_ref()))];
+    let pace = ("TOKEN_REQUESTS_PER_MINUTE", "6000".to_owned());
+    let environment = vec![("WEBHOOK_PUBLIC_KEYS", STANDARD.encode(der.as_ref())), pace];
     let mut system = System::start(Setup { relays: 1, callers, environment, ..Setup::default() }).await;
     system.tell(key);
     upset_what_is_called(&system, key, &signer).await;
@@ -161,6 +162,7 @@ async fn every_metric_that_an_alarm_watches_is_written() {
         ("Ticks", None, 1.0),
         ("OldestDueAge", None, 3_600.0),
         ("BreakerOpen", None, 1.0),
+        ("TokenPaceUsed", None, 0.0),
         ("RescueDepth", None, 1.0),
         ("Alarm", Some(("alarm", "mass_refusal")), 1.0),
         ("Alarm", Some(("alarm", "events")), 1.0),

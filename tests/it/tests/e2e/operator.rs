@@ -313,6 +313,8 @@ async fn the_doctor_reports_each_fault() {
     system.sandbox.secrets.put(CALLERS_SECRET, r#"{"callers":[]}"#);
     assert_eq!(ill("callers").await, (0, vec!["warn".to_owned()]));
 
+    assert_eq!(ill("token endpoint").await.1, ["ok"], "no pace");
+
     let elsewhere = |name: &str, value: &str| {
         let mut environment = system.sandbox.operators_environment();
         environment.insert(name.to_owned(), value.to_owned());
@@ -327,6 +329,9 @@ async fn the_doctor_reports_each_fault() {
         let said = run(elsewhere(name, value), &["--json", "doctor"]).await;
         assert_eq!((said.code, findings(&said.json(), what)), fail(), "{name}={value}: {said:?}");
     }
+    let said = run(elsewhere("TOKEN_REQUESTS_PER_MINUTE", "5"), &["doctor"]).await.out;
+    let pace = "5 requests a minute (set by TOKEN_REQUESTS_PER_MINUTE), enough for about 5040 installations; 1 renew";
+    assert!(said.contains(pace), "{said}");
     system.end().await;
 }
 

@@ -91,20 +91,29 @@ async fn places_of_a_minute_are_taken_once_each(engine: &Engine) {
     let taken = join_all(tables.iter().map(|table| async move {
         let mut places = Vec::new();
         for _ in 0..10 {
-            places.extend(table.take_exchange(Origin::Marketplace, now).await.expect("a write"));
+            places.extend(table.take_exchange(Origin::Marketplace.name(), MOST_EXCHANGES, now).await.expect("a write"));
         }
         places
     }))
     .await;
     let mut places: Vec<_> = taken.into_iter().flatten().collect();
     assert_eq!(places.len(), usize::try_from(MOST_EXCHANGES).expect("few"), "80 were asked for");
-    assert_eq!(table.take_exchange(Origin::Marketplace, now).await.expect("a write"), None);
-    assert!(table.take_exchange(Origin::Link, now).await.expect("a write").is_some(), "links have places of their own");
+    assert_eq!(table.take_exchange(Origin::Marketplace.name(), MOST_EXCHANGES, now).await.expect("a write"), None);
+    assert!(
+        table.take_exchange(Origin::Link.name(), MOST_EXCHANGES, now).await.expect("a write").is_some(),
+        "links have places of their own"
+    );
     let next = now + Duration::from_mins(1);
-    assert!(table.take_exchange(Origin::Marketplace, next).await.expect("a write").is_some(), "the next minute, too");
+    assert!(
+        table.take_exchange(Origin::Marketplace.name(), MOST_EXCHANGES, next).await.expect("a write").is_some(),
+        "the next minute, too"
+    );
     table.return_exchange(places.pop().expect("a place")).await.expect("a write");
-    assert!(table.take_exchange(Origin::Marketplace, now).await.expect("a write").is_some(), "one was given back");
-    assert_eq!(table.take_exchange(Origin::Marketplace, now).await.expect("a write"), None);
+    assert!(
+        table.take_exchange(Origin::Marketplace.name(), MOST_EXCHANGES, now).await.expect("a write").is_some(),
+        "one was given back"
+    );
+    assert_eq!(table.take_exchange(Origin::Marketplace.name(), MOST_EXCHANGES, now).await.expect("a write"), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -34,7 +34,6 @@ async fn an_install_that_fails_at_the_platform_can_be_tried_again() {
     for fault in [
         Fault::HangUp { processed: false },
         Fault::Answer { processed: false, status: 502, body: "<html>".into(), content_type: None },
-        Fault::Answer { processed: false, status: 429, body: "{}".into(), content_type: None },
         Fault::Truncated,
     ] {
         let world = World::new().await;
@@ -45,6 +44,43 @@ async fn an_install_that_fails_at_the_platform_can_be_tried_again() {
         let (again, cookie) = world.approve(LOCATION).await;
         assert_eq!(world.get(&again, Some(&cookie)).await.status_code, 303, "{fault:?}");
     }
+}
+
+#[tokio::test]
+async fn a_code_that_the_token_endpoint_does_not_take_now_is_good_a_minute_later() {
+    let world = World::new().await;
+    let (back, cookie) = world.approve(LOCATION).await;
+    let throttled = Fault::Answer { processed: false, status: 429, body: "{}".into(), content_type: None };
+    world.marketplace.fault(Endpoint::Exchange, throttled, Some(1));
+    // More often than a code that was presented may be tried.
+    for _ in 0..5 {
+        let answer = world.get(&back, Some(&cookie)).await;
+        assert_eq!((answer.status_code, answer.headers["retry-after"].as_str()), (429, "60"));
+    }
+    assert_eq!(world.exchanges(), 1, "while the token endpoint has asked for a pause, no code is presented");
+    world.clock.advance(Duration::from_secs(63));
+    assert_eq!(world.get(&back, Some(&cookie)).await.status_code, 303);
+}
+
+#[tokio::test]
+async fn a_code_waits_for_a_short_pause_of_the_token_endpoint() {
+    let world = World::new().await;
+    let (back, cookie) = world.approve(LOCATION).await;
+    world.marketplace.fault(Endpoint::Exchange, Fault::ComeBack { seconds: 2 }, Some(1));
+    let began = world.clock.now();
+    let time = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            world.clock.advance(Duration::from_millis(100));
+        }
+    };
+    let answer = tokio::select! {
+        answer = world.get(&back, Some(&cookie)) => answer,
+        () = time => unreachable!("time goes on"),
+    };
+    assert_eq!((answer.status_code, world.exchanges()), (303, 2));
+    let waited = world.clock.now().since(began);
+    assert!(waited >= Duration::from_secs(3), "the pause, and one second because it may be rounded down: {waited:?}");
 }
 
 #[tokio::test]

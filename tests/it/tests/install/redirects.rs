@@ -220,6 +220,28 @@ async fn invented_codes_cost_the_platform_a_bounded_number_of_requests_a_minute(
 }
 
 #[tokio::test]
+async fn invented_codes_use_up_a_small_part_of_a_pace() {
+    let world = World::with(&[("TOKEN_REQUESTS_PER_MINUTE", "5")]).await;
+    let now = world.clock.now();
+    let invented = async |number: u32, address: &str| {
+        let path = format!("/oauth/callback?code=made-up-{number}");
+        world.arrive(&path, None, address, "curl", now).await.status_code
+    };
+    for number in 0..10 {
+        assert_eq!(invented(number, "192.0.2.1").await, if number < 1 { 400 } else { 429 }, "{number}");
+    }
+    assert_eq!(world.exchanges(), 1);
+    expect_connected(&world.get(&world.marketplace_redirect(), None).await, "another network");
+    let (back, cookie) = world.approve(LOCATION).await;
+    expect_connected(&world.get(&back, Some(&cookie)).await, "a link of ours");
+    assert_eq!(invented(10, "192.0.2.2").await, 400);
+    let waiting = world.marketplace_redirect();
+    assert_eq!(world.get(&waiting, None).await.status_code, 429, "two codes a minute");
+    world.clock.advance(Duration::from_mins(1));
+    expect_connected(&world.get(&waiting, None).await, "the same address, a minute later");
+}
+
+#[tokio::test]
 async fn successful_installs_do_not_use_up_the_exchange_limit() {
     let world = World::new().await;
     for number in 0..MOST_EXCHANGES + 10 {

@@ -7,6 +7,7 @@ mod crashes;
 mod marks;
 mod model;
 mod outcomes;
+mod pace;
 mod races;
 mod readers;
 mod rescue;

@@ -7,10 +7,12 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use it::proxy::Call;
 use it::world::{HOME, Process, World, location, until};
 use sandbox::marketplace::grants::{RefreshTokenState, Rotation};
-use shared::domain::clock::Clock;
+use shared::domain::clock::{Clock, Millis};
 use shared::domain::installation::Installation;
+use shared::domain::redacted::Redacted;
 use shared::domain::resource::Resource;
 use shared::domain::status::Status;
+use shared::platform::token_endpoint::Outcome;
 use shared::table::installation::LEASE;
 use shared::token::TokenError;
 use shared::token::outcome::{Refreshed, Why};
@@ -203,7 +205,7 @@ async fn several_standby_pairs_are_tried_in_turn(world: World) {
     let current = world.open_current(&stored).expect("a token");
     let others = stored.standby()[1..].iter().map(|standby| world.open_standby(&stored, standby));
     for token in others.chain([current]) {
-        process.endpoint.present(&l1, &token).await;
+        present(&process, &l1, &token).await;
     }
     for left in [2, 1, 0] {
         let moved = refresh(&world, &process, &l1).await;
@@ -318,12 +320,17 @@ async fn keep_an_older_install_as_standby(world: &World, process: &Process, reso
     assert!(!world.stored(resource).await.standby().is_empty());
 }
 
+async fn present(process: &Process, resource: &Resource, token: &Redacted) -> Outcome {
+    let connection = process.endpoint.new_connection().await.expect("a connection");
+    process.endpoint.present(resource, token, connection, None, Millis(i64::MAX)).await
+}
+
 /// Presents the current refresh token without a trace in the table, as the user of a copied database would.
 async fn spend_the_current_token(world: &World, process: &Process, resource: &Resource) {
     world.market.change(|options| options.rotation = Rotation::Strict);
     let stored = world.stored(resource).await;
     let token = world.open_current(&stored).expect("a token");
-    process.endpoint.present(resource, &token).await;
+    present(process, resource, &token).await;
     assert_eq!(world.refresh_token_state(resource).await, Some(RefreshTokenState::Dead));
 }
 

@@ -38,7 +38,7 @@ impl State {
 }
 
 /// The result of one check.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Finding {
     what: &'static str,
     state: State,

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use shared::domain::clock::Millis;
+use shared::domain::pace::{Pace, installations_carried};
 use shared::domain::status::Status;
 use shared::table::StoreError;
 use shared::table::app::AppState;
 use shared::table::installation::DUE_SHARDS;
 use shared::table::mark_budget::PLACES;
 
-use super::Finding;
+use super::{Finding, State};
 use crate::breaker::advice;
 use crate::progress;
 use crate::stack::Stack;
@@ -18,12 +19,20 @@ use crate::stack::Stack;
 /// The age of a due installation from which it is a fault. The schedule runs every minute, and two missed runs are no fault
 /// yet.
 const LATE: Duration = Duration::from_mins(3);
+/// A token is due at 60 to 80 % of its life of a day. If it has been due for this time, it may expire in an hour.
+const EXPIRING: Duration = Duration::from_hours(4);
 const SEE_TABLE: &str = "repair the access to the table first";
 
 pub(super) async fn check(stack: &Stack) -> Vec<Finding> {
     let mut findings = vec![breaker(stack).await, refusals(stack).await, oldest_due(stack).await];
+    let further = async {
+        let pace = stack.app.table.app_state().await?.pace;
+        let counts_minting = stack.app.clock.now() < pace.counts_minting_until;
+        let (states, renewed) = states(stack, counts_minting).await?;
+        Ok::<_, StoreError>([vec![token_endpoint(stack, &pace, renewed)], states].concat())
+    };
     findings.extend(
-        states(stack).await.unwrap_or_else(|error| vec![Finding::fail("installations", error.to_string(), SEE_TABLE)]),
+        further.await.unwrap_or_else(|error| vec![Finding::fail("installations", error.to_string(), SEE_TABLE)]),
     );
     findings
 }
@@ -73,17 +82,65 @@ async fn oldest_due(stack: &Stack) -> Finding {
         Some(waited) if waited < LATE => {
             Finding::ok(what, format!("the oldest has been due for {} s", waited.as_secs()))
         }
-        Some(waited) => Finding::fail(
-            what,
-            format!("an installation has been due for {} s; the schedule runs every minute", waited.as_secs()),
-            "check the schedule and the logs of refresh: the function may be throttled, disabled or short of time",
-        ),
+        Some(waited) => {
+            let said =
+                format!("an installation has been due for {} s; the schedule runs every minute", waited.as_secs());
+            let ceiling = stack.app.config.token_requests_per_minute;
+            match stack.app.table.app_state().await {
+                Ok(AppState { pace, .. }) if pace.limit(ceiling, now).is_some() && waited < EXPIRING => Finding::warn(
+                    what,
+                    format!("{said}, at the pace of the token endpoint (below)"),
+                    "wait if the pace carries all installations; a token lasts hours after it is due",
+                ),
+                _ => Finding::fail(
+                    what,
+                    said,
+                    "check the schedule and the logs of refresh: the function may be throttled, disabled or short of time",
+                ),
+            }
+        }
     }
 }
 
-async fn states(stack: &Stack) -> Result<Vec<Finding>, StoreError> {
+/// The pace of the token endpoint, and its capacity for the `renewed` installations.
+fn token_endpoint(stack: &Stack, pace: &Pace, renewed: u64) -> Finding {
+    let (what, now, ceiling) = ("token endpoint", stack.app.clock.now(), stack.app.config.token_requests_per_minute);
+    let Some(limit) = pace.limit(ceiling, now) else {
+        return Finding::ok(what, "no pace is in force: the platform has not answered 429 lately");
+    };
+    let origin = if ceiling == Some(limit) { "set by TOKEN_REQUESTS_PER_MINUTE" } else { "learnt from a 429" };
+    let carried = installations_carried(limit);
+    let pause = if now < pace.paused_until {
+        format!("; no request before {}, because the platform has answered 429", pace.paused_until.rfc3339())
+    } else {
+        String::new()
+    };
+    let said = format!(
+        "{limit} requests a minute ({origin}), enough for about {carried} installations; {renewed} renew their tokens there{pause}"
+    );
+    let advice =
+        "ask the platform for a higher limit, or let agencies install the app: their locations' tokens are minted";
+    match load(renewed, carried) {
+        State::Ok | State::Skipped => Finding::ok(what, said),
+        State::Warn => Finding::warn(what, said, advice),
+        State::Fail => Finding::fail(what, said, advice),
+    }
+}
+
+/// A pace is a defect from half of the installations that it carries, so that there is time to act.
+fn load(renewed: u64, carried: u64) -> State {
+    match renewed {
+        _ if renewed > carried => State::Fail,
+        _ if renewed * 2 >= carried => State::Warn,
+        _ => State::Ok,
+    }
+}
+
+/// The states of all installations, and the number of those that the schedule renews at the token endpoint.
+async fn states(stack: &Stack, counts_minting: bool) -> Result<(Vec<Finding>, u64), StoreError> {
     let bar = progress::bar("read", None);
     let (mut states, mut unreadable, mut expired) = (BTreeMap::<&str, u64>::new(), 0, 0_u64);
+    let mut renewed = 0;
     let (mut from, now) = (None, stack.app.clock.now());
     loop {
         let part = stack.app.table.overviews(from).await?;
@@ -97,6 +154,7 @@ async fn states(stack: &Stack) -> Result<Vec<Finding>, StoreError> {
                     let long_over =
                         one.access_expires_at.is_some_and(|at| now.since(at) > Duration::from_hours(24 * 90));
                     expired += u64::from(in_use && long_over);
+                    renewed += u64::from(one.due_at.is_some() && (!one.minted || counts_minting));
                 }
             }
         }
@@ -134,5 +192,16 @@ async fn states(stack: &Stack) -> Result<Vec<Finding>, StoreError> {
         let advice = "another version has written them: ops list names them";
         findings.push(Finding::fail(what, format!("{unreadable} items cannot be read"), advice));
     }
-    Ok(findings)
+    Ok((findings, renewed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pace_is_a_defect_from_half_of_what_it_carries_and_a_fault_above_all_of_it() {
+        let loads = [0, 2_519, 2_520, 5_040, 5_041].map(|renewed| load(renewed, installations_carried(5)));
+        assert_eq!(loads, [State::Ok, State::Ok, State::Warn, State::Warn, State::Fail]);
+    }
 }
