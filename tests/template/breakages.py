@@ -146,6 +146,11 @@ BREAKAGES = [
         lambda t: t["Globals"]["Function"]["Environment"]["Variables"].pop("TABLE_NAME"),
     ),
     (
+        checks.environment_is_what_the_code_reads,
+        "all stacks have one namespace of metrics",
+        lambda t: t["Globals"]["Function"]["Environment"]["Variables"].update(METRICS_NAMESPACE="HoopaiRelay"),
+    ),
+    (
         checks.defaults_and_ranges_are_the_codes,
         "another host of the platform",
         lambda t: t["Parameters"]["ApiUrl"].update(Default="https://example.com"),
@@ -387,6 +392,11 @@ BREAKAGES = [
     ),
     (
         monitoring.alarms_watch_what_exists,
+        "an alarm that another stack's metrics keep quiet",
+        lambda t: _resource(t, "RefreshNotRunAlarm").update(Namespace="HoopaiRelay"),
+    ),
+    (
+        monitoring.alarms_watch_what_exists,
         "an alarm by a dimension that the metric does not have",
         lambda t: _resource(t, "BreakerOpenAlarm").update(Dimensions=[{"Name": "outcome", "Value": "open"}]),
     ),
@@ -435,6 +445,13 @@ BREAKAGES = [
         "a widget of nothing",
         lambda t: _resource(t, "Dashboard").update(
             DashboardBody={"Fn::Sub": _resource(t, "Dashboard")["DashboardBody"]["Fn::Sub"].replace("OldestDueAge", "OldestAge")}
+        ),
+    ),
+    (
+        monitoring.dashboard_shows_what_is_written,
+        "a widget that searches the metrics of all stacks",
+        lambda t: _resource(t, "Dashboard").update(
+            DashboardBody={"Fn::Sub": _resource(t, "Dashboard")["DashboardBody"]["Fn::Sub"].replace('\\"HoopaiRelay/${AWS::StackName}\\"', "HoopaiRelay")}
         ),
     ),
 ]

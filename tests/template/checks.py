@@ -146,6 +146,10 @@ def environment_is_what_the_code_reads(template, full, bare):
     # The log filter is read where logging starts, not by the configuration.
     in_code = _variables_in_code("*") | {"RUST_LOG"}
     yield from _difference("environment (the template against shared/src/config)", in_code, in_template)
+    for name, function in functions.items():
+        namespace = function["Environment"]["Variables"].get("METRICS_NAMESPACE")
+        if namespace != {"Fn::Sub": expected.NAMESPACE}:
+            yield f"{name}: a second stack has the same namespace of metrics, {namespace}"
 
 
 def defaults_and_ranges_are_the_codes(template, full, bare):

@@ -5,6 +5,7 @@ import io
 import json
 import re
 
+import documents
 from cfnlint.api import lint_all
 from expand import ROOT
 from samtranslator.yaml_helper import yaml_parse
@@ -50,16 +51,4 @@ BREAKAGES = [
 
 
 def check():
-    """Checks the template, and then the check."""
-    text = source()
-    found = list(complaints(text))
-    print(f"{'FAIL' if found else 'ok  '} the template of docs/events.md")
-    for complaint in found:
-        print(f"       {complaint}")
-    ok = not found
-    for what, old, new in BREAKAGES:
-        broken = text.replace(old, new)
-        if broken == text or not any(complaints(broken)):
-            print(f"FAIL goes unnoticed in the template of docs/events.md: {what}")
-            ok = False
-    return ok
+    return documents.check("the template of docs/events.md", source(), complaints, BREAKAGES)

@@ -30,7 +30,10 @@ THROTTLES = {route: (50, 100) for route in ("GET /oauth/install", "GET /oauth/ca
 # A throttled webhook is answered 429 and sent again. WebhookConcurrency changes these two.
 THROTTLES["POST /webhooks/marketplace"] = (100, 400)
 
-_EVERYWHERE = {"RUST_LOG", "TABLE_NAME", "APP_SECRET_ID", "GATEWAY_ALIAS"}
+_EVERYWHERE = {"RUST_LOG", "TABLE_NAME", "APP_SECRET_ID", "GATEWAY_ALIAS", "METRICS_NAMESPACE"}
+
+# The namespace of the stack's own metrics. A second stack in the account has another one.
+NAMESPACE = "HoopaiRelay/${AWS::StackName}"
 
 # Environment of each function. An empty parameter counts as absent.
 ENVIRONMENT = {

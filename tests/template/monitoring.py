@@ -48,7 +48,7 @@ def alarms_watch_what_exists(template, full, bare):
         properties = alarm["Properties"]
         for namespace, metric, dimensions, _ in _watched(properties):
             keys = tuple(sorted(dimension["Name"] for dimension in dimensions))
-            if namespace == "HoopaiRelay":
+            if namespace == {"Fn::Sub": expected.NAMESPACE}:
                 if keys not in ours.get(metric, set()):
                     yield f"{name}: no {metric} by {keys} is written; there is {ours.get(metric)}"
                 for dimension in dimensions:
@@ -56,6 +56,8 @@ def alarms_watch_what_exists(template, full, bare):
                         yield f"{name}: nothing says {dimension['Name']}={dimension['Value']}"
                     if dimension["Name"] == "alarm" and f'alarm = "{dimension["Value"]}"' not in code:
                         yield f"{name}: nothing raises the alarm {dimension['Value']}"
+            elif not isinstance(namespace, str) or not namespace.startswith("AWS/"):
+                yield f"{name}: its namespace {namespace} is not the stack's own"
             elif keys != expected.METRICS_OF_AWS.get((namespace, metric)):
                 yield f"{name}: {namespace} has no {metric} by {keys}"
             else:
@@ -107,11 +109,14 @@ def dashboard_shows_what_is_written(template, full, bare):
     for widget in json.loads(dashboard["Properties"]["DashboardBody"]["Fn::Sub"])["widgets"]:
         for metric in widget["properties"]["metrics"]:
             if isinstance(metric[0], dict):
-                by, name = re.search(r'\{HoopaiRelay,(\w+)\} MetricName="(\w+)"', metric[0]["expression"]).groups()
+                search = re.search(r'\{"(.+)",(\w+)\} MetricName="(\w+)"', metric[0]["expression"])
+                namespace, by, name = search.groups() if search else ("none", "", "")
+                if namespace != expected.NAMESPACE:
+                    yield f"{widget['properties']['title']}: searches {namespace}"
                 if (by,) not in ours.get(name, set()):
                     yield f"{widget['properties']['title']}: no {name} by {by}"
                 shown.add(name)
-            elif metric[0] == "HoopaiRelay":
+            elif metric[0] == expected.NAMESPACE:
                 if () not in ours.get(metric[1], set()):
                     yield f"{widget['properties']['title']}: no {metric[1]} without dimensions"
                 shown.add(metric[1])

@@ -85,12 +85,16 @@ impl AppConfig {
         let pace_form = "must be a whole number from 1 to 6000";
         let is_pace = |text: &str| text.parse().ok().filter(|pace| (1..=HIGHEST).contains(pace));
         let token_requests_per_minute = env.parsed("TOKEN_REQUESTS_PER_MINUTE", pace_form, is_pace);
+        // The log reads this variable itself, because it starts before the configuration is read.
+        let metrics_namespace =
+            env.parsed("METRICS_NAMESPACE", NAMESPACE_FORM, |name| is_namespace(name).then_some(()));
         let rescue_queue_url = env.optional_url("RESCUE_QUEUE_URL");
         for name in AWS_ENDPOINTS {
             // The AWS SDK itself reads these variables, and sends tokens and secrets to these URLs. A problem prevents
             // the start.
             let _checked = env.optional_url(name);
         }
+        metrics_namespace?;
         Ok(Self {
             table: table?,
             app_secret_id: app_secret_id?,
@@ -104,6 +108,14 @@ impl AppConfig {
             event_bus_name: env.optional("EVENT_BUS_NAME"),
         })
     }
+}
+
+const NAMESPACE_FORM: &str = "must be 1 to 255 letters, digits and .-_/#, and not begin with AWS/";
+
+/// Says if CloudWatch takes the name as a namespace of a customer's metrics (CloudWatch API Reference, `PutMetricData`).
+fn is_namespace(name: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || ".-_/#".contains(c);
+    (1..=255).contains(&name.len()) && name.chars().all(is_allowed) && !name.starts_with("AWS/")
 }
 
 /// Reads the limits of a resource. A limit that is set is a bound, too, unless the variable of its bound is set.
@@ -252,6 +264,17 @@ mod tests {
     }
 
     #[test]
+    fn the_namespace_of_metrics_is_one_that_cloudwatch_takes() {
+        let longest = "n".repeat(255);
+        for good in ["HoopaiRelay", "HoopaiRelay/hoopai-relay-staging", "a.b_c#1", &longest] {
+            assert!(is_namespace(good), "{good}");
+        }
+        for bad in ["", "AWS/Lambda", "a b", "Relais/é", &format!("{longest}n")] {
+            assert!(!is_namespace(bad), "{bad}");
+        }
+    }
+
+    #[test]
     fn a_limit_that_is_set_is_a_bound() {
         let of = |variables: &[(&'static str, &'static str)]| {
             let LimitPolicy { default, bounds } = from(&[&LEAST, variables].concat(), AppConfig::read)?.limits;
@@ -271,7 +294,7 @@ mod tests {
     }
 
     /// Malformed variables of every function.
-    const MALFORMED: [(&str, &str); 13] = [
+    const MALFORMED: [(&str, &str); 14] = [
         ("TABLE_NAME", " "),
         ("API_URL", "http://example.com"),
         ("PLATFORM_API", "v1"),
@@ -283,6 +306,7 @@ mod tests {
         ("TOKEN_REQUESTS_PER_MINUTE", "0"),
         ("RESCUE_QUEUE_URL", "ftp://x"),
         ("GATEWAY_ALIAS", "$LATEST"),
+        ("METRICS_NAMESPACE", "AWS/Lambda"),
         ("AWS_ENDPOINT_URL_DYNAMODB", "http://10.0.0.1:8000"),
         ("AWS_ENDPOINT_URL_SQS", "https://user:pass@host"),
     ];

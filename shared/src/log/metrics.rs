@@ -5,11 +5,19 @@
 //! location, a company or a caller, because CloudWatch charges each combination as a metric per month. A test compares
 //! the template's alarms and dashboard with this list.
 
+use std::sync::LazyLock;
+
 use serde::Serialize;
 
+use crate::config::variable;
 use crate::domain::clock::Millis;
 
-const NAMESPACE: &str = "HoopaiRelay";
+/// The namespace of the metrics: `METRICS_NAMESPACE`, which each stack sets to a value of its own. The configuration
+/// checks its form at start.
+static NAMESPACE: LazyLock<String> = LazyLock::new(|| {
+    let name = variable("METRICS_NAMESPACE").map(|name| name.trim().to_owned());
+    name.filter(|name| !name.is_empty()).unwrap_or_else(|| "HoopaiRelay".into())
+});
 
 /// One metric. A line's member of the same name holds its value.
 #[derive(Debug)]
@@ -105,7 +113,7 @@ pub(super) fn directives(metrics: &[&Metric], now: Millis) -> Directives {
         let named = Named { name, unit };
         match sets.iter_mut().find(|set| set.dimensions == dimensions) {
             Some(set) => set.metrics.push(named),
-            None => sets.push(Directive { namespace: NAMESPACE, dimensions, metrics: vec![named] }),
+            None => sets.push(Directive { namespace: NAMESPACE.as_str(), dimensions, metrics: vec![named] }),
         }
     }
     Directives { timestamp: now.0, sets }

@@ -26,7 +26,9 @@ pub fn metrics(line: &Value) -> Vec<Datum> {
     let text = |value: &Value| value.as_str().map_or_else(|| panic!("a text in {line}"), str::to_owned);
     let mut data = Vec::new();
     for directive in list(&aws["CloudWatchMetrics"]) {
-        assert_eq!(directive["Namespace"], "HoopaiRelay", "{line}");
+        // A deployed stack has a namespace of its own.
+        let namespace = text(&directive["Namespace"]);
+        assert!(namespace == "HoopaiRelay" || namespace.starts_with("HoopaiRelay/"), "{line}");
         for set in list(&directive["Dimensions"]) {
             let dimensions = list(&set).iter().map(|key| (text(key), text(&line[text(key)]))).collect();
             for metric in list(&directive["Metrics"]) {

@@ -62,6 +62,10 @@ async fn the_documented_commands_put_a_deployment_into_service_and_operate_it() 
 
     let healthy = ops(&system, &["doctor"]).await;
     assert_eq!(healthy.code, 0, "{healthy:?}");
+    let lines = system.sandbox.logs.lines();
+    let written =
+        |namespace: &str| lines.iter().any(|line| line.line.contains(&format!(r#""Namespace":"{namespace}""#)));
+    assert!(written("HoopaiRelay/hoopai-relay") && !written("HoopaiRelay"), "metrics are in the stack's own namespace");
     assert_eq!(done(&system, &["list"]).await["installations"].as_array().map(Vec::len), Some(3));
     let resource = location(2).to_string();
     assert_eq!(done(&system, &["refresh", &resource]).await["summary"]["refreshed"], 1);

@@ -21,7 +21,7 @@ fn watched() -> Vec<String> {
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../template.yaml")).expect("a file");
     let lines: Vec<&str> = template.lines().map(str::trim).collect();
     let named = |pair: &[&str]| match pair {
-        ["Namespace: HoopaiRelay", name] => name.strip_prefix("MetricName: ").map(str::to_owned),
+        ["Namespace: !Sub HoopaiRelay/${AWS::StackName}", name] => name.strip_prefix("MetricName: ").map(str::to_owned),
         _ => None,
     };
     lines.windows(2).filter_map(named).collect()
