@@ -215,6 +215,16 @@ BREAKAGES = [
     ),
     (
         checks.times_fit_into_each_other,
+        "a route with a time-out that nobody has written",
+        lambda t: _function(t, "Relay")["Events"]["DropIn"]["Properties"].pop("TimeoutInMillis"),
+    ),
+    (
+        checks.times_fit_into_each_other,
+        "a route whose caller never gets the relay's own 504",
+        lambda t: _function(t, "Relay")["Events"]["IamLocation"]["Properties"].update(TimeoutInMillis=28_000),
+    ),
+    (
+        checks.times_fit_into_each_other,
         "the API gives up before the relay",
         lambda t: _function(t, "Relay").update(Timeout=30),
     ),

@@ -8,7 +8,8 @@ import monitoring
 from expand import ROOT, as_list, function_of, name_of, of_type
 
 FUNCTIONS = ("callback", "refresh", "relay", "webhook")
-API_SECONDS = 30
+# The longest time that an HTTP API waits for a function (API Gateway Developer Guide, "Quotas for HTTP APIs").
+LONGEST_INTEGRATION_MS = 30_000
 
 
 def _difference(what, wanted, found):
@@ -250,11 +251,30 @@ def wildcards_only_where_aws_demands_them(template, full, bare):
                 yield f"{name}: {action} is nobody's"
 
 
+def _integration_timeouts(resources):
+    """Route -> (function, milliseconds that the API waits for it)."""
+    found = {}
+    for api in of_type(resources, "AWS::ApiGatewayV2::Api").values():
+        for path, methods in api["Properties"]["Body"]["paths"].items():
+            for method, operation in methods.items():
+                integration = operation["x-amazon-apigateway-integration"]
+                function = re.search(r"functions/\$\{(\w+?)Alias\w+\}", integration["uri"]["Fn::Sub"]).group(1)
+                found[f"{method} {path}"] = (function_of(function), integration.get("timeoutInMillis"))
+    return found
+
+
 def times_fit_into_each_other(template, full, bare):
     functions = _functions(full)
-    for name in ("callback", "relay", "webhook"):
-        if functions[name]["Timeout"] >= API_SECONDS:
-            yield f"{name}: {functions[name]['Timeout']} s is not below the API's {API_SECONDS} s"
+    event = (ROOT / "functions" / "relay" / "src" / "event.rs").read_text()
+    relay_answers = int(re.search(r"LONGEST: Duration = Duration::from_secs\((\d+)\)", event).group(1)) * 1_000
+    for route, (function, wait) in _integration_timeouts(full).items():
+        # The translator adds no time-out of its own, and the documents of SAM and of API Gateway differ about the default.
+        if wait is None or wait > LONGEST_INTEGRATION_MS:
+            yield f"{route}: the API waits {wait} ms"
+        elif functions[function]["Timeout"] * 1_000 > wait:
+            yield f"{route}: {function} may take {functions[function]['Timeout']} s, and the API waits {wait} ms"
+        elif function == "relay" and relay_answers + 1_000 > wait:
+            yield f"{route}: the relay answers after {relay_answers} ms, and the API waits {wait} ms"
     if functions["refresh"]["Timeout"] < 60:
         yield "refresh: ends before the next tick begins"
     visibility = full["RescueQueue"]["Properties"]["VisibilityTimeout"]

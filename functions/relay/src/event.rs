@@ -11,8 +11,8 @@ use shared::relay::Invocation;
 
 /// The time between our deadline and Lambda's deadline. Within this time the answer is written and transferred.
 const MARGIN: Duration = Duration::from_millis(500);
-/// The longest time for an event of API Gateway, whose own time limit is 30 s. An invocation whose context states no
-/// deadline gets this time, too.
+/// The longest time for an event of API Gateway, whose time limit is `TimeoutInMillis` of the template. An invocation
+/// whose context states no deadline gets this time, too.
 const LONGEST: Duration = Duration::from_secs(28);
 
 /// The kind of an event.
