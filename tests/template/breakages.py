@@ -391,7 +391,17 @@ BREAKAGES = [
         lambda t: _resource(t, "SealingSecret")["GenerateSecretString"].update(PasswordLength=16),
     ),
     (
-        checks.secrets_have_the_contracts_form,
+        checks.parameters_are_grouped_and_explained,
+        "a parameter in no group",
+        lambda t: t["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"][1]["Parameters"].remove("Scopes"),
+    ),
+    (
+        checks.parameters_are_grouped_and_explained,
+        "what decides is hidden",
+        lambda t: t["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"].reverse(),
+    ),
+    (
+        checks.parameters_are_grouped_and_explained,
         "a parameter that takes anything",
         lambda t: t["Parameters"]["ClientId"].pop("AllowedPattern"),
     ),

@@ -449,6 +449,22 @@ def outputs_are_the_documented_ones(template, full, bare):
     yield from (f"OperatorEnvironment: without {name}" for name in sorted(missing))
 
 
+def parameters_are_grouped_and_explained(template, full, bare):
+    groups = [group["Parameters"] for group in template["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]]
+    grouped = [name for group in groups for name in group]
+    if sorted(grouped) != sorted(template["Parameters"]):
+        yield f"parameters in no group, or in two: {sorted(set(grouped) ^ set(template['Parameters']))}"
+    if groups[0] != expected.TO_DECIDE:
+        yield f"the first group is {groups[0]}"
+    readme = (ROOT / "README.md").read_text()
+    yield from (f"README.md does not say where {name} is found" for name in groups[0] if f"| `{name}` |" not in readme)
+    for name, parameter in template["Parameters"].items():
+        if "Description" not in parameter:
+            yield f"parameter {name}: no description"
+        if not set(parameter) & {"AllowedPattern", "AllowedValues", "MinValue"}:
+            yield f"parameter {name}: takes anything"
+
+
 def secrets_have_the_contracts_form(template, full, bare):
     sealing = full["SealingSecret"]["Properties"].get("GenerateSecretString", {})
     if sealing.get("SecretStringTemplate") != '{"current":"k1"}' or sealing.get("GenerateStringKey") != "k1":
@@ -459,11 +475,6 @@ def secrets_have_the_contracts_form(template, full, bare):
         yield "callers secret: does not start empty"
     if full["WebhookSecret"]["Properties"].get("SecretString") != '{"secrets":[]}':
         yield "webhook secret: does not start empty"
-    for name, parameter in template["Parameters"].items():
-        if "Description" not in parameter:
-            yield f"parameter {name}: no description"
-        if not set(parameter) & {"AllowedPattern", "AllowedValues", "MinValue"}:
-            yield f"parameter {name}: takes anything"
 
 
 ALL = (
@@ -487,4 +498,5 @@ ALL = (
     a_second_stack_finds_every_name_free,
     outputs_are_the_documented_ones,
     secrets_have_the_contracts_form,
+    parameters_are_grouped_and_explained,
 ) + monitoring.ALL

@@ -197,8 +197,12 @@ ON_DEMAND = {
     "EventArchive": "HasEventArchive",
 }
 
+# The parameters that every deployment decides. README.md says where each value is found.
+TO_DECIDE = ["ClientId", "AuthorizationPath", "AppVersionId", "PublicUrl"]
+
 # The outputs of a deployment; README and docs name them.
 OUTPUTS = {
+    "ApiUrl",
     "InstallUrl",
     "CallbackUrl",
     "WebhookUrl",
