@@ -295,6 +295,26 @@ BREAKAGES = [
     ),
     (
         checks.nothing_that_matters_is_lost,
+        "a table that nobody can protect",
+        lambda t: _resource(t, "Table").update(DeletionProtectionEnabled=False),
+    ),
+    (
+        checks.nothing_that_matters_is_lost,
+        "a table that a failed first deployment leaves behind",
+        lambda t: _resource(t, "Table").update(DeletionProtectionEnabled=True),
+    ),
+    (
+        checks.nothing_that_matters_is_lost,
+        "secrets that a failed first deployment leaves behind",
+        lambda t: t["Resources"]["SealingSecret"].update(DeletionPolicy="Retain"),
+    ),
+    (
+        checks.nothing_that_matters_is_lost,
+        "a table whose key is charged for each use",
+        lambda t: _resource(t, "Table").update(SSESpecification={"SSEEnabled": True}),
+    ),
+    (
+        checks.nothing_that_matters_is_lost,
         "no point-in-time recovery",
         lambda t: _resource(t, "Table").pop("PointInTimeRecoverySpecification"),
     ),
