@@ -204,6 +204,21 @@ BREAKAGES = [
         ),
     ),
     (
+        checks.roles_hold_exactly_the_expected_permissions,
+        "a request without a key passes",
+        lambda t: _statement(t, "Webhook", "Items")["Condition"].pop("Null"),
+    ),
+    (
+        checks.roles_hold_exactly_the_expected_permissions,
+        "SAM makes the schedule's role",
+        lambda t: _function(t, "Refresh")["Events"]["EveryMinute"]["Properties"].pop("RoleArn"),
+    ),
+    (
+        checks.roles_hold_exactly_the_expected_permissions,
+        "a schedule of another account uses the role",
+        lambda t: _role(t, "Schedule")["AssumeRolePolicyDocument"]["Statement"][0].pop("Condition"),
+    ),
+    (
         checks.wildcards_only_where_aws_demands_them,
         "all tables",
         lambda t: _statement(t, "Refresh", "Lists").update(Resource="*"),
@@ -336,7 +351,7 @@ BREAKAGES = [
     (
         checks.what_is_optional_comes_only_when_asked_for,
         "the schedule's role escapes the boundary",
-        lambda t: _function(t, "Refresh")["Events"]["EveryMinute"]["Properties"].pop("PermissionsBoundary"),
+        lambda t: _role(t, "Schedule").pop("PermissionsBoundary"),
     ),
     (
         checks.what_is_optional_comes_only_when_asked_for,
@@ -372,6 +387,11 @@ BREAKAGES = [
         checks.the_api_is_bounded_and_logs_no_code,
         "a callback that may take all concurrency",
         lambda t: t["Parameters"]["CallbackConcurrency"].update(Default=0),
+    ),
+    (
+        checks.the_api_is_bounded_and_logs_no_code,
+        "an access log that fills the resource policy",
+        lambda t: _resource(t, "ApiLogs").pop("LogGroupName"),
     ),
     (
         checks.the_api_is_bounded_and_logs_no_code,
@@ -474,6 +494,31 @@ BREAKAGES = [
         monitoring.alarms_lead_to_a_runbook,
         "a runbook that does not exist",
         lambda t: _resource(t, "UnsealAlarm").update(AlarmDescription={"Fn::Sub": "Look. ${RunbookUrl}#nothing"}),
+    ),
+    (
+        monitoring.alarms_watch_what_exists,
+        "an index whose throttles nobody sees",
+        lambda t: _resource(t, "ThrottlesAlarm")["Metrics"].pop(),
+    ),
+    (
+        monitoring.alarms_watch_what_exists,
+        "an index that the table does not have",
+        lambda t: _resource(t, "ThrottlesAlarm")["Metrics"][-1]["MetricStat"]["Metric"]["Dimensions"][1].update(Value="companies"),
+    ),
+    (
+        monitoring.alarms_lead_to_a_runbook,
+        "an odd answer wakes somebody",
+        lambda t: _resource(t, "OddAnswersAlarm").update(AlarmActions=_resource(t, "UnsealAlarm")["AlarmActions"]),
+    ),
+    (
+        monitoring.alarms_lead_to_a_runbook,
+        "a notice that nobody gets without an address of its own",
+        lambda t: _resource(t, "OddAnswersAlarm").update(AlarmActions={"Fn::If": ["HasNoticeEmail", [{"Ref": "NoticeTopic"}], []]}),
+    ),
+    (
+        monitoring.alarms_lead_to_a_runbook,
+        "a runbook of a relative path",
+        lambda t: t["Parameters"]["RunbookUrl"].update(AllowedPattern="^[a-z/.:]+$"),
     ),
     (
         monitoring.alarms_lead_to_a_runbook,

@@ -1,5 +1,6 @@
 """One function a promise of the template. Each takes expanded resources and yields what is wrong, in words."""
 
+import copy
 import json
 import re
 
@@ -207,10 +208,14 @@ def roles_hold_exactly_the_expected_permissions(template, full, bare):
             optional = expected.PERMISSIONS_OF_A_BUS[name] | expected.PERMISSIONS_OF_HMAC.get(name, set())
             yield from _difference(f"role of {name}", expected.PERMISSIONS[name] | (optional if has_bus else set()), found)
         others = set(roles) - {f"{name.capitalize()}Role" for name in functions}
-        if others != {"RefreshFunctionEveryMinuteRole"}:
+        if others != {"ScheduleRole"}:
             yield f"roles beside the functions' own: {sorted(others)}"
-        for name in others:
-            yield from _difference(f"role {name}", expected.SCHEDULE_PERMISSIONS, _permissions(roles[name]))
+            return
+        yield from _difference("role ScheduleRole", expected.SCHEDULE_PERMISSIONS, _permissions(roles["ScheduleRole"]))
+        for statement in roles["ScheduleRole"]["Properties"]["AssumeRolePolicyDocument"]["Statement"]:
+            # Lambda's roles need no such condition: only iam:PassRole in this account gives one to a function.
+            if statement.get("Condition") != {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}}:
+                yield "role ScheduleRole: a schedule of another account may use it"
         for name, role in roles.items():
             if role["Properties"].get("ManagedPolicyArns"):
                 yield f"role {name}: managed policies allow more than anyone reads"
@@ -227,11 +232,11 @@ def _permissions(role):
                 raise ValueError(f"a statement of a form this test does not read: {statement}")
             prefixes = None
             if "Condition" in statement:
-                ((operator, condition),) = statement["Condition"].items()
-                ((key, values),) = condition.items()
-                if (operator, key) != ("ForAllValues:StringLike", "dynamodb:LeadingKeys"):
-                    raise ValueError(f"a condition this test does not read: {statement['Condition']}")
-                prefixes = tuple(sorted(as_list(values)))
+                condition = copy.deepcopy(statement["Condition"])
+                prefixes = tuple(sorted(as_list(condition.get("ForAllValues:StringLike", {}).pop("dynamodb:LeadingKeys", []))))
+                # ForAllValues holds for a request without any key, so each condition demands that there is one.
+                if condition != {"ForAllValues:StringLike": {}, "Null": {"dynamodb:LeadingKeys": "false"}}:
+                    prefixes = ("a condition of another form",)
             for action in as_list(statement["Action"]):
                 for resource in as_list(statement["Resource"]):
                     rows.add((action, name_of(resource), prefixes))
@@ -397,6 +402,9 @@ def what_is_optional_comes_only_when_asked_for(template, full, bare):
 def the_api_is_bounded_and_logs_no_code(template, full, bare):
     if not template["Parameters"]["CallbackConcurrency"]["Default"]:
         yield "callback: may take the whole account's concurrency unless asked not to"
+    group = full["ApiLogs"]["Properties"].get("LogGroupName", {})
+    if not group.get("Fn::Sub", "").startswith("/aws/vendedlogs/${AWS::StackName}"):
+        yield f"API: its log group {group} takes room in a resource policy, or is that of every stack"
     for stage in of_type(full, "AWS::ApiGatewayV2::Stage").values():
         settings = stage["Properties"].get("DefaultRouteSettings", {})
         if not {"ThrottlingRateLimit", "ThrottlingBurstLimit"} <= set(settings):

@@ -176,7 +176,7 @@ PERMISSIONS_OF_A_BUS = {
 # On top of these, and only where webhooks may be signed with a shared secret.
 PERMISSIONS_OF_HMAC = {"webhook": _secrets("WebhookSecret")}
 
-# The schedule's own role, made by SAM.
+# The role of the schedule.
 SCHEDULE_PERMISSIONS = {
     ("lambda:InvokeFunction", f"RefreshFunctionAlias{GATEWAY_ALIAS}", None),
     ("sqs:SendMessage", "ScheduleFailures", None),
@@ -224,7 +224,7 @@ OUTPUTS = {
     "RescueFailuresUrl",
 }
 
-# The alarms that wake somebody; the runbook of each is in docs/operations.md.
+# All alarms; the runbook of each is in docs/operations.md.
 ALARMS = {
     "RescueQueueAlarm",
     "PairAtRiskAlarm",
@@ -247,7 +247,20 @@ ALARMS = {
     "EventsOverflowAlarm",
     "EventsOverflowFailuresAlarm",
     "EventTruncatedAlarm",
+    "ApiErrorsAlarm",
     "FunctionErrorsAlarm",
+    "ThrottlesAlarm",
+}
+
+# The alarms that can wait until morning. All others wake somebody.
+CAN_WAIT = {
+    "ScheduleFailuresAlarm",
+    "InstallRefusalsAlarm",
+    "OddAnswersAlarm",
+    "EventsAlarm",
+    "EventsOverflowAlarm",
+    "EventsOverflowFailuresAlarm",
+    "EventTruncatedAlarm",
     "ThrottlesAlarm",
 }
 
@@ -257,13 +270,18 @@ SILENCE_IS_AN_ALARM = {"RefreshNotRunAlarm"}
 # Raised in the code and heard of by another metric: a pair on the queue is in its depth.
 ALARMS_SEEN_OTHERWISE = {"rescued", "rescue"}
 
-# Metrics that AWS itself writes, and what tells them apart.
+# Metrics that AWS itself writes, and what tells them apart: sets of dimensions.
+_OF_THE_TABLE = {("TableName",), ("GlobalSecondaryIndexName", "TableName")}
 METRICS_OF_AWS = {
-    ("AWS/SQS", "ApproximateNumberOfMessagesVisible"): ("QueueName",),
-    ("AWS/SQS", "ApproximateAgeOfOldestMessage"): ("QueueName",),
-    ("AWS/Lambda", "Errors"): ("FunctionName",),
-    ("AWS/Lambda", "Throttles"): ("FunctionName",),
-    ("AWS/Lambda", "Duration"): ("FunctionName",),
-    ("AWS/DynamoDB", "ReadThrottleEvents"): ("TableName",),
-    ("AWS/DynamoDB", "WriteThrottleEvents"): ("TableName",),
+    ("AWS/SQS", "ApproximateNumberOfMessagesVisible"): {("QueueName",)},
+    ("AWS/SQS", "ApproximateAgeOfOldestMessage"): {("QueueName",)},
+    ("AWS/ApiGateway", "5xx"): {("ApiId",)},
+    ("AWS/Lambda", "Errors"): {("FunctionName",)},
+    ("AWS/Lambda", "Throttles"): {("FunctionName",)},
+    ("AWS/Lambda", "Duration"): {("FunctionName",)},
+    ("AWS/DynamoDB", "ReadThrottleEvents"): _OF_THE_TABLE,
+    ("AWS/DynamoDB", "WriteThrottleEvents"): _OF_THE_TABLE,
 }
+
+# The most metrics that one alarm takes (CloudWatch User Guide, "Create a CloudWatch alarm based on a metric math expression").
+METRICS_OF_AN_ALARM = 10

@@ -4,7 +4,7 @@ import json
 import re
 
 import expected
-from expand import ROOT, of_type
+from expand import ROOT, expand, of_type
 
 SOURCES = [path for folder in ("shared", "functions") for path in (ROOT / folder).rglob("*.rs")]
 
@@ -44,8 +44,18 @@ def alarms_watch_what_exists(template, full, bare):
     alarms = of_type(full, "AWS::CloudWatch::Alarm")
     for name in sorted(expected.ALARMS - set(alarms)):
         yield f"{name} is missing"
+    indexes = {index["IndexName"] for index in full["Table"]["Properties"]["GlobalSecondaryIndexes"]}
+    throttled = {
+        dimension["Value"]
+        for _, metric, dimensions, _ in _watched(alarms.get("ThrottlesAlarm", {"Properties": {}})["Properties"])
+        for dimension in dimensions
+        if dimension["Name"] == "GlobalSecondaryIndexName" and metric == "WriteThrottleEvents"
+    }
+    yield from (f"ThrottlesAlarm: does not see the index {index}" for index in sorted(indexes - throttled))
     for name, alarm in alarms.items():
         properties = alarm["Properties"]
+        if len(list(_watched(properties))) > expected.METRICS_OF_AN_ALARM:
+            yield f"{name}: has more than {expected.METRICS_OF_AN_ALARM} metrics"
         for namespace, metric, dimensions, _ in _watched(properties):
             keys = tuple(sorted(dimension["Name"] for dimension in dimensions))
             if namespace == {"Fn::Sub": expected.NAMESPACE}:
@@ -58,11 +68,12 @@ def alarms_watch_what_exists(template, full, bare):
                         yield f"{name}: nothing raises the alarm {dimension['Value']}"
             elif not isinstance(namespace, str) or not namespace.startswith("AWS/"):
                 yield f"{name}: its namespace {namespace} is not the stack's own"
-            elif keys != expected.METRICS_OF_AWS.get((namespace, metric)):
+            elif keys not in expected.METRICS_OF_AWS.get((namespace, metric), set()):
                 yield f"{name}: {namespace} has no {metric} by {keys}"
             else:
                 for dimension in dimensions:
-                    if not isinstance(dimension["Value"], dict):
+                    is_index = dimension["Name"] == "GlobalSecondaryIndexName" and dimension["Value"] in indexes
+                    if not isinstance(dimension["Value"], dict) and not is_index:
                         yield f"{name}: {dimension['Name']} is no resource of the stack"
         # A filled metric has no missing data: the newest period says 0 until its lines have arrived.
         filled = any("FILL(" in query.get("Expression", "") for query in properties.get("Metrics", []))
@@ -88,15 +99,23 @@ def each_raised_alarm_is_watched(template, full, bare):
 
 def alarms_lead_to_a_runbook(template, full, bare):
     anchors = _anchors()
+    single = expand(template, lambda condition: condition != "HasNoticeEmail")
+    pattern = template["Parameters"]["RunbookUrl"]["AllowedPattern"]
+    taken = [address for address in ("runbooks.html", "http://example.com/a", "https://example.com/a") if re.fullmatch(pattern, address)]
+    if taken != ["https://example.com/a"]:
+        yield f"RunbookUrl takes {taken}"
     for name, alarm in of_type(full, "AWS::CloudWatch::Alarm").items():
         said = alarm["Properties"].get("AlarmDescription", {})
         text = said.get("Fn::Sub", "") if isinstance(said, dict) else said
         anchor = re.search(r"\$\{RunbookUrl\}#([\w-]+)$", text)
         if not anchor or anchor.group(1) not in anchors:
             yield f"{name}: leads to no heading of docs/operations.md: {text}"
+        topic = "NoticeTopic" if name in expected.CAN_WAIT else "AlarmTopic"
         for kind in ("AlarmActions", "OKActions"):
-            if alarm["Properties"].get(kind) != [{"Ref": "AlarmTopic"}]:
-                yield f"{name}: {kind} tell nobody"
+            if alarm["Properties"].get(kind) != [{"Ref": topic}]:
+                yield f"{name}: {kind} do not tell {topic}"
+            if single[name]["Properties"].get(kind) != [{"Ref": "AlarmTopic"}]:
+                yield f"{name}: {kind} tell nobody where there is one address"
             if kind in bare[name]["Properties"] and bare[name]["Properties"][kind]:
                 yield f"{name}: {kind} without an address"
         if alarm.get("Condition") not in ("IsMonitored", "IsMonitoredWithBus"):
