@@ -69,7 +69,7 @@ BREAKAGES = [
     (
         checks.only_the_gateways_alias_is_invoked,
         "no alias",
-        lambda t: t["Globals"]["Function"].pop("AutoPublishAlias"),
+        lambda t: [t["Globals"]["Function"].pop(member) for member in ("AutoPublishAlias", "DeploymentPreference")],
     ),
     (
         checks.only_the_gateways_alias_is_invoked,
@@ -129,6 +129,26 @@ BREAKAGES = [
         checks.every_change_publishes_a_version,
         "a version that does not change with the settings",
         lambda t: _function(t, "Webhook").pop("VersionDescription"),
+    ),
+    (
+        checks.an_update_is_tried_before_all_invocations_use_it,
+        "an update that no alarm rolls back",
+        lambda t: t["Globals"]["Function"]["DeploymentPreference"].pop("Alarms"),
+    ),
+    (
+        checks.an_update_is_tried_before_all_invocations_use_it,
+        "a function whose update is not tried",
+        lambda t: _function(t, "Relay").update(DeploymentPreference={"Enabled": False}),
+    ),
+    (
+        checks.an_update_is_tried_before_all_invocations_use_it,
+        "SAM makes CodeDeploy's role",
+        lambda t: t["Globals"]["Function"]["DeploymentPreference"].pop("Role"),
+    ),
+    (
+        checks.an_update_is_tried_before_all_invocations_use_it,
+        "alarms that do not exist without monitoring",
+        lambda t: t["Globals"]["Function"]["DeploymentPreference"].update(Alarms=[{"Ref": "RelayErrorsAlarm"}]),
     ),
     (
         checks.environment_is_what_the_code_reads,

@@ -110,9 +110,33 @@ def every_change_publishes_a_version(template, full, bare):
                 yield f"{name}: its {property} does not change with the settings"
     content = full["Settings"]["Properties"]["Content"]["Fn::Sub"]
     numbered = set(re.findall(r"\$\{(\w+)\}", content))
-    functions = [template["Globals"], *(template["Resources"][f"{name.capitalize()}Function"]["Properties"] for name in FUNCTIONS)]
-    used = set().union(*(_parameters(template, {**one, "Events": None}) for one in functions))
+    functions = [template["Globals"]["Function"], *(template["Resources"][f"{name.capitalize()}Function"]["Properties"] for name in FUNCTIONS)]
+    # Routes and the way in which an update reaches them are no properties of a function.
+    beside = {"Events": None, "DeploymentPreference": None}
+    used = set().union(*(_parameters(template, {**one, **beside}) for one in functions))
     yield from _difference("parameters in Settings", used, numbered)
+
+
+def an_update_is_tried_before_all_invocations_use_it(template, full, bare):
+    for name in FUNCTIONS:
+        logical = f"{name.capitalize()}Function"
+        update = full.get(f"{logical}Alias{expected.GATEWAY_ALIAS}", {}).get("UpdatePolicy", {}).get("CodeDeployLambdaAliasUpdate", {})
+        group = full.get(update.get("DeploymentGroupName", {}).get("Ref"), {}).get("Properties", {})
+        if group.get("DeploymentConfigName") != {"Ref": "Rollout"} and group.get("DeploymentConfigName") != template["Parameters"]["Rollout"]["Default"]:
+            yield f"{name}: its alias is not moved as Rollout says"
+        alarms = group.get("AlarmConfiguration", {})
+        watched = {alarm["Name"]["Ref"] for alarm in alarms.get("Alarms", [])}
+        if alarms.get("Enabled") is not True or watched != expected.ROLLBACK_ALARMS:
+            yield f"{name}: an update is rolled back by {sorted(watched)}"
+        if "DEPLOYMENT_STOP_ON_ALARM" not in group.get("AutoRollbackConfiguration", {}).get("Events", []):
+            yield f"{name}: an alarm does not roll an update back"
+        if group.get("ServiceRoleArn") != {"Fn::GetAtt": ["RolloutRole", "Arn"]}:
+            yield f"{name}: CodeDeploy has a role that SAM makes, outside of the boundary"
+    # Without monitoring there are no alarms to name.
+    groups = of_type(bare, "AWS::CodeDeploy::DeploymentGroup")
+    yield from (f"{name}: names alarms that do not exist" for name, one in groups.items() if one["Properties"].get("AlarmConfiguration"))
+    if not template["Parameters"]["Rollout"]["Default"].startswith("CodeDeployDefault.LambdaCanary"):
+        yield "an update reaches all invocations at once unless asked not to"
 
 
 def _parameters(template, value):
@@ -208,17 +232,19 @@ def roles_hold_exactly_the_expected_permissions(template, full, bare):
             optional = expected.PERMISSIONS_OF_A_BUS[name] | expected.PERMISSIONS_OF_HMAC.get(name, set())
             yield from _difference(f"role of {name}", expected.PERMISSIONS[name] | (optional if has_bus else set()), found)
         others = set(roles) - {f"{name.capitalize()}Role" for name in functions}
-        if others != {"ScheduleRole"}:
+        if others != {"ScheduleRole", "RolloutRole"}:
             yield f"roles beside the functions' own: {sorted(others)}"
             return
         yield from _difference("role ScheduleRole", expected.SCHEDULE_PERMISSIONS, _permissions(roles["ScheduleRole"]))
-        for statement in roles["ScheduleRole"]["Properties"]["AssumeRolePolicyDocument"]["Statement"]:
-            # Lambda's roles need no such condition: only iam:PassRole in this account gives one to a function.
-            if statement.get("Condition") != {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}}:
-                yield "role ScheduleRole: a schedule of another account may use it"
+        # Lambda's roles need no such condition: only iam:PassRole in this account gives one to a function.
+        for name in others:
+            for statement in roles[name]["Properties"]["AssumeRolePolicyDocument"]["Statement"]:
+                if statement.get("Condition") != {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}}:
+                    yield f"role {name}: the service may use it for another account"
         for name, role in roles.items():
-            if role["Properties"].get("ManagedPolicyArns"):
-                yield f"role {name}: managed policies allow more than anyone reads"
+            managed = [arn["Fn::Sub"] if isinstance(arn, dict) else arn for arn in role["Properties"].get("ManagedPolicyArns", [])]
+            if managed != expected.MANAGED_POLICIES.get(name, []):
+                yield f"role {name}: managed policies allow more than anyone reads: {managed}"
     for name in full:
         if full[name]["Type"] in ("AWS::IAM::Policy", "AWS::IAM::ManagedPolicy"):
             yield f"{name}: permissions outside of the roles"
@@ -226,7 +252,7 @@ def roles_hold_exactly_the_expected_permissions(template, full, bare):
 
 def _permissions(role):
     rows = set()
-    for policy in role["Properties"]["Policies"]:
+    for policy in role["Properties"].get("Policies", []):
         for statement in policy["PolicyDocument"]["Statement"]:
             if statement["Effect"] != "Allow" or set(statement) & {"NotAction", "NotResource"}:
                 raise ValueError(f"a statement of a form this test does not read: {statement}")
@@ -495,6 +521,7 @@ ALL = (
     only_the_api_and_the_schedule_may_invoke,
     only_the_gateways_alias_is_invoked,
     every_change_publishes_a_version,
+    an_update_is_tried_before_all_invocations_use_it,
     environment_is_what_the_code_reads,
     defaults_and_ranges_are_the_codes,
     roles_hold_exactly_the_expected_permissions,

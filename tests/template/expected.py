@@ -182,6 +182,14 @@ SCHEDULE_PERMISSIONS = {
     ("sqs:SendMessage", "ScheduleFailures", None),
 }
 
+# Roles that have a policy of AWS, and nothing else.
+MANAGED_POLICIES = {
+    "RolloutRole": ["arn:${AWS::Partition}:iam::aws:policy/service-role/AWSCodeDeployRoleForLambdaLimited"],
+}
+
+# An update is rolled back if one of these is raised while it is tried.
+ROLLBACK_ALARMS = {"ApiErrorsAlarm", "FunctionErrorsAlarm", "RelayErrorsAlarm", "PairAtRiskAlarm"}
+
 # Actions that know no resources, so that AWS demands the wildcard.
 MAY_BE_WILDCARD = {"xray:PutTraceSegments", "xray:PutTelemetryRecords"}
 
