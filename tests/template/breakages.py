@@ -537,6 +537,21 @@ BREAKAGES = [
     ),
     (
         monitoring.alarms_lead_to_a_runbook,
+        "an urgent alarm that Monitoring=urgent leaves out",
+        lambda t: t["Resources"]["UnsealAlarm"].update(Condition="IsMonitoredFully"),
+    ),
+    (
+        monitoring.the_idle_cost_is_the_documented_one,
+        "an alarm that costs more than documented",
+        lambda t: _resource(t, "RelayErrorsAlarm")["Metrics"].append(_resource(t, "RelayErrorsAlarm")["Metrics"][1]),
+    ),
+    (
+        monitoring.the_idle_cost_is_the_documented_one,
+        "a secret that is not in the sum",
+        lambda t: t["Resources"]["WebhookSecret"].pop("Condition"),
+    ),
+    (
+        monitoring.alarms_lead_to_a_runbook,
         "a runbook of a relative path",
         lambda t: t["Parameters"]["RunbookUrl"].update(AllowedPattern="^[a-z/.:]+$"),
     ),

@@ -272,6 +272,9 @@ CAN_WAIT = {
     "ThrottlesAlarm",
 }
 
+# The conditions of alarms: Monitoring=urgent makes only those that wake somebody.
+URGENT, ALL = {"IsMonitored"}, {"IsMonitoredFully", "IsMonitoredWithBus"}
+
 # For these no news is bad news; for all others no data means that nothing happened.
 SILENCE_IS_AN_ALARM = {"RefreshNotRunAlarm"}
 

@@ -118,8 +118,8 @@ def alarms_lead_to_a_runbook(template, full, bare):
                 yield f"{name}: {kind} tell nobody where there is one address"
             if kind in bare[name]["Properties"] and bare[name]["Properties"][kind]:
                 yield f"{name}: {kind} without an address"
-        if alarm.get("Condition") not in ("IsMonitored", "IsMonitoredWithBus"):
-            yield f"{name}: cannot be done without"
+        if alarm.get("Condition") not in (expected.ALL if name in expected.CAN_WAIT else expected.URGENT):
+            yield f"{name}: is there under {alarm.get('Condition')}"
 
 
 def dashboard_shows_what_is_written(template, full, bare):
@@ -145,7 +145,42 @@ def dashboard_shows_what_is_written(template, full, bare):
         yield f"{name} is written and shown nowhere"
 
 
+# What CloudWatch and Secrets Manager charge a month, in cents: an alarm's metric, a dashboard, a secret.
+_ALARM, _DASHBOARD, _SECRET = 10, 300, 40
+
+
+def the_idle_cost_is_the_documented_one(template, full, bare):
+    """docs/cost.md has a row for each choice, with the number of metrics that the alarms watch, and the sum."""
+    page = (ROOT / "docs" / "cost.md").read_text()
+
+    def watched(conditions):
+        alarms = of_type(full, "AWS::CloudWatch::Alarm").values()
+        return sum(len(list(_watched(alarm["Properties"]))) for alarm in alarms if alarm["Condition"] in conditions)
+
+    row = re.search(r"^\| without monitoring \| .* \| ([\d.]+) \|$", page, re.MULTILINE)
+    secrets = [secret for secret in of_type(full, "AWS::SecretsManager::Secret").values() if "Condition" not in secret]
+    if f"| secrets | {len(secrets)} × $0.40 | {len(secrets) * _SECRET / 100:.2f} |" not in page:
+        yield f"docs/cost.md: {len(secrets)} secrets are not in the idle cost"
+    if not row:
+        yield "docs/cost.md: no row for a stack without monitoring"
+        return
+    rest = round(float(row.group(1)) * 100)
+    for what, conditions, beside in (
+        ("`Monitoring=urgent`", {"IsMonitored"}, 0),
+        ("`Monitoring=enabled`, the default", {"IsMonitored", "IsMonitoredFully"}, _DASHBOARD),
+    ):
+        metrics = watched(conditions)
+        sum_of_all = rest + metrics * _ALARM + beside
+        wanted = rf"^\| {re.escape(what)} \| .*{metrics} metrics.* \| {sum_of_all / 100:.2f} \|$"
+        if not re.search(wanted, page, re.MULTILINE):
+            yield f"docs/cost.md: {what} has {metrics} metrics in alarms, together {sum_of_all / 100:.2f}"
+    with_bus = watched({"IsMonitoredWithBus"})
+    if not re.search(rf"^\| with a bus .*{with_bus} metrics", page, re.MULTILINE):
+        yield f"docs/cost.md: a bus has {with_bus} more metrics in alarms"
+
+
 ALL = (
+    the_idle_cost_is_the_documented_one,
     alarms_watch_what_exists,
     each_raised_alarm_is_watched,
     alarms_lead_to_a_runbook,
