@@ -3,10 +3,9 @@
 "use strict";
 const assert = require("node:assert/strict");
 const { GHLRateLimitError, HighLevel } = require("@gohighlevel/api-client");
-const example = require("./readme.js");
+const run = require("./example.js");
 
 const { DROP_IN_URL, RELAY_KEY, LOCATION_ID, LIMITED_LOCATION_ID, COMPANY_ID } = process.env;
-const given = { locationId: LOCATION_ID, contactId: "HLcontact0000000001" };
 const here = { headers: { locationId: LOCATION_ID } };
 const location = { location: LOCATION_ID };
 const company = { company: COMPANY_ID };
@@ -91,13 +90,14 @@ async function limits(client) {
 }
 
 (async () => {
-  const client = await example("sdk-node", given, "client");
+  assert.equal(run("sdk-node"), "Ada\n");
+  const client = clientWith(RELAY_KEY);
   const answered = await services(client);
   await errors(client);
   await limits(client);
-  const answer = await example("invoke-node", given, "answer");
-  assert.deepEqual([answer.status, answer.source], [200, "platform"]);
-  assert.equal(answer.body.contacts[0].locationId, LOCATION_ID);
+  const [status, source, body] = run("invoke-node").split(/ (.*?) (.*)/s);
+  assert.deepEqual([status, source], ["200", "platform"]);
+  assert.equal(JSON.parse(body).contacts[0].locationId, LOCATION_ID);
   process.stdout.write(`node: ${answered} operations, errors, limits, invoke\n`);
 })().catch((error) => {
   process.stderr.write(`${error.stack}\n`);

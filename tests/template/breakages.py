@@ -2,6 +2,7 @@
 
 import checks
 import monitoring
+import parameters
 
 
 def _function(template, name):
@@ -454,6 +455,11 @@ BREAKAGES = [
         checks.parameters_are_grouped_and_explained,
         "a parameter in no group",
         lambda t: t["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"][1]["Parameters"].remove("Scopes"),
+    ),
+    (
+        parameters.is_written_from_the_template,
+        "a default that the page does not have",
+        lambda t: t["Parameters"]["LogRetentionDays"].update(Default=90),
     ),
     (
         checks.parameters_are_grouped_and_explained,

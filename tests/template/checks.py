@@ -6,6 +6,7 @@ import re
 
 import expected
 import monitoring
+import parameters
 from expand import ROOT, as_list, expand, function_of, name_of, of_type
 
 FUNCTIONS = ("callback", "refresh", "relay", "webhook")
@@ -538,4 +539,5 @@ ALL = (
     outputs_are_the_documented_ones,
     secrets_have_the_contracts_form,
     parameters_are_grouped_and_explained,
+    parameters.is_written_from_the_template,
 ) + monitoring.ALL

@@ -1,5 +1,5 @@
 //! The clients that a team already has, namely the platform's official clients and the AWS SDK, use the relay through a
-//! real gateway. The README's examples run as they are written.
+//! real gateway. The examples of README.md and docs/calling.md run as they are written.
 //!
 //! `SDK_NODE_MODULES` and `SDK_PYTHON` say where the clients of `tests/sdk` are installed; `.ci/run` installs them.
 
