@@ -1,5 +1,5 @@
 """Checks the template against the contract and the code, then checks the checks. Checks the subscriber's template, the
-environments of samconfig.toml, docs/openapi.yaml and the packaged template, too.
+environments of samconfig.toml, docs/openapi.yaml, the packaged template and the links between the documents, too.
 
     python tests/template/check.py
 
@@ -15,6 +15,7 @@ sys.dont_write_bytecode = True
 import checks
 import environments
 import example
+import links
 import openapi
 import packaging
 from breakages import BREAKAGES
@@ -60,5 +61,5 @@ def check_checks(template):
 
 if __name__ == "__main__":
     template = source()
-    results = [check_template(template), check_checks(template), example.check(), environments.check(), openapi.check(), packaging.check()]
+    results = [check_template(template), check_checks(template), example.check(), environments.check(), openapi.check(), packaging.check(), links.check()]
     sys.exit(0 if all(results) else 1)

@@ -471,8 +471,10 @@ def a_second_stack_finds_every_name_free(template, full, bare):
         if resource["Type"] in ("AWS::Route53::RecordSet", "AWS::Lambda::Alias"):
             continue
         for member in named:
-            if isinstance(resource["Properties"].get(member), str):
-                yield f"{name}: is named {resource['Properties'][member]} in every stack"
+            value = resource["Properties"].get(member)
+            of_this_stack = isinstance(value, dict) and (value.get("Ref") in full or "AWS::StackName" in json.dumps(value))
+            if value is not None and not of_this_stack:
+                yield f"{name}: is named {value} in every stack"
 
 
 def outputs_are_the_documented_ones(template, full, bare):

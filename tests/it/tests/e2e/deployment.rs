@@ -62,6 +62,7 @@ async fn the_documented_commands_put_a_deployment_into_service_and_operate_it() 
 
     let healthy = ops(&system, &["doctor"]).await;
     assert_eq!(healthy.code, 0, "{healthy:?}");
+    assert!(healthy.out.contains("warn  deletion protection: off"), "a first deployment: {healthy:?}");
     let lines = system.sandbox.logs.lines();
     let written =
         |namespace: &str| lines.iter().any(|line| line.line.contains(&format!(r#""Namespace":"{namespace}""#)));

@@ -1,4 +1,4 @@
-//! Checks the table: its keys, indexes, time to live and point-in-time recovery.
+//! Checks the table: its keys, indexes, deletion protection, time to live and point-in-time recovery.
 
 use aws_sdk_dynamodb::types::{
     KeySchemaElement, KeyType, PointInTimeRecoveryStatus, TableDescription, TableStatus, TimeToLiveStatus,
@@ -27,7 +27,7 @@ pub(super) async fn check(stack: &Stack) -> Vec<Finding> {
     let Some(described) = described else {
         return vec![Finding::fail("table", "DynamoDB returned no description", DEPLOY)];
     };
-    vec![schema(described), expiry(stack).await, recovery(stack).await]
+    vec![schema(described), protection(described), expiry(stack).await, recovery(stack).await]
 }
 
 fn schema(table: &TableDescription) -> Finding {
@@ -58,6 +58,20 @@ fn schema(table: &TableDescription) -> Finding {
             Finding::ok(what, format!("keys and indexes are correct; about {items} items"))
         }
         Some(status) => Finding::fail(what, format!("it is {status}"), "look at the table in the AWS console"),
+    }
+}
+
+/// A first deployment has no protection, because a protected table could not be rolled back.
+fn protection(table: &TableDescription) -> Finding {
+    let what = "deletion protection";
+    match table.deletion_protection_enabled() {
+        Some(true) => Finding::ok(what, "on"),
+        Some(false) => Finding::warn(
+            what,
+            "off: the table can be deleted by hand",
+            "deploy with ProtectTable=true once a customer has installed the app",
+        ),
+        None => Finding::skipped(what, "DynamoDB does not say if it is on"),
     }
 }
 
