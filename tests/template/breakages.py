@@ -148,6 +148,11 @@ BREAKAGES = [
     ),
     (
         checks.an_update_is_tried_before_all_invocations_use_it,
+        "an alarm that keeps its own repair out",
+        lambda t: t["Conditions"].update(HasRollbackAlarms={"Condition": "IsMonitored"}),
+    ),
+    (
+        checks.an_update_is_tried_before_all_invocations_use_it,
         "alarms that do not exist without monitoring",
         lambda t: t["Globals"]["Function"]["DeploymentPreference"].update(Alarms=[{"Ref": "RelayErrorsAlarm"}]),
     ),

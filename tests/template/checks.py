@@ -133,6 +133,13 @@ def an_update_is_tried_before_all_invocations_use_it(template, full, bare):
             yield f"{name}: an alarm does not roll an update back"
         if group.get("ServiceRoleArn") != {"Fn::GetAtt": ["RolloutRole", "Arn"]}:
             yield f"{name}: CodeDeploy has a role that SAM makes, outside of the boundary"
+    if template["Conditions"]["HasRollbackAlarms"] != {
+        "Fn::And": [
+            {"Condition": "IsMonitored"},
+            {"Fn::Not": [{"Fn::Equals": [{"Ref": "Rollout"}, "CodeDeployDefault.LambdaAllAtOnce"]}]},
+        ]
+    }:
+        yield "a repair cannot be deployed while an alarm is raised"
     # Without monitoring there are no alarms to name.
     groups = of_type(bare, "AWS::CodeDeploy::DeploymentGroup")
     yield from (f"{name}: names alarms that do not exist" for name, one in groups.items() if one["Properties"].get("AlarmConfiguration"))
