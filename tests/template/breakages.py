@@ -440,6 +440,16 @@ BREAKAGES = [
         lambda t: _function(t, "Refresh")["Events"]["EveryMinute"]["Properties"].pop("OmitName"),
     ),
     (
+        checks.no_resource_depends_on_itself,
+        "a rollback by an alarm that needs the API",
+        lambda t: t["Globals"]["Function"]["DeploymentPreference"]["Alarms"]["Fn::If"][1].append({"Ref": "ApiErrorsAlarm"}),
+    ),
+    (
+        checks.no_resource_depends_on_itself,
+        "two roles that name each other",
+        lambda t: [_role(t, one).update(Description={"Ref": f"{other}Role"}) for one, other in (("Relay", "Webhook"), ("Webhook", "Relay"))],
+    ),
+    (
         checks.a_second_stack_finds_every_name_free,
         "a log group that a second stack would have, too",
         lambda t: _resource(t, "ApiLogs").update(LogGroupName={"Fn::Sub": "/aws/vendedlogs/${AWS::Region}/api"}),

@@ -470,6 +470,40 @@ def a_failed_tick_is_not_repeated_and_a_lost_one_is_seen(template, full, bare):
             yield f"{name}: a tick may come when it is long stale"
 
 
+def _dependencies(resources, value):
+    """The resources that a value refers to."""
+    if isinstance(value, list):
+        return set().union(*(_dependencies(resources, member) for member in value), set())
+    if not isinstance(value, dict):
+        return set()
+    found = set()
+    for key, member in value.items():
+        if key == "Ref":
+            found.add(member)
+        elif key == "Fn::GetAtt":
+            found.add(member[0] if isinstance(member, list) else member.split(".")[0])
+        elif key == "Fn::Sub":
+            text = member if isinstance(member, str) else member[0]
+            found |= set(re.findall(r"\$\{(\w+)(?:\.\w+)?\}", text))
+        found |= _dependencies(resources, member)
+    return found & set(resources)
+
+
+def no_resource_depends_on_itself(template, full, bare):
+    """An update policy is a dependency, too: CloudFormation makes the deployment group before the alias."""
+    needs = {
+        name: _dependencies(full, [resource.get("Properties"), resource.get("UpdatePolicy")]) | set(as_list(resource.get("DependsOn", [])))
+        for name, resource in full.items()
+    }
+    while free := {name for name, wanted in needs.items() if not wanted & set(needs)}:
+        needs = {name: wanted for name, wanted in needs.items() if name not in free}
+    # What is left is on a circle, or needs something that is.
+    while last := {name for name in needs if not any(name in wanted for wanted in needs.values())}:
+        needs = {name: wanted for name, wanted in needs.items() if name not in last}
+    if needs:
+        yield f"on a circle: {', '.join(sorted(needs))}"
+
+
 def a_second_stack_finds_every_name_free(template, full, bare):
     # A domain is the only name that its owner chooses.
     named = ("Name", "QueueName", "TableName", "TopicName", "RoleName", "FunctionName", "LogGroupName", "AlarmName", "DashboardName")
@@ -544,6 +578,7 @@ ALL = (
     what_is_optional_comes_only_when_asked_for,
     the_api_is_bounded_and_logs_no_code,
     a_failed_tick_is_not_repeated_and_a_lost_one_is_seen,
+    no_resource_depends_on_itself,
     a_second_stack_finds_every_name_free,
     outputs_are_the_documented_ones,
     secrets_have_the_contracts_form,

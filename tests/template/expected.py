@@ -188,7 +188,7 @@ MANAGED_POLICIES = {
 }
 
 # An update is rolled back if one of these is raised while it is tried.
-ROLLBACK_ALARMS = {"ApiErrorsAlarm", "FunctionErrorsAlarm", "RelayErrorsAlarm", "PairAtRiskAlarm"}
+ROLLBACK_ALARMS = {"FunctionErrorsAlarm", "RelayErrorsAlarm", "InstallFailuresAlarm", "PairAtRiskAlarm"}
 
 # Actions that know no resources, so that AWS demands the wildcard.
 MAY_BE_WILDCARD = {"xray:PutTraceSegments", "xray:PutTelemetryRecords"}
