@@ -268,8 +268,10 @@ def _permissions(role):
             if "Condition" in statement:
                 condition = copy.deepcopy(statement["Condition"])
                 prefixes = tuple(sorted(as_list(condition.get("ForAllValues:StringLike", {}).pop("dynamodb:LeadingKeys", []))))
-                # ForAllValues holds for a request without any key, so each condition demands that there is one.
-                if condition != {"ForAllValues:StringLike": {}, "Null": {"dynamodb:LeadingKeys": "false"}}:
+                # ForAllValues holds for a request without any key, so a condition on items demands that there is one.
+                of_index = all("/index/" in name_of(resource) for resource in as_list(statement["Resource"]))
+                has_key = {} if of_index else {"Null": {"dynamodb:LeadingKeys": "false"}}
+                if condition != {"ForAllValues:StringLike": {}, **has_key}:
                     prefixes = ("a condition of another form",)
             for action in as_list(statement["Action"]):
                 for resource in as_list(statement["Resource"]):
