@@ -1,5 +1,4 @@
-"""Checks the template against the contract and the code, then checks the checks. Checks the subscriber's template, the
-environments of samconfig.toml, docs/openapi.yaml, the packaged template and the links between the documents, too.
+"""Checks the template against the contract and the code, then checks the checks. Checks the documents in the same way.
 
     python tests/template/check.py
 
@@ -18,8 +17,12 @@ import example
 import links
 import openapi
 import packaging
+import variables
 from breakages import BREAKAGES
 from expand import expand, source
+
+# Each has a document, its checks, and changes of the document that must be noticed.
+DOCUMENTS = (example, environments, openapi, packaging, variables, links)
 
 
 def complaints(check, template):
@@ -61,5 +64,5 @@ def check_checks(template):
 
 if __name__ == "__main__":
     template = source()
-    results = [check_template(template), check_checks(template), example.check(), environments.check(), openapi.check(), packaging.check(), links.check()]
+    results = [check_template(template), check_checks(template), *(document.check() for document in DOCUMENTS)]
     sys.exit(0 if all(results) else 1)

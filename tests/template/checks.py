@@ -174,11 +174,11 @@ def environment_is_what_the_code_reads(template, full, bare):
     for name, function in functions.items():
         wanted = expected.ENVIRONMENT.get(name, set())
         yield from _difference(f"environment of {name}", wanted, set(function["Environment"]["Variables"]))
-        unread = set(function["Environment"]["Variables"]) - _variables_in_code("mod", name) - {"RUST_LOG"}
+        unread = set(function["Environment"]["Variables"]) - variables_in_code("mod", name) - {"RUST_LOG"}
         yield from (f"environment of {name}: {variable} is set, but the function does not read it" for variable in sorted(unread))
     in_template = {variable for function in functions.values() for variable in function["Environment"]["Variables"]}
     # The log filter is read where logging starts, not by the configuration.
-    in_code = _variables_in_code("*") | {"RUST_LOG"}
+    in_code = variables_in_code("*") | {"RUST_LOG"}
     yield from _difference("environment (the template against shared/src/config)", in_code, in_template)
     for name, function in functions.items():
         namespace = function["Environment"]["Variables"].get("METRICS_NAMESPACE")
@@ -224,7 +224,7 @@ def _configuration(*modules):
     return "".join(file.read_text().split("#[cfg(test)]")[0] for file in files)
 
 
-def _variables_in_code(*modules):
+def variables_in_code(*modules):
     """Variables appear in the configuration's source as literals; the AWS SDK's own are not the template's business."""
     literals = set(re.findall(r'"([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*)"', _configuration(*modules)))
     return {name for name in literals if not name.startswith("AWS_")}
