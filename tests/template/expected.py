@@ -270,6 +270,7 @@ CAN_WAIT = {
     "EventsOverflowFailuresAlarm",
     "EventTruncatedAlarm",
     "ThrottlesAlarm",
+    "TokenPaceAlarm",
 }
 
 # The conditions of alarms: Monitoring=urgent makes only those that wake somebody.
