@@ -19,6 +19,11 @@ logging.getLogger("samtranslator").setLevel(logging.ERROR)
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def product_version():
+    """The version in Cargo.toml."""
+    return re.search(r'^version = "(.+)"$', (ROOT / "Cargo.toml").read_text(), re.MULTILINE).group(1)
+
+
 def source():
     """The template as it is written."""
     return yaml_parse((ROOT / "template.yaml").read_text())

@@ -5,7 +5,7 @@ import re
 import documents
 import expected
 import yaml
-from expand import ROOT
+from expand import ROOT, product_version
 
 METHODS = {"get", "post", "put", "patch", "delete"}
 
@@ -55,7 +55,7 @@ def complaints(text):
     ):
         if set(said) != code:
             yield f"{what}: only in one of document and code are {sorted(set(said) ^ code)}"
-    version = re.search(r'^version = "(.+)"$', (ROOT / "Cargo.toml").read_text(), re.MULTILINE).group(1)
+    version = product_version()
     if document["info"]["version"] != version:
         yield f"its version is {document['info']['version']}, that of Cargo.toml {version}"
 

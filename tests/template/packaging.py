@@ -5,7 +5,7 @@ import sys
 
 import documents
 import yaml
-from expand import ROOT, source
+from expand import ROOT, product_version, source
 from samcli.yamlhelper import yaml_dump
 
 sys.path.insert(0, str(ROOT / "tools"))
@@ -24,7 +24,7 @@ def complaints(text):
     if len(text) > 1_000_000:
         yield "it is larger than CloudFormation reads from a bucket"
     application = source()["Metadata"]["AWS::ServerlessRepo::Application"]
-    version = re.search(r'^version = "(.+)"$', (ROOT / "Cargo.toml").read_text(), re.MULTILINE).group(1)
+    version = product_version()
     if application["SemanticVersion"] != version:
         yield f"it would be published as {application['SemanticVersion']}, and Cargo.toml has {version}"
     yield from (f"{application[name]} does not exist" for name in ("LicenseUrl", "ReadmeUrl") if not (ROOT / application[name]).is_file())

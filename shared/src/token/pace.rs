@@ -228,7 +228,7 @@ impl Pacer {
         };
         let now = self.clock.now();
         match learnt.await {
-            Ok(pace) => pace.limit(self.ceiling, now).map_or(now, |limit| pace.earliest(priority, limit, now)),
+            Ok(pace) => self.earliest(&pace, priority, now),
             Err(error) => {
                 tracing::warn!(%error, "the token endpoint answers 429, and the table does not take the note of it");
                 now + retry_after.unwrap_or(POLL)
@@ -239,7 +239,12 @@ impl Pacer {
     /// The next time at which a place for this priority is free, by the knowledge of this process.
     async fn next_place(&self, priority: Priority) -> Result<Millis, StoreError> {
         let (pace, now) = (self.known().await?, self.clock.now());
-        Ok(pace.limit(self.ceiling, now).map_or(now, |limit| pace.earliest(priority, limit, now)))
+        Ok(self.earliest(&pace, priority, now))
+    }
+
+    /// The earliest time for a request of this priority. It is now if no limit is in force.
+    fn earliest(&self, pace: &Pace, priority: Priority, now: Millis) -> Millis {
+        pace.limit(self.ceiling, now).map_or(now, |limit| pace.earliest(priority, limit, now))
     }
 
     async fn known(&self) -> Result<Pace, StoreError> {
