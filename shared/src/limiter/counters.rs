@@ -58,6 +58,19 @@ pub struct Usage {
     pub daily: Meter,
 }
 
+impl Usage {
+    /// The same usage, if so many of the counted permits are not used. A meter without any remaining requests keeps
+    /// none, because the resource may be closed.
+    pub(crate) fn with_unused(mut self, count: u32) -> Self {
+        for meter in [&mut self.burst, &mut self.daily] {
+            if meter.remaining > 0 {
+                meter.remaining = meter.remaining.saturating_add(count).min(meter.limit);
+            }
+        }
+        self
+    }
+}
+
 /// Requests counted in the current day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Day {

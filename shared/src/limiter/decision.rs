@@ -37,12 +37,14 @@ pub(crate) struct Permits {
     pub(crate) slot: Slot,
     /// The last instant at which a request may leave on one of them.
     pub(crate) send_by: Millis,
+    /// The limits under which they are taken.
+    pub(crate) limits: Limits,
 }
 
 impl Permits {
     /// Makes one of these permits.
     pub(crate) fn permit(self, usage: Usage) -> Permit {
-        Permit { usage, send_by: self.send_by, slot: self.slot }
+        Permit { usage, send_by: self.send_by, slot: self.slot, limits: self.limits }
     }
 }
 
@@ -115,7 +117,7 @@ fn decide(memory: &Memory, now: Millis, lead: Duration, wanted: u32, replaces: O
     if count == 0 {
         return None;
     }
-    let permits = Permits { count, slot, send_by: snapshot.window().send_by(slot) };
+    let permits = Permits { count, slot, send_by: snapshot.window().send_by(slot), limits: snapshot.limits() };
     let counters = snapshot.counters();
     if is_known && !counters.is_some_and(|counters| can_be_added_to(counters, snapshot, now, slot)) {
         return Some(Plan::Rewrite(rewrite(snapshot, now, permits, replaces)));

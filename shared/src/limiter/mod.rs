@@ -5,6 +5,7 @@
 //! | sliding window counter, cut into slots | `window`, `counters` |
 //! | snapshot of an item, and the decision of the next write | `snapshot`, `memory`, `decision` |
 //! | conditional writes, and compare-and-swap (optimistic concurrency) | `item` |
+//! | permits ahead of need (prefetching) | `ahead` |
 //! | waiter queue, and batching: one write for all waiters of a process | `queue` |
 //! | hierarchical limits: the share that one owner has of a resource | `share` |
 //! | limit updates from the platform's rate-limit headers | `update` |
@@ -36,6 +37,7 @@
 //! a slot more than a minute ahead come from a wrong clock and count as taken now. Days that end more than 48 hours
 //! ahead, and closures that end more than 20 minutes ahead, are ignored.
 
+mod ahead;
 mod counters;
 mod decision;
 mod item;

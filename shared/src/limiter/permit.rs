@@ -3,6 +3,7 @@
 use super::counters::{LimitKind, Usage};
 use super::window::Slot;
 use crate::domain::clock::Millis;
+use crate::domain::limits::Limits;
 use crate::table::StoreError;
 
 /// The right to send one request.
@@ -15,6 +16,8 @@ pub struct Permit {
     pub send_by: Millis,
     /// The slot in which it is counted.
     pub(super) slot: Slot,
+    /// The limits under which it was taken.
+    pub(super) limits: Limits,
 }
 
 /// No permit is available in time.

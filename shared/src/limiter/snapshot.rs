@@ -196,11 +196,12 @@ fn live_slots(counters: &Counters, window: Window, now: Millis) -> Vec<(Slot, u3
     let furthest = now + FURTHEST_SLOT;
     let mut live: Vec<(Slot, u32)> = Vec::with_capacity(counters.slots.len());
     for &(slot, count) in &counters.slots {
-        // Another slot length: the slot that contains the end of the old one, so that no permit expires early.
+        // Another slot length: the slot that contains the last instant at which a request may leave on a permit of the
+        // old slot ([`Window::send_by`]), so that no permit expires early.
         let slot = if counters.slot_ms == window.slot_ms() {
             slot
         } else {
-            window.slot_at(Millis(slot.saturating_add(1).saturating_mul(counters.slot_ms).saturating_sub(1)))
+            window.slot_at(Millis(slot.saturating_add(2).saturating_mul(counters.slot_ms).saturating_sub(1)))
         };
         // Written by a clock that is wrong: counted as if taken now, so that it expires within a window.
         let slot = if window.start(slot) > furthest { window.slot_at(now) } else { slot };

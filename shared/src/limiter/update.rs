@@ -90,6 +90,13 @@ pub(crate) fn update(
     (update != LimitUpdate::default()).then_some(update)
 }
 
+/// Returns true if the platform says that fewer requests may be sent than the snapshot allows.
+pub(crate) fn restricts(snapshot: &Snapshot, headers: &RateLimitHeaders) -> bool {
+    let current = snapshot.limits();
+    let stated = snapshot.policy().bounded(headers.limits.or(current));
+    headers.refused || headers.out_of_day() || current.stricter(stated) != current
+}
+
 /// The limits after an answer, and the changes to an item that lead to them.
 struct LimitChange {
     limits: Limits,

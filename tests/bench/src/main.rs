@@ -100,6 +100,9 @@ async fn measure(options: &Options, report: &mut Report) -> Result<(), String> {
         if options.wants("relayed.latency") {
             report.part("relayed.latency", async || relayed::latency(store, &functions, &bare, quick).await).await;
         }
+        if options.wants("relayed.distant") {
+            report.part("relayed.distant", async || relayed::distant(store, &functions, quick).await).await;
+        }
         if options.wants("refresh") {
             report.part("refresh", async || Box::pin(refreshes::rate_of_one(store, &functions, quick)).await).await;
         }

@@ -61,7 +61,16 @@ pub(crate) async fn p50(calls: usize, call: impl AsyncFnMut()) -> f64 {
 }
 
 /// The median time of `calls` calls, each after a preparation that is not measured.
-pub(crate) async fn p50_after(calls: usize, mut before: impl AsyncFnMut(), mut call: impl AsyncFnMut()) -> f64 {
+pub(crate) async fn p50_after(calls: usize, before: impl AsyncFnMut(), call: impl AsyncFnMut()) -> f64 {
+    quantile(&times_after(calls, before, call).await, 0.5)
+}
+
+/// The times of `calls` calls one after the other, in microseconds.
+pub(crate) async fn times(calls: usize, call: impl AsyncFnMut()) -> Vec<f64> {
+    times_after(calls, async || {}, call).await
+}
+
+async fn times_after(calls: usize, mut before: impl AsyncFnMut(), mut call: impl AsyncFnMut()) -> Vec<f64> {
     let mut times = Vec::with_capacity(calls);
     for _ in 0..calls {
         before().await;
@@ -69,7 +78,7 @@ pub(crate) async fn p50_after(calls: usize, mut before: impl AsyncFnMut(), mut c
         call().await;
         times.push(micros(began.elapsed()));
     }
-    quantile(&times, 0.5)
+    times
 }
 
 /// The rate per second.

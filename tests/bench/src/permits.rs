@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::join_all;
-use shared::domain::clock::Clock;
+use shared::domain::clock::{Clock, Millis};
 use shared::domain::limits::Limits;
 use shared::domain::resource::Resource;
 use shared::limiter::Limiter;
@@ -67,6 +67,9 @@ struct Scene {
     limiter: Limiter,
     /// The limiter of another process.
     other: Limiter,
+    /// The clock of both. It stands still while permits are measured, so no process calls steadily and takes permits
+    /// ahead of need: each batch of permits is a write.
+    clock: Clock,
 }
 
 impl Scene {
@@ -78,20 +81,21 @@ impl Scene {
         for number in 0..CALLERS {
             raw.create(&format!("raw#{number}")).await;
         }
-        let process = || Limiter::new(table.clone(), Clock::system(), UNLIMITED);
-        Self { raw, limiter: process(), other: process() }
+        let clock = Clock::manual(Millis(1_800_000_000_000));
+        let process = || Limiter::new(table.clone(), clock.clone(), UNLIMITED);
+        Self { raw, limiter: process(), other: process(), clock }
     }
 
     async fn permit(&self, resource: &Resource) {
         self.limiter.take(resource, None).await.expect("no limit");
     }
 
-    /// Takes permits for some time.
-    async fn work(&self, resources: &[Resource], time: Duration) {
-        let until = Instant::now() + time;
-        while Instant::now() < until {
+    /// Takes permits until each slot of the window has some.
+    async fn fill_window(&self, resources: &[Resource]) {
+        let until = self.clock.now() + FULL;
+        while self.clock.now() < until {
             join_all(resources.iter().map(|resource| self.permit(resource))).await;
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            self.clock.advance(Duration::from_millis(200));
         }
     }
 }
@@ -107,9 +111,9 @@ pub(crate) async fn latency(store: &Store, quick: bool) -> Vec<Row> {
     permits().await;
     let ratio = alternate(pairs, raw, permits).await;
     let what = "permit taken, 1 caller: p50 against a raw conditional UpdateItem";
-    let mut rows = vec![Row::ratio("permit.latency", store.name, what, Target::AtMost(1.1), &ratio, "µs")];
+    let mut rows = vec![Row::ratio("permit.latency", store.name, what, Target::AtMost(1.3), &ratio, "µs")];
     if !quick {
-        scene.work(std::slice::from_ref(&resource), FULL).await;
+        scene.fill_window(std::slice::from_ref(&resource)).await;
         let ratio = alternate(pairs, raw, permits).await;
         let what = "the same where every slot of the window holds permits: an item of 0.4 KB against one of 20 bytes";
         rows.push(Row::ratio("permit.latency.full", store.name, what, Target::Told, &ratio, "µs"));
@@ -121,7 +125,7 @@ pub(crate) async fn latency(store: &Store, quick: bool) -> Vec<Row> {
         shared().await;
         let ratio = alternate(pairs, raw, shared).await;
         let what = "the same by one of two processes that take turns";
-        rows.push(Row::ratio("permit.latency.shared", store.name, what, Target::Told, &ratio, "µs"));
+        rows.push(Row::ratio("permit.latency.shared", store.name, what, Target::AtMost(1.45), &ratio, "µs"));
     }
     rows
 }
@@ -158,7 +162,7 @@ pub(crate) async fn throughput(store: &Store, quick: bool) -> Vec<Row> {
     let what = "permits a second, 32 callers on 32 resources, against the raw rate";
     let mut rows = vec![Row::ratio("permit.throughput", store.name, what, Target::AtLeast(0.9), &ratio, "/s")];
     if !quick {
-        scene.work(&resources, FULL).await;
+        scene.fill_window(&resources).await;
         let ratio = alternate(pairs, raw, permits).await;
         let what = "the same where every slot of the window holds permits";
         rows.push(Row::ratio("permit.throughput.full", store.name, what, Target::Told, &ratio, "/s"));

@@ -14,12 +14,14 @@ use axum::routing::post;
 use http::{HeaderValue, header};
 use sandbox::server::{Server, WhenClientLeaves};
 use serde_json::json;
+use shared::domain::limits::Limits;
 
 /// The answer to every request other than a token request: one contact, in the platform's format.
 const CONTACT: &str = r#"{"contact":{"id":"sx6wyHhbFdRXh302LLNR","locationId":"L1","firstName":"Ada","lastName":"Lovelace","email":"ada@example.com","phone":"+15555550100","tags":["customer"],"dateAdded":"2026-01-02T03:04:05.678Z"},"traceId":"0af76519-16cd-43dd-8448-eb211c80319c"}"#;
 
 struct Inner {
     takes: Duration,
+    limits: Limits,
     requests: AtomicUsize,
     grants: AtomicUsize,
 }
@@ -31,9 +33,9 @@ pub(crate) struct Platform {
 }
 
 impl Platform {
-    /// Starts a platform that takes this time for each answer.
-    pub(crate) async fn that_takes(takes: Duration) -> Self {
-        let inner = Arc::new(Inner { takes, requests: AtomicUsize::new(0), grants: AtomicUsize::new(0) });
+    /// Starts a platform that takes this time for each answer, and states these limits.
+    pub(crate) async fn start(takes: Duration, limits: Limits) -> Self {
+        let inner = Arc::new(Inner { takes, limits, requests: AtomicUsize::new(0), grants: AtomicUsize::new(0) });
         let router = Router::new().route("/oauth/token", post(grant)).fallback(answer).with_state(Arc::clone(&inner));
         let server = Server::start(0, router, WhenClientLeaves::Finish).await.expect("a free port");
         Self { inner, server }
@@ -63,14 +65,15 @@ async fn answer(State(inner): State<Arc<Inner>>) -> Response {
     let mut response = Response::new(Body::from(CONTACT));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+    let Limits { burst, interval, daily } = inner.limits;
     for (name, value) in [
-        ("x-ratelimit-limit-daily", "100000000"),
-        ("x-ratelimit-daily-remaining", "99999999"),
-        ("x-ratelimit-interval-milliseconds", "1000"),
-        ("x-ratelimit-max", "10000"),
-        ("x-ratelimit-remaining", "9999"),
+        ("x-ratelimit-limit-daily", u64::from(daily)),
+        ("x-ratelimit-daily-remaining", u64::from(daily - 1)),
+        ("x-ratelimit-interval-milliseconds", u64::try_from(interval.as_millis()).expect("short")),
+        ("x-ratelimit-max", u64::from(burst)),
+        ("x-ratelimit-remaining", u64::from(burst - 1)),
     ] {
-        headers.insert(name, HeaderValue::from_static(value));
+        headers.insert(name, HeaderValue::from(value));
     }
     response
 }

@@ -1,16 +1,19 @@
 //! The cost of a warm call through the relay, in calls and in time.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use sandbox::process::Program;
 use serde_json::Value;
 
-use crate::pairs::{alternate, float, p50};
+use crate::pairs::{Ratio, alternate, float, p50, quantile, times};
 use crate::permits::RawCounter;
 use crate::platform::access_token;
 use crate::report::{Row, Target};
 use crate::store::{self, Store};
 use crate::system::{Distances, Functions, System, Through, location, request};
 use crate::wire::Calls;
+use shared::domain::limits::Limits;
 use shared::table::Table;
 
 /// The calls and requests for each warm call, counted by the proxy and by the platform.
@@ -33,15 +36,16 @@ pub(crate) async fn counts(store: &Store, functions: &Functions, quick: bool) ->
     let more = |wanted: &[&str]| of(&after.0, wanted) - of(&before.0, wanted);
     let all: usize = after.0.values().sum::<usize>() - before.0.values().sum::<usize>();
     let (writes, secrets) = (more(&["UpdateItem", "PutItem", "DeleteItem"]), more(&["GetSecretValue"]));
-    let row = |name, what, wanted, counted| {
+    let row = |name, what, target, counted| {
         let what = format!("one warm relayed call: {what}");
-        Row::count(name, store.name, &what, Target::Exactly(wanted), float(counted) / float(calls))
+        Row::count(name, store.name, &what, target, float(counted) / float(calls))
     };
     vec![
-        row("relayed.writes", "DynamoDB writes", 1.0, writes),
-        row("relayed.reads", "DynamoDB reads, and anything else", 0.0, all - writes - secrets),
-        row("relayed.secrets", "secret fetches", 0.0, secrets),
-        row("relayed.platform", "platform requests", 1.0, after.1 - before.1),
+        // Fewer, if the calls last for more than a second: the limit is high, so permits are taken ahead of need.
+        row("relayed.writes", "DynamoDB writes", Target::AtMost(1.0), writes),
+        row("relayed.reads", "DynamoDB reads, and anything else", Target::Exactly(0.0), all - writes - secrets),
+        row("relayed.secrets", "secret fetches", Target::Exactly(0.0), secrets),
+        row("relayed.platform", "platform requests", Target::Exactly(1.0), after.1 - before.1),
     ]
 }
 
@@ -106,4 +110,80 @@ pub(crate) async fn latency(store: &Store, functions: &Functions, bare: &std::pa
         )
         .with_remark(format!("an invocation that does nothing takes {runtime_api:.0} µs")),
     ]
+}
+
+/// The round-trip times of a table in the same region and of the platform.
+const DISTANCES: Distances =
+    Distances { dynamodb: Duration::from_millis(3), secrets: Duration::ZERO, platform: Duration::from_millis(80) };
+
+/// The time of a warm call with the round-trip times of the real services, without and with permits ahead of need.
+pub(crate) async fn distant(store: &Store, functions: &Functions, quick: bool) -> Vec<Row> {
+    // Permits are taken ahead only of limits of 200 and more.
+    let one_by_one = Limits { burst: 199, interval: Duration::from_secs(10), daily: 200_000 };
+    let (against_both, _) = distant_calls(store, functions, one_by_one, true, quick).await;
+    let ahead = Limits { burst: 1_000, ..one_by_one };
+    let (against_direct, writes) = distant_calls(store, functions, ahead, false, quick).await;
+    let row = |name, what: &str, most, ratio| {
+        Row::ratio(name, store.name, what, Target::AtMost(most), ratio, "µs")
+            .with_remark(format!("DynamoDB {:?}, platform {:?} away", DISTANCES.dynamodb, DISTANCES.platform))
+    };
+    let [both_p50, both_p99] = &against_both;
+    let [direct_p50, direct_p99] = &against_direct;
+    let what = "DynamoDB writes for each request of a process that calls steadily, with a limit of 1,000 in 10 s";
+    vec![
+        row("relayed.distant.p50", "warm relayed call: p50 against write + direct call by no function", 1.05, both_p50),
+        row("relayed.distant.p99", "the same: p99", 1.05, both_p99),
+        row("relayed.steady.p50", "steady calls, limit 1,000: p50 against the direct call alone", 1.03, direct_p50),
+        row("relayed.steady.p99", "the same: p99", 1.06, direct_p99),
+        // It depends on the pace of the calls, and so on the machine.
+        Row::time("relayed.steady.writes", store.name, what, Target::AtMost(0.4), writes),
+    ]
+}
+
+/// The ratios of p50 and p99 of calls one after the other, and the writes of a relayed call. The baseline is the direct
+/// call, after a raw write if `with_write`.
+async fn distant_calls(
+    store: &Store,
+    functions: &Functions,
+    limits: Limits,
+    with_write: bool,
+    quick: bool,
+) -> ([Ratio; 2], f64) {
+    let system = System::with_limits(store, functions, Through::Wire, DISTANCES, limits).await;
+    let (location, payload) = (location(0), request(&location(0)));
+    system.install(&location, 0).await;
+    let _relay = system.start_function("relay");
+    let table = Table { client: store::client(&system.wire.url()).await, name: system.table.name.clone() };
+    let counter = RawCounter::new(&table);
+    counter.create("raw#0").await;
+    let http = reqwest::Client::new();
+    let url = format!("{}/contacts/sx6wyHhbFdRXh302LLNR", system.platform.url());
+    let token = access_token(0);
+    let direct = async || {
+        if with_write {
+            counter.take("raw#0").await;
+        }
+        let answer = http.get(&url).bearer_auth(&token).header("accept", "application/json").send().await;
+        answer.expect("an answer").bytes().await.expect("a body");
+    };
+    let relay = async || system.relay(&payload).await;
+    let (pairs, batch) = if quick { (1, 30) } else { (8, 100) };
+    direct().await;
+    let (mut relayed_calls, mut relayed_writes) = (0, 0);
+    let mut measured = [const { Vec::new() }; 2];
+    for _ in 0..pairs {
+        let raw = times(batch, direct).await;
+        // The relay knows the demand of whole seconds only.
+        for _ in 0..25 {
+            relay().await;
+        }
+        let before = system.wire.count();
+        let relayed = times(batch, relay).await;
+        relayed_writes += system.wire.count() - before;
+        relayed_calls += batch;
+        for (pairs, part) in measured.iter_mut().zip([0.5, 0.99]) {
+            pairs.push((quantile(&raw, part), quantile(&relayed, part)));
+        }
+    }
+    (measured.map(|pairs| Ratio::of(&pairs)), float(relayed_writes) / float(relayed_calls))
 }

@@ -14,6 +14,7 @@ use shared::app::App;
 use shared::config::{self, AppConfig};
 use shared::domain::clock::Clock;
 use shared::domain::grant::Grant;
+use shared::domain::limits::Limits;
 use shared::domain::resource::Resource;
 use shared::table::Table;
 
@@ -66,14 +67,29 @@ pub(crate) struct System {
     _secrets: Secrets,
 }
 
+/// A higher limit than a platform allows, because a benchmark calls more often. A shorter interval would have shorter
+/// slots. A permit whose write takes longer than a slot cannot be used, which would happen on a busy machine.
+const MANY: Limits = Limits { burst: 10_000, interval: Duration::from_secs(5), daily: 100_000_000 };
+
 impl System {
     pub(crate) async fn new(store: &Store, functions: &Functions, through: Through, distances: Distances) -> Self {
+        Self::with_limits(store, functions, through, distances, MANY).await
+    }
+
+    /// With these limits, which the platform states, too.
+    pub(crate) async fn with_limits(
+        store: &Store,
+        functions: &Functions,
+        through: Through,
+        distances: Distances,
+        limits: Limits,
+    ) -> Self {
         let secrets = Secrets::start().await.expect("secrets");
         secrets.put("app", r#"{"client_id":"bench-app","client_secret":"bench-client-secret"}"#);
         secrets.put("sealing", r#"{"current":"k1","k1":"0123456789abcdef0123456789abcdef"}"#);
         secrets.put("callers", r#"{"callers":[],"unlisted":"allow"}"#);
         let table = store.table().await;
-        let platform = Platform::that_takes(distances.platform).await;
+        let platform = Platform::start(distances.platform, limits).await;
         let wire = Wire::to(Upstreams {
             dynamodb: store.url(),
             dynamodb_takes: distances.dynamodb,
@@ -93,12 +109,9 @@ impl System {
             ("API_URL", platform.url()),
             ("AWS_ENDPOINT_URL_DYNAMODB", dynamodb),
             ("AWS_ENDPOINT_URL_SECRETS_MANAGER", secrets_manager),
-            // A higher limit than a platform allows, because a benchmark calls more often. A shorter interval would
-            // have shorter slots. A permit whose write takes longer than a slot cannot be used, which would happen on a
-            // busy machine.
-            ("BURST_LIMIT", "10000".to_owned()),
-            ("BURST_INTERVAL_MS", "5000".to_owned()),
-            ("DAILY_LIMIT", "100000000".to_owned()),
+            ("BURST_LIMIT", limits.burst.to_string()),
+            ("BURST_INTERVAL_MS", limits.interval.as_millis().to_string()),
+            ("DAILY_LIMIT", limits.daily.to_string()),
         ]
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value))

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::{MOST_ATTEMPTS, WaiterQueue, store_out_of_order};
 use crate::domain::clock::Millis;
-use crate::limiter::counters::Counters;
+use crate::limiter::ahead::Ahead;
+use crate::limiter::counters::{Counters, LimitKind};
 use crate::limiter::decision::{Permits, Plan, plan};
 use crate::limiter::memory::Memory;
 use crate::limiter::permit::LimiterError;
@@ -26,7 +27,12 @@ const _: () = assert!(LONGEST_LEAD.as_secs() < FURTHEST_SLOT.as_secs());
 
 /// The next step of a batcher.
 enum Step {
-    Write { plan: Box<Plan>, at: Millis },
+    /// `ahead` is the number of permits that are taken ahead of need.
+    Write {
+        plan: Box<Plan>,
+        at: Millis,
+        ahead: u32,
+    },
     Nap(Duration),
     End,
 }
@@ -47,7 +53,7 @@ impl Batcher {
         tokio::task::yield_now().await;
         let (mut failed, mut late, mut lead) = (0, 0, Duration::ZERO);
         loop {
-            let (plan, at) = match self.step(lead) {
+            let (plan, at, ahead) = match self.step(lead) {
                 Step::End => {
                     self.ended = true;
                     return;
@@ -57,10 +63,13 @@ impl Batcher {
                     failed = 0;
                     continue;
                 }
-                Step::Write { plan, at } => (plan, at),
+                Step::Write { plan, at, ahead } => (plan, at, ahead),
             };
             match self.queue.write(&plan).await {
-                Err(error) => self.fail_all(error),
+                Err(error) => {
+                    self.queue.state().demand.lapsed(ahead);
+                    self.fail_all(error);
+                }
                 Ok(conflict @ (Write::Conflict(_) | Write::NotFound)) => {
                     self.queue.after_conflict(conflict.into_item(), failed).await;
                     failed += 1;
@@ -76,6 +85,7 @@ impl Batcher {
                         continue;
                     }
                     // The permits are lost: counted, but never used. The next ones are of a later slot.
+                    self.queue.state().demand.lapsed(ahead);
                     late += 1;
                     lead = self.queue.clock.now().since(at).min(LONGEST_LEAD);
                     if late == LATE_WRITES {
@@ -92,7 +102,7 @@ impl Batcher {
         let mut state = self.queue.state();
         let now = self.queue.clock.now();
         state.waiters.retain(|waiter| !waiter.answer.is_closed());
-        state.spare.retain(|permit| now <= permit.send_by);
+        state.drop_useless(now);
         let mut kept = VecDeque::with_capacity(state.waiters.len());
         for waiter in std::mem::take(&mut state.waiters) {
             match self.queue.refusal(&state, kept.len(), waiter.request(), now) {
@@ -104,7 +114,7 @@ impl Batcher {
         }
         state.waiters = kept;
         while !state.waiters.is_empty()
-            && let Some(permit) = state.spare.pop()
+            && let Some(permit) = state.spare.pop_front()
         {
             state.give(permit);
         }
@@ -114,12 +124,20 @@ impl Batcher {
         }
         let wanted = u32::try_from(state.waiters.len()).unwrap_or(u32::MAX);
         let memory = &state.memory;
+        // The share of a caller is not taken ahead: a lapsed permit would be a large part of it.
+        let known = memory.snapshot(now).filter(|_| self.queue.burst_kind == LimitKind::Burst);
+        // Nor is anything taken ahead while writes are slow: their permits lapse.
+        let ahead = if lead.is_zero() { state.demand.ahead(known, wanted, now) } else { Ahead::default() };
+        let (waiting, wanted, lead) = (wanted, wanted.saturating_add(ahead.count), lead.max(ahead.lead));
         // A snapshot that is too old to refuse by is no reason to wait either.
         let unknown = || memory.recent(now).is_none().then(|| Memory::new(memory.policy()));
         let plan = plan(memory, now, lead, wanted).or_else(|| plan(&unknown()?, now, lead, wanted));
         let until_available = |snapshot: &Snapshot| snapshot.next_available(0, now).at.since(now);
         let nap = || Step::Nap(memory.snapshot(now).map_or(LONGEST_NAP, until_available).min(LONGEST_NAP));
-        plan.map_or_else(nap, |plan| Step::Write { plan: Box::new(plan), at: now })
+        plan.map_or_else(nap, |plan| {
+            let ahead = plan.permits().count.saturating_sub(waiting);
+            Step::Write { plan: Box::new(plan), at: now, ahead }
+        })
     }
 
     /// Hands out the permits of an applied write, unless it took longer than they are good for.
@@ -129,8 +147,9 @@ impl Batcher {
         let usage = state.memory.saw(Some(counters), now).usage(now);
         let is_in_time = now <= permits.send_by;
         if is_in_time {
-            for _ in 0..permits.count {
-                state.give(permits.permit(usage));
+            // The permits that are still to be given are not used, and this process has them.
+            for left in (0..permits.count).rev() {
+                state.give(permits.permit(usage.with_unused(left)));
             }
         }
         is_in_time

@@ -19,13 +19,14 @@ use tokio::sync::{Notify, oneshot};
 use self::batcher::Batcher;
 pub(super) use self::batcher::LONGEST_NAP;
 use self::ticket::{RunningBatcher, Ticket};
+use super::ahead::{Demand, can_wait};
 use super::counters::{Counters, LimitKind, Usage};
 use super::decision::{Plan, exchange};
 use super::item;
 use super::memory::Memory;
 use super::permit::{LimiterError, Permit, Refusal};
 use super::snapshot::{NextAvailable, Snapshot};
-use super::update::update;
+use super::update::{restricts, update};
 use super::window::Window;
 use crate::domain::clock::{Clock, Millis};
 use crate::domain::limits::{LimitPolicy, Limits};
@@ -69,8 +70,9 @@ struct State {
     waiters: VecDeque<Waiter>,
     has_batcher: bool,
     memory: Memory,
-    /// Permits that no waiter wants. The next caller gets one without a write.
-    spare: Vec<Permit>,
+    /// Permits that no waiter wants yet, oldest first. The next caller gets one without a write.
+    spare: VecDeque<Permit>,
+    demand: Demand,
     used_at: Millis,
 }
 
@@ -93,7 +95,8 @@ impl WaiterQueue {
             waiters: VecDeque::new(),
             has_batcher: false,
             memory: Memory::new(policy),
-            spare: Vec::new(),
+            spare: VecDeque::new(),
+            demand: Demand::default(),
             used_at: clock.now(),
         };
         let (changed, updating) = (Notify::new(), tokio::sync::Mutex::new(()));
@@ -125,6 +128,7 @@ impl WaiterQueue {
             let now = self.clock.now();
             let mut state = self.state();
             state.used_at = now;
+            state.demand.arrived(now);
             if let Some(refusal) = self.refusal_of_next(&mut state, request, now) {
                 return Err(LimiterError::Refused(refusal));
             }
@@ -202,8 +206,15 @@ impl WaiterQueue {
         headers: &RateLimitHeaders,
         endpoint: Option<&str>,
     ) -> Result<Option<(Limits, Limits)>, StoreError> {
-        let _one_at_a_time = self.updating.lock().await;
         let answered_at = self.clock.now();
+        {
+            // What the platform has said holds for this process at once, even if the table does not take it.
+            let mut state = self.state();
+            if state.memory.snapshot(answered_at).is_some_and(|snapshot| restricts(snapshot, headers)) {
+                state.drop_spare();
+            }
+        }
+        let _one_at_a_time = self.updating.lock().await;
         for failed in 0..MOST_ATTEMPTS {
             let snapshot = self.state().memory.of_existing(self.clock.now()).cloned();
             let Some(snapshot) = snapshot else {
@@ -257,7 +268,7 @@ impl WaiterQueue {
 
     /// The refusal of a request behind all waiters.
     fn refusal_of_next(&self, state: &mut State, request: PermitRequest<'_>, now: Millis) -> Option<Refusal> {
-        state.spare.retain(|permit| now <= permit.send_by);
+        state.drop_useless(now);
         self.refusal(state, state.waiters.len(), request, now)?;
         // Waiters that have gone away are not before this request.
         state.waiters.retain(|waiter| !waiter.answer.is_closed());
@@ -273,11 +284,13 @@ impl WaiterQueue {
             let next = NextAvailable { at: until.max(snapshot.next_available(0, now).at), limit: LimitKind::Endpoint };
             return Some(self.refusal_until(snapshot, next, now));
         }
-        if ahead < state.spare.len() {
-            return None;
-        }
+        // The snapshot counts the spare permits as used.
+        let ahead = match ahead.checked_sub(state.spare.len()) {
+            None => return None,
+            Some(ahead) => u32::try_from(ahead).unwrap_or(u32::MAX),
+        };
         let snapshot = state.memory.recent(now)?;
-        let next = snapshot.next_available(u32::try_from(ahead).unwrap_or(u32::MAX), now);
+        let next = snapshot.next_available(ahead, now);
         let is_too_late = next.at > request.wait_until.unwrap_or(now).max(now);
         is_too_late.then(|| self.refusal_until(snapshot, next, now))
     }
@@ -289,14 +302,30 @@ impl WaiterQueue {
 }
 
 impl State {
+    /// Drops the spare permits that may not be used any more ([`can_wait`]).
+    fn drop_useless(&mut self, now: Millis) {
+        let before = self.spare.len();
+        let snapshot = self.memory.snapshot(now);
+        self.spare.retain(|permit| can_wait(permit.send_by, permit.limits, snapshot, now));
+        let lapsed = before - self.spare.len();
+        self.demand.lapsed(u32::try_from(lapsed).unwrap_or(u32::MAX));
+    }
+
+    /// Drops all spare permits.
+    fn drop_spare(&mut self) {
+        self.demand.lapsed(u32::try_from(self.spare.len()).unwrap_or(u32::MAX));
+        self.spare.clear();
+    }
+
     /// Gives `permit` to the first waiter that still wants one.
     fn give(&mut self, permit: Permit) {
         while let Some(waiter) = self.waiters.pop_front() {
             if waiter.answer.send(Ok(permit)).is_ok() {
+                self.demand.used();
                 return;
             }
         }
-        self.spare.push(permit);
+        self.spare.push_back(permit);
     }
 
     fn fail_all(&mut self, error: &LimiterError) {

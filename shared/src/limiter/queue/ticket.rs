@@ -80,12 +80,14 @@ impl Drop for RunningBatcher {
 mod tests {
     use super::*;
     use crate::domain::clock::Millis;
+    use crate::domain::limits::Limits;
     use crate::limiter::{Meter, Permit, Usage};
 
     fn permit(send_by: i64) -> Permit {
         let meter = Meter { limit: 2, remaining: 1, resets_at: Millis(0) };
-        let usage = Usage { burst: meter, interval: std::time::Duration::from_secs(10), daily: meter };
-        Permit { usage, send_by: Millis(send_by), slot: 0 }
+        let interval = std::time::Duration::from_secs(10);
+        let (usage, limits) = (Usage { burst: meter, interval, daily: meter }, Limits { burst: 2, interval, daily: 9 });
+        Permit { usage, send_by: Millis(send_by), slot: 0, limits }
     }
 
     #[tokio::test]

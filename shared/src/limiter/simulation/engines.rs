@@ -146,7 +146,7 @@ impl Chance {
 
     fn permits(&mut self) -> Permits {
         let slot = if self.rarely() { NEWEST - 1 } else { NEWEST + self.0.i64(0..3) };
-        Permits { count: self.0.u32(1..4), slot, send_by: NOW }
+        Permits { count: self.0.u32(1..4), slot, send_by: NOW, limits: LIMITS }
     }
 
     fn take(&mut self, item: &Counters) -> Take {

@@ -10,6 +10,7 @@ use super::store::Store;
 use super::world::{Arrival, Record, Sent, World};
 use crate::domain::clock::Millis;
 use crate::domain::limits::StatedLimits;
+use crate::limiter::ahead::{Demand, can_wait};
 use crate::limiter::counters::Counters;
 use crate::limiter::decision::{Permits, Plan, exchange, plan};
 use crate::limiter::memory::Memory;
@@ -31,6 +32,9 @@ enum Item {
 struct Queue {
     memory: Memory,
     waiters: VecDeque<usize>,
+    /// Permits that no waiter wants yet, oldest first.
+    spare: VecDeque<Permits>,
+    demand: Demand,
     /// The write on its way.
     writing: Option<Plan>,
     answer: Option<Write<Counters>>,
@@ -66,6 +70,9 @@ enum Event {
     UpdateAnswered(usize),
 }
 
+/// The longest time between the hand-out of a permit and its request, in milliseconds.
+const LONGEST_SEND: u64 = 400;
+
 /// A world that runs.
 struct Run<'a> {
     world: &'a World,
@@ -84,8 +91,14 @@ impl World {
     pub(super) fn run(&self) -> Record {
         let arrivals = self.arrivals.iter().enumerate();
         let items = [(Item::Resource, self.policy()), (Item::Share, self.share_limits().into())];
-        let queue =
-            |policy| Queue { memory: Memory::new(policy), waiters: VecDeque::new(), writing: None, answer: None };
+        let queue = |policy| Queue {
+            memory: Memory::new(policy),
+            waiters: VecDeque::new(),
+            spare: VecDeque::new(),
+            demand: Demand::default(),
+            writing: None,
+            answer: None,
+        };
         let queues = |process| items.map(|(item, policy)| ((process, item), queue(policy)));
         let mut run = Run {
             world: self,
@@ -169,7 +182,10 @@ impl Run<'_> {
     }
 
     fn wait(&mut self, process: usize, item: Item, request: usize) {
-        self.queue(process, item).waiters.push_back(request);
+        let now = self.clock(process);
+        let queue = self.queue(process, item);
+        queue.demand.arrived(now);
+        queue.waiters.push_back(request);
         self.step(process, item);
     }
 
@@ -179,6 +195,16 @@ impl Run<'_> {
         let forgets = self.random.u32(0..100) < self.world.forgetful;
         let patient = self.world.patient;
         let queue = self.queue(process, item);
+        let before = queue.spare.len();
+        let snapshot = queue.memory.snapshot(now);
+        queue.spare.retain(|permit| can_wait(permit.send_by, permit.limits, snapshot, now));
+        queue.demand.lapsed(u32::try_from(before - queue.spare.len()).expect("few"));
+        while !self.queue(process, item).waiters.is_empty()
+            && let Some(permit) = self.queue(process, item).spare.pop_front()
+        {
+            self.grant(process, item, permit);
+        }
+        let queue = self.queue(process, item);
         if queue.writing.is_some() || queue.waiters.is_empty() {
             return;
         }
@@ -186,7 +212,9 @@ impl Run<'_> {
             queue.memory = Memory::new(queue.memory.policy());
         }
         let wanted = u32::try_from(queue.waiters.len()).expect("few");
-        queue.writing = plan(&queue.memory, now, Duration::ZERO, wanted);
+        let known = queue.memory.snapshot(now).filter(|_| item == Item::Resource);
+        let ahead = queue.demand.ahead(known, wanted, now);
+        queue.writing = plan(&queue.memory, now, ahead.lead, wanted + ahead.count);
         if queue.writing.is_some() {
             self.later(Event::WriteReceived(process, item));
         } else if patient {
@@ -222,10 +250,16 @@ impl Run<'_> {
 
     /// Gives a permit to the first waiter.
     fn grant(&mut self, process: usize, item: Item, permit: Permits) {
-        if self.clock(process) > permit.send_by {
+        let now = self.clock(process);
+        if now > permit.send_by {
             return;
         }
-        let Some(request) = self.queue(process, item).waiters.pop_front() else { return };
+        let queue = self.queue(process, item);
+        let Some(request) = queue.waiters.pop_front() else {
+            self.record.ahead += 1;
+            return self.queue(process, item).spare.push_back(permit);
+        };
+        queue.demand.used();
         match item {
             Item::Share => {
                 self.requests[request].of_share = Some(permit);
@@ -293,7 +327,9 @@ impl Run<'_> {
         let Arrival { process, within_share, .. } = self.world.arrivals[request];
         let now = self.clock(process);
         if now <= send_by {
-            let at = self.random.i64(now.0..=send_by.0) - self.world.clocks[process];
+            // A caller sends at once, even if its permit is good for longer because it was taken ahead of need.
+            let latest = send_by.min(now + Duration::from_millis(LONGEST_SEND));
+            let at = self.random.i64(now.0..=latest.0) - self.world.clocks[process];
             self.record.sent.push(Sent { at, within_share });
             let stated = self.world.stated.iter().rev().find(|(from, _)| START + from <= at);
             if let Some((_, burst)) = stated {

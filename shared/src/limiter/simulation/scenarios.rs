@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::START;
 use super::world::{Arrival, World, four_processes};
+use crate::domain::limits::Limits;
 
 /// `count` requests at the same instant, in turns over `processes`.
 fn volley(at: i64, count: usize, processes: usize, within_share: bool) -> impl Iterator<Item = Arrival> + Clone {
@@ -64,6 +65,35 @@ fn an_admitted_request_costs_little_more_than_one_call() {
         assert!(record.most_in_any(10_000) <= 100, "{name}");
         assert!(!is_even || record.refused * 50 < record.sent.len(), "{name}: {} refused", record.refused);
     }
+}
+
+/// Requests of one process, one each `every` ms, that pauses for `pause` ms after each `run` ms.
+fn steady(every: usize, run: i64, pause: i64, length: i64) -> Vec<Arrival> {
+    let within = |at: &i64| at % (run + pause) < run;
+    let arrival = |at| Arrival { at, process: 0, within_share: false };
+    (0..length).step_by(every).filter(within).map(arrival).collect()
+}
+
+#[test]
+fn a_steady_process_takes_permits_ahead_of_need_and_wastes_few() {
+    let thousand = Limits { burst: 1_000, interval: Duration::from_secs(10), daily: 200_000 };
+    for (name, arrivals, most) in [
+        ("12 a second", steady(83, 120_000, 0, 120_000), 0.15),
+        ("8 a second", steady(125, 120_000, 0, 120_000), 0.25),
+        ("12 a second, with pauses of 2 s after 3 s", steady(83, 3_000, 2_000, 300_000), 0.6),
+        ("one volley after the other", (0..60).flat_map(|i| volley(i * 1_900, 30, 1, false)).collect(), 0.2),
+    ] {
+        let world = World { limits: thousand, clocks: vec![0], ..four_processes(arrivals, false) };
+        let record = world.run();
+        let (calls, sent) = (record.calls_per_admitted(), record.sent.len());
+        assert!(calls <= most, "{name}: {calls:.3} calls for each request");
+        let lapsed = record.counted as usize - sent;
+        assert!(lapsed <= 20 + sent / 50, "{name}: {lapsed} of {sent} lapsed");
+        assert_eq!(record.refused, 0, "{name}");
+    }
+    // Of a small limit nothing is taken ahead.
+    let record = four_processes(steady(400, 60_000, 0, 60_000), false).run();
+    assert_eq!((record.counted as usize, record.ahead), (record.sent.len(), 0));
 }
 
 #[test]

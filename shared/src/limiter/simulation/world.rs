@@ -93,6 +93,8 @@ pub(super) struct Record {
     pub(super) failed: usize,
     /// Permits of the share that were too old to send on, and were exchanged.
     pub(super) exchanged: usize,
+    /// Permits that no request wanted when they were granted.
+    pub(super) ahead: usize,
     /// Permits of the resource that the day counts.
     pub(super) counted: u32,
     /// The burst limits of the resource that the store had, each with the time from which on it had them. Ascending.

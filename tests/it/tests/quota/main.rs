@@ -55,6 +55,7 @@ stories!(
         a_process_that_used_the_whole_limit_refuses_without_a_call,
         several_processes_admit_the_whole_limit_and_no_more,
         an_admitted_request_costs_about_one_call,
+        a_steady_process_takes_permits_ahead_of_need,
         expired_permits_of_a_process_that_ended_cost_nothing,
         a_batch_of_permits_takes_few_writes,
         a_cancelled_wait_takes_no_permit,

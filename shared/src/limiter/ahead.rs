@@ -1,0 +1,170 @@
+//! Permits ahead of need (prefetching): a process that calls one resource steadily takes the permits of its next calls
+//! in the write that it makes anyway. Pure.
+//!
+//! All permits of such a write are counted in the slot of the last instant at which one of them may leave. So they expire
+//! later than permits that are taken one by one, and the burst limit holds without any further rule. Other processes
+//! count in that slot, too, as they do when their clock is behind.
+//!
+//! A permit that is not used in time lapses: it stays counted, and nobody can use it. Two rules bound this loss. Permits
+//! are taken ahead only while less than half of the window is used, so that nobody misses a lapsed permit. And each
+//! lapsed permit costs credit, which used permits earn: at most one permit in [`LAPSE_RATIO`] lapses, and at most
+//! one [`LAPSE_RATIO`]th of the burst limit and of the daily limit at once.
+
+use std::time::Duration;
+
+use super::snapshot::Snapshot;
+use super::window::Window;
+use crate::domain::clock::Millis;
+use crate::domain::limits::Limits;
+
+/// Permits that are taken ahead must be used within this time: at an interval of 10 s their slot lies at most three slots
+/// ahead.
+const HORIZON: Duration = Duration::from_secs(1);
+/// A process that has fewer calls in a second does not call steadily.
+const STEADY: u32 = 5;
+/// One in so many permits may lapse.
+const LAPSE_RATIO: u32 = 50;
+/// Fewer permits are not taken ahead. A process that has permits does not write, so it learns up to a second later that
+/// the platform has closed a resource or an endpoint. That is not worth a saving of two writes in three. So permits are
+/// taken ahead only of limits of 200 and more.
+const FEWEST: u32 = 4;
+
+/// The recent demand of one process for permits of one item, and its credit for permits that lapse.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Demand {
+    /// The second of the last arrival, since the Unix epoch.
+    second: i64,
+    arrivals: u32,
+    /// The arrivals of the second before.
+    arrivals_before: u32,
+    /// The permits that must be used before the credit is full again.
+    debt: u32,
+}
+
+/// Permits to take ahead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ahead {
+    pub(crate) count: u32,
+    /// The time by which the slot of the write lies ahead.
+    pub(crate) lead: Duration,
+}
+
+impl Demand {
+    /// Notes that a caller wants a permit.
+    pub(crate) fn arrived(&mut self, now: Millis) {
+        let second = now.seconds();
+        if second != self.second {
+            self.arrivals_before = if second == self.second + 1 { self.arrivals } else { 0 };
+            (self.second, self.arrivals) = (second, 0);
+        }
+        self.arrivals = self.arrivals.saturating_add(1);
+    }
+
+    /// Notes that a caller has a permit.
+    pub(crate) fn used(&mut self) {
+        self.debt = self.debt.saturating_sub(1);
+    }
+
+    /// Notes that so many permits have lapsed.
+    pub(crate) fn lapsed(&mut self, count: u32) {
+        self.debt = self.debt.saturating_add(count.saturating_mul(LAPSE_RATIO));
+    }
+
+    /// The permits to take ahead of need in a write at `now` that takes `wanted` permits for waiters. None without a
+    /// snapshot, because the usage of the window is not known.
+    pub(crate) fn ahead(&self, snapshot: Option<&Snapshot>, wanted: u32, now: Millis) -> Ahead {
+        let Some(snapshot) = snapshot else { return Ahead::default() };
+        let Limits { burst, daily, .. } = snapshot.limits();
+        let is_half_used = |limit: u32, used: u32| used.saturating_add(wanted) > limit / 2;
+        if is_half_used(burst, snapshot.live(now)) || is_half_used(daily, snapshot.day(now).used) {
+            return Ahead::default();
+        }
+        let credit = burst.min(daily).saturating_sub(self.debt) / LAPSE_RATIO;
+        let slot = Duration::from_millis(snapshot.window().slot_ms().unsigned_abs());
+        // A permit may be used until the end of the slot after its own. The last slot is for its request to leave.
+        let slots = u32::try_from(HORIZON.as_millis() / slot.as_millis().max(1)).unwrap_or(u32::MAX);
+        let Some(most_slots) = slots.checked_sub(2) else { return Ahead::default() };
+        // The arrivals in so many slots, at the rate of the last whole second.
+        let arrivals = |slots: u32| u128::from(self.arrivals_before) * (slot * slots).as_millis() / 1_000;
+        let most = u32::try_from(arrivals(most_slots)).unwrap_or(u32::MAX);
+        let room = (burst / 2).saturating_sub(snapshot.live(now).saturating_add(wanted));
+        let count = most.min(credit).min(room);
+        if count < FEWEST || self.arrivals_before < STEADY {
+            return Ahead::default();
+        }
+        let slots = (1..most_slots).find(|slots| arrivals(*slots) >= u128::from(count));
+        Ahead { count, lead: slot * slots.unwrap_or(most_slots) }
+    }
+}
+
+/// Returns true if a permit that was taken under `limits` may be kept for the next caller. It needs time for its request
+/// to leave, and no stricter limit and no closure may have become known since it was taken. `snapshot` is the newest one.
+pub(crate) fn can_wait(send_by: Millis, limits: Limits, snapshot: Option<&Snapshot>, now: Millis) -> bool {
+    let is_in_time = now + Duration::from_millis(Window::new(limits.interval).slot_ms().unsigned_abs()) <= send_by;
+    is_in_time
+        && snapshot.is_none_or(|snapshot| {
+            let known = snapshot.limits();
+            let has_window = known.interval == limits.interval && known.burst >= limits.burst;
+            let has_day = known.daily >= limits.daily && snapshot.day(now).used < known.daily;
+            has_window && has_day && snapshot.closed(now).is_none()
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Millis = Millis(1_800_000_000_000);
+
+    fn snapshot(burst: u32) -> Snapshot {
+        let limits = Limits { burst, interval: Duration::from_secs(10), daily: 200_000 };
+        Snapshot::of(None, limits.into(), NOW)
+    }
+
+    fn steady(per_second: u32) -> Demand {
+        let mut demand = Demand::default();
+        for second in 0..2 {
+            (0..per_second).for_each(|_| demand.arrived(NOW + Duration::from_secs(second)));
+        }
+        demand
+    }
+
+    #[test]
+    fn permits_are_taken_ahead_for_less_than_a_second() {
+        let count = |per_second, burst| steady(per_second).ahead(Some(&snapshot(burst)), 1, NOW).count;
+        assert_eq!([count(0, 1_000), count(6, 1_000), count(7, 1_000), count(12, 1_000)], [0, 0, 4, 7]);
+        assert_eq!([count(40, 1_000), count(40, 200)], [20, 4], "at most a fiftieth of the limit");
+        assert_eq!(count(40, 199), 0);
+        assert_eq!(steady(12).ahead(None, 1, NOW).count, 0);
+        let mut paused = steady(12);
+        paused.arrived(NOW + Duration::from_secs(3));
+        assert_eq!(paused.ahead(Some(&snapshot(1_000)), 1, NOW).count, 0, "it does not call steadily");
+    }
+
+    #[test]
+    fn permits_are_taken_no_further_ahead_than_they_are_needed() {
+        let ahead = |per_second| steady(per_second).ahead(Some(&snapshot(200)), 1, NOW);
+        assert_eq!(ahead(7), Ahead { count: 4, lead: Duration::from_millis(600) });
+        assert_eq!(ahead(12), Ahead { count: 4, lead: Duration::from_millis(400) });
+        assert_eq!(ahead(40), Ahead { count: 4, lead: Duration::from_millis(200) });
+    }
+
+    #[test]
+    fn nothing_is_taken_ahead_of_a_small_day() {
+        let limits = Limits { daily: 49, ..snapshot(1_000).limits() };
+        let small = Snapshot::of(None, limits.into(), NOW);
+        assert_eq!(steady(12).ahead(Some(&small), 1, NOW).count, 0);
+    }
+
+    #[test]
+    fn a_lapsed_permit_is_paid_by_fifty_used_ones() {
+        let mut demand = steady(12);
+        demand.lapsed(15);
+        let count = |demand: &Demand| demand.ahead(Some(&snapshot(1_000)), 1, NOW).count;
+        assert_eq!(count(&demand), 5);
+        (0..50).for_each(|_| demand.used());
+        assert_eq!(count(&demand), 6);
+        demand.lapsed(3);
+        assert_eq!(count(&demand), 0);
+    }
+}
