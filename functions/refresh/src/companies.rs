@@ -256,8 +256,8 @@ async fn request_page(
         let departure = Departure { connection, leave_by: permit.send_by };
         let result = app.endpoint.installed_locations(company, &access, position, departure).await;
         let Some((result, meta)) = result.map_err(TokenError::from)? else { continue };
-        if let Some((status, headers)) = meta.head {
-            app.limiter.observe(to, status, &headers).await?;
+        if let Some(head) = meta.head {
+            app.limiter.observe(to, head.sent_at, head.status, &head.headers).await?;
         }
         return Ok((result, access));
     }

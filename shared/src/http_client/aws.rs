@@ -64,7 +64,8 @@ impl HttpConnector for Service {
         };
         let limits = ResponseLimits { time: self.time, body: LARGEST };
         HttpConnectorFuture::new(async move {
-            let Reply { status, headers, body } = connections.call(request, limits).await.map_err(connector_error)?;
+            let Reply { status, headers, body, .. } =
+                connections.call(request, limits).await.map_err(connector_error)?;
             let mut answer = Response::new(SdkBody::from(body));
             (*answer.status_mut(), *answer.headers_mut()) = (status, headers);
             HttpResponse::try_from(answer).map_err(|error| ConnectorError::other(error.into(), None))

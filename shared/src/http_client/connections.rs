@@ -142,11 +142,12 @@ impl Connections {
                 Some(taken) if self.is_live(&taken).await => taken,
                 _ => timeout_at(ends, self.take(&origin, &uri)).await.map_err(|_| no_connection_in_time())??,
             };
-            if self.now() > leave_by {
+            let sent_at = self.now();
+            if sent_at > leave_by {
                 self.keep(&origin, pooled);
                 return Err(SendError::TooLate);
             }
-            match exchange(pooled, request, ends, limits.body).await {
+            match exchange(pooled, request, sent_at, ends, limits.body).await {
                 Ok((reply, pooled)) => {
                     if self.0.on_server_error == OnServerError::Keep || !reply.status.is_server_error() {
                         self.keep_when_ready(origin, pooled);
@@ -201,10 +202,11 @@ impl Connections {
     ) -> Result<Reply, SendError> {
         let ends = Instant::now() + limits.time;
         to_origin_form(&mut request)?;
-        if self.now() > leave_by {
+        let sent_at = self.now();
+        if sent_at > leave_by {
             return Err(SendError::TooLate);
         }
-        match exchange(pooled, request, ends, limits.body).await {
+        match exchange(pooled, request, sent_at, ends, limits.body).await {
             Ok((reply, _closed)) => Ok(reply),
             Err(ReceiveError::NotWritten(_)) => Err(never_written()),
             Err(ReceiveError::Failed(error)) => Err(error),
@@ -284,10 +286,11 @@ impl Connections {
 async fn exchange(
     mut pooled: Pooled,
     request: Request<Full<Bytes>>,
+    sent_at: Millis,
     ends: Instant,
     most_bytes: usize,
 ) -> Result<(Reply, Pooled), ReceiveError> {
-    let receiving = receive(pooled.sender.try_send_request(request), most_bytes);
+    let receiving = receive(pooled.sender.try_send_request(request), sent_at, most_bytes);
     match within(ends.saturating_duration_since(Instant::now()), receiving).await {
         Ok(received) => received.map(|reply| (reply, pooled)),
         Err(_) => Err(SendError::TimedOut.into()),

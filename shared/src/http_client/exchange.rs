@@ -11,6 +11,8 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::TrySendError;
 
+use crate::domain::clock::Millis;
+
 /// A response that was read to its end.
 #[derive(Clone, Debug)]
 pub struct Reply {
@@ -20,6 +22,8 @@ pub struct Reply {
     pub headers: HeaderMap,
     /// Its body as sent, with its content encoding.
     pub body: Bytes,
+    /// The instant just before its request was sent.
+    pub sent_at: Millis,
 }
 
 /// The reason why a request got no whole response. The texts hold no URL.
@@ -74,6 +78,7 @@ type ResponseHead = Result<Response<Incoming>, TrySendError<Request<Full<Bytes>>
 /// Reads head and body of a response.
 pub(super) async fn receive(
     head: impl Future<Output = ResponseHead>,
+    sent_at: Millis,
     most_bytes: usize,
 ) -> Result<Reply, ReceiveError> {
     let response = head.await.map_err(|mut error| match error.take_message() {
@@ -82,7 +87,7 @@ pub(super) async fn receive(
     })?;
     let (head, body) = response.into_parts();
     let body = read_body(body, head.status, most_bytes).await?;
-    Ok(Reply { status: head.status, headers: head.headers, body })
+    Ok(Reply { status: head.status, headers: head.headers, body, sent_at })
 }
 
 async fn read_body(mut body: Incoming, status: StatusCode, most_bytes: usize) -> Result<Bytes, SendError> {

@@ -105,6 +105,8 @@ pub(crate) struct Counters {
     pub(crate) day: Day,
     pub(crate) observed: Option<ObservedLimits>,
     pub(crate) proposal: Option<Proposal>,
+    /// The instant at which an answer has last lowered a limit.
+    pub(crate) lowered_at: Option<Millis>,
     pub(crate) closed: Option<Closed>,
     pub(crate) closed_endpoints: ClosedEndpoints,
 }

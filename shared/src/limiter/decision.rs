@@ -174,6 +174,7 @@ fn rewrite(snapshot: &Snapshot, now: Millis, permits: Permits, replaces: Option<
             day: Day { used: day.used.saturating_add(added), ..day },
             observed: observed_limits(snapshot, now),
             proposal: seen.and_then(|seen| seen.proposal.clone()),
+            lowered_at: seen.and_then(|seen| seen.lowered_at),
             closed: snapshot
                 .needs_probe(now)
                 .then(|| Closed { until: snapshot.window().expires_at(slot), by: LimitKind::Burst }),
@@ -210,6 +211,7 @@ mod tests {
             day: Day { used: 7, ends: NOW + Duration::from_hours(1), end_confirmed: false },
             observed: None,
             proposal: None,
+            lowered_at: None,
             closed: None,
             closed_endpoints: ClosedEndpoints::new(),
         };

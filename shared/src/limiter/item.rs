@@ -11,6 +11,7 @@
 //! | `day_used`, `day_ends`, `day_told` | requests of the day, its end (ms), true if the platform named that end |
 //! | `observed` | the observed limits, see [`ObservedLimits::to_text`]; absent if all limits are the default |
 //! | `proposed` | higher limits that one endpoint has stated, see [`Proposal::to_text`] |
+//! | `lowered_at` | the last answer that has lowered a limit (ms); absent if there was none |
 //! | `closed_until`, `closed_by` | nothing may be sent before (ms), after a 429 |
 //! | `closed_endpoints` | map *endpoint → end of its closure* (ms), after a 429 that was about this endpoint only |
 //! | `expires_at` | TTL (s), a week after the day; until then the item shows that its resource is in use |
@@ -72,6 +73,7 @@ pub(crate) fn decode(item: &Item) -> Result<Counters, StoreError> {
         },
         observed: observed.transpose()?,
         proposal: proposal.transpose()?,
+        lowered_at: attributes.number("lowered_at").map(Millis),
         closed: closed_until.map(|until| Closed { until, by: closed_by.unwrap_or(LimitKind::Burst) }),
         closed_endpoints,
     })
@@ -100,6 +102,9 @@ pub(crate) fn encode(counters: &Counters) -> Item {
     if let Some(proposal) = &counters.proposal {
         also("proposed", s(proposal.to_text()));
     }
+    if let Some(at) = counters.lowered_at {
+        also("lowered_at", n(at));
+    }
     if let Some(closed) = counters.closed {
         also("closed_until", n(closed.until));
         also("closed_by", s(closed.by.to_text()));
@@ -111,7 +116,8 @@ pub(crate) fn encode(counters: &Counters) -> Item {
 }
 
 /// Attributes that an item may be without.
-const OPTIONAL: [&str; 6] = ["day_told", "observed", "proposed", "closed_until", "closed_by", "closed_endpoints"];
+const OPTIONAL: [&str; 7] =
+    ["day_told", "observed", "proposed", "lowered_at", "closed_until", "closed_by", "closed_endpoints"];
 
 fn endpoints(closed: &ClosedEndpoints) -> AttributeValue {
     AttributeValue::M(closed.iter().map(|(name, until)| (name.clone(), n(until))).collect())
@@ -244,6 +250,9 @@ pub(crate) async fn update(
             ProposalChange::Made(proposal) => write.set("proposed", s(proposal.to_text())),
             ProposalChange::Ended => write.remove(["proposed"]),
         };
+    }
+    if let Some(at) = update.lowered_at {
+        write.set("lowered_at", n(at));
     }
     match update.day {
         None => {}

@@ -86,6 +86,7 @@ mod tests {
                 day: Day { used: count, ends: NOW + Duration::from_hours(1), end_confirmed: false },
                 observed: None,
                 proposal: None,
+                lowered_at: None,
                 closed: None,
                 closed_endpoints: ClosedEndpoints::new(),
             };

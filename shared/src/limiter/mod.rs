@@ -27,7 +27,8 @@
 //! [`Limiter::observe`] reads the rate-limit headers of each answer of the platform and writes a limit update if they
 //! differ from the item. The observed limits are part of every condition, so they bind processes that do not know them
 //! yet. Stricter limits hold at once. Higher limits hold when answers of two endpoints have stated the same ones, within
-//! the bounds of the configuration, and lapse a day after the last answer that stated them. A 429 closes the resource for
+//! the bounds of the configuration, and lapse a day after the last answer that stated them. An answer to a request that
+//! was sent before the limits were lowered raises nothing. A 429 closes the resource for
 //! all processes, or only the endpoint if the headers say that the resource has requests left.
 //!
 //! # Clocks
@@ -65,6 +66,7 @@ pub use self::permit::{LimiterError, Permit, Refusal};
 use self::queue::{LONGEST_NAP, PermitRequest, PermitResult, WaiterQueue};
 pub use self::share::ShareOwner;
 use self::snapshot::Snapshot;
+use self::update::Answer;
 use self::window::Window;
 use crate::domain::clock::{Clock, Millis};
 use crate::domain::limits::{Endpoint, LimitPolicy, Limits};
@@ -135,13 +137,14 @@ impl Limiter {
     /// Observes the rate-limit headers of the platform's answer to a request to a resource (`&Resource`) or to one
     /// endpoint of it ([`Endpoint::of`]): the limits, the end of the day, the requests of other users of the app, and a
     /// 429, after which nothing may be sent for a time. A 429 whose headers say that requests are left closes only the
-    /// endpoint.
+    /// endpoint. `sent_at` is the instant just before the request was sent.
     ///
     /// # Errors
     /// [`StoreError`]. The answer itself is not affected.
     pub async fn observe<'a>(
         &self,
         to: impl Into<Endpoint<'a>>,
+        sent_at: Millis,
         status: StatusCode,
         headers: &HeaderMap,
     ) -> Result<(), StoreError> {
@@ -149,12 +152,13 @@ impl Limiter {
         if headers.is_empty() {
             return Ok(());
         }
-        let Endpoint { resource, name } = to.into();
+        let Endpoint { resource, name: endpoint } = to.into();
+        let answer = Answer { endpoint, sent_at, headers };
         let queue = self.queue_of(resource);
-        if queue.agrees_with(&headers, name) {
+        if queue.agrees_with(&answer) {
             return Ok(());
         }
-        if let Some((before, after)) = Box::pin(queue.observe(&headers, name)).await? {
+        if let Some((before, after)) = Box::pin(queue.observe(&answer)).await? {
             log_change(resource, before, after);
         }
         Ok(())

@@ -15,6 +15,8 @@ const DAY: Duration = Duration::from_hours(24);
 /// The same holds for days ([`FURTHEST_DAY`]).
 pub(crate) const FURTHEST_SLOT: Duration = Duration::from_mins(1);
 pub(crate) const LONGEST_CLOSURE: Duration = Duration::from_mins(20);
+/// The same holds for an instant at which limits were lowered.
+const FURTHEST_LOWERING: Duration = Duration::from_mins(1);
 
 /// An item as a process saw it. One snapshot is made for each answer of the store, and all decisions until the next
 /// answer are made from it.
@@ -120,6 +122,13 @@ impl Snapshot {
     pub(crate) fn endpoint_closed_until(&self, endpoint: &str, now: Millis) -> Option<Millis> {
         let until = *self.counters.as_ref()?.closed_endpoints.get(endpoint)?;
         binds(until, now).then_some(until)
+    }
+
+    /// Returns true if the limits were lowered after `sent_at`, by the clock of any process.
+    pub(crate) fn is_lowered_since(&self, sent_at: Millis, now: Millis) -> bool {
+        let tolerance = Duration::from_millis(self.window.clock_tolerance_ms().unsigned_abs());
+        let lowered_at = self.counters.as_ref().and_then(|counters| counters.lowered_at);
+        lowered_at.is_some_and(|at| sent_at <= at + tolerance && at <= now + FURTHEST_LOWERING)
     }
 
     /// Permits that can be taken now, if `replaced` of the live ones are given up for them.
@@ -240,6 +249,7 @@ mod tests {
             day: Day { used, ends: NOW + Duration::from_hours(1), end_confirmed: false },
             observed: None,
             proposal: None,
+            lowered_at: None,
             closed: None,
             closed_endpoints: BTreeMap::new(),
         }

@@ -29,12 +29,24 @@ const _: () = assert!(
         && LONGEST_RETRY_AFTER.as_secs() < LONGEST_CLOSURE.as_secs()
 );
 
+/// An answer of the platform, as far as the limiter uses it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Answer<'a> {
+    /// The endpoint of the request. Without one, a 429 closes the whole resource.
+    pub(crate) endpoint: Option<&'a str>,
+    /// The instant just before the request was sent.
+    pub(crate) sent_at: Millis,
+    pub(crate) headers: RateLimitHeaders,
+}
+
 /// A change to an item.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LimitUpdate {
     /// The observed limits after the change. If they are empty, all limits are the default again.
     pub(crate) observed: Option<ObservedLimits>,
     pub(crate) proposal: Option<ProposalChange>,
+    /// The instant of the answer, if it lowers a limit.
+    pub(crate) lowered_at: Option<Millis>,
     pub(crate) day: Option<DayChange>,
     pub(crate) closed: Option<Closed>,
     /// All endpoints that are closed after the change.
@@ -59,18 +71,13 @@ pub(crate) enum DayChange {
     Replaced(Day),
 }
 
-/// The change after which the item of `snapshot` agrees with `headers`, which answered a request to `endpoint` at
-/// `now`. `None` if the item agrees already, or if there is no item. Without an `endpoint`, a 429 closes the whole
-/// resource.
-pub(crate) fn update(
-    snapshot: &Snapshot,
-    headers: &RateLimitHeaders,
-    endpoint: Option<&str>,
-    now: Millis,
-) -> Option<LimitUpdate> {
+/// The change after which the item of `snapshot` agrees with `answer`, which came at `now`. `None` if the item agrees
+/// already, or if there is no item.
+pub(crate) fn update(snapshot: &Snapshot, answer: &Answer<'_>, now: Millis) -> Option<LimitUpdate> {
     let counters = snapshot.counters()?;
-    let LimitChange { limits, observed, proposal } = limit_change(snapshot, counters, headers, endpoint, now);
-    let mut update = LimitUpdate { observed, proposal, ..LimitUpdate::default() };
+    let Answer { endpoint, headers, .. } = answer;
+    let LimitChange { limits, observed, proposal, lowered_at } = limit_change(snapshot, counters, answer, now);
+    let mut update = LimitUpdate { observed, proposal, lowered_at, ..LimitUpdate::default() };
 
     // Until the end of the day is known, a full count of its requests would close the resource until an assumed end.
     let end_is_known = headers.daily_reset.is_some() || snapshot.day(now).end_confirmed;
@@ -102,32 +109,32 @@ struct LimitChange {
     limits: Limits,
     observed: Option<ObservedLimits>,
     proposal: Option<ProposalChange>,
+    lowered_at: Option<Millis>,
 }
 
 /// Stricter limits hold at once. Higher limits need answers of two endpoints that agree, because an endpoint may state a
-/// limit of its own. A 429 neither proposes nor confirms higher limits.
-fn limit_change(
-    snapshot: &Snapshot,
-    counters: &Counters,
-    headers: &RateLimitHeaders,
-    endpoint: Option<&str>,
-    now: Millis,
-) -> LimitChange {
+/// limit of its own. Two kinds of answers neither propose nor confirm higher limits: a 429, and an answer to a request
+/// that was sent before the limits were lowered, because it may state the limits of that time. A proposal from before the
+/// lowering does not count either.
+fn limit_change(snapshot: &Snapshot, counters: &Counters, answer: &Answer<'_>, now: Millis) -> LimitChange {
+    let Answer { endpoint, sent_at, headers } = answer;
     let (policy, current) = (snapshot.policy(), snapshot.limits());
     let stated = policy.bounded(headers.limits.or(current));
     let lowered = current.stricter(stated);
+    let is_lowered = lowered != current;
+    let is_current = |at| !snapshot.is_lowered_since(at, now);
+    let may_raise = !headers.refused && is_current(*sent_at);
     let (mut limits, mut proposal) = (lowered, None);
-    if let Some(endpoint) = endpoint.filter(|_| !headers.refused) {
-        let higher = Proposal::new(stated.looser_than(lowered), endpoint, now);
-        let old = counters.proposal.as_ref().filter(|old| old.is_recent(now));
+    // An answer that lowers a limit may state a limit of its endpoint, so it raises none.
+    if let Some(endpoint) = endpoint.filter(|_| may_raise && !is_lowered) {
+        let higher = Proposal::new(stated.looser_than(current), endpoint, now);
+        let old = counters.proposal.as_ref().filter(|old| old.is_recent(now) && is_current(old.at));
         let other = old.filter(|old| old.endpoint != higher.endpoint);
         let agreed = other.map(|other| higher.stated.agreed(other.stated)).unwrap_or_default();
-        limits = agreed.or(lowered);
+        limits = agreed.or(current);
         let left = Proposal { stated: higher.stated.without(agreed), ..higher };
         proposal = match old {
             _ if left.stated.is_empty() => (!agreed.is_empty()).then_some(ProposalChange::Ended),
-            // An answer that lowers a limit may state a limit of its endpoint. It must not be in the way of a proposal.
-            _ if lowered != current => None,
             // Endpoints that never agree must not cost a write for each answer.
             Some(old) if agreed.is_empty() && (old.stated == left.stated || now < old.at + PROPOSAL_STANDS) => None,
             _ => Some(ProposalChange::Made(left)),
@@ -135,13 +142,14 @@ fn limit_change(
     }
     let raised = limits.looser_than(policy.default);
     let before = counters.observed.unwrap_or_default();
-    let is_confirmed = !headers.refused && headers.limits.covers(raised);
+    let is_confirmed = may_raise && headers.limits.covers(raised);
     let confirmed_at = if is_confirmed { None } else { before.confirmed_at };
     let mut observed = ObservedLimits::of(limits, policy, now);
     observed.confirmed_at = observed.confirmed_at.map(|now| confirmed_at.unwrap_or(now));
     // Written only if other limits bind then, or for a confirmation: an app with the default limits never pays for it.
     let confirms = is_confirmed && before.is_due_for_confirmation(now);
-    LimitChange { limits, observed: (limits != current || confirms).then_some(observed), proposal }
+    let observed = (limits != current || confirms).then_some(observed);
+    LimitChange { limits, observed, proposal, lowered_at: is_lowered.then_some(now) }
 }
 
 fn day_change(snapshot: &Snapshot, limits: Limits, headers: &RateLimitHeaders, now: Millis) -> Option<DayChange> {

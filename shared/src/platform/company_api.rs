@@ -103,11 +103,11 @@ impl CompanyApiError {
     }
 }
 
-/// Status, headers and error of a response, without its body. The limiter learns from it.
+/// Head and error of a response, without its body. The limiter learns from it.
 #[derive(Debug, Default)]
 pub struct ResponseMeta {
-    /// Status and headers, if there was a response.
-    pub head: Option<(StatusCode, HeaderMap)>,
+    /// The head, if there was a response.
+    pub head: Option<ResponseHead>,
     /// The error, if the status was unsuccessful.
     pub error: Option<ErrorResponse>,
 }
@@ -115,11 +115,22 @@ pub struct ResponseMeta {
 impl ResponseMeta {
     /// Returns true if the response is a 429 whose headers say that the resource's own limit is used up.
     pub fn is_limit_of_resource(&self) -> bool {
-        self.head.as_ref().is_some_and(|(status, headers)| {
+        self.head.as_ref().is_some_and(|ResponseHead { status, headers, .. }| {
             let headers = RateLimitHeaders::read(*status, headers);
             headers.remaining.is_some_and(|left| left <= 0) || headers.refused && headers.out_of_day()
         })
     }
+}
+
+/// The head of a response.
+#[derive(Debug)]
+pub struct ResponseHead {
+    /// The instant just before its request was sent.
+    pub sent_at: Millis,
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
 }
 
 /// One page of the list of locations at which a company has the app.
@@ -334,7 +345,8 @@ impl TokenEndpoint {
             None => read_object(&body),
             Some(error) => Err(company_api_error(error, retry_after)),
         };
-        Some((asked, ResponseMeta { head: Some((answer.status, answer.headers)), error }))
+        let head = ResponseHead { sent_at: answer.sent_at, status: answer.status, headers: answer.headers };
+        Some((asked, ResponseMeta { head: Some(head), error }))
     }
 }
 
@@ -410,7 +422,7 @@ fn request(call: Call, access: &Access) -> Option<Request<Full<Bytes>>> {
 /// unknown text, unless its text is about the token's age, its scopes, the version or an inactive location
 /// (docs/decisions/webhooks.md).
 fn presence_of(meta: &ResponseMeta) -> Presence {
-    let Some((status, _)) = &meta.head else { return Presence::Unclear("no answer") };
+    let Some(ResponseHead { status, .. }) = &meta.head else { return Presence::Unclear("no answer") };
     if status.is_success() {
         return Presence::Installed;
     }

@@ -299,7 +299,7 @@ impl<'a> Call<'a> {
         let limiter = &self.relay.limiter;
         let resource = &self.request.resource;
         let learn = async {
-            limiter.observe(self.request.endpoint(), reply.status, &reply.headers).await?;
+            limiter.observe(self.request.endpoint(), reply.sent_at, reply.status, &reply.headers).await?;
             if reply.status == StatusCode::TOO_MANY_REQUESTS {
                 return Box::pin(limiter.usage(resource)).await.map(Some);
             }

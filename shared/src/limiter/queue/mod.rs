@@ -26,11 +26,10 @@ use super::item;
 use super::memory::Memory;
 use super::permit::{LimiterError, Permit, Refusal};
 use super::snapshot::{NextAvailable, Snapshot};
-use super::update::{restricts, update};
+use super::update::{Answer, restricts, update};
 use super::window::Window;
 use crate::domain::clock::{Clock, Millis};
 use crate::domain::limits::{LimitPolicy, Limits};
-use crate::platform::rate_limits::RateLimitHeaders;
 use crate::table::{StoreError, Table, Write};
 
 /// Failed conditions in a row after which a process pauses before its next write.
@@ -193,24 +192,20 @@ impl WaiterQueue {
         Err(store_out_of_order().into())
     }
 
-    /// True if the rate-limit headers of an answer change nothing in the item, as far as this process knows it.
-    pub(crate) fn agrees_with(&self, headers: &RateLimitHeaders, endpoint: Option<&str>) -> bool {
+    /// True if an answer changes nothing in the item, as far as this process knows it.
+    pub(crate) fn agrees_with(&self, answer: &Answer<'_>) -> bool {
         let now = self.clock.now();
-        self.state().memory.of_existing(now).is_some_and(|snapshot| update(snapshot, headers, endpoint, now).is_none())
+        self.state().memory.of_existing(now).is_some_and(|snapshot| update(snapshot, answer, now).is_none())
     }
 
-    /// Writes the limit update that follows from the rate-limit headers of an answer, if any does. Returns the limits
-    /// before and after the update, if it changed them.
-    pub(crate) async fn observe(
-        &self,
-        headers: &RateLimitHeaders,
-        endpoint: Option<&str>,
-    ) -> Result<Option<(Limits, Limits)>, StoreError> {
+    /// Writes the limit update that follows from an answer, if any does. Returns the limits before and after the update,
+    /// if it changed them.
+    pub(crate) async fn observe(&self, answer: &Answer<'_>) -> Result<Option<(Limits, Limits)>, StoreError> {
         let answered_at = self.clock.now();
         {
             // What the platform has said holds for this process at once, even if the table does not take it.
             let mut state = self.state();
-            if state.memory.snapshot(answered_at).is_some_and(|snapshot| restricts(snapshot, headers)) {
+            if state.memory.snapshot(answered_at).is_some_and(|snapshot| restricts(snapshot, &answer.headers)) {
                 state.drop_spare();
             }
         }
@@ -225,7 +220,7 @@ impl WaiterQueue {
                 self.saw(found);
                 continue;
             };
-            let update = update(&snapshot, headers, endpoint, answered_at);
+            let update = update(&snapshot, answer, answered_at);
             let (Some(seen), Some(update)) = (snapshot.counters(), update) else { return Ok(None) };
             match item::update(&self.table, &self.key, seen, &update).await? {
                 Write::Applied(counters) => {

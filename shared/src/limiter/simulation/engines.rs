@@ -122,6 +122,7 @@ impl Chance {
             },
             observed: self.observed(),
             proposal: self.0.bool().then(|| self.proposal()),
+            lowered_at: self.0.bool().then(|| self.until()),
             closed: self.rarely().then(|| Closed {
                 until: self.until(),
                 by: if self.0.bool() { LimitKind::Daily } else { LimitKind::Burst },
@@ -205,6 +206,7 @@ impl Chance {
                 1 => Some(ProposalChange::Made(self.proposal())),
                 _ => Some(ProposalChange::Ended),
             },
+            lowered_at: self.0.bool().then(|| self.until()),
             day: match self.0.u8(0..3) {
                 0 => None,
                 1 => Some(DayChange::Used(used)),

@@ -179,6 +179,7 @@ proptest! {
             day: Day { used: counted, ends, end_confirmed: true },
             observed: None,
             proposal: None,
+            lowered_at: None,
             closed: None,
             closed_endpoints: ClosedEndpoints::new(),
         };

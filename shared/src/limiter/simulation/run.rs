@@ -15,7 +15,7 @@ use crate::limiter::counters::Counters;
 use crate::limiter::decision::{Permits, Plan, exchange, plan};
 use crate::limiter::memory::Memory;
 use crate::limiter::snapshot::Snapshot;
-use crate::limiter::update::{LimitUpdate, update};
+use crate::limiter::update::{Answer, LimitUpdate, update};
 use crate::limiter::window::Window;
 use crate::platform::rate_limits::RateLimitHeaders;
 use crate::table::Write;
@@ -47,8 +47,9 @@ struct Request {
     /// The resource's permit, while the share's permit is exchanged.
     of_resource: Option<Permits>,
     exchange: Option<(Plan, Option<Write<Counters>>)>,
-    /// The burst limit that the platform's answer states.
-    stated: Option<u32>,
+    /// The instant at which the request left, by its process's clock, and the burst limit that the platform's answer
+    /// states.
+    stated: Option<(Millis, u32)>,
     /// The item that was seen, and the limit update that is on its way.
     update: Option<(Counters, LimitUpdate, Option<Write<Counters>>)>,
 }
@@ -333,7 +334,8 @@ impl Run<'_> {
             self.record.sent.push(Sent { at, within_share });
             let stated = self.world.stated.iter().rev().find(|(from, _)| START + from <= at);
             if let Some((_, burst)) = stated {
-                self.requests[request].stated = Some(*burst);
+                let sent_at = Millis(at + self.world.clocks[process]);
+                self.requests[request].stated = Some((sent_at, *burst));
                 let answered = at + self.random.i64(0..200);
                 self.events.push(Reverse((answered, Event::Answered(request))));
             }
@@ -345,17 +347,15 @@ impl Run<'_> {
         let process = self.world.arrivals[request].process;
         let (now, limits) = (self.clock(process), self.world.limits);
         let endpoint = ["contacts", "calendars", "opportunities"][request % 3];
-        let limits = StatedLimits {
-            burst: self.requests[request].stated,
-            interval: Some(limits.interval),
-            daily: Some(limits.daily),
-        };
+        let Some((sent_at, burst)) = self.requests[request].stated else { return };
+        let limits = StatedLimits { burst: Some(burst), interval: Some(limits.interval), daily: Some(limits.daily) };
         let headers = RateLimitHeaders { limits, ..RateLimitHeaders::default() };
+        let answer = Answer { endpoint: Some(endpoint), sent_at, headers };
         let memory = &self.queue(process, Item::Resource).memory;
         // A process that has forgotten the item reads it first. The read is left out here.
         let Some(snapshot) = memory.of_existing(now) else { return };
         let seen = snapshot.counters().expect("it exists").clone();
-        if let Some(update) = update(snapshot, &headers, Some(endpoint), now) {
+        if let Some(update) = update(snapshot, &answer, now) {
             self.requests[request].update = Some((seen, update, None));
             self.later(Event::UpdateReceived(request));
         }

@@ -105,6 +105,7 @@ impl Store {
                 Some(ProposalChange::Made(proposal)) => item.proposal = Some(proposal.clone()),
                 Some(ProposalChange::Ended) => item.proposal = None,
             }
+            item.lowered_at = update.lowered_at.or(item.lowered_at);
             item.closed = update.closed.or(item.closed);
             if let Some(closed) = &update.closed_endpoints {
                 item.closed_endpoints.clone_from(closed);

@@ -21,6 +21,7 @@ fn counters(used: u32) -> Counters {
         day,
         observed: None,
         proposal: None,
+        lowered_at: None,
         closed: None,
         closed_endpoints: ClosedEndpoints::new(),
     }
@@ -32,7 +33,8 @@ fn after(status: u16, headers: &[(&'static str, &str)], of: &Counters) -> Option
         map.insert(*name, value.parse().expect("a value"));
     }
     let headers = RateLimitHeaders::read(StatusCode::from_u16(status).expect("a status"), &map);
-    update(&Snapshot::of(Some(of.clone()), DEFAULT.into(), NOW), &headers, Some("contacts"), NOW)
+    let answer = Answer { endpoint: CONTACTS, sent_at: NOW, headers };
+    update(&Snapshot::of(Some(of.clone()), DEFAULT.into(), NOW), &answer, NOW)
 }
 
 #[test]
@@ -64,13 +66,26 @@ struct Observed(Counters);
 impl Observed {
     /// The limits that bind after an answer of `endpoint`, and true if the answer caused a write.
     fn after(&mut self, status: u16, endpoint: Option<&str>, stated: (u32, u64, u32), now: Millis) -> (Limits, bool) {
+        self.after_request(status, endpoint, stated, now, now)
+    }
+
+    /// The same for an answer to a request of `sent_at`.
+    fn after_request(
+        &mut self,
+        status: u16,
+        endpoint: Option<&str>,
+        stated: (u32, u64, u32),
+        sent_at: Millis,
+        now: Millis,
+    ) -> (Limits, bool) {
         let (burst, seconds, daily) = stated;
         let limits =
             StatedLimits { burst: Some(burst), interval: Some(Duration::from_secs(seconds)), daily: Some(daily) };
         let headers =
             RateLimitHeaders { limits, refused: status == 429, remaining: Some(1), ..RateLimitHeaders::default() };
         let item = &mut self.0;
-        let update = update(&Snapshot::of(Some(item.clone()), POLICY, now), &headers, endpoint, now);
+        let update =
+            update(&Snapshot::of(Some(item.clone()), POLICY, now), &Answer { endpoint, sent_at, headers }, now);
         let is_written = update.is_some();
         let update = update.unwrap_or_default();
         if let Some(observed) = update.observed {
@@ -81,6 +96,7 @@ impl Observed {
             Some(ProposalChange::Ended) => item.proposal = None,
             None => {}
         }
+        item.lowered_at = update.lowered_at.or(item.lowered_at);
         (Snapshot::of(Some(item.clone()), POLICY, now).limits(), is_written)
     }
 }
@@ -129,7 +145,8 @@ fn limits_are_lowered_at_once_and_raised_by_two_endpoints_that_agree() {
                 (200, CONTACTS, (500, 10, DAY), usual, true),
                 (200, CALENDARS, (400, 10, DAY), usual, false),
                 (200, CALENDARS, (500, 20, DAY), (100, 20, DAY), true),
-                (200, Some("opportunities"), (500, 10, DAY), (500, 10, DAY), true),
+                (200, Some("opportunities"), (500, 10, DAY), (100, 20, DAY), true),
+                (200, CONTACTS, (500, 10, DAY), (500, 10, DAY), true),
             ],
         ),
         (
@@ -169,7 +186,8 @@ fn limits_are_lowered_at_once_and_raised_by_two_endpoints_that_agree() {
     for (name, steps) in cases {
         let mut item = Observed(counters(3));
         for (index, (status, endpoint, stated, binding, is_written)) in steps.iter().enumerate() {
-            let seen = item.after(*status, *endpoint, *stated, NOW);
+            let now = NOW + Duration::from_secs(3 * index as u64);
+            let seen = item.after(*status, *endpoint, *stated, now);
             let (burst, seconds, daily) = *binding;
             assert_eq!(seen, (limits(burst, seconds, daily), *is_written), "{name}, answer {index}");
         }

@@ -72,7 +72,8 @@ fn a_refusal_of_the_token_itself_means_that_the_app_is_gone() {
     let of = |status: u16, body: &str| {
         let status = StatusCode::from_u16(status).expect("a status");
         let error = (!status.is_success()).then(|| ErrorResponse::read(status, body.as_bytes()));
-        presence_of(&ResponseMeta { head: Some((status, HeaderMap::new())), error })
+        let head = ResponseHead { sent_at: Millis(0), status, headers: HeaderMap::new() };
+        presence_of(&ResponseMeta { head: Some(head), error })
     };
     for (status, body, expected) in [
         (200, r#"{"installations":[]}"#, Presence::Installed),

@@ -129,8 +129,8 @@ impl Minter {
     }
 
     pub(in crate::token) async fn learn_limits(&self, endpoint: Endpoint<'_>, meta: ResponseMeta) {
-        if let Some((status, headers)) = meta.head
-            && let Err(error) = self.limiter.observe(endpoint, status, &headers).await
+        if let Some(head) = meta.head
+            && let Err(error) = self.limiter.observe(endpoint, head.sent_at, head.status, &head.headers).await
         {
             tracing::warn!(%error, "the limits that the platform has stated are not stored");
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 use it::dynamo::Engine;
-use shared::domain::clock::Clock;
+use shared::domain::clock::{Clock, Millis};
 use shared::domain::limits::{Endpoint, LimitPolicy, Limits};
 use shared::domain::resource::Resource;
 use shared::limiter::{LimitKind, Limiter, LimiterError};
@@ -23,7 +23,7 @@ pub(crate) async fn limits_observed_by_one_process_apply_to_all(engine: &Engine)
     warm.take(&resource, None).await.expect("free");
     let lower = headers(&[("x-ratelimit-max", "25"), ("x-ratelimit-limit-daily", "10000")]);
     let before = first_calls.count();
-    let answers = (0..30).map(|_| first.observe(&resource, StatusCode::OK, &lower));
+    let answers = (0..30).map(|_| first.observe(&resource, clock.now(), StatusCode::OK, &lower));
     for answer in futures_util::future::join_all(answers).await {
         answer.expect("observed");
     }
@@ -40,10 +40,14 @@ pub(crate) async fn limits_observed_by_one_process_apply_to_all(engine: &Engine)
     }
     assert_eq!(cold.usage(&resource).await.expect("a read").daily.limit, 10_000);
 
+    clock.advance(Duration::from_secs(1));
     let higher = headers(&[("x-ratelimit-max", "26")]);
-    first.observe(Endpoint::of(&resource, "/contacts/"), StatusCode::OK, &higher).await.expect("observed");
+    first.observe(Endpoint::of(&resource, "/contacts/"), clock.now(), StatusCode::OK, &higher).await.expect("observed");
     refused(first.take(&resource, None).await);
-    first.observe(Endpoint::of(&resource, "/calendars/"), StatusCode::OK, &higher).await.expect("observed");
+    first
+        .observe(Endpoint::of(&resource, "/calendars/"), clock.now(), StatusCode::OK, &higher)
+        .await
+        .expect("observed");
     first.take(&resource, None).await.expect("a raised limit frees at once");
 }
 
@@ -53,14 +57,14 @@ const RAISABLE: LimitPolicy = LimitPolicy {
     bounds: Limits { burst: 1_000, interval: Duration::from_secs(1), daily: 2_000_000 },
 };
 
-/// The answer of one endpoint states `burst`.
-async fn state(limiter: &Limiter, resource: &Resource, path: &str, burst: &str) {
+/// The answer of one endpoint to a request of `sent_at` states `burst`.
+async fn state(limiter: &Limiter, resource: &Resource, path: &str, burst: &str, sent_at: Millis) {
     let headers = headers(&[
         ("x-ratelimit-max", burst),
         ("x-ratelimit-interval-milliseconds", "10000"),
         ("x-ratelimit-limit-daily", "200000"),
     ]);
-    limiter.observe(Endpoint::of(resource, path), StatusCode::OK, &headers).await.expect("observed");
+    limiter.observe(Endpoint::of(resource, path), sent_at, StatusCode::OK, &headers).await.expect("observed");
 }
 
 /// The number of permits that `limiters` get for requests that come at once, 300 for each process.
@@ -84,27 +88,27 @@ pub(crate) async fn a_limit_above_the_default_needs_two_endpoints_and_is_used_by
     let calls = || made.iter().map(|(_, calls)| calls.count()).sum::<usize>();
     let before = calls();
     for _ in 0..20 {
-        state(&processes[0], &resource, "/contacts/", "500").await;
-        state(&processes[1], &resource, "/contacts/search", "500").await;
+        state(&processes[0], &resource, "/contacts/", "500", clock.now()).await;
+        state(&processes[1], &resource, "/contacts/search", "500", clock.now()).await;
     }
     assert!((before + 1..=before + 2).contains(&calls()), "a proposal is written once");
     assert_eq!(taken_at_once(&processes, &resource).await, 0, "an endpoint may state a limit of its own");
     // The process that has seen no proposal yet.
-    state(&processes[3], &resource, "/calendars/events", "500").await;
+    state(&processes[3], &resource, "/calendars/events", "500", clock.now()).await;
     assert_eq!(taken_at_once(&processes[3..], &resource).await, 300);
     // The others refuse by their snapshots until the permits in them expire.
     clock.advance(Duration::from_secs(11));
     assert_eq!(taken_at_once(&processes, &resource).await, 500);
     let raised = calls();
     for limiter in &processes {
-        state(limiter, &resource, "/contacts/", "500").await;
+        state(limiter, &resource, "/contacts/", "500", clock.now()).await;
     }
     assert_eq!(calls(), raised, "an answer that agrees costs nothing");
     assert_eq!(processes[2].usage(&resource).await.expect("a read").burst.limit, 500);
 
     // Lowered in the middle of the window: nothing more is sent until less than the new limit is live.
     clock.advance(Duration::from_secs(6));
-    state(&processes[2], &resource, "/contacts/", "100").await;
+    state(&processes[2], &resource, "/contacts/", "100", clock.now()).await;
     assert_eq!(taken_at_once(&processes, &resource).await, 0);
     clock.advance(Duration::from_millis(4_699));
     assert_eq!(taken_at_once(&processes, &resource).await, 0);
@@ -119,14 +123,14 @@ pub(crate) async fn a_limit_above_the_default_lapses_after_a_day_without_an_answ
     let resource = location();
     processes[0].take(&resource, None).await.expect("free");
     let raise = async || {
-        state(&processes[0], &resource, "/contacts/", "500").await;
-        state(&processes[0], &resource, "/calendars/", "500").await;
+        state(&processes[0], &resource, "/contacts/", "500", clock.now()).await;
+        state(&processes[0], &resource, "/calendars/", "500", clock.now()).await;
     };
     raise().await;
     processes[1].take(&resource, None).await.expect("free");
     for _ in 0..4 {
         clock.advance(Duration::from_hours(23));
-        state(&processes[0], &resource, "/contacts/", "500").await;
+        state(&processes[0], &resource, "/contacts/", "500", clock.now()).await;
     }
     assert_eq!(taken_at_once(&processes, &resource).await, 500, "confirmed by each answer");
     clock.advance(Duration::from_hours(24) - Duration::from_millis(1));
@@ -141,7 +145,7 @@ pub(crate) async fn a_limit_above_the_default_lapses_after_a_day_without_an_answ
     assert_eq!(taken_at_once(&processes, &resource).await, 499);
 }
 
-pub(crate) async fn processes_that_disagree_at_once_leave_one_stated_limit(engine: &Engine) {
+pub(crate) async fn processes_that_disagree_at_once_leave_the_lower_limit(engine: &Engine) {
     let resource = location();
     for round in 0..20_i64 {
         let (clock, table) = (Clock::manual(START), engine.table().await);
@@ -149,20 +153,54 @@ pub(crate) async fn processes_that_disagree_at_once_leave_one_stated_limit(engin
         for limiter in &processes {
             limiter.take(&resource, None).await.expect("free");
         }
-        state(&processes[0], &resource, "/contacts/", "500").await;
+        state(&processes[0], &resource, "/contacts/", "500", clock.now()).await;
         // Two answers agree on 500, and two others say 25, all at once.
         tokio::join!(
-            state(&processes[0], &resource, "/calendars/", "500"),
-            state(&processes[1], &resource, "/contacts/", "25"),
-            state(&processes[2], &resource, "/calendars/", "500"),
-            state(&processes[3], &resource, "/opportunities/", "25"),
+            state(&processes[0], &resource, "/calendars/", "500", clock.now()),
+            state(&processes[1], &resource, "/contacts/", "25", clock.now()),
+            state(&processes[2], &resource, "/calendars/", "500", clock.now()),
+            state(&processes[3], &resource, "/opportunities/", "25", clock.now()),
         );
         let limit = processes[0].usage(&resource).await.expect("a read").burst.limit;
-        // If the raise came last, it was agreed; if a lowering came last, it holds. Nothing in between is possible.
-        assert!(limit == 25 || limit == 500, "round {round}: {limit}");
+        // If the raise came first, it was lowered. If a lowering came first, nothing that was sent before it raises it.
+        assert_eq!(limit, 25, "round {round}");
         let taken = taken_at_once(&processes, &resource).await;
         assert_eq!(taken, limit as usize - 4, "round {round}: all processes have the stored limit");
     }
+}
+
+/// Requests that left before a limit was lowered are answered after it, also at a process whose clock is ahead.
+pub(crate) async fn answers_to_requests_from_before_a_lowering_do_not_raise_the_limit(engine: &Engine) {
+    let (clock, table) = (Clock::manual(START), engine.table().await);
+    let processes: Vec<_> = (0..2).map(|_| process(engine, &table, &clock, RAISABLE)).collect();
+    let [first, second] = [&processes[0].0, &processes[1].0];
+    let resource = location();
+    for limiter in [first, second] {
+        limiter.take(&resource, None).await.expect("free");
+    }
+    state(first, &resource, "/contacts/", "500", clock.now()).await;
+    let before = clock.now();
+    clock.advance(Duration::from_secs(3));
+    state(second, &resource, "/contacts/", "25", clock.now()).await;
+    let lowered_at = clock.now();
+    let calls = || processes.iter().map(|(_, calls)| calls.count()).sum::<usize>();
+    let limit = async || first.usage(&resource).await.expect("a read").burst.limit;
+    // The first process learns of the lower limit.
+    first.take(&resource, None).await.expect("free");
+    let written = calls();
+    for sent_at in [before, lowered_at, lowered_at + Duration::from_millis(300)] {
+        state(first, &resource, "/calendars/", "500", sent_at).await;
+        state(second, &resource, "/opportunities/", "500", sent_at).await;
+    }
+    assert_eq!(calls(), written, "such an answer proposes nothing");
+    assert_eq!(limit().await, 25);
+    // Later answers raise the limit again. The proposal from before the lowering does not count.
+    clock.advance(Duration::from_secs(2));
+    let after = lowered_at + Duration::from_millis(301);
+    state(first, &resource, "/calendars/", "500", after).await;
+    assert_eq!(limit().await, 25);
+    state(second, &resource, "/opportunities/", "500", after).await;
+    assert_eq!(limit().await, 500);
 }
 
 pub(crate) async fn a_longer_interval_is_adopted_by_all_without_losing_a_permit(engine: &Engine) {
@@ -172,7 +210,7 @@ pub(crate) async fn a_longer_interval_is_adopted_by_all_without_losing_a_permit(
     let takes = || futures_util::future::join_all(processes.iter().map(|limiter| limiter.take(&resource, None)));
     assert!(takes().await.iter().all(Result::is_ok));
     let longer = headers(&[("x-ratelimit-interval-milliseconds", "20000")]);
-    processes[0].observe(&resource, StatusCode::OK, &longer).await.expect("observed");
+    processes[0].observe(&resource, clock.now(), StatusCode::OK, &longer).await.expect("observed");
     assert!(takes().await.iter().all(Result::is_ok), "each rewrites the slots, and all but one find them rewritten");
     clock.advance(Duration::from_secs(12));
     let usage = processes[0].usage(&resource).await.expect("a read");
@@ -190,7 +228,11 @@ pub(crate) async fn a_429_closes_the_resource_for_all_processes(engine: &Engine)
     }
     let before = processes[0].1.count();
     for _ in 0..20 {
-        processes[0].0.observe(&resource, StatusCode::TOO_MANY_REQUESTS, &HeaderMap::new()).await.expect("closed");
+        processes[0]
+            .0
+            .observe(&resource, clock.now(), StatusCode::TOO_MANY_REQUESTS, &HeaderMap::new())
+            .await
+            .expect("closed");
     }
     assert_eq!(processes[0].1.count(), before + 1, "many refusals cause one write");
     let until = START + Duration::from_millis(10_700);
@@ -219,7 +261,8 @@ pub(crate) async fn a_429_with_requests_left_closes_its_endpoint_for_all_process
     let room = headers(&[("x-ratelimit-remaining", "80"), ("retry-after", "60")]);
     let before = processes[0].1.count();
     for _ in 0..20 {
-        let observed = processes[0].0.observe(to("/contacts/search?x=1"), StatusCode::TOO_MANY_REQUESTS, &room);
+        let observed =
+            processes[0].0.observe(to("/contacts/search?x=1"), clock.now(), StatusCode::TOO_MANY_REQUESTS, &room);
         observed.await.expect("closed");
     }
     assert_eq!(processes[0].1.count(), before + 1, "many refusals cause one write");
@@ -272,7 +315,7 @@ pub(crate) async fn a_429_with_requests_left_closes_its_endpoint_for_all_process
     assert!(!counters(&table).await.contains_key("closed_endpoints"), "ended closures are dropped");
 
     // A 429 to a request without an endpoint closes the resource.
-    processes[0].0.observe(&resource, StatusCode::TOO_MANY_REQUESTS, &room).await.expect("closed");
+    processes[0].0.observe(&resource, clock.now(), StatusCode::TOO_MANY_REQUESTS, &room).await.expect("closed");
     for (limiter, _) in &processes {
         assert_eq!(refused(limiter.take(to("/calendars/"), None).await).limit, LimitKind::Burst);
     }
@@ -287,10 +330,10 @@ pub(crate) async fn a_used_up_day_without_a_known_end_closes_for_fifteen_minutes
     }
     let left = |left: &str| headers(&[("x-ratelimit-daily-remaining", left), ("x-ratelimit-limit-daily", "200000")]);
     for (status, quarter) in [(StatusCode::OK, 1), (StatusCode::TOO_MANY_REQUESTS, 2), (StatusCode::NOT_FOUND, 3)] {
-        processes[0].0.observe(&resource, status, &left("1")).await.expect("nothing to observe");
+        processes[0].0.observe(&resource, clock.now(), status, &left("1")).await.expect("nothing to observe");
         let before = processes[0].1.count();
         for _ in 0..20 {
-            processes[0].0.observe(&resource, status, &left("0")).await.expect("closed");
+            processes[0].0.observe(&resource, clock.now(), status, &left("0")).await.expect("closed");
             clock.advance(Duration::from_secs(1));
         }
         assert_eq!(processes[0].1.count(), before + 1, "many equal answers cause one write");
@@ -332,7 +375,7 @@ pub(crate) async fn requests_of_a_day_are_counted_until_the_day_ends(engine: &En
     // Other users of the app have sent seven requests, and the day ends in an hour.
     let theirs = headers(&[("x-ratelimit-daily-remaining", "3"), ("x-ratelimit-daily-reset", "3600000")]);
     let ends = clock.now() + Duration::from_hours(1);
-    processes[0].0.observe(&resource, StatusCode::OK, &theirs).await.expect("observed");
+    processes[0].0.observe(&resource, clock.now(), StatusCode::OK, &theirs).await.expect("observed");
     let limiter = &processes[1].0;
     for left in (0..3).rev() {
         let daily = limiter.take(&resource, None).await.expect("free").usage.daily;

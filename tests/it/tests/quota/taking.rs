@@ -125,17 +125,36 @@ pub(crate) async fn a_steady_process_takes_permits_ahead_of_need(engine: &Engine
     clock.advance(Duration::from_secs(2));
     let last = limiter.take(&resource, None).await.expect("free").usage.daily.remaining;
     assert!((199_999 - 200 - 20..199_999 - 200).contains(&last), "{last}");
+}
 
-    // No permit that was taken before a closure, or before the limit was lowered, is used after it.
-    steadily(30).await;
-    let closing = headers(&[("retry-after", "5")]);
-    limiter.observe(&resource, StatusCode::TOO_MANY_REQUESTS, &closing).await.expect("closed");
-    let refusal = refused(limiter.take(&resource, None).await);
-    clock.advance(refusal.retry_at.since(clock.now()));
-    steadily(30).await;
-    let lowered = headers(&[("x-ratelimit-max", "25"), ("x-ratelimit-interval-milliseconds", "10000")]);
-    limiter.observe(&resource, StatusCode::OK, &lowered).await.expect("lowered");
-    refused(limiter.take(&resource, None).await);
+/// A process with spare permits hands out none of them after the platform has restricted the resource.
+pub(crate) async fn no_spare_permit_is_handed_out_after_a_restriction(engine: &Engine) {
+    let (ok, refusal) = (StatusCode::OK, StatusCode::TOO_MANY_REQUESTS);
+    let day = [("x-ratelimit-daily-remaining", "0"), ("x-ratelimit-daily-reset", "3600000")];
+    for (name, status, stated) in [
+        ("a 429", refusal, [("retry-after", "5")].as_slice()),
+        ("a used-up day with a known end", ok, &day),
+        ("a used-up day with an assumed end", ok, &day[..1]),
+        ("a lower burst limit", ok, &[("x-ratelimit-max", "25")]),
+        ("a lower daily limit", ok, &[("x-ratelimit-limit-daily", "20")]),
+    ] {
+        let limits = Limits { burst: 1_000, ..TEN_SECONDS };
+        let (clock, table) = (Clock::manual(START), engine.table().await);
+        let (limiter, calls) = process(engine, &table, &clock, limits);
+        let resource = location();
+        for _ in 0..60 {
+            limiter.take(&resource, None).await.expect("free");
+            clock.advance(Duration::from_millis(80));
+        }
+        let written = calls.count();
+        while calls.count() == written {
+            limiter.take(&resource, None).await.expect("free");
+        }
+        // The last write has taken spare permits.
+        limiter.observe(&resource, clock.now(), status, &headers(stated)).await.expect("observed");
+        let refusal = refused(limiter.take(&resource, None).await);
+        assert!(refusal.retry_at > clock.now(), "{name}");
+    }
 }
 
 pub(crate) async fn expired_permits_of_a_process_that_ended_cost_nothing(engine: &Engine) {
