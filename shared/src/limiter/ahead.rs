@@ -20,8 +20,6 @@ use crate::domain::limits::Limits;
 /// Permits that are taken ahead must be used within this time: at an interval of 10 s their slot lies at most three slots
 /// ahead.
 const HORIZON: Duration = Duration::from_secs(1);
-/// A process that has fewer calls in a second does not call steadily.
-const STEADY: u32 = 5;
 /// One in so many permits may lapse.
 const LAPSE_RATIO: u32 = 50;
 /// Fewer permits are not taken ahead. A process that has permits does not write, so it learns up to a second later that
@@ -75,10 +73,8 @@ impl Demand {
     pub(crate) fn ahead(&self, snapshot: Option<&Snapshot>, wanted: u32, now: Millis) -> Ahead {
         let Some(snapshot) = snapshot else { return Ahead::default() };
         let Limits { burst, daily, .. } = snapshot.limits();
-        let is_half_used = |limit: u32, used: u32| used.saturating_add(wanted) > limit / 2;
-        if is_half_used(burst, snapshot.live(now)) || is_half_used(daily, snapshot.day(now).used) {
-            return Ahead::default();
-        }
+        let until_half = |limit: u32, used: u32| (limit / 2).saturating_sub(used.saturating_add(wanted));
+        let room = until_half(burst, snapshot.live(now)).min(until_half(daily, snapshot.day(now).used));
         let credit = burst.min(daily).saturating_sub(self.debt) / LAPSE_RATIO;
         let slot = Duration::from_millis(snapshot.window().slot_ms().unsigned_abs());
         // A permit may be used until the end of the slot after its own. The last slot is for its request to leave.
@@ -87,9 +83,8 @@ impl Demand {
         // The arrivals in so many slots, at the rate of the last whole second.
         let arrivals = |slots: u32| u128::from(self.arrivals_before) * (slot * slots).as_millis() / 1_000;
         let most = u32::try_from(arrivals(most_slots)).unwrap_or(u32::MAX);
-        let room = (burst / 2).saturating_sub(snapshot.live(now).saturating_add(wanted));
         let count = most.min(credit).min(room);
-        if count < FEWEST || self.arrivals_before < STEADY {
+        if count < FEWEST {
             return Ahead::default();
         }
         let slots = (1..most_slots).find(|slots| arrivals(*slots) >= u128::from(count));
@@ -98,21 +93,22 @@ impl Demand {
 }
 
 /// Returns true if a permit that was taken under `limits` may be kept for the next caller. It needs time for its request
-/// to leave, and no stricter limit and no closure may have become known since it was taken. `snapshot` is the newest one.
+/// to leave, and no stricter limit, no used-up day and no closure may have become known since it was taken. `snapshot` is
+/// the newest one.
 pub(crate) fn can_wait(send_by: Millis, limits: Limits, snapshot: Option<&Snapshot>, now: Millis) -> bool {
     let is_in_time = now + Duration::from_millis(Window::new(limits.interval).slot_ms().unsigned_abs()) <= send_by;
     is_in_time
         && snapshot.is_none_or(|snapshot| {
             let known = snapshot.limits();
-            let has_window = known.interval == limits.interval && known.burst >= limits.burst;
-            let has_day = known.daily >= limits.daily && snapshot.day(now).used < known.daily;
-            has_window && has_day && snapshot.closed(now).is_none()
+            let is_no_stricter = limits.stricter(known) == limits;
+            is_no_stricter && snapshot.day(now).used < known.daily && snapshot.closed(now).is_none()
         })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limiter::counters::{Closed, ClosedEndpoints, Counters, Day, LimitKind};
 
     const NOW: Millis = Millis(1_800_000_000_000);
 
@@ -132,6 +128,7 @@ mod tests {
     #[test]
     fn permits_are_taken_ahead_for_less_than_a_second() {
         let count = |per_second, burst| steady(per_second).ahead(Some(&snapshot(burst)), 1, NOW).count;
+        // Fewer than seven calls in a second are not steady enough: four permits are for 0.6 s.
         assert_eq!([count(0, 1_000), count(6, 1_000), count(7, 1_000), count(12, 1_000)], [0, 0, 4, 7]);
         assert_eq!([count(40, 1_000), count(40, 200)], [20, 4], "at most a fiftieth of the limit");
         assert_eq!(count(40, 199), 0);
@@ -147,6 +144,55 @@ mod tests {
         assert_eq!(ahead(7), Ahead { count: 4, lead: Duration::from_millis(600) });
         assert_eq!(ahead(12), Ahead { count: 4, lead: Duration::from_millis(400) });
         assert_eq!(ahead(40), Ahead { count: 4, lead: Duration::from_millis(200) });
+    }
+
+    /// A snapshot of an item with `live` permits in the window and `used` of the day.
+    fn used(limits: Limits, live: u32, used: u32, closed: Option<Closed>) -> Snapshot {
+        let newest = NOW.0 / 200;
+        let counters = Counters {
+            revision: 1,
+            slot_ms: 200,
+            newest,
+            slots: vec![(newest, live)],
+            counted: live,
+            day: Day { used, ends: NOW + Duration::from_hours(1), end_confirmed: true },
+            observed: None,
+            proposal: None,
+            lowered_at: None,
+            closed,
+            closed_endpoints: ClosedEndpoints::new(),
+        };
+        Snapshot::of(Some(counters), limits.into(), NOW)
+    }
+
+    #[test]
+    fn permits_are_taken_ahead_only_of_the_first_half_of_a_limit() {
+        let limits = Limits { burst: 1_000, interval: Duration::from_secs(10), daily: 2_000 };
+        let count = |live, day| steady(12).ahead(Some(&used(limits, live, day, None)), 1, NOW).count;
+        assert_eq!([count(492, 0), count(493, 0), count(495, 0), count(496, 0)], [7, 6, 4, 0]);
+        assert_eq!([count(0, 992), count(0, 993), count(0, 995), count(0, 996)], [7, 6, 4, 0]);
+    }
+
+    #[test]
+    fn a_permit_waits_until_it_must_leave_or_until_its_limits_no_longer_hold() {
+        let limits = Limits { burst: 1_000, interval: Duration::from_secs(10), daily: 2_000 };
+        let in_time = NOW + Duration::from_millis(200);
+        let waits = |known: Limits, day, closed| can_wait(in_time, limits, Some(&used(known, 9, day, closed)), NOW);
+        assert!(waits(limits, 1_999, None));
+        assert!(can_wait(in_time, limits, None, NOW));
+        assert!(!can_wait(in_time - Duration::from_millis(1), limits, None, NOW), "no time to leave");
+        let looser = Limits { burst: 1_001, interval: Duration::from_secs(9), daily: 2_001 };
+        assert!(waits(looser, 1_999, None));
+        for stricter in [
+            Limits { burst: 999, ..limits },
+            Limits { interval: Duration::from_secs(11), ..limits },
+            Limits { daily: 1_999, ..limits },
+        ] {
+            assert!(!waits(stricter, 0, None), "{stricter:?}");
+        }
+        assert!(!waits(limits, 2_000, None), "the day is used up");
+        let closed = Closed { until: NOW + Duration::from_millis(1), by: LimitKind::Burst };
+        assert!(!waits(limits, 0, Some(closed)));
     }
 
     #[test]

@@ -126,7 +126,7 @@ impl Batcher {
         let memory = &state.memory;
         // The share of a caller is not taken ahead: a lapsed permit would be a large part of it.
         let known = memory.snapshot(now).filter(|_| self.queue.burst_kind == LimitKind::Burst);
-        // Nor is anything taken ahead while writes are slow: their permits lapse.
+        // Nor is anything taken ahead while writes are slow: their slots lie far ahead.
         let ahead = if lead.is_zero() { state.demand.ahead(known, wanted, now) } else { Ahead::default() };
         let (waiting, wanted, lead) = (wanted, wanted.saturating_add(ahead.count), lead.max(ahead.lead));
         // A snapshot that is too old to refuse by is no reason to wait either.

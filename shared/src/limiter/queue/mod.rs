@@ -343,7 +343,110 @@ impl WaiterQueue {
             .behavior_version(aws_sdk_dynamodb::config::BehaviorVersion::latest())
             .build();
         let table = Table { client: aws_sdk_dynamodb::Client::from_conf(config), name: "t".into() };
-        let limits = Limits { burst: 2, interval: Duration::from_secs(10), daily: 9 };
+        let limits = Limits { burst: 400, interval: Duration::from_secs(10), daily: 9_000 };
         Self::new(table, Clock::manual(Millis(0)), "quota#location#L".to_owned(), LimitKind::Burst, limits.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, StatusCode};
+
+    use super::*;
+    use crate::limiter::counters::{ClosedEndpoints, Day, Meter};
+    use crate::platform::rate_limits::RateLimitHeaders;
+
+    const REQUEST: PermitRequest<'_> = PermitRequest { endpoint: None, wait_until: None };
+
+    /// A queue whose store cannot be reached and whose process calls steadily. Its item has `live` permits in the window.
+    fn queue(live: u32) -> Arc<WaiterQueue> {
+        let queue = WaiterQueue::unconnected();
+        queue.saw(Some(Counters {
+            revision: 1,
+            slot_ms: 200,
+            newest: 0,
+            slots: vec![(0, live)],
+            counted: live,
+            day: Day { used: live, ends: Millis(3_600_000), end_confirmed: true },
+            observed: None,
+            proposal: None,
+            lowered_at: None,
+            closed: None,
+            closed_endpoints: ClosedEndpoints::new(),
+        }));
+        (0..20).for_each(|_| queue.state().demand.arrived(Millis(-1)));
+        queue.state().demand.arrived(Millis(0));
+        Arc::new(queue)
+    }
+
+    fn permit(queue: &WaiterQueue, send_by: i64) -> Permit {
+        let meter = Meter { limit: 400, remaining: 1, resets_at: Millis(0) };
+        let limits = queue.state().memory.policy().default;
+        let usage = Usage { burst: meter, interval: limits.interval, daily: meter };
+        Permit { usage, send_by: Millis(send_by), slot: 0, limits }
+    }
+
+    /// The permits that the queue would take ahead of need now.
+    fn ahead(queue: &WaiterQueue) -> u32 {
+        let state = queue.state();
+        state.demand.ahead(state.memory.snapshot(Millis(0)), 1, Millis(0)).count
+    }
+
+    #[tokio::test]
+    async fn spare_permits_are_handed_out_although_the_window_is_full() {
+        let queue = queue(400);
+        assert!(matches!(queue.take(REQUEST).await, Err(LimiterError::Refused(_))));
+        for send_by in [600, 800] {
+            queue.hand_on(permit(&queue, send_by));
+        }
+        for send_by in [600, 800] {
+            let taken = queue.take(REQUEST).await.map(|permit| permit.send_by);
+            assert_eq!(taken.expect("a spare permit"), Millis(send_by), "the oldest comes first");
+        }
+        assert!(matches!(queue.take(REQUEST).await, Err(LimiterError::Refused(_))));
+    }
+
+    #[tokio::test]
+    async fn spare_permits_that_have_become_useless_are_no_reason_to_wait() {
+        let queue = queue(400);
+        queue.hand_on(permit(&queue, 800));
+        queue.clock.advance(Duration::from_millis(601));
+        assert!(queue.local_refusal(REQUEST).is_some());
+        assert!(queue.state().spare.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_the_platform_says_ends_the_spare_permits_even_if_the_store_does_not_answer() {
+        let stated = |name: &'static str, value: &str| {
+            let headers =
+                HeaderMap::from_iter([(http::HeaderName::from_static(name), value.parse().expect("a value"))]);
+            RateLimitHeaders::read(StatusCode::OK, &headers)
+        };
+        let refused = RateLimitHeaders::read(StatusCode::TOO_MANY_REQUESTS, &HeaderMap::new());
+        for (headers, left) in [
+            (refused, 0),
+            (stated("x-ratelimit-daily-remaining", "0"), 0),
+            (stated("x-ratelimit-max", "399"), 0),
+            (stated("x-ratelimit-max", "400"), 3),
+        ] {
+            let queue = queue(1);
+            assert_eq!(ahead(&queue), 8, "a fiftieth of the limit");
+            (0..3).for_each(|_| queue.hand_on(permit(&queue, 800)));
+            let answer = Answer { endpoint: None, sent_at: Millis(0), headers };
+            let observed = queue.observe(&answer).await;
+            assert_eq!((queue.state().spare.len(), observed.is_err()), (left, left == 0), "{headers:?}");
+            assert_eq!(ahead(&queue), if left == 0 { 5 } else { 8 }, "three have lapsed: {headers:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn permits_that_lapse_cost_credit() {
+        let queue = queue(1);
+        (0..3).for_each(|_| queue.hand_on(permit(&queue, 800)));
+        queue.state().drop_useless(Millis(601));
+        assert_eq!(ahead(&queue), 5);
+        // The write may have been applied, although its answer is lost. It would have taken five permits ahead.
+        assert!(matches!(queue.take(REQUEST).await, Err(LimiterError::Store(_))));
+        assert_eq!(ahead(&queue), 0);
     }
 }

@@ -86,7 +86,8 @@ mod tests {
     fn permit(send_by: i64) -> Permit {
         let meter = Meter { limit: 2, remaining: 1, resets_at: Millis(0) };
         let interval = std::time::Duration::from_secs(10);
-        let (usage, limits) = (Usage { burst: meter, interval, daily: meter }, Limits { burst: 2, interval, daily: 9 });
+        let usage = Usage { burst: meter, interval, daily: meter };
+        let limits = Limits { burst: 400, interval, daily: 9_000 };
         Permit { usage, send_by: Millis(send_by), slot: 0, limits }
     }
 

@@ -57,6 +57,7 @@ stories!(
         an_admitted_request_costs_about_one_call,
         a_steady_process_takes_permits_ahead_of_need,
         no_spare_permit_is_handed_out_after_a_restriction,
+        late_writes_lose_few_permits,
         expired_permits_of_a_process_that_ended_cost_nothing,
         a_batch_of_permits_takes_few_writes,
         a_cancelled_wait_takes_no_permit,
@@ -78,6 +79,7 @@ stories!(
     ],
     shares: [
         callers_have_shares_of_their_own,
+        nothing_of_a_share_is_taken_ahead_of_need,
         a_refused_request_takes_nothing_of_its_callers_share,
         a_cancelled_waiter_returns_its_part_of_the_share,
         if_two_limits_refuse_the_later_instant_is_promised,

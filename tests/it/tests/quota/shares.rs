@@ -32,6 +32,17 @@ pub(crate) async fn callers_have_shares_of_their_own(engine: &Engine) {
     assert_eq!(taken.burst.remaining, 90, "permits within shares count in the resource");
 }
 
+pub(crate) async fn nothing_of_a_share_is_taken_ahead_of_need(engine: &Engine) {
+    let (clock, table) = (Clock::manual(START), engine.table().await);
+    let (limiter, calls) = process(engine, &table, &clock, Limits { burst: 1_000, ..TEN_SECONDS });
+    for _ in 0..60 {
+        limiter.take_within_share(BILLING, &location(), 500, None).await.expect("free");
+        clock.advance(Duration::from_millis(80));
+    }
+    // Each request makes a write to the share, and one in seven makes a write to the resource.
+    assert!((65..90).contains(&calls.count()), "{}", calls.count());
+}
+
 pub(crate) async fn a_refused_request_takes_nothing_of_its_callers_share(engine: &Engine) {
     let clock = Clock::manual(START);
     let table = engine.table().await;

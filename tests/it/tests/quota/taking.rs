@@ -127,6 +127,42 @@ pub(crate) async fn a_steady_process_takes_permits_ahead_of_need(engine: &Engine
     assert!((199_999 - 200 - 20..199_999 - 200).contains(&last), "{last}");
 }
 
+/// A write whose answer comes too late counts its permits for nothing. That costs credit, and nothing is taken ahead by
+/// the write that follows, because its slot lies far ahead.
+pub(crate) async fn late_writes_lose_few_permits(engine: &Engine) {
+    let limits = Limits { burst: 10_000, ..TEN_SECONDS };
+    let (clock, table) = (Clock::manual(START), engine.table().await);
+    let (limiter, calls) = process(engine, &table, &clock, limits);
+    let resource = location();
+    let (rounds, steady) = (40, 13);
+    for _ in 0..rounds {
+        for _ in 0..steady {
+            limiter.take(&resource, None).await.expect("free");
+            clock.advance(Duration::from_millis(80));
+        }
+        // The spare permits lapse. The process has called steadily in the second before.
+        clock.advance(Duration::from_millis(900));
+        let before = calls.count();
+        // The first write is planned when both futures are polled for the second time, and before the clock moves.
+        let late = async {
+            tokio::task::yield_now().await;
+            clock.advance(Duration::from_secs(3));
+        };
+        let (permit, ()) = futures_util::future::join(limiter.take(&resource, None), late).await;
+        assert!(permit.expect("free").send_by > clock.now() + Duration::from_secs(2));
+        assert_eq!(calls.count(), before + 2, "one in vain, and one of a slot that lies ahead");
+        limiter.take(&resource, None).await.expect("free");
+        assert_eq!(calls.count(), before + 3, "no permit is spare");
+        // The next round begins with a second, and after the slot that lies ahead.
+        clock.advance(Duration::from_millis(4_060));
+    }
+    let used = rounds * (steady + 2);
+    let left = limiter.usage(&resource).await.expect("a read").daily.remaining;
+    let lapsed = 200_000 - left - used - rounds;
+    report(&format!("{rounds} late writes: {lapsed} permits that were taken ahead have lapsed"));
+    assert!((1..=limits.burst / 50 + used / 50).contains(&lapsed), "{lapsed}");
+}
+
 /// A process with spare permits hands out none of them after the platform has restricted the resource.
 pub(crate) async fn no_spare_permit_is_handed_out_after_a_restriction(engine: &Engine) {
     let (ok, refusal) = (StatusCode::OK, StatusCode::TOO_MANY_REQUESTS);
