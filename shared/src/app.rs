@@ -118,6 +118,18 @@ impl App {
         }
     }
 
+    /// Opens a connection to the table, by a read, and one to the platform, at the same time.
+    ///
+    /// # Errors
+    /// The cause, if one of them cannot be opened.
+    pub async fn open_connections(&self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let api: http::Uri = self.config.api_url.as_str().parse()?;
+        let (table, platform) = tokio::join!(self.table.breaker(), self.connections.connection(&api));
+        table?;
+        platform?;
+        Ok(())
+    }
+
     /// Builds all parts from a configuration and the SDK's configuration.
     ///
     /// # Errors

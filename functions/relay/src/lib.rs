@@ -17,69 +17,30 @@ pub mod pairs;
 pub mod size;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use lambda_runtime::{Error, LambdaEvent};
 use serde_json::value::RawValue;
-use shared::app::{App, StartError};
-use shared::config::{RelayConfig, starts_for_a_call};
+use shared::app::App;
+use shared::config::RelayConfig;
 use shared::lambda::serve::serve;
 use shared::relay::Relay;
-use tokio::runtime::Handle;
-use tokio::sync::SetOnce;
 
 use crate::event::EventKind;
 
-/// The head start of the first poll for an invocation. Making the clients takes several times as long as the poll, and
-/// would compete with it for the process's memory map and for a processor.
-const POLL_FIRST: Duration = Duration::from_millis(1);
-
 /// Serves events until the process ends. It fails if the configuration is missing or malformed, or if the Runtime API
 /// cannot be reached.
+///
+/// Everything that a first call needs is made before the first poll for an event. Until then Lambda runs a process at
+/// full speed; from then on it gives the process a part of a processor, according to the function's memory.
 pub async fn run() -> Result<(), Error> {
-    let config = App::configure("relay", RelayConfig::read)?;
-    let ready: Arc<SetOnce<Relay>> = Arc::default();
-    let in_advance = !starts_for_a_call();
-    let preparing = prepare(config, ready.clone());
-    let mut preparing = Some(tokio::spawn(async move {
-        if !in_advance {
-            tokio::time::sleep(POLL_FIRST).await;
-        }
-        // On a thread of its own, because reading certificates blocks the thread.
-        tokio::task::spawn_blocking(|| Handle::current().block_on(preparing)).await
-    }));
-    // A process that starts in advance is not billed for its start, and may be frozen as soon as it polls. So it prepares
-    // before it polls.
-    if in_advance && let Some(preparing) = preparing.take() {
-        preparing.await???;
-    }
-    let answer = move |event: LambdaEvent<Box<RawValue>>| {
-        let ready = ready.clone();
-        async move { answer(ready.wait().await, &event).await }
-    };
-    let failing = async {
-        match preparing {
-            None => std::future::pending().await,
-            Some(preparing) => match preparing.await {
-                Ok(Ok(Ok(()))) => std::future::pending().await,
-                Ok(Ok(Err(error))) => Error::from(error),
-                Ok(Err(panicked)) | Err(panicked) => Error::from(panicked),
-            },
-        }
-    };
-    tokio::select! {
-        served = serve(answer) => served,
-        error = failing => Err(error),
-    }
-}
-
-/// Makes the relay, and then reads its secrets. A call that arrives meanwhile waits for them.
-async fn prepare(config: RelayConfig, ready: Arc<SetOnce<Relay>>) -> Result<(), StartError> {
-    let relay = Relay::new(Box::pin(App::of(config.app)).await?, &config.callers_secret_id);
-    if ready.set(relay).is_ok() {
-        Box::pin(ready.wait().await.fetch_secrets()).await;
-    }
-    Ok(())
+    let RelayConfig { app, callers_secret_id } = App::configure("relay", RelayConfig::read)?;
+    let relay = Arc::new(Relay::new(Box::pin(App::of(app)).await?, &callers_secret_id));
+    Box::pin(relay.prepare()).await;
+    serve(move |event: LambdaEvent<Box<RawValue>>| {
+        let relay = relay.clone();
+        async move { answer(&relay, &event).await }
+    })
+    .await
 }
 
 async fn answer(relay: &Relay, event: &LambdaEvent<Box<RawValue>>) -> Box<RawValue> {

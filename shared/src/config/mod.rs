@@ -20,7 +20,7 @@ use url::Url;
 pub use self::callback::{Authorization, Brand, CallbackConfig, Colour, InstallChoice, MarketplaceInstalls};
 pub use self::reader::{Reader, ReportedProblem};
 pub use self::relay::RelayConfig;
-pub use self::runtime::{events_at_once, runtime_variables, starts_for_a_call};
+pub use self::runtime::{events_at_once, runtime_variables};
 pub use self::secure_url::{is_loopback, parse_url};
 pub use self::webhook::{Dedupe, WebhookConfig, WebhookSettings};
 use crate::domain::api_version::{ApiVersion, PlatformApi};

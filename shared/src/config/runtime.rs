@@ -27,12 +27,6 @@ pub fn runtime_variables(function: &str, lookup: &dyn Fn(&str) -> Option<String>
     wanted
 }
 
-/// Returns true if Lambda started this process because a call waits for it, and false if the process was started in
-/// advance.
-pub fn starts_for_a_call() -> bool {
-    variable("AWS_LAMBDA_INITIALIZATION_TYPE").is_none_or(|kind| kind == "on-demand")
-}
-
 /// The highest number of events that Lambda gives this process at once. The number is one, except on Lambda Managed
 /// Instances.
 pub fn events_at_once() -> u32 {

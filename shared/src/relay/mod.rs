@@ -40,6 +40,9 @@ use refused::Refused;
 /// refusal names the step that it was in.
 const BEYOND_THE_DEADLINE: Duration = Duration::from_millis(100);
 
+/// The time limit of [`Relay::prepare`]. Lambda ends a process that has not asked for an event after 10 s.
+const PREPARATION: Duration = Duration::from_secs(3);
+
 /// The relay's operations. One in each process.
 pub struct Relay {
     app: App,
@@ -66,11 +69,22 @@ impl Relay {
         Self { limiter: app.limiter.clone(), callers, app }
     }
 
-    /// Reads all secrets in parallel, before the first call. A failed read is repeated by the first call.
-    pub async fn fetch_secrets(&self) {
-        let (callers, ()) = tokio::join!(self.callers.get(), self.app.fetch_secrets());
-        if let Err(error) = callers {
-            tracing::warn!(%error, "the callers' secret could not be read before the first call");
+    /// Prepares the first call: reads all secrets, and opens connections to the table and to the platform, all at the same
+    /// time. The first call repeats what fails or takes too long.
+    pub async fn prepare(&self) {
+        let callers = async {
+            if let Err(error) = self.callers.get().await {
+                tracing::warn!(%error, "the callers' secret could not be read before the first call");
+            }
+        };
+        let connections = async {
+            if let Err(error) = self.app.open_connections().await {
+                tracing::warn!(%error, "a connection could not be opened before the first call");
+            }
+        };
+        let all = async { tokio::join!(callers, connections, self.app.fetch_secrets()) };
+        if tokio::time::timeout(PREPARATION, all).await.is_err() {
+            tracing::warn!("the first call was not prepared in time");
         }
     }
 
