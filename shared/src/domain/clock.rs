@@ -93,6 +93,11 @@ impl Clock {
         Self(Arc::new(TimeSource::System { correction: AtomicI64::new(0), offset: Mutex::default() }))
     }
 
+    /// The machine's clock with an error of so many milliseconds, for tests and benchmarks.
+    pub fn system_off_by(ms: i64) -> Self {
+        Self(Arc::new(TimeSource::System { correction: AtomicI64::new(ms), offset: Mutex::default() }))
+    }
+
     /// A clock that stands still until [`Clock::advance`] moves it.
     pub fn manual(start: Millis) -> Self {
         Self(Arc::new(TimeSource::Manual { now: AtomicI64::new(start.0) }))

@@ -3,6 +3,7 @@
 //! A *counted* figure is the same on every machine, and a miss fails the run. A *timed* figure is a ratio of the system
 //! to a raw baseline, measured in turns, and a miss is only shown.
 
+mod cgroup;
 mod counts;
 mod footprint;
 mod instructions;
@@ -19,12 +20,14 @@ mod schedule;
 mod start;
 mod store;
 mod system;
+mod webhooks;
 mod wire;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
+use crate::cgroup::Cgroup;
 use crate::options::{Command, Engines, Options};
 use crate::report::Report;
 use crate::store::Store;
@@ -94,6 +97,9 @@ async fn measure(options: &Options, report: &mut Report) -> Result<(), String> {
         if options.wants("pressure") {
             report.part("pressure", async || pressure::pressure(store, quick).await).await;
         }
+        if options.wants("overload") {
+            report.part("overload", async || pressure::overload(store, quick).await).await;
+        }
         if options.wants("relayed.counts") {
             report.part("relayed.counts", async || relayed::counts(store, &functions, quick).await).await;
         }
@@ -118,6 +124,18 @@ async fn measure(options: &Options, report: &mut Report) -> Result<(), String> {
         }
         if options.wants("start.answer") {
             report.part("start.answer", async || start::answer(store, &functions, quick).await).await;
+        }
+        if options.wants("start.throttled") {
+            match Cgroup::with_processor(start::PROCESSOR) {
+                Ok(group) => {
+                    let throttled = async || start::throttled(store, &functions, &bare, &group, quick).await;
+                    report.part("start.throttled", throttled).await;
+                }
+                Err(why) => report.missing("start to first relayed answer with a part of a processor", &why),
+            }
+        }
+        if options.wants("webhooks") {
+            report.part("webhooks", async || webhooks::rate_of_one(store, &functions, &bare, quick).await).await;
         }
         if options.wants("instructions") && !quick {
             instructions::measure(store, &functions, &bare, report).await;

@@ -96,7 +96,7 @@ fn build() -> Result<(), String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Process::new(cargo);
     build.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--workspace", "--locked"]);
-    build.args(["--bin", "relay", "--bin", "refresh", "--bin", "bare"]);
+    build.args(["--bin", "relay", "--bin", "refresh", "--bin", "webhook", "--bin", "bare"]);
     if let Some(target) = own_folder()?.parent() {
         build.arg("--target-dir").arg(target);
     }

@@ -10,10 +10,13 @@ use std::time::{Duration, Instant};
 use aws_sdk_dynamodb::Client;
 use futures_util::future::join_all;
 use http::HeaderMap;
-use sandbox::process::lambda_environment;
+use sandbox::process::{Program, lambda_environment};
+use serde_json::Value;
+use shared::domain::installation::installation_key;
 use shared::table::Table;
 
-use crate::pairs::{alternate, micros};
+use crate::cgroup::Cgroup;
+use crate::pairs::{alternate, micros, quantile};
 use crate::permits::RawCounter;
 use crate::platform::access_token;
 use crate::report::{Row, Target};
@@ -112,6 +115,63 @@ pub(crate) async fn answer(store: &Store, functions: &Functions, quick: bool) ->
         DISTANCES.dynamodb, DISTANCES.secrets, DISTANCES.platform
     );
     vec![Row::ratio("start.answer", store.name, what, Target::AtMost(1.5), &ratio, "ms").with_remark(distances)]
+}
+
+/// The part of a processor, in percent, that Lambda gives to a function of about 512 MB after its initialization.
+pub(crate) const PROCESSOR: u32 = 30;
+
+/// The time from the start of a process to its first answer, with a part of a processor from the first poll on, as on
+/// Lambda. The baseline is a bare function that makes the same round trips.
+pub(crate) async fn throttled(
+    store: &Store,
+    functions: &Functions,
+    bare: &Path,
+    group: &Cgroup,
+    quick: bool,
+) -> Vec<Row> {
+    let system = System::new(store, functions, Through::Wire, DISTANCES).await;
+    let (location, payload) = (location(0), request(&location(0)));
+    system.install(&location, 0).await;
+    RawCounter::new(&system.table).create("raw#0").await;
+    let own = [
+        ("RAW_TABLE", system.table.name.to_string()),
+        ("RAW_URL", format!("{}/contacts/sx6wyHhbFdRXh302LLNR", system.platform.url())),
+        ("RAW_TOKEN", access_token(0)),
+        ("RAW_ITEM", installation_key(&location)),
+        ("RAW_SECRETS", "app,sealing,callers".to_owned()),
+    ];
+    let initialized = std::cell::RefCell::new([const { Vec::new() }; 2]);
+    let first_answer = async |function: &str, program: Program, own: &[(&str, String)]| {
+        let polls = system.runtime.polls(function);
+        let began = Instant::now();
+        let worker = system.start(program, function, own);
+        while system.runtime.polls(function) == polls {
+            tokio::time::sleep(Duration::from_micros(200)).await;
+        }
+        initialized.borrow_mut()[usize::from(function == "relay")].push(micros(began.elapsed()) / 1_000.0);
+        group.add(worker.pid().expect("it runs")).expect("a process of ours");
+        if function == "relay" {
+            system.relay(&payload).await;
+        } else {
+            let answer: Value = serde_json::from_slice(&system.invoke(function, "{}").await).expect("JSON");
+            assert_eq!(answer["status"], 200, "{answer}");
+        }
+        let took = micros(began.elapsed()) / 1_000.0;
+        worker.end().await;
+        took
+    };
+    let raw = async || first_answer("raw", Program::Path(bare.to_owned()), &own).await;
+    let relay = async || first_answer("relay", Program::Path(functions.bootstrap("relay")), &[]).await;
+    raw().await;
+    relay().await;
+    let ratio = alternate(if quick { 3 } else { 30 }, raw, relay).await;
+    let [of_raw, of_relay] = initialized.take().map(|times| quantile(&times, 0.5));
+    let what = format!(
+        "start to first relayed answer with 0.{PROCESSOR} of a processor after the first poll, against a bare function \
+         with the same round trips"
+    );
+    let remark = format!("until the first poll {of_relay:.0} ms against {of_raw:.0}");
+    vec![Row::ratio("start.throttled", store.name, &what, Target::AtMost(1.15), &ratio, "ms").with_remark(remark)]
 }
 
 async fn new_client(url: &str) -> Client {

@@ -93,6 +93,7 @@ impl System {
         let wire = Wire::to(Upstreams {
             dynamodb: store.url(),
             dynamodb_takes: distances.dynamodb,
+            dynamodb_jitter: Duration::ZERO,
             secrets: secrets.url(),
             secrets_take: distances.secrets,
         })

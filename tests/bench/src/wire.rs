@@ -20,6 +20,8 @@ pub(crate) type Calls = BTreeMap<String, usize>;
 pub(crate) struct Upstreams {
     pub(crate) dynamodb: String,
     pub(crate) dynamodb_takes: Duration,
+    /// Each call to DynamoDB is delayed by up to this much more, by chance.
+    pub(crate) dynamodb_jitter: Duration,
     pub(crate) secrets: String,
     pub(crate) secrets_take: Duration,
 }
@@ -65,10 +67,14 @@ async fn pass(State(inner): State<Arc<Inner>>, headers: HeaderMap, body: Bytes) 
     let target = headers.get("x-amz-target").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let (service, operation) = target.split_once('.').unwrap_or(("", target));
     *inner.calls.lock().unwrap_or_else(PoisonError::into_inner).entry(operation.to_owned()).or_default() += 1;
-    let Upstreams { dynamodb, dynamodb_takes, secrets, secrets_take } = &inner.upstreams;
-    let (url, takes) = if service == "secretsmanager" { (secrets, secrets_take) } else { (dynamodb, dynamodb_takes) };
+    let Upstreams { dynamodb, dynamodb_takes, dynamodb_jitter, secrets, secrets_take } = &inner.upstreams;
+    let (url, takes) = if service == "secretsmanager" {
+        (secrets, *secrets_take)
+    } else {
+        (dynamodb, *dynamodb_takes + dynamodb_jitter.mul_f64(fastrand::f64()))
+    };
     if !takes.is_zero() {
-        tokio::time::sleep(*takes).await;
+        tokio::time::sleep(takes).await;
     }
     pass_on(&inner.http, url, headers, body).await
 }
