@@ -286,9 +286,11 @@ mod tests {
         counters.day.ends = NOW + year;
         counters.closed = Some(Closed { until: NOW + year, by: LimitKind::Burst });
         counters.closed_endpoints = [("contacts".to_owned(), NOW + year)].into();
+        counters.lowered_at = Some(NOW + year);
         let snapshot = Snapshot::of(Some(counters), LIMITS.into(), NOW);
         assert_eq!((snapshot.live(NOW), snapshot.day(NOW).used, snapshot.closed(NOW)), (3, 0, None));
         assert_eq!(snapshot.endpoint_closed_until("contacts", NOW), None);
+        assert!(!snapshot.is_lowered_since(NOW, NOW));
         assert_eq!(snapshot.next_available(2, NOW).at, NOW + Duration::from_millis(10_700));
     }
 }

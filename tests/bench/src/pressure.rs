@@ -75,14 +75,14 @@ async fn steady_requests(limiter: &Limiter, clock: &Clock, ahead: Duration, end:
         requests.push(tokio::spawn(async move {
             let resource = Resource::location("benchLocation").expect("an id");
             let wait_until = (clock.now() + PATIENCE).min(end + ahead);
-            match limiter.take(&resource, Some(wait_until)).await {
-                Ok(permit) if clock.now() <= permit.send_by => {
-                    let left = clock.now() - ahead;
-                    Some([left.0, (left + JITTER.mul_f64(fastrand::f64())).0])
-                }
-                Ok(_) | Err(LimiterError::Refused(_)) => None,
+            let permit = match limiter.take(&resource, Some(wait_until)).await {
+                Ok(permit) => permit,
+                Err(LimiterError::Refused(_)) => return None,
                 Err(error) => panic!("{error}"),
-            }
+            };
+            let now = clock.now();
+            let left = now - ahead;
+            (now <= permit.send_by).then(|| [left.0, (left + JITTER.mul_f64(fastrand::f64())).0])
         }));
     }
     let all = requests.len();

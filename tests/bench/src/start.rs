@@ -45,8 +45,9 @@ pub(crate) async fn poll(store: &Store, functions: &Functions, bare: &Path, quic
         async || tokio::task::block_in_place(|| first_poll(bare, &nothing)),
         async || tokio::task::block_in_place(|| first_poll(&relay, &environment)),
     );
-    let what = "process start to first poll, against a bare function";
-    vec![Row::ratio("start.poll", "none", what, Target::AtMost(1.5), &ratio.await, "µs")]
+    // Without a target: the relay prepares its first call before the poll, and `throttled` measures what that brings.
+    let what = "process start to first poll, against a bare function that prepares nothing";
+    vec![Row::ratio("start.poll", "none", what, Target::Told, &ratio.await, "µs")]
 }
 
 /// The time to the first bytes of the first poll, in microseconds.

@@ -102,7 +102,6 @@ impl Batcher {
         let mut state = self.queue.state();
         let now = self.queue.clock.now();
         state.waiters.retain(|waiter| !waiter.answer.is_closed());
-        state.drop_useless(now);
         let mut kept = VecDeque::with_capacity(state.waiters.len());
         for waiter in std::mem::take(&mut state.waiters) {
             match self.queue.refusal(&state, kept.len(), waiter.request(), now) {

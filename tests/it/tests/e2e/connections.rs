@@ -13,6 +13,7 @@ use it::outside::{Setup, System, company, location, route, send, until};
 use sandbox::marketplace::grants::Rotation;
 use sandbox::process::Signal;
 use sandbox::server::{Server, WhenClientLeaves};
+use sandbox::whole::{APP_SECRET, CALLERS_SECRET, SEALING_SECRET};
 use serde_json::json;
 use shared::domain::clock::Clock;
 use shared::http_client::{self, ResponseLimits};
@@ -30,6 +31,19 @@ async fn behind_a_front(setup: Setup) -> (System, Front) {
     let system = System::start(Setup { environment, ..setup }).await;
     front.lead_to(&system.sandbox.marketplace.url());
     (system, front)
+}
+
+/// Lambda runs a process at full speed until it asks for an event.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_prepares_its_first_call_before_it_asks_for_an_event() {
+    let (mut system, front) = behind_a_front(Setup { relays: 0, ..Setup::default() }).await;
+    let secrets = [APP_SECRET, SEALING_SECRET, CALLERS_SECRET];
+    let read = |system: &System| secrets.map(|id| system.sandbox.secrets.requests_for(id));
+    let (reads, open) = (read(&system), front.open());
+    system.start_more("relay", 1).await;
+    assert_eq!(read(&system), reads.map(|reads| reads + 1), "it has read its secrets");
+    assert_eq!(front.open(), open + 1, "it is connected to the platform");
+    system.end().await;
 }
 
 /// A hundred calls need more than two seconds to connect. A hundred more calls use the open connections at the time at
