@@ -43,6 +43,10 @@ async fn a_relay_prepares_its_first_call_before_it_asks_for_an_event() {
     system.start_more("relay", 1).await;
     assert_eq!(read(&system), reads.map(|reads| reads + 1), "it has read its secrets");
     assert_eq!(front.open(), open + 1, "it is connected to the platform");
+    system.install(&location(1)).await;
+    let reads = read(&system);
+    let answer = send(system.relay(Method::GET, &route(&location(1), PATH))).await;
+    assert_eq!((answer.status, read(&system)), (200, reads), "its first call reads no secret: {answer:?}");
     system.end().await;
 }
 
