@@ -2,13 +2,14 @@
 //! in the write that it makes anyway. Pure.
 //!
 //! All permits of such a write are counted in the slot of the last instant at which one of them may leave. So they expire
-//! later than permits that are taken one by one, and the burst limit holds without any further rule. Other processes
-//! count in that slot, too, as they do when their clock is behind.
+//! later than permits that are taken one by one, and the burst limit holds without any further rule. The newest slot only
+//! moves forwards, so a write in an earlier slot fails. Therefore all processes count that far ahead, whether they take
+//! permits ahead or not, as long as less than half of the window is used.
 //!
 //! A permit that is not used in time lapses: it stays counted, and nobody can use it. Two rules bound this loss. Permits
-//! are taken ahead only while less than half of the window is used, so that nobody misses a lapsed permit. And each
-//! lapsed permit costs credit, which used permits earn: at most one permit in [`LAPSE_RATIO`] lapses, and at most
-//! one [`LAPSE_RATIO`]th of the burst limit and of the daily limit at once.
+//! are taken ahead only while less than half of the window is used, so that nobody misses a lapsed permit. And each lapsed
+//! permit costs credit, which used permits earn: after the first [`LOAN`] at most one permit in [`LAPSE_RATIO`] lapses, and
+//! at most one [`LAPSE_RATIO`]th of the burst limit and of the daily limit at once.
 
 use std::time::Duration;
 
@@ -17,26 +18,35 @@ use super::window::Window;
 use crate::domain::clock::Millis;
 use crate::domain::limits::Limits;
 
-/// Permits that are taken ahead must be used within this time: at an interval of 10 s their slot lies at most three slots
-/// ahead.
+/// Permits that are taken ahead must be used within this time.
 const HORIZON: Duration = Duration::from_secs(1);
+/// The most slots by which a write lies ahead.
+const MOST_SLOTS: u32 = 3;
 /// One in so many permits may lapse.
 const LAPSE_RATIO: u32 = 50;
 /// Fewer permits are not taken ahead. A process that has permits does not write, so it learns up to a second later that
 /// the platform has closed a resource or an endpoint. That is not worth a saving of two writes in three. So permits are
 /// taken ahead only of limits of 200 and more.
 const FEWEST: u32 = 4;
+/// The permits that a new process may let lapse before it has used any.
+const LOAN: u32 = 8;
 
 /// The recent demand of one process for permits of one item, and its credit for permits that lapse.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Demand {
     /// The second of the last arrival, since the Unix epoch.
     second: i64,
     arrivals: u32,
     /// The arrivals of the second before.
     arrivals_before: u32,
-    /// The permits that must be used before the credit is full again.
-    debt: u32,
+    /// The permits that were used, less [`LAPSE_RATIO`] for each that has lapsed; at most the limit.
+    earned: u32,
+}
+
+impl Default for Demand {
+    fn default() -> Self {
+        Self { second: 0, arrivals: 0, arrivals_before: 0, earned: LOAN * LAPSE_RATIO }
+    }
 }
 
 /// Permits to take ahead.
@@ -58,37 +68,40 @@ impl Demand {
         self.arrivals = self.arrivals.saturating_add(1);
     }
 
-    /// Notes that a caller has a permit.
-    pub(crate) fn used(&mut self) {
-        self.debt = self.debt.saturating_sub(1);
+    /// Notes that a caller has a permit that was taken under `limits`.
+    pub(crate) fn used(&mut self, limits: Limits) {
+        let most = limits.burst.min(limits.daily).max(LOAN * LAPSE_RATIO);
+        self.earned = self.earned.saturating_add(1).min(most);
     }
 
     /// Notes that so many permits have lapsed.
     pub(crate) fn lapsed(&mut self, count: u32) {
-        self.debt = self.debt.saturating_add(count.saturating_mul(LAPSE_RATIO));
+        self.earned = self.earned.saturating_sub(count.saturating_mul(LAPSE_RATIO));
     }
 
-    /// The permits to take ahead of need in a write at `now` that takes `wanted` permits for waiters. None without a
-    /// snapshot, because the usage of the window is not known.
+    /// The permits to take ahead of need in a write at `now` that takes `wanted` permits for waiters, and the lead of the
+    /// write. None without a snapshot, because the usage of the window is not known.
     pub(crate) fn ahead(&self, snapshot: Option<&Snapshot>, wanted: u32, now: Millis) -> Ahead {
         let Some(snapshot) = snapshot else { return Ahead::default() };
         let Limits { burst, daily, .. } = snapshot.limits();
         let until_half = |limit: u32, used: u32| (limit / 2).saturating_sub(used.saturating_add(wanted));
         let room = until_half(burst, snapshot.live(now)).min(until_half(daily, snapshot.day(now).used));
-        let credit = burst.min(daily).saturating_sub(self.debt) / LAPSE_RATIO;
+        let most = burst.min(daily);
+        if room == 0 || most / LAPSE_RATIO < FEWEST {
+            return Ahead::default();
+        }
+        let credit = most.min(self.earned) / LAPSE_RATIO;
         let slot = Duration::from_millis(snapshot.window().slot_ms().unsigned_abs());
         // A permit may be used until the end of the slot after its own. The last slot is for its request to leave.
         let slots = u32::try_from(HORIZON.as_millis() / slot.as_millis().max(1)).unwrap_or(u32::MAX);
-        let Some(most_slots) = slots.checked_sub(2) else { return Ahead::default() };
-        // The arrivals in so many slots, at the rate of the last whole second.
-        let arrivals = |slots: u32| u128::from(self.arrivals_before) * (slot * slots).as_millis() / 1_000;
-        let most = u32::try_from(arrivals(most_slots)).unwrap_or(u32::MAX);
-        let count = most.min(credit).min(room);
-        if count < FEWEST {
-            return Ahead::default();
-        }
-        let slots = (1..most_slots).find(|slots| arrivals(*slots) >= u128::from(count));
-        Ahead { count, lead: slot * slots.unwrap_or(most_slots) }
+        let lead = slot * slots.saturating_sub(2).min(MOST_SLOTS);
+        // A permit counts for the day in which it is taken, so it must not wait until the next one.
+        let is_of_today = now + HORIZON < snapshot.day(now).ends;
+        // The arrivals within the lead, at the rate of the last whole second.
+        let needed = u128::from(self.arrivals_before) * lead.as_millis() / 1_000;
+        let needed = u32::try_from(needed).unwrap_or(u32::MAX);
+        let count = needed.min(credit).min(room);
+        Ahead { count: if count >= FEWEST && is_of_today { count } else { 0 }, lead }
     }
 }
 
@@ -130,7 +143,7 @@ mod tests {
         let count = |per_second, burst| steady(per_second).ahead(Some(&snapshot(burst)), 1, NOW).count;
         // Fewer than seven calls in a second are not steady enough: four permits are for 0.6 s.
         assert_eq!([count(0, 1_000), count(6, 1_000), count(7, 1_000), count(12, 1_000)], [0, 0, 4, 7]);
-        assert_eq!([count(40, 1_000), count(40, 200)], [20, 4], "at most a fiftieth of the limit");
+        assert_eq!([count(40, 1_000), count(40, 200)], [8, 4], "at most the loan, and a fiftieth of the limit");
         assert_eq!(count(40, 199), 0);
         assert_eq!(steady(12).ahead(None, 1, NOW).count, 0);
         let mut paused = steady(12);
@@ -139,11 +152,11 @@ mod tests {
     }
 
     #[test]
-    fn permits_are_taken_no_further_ahead_than_they_are_needed() {
-        let ahead = |per_second| steady(per_second).ahead(Some(&snapshot(200)), 1, NOW);
-        assert_eq!(ahead(7), Ahead { count: 4, lead: Duration::from_millis(600) });
-        assert_eq!(ahead(12), Ahead { count: 4, lead: Duration::from_millis(400) });
-        assert_eq!(ahead(40), Ahead { count: 4, lead: Duration::from_millis(200) });
+    fn all_processes_count_in_the_same_slot_ahead() {
+        let lead = |per_second, burst| steady(per_second).ahead(Some(&snapshot(burst)), 1, NOW).lead;
+        let three_slots = Duration::from_millis(600);
+        assert_eq!([lead(0, 200), lead(7, 200), lead(40, 1_000)], [three_slots; 3]);
+        assert_eq!(lead(40, 199), Duration::ZERO);
     }
 
     /// A snapshot of an item with `live` permits in the window and `used` of the day.
@@ -163,6 +176,14 @@ mod tests {
             closed_endpoints: ClosedEndpoints::new(),
         };
         Snapshot::of(Some(counters), limits.into(), NOW)
+    }
+
+    #[test]
+    fn no_permit_is_taken_ahead_for_the_next_day() {
+        let limits = Limits { burst: 1_000, interval: Duration::from_secs(10), daily: 2_000 };
+        let ends = NOW + Duration::from_hours(1);
+        let count = |before: Duration| steady(12).ahead(Some(&used(limits, 0, 0, None)), 1, ends - before).count;
+        assert_eq!((count(HORIZON + Duration::from_millis(1)), count(HORIZON)), (7, 0));
     }
 
     #[test]
@@ -204,13 +225,18 @@ mod tests {
 
     #[test]
     fn a_lapsed_permit_is_paid_by_fifty_used_ones() {
-        let mut demand = steady(12);
-        demand.lapsed(15);
+        let mut demand = steady(40);
+        let limits = snapshot(1_000).limits();
         let count = |demand: &Demand| demand.ahead(Some(&snapshot(1_000)), 1, NOW).count;
+        demand.lapsed(3);
         assert_eq!(count(&demand), 5);
-        (0..50).for_each(|_| demand.used());
+        (0..50).for_each(|_| demand.used(limits));
         assert_eq!(count(&demand), 6);
         demand.lapsed(3);
         assert_eq!(count(&demand), 0);
+        (0..5_000).for_each(|_| demand.used(limits));
+        assert_eq!(count(&demand), 20);
+        demand.lapsed(20);
+        assert_eq!(count(&demand), 0, "the credit is a fiftieth of the limit, whatever was used before");
     }
 }

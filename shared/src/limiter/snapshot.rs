@@ -131,6 +131,13 @@ impl Snapshot {
         lowered_at.is_some_and(|at| sent_at <= at + tolerance && at <= now + FURTHEST_LOWERING)
     }
 
+    /// The instant to store if an answer that came at `now` lowers a limit. Another process may have lowered it later, or
+    /// have stored an instant that no clock can show.
+    pub(crate) fn lowered_by(&self, now: Millis) -> Millis {
+        let before = self.counters.as_ref().and_then(|counters| counters.lowered_at);
+        before.filter(|at| *at <= now + FURTHEST_LOWERING).map_or(now, |at| at.max(now))
+    }
+
     /// Permits that can be taken now, if `replaced` of the live ones are given up for them.
     pub(crate) fn free(&self, now: Millis, replaced: u32) -> u32 {
         if self.closed(now).is_some() {

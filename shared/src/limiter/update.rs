@@ -149,7 +149,7 @@ fn limit_change(snapshot: &Snapshot, counters: &Counters, answer: &Answer<'_>, n
     // Written only if other limits bind then, or for a confirmation: an app with the default limits never pays for it.
     let confirms = is_confirmed && before.is_due_for_confirmation(now);
     let observed = (limits != current || confirms).then_some(observed);
-    LimitChange { limits, observed, proposal, lowered_at: is_lowered.then_some(now) }
+    LimitChange { limits, observed, proposal, lowered_at: is_lowered.then(|| snapshot.lowered_by(now)) }
 }
 
 fn day_change(snapshot: &Snapshot, limits: Limits, headers: &RateLimitHeaders, now: Millis) -> Option<DayChange> {

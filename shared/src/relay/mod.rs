@@ -41,7 +41,7 @@ use refused::Refused;
 const BEYOND_THE_DEADLINE: Duration = Duration::from_millis(100);
 
 /// The time limit of [`Relay::prepare`]. Lambda ends a process that has not asked for an event after 10 s.
-const PREPARATION: Duration = Duration::from_secs(3);
+const PREPARATION: Duration = Duration::from_secs(1);
 
 /// The relay's operations. One in each process.
 pub struct Relay {

@@ -315,8 +315,9 @@ impl State {
     /// Gives `permit` to the first waiter that still wants one.
     fn give(&mut self, permit: Permit) {
         while let Some(waiter) = self.waiters.pop_front() {
+            let limits = permit.limits;
             if waiter.answer.send(Ok(permit)).is_ok() {
-                self.demand.used();
+                self.demand.used(limits);
                 return;
             }
         }

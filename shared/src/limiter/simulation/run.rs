@@ -71,9 +71,6 @@ enum Event {
     UpdateAnswered(usize),
 }
 
-/// The longest time between the hand-out of a permit and its request, in milliseconds.
-const LONGEST_SEND: u64 = 400;
-
 /// A world that runs.
 struct Run<'a> {
     world: &'a World,
@@ -260,7 +257,7 @@ impl Run<'_> {
             self.record.ahead += 1;
             return self.queue(process, item).spare.push_back(permit);
         };
-        queue.demand.used();
+        queue.demand.used(permit.limits);
         match item {
             Item::Share => {
                 self.requests[request].of_share = Some(permit);
@@ -328,9 +325,7 @@ impl Run<'_> {
         let Arrival { process, within_share, .. } = self.world.arrivals[request];
         let now = self.clock(process);
         if now <= send_by {
-            // A caller sends at once, even if its permit is good for longer because it was taken ahead of need.
-            let latest = send_by.min(now + Duration::from_millis(LONGEST_SEND));
-            let at = self.random.i64(now.0..=latest.0) - self.world.clocks[process];
+            let at = self.random.i64(now.0..=send_by.0) - self.world.clocks[process];
             self.record.sent.push(Sent { at, within_share });
             let stated = self.world.stated.iter().rev().find(|(from, _)| START + from <= at);
             if let Some((_, burst)) = stated {
