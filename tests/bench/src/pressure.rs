@@ -195,7 +195,8 @@ pub(crate) async fn pressure(store: &Store, quick: bool) -> Vec<Row> {
 
 /// Steady requests to processes whose clocks differ.
 pub(crate) async fn overload(store: &Store, quick: bool) -> Vec<Row> {
-    let lasts = Duration::from_secs(if quick { 25 } else { 100 });
+    // Whole intervals.
+    let lasts = Duration::from_secs(if quick { 30 } else { 100 });
     let clock = |process: i64| process * CLOCKS_APART / (PROCESSES - 1);
     let steadily = |process| vec!["--steadily".to_owned(), clock(process).to_string()];
     let Run { left, arrived, refused, calls } = run(store, lasts, JITTER, steadily).await;

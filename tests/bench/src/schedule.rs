@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use shared::domain::clock::Millis;
+use shared::domain::pace::installations_carried;
 use shared::token::schedule::{Freshness, backoff, freshness, next_refresh};
 
 use crate::pairs::float;
@@ -17,8 +18,8 @@ const DAYS: usize = 7;
 const MINUTES: usize = DAYS * 1_440;
 /// The number of renewals that one invocation completes in a minute: 16 at once, each taking a second.
 const CAPACITY: usize = 16 * 60;
-/// The number of writes of a renewal: the claim and the commit.
-const WRITES: f64 = 2.0;
+/// The number of writes of a renewal: the claim and the commit, and what `refresh.writes` counts beside them.
+const WRITES: f64 = 2.05;
 /// The locations of an agency are installed together, within this time.
 const BULK: i64 = 10 * MINUTE;
 /// One in so many renewals fails, and is tried again by the rules of failures.
@@ -36,6 +37,8 @@ struct World {
     invocations: usize,
     /// The agencies were installed within so many days, the last ones three days before the week begins.
     installed_within: i64,
+    /// The token requests of a minute, if the token endpoint has a pace.
+    pace: Option<u32>,
 }
 
 impl World {
@@ -64,6 +67,8 @@ struct Week {
     /// The most token requests in one minute.
     most_token_requests: usize,
     late: usize,
+    /// The agencies among the late ones.
+    late_agencies: usize,
     /// The installations that the schedule has forgotten.
     lost: usize,
     longest_wait: usize,
@@ -102,8 +107,18 @@ fn week(world: World) -> Week {
         // The tick at the end of the minute.
         let tick = i64::try_from(minute + 1).expect("a week") * MINUTE;
         let mut token_requests = 0;
+        if world.pace.is_some() {
+            // As `refresh` does: agencies first, then those that have been due for longest.
+            waiting.make_contiguous().sort_by_key(|(since, due)| (due.installation >= world.agencies, *since));
+        }
+        let mut without_a_place = VecDeque::new();
         for _ in 0..waiting.len().min(CAPACITY * world.invocations) {
             let Some((since, due)) = waiting.pop_front() else { break };
+            let needs_a_place = world.uses_token_endpoint(due.installation);
+            if needs_a_place && world.pace.is_some_and(|pace| token_requests >= pace as usize) {
+                without_a_place.push_back((since, due));
+                continue;
+            }
             let now = Millis(tick + random.i64(0..MINUTE));
             week.longest_wait = week.longest_wait.max(minute + 1 - since);
             token_requests += usize::from(world.uses_token_endpoint(due.installation));
@@ -114,25 +129,64 @@ fn week(world: World) -> Week {
                 continue;
             }
             let expires = Millis(due.expires);
-            week.late += usize::from(freshness(expires - LIFE, expires, now) != Freshness::Fresh);
+            let is_late = freshness(expires - LIFE, expires, now) != Freshness::Fresh;
+            week.late += usize::from(is_late);
+            week.late_agencies += usize::from(is_late && due.installation < world.agencies);
             week.renewals += 1;
             let next = next_refresh(now, now + LIFE, random.f64());
             agenda[minute_of(next.0)].push(Waiting { failures: 0, expires: (now + LIFE).0, ..due });
         }
+        without_a_place.append(&mut waiting);
+        waiting = without_a_place;
         week.token_requests += token_requests;
         week.most_token_requests = week.most_token_requests.max(token_requests);
     }
-    week.late += waiting.len();
+    if world.pace.is_none() {
+        week.late += waiting.len();
+    }
     let scheduled = agenda[MINUTES..].iter().map(Vec::len).sum::<usize>() + waiting.len();
     week.lost = world.installations as usize - scheduled;
     week
 }
 
-/// The figures of the week, with a token endpoint that takes any number of requests.
+/// The figures of a token endpoint that takes few requests: all installations that its pace carries are renewed in time, and
+/// agencies are even if there are more.
+fn paced() -> Vec<Row> {
+    let rows = [60, 5].map(|pace| {
+        let carried = u32::try_from(installations_carried(pace)).expect("few");
+        // One in a hundred tries fails, and a pace is never used to its end.
+        let alive = carried / 100 * 95;
+        let world = |installations: u32| World {
+            // Every installation has a refresh token of its own, if all are agencies; here a tenth are.
+            installations,
+            agencies: installations / 10,
+            invocations: 2,
+            installed_within: 30,
+            pace: Some(pace),
+        };
+        // Half of those that are no agencies are minted and need no place.
+        let of = |own: u32| own * 20 / 11;
+        let [full, over] = [of(alive), of(carried * 2)].map(|installations| week(world(installations)));
+        let row = |what: &str, measured: usize| {
+            let what = format!("token endpoint at {pace} a minute: {what}");
+            Row::count("schedule.paced", "none", &what, Target::Exactly(0.0), float(measured))
+        };
+        [
+            row(&format!("renewals late of {alive} installations with a grant of their own"), full.late)
+                .with_remark(format!("the pace carries {carried}; longest wait {} min", full.longest_wait)),
+            row(&format!("agencies late of {} such installations", carried * 2), over.late_agencies)
+                .with_remark(format!("{} of {} renewals late, all of locations", over.late, over.renewals)),
+            row("installations lost", full.lost + over.lost),
+        ]
+    });
+    rows.into_iter().flatten().collect()
+}
+
+/// The figures of the week, with a token endpoint that takes any number of requests, and with one that takes few.
 pub(crate) fn simulate(quick: bool) -> Vec<Row> {
     // With fewer installations, chance alone makes the busiest minute of a week half as busy again.
     let (installations, agencies, invocations) = if quick { (400_000, 40_000, 1) } else { (1_000_000, 100_000, 2) };
-    let world = World { installations, agencies, invocations, installed_within: 30 };
+    let world = World { installations, agencies, invocations, installed_within: 30, pace: None };
     let of_one_day = week(World { installed_within: 1, ..world });
     let week = week(world);
     let of = format!("{installations} installations of {agencies} agencies, all in use, for {DAYS} days");
@@ -141,7 +195,7 @@ pub(crate) fn simulate(quick: bool) -> Vec<Row> {
     let mean = float(week.renewals) / float(MINUTES);
     let a_day = float(week.renewals) / float(DAYS) / installations;
     let row = |name, what: &str, target, measured| Row::count(name, "none", what, target, measured);
-    vec![
+    let mut rows = vec![
         row(
             "schedule.busiest",
             &format!("{of}: busiest minute over the mean"),
@@ -171,5 +225,7 @@ pub(crate) fn simulate(quick: bool) -> Vec<Row> {
         .with_remark(format!("{} in the busiest; the other tokens are minted", week.most_token_requests)),
         row("schedule.writes", "the same: writes an installation and day, 2.05 a renewal", Target::Told, a_day * WRITES)
             .with_remark(format!("{a_day:.3} renewals")),
-    ]
+    ];
+    rows.extend(paced());
+    rows
 }
