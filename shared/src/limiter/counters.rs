@@ -1,5 +1,6 @@
 //! The contents of one item: the sliding window counter and the day of a resource, or of a share of it.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -93,7 +94,7 @@ pub(crate) type ClosedEndpoints = BTreeMap<String, Millis>;
 /// The decoded item.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Counters {
-    /// Version for compare-and-swap. Every write raises it, so items of the same revision are equal.
+    /// Grows with every write that changes more than permits and the proposal, see [`Version`].
     pub(crate) revision: i64,
     /// Length of a slot in milliseconds, which `newest` and `slots` are numbered by.
     pub(crate) slot_ms: i64,
@@ -109,4 +110,27 @@ pub(crate) struct Counters {
     pub(crate) lowered_at: Option<Millis>,
     pub(crate) closed: Option<Closed>,
     pub(crate) closed_endpoints: ClosedEndpoints,
+}
+
+/// Version of an item for compare-and-swap; a later version is greater. Permits leave the revision and raise the count of
+/// the day. A permit that is given back only lowers the sum of the slots. Two items of one version differ by the proposal,
+/// at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Version {
+    pub(crate) revision: i64,
+    pub(crate) day_used: u32,
+    pub(crate) counted: Reverse<u32>,
+}
+
+impl Counters {
+    pub(crate) fn version(&self) -> Version {
+        Version { revision: self.revision, day_used: self.day.used, counted: Reverse(self.counted) }
+    }
+
+    /// True if `next` has the limits, the closures, the end of the day and the length of slots of this item.
+    pub(crate) fn differs_in_permits_only(&self, next: &Self) -> bool {
+        let Self { revision, newest, counted, .. } = *next;
+        let day = Day { used: next.day.used, ..self.day };
+        *next == Self { revision, newest, counted, day, slots: next.slots.clone(), ..self.clone() }
+    }
 }

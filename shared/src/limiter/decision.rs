@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::counters::{Closed, ClosedEndpoints, Counters, Day, LimitKind, Usage};
+use super::counters::{Closed, Counters, Day, LimitKind, Usage, Version};
 use super::memory::Memory;
 use super::permit::Permit;
 use super::snapshot::{Snapshot, binds};
@@ -17,14 +17,15 @@ pub(crate) enum Plan {
     Take(Take),
     /// Replace the item by compare-and-swap: a new item, a new day, slots of another length, too many slots, or the
     /// probe after a closure because of the day.
-    Rewrite(Rewrite),
+    Rewrite(Box<Rewrite>),
 }
 
 impl Plan {
     /// The permits that the write counts.
     pub(crate) fn permits(&self) -> Permits {
         match self {
-            Self::Take(Take { permits, .. }) | Self::Rewrite(Rewrite { permits, .. }) => *permits,
+            Self::Take(take) => take.permits,
+            Self::Rewrite(rewrite) => rewrite.permits,
         }
     }
 }
@@ -48,41 +49,40 @@ impl Permits {
     }
 }
 
-/// Adds permits to the counters. It needs no snapshot: without one it assumes that no limits were observed and nothing
-/// is closed, and its condition fails if that is wrong.
-///
-/// Its condition holds if the sum of all slots, expired permits included, leaves room; or if the [`Headroom`] of a
-/// snapshot is not used up.
+/// Adds permits to the counters.
 #[derive(Clone, Debug)]
 pub(crate) struct Take {
     pub(crate) permits: Permits,
-    pub(crate) slot_ms: i64,
-    pub(crate) limits: Limits,
-    pub(crate) observed: Option<ObservedLimits>,
-    pub(crate) closed_endpoints: ClosedEndpoints,
-    pub(crate) now: Millis,
-    pub(crate) headroom: Option<Headroom>,
+    pub(crate) basis: Basis,
     /// The slot from which one permit is removed in the same write, see [`exchange`].
     pub(crate) replaces: Option<Slot>,
 }
 
-/// The number of requests that other processes may have counted since a snapshot, so that the permits of this take
-/// still fit beside the snapshot's live permits. The count of the day shows that number, because it grows with every
-/// permit and shrinks only when `day_ends` changes. So expired permits need not be dropped before others take their
-/// places.
+/// The knowledge on which a take was planned. The condition of the write is that it still holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Headroom {
-    /// The most that may have been used of the day before the permits of this take.
-    pub(crate) used_at_most: u32,
-    pub(crate) day_ends: Millis,
+pub(crate) enum Basis {
+    /// A snapshot of the item. Everything but the permits is as in the snapshot, and the permits of this take still fit
+    /// beside its live permits. The count of the day shows the latter, because within a revision it grows with every
+    /// permit and never shrinks. So expired permits need not be dropped before others take their places.
+    Snapshot {
+        revision: i64,
+        /// The most that may have been used of the day before the permits of this take.
+        used_at_most: u32,
+        /// The limits, if the snapshot is older than an interval. Others may have used more since then, so it is enough,
+        /// too, that the sum of all slots leaves room.
+        old_limits: Option<Limits>,
+    },
+    /// An assumption, without a snapshot: the item has the configured limits, is not closed, its day has not ended at
+    /// `now`, and the sum of its slots, expired permits included, leaves room.
+    Assumption { slot_ms: i64, limits: Limits, now: Millis },
 }
 
-/// Replaces the item by `next`, by compare-and-swap: if the item still has the revision of the snapshot.
+/// Replaces the item by `next`, by compare-and-swap: if the item still has the version of the snapshot.
 #[derive(Clone, Debug)]
 pub(crate) struct Rewrite {
     pub(crate) permits: Permits,
-    /// The revision of the snapshot; `None` if there was no item.
-    pub(crate) seen: Option<i64>,
+    /// The version of the snapshot; `None` if there was no item.
+    pub(crate) seen: Option<Version>,
     pub(crate) next: Counters,
 }
 
@@ -120,21 +120,17 @@ fn decide(memory: &Memory, now: Millis, lead: Duration, wanted: u32, replaces: O
     let permits = Permits { count, slot, send_by: snapshot.window().send_by(slot), limits: snapshot.limits() };
     let counters = snapshot.counters();
     if is_known && !counters.is_some_and(|counters| can_be_added_to(counters, snapshot, now, slot)) {
-        return Some(Plan::Rewrite(rewrite(snapshot, now, permits, replaces)));
+        return Some(Plan::Rewrite(Box::new(rewrite(snapshot, now, permits, replaces))));
     }
-    Some(Plan::Take(Take {
-        permits,
-        slot_ms: snapshot.window().slot_ms(),
-        limits: snapshot.limits(),
-        observed: counters.and_then(|counters| counters.observed),
-        closed_endpoints: counters.map(|counters| counters.closed_endpoints.clone()).unwrap_or_default(),
-        now,
-        headroom: counters.map(|Counters { day, .. }| Headroom {
+    let basis = match counters {
+        Some(Counters { revision, day, .. }) => Basis::Snapshot {
+            revision: *revision,
             used_at_most: day.used.saturating_add(free - count),
-            day_ends: day.ends,
-        }),
-        replaces,
-    }))
+            old_limits: Some(snapshot.limits()).filter(|limits| now.since(snapshot.seen_at()) > limits.interval),
+        },
+        None => Basis::Assumption { slot_ms: snapshot.window().slot_ms(), limits: snapshot.limits(), now },
+    };
+    Some(Plan::Take(Take { permits, basis, replaces }))
 }
 
 /// Returns true if permits can be added to the item without replacing it.
@@ -162,26 +158,27 @@ fn rewrite(snapshot: &Snapshot, now: Millis, permits: Permits, replaces: Option<
     let mut closed_endpoints = seen.map(|seen| seen.closed_endpoints.clone()).unwrap_or_default();
     closed_endpoints.retain(|_, until| binds(*until, now));
     let day = snapshot.day(now);
-    Rewrite {
-        permits,
-        next: Counters {
-            // A new item starts at revision `now`, so its revisions differ from those of an earlier item with this key.
-            revision: seen.map_or(now.0, |seen| seen.revision.saturating_add(1)),
-            slot_ms: snapshot.window().slot_ms(),
-            newest: slot,
-            counted: slots.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count)),
-            slots,
-            day: Day { used: day.used.saturating_add(added), ..day },
-            observed: observed_limits(snapshot, now),
-            proposal: seen.and_then(|seen| seen.proposal.clone()),
-            lowered_at: seen.and_then(|seen| seen.lowered_at),
-            closed: snapshot
-                .needs_probe(now)
-                .then(|| Closed { until: snapshot.window().expires_at(slot), by: LimitKind::Burst }),
-            closed_endpoints,
-        },
-        seen: seen.map(|seen| seen.revision),
+    let mut next = Counters {
+        // A new item starts at revision `now`, so its revisions differ from those of an earlier item with this key.
+        revision: seen.map_or(now.0, |seen| seen.revision),
+        slot_ms: snapshot.window().slot_ms(),
+        newest: slot,
+        counted: slots.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count)),
+        slots,
+        day: Day { used: day.used.saturating_add(added), ..day },
+        observed: observed_limits(snapshot, now),
+        proposal: seen.and_then(|seen| seen.proposal.clone()),
+        lowered_at: seen.and_then(|seen| seen.lowered_at),
+        closed: snapshot
+            .needs_probe(now)
+            .then(|| Closed { until: snapshot.window().expires_at(slot), by: LimitKind::Burst }),
+        closed_endpoints,
+    };
+    // If only permits differ, the takes of other processes hold as before.
+    if seen.is_some_and(|seen| !seen.differs_in_permits_only(&next)) {
+        next.revision = next.revision.saturating_add(1);
     }
+    Rewrite { permits, next, seen: seen.map(Counters::version) }
 }
 
 /// The observed limits of the item, without those that have lapsed.
@@ -195,6 +192,7 @@ fn observed_limits(snapshot: &Snapshot, now: Millis) -> Option<ObservedLimits> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limiter::counters::ClosedEndpoints;
 
     const LIMITS: Limits = Limits { burst: 2, interval: Duration::from_secs(10), daily: u32::MAX };
     const NOW: Millis = Millis(1_800_000_000_000);
@@ -224,7 +222,11 @@ mod tests {
     fn exchanged(memory: &Memory, back: Slot) -> Option<(Option<Slot>, Option<u32>)> {
         let Plan::Take(take) = exchange(memory, NOW, SLOT - back)? else { panic!("nothing must be dropped") };
         assert_eq!((take.permits.count, take.permits.slot), (1, SLOT));
-        Some((take.replaces.map(|slot| SLOT - slot), take.headroom.map(|headroom| headroom.used_at_most)))
+        let used_at_most = match take.basis {
+            Basis::Snapshot { used_at_most, .. } => Some(used_at_most),
+            Basis::Assumption { .. } => None,
+        };
+        Some((take.replaces.map(|slot| SLOT - slot), used_at_most))
     }
 
     #[test]

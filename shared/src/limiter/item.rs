@@ -1,11 +1,11 @@
 //! The item of one resource, or of a share of it, and the conditional writes on it.
 //!
-//! Takes, returned permits and limit updates add to the item under conditions. A rewrite replaces it by
-//! compare-and-swap (optimistic concurrency) on `revision`.
+//! Takes, returned permits and limit updates change the item under conditions. A rewrite replaces it by
+//! compare-and-swap (optimistic concurrency) on its [`Version`].
 //!
 //! | attribute | |
 //! |---|---|
-//! | `revision` | grows with every write |
+//! | `revision` | grows with every write that changes more than permits and `proposed`, so takes need no condition on each attribute |
 //! | `slot_ms`, `newest` | length of a slot, newest slot |
 //! | `slots`, `counted` | map *slot → permits* and their sum; both include expired permits until a rewrite drops them |
 //! | `day_used`, `day_ends`, `day_told` | requests of the day, its end (ms), true if the platform named that end |
@@ -18,17 +18,18 @@
 //!
 //! An item with a full map of slots is below 1 KB, one write unit, unless it has a proposal or closed endpoints.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes, ReturnValue};
 
-use super::counters::{Closed, ClosedEndpoints, Counters, Day, LimitKind};
-use super::decision::{Rewrite, Take};
+use super::counters::{Closed, ClosedEndpoints, Counters, Day, LimitKind, Version};
+use super::decision::{Basis, Rewrite, Take};
 use super::update::{DayChange, LimitUpdate, ProposalChange};
 use super::window::{MOST_SLOTS, Slot, slot_key, slot_of_key};
 use crate::domain::clock::Millis;
-use crate::domain::limits::{FURTHEST_DAY, ObservedLimits, Proposal};
+use crate::domain::limits::{FURTHEST_DAY, Limits, ObservedLimits, Proposal};
 use crate::table::{Attributes, Item, StoreError, Table, Update, Write, n, s};
 
 /// The time for which an item is kept after its last day.
@@ -159,26 +160,35 @@ pub(crate) async fn take(table: &Table, key: &str, take: &Take) -> Result<Write<
     write.set_to("counted", "counted + :change").value(":change", n(permits - replaced));
     write.set_to("day_used", "day_used + :permits");
     write.set_to("newest", ":slot").value(":slot", n(take.permits.slot)).when("newest <= :slot");
-    write.when_equal("slot_ms", n(take.slot_ms)).when("size(slots) <= :most").value(":most", n(MOST_SLOTS));
-    write.value(":room", n(i64::from(take.limits.burst) - permits + replaced));
-    if let Some(known) = take.headroom {
-        write.when("counted <= :room OR (day_used <= :known AND day_ends = :known_end)");
-        write.value(":known", n(known.used_at_most)).value(":known_end", n(known.day_ends));
-    } else {
-        write.when("counted <= :room");
+    write.when("size(slots) <= :most").value(":most", n(MOST_SLOTS));
+    let room = |write: &mut Update, limits: Limits| {
+        write.value(":room", n(i64::from(limits.burst) - permits + replaced));
+        write.value(":day_room", n(i64::from(limits.daily) - permits));
+    };
+    match take.basis {
+        Basis::Snapshot { revision, used_at_most, old_limits } => {
+            write.when_equal("revision", n(revision)).value(":used_at_most", n(used_at_most));
+            if let Some(limits) = old_limits {
+                room(&mut write, limits);
+                write.when("day_used <= :used_at_most OR (counted <= :room AND day_used <= :day_room)");
+            } else {
+                write.when("day_used <= :used_at_most");
+            }
+        }
+        Basis::Assumption { slot_ms, limits, now } => {
+            room(&mut write, limits);
+            write.when("counted <= :room AND day_used <= :day_room");
+            write.when_equal("slot_ms", n(slot_ms)).when("day_ends > :now AND day_ends <= :tomorrow");
+            write.value(":now", n(now)).value(":tomorrow", n(now + FURTHEST_DAY));
+            write.when("attribute_not_exists(closed_until) OR (closed_until <= :now AND closed_by <> :daily)");
+            write.value(":daily", s(LimitKind::Daily.to_text()));
+            write.when("attribute_not_exists(observed) AND attribute_not_exists(closed_endpoints)");
+        }
     }
-    write.when("day_used <= :day_room AND day_ends > :now AND day_ends <= :tomorrow");
-    write.value(":day_room", n(i64::from(take.limits.daily) - permits));
-    write.value(":now", n(take.now)).value(":tomorrow", n(take.now + FURTHEST_DAY));
-    write.when("attribute_not_exists(closed_until) OR (closed_until <= :now AND closed_by <> :daily)");
-    write.value(":daily", s(LimitKind::Daily.to_text()));
-    observed_is(&mut write, take.observed);
-    closed_endpoints_are(&mut write, &take.closed_endpoints);
     if let Some(replaced) = take.replaces {
         write.name("#replaced", slot_key(replaced)).value(":one", n(1));
         write.set_to("slots.#replaced", "slots.#replaced - :one").when("slots.#replaced >= :one");
     }
-    count_revision(&mut write);
     table.write(write).await?.read(decode)
 }
 
@@ -193,7 +203,10 @@ pub(crate) async fn rewrite(table: &Table, key: &str, rewrite: &Rewrite) -> Resu
     }
     match rewrite.seen {
         None => write.when("attribute_not_exists(pk)"),
-        Some(revision) => write.when_equal("revision", n(revision)),
+        Some(Version { revision, day_used, counted: Reverse(counted) }) => {
+            write.when_equal("revision", n(revision)).when_equal("day_used", n(day_used));
+            write.when_equal("counted", n(counted))
+        }
     };
     Ok(match table.write(write).await? {
         Write::Applied(_) => Write::Applied(rewrite.next.clone()),
@@ -202,9 +215,8 @@ pub(crate) async fn rewrite(table: &Table, key: &str, rewrite: &Rewrite) -> Resu
     })
 }
 
-/// Gives back one permit of `slot`, which is `slot_ms` long. The day's count stays, because
-/// [`Headroom`](super::decision::Headroom) relies on it. A conflict means that there is nothing to give back: the slot
-/// has expired and was dropped.
+/// Gives back one permit of `slot`, which is `slot_ms` long. The day's count stays, because [`Basis::Snapshot`] relies on
+/// it. A conflict means that there is nothing to give back: the slot has expired and was dropped.
 ///
 /// The write is never retried: after a lost answer, a retry would give back two permits and allow one request too many.
 pub(crate) async fn give_back(
@@ -217,12 +229,12 @@ pub(crate) async fn give_back(
     write.name("#slot", slot_key(slot)).value(":one", n(1));
     write.set_to("slots.#slot", "slots.#slot - :one").set_to("counted", "counted - :one");
     write.when("slots.#slot >= :one AND counted >= :one").when_equal("slot_ms", n(slot_ms));
-    count_revision(write.send_once());
+    write.send_once();
     table.write(write).await?.read(decode)
 }
 
-/// Writes a [`LimitUpdate`] of the item that was `seen`. Its condition covers only the attributes that it changes, so
-/// takes of other processes in between do not make it fail.
+/// Writes a [`LimitUpdate`] of the item that was `seen`. Takes of other processes in between do not make it fail, unless
+/// it replaces the count of the day.
 pub(crate) async fn update(
     table: &Table,
     key: &str,
@@ -230,8 +242,10 @@ pub(crate) async fn update(
     update: &LimitUpdate,
 ) -> Result<Write<Counters>, StoreError> {
     let mut write = Update::of(key);
-    observed_is(&mut write, seen.observed);
-    write.when_equal("day_ends", n(seen.day.ends));
+    write.when_equal("revision", n(seen.revision));
+    if update.raises_revision() {
+        write.add("revision", n(1));
+    }
     match update.observed {
         None => {}
         Some(observed) if observed == ObservedLimits::default() => {
@@ -265,40 +279,10 @@ pub(crate) async fn update(
         }
     }
     if let Some(closed) = update.closed {
-        match seen.closed {
-            Some(was) => write.when_equal("closed_until", n(was.until)),
-            None => write.when("attribute_not_exists(closed_until)"),
-        };
         write.set("closed_until", n(closed.until)).set("closed_by", s(closed.by.to_text()));
     }
     if let Some(closed) = &update.closed_endpoints {
-        closed_endpoints_are(&mut write, &seen.closed_endpoints);
         write.set("closed_endpoints", endpoints(closed));
     }
-    count_revision(&mut write);
     table.write(write).await?.read(decode)
-}
-
-/// Every write that does not replace the item.
-fn count_revision(write: &mut Update) {
-    write.add("revision", n(1));
-}
-
-/// The limits that were assumed are those that are stored, or this process would not be bound by what another
-/// has observed.
-fn observed_is(write: &mut Update, observed: Option<ObservedLimits>) {
-    match observed {
-        Some(observed) => write.when_equal("observed", s(observed.to_text())),
-        None => write.when("attribute_not_exists(observed)"),
-    };
-}
-
-/// The endpoints that were assumed to be closed are those that are stored. So a process learns of a closure by its
-/// first write after it, and a resource without one costs nothing extra.
-fn closed_endpoints_are(write: &mut Update, closed: &ClosedEndpoints) {
-    if closed.is_empty() {
-        write.when("attribute_not_exists(closed_endpoints)");
-    } else {
-        write.when_equal("closed_endpoints", endpoints(closed));
-    }
 }

@@ -45,13 +45,18 @@ impl Memory {
     }
 
     /// Remembers the item that an answer contained, or that there was none, and returns the newest snapshot. Answers
-    /// can overtake each other: one with an older revision changes nothing.
+    /// can overtake each other: one with an older version changes nothing.
     pub(crate) fn saw(&mut self, counters: Option<Counters>, now: Millis) -> &Snapshot {
         let newest = self.snapshot.take().filter(|snapshot| match (snapshot.counters(), &counters) {
-            (Some(newest), Some(seen)) => seen.revision < newest.revision,
+            (Some(newest), Some(seen)) => seen.version() < newest.version(),
             _ => false,
         });
         self.snapshot.insert(newest.unwrap_or_else(|| Snapshot::of(counters, self.policy, now)))
+    }
+
+    /// Forgets the item.
+    pub(crate) fn forget(&mut self) {
+        self.snapshot = None;
     }
 
     /// Changes the policy, if it differs.

@@ -17,7 +17,7 @@
 //! neither is. It needs no read before it and no memory. The [`Permit`] says until when its request must leave.
 //!
 //! A write either adds to the counters under conditions that writes of other processes in between do not break; or it
-//! replaces the item by compare-and-swap on its revision, if a day that is over or expired slots must be dropped.
+//! replaces the item by compare-and-swap on its version, if a day that is over or expired slots must be dropped.
 //!
 //! # Refusal
 //! If the condition fails, DynamoDB answers with the item. If no permit is available in it, the [`Refusal`] names the
@@ -25,11 +25,11 @@
 //!
 //! # Rate-limit headers
 //! [`Limiter::observe`] reads the rate-limit headers of each answer of the platform and writes a limit update if they
-//! differ from the item. The observed limits are part of every condition, so they bind processes that do not know them
-//! yet. Stricter limits hold at once. Higher limits hold when answers of two endpoints have stated the same ones, within
-//! the bounds of the configuration, and lapse a day after the last answer that stated them. An answer to a request that
-//! was sent before the limits were lowered raises nothing. A 429 closes the resource for
-//! all processes, or only the endpoint if the headers say that the resource has requests left.
+//! differ from the item. A change raises the item's revision, so the next take of a process with an older snapshot fails,
+//! and shows it the change. Stricter limits hold at once. Higher limits hold when answers of two endpoints have stated
+//! the same ones, within the bounds of the configuration, and lapse a day after the last answer that stated them. An
+//! answer to a request that was sent before the limits were lowered raises nothing. A 429 closes the resource for all
+//! processes, or only the endpoint if the headers say that the resource has requests left.
 //!
 //! # Clocks
 //! The burst limit holds as long as the clocks of all processes agree to within [`clock_tolerance`]: 300 ms at an

@@ -53,6 +53,14 @@ pub(crate) struct LimitUpdate {
     pub(crate) closed_endpoints: Option<ClosedEndpoints>,
 }
 
+impl LimitUpdate {
+    /// False if no take depends on the change: it only counts requests of the day, or changes the proposal.
+    pub(crate) fn raises_revision(&self) -> bool {
+        let day = self.day.filter(|change| matches!(change, DayChange::Used(_)));
+        *self != Self { day, proposal: self.proposal.clone(), ..Self::default() }
+    }
+}
+
 /// A change to the proposal of an item.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ProposalChange {

@@ -29,7 +29,7 @@ const _: () = assert!(LONGEST_LEAD.as_secs() < FURTHEST_SLOT.as_secs());
 enum Step {
     /// `ahead` is the number of permits that are taken ahead of need.
     Write {
-        plan: Box<Plan>,
+        plan: Plan,
         at: Millis,
         ahead: u32,
     },
@@ -135,7 +135,7 @@ impl Batcher {
         let nap = || Step::Nap(memory.snapshot(now).map_or(LONGEST_NAP, until_available).min(LONGEST_NAP));
         plan.map_or_else(nap, |plan| {
             let ahead = plan.permits().count.saturating_sub(waiting);
-            Step::Write { plan: Box::new(plan), at: now, ahead }
+            Step::Write { plan, at: now, ahead }
         })
     }
 

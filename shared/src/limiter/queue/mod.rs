@@ -252,8 +252,12 @@ impl WaiterQueue {
     }
 
     /// After a failed condition, with `failed` others in a row before it: another process was faster. The first tries
-    /// follow at once. Later ones follow a short random pause (jitter), so that the others can finish.
+    /// follow at once. Later ones follow a short random pause (jitter), so that the others can finish. They forget the
+    /// item that was seen before: after the restore of a backup its version would be later than any that is found.
     async fn after_conflict(&self, found: Option<Counters>, failed: u32) {
+        if failed >= EAGER_ATTEMPTS {
+            self.state().memory.forget();
+        }
         self.saw(found);
         if failed >= EAGER_ATTEMPTS {
             let longest = 2_u64 << failed.min(5);

@@ -14,7 +14,7 @@ use super::store::Store;
 use crate::domain::clock::Millis;
 use crate::domain::limits::{Limits, ObservedLimits, Proposal, StatedLimits};
 use crate::limiter::counters::{Closed, ClosedEndpoints, Counters, Day, LimitKind};
-use crate::limiter::decision::{Headroom, Permits, Plan, Rewrite, Take};
+use crate::limiter::decision::{Basis, Permits, Plan, Rewrite, Take};
 use crate::limiter::item;
 use crate::limiter::update::{DayChange, LimitUpdate, ProposalChange};
 use crate::limiter::window::Slot;
@@ -30,7 +30,7 @@ const LIMITS: Limits = Limits { burst: 9, interval: Duration::from_secs(10), dai
 enum Operation {
     Plan(Plan),
     GiveBack { slot: Slot, slot_ms: i64 },
-    Update { seen: Counters, update: LimitUpdate },
+    Update(Box<(Counters, LimitUpdate)>),
 }
 
 impl Operation {
@@ -40,7 +40,7 @@ impl Operation {
             Self::Plan(Plan::Take(_)) => "exchange",
             Self::Plan(_) => "rewrite",
             Self::GiveBack { .. } => "give back",
-            Self::Update { .. } => "update",
+            Self::Update(_) => "update",
         }
     }
 
@@ -48,7 +48,7 @@ impl Operation {
         match self {
             Self::Plan(plan) => store.apply(plan),
             Self::GiveBack { slot, slot_ms } => store.give_back(*slot, *slot_ms),
-            Self::Update { seen, update } => store.update(seen, update),
+            Self::Update(update) => store.update(&update.0, &update.1),
         }
     }
 
@@ -57,7 +57,7 @@ impl Operation {
             Self::Plan(Plan::Take(take)) => item::take(table, key, take).await,
             Self::Plan(Plan::Rewrite(rewrite)) => item::rewrite(table, key, rewrite).await,
             Self::GiveBack { slot, slot_ms } => item::give_back(table, key, *slot, *slot_ms).await,
-            Self::Update { seen, update } => item::update(table, key, seen, update).await,
+            Self::Update(update) => item::update(table, key, &update.0, &update.1).await,
         };
         written.expect("an answer")
     }
@@ -134,7 +134,7 @@ impl Chance {
     fn operation(&mut self, item: &Counters) -> Operation {
         match self.0.u8(0..5) {
             0 | 1 => Operation::Plan(Plan::Take(self.take(item))),
-            2 => Operation::Plan(Plan::Rewrite(self.rewrite(item))),
+            2 => Operation::Plan(Plan::Rewrite(Box::new(self.rewrite(item)))),
             3 => Operation::GiveBack { slot: self.a_slot(item), slot_ms: if self.often() { SLOT_MS } else { 100 } },
             _ => self.update(item),
         }
@@ -159,44 +159,42 @@ impl Chance {
         // Limits and bounds that are just reached, or almost.
         let counted = i64::from(item.counted + permits.count) - i64::from(replaces.is_some());
         let room = |near: i64| u32::try_from(near).unwrap_or(0);
-        Take {
-            permits,
-            slot_ms: if self.often() { SLOT_MS } else { 100 },
-            limits: Limits { burst: room(self.near(counted)), ..LIMITS },
-            observed: if self.often() { item.observed } else { self.observed() },
-            closed_endpoints: if self.often() { item.closed_endpoints.clone() } else { self.endpoints() },
-            now: NOW,
-            headroom: self.0.bool().then(|| Headroom {
-                used_at_most: room(self.near(item.day.used.into())),
-                day_ends: if self.often() { item.day.ends } else { NOW + Duration::from_hours(2) },
-            }),
-            replaces,
-        }
+        let limits = Limits { burst: room(self.near(counted)), ..LIMITS };
+        let basis = if self.0.bool() {
+            let revision = if self.often() { item.revision } else { self.near(item.revision) };
+            let used_at_most = room(self.near(item.day.used.into()));
+            Basis::Snapshot { revision, used_at_most, old_limits: self.0.bool().then_some(limits) }
+        } else {
+            Basis::Assumption { slot_ms: if self.often() { SLOT_MS } else { 100 }, limits, now: NOW }
+        };
+        Take { permits, basis, replaces }
     }
 
     fn rewrite(&mut self, item: &Counters) -> Rewrite {
-        let seen = if self.rarely() { self.near(item.revision) } else { item.revision };
-        let next = Counters { revision: seen + 1, ..self.item() };
+        let mut seen = item.version();
+        if self.rarely() {
+            seen.revision = self.near(seen.revision);
+        }
+        if self.rarely() {
+            seen.day_used += 1;
+        }
+        if self.rarely() {
+            seen.counted.0 += 1;
+        }
+        let next = Counters { revision: seen.revision + 1, ..self.item() };
         Rewrite { permits: self.permits(), seen: self.often().then_some(seen), next }
     }
 
     fn update(&mut self, item: &Counters) -> Operation {
-        let other = self.item();
         let mut seen = item.clone();
         if self.rarely() {
-            seen.observed = other.observed;
+            seen.revision = self.near(seen.revision);
         }
         if self.rarely() {
-            seen.proposal = other.proposal;
+            seen.proposal = Some(self.proposal());
         }
         if self.rarely() {
-            seen.day = other.day;
-        }
-        if self.rarely() {
-            seen.closed = other.closed;
-        }
-        if self.rarely() {
-            seen.closed_endpoints = other.closed_endpoints;
+            seen.day.used += 1;
         }
         let used = self.near(item.day.used.into()).max(0).try_into().expect("small");
         let mut update = LimitUpdate {
@@ -218,7 +216,7 @@ impl Chance {
         if update == LimitUpdate::default() {
             update.closed = Some(Closed { until: NOW, by: LimitKind::Daily });
         }
-        Operation::Update { seen, update }
+        Operation::Update(Box::new((seen, update)))
     }
 }
 

@@ -67,6 +67,16 @@ fn an_admitted_request_costs_little_more_than_one_call() {
     }
 }
 
+#[test]
+fn more_processes_than_the_limit_cost_little_more_than_one_call() {
+    let mut random = fastrand::Rng::with_seed(5);
+    let arrivals =
+        (0..600_000).step_by(500).map(|at| Arrival { at, process: random.usize(0..300), within_share: false });
+    let record = World { clocks: vec![0; 300], ..four_processes(arrivals.collect(), false) }.run();
+    let calls = record.calls_per_admitted();
+    assert!(calls <= 1.35 && record.refused == 0, "{calls:.3} calls, {} failed", record.failed);
+}
+
 /// Requests of one process, one each `every` ms, that pauses for `pause` ms after each `run` ms.
 fn steady(every: usize, run: i64, pause: i64, length: i64) -> Vec<Arrival> {
     let within = |at: &i64| at % (run + pause) < run;

@@ -1,8 +1,8 @@
 //! The conditional writes of [`item`](crate::limiter::item), applied to an item in memory.
 
-use crate::domain::limits::{FURTHEST_DAY, ObservedLimits};
+use crate::domain::limits::{FURTHEST_DAY, Limits, ObservedLimits};
 use crate::limiter::counters::{Counters, LimitKind};
-use crate::limiter::decision::{Plan, Rewrite, Take};
+use crate::limiter::decision::{Basis, Plan, Rewrite, Take};
 use crate::limiter::update::{DayChange, LimitUpdate, ProposalChange};
 use crate::limiter::window::{MOST_SLOTS, Slot};
 use crate::table::Write;
@@ -28,29 +28,33 @@ impl Store {
         if !change(&mut next) {
             return Write::Conflict(item.clone());
         }
-        next.revision += 1;
         *item = next.clone();
         Write::Applied(next)
     }
 
     fn take(&mut self, take: &Take) -> Write<Counters> {
         self.write(|item| {
-            let (count, burst, daily) =
-                (i64::from(take.permits.count), take.limits.burst.into(), take.limits.daily.into());
+            let count = i64::from(take.permits.count);
             let counted = i64::from(item.counted) + count - i64::from(take.replaces.is_some());
-            let has_headroom = take
-                .headroom
-                .is_some_and(|known| item.day.used <= known.used_at_most && item.day.ends == known.day_ends);
-            let holds = (counted <= burst || has_headroom)
+            let used = i64::from(item.day.used) + count;
+            let leaves_room = |limits: Limits| counted <= i64::from(limits.burst) && used <= i64::from(limits.daily);
+            let basis_holds = match take.basis {
+                Basis::Snapshot { revision, used_at_most, old_limits } => {
+                    item.revision == revision && (item.day.used <= used_at_most || old_limits.is_some_and(leaves_room))
+                }
+                Basis::Assumption { slot_ms, limits, now } => {
+                    leaves_room(limits)
+                        && item.slot_ms == slot_ms
+                        && item.day.ends > now
+                        && item.day.ends <= now + FURTHEST_DAY
+                        && item.closed.is_none_or(|closed| closed.until <= now && closed.by != LimitKind::Daily)
+                        && item.observed.is_none()
+                        && item.closed_endpoints.is_empty()
+                }
+            };
+            let holds = basis_holds
                 && item.newest <= take.permits.slot
-                && item.slot_ms == take.slot_ms
                 && item.slots.len() <= MOST_SLOTS
-                && i64::from(item.day.used) + count <= daily
-                && item.day.ends > take.now
-                && item.day.ends <= take.now + FURTHEST_DAY
-                && item.closed.is_none_or(|closed| closed.until <= take.now && closed.by != LimitKind::Daily)
-                && item.observed == take.observed
-                && item.closed_endpoints == take.closed_endpoints
                 && take.replaces.is_none_or(|slot| remove_one(item, slot));
             if holds {
                 match item.slots.iter_mut().find(|(slot, _)| *slot == take.permits.slot) {
@@ -68,7 +72,7 @@ impl Store {
 
     fn rewrite(&mut self, rewrite: &Rewrite) -> Write<Counters> {
         self.calls += 1;
-        if self.item.as_ref().map(|item| item.revision) != rewrite.seen {
+        if self.item.as_ref().map(Counters::version) != rewrite.seen {
             return self.item.clone().map_or(Write::NotFound, Write::Conflict);
         }
         self.item = Some(rewrite.next.clone());
@@ -87,16 +91,14 @@ impl Store {
 
     pub(super) fn update(&mut self, seen: &Counters, update: &LimitUpdate) -> Write<Counters> {
         self.write(|item| {
-            let holds = item.observed == seen.observed
-                && item.day.ends == seen.day.ends
-                && (update.closed.is_none() || item.closed.map(|c| c.until) == seen.closed.map(|c| c.until))
+            let holds = item.revision == seen.revision
                 && (update.proposal.is_none() || item.proposal == seen.proposal)
-                && (update.closed_endpoints.is_none() || item.closed_endpoints == seen.closed_endpoints)
                 && match update.day {
                     None => true,
                     Some(DayChange::Used(used)) => item.day.used < used,
                     Some(DayChange::Replaced(_)) => item.day.used == seen.day.used,
                 };
+            item.revision += i64::from(update.raises_revision());
             if let Some(observed) = update.observed {
                 item.observed = Some(observed).filter(|observed| *observed != ObservedLimits::default());
             }

@@ -63,6 +63,7 @@ stories!(
         a_cancelled_wait_takes_no_permit,
         waiters_are_served_in_order,
         a_large_burst_keeps_the_item_small,
+        counters_that_were_restored_from_a_backup_are_used,
         without_the_store_every_permit_is_refused,
     ],
     observed: [

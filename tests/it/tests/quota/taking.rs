@@ -326,3 +326,20 @@ fn size(value: &AttributeValue) -> usize {
         other => panic!("{other:?} in the counters"),
     }
 }
+
+pub(crate) async fn counters_that_were_restored_from_a_backup_are_used(engine: &Engine) {
+    let (clock, table) = (Clock::manual(START), engine.table().await);
+    let (limiter, calls) = process(engine, &table, &clock, TEN_SECONDS);
+    limiter.take(&location(), None).await.expect("free");
+    let backup = counters(&table).await;
+    // The platform states another limit, so the item is of a later revision than the backup.
+    let lower = headers(&[("x-ratelimit-max", "50")]);
+    limiter.observe(&location(), clock.now(), StatusCode::OK, &lower).await.expect("observed");
+    limiter.take(&location(), None).await.expect("free");
+    table.client.put_item().table_name(&*table.name).set_item(Some(backup)).send().await.expect("restored");
+    let before = calls.count();
+    let permit = limiter.take(&location(), None).await.expect("free");
+    assert_eq!(permit.usage.burst.limit, 100, "the limit of the backup");
+    assert!(calls.count() - before < 10, "{} calls", calls.count() - before);
+    limiter.take(&location(), None).await.expect("free");
+}
