@@ -212,8 +212,8 @@ async fn a_raised_limit_is_used_and_a_lowered_one_is_kept() {
     assert!((150..=240).contains(&worst), "{worst} within an interval");
     assert!(platform.api_requests(&resource).iter().all(|seen| seen.status == Some(200)), "refused by the platform");
 
-    // A lowered limit in the answer to any request.
-    tokio::time::sleep(INTERVAL + Duration::from_secs(1)).await;
+    // A lowered limit in the answer to any request. Permits of a limit of 200 or more are counted for up to 11.3 s.
+    tokio::time::sleep(INTERVAL + Duration::from_secs(2)).await;
     platform.set_limits_of(resource.clone(), Limits::sandbox_agency());
     assert_eq!(system.get(&resource, PATH).await.status, 200);
     let before = system.arrived(&resource);
