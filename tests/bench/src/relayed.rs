@@ -168,7 +168,8 @@ async fn distant_calls(
         answer.expect("an answer").bytes().await.expect("a body");
     };
     let relay = async || system.relay(&payload).await;
-    let (pairs, batch) = if quick { (1, 30) } else { (8, 100) };
+    // Each change of turns is a pause in which spare permits lapse, so a turn is long.
+    let (pairs, batch) = if quick { (1, 30) } else { (4, 300) };
     direct().await;
     let (mut relayed_calls, mut relayed_writes) = (0, 0);
     let mut measured = [const { Vec::new() }; 2];
