@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sandbox::process::{Program, lambda_environment};
 use shared::domain::clock::{Clock, Millis};
+use shared::domain::limits::Limits;
 use shared::limiter::Limiter;
 use shared::table::Table;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -21,7 +22,7 @@ use crate::permits::{RawCounter, UNLIMITED};
 use crate::platform::access_token;
 use crate::report::{OPTIMIZED, Report, Row, Target, say};
 use crate::store::{self, Store};
-use crate::system::{Distances, Functions, System, Through, location, request};
+use crate::system::{Distances, Functions, MANY, System, Through, location, request};
 
 /// The number of calls before the counted ones. After them, connections are open, the token is known, and all code has
 /// run once.
@@ -59,8 +60,8 @@ pub(crate) async fn take(told: Taker) {
     let resource = location(0);
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     while let Some(line) = lines.next_line().await.expect("readable") {
-        // The next batch is in another slot.
-        clock.advance(Duration::from_secs(1));
+        // The next batch is in another slot. After a pause a process takes no permits ahead of need.
+        clock.advance(Duration::from_secs(3));
         for _ in 0..line.parse::<usize>().expect("how many") {
             if told.raw {
                 counter.take("raw#0").await;
@@ -81,7 +82,9 @@ pub(crate) async fn measure(store: &Store, functions: &Functions, bare: &Path, r
 
 async fn counted(store: &Store, functions: &Functions, bare: &Path, report: &mut Report) -> Result<(), String> {
     let callgrind = Callgrind::new().await?;
-    let system = System::new(store, functions, Through::Nothing, Distances::default()).await;
+    // Of smaller limits no permit is taken ahead of need.
+    let limits = Limits { burst: 199, ..MANY };
+    let system = System::with_limits(store, functions, Through::Nothing, Distances::default(), limits).await;
     system.install(&location(0), 0).await;
     let table = Table { client: store::client(&store.url()).await, name: system.table.name.clone() };
     RawCounter::new(&table).create("raw#0").await;
