@@ -203,7 +203,7 @@ impl WaiterQueue {
     pub(crate) async fn observe(&self, answer: &Answer<'_>) -> Result<Option<(Limits, Limits)>, StoreError> {
         let answered_at = self.clock.now();
         {
-            // What the platform has said holds for this process at once, even if the table does not take it.
+            // The platform's answer binds this process at once, even if the table does not take the write.
             let mut state = self.state();
             if state.memory.snapshot(answered_at).is_some_and(|snapshot| restricts(snapshot, &answer.headers)) {
                 state.drop_spare();

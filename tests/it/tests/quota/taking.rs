@@ -121,7 +121,7 @@ pub(crate) async fn a_steady_process_takes_permits_ahead_of_need(engine: &Engine
     // The count that each caller sees falls by one, as if each had made a write.
     assert_eq!(remaining, (0..200).map(|taken| 199_999 - taken).collect::<Vec<_>>());
 
-    // What is not used within a second lapses.
+    // Permits that are not used within a second lapse.
     clock.advance(Duration::from_secs(2));
     let last = limiter.take(&resource, None).await.expect("free").usage.daily.remaining;
     assert!((199_999 - 200 - 20..199_999 - 200).contains(&last), "{last}");
