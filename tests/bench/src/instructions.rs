@@ -11,7 +11,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use sandbox::process::{Program, lambda_environment};
 use shared::domain::clock::{Clock, Millis};
-use shared::domain::limits::Limits;
 use shared::limiter::Limiter;
 use shared::table::Table;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -22,7 +21,7 @@ use crate::permits::{RawCounter, UNLIMITED};
 use crate::platform::access_token;
 use crate::report::{OPTIMIZED, Report, Row, Target, say};
 use crate::store::{self, Store};
-use crate::system::{Distances, Functions, MANY, System, Through, location, request};
+use crate::system::{Distances, Functions, ONE_BY_ONE, System, Through, location, request};
 
 /// The number of calls before the counted ones. After them, connections are open, the token is known, and all code has
 /// run once.
@@ -82,9 +81,7 @@ pub(crate) async fn measure(store: &Store, functions: &Functions, bare: &Path, r
 
 async fn counted(store: &Store, functions: &Functions, bare: &Path, report: &mut Report) -> Result<(), String> {
     let callgrind = Callgrind::new().await?;
-    // Of smaller limits no permit is taken ahead of need.
-    let limits = Limits { burst: 199, ..MANY };
-    let system = System::with_limits(store, functions, Through::Nothing, Distances::default(), limits).await;
+    let system = System::with_limits(store, functions, Through::Nothing, Distances::default(), ONE_BY_ONE).await;
     system.install(&location(0), 0).await;
     let table = Table { client: store::client(&store.url()).await, name: system.table.name.clone() };
     RawCounter::new(&table).create("raw#0").await;

@@ -11,16 +11,33 @@ use crate::permits::RawCounter;
 use crate::platform::access_token;
 use crate::report::{Row, Target};
 use crate::store::{self, Store};
-use crate::system::{Distances, Functions, MANY, System, Through, location, request};
+use crate::system::{Distances, Functions, ONE_BY_ONE, System, Through, location, request};
 use crate::wire::Calls;
 use shared::domain::limits::Limits;
 use shared::table::Table;
 
+/// The call that a relayed call makes of the platform, made without the relay.
+struct Direct {
+    http: reqwest::Client,
+    url: String,
+    token: String,
+}
+
+impl Direct {
+    fn to(system: &System) -> Self {
+        let url = format!("{}/contacts/sx6wyHhbFdRXh302LLNR", system.platform.url());
+        Self { http: reqwest::Client::new(), url, token: access_token(0) }
+    }
+
+    async fn call(&self) {
+        let request = self.http.get(&self.url).bearer_auth(&self.token).header("accept", "application/json");
+        request.send().await.expect("an answer").bytes().await.expect("a body");
+    }
+}
+
 /// The calls and requests for each warm call, counted by the proxy and by the platform.
 pub(crate) async fn counts(store: &Store, functions: &Functions, quick: bool) -> Vec<Row> {
-    // Of smaller limits no permit is taken ahead of need, so the writes are counted exactly.
-    let limits = Limits { burst: 199, ..MANY };
-    let system = System::with_limits(store, functions, Through::Wire, Distances::default(), limits).await;
+    let system = System::with_limits(store, functions, Through::Wire, Distances::default(), ONE_BY_ONE).await;
     let (location, calls) = (location(0), if quick { 100 } else { 150 });
     system.install(&location, 0).await;
     let _relay = system.start_function("relay");
@@ -60,17 +77,18 @@ pub(crate) async fn latency(store: &Store, functions: &Functions, bare: &std::pa
     let table = Table { client: store::client(&store.url()).await, name: system.table.name.clone() };
     let counter = RawCounter::new(&table);
     counter.create("raw#0").await;
-    let http = reqwest::Client::new();
-    let url = format!("{}/contacts/sx6wyHhbFdRXh302LLNR", system.platform.url());
-    let token = access_token(0);
+    let platform = Direct::to(&system);
     let direct = async || {
         counter.take("raw#0").await;
-        let answer = http.get(&url).bearer_auth(&token).header("accept", "application/json").send().await;
-        answer.expect("an answer").bytes().await.expect("a body");
+        platform.call().await;
     };
 
     // A function that does nothing else makes the same two calls, under the same Runtime API.
-    let own = [("RAW_TABLE", system.table.name.to_string()), ("RAW_URL", url.clone()), ("RAW_TOKEN", token.clone())];
+    let own = [
+        ("RAW_TABLE", system.table.name.to_string()),
+        ("RAW_URL", platform.url.clone()),
+        ("RAW_TOKEN", platform.token.clone()),
+    ];
     let _raw = system.start(Program::Path(bare.to_owned()), "raw", &own);
     let _echo = system.start(Program::Path(bare.to_owned()), "echo", &[]);
     let raw_function = async || {
@@ -119,8 +137,7 @@ const DISTANCES: Distances =
 
 /// The time of a warm call with the round-trip times of the real services, without and with permits ahead of need.
 pub(crate) async fn distant(store: &Store, functions: &Functions, quick: bool) -> Vec<Row> {
-    // Permits are taken ahead only of limits of 200 and more.
-    let one_by_one = Limits { burst: 199, interval: Duration::from_secs(10), daily: 200_000 };
+    let one_by_one = Limits { interval: Duration::from_secs(10), daily: 200_000, ..ONE_BY_ONE };
     let (against_both, _) = distant_calls(store, functions, one_by_one, true, quick).await;
     let ahead = Limits { burst: 1_000, ..one_by_one };
     let (against_direct, writes) = distant_calls(store, functions, ahead, false, quick).await;
@@ -157,15 +174,12 @@ async fn distant_calls(
     let table = Table { client: store::client(&system.wire.url()).await, name: system.table.name.clone() };
     let counter = RawCounter::new(&table);
     counter.create("raw#0").await;
-    let http = reqwest::Client::new();
-    let url = format!("{}/contacts/sx6wyHhbFdRXh302LLNR", system.platform.url());
-    let token = access_token(0);
+    let platform = Direct::to(&system);
     let direct = async || {
         if with_write {
             counter.take("raw#0").await;
         }
-        let answer = http.get(&url).bearer_auth(&token).header("accept", "application/json").send().await;
-        answer.expect("an answer").bytes().await.expect("a body");
+        platform.call().await;
     };
     let relay = async || system.relay(&payload).await;
     // Each change of turns is a pause in which spare permits lapse, so a turn is long.

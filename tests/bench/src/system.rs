@@ -70,6 +70,8 @@ pub(crate) struct System {
 /// A higher limit than a platform allows, because a benchmark calls more often. A shorter interval would have shorter
 /// slots. A permit whose write takes longer than a slot cannot be used, which would happen on a busy machine.
 pub(crate) const MANY: Limits = Limits { burst: 10_000, interval: Duration::from_secs(5), daily: 100_000_000 };
+/// The highest limit of which no permit is taken ahead of need: each call makes a write.
+pub(crate) const ONE_BY_ONE: Limits = Limits { burst: 199, ..MANY };
 
 impl System {
     pub(crate) async fn new(store: &Store, functions: &Functions, through: Through, distances: Distances) -> Self {
