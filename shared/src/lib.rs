@@ -17,6 +17,8 @@ pub mod caller;
 pub mod seal;
 pub mod table;
 
+pub mod idempotency;
+
 pub mod limiter;
 
 pub mod events;

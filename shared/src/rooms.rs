@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms, from the bottom up. A room imports only rooms that stand before it.
-const ROOMS: [&str; 17] = [
+const ROOMS: [&str; 18] = [
     "domain",
     "config",
     "http_client",
@@ -17,6 +17,7 @@ const ROOMS: [&str; 17] = [
     "caller",
     "seal",
     "table",
+    "idempotency",
     "limiter",
     "events",
     "token",

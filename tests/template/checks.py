@@ -238,6 +238,7 @@ def roles_hold_exactly_the_expected_permissions(template, full, bare):
             role = name_of(resources[f"{name.capitalize()}Function"]["Properties"]["Role"])
             found = _permissions(roles[role])
             optional = expected.PERMISSIONS_OF_A_BUS[name] | expected.PERMISSIONS_OF_HMAC.get(name, set())
+            optional |= expected.PERMISSIONS_OF_CALLS.get(name, set())
             yield from _difference(f"role of {name}", expected.PERMISSIONS[name] | (optional if has_bus else set()), found)
         others = set(roles) - {f"{name.capitalize()}Role" for name in functions}
         if others != {"ScheduleRole", "RolloutRole"}:
@@ -326,6 +327,11 @@ def times_fit_into_each_other(template, full, bare):
     receives = full["RescueQueue"]["Properties"].get("RedrivePolicy", {}).get("maxReceiveCount")
     if receives != 1000:
         yield f"rescue queue: a pair is given up after {receives} deliveries; SQS allows 1000"
+    calls = full["Calls"]["Properties"]
+    if not 6 * functions["relay"]["Timeout"] <= calls["VisibilityTimeout"] <= 300:
+        yield f"queue of calls: visibility {calls['VisibilityTimeout']} s is too short, or a dead process is noticed late"
+    if calls.get("RedrivePolicy", {}).get("maxReceiveCount") != 1000:
+        yield "queue of calls: a call is given up because it waits; SQS allows 1000 deliveries"
     overflow = full["EventsOverflow"]["Properties"]
     # Lambda's own advice: six times the function's time-out, so that a throttled batch is not delivered twice.
     if not 6 * functions["webhook"]["Timeout"] <= overflow["VisibilityTimeout"] <= 300:
@@ -398,7 +404,8 @@ def nothing_that_matters_is_lost(template, full, bare):
     if table.get("TimeToLiveSpecification") != {"AttributeName": "expires_at", "Enabled": True}:
         yield "table: its time to live is not expires_at"
     kept = ("Table", "SealingSecret", "AppSecret", "CallersSecret", "RescueQueue", "RescueFailures")
-    for name in kept + ("WebhookSecret", "EventsOverflow", "EventsOverflowFailures", "EventArchive"):
+    on_demand = ("WebhookSecret", "EventsOverflow", "EventsOverflowFailures", "EventArchive", "Calls", "CallFailures", "CallResults")
+    for name in kept + on_demand:
         # What a failed first deployment has made is empty, and would be in the way of the next one.
         for policy, wanted in (("DeletionPolicy", "RetainExceptOnCreate"), ("UpdateReplacePolicy", "Retain")):
             if full[name].get(policy) != wanted:
@@ -406,7 +413,7 @@ def nothing_that_matters_is_lost(template, full, bare):
     for name, mapping in of_type(full, "AWS::Lambda::EventSourceMapping").items():
         if mapping["Properties"].get("FunctionResponseTypes") != ["ReportBatchItemFailures"]:
             yield f"{name}: one failed pair would repeat the whole batch"
-    for name in ("RescueQueue", "EventsOverflow"):
+    for name in ("RescueQueue", "EventsOverflow", "Calls"):
         if "deadLetterTargetArn" not in full[name]["Properties"].get("RedrivePolicy", {}):
             yield f"{name}: no queue behind it"
     schedules = of_type(full, "AWS::Scheduler::Schedule")

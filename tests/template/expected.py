@@ -70,6 +70,9 @@ ENVIRONMENT = {
         "DAILY_LIMIT",
         "DAILY_LIMIT_MAX",
         "RESCUE_QUEUE_URL",
+        "CALLS_QUEUE_URL",
+        "RESULTS_QUEUE_URL",
+        "QUEUE_RESERVE",
         "EVENT_BUS_NAME",
     },
     "refresh": _EVERYWHERE
@@ -133,7 +136,9 @@ PERMISSIONS = {
     | _secrets("AppSecret", "SealingSecret")
     | {("sqs:SendMessage", "RescueQueue", None)}
     | _logs_and_traces("CallbackLogs"),
-    "relay": _read_and_write("app#*", "caller-quota#*", "installation#*", "minter-quota#*", "quota#*")
+    "relay": _read_and_write(
+        "app#*", "call#*", "caller-quota#*", "installation#*", "minter-quota#*", "quota#*", "turns#*"
+    )
     | _COMPANIES
     | _secrets("AppSecret", "SealingSecret", "CallersSecret")
     | {("sqs:SendMessage", "RescueQueue", None), ("sqs:GetQueueAttributes", "RescueQueue", None)}
@@ -173,6 +178,20 @@ PERMISSIONS_OF_A_BUS = {
     },
 }
 
+# On top of these, and only where there is a queue of calls.
+PERMISSIONS_OF_CALLS = {
+    "relay": {
+        ("sqs:ReceiveMessage", "Calls", None),
+        ("sqs:DeleteMessage", "Calls", None),
+        ("sqs:GetQueueAttributes", "Calls", None),
+        ("sqs:ChangeMessageVisibility", "Calls", None),
+        ("sqs:SendMessage", "Calls", None),
+        ("sqs:SendMessage", "CallResults", None),
+        ("sqs:GetQueueUrl", "CallFailures", None),
+        ("sqs:SendMessage", "CallFailures", None),
+    }
+}
+
 # On top of these, and only where webhooks may be signed with a shared secret.
 PERMISSIONS_OF_HMAC = {"webhook": _secrets("WebhookSecret")}
 
@@ -199,6 +218,10 @@ ON_DEMAND = {
     "DomainMapping": "HasDomain",
     "DomainRecord": "HasHostedZone",
     "WebhookSecret": "HasWebhookHmac",
+    "RelayCalls": "HasCalls",
+    "Calls": "HasCalls",
+    "CallFailures": "HasCalls",
+    "CallResults": "HasCalls",
     "WebhookOverflow": "HasEventBus",
     "EventsOverflow": "HasEventBus",
     "EventsOverflowFailures": "HasEventBus",
@@ -228,6 +251,9 @@ OUTPUTS = {
     "CallersSecretArn",
     "SealingSecretArn",
     "TableName",
+    "CallsQueueUrl",
+    "CallResultsUrl",
+    "CallFailuresUrl",
     "RescueQueueUrl",
     "RescueFailuresUrl",
 }
@@ -254,6 +280,8 @@ ALARMS = {
     "EventsAlarm",
     "EventsOverflowAlarm",
     "EventsOverflowFailuresAlarm",
+    "CallFailuresAlarm",
+    "CallsUnknownAlarm",
     "EventTruncatedAlarm",
     "ApiErrorsAlarm",
     "FunctionErrorsAlarm",
@@ -268,13 +296,15 @@ CAN_WAIT = {
     "EventsAlarm",
     "EventsOverflowAlarm",
     "EventsOverflowFailuresAlarm",
+    "CallFailuresAlarm",
+    "CallsUnknownAlarm",
     "EventTruncatedAlarm",
     "ThrottlesAlarm",
     "TokenPaceAlarm",
 }
 
 # The conditions of alarms: Monitoring=urgent makes only those that wake somebody.
-URGENT, ALL = {"IsMonitored"}, {"IsMonitoredFully", "IsMonitoredWithBus"}
+URGENT, ALL = {"IsMonitored"}, {"IsMonitoredFully", "IsMonitoredWithBus", "IsMonitoredWithCalls"}
 
 # For these no news is bad news; for all others no data means that nothing happened.
 SILENCE_IS_AN_ALARM = {"RefreshNotRunAlarm"}

@@ -177,6 +177,9 @@ def the_idle_cost_is_the_documented_one(template, full, bare):
     with_bus = watched({"IsMonitoredWithBus"})
     if not re.search(rf"^\| with a bus .*{with_bus} metrics", page, re.MULTILINE):
         yield f"docs/cost.md: a bus has {with_bus} more metrics in alarms"
+    with_calls = watched({"IsMonitoredWithCalls"})
+    if not re.search(rf"^\| with a queue of calls .*{with_calls} metrics", page, re.MULTILINE):
+        yield f"docs/cost.md: a queue of calls has {with_calls} more metrics in alarms"
 
 
 ALL = (

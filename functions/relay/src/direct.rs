@@ -16,11 +16,13 @@ use shared::domain::resource::Resource;
 use shared::lambda::serve::is_object;
 use shared::relay::answer::{Answer, AnswerSource};
 use shared::relay::headers::drop_untrue_encoding;
+use shared::relay::idempotent::fingerprint;
 use shared::relay::refused::Refused;
 use shared::relay::{Invocation, Relay};
+use shared::request::idempotency_key::{IdempotencyKey, MalformedKey};
 use shared::request::path::{Path, Query};
 use shared::request::{self, Request};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use crate::event::EventKind;
@@ -31,6 +33,8 @@ use crate::size::{Room, too_large};
 const MOST: usize = 100;
 /// The most requests of a batch that are under way at once.
 const AT_ONCE: usize = 16;
+/// The time after which a repeat in a batch may be tried again.
+const AFTER_THE_BATCH: Duration = Duration::from_secs(1);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -55,6 +59,7 @@ struct RequestJson {
     body: Option<Box<RawValue>>,
     body_base64: Option<String>,
     wait_ms: Option<u64>,
+    idempotency_key: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -75,7 +80,7 @@ pub async fn answer(relay: &Relay, event: &LambdaEvent<Box<RawValue>>) -> Box<Ra
     let payload = event.payload.get();
     let is_batch = serde_json::from_str::<Marks>(payload).is_ok_and(|marks| marks.requests.is_some());
     if !is_batch {
-        return direct.one(&event.payload, &Room::for_one()).await;
+        return direct.one(read(&event.payload), &Room::for_one()).await;
     }
     let batch =
         serde_json::from_str(payload).map_err(|e| Problem::invalid_request(format!("the batch is malformed: {e}")));
@@ -95,12 +100,35 @@ struct Direct<'a> {
 impl Direct<'_> {
     async fn several(&self, requests: &[Box<RawValue>]) -> Box<RawValue> {
         let room = Room::for_batch();
-        let calls: Vec<_> = requests.iter().map(|request| self.one(request, &room)).collect();
+        let requests = requests.iter().map(|request| read(request)).collect();
+        let calls: Vec<_> = self.keys_once(requests).into_iter().map(|request| self.one(request, &room)).collect();
         let answers: Vec<_> = stream::iter(calls).buffered(AT_ONCE).collect().await;
         raw(&BTreeMap::from([("responses", answers)]))
     }
 
-    async fn one(&self, request: &RawValue, room: &Room) -> Box<RawValue> {
+    /// Refuses each request whose idempotency key an earlier request of the batch has, so that the answer does not depend
+    /// on the time that the earlier one takes.
+    fn keys_once(&self, requests: Vec<Result<Request, Refused>>) -> Vec<Result<Request, Refused>> {
+        let mut earlier = HashMap::new();
+        let mut once = |request: Request| {
+            let Some(key) = &request.idempotency_key else { return Ok(request) };
+            let (place, fingerprint) = ((request.resource.clone(), key.as_str().to_owned()), fingerprint(&request));
+            match earlier.get(&place) {
+                None => {
+                    earlier.insert(place, fingerprint);
+                    Ok(request)
+                }
+                Some(first) if *first == fingerprint => {
+                    let now = self.relay.now();
+                    Err(Refused::by_request_in_progress(now + AFTER_THE_BATCH, now))
+                }
+                Some(_) => Err(Refused::by_other_request()),
+            }
+        };
+        requests.into_iter().map(|request| request.and_then(&mut once)).collect()
+    }
+
+    async fn one(&self, request: Result<Request, Refused>, room: &Room) -> Box<RawValue> {
         let answer = match self.relay.in_time(self.invocation, Box::pin(self.relayed(request))).await {
             Ok(answer) => answer,
             Err(refused) => return self.refuse(&refused),
@@ -112,8 +140,8 @@ impl Direct<'_> {
         self.refuse(&too_large(answer.status).into())
     }
 
-    async fn relayed(&self, request: &RawValue) -> Result<Answer, Refused> {
-        let request = read(request)?;
+    async fn relayed(&self, request: Result<Request, Refused>) -> Result<Answer, Refused> {
+        let request = request?;
         self.relay.check_invocation_kind(InvocationKind::Direct, self.arn)?;
         let callers = self.relay.callers().await?;
         let authorized = callers.authenticate(Identity::Invocation(self.arn))?.authorize(request)?;
@@ -141,7 +169,19 @@ pub(crate) fn read(raw: &RawValue) -> Result<Request, Refused> {
     let body = body(written.body, written.body_base64, &mut headers)?;
     drop_untrue_encoding(&mut headers, &body);
     let wait = Duration::from_millis(written.wait_ms.unwrap_or_default());
-    Ok(Request { query, headers, body, wait, ..Request::new(written.resource, method, path) })
+    let idempotency_key = idempotency_key(written.idempotency_key.as_deref(), &headers)?;
+    Ok(Request { query, headers, body, wait, idempotency_key, ..Request::new(written.resource, method, path) })
+}
+
+/// The key in the member, in the header, or the same key in both.
+fn idempotency_key(member: Option<&str>, headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Refused> {
+    let header = IdempotencyKey::of_headers(headers)?;
+    let Some(member) = member else { return Ok(header) };
+    let member = IdempotencyKey::parse(member)?;
+    if header.is_some_and(|header| header != member) {
+        return Err(MalformedKey::Several.into());
+    }
+    Ok(Some(member))
 }
 
 /// Reads a query: a string, with or without its question mark, or an object of names and values.
@@ -176,14 +216,20 @@ fn body(json: Option<Box<RawValue>>, base64: Option<String>, headers: &mut Heade
 
 /// Renders an answer for a direct invocation: JSON byte for byte, text as a string, and anything else in base64.
 fn render(answer: &Answer) -> Box<RawValue> {
+    let (body, body_base64) = json_body(answer);
+    let (status, source) = (answer.status.as_u16(), answer.source.as_str());
+    raw(&ResponseJson { status, source, headers: header_texts(&answer.headers), body, body_base64 })
+}
+
+/// The members `body` and `body_base64` of an answer.
+pub(crate) fn json_body(answer: &Answer) -> (Option<Box<RawValue>>, Option<String>) {
     let text = std::str::from_utf8(&answer.body).ok().filter(|_| !answer.headers.contains_key(CONTENT_ENCODING));
     let body = text.map(|text| match is_json(&answer.headers).then(|| RawValue::from_string(text.to_owned())) {
         Some(Ok(json)) => json,
         _ => raw(&text),
     });
     let body_base64 = body.is_none().then(|| STANDARD.encode(&answer.body));
-    let (status, source) = (answer.status.as_u16(), answer.source.as_str());
-    raw(&ResponseJson { status, source, headers: header_texts(&answer.headers), body, body_base64 })
+    (body, body_base64)
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -243,6 +289,33 @@ mod tests {
         let least = request(r#"{"resource":{"company":"C1"},"method":"GET","path":"/x","query":"a=%2F&a=b+c"}"#)
             .expect("the least");
         assert_eq!((least.query.as_str(), least.body.len(), least.headers.len()), (Some("a=%2F&a=b+c"), 0, 0));
+    }
+
+    #[test]
+    fn a_key_is_a_member_or_a_header() {
+        let of = |members: &str| {
+            let json = format!(r#"{{"resource":{{"location":"L1"}},"method":"POST","path":"/x"{members}}}"#);
+            request(&json).map(|read| read.idempotency_key.map(|key| key.as_str().to_owned()))
+        };
+        for (members, key) in [
+            ("", None),
+            (r#","idempotency_key":null"#, None),
+            (r#","idempotency_key":"k""#, Some("k")),
+            (r#","headers":{"Idempotency-Key":"k"}"#, Some("k")),
+            (r#","idempotency_key":"k","headers":{"idempotency-key":"k"}"#, Some("k")),
+        ] {
+            assert_eq!(of(members).expect(members).as_deref(), key, "{members}");
+        }
+        for members in [
+            r#","idempotency_key":"""#,
+            r#","idempotency_key":"a b""#,
+            r#","idempotency_key":7"#,
+            r#","headers":{"Idempotency-Key":""}"#,
+            r#","headers":{"Idempotency-Key":["k","k"]}"#,
+            r#","idempotency_key":"k","headers":{"idempotency-key":"l"}"#,
+        ] {
+            assert_eq!(of(members).expect_err(members).problem.code, Code::InvalidRequest, "{members}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The two kinds of events, and the invocation's data from Lambda's context.
+//! The three kinds of events, and the invocation's data from Lambda's context.
 
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ const LONGEST: Duration = Duration::from_secs(28);
 pub enum EventKind {
     /// An event of API Gateway.
     Http,
+    /// Messages of the queue of calls.
+    Queue,
     /// Any other event. A malformed event has this kind, too.
     Direct,
 }
@@ -29,13 +31,19 @@ pub enum EventKind {
 struct Marks {
     raw_path: Option<IgnoredAny>,
     request_context: Option<IgnoredAny>,
+    #[serde(rename = "Records")]
+    records: Option<Vec<IgnoredAny>>,
 }
 
 impl EventKind {
-    /// The kind of a payload. Only events of API Gateway have `rawPath` or `requestContext`.
+    /// The kind of a payload. Only events of API Gateway have `rawPath` or `requestContext`, and only those of SQS have
+    /// `Records`.
     pub fn of(payload: &RawValue) -> Self {
         match serde_json::from_str(payload.get()) {
-            Ok(Marks { raw_path, request_context }) if raw_path.is_some() || request_context.is_some() => Self::Http,
+            Ok(Marks { raw_path, request_context, .. }) if raw_path.is_some() || request_context.is_some() => {
+                Self::Http
+            }
+            Ok(Marks { records: Some(_), .. }) => Self::Queue,
             _ => Self::Direct,
         }
     }
@@ -45,7 +53,7 @@ impl EventKind {
         let deadline = match (self, stated_deadline(context.deadline, now)) {
             (_, None) => now + LONGEST,
             (Self::Http, Some(stated)) => stated.min(now + LONGEST),
-            (Self::Direct, Some(stated)) => stated,
+            (Self::Direct | Self::Queue, Some(stated)) => stated,
         };
         let (request_id, trace_id) = (context.request_id.clone(), context.xray_trace_id.clone());
         Invocation { request_id, trace_id, deadline }
@@ -75,6 +83,10 @@ mod tests {
             (r#"{"rawPath":7}"#, EventKind::Http),
             (r#"{"resource":{"location":"a"},"method":"GET","path":"/"}"#, EventKind::Direct),
             (r#"{"requests":[]}"#, EventKind::Direct),
+            (r#"{"Records":[{"messageId":"m"}]}"#, EventKind::Queue),
+            (r#"{"Records":[]}"#, EventKind::Queue),
+            (r#"{"Records":7}"#, EventKind::Direct),
+            (r#"{"Records":null}"#, EventKind::Direct),
             ("null", EventKind::Direct),
             ("[]", EventKind::Direct),
             ("\"rawPath\"", EventKind::Direct),

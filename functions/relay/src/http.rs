@@ -18,6 +18,7 @@ use shared::relay::answer::{Answer, AnswerSource};
 use shared::relay::headers::{WAIT_MS, drop_untrue_encoding};
 use shared::relay::refused::Refused;
 use shared::relay::{Invocation, Relay};
+use shared::request::idempotency_key::IdempotencyKey;
 use shared::request::path::{Path, Query};
 use shared::request::{self, Request, UntargetedRequest};
 
@@ -105,9 +106,10 @@ pub(crate) fn untargeted(path: Path, event: HttpEvent) -> Result<UntargetedReque
     let query = Query::parse(event.query())?;
     let mut headers = event.headers(&path)?;
     let wait = wait(&headers)?;
+    let idempotency_key = IdempotencyKey::of_headers(&headers)?;
     let body = event.into_body()?;
     drop_untrue_encoding(&mut headers, &body);
-    Ok(UntargetedRequest { query, headers, body, wait, ..Request::new((), method, path) })
+    Ok(UntargetedRequest { query, headers, body, wait, idempotency_key, ..Request::new((), method, path) })
 }
 
 fn wait(headers: &HeaderMap) -> Result<Duration, Problem> {

@@ -1,7 +1,8 @@
 //! The function `relay`: it translates between events and calls of [`shared::relay`].
 //!
-//! [`event`] recognises the two kinds of events. [`http`] reads and answers events of API Gateway (payload 2.0), [`direct`]
-//! invocations by other functions, single or in a batch. A malformed event gets an answer, too: only a bug is a function
+//! [`event`] recognises the kinds of events. [`http`] reads and answers events of API Gateway (payload 2.0), [`direct`]
+//! invocations by other functions, single or in a batch, and [`queue`] messages of the queue of calls. A malformed event
+//! gets an answer, too: only a bug is a function
 //! error.
 
 #[cfg(test)]
@@ -14,6 +15,7 @@ pub mod gateway;
 mod headers;
 pub mod http;
 pub mod pairs;
+pub mod queue;
 pub mod size;
 
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use shared::lambda::serve::serve;
 use shared::relay::Relay;
 
 use crate::event::EventKind;
+use crate::queue::Door;
 
 /// Serves events until the process ends. It fails if the configuration is missing or malformed, or if the Runtime API
 /// cannot be reached.
@@ -33,19 +36,30 @@ use crate::event::EventKind;
 /// Everything that a first call needs is made before the first poll for an event. Until then Lambda runs a process at
 /// full speed; from then on it gives the process a part of a processor, according to the function's memory.
 pub async fn run() -> Result<(), Error> {
-    let RelayConfig { app, callers_secret_id } = App::configure("relay", RelayConfig::read)?;
-    let relay = Arc::new(Relay::new(Box::pin(App::of(app)).await?, &callers_secret_id));
-    Box::pin(relay.prepare()).await;
+    let config = App::configure("relay", RelayConfig::read)?;
+    let app = Box::pin(App::of(config.app)).await?;
+    let door = config.queue.map(|queue| Door::new(&app, queue));
+    let relay = Relay::new(app, &config.callers_secret_id);
+    let function = Arc::new(Function { relay, door });
+    Box::pin(function.relay.prepare()).await;
     serve(move |event: LambdaEvent<Box<RawValue>>| {
-        let relay = relay.clone();
-        async move { answer(&relay, &event).await }
+        let function = function.clone();
+        async move { answer(&function, &event).await }
     })
     .await
 }
 
-async fn answer(relay: &Relay, event: &LambdaEvent<Box<RawValue>>) -> Box<RawValue> {
+/// The parts of the function.
+struct Function {
+    relay: Relay,
+    /// The queue door, if there is a queue of calls.
+    door: Option<Door>,
+}
+
+async fn answer(Function { relay, door }: &Function, event: &LambdaEvent<Box<RawValue>>) -> Box<RawValue> {
     match EventKind::of(&event.payload) {
         EventKind::Http => http::answer(relay, event).await,
         EventKind::Direct => direct::answer(relay, event).await,
+        EventKind::Queue => Box::pin(queue::answer(relay, door.as_ref(), event)).await,
     }
 }

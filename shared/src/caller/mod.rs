@@ -48,6 +48,7 @@ struct Entry {
     principals: Vec<ArnPattern>,
     may: Permissions,
     requests_per_10s: Option<u32>,
+    queue: bool,
 }
 
 impl std::fmt::Debug for Entry {
@@ -128,6 +129,16 @@ impl Callers {
                 self.listed(entry, alias.unwrap_or("invocation"))
             }
         }
+    }
+
+    /// The caller that a message of the queue names. The sender of a message needs the queue's permission, and then may
+    /// name every entry with `"queue": true`. The secret's rule for the unlisted does not apply.
+    ///
+    /// # Errors
+    /// There is no such entry.
+    pub fn of_queue(&self, id: &str) -> Result<Caller, Unauthenticated> {
+        let entry = self.entries.iter().find(|entry| entry.queue && *entry.id == *id);
+        entry.map(Entry::caller).ok_or(Unauthenticated)
     }
 
     /// The caller of an entry. Without an entry, the secret's rule for the unlisted decides.

@@ -59,6 +59,9 @@ pub struct CallerEntry {
     /// The most requests in any 10 s for each resource.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub requests_per_10s: Option<u32>,
+    /// True if messages of the queue may name it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub queue: bool,
 }
 
 impl Callers {
@@ -105,7 +108,7 @@ fn unique<T: Display + Eq + std::hash::Hash>(what: &str, names: impl Iterator<It
 
 /// Validates one entry. The error names the first member that is wrong.
 pub(super) fn entry(written: CallerEntry) -> Result<Entry, String> {
-    let CallerEntry { id, keys_sha256, aliases, principals, resources, methods, paths, tools, requests_per_10s } =
+    let CallerEntry { id, keys_sha256, aliases, principals, resources, methods, paths, tools, requests_per_10s, queue } =
         written;
     if !names_a_caller(&id) {
         return Err(format!(
@@ -141,6 +144,7 @@ pub(super) fn entry(written: CallerEntry) -> Result<Entry, String> {
         principals: principals.collect::<Result<_, _>>()?,
         may,
         requests_per_10s,
+        queue,
         id: id.into(),
     })
 }
@@ -216,9 +220,17 @@ mod tests {
 
     #[test]
     fn a_restriction_is_a_list_or_absent_and_never_null() {
-        for member in
-            ["keys_sha256", "aliases", "principals", "resources", "methods", "paths", "tools", "requests_per_10s"]
-        {
+        for member in [
+            "keys_sha256",
+            "aliases",
+            "principals",
+            "resources",
+            "methods",
+            "paths",
+            "tools",
+            "requests_per_10s",
+            "queue",
+        ] {
             let json = format!(r#"{{"callers":[{{"id":"a","{member}":null}}]}}"#);
             assert!(Callers::parse(&json).is_err(), "{json}");
         }

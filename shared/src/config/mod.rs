@@ -19,7 +19,7 @@ use url::Url;
 
 pub use self::callback::{Authorization, Brand, CallbackConfig, Colour, InstallChoice, MarketplaceInstalls};
 pub use self::reader::{Reader, ReportedProblem};
-pub use self::relay::RelayConfig;
+pub use self::relay::{QueueConfig, RelayConfig};
 pub use self::runtime::{events_at_once, runtime_variables};
 pub use self::secure_url::{is_loopback, parse_url};
 pub use self::webhook::{Dedupe, WebhookConfig, WebhookSettings};
@@ -348,7 +348,8 @@ mod tests {
             ("WEBHOOK_DEDUPE", "sometimes"),
         ];
         all_are_reported(&webhook, &[], WebhookConfig::read);
-        all_are_reported(&[], &["CALLERS_SECRET_ID"], RelayConfig::read);
+        let relay = [("CALLS_QUEUE_URL", "ftp://x"), ("RESULTS_QUEUE_URL", "nonsense"), ("QUEUE_RESERVE", "1.5")];
+        all_are_reported(&relay, &["CALLERS_SECRET_ID"], RelayConfig::read);
         all_are_reported(&[], &[], AppConfig::read);
     }
 

@@ -32,6 +32,12 @@ pub enum Code {
     MethodNotOffered,
     /// The request itself is malformed.
     InvalidRequest,
+    /// A request with the same idempotency key is in progress.
+    IdempotencyInProgress,
+    /// The outcome of the request with the same idempotency key is unknown, and the request is not sent again.
+    IdempotencyUnknown,
+    /// Another request has the same idempotency key.
+    IdempotencyConflict,
     /// The request names no resource.
     ResourceUnclear,
     /// The request names two different resources.
@@ -64,6 +70,9 @@ impl Code {
             Self::DailyLimited => "daily_limited",
             Self::MethodNotOffered => "method_not_offered",
             Self::InvalidRequest => "invalid_request",
+            Self::IdempotencyInProgress => "idempotency_in_progress",
+            Self::IdempotencyUnknown => "idempotency_unknown",
+            Self::IdempotencyConflict => "idempotency_conflict",
             Self::ResourceUnclear => "resource_unclear",
             Self::ResourceConflict => "resource_conflict",
             Self::PayloadTooLarge => "payload_too_large",
@@ -86,6 +95,8 @@ impl Code {
             Self::BurstLimited | Self::DailyLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::MethodNotOffered => StatusCode::METHOD_NOT_ALLOWED,
             Self::InvalidRequest | Self::ResourceUnclear | Self::ResourceConflict => StatusCode::BAD_REQUEST,
+            Self::IdempotencyInProgress | Self::IdempotencyUnknown => StatusCode::CONFLICT,
+            Self::IdempotencyConflict => StatusCode::UNPROCESSABLE_ENTITY,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::PlatformUnreachable => StatusCode::BAD_GATEWAY,
             Self::RefreshInProgress | Self::StoreUnavailable | Self::Misconfigured => StatusCode::SERVICE_UNAVAILABLE,
@@ -105,6 +116,9 @@ impl Code {
             Self::DailyLimited => "Too many requests today",
             Self::MethodNotOffered => "The relay does not offer this method there",
             Self::InvalidRequest => "The request is malformed",
+            Self::IdempotencyInProgress => "A request with this idempotency key is in progress",
+            Self::IdempotencyUnknown => "The outcome of the request with this idempotency key is unknown",
+            Self::IdempotencyConflict => "Another request has this idempotency key",
             Self::ResourceUnclear => "The request names no location or company",
             Self::ResourceConflict => "The request names different locations or companies",
             Self::PayloadTooLarge => "The payload is too large",

@@ -10,6 +10,9 @@
 //! are taken ahead only while less than half of the window is used, so that nobody misses a lapsed permit. And each lapsed
 //! permit costs credit, which used permits earn: after the first [`LOAN`] at most one permit in [`LAPSE_RATIO`] lapses, and
 //! at most one [`LAPSE_RATIO`]th of the burst limit and of the daily limit at once.
+//!
+//! Only callers' permits are taken ahead. Background permits (`class`) have a schedule of their own, and none is taken
+//! ahead in a write for them.
 
 use std::time::Duration;
 
@@ -168,6 +171,7 @@ mod tests {
             newest,
             slots: vec![(newest, live)],
             counted: live,
+            background: None,
             day: Day { used, ends: NOW + Duration::from_hours(1), end_confirmed: true },
             observed: None,
             proposal: None,

@@ -103,6 +103,8 @@ pub(crate) struct Counters {
     pub(crate) slots: Vec<(Slot, u32)>,
     /// The sum of `slots`, expired permits included.
     pub(crate) counted: u32,
+    /// The background permits among `slots`. `None` if there has been none since the item is there.
+    pub(crate) background: Option<Vec<(Slot, u32)>>,
     pub(crate) day: Day,
     pub(crate) observed: Option<ObservedLimits>,
     pub(crate) proposal: Option<Proposal>,
@@ -131,6 +133,7 @@ impl Counters {
     pub(crate) fn differs_in_permits_only(&self, next: &Self) -> bool {
         let Self { revision, newest, counted, .. } = *next;
         let day = Day { used: next.day.used, ..self.day };
-        *next == Self { revision, newest, counted, day, slots: next.slots.clone(), ..self.clone() }
+        let (slots, background) = (next.slots.clone(), next.background.clone());
+        *next == Self { revision, newest, counted, day, slots, background, ..self.clone() }
     }
 }

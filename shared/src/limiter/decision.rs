@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::class::Wanted;
 use super::counters::{Closed, Counters, Day, LimitKind, Usage, Version};
 use super::memory::Memory;
 use super::permit::Permit;
@@ -34,6 +35,8 @@ impl Plan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Permits {
     pub(crate) count: u32,
+    /// The background permits among them.
+    pub(crate) background: u32,
     /// The slot in which they are counted.
     pub(crate) slot: Slot,
     /// The last instant at which a request may leave on one of them.
@@ -86,10 +89,10 @@ pub(crate) struct Rewrite {
     pub(crate) next: Counters,
 }
 
-/// Plans the write that gives a permit to up to `wanted` waiters at `now`; `None` if no permit is available yet. The
+/// Plans the write that gives the `wanted` permits at `now`, or some of them; `None` if no permit is available yet. The
 /// write is expected to take `lead` longer than usual.
-pub(crate) fn plan(memory: &Memory, now: Millis, lead: Duration, wanted: u32) -> Option<Plan> {
-    decide(memory, now, lead, wanted, None)
+pub(crate) fn plan(memory: &Memory, now: Millis, lead: Duration, wanted: impl Into<Wanted>) -> Option<Plan> {
+    decide(memory, now, lead, wanted.into(), None)
 }
 
 /// Plans the write that exchanges an unused permit of slot `of` for a permit of the current slot; `None` if no place is
@@ -98,10 +101,10 @@ pub(crate) fn plan(memory: &Memory, now: Millis, lead: Duration, wanted: u32) ->
 /// One write does both, so that no other request can take the place in between. A live permit keeps its place. The
 /// place of an expired permit may be taken already, so its exchange needs an available one.
 pub(crate) fn exchange(memory: &Memory, now: Millis, of: Slot) -> Option<Plan> {
-    decide(memory, now, Duration::ZERO, 1, Some(of))
+    decide(memory, now, Duration::ZERO, 1.into(), Some(of))
 }
 
-fn decide(memory: &Memory, now: Millis, lead: Duration, wanted: u32, replaces: Option<Slot>) -> Option<Plan> {
+fn decide(memory: &Memory, now: Millis, lead: Duration, wanted: Wanted, replaces: Option<Slot>) -> Option<Plan> {
     let nothing = || Snapshot::of(None, memory.policy(), now);
     let (snapshot, is_known) = match memory.snapshot(now) {
         Some(snapshot) => (snapshot, true),
@@ -111,24 +114,34 @@ fn decide(memory: &Memory, now: Millis, lead: Duration, wanted: u32, replaces: O
     let is_live = |of: &Slot| snapshot.live_slots(now).iter().any(|(live, _)| live == of);
     let replaces = replaces.filter(|of| *of != slot && (!is_known || is_live(of)));
     let replaced = u32::from(replaces.is_some());
-    let wanted = if snapshot.needs_probe(now) { wanted.min(1) } else { wanted };
+    // Background permits need the item, to know what callers use.
+    let wanted = if is_known { wanted } else { wanted.callers.into() };
     let free = snapshot.free(now, replaced);
-    let count = wanted.min(free);
+    let (callers, background) = wanted.granted(if snapshot.needs_probe(now) { free.min(1) } else { free });
+    let count = callers + background;
     if count == 0 {
         return None;
     }
-    let permits = Permits { count, slot, send_by: snapshot.window().send_by(slot), limits: snapshot.limits() };
+    let limits = snapshot.limits();
+    let permits = Permits { count, background, slot, send_by: snapshot.window().send_by(slot), limits };
     let counters = snapshot.counters();
-    if is_known && !counters.is_some_and(|counters| can_be_added_to(counters, snapshot, now, slot)) {
+    // Other processes may take background permits at the same time, so the condition of the write keeps the places, too.
+    let kept = if background > 0 { wanted.kept.saturating_sub(callers) } else { 0 };
+    let lacks_background = background > 0 && counters.is_some_and(|counters| counters.background.is_none());
+    if is_known
+        && (lacks_background || !counters.is_some_and(|counters| can_be_added_to(counters, snapshot, now, slot)))
+    {
         return Some(Plan::Rewrite(Box::new(rewrite(snapshot, now, permits, replaces))));
     }
     let basis = match counters {
         Some(Counters { revision, day, .. }) => Basis::Snapshot {
             revision: *revision,
-            used_at_most: day.used.saturating_add(free - count),
-            old_limits: Some(snapshot.limits()).filter(|limits| now.since(snapshot.seen_at()) > limits.interval),
+            used_at_most: day.used.saturating_add((free - count).saturating_sub(kept)),
+            old_limits: (now.since(snapshot.seen_at()) > limits.interval)
+                .then(|| Limits { burst: limits.burst.saturating_sub(kept), ..limits }),
         },
-        None => Basis::Assumption { slot_ms: snapshot.window().slot_ms(), limits: snapshot.limits(), now },
+        // Without a snapshot, `wanted` has no background permits.
+        None => Basis::Assumption { slot_ms: snapshot.window().slot_ms(), limits, now },
     };
     Some(Plan::Take(Take { permits, basis, replaces }))
 }
@@ -145,16 +158,21 @@ fn can_be_added_to(counters: &Counters, snapshot: &Snapshot, now: Millis, slot: 
 }
 
 fn rewrite(snapshot: &Snapshot, now: Millis, permits: Permits, replaces: Option<Slot>) -> Rewrite {
-    let Permits { count: added, slot, .. } = permits;
+    let Permits { count: added, background: added_background, slot, .. } = permits;
     let mut slots = snapshot.live_slots(now).to_vec();
     if let Some((_, count)) = slots.iter_mut().find(|(live, _)| Some(*live) == replaces) {
         *count -= 1;
     }
-    match slots.last_mut() {
-        Some((newest, count)) if *newest == slot => *count = count.saturating_add(added),
-        _ => slots.push((slot, added)),
-    }
+    add(&mut slots, slot, added);
     let seen = snapshot.counters();
+    let had_background = seen.is_some_and(|seen| seen.background.is_some());
+    let background = (had_background || added_background > 0).then(|| {
+        let mut background = snapshot.live_background(now).to_vec();
+        if added_background > 0 {
+            add(&mut background, slot, added_background);
+        }
+        background
+    });
     let mut closed_endpoints = seen.map(|seen| seen.closed_endpoints.clone()).unwrap_or_default();
     closed_endpoints.retain(|_, until| binds(*until, now));
     let day = snapshot.day(now);
@@ -164,6 +182,7 @@ fn rewrite(snapshot: &Snapshot, now: Millis, permits: Permits, replaces: Option<
         slot_ms: snapshot.window().slot_ms(),
         newest: slot,
         counted: slots.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count)),
+        background,
         slots,
         day: Day { used: day.used.saturating_add(added), ..day },
         observed: observed_limits(snapshot, now),
@@ -179,6 +198,14 @@ fn rewrite(snapshot: &Snapshot, now: Millis, permits: Permits, replaces: Option<
         next.revision = next.revision.saturating_add(1);
     }
     Rewrite { permits, next, seen: seen.map(Counters::version) }
+}
+
+/// Adds permits of `slot`, which is not before the last one.
+fn add(slots: &mut Vec<(Slot, u32)>, slot: Slot, permits: u32) {
+    match slots.last_mut() {
+        Some((newest, count)) if *newest == slot => *count = count.saturating_add(permits),
+        _ => slots.push((slot, permits)),
+    }
 }
 
 /// The observed limits of the item, without those that have lapsed.
@@ -205,6 +232,7 @@ mod tests {
             slot_ms: 200,
             newest: slots.last().map_or(0, |(slot, _)| *slot),
             counted: slots.iter().map(|(_, count)| count).sum(),
+            background: None,
             slots,
             day: Day { used: 7, ends: NOW + Duration::from_hours(1), end_confirmed: false },
             observed: None,

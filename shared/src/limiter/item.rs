@@ -8,6 +8,7 @@
 //! | `revision` | grows with every write that changes more than permits and `proposed`, so takes need no condition on each attribute |
 //! | `slot_ms`, `newest` | length of a slot, newest slot |
 //! | `slots`, `counted` | map *slot → permits* and their sum; both include expired permits until a rewrite drops them |
+//! | `background` | map *slot → background permits*, those of the queue, if there are any |
 //! | `day_used`, `day_ends`, `day_told` | requests of the day, its end (ms), true if the platform named that end |
 //! | `observed` | the observed limits, see [`ObservedLimits::to_text`]; absent if all limits are the default |
 //! | `proposed` | higher limits that one endpoint has stated, see [`Proposal::to_text`] |
@@ -42,12 +43,17 @@ pub(crate) fn decode(item: &Item) -> Result<Counters, StoreError> {
     let count = |name: &'static str| attributes.number::<u32>(name).ok_or_else(|| attributes.malformed(name));
     let newest = number("newest")?;
     let map = attributes.map("slots").ok_or_else(|| attributes.malformed("slots"))?;
-    let mut slots = map
-        .iter()
-        .map(|(key, value)| Some((slot_of_key(key, newest)?, value.as_n().ok()?.parse().ok()?)))
-        .collect::<Option<Vec<_>>>()
-        .ok_or_else(|| attributes.malformed("slots"))?;
-    slots.sort_unstable();
+    let by_slot = |map: &Item| {
+        let entry = |(key, value): (&String, &AttributeValue)| {
+            Some((slot_of_key(key, newest)?, value.as_n().ok()?.parse().ok()?))
+        };
+        let mut slots = map.iter().map(entry).collect::<Option<Vec<(Slot, u32)>>>()?;
+        slots.sort_unstable();
+        Some(slots)
+    };
+    let slots = by_slot(map).ok_or_else(|| attributes.malformed("slots"))?;
+    let background = attributes.map("background").map(by_slot);
+    let background = background.map(|slots| slots.ok_or_else(|| attributes.malformed("background"))).transpose()?;
     let observed = attributes
         .text("observed")
         .map(|text| ObservedLimits::from_text(text).ok_or_else(|| attributes.malformed("observed")));
@@ -67,6 +73,7 @@ pub(crate) fn decode(item: &Item) -> Result<Counters, StoreError> {
         newest,
         slots,
         counted: count("counted")?,
+        background,
         day: Day {
             used: count("day_used")?,
             ends: Millis(number("day_ends")?),
@@ -94,6 +101,10 @@ pub(crate) fn encode(counters: &Counters) -> Item {
         ("expires_at".to_owned(), n((counters.day.ends + KEPT).seconds())),
     ]);
     let mut also = |name: &str, value| item.insert(name.to_owned(), value);
+    if let Some(background) = &counters.background {
+        let slots = background.iter().map(|&(slot, count)| (slot_key(slot), n(count)));
+        also("background", AttributeValue::M(slots.collect()));
+    }
     if counters.day.end_confirmed {
         also("day_told", AttributeValue::Bool(true));
     }
@@ -117,8 +128,16 @@ pub(crate) fn encode(counters: &Counters) -> Item {
 }
 
 /// Attributes that an item may be without.
-const OPTIONAL: [&str; 7] =
-    ["day_told", "observed", "proposed", "lowered_at", "closed_until", "closed_by", "closed_endpoints"];
+const OPTIONAL: [&str; 8] = [
+    "day_told",
+    "observed",
+    "proposed",
+    "lowered_at",
+    "closed_until",
+    "closed_by",
+    "closed_endpoints",
+    "background",
+];
 
 fn endpoints(closed: &ClosedEndpoints) -> AttributeValue {
     AttributeValue::M(closed.iter().map(|(name, until)| (name.clone(), n(until))).collect())
@@ -157,6 +176,10 @@ pub(crate) async fn take(table: &Table, key: &str, take: &Take) -> Result<Write<
     let (permits, replaced) = (i64::from(take.permits.count), i64::from(take.replaces.is_some()));
     write.name("#slot", slot_key(take.permits.slot)).value(":permits", n(permits)).value(":zero", n(0));
     write.set_to("slots.#slot", "if_not_exists(slots.#slot, :zero) + :permits");
+    if take.permits.background > 0 {
+        write.set_to("background.#slot", "if_not_exists(background.#slot, :zero) + :background");
+        write.value(":background", n(take.permits.background)).when("attribute_exists(background)");
+    }
     write.set_to("counted", "counted + :change").value(":change", n(permits - replaced));
     write.set_to("day_used", "day_used + :permits");
     write.set_to("newest", ":slot").value(":slot", n(take.permits.slot)).when("newest <= :slot");

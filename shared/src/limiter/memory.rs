@@ -88,6 +88,7 @@ mod tests {
                 newest,
                 slots: vec![(newest, count)],
                 counted: count,
+                background: None,
                 day: Day { used: count, ends: NOW + Duration::from_hours(1), end_confirmed: false },
                 observed: None,
                 proposal: None,

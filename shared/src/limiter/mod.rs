@@ -8,6 +8,7 @@
 //! | permits ahead of need (prefetching) | `ahead` |
 //! | waiter queue, and batching: one write for all waiters of a process | `queue` |
 //! | hierarchical limits: the share that one owner has of a resource | `share` |
+//! | permits of queued calls, which leave places for waiting callers | `background`, `class` |
 //! | limit updates from the platform's rate-limit headers | `update` |
 //! | simulation of several processes, with properties | `simulation` |
 //!
@@ -39,6 +40,8 @@
 //! ahead, and closures that end more than 20 minutes ahead, are ignored.
 
 mod ahead;
+mod background;
+mod class;
 mod counters;
 mod decision;
 mod item;
@@ -61,6 +64,8 @@ use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 use http::{HeaderMap, StatusCode};
 
+pub use self::background::Background;
+use self::class::Class;
 pub use self::counters::{LimitKind, Meter, Usage};
 pub use self::permit::{LimiterError, Permit, Refusal};
 use self::queue::{LONGEST_NAP, PermitRequest, PermitResult, WaiterQueue};
@@ -115,7 +120,7 @@ impl Limiter {
         let Endpoint { resource, name } = to.into();
         let queue = self.queue_of(resource);
         loop {
-            let answer = queue.take(PermitRequest { endpoint: name, wait_until }).await;
+            let answer = queue.take(PermitRequest { endpoint: name, wait_until, class: Class::Caller }).await;
             if !self.must_ask_again(&answer, wait_until).await {
                 return answer;
             }
@@ -125,7 +130,11 @@ impl Limiter {
     /// The instant of the next permit, if this process knows that none is available now. Makes no call.
     pub fn next_available_at<'a>(&self, to: impl Into<Endpoint<'a>>) -> Option<Millis> {
         let Endpoint { resource, name } = to.into();
-        let refusal = self.queue_of(resource).local_refusal(PermitRequest { endpoint: name, wait_until: None })?;
+        let refusal = self.queue_of(resource).local_refusal(PermitRequest {
+            endpoint: name,
+            wait_until: None,
+            class: Class::Caller,
+        })?;
         Some(refusal.retry_at)
     }
 
@@ -214,6 +223,10 @@ impl Limiter {
             tokio::time::sleep(retry_at.since(self.0.clock.now()).min(LONGEST_NAP)).await;
         }
         is_in_time
+    }
+
+    fn now(&self) -> Millis {
+        self.0.clock.now()
     }
 
     fn queue_of(&self, resource: &Resource) -> Arc<WaiterQueue> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Limiter;
+use super::class::Class;
 use super::counters::LimitKind;
 use super::permit::{LimiterError, Permit};
 use super::queue::{PermitRequest, PermitResult, WaiterQueue};
@@ -13,7 +14,7 @@ use crate::domain::limits::{Endpoint, LimitPolicy, Limits};
 use crate::domain::resource::Resource;
 
 /// The interval of every share, for every interval of the resource's limit.
-const SHARE_INTERVAL: Duration = Duration::from_secs(10);
+pub(super) const SHARE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The owner of a share. The keys of each kind begin differently, so the share of one kind never is that of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +28,7 @@ pub enum ShareOwner<'a> {
 
 impl ShareOwner<'_> {
     /// The key of its share of `resource`.
-    fn key(self, resource: &Resource) -> String {
+    pub(super) fn key(self, resource: &Resource) -> String {
         let (kind, id) = (resource.kind().as_str(), resource.id());
         match self {
             Self::Caller(caller) => format!("caller-quota#{caller}#{kind}#{id}"),
@@ -59,7 +60,7 @@ impl Limiter {
         let share = self.queue(owner.key(resource), LimitKind::Caller, policy);
         share.adopt(policy);
         let whole = self.queue_of(resource);
-        let request = PermitRequest { endpoint: name, wait_until };
+        let request = PermitRequest { endpoint: name, wait_until, class: Class::Caller };
         loop {
             let answer = take_both(&share, &whole, request).await;
             if !self.must_ask_again(&answer, wait_until).await {
@@ -96,15 +97,15 @@ async fn take_both(share: &Arc<WaiterQueue>, whole: &Arc<WaiterQueue>, request: 
 }
 
 /// A permit of a share. If its holder goes away before it is spent, it is given back.
-struct SharePermit<'a> {
-    share: &'a Arc<WaiterQueue>,
-    permit: Permit,
-    is_unused: bool,
+pub(super) struct SharePermit<'a> {
+    pub(super) share: &'a Arc<WaiterQueue>,
+    pub(super) permit: Permit,
+    pub(super) is_unused: bool,
 }
 
 impl SharePermit<'_> {
     /// Spends the permit on a request, or an exchanged one if it is too late. Returns the `send_by`.
-    async fn spend(mut self) -> Result<Millis, LimiterError> {
+    pub(super) async fn spend(mut self) -> Result<Millis, LimiterError> {
         self.is_unused = false;
         // If the holder goes away during an exchange, the permit is lost for 10 s: nobody learns the result of the
         // write.
@@ -115,7 +116,7 @@ impl SharePermit<'_> {
         Ok(spent?.send_by)
     }
 
-    async fn give_back(mut self) {
+    pub(super) async fn give_back(mut self) {
         self.is_unused = false;
         give_back(Arc::clone(self.share), self.permit).await;
     }

@@ -32,6 +32,8 @@ pub(crate) struct Snapshot {
     window: Window,
     /// Permits by slot of `window`, ascending, as long as they were live when the item was seen.
     slots: Vec<(Slot, u32)>,
+    /// The background permits among them.
+    background: Vec<(Slot, u32)>,
     seen_at: Millis,
 }
 
@@ -48,8 +50,11 @@ impl Snapshot {
         let observed = counters.as_ref().and_then(|c| c.observed).unwrap_or_default();
         let limits = observed.limits(policy, now);
         let window = Window::new(limits.interval);
-        let slots = counters.as_ref().map(|c| live_slots(c, window, now)).unwrap_or_default();
-        Self { counters, policy, limits, limits_lapse_at: observed.lapse_at(now), window, slots, seen_at: now }
+        let live = |slots: &[(Slot, u32)], slot_ms| live_slots(slots, slot_ms, window, now);
+        let slots = counters.as_ref().map(|c| live(&c.slots, c.slot_ms)).unwrap_or_default();
+        let background = counters.as_ref().and_then(|c| Some(live(c.background.as_ref()?, c.slot_ms)));
+        let (background, limits_lapse_at) = (background.unwrap_or_default(), observed.lapse_at(now));
+        Self { counters, policy, limits, limits_lapse_at, window, slots, background, seen_at: now }
     }
 
     /// The same item, seen at the same instant, under another policy.
@@ -87,9 +92,19 @@ impl Snapshot {
         &self.slots[self.slots.partition_point(|(slot, _)| self.window.expires_at(*slot) <= now)..]
     }
 
+    /// The slots whose background permits have not expired.
+    pub(crate) fn live_background(&self, now: Millis) -> &[(Slot, u32)] {
+        &self.background[self.background.partition_point(|(slot, _)| self.window.expires_at(*slot) <= now)..]
+    }
+
     /// Permits that have not expired.
     pub(crate) fn live(&self, now: Millis) -> u32 {
-        self.live_slots(now).iter().fold(0, |sum, (_, count)| sum.saturating_add(*count))
+        sum(self.live_slots(now))
+    }
+
+    /// Permits of callers that have not expired.
+    pub(crate) fn callers_live(&self, now: Millis) -> u32 {
+        self.live(now).saturating_sub(sum(self.live_background(now)))
     }
 
     /// The slot in which a permit that is taken now is counted. A process whose clock is behind the newest slot uses
@@ -207,17 +222,21 @@ pub(crate) fn binds(until: Millis, now: Millis) -> bool {
     now < until && until <= now + LONGEST_CLOSURE
 }
 
-/// The slots of `counters` that have not expired, in slots of `window`.
-fn live_slots(counters: &Counters, window: Window, now: Millis) -> Vec<(Slot, u32)> {
+fn sum(slots: &[(Slot, u32)]) -> u32 {
+    slots.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count))
+}
+
+/// Those of `slots`, each `slot_ms` long, that have not expired, in slots of `window`.
+fn live_slots(slots: &[(Slot, u32)], slot_ms: i64, window: Window, now: Millis) -> Vec<(Slot, u32)> {
     let furthest = now + FURTHEST_SLOT;
-    let mut live: Vec<(Slot, u32)> = Vec::with_capacity(counters.slots.len());
-    for &(slot, count) in &counters.slots {
+    let mut live: Vec<(Slot, u32)> = Vec::with_capacity(slots.len());
+    for &(slot, count) in slots {
         // Another slot length: the slot that contains the last instant at which a request may leave on a permit of the
         // old slot ([`Window::send_by`]), so that no permit expires early.
-        let slot = if counters.slot_ms == window.slot_ms() {
+        let slot = if slot_ms == window.slot_ms() {
             slot
         } else {
-            window.slot_at(Millis(slot.saturating_add(2).saturating_mul(counters.slot_ms).saturating_sub(1)))
+            window.slot_at(Millis(slot.saturating_add(2).saturating_mul(slot_ms).saturating_sub(1)))
         };
         // Written by a clock that is wrong: counted as if taken now, so that it expires within a window.
         let slot = if window.start(slot) > furthest { window.slot_at(now) } else { slot };
@@ -252,6 +271,7 @@ mod tests {
             slot_ms: 200,
             newest: slots.last().map_or(0, |(slot, _)| *slot),
             counted: slots.iter().map(|(_, count)| count).sum(),
+            background: None,
             slots,
             day: Day { used, ends: NOW + Duration::from_hours(1), end_confirmed: false },
             observed: None,

@@ -37,13 +37,17 @@ const fn metric(name: &'static str, unit: &'static str, dimensions: &'static [&'
 }
 
 /// All metrics.
-pub static METRICS: [Metric; 24] = [
+pub static METRICS: [Metric; 27] = [
     // function relay
     metric("Calls", "Count", &[&[], &["outcome"]]),
     metric("RelayErrors", "Count", WITHOUT_DIMENSIONS),
     metric("PlatformErrors", "Count", WITHOUT_DIMENSIONS),
     metric("PlatformLatency", "Milliseconds", WITHOUT_DIMENSIONS),
     metric("PermitsRefused", "Count", &[&["limit"]]),
+    // function relay, for calls of the queue
+    metric("CallsCompleted", "Count", &[&[], &["outcome"]]),
+    metric("CallsParked", "Count", WITHOUT_DIMENSIONS),
+    metric("QueueTime", "Milliseconds", WITHOUT_DIMENSIONS),
     // every function that renews tokens
     metric("Refreshes", "Count", BY_OUTCOME),
     // function refresh, once a scheduled run

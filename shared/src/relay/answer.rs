@@ -1,7 +1,7 @@
-//! The answer to a caller: the platform's response or the relay's refusal. The header `Relay-Source` says which.
+//! The answer to a caller: the platform's response or the relay's refusal. The header `Relay-AnswerSource` says which.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CONTENT_ENCODING, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::Value;
 
@@ -10,6 +10,7 @@ use super::refused::Refused;
 use crate::domain::clock::Millis;
 use crate::domain::problem::Code;
 use crate::http_client::Reply;
+use crate::idempotency::RecordedAnswer;
 use crate::request::mcp;
 use crate::request::path::Path;
 
@@ -39,7 +40,7 @@ pub struct Answer {
     pub status: StatusCode,
     /// The origin.
     pub source: AnswerSource,
-    /// The headers, `Relay-Source` among them.
+    /// The headers, `Relay-AnswerSource` among them.
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
@@ -59,6 +60,31 @@ impl Answer {
             headers::from_platform(&reply.headers, path),
             reply.body.clone(),
         )
+    }
+
+    /// The answer to an earlier request with the same idempotency key.
+    pub fn replayed(recorded: RecordedAnswer) -> Self {
+        let mut answer = Self::of_record(recorded);
+        answer.headers.insert(headers::REPLAYED, HeaderValue::from_static("true"));
+        answer
+    }
+
+    /// A recorded answer, as it was.
+    pub fn of_record(recorded: RecordedAnswer) -> Self {
+        let source = if recorded.is_of_platform { AnswerSource::Platform } else { AnswerSource::Relay };
+        let mut kept = recorded.headers;
+        if recorded.body.is_none() {
+            kept.insert(headers::BODY_OMITTED, HeaderValue::from_static("true"));
+            kept.remove(CONTENT_ENCODING);
+        }
+        Self::new(source, recorded.status, kept, recorded.body.unwrap_or_default())
+    }
+
+    /// The form in which the answer is recorded.
+    pub fn recorded(&self, attempts: u32) -> RecordedAnswer {
+        let (status, is_of_platform) = (self.status, self.source == AnswerSource::Platform);
+        let (headers, body) = (self.headers.clone(), Some(self.body.clone()));
+        RecordedAnswer { status, is_of_platform, headers, body, attempts }
     }
 
     /// A JSON document of the relay.

@@ -8,14 +8,14 @@ use http_body_util::Full;
 
 use super::Relay;
 use super::refused::Refused;
-use super::retry::{AttemptOutcome, History, Next, Unauthorized, next};
+use super::retry::{AttemptOutcome, Execution, History, Next, Unauthorized, next};
 use super::upstream::{self, LARGEST_BODY};
 use super::{headers, token_class};
-use crate::caller::{Authorized, Caller};
+use crate::caller::Caller;
 use crate::domain::access::Access;
 use crate::domain::clock::Millis;
 use crate::http_client::{Connection, Reply, ResponseLimits, SendError};
-use crate::limiter::{LimiterError, Permit, ShareOwner, Usage};
+use crate::limiter::{Background, LimiterError, Permit, ShareOwner, Usage};
 use crate::platform::error_response::ErrorResponse;
 use crate::request::Request;
 use crate::request::mcp;
@@ -30,17 +30,30 @@ const LATE_PERMITS: usize = 3;
 /// uninstall must be noticed within 10 s.
 const TOKEN_RECHECK: Duration = Duration::from_secs(1);
 
+/// The kind of permits that a call takes.
+#[derive(Clone, Copy)]
+pub(super) enum Pacing<'a> {
+    /// Those of a caller that waits for its answer. The request says for how long the caller waits for a permit.
+    Caller,
+    /// Those of the queue, until `latest`.
+    Background { permits: &'a Background, latest: Millis },
+}
+
 /// The state of a call.
 pub(super) struct Call<'a> {
     relay: &'a Relay,
     caller: &'a Caller,
     request: &'a Request,
     deadline: Millis,
+    pacing: Pacing<'a>,
     wait_until: Option<Millis>,
     history: History,
     token_read_at: Millis,
     /// The state of the limits, from the last permit or refusal.
     pub(super) usage: Option<Usage>,
+    /// The execution by the last attempt. An attempt that may have been executed is the last one, except for requests
+    /// that only read.
+    pub(super) execution: Execution,
     pub(super) timings: Timings,
 }
 
@@ -61,13 +74,36 @@ type Sent<T> = std::result::Result<T, SendError>;
 type Result<T, E = Refused> = std::result::Result<T, E>;
 
 impl<'a> Call<'a> {
-    pub(super) fn new(relay: &'a Relay, authorized: &'a Authorized, deadline: Millis) -> Self {
-        let (caller, request) = (authorized.caller(), authorized.request());
+    pub(super) fn new(
+        relay: &'a Relay,
+        caller: &'a Caller,
+        request: &'a Request,
+        deadline: Millis,
+        pacing: Pacing<'a>,
+    ) -> Self {
         let now = relay.now();
         let latest = deadline - FOR_THE_ANSWER;
-        let wait_until = (!request.wait.is_zero()).then(|| (now + request.wait).min(latest)).filter(|at| *at > now);
+        let wait_until = match pacing {
+            Pacing::Caller if request.wait.is_zero() => None,
+            Pacing::Caller => Some((now + request.wait).min(latest)),
+            Pacing::Background { latest: until, .. } => Some(until.min(latest)),
+        };
+        let wait_until = wait_until.filter(|at| *at > now);
         let (history, timings) = (History::default(), Timings::default());
-        Self { relay, caller, request, deadline, wait_until, history, token_read_at: now, usage: None, timings }
+        let execution = Execution::No;
+        Self {
+            relay,
+            caller,
+            request,
+            deadline,
+            pacing,
+            wait_until,
+            history,
+            token_read_at: now,
+            usage: None,
+            execution,
+            timings,
+        }
     }
 
     pub(super) async fn run(&mut self) -> Result<Reply> {
@@ -84,6 +120,7 @@ impl<'a> Call<'a> {
                 (Err(_), Some(reply)) => return Ok(reply),
                 (Err(refused), None) => return Err(refused),
             };
+            self.execution = Execution::after(&result);
             let outcome = outcome(&result);
             self.learn_of_token(&access, outcome, doubted, result.as_ref().ok()).await;
             match (next(&self.request.method, outcome, self.history), result) {
@@ -264,6 +301,10 @@ impl<'a> Call<'a> {
     async fn take(&self) -> std::result::Result<Permit, LimiterError> {
         let Relay { limiter, .. } = self.relay;
         let endpoint = self.request.endpoint();
+        if let Pacing::Background { permits, latest } = self.pacing {
+            let share = self.caller.requests_per_10s().map(|share| (self.caller.id(), share));
+            return Box::pin(permits.take(endpoint, share, latest)).await;
+        }
         if let Some(share) = self.caller.requests_per_10s() {
             let owner = ShareOwner::Caller(self.caller.id());
             return Box::pin(limiter.take_within_share(owner, endpoint, share, self.wait_until)).await;

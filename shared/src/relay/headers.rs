@@ -21,6 +21,10 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("relay-request-id");
 pub const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("relay-retry-after-ms");
 /// The longest time that the caller waits for a permit, in milliseconds.
 pub const WAIT_MS: HeaderName = HeaderName::from_static("relay-wait-ms");
+/// True if the answer is that to an earlier request with the same idempotency key.
+pub const REPLAYED: HeaderName = HeaderName::from_static("relay-replayed");
+/// True if the body of a replayed answer is missing, because it was not recorded.
+pub const BODY_OMITTED: HeaderName = HeaderName::from_static("relay-body-omitted");
 /// The platform's API version.
 pub const VERSION: HeaderName = HeaderName::from_static("version");
 

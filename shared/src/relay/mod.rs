@@ -2,13 +2,17 @@
 //!
 //! [`Relay::resource_of`] finds the target of a request that names it only in its ids ([`inference`]). [`Relay::call`] sends
 //! the request: [`token_class`] refuses a wrong class of token, [`headers`] has the allow-lists, [`upstream`] makes the HTTP
-//! request, [`retry`] decides what follows an attempt. [`answer`] and [`refused`] make the answer to the caller. Pure are
+//! request, [`retry`] decides what follows an attempt. [`idempotent`] sends a request with an idempotency key once, and
+//! [`charges`] looks up unknown charges. [`queued`] sends calls of the queue. [`answer`] and [`refused`] make the answer to the caller. Pure are [`charges`],
 //! [`headers`], [`inference`], [`retry`] and [`token_class`].
 
 pub mod answer;
 mod call;
+pub mod charges;
 pub mod headers;
+pub mod idempotent;
 pub mod inference;
+pub mod queued;
 pub mod refused;
 pub mod retry;
 pub mod token_class;
@@ -26,15 +30,16 @@ use crate::domain::clock::Millis;
 use crate::domain::problem::{Code, Problem};
 use crate::domain::qualifier::InvocationKind;
 use crate::domain::resource::Resource;
-use crate::http_client::Reply;
+use crate::idempotency::Recorder;
 use crate::limiter::{Limiter, Meter, Usage};
 use crate::request::target_ids::RequestParts;
 use crate::request::{UntargetedRequest, mcp};
 use crate::secrets::Secret;
 use answer::{Answer, AnswerSource};
-use call::{Call, Timings};
+use call::{Call, Pacing, Timings};
 use inference::Target;
 use refused::Refused;
+use retry::Execution;
 
 /// The time between the time limit of a call and the later one of its invocation. So a call ends by its own limit, and its
 /// refusal names the step that it was in.
@@ -48,6 +53,7 @@ pub struct Relay {
     app: App,
     limiter: Limiter,
     callers: Secret<Callers>,
+    recorder: Recorder,
 }
 
 /// The data of the invocation that a call belongs to.
@@ -66,7 +72,8 @@ impl Relay {
     pub fn new(app: App, callers_secret_id: &str) -> Self {
         let secrets = aws_sdk_secretsmanager::Client::new(&app.aws);
         let callers = Secret::new(secrets, callers_secret_id, app.clock.clone(), Callers::parse);
-        Self { limiter: app.limiter.clone(), callers, app }
+        let recorder = Recorder::new(app.table.clone(), app.vault.clone(), app.clock.clone());
+        Self { limiter: app.limiter.clone(), callers, recorder, app }
     }
 
     /// Prepares the first call: reads all secrets, and opens connections to the table and to the platform, all at the same
@@ -144,31 +151,45 @@ impl Relay {
     }
 
     /// Sends a request: takes a token and, as late as possible, a permit, makes an attempt, and follows the policy in
-    /// [`retry`]. It always answers, at the latest at the invocation's deadline.
+    /// [`retry`]. It always answers, at the latest at the invocation's deadline. A request with an idempotency key is
+    /// sent once.
     pub async fn call(&self, authorized: &Authorized, invocation: &Invocation) -> Answer {
+        if let Some(key) = &authorized.request().idempotency_key {
+            return Box::pin(self.call_once(authorized, key, invocation)).await;
+        }
         let started = self.now();
-        let mut call = Call::new(self, authorized, invocation.deadline);
+        let performed = self.perform(authorized, invocation.deadline, Pacing::Caller).await;
+        self.log_performed(authorized, invocation, &performed, started);
+        performed.answer.with_request_id(&invocation.request_id)
+    }
+
+    /// Sends a request, and answers until `deadline`.
+    async fn perform(&self, authorized: &Authorized, deadline: Millis, pacing: Pacing<'_>) -> Performed {
+        let request = authorized.request();
+        let mut call = Call::new(self, authorized.caller(), request, deadline, pacing);
         let result = call.run().await;
         let now = self.now();
-        let mut answer = match &result {
-            Ok(reply) => Answer::of_platform(reply, &authorized.request().path),
+        let bare = match &result {
+            Ok(reply) => Answer::of_platform(reply, &request.path),
             Err(refused) => Answer::refused(refused, now),
         };
+        let mut answer = bare.clone();
         let platform = result.as_ref().map(|reply| reply.headers.clone()).unwrap_or_default();
+        let opens_at = || self.limiter.next_available_at(request.endpoint());
         match &call.usage {
             Some(usage) => {
                 headers::merge_rate_limit_headers(&mut answer.headers, &platform, usage, now);
-                set_retry_after(
-                    &mut answer,
-                    usage,
-                    || self.limiter.next_available_at(authorized.request().endpoint()),
-                    now,
-                );
+                set_retry_after(&mut answer, usage, opens_at, now);
             }
             None => headers::copy_rate_limit_headers(&mut answer.headers, &platform),
         }
-        log(authorized, invocation, &result, &call.timings, now.since(started).as_millis());
-        answer.with_request_id(&invocation.request_id)
+        let Call { execution, timings, .. } = call;
+        Performed { answer, bare, refused: result.err(), execution, timings }
+    }
+
+    fn log_performed(&self, authorized: &Authorized, invocation: &Invocation, performed: &Performed, started: Millis) {
+        let total_ms = self.now().since(started).as_millis();
+        log(authorized, invocation, &performed.entry(), &performed.timings, total_ms);
     }
 
     /// The status of an installation and of its limits. Takes no permit.
@@ -221,23 +242,52 @@ fn set_retry_after(answer: &mut Answer, usage: &Usage, available_at: impl FnOnce
     headers::set_retry_after(&mut answer.headers, available_at().unwrap_or(meter.resets_at), now);
 }
 
+/// A call that has ended.
+struct Performed {
+    /// The answer to the caller.
+    answer: Answer,
+    /// The answer without the limits of the present.
+    bare: Answer,
+    /// The refusal, if the relay made the answer.
+    refused: Option<Refused>,
+    /// The answer to the question if the platform has executed the request.
+    execution: Execution,
+    timings: Timings,
+}
+
+impl Performed {
+    fn entry(&self) -> Entry<'_> {
+        let answered = Entry {
+            source: AnswerSource::Platform,
+            status: self.bare.status,
+            outcome: "answered",
+            cause: None,
+            limit: None,
+        };
+        self.refused.as_ref().map_or(answered, Entry::of_refusal)
+    }
+}
+
+/// The outcome of a call, for its line in the log.
+struct Entry<'a> {
+    source: AnswerSource,
+    status: StatusCode,
+    outcome: &'a str,
+    cause: Option<&'a str>,
+    limit: Option<&'a str>,
+}
+
+impl<'a> Entry<'a> {
+    fn of_refusal(refused: &'a Refused) -> Self {
+        let (code, cause, limit) = (refused.problem.code, refused.cause.as_deref(), refused.limit());
+        Self { source: AnswerSource::Relay, status: code.status(), outcome: code.as_str(), cause, limit }
+    }
+}
+
 /// Writes the line of a call: caller, request, outcome and timings. It never contains the query, headers or body.
-fn log(
-    authorized: &Authorized,
-    invocation: &Invocation,
-    result: &Result<Reply, Refused>,
-    timings: &Timings,
-    total_ms: u128,
-) {
+fn log(authorized: &Authorized, invocation: &Invocation, entry: &Entry<'_>, timings: &Timings, total_ms: u128) {
     let request = authorized.request();
-    let (source, status, outcome, cause) = match result {
-        Ok(reply) => (AnswerSource::Platform, reply.status, "answered", None),
-        Err(refused) => {
-            let code = refused.problem.code;
-            (AnswerSource::Relay, code.status(), code.as_str(), refused.cause.as_deref())
-        }
-    };
-    let limit = result.as_ref().err().and_then(Refused::limit);
+    let Entry { source, status, outcome, cause, limit } = *entry;
     let is_error = status.is_server_error();
     tracing::info!(
         request_id = invocation.request_id,

@@ -9,7 +9,9 @@ use crate::domain::clock::Millis;
 use crate::domain::problem::{Code, Problem};
 use crate::domain::qualifier::{GatewayAlias, InvocationKind, Qualifier};
 use crate::http_client::SendError;
+use crate::idempotency::RecordError;
 use crate::limiter::{LimitKind, LimiterError, Usage};
+use crate::request::idempotency_key::MalformedKey;
 use crate::request::path::Unsafe;
 use crate::secrets::SecretError;
 use crate::table::StoreError;
@@ -149,6 +151,39 @@ impl Refused {
         Self { cause: Some(cause), ..Self::from(Unauthenticated) }
     }
 
+    /// An equal request is in progress until `until` at the latest.
+    pub fn by_request_in_progress(until: Millis, now: Millis) -> Self {
+        let detail = "a request with this idempotency key is in progress";
+        Problem::new(Code::IdempotencyInProgress, detail).retry_at(until.min(now + SOON)).into()
+    }
+
+    /// The outcome of an equal request is unknown.
+    pub fn by_unknown_outcome() -> Self {
+        let detail = "a request with this idempotency key may have been executed, so it is not sent again: look for its \
+                      effect, and then use a new key";
+        Problem::new(Code::IdempotencyUnknown, detail).into()
+    }
+
+    /// It will be known at `at` if a charge was made.
+    pub fn by_unknown_charge(at: Millis) -> Self {
+        let detail = "this charge may have been made; the relay looks it up when the request comes again";
+        Problem::new(Code::IdempotencyUnknown, detail).retry_at(at).into()
+    }
+
+    /// The idempotency key belongs to another request.
+    pub fn by_other_request() -> Self {
+        let detail = "this idempotency key belongs to a request with another method, path, query, body or header";
+        Problem::new(Code::IdempotencyConflict, detail).into()
+    }
+
+    /// The intent to send a request cannot be recorded.
+    pub fn by_record(error: &RecordError, now: Millis) -> Self {
+        match error {
+            RecordError::Secret(error) => Self::by_secret(error, now),
+            RecordError::Store(error) => Self::by_store(error, now),
+        }
+    }
+
     /// The time was over before the request could be sent.
     pub fn by_deadline() -> Self {
         Problem::new(Code::PlatformTimeout, "no time was left to call the platform; nothing was sent").into()
@@ -164,6 +199,12 @@ impl From<Problem> for Refused {
 impl From<Unsafe> for Refused {
     fn from(reason: Unsafe) -> Self {
         Self::because(Problem::new(Code::InvalidRequest, reason.to_string()), &reason)
+    }
+}
+
+impl From<MalformedKey> for Refused {
+    fn from(malformed: MalformedKey) -> Self {
+        Problem::invalid_request(malformed.to_string()).into()
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 
+use crate::http_client::{Reply, SendError};
 use crate::platform::error_response::Meaning;
 
 /// The most repetitions because of the connection or a 5xx, and the most waits because of a 429.
@@ -68,6 +69,44 @@ pub enum AttemptOutcome {
     TimedOut,
     /// The platform responded. A 401 has its reason.
     Answered(StatusCode, Option<Unauthorized>),
+}
+
+/// The answer to the question if the platform has executed a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Execution {
+    /// Certainly not.
+    No,
+    /// Nobody knows.
+    Unknown,
+    /// The request has an answer. It may be an error that the platform's operation has decided.
+    Answered,
+}
+
+impl Execution {
+    /// Reads the outcome of an attempt.
+    pub fn after(result: &Result<Reply, SendError>) -> Self {
+        match result {
+            Ok(reply) => Self::of_response(reply.status, &reply.body),
+            Err(SendError::TooLarge(status)) => Self::of_response(*status, b""),
+            Err(SendError::NotSent(_) | SendError::TooLate) => Self::No,
+            Err(SendError::Broken { .. } | SendError::TimedOut) => Self::Unknown,
+        }
+    }
+
+    fn of_response(status: StatusCode, body: &[u8]) -> Self {
+        match status {
+            StatusCode::UNAUTHORIZED | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => Self::No,
+            // Frameworks send a 408 when a handler that has begun takes too long.
+            StatusCode::REQUEST_TIMEOUT => Self::Unknown,
+            _ if status.is_server_error() => Self::Unknown,
+            _ if status.is_client_error() => match Meaning::of(status, body) {
+                Meaning::TimedOut => Self::Unknown,
+                Meaning::NotReached => Self::No,
+                _ => Self::Answered,
+            },
+            _ => Self::Answered,
+        }
+    }
 }
 
 /// The steps after earlier attempts of the same request.
@@ -159,6 +198,51 @@ mod tests {
             assert_eq!(Unauthorized::of(encoding, body.as_bytes()), expected, "{name}");
         }
         assert_eq!(Unauthorized::of(None, &[0xff, 0xfe]), Unknown, "not text at all");
+    }
+
+    #[test]
+    fn a_request_was_executed_or_not_or_nobody_knows() {
+        let reply = |status: u16, body: &'static str| {
+            let status = StatusCode::from_u16(status).expect("a status");
+            let sent_at = crate::domain::clock::Millis(0);
+            Ok(Reply { status, headers: http::HeaderMap::new(), body: body.into(), sent_at })
+        };
+        let broken = |status| Err(SendError::Broken { cause: String::new(), status });
+        let json = r#"{"message":"no"}"#;
+        let cases = [
+            ("200", reply(200, ""), Execution::Answered),
+            ("201", reply(201, json), Execution::Answered),
+            ("a redirect", reply(303, ""), Execution::Answered),
+            ("400", reply(400, json), Execution::Answered),
+            ("403", reply(403, json), Execution::Answered),
+            ("404", reply(404, ""), Execution::Answered),
+            ("409", reply(409, json), Execution::Answered),
+            ("422", reply(422, json), Execution::Answered),
+            ("401 of any text", reply(401, json), Execution::No),
+            ("425", reply(425, json), Execution::No),
+            ("429", reply(429, json), Execution::No),
+            ("a block page of the CDN", reply(403, "<html>Just a moment"), Execution::No),
+            ("408", reply(408, json), Execution::Unknown),
+            (
+                "the platform's own time-out",
+                reply(400, r#"{"message":"Request Timeout after 30000ms"}"#),
+                Execution::Unknown,
+            ),
+            ("500", reply(500, json), Execution::Unknown),
+            ("502 of the CDN", reply(502, "<html>"), Execution::Unknown),
+            ("503", reply(503, json), Execution::Unknown),
+            ("504", reply(504, ""), Execution::Unknown),
+            ("no connection", Err(SendError::NotSent(String::new())), Execution::No),
+            ("too late to be sent", Err(SendError::TooLate), Execution::No),
+            ("a reset before an answer", broken(None), Execution::Unknown),
+            ("a reset in the middle of an answer", broken(Some(StatusCode::CREATED)), Execution::Unknown),
+            ("no answer in time", Err(SendError::TimedOut), Execution::Unknown),
+            ("an answer that is too large", Err(SendError::TooLarge(StatusCode::OK)), Execution::Answered),
+            ("an error that is too large", Err(SendError::TooLarge(StatusCode::BAD_GATEWAY)), Execution::Unknown),
+        ];
+        for (name, result, expected) in cases {
+            assert_eq!(Execution::after(&result), expected, "{name}");
+        }
     }
 
     #[test]

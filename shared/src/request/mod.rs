@@ -1,5 +1,6 @@
 //! A caller's request to the platform: path, query, headers, body, and the ids in them. Pure.
 
+pub mod idempotency_key;
 pub mod mcp;
 pub mod path;
 pub mod target_ids;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Method};
 
+use self::idempotency_key::IdempotencyKey;
 use self::path::{Path, Query};
 use crate::domain::limits::Endpoint;
 use crate::domain::resource::Resource;
@@ -35,6 +37,8 @@ pub struct Request<T = Resource> {
     pub body: Bytes,
     /// The longest time that the caller waits for a permit.
     pub wait: Duration,
+    /// The caller's idempotency key.
+    pub idempotency_key: Option<IdempotencyKey>,
 }
 
 /// A request whose target resource is still to be found in its headers, path, query and body.
@@ -58,6 +62,7 @@ impl<T> Request<T> {
             headers: HeaderMap::new(),
             body: Bytes::new(),
             wait: Duration::ZERO,
+            idempotency_key: None,
         }
     }
 }
@@ -65,8 +70,8 @@ impl<T> Request<T> {
 impl UntargetedRequest {
     /// Adds the target resource.
     pub fn to(self, resource: Resource) -> Request {
-        let Self { resource: (), method, path, query, headers, body, wait } = self;
-        Request { resource, method, path, query, headers, body, wait }
+        let Self { resource: (), method, path, query, headers, body, wait, idempotency_key } = self;
+        Request { resource, method, path, query, headers, body, wait, idempotency_key }
     }
 }
 

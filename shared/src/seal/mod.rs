@@ -46,6 +46,8 @@ pub enum Field {
     StandbyRefresh,
     /// A whole pair on the rescue queue.
     Rescue,
+    /// The recorded answer to a keyed request.
+    Answer,
 }
 
 impl Field {
@@ -57,6 +59,7 @@ impl Field {
             Self::StandbyAccess => "alternate.access_token",
             Self::StandbyRefresh => "alternate.refresh_token",
             Self::Rescue => "rescue",
+            Self::Answer => "answer",
         }
     }
 }
@@ -95,7 +98,7 @@ impl Sealer {
         let mut text = secret.as_bytes().to_vec();
         record_key(self.keys.key(id).expect("the current key is one of them"), place.item)
             .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), self.aad(place, id), &mut text)
-            .expect("a token is shorter than AES-GCM's limit");
+            .expect("an item is shorter than AES-GCM's limit");
         let mut sealed = Vec::with_capacity(2 + id.len() + NONCE_LEN + text.len());
         sealed.push(FORMAT);
         sealed.push(u8::try_from(id.len()).expect("ids are at most 64 bytes"));

@@ -7,6 +7,7 @@
 //! | `installation#location#ID`, `installation#company#ID` | state, version and sealed tokens of an installation | callback, refresh, relay, webhook |
 //! | `quota#location#ID`, `quota#company#ID` | the counters of a resource | relay, refresh |
 //! | `caller-quota#CALLER#location#ID`, … | the counters of a caller's share of a resource | relay |
+//! | `turns#location#ID`, … | the end of the schedule of a resource's queued calls ([`turns`]) | relay |
 //! | `minter-quota#company#ID` | the counters of the share of a company that minting for placeholders has | relay, refresh |
 //! | `app#breaker` | circuit breaker, budget of marks, and pace of the token endpoint | callback, refresh, relay |
 //! | `app#api` | versions of the platform's API that work ([`api_versions`]) | callback, refresh, relay, webhook |
@@ -19,6 +20,7 @@
 //! | `webhook#id#ID`, `webhook#bytes#SHA256` | a webhook that is processed now or was processed within 24 hours | webhook |
 //! | `redirect#state#SHA256`, `redirect#code#SHA256` | a redirect of the authorization page, exchanged once | callback |
 //! | `exchanges#…` | the number of codes that were exchanged in a minute | callback |
+//! | `call#key#SHA256`, `call#message#SHA256` | the intent and the outcome of a keyed request or a queued message ([`idempotency`]) | relay |
 //!
 //! Operators read and close the breaker, and read all installations: [`survey`], [`sealed`]. No function scans the
 //! table.
@@ -34,6 +36,7 @@ pub mod api_versions;
 pub mod app;
 pub mod clock_check;
 pub mod company;
+pub mod idempotency;
 pub mod installation;
 pub mod mark_budget;
 pub mod minted;
@@ -44,6 +47,7 @@ pub mod redirect;
 pub mod sealed;
 pub mod search;
 pub mod survey;
+pub mod turns;
 pub(crate) mod update;
 pub mod webhook;
 

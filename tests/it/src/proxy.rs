@@ -54,6 +54,10 @@ pub enum Call {
     Grant,
     /// The reservation of a place of the budget of marks.
     Reserve,
+    /// The record of a keyed request before it is sent.
+    Intent,
+    /// The record of the outcome of a keyed request.
+    Outcome,
     /// The progress of the search for a location's company.
     SaveSearch,
     /// The end of such a search that found no company.
@@ -270,7 +274,11 @@ fn kinds(target: &str, body: &[u8]) -> Vec<Call> {
 /// The write of an installation's life cycle that has this update expression.
 fn written(update: &str) -> Option<Call> {
     let sets = |part: &str| update.contains(part);
-    if sets("installed_at = ") {
+    if sets("fingerprint = ") {
+        Some(Call::Intent)
+    } else if sets("ended_at = ") {
+        Some(Call::Outcome)
+    } else if sets("installed_at = ") {
         Some(Call::Install)
     } else if sets("revoked_at = ") {
         Some(Call::Uninstall)

@@ -40,6 +40,10 @@ pub struct Message {
     pub body: String,
     /// Number of times that the message was received.
     pub receives: u32,
+    /// Message attributes, as `SendMessage` has them.
+    pub attributes: Value,
+    /// Group id.
+    pub group: Option<String>,
     receipt: String,
     visible_at: Instant,
     sent_ms: u64,
@@ -53,6 +57,8 @@ struct State {
     most_receives: u32,
     sent: u64,
     failing: bool,
+    /// Name of the dead-letter queue. Without one, dead messages are kept aside.
+    dead_letters: Option<String>,
 }
 
 #[derive(Debug)]
@@ -63,9 +69,9 @@ struct Shelf {
     clock: Clock,
 }
 
-/// The queues of an endpoint, by name.
+/// The queues of an endpoint, by name, and the number of requests to each, by operation.
 #[derive(Debug, Default)]
-struct Shelves(Mutex<BTreeMap<String, Arc<Shelf>>>);
+struct Shelves(Mutex<BTreeMap<String, Arc<Shelf>>>, Mutex<BTreeMap<(String, String), u64>>);
 
 /// A queue. Dropping the handles of all queues of an endpoint ends the endpoint.
 #[derive(Debug)]
@@ -100,6 +106,19 @@ impl Queue {
     /// Sets the number of receives after which a message is dead.
     pub fn allow_receives(&self, most: u32) {
         self.state().most_receives = most;
+    }
+
+    /// Makes `other` the dead-letter queue of this queue.
+    pub fn redrive_to(&self, other: &Self) {
+        self.state().dead_letters = Some(other.shelf.name.clone());
+    }
+
+    /// Returns the number of requests to this queue, with those of the pollers: all of them, by operation.
+    #[must_use]
+    pub fn requests(&self) -> BTreeMap<String, u64> {
+        let counts = lock(&self.shelves.1);
+        let own = counts.iter().filter(|((queue, _), _)| *queue == self.shelf.name);
+        own.map(|((_, operation), count)| (operation.clone(), *count)).collect()
     }
 
     /// Returns the base URL, for `AWS_ENDPOINT_URL_SQS`.
@@ -138,7 +157,19 @@ impl Queue {
 
     /// Puts a message on the queue.
     pub fn send(&self, body: impl Into<String>) {
-        self.shelf.send(body.into(), Duration::ZERO);
+        self.shelf.send(New { body: body.into(), ..New::default() });
+    }
+
+    /// Puts a message of a group on the queue. Returns its id.
+    pub fn send_in_group(&self, body: impl Into<String>, group: &str) -> String {
+        self.shelf.send(New { body: body.into(), group: Some(group.to_owned()), ..New::default() }).id
+    }
+
+    /// Makes SQS deliver every message again that is on the queue now, although it is in flight (a duplicate delivery).
+    pub fn duplicate(&self) {
+        for message in &mut self.state().messages {
+            message.visible_at = Instant::now();
+        }
     }
 
     /// Deletes all messages.
@@ -151,9 +182,11 @@ impl Queue {
     pub fn deliver_to(&self, runtime: &RuntimeApi, function: &str, alias: Option<&str>) -> Poller {
         let invocation = Invocation { qualifier: alias.map(str::to_owned), ..Invocation::default() };
         let (queue, lambda, function) = (Arc::clone(&self.shelf), runtime.clone(), function.to_owned());
+        let shelves = Arc::clone(&self.shelves);
         Poller(tokio::spawn(async move {
             loop {
                 let batch = queue.receive(10, None, Duration::from_secs(20)).await;
+                shelves.count(&queue.name, "ReceiveMessage");
                 if batch.is_empty() {
                     continue;
                 }
@@ -161,7 +194,11 @@ impl Queue {
                     json!({ "Records": batch.iter().map(|message| record(&queue.name, message)).collect::<Vec<_>>() });
                 let answer = lambda.invoke(&function, event.to_string(), invocation.clone()).await;
                 let failed = answer.map_or(Failed::All, |answer| Failed::of(&answer, &batch));
-                for message in batch.iter().filter(|message| !failed.has(&message.id)) {
+                let done: Vec<_> = batch.iter().filter(|message| !failed.has(&message.id)).collect();
+                if !done.is_empty() {
+                    shelves.count(&queue.name, "DeleteMessageBatch");
+                }
+                for message in done {
                     queue.delete(&message.receipt);
                 }
             }
@@ -180,7 +217,11 @@ impl Drop for Poller {
 }
 
 fn record(queue: &str, message: &Message) -> Value {
-    json!({
+    let mut attributes = json!({});
+    for (name, value) in message.attributes.as_object().into_iter().flatten() {
+        attributes[name] = json!({ "stringValue": value["StringValue"], "dataType": value["DataType"] });
+    }
+    let mut record = json!({
         "messageId": message.id,
         "receiptHandle": message.receipt,
         "body": message.body,
@@ -190,12 +231,16 @@ fn record(queue: &str, message: &Message) -> Value {
             "SenderId": "AROAEXAMPLE:sandbox",
             "ApproximateFirstReceiveTimestamp": message.sent_ms.to_string(),
         },
-        "messageAttributes": {},
+        "messageAttributes": attributes,
         "md5OfBody": md5_of(&message.body),
         "eventSource": "aws:sqs",
         "eventSourceARN": queue_arn(queue),
         "awsRegion": REGION,
-    })
+    });
+    if let Some(group) = &message.group {
+        record["attributes"]["MessageGroupId"] = json!(group);
+    }
+    record
 }
 
 /// The messages of a batch that stay on the queue, derived from the function's answer as Lambda derives them.
@@ -240,12 +285,23 @@ impl Failed {
 
 impl Shelves {
     fn add(&self, name: &str, visibility: Duration) -> Arc<Shelf> {
-        let state =
-            State { messages: Vec::new(), dead: Vec::new(), visibility, most_receives: 5, sent: 0, failing: false };
+        let state = State {
+            messages: Vec::new(),
+            dead: Vec::new(),
+            visibility,
+            most_receives: 5,
+            sent: 0,
+            failing: false,
+            dead_letters: None,
+        };
         let (state, arrived, clock) = (Mutex::new(state), Notify::new(), Clock::default());
         let shelf = Arc::new(Shelf { name: name.to_owned(), state, arrived, clock });
         lock(&self.0).insert(name.to_owned(), Arc::clone(&shelf));
         shelf
+    }
+
+    fn count(&self, queue: &str, operation: &str) {
+        *lock(&self.1).entry((queue.to_owned(), operation.to_owned())).or_default() += 1;
     }
 
     /// Returns the queue with this URL.
@@ -254,11 +310,53 @@ impl Shelves {
     }
 }
 
+/// A message to be sent.
+#[derive(Debug, Default)]
+struct New {
+    body: String,
+    attributes: Value,
+    group: Option<String>,
+    delay: Duration,
+}
+
+impl New {
+    /// Reads a request, or an entry of a batch. `None` if SQS would refuse it.
+    fn read(request: &Value) -> Option<Self> {
+        let body = request["MessageBody"].as_str().filter(|text| !text.is_empty() && text.len() <= LARGEST)?;
+        let delay = request["DelaySeconds"].as_u64().unwrap_or_default();
+        (delay <= 900).then(|| Self {
+            body: body.to_owned(),
+            attributes: request["MessageAttributes"].clone(),
+            group: request["MessageGroupId"].as_str().map(str::to_owned),
+            delay: Duration::from_secs(delay),
+        })
+    }
+}
+
 impl Shelf {
-    fn send(&self, body: String, delay: Duration) -> Message {
+    /// Sends the entries of a batch.
+    fn send_all(&self, entries: &Value) -> Value {
+        let (mut sent, mut failed) = (Vec::new(), Vec::new());
+        for entry in entries.as_array().map(Vec::as_slice).unwrap_or_default() {
+            match New::read(entry) {
+                Some(new) => {
+                    let message = self.send(new);
+                    let md5 = md5_of(&message.body);
+                    sent.push(json!({ "Id": entry["Id"], "MessageId": message.id, "MD5OfMessageBody": md5 }));
+                }
+                None => failed.push(json!({ "Id": entry["Id"], "SenderFault": true, "Code": "InvalidParameterValue" })),
+            }
+        }
+        json!({ "Successful": sent, "Failed": failed })
+    }
+
+    fn send(&self, new: New) -> Message {
+        let New { body, attributes, group, delay } = new;
         let message = Message {
             id: identity::uuid(),
             body,
+            attributes,
+            group,
             receives: 0,
             receipt: String::new(),
             visible_at: Instant::now() + delay,
@@ -340,13 +438,18 @@ impl Shelf {
         let now = Instant::now();
         let state = lock(&self.state);
         let visible = state.messages.iter().filter(|message| message.visible_at <= now).count();
-        json!({ "Attributes": {
+        let mut answer = json!({ "Attributes": {
             "ApproximateNumberOfMessages": visible.to_string(),
             "ApproximateNumberOfMessagesNotVisible": (state.messages.len() - visible).to_string(),
             "ApproximateNumberOfMessagesDelayed": "0",
             "VisibilityTimeout": state.visibility.as_secs().to_string(),
             "QueueArn": queue_arn(&self.name),
-        }})
+        }});
+        if let Some(name) = &state.dead_letters {
+            let policy = json!({ "deadLetterTargetArn": queue_arn(name), "maxReceiveCount": state.most_receives });
+            answer["Attributes"]["RedrivePolicy"] = json!(policy.to_string());
+        }
+        answer
     }
 }
 
@@ -357,24 +460,28 @@ async fn serve(Shared(shelves): Shared<Arc<Shelves>>, headers: HeaderMap, body: 
     let Ok(request) = serde_json::from_slice::<Value>(&body) else {
         return error(StatusCode::BAD_REQUEST, "InvalidMessageContents", "not JSON");
     };
-    let Some(shelf) = request["QueueUrl"].as_str().and_then(|url| shelves.find(url)) else {
+    let named = request["QueueUrl"].as_str().or_else(|| request["QueueName"].as_str());
+    let Some(shelf) = named.and_then(|url| shelves.find(url)) else {
         let code = "AWS.SimpleQueueService.NonExistentQueue";
         return error(StatusCode::BAD_REQUEST, code, "The specified queue does not exist.");
     };
     if lock(&shelf.state).failing {
         return hang_up();
     }
+    shelves.count(&shelf.name, operation(&headers).unwrap_or_default());
     let seconds = |name: &str| request[name].as_u64().map(Duration::from_secs);
     let value = match operation(&headers) {
         Some("SendMessage") => {
-            let Some(text) = request["MessageBody"].as_str() else {
-                return error(StatusCode::BAD_REQUEST, "MissingRequiredParameterException", "MessageBody");
+            let Some(new) = New::read(&request) else {
+                return error(StatusCode::BAD_REQUEST, "InvalidParameterValue", "the body or the delay");
             };
-            if text.len() > LARGEST {
-                return error(StatusCode::BAD_REQUEST, "InvalidParameterValue", "the message is too long");
-            }
-            let message = shelf.send(text.to_owned(), seconds("DelaySeconds").unwrap_or_default());
+            let message = shelf.send(new);
             json!({ "MessageId": message.id, "MD5OfMessageBody": md5_of(&message.body) })
+        }
+        Some("SendMessageBatch") => shelf.send_all(&request["Entries"]),
+        Some("GetQueueUrl") => {
+            let host = headers.get("host").and_then(|host| host.to_str().ok()).unwrap_or_default();
+            json!({ "QueueUrl": format!("http://{host}/{ACCOUNT}/{}", shelf.name) })
         }
         Some("ReceiveMessage") => {
             let most = request["MaxNumberOfMessages"].as_u64().and_then(|most| usize::try_from(most).ok());
@@ -418,6 +525,8 @@ mod tests {
         let message = |id: &str| Message {
             id: id.to_owned(),
             body: String::new(),
+            attributes: Value::Null,
+            group: None,
             receives: 1,
             receipt: String::new(),
             visible_at: Instant::now(),

@@ -39,6 +39,10 @@ pub const CALLERS_SECRET: &str = "hoopai-relay/callers";
 pub const WEBHOOK_SECRET: &str = "hoopai-relay/webhook";
 /// Alias of `relay` that the caller `sandbox` invokes.
 pub const CALLER_ALIAS: &str = "sandbox";
+/// Visibility time-out of the queue of calls. An invocation of `relay` takes a few seconds.
+const CALLS_VISIBILITY: Duration = Duration::from_secs(30);
+/// Number of invocations of `relay` for the queue of calls at the same time.
+const CALLS_POLLERS: usize = 2;
 /// Path of the redirect URI.
 pub const CALLBACK_PATH: &str = "/oauth/callback";
 /// Path of the app's webhook URL.
@@ -110,7 +114,7 @@ pub struct Sandbox {
     /// functions must end before the parts that they use.
     pub workers: Vec<Worker>,
     _schedule: Option<Schedule>,
-    _pollers: [Poller; 2],
+    _pollers: Vec<Poller>,
     /// API Gateway.
     pub gateway: Gateway,
     /// Lambda.
@@ -125,6 +129,12 @@ pub struct Sandbox {
     pub queue: Queue,
     /// The overflow queue of the platform's events.
     pub overflow: Queue,
+    /// The queue of calls.
+    pub calls: Queue,
+    /// The queue of the results of calls.
+    pub results: Queue,
+    /// The dead-letter queue of the queue of calls.
+    pub dead_calls: Queue,
     /// The bus of lifecycle events and of the platform's events.
     pub event_bridge: EventBridge,
     /// All output of the functions.
@@ -185,6 +195,7 @@ pub fn caller_entry(key: &str) -> Value {
         "keys_sha256": [sha256_hex(key)],
         "aliases": [CALLER_ALIAS],
         "principals": [principal],
+        "queue": true,
     })
 }
 
@@ -223,6 +234,10 @@ impl Sandbox {
         queue.allow_receives(1_000);
         let overflow = queue.another("overflow", options.visibility);
         overflow.allow_receives(1_000);
+        let [calls, results, dead_calls] =
+            ["calls", "results", "dead-calls"].map(|name| queue.another(name, CALLS_VISIBILITY));
+        calls.allow_receives(1_000);
+        calls.redrive_to(&dead_calls);
         let event_bridge = EventBridge::start(bus.clone()).await?;
         let runtime = RuntimeApi::start(bus.clone()).await?;
         let alias = options.environment.get("GATEWAY_ALIAS").cloned();
@@ -238,8 +253,11 @@ impl Sandbox {
         if let Some(data) = &options.data {
             marketplace.keep_in(&beside(data, "platform.json"))?;
         }
-        let pollers = [("refresh", &queue), ("webhook", &overflow)];
-        let pollers = pollers.map(|(function, queue)| queue.deliver_to(&runtime, function, alias.as_deref()));
+        let mut pollers = vec![("refresh", &queue), ("webhook", &overflow)];
+        pollers.extend([("relay", &calls); CALLS_POLLERS]);
+        let pollers =
+            pollers.into_iter().map(|(function, queue)| queue.deliver_to(&runtime, function, alias.as_deref()));
+        let pollers = pollers.collect();
         let schedule = options.refresh_every.map(|every| Schedule::start(every, runtime.clone(), bus.clone()));
         let mut sandbox = Self {
             workers: Vec::new(),
@@ -252,6 +270,9 @@ impl Sandbox {
             secrets,
             queue,
             overflow,
+            calls,
+            results,
+            dead_calls,
             event_bridge,
             logs: LogBook::default(),
             bus,
@@ -303,6 +324,8 @@ impl Sandbox {
             // An empty variable counts as absent.
             ("WEBHOOK_SECRET_ID", if hmac { WEBHOOK_SECRET.to_owned() } else { String::new() }),
             ("EVENTS_OVERFLOW_QUEUE_URL", self.overflow.url()),
+            ("CALLS_QUEUE_URL", self.calls.url()),
+            ("RESULTS_QUEUE_URL", self.results.url()),
             ("EVENT_BUS_NAME", event_bridge::NAME.to_owned()),
             ("AWS_ENDPOINT_URL_EVENTBRIDGE", self.event_bridge.url()),
             ("AWS_ENDPOINT_URL_DYNAMODB", self.dynamo.url().to_owned()),

@@ -101,6 +101,9 @@ pub(crate) enum Command {
     /// Manage the callers of the relay
     #[command(subcommand)]
     Callers(CallersCommand),
+    /// Look at recorded calls: those with an idempotency key, and those of the queue
+    #[command(subcommand)]
+    Calls(Calls),
     /// Manage the keys that seal the tokens
     #[command(subcommand)]
     Sealing(Sealing),
@@ -194,9 +197,52 @@ pub(crate) struct NewCaller {
     /// The caller's share of each resource's burst limit
     #[arg(long, value_name = "N")]
     pub(crate) requests_per_10s: Option<u32>,
+    /// Messages of the queue of calls may name the caller
+    #[arg(long)]
+    pub(crate) queue: bool,
     /// Make no key: an alias or a principal identifies the caller
     #[arg(long)]
     pub(crate) no_key: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Calls {
+    /// Show one call, without its headers and body
+    Show(WhichCall),
+    /// Record what you have found out about a call whose outcome is unknown
+    Resolve {
+        #[command(flatten)]
+        which: WhichCall,
+        /// The platform has executed it: repeats get --status and are not sent
+        #[arg(long, required_unless_present = "not_executed", conflicts_with = "not_executed")]
+        executed: bool,
+        /// The platform has not executed it: the next repeat is sent
+        #[arg(long)]
+        not_executed: bool,
+        /// The status that repeats get
+        #[arg(long, value_name = "STATUS", default_value_t = 200, value_parser = clap::value_parser!(u16).range(200..500))]
+        status: u16,
+        /// Confirm
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// Names one recorded call.
+#[derive(Debug, Args)]
+pub(crate) struct WhichCall {
+    /// The idempotency key, or the record's name as the logs have it (call#…)
+    #[arg(required_unless_present = "message", conflicts_with = "message")]
+    pub(crate) key: Option<String>,
+    /// The caller that sent the key
+    #[arg(long, value_name = "ID")]
+    pub(crate) caller: Option<String>,
+    /// location:ID or company:ID
+    #[arg(long, value_parser = resource)]
+    pub(crate) resource: Option<Resource>,
+    /// The id of a message of the queue, without an idempotency key
+    #[arg(long, value_name = "MESSAGE_ID")]
+    pub(crate) message: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

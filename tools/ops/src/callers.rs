@@ -86,6 +86,7 @@ async fn list(secret: &EditedSecret, out: Out) -> Result<(), CommandError> {
                 "paths": caller.paths,
                 "tools": caller.tools,
                 "requests_per_10s": caller.requests_per_10s,
+                "queue": caller.queue,
             })
         })
         .collect();
@@ -126,6 +127,7 @@ async fn add(secret: &EditedSecret, out: Out, new: NewCaller) -> Result<(), Comm
         paths: some(new.paths),
         tools: some(new.tools),
         requests_per_10s: new.requests_per_10s,
+        queue: new.queue,
     };
     change(secret, |document| document.add(caller.clone())).await?;
     print_key(out, &new.id, key.as_ref());

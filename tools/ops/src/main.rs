@@ -6,6 +6,7 @@
 mod arguments;
 mod breaker;
 mod callers;
+mod calls;
 mod doctor;
 mod error;
 mod installations;
@@ -60,6 +61,7 @@ async fn run(arguments: Arguments) -> Result<(), CommandError> {
         Command::Resume { forget } => breaker::resume(&stack, out, forget).await,
         Command::Replay(replay) => replay::run(&stack, out, &replay).await,
         Command::Callers(command) => callers::run(&stack, out, command).await,
+        Command::Calls(command) => calls::run(&stack, out, command).await,
         Command::Sealing(command) => sealing::run(&stack, out, command).await,
         Command::Doctor => unreachable!("doctor runs above, without a stack"),
     }

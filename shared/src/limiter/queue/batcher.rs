@@ -112,29 +112,35 @@ impl Batcher {
             }
         }
         state.waiters = kept;
-        while !state.waiters.is_empty()
+        while state.has_callers()
             && let Some(permit) = state.spare.pop_front()
         {
-            state.give(permit);
+            state.give_to_caller(permit);
         }
         if state.waiters.is_empty() {
             state.has_batcher = false;
             return Step::End;
         }
-        let wanted = u32::try_from(state.waiters.len()).unwrap_or(u32::MAX);
+        let mut wanted = state.wanted(now);
         let memory = &state.memory;
         // The share of a caller is not taken ahead: a lapsed permit would be a large part of it.
         let known = memory.snapshot(now).filter(|_| self.queue.burst_kind == LimitKind::Burst);
         // Nor is anything taken ahead while writes are slow: their slots lie far ahead.
-        let ahead = if lead.is_zero() { state.demand.ahead(known, wanted, now) } else { Ahead::default() };
-        let (waiting, wanted, lead) = (wanted, wanted.saturating_add(ahead.count), lead.max(ahead.lead));
+        let mut ahead = if lead.is_zero() { state.demand.ahead(known, wanted.count(), now) } else { Ahead::default() };
+        // Nor in a write for background requests: they take the places that callers leave.
+        if wanted.background > 0 {
+            ahead.count = 0;
+        }
+        let (callers, lead) = (wanted.callers, lead.max(ahead.lead));
+        wanted.callers = callers.saturating_add(ahead.count);
         // A snapshot that is too old to refuse by is no reason to wait either.
         let unknown = || memory.recent(now).is_none().then(|| Memory::new(memory.policy()));
         let plan = plan(memory, now, lead, wanted).or_else(|| plan(&unknown()?, now, lead, wanted));
         let until_available = |snapshot: &Snapshot| snapshot.next_available(0, now).at.since(now);
         let nap = || Step::Nap(memory.snapshot(now).map_or(LONGEST_NAP, until_available).min(LONGEST_NAP));
         plan.map_or_else(nap, |plan| {
-            let ahead = plan.permits().count.saturating_sub(waiting);
+            let Permits { count, background, .. } = plan.permits();
+            let ahead = (count - background).saturating_sub(callers);
             Step::Write { plan, at: now, ahead }
         })
     }
@@ -143,12 +149,18 @@ impl Batcher {
     fn grant(&self, permits: Permits, counters: Counters) -> bool {
         let now = self.queue.clock.now();
         let mut state = self.queue.state();
-        let usage = state.memory.saw(Some(counters), now).usage(now);
+        let usage = state.saw(Some(counters), now);
         let is_in_time = now <= permits.send_by;
         if is_in_time {
             // The permits that are still to be given are not used, and this process has them.
             for left in (0..permits.count).rev() {
-                state.give(permits.permit(usage.with_unused(left)));
+                let permit = permits.permit(usage.with_unused(left));
+                // Callers' permits come first.
+                if left < permits.background {
+                    state.give(permit);
+                } else {
+                    state.give_to_caller(permit);
+                }
             }
         }
         is_in_time
@@ -174,13 +186,14 @@ impl Drop for Batcher {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limiter::class::Class;
     use crate::limiter::queue::PermitRequest;
     use crate::limiter::queue::ticket::Ticket;
 
     #[tokio::test]
     async fn a_batcher_that_is_torn_down_leaves_nobody_waiting() {
         let queue = Arc::new(WaiterQueue::unconnected());
-        let request = PermitRequest { endpoint: None, wait_until: None };
+        let request = PermitRequest { endpoint: None, wait_until: None, class: Class::Caller };
         let ticket = Ticket::new(&queue, &mut queue.state(), request);
         queue.state().has_batcher = true;
         drop(Batcher::new(Arc::clone(&queue)));

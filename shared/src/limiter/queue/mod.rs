@@ -20,6 +20,7 @@ use self::batcher::Batcher;
 pub(super) use self::batcher::LONGEST_NAP;
 use self::ticket::{RunningBatcher, Ticket};
 use super::ahead::{Demand, can_wait};
+use super::class::{CallersUse, Class, Wanted};
 use super::counters::{Counters, LimitKind, Usage};
 use super::decision::{Plan, exchange};
 use super::item;
@@ -47,6 +48,7 @@ pub(crate) struct PermitRequest<'a> {
     pub(crate) endpoint: Option<&'a str>,
     /// The caller waits until then at most; `None` if it does not wait.
     pub(crate) wait_until: Option<Millis>,
+    pub(crate) class: Class,
 }
 
 /// The waiters of one item (the counters of a resource, or of a share of it), and this process's memory of the item.
@@ -69,7 +71,9 @@ struct State {
     waiters: VecDeque<Waiter>,
     has_batcher: bool,
     memory: Memory,
-    /// Permits that no waiter wants yet, oldest first. The next caller gets one without a write.
+    callers_use: CallersUse,
+    /// Permits that no waiter wants yet, oldest first. The next caller gets one without a write. Background requests get
+    /// none, because they leave places for callers.
     spare: VecDeque<Permit>,
     demand: Demand,
     used_at: Millis,
@@ -79,12 +83,13 @@ struct State {
 struct Waiter {
     endpoint: Option<String>,
     wait_until: Option<Millis>,
+    class: Class,
     answer: oneshot::Sender<PermitResult>,
 }
 
 impl Waiter {
     fn request(&self) -> PermitRequest<'_> {
-        PermitRequest { endpoint: self.endpoint.as_deref(), wait_until: self.wait_until }
+        PermitRequest { endpoint: self.endpoint.as_deref(), wait_until: self.wait_until, class: self.class }
     }
 }
 
@@ -94,6 +99,7 @@ impl WaiterQueue {
             waiters: VecDeque::new(),
             has_batcher: false,
             memory: Memory::new(policy),
+            callers_use: CallersUse::default(),
             spare: VecDeque::new(),
             demand: Demand::default(),
             used_at: clock.now(),
@@ -127,7 +133,9 @@ impl WaiterQueue {
             let now = self.clock.now();
             let mut state = self.state();
             state.used_at = now;
-            state.demand.arrived(now);
+            if request.class == Class::Caller {
+                state.demand.arrived(now);
+            }
             if let Some(refusal) = self.refusal_of_next(&mut state, request, now) {
                 return Err(LimiterError::Refused(refusal));
             }
@@ -147,6 +155,32 @@ impl WaiterQueue {
     pub(crate) fn remembered_usage(&self) -> Option<Usage> {
         let now = self.clock.now();
         self.state().memory.recent(now).map(|snapshot| snapshot.usage(now))
+    }
+
+    /// Reads the item, if it was last seen an interval ago or more.
+    pub(crate) async fn look(&self) -> Result<(), StoreError> {
+        let is_recent = || {
+            let (state, now) = (self.state(), self.clock.now());
+            let snapshot = state.memory.snapshot(now);
+            snapshot.is_some_and(|snapshot| now.since(snapshot.seen_at()) < snapshot.limits().interval)
+        };
+        if is_recent() {
+            return Ok(());
+        }
+        let _one_at_a_time = self.updating.lock().await;
+        if !is_recent() {
+            self.saw(item::read(&self.table, &self.key).await?);
+        }
+        Ok(())
+    }
+
+    /// The limits, and the places that are reserved for callers: up to `reserve` thousandths of the limit.
+    pub(crate) fn limits_and_reserved(&self, reserve: u32) -> (Limits, u32) {
+        let (state, now) = (self.state(), self.clock.now());
+        match state.memory.snapshot(now) {
+            Some(snapshot) => (snapshot.limits(), state.callers_use.reserved(reserve, snapshot, now)),
+            None => (state.memory.policy().default, 0),
+        }
     }
 
     /// Gives an unused permit to the next waiter of this process.
@@ -246,7 +280,7 @@ impl WaiterQueue {
     /// Remembers the item that an answer contained, wakes a batcher that naps, and returns the usage.
     fn saw(&self, counters: Option<Counters>) -> Usage {
         let now = self.clock.now();
-        let usage = self.state().memory.saw(counters, now).usage(now);
+        let usage = self.state().saw(counters, now);
         self.changed.notify_one();
         usage
     }
@@ -268,10 +302,10 @@ impl WaiterQueue {
     /// The refusal of a request behind all waiters.
     fn refusal_of_next(&self, state: &mut State, request: PermitRequest<'_>, now: Millis) -> Option<Refusal> {
         state.drop_useless(now);
-        self.refusal(state, state.waiters.len(), request, now)?;
+        self.refusal(state, state.ahead_of(request.class), request, now)?;
         // Waiters that have gone away are not before this request.
         state.waiters.retain(|waiter| !waiter.answer.is_closed());
-        self.refusal(state, state.waiters.len(), request, now)
+        self.refusal(state, state.ahead_of(request.class), request, now)
     }
 
     /// The refusal of a request with `ahead` others before it, if the memory shows that it cannot have a permit in
@@ -283,13 +317,18 @@ impl WaiterQueue {
             let next = NextAvailable { at: until.max(snapshot.next_available(0, now).at), limit: LimitKind::Endpoint };
             return Some(self.refusal_until(snapshot, next, now));
         }
-        // The snapshot counts the spare permits as used.
-        let ahead = match ahead.checked_sub(state.spare.len()) {
+        // The snapshot counts the spare permits as used. They are for callers.
+        let spare = if request.class == Class::Caller { state.spare.len() } else { 0 };
+        let ahead = match ahead.checked_sub(spare) {
             None => return None,
             Some(ahead) => u32::try_from(ahead).unwrap_or(u32::MAX),
         };
         let snapshot = state.memory.recent(now)?;
-        let next = snapshot.next_available(ahead, now);
+        let kept = match request.class {
+            Class::Caller => 0,
+            Class::Background { reserve } => state.callers_use.kept(reserve, snapshot, now),
+        };
+        let next = snapshot.next_available(ahead.saturating_add(kept), now);
         let is_too_late = next.at > request.wait_until.unwrap_or(now).max(now);
         is_too_late.then(|| self.refusal_until(snapshot, next, now))
     }
@@ -316,12 +355,63 @@ impl State {
         self.spare.clear();
     }
 
+    /// Remembers the item that an answer contained, and returns the usage.
+    fn saw(&mut self, counters: Option<Counters>, now: Millis) -> Usage {
+        let snapshot = self.memory.saw(counters, now);
+        self.callers_use.note(snapshot, now);
+        snapshot.usage(now)
+    }
+
+    /// The number of waiters that come before a new one of this class.
+    fn ahead_of(&self, class: Class) -> usize {
+        match class {
+            Class::Caller => self.waiters.iter().filter(|waiter| waiter.class == Class::Caller).count(),
+            Class::Background { .. } => self.waiters.len(),
+        }
+    }
+
+    /// The permits that the waiters want.
+    fn wanted(&self, now: Millis) -> Wanted {
+        let count = |waiters: usize| u32::try_from(waiters).unwrap_or(u32::MAX);
+        let is_caller = |waiter: &&Waiter| waiter.class == Class::Caller;
+        let callers = self.waiters.iter().filter(is_caller).count();
+        let kept = self.waiters.iter().find_map(|waiter| match waiter.class {
+            Class::Caller => None,
+            Class::Background { reserve } => Some(self.callers_use.kept(reserve, self.memory.snapshot(now)?, now)),
+        });
+        Wanted {
+            callers: count(callers),
+            background: count(self.waiters.len() - callers),
+            kept: kept.unwrap_or_default(),
+        }
+    }
+
+    /// True if a caller waits. Callers come before background requests.
+    fn has_callers(&self) -> bool {
+        self.waiters.front().is_some_and(|waiter| waiter.class == Class::Caller)
+    }
+
     /// Gives `permit` to the first waiter that still wants one.
     fn give(&mut self, permit: Permit) {
         while let Some(waiter) = self.waiters.pop_front() {
-            let limits = permit.limits;
+            let (class, limits) = (waiter.class, permit.limits);
             if waiter.answer.send(Ok(permit)).is_ok() {
-                self.demand.used(limits);
+                if class == Class::Caller {
+                    self.demand.used(limits);
+                }
+                return;
+            }
+        }
+        self.spare.push_back(permit);
+    }
+
+    /// Gives `permit` to the first caller that still wants one, but to no background request.
+    fn give_to_caller(&mut self, permit: Permit) {
+        while self.has_callers()
+            && let Some(waiter) = self.waiters.pop_front()
+        {
+            if waiter.answer.send(Ok(permit)).is_ok() {
+                self.demand.used(permit.limits);
                 return;
             }
         }
@@ -361,7 +451,7 @@ mod tests {
     use crate::limiter::counters::{ClosedEndpoints, Day, Meter};
     use crate::platform::rate_limits::RateLimitHeaders;
 
-    const REQUEST: PermitRequest<'_> = PermitRequest { endpoint: None, wait_until: None };
+    const REQUEST: PermitRequest<'_> = PermitRequest { endpoint: None, wait_until: None, class: Class::Caller };
 
     /// A queue whose store cannot be reached and whose process calls steadily. Its item has `live` permits in the window.
     fn queue(live: u32) -> Arc<WaiterQueue> {
@@ -372,6 +462,7 @@ mod tests {
             newest: 0,
             slots: vec![(0, live)],
             counted: live,
+            background: None,
             day: Day { used: live, ends: Millis(3_600_000), end_confirmed: true },
             observed: None,
             proposal: None,

@@ -5,7 +5,7 @@ use std::pin::{Pin, pin};
 
 use tokio::sync::oneshot;
 
-use super::{PermitRequest, PermitResult, State, Waiter, WaiterQueue};
+use super::{Class, PermitRequest, PermitResult, State, Waiter, WaiterQueue};
 use crate::table::StoreError;
 
 /// The place of one caller. If the caller leaves when its permit has just been given to it, the next waiter gets the
@@ -17,11 +17,17 @@ pub(super) struct Ticket<'a> {
 }
 
 impl<'a> Ticket<'a> {
-    /// A place behind all waiters of `queue`, which is in this `state`.
+    /// A place behind all waiters of the same class in `queue`, which is in this `state`.
     pub(super) fn new(queue: &'a WaiterQueue, state: &mut State, request: PermitRequest<'_>) -> Self {
-        let PermitRequest { endpoint, wait_until } = request;
+        let PermitRequest { endpoint, wait_until, class } = request;
         let (sender, answer) = oneshot::channel();
-        state.waiters.push_back(Waiter { endpoint: endpoint.map(str::to_owned), wait_until, answer: sender });
+        let waiter = Waiter { endpoint: endpoint.map(str::to_owned), wait_until, class, answer: sender };
+        // Callers come before background requests.
+        let place = match class {
+            Class::Caller => state.waiters.iter().position(|other| other.class != Class::Caller),
+            Class::Background { .. } => None,
+        };
+        state.waiters.insert(place.unwrap_or(state.waiters.len()), waiter);
         Self { queue, answer, answered: false }
     }
 
@@ -94,7 +100,7 @@ mod tests {
     #[tokio::test]
     async fn a_permit_of_a_waiter_that_has_left_goes_to_the_next() {
         let queue = WaiterQueue::unconnected();
-        let request = PermitRequest { endpoint: None, wait_until: None };
+        let request = PermitRequest { endpoint: None, wait_until: None, class: Class::Caller };
         let ticket = || Ticket::new(&queue, &mut queue.state(), request);
         let (gone, first, second) = (ticket(), ticket(), ticket());
         drop(gone);

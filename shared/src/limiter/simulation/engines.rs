@@ -109,12 +109,14 @@ impl Chance {
         let sum: u32 = slots.iter().map(|(_, count)| count).sum();
         let ends = if self.rarely() { self.near(NOW.0) } else { NOW.0 + 3_600_000 };
         let ends = if self.rarely() { self.near(NOW.0 + 48 * 3_600_000) } else { ends };
+        let background = slots.iter().filter(|_| self.0.bool()).map(|(slot, count)| (*slot, count / 2)).collect();
         Counters {
             revision: self.0.i64(1..4),
             slot_ms: SLOT_MS,
             newest: NEWEST,
             slots,
             counted: sum,
+            background: self.0.bool().then_some(background),
             day: Day {
                 used: self.0.u32(0..3) * 24 + self.0.u32(0..4),
                 ends: Millis(ends),
@@ -147,7 +149,9 @@ impl Chance {
 
     fn permits(&mut self) -> Permits {
         let slot = if self.rarely() { NEWEST - 1 } else { NEWEST + self.0.i64(0..3) };
-        Permits { count: self.0.u32(1..4), slot, send_by: NOW, limits: LIMITS }
+        let count = self.0.u32(1..4);
+        let background = if self.0.bool() { self.0.u32(..=count) } else { 0 };
+        Permits { count, background, slot, send_by: NOW, limits: LIMITS }
     }
 
     fn take(&mut self, item: &Counters) -> Take {
@@ -155,6 +159,7 @@ impl Chance {
         let replaces = (self.0.u8(0..3) == 0).then(|| self.a_slot(item)).filter(|slot| *slot != permits.slot);
         if replaces.is_some() {
             permits.count = 1;
+            permits.background = permits.background.min(1);
         }
         // Limits and bounds that are just reached, or almost.
         let counted = i64::from(item.counted + permits.count) - i64::from(replaces.is_some());

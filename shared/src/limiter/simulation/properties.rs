@@ -172,6 +172,7 @@ proptest! {
             newest,
             slots,
             counted,
+            background: None,
             day: Day { used: counted, ends, end_confirmed: true },
             observed: None,
             proposal: None,

@@ -55,13 +55,13 @@ impl Store {
             let holds = basis_holds
                 && item.newest <= take.permits.slot
                 && item.slots.len() <= MOST_SLOTS
+                && (take.permits.background == 0 || item.background.is_some())
                 && take.replaces.is_none_or(|slot| remove_one(item, slot));
             if holds {
-                match item.slots.iter_mut().find(|(slot, _)| *slot == take.permits.slot) {
-                    Some((_, permits)) => *permits += take.permits.count,
-                    None => item.slots.push((take.permits.slot, take.permits.count)),
+                add(&mut item.slots, take.permits.slot, take.permits.count);
+                if let Some(background) = item.background.as_mut().filter(|_| take.permits.background > 0) {
+                    add(background, take.permits.slot, take.permits.background);
                 }
-                item.slots.sort_unstable();
                 item.newest = take.permits.slot;
                 item.counted = u32::try_from(counted).expect("never negative");
                 item.day.used += take.permits.count;
@@ -120,6 +120,15 @@ impl Store {
             holds
         })
     }
+}
+
+/// Adds permits of a slot.
+fn add(slots: &mut Vec<(Slot, u32)>, slot: Slot, permits: u32) {
+    match slots.iter_mut().find(|(counted, _)| *counted == slot) {
+        Some((_, counted)) => *counted += permits,
+        None => slots.push((slot, permits)),
+    }
+    slots.sort_unstable();
 }
 
 fn remove_one(item: &mut Counters, slot: Slot) -> bool {

@@ -18,6 +18,7 @@ fn counters(used: u32) -> Counters {
         newest,
         slots: vec![(newest, 3)],
         counted: 3,
+        background: None,
         day,
         observed: None,
         proposal: None,

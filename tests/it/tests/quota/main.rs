@@ -1,5 +1,6 @@
 //! The limiter on real engines: its promises to the platform and to callers, and its cost in calls.
 
+mod background;
 mod clocks;
 mod observed;
 mod shares;
@@ -77,6 +78,11 @@ stories!(
         a_429_with_requests_left_closes_its_endpoint_for_all_processes,
         a_used_up_day_without_a_known_end_closes_for_fifteen_minutes,
         requests_of_a_day_are_counted_until_the_day_ends,
+    ],
+    background: [
+        background_permits_leave_places_for_callers,
+        the_reserve_has_a_bound,
+        a_caller_with_a_share_has_it_in_the_queue_too,
     ],
     shares: [
         callers_have_shares_of_their_own,

@@ -184,6 +184,7 @@ impl Platform {
             ("GET", ["locations", id]) => self.location(resource, company, id),
             ("GET", ["companies", id]) => self.company(resource, id),
             ("DELETE", ["marketplace", "app", app, "installations"]) => self.uninstall_by(resource, app, received),
+            ("GET" | "POST", ["marketplace", "billing", "charges"]) => self.charges(resource, received),
             ("GET" | "POST", ["contacts", ..]) => self.contacts(resource, received, &segments[1..]),
             (method, _) => published(method, path, received, resource),
         }
@@ -247,6 +248,27 @@ impl Platform {
         }
         self.uninstall_whole(resource);
         PlatformAnswer::json(200, &json!({ "success": true }))
+    }
+
+    /// Makes a charge, or lists the charges of a location, all of them or the one with an `eventId`.
+    fn charges(&self, resource: &Resource, received: &Received) -> PlatformAnswer {
+        let Resource::Location(own) = resource else { return PlatformAnswer::refusal(401, WRONG_CLASS) };
+        let charges = &mut self.state().charges;
+        if received.method == Method::GET {
+            let query = Form::of_query(received.uri.query().unwrap_or_default());
+            let asked = |charge: &&Value| query.get("eventId").is_none_or(|event| charge["eventId"] == *event);
+            let found: Vec<&Value> =
+                charges.iter().filter(|charge| charge["locationId"] == **own).filter(asked).collect();
+            return PlatformAnswer::json(200, &json!({ "charges": found, "total": found.len() }));
+        }
+        let Ok(Value::Object(mut charge)) = serde_json::from_slice(&received.body) else {
+            return PlatformAnswer::refusal(422, "body must be a JSON object");
+        };
+        charge.insert("chargeId".to_owned(), json!(shared::domain::random::hex::<10>()));
+        charge.insert("locationId".to_owned(), json!(own));
+        let answer = PlatformAnswer::json(201, &json!({ "chargeId": charge["chargeId"] }));
+        charges.push(Value::Object(charge));
+        answer
     }
 
     fn contacts(&self, resource: &Resource, received: &Received, rest: &[&str]) -> PlatformAnswer {

@@ -67,6 +67,7 @@ struct State {
     /// The times of the requests that the token endpoint has admitted in the last minute.
     token_minute: VecDeque<Duration>,
     contacts: BTreeMap<String, Vec<serde_json::Value>>,
+    charges: Vec<serde_json::Value>,
 }
 
 /// State of a resource at the platform.
@@ -138,6 +139,7 @@ impl Platform {
             not_installed: HashSet::new(),
             token_minute: VecDeque::new(),
             contacts: BTreeMap::new(),
+            charges: Vec::new(),
         };
         Ok(Self {
             state: Mutex::new(state),

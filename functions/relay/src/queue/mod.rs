@@ -1,0 +1,325 @@
+//! The queue door: messages of the queue of calls, in partial batch responses (Lambda Developer Guide).
+//!
+//! A new message gets a turn. A message whose turn is far ahead is hidden until then; the others are sent now. Nothing
+//! sleeps until a turn. docs/decisions/queue-door.md has the reasons.
+
+mod message;
+mod result;
+mod sqs;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
+use futures_util::future::join_all;
+use futures_util::{StreamExt as _, stream};
+use lambda_runtime::LambdaEvent;
+use serde_json::value::RawValue;
+use shared::app::App;
+use shared::caller::{Authorized, Callers};
+use shared::config::QueueConfig;
+use shared::domain::clock::Millis;
+use shared::domain::qualifier::InvocationKind;
+use shared::domain::resource::Resource;
+use shared::limiter::Background;
+use shared::relay::queued::{EARLY, End, Next, QueuedCall};
+use shared::relay::refused::Refused;
+use shared::relay::{Invocation, Relay};
+use shared::table::Table;
+
+use self::message::{Carried, Message};
+use self::sqs::{Anew, Queues};
+use crate::direct::raw;
+use crate::event::EventKind;
+
+/// The most calls of a batch that are under way at once.
+const AT_ONCE: usize = 32;
+/// The longest time for which a message is hidden. SQS allows 43,200 s in total from the receipt.
+const LONGEST_HIDDEN: Duration = Duration::from_secs(43_000);
+/// The longest delay of a message that is sent anew (Amazon SQS API Reference, `SendMessage`).
+const LONGEST_DELAY: Duration = Duration::from_mins(15);
+/// A message is sent anew after so many deliveries. SQS moves it to the dead-letter queue after 1,000 at most.
+const MOST_RECEIVES: u32 = 500;
+/// A message is sent anew at this age. SQS deletes it after 14 days at most.
+const OLDEST: Duration = Duration::from_hours(24 * 12);
+/// The most messages whose turns share an instant.
+const MOST_TOGETHER: usize = 10;
+/// Time until the next delivery, after a failure of our own.
+const SOON: Duration = Duration::from_secs(5);
+/// A turn that is further ahead counts as parked.
+const PARKED: Duration = Duration::from_mins(15);
+
+/// The queue door of one process.
+pub struct Door {
+    queues: Queues,
+    permits: Background,
+    table: Table,
+}
+
+impl Door {
+    /// The door of an app that has a queue of calls.
+    #[must_use]
+    pub fn new(app: &App, config: QueueConfig) -> Self {
+        let bus = app.config.event_bus_name.clone();
+        Self {
+            queues: Queues::new(&app.aws, config.calls_url, config.results_url, bus),
+            permits: Background::new(app.limiter.clone(), config.reserve),
+            table: app.table.clone(),
+        }
+    }
+}
+
+/// What becomes of a message.
+enum Fate {
+    /// Its call has ended. The result is sent, and then the message is deleted.
+    End(Box<End>),
+    /// It is no call.
+    Poison(Refused),
+    /// It takes a new turn, not before this instant.
+    Turn(Millis),
+    /// It is delivered again at this instant.
+    Again(Millis),
+    /// It was tried, and is delivered again at this instant.
+    Retry(Millis),
+}
+
+/// A message in the door.
+struct Delivery {
+    message: Message,
+    reference: Option<String>,
+    resource: Option<Resource>,
+    /// `None` until it is decided.
+    fate: Option<Fate>,
+    call: Option<Authorized>,
+}
+
+impl Delivery {
+    fn of(message: Message, callers: &Callers, now: Millis) -> Self {
+        let (reference, call) = message.call();
+        let (mut resource, mut authorized, mut fate) = (None, None, None);
+        match call {
+            Err(refused) => fate = Some(Fate::Poison(refused)),
+            Ok(call) => {
+                resource = Some(call.request.resource.clone());
+                let caller = callers.of_queue(&call.caller).map_err(Refused::from);
+                match caller.and_then(|caller| Ok(caller.authorize(call.request)?)) {
+                    Ok(call) => authorized = Some(call),
+                    Err(refused) => fate = Some(Fate::End(Box::new(End::refused(&refused, now)))),
+                }
+            }
+        }
+        Self { message, reference, resource, fate, call: authorized }
+    }
+}
+
+/// Answers an event of the queue of calls. Messages that stay on the queue are in the answer.
+pub async fn answer(relay: &Relay, door: Option<&Door>, event: &LambdaEvent<Box<RawValue>>) -> Box<RawValue> {
+    let now = relay.now();
+    let read: SqsEvent = serde_json::from_str(event.payload.get()).unwrap_or_default();
+    let messages: Vec<Message> = read.records.iter().map(|message| Message::read(message, now)).collect();
+    let all = |messages: &[Message]| failures(messages.iter());
+    if let Err(refused) = relay.check_invocation_kind(InvocationKind::Queue, &event.context.invoked_function_arn) {
+        tracing::error!(cause = refused.cause.as_deref(), "an SQS event came by another qualifier");
+        return all(&messages);
+    }
+    let Some(door) = door else {
+        tracing::error!("an SQS event came, but CALLS_QUEUE_URL is not set");
+        return all(&messages);
+    };
+    let invocation = EventKind::Queue.invocation(&event.context, now);
+    let callers = match relay.callers().await {
+        Ok(callers) => callers,
+        Err(refused) => {
+            tracing::error!(cause = refused.cause.as_deref(), "the callers cannot be read; queued calls wait");
+            let hidden: Vec<_> = messages.iter().map(|message| (message, SOON)).collect();
+            door.queues.hide(&hidden).await;
+            return all(&messages);
+        }
+    };
+    let deliveries = messages.into_iter().map(|message| Delivery::of(message, &callers, now)).collect();
+    let batch = Batch { relay, door, invocation: &invocation, received_at: now };
+    let left = batch.run(deliveries).await;
+    failures(left.iter())
+}
+
+/// The answer that keeps these messages on the queue.
+fn failures<'a>(messages: impl Iterator<Item = &'a Message>) -> Box<RawValue> {
+    let mut answer = SqsBatchResponse::default();
+    answer.set_failures(messages.map(|message| message.sqs_id.clone()));
+    raw(&answer)
+}
+
+/// One invocation.
+struct Batch<'a> {
+    relay: &'a Relay,
+    door: &'a Door,
+    invocation: &'a Invocation,
+    received_at: Millis,
+}
+
+impl Batch<'_> {
+    /// Decides the fate of each message and carries it out. Returns the messages that stay on the queue.
+    async fn run(&self, mut deliveries: Vec<Delivery>) -> Vec<Message> {
+        self.give_turns_to_new(&mut deliveries).await;
+        let calls =
+            deliveries.iter_mut().filter(|delivery| delivery.fate.is_none()).map(|delivery| self.send(delivery));
+        let calls: Vec<_> = calls.collect();
+        stream::iter(calls).buffer_unordered(AT_ONCE).collect::<Vec<()>>().await;
+        self.give_turns_to_refused(&mut deliveries).await;
+        self.carry_out(deliveries).await
+    }
+
+    /// Gives turns to the messages that have none. A message whose turn is far ahead waits for it.
+    async fn give_turns_to_new(&self, deliveries: &mut [Delivery]) {
+        let now = self.relay.now();
+        let mut new: HashMap<Resource, Vec<&mut Delivery>> = HashMap::new();
+        for delivery in deliveries.iter_mut().filter(|delivery| delivery.fate.is_none()) {
+            if let Some(turn) = delivery.message.turn().filter(|turn| *turn > now + EARLY) {
+                delivery.fate = Some(Fate::Again(turn));
+            } else if delivery.message.is_new()
+                && let Some(resource) = &delivery.resource
+            {
+                new.entry(resource.clone()).or_default().push(delivery);
+            }
+        }
+        join_all(new.into_iter().map(|(resource, new)| async move {
+            let turns = self.turns(&resource, new.len(), now).await;
+            for (delivery, turn) in new.into_iter().zip(turns) {
+                delivery.fate = (turn > now + EARLY).then_some(Fate::Again(turn - EARLY));
+            }
+        }))
+        .await;
+    }
+
+    /// Gives new turns to the messages that the limits have refused.
+    async fn give_turns_to_refused(&self, deliveries: &mut [Delivery]) {
+        let mut refused: HashMap<Resource, (Millis, Vec<&mut Delivery>)> = HashMap::new();
+        for delivery in deliveries {
+            if let (Some(Fate::Turn(earliest)), Some(resource)) = (&delivery.fate, &delivery.resource) {
+                let (latest, of_resource) = refused.entry(resource.clone()).or_insert((*earliest, Vec::new()));
+                *latest = (*latest).max(*earliest);
+                of_resource.push(delivery);
+            }
+        }
+        join_all(refused.into_iter().map(|(resource, (earliest, refused))| async move {
+            let turns = self.turns(&resource, refused.len(), earliest).await;
+            for (delivery, turn) in refused.into_iter().zip(turns) {
+                delivery.fate = Some(Fate::Again(turn - EARLY));
+            }
+        }))
+        .await;
+    }
+
+    /// Turns for so many messages. Some messages share an instant, because SQS counts in seconds and one write of the
+    /// limiter serves all calls of an instant. If the table does not answer, all turns are soon.
+    async fn turns(&self, resource: &Resource, count: usize, earliest: Millis) -> Vec<Millis> {
+        let (now, pattern) = (self.relay.now(), self.door.permits.pattern(resource));
+        match self.door.table.take_turns(resource, count, pattern, earliest, now).await {
+            Ok(turns) => {
+                let together = usize::try_from(pattern.calls / 2).unwrap_or(MOST_TOGETHER).clamp(1, MOST_TOGETHER);
+                turns.chunks(together).flat_map(|some| vec![some[0]; some.len()]).collect()
+            }
+            Err(error) => {
+                tracing::warn!(%resource, %error, "queued calls get no turn");
+                vec![now + SOON; count]
+            }
+        }
+    }
+
+    /// Sends the call of a message.
+    async fn send(&self, delivery: &mut Delivery) {
+        let Some(authorized) = &delivery.call else { return };
+        let Carried { id, tries, .. } = &delivery.message.carried;
+        let call = QueuedCall { message_id: id, authorized, tries: *tries };
+        let next = Box::pin(self.relay.call_queued(call, &self.door.permits, self.invocation)).await;
+        delivery.fate = Some(match next {
+            Next::End(end) => Fate::End(end),
+            Next::Turn(earliest) => Fate::Turn(earliest),
+            Next::Again(at) => Fate::Again(at),
+            Next::Retry(at) => Fate::Retry(at),
+        });
+    }
+
+    /// Sends results, hides messages and sends messages anew. Returns the messages that stay on the queue.
+    async fn carry_out(&self, deliveries: Vec<Delivery>) -> Vec<Message> {
+        let now = self.relay.now();
+        let (mut ends, mut hidden, mut anew) = (Vec::new(), Vec::new(), Vec::new());
+        for Delivery { message, reference, resource, fate, .. } in &deliveries {
+            match fate {
+                Some(Fate::End(end)) => ends.push((message, reference, resource, end.clone())),
+                Some(Fate::Poison(refused)) => {
+                    self.relay.log_refused(&message.carried.id, refused);
+                    if self.door.queues.bury(message, &refused.problem.detail).await {
+                        ends.push((message, reference, resource, Box::new(End::refused(refused, now))));
+                    } else {
+                        hidden.push((message, SOON));
+                    }
+                }
+                Some(Fate::Retry(at)) => anew.push(anew_at(message, *at, 1, now)),
+                Some(Fate::Turn(at) | Fate::Again(at)) => match self.hidden_for(message, *at, now) {
+                    Some(time) => hidden.push((message, time)),
+                    None => anew.push(anew_at(message, *at, 0, now)),
+                },
+                None => hidden.push((message, SOON)),
+            }
+        }
+        let results: Vec<_> = ends
+            .iter()
+            .map(|(message, reference, resource, end)| {
+                (*message, result::render(message, reference.as_deref(), resource.as_ref(), end))
+            })
+            .collect();
+        let (sent, moved, ()) = tokio::join!(
+            self.door.queues.send_results(&results),
+            self.door.queues.send_anew(&anew),
+            self.door.queues.hide(&hidden)
+        );
+        let mut left: Vec<&Message> = hidden.iter().map(|(message, _)| *message).collect();
+        let mut failed = Vec::new();
+        for ((message, _, _, end), sent) in ends.iter().zip(sent) {
+            if sent {
+                log_end(message, end, now);
+            } else {
+                failed.push((*message, SOON));
+            }
+        }
+        failed.extend(anew.iter().zip(moved).filter(|(_, moved)| !moved).map(|(anew, _)| (anew.message, SOON)));
+        self.door.queues.hide(&failed).await;
+        left.extend(failed.iter().map(|(message, _)| *message));
+        let parked = hidden.iter().filter(|(_, time)| *time > PARKED).count();
+        if parked > 0 {
+            tracing::info!(CallsParked = parked, "queued calls wait for long");
+        }
+        left.into_iter().cloned().collect()
+    }
+
+    /// The time for which a message is hidden until `at`, in whole seconds. `None` if it must be sent anew.
+    fn hidden_for(&self, message: &Message, at: Millis, now: Millis) -> Option<Duration> {
+        let time = Duration::from_secs(at.since(now).as_millis().div_ceil(1_000).try_into().unwrap_or(u64::MAX));
+        let is_short = now.since(self.received_at) + time <= LONGEST_HIDDEN;
+        let is_young = message.receives < MOST_RECEIVES && now.since(message.sent_at) < OLDEST;
+        (is_short && is_young).then(|| time.max(Duration::from_secs(1)))
+    }
+}
+
+/// A message that is sent anew, with so many `tries` more, and delivered at `at`.
+fn anew_at(message: &Message, at: Millis, tries: u32, now: Millis) -> Anew<'_> {
+    let carried = Carried { tries: message.carried.tries + tries, turn: Some(at.0), ..message.carried.clone() };
+    let delay = Duration::from_secs(at.since(now).as_secs()).min(LONGEST_DELAY);
+    Anew { message, carried, delay }
+}
+
+/// Writes the line of a call that has ended. It holds no header and no body.
+fn log_end(message: &Message, end: &End, now: Millis) {
+    let waited_ms = now.since(Millis(message.carried.first_sent)).as_millis();
+    tracing::info!(
+        message_id = message.carried.id,
+        outcome = end.outcome.as_str(),
+        status = end.answer.status.as_u16(),
+        attempts = end.attempts,
+        receives = message.receives,
+        CallsCompleted = 1,
+        QueueTime = u64::try_from(waited_ms).unwrap_or(u64::MAX),
+        "queued call ended"
+    );
+}

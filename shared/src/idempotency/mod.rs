@@ -1,0 +1,202 @@
+//! Idempotency: a request with a key, or a message of the queue, has one effect and one answer.
+//!
+//! [`Recorder::begin`] records the intent before the request is sent, and finds the record of an earlier try.
+//! [`Recorder::end`] records the outcome. docs/decisions/idempotency.md has the table of all cases.
+
+mod answer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use self::answer::RecordedAnswer;
+use crate::domain::clock::{Clock, Millis};
+use crate::domain::status::LeaseOwner;
+use crate::seal::vault::Vault;
+use crate::seal::{Field, Place};
+use crate::secrets::SecretError;
+use crate::table::idempotency::{CallId, CallOutcome, CallProgress, Intent, RecordedRequest, SealedAnswer, StoredCall};
+use crate::table::{StoreError, Table, Write};
+
+/// The time for which an idempotency key holds.
+pub const KEY_HOLDS: Duration = Duration::from_hours(24);
+/// The time between the deadline of an invocation and the end of its lease. Nothing is sent after the deadline, and
+/// clocks differ by less.
+const LEASE_MARGIN: Duration = Duration::from_secs(2);
+/// The longest lease. No Lambda invocation takes longer than 15 minutes.
+const LONGEST_LEASE: Duration = Duration::from_mins(16);
+/// The time limit for the record of an outcome.
+const FOR_THE_OUTCOME: Duration = Duration::from_millis(1_500);
+
+/// Records keyed requests in the table.
+#[derive(Clone)]
+pub struct Recorder {
+    table: Table,
+    vault: Arc<Vault>,
+    clock: Clock,
+}
+
+/// A request to record.
+#[derive(Clone, Debug)]
+pub struct Recordable {
+    /// The record's id.
+    pub id: CallId,
+    /// The request.
+    pub request: RecordedRequest,
+    /// True if the request may be sent again if it is unknown whether it was executed.
+    pub is_repeatable: bool,
+    /// The time for which the record is kept.
+    pub kept: Duration,
+}
+
+/// The lease of a recorded request. Its holder may send the request.
+#[derive(Debug)]
+#[must_use]
+pub struct Claim {
+    id: CallId,
+    owner: LeaseOwner,
+    is_repeatable: bool,
+    kept: Duration,
+}
+
+/// The record that a request meets.
+#[derive(Debug)]
+pub enum Begun {
+    /// The intent is recorded. The request may be sent.
+    Claimed(Claim),
+    /// An equal request has this answer.
+    Answered(Box<RecordedAnswer>),
+    /// An equal request is in progress. Its lease ends at this instant.
+    InProgress(Millis),
+    /// It is unknown if an equal request was executed. It may have got an answer that does not say it.
+    Unknown(Box<StoredCall>, Option<Box<RecordedAnswer>>),
+    /// The key belongs to another request.
+    Conflict,
+}
+
+/// The end of a call.
+#[derive(Debug)]
+pub enum Ending {
+    /// The request was executed and has an answer.
+    Executed(RecordedAnswer),
+    /// The request was certainly not executed.
+    NotExecuted,
+    /// It is unknown if the request was executed. With an answer that does not say it, the record keeps that answer, even
+    /// if the request is repeatable.
+    Unknown(Option<RecordedAnswer>),
+}
+
+/// The reason why nothing is recorded, and nothing is sent.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The data keys cannot be read, so an answer could not be sealed.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The table does not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Recorder {
+    /// Records in `table`.
+    pub fn new(table: Table, vault: Arc<Vault>, clock: Clock) -> Self {
+        Self { table, vault, clock }
+    }
+
+    /// Records the intent to send a request until `deadline`, or finds the record of an equal request.
+    pub async fn begin(&self, call: Recordable, deadline: Millis) -> Result<Begun, RecordError> {
+        // Without the data keys the answer could not be recorded.
+        self.vault.sealer().await?;
+        let now = self.clock.now();
+        let Recordable { id, request, is_repeatable, kept } = call;
+        let owner = LeaseOwner::new();
+        let lease_ends_at = deadline.min(now + LONGEST_LEASE) + LEASE_MARGIN;
+        let intent = Intent { request: &request, is_repeatable, lease_ends_at, kept_until: now + kept };
+        let claim = Claim { id, owner, is_repeatable, kept };
+        let found = match self.table.claim_call(&claim.id, &claim.owner, &intent, now).await {
+            Ok(Write::Applied(_)) => return Ok(Begun::Claimed(claim)),
+            Ok(Write::Conflict(found)) => found,
+            Ok(Write::NotFound) => return Err(StoreError::Unavailable("a record vanished".to_owned()).into()),
+            Err(error) => {
+                // The intent may be recorded, although nothing is sent.
+                self.end(claim, Ending::NotExecuted).await;
+                return Err(error.into());
+            }
+        };
+        if found.request.fingerprint != request.fingerprint {
+            return Ok(Begun::Conflict);
+        }
+        Ok(match found.progress {
+            CallProgress::InFlight(until) => Begun::InProgress(until),
+            CallProgress::Unknown { answer: None, .. } => Begun::Unknown(Box::new(found), None),
+            CallProgress::Unknown { answer: Some((status, ref sealed)), .. } => {
+                let answer = self.open(&claim.id, status, sealed.as_deref()).await;
+                Begun::Unknown(Box::new(found), Some(Box::new(answer)))
+            }
+            CallProgress::Answered((status, sealed)) => {
+                Begun::Answered(Box::new(self.open(&claim.id, status, sealed.as_deref()).await))
+            }
+        })
+    }
+
+    /// Records the end of a call. If the table does not take the record, the lease expires, and then the outcome of a
+    /// request that is not repeatable is unknown.
+    pub async fn end(&self, claim: Claim, ending: Ending) {
+        let recording = tokio::time::timeout(FOR_THE_OUTCOME, Box::pin(self.record(&claim, ending))).await;
+        let error = match recording {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer in time".to_owned(),
+        };
+        tracing::error!(call = claim.id.as_str(), error, "the outcome of a keyed request is not recorded");
+    }
+
+    async fn record(&self, claim: &Claim, ending: Ending) -> Result<(), RecordError> {
+        let outcome = match ending {
+            Ending::Unknown(None) if claim.is_repeatable => CallOutcome::Released,
+            ending => self.outcome(&claim.id, ending).await?,
+        };
+        let now = self.clock.now();
+        if !self.table.end_call(&claim.id, &claim.owner, &outcome, now + claim.kept, now).await? {
+            tracing::warn!(call = claim.id.as_str(), "another sender has taken over a keyed request");
+        }
+        Ok(())
+    }
+
+    /// Records the outcome of an unknown request, as the relay or an operator has found it out. Returns false if the
+    /// record has changed since it was `seen`.
+    pub async fn resolve(&self, id: &CallId, seen: &StoredCall, ending: Ending) -> Result<bool, RecordError> {
+        let outcome = self.outcome(id, ending).await?;
+        Ok(self.table.resolve_call(id, seen, &outcome, self.clock.now()).await?)
+    }
+
+    async fn outcome(&self, id: &CallId, ending: Ending) -> Result<CallOutcome, SecretError> {
+        Ok(match ending {
+            Ending::Executed(answer) => CallOutcome::Answered(self.seal(id, &answer).await?),
+            Ending::Unknown(Some(answer)) => CallOutcome::Unknown(Some(self.seal(id, &answer).await?)),
+            Ending::Unknown(None) => CallOutcome::Unknown(None),
+            Ending::NotExecuted => CallOutcome::Released,
+        })
+    }
+
+    async fn seal(&self, id: &CallId, answer: &RecordedAnswer) -> Result<SealedAnswer, SecretError> {
+        let sealed = self.vault.sealer().await?.seal(place(id), answer.encode().expose());
+        Ok((answer.status.as_u16(), Some(sealed)))
+    }
+
+    /// Opens a recorded answer. One that does not open keeps its status: its data key may have been removed.
+    async fn open(&self, id: &CallId, status: u16, sealed: Option<&[u8]>) -> RecordedAnswer {
+        let Some(sealed) = sealed else { return RecordedAnswer::without_body(status) };
+        match self.vault.open(place(id), sealed).await {
+            Ok(text) => RecordedAnswer::decode(status, text.expose()),
+            Err(error) => {
+                tracing::warn!(call = id.as_str(), %error, "a recorded answer does not open");
+                RecordedAnswer::without_body(status)
+            }
+        }
+    }
+}
+
+/// The place of a sealed answer. A record has no versions: its key is in use for one request.
+fn place(id: &CallId) -> Place<'_> {
+    Place { item: id.as_str(), epoch: 0, generation: 0, field: Field::Answer }
+}

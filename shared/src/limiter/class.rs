@@ -1,0 +1,142 @@
+//! Classes of permits: those of callers that wait for their answers, and background permits of queued calls.
+//!
+//! Callers come first: background permits are given only if no caller of the process waits, and they leave places for the
+//! callers of all processes. The item counts background permits by slot, so every process knows how many permits callers
+//! have used. What callers used within the last two intervals, up to a part of the limit, is kept for them. Pure.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::snapshot::Snapshot;
+use crate::domain::clock::Millis;
+
+/// The class of a permit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// A caller waits for the answer.
+    Caller,
+    /// Nobody waits. `reserve` is the part of the limit that is kept for callers at most, in thousandths.
+    Background { reserve: u32 },
+}
+
+/// Permits that are wanted in one write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) callers: u32,
+    pub(crate) background: u32,
+    /// Places that background permits leave free, see [`CallersUse::kept`].
+    pub(crate) kept: u32,
+}
+
+impl From<u32> for Wanted {
+    fn from(callers: u32) -> Self {
+        Self { callers, ..Self::default() }
+    }
+}
+
+impl Wanted {
+    /// All permits that are wanted.
+    pub(crate) fn count(self) -> u32 {
+        self.callers.saturating_add(self.background)
+    }
+
+    /// The numbers of callers' permits and of background permits, if `free` places are free.
+    pub(crate) fn granted(self, free: u32) -> (u32, u32) {
+        let callers = self.callers.min(free);
+        let left = (free - callers).saturating_sub(self.kept.saturating_sub(callers));
+        (callers, self.background.min(left))
+    }
+}
+
+/// Periods in an interval in which the use of callers is measured.
+const PERIODS: u16 = 5;
+
+/// The permits of a resource that callers had in use, by period.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CallersUse {
+    /// The number of each period, and the highest use that was seen in it.
+    periods: VecDeque<(i64, u32)>,
+}
+
+impl CallersUse {
+    fn period(interval: Duration, now: Millis) -> i64 {
+        let length = i64::try_from((interval / u32::from(PERIODS)).as_millis()).unwrap_or(i64::MAX).max(1);
+        now.0.div_euclid(length)
+    }
+
+    /// Remembers the use of callers in a snapshot that was just seen. Without background permits nothing is remembered,
+    /// because then nothing is kept.
+    pub(crate) fn note(&mut self, snapshot: &Snapshot, now: Millis) {
+        if snapshot.counters().is_some_and(|counters| counters.background.is_some()) {
+            self.add(snapshot.callers_live(now), snapshot.limits().interval, now);
+        }
+    }
+
+    fn add(&mut self, used: u32, interval: Duration, now: Millis) {
+        let period = Self::period(interval, now);
+        match self.periods.back_mut() {
+            Some((last, highest)) if *last == period => *highest = used.max(*highest),
+            _ => self.periods.push_back((period, used)),
+        }
+        while self.periods.len() > usize::from(2 * PERIODS) {
+            self.periods.pop_front();
+        }
+    }
+
+    fn of_late(&self, interval: Duration, now: Millis) -> u32 {
+        let first = Self::period(interval, now) - i64::from(2 * PERIODS);
+        self.periods.iter().filter(|(period, _)| *period >= first).map(|(_, used)| *used).max().unwrap_or(0)
+    }
+
+    /// Places that are reserved for callers: their use within the last two intervals and a tenth more, up to `reserve`
+    /// thousandths of the limit.
+    pub(crate) fn reserved(&self, reserve: u32, snapshot: &Snapshot, now: Millis) -> u32 {
+        let limits = snapshot.limits();
+        let most = u64::from(limits.burst) * u64::from(reserve) / 1_000;
+        let used = self.of_late(limits.interval, now).max(snapshot.callers_live(now));
+        // A tenth more, because snapshots miss the peaks.
+        let used = used.saturating_add(used.div_ceil(10));
+        used.min(u32::try_from(most).unwrap_or(limits.burst))
+    }
+
+    /// The reserved places that no caller has taken.
+    pub(crate) fn kept(&self, reserve: u32, snapshot: &Snapshot, now: Millis) -> u32 {
+        self.reserved(reserve, snapshot, now).saturating_sub(snapshot.callers_live(now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn the_highest_use_of_two_intervals_counts() {
+        let mut used = CallersUse::default();
+        let at = |ms: i64| Millis(1_800_000_000_000 + ms);
+        assert_eq!(used.of_late(INTERVAL, at(0)), 0);
+        for (ms, count) in [(0, 30), (500, 28), (1_900, 31), (2_000, 12), (3_000, 20), (4_100, 0)] {
+            used.add(count, INTERVAL, at(ms));
+        }
+        assert_eq!(used.of_late(INTERVAL, at(4_200)), 31);
+        assert_eq!(used.of_late(INTERVAL, at(21_999)), 31);
+        assert_eq!(used.of_late(INTERVAL, at(22_000)), 20);
+        assert_eq!(used.of_late(INTERVAL, at(24_000)), 0);
+        for ms in 0..1_000 {
+            used.add(7, INTERVAL, at(ms * 2_000));
+        }
+        assert_eq!(used.periods.len(), 10, "a bounded memory");
+    }
+
+    #[test]
+    fn callers_come_first_and_keep_their_places() {
+        let granted = |callers, background, kept, free| Wanted { callers, background, kept }.granted(free);
+        assert_eq!(granted(3, 9, 0, 5), (3, 2));
+        assert_eq!(granted(9, 9, 0, 5), (5, 0));
+        assert_eq!(granted(0, 9, 4, 5), (0, 1));
+        assert_eq!(granted(3, 9, 4, 5), (3, 1), "the callers' own permits use up what is kept");
+        assert_eq!(granted(0, 9, 9, 5), (0, 0));
+        assert_eq!(granted(0, 2, 0, 5), (0, 2));
+    }
+}

@@ -1,0 +1,336 @@
+//! Requests with an idempotency key: the relay sends each of them once, and answers repeats from its record.
+//!
+//! docs/decisions/idempotency.md has the table of all cases.
+
+use std::time::Duration;
+
+use aws_lc_rs::digest::{Context, SHA256};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+
+use super::answer::Answer;
+use super::call::{Call, Pacing, Timings};
+use super::refused::Refused;
+use super::retry::Execution;
+use super::{Entry, Invocation, Performed, Relay, charges, headers, log};
+use crate::caller::Authorized;
+use crate::domain::clock::Millis;
+use crate::idempotency::{Begun, Claim, Ending, KEY_HOLDS, RecordError, Recordable, RecordedAnswer};
+use crate::request::Request;
+use crate::request::idempotency_key::IdempotencyKey;
+use crate::table::idempotency::{CallId, CallProgress, RecordedRequest, StoredCall};
+
+/// The time of a keyed request that is kept for the record of its outcome.
+const FOR_THE_OUTCOME: Duration = Duration::from_secs(1);
+
+/// The time after which an unknown charge is looked up again, if the platform did not list its charges.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
+
+/// Headers that reach the platform and do not make a request another one: they name the program, the attempt, or the
+/// preferred form of the answer.
+const OF_THE_ATTEMPT: [HeaderName; 10] = [
+    header::ACCEPT,
+    header::ACCEPT_ENCODING,
+    header::ACCEPT_LANGUAGE,
+    HeaderName::from_static("ghl-sdk-version"),
+    HeaderName::from_static("idempotency-key"),
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+    header::USER_AGENT,
+    HeaderName::from_static("x-request-id"),
+    HeaderName::from_static("x-sdk-version"),
+];
+
+/// The digest of all parts that make two requests the same request: method, path, query, body, and headers.
+pub fn fingerprint(request: &Request) -> String {
+    let mut digest = Context::new(&SHA256);
+    // Each part has its length before it, so no two requests have the same bytes.
+    let mut part = |bytes: &[u8]| {
+        digest.update(&(bytes.len() as u64).to_be_bytes());
+        digest.update(bytes);
+    };
+    part(request.method.as_str().as_bytes());
+    part(request.path.as_str().as_bytes());
+    part(request.query.as_str().unwrap_or_default().as_bytes());
+    part(&request.body);
+    let relevant = |(name, _): &(&HeaderName, &HeaderValue)| {
+        headers::reaches_platform(name.as_str(), &request.path) && !OF_THE_ATTEMPT.contains(name)
+    };
+    let mut fields: Vec<_> = request.headers.iter().filter(relevant).collect();
+    fields.sort_by_key(|(name, _)| name.as_str());
+    for (name, value) in fields {
+        part(name.as_str().as_bytes());
+        part(value.as_bytes());
+    }
+    hex::encode(digest.finish())
+}
+
+/// The record of a request of this caller, by which an operator can find it.
+pub fn recorded_request(authorized: &Authorized) -> RecordedRequest {
+    let request = authorized.request();
+    RecordedRequest {
+        caller: authorized.caller().id().to_owned(),
+        resource: request.resource.to_string(),
+        method: request.method.to_string(),
+        path: request.path.as_str().to_owned(),
+        fingerprint: fingerprint(request),
+    }
+}
+
+/// True if a request with a key may be sent again after an unknown outcome.
+fn is_repeatable(method: &Method) -> bool {
+    method != Method::POST && method != Method::PATCH
+}
+
+impl Relay {
+    /// Sends a request with a key once, or answers from the record of an equal request.
+    pub(super) async fn call_once(
+        &self,
+        authorized: &Authorized,
+        key: &IdempotencyKey,
+        invocation: &Invocation,
+    ) -> Answer {
+        let started = self.now();
+        let deadline = invocation.deadline - FOR_THE_OUTCOME;
+        let call = Recordable {
+            id: CallId::of_key(authorized.caller().id(), &authorized.request().resource, key.as_str()),
+            request: recorded_request(authorized),
+            is_repeatable: is_repeatable(&authorized.request().method),
+            kept: KEY_HOLDS,
+        };
+        let result = match self.begin(authorized, call, deadline).await {
+            Ok(Recorded::Claimed(claim)) => {
+                let performed = self.perform(authorized, deadline, Pacing::Caller).await;
+                self.recorder.end(claim, performed.ending()).await;
+                self.log_performed(authorized, invocation, &performed, started);
+                return performed.answer.with_request_id(&invocation.request_id);
+            }
+            Ok(Recorded::Answered(answer)) => Ok(Answer::replayed(*answer)),
+            Ok(Recorded::InProgress(until)) => Err(Refused::by_request_in_progress(until, self.now())),
+            Ok(Recorded::Unknown { ask_again_at: Some(at), .. }) => Err(Refused::by_unknown_charge(at)),
+            Ok(Recorded::Unknown { .. }) => Err(Refused::by_unknown_outcome()),
+            Ok(Recorded::Conflict) => Err(Refused::by_other_request()),
+            Err(error) => Err(Refused::by_record(&error, self.now())),
+        };
+        let now = self.now();
+        let entry = match &result {
+            Ok(Answer { source, status, .. }) => {
+                Entry { source: *source, status: *status, outcome: "replayed", cause: None, limit: None }
+            }
+            Err(refused) => Entry::of_refusal(refused),
+        };
+        log(authorized, invocation, &entry, &Timings::default(), now.since(started).as_millis());
+        let answer = result.unwrap_or_else(|refused| Answer::refused(&refused, now));
+        answer.with_request_id(&invocation.request_id)
+    }
+
+    /// Records the intent to send a request, or finds the record of an equal request. An unknown charge is looked up.
+    pub(super) async fn begin(
+        &self,
+        authorized: &Authorized,
+        call: Recordable,
+        deadline: Millis,
+    ) -> Result<Recorded, RecordError> {
+        let (mut begun, mut ask_again_at) = (self.recorder.begin(call.clone(), deadline).await?, None);
+        if let Begun::Unknown(seen, _) = &begun {
+            match Box::pin(self.resolve_charge(authorized, &call.id, seen, deadline)).await? {
+                Resolved::Known => begun = self.recorder.begin(call, deadline).await?,
+                Resolved::AskAgain(at) => ask_again_at = Some(at),
+                Resolved::Never => {}
+            }
+        }
+        Ok(match begun {
+            Begun::Claimed(claim) => Recorded::Claimed(claim),
+            Begun::Answered(answer) => Recorded::Answered(answer),
+            Begun::InProgress(until) => Recorded::InProgress(until),
+            Begun::Unknown(_, answer) => Recorded::Unknown { answer, ask_again_at },
+            Begun::Conflict => Recorded::Conflict,
+        })
+    }
+
+    /// Finds out if an unknown charge was executed, and records that.
+    async fn resolve_charge(
+        &self,
+        authorized: &Authorized,
+        id: &CallId,
+        seen: &StoredCall,
+        deadline: Millis,
+    ) -> Result<Resolved, RecordError> {
+        let CallProgress::Unknown { since, .. } = seen.progress else { return Ok(Resolved::Never) };
+        let request = authorized.request();
+        let Some((event_id, question)) = charges::question(request) else { return Ok(Resolved::Never) };
+        let visible_at = since + charges::VISIBLE_AFTER;
+        let mut call = Call::new(self, authorized.caller(), &question, deadline, Pacing::Caller);
+        let reply = match call.run().await {
+            Ok(reply) if reply.status == StatusCode::OK => reply,
+            _ => return Ok(Resolved::AskAgain(visible_at.max(self.now() + ASK_AGAIN))),
+        };
+        let ending = match charges::find(&reply.body, &event_id) {
+            Some(charge) => Ending::Executed(found_charge(charge.to_string())),
+            None if self.now() >= visible_at => Ending::NotExecuted,
+            None => return Ok(Resolved::AskAgain(visible_at)),
+        };
+        let executed = matches!(ending, Ending::Executed(_));
+        tracing::info!(resource = %request.resource, executed, "an unknown charge was looked up");
+        self.recorder.resolve(id, seen, ending).await?;
+        Ok(Resolved::Known)
+    }
+}
+
+/// The start of a recorded request.
+pub(super) enum Recorded {
+    /// The request may be sent.
+    Claimed(Claim),
+    /// An equal request has this answer.
+    Answered(Box<RecordedAnswer>),
+    /// An equal request is in progress until this instant at the latest.
+    InProgress(Millis),
+    /// It is unknown if an equal request was executed. For a charge it may be known later.
+    Unknown { answer: Option<Box<RecordedAnswer>>, ask_again_at: Option<Millis> },
+    /// The key belongs to another request.
+    Conflict,
+}
+
+/// The result of the look for an unknown charge.
+enum Resolved {
+    /// The record says now if the charge was made.
+    Known,
+    /// It may be known at this instant.
+    AskAgain(Millis),
+    /// The request is no charge that can be looked up.
+    Never,
+}
+
+/// The answer to a charge that was found.
+fn found_charge(charge: String) -> RecordedAnswer {
+    let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+    RecordedAnswer { status: StatusCode::OK, is_of_platform: true, headers, body: Some(charge.into()), attempts: 1 }
+}
+
+impl Performed {
+    /// The end of the call, as it is recorded.
+    pub(super) fn ending(&self) -> Ending {
+        match self.execution {
+            Execution::No => Ending::NotExecuted,
+            Execution::Unknown => Ending::Unknown(None),
+            Execution::Answered => Ending::Executed(self.bare.recorded(self.timings.attempts)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::resource::Resource;
+    use crate::relay::answer::AnswerSource;
+    use crate::request::path::{Path, Query};
+
+    fn request(
+        method: Method,
+        path: &str,
+        query: &str,
+        body: &'static str,
+        headers: &[(&'static str, &str)],
+    ) -> Request {
+        let location = Resource::location("L1").expect("an id");
+        let mut request = Request::new(location, method, Path::parse(path).expect("a path"));
+        request.query = Query::parse(query).expect("a query");
+        request.body = body.into();
+        for (name, value) in headers {
+            request.headers.append(*name, value.parse().expect("a value"));
+        }
+        request
+    }
+
+    #[test]
+    fn two_requests_are_the_same_if_all_relevant_parts_are() {
+        let post = |path, query, body, headers: &[(&'static str, &str)]| {
+            fingerprint(&request(Method::POST, path, query, body, headers))
+        };
+        let first = post("/contacts/", "a=1", "{}", &[("version", "v3"), ("content-type", "application/json")]);
+        for (name, same) in [
+            (
+                "the order of headers",
+                post("/contacts/", "a=1", "{}", &[("content-type", "application/json"), ("version", "v3")]),
+            ),
+            (
+                "headers of the attempt",
+                post(
+                    "/contacts/",
+                    "a=1",
+                    "{}",
+                    &[
+                        ("version", "v3"),
+                        ("content-type", "application/json"),
+                        ("user-agent", "x/2"),
+                        ("x-request-id", "7"),
+                        ("traceparent", "00-1"),
+                        ("accept-encoding", "gzip"),
+                        ("idempotency-key", "k"),
+                    ],
+                ),
+            ),
+            (
+                "headers that go nowhere",
+                post(
+                    "/contacts/",
+                    "a=1",
+                    "{}",
+                    &[
+                        ("version", "v3"),
+                        ("content-type", "application/json"),
+                        ("authorization", "Bearer b"),
+                        ("relay-wait-ms", "5"),
+                        ("x-internal", "1"),
+                    ],
+                ),
+            ),
+        ] {
+            assert_eq!(first, same, "{name}");
+        }
+        let base: &[(&str, &str)] = &[("version", "v3"), ("content-type", "application/json")];
+        let put = fingerprint(&request(
+            Method::PUT,
+            "/contacts/",
+            "a=1",
+            "{}",
+            &[("version", "v3"), ("content-type", "application/json")],
+        ));
+        for (name, other) in [
+            ("method", put),
+            ("path", post("/contacts", "a=1", "{}", &[("version", "v3"), ("content-type", "application/json")])),
+            ("query", post("/contacts/", "a=2", "{}", &[("version", "v3"), ("content-type", "application/json")])),
+            ("body", post("/contacts/", "a=1", "{ }", &[("version", "v3"), ("content-type", "application/json")])),
+            ("version", post("/contacts/", "a=1", "{}", &[("version", "v2"), ("content-type", "application/json")])),
+            ("a missing header", post("/contacts/", "a=1", "{}", &[("version", "v3")])),
+            (
+                "parts that move",
+                post("/contacts/a=1", "", "{}", &[("version", "v3"), ("content-type", "application/json")]),
+            ),
+        ] {
+            assert_ne!(first, other, "{name}: {base:?}");
+        }
+    }
+
+    #[test]
+    fn only_post_and_patch_are_not_repeatable() {
+        for method in crate::request::METHODS {
+            let expected = !["POST", "PATCH"].contains(&method.as_str());
+            assert_eq!(is_repeatable(&method), expected, "{method}");
+        }
+    }
+
+    #[test]
+    fn a_replay_without_its_body_says_so() {
+        let headers = HeaderMap::from_iter([
+            (header::CONTENT_ENCODING, HeaderValue::from_static("gzip")),
+            (header::CONTENT_TYPE, HeaderValue::from_static("text/csv")),
+        ]);
+        let recorded = RecordedAnswer { headers, body: None, ..RecordedAnswer::without_body(201) };
+        let answer = Answer::replayed(recorded.clone());
+        assert_eq!((answer.status.as_u16(), answer.source, answer.body.len()), (201, AnswerSource::Platform, 0));
+        assert_eq!([&answer.headers["relay-replayed"], &answer.headers["relay-body-omitted"]], ["true", "true"]);
+        assert_eq!((answer.headers.get("content-encoding"), answer.headers.len()), (None, 4));
+        let whole = Answer::replayed(RecordedAnswer { body: Some("x".into()), ..recorded });
+        assert!(!whole.headers.contains_key("relay-body-omitted") && whole.headers.contains_key("content-encoding"));
+    }
+}

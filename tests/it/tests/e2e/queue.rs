@@ -1,0 +1,278 @@
+//! The queue door from outside: messages on the queue of calls, results on the queue of results, and the platform's own
+//! count of requests.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+use http::Method;
+use it::dynamo::{Engine, Kind};
+use it::meter::Meter;
+use it::outside::{Setup, System, location, route, send};
+use sandbox::marketplace::faults::{Endpoint, Fault};
+use sandbox::process::Signal;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+/// The longest time that a test waits for results.
+const PATIENCE: Duration = Duration::from_mins(4);
+
+fn request(number: usize, method: &str, path: &str) -> Value {
+    json!({ "caller": "sandbox", "reference": format!("r-{number}"), "resource": { "location": location(1).id() },
+        "method": method, "path": path, "body": { "firstName": format!("Number {number}") } })
+}
+
+/// Puts a message on the queue. Returns its id.
+fn put(system: &System, message: &Value) -> String {
+    let group = message["resource"].to_string();
+    system.sandbox.calls.send_in_group(message.to_string(), &group)
+}
+
+/// All results so far, by message.
+fn results(system: &System) -> BTreeMap<String, Vec<Value>> {
+    let mut by_message = BTreeMap::<String, Vec<Value>>::new();
+    for message in system.sandbox.results.messages() {
+        let result: Value = serde_json::from_str(&message.body).expect("JSON");
+        by_message.entry(result["message_id"].as_str().expect("an id").to_owned()).or_default().push(result);
+    }
+    by_message
+}
+
+/// Waits for the results of so many messages, and until the queue is empty.
+async fn all_ended(system: &System, count: usize) -> BTreeMap<String, Vec<Value>> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let results = results(system);
+        if results.len() >= count && system.sandbox.calls.messages().is_empty() {
+            for repeated in results.values() {
+                assert!(repeated.iter().all(|result| *result == repeated[0]), "different results: {repeated:?}");
+            }
+            return results;
+        }
+        let left = system.sandbox.calls.messages().len();
+        let ended = results.len();
+        assert!(Instant::now() < deadline, "{ended} of {count} ended, {left} left: {:#?}", system.last_lines());
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Tells a figure past the capture of the test harness.
+fn tell(text: &str) {
+    let _told = writeln!(std::io::stderr(), "queue: {text}");
+}
+
+fn quiet() -> Vec<(&'static str, String)> {
+    vec![("RUST_LOG", "info".to_owned()), ("EVENT_BUS_NAME", String::new())]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_message_ends_in_a_result() {
+    let callers = vec![
+        json!({ "id": "reader", "queue": true, "methods": ["GET"] }),
+        json!({ "id": "by-key", "keys_sha256": [sandbox::whole::sha256_hex("rk_of_by_key")] }),
+    ];
+    let system = System::start(Setup { relays: 3, callers, ..Setup::default() }).await;
+    system.install(&location(1)).await;
+    let with = |number: usize, method: &str, path: &str, changes: Value| {
+        let mut message = request(number, method, path);
+        changes.as_object().expect("members").iter().for_each(|(name, value)| message[name] = value.clone());
+        message
+    };
+    let elsewhere = json!({ "resource": { "location": location(2).id() } });
+    let cases = [
+        (with(0, "POST", "/contacts/", json!({})), "answered", 201, "platform"),
+        (with(1, "GET", "/echo", json!({ "query": "a=b", "idempotency_key": "k" })), "answered", 200, "platform"),
+        (with(2, "GET", "/status/404", json!({})), "answered", 404, "platform"),
+        (with(3, "POST", "/contacts/", json!({ "caller": "reader" })), "refused", 403, "relay"),
+        (with(4, "GET", "/echo", json!({ "caller": "nobody" })), "refused", 401, "relay"),
+        (with(5, "GET", "/echo", json!({ "caller": "by-key" })), "refused", 401, "relay"),
+        (with(6, "GET", "/echo", elsewhere), "refused", 404, "relay"),
+        (with(7, "POST", "/status/500", json!({})), "unknown", 500, "platform"),
+        (with(8, "BREW", "/echo", json!({})), "refused", 400, "relay"),
+        (with(9, "GET", "/bytes", json!({})), "answered", 200, "platform"),
+    ];
+    let ids: Vec<String> = cases.iter().map(|(message, ..)| put(&system, message)).collect();
+    let nonsense = system.sandbox.calls.send_in_group("nonsense", "g");
+    let results = all_ended(&system, cases.len() + 1).await;
+    for (number, ((message, outcome, status, source), id)) in cases.iter().zip(&ids).enumerate() {
+        let result = &results[id][0];
+        let expected = (&json!(outcome), &json!(status), &json!(source));
+        assert_eq!((&result["outcome"], &result["status"], &result["source"]), expected, "{result}");
+        assert_eq!(result["reference"], format!("r-{number}"));
+        if *status != 400 {
+            assert_eq!(result["resource"], message["resource"], "{result}");
+        }
+        assert_eq!(result["attempts"].as_u64().expect("a number") > 0, *source == "platform", "{result}");
+        assert_eq!(result["headers"]["relay-source"], *source);
+    }
+    assert_eq!(results[&ids[0]][0]["body"]["contact"]["firstName"], "Number 0");
+    assert_eq!(results[&ids[1]][0]["body"]["query"], "a=b");
+    assert!(results[&ids[9]][0]["body_base64"].is_string());
+    let poison = &results[&nonsense][0];
+    assert_eq!(
+        (&poison["outcome"], &poison["status"], &poison["reference"]),
+        (&json!("refused"), &json!(400), &json!(null))
+    );
+    let mut dead: Vec<_> = system.sandbox.dead_calls.messages();
+    dead.sort_by_key(|message| message.body.len());
+    let reasons: Vec<_> = dead.iter().map(|message| message.attributes["Reason"]["StringValue"].as_str()).collect();
+    assert_eq!(dead.len(), 2, "{dead:?}");
+    assert_eq!(
+        (dead[0].body.as_str(), dead[0].attributes["MessageId"]["StringValue"].as_str()),
+        ("nonsense", Some(&*nonsense))
+    );
+    assert!(
+        reasons.iter().all(|reason| reason
+            .is_some_and(|reason| reason.contains("the message is malformed") || reason.contains("method"))),
+        "{reasons:?}"
+    );
+    // The same key over HTTP has the same answer.
+    let again = system.relay(Method::GET, &route(&location(1), "/echo?a=b")).header("Idempotency-Key", "k");
+    let again = send(again.header("content-type", "application/json").body(r#"{"firstName":"Number 1"}"#)).await;
+    assert_eq!((again.status, again.header("relay-replayed")), (200, "true"), "{again:?}");
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_takes_the_time_that_the_limits_need() {
+    const LIMIT: usize = 100;
+    const CALLS: usize = 600;
+    let name = "queue::a_backlog_takes_the_time_that_the_limits_need";
+    let engine = Engine::start(Kind::Embedded, name).await.expect("the embedded engine");
+    let meter = Meter::before(&engine.url()).await;
+    let setup = Setup { relays: 4, store: Some(meter.url()), environment: quiet(), ..Setup::default() };
+    let system = System::start(setup).await;
+    system.install(&location(1)).await;
+    system.install(&location(2)).await;
+    let _starting = meter.take();
+    let started = Instant::now();
+    for number in 0..CALLS {
+        put(&system, &request(number, "POST", "/contacts/"));
+    }
+    // Calls for another location are not held up.
+    sleep(Duration::from_secs(5)).await;
+    let mut other = request(0, "GET", "/echo");
+    other["resource"] = json!({ "location": location(2).id() });
+    let (asked, id) = (Instant::now(), put(&system, &other));
+    while !results(&system).contains_key(&id) {
+        assert!(asked.elapsed() < Duration::from_secs(5), "another location waits: {:#?}", system.last_lines());
+        sleep(Duration::from_millis(20)).await;
+    }
+    tell(&format!("another location's call took {:?}", asked.elapsed()));
+    let results = all_ended(&system, CALLS + 1).await;
+    let took = started.elapsed();
+    let reading = meter.take();
+    let store: u64 = reading.calls.values().sum();
+    let queue: u64 = system.sandbox.calls.requests().values().chain(system.sandbox.results.requests().values()).sum();
+    let number = |count: usize| f64::from(u32::try_from(count).expect("few"));
+    let each = |count: u64| number(count.try_into().expect("few")) / number(CALLS);
+    let ideal = 10.0 * number(CALLS) / number(LIMIT);
+    tell(&format!("{CALLS} calls in {took:?}, ideal {ideal} s: {:.3}", took.as_secs_f64() / ideal));
+    tell(&format!("{:.2} requests of the table for each: {:?}", each(store), reading.calls));
+    tell(&format!(
+        "{:.2} requests of SQS for each: {:?} {:?}",
+        each(queue),
+        system.sandbox.calls.requests(),
+        system.sandbox.results.requests()
+    ));
+    assert!(results.values().all(|results| results[0]["outcome"] == "answered"), "all are answered");
+    assert_eq!(posts(&system), CALLS);
+    assert!(each(store) <= 2.5 && each(queue) <= 3.0);
+    // The limiter counts a permit for 10.6 s. The rest is for a busy machine.
+    assert!(took.as_secs_f64() <= ideal * 1.15, "{took:?}");
+    system.end().await;
+}
+
+/// The number of contacts that were made.
+fn posts(system: &System) -> usize {
+    let all = system.sandbox.marketplace.api_requests(&location(1));
+    all.iter().filter(|request| request.method == "POST").count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_post_is_sent_once_although_each_message_comes_often_and_processes_die() {
+    const CALLS: usize = 150;
+    let setup = Setup { relays: 8, environment: quiet(), ..Setup::default() };
+    let system = System::start(setup).await;
+    system.install(&location(1)).await;
+    // Slow answers, so that processes die while requests are on their way.
+    system.sandbox.marketplace.fault(Endpoint::Api, Fault::Late { millis: 1_500 }, None);
+    let ids: Vec<_> = (0..CALLS).map(|number| put(&system, &request(number, "POST", "/contacts/"))).collect();
+    let (mut killed, mut rounds) = (0, 0);
+    let deadline = Instant::now() + PATIENCE;
+    while results(&system).len() < CALLS {
+        assert!(Instant::now() < deadline, "{:#?}", system.last_lines());
+        sleep(Duration::from_millis(100)).await;
+        if rounds % 7 == 0 {
+            system.sandbox.calls.duplicate();
+        }
+        rounds += 1;
+        if killed < 4 && posts(&system) > killed * 25 {
+            killed += 1;
+            system.signal(&format!("relay-{killed}"), Signal::Kill).await;
+        }
+    }
+    assert!(killed >= 2, "processes died on the way");
+    system.sandbox.calls.duplicate();
+    let results = all_ended(&system, CALLS).await;
+    assert_eq!(results.len(), CALLS);
+    let sent: Vec<_> = system.sandbox.marketplace.api_requests(&location(1));
+    let count = |outcome: &str| ids.iter().filter(|id| results[*id][0]["outcome"] == outcome).count();
+    let (answered, unknown) = (count("answered"), count("unknown"));
+    tell(&format!("{answered} answered, {unknown} unknown, {} sent, {killed} processes killed", sent.len()));
+    assert_eq!(answered + unknown, CALLS);
+    // Each answered call arrived once, and each unknown call at most once.
+    let names: Vec<String> = contacts(&system).await;
+    let different: BTreeSet<_> = names.iter().collect();
+    assert_eq!(different.len(), names.len(), "a contact was made twice");
+    assert!(names.len() >= answered && names.len() <= CALLS, "{}", names.len());
+    assert!(unknown > 0, "no process died with a request on its way");
+}
+
+/// The first names of the contacts that messages have made.
+async fn contacts(system: &System) -> Vec<String> {
+    system.sandbox.marketplace.clear_faults();
+    for _ in 0..60 {
+        let answer = system.get(&location(1), "/contacts/?limit=100000").await;
+        if answer.status == 200 {
+            let listed = answer.json()["contacts"].as_array().expect("a list").clone();
+            let names = listed.iter().filter_map(|contact| contact["firstName"].as_str().map(str::to_owned));
+            return names.filter(|name| name.starts_with("Number")).collect();
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+    panic!("no list: {:#?}", system.last_lines());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_callers_come_first() {
+    let setup = Setup { relays: 6, environment: quiet(), ..Setup::default() };
+    let system = System::start(setup).await;
+    system.install(&location(1)).await;
+    // Callers use 30 of 100 requests in 10 s, before and while the queue has a backlog.
+    let call = async |number: usize| {
+        let began = Instant::now();
+        let answer = system.get(&location(1), "/echo").await;
+        (number, answer.status, began.elapsed())
+    };
+    let mut refused = Vec::new();
+    let mut slowest = Duration::ZERO;
+    for number in 0..120 {
+        if number == 40 {
+            (0..400).for_each(|number| drop(put(&system, &request(number, "GET", "/echo"))));
+        }
+        let (number, status, took) = call(number).await;
+        slowest = slowest.max(took);
+        if status != 200 {
+            refused.push((number, status));
+        }
+        sleep(Duration::from_millis(333).saturating_sub(took)).await;
+    }
+    tell(&format!(
+        "beside a backlog, {} of 80 calls were refused: {refused:?}; the slowest took {slowest:?}",
+        refused.len()
+    ));
+    assert!(refused.is_empty(), "what callers use stays theirs");
+    all_ended(&system, 400).await;
+    system.end().await;
+}
