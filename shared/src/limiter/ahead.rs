@@ -24,7 +24,7 @@ use crate::domain::limits::Limits;
 /// Permits that are taken ahead must be used within this time.
 const HORIZON: Duration = Duration::from_secs(1);
 /// The most slots by which a write lies ahead.
-const MOST_SLOTS: u32 = 3;
+const MOST_SLOTS: u32 = 5;
 /// One in so many permits may lapse.
 const LAPSE_RATIO: u32 = 50;
 /// Fewer permits are not taken ahead. A process that has permits does not write, so it learns up to a second later that
@@ -157,17 +157,17 @@ mod tests {
     #[test]
     fn all_processes_count_in_the_same_slot_ahead() {
         let lead = |per_second, burst| steady(per_second).ahead(Some(&snapshot(burst)), 1, NOW).lead;
-        let three_slots = Duration::from_millis(600);
-        assert_eq!([lead(0, 200), lead(7, 200), lead(40, 1_000)], [three_slots; 3]);
+        let five_slots = Duration::from_millis(625);
+        assert_eq!([lead(0, 200), lead(7, 200), lead(40, 1_000)], [five_slots; 3]);
         assert_eq!(lead(40, 199), Duration::ZERO);
     }
 
     /// A snapshot of an item with `live` permits in the window and `used` of the day.
     fn used(limits: Limits, live: u32, used: u32, closed: Option<Closed>) -> Snapshot {
-        let newest = NOW.0 / 200;
+        let newest = NOW.0 / 125;
         let counters = Counters {
             revision: 1,
-            slot_ms: 200,
+            slot_ms: 125,
             newest,
             slots: vec![(newest, live)],
             counted: live,
@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn a_permit_waits_until_it_must_leave_or_until_its_limits_no_longer_hold() {
         let limits = Limits { burst: 1_000, interval: Duration::from_secs(10), daily: 2_000 };
-        let in_time = NOW + Duration::from_millis(200);
+        let in_time = NOW + Duration::from_millis(125);
         let waits = |known: Limits, day, closed| can_wait(in_time, limits, Some(&used(known, 9, day, closed)), NOW);
         assert!(waits(limits, 1_999, None));
         assert!(can_wait(in_time, limits, None, NOW));

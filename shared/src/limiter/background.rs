@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::Limiter;
-use super::class::Class;
+use super::class::{Class, QUICKEST};
 use super::counters::LimitKind;
 use super::permit::{LimiterError, Permit, Refusal};
 use super::queue::PermitRequest;
@@ -13,13 +13,26 @@ use super::window::Window;
 use crate::domain::clock::Millis;
 use crate::domain::limits::{Endpoint, LimitPolicy, Limits};
 use crate::domain::resource::Resource;
+use crate::table::StoreError;
 use crate::table::turns::Pattern;
 
 /// The time for which a place stays free for callers that wait in other processes, before the queue takes it. A waiting
 /// caller's process takes the place within some milliseconds.
-const YIELD: Duration = Duration::from_millis(30);
-/// The time in which the calls of a batch of messages gather for one write.
-const GATHER: Duration = Duration::from_millis(10);
+const YIELD: Duration = Duration::from_millis(20);
+/// A snapshot of this age is good enough to plan the calls of a batch of messages.
+const FRESH: Duration = Duration::from_secs(1);
+/// A queued call begins so long before it takes its permit, because it records its intent first. All calls that begin
+/// together then take their permits in one write.
+pub const LEAD: Duration = Duration::from_millis(100);
+
+/// The time in which a queued call takes its permit.
+#[derive(Clone, Copy, Debug)]
+pub struct TakeTime {
+    /// The earliest instant.
+    pub from: Millis,
+    /// The latest instant. After it, the call is refused.
+    pub until: Millis,
+}
 
 /// Permits for queued calls.
 #[derive(Debug)]
@@ -35,7 +48,7 @@ impl Background {
         Self { limiter, class: Class::Background { reserve: reserve.min(1_000) } }
     }
 
-    /// Takes a permit for a queued call until `latest`, or refuses. `caller` is the id of a caller that has a share of its
+    /// Takes a permit for a queued call within `time`, or refuses. `caller` is the id of a caller that has a share of its
     /// own, with the size of that share.
     ///
     /// # Errors
@@ -44,16 +57,16 @@ impl Background {
         &self,
         to: impl Into<Endpoint<'a>>,
         caller: Option<(&str, u32)>,
-        latest: Millis,
+        time: TakeTime,
     ) -> Result<Permit, LimiterError> {
         let to = to.into();
-        let Some((id, burst)) = caller else { return self.take_of_resource(to, latest).await };
+        let Some((id, burst)) = caller else { return self.take_of_resource(to, time).await };
         let policy = LimitPolicy::from(Limits { burst, interval: SHARE_INTERVAL, daily: u32::MAX });
         let share = self.limiter.queue(ShareOwner::Caller(id).key(to.resource), LimitKind::Caller, policy);
         share.adopt(policy);
         let request = PermitRequest { endpoint: None, wait_until: None, class: Class::Caller };
         let of_caller = SharePermit { share: &share, permit: share.take(request).await?, is_unused: true };
-        match self.take_of_resource(to, latest).await {
+        match self.take_of_resource(to, time).await {
             Ok(permit) => Ok(Permit { send_by: of_caller.spend().await?.min(permit.send_by), ..permit }),
             Err(error) => {
                 of_caller.give_back().await;
@@ -62,21 +75,37 @@ impl Background {
         }
     }
 
-    async fn take_of_resource(&self, to: Endpoint<'_>, latest: Millis) -> Result<Permit, LimiterError> {
+    async fn take_of_resource(&self, to: Endpoint<'_>, time: TakeTime) -> Result<Permit, LimiterError> {
         let queue = self.limiter.queue_of(to.resource);
         // Background permits need a snapshot, to know what callers use.
-        queue.look().await?;
-        // The other calls of a batch of messages come meanwhile, and one write serves all.
-        tokio::time::sleep(GATHER).await;
+        queue.look(Duration::MAX).await?;
+        tokio::time::sleep(time.from.since(self.limiter.now())).await;
         loop {
             let answer = queue.take(self.request(to)).await;
             let Err(LimiterError::Refused(refusal)) = &answer else { return answer };
             let again_at = refusal.retry_at + YIELD;
-            if again_at > latest {
+            if again_at > time.until {
                 return answer;
             }
             tokio::time::sleep(again_at.since(self.limiter.now())).await;
         }
+    }
+
+    /// The instants at which so many queued calls of a resource can take their permits, if nobody else takes any. Reads the
+    /// item if some can take them soon, unless this process has just seen it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn available(&self, resource: &Resource, count: usize) -> Result<Vec<Millis>, StoreError> {
+        let queue = self.limiter.queue_of(resource);
+        // Others can only make it later. So an old snapshot is good enough to wait.
+        let is_soon = queue.next_available(1, self.class).iter().any(|at| *at <= self.limiter.now() + LEAD);
+        if is_soon {
+            queue.look(FRESH).await?;
+        }
+        let now = self.limiter.now();
+        let yielding = |at: Millis| if at > now { at + YIELD } else { at };
+        Ok(queue.next_available(count, self.class).into_iter().map(yielding).collect())
     }
 
     fn request<'a>(&self, to: Endpoint<'a>) -> PermitRequest<'a> {
@@ -91,19 +120,20 @@ impl Background {
         (refusal.retry_at + YIELD > latest).then_some(refusal)
     }
 
-    /// The number of queued calls of a resource in a window, and the length of a window: the interval, and the time for
-    /// which a permit is counted beyond it. As far as this process knows the limits.
-    #[must_use]
-    pub fn pattern(&self, resource: &Resource) -> Pattern {
-        let Class::Background { reserve } = self.class else { unreachable!("set by `new`") };
-        let (limits, reserved) = self.limiter.queue_of(resource).limits_and_reserved(reserve);
+    /// The pattern of the schedule of a resource's queued calls: the limits, and what callers leave of them.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn pattern(&self, resource: &Resource) -> Result<Pattern, StoreError> {
+        let queue = self.limiter.queue_of(resource);
+        queue.look(Duration::MAX).await?;
+        let (limits, reserved) = queue.limits_and_reserved(self.class);
         let window = Window::new(limits.interval);
-        let counted = window.expires_at(0).since(window.start(0));
-        // A permit is taken in the middle of its slot on average.
-        let half_a_slot = Duration::from_millis(window.slot_ms().unsigned_abs() / 2);
-        Pattern {
-            calls: limits.burst.saturating_sub(reserved).max(1),
-            within: (counted + YIELD).saturating_sub(half_a_slot),
-        }
+        // Permits are taken as soon as they may be, in the same part of a slot each time. They are counted in the slot before
+        // if there is time enough, so they come back a slot earlier.
+        let (taken_at, slot) = (window.expires_at(0) + YIELD, window.slot_at(window.expires_at(0) + YIELD));
+        let slots = if taken_at + QUICKEST <= window.end(slot) { slot - 1 } else { slot };
+        let within = window.start(slots).since(window.start(0));
+        Ok(Pattern { calls: limits.burst.saturating_sub(reserved).max(1), within })
     }
 }

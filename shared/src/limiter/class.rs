@@ -26,7 +26,13 @@ pub(crate) struct Wanted {
     pub(crate) background: u32,
     /// Places that background permits leave free, see [`CallersUse::kept`].
     pub(crate) kept: u32,
+    /// The time within which the request of a background permit leaves, see [`Snapshot::quick_slot`].
+    pub(crate) quick: Duration,
 }
+
+/// The shortest time that a request of a background permit gets: for the write of the permit and for the way to the
+/// connection.
+pub(crate) const QUICKEST: Duration = Duration::from_millis(40);
 
 impl From<u32> for Wanted {
     fn from(callers: u32) -> Self {
@@ -88,14 +94,12 @@ impl CallersUse {
         self.periods.iter().filter(|(period, _)| *period >= first).map(|(_, used)| *used).max().unwrap_or(0)
     }
 
-    /// Places that are reserved for callers: their use within the last two intervals and a tenth more, up to `reserve`
+    /// Places that are reserved for callers: the most that they used within the last two intervals, up to `reserve`
     /// thousandths of the limit.
     pub(crate) fn reserved(&self, reserve: u32, snapshot: &Snapshot, now: Millis) -> u32 {
         let limits = snapshot.limits();
         let most = u64::from(limits.burst) * u64::from(reserve) / 1_000;
         let used = self.of_late(limits.interval, now).max(snapshot.callers_live(now));
-        // A tenth more, because snapshots miss the peaks.
-        let used = used.saturating_add(used.div_ceil(10));
         used.min(u32::try_from(most).unwrap_or(limits.burst))
     }
 
@@ -131,7 +135,8 @@ mod tests {
 
     #[test]
     fn callers_come_first_and_keep_their_places() {
-        let granted = |callers, background, kept, free| Wanted { callers, background, kept }.granted(free);
+        let granted =
+            |callers, background, kept, free| Wanted { callers, background, kept, ..Wanted::default() }.granted(free);
         assert_eq!(granted(3, 9, 0, 5), (3, 2));
         assert_eq!(granted(9, 9, 0, 5), (5, 0));
         assert_eq!(granted(0, 9, 4, 5), (0, 1));

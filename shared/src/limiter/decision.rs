@@ -110,7 +110,10 @@ fn decide(memory: &Memory, now: Millis, lead: Duration, wanted: Wanted, replaces
         Some(snapshot) => (snapshot, true),
         None => (&nothing(), false),
     };
-    let slot = snapshot.slot(now, lead);
+    let slot = match wanted {
+        Wanted { callers: 0, background: 1.., quick, .. } => snapshot.quick_slot(now, lead, quick),
+        _ => snapshot.slot(now, lead),
+    };
     let is_live = |of: &Slot| snapshot.live_slots(now).iter().any(|(live, _)| live == of);
     let replaces = replaces.filter(|of| *of != slot && (!is_known || is_live(of)));
     let replaced = u32::from(replaces.is_some());
@@ -223,13 +226,13 @@ mod tests {
 
     const LIMITS: Limits = Limits { burst: 2, interval: Duration::from_secs(10), daily: u32::MAX };
     const NOW: Millis = Millis(1_800_000_000_000);
-    const SLOT: Slot = NOW.0 / 200;
+    const SLOT: Slot = NOW.0 / 125;
 
     fn memory(slots: &[(Slot, u32)]) -> Memory {
         let slots: Vec<_> = slots.iter().map(|(back, count)| (SLOT - back, *count)).collect();
         let counters = Counters {
             revision: 1,
-            slot_ms: 200,
+            slot_ms: 125,
             newest: slots.last().map_or(0, |(slot, _)| *slot),
             counted: slots.iter().map(|(_, count)| count).sum(),
             background: None,
@@ -263,10 +266,10 @@ mod tests {
         assert_eq!(exchanged(&memory(&[(30, 1)]), 30), Some((Some(30), Some(8))));
         assert_eq!(exchanged(&Memory::new(LIMITS.into()), 30), Some((Some(30), None)), "whatever the item holds");
         // Another process, whose clock is ahead, has taken the place already.
-        assert_eq!(exchanged(&memory(&[(53, 1), (9, 2)]), 53), None);
+        assert_eq!(exchanged(&memory(&[(84, 1), (9, 2)]), 84), None);
         // It has expired: it needs an available place.
-        assert_eq!(exchanged(&memory(&[(60, 1), (9, 1)]), 60), Some((None, Some(7))));
-        assert_eq!(exchanged(&memory(&[(60, 1), (9, 2)]), 60), None);
-        assert_eq!(exchanged(&memory(&[(9, 2)]), 60), None, "dropped by a rewrite");
+        assert_eq!(exchanged(&memory(&[(90, 1), (9, 1)]), 90), Some((None, Some(7))));
+        assert_eq!(exchanged(&memory(&[(90, 1), (9, 2)]), 90), None);
+        assert_eq!(exchanged(&memory(&[(9, 2)]), 90), None, "dropped by a rewrite");
     }
 }

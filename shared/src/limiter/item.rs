@@ -128,16 +128,8 @@ pub(crate) fn encode(counters: &Counters) -> Item {
 }
 
 /// Attributes that an item may be without.
-const OPTIONAL: [&str; 8] = [
-    "day_told",
-    "observed",
-    "proposed",
-    "lowered_at",
-    "closed_until",
-    "closed_by",
-    "closed_endpoints",
-    "background",
-];
+const OPTIONAL: [&str; 8] =
+    ["day_told", "observed", "proposed", "lowered_at", "closed_until", "closed_by", "closed_endpoints", "background"];
 
 fn endpoints(closed: &ClosedEndpoints) -> AttributeValue {
     AttributeValue::M(closed.iter().map(|(name, until)| (name.clone(), n(until))).collect())

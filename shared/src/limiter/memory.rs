@@ -79,12 +79,12 @@ mod tests {
 
     #[test]
     fn an_answer_that_was_overtaken_changes_nothing() {
-        let newest = NOW.0 / 200;
+        let newest = NOW.0 / 125;
         let mut memory = Memory::new(LIMITS.into());
         let mut saw = |revision, count| {
             let counters = Counters {
                 revision,
-                slot_ms: 200,
+                slot_ms: 125,
                 newest,
                 slots: vec![(newest, count)],
                 counted: count,

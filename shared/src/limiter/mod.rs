@@ -64,7 +64,7 @@ use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 use http::{HeaderMap, StatusCode};
 
-pub use self::background::Background;
+pub use self::background::{Background, LEAD, TakeTime};
 use self::class::Class;
 pub use self::counters::{LimitKind, Meter, Usage};
 pub use self::permit::{LimiterError, Permit, Refusal};

@@ -115,6 +115,14 @@ impl Snapshot {
         self.slots.last().map_or(own, |(newest, _)| own.max(*newest))
     }
 
+    /// The slot of permits whose requests leave within `quick`, as queued calls do. The permits of a slot may leave for
+    /// one more slot, so such permits may be counted in the slot before. They expire a slot earlier then.
+    pub(crate) fn quick_slot(&self, now: Millis, lead: Duration, quick: Duration) -> Slot {
+        let usual = self.slot(now, lead);
+        let before = self.slots.last().map_or(usual - 1, |(newest, _)| (usual - 1).max(*newest));
+        if now + lead + quick <= self.window.send_by(before) { before } else { usual }
+    }
+
     /// The current day; one that begins now if the item has none.
     pub(crate) fn day(&self, now: Millis) -> Day {
         let day = self.counters.as_ref().map(|c| c.day).filter(|day| now < day.ends && day.ends <= now + FURTHEST_DAY);
@@ -265,10 +273,10 @@ mod tests {
     const NOW: Millis = Millis(1_800_000_000_000);
 
     fn counters(slots: &[(i64, u32)], used: u32) -> Counters {
-        let slots: Vec<_> = slots.iter().map(|(ms, count)| ((NOW.0 + ms) / 200, *count)).collect();
+        let slots: Vec<_> = slots.iter().map(|(ms, count)| ((NOW.0 + ms) / 125, *count)).collect();
         Counters {
             revision: 1,
-            slot_ms: 200,
+            slot_ms: 125,
             newest: slots.last().map_or(0, |(slot, _)| *slot),
             counted: slots.iter().map(|(_, count)| count).sum(),
             background: None,
@@ -286,9 +294,9 @@ mod tests {
     fn a_request_with_others_before_it_is_served_later() {
         let snapshot = Snapshot::of(Some(counters(&[(-9_000, 2), (-1_000, 1)], 3)), LIMITS.into(), NOW);
         let at = |ahead| snapshot.next_available(ahead, NOW).at.since(NOW).as_millis();
-        assert_eq!([at(0), at(1), at(2)], [1_700, 1_700, 9_700]);
+        assert_eq!([at(0), at(1), at(2)], [1_550, 1_550, 9_550]);
         // One turn later: behind three requests that leave as soon as they can.
-        assert_eq!([at(3), at(4), at(5)], [12_300, 12_300, 20_300]);
+        assert_eq!([at(3), at(4), at(5)], [12_050, 12_050, 20_050]);
         assert_eq!((snapshot.next_available(97, NOW).limit, at(97)), (LimitKind::Daily, 3_600_000));
     }
 
@@ -296,7 +304,23 @@ mod tests {
     fn permits_of_an_old_snapshot_expire() {
         let snapshot = Snapshot::of(Some(counters(&[(-9_000, 2), (-1_000, 1)], 3)), LIMITS.into(), NOW);
         let free = |ms| snapshot.free(NOW + Duration::from_millis(ms), 0);
-        assert_eq!([free(0), free(1_699), free(1_700), free(9_699), free(9_700)], [0, 0, 2, 2, 3]);
+        assert_eq!([free(0), free(1_549), free(1_550), free(9_549), free(9_550)], [0, 0, 2, 2, 3]);
+    }
+
+    #[test]
+    fn a_request_that_leaves_at_once_is_counted_in_the_slot_before() {
+        let (slot, of) = (NOW.0 / 125, |slots: &[_]| Snapshot::of(Some(counters(slots, 3)), LIMITS.into(), NOW));
+        let quick = |snapshot: &Snapshot, ms, quick| {
+            let slot =
+                snapshot.quick_slot(NOW + Duration::from_millis(ms), Duration::ZERO, Duration::from_millis(quick));
+            (slot - NOW.0 / 125, snapshot.window().send_by(slot).0 - NOW.0)
+        };
+        let idle = of(&[(-9_000, 2)]);
+        assert_eq!(quick(&idle, 70, 55), (-1, 125), "it leaves before its slot ends");
+        assert_eq!(quick(&idle, 70, 56), (0, 250));
+        let taken = of(&[(0, 1)]);
+        assert_eq!(taken.slots.last().map(|(newest, _)| *newest), Some(slot));
+        assert_eq!(quick(&taken, 70, 55), (0, 250), "no permit expires before one that was taken earlier");
     }
 
     #[test]
@@ -318,6 +342,6 @@ mod tests {
         assert_eq!((snapshot.live(NOW), snapshot.day(NOW).used, snapshot.closed(NOW)), (3, 0, None));
         assert_eq!(snapshot.endpoint_closed_until("contacts", NOW), None);
         assert!(!snapshot.is_lowered_since(NOW, NOW));
-        assert_eq!(snapshot.next_available(2, NOW).at, NOW + Duration::from_millis(10_700));
+        assert_eq!(snapshot.next_available(2, NOW).at, NOW + Duration::from_millis(10_550));
     }
 }

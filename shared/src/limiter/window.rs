@@ -5,9 +5,9 @@
 //! ([`Window::expires_at`]). So an interval and the clock tolerance lie between a request and the first request that
 //! can take its place, as long as the clocks of all processes agree to within [`Window::clock_tolerance_ms`].
 //!
-//! Every length derives from [`SLOTS`]. At an interval of 10 s a slot is 200 ms, the clock tolerance is 300 ms, and a
-//! permit is counted for 10.5 to 10.7 s. Shorter slots would make the item larger; longer slots would count permits for
-//! longer than the platform does.
+//! Every length derives from [`SLOTS`]. At an interval of 10 s a slot is 125 ms, the clock tolerance is 300 ms, and a
+//! permit is counted for 10.4 to 10.6 s. Shorter slots would make the item larger than one capacity unit; longer slots
+//! would count permits for longer than the platform does.
 
 use std::time::Duration;
 
@@ -17,15 +17,19 @@ use crate::domain::clock::Millis;
 pub(crate) type Slot = i64;
 
 /// Slots in an interval. Every other length is derived from this one.
-const SLOTS: u16 = 50;
-/// The clock tolerance in half slots.
-const TOLERANCE_HALF_SLOTS: u16 = 3;
+const SLOTS: u16 = 80;
+/// The clock tolerance in hundredths of the interval.
+const TOLERANCE: u16 = 3;
 /// Slots that can be live at once: those of an interval, the slot in which a request may still leave, those of the
 /// clock tolerance, and the slot that has begun.
-const LIVE_SLOTS: usize = (SLOTS + 1 + TOLERANCE_HALF_SLOTS.div_ceil(2) + 1) as usize;
-/// Entries that the map of slots may have before a rewrite must drop expired ones. At least an interval passes between
-/// two such rewrites.
-pub(crate) const MOST_SLOTS: usize = 2 * LIVE_SLOTS;
+const LIVE_SLOTS: usize = (SLOTS + 1 + (TOLERANCE * SLOTS).div_ceil(100) + 1) as usize;
+/// Bytes of an entry: key 3, count up to 99 2, overhead 1. Larger counts have a byte more.
+const ENTRY_BYTES: usize = 6;
+/// The most bytes of all other attributes, with one more for each of 20 large counts.
+const OTHER_BYTES: usize = 260;
+/// Entries that the map of slots may have before a rewrite must drop expired ones: so many that a write of the item
+/// costs one unit.
+pub(crate) const MOST_SLOTS: usize = (1_024 - OTHER_BYTES) / ENTRY_BYTES - 1;
 /// Slot keys are three characters of six bits.
 const KEY_BITS: u32 = 18;
 const KEYS: Slot = 1 << KEY_BITS;
@@ -35,11 +39,10 @@ const KEY_CHARACTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqr
 const _: () = {
     let documented = Window { interval: 10_000 };
     assert!(
-        documented.slot_ms() == 200 && documented.clock_tolerance_ms() == 300,
+        documented.slot_ms() == 125 && documented.clock_tolerance_ms() == 300,
         "docs/decisions/sliding-window.md and docs/reliability.md say so"
     );
-    // Bytes of an entry: key 3, count up to 9,999 3, overhead 1. All other attributes have 240 bytes at most.
-    assert!((MOST_SLOTS + 1) * 7 + 240 <= 1_024, "a write of the item costs one unit");
+    assert!(LIVE_SLOTS < MOST_SLOTS, "a rewrite that drops the expired slots leaves room for further ones");
     assert!(MOST_SLOTS + 1 < 1 << KEY_BITS, "two slots of an item never share a key");
 };
 
@@ -61,7 +64,7 @@ impl Window {
 
     /// The limit holds as long as the clocks of any two processes differ by at most this, in milliseconds.
     pub(crate) const fn clock_tolerance_ms(self) -> i64 {
-        self.slot_ms() * TOLERANCE_HALF_SLOTS as i64 / 2
+        (self.interval * TOLERANCE as i64 + 99) / 100
     }
 
     /// The slot that `instant` lies in.
@@ -97,7 +100,7 @@ impl Window {
 }
 
 /// The key of `slot` in the item's map. It is short, so that an item with a full map stays below 1 KB and a write costs
-/// one unit. Keys repeat after 2^18 slots: 14.5 hours at an interval of 10 s.
+/// one unit. Keys repeat after 2^18 slots: 9.1 hours at an interval of 10 s.
 pub(crate) fn slot_key(slot: Slot) -> String {
     let number = slot.rem_euclid(KEYS);
     [12, 6, 0]
@@ -137,17 +140,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ten_seconds_have_slots_of_200_ms() {
+    fn ten_seconds_have_slots_of_125_ms() {
         let window = Window::new(Duration::from_secs(10));
-        assert_eq!(window.slot_ms(), 200);
-        let slot = window.slot_at(Millis(1_000_399));
-        assert_eq!((window.start(slot), window.end(slot)), (Millis(1_000_200), Millis(1_000_400)));
-        assert_eq!(window.send_by(slot), Millis(1_000_600));
-        assert_eq!(window.expires_at(slot), Millis(1_010_900));
+        assert_eq!(window.slot_ms(), 125);
+        let slot = window.slot_at(Millis(1_000_374));
+        assert_eq!((window.start(slot), window.end(slot)), (Millis(1_000_250), Millis(1_000_375)));
+        assert_eq!(window.send_by(slot), Millis(1_000_500));
+        assert_eq!(window.expires_at(slot), Millis(1_010_800));
         assert_eq!(window.clock_tolerance_ms(), 300);
         assert_eq!(
-            (window.round_up(Millis(1_000_200)), window.round_up(Millis(1_000_201))),
-            (Millis(1_000_200), Millis(1_000_400))
+            (window.round_up(Millis(1_000_250)), window.round_up(Millis(1_000_251))),
+            (Millis(1_000_250), Millis(1_000_375))
         );
     }
 

@@ -15,7 +15,7 @@ use crate::caller::Caller;
 use crate::domain::access::Access;
 use crate::domain::clock::Millis;
 use crate::http_client::{Connection, Reply, ResponseLimits, SendError};
-use crate::limiter::{Background, LimiterError, Permit, ShareOwner, Usage};
+use crate::limiter::{Background, LimiterError, Permit, ShareOwner, TakeTime, Usage};
 use crate::platform::error_response::ErrorResponse;
 use crate::request::Request;
 use crate::request::mcp;
@@ -35,8 +35,8 @@ const TOKEN_RECHECK: Duration = Duration::from_secs(1);
 pub(super) enum Pacing<'a> {
     /// Those of a caller that waits for its answer. The request says for how long the caller waits for a permit.
     Caller,
-    /// Those of the queue, until `latest`.
-    Background { permits: &'a Background, latest: Millis },
+    /// Those of the queue, within this time.
+    Background(&'a Background, TakeTime),
 }
 
 /// The state of a call.
@@ -86,7 +86,7 @@ impl<'a> Call<'a> {
         let wait_until = match pacing {
             Pacing::Caller if request.wait.is_zero() => None,
             Pacing::Caller => Some((now + request.wait).min(latest)),
-            Pacing::Background { latest: until, .. } => Some(until.min(latest)),
+            Pacing::Background(_, time) => Some(time.until.min(latest)),
         };
         let wait_until = wait_until.filter(|at| *at > now);
         let (history, timings) = (History::default(), Timings::default());
@@ -301,9 +301,9 @@ impl<'a> Call<'a> {
     async fn take(&self) -> std::result::Result<Permit, LimiterError> {
         let Relay { limiter, .. } = self.relay;
         let endpoint = self.request.endpoint();
-        if let Pacing::Background { permits, latest } = self.pacing {
+        if let Pacing::Background(permits, time) = self.pacing {
             let share = self.caller.requests_per_10s().map(|share| (self.caller.id(), share));
-            return Box::pin(permits.take(endpoint, share, latest)).await;
+            return Box::pin(permits.take(endpoint, share, time)).await;
         }
         if let Some(share) = self.caller.requests_per_10s() {
             let owner = ShareOwner::Caller(self.caller.id());

@@ -17,15 +17,14 @@ use crate::caller::Authorized;
 use crate::domain::clock::Millis;
 use crate::domain::problem::Code;
 use crate::idempotency::{Ending, Recordable, RecordedAnswer};
-use crate::limiter::{Background, LimitKind};
+use crate::limiter::{Background, LimitKind, TakeTime};
 use crate::table::idempotency::CallId;
 
 /// The time for which the end of a queued call is remembered. SQS keeps messages for 14 days at most.
 const REMEMBERED: Duration = Duration::from_hours(24 * 15);
-/// The longest wait for a permit. SQS delivers a message in a whole second, up to [`EARLY`] before its turn.
-const LONGEST_WAIT: Duration = Duration::from_millis(1_500);
-/// A message is delivered so long before its turn, so that a permit never waits for a message.
-pub const EARLY: Duration = Duration::from_millis(800);
+/// The longest wait of a delivery for its permit. SQS counts in whole seconds, so a message comes up to some 1.2 s before
+/// its turn.
+pub const LONGEST_WAIT: Duration = Duration::from_millis(1_500);
 /// The time of an invocation that is kept for the record, the results and the next deliveries.
 const FOR_THE_END: Duration = Duration::from_secs(4);
 /// The most tries of a call that the platform did not answer, or answered with a 5xx.
@@ -46,6 +45,8 @@ pub struct QueuedCall<'a> {
     pub authorized: &'a Authorized,
     /// The earlier tries of the call.
     pub tries: u32,
+    /// The time in which the call takes its permit.
+    pub time: TakeTime,
 }
 
 /// What follows from a delivery of a call.
@@ -108,14 +109,15 @@ impl End {
 }
 
 impl Relay {
-    /// Sends a call of the queue, or finds its end. It never waits for more than a second for a permit.
+    /// Sends a call of the queue, or finds its end.
     pub async fn call_queued(&self, call: QueuedCall<'_>, permits: &Background, invocation: &Invocation) -> Next {
-        let QueuedCall { message_id, authorized, tries } = call;
+        let QueuedCall { message_id, authorized, tries, time } = call;
         let request = authorized.request();
         let started = self.now();
         let quarter = invocation.deadline.since(started) / 4;
-        let (deadline, latest) = (invocation.deadline - FOR_THE_END.min(quarter), started + LONGEST_WAIT.min(quarter));
-        if let Some(refusal) = permits.local_refusal(request.endpoint(), latest) {
+        let deadline = invocation.deadline - FOR_THE_END.min(quarter);
+        let time = TakeTime { until: time.until.min(started + quarter), ..time };
+        if let Some(refusal) = permits.local_refusal(request.endpoint(), time.until) {
             return after_refusal(refusal.limit == LimitKind::Endpoint, refusal.retry_at);
         }
         let is_repeatable = is_repeatable(&request.method);
@@ -147,7 +149,7 @@ impl Relay {
                 return Next::Again(self.now() + SOON);
             }
         };
-        let pacing = Pacing::Background { permits, latest };
+        let pacing = Pacing::Background(permits, time);
         let performed = self.perform(authorized, deadline, pacing).await;
         let now = self.now();
         let opens_at = self.limiter.next_available_at(request.endpoint());

@@ -17,6 +17,8 @@ use serde_json::{Value, json};
 pub struct Reading {
     /// Number of calls by operation.
     pub calls: BTreeMap<String, u64>,
+    /// Number of calls by operation and item, and with failed conditions apart. Records of calls are one item.
+    pub items: BTreeMap<String, u64>,
     /// Capacity units of writes.
     pub write_units: f64,
     /// Capacity units of reads.
@@ -75,6 +77,9 @@ async fn pass_on(State(state): State<Arc<Metered>>, headers: HeaderMap, body: By
             sent = sent.header(name, value);
         }
     }
+    let key = request["Key"]["pk"]["S"].as_str().unwrap_or_default();
+    let item = if key.starts_with("call#") { "call" } else { key };
+    let mut label = format!("{operation} {item}");
     let Ok(answer) = sent.send().await else { return refused() };
     let (status, headers) = (answer.status(), answer.headers().clone());
     let Ok(bytes) = answer.bytes().await else { return refused() };
@@ -91,6 +96,10 @@ async fn pass_on(State(state): State<Arc<Metered>>, headers: HeaderMap, body: By
         reading.write_units += units;
     }
     *reading.calls.entry(operation).or_default() += 1;
+    if status == StatusCode::BAD_REQUEST {
+        label.push_str(" failed");
+    }
+    *reading.items.entry(label).or_default() += 1;
     drop(reading);
     let mut response = Response::new(Body::from(bytes));
     *response.status_mut() = status;

@@ -7,12 +7,13 @@ mod message;
 mod result;
 mod sqs;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::pin::pin;
 use std::time::Duration;
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
-use futures_util::future::join_all;
-use futures_util::{StreamExt as _, stream};
+use futures_util::future::{FusedFuture as _, FutureExt as _, join_all};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use lambda_runtime::LambdaEvent;
 use serde_json::value::RawValue;
 use shared::app::App;
@@ -21,8 +22,8 @@ use shared::config::QueueConfig;
 use shared::domain::clock::Millis;
 use shared::domain::qualifier::InvocationKind;
 use shared::domain::resource::Resource;
-use shared::limiter::Background;
-use shared::relay::queued::{EARLY, End, Next, QueuedCall};
+use shared::limiter::{Background, LEAD, TakeTime};
+use shared::relay::queued::{End, LONGEST_WAIT, Next, QueuedCall};
 use shared::relay::refused::Refused;
 use shared::relay::{Invocation, Relay};
 use shared::table::Table;
@@ -32,8 +33,10 @@ use self::sqs::{Anew, Queues};
 use crate::direct::raw;
 use crate::event::EventKind;
 
-/// The most calls of a batch that are under way at once.
+/// The most calls of a resource that begin at once.
 const AT_ONCE: usize = 32;
+/// The time in which calls take their permits.
+const SETTLE: Duration = Duration::from_millis(20);
 /// The longest time for which a message is hidden. SQS allows 43,200 s in total from the receipt.
 const LONGEST_HIDDEN: Duration = Duration::from_secs(43_000);
 /// The longest delay of a message that is sent anew (Amazon SQS API Reference, `SendMessage`).
@@ -42,8 +45,8 @@ const LONGEST_DELAY: Duration = Duration::from_mins(15);
 const MOST_RECEIVES: u32 = 500;
 /// A message is sent anew at this age. SQS deletes it after 14 days at most.
 const OLDEST: Duration = Duration::from_hours(24 * 12);
-/// The most messages whose turns share an instant.
-const MOST_TOGETHER: usize = 10;
+/// A message is delivered so long before its turn at least. SQS counts in whole seconds, so it may be a second more.
+const EARLY: Duration = Duration::from_millis(150);
 /// Time until the next delivery, after a failure of our own.
 const SOON: Duration = Duration::from_secs(5);
 /// A turn that is further ahead counts as parked.
@@ -76,6 +79,8 @@ enum Fate {
     /// It is no call.
     Poison(Refused),
     /// It takes a new turn, not before this instant.
+    NewTurn(Millis),
+    /// It has this turn, and is delivered again shortly before.
     Turn(Millis),
     /// It is delivered again at this instant.
     Again(Millis),
@@ -161,10 +166,7 @@ impl Batch<'_> {
     /// Decides the fate of each message and carries it out. Returns the messages that stay on the queue.
     async fn run(&self, mut deliveries: Vec<Delivery>) -> Vec<Message> {
         self.give_turns_to_new(&mut deliveries).await;
-        let calls =
-            deliveries.iter_mut().filter(|delivery| delivery.fate.is_none()).map(|delivery| self.send(delivery));
-        let calls: Vec<_> = calls.collect();
-        stream::iter(calls).buffer_unordered(AT_ONCE).collect::<Vec<()>>().await;
+        self.send_all(&mut deliveries).await;
         self.give_turns_to_refused(&mut deliveries).await;
         self.carry_out(deliveries).await
     }
@@ -174,8 +176,8 @@ impl Batch<'_> {
         let now = self.relay.now();
         let mut new: HashMap<Resource, Vec<&mut Delivery>> = HashMap::new();
         for delivery in deliveries.iter_mut().filter(|delivery| delivery.fate.is_none()) {
-            if let Some(turn) = delivery.message.turn().filter(|turn| *turn > now + EARLY) {
-                delivery.fate = Some(Fate::Again(turn));
+            if let Some(turn) = delivery.message.turn().filter(|turn| is_ahead(*turn, now)) {
+                delivery.fate = Some(Fate::Turn(turn));
             } else if delivery.message.is_new()
                 && let Some(resource) = &delivery.resource
             {
@@ -185,17 +187,65 @@ impl Batch<'_> {
         join_all(new.into_iter().map(|(resource, new)| async move {
             let turns = self.turns(&resource, new.len(), now).await;
             for (delivery, turn) in new.into_iter().zip(turns) {
-                delivery.fate = (turn > now + EARLY).then_some(Fate::Again(turn - EARLY));
+                delivery.fate = is_ahead(turn, now).then_some(Fate::Turn(turn));
             }
         }))
         .await;
+    }
+
+    /// Sends the calls of all messages that have no fate yet.
+    async fn send_all(&self, deliveries: &mut [Delivery]) {
+        let mut by_resource: HashMap<Resource, VecDeque<&mut Delivery>> = HashMap::new();
+        for delivery in deliveries.iter_mut().filter(|delivery| delivery.fate.is_none()) {
+            if let Some(resource) = &delivery.resource {
+                by_resource.entry(resource.clone()).or_default().push_back(delivery);
+            }
+        }
+        join_all(by_resource.into_iter().map(|(resource, waiting)| self.send_within_limits(resource, waiting))).await;
+    }
+
+    /// Sends the calls of a resource, as many at a time as there are permits. A call begins when its permit is near, so
+    /// that nothing is written for a call that has to wait for longer. Such a call takes a new turn.
+    async fn send_within_limits(&self, resource: Resource, mut waiting: VecDeque<&mut Delivery>) {
+        let until = self.received_at + LONGEST_WAIT;
+        let mut under_way = FuturesUnordered::new();
+        while !waiting.is_empty() {
+            let available = match self.door.permits.available(&resource, waiting.len()).await {
+                Ok(available) => available,
+                Err(error) => {
+                    tracing::warn!(%resource, %error, "queued calls wait");
+                    let again = self.relay.now() + SOON;
+                    waiting.drain(..).for_each(|delivery| delivery.fate = Some(Fate::Again(again)));
+                    break;
+                }
+            };
+            let now = self.relay.now();
+            let in_time = available.iter().take_while(|at| **at <= until).count();
+            for (delivery, at) in waiting.drain(in_time..).zip(&available[in_time..]) {
+                delivery.fate = Some(Fate::NewTurn(*at));
+            }
+            let near = available.iter().take_while(|at| **at <= now + LEAD).count().min(AT_ONCE);
+            let time = TakeTime { from: now + LEAD, until };
+            under_way.extend(waiting.drain(..near.min(in_time)).map(|delivery| self.send(delivery, time)));
+            // The calls that have just begun take their permits before the next look.
+            let next = available.get(near).map_or(now, |at| *at - LEAD).max(now + LEAD + SETTLE);
+            let pause = tokio::time::sleep(next.since(now)).fuse();
+            let mut pause = pin!(pause);
+            while !waiting.is_empty() && !pause.is_terminated() {
+                tokio::select! {
+                    () = &mut pause => {}
+                    Some(()) = under_way.next() => {}
+                }
+            }
+        }
+        under_way.collect::<()>().await;
     }
 
     /// Gives new turns to the messages that the limits have refused.
     async fn give_turns_to_refused(&self, deliveries: &mut [Delivery]) {
         let mut refused: HashMap<Resource, (Millis, Vec<&mut Delivery>)> = HashMap::new();
         for delivery in deliveries {
-            if let (Some(Fate::Turn(earliest)), Some(resource)) = (&delivery.fate, &delivery.resource) {
+            if let (Some(Fate::NewTurn(earliest)), Some(resource)) = (&delivery.fate, &delivery.resource) {
                 let (latest, of_resource) = refused.entry(resource.clone()).or_insert((*earliest, Vec::new()));
                 *latest = (*latest).max(*earliest);
                 of_resource.push(delivery);
@@ -204,37 +254,34 @@ impl Batch<'_> {
         join_all(refused.into_iter().map(|(resource, (earliest, refused))| async move {
             let turns = self.turns(&resource, refused.len(), earliest).await;
             for (delivery, turn) in refused.into_iter().zip(turns) {
-                delivery.fate = Some(Fate::Again(turn - EARLY));
+                delivery.fate = Some(Fate::Turn(turn));
             }
         }))
         .await;
     }
 
-    /// Turns for so many messages. Some messages share an instant, because SQS counts in seconds and one write of the
-    /// limiter serves all calls of an instant. If the table does not answer, all turns are soon.
+    /// Turns for so many messages. If the table does not answer, all turns are soon.
     async fn turns(&self, resource: &Resource, count: usize, earliest: Millis) -> Vec<Millis> {
-        let (now, pattern) = (self.relay.now(), self.door.permits.pattern(resource));
-        match self.door.table.take_turns(resource, count, pattern, earliest, now).await {
-            Ok(turns) => {
-                let together = usize::try_from(pattern.calls / 2).unwrap_or(MOST_TOGETHER).clamp(1, MOST_TOGETHER);
-                turns.chunks(together).flat_map(|some| vec![some[0]; some.len()]).collect()
-            }
-            Err(error) => {
-                tracing::warn!(%resource, %error, "queued calls get no turn");
-                vec![now + SOON; count]
-            }
-        }
+        let now = self.relay.now();
+        let turns = async {
+            let pattern = self.door.permits.pattern(resource).await?;
+            self.door.table.take_turns(resource, count, pattern, earliest, now).await
+        };
+        turns.await.unwrap_or_else(|error| {
+            tracing::warn!(%resource, %error, "queued calls get no turn");
+            vec![now + SOON; count]
+        })
     }
 
     /// Sends the call of a message.
-    async fn send(&self, delivery: &mut Delivery) {
+    async fn send(&self, delivery: &mut Delivery, time: TakeTime) {
         let Some(authorized) = &delivery.call else { return };
         let Carried { id, tries, .. } = &delivery.message.carried;
-        let call = QueuedCall { message_id: id, authorized, tries: *tries };
+        let call = QueuedCall { message_id: id, authorized, tries: *tries, time };
         let next = Box::pin(self.relay.call_queued(call, &self.door.permits, self.invocation)).await;
         delivery.fate = Some(match next {
             Next::End(end) => Fate::End(end),
-            Next::Turn(earliest) => Fate::Turn(earliest),
+            Next::Turn(earliest) => Fate::NewTurn(earliest),
             Next::Again(at) => Fate::Again(at),
             Next::Retry(at) => Fate::Retry(at),
         });
@@ -256,11 +303,15 @@ impl Batch<'_> {
                     }
                 }
                 Some(Fate::Retry(at)) => anew.push(anew_at(message, *at, 1, now)),
-                Some(Fate::Turn(at) | Fate::Again(at)) => match self.hidden_for(message, *at, now) {
+                Some(Fate::Turn(at)) => match self.can_hide(message, until_turn(*at, now), now) {
                     Some(time) => hidden.push((message, time)),
                     None => anew.push(anew_at(message, *at, 0, now)),
                 },
-                None => hidden.push((message, SOON)),
+                Some(Fate::Again(at)) => match self.can_hide(message, until(*at, now), now) {
+                    Some(time) => hidden.push((message, time)),
+                    None => anew.push(anew_at(message, *at, 0, now)),
+                },
+                Some(Fate::NewTurn(_)) | None => hidden.push((message, SOON)),
             }
         }
         let results: Vec<_> = ends
@@ -293,13 +344,29 @@ impl Batch<'_> {
         left.into_iter().cloned().collect()
     }
 
-    /// The time for which a message is hidden until `at`, in whole seconds. `None` if it must be sent anew.
-    fn hidden_for(&self, message: &Message, at: Millis, now: Millis) -> Option<Duration> {
-        let time = Duration::from_secs(at.since(now).as_millis().div_ceil(1_000).try_into().unwrap_or(u64::MAX));
+    /// The time for which a message is hidden. `None` if it must be sent anew.
+    fn can_hide(&self, message: &Message, time: Duration, now: Millis) -> Option<Duration> {
         let is_short = now.since(self.received_at) + time <= LONGEST_HIDDEN;
         let is_young = message.receives < MOST_RECEIVES && now.since(message.sent_at) < OLDEST;
-        (is_short && is_young).then(|| time.max(Duration::from_secs(1)))
+        (is_short && is_young).then_some(time)
     }
+}
+
+/// True if a message is hidden until its turn. A message of a nearer turn is sent now, and waits for its permit.
+fn is_ahead(turn: Millis, now: Millis) -> bool {
+    !until_turn(turn, now).is_zero()
+}
+
+/// The whole seconds until a message is to be delivered for its turn. Its calls must not come late, because a place that
+/// nobody waits for is lost.
+fn until_turn(turn: Millis, now: Millis) -> Duration {
+    Duration::from_secs((turn - EARLY).since(now).as_secs())
+}
+
+/// The whole seconds until `at`, at least one.
+fn until(at: Millis, now: Millis) -> Duration {
+    let seconds = at.since(now).as_millis().div_ceil(1_000).try_into().unwrap_or(u64::MAX);
+    Duration::from_secs(seconds).max(Duration::from_secs(1))
 }
 
 /// A message that is sent anew, with so many `tries` more, and delivered at `at`.

@@ -25,6 +25,9 @@ pub(in crate::limiter) const LONGEST_NAP: Duration = Duration::from_secs(1);
 /// Slots of permits with a lead still bind.
 const _: () = assert!(LONGEST_LEAD.as_secs() < FURTHEST_SLOT.as_secs());
 
+/// The time in which the queued calls of a batch of messages gather for one write.
+const GATHER: Duration = Duration::from_millis(4);
+
 /// The next step of a batcher.
 enum Step {
     /// `ahead` is the number of permits that are taken ahead of need.
@@ -49,8 +52,13 @@ impl Batcher {
     }
 
     pub(super) async fn run(mut self) {
-        // Waiters that arrive together with the first one are in its write.
-        tokio::task::yield_now().await;
+        // Waiters that arrive together with the first one are in its write. Timers wake queued calls within some
+        // milliseconds.
+        if self.queue.state().has_callers() {
+            tokio::task::yield_now().await;
+        } else {
+            tokio::time::sleep(GATHER).await;
+        }
         let (mut failed, mut late, mut lead) = (0, 0, Duration::ZERO);
         loop {
             let (plan, at, ahead) = match self.step(lead) {
@@ -80,6 +88,7 @@ impl Batcher {
                 }
                 Ok(Write::Applied(counters)) => {
                     failed = 0;
+                    self.queue.state().note_write(self.queue.clock.now().since(at));
                     if self.grant(plan.permits(), counters) {
                         (late, lead) = (0, Duration::ZERO);
                         continue;
@@ -125,10 +134,12 @@ impl Batcher {
         let memory = &state.memory;
         // The share of a caller is not taken ahead: a lapsed permit would be a large part of it.
         let known = memory.snapshot(now).filter(|_| self.queue.burst_kind == LimitKind::Burst);
-        // Nor is anything taken ahead while writes are slow: their slots lie far ahead.
-        let mut ahead = if lead.is_zero() { state.demand.ahead(known, wanted.count(), now) } else { Ahead::default() };
-        // Nor in a write for background requests: they take the places that callers leave.
+        // Nor is anything taken ahead while writes are slow: their slots lie far ahead. A write for background requests only
+        // has no lead, because their schedule counts on it that their permits come back early.
+        let foresees = lead.is_zero() && wanted.callers > 0;
+        let mut ahead = if foresees { state.demand.ahead(known, wanted.count(), now) } else { Ahead::default() };
         if wanted.background > 0 {
+            // Background requests take the places that callers leave.
             ahead.count = 0;
         }
         let (callers, lead) = (wanted.callers, lead.max(ahead.lead));

@@ -20,7 +20,7 @@ use self::batcher::Batcher;
 pub(super) use self::batcher::LONGEST_NAP;
 use self::ticket::{RunningBatcher, Ticket};
 use super::ahead::{Demand, can_wait};
-use super::class::{CallersUse, Class, Wanted};
+use super::class::{CallersUse, Class, QUICKEST, Wanted};
 use super::counters::{Counters, LimitKind, Usage};
 use super::decision::{Plan, exchange};
 use super::item;
@@ -72,6 +72,8 @@ struct State {
     has_batcher: bool,
     memory: Memory,
     callers_use: CallersUse,
+    /// The time that the last writes took.
+    write_time: Duration,
     /// Permits that no waiter wants yet, oldest first. The next caller gets one without a write. Background requests get
     /// none, because they leave places for callers.
     spare: VecDeque<Permit>,
@@ -100,6 +102,7 @@ impl WaiterQueue {
             has_batcher: false,
             memory: Memory::new(policy),
             callers_use: CallersUse::default(),
+            write_time: Duration::ZERO,
             spare: VecDeque::new(),
             demand: Demand::default(),
             used_at: clock.now(),
@@ -157,12 +160,12 @@ impl WaiterQueue {
         self.state().memory.recent(now).map(|snapshot| snapshot.usage(now))
     }
 
-    /// Reads the item, if it was last seen an interval ago or more.
-    pub(crate) async fn look(&self) -> Result<(), StoreError> {
+    /// Reads the item, if this process has not seen it for `age`, or for an interval.
+    pub(crate) async fn look(&self, age: Duration) -> Result<(), StoreError> {
         let is_recent = || {
             let (state, now) = (self.state(), self.clock.now());
             let snapshot = state.memory.snapshot(now);
-            snapshot.is_some_and(|snapshot| now.since(snapshot.seen_at()) < snapshot.limits().interval)
+            snapshot.is_some_and(|snapshot| now.since(snapshot.seen_at()) < age.min(snapshot.limits().interval))
         };
         if is_recent() {
             return Ok(());
@@ -174,13 +177,25 @@ impl WaiterQueue {
         Ok(())
     }
 
-    /// The limits, and the places that are reserved for callers: up to `reserve` thousandths of the limit.
-    pub(crate) fn limits_and_reserved(&self, reserve: u32) -> (Limits, u32) {
+    /// The limits, and the places that are reserved for callers that come before permits of this class.
+    pub(crate) fn limits_and_reserved(&self, class: Class) -> (Limits, u32) {
         let (state, now) = (self.state(), self.clock.now());
-        match state.memory.snapshot(now) {
-            Some(snapshot) => (snapshot.limits(), state.callers_use.reserved(reserve, snapshot, now)),
-            None => (state.memory.policy().default, 0),
+        match (state.memory.snapshot(now), class) {
+            (Some(snapshot), Class::Background { reserve }) => {
+                (snapshot.limits(), state.callers_use.reserved(reserve, snapshot, now))
+            }
+            (Some(snapshot), Class::Caller) => (snapshot.limits(), 0),
+            (None, _) => (state.memory.policy().default, 0),
         }
+    }
+
+    /// The instants from which `count` permits of a class are available, if nobody else takes any.
+    pub(crate) fn next_available(&self, count: usize, class: Class) -> Vec<Millis> {
+        let (state, now) = (self.state(), self.clock.now());
+        let Some(snapshot) = state.memory.snapshot(now) else { return vec![now; count] };
+        let ahead =
+            u32::try_from(state.ahead_of(class)).unwrap_or(u32::MAX).saturating_add(state.kept(class, snapshot, now));
+        (ahead..).take(count).map(|ahead| snapshot.next_available(ahead, now).at).collect()
     }
 
     /// Gives an unused permit to the next waiter of this process.
@@ -324,10 +339,7 @@ impl WaiterQueue {
             Some(ahead) => u32::try_from(ahead).unwrap_or(u32::MAX),
         };
         let snapshot = state.memory.recent(now)?;
-        let kept = match request.class {
-            Class::Caller => 0,
-            Class::Background { reserve } => state.callers_use.kept(reserve, snapshot, now),
-        };
+        let kept = state.kept(request.class, snapshot, now);
         let next = snapshot.next_available(ahead.saturating_add(kept), now);
         let is_too_late = next.at > request.wait_until.unwrap_or(now).max(now);
         is_too_late.then(|| self.refusal_until(snapshot, next, now))
@@ -370,6 +382,19 @@ impl State {
         }
     }
 
+    /// Remembers how long a write took: the longest of the last ones.
+    fn note_write(&mut self, took: Duration) {
+        self.write_time = took.max(self.write_time * 3 / 4);
+    }
+
+    /// The places that permits of this class leave free.
+    fn kept(&self, class: Class, snapshot: &Snapshot, now: Millis) -> u32 {
+        match class {
+            Class::Caller => 0,
+            Class::Background { reserve } => self.callers_use.kept(reserve, snapshot, now),
+        }
+    }
+
     /// The permits that the waiters want.
     fn wanted(&self, now: Millis) -> Wanted {
         let count = |waiters: usize| u32::try_from(waiters).unwrap_or(u32::MAX);
@@ -383,6 +408,8 @@ impl State {
             callers: count(callers),
             background: count(self.waiters.len() - callers),
             kept: kept.unwrap_or_default(),
+            // Twice as long as writes take: the next one may take longer.
+            quick: (self.write_time * 2).max(QUICKEST),
         }
     }
 
@@ -458,7 +485,7 @@ mod tests {
         let queue = WaiterQueue::unconnected();
         queue.saw(Some(Counters {
             revision: 1,
-            slot_ms: 200,
+            slot_ms: 125,
             newest: 0,
             slots: vec![(0, live)],
             counted: live,
@@ -506,7 +533,7 @@ mod tests {
     async fn spare_permits_that_have_become_useless_are_no_reason_to_wait() {
         let queue = queue(400);
         queue.hand_on(permit(&queue, 800));
-        queue.clock.advance(Duration::from_millis(601));
+        queue.clock.advance(Duration::from_millis(676));
         assert!(queue.local_refusal(REQUEST).is_some());
         assert!(queue.state().spare.is_empty());
     }
@@ -539,7 +566,7 @@ mod tests {
     async fn permits_that_lapse_cost_credit() {
         let queue = queue(1);
         (0..3).for_each(|_| queue.hand_on(permit(&queue, 800)));
-        queue.state().drop_useless(Millis(601));
+        queue.state().drop_useless(Millis(676));
         assert_eq!(ahead(&queue), 5);
         // The write may have been applied, although its answer is lost. It would have taken five permits ahead.
         assert!(matches!(queue.take(REQUEST).await, Err(LimiterError::Store(_))));

@@ -155,7 +155,7 @@ proptest! {
     #[test]
     fn a_rewrite_keeps_every_live_permit(
         counts in prop::collection::btree_map(0_i64..80, 1_u32..5, 1..60),
-        slot_ms in prop::sample::select(vec![200_i64, 100, 30, 1_200]),
+        slot_ms in prop::sample::select(vec![125_i64, 100, 30, 1_200]),
         age in 0_i64..15_000,
     ) {
         let limits = Limits { burst: 1_000, interval: Duration::from_secs(10), daily: 200_000 };
@@ -165,7 +165,7 @@ proptest! {
         let now = Millis((newest + 1) * slot_ms - 1 + age);
         let counted = counts.values().sum();
         // A day that is over causes a rewrite where slots of the same length would not.
-        let ends = if slot_ms == 200 { now } else { now + Duration::from_hours(1) };
+        let ends = if slot_ms == 125 { now } else { now + Duration::from_hours(1) };
         let seen = Counters {
             revision: 1,
             slot_ms,

@@ -10,11 +10,11 @@ const NOW: Millis = Millis(1_800_000_000_000);
 const HOUR: i64 = 3_600_000;
 
 fn counters(used: u32) -> Counters {
-    let newest = NOW.0 / 200;
+    let newest = NOW.0 / 125;
     let day = Day { used, ends: Millis(NOW.0 + 5 * HOUR), end_confirmed: true };
     Counters {
         revision: 1,
-        slot_ms: 200,
+        slot_ms: 125,
         newest,
         slots: vec![(newest, 3)],
         counted: 3,
@@ -270,7 +270,7 @@ fn the_end_of_the_day_is_taken_from_the_header() {
 fn a_429_without_a_remaining_count_closes_the_resource_for_an_interval() {
     let closed = |headers: &[(&'static str, &str)], of: &Counters| after(429, headers, of).expect("an update");
     let burst = closed(&[], &counters(3)).closed.expect("closed");
-    assert_eq!(burst, Closed { until: Millis(NOW.0 + 10_700), by: LimitKind::Burst });
+    assert_eq!(burst, Closed { until: Millis(NOW.0 + 10_550), by: LimitKind::Burst });
     let already = Counters { closed: Some(burst), ..counters(3) };
     assert_eq!(after(429, &[], &already), None, "many equal answers cause one write");
     let longer = closed(&[("retry-after", "30")], &counters(3)).closed.expect("closed");
@@ -319,7 +319,7 @@ fn a_429_with_room_left_closes_its_endpoint_only() {
     assert_eq!(after(429, &room, &already), None, "many equal answers cause one write");
 
     let without = after(429, &room[..2], &counters(3)).and_then(|c| c.closed_endpoints).expect("closed");
-    assert_eq!(without["contacts"], Millis(NOW.0 + 10_700), "a full interval");
+    assert_eq!(without["contacts"], Millis(NOW.0 + 10_550), "a full interval");
     for used_up in [("x-ratelimit-remaining", "0"), ("x-ratelimit-daily-remaining", "0")] {
         let headers = [room[0], used_up];
         let closed = after(429, &headers, &counters(3)).expect("an update");

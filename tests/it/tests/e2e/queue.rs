@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 /// The longest time that a test waits for results.
-const PATIENCE: Duration = Duration::from_mins(4);
+const PATIENCE: Duration = Duration::from_mins(10);
 
 fn request(number: usize, method: &str, path: &str) -> Value {
     json!({ "caller": "sandbox", "reference": format!("r-{number}"), "resource": { "location": location(1).id() },
@@ -133,54 +133,157 @@ async fn each_message_ends_in_a_result() {
     system.end().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_backlog_takes_the_time_that_the_limits_need() {
-    const LIMIT: usize = 100;
-    const CALLS: usize = 600;
-    let name = "queue::a_backlog_takes_the_time_that_the_limits_need";
-    let engine = Engine::start(Kind::Embedded, name).await.expect("the embedded engine");
-    let meter = Meter::before(&engine.url()).await;
-    let setup = Setup { relays: 4, store: Some(meter.url()), environment: quiet(), ..Setup::default() };
-    let system = System::start(setup).await;
-    system.install(&location(1)).await;
-    system.install(&location(2)).await;
-    let _starting = meter.take();
-    let started = Instant::now();
-    for number in 0..CALLS {
-        put(&system, &request(number, "POST", "/contacts/"));
+/// The duration of calls of one caller, one after the other, and the refused ones.
+#[derive(Debug, Default)]
+struct Calls {
+    took: Vec<Duration>,
+    refused: Vec<u16>,
+}
+
+impl Calls {
+    /// Calls a location every `period`, until `end`.
+    async fn every(system: &System, number: usize, period: Duration, end: impl Future<Output = ()>) -> Self {
+        let mut calls = Self::default();
+        let mut timer = tokio::time::interval(period);
+        let mut end = std::pin::pin!(end);
+        loop {
+            tokio::select! {
+                () = &mut end => return calls,
+                _ = timer.tick() => {}
+            }
+            let began = Instant::now();
+            let answer = system.get(&location(number), "/echo").await;
+            calls.took.push(began.elapsed());
+            if answer.status != 200 {
+                calls.refused.push(answer.status);
+            }
+        }
     }
-    // Calls for another location are not held up.
+
+    /// The duration that so many of a thousand calls do not exceed.
+    fn quantile(&self, thousandths: usize) -> Duration {
+        let mut sorted = self.took.clone();
+        sorted.sort_unstable();
+        sorted[(sorted.len() * thousandths / 1_000).min(sorted.len() - 1)]
+    }
+}
+
+/// Puts a call of another location on the queue, and waits for its result.
+async fn another_location_is_not_held_up(system: &System) {
     sleep(Duration::from_secs(5)).await;
     let mut other = request(0, "GET", "/echo");
     other["resource"] = json!({ "location": location(2).id() });
-    let (asked, id) = (Instant::now(), put(&system, &other));
-    while !results(&system).contains_key(&id) {
+    let (asked, id) = (Instant::now(), put(system, &other));
+    while !results(system).contains_key(&id) {
         assert!(asked.elapsed() < Duration::from_secs(5), "another location waits: {:#?}", system.last_lines());
         sleep(Duration::from_millis(20)).await;
     }
-    tell(&format!("another location's call took {:?}", asked.elapsed()));
-    let results = all_ended(&system, CALLS + 1).await;
-    let took = started.elapsed();
+    tell(&format!("another location's queued call took {:?}", asked.elapsed()));
+}
+
+async fn backlog(kind: Kind, name: &str) {
+    const LIMIT: usize = 100;
+    // A longer backlog than usual for a measurement by hand.
+    let calls: usize = std::env::var("QUEUE_CALLS").map_or(600, |count| count.parse().expect("a number"));
+    let Some(engine) = Engine::start(kind, name).await else { return };
+    let meter = Meter::before(&engine.url()).await;
+    let setup = Setup { relays: 6, store: Some(meter.url()), environment: quiet(), ..Setup::default() };
+    let system = System::start(setup).await;
+    system.install(&location(1)).await;
+    system.install(&location(2)).await;
+    let second = Duration::from_secs(1);
+    // Callers use both locations before there is a backlog.
+    let (_, before) = tokio::join!(
+        Calls::every(&system, 1, second, sleep(12 * second)),
+        Calls::every(&system, 2, second / 5, sleep(12 * second))
+    );
+    let _starting = meter.take();
+    let earlier = system.arrived(&location(1));
+    let started = Instant::now();
+    for number in 0..calls {
+        put(&system, &request(number, "POST", "/contacts/"));
+    }
+    let ended = tokio::sync::SetOnce::new();
+    let ends = async || {
+        ended.wait().await;
+    };
+    let (results, (), same, other) = tokio::join!(
+        async {
+            let results = all_ended(&system, calls + 1).await;
+            ended.set(started.elapsed()).expect("once");
+            results
+        },
+        another_location_is_not_held_up(&system),
+        Calls::every(&system, 1, second, ends()),
+        Calls::every(&system, 2, second / 5, ends()),
+    );
+    let took = *ended.wait().await;
     let reading = meter.take();
-    let store: u64 = reading.calls.values().sum();
+    // A call of a caller takes a write, and another one first if its process has not seen what others took.
+    let of_callers = 2 * u64::try_from(same.took.len()).expect("few");
+    let of_both: u64 =
+        reading.items.iter().filter(|(item, _)| !item.contains(location(2).id())).map(|(_, count)| count).sum();
+    let own = of_both - of_callers;
     let queue: u64 = system.sandbox.calls.requests().values().chain(system.sandbox.results.requests().values()).sum();
     let number = |count: usize| f64::from(u32::try_from(count).expect("few"));
-    let each = |count: u64| number(count.try_into().expect("few")) / number(CALLS);
-    let ideal = 10.0 * number(CALLS) / number(LIMIT);
-    tell(&format!("{CALLS} calls in {took:?}, ideal {ideal} s: {:.3}", took.as_secs_f64() / ideal));
-    tell(&format!("{:.2} requests of the table for each: {:?}", each(store), reading.calls));
+    let each = |count: u64| number(count.try_into().expect("few")) / number(calls);
+    let requests = system.sandbox.marketplace.api_requests(&location(1));
+    let at: Vec<Duration> = requests.iter().skip(earlier).map(|request| request.at).collect();
+    let after = |time: &Duration| time.saturating_sub(at[0]);
+    let last = after(&at[at.len() - 1]).as_secs_f64();
+    let ideal = 10.0 * number(at.len()) / number(LIMIT);
+    tell(&format!(
+        "{name}: {} requests in {took:?}, the last after {last:.1} s, ideal {ideal:.1} s: {:.3}",
+        at.len(),
+        took.as_secs_f64() / ideal
+    ));
+    let by_second = at.iter().fold(BTreeMap::<u64, u32>::new(), |mut counts, time| {
+        *counts.entry(after(time).as_secs()).or_default() += 1;
+        counts
+    });
+    tell(&format!("requests by second: {:?}", by_second.values().collect::<Vec<_>>()));
+    tell(&format!("{:.2} requests of the table for each: {:#?}", each(own), reading.items));
     tell(&format!(
         "{:.2} requests of SQS for each: {:?} {:?}",
         each(queue),
         system.sandbox.calls.requests(),
         system.sandbox.results.requests()
     ));
+    tell(&format!(
+        "same location: {} calls, {} refused, p50 {:?}, p99 {:?}",
+        same.took.len(),
+        same.refused.len(),
+        same.quantile(500),
+        same.quantile(990)
+    ));
+    tell(&format!(
+        "other location, before: p50 {:?}, p99 {:?}; during: p50 {:?}, p99 {:?}, {} refused",
+        before.quantile(500),
+        before.quantile(990),
+        other.quantile(500),
+        other.quantile(990),
+        other.refused.len()
+    ));
     assert!(results.values().all(|results| results[0]["outcome"] == "answered"), "all are answered");
-    assert_eq!(posts(&system), CALLS);
-    assert!(each(store) <= 2.5 && each(queue) <= 3.0);
-    // The limiter counts a permit for 10.6 s. The rest is for a busy machine.
+    assert_eq!(posts(&system), calls);
+    assert!(requests.iter().all(|request| request.status != Some(429)), "refused by the platform");
+    let most = (0..at.len()).map(|i| i + 1 - at.partition_point(|time| *time + 10 * second <= at[i])).max();
+    assert!(most <= Some(LIMIT), "{most:?} in 10 s");
+    // On an idle machine: 1.04 times the ideal time, and 2.5 requests of the table. The rest is for a busy machine.
+    assert!(each(own) <= 3.0 && each(queue) <= 3.0, "{} {}", each(own), each(queue));
     assert!(took.as_secs_f64() <= ideal * 1.15, "{took:?}");
+    assert!(other.refused.is_empty(), "{:?}", other.refused);
     system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_takes_the_time_that_the_limits_need() {
+    backlog(Kind::Embedded, "queue::a_backlog_takes_the_time_that_the_limits_need").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_takes_the_time_that_the_limits_need_on_dynamodb_local() {
+    backlog(Kind::Local, "queue::a_backlog_takes_the_time_that_the_limits_need_on_dynamodb_local").await;
 }
 
 /// The number of contacts that were made.

@@ -110,10 +110,10 @@ pub(crate) async fn a_limit_above_the_default_needs_two_endpoints_and_is_used_by
     clock.advance(Duration::from_secs(6));
     state(&processes[2], &resource, "/contacts/", "100", clock.now()).await;
     assert_eq!(taken_at_once(&processes, &resource).await, 0);
-    clock.advance(Duration::from_millis(4_699));
+    clock.advance(Duration::from_millis(4_549));
     assert_eq!(taken_at_once(&processes, &resource).await, 0);
-    // Permits of the first half of a limit of 200 or more are counted up to three slots later.
-    clock.advance(Duration::from_millis(601));
+    // Permits of the first half of a limit of 200 or more are counted up to five slots later.
+    clock.advance(Duration::from_millis(626));
     assert_eq!(taken_at_once(&processes, &resource).await, 100);
     assert!(!counters(&table).await.contains_key("observed"), "the default limits are not stored");
 }
@@ -236,12 +236,12 @@ pub(crate) async fn a_429_closes_the_resource_for_all_processes(engine: &Engine)
             .expect("closed");
     }
     assert_eq!(processes[0].1.count(), before + 1, "many refusals cause one write");
-    let until = START + Duration::from_millis(10_700);
+    let until = START + Duration::from_millis(10_550);
     for (limiter, _) in &processes {
         let refusal = refused(limiter.take(&resource, None).await);
         assert_eq!((refusal.limit, refusal.retry_at, refusal.usage.burst.remaining), (LimitKind::Burst, until, 0));
     }
-    clock.advance(Duration::from_millis(10_699));
+    clock.advance(Duration::from_millis(10_549));
     for (limiter, _) in &processes {
         refused(limiter.take(&resource, None).await);
     }
@@ -350,7 +350,7 @@ pub(crate) async fn a_used_up_day_without_a_known_end_closes_for_fifteen_minutes
         let new = process(engine, &table, &clock, TEN_SECONDS).0;
         let usage = new.take(&resource, None).await.expect("it may try").usage;
         assert!(usage.daily.remaining > 199_000, "only our own requests are counted");
-        let opens = until + Duration::from_millis(10_700);
+        let opens = until + Duration::from_millis(10_550);
         for limiter in [&new, &processes[0].0, &processes[1].0] {
             let refusal = refused(limiter.take(&resource, None).await);
             assert_eq!((refusal.limit, refusal.retry_at), (LimitKind::Burst, opens));

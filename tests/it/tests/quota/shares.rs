@@ -56,7 +56,7 @@ pub(crate) async fn a_refused_request_takes_nothing_of_its_callers_share(engine:
     // The first caller is refused after a call to the store, while it has a permit of its share. The snapshot refuses
     // the other callers.
     clock.advance(Duration::from_secs(2));
-    let opens = START + Duration::from_millis(10_700);
+    let opens = START + Duration::from_millis(10_550);
     let first = refused(limiter.take_within_share(BILLING, &resource, 3, None).await);
     assert_eq!((first.limit, first.retry_at), (LimitKind::Burst, opens));
     let so_far = calls.count();
@@ -99,7 +99,7 @@ pub(crate) async fn if_two_limits_refuse_the_later_instant_is_promised(engine: &
     let resource = location();
     let take =
         async |caller, share| limiter.take_within_share(ShareOwner::Caller(caller), &resource, share, None).await;
-    let (early, late) = (START + Duration::from_millis(10_700), START + Duration::from_millis(12_700));
+    let (early, late) = (START + Duration::from_millis(10_550), START + Duration::from_millis(12_550));
     take("billing", 1).await.expect("free");
     limiter.take(&resource, None).await.expect("free");
     clock.advance(Duration::from_secs(2));

@@ -21,13 +21,13 @@ pub(crate) async fn a_process_that_used_the_whole_limit_refuses_without_a_call(e
     for taken in 1..=100 {
         let permit = limiter.take(&resource, None).await.expect("free");
         assert_eq!((permit.usage.burst.remaining, permit.usage.daily.remaining), (100 - taken, 200_000 - taken));
-        assert_eq!(permit.send_by, Millis(clock.now().0 / 200 * 200 + 400));
+        assert_eq!(permit.send_by, Millis(clock.now().0 / 125 * 125 + 250));
         clock.advance(Duration::from_millis(10));
     }
     assert_eq!(calls.count(), 101, "the first one fails because there is no item; then one for each permit");
 
     let refusal = refused(limiter.take(&resource, None).await);
-    assert_eq!((refusal.limit, refusal.retry_at), (LimitKind::Burst, START + Duration::from_millis(10_700)));
+    assert_eq!((refusal.limit, refusal.retry_at), (LimitKind::Burst, START + Duration::from_millis(10_550)));
     for _ in 0..50 {
         assert_eq!(refused(limiter.take(&resource, Some(refusal.retry_at - Duration::from_millis(1))).await), refusal);
     }
@@ -39,12 +39,12 @@ pub(crate) async fn a_process_that_used_the_whole_limit_refuses_without_a_call(e
     refused(other.take(&resource, None).await);
     refused(limiter.take(&resource, None).await);
     clock.advance(Duration::from_millis(1));
-    for _ in 0..20 {
-        limiter.take(&resource, None).await.expect("twenty were taken in the first slot");
+    for _ in 0..13 {
+        limiter.take(&resource, None).await.expect("thirteen were taken in the first slot");
     }
     refused(limiter.take(&resource, None).await);
     let usage = other.usage(&resource).await.expect("a read");
-    assert_eq!((usage.burst.remaining, usage.daily.remaining), (0, 199_880));
+    assert_eq!((usage.burst.remaining, usage.daily.remaining), (0, 199_887));
 }
 
 /// Four processes with twelve callers each take all permits that they can get, without knowledge of each other. The
@@ -300,10 +300,13 @@ pub(crate) async fn a_large_burst_keeps_the_item_small(engine: &Engine) {
         assert_eq!(item["counted"], AttributeValue::N(sum.to_string()), "the sum is that of the slots");
         let bytes: usize = item.iter().map(|(name, value)| name.len() + size(value)).sum();
         (largest, most_slots) = (bytes.max(largest), slots.len().max(most_slots));
-        clock.advance(Duration::from_millis(200));
+        clock.advance(Duration::from_millis(125));
     }
     report(&format!("{most_slots} slots, {largest} bytes at most"));
-    assert!((100..=109).contains(&most_slots) && (700..950).contains(&largest), "{most_slots} slots, {largest} bytes");
+    assert!(
+        (121..=130).contains(&most_slots) && (700..1_024).contains(&largest),
+        "{most_slots} slots, {largest} bytes"
+    );
     let lapsed = 200_000 - taken - warm.usage(&location()).await.expect("a read").daily.remaining;
     assert!(lapsed <= limits.burst / 50 + taken / 50, "{lapsed} permits that were taken ahead of need have lapsed");
 }
