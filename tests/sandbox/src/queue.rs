@@ -74,7 +74,7 @@ struct Shelf {
 struct Shelves(Mutex<BTreeMap<String, Arc<Shelf>>>, Mutex<BTreeMap<(String, String), u64>>);
 
 /// A queue. Dropping the handles of all queues of an endpoint ends the endpoint.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Queue {
     shelf: Arc<Shelf>,
     shelves: Arc<Shelves>,
@@ -138,6 +138,11 @@ impl Queue {
     /// Returns the messages that are neither deleted nor dead.
     pub fn messages(&self) -> Vec<Message> {
         self.state().messages.clone()
+    }
+
+    /// Returns the number of messages that are neither deleted nor dead.
+    pub fn depth(&self) -> usize {
+        self.state().messages.len()
     }
 
     /// Returns the dead messages, which were received too often.

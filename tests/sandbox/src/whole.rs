@@ -37,6 +37,8 @@ pub const SEALING_SECRET: &str = "hoopai-relay/sealing";
 pub const CALLERS_SECRET: &str = "hoopai-relay/callers";
 /// Name of the secret that webhooks are signed with, if they have an HMAC signature.
 pub const WEBHOOK_SECRET: &str = "hoopai-relay/webhook";
+/// Id of the entry of the caller that is allowed everything.
+pub const CALLER: &str = "sandbox";
 /// Alias of `relay` that the caller `sandbox` invokes.
 pub const CALLER_ALIAS: &str = "sandbox";
 /// Visibility time-out of the queue of calls. An invocation of `relay` takes a few seconds.
@@ -191,7 +193,7 @@ impl Keys {
 pub fn caller_entry(key: &str) -> Value {
     let principal = format!("arn:aws:sts::{}:assumed-role/sandbox/*", process::ACCOUNT);
     json!({
-        "id": "sandbox",
+        "id": CALLER,
         "keys_sha256": [sha256_hex(key)],
         "aliases": [CALLER_ALIAS],
         "principals": [principal],
@@ -302,6 +304,7 @@ impl Sandbox {
             secrets: self.secrets.writer(),
             table: Table { client: self.dynamo.client(), name: TABLE.into() },
             caller_key: self.caller_key.clone(),
+            calls: self.calls.clone(),
             workers: self.workers.iter().map(Worker::handle).collect(),
             bus: self.bus.clone(),
         }

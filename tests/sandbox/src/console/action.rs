@@ -21,7 +21,7 @@ use crate::{
         grants::Resource,
     },
     process::Signal,
-    whole::{APP_SECRET, CALLBACK_PATH, refresh_invocation},
+    whole::{APP_SECRET, CALLBACK_PATH, CALLER, refresh_invocation},
 };
 
 /// The action of a button.
@@ -34,6 +34,8 @@ pub(super) enum Action {
     Uninstall { resource: Resource },
     /// Call the platform through the relay, `times` times at once.
     Call { resource: Resource, times: usize },
+    /// Put `times` calls on the queue of calls.
+    Queue { resource: Resource, times: usize },
     /// End the access tokens at the platform.
     Expire { resource: Resource },
     /// Refresh the token, as an operator does.
@@ -56,6 +58,8 @@ pub(super) enum Action {
 
 /// The most calls at once.
 const MOST_CALLS: usize = 500;
+/// The most calls that a button queues.
+const MOST_QUEUED: usize = 1_000;
 /// Delay of the platform's answer, during which its receiver is killed.
 const ON_ITS_WAY: Duration = Duration::from_secs(4);
 /// Longest wait for the platform to spend the token.
@@ -72,6 +76,7 @@ impl Action {
             Self::Install { resource }
             | Self::Uninstall { resource }
             | Self::Call { resource, .. }
+            | Self::Queue { resource, .. }
             | Self::Expire { resource }
             | Self::Refresh { resource }
             | Self::Kill { resource }
@@ -100,6 +105,13 @@ impl Desk {
             }
             Action::Call { resource, times } if (1..=MOST_CALLS).contains(&times) => desk.call(&resource, times).await,
             Action::Call { .. } => Err(format!("Send 1 to {MOST_CALLS} calls at once.")),
+            Action::Queue { resource, times } if (1..=MOST_QUEUED).contains(&times) => {
+                (0..times).for_each(|number| desk.queue(&resource, number));
+                Ok(format!(
+                    "{times} calls are on the queue. They leave at the pace of the limit, and single calls get through."
+                ))
+            }
+            Action::Queue { .. } => Err(format!("Queue 1 to {MOST_QUEUED} calls.")),
             Action::Expire { resource } => {
                 platform.expire_access_tokens_of(&resource);
                 Ok("The platform no longer accepts the access token. The next call renews it.".to_owned())
@@ -183,6 +195,18 @@ impl Desk {
             _ => None,
         };
         Outcome { status, source, code, retry_ms: retry.and_then(|text| text.parse().ok()) }
+    }
+
+    /// Puts a call on the queue.
+    fn queue(&self, resource: &Resource, number: usize) {
+        let path = match resource {
+            Resource::Location(_) => "/contacts/".to_owned(),
+            Resource::Company(id) => format!("/companies/{id}"),
+        };
+        let message = json!({
+            "caller": CALLER, "reference": format!("console-{number}"), "resource": resource, "method": "GET", "path": path,
+        });
+        self.controls.calls.send_in_group(message.to_string(), &resource.to_string());
     }
 
     async fn call(&self, resource: &Resource, times: usize) -> Said {
@@ -336,6 +360,8 @@ mod tests {
         assert_eq!(read(r#"{"action":"lose_answers"}"#), Some(Action::LoseAnswers));
         let webhooks = r#"{"action":"webhooks","resource":{"location":"L1"},"times":200}"#;
         assert!(matches!(read(webhooks), Some(Action::Webhooks { times: 200, .. })));
+        let queue = r#"{"action":"queue","resource":{"location":"L1"},"times":1000}"#;
+        assert!(matches!(read(queue), Some(Action::Queue { times: 1_000, .. })));
         for odd in [r#"{"action":"kill"}"#, r#"{"action":"rm"}"#, "{}", "[]"] {
             assert_eq!(read(odd), None, "{odd}");
         }

@@ -213,6 +213,9 @@ function drawView() {
   faults.classList.toggle("bad", state.view.faults.length > 0);
   write(faults, state.view.faults.length ? state.view.faults.join("; ") : "No fault is set.");
 
+  const { queued } = state.view;
+  write(element("queued"), queued ? `${number(queued)} calls wait on the queue.` : "No call is queued.");
+
   const workers = state.view.workers.map(({ name, pid, starts }) => ({
     text: pid ? `${name} · ${pid}${starts > 1 ? ` · start ${starts}` : ""}` : `${name} · dead`,
     gone: !pid,

@@ -32,6 +32,7 @@ use crate::{
     local,
     marketplace::Platform,
     process::Handle,
+    queue::Queue,
     runtime_api::RuntimeApi,
     secrets::Writer,
     server::{Server, StartError, WhenClientLeaves},
@@ -54,6 +55,8 @@ pub struct Controls {
     pub table: Table,
     /// Key of the caller that the console uses for its calls.
     pub caller_key: String,
+    /// The queue of calls.
+    pub calls: Queue,
     /// The functions' processes.
     pub workers: Vec<Handle>,
     /// The events of all parts.

@@ -66,7 +66,8 @@ impl Desk {
             .map(|worker| json!({ "name": worker.name(), "pid": worker.pid(), "starts": worker.starts() }))
             .collect();
         let faults: Vec<String> = self.controls.platform.faults().iter().map(ToString::to_string).collect();
-        json!({ "resources": resources, "workers": workers, "faults": faults }).to_string()
+        let queued = self.controls.calls.depth();
+        json!({ "resources": resources, "workers": workers, "faults": faults, "queued": queued }).to_string()
     }
 
     async fn resource(&self, resource: &Resource, name: &str) -> Value {
