@@ -31,6 +31,18 @@ pub(crate) struct OperatorConfig {
     overflow_queue_url: Option<String>,
     overflow_failures_url: Option<String>,
     event_archive_arn: Option<String>,
+    calls: CallQueues,
+}
+
+/// The URLs of the queues of the queue door. None of them is set if the stack has no queue of calls.
+#[derive(Clone, Debug)]
+pub(crate) struct CallQueues {
+    /// The queue of calls.
+    pub(crate) calls: Option<String>,
+    /// The queue of results.
+    pub(crate) results: Option<String>,
+    /// The dead-letter queue of the queue of calls.
+    pub(crate) failures: Option<String>,
 }
 
 impl OperatorConfig {
@@ -45,6 +57,8 @@ impl OperatorConfig {
         let rescue_failures_url = env.optional_url("RESCUE_FAILURES_URL");
         let overflow_queue_url = env.optional_url("EVENTS_OVERFLOW_QUEUE_URL");
         let overflow_failures_url = env.optional_url("EVENTS_OVERFLOW_FAILURES_URL");
+        let calls = ["CALLS_QUEUE_URL", "RESULTS_QUEUE_URL", "CALLS_FAILURES_URL"].map(|name| env.optional_url(name));
+        let [calls_url, results_url, failures_url] = calls;
         Ok(Self {
             app: app?,
             authorization: authorization?,
@@ -56,6 +70,11 @@ impl OperatorConfig {
             overflow_queue_url: overflow_queue_url?.map(String::from),
             overflow_failures_url: overflow_failures_url?.map(String::from),
             event_archive_arn: env.optional("EVENT_ARCHIVE_ARN"),
+            calls: CallQueues {
+                calls: calls_url?.map(String::from),
+                results: results_url?.map(String::from),
+                failures: failures_url?.map(String::from),
+            },
         })
     }
 }
@@ -81,6 +100,8 @@ pub(crate) struct Stack {
     pub(crate) overflow_failures_url: Option<String>,
     /// The archive of the events on the bus.
     pub(crate) event_archive_arn: Option<String>,
+    /// The queues of the queue door.
+    pub(crate) calls: CallQueues,
 }
 
 impl Stack {
@@ -109,6 +130,7 @@ impl Stack {
             overflow_queue_url: config.overflow_queue_url,
             overflow_failures_url: config.overflow_failures_url,
             event_archive_arn: config.event_archive_arn,
+            calls: config.calls,
         })
     }
 

@@ -34,6 +34,7 @@ pub(super) async fn check(stack: &Stack) -> Vec<Finding> {
         findings.push(finding.await);
     }
     findings.extend(overflow(stack).await);
+    findings.extend(calls(stack).await);
     if stack.queues.is_empty() {
         let advice = "set RESCUE_QUEUE_URL: without it a token pair that cannot be stored is lost";
         findings.push(Finding::warn("rescue queue", "there is none", advice));
@@ -79,6 +80,33 @@ async fn overflow(stack: &Stack) -> Vec<Finding> {
     if stack.app.config.event_bus_name.is_none() {
         let said = "there is none: webhooks other than those about installations are ignored";
         findings.push(Finding::ok("event bus", said));
+    }
+    findings
+}
+
+/// Checks the queues of the queue door. A backlog of calls is no fault.
+async fn calls(stack: &Stack) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Some(url) = &stack.calls.calls {
+        const WHAT: &str = "queue of calls";
+        let finding = queue(stack, WHAT, url, |depth| Finding::ok(WHAT, format!("{depth} calls wait")));
+        findings.push(finding.await);
+    }
+    if let Some(url) = &stack.calls.results {
+        const WHAT: &str = "queue of results";
+        let finding = queue(stack, WHAT, url, |depth| Finding::ok(WHAT, format!("{depth} results wait to be read")));
+        findings.push(finding.await);
+    }
+    if let Some(url) = &stack.calls.failures {
+        const WHAT: &str = "dead-letter queue of the queue of calls";
+        let finding = queue(stack, WHAT, url, |depth| {
+            Finding::warn(
+                WHAT,
+                format!("{depth} messages are no calls"),
+                "docs/operations.md (\"Messages that are no calls\"): the attribute Reason says why; they are kept for 14 days",
+            )
+        });
+        findings.push(finding.await);
     }
     findings
 }
