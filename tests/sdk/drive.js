@@ -98,6 +98,10 @@ async function limits(client) {
   const [status, source, body] = run("invoke-node").split(/ (.*?) (.*)/s);
   assert.deepEqual([status, source], ["200", "platform"]);
   assert.equal(JSON.parse(body).contacts[0].locationId, LOCATION_ID);
+  const contacts = Array.from({ length: 25 }, (_, number) => ({ firstName: `N${number}`, email: `n${number}@example.com` }));
+  for (const _again of [false, true]) {
+    assert.equal(run("job-node", JSON.stringify(contacts)), "25 done, 0 failed, 0 to look at\n");
+  }
   process.stdout.write(`node: ${answered} operations, errors, limits, invoke\n`);
 })().catch((error) => {
   process.stderr.write(`${error.stack}\n`);

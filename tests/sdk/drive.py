@@ -4,6 +4,7 @@ Started by tests/it/tests/sdk.rs, which says in the environment where.
 """
 
 import asyncio
+import json
 import os
 import pathlib
 import re
@@ -14,26 +15,26 @@ from highlevel import HighLevel
 from highlevel.error import GHLError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PAGES = "".join((ROOT / page).read_text() for page in ("README.md", "docs/calling.md"))
+PAGES = "".join((ROOT / page).read_text() for page in ("README.md", "docs/calling.md", "docs/recipes/nightly-job.md"))
 LOCATION, COMPANY = os.environ["LOCATION_ID"], os.environ["COMPANY_ID"]
 HERE = {"headers": {"locationId": LOCATION}}
 
 
 def example(name: str, language: str) -> str:
-    """The example after `<!-- example:NAME -->` in README.md or docs/calling.md, as it is written."""
+    """The example after `<!-- example:NAME -->` in one of the pages, as it is written."""
     found = re.search(rf"<!-- example:{name} -->\s*```{language}\n(.*?)\n```", PAGES, re.S)
     assert found, f"no page has a {language} block after <!-- example:{name} -->"
     return found[1]
 
 
-def run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True)
+def run(*command: str, given: str = "") -> str:
+    done = subprocess.run(command, input=given, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def run_python(name: str) -> str:
-    return run(sys.executable, "-c", example(name, "python"))
+def run_python(name: str, given: str = "") -> str:
+    return run(sys.executable, "-c", example(name, "python"), given=given)
 
 
 def run_shell(name: str) -> str:
@@ -119,6 +120,10 @@ async def main() -> None:
     answers = run_shell("key-curl")
     assert '"contacts"' in answers and '"contact"' in answers, answers
     assert '"contacts"' in run_shell("sigv4-curl")
+    contacts = [{"firstName": f"P{number}", "email": f"p{number}@example.com"} for number in range(25)]
+    for _ in range(2):
+        said = run_python("job-python", json.dumps(contacts))
+        assert said == "25 done, 0 failed, 0 to look at\n", said
     print(f"python: {answered} operations, errors, limits, invoke; curl with a key and signed")
 
 

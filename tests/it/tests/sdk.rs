@@ -1,5 +1,5 @@
 //! The clients that a team already has, namely the platform's official clients and the AWS SDK, use the relay through a
-//! real gateway. The examples of README.md and docs/calling.md run as they are written.
+//! real gateway. The examples of README.md, docs/calling.md and docs/recipes/nightly-job.md run as they are written.
 //!
 //! `SDK_NODE_MODULES` and `SDK_PYTHON` say where the clients of `tests/sdk` are installed; `.ci/run` installs them.
 
@@ -22,7 +22,10 @@ fn installed(variable: &str, test: &str) -> Option<String> {
 }
 
 async fn drive(driver: &str, program: &str, variables: &[(&str, &str)]) {
-    let callers = vec![json!({ "id": "billing", "aliases": ["billing"], "methods": ["GET"] })];
+    let callers = vec![
+        json!({ "id": "billing", "aliases": ["billing"], "methods": ["GET"] }),
+        json!({ "id": "job", "queue": true }),
+    ];
     let environment = vec![("BURST_LIMIT", "60".to_owned())];
     let system = System::start(Setup { callers, environment, ..Setup::default() }).await;
     for resource in [location(1), location(2), company()] {
@@ -40,6 +43,9 @@ async fn drive(driver: &str, program: &str, variables: &[(&str, &str)]) {
         .env("LIMITED_LOCATION_ID", location(2).id())
         .env("COMPANY_ID", company().id())
         .env("AWS_ENDPOINT_URL_LAMBDA", system.sandbox.runtime.url())
+        .env("AWS_ENDPOINT_URL_SQS", system.sandbox.calls.endpoint())
+        .env("CALLS_QUEUE_URL", system.sandbox.calls.url())
+        .env("RESULTS_QUEUE_URL", system.sandbox.results.url())
         .env("AWS_REGION", "us-east-1")
         .env("AWS_DEFAULT_REGION", "us-east-1")
         .env("AWS_ACCESS_KEY_ID", "sandbox")
