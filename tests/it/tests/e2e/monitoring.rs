@@ -11,7 +11,7 @@ use it::outside::{Setup, System, location, route, send, until};
 use sandbox::event_bridge::Failure;
 use sandbox::marketplace::faults::{Endpoint, Fault};
 use sandbox::marketplace::grants::Resource;
-use sandbox::whole::{CALLBACK_PATH, SEALING_SECRET, TABLE, scheduled_event, sha256_hex};
+use sandbox::whole::{CALLBACK_PATH, CALLER, SEALING_SECRET, TABLE, scheduled_event, sha256_hex};
 use serde_json::{Value, json};
 use shared::domain::clock::Clock;
 
@@ -70,6 +70,9 @@ async fn upset_what_is_called(system: &System, key: &str, signer: &Ed25519KeyPai
         let call = system.request(Method::GET, &route(&here, "/echo")).bearer_auth(key);
         assert_eq!(send(call).await.status, status);
     }
+    let queued = json!({ "caller": CALLER, "resource": here, "method": "POST", "path": "/status/500" });
+    system.sandbox.calls.send_in_group(queued.to_string(), &here.to_string());
+    assert!(until(|| system.sandbox.results.depth() > 0).await, "the queued call has no result");
     market.fault(Endpoint::Exchange, answer_500(), None);
     let code = market.authorize(location(2));
     let failed = system.browse(&format!("{}{CALLBACK_PATH}?code={code}", system.sandbox.gateway.url()), None).await;
@@ -150,6 +153,7 @@ async fn every_metric_that_an_alarm_watches_is_written() {
         ("Calls", None, 1.0),
         ("Calls", Some(("outcome", "answered")), 1.0),
         ("Calls", Some(("outcome", "burst_limited")), 1.0),
+        ("CallsCompleted", Some(("outcome", "unknown")), 1.0),
         ("PermitsRefused", Some(("limit", "caller")), 1.0),
         ("PlatformErrors", None, 1.0),
         ("PlatformLatency", None, 0.0),
