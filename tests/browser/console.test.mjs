@@ -48,6 +48,24 @@ async function press(name, says) {
   await page.locator("#said", { hasText: says }).waitFor();
 }
 
+test("queued calls leave while a single call gets through", async () => {
+  // A sandbox of its own, because the backlog goes on after the test.
+  const own = await start();
+  try {
+    await page.goto(own.console);
+    await page.getByText("Live", { exact: true }).waitFor();
+    await page.locator(".card").nth(3).waitFor();
+    await choose(CEDAR);
+    await press("Install", "Installed: the code is exchanged");
+    await press("Queue 1,000 calls", "1000 calls are on the queue");
+    await page.locator("#queued", { hasText: /^\d{3} calls wait on the queue\.$/ }).waitFor();
+    await press("Send one call", /1 answered by the platform \(200\)/);
+    await card(CEDAR).getByText(/\d+ of 100 used/).waitFor();
+  } finally {
+    await own.end();
+  }
+});
+
 test("an install and an uninstall are reported by webhook", async () => {
   await choose(BIRCH);
   assert.equal(await page.locator("#selected").textContent(), "Birch Fitness");
