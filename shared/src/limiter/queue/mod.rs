@@ -530,6 +530,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn background_requests_get_no_spare_permit() {
+        let queue = queue(400);
+        let background = PermitRequest { class: Class::Background { reserve: 0 }, ..REQUEST };
+        let waiting = Ticket::new(&queue, &mut queue.state(), background);
+        let spare = permit(&queue, 800);
+        queue.state().give_to_caller(spare);
+        assert_eq!(queue.state().waiters.len(), 1, "it waits for a permit of its own");
+        drop(waiting);
+        assert!(queue.local_refusal(background).is_some());
+        assert!(queue.local_refusal(REQUEST).is_none(), "a caller gets it");
+    }
+
+    #[tokio::test]
     async fn spare_permits_that_have_become_useless_are_no_reason_to_wait() {
         let queue = queue(400);
         queue.hand_on(permit(&queue, 800));
