@@ -100,8 +100,9 @@ impl Demand {
         let lead = slot * slots.saturating_sub(2).min(MOST_SLOTS);
         // A permit counts for the day in which it is taken, so it must not wait until the next one.
         let is_of_today = now + HORIZON < snapshot.day(now).ends;
-        // The arrivals within the lead, at the rate of the last whole second.
-        let needed = u128::from(self.arrivals_before) * lead.as_millis() / 1_000;
+        // The arrivals within the lead, at the rate of the last whole second. The calls of that second may lie as far apart
+        // as one call less in a second.
+        let needed = u128::from(self.arrivals_before.saturating_sub(1)) * lead.as_millis() / 1_000;
         let needed = u32::try_from(needed).unwrap_or(u32::MAX);
         let count = needed.min(credit).min(room);
         Ahead { count: if count >= FEWEST && is_of_today { count } else { 0 }, lead }
@@ -144,12 +145,12 @@ mod tests {
     #[test]
     fn permits_are_taken_ahead_for_less_than_a_second() {
         let count = |per_second, burst| steady(per_second).ahead(Some(&snapshot(burst)), 1, NOW).count;
-        // Fewer than seven calls in a second are not steady enough: four permits are for 0.6 s.
-        assert_eq!([count(0, 1_000), count(6, 1_000), count(7, 1_000), count(12, 1_000)], [0, 0, 4, 7]);
+        // Fewer than eight calls in a second are not steady enough: four permits are for 0.625 s.
+        assert_eq!([count(0, 1_000), count(7, 1_000), count(8, 1_000), count(13, 1_000)], [0, 0, 4, 7]);
         assert_eq!([count(40, 1_000), count(40, 200)], [8, 4], "at most the loan, and a fiftieth of the limit");
         assert_eq!(count(40, 199), 0);
-        assert_eq!(steady(12).ahead(None, 1, NOW).count, 0);
-        let mut paused = steady(12);
+        assert_eq!(steady(13).ahead(None, 1, NOW).count, 0);
+        let mut paused = steady(13);
         paused.arrived(NOW + Duration::from_secs(3));
         assert_eq!(paused.ahead(Some(&snapshot(1_000)), 1, NOW).count, 0, "it does not call steadily");
     }
@@ -186,14 +187,14 @@ mod tests {
     fn no_permit_is_taken_ahead_for_the_next_day() {
         let limits = Limits { burst: 1_000, interval: Duration::from_secs(10), daily: 2_000 };
         let ends = NOW + Duration::from_hours(1);
-        let count = |before: Duration| steady(12).ahead(Some(&used(limits, 0, 0, None)), 1, ends - before).count;
+        let count = |before: Duration| steady(13).ahead(Some(&used(limits, 0, 0, None)), 1, ends - before).count;
         assert_eq!((count(HORIZON + Duration::from_millis(1)), count(HORIZON)), (7, 0));
     }
 
     #[test]
     fn permits_are_taken_ahead_only_of_the_first_half_of_a_limit() {
         let limits = Limits { burst: 1_000, interval: Duration::from_secs(10), daily: 2_000 };
-        let count = |live, day| steady(12).ahead(Some(&used(limits, live, day, None)), 1, NOW).count;
+        let count = |live, day| steady(13).ahead(Some(&used(limits, live, day, None)), 1, NOW).count;
         assert_eq!([count(492, 0), count(493, 0), count(495, 0), count(496, 0)], [7, 6, 4, 0]);
         assert_eq!([count(0, 992), count(0, 993), count(0, 995), count(0, 996)], [7, 6, 4, 0]);
     }
@@ -224,7 +225,7 @@ mod tests {
     fn nothing_is_taken_ahead_of_a_small_day() {
         let limits = Limits { daily: 49, ..snapshot(1_000).limits() };
         let small = Snapshot::of(None, limits.into(), NOW);
-        assert_eq!(steady(12).ahead(Some(&small), 1, NOW).count, 0);
+        assert_eq!(steady(13).ahead(Some(&small), 1, NOW).count, 0);
     }
 
     #[test]

@@ -88,9 +88,10 @@ fn steady(every: usize, run: i64, pause: i64, length: i64) -> Vec<Arrival> {
 fn a_steady_process_takes_permits_ahead_of_need_and_wastes_few() {
     let thousand = Limits { burst: 1_000, interval: Duration::from_secs(10), daily: 200_000 };
     for (name, arrivals, most) in [
-        ("12 a second", steady(83, 120_000, 0, 120_000), 0.15),
+        ("12 a second", steady(83, 120_000, 0, 120_000), 0.16),
         ("8 a second", steady(125, 120_000, 0, 120_000), 0.25),
-        ("12 a second, with pauses of 2 s after 3 s", steady(83, 3_000, 2_000, 300_000), 0.8),
+        // Permits lapse in each pause. The credit for them bounds the saving.
+        ("12 a second, with pauses of 2 s after 3 s", steady(83, 3_000, 2_000, 300_000), 0.85),
         ("one volley after the other", (0..60).flat_map(|i| volley(i * 1_900, 30, 1, false)).collect(), 0.2),
     ] {
         let world = World { limits: thousand, clocks: vec![0], ..four_processes(arrivals, false) };
