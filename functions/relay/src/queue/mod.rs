@@ -303,14 +303,13 @@ impl Batch<'_> {
                     }
                 }
                 Some(Fate::Retry(at)) => anew.push(anew_at(message, *at, 1, now)),
-                Some(Fate::Turn(at)) => match self.can_hide(message, until_turn(*at, now), now) {
-                    Some(time) => hidden.push((message, time)),
-                    None => anew.push(anew_at(message, *at, 0, now)),
-                },
-                Some(Fate::Again(at)) => match self.can_hide(message, until(*at, now), now) {
-                    Some(time) => hidden.push((message, time)),
-                    None => anew.push(anew_at(message, *at, 0, now)),
-                },
+                Some(fate @ (Fate::Turn(at) | Fate::Again(at))) => {
+                    let time = if matches!(fate, Fate::Turn(_)) { until_turn(*at, now) } else { until(*at, now) };
+                    match hidden_for(message, time, *at, self.received_at, now) {
+                        Some(time) => hidden.push((message, time)),
+                        None => anew.push(anew_at(message, *at, 0, now)),
+                    }
+                }
                 Some(Fate::NewTurn(_)) | None => hidden.push((message, SOON)),
             }
         }
@@ -343,13 +342,16 @@ impl Batch<'_> {
         }
         left.into_iter().cloned().collect()
     }
+}
 
-    /// The time for which a message is hidden. `None` if it must be sent anew.
-    fn can_hide(&self, message: &Message, time: Duration, now: Millis) -> Option<Duration> {
-        let is_short = now.since(self.received_at) + time <= LONGEST_HIDDEN;
-        let is_young = message.receives < MOST_RECEIVES && now.since(message.sent_at) < OLDEST;
-        (is_short && is_young).then_some(time)
-    }
+/// The time for which a message is hidden that waits for `time`, until `at`. `None` if it must be sent anew: it is old, or it
+/// does not carry its turn, which is further ahead than a message can be hidden. A message that carries its turn is hidden
+/// as often as necessary.
+fn hidden_for(message: &Message, time: Duration, at: Millis, received_at: Millis, now: Millis) -> Option<Duration> {
+    let longest = LONGEST_HIDDEN.saturating_sub(now.since(received_at));
+    let is_young = message.receives < MOST_RECEIVES && now.since(message.sent_at) < OLDEST;
+    let carries_turn = message.turn() == Some(at);
+    (is_young && (time <= longest || carries_turn)).then_some(time.min(longest))
 }
 
 /// True if a message is hidden until its turn. A message of a nearer turn is sent now, and waits for its permit.
@@ -369,10 +371,10 @@ fn until(at: Millis, now: Millis) -> Duration {
     Duration::from_secs(seconds).max(Duration::from_secs(1))
 }
 
-/// A message that is sent anew, with so many `tries` more, and delivered at `at`.
+/// A message that is sent anew, with so many `tries` more, and delivered at `at`, or earlier if that is too far ahead.
 fn anew_at(message: &Message, at: Millis, tries: u32, now: Millis) -> Anew<'_> {
     let carried = Carried { tries: message.carried.tries + tries, turn: Some(at.0), ..message.carried.clone() };
-    let delay = Duration::from_secs(at.since(now).as_secs()).min(LONGEST_DELAY);
+    let delay = until(at, now).min(LONGEST_DELAY);
     Anew { message, carried, delay }
 }
 
@@ -389,4 +391,49 @@ fn log_end(message: &Message, end: &End, now: Millis) {
         QueueTime = u64::try_from(waited_ms).unwrap_or(u64::MAX),
         "queued call ended"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Millis = Millis(1_800_000_000_000);
+
+    fn message() -> Message {
+        let carried = Carried { id: "m1".to_owned(), first_sent: NOW.0, tries: 0, turn: None };
+        let (receipt, body) = (String::new(), String::new());
+        Message { sqs_id: "m1".to_owned(), receipt, body, group: None, receives: 1, sent_at: NOW, carried }
+    }
+
+    /// An unknown charge that is looked up too early would use up its tries within a second.
+    #[test]
+    fn a_further_try_never_comes_early() {
+        for (ms, seconds) in [(60_000, 60), (59_001, 60), (1_000, 1), (400, 1), (0, 1), (901_000, 900)] {
+            let anew = anew_at(&message(), NOW + Duration::from_millis(ms), 1, NOW).delay;
+            assert_eq!(anew, Duration::from_secs(seconds), "{ms}");
+        }
+    }
+
+    #[test]
+    fn a_message_whose_turn_is_tomorrow_is_sent_anew_once() {
+        let (turn, first) = (NOW + Duration::from_hours(20), message());
+        let hidden = |message: &Message, now| hidden_for(message, until_turn(turn, now), turn, now, now);
+        assert_eq!(hidden(&first, NOW), None, "it does not carry its turn");
+        let anew = anew_at(&first, turn, 0, NOW);
+        assert_eq!((anew.delay, anew.carried.turn), (LONGEST_DELAY, Some(turn.0)));
+        let now = NOW + anew.delay;
+        let second = Message { sqs_id: "m2".to_owned(), sent_at: NOW, carried: anew.carried, ..first.clone() };
+        assert_eq!(hidden(&second, now), Some(LONGEST_HIDDEN));
+        let now = now + LONGEST_HIDDEN;
+        let third = Message { receives: 2, ..second.clone() };
+        assert_eq!(hidden(&third, now), Some(until_turn(turn, now)));
+        // SQS counts the time from the receipt.
+        let late = now + Duration::from_secs(5);
+        let longest = Duration::from_secs(42_995);
+        assert_eq!(hidden_for(&second, LONGEST_HIDDEN, turn, now, late), Some(longest));
+        // An old message is sent anew in any case.
+        let often = Message { receives: MOST_RECEIVES, ..second.clone() };
+        let old = Message { sent_at: now - OLDEST, ..second };
+        assert_eq!([hidden(&often, now), hidden(&old, now)], [None; 2]);
+    }
 }
