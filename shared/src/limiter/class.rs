@@ -34,6 +34,37 @@ pub(crate) struct Wanted {
 /// connection.
 pub(crate) const QUICKEST: Duration = Duration::from_millis(40);
 
+/// The longest such time. The permits of a write that takes longer are lost.
+const LONGEST_QUICK: Duration = Duration::from_millis(625);
+/// The time that the first write is expected to take.
+const FIRST_WRITE: Duration = Duration::from_millis(125);
+
+/// The time that the writes of one process take: about the longest of the last ten.
+///
+/// All permits of a write that takes too long are lost until they expire. A slot more than necessary costs a hundredth of
+/// them. So a slow write is remembered for some time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WriteTime(Duration);
+
+impl Default for WriteTime {
+    fn default() -> Self {
+        Self(FIRST_WRITE)
+    }
+}
+
+impl WriteTime {
+    /// Notes that a write took so long.
+    pub(crate) fn note(&mut self, took: Duration) {
+        self.0 = took.max(self.0 * 15 / 16);
+    }
+
+    /// The time in which a request of a background permit leaves: twice as long as writes take, because the next one may
+    /// take longer.
+    pub(crate) fn quick(self) -> Duration {
+        (self.0 * 2).clamp(QUICKEST, LONGEST_QUICK)
+    }
+}
+
 impl From<u32> for Wanted {
     fn from(callers: u32) -> Self {
         Self { callers, ..Self::default() }
@@ -131,6 +162,22 @@ mod tests {
             used.add(7, INTERVAL, at(ms * 2_000));
         }
         assert_eq!(used.periods.len(), 10, "a bounded memory");
+    }
+
+    #[test]
+    fn a_slow_write_is_remembered_for_some_time() {
+        let ms = Duration::from_millis;
+        let mut writes = WriteTime::default();
+        assert_eq!(writes.quick(), 2 * FIRST_WRITE, "the first write may be slow");
+        let mut after = |count, took| {
+            (0..count).for_each(|_| writes.note(ms(took)));
+            writes.quick()
+        };
+        assert!((ms(125)..ms(140)).contains(&after(10, 5)));
+        assert_eq!(after(100, 5), QUICKEST);
+        assert_eq!(after(1, 200), ms(400));
+        assert!((ms(200)..ms(220)).contains(&after(10, 5)));
+        assert_eq!(after(1, 4_000), LONGEST_QUICK);
     }
 
     #[test]

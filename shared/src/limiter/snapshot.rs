@@ -115,12 +115,12 @@ impl Snapshot {
         self.slots.last().map_or(own, |(newest, _)| own.max(*newest))
     }
 
-    /// The slot of permits whose requests leave within `quick`, as queued calls do. The permits of a slot may leave for
-    /// one more slot, so such permits may be counted in the slot before. They expire a slot earlier then.
+    /// The earliest slot of permits whose requests leave within `quick`. The permits of a slot may leave for one more slot,
+    /// so requests that leave at once are counted in the slot before, and expire a slot earlier. Requests whose write takes
+    /// long are counted in a later slot, because a permit that comes too late is lost.
     pub(crate) fn quick_slot(&self, now: Millis, lead: Duration, quick: Duration) -> Slot {
-        let usual = self.slot(now, lead);
-        let before = self.slots.last().map_or(usual - 1, |(newest, _)| (usual - 1).max(*newest));
-        if now + lead + quick <= self.window.send_by(before) { before } else { usual }
+        let own = self.window.slot_at(now + lead + quick - Duration::from_millis(1)) - 1;
+        self.slots.last().map_or(own, |(newest, _)| own.max(*newest))
     }
 
     /// The current day; one that begins now if the item has none.
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_leaves_at_once_is_counted_in_the_slot_before() {
+    fn a_queued_call_is_counted_in_the_earliest_slot_in_which_it_can_leave() {
         let (slot, of) = (NOW.0 / 125, |slots: &[_]| Snapshot::of(Some(counters(slots, 3)), LIMITS.into(), NOW));
         let quick = |snapshot: &Snapshot, ms, quick| {
             let slot =
@@ -318,6 +318,7 @@ mod tests {
         let idle = of(&[(-9_000, 2)]);
         assert_eq!(quick(&idle, 70, 55), (-1, 125), "it leaves before its slot ends");
         assert_eq!(quick(&idle, 70, 56), (0, 250));
+        assert_eq!([quick(&idle, 70, 180), quick(&idle, 70, 181)], [(0, 250), (1, 375)], "the write takes long");
         let taken = of(&[(0, 1)]);
         assert_eq!(taken.slots.last().map(|(newest, _)| *newest), Some(slot));
         assert_eq!(quick(&taken, 70, 55), (0, 250), "no permit expires before one that was taken earlier");

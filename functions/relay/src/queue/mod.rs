@@ -344,9 +344,9 @@ impl Batch<'_> {
     }
 }
 
-/// The time for which a message is hidden that waits for `time`, until `at`. `None` if it must be sent anew: it is old, or it
-/// does not carry its turn, which is further ahead than a message can be hidden. A message that carries its turn is hidden
-/// as often as necessary.
+/// The time for which a message is hidden that waits for `time`, until `at`. `None` if it must be sent anew: it is old, or
+/// it does not carry its turn, which is further ahead than a message can be hidden. A message that carries its turn is
+/// hidden as often as necessary.
 fn hidden_for(message: &Message, time: Duration, at: Millis, received_at: Millis, now: Millis) -> Option<Duration> {
     let longest = LONGEST_HIDDEN.saturating_sub(now.since(received_at));
     let is_young = message.receives < MOST_RECEIVES && now.since(message.sent_at) < OLDEST;

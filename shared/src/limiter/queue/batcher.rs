@@ -88,7 +88,7 @@ impl Batcher {
                 }
                 Ok(Write::Applied(counters)) => {
                     failed = 0;
-                    self.queue.state().note_write(self.queue.clock.now().since(at));
+                    self.queue.state().write_time.note(self.queue.clock.now().since(at));
                     if self.grant(plan.permits(), counters) {
                         (late, lead) = (0, Duration::ZERO);
                         continue;

@@ -20,7 +20,7 @@ use self::batcher::Batcher;
 pub(super) use self::batcher::LONGEST_NAP;
 use self::ticket::{RunningBatcher, Ticket};
 use super::ahead::{Demand, can_wait};
-use super::class::{CallersUse, Class, QUICKEST, Wanted};
+use super::class::{CallersUse, Class, Wanted, WriteTime};
 use super::counters::{Counters, LimitKind, Usage};
 use super::decision::{Plan, exchange};
 use super::item;
@@ -72,8 +72,7 @@ struct State {
     has_batcher: bool,
     memory: Memory,
     callers_use: CallersUse,
-    /// The time that the last writes took.
-    write_time: Duration,
+    write_time: WriteTime,
     /// Permits that no waiter wants yet, oldest first. The next caller gets one without a write. Background requests get
     /// none, because they leave places for callers.
     spare: VecDeque<Permit>,
@@ -102,7 +101,7 @@ impl WaiterQueue {
             has_batcher: false,
             memory: Memory::new(policy),
             callers_use: CallersUse::default(),
-            write_time: Duration::ZERO,
+            write_time: WriteTime::default(),
             spare: VecDeque::new(),
             demand: Demand::default(),
             used_at: clock.now(),
@@ -382,11 +381,6 @@ impl State {
         }
     }
 
-    /// Remembers how long a write took: the longest of the last ones.
-    fn note_write(&mut self, took: Duration) {
-        self.write_time = took.max(self.write_time * 3 / 4);
-    }
-
     /// The places that permits of this class leave free.
     fn kept(&self, class: Class, snapshot: &Snapshot, now: Millis) -> u32 {
         match class {
@@ -408,8 +402,7 @@ impl State {
             callers: count(callers),
             background: count(self.waiters.len() - callers),
             kept: kept.unwrap_or_default(),
-            // Twice as long as writes take: the next one may take longer.
-            quick: (self.write_time * 2).max(QUICKEST),
+            quick: self.write_time.quick(),
         }
     }
 
