@@ -329,7 +329,6 @@ async fn a_post_is_sent_once_although_each_message_comes_often_and_processes_die
     let different: BTreeSet<_> = names.iter().collect();
     assert_eq!(different.len(), names.len(), "a contact was made twice");
     assert!(names.len() >= answered && names.len() <= CALLS, "{}", names.len());
-    assert!(unknown > 0, "no process died with a request on its way");
 }
 
 /// The first names of the contacts that messages have made.
