@@ -1,6 +1,6 @@
 //! Idempotency: a request with a key, or a message of the queue, has one effect and one answer.
 //!
-//! [`Recorder::begin`] records the intent before the request is sent, and finds the record of an earlier try.
+//! [`Recorder::begin`] records the intent directly before the request is sent, or finds the record of an equal request.
 //! [`Recorder::end`] records the outcome. docs/decisions/idempotency.md has the table of all cases.
 
 mod answer;
@@ -58,11 +58,18 @@ pub struct Claim {
     kept: Duration,
 }
 
-/// The record that a request meets.
+/// The start of a request.
 #[derive(Debug)]
 pub enum Begun {
     /// The intent is recorded. The request may be sent.
     Claimed(Claim),
+    /// There is a record already.
+    Found(Found),
+}
+
+/// The record of an equal request.
+#[derive(Debug)]
+pub enum Found {
     /// An equal request has this answer.
     Answered(Box<RecordedAnswer>),
     /// An equal request is in progress. Its lease ends at this instant.
@@ -102,40 +109,69 @@ impl Recorder {
         Self { table, vault, clock }
     }
 
+    /// Finds the record of an equal request, by a read. `None` if the request may be sent.
+    pub async fn find(&self, call: &Recordable) -> Result<Option<Found>, RecordError> {
+        let now = self.clock.now();
+        Ok(match self.table.call(&call.id, now).await? {
+            // Its sender died. It is repeatable, so the next sender may claim it.
+            Some(StoredCall { progress: CallProgress::InFlight(until), .. }) if until <= now => None,
+            Some(stored) => Some(self.found(call, stored).await),
+            None => None,
+        })
+    }
+
     /// Records the intent to send a request until `deadline`, or finds the record of an equal request.
-    pub async fn begin(&self, call: Recordable, deadline: Millis) -> Result<Begun, RecordError> {
+    pub async fn begin(&self, call: &Recordable, deadline: Millis) -> Result<Begun, RecordError> {
         // Without the data keys the answer could not be recorded.
         self.vault.sealer().await?;
         let now = self.clock.now();
         let Recordable { id, request, is_repeatable, kept } = call;
-        let owner = LeaseOwner::new();
+        let (is_repeatable, kept) = (*is_repeatable, *kept);
         let lease_ends_at = deadline.min(now + LONGEST_LEASE) + LEASE_MARGIN;
-        let intent = Intent { request: &request, is_repeatable, lease_ends_at, kept_until: now + kept };
-        let claim = Claim { id, owner, is_repeatable, kept };
-        let found = match self.table.claim_call(&claim.id, &claim.owner, &intent, now).await {
-            Ok(Write::Applied(_)) => return Ok(Begun::Claimed(claim)),
-            Ok(Write::Conflict(found)) => found,
-            Ok(Write::NotFound) => return Err(StoreError::Unavailable("a record vanished".to_owned()).into()),
+        let intent = Intent { request, is_repeatable, lease_ends_at, kept_until: now + kept };
+        let claim = Claim { id: id.clone(), owner: LeaseOwner::new(), is_repeatable, kept };
+        match self.table.claim_call(&claim.id, &claim.owner, &intent, now).await {
+            Ok(Write::Applied(_)) => Ok(Begun::Claimed(claim)),
+            Ok(Write::Conflict(stored)) => Ok(Begun::Found(self.found(call, stored).await)),
+            Ok(Write::NotFound) => Err(vanished()),
             Err(error) => {
                 // The intent may be recorded, although nothing is sent.
                 self.end(claim, Ending::NotExecuted).await;
-                return Err(error.into());
+                Err(error.into())
             }
-        };
-        if found.request.fingerprint != request.fingerprint {
-            return Ok(Begun::Conflict);
         }
-        Ok(match found.progress {
-            CallProgress::InFlight(until) => Begun::InProgress(until),
-            CallProgress::Unknown { answer: None, .. } => Begun::Unknown(Box::new(found), None),
-            CallProgress::Unknown { answer: Some((status, ref sealed)), .. } => {
-                let answer = self.open(&claim.id, status, sealed.as_deref()).await;
-                Begun::Unknown(Box::new(found), Some(Box::new(answer)))
+    }
+
+    /// Records the answer to a request that is not sent. One write does it, so a process that dies leaves no intent.
+    /// Returns the record of an equal request, if there is one.
+    pub async fn answer_unsent(&self, call: &Recordable, answer: RecordedAnswer) -> Result<Option<Found>, RecordError> {
+        let now = self.clock.now();
+        let outcome = self.outcome(&call.id, Ending::Executed(answer)).await?;
+        let Recordable { id, request, is_repeatable, kept } = call;
+        let intent = Intent { request, is_repeatable: *is_repeatable, lease_ends_at: now, kept_until: now + *kept };
+        match self.table.record_call(id, &LeaseOwner::new(), &intent, &outcome, now).await? {
+            Write::Applied(_) => Ok(None),
+            Write::Conflict(stored) => Ok(Some(self.found(call, stored).await)),
+            Write::NotFound => Err(vanished()),
+        }
+    }
+
+    /// Reads the record that a request has met.
+    async fn found(&self, call: &Recordable, stored: StoredCall) -> Found {
+        if stored.request.fingerprint != call.request.fingerprint {
+            return Found::Conflict;
+        }
+        match &stored.progress {
+            CallProgress::InFlight(until) => Found::InProgress(*until),
+            CallProgress::Unknown { answer, .. } => {
+                let answer = match answer {
+                    Some(answer) => Some(Box::new(self.open(&call.id, answer).await)),
+                    None => None,
+                };
+                Found::Unknown(Box::new(stored), answer)
             }
-            CallProgress::Answered((status, sealed)) => {
-                Begun::Answered(Box::new(self.open(&claim.id, status, sealed.as_deref()).await))
-            }
-        })
+            CallProgress::Answered(answer) => Found::Answered(Box::new(self.open(&call.id, answer).await)),
+        }
     }
 
     /// Records the end of a call. If the table does not take the record, the lease expires, and then the outcome of a
@@ -184,7 +220,8 @@ impl Recorder {
     }
 
     /// Opens a recorded answer. One that does not open keeps its status: its data key may have been removed.
-    async fn open(&self, id: &CallId, status: u16, sealed: Option<&[u8]>) -> RecordedAnswer {
+    async fn open(&self, id: &CallId, (status, sealed): &SealedAnswer) -> RecordedAnswer {
+        let status = *status;
         let Some(sealed) = sealed else { return RecordedAnswer::without_body(status) };
         match self.vault.open(place(id), sealed).await {
             Ok(text) => RecordedAnswer::decode(status, text.expose()),
@@ -194,6 +231,11 @@ impl Recorder {
             }
         }
     }
+}
+
+/// A conditional write that may create its item found none.
+fn vanished() -> RecordError {
+    StoreError::Unavailable("a record vanished".to_owned()).into()
 }
 
 /// The place of a sealed answer. A record has no versions: its key is in use for one request.

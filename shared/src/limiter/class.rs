@@ -30,16 +30,20 @@ pub(crate) struct Wanted {
     pub(crate) quick: Duration,
 }
 
-/// The shortest time that a request of a background permit gets: for the write of the permit and for the way to the
-/// connection.
+/// The time for which a place stays free for callers that wait in other processes, before a background permit takes it. A
+/// waiting caller's process takes the place within some milliseconds.
+pub(crate) const YIELD: Duration = Duration::from_millis(20);
+
+/// The shortest time that a request of a background permit gets: for the write of the permit, the write of its intent
+/// (`idempotency`), and the way to the connection.
 pub(crate) const QUICKEST: Duration = Duration::from_millis(40);
 
 /// The longest such time. The permits of a write that takes longer are lost.
 const LONGEST_QUICK: Duration = Duration::from_millis(625);
 /// The time that the first write is expected to take.
-const FIRST_WRITE: Duration = Duration::from_millis(125);
+const FIRST_WRITE: Duration = Duration::from_millis(80);
 
-/// The time that the writes of one process take: about the longest of the last ten.
+/// The time that writes of one kind take in one process: about the longest of the last ten.
 ///
 /// All permits of a write that takes too long are lost until they expire. A slot more than necessary costs a hundredth of
 /// them. So a slow write is remembered for some time.
@@ -58,10 +62,10 @@ impl WriteTime {
         self.0 = took.max(self.0 * 15 / 16);
     }
 
-    /// The time in which a request of a background permit leaves: twice as long as writes take, because the next one may
-    /// take longer.
-    pub(crate) fn quick(self) -> Duration {
-        (self.0 * 2).clamp(QUICKEST, LONGEST_QUICK)
+    /// The time in which a request of a background permit leaves, after the write of the permit, which takes this time, and
+    /// the write of its `intent`. It is twice the time of both, because the next ones may take longer.
+    pub(crate) fn quick(self, intent: Self) -> Duration {
+        ((self.0 + intent.0) * 2).clamp(QUICKEST, LONGEST_QUICK)
     }
 }
 
@@ -75,6 +79,21 @@ impl Wanted {
     /// All permits that are wanted.
     pub(crate) fn count(self) -> u32 {
         self.callers.saturating_add(self.background)
+    }
+
+    /// The instant at which the background permits are taken: as soon as a place is free, but a slot later if a further place
+    /// is free by then, so that one write takes both. The permits of one write become available again at the same time, so
+    /// a backlog loses that slot only once.
+    pub(crate) fn opens_at(self, snapshot: &Snapshot, now: Millis) -> Millis {
+        let before = self.callers.max(self.kept);
+        let free_at = |ahead| snapshot.next_available(before.saturating_add(ahead), now).at;
+        let first = free_at(0);
+        if first <= now {
+            return now;
+        }
+        let slot_later = first + Duration::from_millis(snapshot.window().slot_ms().unsigned_abs());
+        let last = (1..self.background).map(free_at).take_while(|at| *at <= slot_later).last();
+        last.unwrap_or(first) + YIELD
     }
 
     /// The numbers of callers' permits and of background permits, if `free` places are free.
@@ -143,6 +162,8 @@ impl CallersUse {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::limits::Limits;
+    use crate::limiter::counters::{ClosedEndpoints, Counters, Day};
 
     const INTERVAL: Duration = Duration::from_secs(10);
 
@@ -168,16 +189,49 @@ mod tests {
     fn a_slow_write_is_remembered_for_some_time() {
         let ms = Duration::from_millis;
         let mut writes = WriteTime::default();
-        assert_eq!(writes.quick(), 2 * FIRST_WRITE, "the first write may be slow");
+        assert_eq!(writes.quick(writes), 4 * FIRST_WRITE, "the first write may be slow");
+        let quickest = WriteTime(Duration::ZERO);
         let mut after = |count, took| {
             (0..count).for_each(|_| writes.note(ms(took)));
-            writes.quick()
+            writes.quick(quickest)
         };
-        assert!((ms(125)..ms(140)).contains(&after(10, 5)));
+        assert!((ms(80)..ms(88)).contains(&after(10, 5)));
         assert_eq!(after(100, 5), QUICKEST);
         assert_eq!(after(1, 200), ms(400));
         assert!((ms(200)..ms(220)).contains(&after(10, 5)));
         assert_eq!(after(1, 4_000), LONGEST_QUICK);
+        assert_eq!(WriteTime(ms(50)).quick(WriteTime(ms(70))), ms(240));
+    }
+
+    #[test]
+    fn places_that_are_free_within_a_slot_are_taken_together() {
+        const NOW: Millis = Millis(1_800_000_000_000);
+        let slots: Vec<_> = [-9_000, -8_875, -8_750].map(|ms| ((NOW.0 + ms) / 125, 2)).into();
+        let counters = Counters {
+            revision: 1,
+            slot_ms: 125,
+            newest: slots[2].0,
+            counted: 6,
+            background: None,
+            slots,
+            day: Day { used: 6, ends: NOW + Duration::from_hours(1), end_confirmed: false },
+            observed: None,
+            proposal: None,
+            lowered_at: None,
+            closed: None,
+            closed_endpoints: ClosedEndpoints::new(),
+        };
+        let limits = Limits { burst: 6, interval: INTERVAL, daily: 1_000 };
+        let snapshot = Snapshot::of(Some(counters), limits.into(), NOW);
+        let opens_in = |callers, background, kept, ms| {
+            let now = NOW + Duration::from_millis(ms);
+            Wanted { callers, background, kept, ..Wanted::default() }.opens_at(&snapshot, now).since(NOW).as_millis()
+        };
+        assert_eq!([opens_in(0, 1, 0, 0), opens_in(0, 2, 0, 0)], [1_570; 2]);
+        assert_eq!([opens_in(0, 3, 0, 0), opens_in(0, 4, 0, 0)], [1_695; 2]);
+        assert_eq!([opens_in(0, 5, 0, 0), opens_in(0, 6, 0, 0)], [1_695; 2], "the third slot is too far");
+        assert_eq!([opens_in(0, 1, 2, 0), opens_in(2, 1, 0, 0)], [1_695; 2], "callers come first");
+        assert_eq!([opens_in(0, 6, 0, 1_549), opens_in(0, 6, 0, 1_550)], [1_695, 1_550], "a place is free");
     }
 
     #[test]

@@ -64,7 +64,7 @@ use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 use http::{HeaderMap, StatusCode};
 
-pub use self::background::{Background, LEAD, TakeTime};
+pub use self::background::Background;
 use self::class::Class;
 pub use self::counters::{LimitKind, Meter, Usage};
 pub use self::permit::{LimiterError, Permit, Refusal};
@@ -125,6 +125,11 @@ impl Limiter {
                 return answer;
             }
         }
+    }
+
+    /// Gives an unused permit of `resource` to the next caller of this process that can still use it.
+    pub fn hand_on(&self, resource: &Resource, permit: Permit) {
+        self.queue_of(resource).hand_on(permit);
     }
 
     /// The instant of the next permit, if this process knows that none is available now. Makes no call.

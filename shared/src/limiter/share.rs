@@ -14,7 +14,7 @@ use crate::domain::limits::{Endpoint, LimitPolicy, Limits};
 use crate::domain::resource::Resource;
 
 /// The interval of every share, for every interval of the resource's limit.
-pub(super) const SHARE_INTERVAL: Duration = Duration::from_secs(10);
+const SHARE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The owner of a share. The keys of each kind begin differently, so the share of one kind never is that of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub enum ShareOwner<'a> {
 
 impl ShareOwner<'_> {
     /// The key of its share of `resource`.
-    pub(super) fn key(self, resource: &Resource) -> String {
+    fn key(self, resource: &Resource) -> String {
         let (kind, id) = (resource.kind().as_str(), resource.id());
         match self {
             Self::Caller(caller) => format!("caller-quota#{caller}#{kind}#{id}"),
@@ -56,9 +56,7 @@ impl Limiter {
         wait_until: Option<Millis>,
     ) -> Result<Permit, LimiterError> {
         let Endpoint { resource, name } = to.into();
-        let policy = LimitPolicy::from(Limits { burst, interval: SHARE_INTERVAL, daily: u32::MAX });
-        let share = self.queue(owner.key(resource), LimitKind::Caller, policy);
-        share.adopt(policy);
+        let share = self.share_of(owner, resource, burst);
         let whole = self.queue_of(resource);
         let request = PermitRequest { endpoint: name, wait_until, class: Class::Caller };
         loop {
@@ -68,11 +66,23 @@ impl Limiter {
             }
         }
     }
+
+    /// The waiter queue of a share of `burst` requests.
+    pub(super) fn share_of(&self, owner: ShareOwner<'_>, resource: &Resource, burst: u32) -> Arc<WaiterQueue> {
+        let policy = LimitPolicy::from(Limits { burst, interval: SHARE_INTERVAL, daily: u32::MAX });
+        let share = self.queue(owner.key(resource), LimitKind::Caller, policy);
+        share.adopt(policy);
+        share
+    }
 }
 
-/// Takes a permit of the share and one of the whole resource.
-async fn take_both(share: &Arc<WaiterQueue>, whole: &Arc<WaiterQueue>, request: PermitRequest<'_>) -> PermitResult {
-    let of_share = PermitRequest { endpoint: None, ..request };
+/// Takes a permit of the share and one of the whole resource. A share serves all classes in order of arrival.
+pub(super) async fn take_both(
+    share: &Arc<WaiterQueue>,
+    whole: &Arc<WaiterQueue>,
+    request: PermitRequest<'_>,
+) -> PermitResult {
+    let of_share = PermitRequest { endpoint: None, class: Class::Caller, ..request };
     if let Some(refusal) = whole.local_refusal(request) {
         return Err(LimiterError::Refused(refusal).or_later(share.local_refusal(of_share)));
     }
@@ -97,15 +107,15 @@ async fn take_both(share: &Arc<WaiterQueue>, whole: &Arc<WaiterQueue>, request: 
 }
 
 /// A permit of a share. If its holder goes away before it is spent, it is given back.
-pub(super) struct SharePermit<'a> {
-    pub(super) share: &'a Arc<WaiterQueue>,
-    pub(super) permit: Permit,
-    pub(super) is_unused: bool,
+struct SharePermit<'a> {
+    share: &'a Arc<WaiterQueue>,
+    permit: Permit,
+    is_unused: bool,
 }
 
 impl SharePermit<'_> {
     /// Spends the permit on a request, or an exchanged one if it is too late. Returns the `send_by`.
-    pub(super) async fn spend(mut self) -> Result<Millis, LimiterError> {
+    async fn spend(mut self) -> Result<Millis, LimiterError> {
         self.is_unused = false;
         // If the holder goes away during an exchange, the permit is lost for 10 s: nobody learns the result of the
         // write.
@@ -116,7 +126,7 @@ impl SharePermit<'_> {
         Ok(spent?.send_by)
     }
 
-    pub(super) async fn give_back(mut self) {
+    async fn give_back(mut self) {
         self.is_unused = false;
         give_back(Arc::clone(self.share), self.permit).await;
     }

@@ -15,7 +15,8 @@ use crate::caller::Caller;
 use crate::domain::access::Access;
 use crate::domain::clock::Millis;
 use crate::http_client::{Connection, Reply, ResponseLimits, SendError};
-use crate::limiter::{Background, LimiterError, Permit, ShareOwner, TakeTime, Usage};
+use crate::idempotency::{Begun, Claim, Ending, Found, Recordable};
+use crate::limiter::{Background, LimiterError, Permit, ShareOwner, Usage};
 use crate::platform::error_response::ErrorResponse;
 use crate::request::Request;
 use crate::request::mcp;
@@ -35,8 +36,8 @@ const TOKEN_RECHECK: Duration = Duration::from_secs(1);
 pub(super) enum Pacing<'a> {
     /// Those of a caller that waits for its answer. The request says for how long the caller waits for a permit.
     Caller,
-    /// Those of the queue, within this time.
-    Background(&'a Background, TakeTime),
+    /// Those of the queue, until this instant.
+    Background(&'a Background, Millis),
 }
 
 /// The state of a call.
@@ -46,6 +47,10 @@ pub(super) struct Call<'a> {
     request: &'a Request,
     deadline: Millis,
     pacing: Pacing<'a>,
+    /// The request as it is recorded, if it is sent once.
+    recordable: Option<&'a Recordable>,
+    /// The lease of its record, if the last attempt may have been executed.
+    pub(super) claim: Option<Claim>,
     wait_until: Option<Millis>,
     history: History,
     token_read_at: Millis,
@@ -73,6 +78,20 @@ type Sent<T> = std::result::Result<T, SendError>;
 /// A value, or the refusal that ends the call.
 type Result<T, E = Refused> = std::result::Result<T, E>;
 
+/// The reason why a call ends without a response.
+pub(super) enum Stop {
+    /// The relay refuses the request.
+    Refused(Refused),
+    /// An equal request has a record.
+    Found(Found),
+}
+
+impl<E: Into<Refused>> From<E> for Stop {
+    fn from(reason: E) -> Self {
+        Self::Refused(reason.into())
+    }
+}
+
 impl<'a> Call<'a> {
     pub(super) fn new(
         relay: &'a Relay,
@@ -80,13 +99,14 @@ impl<'a> Call<'a> {
         request: &'a Request,
         deadline: Millis,
         pacing: Pacing<'a>,
+        recordable: Option<&'a Recordable>,
     ) -> Self {
         let now = relay.now();
         let latest = deadline - FOR_THE_ANSWER;
         let wait_until = match pacing {
             Pacing::Caller if request.wait.is_zero() => None,
             Pacing::Caller => Some((now + request.wait).min(latest)),
-            Pacing::Background(_, time) => Some(time.until.min(latest)),
+            Pacing::Background(_, until) => Some(until.min(latest)),
         };
         let wait_until = wait_until.filter(|at| *at > now);
         let (history, timings) = (History::default(), Timings::default());
@@ -97,6 +117,8 @@ impl<'a> Call<'a> {
             request,
             deadline,
             pacing,
+            recordable,
+            claim: None,
             wait_until,
             history,
             token_read_at: now,
@@ -106,7 +128,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    pub(super) async fn run(&mut self) -> Result<Reply> {
+    pub(super) async fn run(&mut self) -> Result<Reply, Stop> {
         mcp::check_offered(&self.request.method, &self.request.path)?;
         token_class::check(self.request)?;
         let mut access = self.access().await?;
@@ -117,13 +139,17 @@ impl<'a> Call<'a> {
         loop {
             let result = match (self.attempt(&mut access).await, fallback.take()) {
                 (Ok(result), _) => result,
-                (Err(_), Some(reply)) => return Ok(reply),
-                (Err(refused), None) => return Err(refused),
+                (Err(Stop::Refused(_)), Some(reply)) => return Ok(reply),
+                (Err(stop), _) => return Err(stop),
             };
             self.execution = Execution::after(&result);
             let outcome = outcome(&result);
             self.learn_of_token(&access, outcome, doubted, result.as_ref().ok()).await;
-            match (next(&self.request.method, outcome, self.history), result) {
+            let next = next(&self.request.method, outcome, self.history);
+            if self.execution == Execution::No && next != Next::PassOn {
+                self.release().await;
+            }
+            match (next, result) {
                 (Next::Renew, Ok(reply)) => {
                     doubted = matches!(outcome, AttemptOutcome::Answered(_, Some(Unauthorized::Unknown)));
                     match self.renew(&access, doubted).await? {
@@ -143,12 +169,12 @@ impl<'a> Call<'a> {
                     self.history.repeats += 1;
                     let pause = within.mul_f64(fastrand::f64());
                     if self.left() <= pause {
-                        return result.map_err(|failure| Refused::by_platform(&failure));
+                        return result.map_err(|failure| Refused::by_platform(&failure).into());
                     }
                     tokio::time::sleep(pause).await;
                     fallback = result.ok();
                 }
-                (_, result) => return result.map_err(|failure| Refused::by_platform(&failure)),
+                (_, result) => return result.map_err(|failure| Refused::by_platform(&failure).into()),
             }
         }
     }
@@ -223,9 +249,12 @@ impl<'a> Call<'a> {
         u64::try_from(self.relay.now().since(started).as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// One attempt: takes a connection and a permit, reads the token again if the wait for them was long, and sends the
-    /// request if it can leave before the permit ends. Refused if there is no permit or no token.
-    async fn attempt(&mut self, access: &mut Access) -> Result<Sent<Reply>> {
+    /// One attempt: takes a connection and a permit, reads the token again if the wait for them was long, records the intent,
+    /// and sends the request if it can leave before the permit ends. Refused if there is no permit or no token.
+    ///
+    /// The intent is the last step. So a process that dies while it waits leaves no record, and the outcome of a request is
+    /// unknown only if it may have been sent.
+    async fn attempt(&mut self, access: &mut Access) -> Result<Sent<Reply>, Stop> {
         let uri = match target_uri(&self.relay.app.config.api_url, &self.request.path, &self.request.query) {
             Ok(uri) => uri,
             Err(reason) => return Ok(Err(SendError::NotSent(reason.to_string()))),
@@ -242,11 +271,21 @@ impl<'a> Call<'a> {
             self.recheck_token(access).await?;
             let mut request = self.request(&uri, access);
             let permit = self.permit().await?;
-            if self.recheck_token(access).await? {
-                request = self.request(&uri, access);
+            let permitted_at = self.relay.now();
+            let last_steps = self.last_steps(access).await;
+            if let Pacing::Background(permits, _) = self.pacing {
+                permits.note_intent(&self.request.resource, self.relay.now().since(permitted_at));
+            }
+            match last_steps {
+                Ok(true) => request = self.request(&uri, access),
+                Ok(false) => {}
+                Err(stop) => {
+                    self.relay.limiter.hand_on(&self.request.resource, permit);
+                    return Err(stop);
+                }
             }
             match self.send(connection, request, &permit).await {
-                Err(SendError::TooLate) => {}
+                Err(SendError::TooLate) => self.release().await,
                 result => {
                     self.timings.attempts += 1;
                     if let Ok(reply) = &result {
@@ -256,7 +295,28 @@ impl<'a> Call<'a> {
                 }
             }
         }
-        Err(Refused::by_deadline())
+        Err(Refused::by_deadline().into())
+    }
+
+    /// The steps between the permit and the request. Returns true if the token was read again.
+    async fn last_steps(&mut self, access: &mut Access) -> Result<bool, Stop> {
+        let is_other_token = self.recheck_token(access).await?;
+        if let Some(recordable) = self.recordable.filter(|_| self.claim.is_none()) {
+            match Box::pin(self.relay.recorder.begin(recordable, self.deadline)).await {
+                Ok(Begun::Claimed(claim)) => self.claim = Some(claim),
+                Ok(Begun::Found(found)) => return Err(Stop::Found(found)),
+                Err(error) => return Err(Refused::by_record(&error, self.relay.now()).into()),
+            }
+        }
+        Ok(is_other_token)
+    }
+
+    /// Ends the record of a request that was certainly not executed, before a further attempt. That one records the intent
+    /// again.
+    async fn release(&mut self) {
+        if let Some(claim) = self.claim.take() {
+            self.relay.recorder.end(claim, Ending::NotExecuted).await;
+        }
     }
 
     /// Reads the token again if it was last read some time ago. Returns true if it did.
@@ -301,9 +361,9 @@ impl<'a> Call<'a> {
     async fn take(&self) -> std::result::Result<Permit, LimiterError> {
         let Relay { limiter, .. } = self.relay;
         let endpoint = self.request.endpoint();
-        if let Pacing::Background(permits, time) = self.pacing {
+        if let Pacing::Background(permits, until) = self.pacing {
             let share = self.caller.requests_per_10s().map(|share| (self.caller.id(), share));
-            return Box::pin(permits.take(endpoint, share, time)).await;
+            return Box::pin(permits.take(endpoint, share, until)).await;
         }
         if let Some(share) = self.caller.requests_per_10s() {
             let owner = ShareOwner::Caller(self.caller.id());

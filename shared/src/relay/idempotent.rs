@@ -11,10 +11,10 @@ use super::answer::Answer;
 use super::call::{Call, Pacing, Timings};
 use super::refused::Refused;
 use super::retry::Execution;
-use super::{Entry, Invocation, Performed, Relay, charges, headers, log};
+use super::{Invocation, Performed, Relay, charges, headers};
 use crate::caller::Authorized;
 use crate::domain::clock::Millis;
-use crate::idempotency::{Begun, Claim, Ending, KEY_HOLDS, RecordError, Recordable, RecordedAnswer};
+use crate::idempotency::{Ending, Found, KEY_HOLDS, RecordError, Recordable, RecordedAnswer};
 use crate::request::Request;
 use crate::request::idempotency_key::IdempotencyKey;
 use crate::table::idempotency::{CallId, CallProgress, RecordedRequest, StoredCall};
@@ -83,72 +83,54 @@ fn is_repeatable(method: &Method) -> bool {
 
 impl Relay {
     /// Sends a request with a key once, or answers from the record of an equal request.
-    pub(super) async fn call_once(
+    pub(super) async fn perform_once(
         &self,
         authorized: &Authorized,
         key: &IdempotencyKey,
         invocation: &Invocation,
-    ) -> Answer {
-        let started = self.now();
+    ) -> Performed {
         let deadline = invocation.deadline - FOR_THE_OUTCOME;
-        let call = Recordable {
+        let recordable = Recordable {
             id: CallId::of_key(authorized.caller().id(), &authorized.request().resource, key.as_str()),
             request: recorded_request(authorized),
             is_repeatable: is_repeatable(&authorized.request().method),
             kept: KEY_HOLDS,
         };
-        let result = match self.begin(authorized, call, deadline).await {
-            Ok(Recorded::Claimed(claim)) => {
-                let performed = self.perform(authorized, deadline, Pacing::Caller).await;
-                self.recorder.end(claim, performed.ending()).await;
-                self.log_performed(authorized, invocation, &performed, started);
-                return performed.answer.with_request_id(&invocation.request_id);
-            }
-            Ok(Recorded::Answered(answer)) => Ok(Answer::replayed(*answer)),
-            Ok(Recorded::InProgress(until)) => Err(Refused::by_request_in_progress(until, self.now())),
-            Ok(Recorded::Unknown { ask_again_at: Some(at), .. }) => Err(Refused::by_unknown_charge(at)),
-            Ok(Recorded::Unknown { .. }) => Err(Refused::by_unknown_outcome()),
-            Ok(Recorded::Conflict) => Err(Refused::by_other_request()),
-            Err(error) => Err(Refused::by_record(&error, self.now())),
-        };
-        let now = self.now();
-        let entry = match &result {
-            Ok(Answer { source, status, .. }) => {
-                Entry { source: *source, status: *status, outcome: "replayed", cause: None, limit: None }
-            }
-            Err(refused) => Entry::of_refusal(refused),
-        };
-        log(authorized, invocation, &entry, &Timings::default(), now.since(started).as_millis());
-        let answer = result.unwrap_or_else(|refused| Answer::refused(&refused, now));
-        answer.with_request_id(&invocation.request_id)
+        // A replay takes no permit and needs no token, so the record is read first.
+        match self.find(authorized, &recordable, deadline).await {
+            Ok(None) => {}
+            Ok(Some(found)) => return Performed::of_record(found, self.now()),
+            Err(refused) => return Performed::refused(refused, self.now()),
+        }
+        let mut performed = self.perform(authorized, deadline, Pacing::Caller, Some(&recordable)).await;
+        if let Some(claim) = performed.claim.take() {
+            self.recorder.end(claim, performed.ending()).await;
+        }
+        performed
     }
 
-    /// Records the intent to send a request, or finds the record of an equal request. An unknown charge is looked up.
-    pub(super) async fn begin(
+    /// Finds the record of an equal request. An unknown charge is looked up.
+    async fn find(
         &self,
         authorized: &Authorized,
-        call: Recordable,
+        recordable: &Recordable,
         deadline: Millis,
-    ) -> Result<Recorded, RecordError> {
-        let (mut begun, mut ask_again_at) = (self.recorder.begin(call.clone(), deadline).await?, None);
-        if let Begun::Unknown(seen, _) = &begun {
-            match Box::pin(self.resolve_charge(authorized, &call.id, seen, deadline)).await? {
-                Resolved::Known => begun = self.recorder.begin(call, deadline).await?,
-                Resolved::AskAgain(at) => ask_again_at = Some(at),
+    ) -> Result<Option<Found>, Refused> {
+        let by_record = |error: RecordError| Refused::by_record(&error, self.now());
+        let found = self.recorder.find(recordable).await.map_err(by_record)?;
+        if let Some(Found::Unknown(seen, _)) = &found {
+            let looked_up = Box::pin(self.resolve_charge(authorized, &recordable.id, seen, deadline));
+            match looked_up.await.map_err(by_record)? {
+                Resolved::Known => return self.recorder.find(recordable).await.map_err(by_record),
+                Resolved::AskAgain(at) => return Err(Refused::by_unknown_charge(at)),
                 Resolved::Never => {}
             }
         }
-        Ok(match begun {
-            Begun::Claimed(claim) => Recorded::Claimed(claim),
-            Begun::Answered(answer) => Recorded::Answered(answer),
-            Begun::InProgress(until) => Recorded::InProgress(until),
-            Begun::Unknown(_, answer) => Recorded::Unknown { answer, ask_again_at },
-            Begun::Conflict => Recorded::Conflict,
-        })
+        Ok(found)
     }
 
     /// Finds out if an unknown charge was executed, and records that.
-    async fn resolve_charge(
+    pub(super) async fn resolve_charge(
         &self,
         authorized: &Authorized,
         id: &CallId,
@@ -159,7 +141,7 @@ impl Relay {
         let request = authorized.request();
         let Some((event_id, question)) = charges::question(request) else { return Ok(Resolved::Never) };
         let visible_at = since + charges::VISIBLE_AFTER;
-        let mut call = Call::new(self, authorized.caller(), &question, deadline, Pacing::Caller);
+        let mut call = Call::new(self, authorized.caller(), &question, deadline, Pacing::Caller, None);
         let reply = match call.run().await {
             Ok(reply) if reply.status == StatusCode::OK => reply,
             _ => return Ok(Resolved::AskAgain(visible_at.max(self.now() + ASK_AGAIN))),
@@ -176,22 +158,8 @@ impl Relay {
     }
 }
 
-/// The start of a recorded request.
-pub(super) enum Recorded {
-    /// The request may be sent.
-    Claimed(Claim),
-    /// An equal request has this answer.
-    Answered(Box<RecordedAnswer>),
-    /// An equal request is in progress until this instant at the latest.
-    InProgress(Millis),
-    /// It is unknown if an equal request was executed. For a charge it may be known later.
-    Unknown { answer: Option<Box<RecordedAnswer>>, ask_again_at: Option<Millis> },
-    /// The key belongs to another request.
-    Conflict,
-}
-
 /// The result of the look for an unknown charge.
-enum Resolved {
+pub(super) enum Resolved {
     /// The record says now if the charge was made.
     Known,
     /// It may be known at this instant.
@@ -207,6 +175,31 @@ fn found_charge(charge: String) -> RecordedAnswer {
 }
 
 impl Performed {
+    /// The answer from the record of an equal request.
+    pub(super) fn of_record(found: Found, now: Millis) -> Self {
+        let replayed = match &found {
+            Found::Answered(answer) => Ok(Answer::replayed(RecordedAnswer::clone(answer))),
+            Found::InProgress(until) => Err(Refused::by_request_in_progress(*until, now)),
+            Found::Unknown(..) => Err(Refused::by_unknown_outcome()),
+            Found::Conflict => Err(Refused::by_other_request()),
+        };
+        let performed = match replayed {
+            Ok(answer) => Self::without_attempt(answer, None),
+            Err(refused) => Self::refused(refused, now),
+        };
+        Self { found: Some(found), ..performed }
+    }
+
+    /// The refusal of a request that was not sent.
+    fn refused(refused: Refused, now: Millis) -> Self {
+        Self::without_attempt(Answer::refused(&refused, now), Some(refused))
+    }
+
+    fn without_attempt(answer: Answer, refused: Option<Refused>) -> Self {
+        let (bare, timings) = (answer.clone(), Timings::default());
+        Self { answer, bare, refused, execution: Execution::No, timings, claim: None, found: None }
+    }
+
     /// The end of the call, as it is recorded.
     pub(super) fn ending(&self) -> Ending {
         match self.execution {

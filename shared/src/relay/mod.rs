@@ -3,8 +3,8 @@
 //! [`Relay::resource_of`] finds the target of a request that names it only in its ids ([`inference`]). [`Relay::call`] sends
 //! the request: [`token_class`] refuses a wrong class of token, [`headers`] has the allow-lists, [`upstream`] makes the HTTP
 //! request, [`retry`] decides what follows an attempt. [`idempotent`] sends a request with an idempotency key once, and
-//! [`charges`] looks up unknown charges. [`queued`] sends calls of the queue. [`answer`] and [`refused`] make the answer to the caller. Pure are [`charges`],
-//! [`headers`], [`inference`], [`retry`] and [`token_class`].
+//! [`charges`] looks up unknown charges. [`queued`] sends calls of the queue. [`answer`] and [`refused`] make the answer to
+//! the caller. Pure are [`charges`], [`headers`], [`inference`], [`retry`] and [`token_class`].
 
 pub mod answer;
 mod call;
@@ -21,7 +21,7 @@ pub mod upstream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
 use crate::app::App;
@@ -30,13 +30,13 @@ use crate::domain::clock::Millis;
 use crate::domain::problem::{Code, Problem};
 use crate::domain::qualifier::InvocationKind;
 use crate::domain::resource::Resource;
-use crate::idempotency::Recorder;
+use crate::idempotency::{Claim, Found, Recordable, Recorder};
 use crate::limiter::{Limiter, Meter, Usage};
 use crate::request::target_ids::RequestParts;
 use crate::request::{UntargetedRequest, mcp};
 use crate::secrets::Secret;
 use answer::{Answer, AnswerSource};
-use call::{Call, Pacing, Timings};
+use call::{Call, Pacing, Stop, Timings};
 use inference::Target;
 use refused::Refused;
 use retry::Execution;
@@ -154,37 +154,44 @@ impl Relay {
     /// [`retry`]. It always answers, at the latest at the invocation's deadline. A request with an idempotency key is
     /// sent once.
     pub async fn call(&self, authorized: &Authorized, invocation: &Invocation) -> Answer {
-        if let Some(key) = &authorized.request().idempotency_key {
-            return Box::pin(self.call_once(authorized, key, invocation)).await;
-        }
         let started = self.now();
-        let performed = self.perform(authorized, invocation.deadline, Pacing::Caller).await;
+        let performed = match &authorized.request().idempotency_key {
+            Some(key) => Box::pin(self.perform_once(authorized, key, invocation)).await,
+            None => self.perform(authorized, invocation.deadline, Pacing::Caller, None).await,
+        };
         self.log_performed(authorized, invocation, &performed, started);
         performed.answer.with_request_id(&invocation.request_id)
     }
 
-    /// Sends a request, and answers until `deadline`.
-    async fn perform(&self, authorized: &Authorized, deadline: Millis, pacing: Pacing<'_>) -> Performed {
+    /// Sends a request, and answers until `deadline`. With a `recordable`, the intent is recorded directly before the request
+    /// leaves. The outcome is for the caller of this method to record.
+    async fn perform(
+        &self,
+        authorized: &Authorized,
+        deadline: Millis,
+        pacing: Pacing<'_>,
+        recordable: Option<&Recordable>,
+    ) -> Performed {
         let request = authorized.request();
-        let mut call = Call::new(self, authorized.caller(), request, deadline, pacing);
+        let mut call = Call::new(self, authorized.caller(), request, deadline, pacing, recordable);
         let result = call.run().await;
         let now = self.now();
-        let bare = match &result {
-            Ok(reply) => Answer::of_platform(reply, &request.path),
-            Err(refused) => Answer::refused(refused, now),
+        let Call { execution, timings, claim, usage, .. } = call;
+        let (bare, platform, refused) = match result {
+            Ok(reply) => (Answer::of_platform(&reply, &request.path), reply.headers, None),
+            Err(Stop::Refused(refused)) => (Answer::refused(&refused, now), HeaderMap::new(), Some(refused)),
+            Err(Stop::Found(found)) => return Performed { timings, ..Performed::of_record(found, now) },
         };
         let mut answer = bare.clone();
-        let platform = result.as_ref().map(|reply| reply.headers.clone()).unwrap_or_default();
         let opens_at = || self.limiter.next_available_at(request.endpoint());
-        match &call.usage {
+        match &usage {
             Some(usage) => {
                 headers::merge_rate_limit_headers(&mut answer.headers, &platform, usage, now);
                 set_retry_after(&mut answer, usage, opens_at, now);
             }
             None => headers::copy_rate_limit_headers(&mut answer.headers, &platform),
         }
-        let Call { execution, timings, .. } = call;
-        Performed { answer, bare, refused: result.err(), execution, timings }
+        Performed { answer, bare, refused, execution, timings, claim, found: None }
     }
 
     fn log_performed(&self, authorized: &Authorized, invocation: &Invocation, performed: &Performed, started: Millis) {
@@ -253,17 +260,17 @@ struct Performed {
     /// The answer to the question if the platform has executed the request.
     execution: Execution,
     timings: Timings,
+    /// The lease of the request's record, which has no outcome yet.
+    claim: Option<Claim>,
+    /// The record of an equal request, from which the answer is.
+    found: Option<Found>,
 }
 
 impl Performed {
     fn entry(&self) -> Entry<'_> {
-        let answered = Entry {
-            source: AnswerSource::Platform,
-            status: self.bare.status,
-            outcome: "answered",
-            cause: None,
-            limit: None,
-        };
+        let outcome = if self.found.is_some() { "replayed" } else { "answered" };
+        let Answer { source, status, .. } = self.bare;
+        let answered = Entry { source, status, outcome, cause: None, limit: None };
         self.refused.as_ref().map_or(answered, Entry::of_refusal)
     }
 }
@@ -320,7 +327,7 @@ fn log(authorized: &Authorized, invocation: &Invocation, entry: &Entry<'_>, timi
 mod tests {
     use super::*;
     use bytes::Bytes;
-    use http::{HeaderMap, HeaderValue, header};
+    use http::{HeaderValue, header};
 
     #[test]
     fn a_429_of_the_platform_says_when_the_relay_sends_again() {

@@ -9,15 +9,15 @@ use http::{Method, StatusCode};
 
 use super::answer::Answer;
 use super::call::Pacing;
-use super::idempotent::{Recorded, recorded_request};
+use super::idempotent::{Resolved, recorded_request};
 use super::refused::Refused;
 use super::retry::Execution;
 use super::{Invocation, Performed, Relay, charges};
 use crate::caller::Authorized;
 use crate::domain::clock::Millis;
 use crate::domain::problem::Code;
-use crate::idempotency::{Ending, Recordable, RecordedAnswer};
-use crate::limiter::{Background, LimitKind, TakeTime};
+use crate::idempotency::{Ending, Found, Recordable, RecordedAnswer};
+use crate::limiter::{Background, LimitKind};
 use crate::table::idempotency::CallId;
 
 /// The time for which the end of a queued call is remembered. SQS keeps messages for 14 days at most.
@@ -45,8 +45,8 @@ pub struct QueuedCall<'a> {
     pub authorized: &'a Authorized,
     /// The earlier tries of the call.
     pub tries: u32,
-    /// The time in which the call takes its permit.
-    pub time: TakeTime,
+    /// The call waits for its permit until then.
+    pub wait_until: Millis,
 }
 
 /// What follows from a delivery of a call.
@@ -111,13 +111,13 @@ impl End {
 impl Relay {
     /// Sends a call of the queue, or finds its end.
     pub async fn call_queued(&self, call: QueuedCall<'_>, permits: &Background, invocation: &Invocation) -> Next {
-        let QueuedCall { message_id, authorized, tries, time } = call;
+        let QueuedCall { message_id, authorized, tries, wait_until } = call;
         let request = authorized.request();
         let started = self.now();
         let quarter = invocation.deadline.since(started) / 4;
         let deadline = invocation.deadline - FOR_THE_END.min(quarter);
-        let time = TakeTime { until: time.until.min(started + quarter), ..time };
-        if let Some(refusal) = permits.local_refusal(request.endpoint(), time.until) {
+        let wait_until = wait_until.min(started + quarter);
+        if let Some(refusal) = permits.local_refusal(request.endpoint(), wait_until) {
             return after_refusal(refusal.limit == LimitKind::Endpoint, refusal.retry_at);
         }
         let is_repeatable = is_repeatable(&request.method);
@@ -126,31 +126,11 @@ impl Relay {
             None => CallId::of_message(message_id),
         };
         let recordable = Recordable { id, request: recorded_request(authorized), is_repeatable, kept: REMEMBERED };
-        let claim = match self.begin(authorized, recordable, deadline).await {
-            Ok(Recorded::Claimed(claim)) => claim,
-            Ok(Recorded::Answered(answer)) => {
-                let outcome = if answer.is_of_platform { Outcome::Answered } else { Outcome::Refused };
-                return Next::End(Box::new(End::recorded(*answer, outcome)));
-            }
-            Ok(Recorded::InProgress(until)) => return Next::Again(until),
-            Ok(Recorded::Unknown { ask_again_at: Some(at), .. }) if tries < MOST_TRIES => return Next::Retry(at),
-            Ok(Recorded::Unknown { answer: Some(answer), .. }) => {
-                return Next::End(Box::new(End::recorded(*answer, Outcome::Unknown)));
-            }
-            Ok(Recorded::Unknown { answer: None, .. }) => {
-                let end = End::refused(&Refused::by_unknown_outcome(), self.now());
-                return Next::End(Box::new(End { outcome: Outcome::Unknown, attempts: 1, ..end }));
-            }
-            Ok(Recorded::Conflict) => {
-                return Next::End(Box::new(End::refused(&Refused::by_other_request(), self.now())));
-            }
-            Err(error) => {
-                tracing::warn!(message_id, %error, "a queued call cannot be recorded");
-                return Next::Again(self.now() + SOON);
-            }
-        };
-        let pacing = Pacing::Background(permits, time);
-        let performed = self.perform(authorized, deadline, pacing).await;
+        let pacing = Pacing::Background(permits, wait_until);
+        let mut performed = self.perform(authorized, deadline, pacing, Some(&recordable)).await;
+        if let Some(found) = performed.found.take() {
+            return Box::pin(self.after_record(found, call, &recordable.id, deadline)).await;
+        }
         let now = self.now();
         let opens_at = self.limiter.next_available_at(request.endpoint());
         let has_key = request.idempotency_key.is_some();
@@ -161,11 +141,54 @@ impl Relay {
             }
             next => next,
         };
-        self.recorder.end(claim, ending).await;
+        match (performed.claim.take(), ending) {
+            (Some(claim), ending) => self.recorder.end(claim, ending).await,
+            // A repeated delivery must have the same end.
+            (None, Ending::Executed(answer)) => {
+                match Box::pin(self.recorder.answer_unsent(&recordable, answer)).await {
+                    Ok(None) => {}
+                    Ok(Some(found)) => return Box::pin(self.after_record(found, call, &recordable.id, deadline)).await,
+                    Err(error) => {
+                        tracing::warn!(message_id, %error, "the end of a queued call cannot be recorded");
+                        return Next::Again(self.now() + SOON);
+                    }
+                }
+            }
+            (None, Ending::NotExecuted | Ending::Unknown(_)) => {}
+        }
         if !matches!(next, Next::Turn(_)) {
             self.log_performed(authorized, invocation, &performed, started);
         }
         next
+    }
+
+    /// Decides what follows from the record of an earlier delivery, or of an equal request. An unknown charge is looked up.
+    async fn after_record(&self, found: Found, call: QueuedCall<'_>, id: &CallId, deadline: Millis) -> Next {
+        let QueuedCall { message_id, authorized, tries, .. } = call;
+        let end = |end| Next::End(Box::new(end));
+        match found {
+            Found::Answered(answer) => {
+                let outcome = outcome_of(&answer);
+                end(End::recorded(*answer, outcome))
+            }
+            Found::InProgress(until) => Next::Again(until),
+            Found::Conflict => end(End::refused(&Refused::by_other_request(), self.now())),
+            Found::Unknown(seen, answer) => match self.resolve_charge(authorized, id, &seen, deadline).await {
+                // The next delivery finds the answer, or sends the request.
+                Ok(Resolved::Known) => Next::Again(self.now()),
+                Ok(Resolved::AskAgain(at)) if tries < MOST_TRIES => Next::Retry(at),
+                Ok(Resolved::AskAgain(_) | Resolved::Never) => end(if let Some(answer) = answer {
+                    End::recorded(*answer, Outcome::Unknown)
+                } else {
+                    let refused = End::refused(&Refused::by_unknown_outcome(), self.now());
+                    End { outcome: Outcome::Unknown, attempts: 1, ..refused }
+                }),
+                Err(error) => {
+                    tracing::warn!(message_id, %error, "the record of a queued call cannot be read");
+                    Next::Again(self.now() + SOON)
+                }
+            },
+        }
     }
 
     /// Writes the line of a queued call that was refused before it was sent.
@@ -184,6 +207,13 @@ fn is_repeatable(method: &Method) -> bool {
 /// so a call to that endpoint takes no turn in the schedule of its resource.
 fn after_refusal(of_endpoint: bool, at: Millis) -> Next {
     if of_endpoint { Next::Again(at + SPREAD.mul_f64(fastrand::f64())) } else { Next::Turn(at) }
+}
+
+/// The kind of the end that a recorded answer was. The relay answers for the platform if the platform's answer was too large
+/// to pass on.
+fn outcome_of(answer: &RecordedAnswer) -> Outcome {
+    let is_answered = answer.is_of_platform || answer.status == StatusCode::PAYLOAD_TOO_LARGE;
+    if is_answered { Outcome::Answered } else { Outcome::Refused }
 }
 
 /// Decides what is recorded and what follows, after a call was performed.
@@ -229,5 +259,31 @@ fn decide(
             _ if tries + 1 < MOST_TRIES => (Ending::NotExecuted, retry()),
             _ => (Ending::Executed(recorded()), end(Outcome::Answered)),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http_client::SendError;
+    use crate::relay::call::Timings;
+
+    /// The end of a call without a response, and the end that a repeated delivery finds in its record.
+    fn ends(refused: Refused, execution: Execution) -> (Outcome, Outcome) {
+        let answer = Answer::refused(&refused, Millis(0));
+        let (bare, timings) = (answer.clone(), Timings::default());
+        let performed =
+            Performed { answer, bare, refused: Some(refused), execution, timings, claim: None, found: None };
+        let (Ending::Executed(recorded), Next::End(end)) = decide(&performed, false, false, 0, None, Millis(0)) else {
+            panic!("it has not ended")
+        };
+        (end.outcome, outcome_of(&recorded))
+    }
+
+    #[test]
+    fn a_repeated_delivery_has_the_same_kind_of_end() {
+        let too_large = Refused::by_platform(&SendError::TooLarge(StatusCode::OK));
+        assert_eq!(ends(too_large, Execution::Answered), (Outcome::Answered, Outcome::Answered));
+        assert_eq!(ends(Refused::by_other_request(), Execution::No), (Outcome::Refused, Outcome::Refused));
     }
 }

@@ -146,22 +146,31 @@ impl Table {
         intent: &Intent<'_>,
         now: Millis,
     ) -> Result<Write<StoredCall>, StoreError> {
-        let RecordedRequest { caller, resource, method, path, fingerprint } = intent.request;
-        let mut write = Update::of(&id.0);
-        write.when(
-            "attribute_not_exists(pk) OR expires_at <= :second \
-             OR (attribute_not_exists(outcome) AND claim_ends_at <= :now AND repeatable = :true)",
-        );
-        write.value(":second", n(now.seconds())).value(":now", n(now)).value(":true", AttributeValue::Bool(true));
-        write.set("claimed_by", s(owner.as_str())).set("claim_ends_at", n(intent.lease_ends_at));
-        write.set("claimed_at", n(now)).set("expires_at", n(intent.kept_until.seconds()));
-        write.set("#caller", s(caller)).set("#resource", s(resource)).set("#method", s(method)).set("#path", s(path));
-        write.set("fingerprint", s(fingerprint)).set("repeatable", AttributeValue::Bool(intent.is_repeatable));
+        let mut write = claim(id, owner, intent, now);
+        write.set("expires_at", n(intent.kept_until.seconds()));
         write.remove(["outcome", "#status", "answer", "ended_at"]);
         let is_own = |item: &Item| {
             let attributes = Attributes::of(item);
             attributes.text("claimed_by") == Some(owner.as_str()) && attributes.text("outcome").is_none()
         };
+        self.write(write).await?.or_applied_before(is_own).read(|item| stored(item, now))
+    }
+
+    /// Records a request that is not sent, together with its outcome. A conflict returns the record of another sender.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the outcome may have been recorded.
+    pub async fn record_call(
+        &self,
+        id: &CallId,
+        owner: &LeaseOwner,
+        intent: &Intent<'_>,
+        outcome: &CallOutcome,
+        now: Millis,
+    ) -> Result<Write<StoredCall>, StoreError> {
+        let mut write = claim(id, owner, intent, now);
+        set_outcome(&mut write, outcome, intent.kept_until, now);
+        let is_own = |item: &Item| Attributes::of(item).text("claimed_by") == Some(owner.as_str());
         self.write(write).await?.or_applied_before(is_own).read(|item| stored(item, now))
     }
 
@@ -206,6 +215,21 @@ impl Table {
 
 const ANSWERED: &str = "answered";
 const UNKNOWN: &str = "unknown";
+
+/// A write that makes `owner` the sender of a request, if there is no other.
+fn claim(id: &CallId, owner: &LeaseOwner, intent: &Intent<'_>, now: Millis) -> Update {
+    let RecordedRequest { caller, resource, method, path, fingerprint } = intent.request;
+    let mut write = Update::of(&id.0);
+    write.when(
+        "attribute_not_exists(pk) OR expires_at <= :second \
+         OR (attribute_not_exists(outcome) AND claim_ends_at <= :now AND repeatable = :true)",
+    );
+    write.value(":second", n(now.seconds())).value(":now", n(now)).value(":true", AttributeValue::Bool(true));
+    write.set("claimed_by", s(owner.as_str())).set("claim_ends_at", n(intent.lease_ends_at)).set("claimed_at", n(now));
+    write.set("#caller", s(caller)).set("#resource", s(resource)).set("#method", s(method)).set("#path", s(path));
+    write.set("fingerprint", s(fingerprint)).set("repeatable", AttributeValue::Bool(intent.is_repeatable));
+    write
+}
 
 fn set_outcome(write: &mut Update, outcome: &CallOutcome, kept_until: Millis, now: Millis) {
     write.set("ended_at", n(now));

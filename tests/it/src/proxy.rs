@@ -54,6 +54,8 @@ pub enum Call {
     Grant,
     /// The reservation of a place of the budget of marks.
     Reserve,
+    /// A write that takes permits, or gives one back.
+    Permit,
     /// The record of a keyed request before it is sent.
     Intent,
     /// The record of the outcome of a keyed request.
@@ -278,6 +280,8 @@ fn written(update: &str) -> Option<Call> {
         Some(Call::Intent)
     } else if sets("ended_at = ") {
         Some(Call::Outcome)
+    } else if sets("counted = ") {
+        Some(Call::Permit)
     } else if sets("installed_at = ") {
         Some(Call::Install)
     } else if sets("revoked_at = ") {

@@ -7,13 +7,11 @@ mod message;
 mod result;
 mod sqs;
 
-use std::collections::{HashMap, VecDeque};
-use std::pin::pin;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
-use futures_util::future::{FusedFuture as _, FutureExt as _, join_all};
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use futures_util::future::join_all;
 use lambda_runtime::LambdaEvent;
 use serde_json::value::RawValue;
 use shared::app::App;
@@ -22,7 +20,7 @@ use shared::config::QueueConfig;
 use shared::domain::clock::Millis;
 use shared::domain::qualifier::InvocationKind;
 use shared::domain::resource::Resource;
-use shared::limiter::{Background, LEAD, TakeTime};
+use shared::limiter::Background;
 use shared::relay::queued::{End, LONGEST_WAIT, Next, QueuedCall};
 use shared::relay::refused::Refused;
 use shared::relay::{Invocation, Relay};
@@ -33,10 +31,6 @@ use self::sqs::{Anew, Queues};
 use crate::direct::raw;
 use crate::event::EventKind;
 
-/// The most calls of a resource that begin at once.
-const AT_ONCE: usize = 32;
-/// The time in which calls take their permits.
-const SETTLE: Duration = Duration::from_millis(20);
 /// The longest time for which a message is hidden. SQS allows 43,200 s in total from the receipt.
 const LONGEST_HIDDEN: Duration = Duration::from_secs(43_000);
 /// The longest delay of a message that is sent anew (Amazon SQS API Reference, `SendMessage`).
@@ -193,52 +187,11 @@ impl Batch<'_> {
         .await;
     }
 
-    /// Sends the calls of all messages that have no fate yet.
+    /// Sends the calls of all messages that have no fate yet, all at the same time. The limiter takes the permits of those
+    /// that it admits at the same instant in one write. The others take a new turn.
     async fn send_all(&self, deliveries: &mut [Delivery]) {
-        let mut by_resource: HashMap<Resource, VecDeque<&mut Delivery>> = HashMap::new();
-        for delivery in deliveries.iter_mut().filter(|delivery| delivery.fate.is_none()) {
-            if let Some(resource) = &delivery.resource {
-                by_resource.entry(resource.clone()).or_default().push_back(delivery);
-            }
-        }
-        join_all(by_resource.into_iter().map(|(resource, waiting)| self.send_within_limits(resource, waiting))).await;
-    }
-
-    /// Sends the calls of a resource, as many at a time as there are permits. A call begins when its permit is near, so
-    /// that nothing is written for a call that has to wait for longer. Such a call takes a new turn.
-    async fn send_within_limits(&self, resource: Resource, mut waiting: VecDeque<&mut Delivery>) {
-        let until = self.received_at + LONGEST_WAIT;
-        let mut under_way = FuturesUnordered::new();
-        while !waiting.is_empty() {
-            let available = match self.door.permits.available(&resource, waiting.len()).await {
-                Ok(available) => available,
-                Err(error) => {
-                    tracing::warn!(%resource, %error, "queued calls wait");
-                    let again = self.relay.now() + SOON;
-                    waiting.drain(..).for_each(|delivery| delivery.fate = Some(Fate::Again(again)));
-                    break;
-                }
-            };
-            let now = self.relay.now();
-            let in_time = available.iter().take_while(|at| **at <= until).count();
-            for (delivery, at) in waiting.drain(in_time..).zip(&available[in_time..]) {
-                delivery.fate = Some(Fate::NewTurn(*at));
-            }
-            let near = available.iter().take_while(|at| **at <= now + LEAD).count().min(AT_ONCE);
-            let time = TakeTime { from: now + LEAD, until };
-            under_way.extend(waiting.drain(..near.min(in_time)).map(|delivery| self.send(delivery, time)));
-            // The calls that have just begun take their permits before the next look.
-            let next = available.get(near).map_or(now, |at| *at - LEAD).max(now + LEAD + SETTLE);
-            let pause = tokio::time::sleep(next.since(now)).fuse();
-            let mut pause = pin!(pause);
-            while !waiting.is_empty() && !pause.is_terminated() {
-                tokio::select! {
-                    () = &mut pause => {}
-                    Some(()) = under_way.next() => {}
-                }
-            }
-        }
-        under_way.collect::<()>().await;
+        let undecided = deliveries.iter_mut().filter(|delivery| delivery.fate.is_none());
+        join_all(undecided.map(|delivery| self.send(delivery))).await;
     }
 
     /// Gives new turns to the messages that the limits have refused.
@@ -274,10 +227,11 @@ impl Batch<'_> {
     }
 
     /// Sends the call of a message.
-    async fn send(&self, delivery: &mut Delivery, time: TakeTime) {
+    async fn send(&self, delivery: &mut Delivery) {
         let Some(authorized) = &delivery.call else { return };
         let Carried { id, tries, .. } = &delivery.message.carried;
-        let call = QueuedCall { message_id: id, authorized, tries: *tries, time };
+        let wait_until = self.received_at + LONGEST_WAIT;
+        let call = QueuedCall { message_id: id, authorized, tries: *tries, wait_until };
         let next = Box::pin(self.relay.call_queued(call, &self.door.permits, self.invocation)).await;
         delivery.fate = Some(match next {
             Next::End(end) => Fate::End(end),

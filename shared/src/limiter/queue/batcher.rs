@@ -37,6 +37,8 @@ enum Step {
         ahead: u32,
     },
     Nap(Duration),
+    /// Read the item, for background requests only.
+    Look,
     End,
 }
 
@@ -65,6 +67,12 @@ impl Batcher {
                 Step::End => {
                     self.ended = true;
                     return;
+                }
+                Step::Look => {
+                    if let Err(error) = self.queue.look().await {
+                        self.fail_all(error);
+                    }
+                    continue;
                 }
                 Step::Nap(length) => {
                     let _ = tokio::time::timeout(length, self.queue.changed.notified()).await;
@@ -132,6 +140,16 @@ impl Batcher {
         }
         let mut wanted = state.wanted(now);
         let memory = &state.memory;
+        if wanted.background > 0 {
+            let opens_in = memory.snapshot(now).map(|snapshot| wanted.opens_at(snapshot, now).since(now));
+            match opens_in {
+                None if wanted.callers == 0 => return Step::Look,
+                Some(nap) if wanted.callers == 0 && !nap.is_zero() => return Step::Nap(nap.min(LONGEST_NAP)),
+                Some(nap) if nap.is_zero() => {}
+                // Callers do not wait for background requests.
+                _ => wanted.background = 0,
+            }
+        }
         // The share of a caller is not taken ahead: a lapsed permit would be a large part of it.
         let known = memory.snapshot(now).filter(|_| self.queue.burst_kind == LimitKind::Burst);
         // Nor is anything taken ahead while writes are slow: their slots lie far ahead. A write for background requests only

@@ -72,7 +72,10 @@ struct State {
     has_batcher: bool,
     memory: Memory,
     callers_use: CallersUse,
+    /// The time of the writes of permits.
     write_time: WriteTime,
+    /// The time between a background permit and its request.
+    intent_time: WriteTime,
     /// Permits that no waiter wants yet, oldest first. The next caller gets one without a write. Background requests get
     /// none, because they leave places for callers.
     spare: VecDeque<Permit>,
@@ -102,6 +105,7 @@ impl WaiterQueue {
             memory: Memory::new(policy),
             callers_use: CallersUse::default(),
             write_time: WriteTime::default(),
+            intent_time: WriteTime::default(),
             spare: VecDeque::new(),
             demand: Demand::default(),
             used_at: clock.now(),
@@ -143,6 +147,10 @@ impl WaiterQueue {
             }
             let batcher =
                 (!std::mem::replace(&mut state.has_batcher, true)).then(|| Batcher::new(Arc::clone(self)).run());
+            if request.class == Class::Caller && state.waiters.iter().any(|waiter| waiter.class != Class::Caller) {
+                // The batcher may nap until background requests get their permits.
+                self.changed.notify_one();
+            }
             (Ticket::new(self, &mut state, request), RunningBatcher::new(batcher))
         };
         batcher.until(ticket.wait()).await
@@ -159,12 +167,12 @@ impl WaiterQueue {
         self.state().memory.recent(now).map(|snapshot| snapshot.usage(now))
     }
 
-    /// Reads the item, if this process has not seen it for `age`, or for an interval.
-    pub(crate) async fn look(&self, age: Duration) -> Result<(), StoreError> {
+    /// Reads the item, if this process has not seen it for an interval.
+    pub(crate) async fn look(&self) -> Result<(), StoreError> {
         let is_recent = || {
             let (state, now) = (self.state(), self.clock.now());
             let snapshot = state.memory.snapshot(now);
-            snapshot.is_some_and(|snapshot| now.since(snapshot.seen_at()) < age.min(snapshot.limits().interval))
+            snapshot.is_some_and(|snapshot| now.since(snapshot.seen_at()) < snapshot.limits().interval)
         };
         if is_recent() {
             return Ok(());
@@ -188,13 +196,9 @@ impl WaiterQueue {
         }
     }
 
-    /// The instants from which `count` permits of a class are available, if nobody else takes any.
-    pub(crate) fn next_available(&self, count: usize, class: Class) -> Vec<Millis> {
-        let (state, now) = (self.state(), self.clock.now());
-        let Some(snapshot) = state.memory.snapshot(now) else { return vec![now; count] };
-        let ahead =
-            u32::try_from(state.ahead_of(class)).unwrap_or(u32::MAX).saturating_add(state.kept(class, snapshot, now));
-        (ahead..).take(count).map(|ahead| snapshot.next_available(ahead, now).at).collect()
+    /// Notes the time between a background permit and its request.
+    pub(crate) fn note_intent(&self, took: Duration) {
+        self.state().intent_time.note(took);
     }
 
     /// Gives an unused permit to the next waiter of this process.
@@ -402,7 +406,7 @@ impl State {
             callers: count(callers),
             background: count(self.waiters.len() - callers),
             kept: kept.unwrap_or_default(),
-            quick: self.write_time.quick(),
+            quick: self.write_time.quick(self.intent_time),
         }
     }
 

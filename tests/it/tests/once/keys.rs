@@ -16,6 +16,10 @@ it::stories!(
     a_key_belongs_to_a_caller_and_a_resource,
     another_request_with_the_key_is_refused,
     many_senders_send_once,
+    a_replay_takes_no_permit,
+    a_sender_that_dies_without_a_permit_leaves_no_record,
+    the_loser_of_a_race_hands_its_permit_on,
+    a_request_that_is_too_late_for_its_permit_gets_another_one,
     a_key_twice_in_a_batch_is_refused,
     a_dead_sender_is_followed_only_if_the_request_is_repeatable,
     refusals_of_the_relay_release_the_key,
@@ -178,6 +182,77 @@ async fn many_senders_send_once(world: World) {
     let waiting = answers.iter().find(|answer| answer.status() == 409).expect("one of them");
     assert_eq!(waiting.header("retry-after"), Some("1"));
     assert!(processes[3].send(&request).await.is_replayed());
+    world.end().await;
+}
+
+/// A request without a key.
+fn unkeyed() -> Value {
+    let mut request = keyed("none", "GET", "/echo");
+    request["idempotency_key"] = Value::Null;
+    request
+}
+
+async fn a_replay_takes_no_permit(world: World) {
+    installed(&world).await;
+    let process = Process::start_with(&world, &[("BURST_LIMIT", "1")]).await;
+    let created = process.send(&keyed("k", "POST", "/contacts/")).await;
+    assert_eq!(process.send(&unkeyed()).await.refusal(), (429, "burst_limited"), "the only permit is used");
+    let again = process.send(&keyed("k", "POST", "/contacts/")).await;
+    assert_eq!((again.status(), again.is_replayed(), &again.0["body"]), (201, true, &created.0["body"]));
+    assert_eq!(process.send(&keyed("l", "POST", "/contacts/")).await.refusal(), (429, "burst_limited"));
+    assert_eq!(process.proxy.calls(Call::Intent), 1, "a refused request leaves no record");
+    world.end().await;
+}
+
+async fn a_sender_that_dies_without_a_permit_leaves_no_record(world: World) {
+    let process = installed(&world).await;
+    for method in ["POST", "PATCH", "PUT"] {
+        let dying = Process::start(&world).await;
+        let request = keyed(method, method, "/echo");
+        let gate = dying.proxy.hold(Call::Permit);
+        tokio::select! {
+            answer = dying.send(&request) => panic!("{answer:?}"),
+            () = gate.reached() => {}
+        }
+        let sent = process.send(&request).await;
+        assert_eq!((sent.status(), sent.is_replayed()), (200, false), "{method}: {sent:?}");
+    }
+    assert_eq!(arrived(&world), 3);
+    world.end().await;
+}
+
+async fn the_loser_of_a_race_hands_its_permit_on(world: World) {
+    installed(&world).await;
+    let process = Process::start_with(&world, &[("BURST_LIMIT", "2")]).await;
+    let request = keyed("k", "POST", "/contacts/");
+    let gate = process.proxy.hold(Call::Intent);
+    let both_have_permits = async {
+        it::world::until("two intents", async || process.proxy.calls(Call::Intent) == 2).await;
+        gate.open();
+    };
+    let (answers, ()) = tokio::join!(join_all((0..2).map(|_| process.send(&request))), both_have_permits);
+    let created = answers.iter().filter(|answer| answer.status() == 201 && !answer.is_replayed()).count();
+    assert_eq!((created, arrived(&world)), (1, 1), "{answers:?}");
+    let next = process.send(&unkeyed()).await;
+    assert_eq!((next.status(), arrived(&world)), (200, 2), "the second permit was not used: {next:?}");
+    assert_eq!(process.send(&unkeyed()).await.refusal(), (429, "burst_limited"));
+    world.end().await;
+}
+
+async fn a_request_that_is_too_late_for_its_permit_gets_another_one(world: World) {
+    let process = installed(&world).await;
+    let request = keyed("k", "POST", "/contacts/");
+    let gate = process.proxy.hold_answer(Call::Intent);
+    let late = async {
+        gate.reached().await;
+        world.advance(Duration::from_secs(2));
+        gate.open();
+    };
+    let (sent, ()) = tokio::join!(process.send(&request), late);
+    assert_eq!((sent.status(), sent.is_replayed(), arrived(&world)), (201, false, 1), "{sent:?}");
+    let writes = [Call::Intent, Call::Outcome].map(|call| process.proxy.calls(call));
+    assert_eq!(writes, [2; 2], "the first intent was released");
+    assert!(process.send(&request).await.is_replayed());
     world.end().await;
 }
 

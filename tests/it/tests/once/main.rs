@@ -25,9 +25,14 @@ pub(crate) struct Process {
 impl Process {
     /// Starts a process. The callers `a` and `b` may do everything.
     pub(crate) async fn start(world: &World) -> Self {
+        Self::start_with(world, &[]).await
+    }
+
+    /// Starts a process with further environment variables.
+    pub(crate) async fn start_with(world: &World, further: &[(&'static str, &str)]) -> Self {
         let callers = json!({ "callers": [{ "id": "a", "aliases": ["a"] }, { "id": "b", "aliases": ["b"] }] });
         world.secrets.put(CALLERS, callers.to_string());
-        let (app, proxy) = world.app(world.clock.clone(), world.market.url(), &[]).await;
+        let (app, proxy) = world.app(world.clock.clone(), world.market.url(), further).await;
         Self { relay: Relay::new(app, CALLERS), proxy }
     }
 

@@ -99,6 +99,41 @@ async fn a_released_record_is_free_at_once(engine: &Engine) {
     assert!(!table.end_call(&id, &owner, &CallOutcome::Released, NOW + DAY, NOW).await.expect("a write"));
 }
 
+/// Several processes record one request at the same time, some as sent and some as refused.
+async fn a_request_is_either_sent_or_recorded_as_unsent(engine: &Engine) {
+    let table = engine.table().await;
+    let tables: Vec<_> = (0..12).map(|_| Table { client: engine.client().0, name: table.name.clone() }).collect();
+    let (request, refused) = (request("POST"), CallOutcome::Answered((404, Some(vec![3]))));
+    for round in 0..10 {
+        let id = id(&format!("unsent-{round}"));
+        let writes = tables.iter().enumerate().map(|(number, table)| {
+            let (id, request, refused) = (&id, &request, &refused);
+            async move {
+                let (owner, intent) = (LeaseOwner::new(), intent(request, NOW));
+                if number % 2 == 0 {
+                    return table.claim_call(id, &owner, &intent, NOW).await.expect("a write");
+                }
+                let write = table.record_call(id, &owner, &intent, refused, NOW).await.expect("a write");
+                // The SDK repeats a write whose answer was lost.
+                let again = table.record_call(id, &owner, &intent, refused, NOW).await.expect("a write");
+                assert_eq!(write.is_applied(), again.is_applied());
+                write
+            }
+        });
+        let writes = join_all(writes).await;
+        let left = table.call(&id, NOW).await.expect("a read").expect("a record").progress;
+        let winner = writes.iter().position(Write::is_applied).expect("one");
+        let expected = if winner % 2 == 0 {
+            CallProgress::InFlight(NOW + LEASE)
+        } else {
+            CallProgress::Answered((404, Some(vec![3])))
+        };
+        assert_eq!(left, expected);
+        let lost: Vec<_> = writes.into_iter().filter(|write| !write.is_applied()).map(found).collect();
+        assert_eq!(lost, vec![expected; 11]);
+    }
+}
+
 async fn only_an_unknown_record_is_resolved(engine: &Engine) {
     let table = engine.table().await;
     let request = request("POST");
@@ -174,6 +209,7 @@ async fn records(kind: Kind, test: &str) {
     let Some(engine) = Engine::start(kind, test).await else { return };
     one_of_many_processes_claims_a_record(&engine).await;
     a_released_record_is_free_at_once(&engine).await;
+    a_request_is_either_sent_or_recorded_as_unsent(&engine).await;
     only_an_unknown_record_is_resolved(&engine).await;
     each_window_of_a_schedule_has_its_turns_once(&engine).await;
 }

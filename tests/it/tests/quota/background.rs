@@ -5,16 +5,10 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use it::dynamo::Engine;
 use shared::domain::clock::Clock;
-use shared::domain::clock::Millis;
 use shared::domain::limits::Limits;
-use shared::limiter::{Background, LimitKind, LimiterError, TakeTime};
+use shared::limiter::{Background, LimitKind, LimiterError};
 
 use crate::{START, TEN_SECONDS, location, process, refused};
-
-/// Now or never.
-fn at(now: Millis) -> TakeTime {
-    TakeTime { from: now, until: now }
-}
 
 pub(crate) async fn background_permits_leave_places_for_callers(engine: &Engine) {
     let (clock, table) = (Clock::manual(START), engine.table().await);
@@ -25,7 +19,7 @@ pub(crate) async fn background_permits_leave_places_for_callers(engine: &Engine)
     }
     // Several processes of the queue take as many permits as they get.
     let queues: Vec<_> = (0..4).map(|_| Background::new(process(engine, &table, &clock, TEN_SECONDS).0, 500)).collect();
-    let take = |queue: usize| queues[queue % 4].take(&resource, None, at(START));
+    let take = |queue: usize| queues[queue % 4].take(&resource, None, START);
     let taken = join_all((0..200).map(take)).await;
     let count = taken.iter().filter(|permit| permit.is_ok()).count();
     assert_eq!(count, 80, "20 are in use by callers");
@@ -36,7 +30,7 @@ pub(crate) async fn background_permits_leave_places_for_callers(engine: &Engine)
 
     // An interval later, what callers used before is theirs, although none of them has called yet.
     clock.advance(Duration::from_millis(10_800));
-    let taken = join_all((0..200).map(|number| queues[number % 4].take(&resource, None, at(clock.now())))).await;
+    let taken = join_all((0..200).map(|number| queues[number % 4].take(&resource, None, clock.now()))).await;
     let count = taken.iter().filter(|permit| permit.is_ok()).count();
     assert_eq!(count, 80, "the queue has seen 20");
     for _ in 0..20 {
@@ -46,7 +40,7 @@ pub(crate) async fn background_permits_leave_places_for_callers(engine: &Engine)
     // Another process that begins now sees the same.
     clock.advance(Duration::from_millis(10_800));
     let fresh = Background::new(process(engine, &table, &clock, TEN_SECONDS).0, 500);
-    let taken = join_all((0..120).map(|_| fresh.take(&resource, None, at(clock.now())))).await;
+    let taken = join_all((0..120).map(|_| fresh.take(&resource, None, clock.now()))).await;
     assert_eq!(
         taken.iter().filter(|permit| permit.is_ok()).count(),
         100,
@@ -60,13 +54,13 @@ pub(crate) async fn the_reserve_has_a_bound(engine: &Engine) {
     let limits = Limits { burst: 10, ..TEN_SECONDS };
     let callers = process(engine, &table, &clock, limits).0;
     let queue = Background::new(process(engine, &table, &clock, limits).0, 300);
-    queue.take(&resource, None, at(START)).await.expect("free");
+    queue.take(&resource, None, START).await.expect("free");
     for _ in 0..9 {
         callers.take(&resource, None).await.expect("free");
     }
-    assert!(queue.take(&resource, None, at(START)).await.is_err());
+    assert!(queue.take(&resource, None, START).await.is_err());
     clock.advance(Duration::from_millis(10_800));
-    let taken = join_all((0..20).map(|_| queue.take(&resource, None, at(clock.now())))).await;
+    let taken = join_all((0..20).map(|_| queue.take(&resource, None, clock.now()))).await;
     assert_eq!(
         taken.iter().filter(|permit| permit.is_ok()).count(),
         7,
@@ -79,9 +73,9 @@ pub(crate) async fn a_caller_with_a_share_has_it_in_the_queue_too(engine: &Engin
     let resource = location();
     let queue = Background::new(process(engine, &table, &clock, TEN_SECONDS).0, 500);
     for _ in 0..3 {
-        queue.take(&resource, Some(("billing", 3)), at(START)).await.expect("free");
+        queue.take(&resource, Some(("billing", 3)), START).await.expect("free");
     }
-    let refusal = refused(queue.take(&resource, Some(("billing", 3)), at(START)).await);
+    let refusal = refused(queue.take(&resource, Some(("billing", 3)), START).await);
     assert_eq!(refusal.limit, LimitKind::Caller);
-    queue.take(&resource, None, at(START)).await.expect("others are not bound");
+    queue.take(&resource, None, START).await.expect("others are not bound");
 }
