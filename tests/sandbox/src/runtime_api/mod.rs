@@ -190,6 +190,13 @@ impl RuntimeApi {
         self.inner.state().polls.get(function).copied().unwrap_or_default()
     }
 
+    /// Returns the names of the workers of this function that have taken an invocation and not yet answered it.
+    pub fn busy(&self, function: &str) -> BTreeSet<String> {
+        let state = self.inner.state();
+        let taken = state.in_flight.values().filter(|job| job.function == function);
+        taken.map(|job| job.worker.clone()).collect()
+    }
+
     /// Returns the number of invocations that workers of this function have taken and not yet answered.
     pub fn in_flight(&self, function: &str) -> usize {
         self.inner.state().in_flight.values().filter(|job| job.function == function).count()
@@ -357,7 +364,7 @@ mod tests {
             tokio::spawn(async move { runtime.invoke_json("relay", &json!({}), Invocation::default()).await })
         };
         let job = poll(&runtime, "w2").await;
-        assert_eq!(runtime.in_flight("relay"), 1);
+        assert_eq!((runtime.in_flight("relay"), runtime.busy("relay")), (1, ["w2".to_owned()].into()));
         runtime.worker_ended("relay", "w1", "signal: 9");
         assert_eq!(runtime.in_flight("relay"), 1, "another worker's end is not this one's");
         runtime.worker_ended("relay", "w2", "signal: 9");
