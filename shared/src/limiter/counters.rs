@@ -134,6 +134,6 @@ impl Counters {
         let Self { revision, newest, counted, .. } = *next;
         let day = Day { used: next.day.used, ..self.day };
         let (slots, background) = (next.slots.clone(), next.background.clone());
-        *next == Self { revision, newest, counted, day, slots, background, ..self.clone() }
+        *next == Self { revision, newest, slots, counted, background, day, ..self.clone() }
     }
 }

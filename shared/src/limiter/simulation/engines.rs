@@ -17,7 +17,7 @@ use crate::limiter::counters::{Closed, ClosedEndpoints, Counters, Day, LimitKind
 use crate::limiter::decision::{Basis, Permits, Plan, Rewrite, Take};
 use crate::limiter::item;
 use crate::limiter::update::{DayChange, LimitUpdate, ProposalChange};
-use crate::limiter::window::Slot;
+use crate::limiter::window::{MOST_SLOTS, Slot};
 use crate::table::{Table, Write, s};
 
 const SLOT_MS: i64 = 200;
@@ -104,7 +104,8 @@ impl Chance {
     }
 
     fn item(&mut self) -> Counters {
-        let many = if self.rarely() { 106..111 } else { 0..6 };
+        let most = i64::try_from(MOST_SLOTS).expect("few");
+        let many = if self.rarely() { most - 2..most + 3 } else { 0..6 };
         let slots: Vec<_> = (0..self.0.i64(many)).rev().map(|back| (NEWEST - back, self.0.u32(0..3))).collect();
         let sum: u32 = slots.iter().map(|(_, count)| count).sum();
         let ends = if self.rarely() { self.near(NOW.0) } else { NOW.0 + 3_600_000 };
