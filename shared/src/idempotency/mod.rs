@@ -14,7 +14,9 @@ use crate::domain::status::LeaseOwner;
 use crate::seal::vault::Vault;
 use crate::seal::{Field, Place};
 use crate::secrets::SecretError;
-use crate::table::idempotency::{CallId, CallOutcome, CallProgress, Intent, RecordedRequest, SealedAnswer, StoredCall};
+use crate::table::idempotency::{
+    CallId, CallOutcome, CallProgress, Intent, MessageUse, RecordedRequest, SealedAnswer, StoredCall,
+};
 use crate::table::{StoreError, Table, Write};
 
 /// The time for which an idempotency key holds.
@@ -24,8 +26,8 @@ pub const KEY_HOLDS: Duration = Duration::from_hours(24);
 const LEASE_MARGIN: Duration = Duration::from_secs(2);
 /// The longest lease. No Lambda invocation takes longer than 15 minutes.
 const LONGEST_LEASE: Duration = Duration::from_mins(16);
-/// The time limit for the record of an outcome.
-const FOR_THE_OUTCOME: Duration = Duration::from_millis(1_500);
+/// The time of an invocation that the record of an outcome needs at most.
+pub const FOR_THE_OUTCOME: Duration = Duration::from_secs(1);
 
 /// Records keyed requests in the table.
 #[derive(Clone)]
@@ -46,6 +48,18 @@ pub struct Recordable {
     pub is_repeatable: bool,
     /// The time for which the record is kept.
     pub kept: Duration,
+    /// The id of the message of the queue that sends the request. An idempotency key holds for [`KEY_HOLDS`], and the
+    /// record for its message for longer.
+    pub message: Option<String>,
+}
+
+impl Recordable {
+    fn intent(&self, lease_ends_at: Millis, now: Millis) -> Intent<'_> {
+        let key_holds_until = now + KEY_HOLDS;
+        let message = self.message.as_deref().map(|id| MessageUse { id, key_holds_until });
+        let Self { request, is_repeatable, kept, .. } = self;
+        Intent { request, is_repeatable: *is_repeatable, lease_ends_at, kept_until: now + *kept, message }
+    }
 }
 
 /// The lease of a recorded request. Its holder may send the request.
@@ -87,6 +101,14 @@ pub enum Ending {
     Executed(RecordedAnswer),
     /// The request was certainly not executed.
     NotExecuted,
+    /// The call of a message of the queue has ended, but its request was certainly not executed, or may be sent again. The
+    /// record holds for that message only, not for its idempotency key.
+    OfMessage {
+        /// The answer.
+        answer: RecordedAnswer,
+        /// True if it is unknown whether the request was executed.
+        is_unknown: bool,
+    },
     /// It is unknown if the request was executed. With an answer that does not say it, the record keeps that answer, even
     /// if the request is repeatable.
     Unknown(Option<RecordedAnswer>),
@@ -115,6 +137,7 @@ impl Recorder {
         Ok(match self.table.call(&call.id, now).await? {
             // Its sender died. It is repeatable, so the next sender may claim it.
             Some(StoredCall { progress: CallProgress::InFlight(until), .. }) if until <= now => None,
+            Some(stored) if !stored.holds_for_all(now) => None,
             Some(stored) => Some(self.found(call, stored).await),
             None => None,
         })
@@ -125,11 +148,9 @@ impl Recorder {
         // Without the data keys the answer could not be recorded.
         self.vault.sealer().await?;
         let now = self.clock.now();
-        let Recordable { id, request, is_repeatable, kept } = call;
-        let (is_repeatable, kept) = (*is_repeatable, *kept);
-        let lease_ends_at = deadline.min(now + LONGEST_LEASE) + LEASE_MARGIN;
-        let intent = Intent { request, is_repeatable, lease_ends_at, kept_until: now + kept };
-        let claim = Claim { id: id.clone(), owner: LeaseOwner::new(), is_repeatable, kept };
+        let intent = call.intent(deadline.min(now + LONGEST_LEASE) + LEASE_MARGIN, now);
+        let (id, is_repeatable, kept) = (call.id.clone(), call.is_repeatable, call.kept);
+        let claim = Claim { id, owner: LeaseOwner::new(), is_repeatable, kept };
         match self.table.claim_call(&claim.id, &claim.owner, &intent, now).await {
             Ok(Write::Applied(_)) => Ok(Begun::Claimed(claim)),
             Ok(Write::Conflict(stored)) => Ok(Begun::Found(self.found(call, stored).await)),
@@ -142,14 +163,13 @@ impl Recorder {
         }
     }
 
-    /// Records the answer to a request that is not sent. One write does it, so a process that dies leaves no intent.
-    /// Returns the record of an equal request, if there is one.
+    /// Records the answer to the message of a request that is not sent. One write does it, so a process that dies leaves no
+    /// intent. Returns the record of an equal request, if there is one.
     pub async fn answer_unsent(&self, call: &Recordable, answer: RecordedAnswer) -> Result<Option<Found>, RecordError> {
         let now = self.clock.now();
-        let outcome = self.outcome(&call.id, Ending::Executed(answer)).await?;
-        let Recordable { id, request, is_repeatable, kept } = call;
-        let intent = Intent { request, is_repeatable: *is_repeatable, lease_ends_at: now, kept_until: now + *kept };
-        match self.table.record_call(id, &LeaseOwner::new(), &intent, &outcome, now).await? {
+        let outcome = self.outcome(&call.id, Ending::OfMessage { answer, is_unknown: false }).await?;
+        let (owner, intent) = (LeaseOwner::new(), call.intent(now, now));
+        match self.table.record_call(&call.id, &owner, &intent, &outcome, now).await? {
             Write::Applied(_) => Ok(None),
             Write::Conflict(stored) => Ok(Some(self.found(call, stored).await)),
             Write::NotFound => Err(vanished()),
@@ -177,7 +197,7 @@ impl Recorder {
     /// Records the end of a call. If the table does not take the record, the lease expires, and then the outcome of a
     /// request that is not repeatable is unknown.
     pub async fn end(&self, claim: Claim, ending: Ending) {
-        let recording = tokio::time::timeout(FOR_THE_OUTCOME, Box::pin(self.record(&claim, ending))).await;
+        let recording = tokio::time::timeout(FOR_THE_OUTCOME.mul_f32(0.9), Box::pin(self.record(&claim, ending))).await;
         let error = match recording {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),
@@ -208,6 +228,9 @@ impl Recorder {
     async fn outcome(&self, id: &CallId, ending: Ending) -> Result<CallOutcome, SecretError> {
         Ok(match ending {
             Ending::Executed(answer) => CallOutcome::Answered(self.seal(id, &answer).await?),
+            Ending::OfMessage { answer, is_unknown } => {
+                CallOutcome::OfMessage { answer: self.seal(id, &answer).await?, is_unknown }
+            }
             Ending::Unknown(Some(answer)) => CallOutcome::Unknown(Some(self.seal(id, &answer).await?)),
             Ending::Unknown(None) => CallOutcome::Unknown(None),
             Ending::NotExecuted => CallOutcome::Released,

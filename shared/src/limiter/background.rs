@@ -76,11 +76,12 @@ impl Background {
         self.limiter.queue_of(to.resource).local_refusal(self.request(to, latest))
     }
 
-    /// The pattern of the schedule of a resource's queued calls: the limits, and what callers leave of them.
+    /// The pattern of the schedule of a resource's queued calls: the limits, and what callers leave of them. `share` is the
+    /// size of the caller's own share, if it has one.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn pattern(&self, resource: &Resource) -> Result<Pattern, StoreError> {
+    pub async fn pattern(&self, resource: &Resource, share: Option<u32>) -> Result<Pattern, StoreError> {
         let queue = self.limiter.queue_of(resource);
         queue.look().await?;
         let (limits, reserved) = queue.limits_and_reserved(self.class);
@@ -90,6 +91,7 @@ impl Background {
         let (taken_at, slot) = (window.expires_at(0) + YIELD, window.slot_at(window.expires_at(0) + YIELD));
         let slots = if taken_at + QUICKEST <= window.end(slot) { slot - 1 } else { slot };
         let within = window.start(slots).since(window.start(0));
-        Ok(Pattern { calls: limits.burst.saturating_sub(reserved).max(1), within })
+        let calls = limits.burst.saturating_sub(reserved).min(share.unwrap_or(u32::MAX)).max(1);
+        Ok(Pattern { calls, within })
     }
 }

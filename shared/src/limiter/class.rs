@@ -2,7 +2,8 @@
 //!
 //! Callers come first: background permits are given only if no caller of the process waits, and they leave places for the
 //! callers of all processes. The item counts background permits by slot, so every process knows how many permits callers
-//! have used. What callers used within the last two intervals, up to a part of the limit, is kept for them. Pure.
+//! have used. What callers used within the last two intervals, up to a part of the limit, is kept for them, as far as the
+//! process has seen it. Pure.
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -22,6 +22,16 @@ pub enum LimitKind {
 }
 
 impl LimitKind {
+    /// The name in refusals and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Burst => "burst",
+            Self::Daily => "daily",
+            Self::Caller => "caller",
+            Self::Endpoint => "endpoint",
+        }
+    }
+
     /// The stored name (`closed_by`) of the limit because of which the platform closed a resource.
     pub(crate) fn to_text(self) -> &'static str {
         if self == Self::Daily { "daily" } else { "burst" }

@@ -120,7 +120,11 @@ fn decide(memory: &Memory, now: Millis, lead: Duration, wanted: Wanted, replaces
     // Background permits need the item, to know what callers use.
     let wanted = if is_known { wanted } else { wanted.callers.into() };
     let free = snapshot.free(now, replaced);
-    let (callers, background) = wanted.granted(if snapshot.needs_probe(now) { free.min(1) } else { free });
+    let (mut callers, mut background) = wanted.granted(free);
+    if snapshot.needs_probe(now) {
+        callers = callers.min(1);
+        background = background.min(1 - callers);
+    }
     let count = callers + background;
     if count == 0 {
         return None;

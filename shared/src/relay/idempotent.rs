@@ -8,19 +8,17 @@ use aws_lc_rs::digest::{Context, SHA256};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::answer::Answer;
-use super::call::{Call, Pacing, Timings};
+use super::call::{Call, Pacing, Stop, Timings};
 use super::refused::Refused;
 use super::retry::Execution;
 use super::{Invocation, Performed, Relay, charges, headers};
 use crate::caller::Authorized;
 use crate::domain::clock::Millis;
-use crate::idempotency::{Ending, Found, KEY_HOLDS, RecordError, Recordable, RecordedAnswer};
+use crate::idempotency::{Ending, FOR_THE_OUTCOME, Found, KEY_HOLDS, RecordError, Recordable, RecordedAnswer};
+use crate::limiter::LimitKind;
 use crate::request::Request;
 use crate::request::idempotency_key::IdempotencyKey;
 use crate::table::idempotency::{CallId, CallProgress, RecordedRequest, StoredCall};
-
-/// The time of a keyed request that is kept for the record of its outcome.
-const FOR_THE_OUTCOME: Duration = Duration::from_secs(1);
 
 /// The time after which an unknown charge is looked up again, if the platform did not list its charges.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
@@ -65,10 +63,9 @@ pub fn fingerprint(request: &Request) -> String {
 }
 
 /// The record of a request of this caller, by which an operator can find it.
-pub fn recorded_request(authorized: &Authorized) -> RecordedRequest {
-    let request = authorized.request();
+pub fn recorded_request(caller: &str, request: &Request) -> RecordedRequest {
     RecordedRequest {
-        caller: authorized.caller().id().to_owned(),
+        caller: caller.to_owned(),
         resource: request.resource.to_string(),
         method: request.method.to_string(),
         path: request.path.as_str().to_owned(),
@@ -76,8 +73,8 @@ pub fn recorded_request(authorized: &Authorized) -> RecordedRequest {
     }
 }
 
-/// True if a request with a key may be sent again after an unknown outcome.
-fn is_repeatable(method: &Method) -> bool {
+/// True if a recorded request may be sent again after an unknown outcome.
+pub(super) fn is_repeatable(method: &Method) -> bool {
     method != Method::POST && method != Method::PATCH
 }
 
@@ -90,11 +87,13 @@ impl Relay {
         invocation: &Invocation,
     ) -> Performed {
         let deadline = invocation.deadline - FOR_THE_OUTCOME;
+        let (caller, request) = (authorized.caller().id(), authorized.request());
         let recordable = Recordable {
-            id: CallId::of_key(authorized.caller().id(), &authorized.request().resource, key.as_str()),
-            request: recorded_request(authorized),
-            is_repeatable: is_repeatable(&authorized.request().method),
+            id: CallId::of_key(caller, &request.resource, key.as_str()),
+            request: recorded_request(caller, request),
+            is_repeatable: is_repeatable(&request.method),
             kept: KEY_HOLDS,
+            message: None,
         };
         // A replay takes no permit and needs no token, so the record is read first.
         match self.find(authorized, &recordable, deadline).await {
@@ -119,10 +118,13 @@ impl Relay {
         let by_record = |error: RecordError| Refused::by_record(&error, self.now());
         let found = self.recorder.find(recordable).await.map_err(by_record)?;
         if let Some(Found::Unknown(seen, _)) = &found {
-            let looked_up = Box::pin(self.resolve_charge(authorized, &recordable.id, seen, deadline));
+            let looked_up = Box::pin(self.resolve_charge(authorized, &recordable.id, seen, deadline, Pacing::Caller));
             match looked_up.await.map_err(by_record)? {
                 Resolved::Known => return self.recorder.find(recordable).await.map_err(by_record),
                 Resolved::AskAgain(at) => return Err(Refused::by_unknown_charge(at)),
+                Resolved::NotAsked(_, at) => {
+                    return Err(Refused::by_unknown_charge(at.max(self.now() + ASK_AGAIN)));
+                }
                 Resolved::Never => {}
             }
         }
@@ -136,14 +138,18 @@ impl Relay {
         id: &CallId,
         seen: &StoredCall,
         deadline: Millis,
+        pacing: Pacing<'_>,
     ) -> Result<Resolved, RecordError> {
         let CallProgress::Unknown { since, .. } = seen.progress else { return Ok(Resolved::Never) };
         let request = authorized.request();
         let Some((event_id, question)) = charges::question(request) else { return Ok(Resolved::Never) };
         let visible_at = since + charges::VISIBLE_AFTER;
-        let mut call = Call::new(self, authorized.caller(), &question, deadline, Pacing::Caller, None);
+        let mut call = Call::new(self, authorized.caller(), &question, deadline, pacing, None);
         let reply = match call.run().await {
             Ok(reply) if reply.status == StatusCode::OK => reply,
+            Err(Stop::Refused(Refused { limit: Some(limit), problem, .. })) => {
+                return Ok(Resolved::NotAsked(limit, problem.retry_at.unwrap_or_default()));
+            }
             _ => return Ok(Resolved::AskAgain(visible_at.max(self.now() + ASK_AGAIN))),
         };
         let ending = match charges::find(&reply.body, &event_id) {
@@ -164,6 +170,8 @@ pub(super) enum Resolved {
     Known,
     /// It may be known at this instant.
     AskAgain(Millis),
+    /// This limit did not permit the question. It may until this instant.
+    NotAsked(LimitKind, Millis),
     /// The request is no charge that can be looked up.
     Never,
 }

@@ -31,7 +31,7 @@ use crate::domain::problem::{Code, Problem};
 use crate::domain::qualifier::InvocationKind;
 use crate::domain::resource::Resource;
 use crate::idempotency::{Claim, Found, Recordable, Recorder};
-use crate::limiter::{Limiter, Meter, Usage};
+use crate::limiter::{LimitKind, Limiter, Meter, Usage};
 use crate::request::target_ids::RequestParts;
 use crate::request::{UntargetedRequest, mcp};
 use crate::secrets::Secret;
@@ -286,7 +286,8 @@ struct Entry<'a> {
 
 impl<'a> Entry<'a> {
     fn of_refusal(refused: &'a Refused) -> Self {
-        let (code, cause, limit) = (refused.problem.code, refused.cause.as_deref(), refused.limit());
+        let (code, cause, limit) =
+            (refused.problem.code, refused.cause.as_deref(), refused.limit.map(LimitKind::as_str));
         Self { source: AnswerSource::Relay, status: code.status(), outcome: code.as_str(), cause, limit }
     }
 }

@@ -1,23 +1,25 @@
 //! Calls of the queue, for which nobody waits. Each ends once: in an answer, a refusal, or an unknown outcome.
 //!
 //! A call is recorded like a keyed request, by its idempotency key or by the id of its message, for longer than a queue
-//! keeps messages. A repeated delivery finds the record, so it has the same end.
+//! keeps messages. A repeated delivery finds the record, so it has the same end. An idempotency key holds no longer than
+//! without a queue: after that, the record is for its message only.
 
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::StatusCode;
 
 use super::answer::Answer;
 use super::call::Pacing;
-use super::idempotent::{Resolved, recorded_request};
+use super::idempotent::{Resolved, is_repeatable, recorded_request};
 use super::refused::Refused;
 use super::retry::Execution;
 use super::{Invocation, Performed, Relay, charges};
 use crate::caller::Authorized;
 use crate::domain::clock::Millis;
 use crate::domain::problem::Code;
-use crate::idempotency::{Ending, Found, Recordable, RecordedAnswer};
+use crate::idempotency::{Ending, Found, RecordError, Recordable, RecordedAnswer};
 use crate::limiter::{Background, LimitKind};
+use crate::request::Request;
 use crate::table::idempotency::CallId;
 
 /// The time for which the end of a queued call is remembered. SQS keeps messages for 14 days at most.
@@ -45,6 +47,8 @@ pub struct QueuedCall<'a> {
     pub authorized: &'a Authorized,
     /// The earlier tries of the call.
     pub tries: u32,
+    /// The number of times that the request was sent by them.
+    pub attempts: u32,
     /// The call waits for its permit until then.
     pub wait_until: Millis,
 }
@@ -54,12 +58,20 @@ pub struct QueuedCall<'a> {
 pub enum Next {
     /// The call has ended.
     End(Box<End>),
-    /// The call needs another turn, not before this instant, because a limit is reached.
-    Turn(Millis),
+    /// The call needs another turn, not before this instant, because this limit is reached.
+    Turn(Millis, LimitKind),
     /// The call is to be delivered again at this instant.
     Again(Millis),
+    /// The call could not be sent or recorded. It is to be delivered again after a pause that grows, and not before this
+    /// instant.
+    Later(Millis),
     /// The call was tried without success. It is to be delivered again at this instant, and its tries are to be counted.
-    Retry(Millis),
+    Retry {
+        /// The instant.
+        at: Millis,
+        /// The number of times that the request was sent in this try.
+        attempts: u32,
+    },
 }
 
 /// The end of a call.
@@ -111,84 +123,91 @@ impl End {
 impl Relay {
     /// Sends a call of the queue, or finds its end.
     pub async fn call_queued(&self, call: QueuedCall<'_>, permits: &Background, invocation: &Invocation) -> Next {
-        let QueuedCall { message_id, authorized, tries, wait_until } = call;
+        let QueuedCall { message_id, authorized, wait_until, .. } = call;
         let request = authorized.request();
         let started = self.now();
         let quarter = invocation.deadline.since(started) / 4;
         let deadline = invocation.deadline - FOR_THE_END.min(quarter);
-        let wait_until = wait_until.min(started + quarter);
-        if let Some(refusal) = permits.local_refusal(request.endpoint(), wait_until) {
-            return after_refusal(refusal.limit == LimitKind::Endpoint, refusal.retry_at);
+        let pacing = Pacing::Background(permits, wait_until.min(started + quarter));
+        if let Some(refusal) = permits.local_refusal(request.endpoint(), wait_until.min(started + quarter)) {
+            return after_refusal(refusal.limit, refusal.retry_at);
         }
-        let is_repeatable = is_repeatable(&request.method);
-        let id = match &request.idempotency_key {
-            Some(key) => CallId::of_key(authorized.caller().id(), &request.resource, key.as_str()),
-            None => CallId::of_message(message_id),
-        };
-        let recordable = Recordable { id, request: recorded_request(authorized), is_repeatable, kept: REMEMBERED };
-        let pacing = Pacing::Background(permits, wait_until);
+        let recordable = recordable(message_id, authorized.caller().id(), request);
         let mut performed = self.perform(authorized, deadline, pacing, Some(&recordable)).await;
         if let Some(found) = performed.found.take() {
-            return Box::pin(self.after_record(found, call, &recordable.id, deadline)).await;
+            return Box::pin(self.after_record(found, call, &recordable.id, deadline, pacing)).await;
         }
         let now = self.now();
-        let opens_at = self.limiter.next_available_at(request.endpoint());
-        let has_key = request.idempotency_key.is_some();
-        let (ending, next) = decide(&performed, is_repeatable, has_key, tries, opens_at, now);
+        let closed = permits.local_refusal(request.endpoint(), now).map(|refusal| (refusal.limit, refusal.retry_at));
+        let (ending, next) = decide(&performed, &call, closed, now);
         let next = match next {
             Next::End(end) if end.outcome == Outcome::Unknown && charges::question(request).is_some() => {
-                Next::Retry(now + charges::VISIBLE_AFTER)
+                Next::Retry { at: now + charges::VISIBLE_AFTER, attempts: performed.timings.attempts }
             }
             next => next,
         };
         match (performed.claim.take(), ending) {
             (Some(claim), ending) => self.recorder.end(claim, ending).await,
             // A repeated delivery must have the same end.
-            (None, Ending::Executed(answer)) => {
+            (None, Ending::OfMessage { answer, .. }) => {
                 match Box::pin(self.recorder.answer_unsent(&recordable, answer)).await {
                     Ok(None) => {}
-                    Ok(Some(found)) => return Box::pin(self.after_record(found, call, &recordable.id, deadline)).await,
-                    Err(error) => {
-                        tracing::warn!(message_id, %error, "the end of a queued call cannot be recorded");
-                        return Next::Again(self.now() + SOON);
+                    Ok(Some(found)) => {
+                        return Box::pin(self.after_record(found, call, &recordable.id, deadline, pacing)).await;
                     }
+                    Err(error) => return self.not_recorded(message_id, &error),
                 }
             }
-            (None, Ending::NotExecuted | Ending::Unknown(_)) => {}
+            (None, Ending::NotExecuted | Ending::Executed(_) | Ending::Unknown(_)) => {}
         }
-        if !matches!(next, Next::Turn(_)) {
+        if !matches!(next, Next::Turn(..)) {
             self.log_performed(authorized, invocation, &performed, started);
         }
         next
     }
 
-    /// Decides what follows from the record of an earlier delivery, or of an equal request. An unknown charge is looked up.
-    async fn after_record(&self, found: Found, call: QueuedCall<'_>, id: &CallId, deadline: Millis) -> Next {
-        let QueuedCall { message_id, authorized, tries, .. } = call;
-        let end = |end| Next::End(Box::new(end));
-        match found {
-            Found::Answered(answer) => {
-                let outcome = outcome_of(&answer);
-                end(End::recorded(*answer, outcome))
+    /// The end of a call that its caller may not make, or the end that an earlier delivery had when the caller still might.
+    pub async fn refuse_queued(&self, message_id: &str, caller: &str, request: &Request, refused: &Refused) -> Next {
+        let now = self.now();
+        let recordable = recordable(message_id, caller, request);
+        let refusal = End::refused(refused, now);
+        match self.recorder.answer_unsent(&recordable, refusal.answer.recorded(0)).await {
+            Ok(None) => {
+                self.log_refused(message_id, refused);
+                Next::End(Box::new(refusal))
             }
-            Found::InProgress(until) => Next::Again(until),
-            Found::Conflict => end(End::refused(&Refused::by_other_request(), self.now())),
-            Found::Unknown(seen, answer) => match self.resolve_charge(authorized, id, &seen, deadline).await {
-                // The next delivery finds the answer, or sends the request.
-                Ok(Resolved::Known) => Next::Again(self.now()),
-                Ok(Resolved::AskAgain(at)) if tries < MOST_TRIES => Next::Retry(at),
-                Ok(Resolved::AskAgain(_) | Resolved::Never) => end(if let Some(answer) = answer {
-                    End::recorded(*answer, Outcome::Unknown)
-                } else {
-                    let refused = End::refused(&Refused::by_unknown_outcome(), self.now());
-                    End { outcome: Outcome::Unknown, attempts: 1, ..refused }
-                }),
-                Err(error) => {
-                    tracing::warn!(message_id, %error, "the record of a queued call cannot be read");
-                    Next::Again(self.now() + SOON)
-                }
-            },
+            Ok(Some(found)) => after_earlier(found, now),
+            Err(error) => self.not_recorded(message_id, &error),
         }
+    }
+
+    /// Decides what follows from the record of an earlier delivery, or of an equal request. An unknown charge is looked up.
+    async fn after_record(
+        &self,
+        found: Found,
+        call: QueuedCall<'_>,
+        id: &CallId,
+        deadline: Millis,
+        pacing: Pacing<'_>,
+    ) -> Next {
+        let Found::Unknown(seen, _) = &found else { return after_earlier(found, self.now()) };
+        // After the last try, each delivery of the message must have the same end, whatever a look would find.
+        if call.tries >= MOST_TRIES {
+            return after_earlier(found, self.now());
+        }
+        match self.resolve_charge(call.authorized, id, seen, deadline, pacing).await {
+            // The next delivery finds the answer, or sends the request.
+            Ok(Resolved::Known) => Next::Again(self.now()),
+            Ok(Resolved::AskAgain(at)) => Next::Retry { at, attempts: 0 },
+            Ok(Resolved::NotAsked(limit, at)) => after_refusal(limit, at),
+            Ok(Resolved::Never) => after_earlier(found, self.now()),
+            Err(error) => self.not_recorded(call.message_id, &error),
+        }
+    }
+
+    fn not_recorded(&self, message_id: &str, error: &RecordError) -> Next {
+        tracing::warn!(message_id, %error, "the record of a queued call cannot be read or written");
+        Next::Later(self.now())
     }
 
     /// Writes the line of a queued call that was refused before it was sent.
@@ -198,15 +217,38 @@ impl Relay {
     }
 }
 
-/// True if a request of the queue may be sent again after an unknown outcome.
-fn is_repeatable(method: &Method) -> bool {
-    [Method::GET, Method::HEAD, Method::PUT, Method::DELETE].contains(method)
+/// The record of a call of the queue.
+fn recordable(message_id: &str, caller: &str, request: &Request) -> Recordable {
+    let id = match &request.idempotency_key {
+        Some(key) => CallId::of_key(caller, &request.resource, key.as_str()),
+        None => CallId::of_message(message_id),
+    };
+    let (is_repeatable, message) = (is_repeatable(&request.method), Some(message_id.to_owned()));
+    Recordable { id, request: recorded_request(caller, request), is_repeatable, kept: REMEMBERED, message }
+}
+
+/// What follows from the record of an earlier delivery, or of an equal request.
+fn after_earlier(found: Found, now: Millis) -> Next {
+    let end = |end| Next::End(Box::new(end));
+    match found {
+        Found::Answered(answer) => {
+            let outcome = outcome_of(&answer);
+            end(End::recorded(*answer, outcome))
+        }
+        Found::InProgress(until) => Next::Again(until),
+        Found::Conflict => end(End::refused(&Refused::by_other_request(), now)),
+        Found::Unknown(_, Some(answer)) => end(End::recorded(*answer, Outcome::Unknown)),
+        Found::Unknown(_, None) => {
+            let refused = End::refused(&Refused::by_unknown_outcome(), now);
+            end(End { outcome: Outcome::Unknown, attempts: 1, ..refused })
+        }
+    }
 }
 
 /// The next delivery after a limit has refused a call until `at`. Calls to other endpoints must not wait for a closed one,
 /// so a call to that endpoint takes no turn in the schedule of its resource.
-fn after_refusal(of_endpoint: bool, at: Millis) -> Next {
-    if of_endpoint { Next::Again(at + SPREAD.mul_f64(fastrand::f64())) } else { Next::Turn(at) }
+fn after_refusal(limit: LimitKind, at: Millis) -> Next {
+    if limit == LimitKind::Endpoint { Next::Again(at + SPREAD.mul_f64(fastrand::f64())) } else { Next::Turn(at, limit) }
 }
 
 /// The kind of the end that a recorded answer was. The relay answers for the platform if the platform's answer was too large
@@ -216,48 +258,55 @@ fn outcome_of(answer: &RecordedAnswer) -> Outcome {
     if is_answered { Outcome::Answered } else { Outcome::Refused }
 }
 
-/// Decides what is recorded and what follows, after a call was performed.
+/// Decides what is recorded and what follows, after a call was performed. `closed` is the limit that closes its endpoint now,
+/// with the end of that.
 fn decide(
     performed: &Performed,
-    is_repeatable: bool,
-    has_key: bool,
-    tries: u32,
-    opens_at: Option<Millis>,
+    call: &QueuedCall<'_>,
+    closed: Option<(LimitKind, Millis)>,
     now: Millis,
 ) -> (Ending, Next) {
-    let recorded = || performed.bare.recorded(performed.timings.attempts);
-    let end = |outcome| {
-        let (answer, attempts) = (performed.bare.clone(), performed.timings.attempts);
-        Next::End(Box::new(End { outcome, answer, attempts }))
+    let request = call.authorized.request();
+    let attempts = call.attempts + performed.timings.attempts;
+    let recorded = || performed.bare.recorded(attempts);
+    let end = |outcome| Next::End(Box::new(End { outcome, answer: performed.bare.clone(), attempts }));
+    // An end of the message only: a request with its idempotency key is sent again.
+    let of_message = |outcome| {
+        let is_unknown = outcome == Outcome::Unknown;
+        (Ending::OfMessage { answer: recorded(), is_unknown }, end(outcome))
     };
-    let retry = || Next::Retry(now + (SOON * (1 << tries.min(8))).min(LATEST));
+    let is_last_try = call.tries + 1 >= MOST_TRIES;
+    let retry = || {
+        let at = now + (SOON * (1 << call.tries.min(8))).min(LATEST);
+        (Ending::NotExecuted, Next::Retry { at, attempts: performed.timings.attempts })
+    };
     match (performed.execution, &performed.refused) {
-        (Execution::Unknown, _) if !is_repeatable => (Ending::Unknown(Some(recorded())), end(Outcome::Unknown)),
-        (Execution::Unknown, _) if tries + 1 < MOST_TRIES => (Ending::NotExecuted, retry()),
-        (Execution::Answered, _) | (Execution::Unknown, None) => (Ending::Executed(recorded()), end(Outcome::Answered)),
-        (Execution::Unknown, Some(_)) => (Ending::Unknown(Some(recorded())), end(Outcome::Unknown)),
+        (Execution::Unknown, _) if !is_repeatable(&request.method) => {
+            (Ending::Unknown(Some(recorded())), end(Outcome::Unknown))
+        }
+        (Execution::Answered, _) => (Ending::Executed(recorded()), end(Outcome::Answered)),
+        (Execution::Unknown, _) if !is_last_try => retry(),
+        (Execution::Unknown, None) => of_message(Outcome::Answered),
+        (Execution::Unknown, Some(_)) => of_message(Outcome::Unknown),
+        (Execution::No, Some(Refused { limit: Some(limit), problem, .. })) => {
+            (Ending::NotExecuted, after_refusal(*limit, problem.retry_at.unwrap_or(now)))
+        }
         (Execution::No, Some(refused)) => match refused.problem.code {
-            Code::BurstLimited | Code::DailyLimited => {
-                let of_endpoint = refused.limit() == Some("endpoint");
-                (Ending::NotExecuted, after_refusal(of_endpoint, refused.problem.retry_at.unwrap_or(now)))
-            }
             Code::RefreshInProgress
             | Code::StoreUnavailable
             | Code::Misconfigured
             | Code::PlatformUnreachable
-            | Code::PlatformTimeout => {
-                let at = refused.problem.retry_at.unwrap_or(now).max(now + SOON);
-                (Ending::NotExecuted, Next::Again(at))
-            }
-            _ => (Ending::Executed(recorded()), end(Outcome::Refused)),
+            | Code::PlatformTimeout => (Ending::NotExecuted, Next::Later(refused.problem.retry_at.unwrap_or(now))),
+            _ => of_message(Outcome::Refused),
         },
         (Execution::No, None) => match performed.bare.status {
-            StatusCode::TOO_MANY_REQUESTS => (Ending::NotExecuted, Next::Turn(opens_at.unwrap_or(now + SOON))),
-            // A 401 is final for a message. A key may be used again.
-            StatusCode::UNAUTHORIZED if has_key => (Ending::NotExecuted, end(Outcome::Answered)),
-            StatusCode::UNAUTHORIZED => (Ending::Executed(recorded()), end(Outcome::Answered)),
-            _ if tries + 1 < MOST_TRIES => (Ending::NotExecuted, retry()),
-            _ => (Ending::Executed(recorded()), end(Outcome::Answered)),
+            StatusCode::TOO_MANY_REQUESTS => {
+                let next = closed.map_or(Next::Later(now), |(limit, at)| after_refusal(limit, at));
+                (Ending::NotExecuted, next)
+            }
+            StatusCode::UNAUTHORIZED => of_message(Outcome::Answered),
+            _ if !is_last_try => retry(),
+            _ => of_message(Outcome::Answered),
         },
     }
 }
@@ -265,25 +314,48 @@ fn decide(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::caller::Callers;
     use crate::http_client::SendError;
     use crate::relay::call::Timings;
+    use crate::request::path::Path;
+    use http::Method;
+
+    fn request(method: Method) -> Authorized {
+        let location = crate::domain::resource::Resource::location("L1").expect("an id");
+        let request = Request::new(location, method, Path::parse("/contacts/").expect("a path"));
+        let callers = Callers::parse(r#"{"callers":[{"id":"a","queue":true}]}"#).expect("callers");
+        callers.of_queue("a").expect("a caller").authorize(request).expect("its right")
+    }
 
     /// The end of a call without a response, and the end that a repeated delivery finds in its record.
-    fn ends(refused: Refused, execution: Execution) -> (Outcome, Outcome) {
+    fn ends(method: Method, refused: Refused, execution: Execution) -> (Outcome, Outcome) {
         let answer = Answer::refused(&refused, Millis(0));
         let (bare, timings) = (answer.clone(), Timings::default());
         let performed =
             Performed { answer, bare, refused: Some(refused), execution, timings, claim: None, found: None };
-        let (Ending::Executed(recorded), Next::End(end)) = decide(&performed, false, false, 0, None, Millis(0)) else {
-            panic!("it has not ended")
+        let authorized = request(method);
+        let (tries, attempts, wait_until) = (MOST_TRIES - 1, 0, Millis(0));
+        let call = QueuedCall { message_id: "m1", authorized: &authorized, tries, attempts, wait_until };
+        let (ending, Next::End(end)) = decide(&performed, &call, None, Millis(0)) else { panic!("it has not ended") };
+        let repeated = match ending {
+            Ending::Executed(answer) | Ending::OfMessage { answer, is_unknown: false } => outcome_of(&answer),
+            Ending::Unknown(_) | Ending::OfMessage { is_unknown: true, .. } => Outcome::Unknown,
+            Ending::NotExecuted => panic!("nothing is recorded"),
         };
-        (end.outcome, outcome_of(&recorded))
+        (end.outcome, repeated)
     }
 
     #[test]
     fn a_repeated_delivery_has_the_same_kind_of_end() {
         let too_large = Refused::by_platform(&SendError::TooLarge(StatusCode::OK));
-        assert_eq!(ends(too_large, Execution::Answered), (Outcome::Answered, Outcome::Answered));
-        assert_eq!(ends(Refused::by_other_request(), Execution::No), (Outcome::Refused, Outcome::Refused));
+        let late = || Refused::by_platform(&SendError::TimedOut);
+        for (method, refused, execution, outcome) in [
+            (Method::POST, too_large, Execution::Answered, Outcome::Answered),
+            (Method::POST, Refused::by_other_request(), Execution::No, Outcome::Refused),
+            (Method::POST, late(), Execution::Unknown, Outcome::Unknown),
+            (Method::PUT, late(), Execution::Unknown, Outcome::Unknown),
+        ] {
+            assert_eq!(ends(method, refused, execution), (outcome, outcome), "{outcome:?}");
+        }
     }
 }

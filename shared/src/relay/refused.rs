@@ -27,13 +27,15 @@ pub struct Refused {
     pub problem: Box<Problem>,
     /// The cause for the log, if it says more than the message.
     pub cause: Option<String>,
-    /// The state of the resource's limits, if a limit is the reason.
+    /// The limit that is used up, if that is the reason.
+    pub limit: Option<LimitKind>,
+    /// The state of the resource's limits, if one of them is the reason.
     pub usage: Option<Usage>,
 }
 
 impl Refused {
     fn because(problem: Problem, cause: &impl Display) -> Self {
-        Self { problem: problem.into(), cause: Some(cause.to_string()), usage: None }
+        Self { problem: problem.into(), cause: Some(cause.to_string()), limit: None, usage: None }
     }
 
     /// The limiter gave no permit.
@@ -42,24 +44,16 @@ impl Refused {
             LimiterError::Refused(refusal) => refusal,
             LimiterError::Store(error) => return Self::by_store(&error, now),
         };
-        let (code, limit, detail) = match refusal.limit {
-            LimitKind::Burst => (Code::BurstLimited, "burst", "the burst limit of this location or company is used up"),
-            LimitKind::Daily => (Code::DailyLimited, "daily", "the daily limit of this location or company is used up"),
-            LimitKind::Caller => (Code::BurstLimited, "caller", "this caller's own limit is used up"),
-            LimitKind::Endpoint => {
-                (Code::BurstLimited, "endpoint", "the platform's own limit of this endpoint is used up")
-            }
+        let (code, detail) = match refusal.limit {
+            LimitKind::Burst => (Code::BurstLimited, "the burst limit of this location or company is used up"),
+            LimitKind::Daily => (Code::DailyLimited, "the daily limit of this location or company is used up"),
+            LimitKind::Caller => (Code::BurstLimited, "this caller's own limit is used up"),
+            LimitKind::Endpoint => (Code::BurstLimited, "the platform's own limit of this endpoint is used up"),
         };
-        let problem = Problem::new(code, detail).retry_at(refusal.retry_at).with("limit", limit);
+        let problem = Problem::new(code, detail).retry_at(refusal.retry_at).with("limit", refusal.limit.as_str());
         // The usage of a caller's share says nothing about the resource.
         let usage = (refusal.limit != LimitKind::Caller).then_some(refusal.usage);
-        Self { problem: problem.into(), cause: None, usage }
-    }
-
-    /// The limit that was used up, if that is the reason: `burst`, `daily`, `caller` or `endpoint`.
-    pub fn limit(&self) -> Option<&str> {
-        let limited = matches!(self.problem.code, Code::BurstLimited | Code::DailyLimited);
-        self.problem.members.get("limit").and_then(serde_json::Value::as_str).filter(|_| limited)
+        Self { problem: problem.into(), cause: None, limit: Some(refusal.limit), usage }
     }
 
     /// The table did not answer.
@@ -113,7 +107,7 @@ impl Refused {
             TokenError::Secret(error) => return Self::by_secret(error, now),
             TokenError::Store(error) => return Self::by_store(error, now),
         };
-        Self { problem: problem.into(), cause: None, usage: None }
+        Self { problem: problem.into(), cause: None, limit: None, usage: None }
     }
 
     /// The platform gave no response. The message says if the request may have been executed.
@@ -192,7 +186,7 @@ impl Refused {
 
 impl From<Problem> for Refused {
     fn from(problem: Problem) -> Self {
-        Self { problem: problem.into(), cause: None, usage: None }
+        Self { problem: problem.into(), cause: None, limit: None, usage: None }
     }
 }
 

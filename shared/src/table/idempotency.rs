@@ -78,6 +78,18 @@ pub struct Intent<'a> {
     pub lease_ends_at: Millis,
     /// The end of the record.
     pub kept_until: Millis,
+    /// The message of the queue that sends the request.
+    pub message: Option<MessageUse<'a>>,
+}
+
+/// A message of the queue, which may use an idempotency key. The record holds for its repeated deliveries until its end,
+/// and for all other requests with the key until `key_holds_until`.
+#[derive(Clone, Copy, Debug)]
+pub struct MessageUse<'a> {
+    /// The id of the message.
+    pub id: &'a str,
+    /// The end of the key.
+    pub key_holds_until: Millis,
 }
 
 /// The status of an answer, and the rest of it, sealed. An answer that an operator records has no rest.
@@ -92,6 +104,14 @@ pub enum CallOutcome {
     Unknown(Option<SealedAnswer>),
     /// The request was certainly not executed, or may be sent again. The record ends.
     Released,
+    /// The same, and the call of a message of the queue has ended with this answer. The record goes on for that message
+    /// only, not for its idempotency key.
+    OfMessage {
+        /// The answer.
+        answer: SealedAnswer,
+        /// True if the request may have been executed.
+        is_unknown: bool,
+    },
 }
 
 /// The progress of a recorded request.
@@ -121,6 +141,16 @@ pub struct StoredCall {
     pub claimed_at: Millis,
     /// The end of the record.
     pub kept_until: Millis,
+    /// The end of the idempotency key, if a message of the queue has sent the request. The record goes on for that message.
+    pub key_holds_until: Option<Millis>,
+}
+
+impl StoredCall {
+    /// True if the record holds for every request with its key, and not only for its message.
+    #[must_use]
+    pub fn holds_for_all(&self, now: Millis) -> bool {
+        self.key_holds_until.is_none_or(|until| until.seconds() > now.seconds())
+    }
 }
 
 impl Table {
@@ -148,6 +178,10 @@ impl Table {
     ) -> Result<Write<StoredCall>, StoreError> {
         let mut write = claim(id, owner, intent, now);
         write.set("expires_at", n(intent.kept_until.seconds()));
+        match intent.message {
+            Some(message) => write.set("key_holds_until", n(message.key_holds_until.seconds())),
+            None => write.remove(["key_holds_until"]),
+        };
         write.remove(["outcome", "#status", "answer", "ended_at"]);
         let is_own = |item: &Item| {
             let attributes = Attributes::of(item);
@@ -222,8 +256,17 @@ fn claim(id: &CallId, owner: &LeaseOwner, intent: &Intent<'_>, now: Millis) -> U
     let mut write = Update::of(&id.0);
     write.when(
         "attribute_not_exists(pk) OR expires_at <= :second \
+         OR (key_holds_until <= :second AND message <> :message) \
          OR (attribute_not_exists(outcome) AND claim_ends_at <= :now AND repeatable = :true)",
     );
+    // A request without a message has the message "", which no record has.
+    let message = intent.message.map_or("", |message| message.id);
+    write.value(":message", s(message));
+    if message.is_empty() {
+        write.remove(["message"]);
+    } else {
+        write.set("message", s(message));
+    }
     write.value(":second", n(now.seconds())).value(":now", n(now)).value(":true", AttributeValue::Bool(true));
     write.set("claimed_by", s(owner.as_str())).set("claim_ends_at", n(intent.lease_ends_at)).set("claimed_at", n(now));
     write.set("#caller", s(caller)).set("#resource", s(resource)).set("#method", s(method)).set("#path", s(path));
@@ -239,6 +282,10 @@ fn set_outcome(write: &mut Update, outcome: &CallOutcome, kept_until: Millis, no
         CallOutcome::Released => {
             write.set("expires_at", n((now - RELEASED).seconds()));
             return;
+        }
+        CallOutcome::OfMessage { answer, is_unknown } => {
+            write.set("key_holds_until", n((now - RELEASED).seconds()));
+            (if *is_unknown { UNKNOWN } else { ANSWERED }, Some(answer))
         }
     };
     write.set("outcome", s(name)).set("expires_at", n(kept_until.seconds()));
@@ -277,6 +324,7 @@ fn stored(item: &Item, now: Millis) -> Result<StoredCall, StoreError> {
         },
         progress,
         claimed_at: instant("claimed_at")?,
+        key_holds_until: attributes.number("key_holds_until").map(|seconds: i64| Millis(seconds.saturating_mul(1_000))),
         kept_until: Millis(kept_until.saturating_mul(1_000)),
     })
 }

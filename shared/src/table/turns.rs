@@ -79,20 +79,24 @@ impl Schedule {
 }
 
 impl Table {
-    /// Takes `count` turns in the schedule of a resource, none of them before `earliest`. A schedule that is over, or whose
-    /// windows have another length, is followed by a new one.
+    /// Takes `count` turns in the schedule of a resource, none of them before `earliest`. A `caller` with a share of its own
+    /// has a schedule of its own. A schedule that is over, or whose windows have another length, is followed by a new one.
     ///
     /// # Errors
     /// [`StoreError`]: the turns may have been taken. Nobody uses them then, so others wait for longer.
     pub async fn take_turns(
         &self,
         resource: &Resource,
+        caller: Option<&str>,
         count: usize,
         pattern: Pattern,
         earliest: Millis,
         now: Millis,
     ) -> Result<Vec<Millis>, StoreError> {
-        let key = format!("turns#{}#{}", resource.kind().as_str(), resource.id());
+        let mut key = format!("turns#{}#{}", resource.kind().as_str(), resource.id());
+        if let Some(caller) = caller {
+            key.extend(["#", caller]);
+        }
         let turns = |from: u64| (from..).step_by(usize::try_from(pattern.turn()).unwrap_or(usize::MAX)).take(count);
         let part = pattern.turn().saturating_mul(u64::try_from(count).unwrap_or(u64::MAX));
         let kept_until = n((now + KEPT).seconds());

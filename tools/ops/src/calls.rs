@@ -48,8 +48,19 @@ async fn show(stack: &Stack, out: Out, which: &WhichCall) -> Result<(), CommandE
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    let names =
-        ["record", "caller", "resource", "method", "path", "progress", "status", "since", "sent_after", "kept_until"];
+    let names = [
+        "record",
+        "caller",
+        "resource",
+        "method",
+        "path",
+        "progress",
+        "status",
+        "since",
+        "sent_after",
+        "key_until",
+        "kept_until",
+    ];
     out.value(&value, &members(&names.map(|name| (name, text(name)))));
     Ok(())
 }
@@ -74,6 +85,7 @@ fn json_of(id: &CallId, stored: &StoredCall) -> Value {
         "status": status,
         "since": since.map(shared::domain::clock::Millis::rfc3339),
         "sent_after": stored.claimed_at.rfc3339(),
+        "key_until": stored.key_holds_until.unwrap_or(stored.kept_until).rfc3339(),
         "kept_until": stored.kept_until.rfc3339(),
     })
 }

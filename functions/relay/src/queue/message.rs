@@ -42,6 +42,9 @@ pub(super) struct Carried {
     /// The tries of the call so far.
     #[serde(default)]
     pub(super) tries: u32,
+    /// The number of times that its request was sent by them.
+    #[serde(default)]
+    pub(super) attempts: u32,
     /// The instant of the message's turn, in milliseconds.
     #[serde(default)]
     pub(super) turn: Option<i64>,
@@ -182,7 +185,7 @@ mod tests {
         assert_eq!((&*first.carried.id, first.carried.first_sent, first.receives), ("m2", 1_800_000_000_000, 3));
         assert_eq!(first.group.as_deref(), Some("location:L1"));
         assert!(!first.is_new());
-        let carried = Carried { id: "m1".to_owned(), first_sent: 5, tries: 2, turn: Some(9) };
+        let carried = Carried { id: "m1".to_owned(), first_sent: 5, tries: 2, attempts: 3, turn: Some(9) };
         let mut attribute = aws_lambda_events::sqs::SqsMessageAttribute::default();
         attribute.string_value = serde_json::to_string(&carried).ok();
         sent.message_attributes.insert(CARRIED.to_owned(), attribute.clone());

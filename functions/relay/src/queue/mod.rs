@@ -20,11 +20,11 @@ use shared::config::QueueConfig;
 use shared::domain::clock::Millis;
 use shared::domain::qualifier::InvocationKind;
 use shared::domain::resource::Resource;
-use shared::limiter::Background;
+use shared::limiter::{Background, LimitKind};
 use shared::relay::queued::{End, LONGEST_WAIT, Next, QueuedCall};
 use shared::relay::refused::Refused;
 use shared::relay::{Invocation, Relay};
-use shared::table::Table;
+use shared::table::{StoreError, Table};
 
 use self::message::{Carried, Message};
 use self::sqs::{Anew, Queues};
@@ -41,10 +41,11 @@ const MOST_RECEIVES: u32 = 500;
 const OLDEST: Duration = Duration::from_hours(24 * 12);
 /// A message is delivered so long before its turn at least. SQS counts in whole seconds, so it may be a second more.
 const EARLY: Duration = Duration::from_millis(150);
-/// Time until the next delivery, after a failure of our own.
-const SOON: Duration = Duration::from_secs(5);
-/// A turn that is further ahead counts as parked.
-const PARKED: Duration = Duration::from_mins(15);
+/// Time until the next delivery after a failure of our own, for each earlier delivery.
+const PAUSE: Duration = Duration::from_secs(5);
+/// The longest time until the next delivery after a failure of our own. With [`PAUSE`], a message is delivered
+/// [`MOST_RECEIVES`] times in some three days.
+const LONGEST_PAUSE: Duration = Duration::from_mins(10);
 
 /// The queue door of one process.
 pub struct Door {
@@ -78,8 +79,10 @@ enum Fate {
     Turn(Millis),
     /// It is delivered again at this instant.
     Again(Millis),
+    /// It is delivered again after a pause that grows, and not before this instant.
+    Later(Millis),
     /// It was tried, and is delivered again at this instant.
-    Retry(Millis),
+    Retry { at: Millis, attempts: u32 },
 }
 
 /// A message in the door.
@@ -89,32 +92,66 @@ struct Delivery {
     resource: Option<Resource>,
     /// `None` until it is decided.
     fate: Option<Fate>,
-    call: Option<Authorized>,
+    /// `None` if the message is no call.
+    call: Option<Admission>,
+    /// True if the daily limit makes it wait.
+    is_parked: bool,
+}
+
+/// A call, and the caller's right to make it.
+enum Admission {
+    Authorized(Authorized),
+    Refused(message::Call, Refused),
 }
 
 impl Delivery {
-    fn of(message: Message, callers: &Callers, now: Millis) -> Self {
+    fn of(message: Message, callers: &Callers) -> Self {
         let (reference, call) = message.call();
-        let (mut resource, mut authorized, mut fate) = (None, None, None);
+        let (mut resource, mut admission, mut fate) = (None, None, None);
         match call {
             Err(refused) => fate = Some(Fate::Poison(refused)),
             Ok(call) => {
                 resource = Some(call.request.resource.clone());
                 let caller = callers.of_queue(&call.caller).map_err(Refused::from);
-                match caller.and_then(|caller| Ok(caller.authorize(call.request)?)) {
-                    Ok(call) => authorized = Some(call),
-                    Err(refused) => fate = Some(Fate::End(Box::new(End::refused(&refused, now)))),
-                }
+                admission = Some(match caller.and_then(|caller| Ok(caller.authorize(call.request.clone())?)) {
+                    Ok(authorized) => Admission::Authorized(authorized),
+                    Err(refused) => Admission::Refused(call, refused),
+                });
             }
         }
-        Self { message, reference, resource, fate, call: authorized }
+        Self { message, reference, resource, fate, call: admission, is_parked: false }
     }
+
+    /// The schedule in which the call takes its turns: that of its resource, or that of its caller's share of it.
+    fn schedule(&self) -> Option<Schedule> {
+        match (&self.resource, &self.call) {
+            (Some(resource), Some(Admission::Authorized(call))) => {
+                let share = call.caller().requests_per_10s().map(|most| (call.caller().id().to_owned(), most));
+                Some(Schedule { resource: resource.clone(), share })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Identifies a schedule of turns.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Schedule {
+    resource: Resource,
+    /// A caller with a share of its own, and the size of that share.
+    share: Option<(String, u32)>,
 }
 
 /// Answers an event of the queue of calls. Messages that stay on the queue are in the answer.
 pub async fn answer(relay: &Relay, door: Option<&Door>, event: &LambdaEvent<Box<RawValue>>) -> Box<RawValue> {
     let now = relay.now();
-    let read: SqsEvent = serde_json::from_str(event.payload.get()).unwrap_or_default();
+    let read: SqsEvent = match serde_json::from_str(event.payload.get()) {
+        Ok(read) => read,
+        Err(error) => {
+            tracing::error!(%error, "an SQS event cannot be read; its messages stay on the queue");
+            return none_succeeded();
+        }
+    };
     let messages: Vec<Message> = read.records.iter().map(|message| Message::read(message, now)).collect();
     let all = |messages: &[Message]| failures(messages.iter());
     if let Err(refused) = relay.check_invocation_kind(InvocationKind::Queue, &event.context.invoked_function_arn) {
@@ -126,19 +163,28 @@ pub async fn answer(relay: &Relay, door: Option<&Door>, event: &LambdaEvent<Box<
         return all(&messages);
     };
     let invocation = EventKind::Queue.invocation(&event.context, now);
-    let callers = match relay.callers().await {
-        Ok(callers) => callers,
+    let batch = Batch { relay, door, invocation: &invocation, received_at: now };
+    let left = match relay.callers().await {
+        Ok(callers) => batch.run(messages.into_iter().map(|message| Delivery::of(message, &callers)).collect()).await,
         Err(refused) => {
             tracing::error!(cause = refused.cause.as_deref(), "the callers cannot be read; queued calls wait");
-            let hidden: Vec<_> = messages.iter().map(|message| (message, SOON)).collect();
-            door.queues.hide(&hidden).await;
-            return all(&messages);
+            let all: Vec<_> = messages.iter().map(|message| batch.later(message, now)).collect();
+            cloned(batch.keep(&all).await)
         }
     };
-    let deliveries = messages.into_iter().map(|message| Delivery::of(message, &callers, now)).collect();
-    let batch = Batch { relay, door, invocation: &invocation, received_at: now };
-    let left = batch.run(deliveries).await;
     failures(left.iter())
+}
+
+/// The answer that keeps all messages on the queue, whatever their ids are. An empty id makes the batch a complete failure
+/// (Lambda Developer Guide, "Implementing partial batch responses").
+fn none_succeeded() -> Box<RawValue> {
+    let mut answer = SqsBatchResponse::default();
+    answer.set_failures([String::new()]);
+    raw(&answer)
+}
+
+fn cloned(messages: Vec<&Message>) -> Vec<Message> {
+    messages.into_iter().cloned().collect()
 }
 
 /// The answer that keeps these messages on the queue.
@@ -168,20 +214,24 @@ impl Batch<'_> {
     /// Gives turns to the messages that have none. A message whose turn is far ahead waits for it.
     async fn give_turns_to_new(&self, deliveries: &mut [Delivery]) {
         let now = self.relay.now();
-        let mut new: HashMap<Resource, Vec<&mut Delivery>> = HashMap::new();
+        let mut new: HashMap<Schedule, Vec<&mut Delivery>> = HashMap::new();
         for delivery in deliveries.iter_mut().filter(|delivery| delivery.fate.is_none()) {
             if let Some(turn) = delivery.message.turn().filter(|turn| is_ahead(*turn, now)) {
                 delivery.fate = Some(Fate::Turn(turn));
             } else if delivery.message.is_new()
-                && let Some(resource) = &delivery.resource
+                && let Some(schedule) = delivery.schedule()
             {
-                new.entry(resource.clone()).or_default().push(delivery);
+                new.entry(schedule).or_default().push(delivery);
             }
         }
-        join_all(new.into_iter().map(|(resource, new)| async move {
-            let turns = self.turns(&resource, new.len(), now).await;
-            for (delivery, turn) in new.into_iter().zip(turns) {
-                delivery.fate = is_ahead(turn, now).then_some(Fate::Turn(turn));
+        join_all(new.into_iter().map(|(schedule, new)| async move {
+            match self.turns(&schedule, new.len(), now).await {
+                Ok(turns) => {
+                    for (delivery, turn) in new.into_iter().zip(turns) {
+                        delivery.fate = is_ahead(turn, now).then_some(Fate::Turn(turn));
+                    }
+                }
+                Err(_) => new.into_iter().for_each(|delivery| delivery.fate = Some(Fate::Later(now))),
             }
         }))
         .await;
@@ -196,55 +246,66 @@ impl Batch<'_> {
 
     /// Gives new turns to the messages that the limits have refused.
     async fn give_turns_to_refused(&self, deliveries: &mut [Delivery]) {
-        let mut refused: HashMap<Resource, (Millis, Vec<&mut Delivery>)> = HashMap::new();
+        let mut refused: HashMap<Schedule, Vec<(Millis, &mut Delivery)>> = HashMap::new();
         for delivery in deliveries {
-            if let (Some(Fate::NewTurn(earliest)), Some(resource)) = (&delivery.fate, &delivery.resource) {
-                let (latest, of_resource) = refused.entry(resource.clone()).or_insert((*earliest, Vec::new()));
-                *latest = (*latest).max(*earliest);
-                of_resource.push(delivery);
+            if let (Some(Fate::NewTurn(earliest)), Some(schedule)) = (&delivery.fate, delivery.schedule()) {
+                refused.entry(schedule).or_default().push((*earliest, delivery));
             }
         }
-        join_all(refused.into_iter().map(|(resource, (earliest, refused))| async move {
-            let turns = self.turns(&resource, refused.len(), earliest).await;
-            for (delivery, turn) in refused.into_iter().zip(turns) {
-                delivery.fate = Some(Fate::Turn(turn));
+        join_all(refused.into_iter().map(|(schedule, refused)| async move {
+            let now = self.relay.now();
+            let first = refused.iter().map(|(earliest, _)| *earliest).min().unwrap_or(now);
+            let turns = self.turns(&schedule, refused.len(), first).await;
+            for (number, (earliest, delivery)) in refused.into_iter().enumerate() {
+                delivery.fate = Some(match &turns {
+                    Ok(turns) => Fate::Turn(turns[number].max(earliest)),
+                    Err(_) => Fate::Later(earliest),
+                });
             }
         }))
         .await;
     }
 
-    /// Turns for so many messages. If the table does not answer, all turns are soon.
-    async fn turns(&self, resource: &Resource, count: usize, earliest: Millis) -> Vec<Millis> {
-        let now = self.relay.now();
+    /// Takes so many turns.
+    async fn turns(&self, schedule: &Schedule, count: usize, earliest: Millis) -> Result<Vec<Millis>, StoreError> {
+        let Schedule { resource, share } = schedule;
+        let share = share.as_ref().map(|(caller, most)| (caller.as_str(), *most));
         let turns = async {
-            let pattern = self.door.permits.pattern(resource).await?;
-            self.door.table.take_turns(resource, count, pattern, earliest, now).await
+            let pattern = self.door.permits.pattern(resource, share.map(|(_, most)| most)).await?;
+            let caller = share.map(|(caller, _)| caller);
+            self.door.table.take_turns(resource, caller, count, pattern, earliest, self.relay.now()).await
         };
-        turns.await.unwrap_or_else(|error| {
-            tracing::warn!(%resource, %error, "queued calls get no turn");
-            vec![now + SOON; count]
-        })
+        turns.await.inspect_err(|error| tracing::warn!(%resource, %error, "queued calls get no turn"))
     }
 
-    /// Sends the call of a message.
+    /// Sends the call of a message, or refuses it.
     async fn send(&self, delivery: &mut Delivery) {
-        let Some(authorized) = &delivery.call else { return };
-        let Carried { id, tries, .. } = &delivery.message.carried;
-        let wait_until = self.received_at + LONGEST_WAIT;
-        let call = QueuedCall { message_id: id, authorized, tries: *tries, wait_until };
-        let next = Box::pin(self.relay.call_queued(call, &self.door.permits, self.invocation)).await;
+        let Carried { id, tries, attempts, .. } = &delivery.message.carried;
+        let next = match &delivery.call {
+            None => return,
+            Some(Admission::Refused(call, refused)) => {
+                Box::pin(self.relay.refuse_queued(id, &call.caller, &call.request, refused)).await
+            }
+            Some(Admission::Authorized(authorized)) => {
+                let wait_until = self.received_at + LONGEST_WAIT;
+                let call = QueuedCall { message_id: id, authorized, tries: *tries, attempts: *attempts, wait_until };
+                Box::pin(self.relay.call_queued(call, &self.door.permits, self.invocation)).await
+            }
+        };
+        delivery.is_parked = matches!(next, Next::Turn(_, LimitKind::Daily));
         delivery.fate = Some(match next {
             Next::End(end) => Fate::End(end),
-            Next::Turn(earliest) => Fate::NewTurn(earliest),
+            Next::Turn(earliest, _) => Fate::NewTurn(earliest),
             Next::Again(at) => Fate::Again(at),
-            Next::Retry(at) => Fate::Retry(at),
+            Next::Later(at) => Fate::Later(at),
+            Next::Retry { at, attempts } => Fate::Retry { at, attempts },
         });
     }
 
     /// Sends results, hides messages and sends messages anew. Returns the messages that stay on the queue.
     async fn carry_out(&self, deliveries: Vec<Delivery>) -> Vec<Message> {
         let now = self.relay.now();
-        let (mut ends, mut hidden, mut anew) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut ends, mut kept) = (Vec::new(), Vec::new());
         for Delivery { message, reference, resource, fate, .. } in &deliveries {
             match fate {
                 Some(Fate::End(end)) => ends.push((message, reference, resource, end.clone())),
@@ -253,18 +314,16 @@ impl Batch<'_> {
                     if self.door.queues.bury(message, &refused.problem.detail).await {
                         ends.push((message, reference, resource, Box::new(End::refused(refused, now))));
                     } else {
-                        hidden.push((message, SOON));
+                        kept.push(self.later(message, now));
                     }
                 }
-                Some(Fate::Retry(at)) => anew.push(anew_at(message, *at, 1, now)),
-                Some(fate @ (Fate::Turn(at) | Fate::Again(at))) => {
-                    let time = if matches!(fate, Fate::Turn(_)) { until_turn(*at, now) } else { until(*at, now) };
-                    match hidden_for(message, time, *at, self.received_at, now) {
-                        Some(time) => hidden.push((message, time)),
-                        None => anew.push(anew_at(message, *at, 0, now)),
-                    }
+                Some(Fate::Turn(at)) => kept.push(Kept { message, time: until_turn(*at, now), at: *at, tried: None }),
+                Some(Fate::Again(at)) => kept.push(Kept { message, time: until(*at, now), at: *at, tried: None }),
+                Some(Fate::Retry { at, attempts }) => {
+                    kept.push(Kept { message, time: until(*at, now), at: *at, tried: Some(*attempts) });
                 }
-                Some(Fate::NewTurn(_)) | None => hidden.push((message, SOON)),
+                Some(Fate::Later(at)) => kept.push(self.later(message, *at)),
+                Some(Fate::NewTurn(_)) | None => kept.push(self.later(message, now)),
             }
         }
         let results: Vec<_> = ends
@@ -273,29 +332,66 @@ impl Batch<'_> {
                 (*message, result::render(message, reference.as_deref(), resource.as_ref(), end))
             })
             .collect();
-        let (sent, moved, ()) = tokio::join!(
-            self.door.queues.send_results(&results),
-            self.door.queues.send_anew(&anew),
-            self.door.queues.hide(&hidden)
-        );
-        let mut left: Vec<&Message> = hidden.iter().map(|(message, _)| *message).collect();
+        let (sent, mut left) = tokio::join!(self.door.queues.send_results(&results), self.keep(&kept));
         let mut failed = Vec::new();
         for ((message, _, _, end), sent) in ends.iter().zip(sent) {
             if sent {
                 log_end(message, end, now);
             } else {
-                failed.push((*message, SOON));
+                failed.push(self.later(message, now));
             }
         }
-        failed.extend(anew.iter().zip(moved).filter(|(_, moved)| !moved).map(|(anew, _)| (anew.message, SOON)));
-        self.door.queues.hide(&failed).await;
-        left.extend(failed.iter().map(|(message, _)| *message));
-        let parked = hidden.iter().filter(|(_, time)| *time > PARKED).count();
+        left.extend(self.keep(&failed).await);
+        let parked = deliveries.iter().filter(|delivery| delivery.is_parked).count();
         if parked > 0 {
-            tracing::info!(CallsParked = parked, "queued calls wait for long");
+            tracing::info!(CallsParked = parked, "queued calls wait for the next day");
         }
-        left.into_iter().cloned().collect()
+        cloned(left)
     }
+
+    /// A message that is delivered again after a failure of our own, not before `at`.
+    fn later<'m>(&self, message: &'m Message, at: Millis) -> Kept<'m> {
+        let now = self.relay.now();
+        let at = at.max(now + pause(message.receives));
+        Kept { message, time: until(at, now), at, tried: None }
+    }
+
+    /// Hides messages or sends them anew, so that none is received so often, or becomes so old, that SQS takes it away.
+    /// Returns the messages that stay on the queue.
+    async fn keep<'m>(&self, messages: &[Kept<'m>]) -> Vec<&'m Message> {
+        let now = self.relay.now();
+        let (mut hidden, mut anew) = (Vec::new(), Vec::new());
+        for Kept { message, time, at, tried } in messages {
+            match hidden_for(message, *time, *at, self.received_at, now).filter(|_| tried.is_none()) {
+                Some(time) => hidden.push((*message, time)),
+                None => anew.push(anew_at(message, *at, *tried, now)),
+            }
+        }
+        let (moved, ()) = tokio::join!(self.door.queues.send_anew(&anew), self.door.queues.hide(&hidden));
+        let failed: Vec<_> = anew
+            .iter()
+            .zip(moved)
+            .filter(|(_, moved)| !moved)
+            .map(|(anew, _)| (anew.message, self.later(anew.message, now).time))
+            .collect();
+        self.door.queues.hide(&failed).await;
+        hidden.into_iter().chain(failed).map(|(message, _)| message).collect()
+    }
+}
+
+/// A message that is to be delivered again.
+struct Kept<'m> {
+    message: &'m Message,
+    /// The time until its next delivery.
+    time: Duration,
+    at: Millis,
+    /// The number of times that its request was sent in a try that is to be counted.
+    tried: Option<u32>,
+}
+
+/// The time until the next delivery of a message after a failure of our own, by its deliveries so far.
+fn pause(receives: u32) -> Duration {
+    (PAUSE * receives.max(1)).min(LONGEST_PAUSE)
 }
 
 /// The time for which a message is hidden that waits for `time`, until `at`. `None` if it must be sent anew: it is old, or
@@ -325,9 +421,14 @@ fn until(at: Millis, now: Millis) -> Duration {
     Duration::from_secs(seconds).max(Duration::from_secs(1))
 }
 
-/// A message that is sent anew, with so many `tries` more, and delivered at `at`, or earlier if that is too far ahead.
-fn anew_at(message: &Message, at: Millis, tries: u32, now: Millis) -> Anew<'_> {
-    let carried = Carried { tries: message.carried.tries + tries, turn: Some(at.0), ..message.carried.clone() };
+/// A message that is sent anew and delivered at `at`, or earlier if that is too far ahead. `tried` is the number of times
+/// that its request was sent in a try that is to be counted.
+fn anew_at(message: &Message, at: Millis, tried: Option<u32>, now: Millis) -> Anew<'_> {
+    let mut carried = Carried { turn: Some(at.0), ..message.carried.clone() };
+    if let Some(attempts) = tried {
+        carried.tries += 1;
+        carried.attempts += attempts;
+    }
     let delay = until(at, now).min(LONGEST_DELAY);
     Anew { message, carried, delay }
 }
@@ -354,7 +455,7 @@ mod tests {
     const NOW: Millis = Millis(1_800_000_000_000);
 
     fn message() -> Message {
-        let carried = Carried { id: "m1".to_owned(), first_sent: NOW.0, tries: 0, turn: None };
+        let carried = Carried { id: "m1".to_owned(), first_sent: NOW.0, ..Carried::default() };
         let (receipt, body) = (String::new(), String::new());
         Message { sqs_id: "m1".to_owned(), receipt, body, group: None, receives: 1, sent_at: NOW, carried }
     }
@@ -363,9 +464,16 @@ mod tests {
     #[test]
     fn a_further_try_never_comes_early() {
         for (ms, seconds) in [(60_000, 60), (59_001, 60), (1_000, 1), (400, 1), (0, 1), (901_000, 900)] {
-            let anew = anew_at(&message(), NOW + Duration::from_millis(ms), 1, NOW).delay;
+            let anew = anew_at(&message(), NOW + Duration::from_millis(ms), Some(1), NOW).delay;
             assert_eq!(anew, Duration::from_secs(seconds), "{ms}");
         }
+    }
+
+    #[test]
+    fn a_failure_of_days_takes_no_message_away() {
+        assert_eq!([1, 2, 60, 120, 999].map(|receives| pause(receives).as_secs()), [5, 10, 300, 600, 600]);
+        let until_anew: Duration = (1..MOST_RECEIVES).map(pause).sum();
+        assert!(until_anew > Duration::from_hours(60), "{until_anew:?}");
     }
 
     #[test]
@@ -373,7 +481,7 @@ mod tests {
         let (turn, first) = (NOW + Duration::from_hours(20), message());
         let hidden = |message: &Message, now| hidden_for(message, until_turn(turn, now), turn, now, now);
         assert_eq!(hidden(&first, NOW), None, "it does not carry its turn");
-        let anew = anew_at(&first, turn, 0, NOW);
+        let anew = anew_at(&first, turn, None, NOW);
         assert_eq!((anew.delay, anew.carried.turn), (LONGEST_DELAY, Some(turn.0)));
         let now = NOW + anew.delay;
         let second = Message { sqs_id: "m2".to_owned(), sent_at: NOW, carried: anew.carried, ..first.clone() };

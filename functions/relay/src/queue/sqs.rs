@@ -18,6 +18,9 @@ use super::result::LARGEST;
 /// The most entries of a request (Amazon SQS API Reference, `SendMessageBatch`; Amazon `EventBridge`, `PutEvents`).
 const MOST: usize = 10;
 
+/// The most characters of the reason why a message is no call.
+const LONGEST_REASON: usize = 500;
+
 /// The queue of calls, and the destination of their results.
 pub(super) struct Queues {
     client: Client,
@@ -51,7 +54,10 @@ impl Queues {
         let results = match (results, bus) {
             (Some(url), _) => Results::Queue(url),
             (None, Some(name)) => Results::Bus(aws_sdk_eventbridge::Client::new(aws), name),
-            (None, None) => Results::Nowhere,
+            (None, None) => {
+                tracing::warn!("neither RESULTS_QUEUE_URL nor EVENT_BUS_NAME is set: nobody gets the results of calls");
+                Results::Nowhere
+            }
         };
         Self { client: Client::new(aws), calls, results, dead_letters: OnceCell::new() }
     }
@@ -164,7 +170,8 @@ impl Queues {
                 .expect("an attribute with a type")
         };
         let sent = self.client.send_message().queue_url(url).message_body(&message.body);
-        let sent = sent.message_attributes("Reason", attribute(reason));
+        let reason: String = reason.chars().take(LONGEST_REASON).collect();
+        let sent = sent.message_attributes("Reason", attribute(&reason));
         let sent = sent.message_attributes("MessageId", attribute(&message.carried.id)).send().await;
         sent.inspect_err(|error| tracing::error!(error = describe(error), "the dead-letter queue takes nothing"))
             .is_ok()

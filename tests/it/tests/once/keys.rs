@@ -25,6 +25,7 @@ it::stories!(
     refusals_of_the_relay_release_the_key,
     without_the_record_nothing_is_sent,
     without_the_outcome_a_post_is_unknown,
+    a_slow_record_of_the_outcome_delays_no_answer_beyond_its_time,
     answers_are_sealed_and_outlive_their_data_key,
     a_large_answer_is_given_again_without_its_body,
     an_unknown_charge_is_looked_up,
@@ -361,6 +362,17 @@ async fn without_the_outcome_a_post_is_unknown(world: World) {
         let again = process.send(&request).await;
         assert_eq!((again.status(), again.0["body"]["code"].as_str().unwrap_or_default()), after, "{again:?}");
     }
+    world.end().await;
+}
+
+async fn a_slow_record_of_the_outcome_delays_no_answer_beyond_its_time(world: World) {
+    let process = installed(&world).await;
+    // The platform answers at the end of its time, or too late by a moment.
+    world.market.fault(Endpoint::Api, Fault::Late { millis: 2_700 }, Some(1));
+    let _gate = process.proxy.hold(Call::Outcome);
+    let sent = process.invoke("a", &keyed("k", "POST", "/echo"), Duration::from_secs(4)).await;
+    assert_eq!(arrived(&world), 1);
+    assert!(!sent.to_string().contains("nothing was sent"), "{sent}");
     world.end().await;
 }
 

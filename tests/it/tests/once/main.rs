@@ -2,6 +2,7 @@
 //! invocations.
 
 mod keys;
+mod messages;
 mod records;
 
 use std::time::Duration;

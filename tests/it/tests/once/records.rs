@@ -7,7 +7,7 @@ use it::dynamo::{Engine, Kind};
 use shared::domain::clock::Millis;
 use shared::domain::resource::Resource;
 use shared::domain::status::LeaseOwner;
-use shared::table::idempotency::{CallId, CallOutcome, CallProgress, Intent, RecordedRequest, StoredCall};
+use shared::table::idempotency::{CallId, CallOutcome, CallProgress, Intent, MessageUse, RecordedRequest, StoredCall};
 use shared::table::turns::Pattern;
 use shared::table::{Table, Write};
 
@@ -21,7 +21,13 @@ fn request(method: &str) -> RecordedRequest {
 }
 
 fn intent(request: &RecordedRequest, at: Millis) -> Intent<'_> {
-    Intent { request, is_repeatable: request.method == "PUT", lease_ends_at: at + LEASE, kept_until: at + DAY }
+    Intent {
+        request,
+        is_repeatable: request.method == "PUT",
+        lease_ends_at: at + LEASE,
+        kept_until: at + DAY,
+        message: None,
+    }
 }
 
 fn id(key: &str) -> CallId {
@@ -134,6 +140,41 @@ async fn a_request_is_either_sent_or_recorded_as_unsent(engine: &Engine) {
     }
 }
 
+/// A message has used a key and was refused. Others use the key at the same time as its repeated deliveries.
+async fn a_key_that_a_message_has_released_is_claimed_once(engine: &Engine) {
+    let table = engine.table().await;
+    let tables: Vec<_> = (0..12).map(|_| Table { client: engine.client().0, name: table.name.clone() }).collect();
+    let request = request("POST");
+    let refused = CallOutcome::OfMessage { answer: (404, Some(vec![4])), is_unknown: false };
+    for round in 0..10 {
+        let id = id(&format!("message-{round}"));
+        let of_message = Intent {
+            message: Some(MessageUse { id: "m1", key_holds_until: NOW + DAY }),
+            kept_until: NOW + DAY * 15,
+            ..intent(&request, NOW)
+        };
+        let owner = LeaseOwner::new();
+        assert!(table.record_call(&id, &owner, &of_message, &refused, NOW).await.expect("a write").is_applied());
+        let claims = tables.iter().enumerate().map(|(number, table)| {
+            let (id, of_message, request) = (&id, &of_message, &request);
+            async move {
+                let owner = LeaseOwner::new();
+                let is_message = number % 3 == 0;
+                let intent = if is_message { of_message.clone() } else { intent(request, NOW) };
+                (is_message, table.claim_call(id, &owner, &intent, NOW).await.expect("a write"))
+            }
+        });
+        let claims = join_all(claims).await;
+        let (won, lost): (Vec<_>, Vec<_>) = claims.into_iter().partition(|(_, claim)| claim.is_applied());
+        assert!(won.len() == 1 && !won[0].0, "{won:?}");
+        for (is_message, claim) in lost {
+            let progress = found(claim);
+            let is_own_end = is_message && progress == CallProgress::Answered((404, Some(vec![4])));
+            assert!(is_own_end || progress == CallProgress::InFlight(NOW + LEASE), "{progress:?}");
+        }
+    }
+}
+
 async fn only_an_unknown_record_is_resolved(engine: &Engine) {
     let table = engine.table().await;
     let request = request("POST");
@@ -175,7 +216,7 @@ async fn each_window_of_a_schedule_has_its_turns_once(engine: &Engine) {
     let pattern = Pattern { calls: 10, within: Duration::from_secs(10) };
     let take = |table: Table, count: usize, earliest: Millis| {
         let location = location.clone();
-        async move { table.take_turns(&location, count, pattern, earliest, NOW).await.expect("turns") }
+        async move { table.take_turns(&location, None, count, pattern, earliest, NOW).await.expect("turns") }
     };
     let taken = join_all(tables.iter().flat_map(|table| (0..8).map(|_| take(table.clone(), 3, NOW)))).await;
     let mut turns: Vec<_> = taken.into_iter().flatten().collect();
@@ -198,11 +239,13 @@ async fn each_window_of_a_schedule_has_its_turns_once(engine: &Engine) {
     assert_eq!(take(table.clone(), 1, NOW).await, [tomorrow + pattern.within * 2 + Duration::from_secs(2)]);
     // Other limits: the schedule goes on in their pattern.
     let faster = Pattern { calls: 20, ..pattern };
-    let turns = table.take_turns(&location, 2, faster, NOW, NOW).await.expect("turns");
+    let turns = table.take_turns(&location, None, 2, faster, NOW, NOW).await.expect("turns");
     assert_eq!(turns[0], tomorrow + pattern.within * 2 + Duration::from_secs(3));
+    // A caller with a share of its own has its own schedule.
+    assert_eq!(table.take_turns(&location, Some("a"), 1, pattern, NOW, NOW).await.expect("turns"), [NOW]);
     // An idle schedule begins anew.
     let later = tomorrow + DAY;
-    assert_eq!(table.take_turns(&location, 1, faster, later, later).await.expect("turns"), [later]);
+    assert_eq!(table.take_turns(&location, None, 1, faster, later, later).await.expect("turns"), [later]);
 }
 
 async fn records(kind: Kind, test: &str) {
@@ -210,6 +253,7 @@ async fn records(kind: Kind, test: &str) {
     one_of_many_processes_claims_a_record(&engine).await;
     a_released_record_is_free_at_once(&engine).await;
     a_request_is_either_sent_or_recorded_as_unsent(&engine).await;
+    a_key_that_a_message_has_released_is_claimed_once(&engine).await;
     only_an_unknown_record_is_resolved(&engine).await;
     each_window_of_a_schedule_has_its_turns_once(&engine).await;
 }
