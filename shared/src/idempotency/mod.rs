@@ -26,8 +26,8 @@ pub const KEY_HOLDS: Duration = Duration::from_hours(24);
 const LEASE_MARGIN: Duration = Duration::from_secs(2);
 /// The longest lease. No Lambda invocation takes longer than 15 minutes.
 const LONGEST_LEASE: Duration = Duration::from_mins(16);
-/// The time of an invocation that the record of an outcome needs at most.
-pub const FOR_THE_OUTCOME: Duration = Duration::from_secs(1);
+/// The time that the record of an outcome may take while a caller waits for the answer.
+pub const FOR_THE_OUTCOME: Duration = Duration::from_millis(900);
 
 /// Records keyed requests in the table.
 #[derive(Clone)]
@@ -157,7 +157,7 @@ impl Recorder {
             Ok(Write::NotFound) => Err(vanished()),
             Err(error) => {
                 // The intent may be recorded, although nothing is sent.
-                self.end(claim, Ending::NotExecuted).await;
+                self.end(claim, Ending::NotExecuted, FOR_THE_OUTCOME).await;
                 Err(error.into())
             }
         }
@@ -196,8 +196,10 @@ impl Recorder {
 
     /// Records the end of a call. If the table does not take the record, the lease expires, and then the outcome of a
     /// request that is not repeatable is unknown.
-    pub async fn end(&self, claim: Claim, ending: Ending) {
-        let recording = tokio::time::timeout(FOR_THE_OUTCOME.mul_f32(0.9), Box::pin(self.record(&claim, ending))).await;
+    ///
+    /// `within` is the time that the record may take.
+    pub async fn end(&self, claim: Claim, ending: Ending, within: Duration) {
+        let recording = tokio::time::timeout(within, Box::pin(self.record(&claim, ending))).await;
         let error = match recording {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),

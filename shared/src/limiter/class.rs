@@ -113,6 +113,8 @@ const PERIODS: u16 = 5;
 pub(crate) struct CallersUse {
     /// The number of each period, and the highest use that was seen in it.
     periods: VecDeque<(i64, u32)>,
+    /// The instant since which the use is observed.
+    since: Option<Millis>,
 }
 
 impl CallersUse {
@@ -130,6 +132,9 @@ impl CallersUse {
     }
 
     fn add(&mut self, used: u32, interval: Duration, now: Millis) {
+        if self.of_late(interval, now) == 0 {
+            self.since = Some(now);
+        }
         let period = Self::period(interval, now);
         match self.periods.back_mut() {
             Some((last, highest)) if *last == period => *highest = used.max(*highest),
@@ -155,8 +160,15 @@ impl CallersUse {
     }
 
     /// The reserved places that no caller has taken.
+    ///
+    /// The use of callers who call evenly differs by one from moment to moment, because the permit of a call ends a little
+    /// later than its successor comes. A process that observes them for less than an interval may not have seen the higher
+    /// number, so it keeps one place more.
     pub(crate) fn kept(&self, reserve: u32, snapshot: &Snapshot, now: Millis) -> u32 {
-        self.reserved(reserve, snapshot, now).saturating_sub(snapshot.callers_live(now))
+        let (reserved, live) = (self.reserved(reserve, snapshot, now), snapshot.callers_live(now));
+        let is_new = self.since.is_none_or(|since| now.since(since) < snapshot.limits().interval);
+        let further = u32::from(is_new && reserve > 0 && reserved.max(live) > 0);
+        (reserved + further).saturating_sub(live)
     }
 }
 
@@ -184,6 +196,39 @@ mod tests {
             used.add(7, INTERVAL, at(ms * 2_000));
         }
         assert_eq!(used.periods.len(), 10, "a bounded memory");
+    }
+
+    #[test]
+    fn a_process_that_has_just_come_keeps_one_place_more() {
+        const NOW: Millis = Millis(1_800_000_000_000);
+        let used = |callers: u32, background: u32| {
+            let (newest, of_background) = (NOW.0 / 125, (NOW.0 / 125, background));
+            let counters = Counters {
+                revision: 1,
+                slot_ms: 125,
+                newest,
+                slots: vec![(newest, callers + background)],
+                counted: callers + background,
+                background: Some(vec![of_background]),
+                day: Day { used: 6, ends: NOW + Duration::from_hours(1), end_confirmed: false },
+                observed: None,
+                proposal: None,
+                lowered_at: None,
+                closed: None,
+                closed_endpoints: ClosedEndpoints::new(),
+            };
+            let limits = Limits { burst: 100, interval: INTERVAL, daily: 1_000 };
+            Snapshot::of(Some(counters), limits.into(), NOW)
+        };
+        let mut callers_use = CallersUse::default();
+        let second = Duration::from_secs(1);
+        assert_eq!(callers_use.kept(500, &used(10, 5), NOW), 1, "nothing was observed");
+        assert_eq!(callers_use.kept(500, &used(0, 5), NOW), 0, "no caller calls");
+        assert_eq!(callers_use.kept(0, &used(10, 5), NOW), 0, "nothing is reserved");
+        callers_use.note(&used(11, 5), NOW);
+        assert_eq!(callers_use.kept(500, &used(10, 5), NOW + second * 9), 2);
+        assert_eq!(callers_use.kept(500, &used(10, 5), NOW + second * 10), 1);
+        assert_eq!(callers_use.kept(500, &used(50, 5), NOW + second * 10), 0, "the reserve is used up");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::caller::Caller;
 use crate::domain::access::Access;
 use crate::domain::clock::Millis;
 use crate::http_client::{Connection, Reply, ResponseLimits, SendError};
-use crate::idempotency::{Begun, Claim, Ending, Found, Recordable};
+use crate::idempotency::{Begun, Claim, Ending, FOR_THE_OUTCOME, Found, Recordable};
 use crate::limiter::{Background, LimiterError, Permit, ShareOwner, Usage};
 use crate::platform::error_response::ErrorResponse;
 use crate::request::Request;
@@ -315,7 +315,7 @@ impl<'a> Call<'a> {
     /// again.
     async fn release(&mut self) {
         if let Some(claim) = self.claim.take() {
-            self.relay.recorder.end(claim, Ending::NotExecuted).await;
+            self.relay.recorder.end(claim, Ending::NotExecuted, FOR_THE_OUTCOME).await;
         }
     }
 

@@ -20,6 +20,9 @@ use crate::request::Request;
 use crate::request::idempotency_key::IdempotencyKey;
 use crate::table::idempotency::{CallId, CallProgress, RecordedRequest, StoredCall};
 
+/// The time of a keyed request that is kept for its answer, after the record of its outcome.
+const FOR_THE_ANSWER: Duration = Duration::from_millis(100);
+
 /// The time after which an unknown charge is looked up again, if the platform did not list its charges.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
 
@@ -86,7 +89,7 @@ impl Relay {
         key: &IdempotencyKey,
         invocation: &Invocation,
     ) -> Performed {
-        let deadline = invocation.deadline - FOR_THE_OUTCOME;
+        let deadline = invocation.deadline - FOR_THE_OUTCOME - FOR_THE_ANSWER;
         let (caller, request) = (authorized.caller().id(), authorized.request());
         let recordable = Recordable {
             id: CallId::of_key(caller, &request.resource, key.as_str()),
@@ -103,7 +106,7 @@ impl Relay {
         }
         let mut performed = self.perform(authorized, deadline, Pacing::Caller, Some(&recordable)).await;
         if let Some(claim) = performed.claim.take() {
-            self.recorder.end(claim, performed.ending()).await;
+            self.recorder.end(claim, performed.ending(), FOR_THE_OUTCOME).await;
         }
         performed
     }

@@ -29,6 +29,9 @@ const REMEMBERED: Duration = Duration::from_hours(24 * 15);
 pub const LONGEST_WAIT: Duration = Duration::from_millis(1_500);
 /// The time of an invocation that is kept for the record, the results and the next deliveries.
 const FOR_THE_END: Duration = Duration::from_secs(4);
+/// The part of it for the results and the next deliveries. The record has the rest, so that a repeated delivery finds it
+/// even if the table is slow.
+const FOR_THE_RESULT: Duration = Duration::from_secs(1);
 /// The most tries of a call that the platform did not answer, or answered with a 5xx.
 const MOST_TRIES: u32 = 5;
 /// The time before the next try of a call that could not be sent or recorded.
@@ -147,7 +150,10 @@ impl Relay {
             next => next,
         };
         match (performed.claim.take(), ending) {
-            (Some(claim), ending) => self.recorder.end(claim, ending).await,
+            (Some(claim), ending) => {
+                let within = (invocation.deadline - FOR_THE_RESULT).since(self.now());
+                self.recorder.end(claim, ending, within).await;
+            }
             // A repeated delivery must have the same end.
             (None, Ending::OfMessage { answer, .. }) => {
                 match Box::pin(self.recorder.answer_unsent(&recordable, answer)).await {
