@@ -1,5 +1,5 @@
 //! Permits ahead of need (prefetching): a process that calls one resource steadily takes the permits of its next calls
-//! in the write that it makes anyway. Pure.
+//! in the write that it makes anyway, or in a write beside a request that is on its way. Pure.
 //!
 //! All permits of such a write are counted in the slot of the last instant at which one of them may leave. So they expire
 //! later than permits that are taken one by one, and the burst limit holds without any further rule. The newest slot only
@@ -90,7 +90,9 @@ impl Demand {
         let until_half = |limit: u32, used: u32| (limit / 2).saturating_sub(used.saturating_add(wanted));
         let room = until_half(burst, snapshot.live(now)).min(until_half(daily, snapshot.day(now).used));
         let most = burst.min(daily);
-        if room == 0 || most / LAPSE_RATIO < FEWEST {
+        // After a closure because of the day, the only permit is for a request that probes.
+        let is_closed = snapshot.closed(now).is_some() || snapshot.needs_probe(now);
+        if is_closed || room == 0 || most / LAPSE_RATIO < FEWEST {
             return Ahead::default();
         }
         let credit = most.min(self.earned) / LAPSE_RATIO;
@@ -219,6 +221,16 @@ mod tests {
         assert!(!waits(limits, 2_000, None), "the day is used up");
         let closed = Closed { until: NOW + Duration::from_millis(1), by: LimitKind::Burst };
         assert!(!waits(limits, 0, Some(closed)));
+    }
+
+    #[test]
+    fn nothing_is_taken_ahead_of_a_closed_resource() {
+        let limits = Limits { burst: 1_000, interval: Duration::from_secs(10), daily: 2_000 };
+        let count =
+            |until: Millis, by| steady(13).ahead(Some(&used(limits, 0, 0, Some(Closed { until, by }))), 0, NOW).count;
+        let (past, future) = (NOW, NOW + Duration::from_millis(1));
+        assert_eq!([count(past, LimitKind::Burst), count(future, LimitKind::Burst)], [7, 0]);
+        assert_eq!([count(past, LimitKind::Daily), count(future, LimitKind::Daily)], [0, 0], "one request probes");
     }
 
     #[test]

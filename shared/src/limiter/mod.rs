@@ -132,6 +132,15 @@ impl Limiter {
         self.queue_of(resource).hand_on(permit);
     }
 
+    /// Takes permits of `resource` ahead of need, if this process calls it steadily and its next caller would otherwise wait
+    /// for a write. To be run while a request to the resource is on its way.
+    ///
+    /// If the caller drops the future before the write is answered, the permits of the write are lost, and fewer are taken
+    /// ahead of need for a time.
+    pub async fn take_ahead(&self, resource: &Resource) {
+        self.queue_of(resource).take_ahead().await;
+    }
+
     /// The instant of the next permit, if this process knows that none is available now. Makes no call.
     pub fn next_available_at<'a>(&self, to: impl Into<Endpoint<'a>>) -> Option<Millis> {
         let Endpoint { resource, name } = to.into();

@@ -1,8 +1,10 @@
 //! One relayed call, from its token to its response. [`super::retry`] decides each next step; this module does it.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::{Either, select};
 use http::{StatusCode, Uri, header};
 use http_body_util::Full;
 
@@ -27,6 +29,9 @@ use crate::token::TokenError;
 const FOR_THE_ANSWER: Duration = Duration::from_secs(2);
 /// The most permits that may come too late to be used. Each of them counts against the limits.
 const LATE_PERMITS: usize = 3;
+/// The longest time that an answer waits for a write that takes permits ahead of need. Usually the platform takes longer than
+/// the write, so no answer waits. If the write takes still longer, its permits are lost.
+const FOR_PERMITS_AHEAD: Duration = Duration::from_millis(20);
 /// The time after which a token is read again directly before it is sent. A token in memory is up to 8 s old, and an
 /// uninstall must be noticed within 10 s.
 const TOKEN_RECHECK: Duration = Duration::from_secs(1);
@@ -390,8 +395,22 @@ impl<'a> Call<'a> {
     ) -> Sent<Reply> {
         let started = self.relay.now();
         let limits = ResponseLimits { time: self.left(), body: LARGEST_BODY };
-        let result = self.relay.app.connections.send(connection, request?, permit.send_by, limits).await;
-        self.timings.platform_ms += self.since(started);
+        let request = request?;
+        let (result, took) = {
+            let sending = pin!(async {
+                let result = self.relay.app.connections.send(connection, request, permit.send_by, limits).await;
+                (result, self.since(started))
+            });
+            match self.pacing {
+                Pacing::Background(..) => sending.await,
+                Pacing::Caller => {
+                    let next_permits = pin!(self.relay.limiter.take_ahead(&self.request.resource));
+                    let patience = || FOR_PERMITS_AHEAD.min(self.left());
+                    first_and_beside(sending, next_permits, patience).await
+                }
+            }
+        };
+        self.timings.platform_ms += took;
         result
     }
 
@@ -414,6 +433,21 @@ impl<'a> Call<'a> {
     }
 }
 
+/// Runs `first`, and meanwhile `beside`, which has `patience` left when `first` has ended. After that it is dropped.
+async fn first_and_beside<T>(
+    first: impl Future<Output = T> + Unpin,
+    beside: impl Future<Output = ()> + Unpin,
+    patience: impl FnOnce() -> Duration,
+) -> T {
+    match select(first, beside).await {
+        Either::Left((result, beside)) => {
+            let _ = tokio::time::timeout(patience(), beside).await;
+            result
+        }
+        Either::Right(((), first)) => first.await,
+    }
+}
+
 fn outcome(result: &Sent<Reply>) -> AttemptOutcome {
     match result {
         Ok(reply) => {
@@ -426,5 +460,34 @@ fn outcome(result: &Sent<Reply>) -> AttemptOutcome {
         Err(SendError::TimedOut) => AttemptOutcome::TimedOut,
         // The platform responded, but the body exceeds our limit. A retry would be as large.
         Err(SendError::TooLarge(status)) => AttemptOutcome::Answered(*status, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::future::{pending, ready};
+
+    use tokio::task::yield_now;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_waits_a_little_for_permits_ahead_and_no_longer() {
+        let long = || Duration::from_hours(1);
+        let done = Cell::new(0);
+        let mut slower = pin!(async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            done.set(done.get() + 1);
+        });
+        assert_eq!(first_and_beside(ready(7), &mut slower, long).await, 7);
+        let mut faster = pin!(async { done.set(done.get() + 1) });
+        let answer = pin!(async {
+            yield_now().await;
+            8
+        });
+        assert_eq!(first_and_beside(answer, &mut faster, long).await, 8);
+        assert_eq!(first_and_beside(ready(9), pending(), || Duration::from_millis(1)).await, 9);
+        assert_eq!(done.get(), 2);
     }
 }

@@ -4,10 +4,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+
 use super::{MOST_ATTEMPTS, WaiterQueue, store_out_of_order};
 use crate::domain::clock::Millis;
 use crate::limiter::ahead::Ahead;
-use crate::limiter::counters::{Counters, LimitKind};
+use crate::limiter::counters::Counters;
 use crate::limiter::decision::{Permits, Plan, plan};
 use crate::limiter::memory::Memory;
 use crate::limiter::permit::LimiterError;
@@ -45,25 +47,39 @@ enum Step {
 /// Answers the waiters of a queue, as long as there are any.
 pub(super) struct Batcher {
     queue: Arc<WaiterQueue>,
+    /// True if it also writes while nobody waits, to take permits ahead of need.
+    takes_ahead: bool,
+    /// The permits ahead of need in the write that is on its way.
+    under_way: u32,
     ended: bool,
 }
 
 impl Batcher {
+    /// A batcher for waiters.
     pub(super) fn new(queue: Arc<WaiterQueue>) -> Self {
-        Self { queue, ended: false }
+        Self { queue, takes_ahead: false, under_way: 0, ended: false }
+    }
+
+    /// A batcher that takes permits ahead of need. It answers the waiters that come meanwhile, too.
+    pub(super) fn ahead_of_need(queue: Arc<WaiterQueue>) -> Self {
+        let mut batcher = Self::new(queue);
+        batcher.takes_ahead = true;
+        batcher
     }
 
     pub(super) async fn run(mut self) {
         // Waiters that arrive together with the first one are in its write. Timers wake queued calls within some
-        // milliseconds.
-        if self.queue.state().has_callers() {
+        // milliseconds. The request beside which permits are taken ahead of need leaves first.
+        if self.takes_ahead || self.queue.state().has_callers() {
             tokio::task::yield_now().await;
         } else {
             tokio::time::sleep(GATHER).await;
         }
         let (mut failed, mut late, mut lead) = (0, 0, Duration::ZERO);
+        // False after an error of the store.
+        let mut store_works = true;
         loop {
-            let (plan, at, ahead) = match self.step(lead) {
+            let (plan, at, ahead) = match self.step(lead, store_works) {
                 Step::End => {
                     self.ended = true;
                     return;
@@ -81,16 +97,20 @@ impl Batcher {
                 }
                 Step::Write { plan, at, ahead } => (plan, at, ahead),
             };
-            match self.queue.write(&plan).await {
+            self.under_way = ahead;
+            let answer = self.queue.write(&plan).await;
+            self.under_way = 0;
+            match answer {
                 Err(error) => {
                     self.queue.state().demand.lapsed(ahead);
+                    store_works = false;
                     self.fail_all(error);
                 }
                 Ok(conflict @ (Write::Conflict(_) | Write::NotFound)) => {
                     self.queue.after_conflict(conflict.into_item(), failed).await;
                     failed += 1;
                     if failed == MOST_ATTEMPTS {
-                        failed = 0;
+                        (failed, store_works) = (0, false);
                         self.fail_all(store_out_of_order());
                     }
                 }
@@ -114,8 +134,9 @@ impl Batcher {
         }
     }
 
-    /// Answers the waiters that can be answered without a call, and decides the next step for the others.
-    fn step(&self, lead: Duration) -> Step {
+    /// Answers the waiters that can be answered without a call, and decides the next step for the others. Permits are taken
+    /// ahead of need only if `store_works`.
+    fn step(&self, lead: Duration, store_works: bool) -> Step {
         let mut state = self.queue.state();
         let now = self.queue.clock.now();
         state.waiters.retain(|waiter| !waiter.answer.is_closed());
@@ -134,10 +155,7 @@ impl Batcher {
         {
             state.give_to_caller(permit);
         }
-        if state.waiters.is_empty() {
-            state.has_batcher = false;
-            return Step::End;
-        }
+        let nobody_waits = state.waiters.is_empty();
         let mut wanted = state.wanted(now);
         let memory = &state.memory;
         if wanted.background > 0 {
@@ -150,15 +168,18 @@ impl Batcher {
                 _ => wanted.background = 0,
             }
         }
-        // The share of a caller is not taken ahead: a lapsed permit would be a large part of it.
-        let known = memory.snapshot(now).filter(|_| self.queue.burst_kind == LimitKind::Burst);
-        // Nor is anything taken ahead while writes are slow: their slots lie far ahead. A write for background requests only
-        // has no lead, because their schedule counts on it that their permits come back early.
-        let foresees = lead.is_zero() && wanted.callers > 0;
-        let mut ahead = if foresees { state.demand.ahead(known, wanted.count(), now) } else { Ahead::default() };
+        // Nothing is taken ahead while writes are slow: their slots lie far ahead. A write for background requests only has no
+        // lead, because their schedule counts on it that their permits come back early.
+        let is_needed = wanted.callers > 0 || (nobody_waits && self.takes_ahead && state.spare.is_empty());
+        let foresees = is_needed && lead.is_zero() && store_works;
+        let mut ahead = if foresees { self.queue.ahead(&state, wanted.count(), now) } else { Ahead::default() };
         if wanted.background > 0 {
             // Background requests take the places that callers leave.
             ahead.count = 0;
+        }
+        if nobody_waits && ahead.count == 0 {
+            state.has_batcher = false;
+            return Step::End;
         }
         let (callers, lead) = (wanted.callers, lead.max(ahead.lead));
         wanted.callers = callers.saturating_add(ahead.count);
@@ -202,12 +223,24 @@ impl Batcher {
 
 impl Drop for Batcher {
     fn drop(&mut self) {
-        // A batcher that has ended may have a successor. One that was torn down must not leave waiters without an
-        // answer.
-        if !self.ended {
+        // A batcher that has ended may have a successor.
+        if self.ended {
+            return;
+        }
+        let successor = {
             let mut state = self.queue.state();
-            state.has_batcher = false;
-            state.waiters.clear();
+            state.demand.lapsed(self.under_way);
+            // Waiters may have come while permits were taken ahead of need. Their callers do not run this batcher.
+            let runtime = Handle::try_current().ok().filter(|_| self.takes_ahead && !state.waiters.is_empty());
+            state.has_batcher = runtime.is_some();
+            if runtime.is_none() {
+                // One that was torn down must not leave waiters without an answer.
+                state.waiters.clear();
+            }
+            runtime
+        };
+        if let Some(runtime) = successor {
+            runtime.spawn(Self::new(Arc::clone(&self.queue)).run());
         }
     }
 }

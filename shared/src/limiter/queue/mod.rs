@@ -2,7 +2,8 @@
 //! them (batching, or group commit).
 //!
 //! One future, the [`Batcher`], writes while anybody waits. Every waiter that is in the queue when a write starts is in
-//! that write. The batcher starts with the first waiter and ends with the last, so nothing runs while nobody waits.
+//! that write. The batcher starts with the first waiter and ends with the last, so nothing runs while nobody waits. Only a
+//! caller that has its permit may run a batcher without waiters, to take permits ahead of need ([`WaiterQueue::take_ahead`]).
 //!
 //! Invariant: the batcher looks at the waiters and changes `has_batcher` under one lock. So a new waiter is either seen
 //! by the batcher before it ends, or starts the next one.
@@ -19,7 +20,7 @@ use tokio::sync::{Notify, oneshot};
 use self::batcher::Batcher;
 pub(super) use self::batcher::LONGEST_NAP;
 use self::ticket::{RunningBatcher, Ticket};
-use super::ahead::{Demand, can_wait};
+use super::ahead::{Ahead, Demand, can_wait};
 use super::class::{CallersUse, Class, Wanted, WriteTime};
 use super::counters::{Counters, LimitKind, Usage};
 use super::decision::{Plan, exchange};
@@ -156,6 +157,24 @@ impl WaiterQueue {
         batcher.until(ticket.wait()).await
     }
 
+    /// Takes permits ahead of need if the next caller would otherwise wait for a write.
+    ///
+    /// If the future is dropped before its write is answered, the permits of the write have lapsed. So a write is never left to
+    /// a task, which stands still while Lambda freezes the process.
+    pub(crate) async fn take_ahead(self: &Arc<Self>) {
+        let batcher = {
+            let now = self.clock.now();
+            let mut state = self.state();
+            state.drop_useless(now);
+            if state.has_batcher || !state.spare.is_empty() || self.ahead(&state, 0, now).count == 0 {
+                return;
+            }
+            state.has_batcher = true;
+            Batcher::ahead_of_need(Arc::clone(self))
+        };
+        Box::pin(batcher.run()).await;
+    }
+
     /// The refusal that [`WaiterQueue::take`] would answer with, if it can be decided locally: without a call.
     pub(crate) fn local_refusal(&self, request: PermitRequest<'_>) -> Option<Refusal> {
         self.refusal_of_next(&mut self.state(), request, self.clock.now())
@@ -286,6 +305,13 @@ impl WaiterQueue {
             }
         }
         Err(store_out_of_order())
+    }
+
+    /// The permits to take ahead of need in a write that takes `wanted` permits for waiters.
+    fn ahead(&self, state: &State, wanted: u32, now: Millis) -> Ahead {
+        // The share of a caller is not taken ahead: a lapsed permit would be a large part of it.
+        let known = state.memory.snapshot(now).filter(|_| self.burst_kind == LimitKind::Burst);
+        state.demand.ahead(known, wanted, now)
     }
 
     async fn write(&self, plan: &Plan) -> Result<Write<Counters>, StoreError> {
@@ -458,18 +484,26 @@ fn store_out_of_order() -> StoreError {
 impl WaiterQueue {
     /// The queue of a resource whose store cannot be reached.
     fn unconnected() -> Self {
-        let config = aws_sdk_dynamodb::Config::builder()
-            .behavior_version(aws_sdk_dynamodb::config::BehaviorVersion::latest())
-            .build();
+        Self::of_store(aws_sdk_dynamodb::Config::builder(), LimitKind::Burst)
+    }
+
+    fn of_store(store: aws_sdk_dynamodb::config::Builder, burst_kind: LimitKind) -> Self {
+        let config = store.behavior_version(aws_sdk_dynamodb::config::BehaviorVersion::latest()).build();
         let table = Table { client: aws_sdk_dynamodb::Client::from_conf(config), name: "t".into() };
         let limits = Limits { burst: 400, interval: Duration::from_secs(10), daily: 9_000 };
-        Self::new(table, Clock::manual(Millis(0)), "quota#location#L".to_owned(), LimitKind::Burst, limits.into())
+        Self::new(table, Clock::manual(Millis(0)), "quota#location#L".to_owned(), burst_kind, limits.into())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use aws_sdk_dynamodb::config::{Credentials, Region};
+    use futures_util::FutureExt as _;
     use http::{HeaderMap, StatusCode};
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::limiter::counters::{ClosedEndpoints, Day, Meter};
@@ -479,8 +513,11 @@ mod tests {
 
     /// A queue whose store cannot be reached and whose process calls steadily. Its item has `live` permits in the window.
     fn queue(live: u32) -> Arc<WaiterQueue> {
-        let queue = WaiterQueue::unconnected();
-        queue.saw(Some(Counters {
+        steady(WaiterQueue::unconnected(), counters(live))
+    }
+
+    fn counters(live: u32) -> Counters {
+        Counters {
             revision: 1,
             slot_ms: 125,
             newest: 0,
@@ -493,10 +530,39 @@ mod tests {
             lowered_at: None,
             closed: None,
             closed_endpoints: ClosedEndpoints::new(),
-        }));
+        }
+    }
+
+    fn steady(queue: WaiterQueue, counters: Counters) -> Arc<WaiterQueue> {
+        queue.saw(Some(counters));
         (0..20).for_each(|_| queue.state().demand.arrived(Millis(-1)));
         queue.state().demand.arrived(Millis(0));
         Arc::new(queue)
+    }
+
+    /// A store that reads requests and never answers.
+    struct SilentStore(TcpListener);
+
+    impl SilentStore {
+        async fn new() -> Self {
+            Self(TcpListener::bind("127.0.0.1:0").await.expect("a port"))
+        }
+
+        fn config(&self) -> aws_sdk_dynamodb::config::Builder {
+            let url = format!("http://{}", self.0.local_addr().expect("bound"));
+            aws_sdk_dynamodb::Config::builder()
+                .region(Region::new("us-east-1"))
+                .credentials_provider(Credentials::new("test", "test", None, None, "test"))
+                .endpoint_url(url)
+                .http_client(crate::http_client::aws())
+        }
+
+        /// The connection of the next request.
+        async fn request(&self) -> TcpStream {
+            let (mut connection, _) = self.0.accept().await.expect("a connection");
+            connection.read_u8().await.expect("a request");
+            connection
+        }
     }
 
     fn permit(queue: &WaiterQueue, send_by: i64) -> Permit {
@@ -581,5 +647,63 @@ mod tests {
         // The write may have been applied, although its answer is lost. It would have taken five permits ahead.
         assert!(matches!(queue.take(REQUEST).await, Err(LimiterError::Store(_))));
         assert_eq!(ahead(&queue), 0);
+    }
+
+    #[tokio::test]
+    async fn a_write_ahead_of_need_that_is_given_up_costs_credit() {
+        let store = SilentStore::new().await;
+        let queue = steady(WaiterQueue::of_store(store.config(), LimitKind::Burst), counters(1));
+        assert_eq!(ahead(&queue), 8);
+        tokio::select! {
+            () = queue.take_ahead() => panic!("the store never answers"),
+            _connection = store.request() => {}
+        }
+        assert_eq!((ahead(&queue), queue.idle_since()), (0, Some(Millis(0))));
+    }
+
+    #[tokio::test]
+    async fn a_waiter_that_came_while_permits_were_taken_ahead_is_served_if_they_are_given_up() {
+        let store = SilentStore::new().await;
+        let queue = steady(WaiterQueue::of_store(store.config(), LimitKind::Burst), counters(1));
+        let mut waiting = pin!(queue.take(REQUEST));
+        {
+            let mut running = pin!(queue.take_ahead());
+            tokio::select! {
+                () = running.as_mut() => panic!("the store never answers"),
+                _connection = store.request() => {}
+            }
+            assert!(waiting.as_mut().now_or_never().is_none());
+        }
+        tokio::select! {
+            answer = waiting => panic!("{answer:?}"),
+            _connection = store.request() => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_taken_ahead_after_an_error_of_the_store() {
+        let queue = queue(1);
+        let limits = Limits { burst: 4_000, ..queue.state().memory.policy().default };
+        queue.adopt(limits.into());
+        (0..4_000).for_each(|_| queue.state().demand.used(limits));
+        assert_eq!(ahead(&queue), 11);
+        queue.take_ahead().await;
+        assert_eq!(ahead(&queue), 11, "it has tried once");
+        assert_eq!(queue.idle_since(), Some(Millis(0)));
+    }
+
+    #[tokio::test]
+    async fn permits_are_taken_ahead_only_if_the_next_caller_would_wait_for_a_write() {
+        let share = steady(WaiterQueue::of_store(aws_sdk_dynamodb::Config::builder(), LimitKind::Caller), counters(1));
+        let has_spare = queue(1);
+        has_spare.hand_on(permit(&has_spare, 800));
+        for (name, queue, before) in [("a share", share, 8), ("a spare permit", has_spare, 8)] {
+            queue.take_ahead().await;
+            assert_eq!(ahead(&queue), before, "{name}: a write has failed");
+        }
+        let has_late_permit = queue(1);
+        has_late_permit.hand_on(permit(&has_late_permit, 124));
+        has_late_permit.take_ahead().await;
+        assert_eq!(ahead(&has_late_permit), 0, "its only permit has lapsed, and a write has failed");
     }
 }

@@ -34,8 +34,8 @@ struct Queue {
     /// Permits that no waiter wants yet, oldest first.
     spare: VecDeque<Permits>,
     demand: Demand,
-    /// The write on its way.
-    writing: Option<Plan>,
+    /// The write on its way, and the permits in it that are taken ahead of need.
+    writing: Option<(Plan, u32)>,
     answer: Option<Write<Counters>>,
 }
 
@@ -68,6 +68,8 @@ enum Event {
     Answered(usize),
     UpdateReceived(usize),
     UpdateAnswered(usize),
+    /// A request of the process has left. It is the last event of its instant.
+    RequestLeft(usize),
 }
 
 /// A world that runs.
@@ -149,9 +151,9 @@ impl Run<'_> {
                 let Arrival { process, within_share, .. } = self.world.arrivals[request];
                 self.wait(process, if within_share { Item::Share } else { Item::Resource }, request);
             }
-            Event::PermitAvailable(process, item) => self.step(process, item),
+            Event::PermitAvailable(process, item) => self.step(process, item, false),
             Event::WriteReceived(process, item) => {
-                let write = self.queue(process, item).writing.clone().expect("a write");
+                let (write, _) = self.queue(process, item).writing.clone().expect("a write");
                 let answer = self.store(item).apply(&write);
                 self.record.failed += usize::from(!answer.is_applied());
                 self.queue(process, item).answer = Some(answer);
@@ -159,7 +161,7 @@ impl Run<'_> {
             }
             Event::WriteAnswered(process, item) => {
                 self.write_answered(process, item);
-                self.step(process, item);
+                self.step(process, item, false);
             }
             Event::ExchangeReceived(request) => {
                 let (write, _) = self.requests[request].exchange.take().expect("an exchange");
@@ -175,6 +177,7 @@ impl Run<'_> {
             Event::Answered(request) => self.observe(request),
             Event::UpdateReceived(request) => self.update_received(request),
             Event::UpdateAnswered(request) => self.update_answered(request),
+            Event::RequestLeft(process) => self.step(process, Item::Resource, true),
         }
     }
 
@@ -183,11 +186,12 @@ impl Run<'_> {
         let queue = self.queue(process, item);
         queue.demand.arrived(now);
         queue.waiters.push_back(request);
-        self.step(process, item);
+        self.step(process, item, false);
     }
 
-    /// A step of the batcher: writes for all waiters, or naps, or refuses them.
-    fn step(&mut self, process: usize, item: Item) {
+    /// A step of the batcher: writes for all waiters, or naps, or refuses them. If `takes_ahead`, it also writes while nobody
+    /// waits.
+    fn step(&mut self, process: usize, item: Item, takes_ahead: bool) {
         let now = self.clock(process);
         let forgets = self.random.u32(0..100) < self.world.forgetful;
         let patient = self.world.patient;
@@ -202,7 +206,8 @@ impl Run<'_> {
             self.grant(process, item, permit);
         }
         let queue = self.queue(process, item);
-        if queue.writing.is_some() || queue.waiters.is_empty() {
+        let nobody_waits = queue.waiters.is_empty();
+        if queue.writing.is_some() || (nobody_waits && !(takes_ahead && queue.spare.is_empty())) {
             return;
         }
         if forgets {
@@ -211,7 +216,14 @@ impl Run<'_> {
         let wanted = u32::try_from(queue.waiters.len()).expect("few");
         let known = queue.memory.snapshot(now).filter(|_| item == Item::Resource);
         let ahead = queue.demand.ahead(known, wanted, now);
-        queue.writing = plan(&queue.memory, now, ahead.lead, wanted + ahead.count);
+        if nobody_waits && ahead.count == 0 {
+            return;
+        }
+        let plan = plan(&queue.memory, now, ahead.lead, wanted + ahead.count);
+        queue.writing = plan.map(|plan| {
+            let ahead = plan.permits().count.saturating_sub(wanted);
+            (plan, ahead)
+        });
         if queue.writing.is_some() {
             self.later(Event::WriteReceived(process, item));
         } else if patient {
@@ -230,14 +242,19 @@ impl Run<'_> {
     fn write_answered(&mut self, process: usize, item: Item) {
         let (now, is_lost) = (self.clock(process), self.is_lost());
         let queue = self.queue(process, item);
-        let write = queue.writing.take().expect("a write");
+        let (write, ahead) = queue.writing.take().expect("a write");
         match queue.answer.take().expect("an answer") {
-            _ if is_lost => queue.waiters.clear(),
+            // A write that takes permits ahead of need, and that is given up, is lost, too.
+            _ if is_lost => {
+                queue.demand.lapsed(ahead);
+                queue.waiters.clear();
+            }
             conflict @ (Write::Conflict(_) | Write::NotFound) => {
                 queue.memory.saw(conflict.into_item(), now);
             }
             Write::Applied(counters) => {
                 queue.memory.saw(Some(counters), now);
+                self.record.waited += queue.waiters.len().min(write.permits().count as usize);
                 for _ in 0..write.permits().count {
                     self.grant(process, item, write.permits());
                 }
@@ -326,6 +343,7 @@ impl Run<'_> {
         if now <= send_by {
             let at = self.random.i64(now.0..=send_by.0) - self.world.clocks[process];
             self.record.sent.push(Sent { at, within_share });
+            self.events.push(Reverse((self.at, Event::RequestLeft(process))));
             let stated = self.world.stated.iter().rev().find(|(from, _)| START + from <= at);
             if let Some((_, burst)) = stated {
                 let sent_at = Millis(at + self.world.clocks[process]);
@@ -376,7 +394,7 @@ impl Run<'_> {
             _ if is_lost => {}
             Write::Applied(counters) => {
                 memory.saw(Some(counters), now);
-                self.step(process, Item::Resource);
+                self.step(process, Item::Resource, false);
             }
             Write::Conflict(found) => {
                 memory.saw(Some(found), now);

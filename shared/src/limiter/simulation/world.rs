@@ -93,6 +93,8 @@ pub(super) struct Record {
     pub(super) failed: usize,
     /// Permits of the share that were too old to send on, and were exchanged.
     pub(super) exchanged: usize,
+    /// Permits whose requests waited for the write.
+    pub(super) waited: usize,
     /// Permits that no request wanted when they were granted.
     pub(super) ahead: usize,
     /// Permits of the resource that the day counts.

@@ -57,6 +57,8 @@ stories!(
         several_processes_admit_the_whole_limit_and_no_more,
         an_admitted_request_costs_about_one_call,
         a_steady_process_takes_permits_ahead_of_need,
+        no_caller_of_a_steady_process_waits_for_a_write,
+        writes_ahead_of_need_that_are_given_up_lose_few_permits,
         no_spare_permit_is_handed_out_after_a_restriction,
         late_writes_lose_few_permits,
         expired_permits_of_a_process_that_ended_cost_nothing,

@@ -127,6 +127,71 @@ pub(crate) async fn a_steady_process_takes_permits_ahead_of_need(engine: &Engine
     assert!((199_999 - 200 - 20..199_999 - 200).contains(&last), "{last}");
 }
 
+/// A process whose requests take permits ahead of need while they are on their way makes no caller wait for a write.
+pub(crate) async fn no_caller_of_a_steady_process_waits_for_a_write(engine: &Engine) {
+    let limits = Limits { burst: 1_000, ..TEN_SECONDS };
+    let (clock, table) = (Clock::manual(START), engine.table().await);
+    let (limiter, calls) = process(engine, &table, &clock, limits);
+    let resource = location();
+    let mut remaining = Vec::new();
+    let mut waited = 0;
+    for request in 0..200 {
+        let before = calls.count();
+        let permit = limiter.take(&resource, None).await.expect("free");
+        assert!(clock.now() <= permit.send_by && permit.send_by <= clock.now() + Duration::from_secs(1));
+        // The demand is known after the first two seconds.
+        waited += if request < 25 { 0 } else { calls.count() - before };
+        remaining.push(permit.usage.daily.remaining);
+        limiter.take_ahead(&resource).await;
+        clock.advance(Duration::from_millis(80));
+    }
+    let writes = calls.count();
+    report(&format!("200 calls of one process at 12.5/s: {writes} writes, and {waited} calls waited for one"));
+    assert!(waited == 0 && writes <= 50, "{waited} calls waited, {writes} writes");
+    assert_eq!(remaining, (0..200).map(|taken| 199_999 - taken).collect::<Vec<_>>());
+}
+
+/// Writes that take permits ahead of need, and that are given up, are counted. That costs credit.
+pub(crate) async fn writes_ahead_of_need_that_are_given_up_lose_few_permits(engine: &Engine) {
+    let limits = Limits { burst: 10_000, ..TEN_SECONDS };
+    let (clock, table) = (Clock::manual(START), engine.table().await);
+    let (limiter, calls) = process(engine, &table, &clock, limits);
+    let (observer, resource) = (process(engine, &table, &clock, limits).0, location());
+    let left = async || observer.usage(&resource).await.expect("a read").daily.remaining;
+    let (requests, mut given_up) = (600, 0);
+    for _ in 0..requests {
+        limiter.take(&resource, None).await.expect("free");
+        let before = (calls.count(), left().await);
+        let sent = async {
+            while calls.count() == before.0 {
+                tokio::task::yield_now().await;
+            }
+            // The request is written to its connection by another task.
+            for _ in 0..3 {
+                tokio::task::yield_now().await;
+            }
+        };
+        {
+            let mut running = std::pin::pin!(limiter.take_ahead(&resource));
+            let is_given_up = tokio::select! {
+                biased;
+                () = &mut running => false,
+                () = sent => true,
+            };
+            if is_given_up {
+                given_up += 1;
+                // The write is applied, and its answer is not awaited.
+                while left().await == before.1 {}
+            }
+        }
+        clock.advance(Duration::from_millis(80));
+    }
+    let lapsed = 200_000 - left().await - requests;
+    report(&format!("{given_up} writes were given up: {lapsed} permits that were taken ahead have lapsed"));
+    assert!(given_up > 0 && lapsed > 0, "{given_up} given up, {lapsed} lapsed");
+    assert!(lapsed <= limits.burst / 50 + requests / 50, "{lapsed} lapsed");
+}
+
 /// A write whose answer comes too late counts its permits for nothing. That costs credit, and nothing is taken ahead by
 /// the write that follows, because its slot lies far ahead.
 pub(crate) async fn late_writes_lose_few_permits(engine: &Engine) {
