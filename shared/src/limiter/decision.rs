@@ -71,6 +71,9 @@ pub(crate) enum Basis {
         revision: i64,
         /// The most that may have been used of the day before the permits of this take.
         used_at_most: u32,
+        /// True if the item cannot have too many slots: every slot that was added since the snapshot lies between the newest
+        /// one of the snapshot and the slot of this take.
+        slots_fit: bool,
         /// The limits, if the snapshot is older than an interval. Others may have used more since then, so it is enough,
         /// too, that the sum of all slots leaves room.
         old_limits: Option<Limits>,
@@ -141,9 +144,11 @@ fn decide(memory: &Memory, now: Millis, lead: Duration, wanted: Wanted, replaces
         return Some(Plan::Rewrite(Box::new(rewrite(snapshot, now, permits, replaces))));
     }
     let basis = match counters {
-        Some(Counters { revision, day, .. }) => Basis::Snapshot {
+        Some(Counters { revision, day, newest, slots, .. }) => Basis::Snapshot {
             revision: *revision,
             used_at_most: day.used.saturating_add((free - count).saturating_sub(kept)),
+            slots_fit: usize::try_from(slot - newest)
+                .is_ok_and(|added| slots.len().saturating_add(added) <= MOST_SLOTS),
             old_limits: (now.since(snapshot.seen_at()) > limits.interval)
                 .then(|| Limits { burst: limits.burst.saturating_sub(kept), ..limits }),
         },
@@ -262,6 +267,21 @@ mod tests {
             Basis::Assumption { .. } => None,
         };
         Some((take.replaces.map(|slot| SLOT - slot), used_at_most))
+    }
+
+    #[test]
+    fn slots_are_counted_by_the_write_only_where_the_snapshot_does_not_show_that_they_fit() {
+        let fit = |slots: i64, since_newest: Slot| {
+            let slots: Vec<_> = (since_newest..since_newest + slots).rev().map(|back| (back, 0)).collect();
+            let Some(Plan::Take(Take { basis: Basis::Snapshot { slots_fit, .. }, .. })) =
+                plan(&memory(&slots), NOW, Duration::ZERO, 1)
+            else {
+                panic!("nothing must be dropped")
+            };
+            slots_fit
+        };
+        let most = i64::try_from(MOST_SLOTS).expect("few");
+        assert_eq!([fit(most, 0), fit(most, 1), fit(most - 7, 7), fit(most - 7, 8)], [true, false, true, false]);
     }
 
     #[test]

@@ -172,16 +172,17 @@ pub(crate) async fn take(table: &Table, key: &str, take: &Take) -> Result<Write<
         write.set_to("background.#slot", "if_not_exists(background.#slot, :zero) + :background");
         write.value(":background", n(take.permits.background)).when("attribute_exists(background)");
     }
-    write.set_to("counted", "counted + :change").value(":change", n(permits - replaced));
     write.set_to("day_used", "day_used + :permits");
     write.set_to("newest", ":slot").value(":slot", n(take.permits.slot)).when("newest <= :slot");
-    write.when("size(slots) <= :most").value(":most", n(MOST_SLOTS));
+    if !matches!(take.basis, Basis::Snapshot { slots_fit: true, .. }) {
+        write.when("size(slots) <= :most").value(":most", n(MOST_SLOTS));
+    }
     let room = |write: &mut Update, limits: Limits| {
         write.value(":room", n(i64::from(limits.burst) - permits + replaced));
         write.value(":day_room", n(i64::from(limits.daily) - permits));
     };
     match take.basis {
-        Basis::Snapshot { revision, used_at_most, old_limits } => {
+        Basis::Snapshot { revision, used_at_most, old_limits, .. } => {
             write.when_equal("revision", n(revision)).value(":used_at_most", n(used_at_most));
             if let Some(limits) = old_limits {
                 room(&mut write, limits);
@@ -203,6 +204,9 @@ pub(crate) async fn take(table: &Table, key: &str, take: &Take) -> Result<Write<
     if let Some(replaced) = take.replaces {
         write.name("#replaced", slot_key(replaced)).value(":one", n(1));
         write.set_to("slots.#replaced", "slots.#replaced - :one").when("slots.#replaced >= :one");
+        write.set_to("counted", "counted + :change").value(":change", n(permits - 1));
+    } else {
+        write.set_to("counted", "counted + :permits");
     }
     table.write(write).await?.read(decode)
 }

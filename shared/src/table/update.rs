@@ -9,14 +9,18 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
+use std::pin::Pin;
 
 use aws_sdk_dynamodb::config::Builder;
 use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::error::SdkError;
-use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use aws_sdk_dynamodb::operation::update_item::{UpdateItemError, UpdateItemOutput};
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
 
 use super::{Item, StoreError, Table, Write, s};
+
+/// The memory of a clause, in bytes. A clause that grows piece by piece would move several times.
+const USUAL_LENGTH: usize = 256;
 
 /// A conditional write of one item. An attribute that is written with a `#`, such as `#status`, has a name that is a
 /// reserved word of `DynamoDB`.
@@ -42,11 +46,11 @@ impl Update {
     pub(crate) fn of(key: impl Into<String>) -> Self {
         Self {
             key: key.into(),
-            set: String::new(),
+            set: String::with_capacity(USUAL_LENGTH),
             remove: String::new(),
             add: String::new(),
             delete: String::new(),
-            condition: String::new(),
+            condition: String::with_capacity(USUAL_LENGTH),
             names: HashMap::new(),
             values: Item::new(),
             answer: ReturnValue::AllNew,
@@ -211,6 +215,19 @@ impl Table {
     /// # Errors
     /// [`StoreError::Unavailable`]: the write may or may not have been applied.
     pub(crate) async fn write(&self, update: Update) -> Result<Write<Item>, StoreError> {
+        match self.send(update).await {
+            Ok(output) => Ok(Write::Applied(output.attributes.unwrap_or_default())),
+            Err(SdkError::ServiceError(error)) if error.err().is_conditional_check_failed_exception() => {
+                let UpdateItemError::ConditionalCheckFailedException(failed) = error.into_err() else { unreachable!() };
+                Ok(failed.item.map_or(Write::NotFound, Write::Conflict))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The request of a write. It is boxed and made by a plain function, because the SDK's builder and future are large: they
+    /// would be part of the futures of all callers.
+    fn send(&self, update: Update) -> Sending {
         debug_assert_eq!(update.check(), Ok(()), "the write of {}", update.key);
         let expression = update.expression();
         let condition = (!update.condition.is_empty()).then_some(update.condition);
@@ -226,24 +243,18 @@ impl Table {
             .set_expression_attribute_values((!update.values.is_empty()).then_some(update.values))
             .return_values(update.answer)
             .set_return_values_on_condition_check_failure(on_failure);
-        // Boxed, because the futures of the SDK are large. A configuration override is created only if needed: it costs
-        // each call a configuration of its own, even if it changes nothing.
-        let result = if update.is_sent_once {
+        // A configuration override is created only if needed: it costs each call a configuration of its own, even if it changes
+        // nothing.
+        if update.is_sent_once {
             let once = Builder::new().retry_config(RetryConfig::disabled());
-            Box::pin(request.customize().config_override(once).send()).await
+            Box::pin(request.customize().config_override(once).send())
         } else {
-            Box::pin(request.send()).await
-        };
-        match result {
-            Ok(output) => Ok(Write::Applied(output.attributes.unwrap_or_default())),
-            Err(SdkError::ServiceError(error)) if error.err().is_conditional_check_failed_exception() => {
-                let UpdateItemError::ConditionalCheckFailedException(failed) = error.into_err() else { unreachable!() };
-                Ok(failed.item.map_or(Write::NotFound, Write::Conflict))
-            }
-            Err(error) => Err(error.into()),
+            Box::pin(request.send())
         }
     }
 }
+
+type Sending = Pin<Box<dyn Future<Output = Result<UpdateItemOutput, SdkError<UpdateItemError>>> + Send>>;
 
 #[cfg(test)]
 mod tests {

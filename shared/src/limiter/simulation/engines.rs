@@ -169,7 +169,12 @@ impl Chance {
         let basis = if self.0.bool() {
             let revision = if self.often() { item.revision } else { self.near(item.revision) };
             let used_at_most = room(self.near(item.day.used.into()));
-            Basis::Snapshot { revision, used_at_most, old_limits: self.0.bool().then_some(limits) }
+            Basis::Snapshot {
+                revision,
+                used_at_most,
+                slots_fit: self.0.bool(),
+                old_limits: self.0.bool().then_some(limits),
+            }
         } else {
             Basis::Assumption { slot_ms: if self.often() { SLOT_MS } else { 100 }, limits, now: NOW }
         };

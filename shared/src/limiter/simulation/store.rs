@@ -39,8 +39,10 @@ impl Store {
             let used = i64::from(item.day.used) + count;
             let leaves_room = |limits: Limits| counted <= i64::from(limits.burst) && used <= i64::from(limits.daily);
             let basis_holds = match take.basis {
-                Basis::Snapshot { revision, used_at_most, old_limits } => {
-                    item.revision == revision && (item.day.used <= used_at_most || old_limits.is_some_and(leaves_room))
+                Basis::Snapshot { revision, used_at_most, slots_fit, old_limits } => {
+                    item.revision == revision
+                        && (item.day.used <= used_at_most || old_limits.is_some_and(leaves_room))
+                        && (slots_fit || item.slots.len() <= MOST_SLOTS)
                 }
                 Basis::Assumption { slot_ms, limits, now } => {
                     leaves_room(limits)
@@ -50,11 +52,11 @@ impl Store {
                         && item.closed.is_none_or(|closed| closed.until <= now && closed.by != LimitKind::Daily)
                         && item.observed.is_none()
                         && item.closed_endpoints.is_empty()
+                        && item.slots.len() <= MOST_SLOTS
                 }
             };
             let holds = basis_holds
                 && item.newest <= take.permits.slot
-                && item.slots.len() <= MOST_SLOTS
                 && (take.permits.background == 0 || item.background.is_some())
                 && take.replaces.is_none_or(|slot| remove_one(item, slot));
             if holds {
