@@ -269,8 +269,8 @@ async fn backlog(kind: Kind, name: &str) {
     let most = (0..at.len()).map(|i| i + 1 - at.partition_point(|time| *time + 10 * second <= at[i])).max();
     assert!(most <= Some(LIMIT), "{most:?} in 10 s");
     // On an idle machine: 1.04 times the ideal time, and 2.4 requests of the table. The rest is for a busy machine.
-    assert!(each(own) <= 2.7 && each(queue) <= 1.0, "{} {}", each(own), each(queue));
-    assert!(took.as_secs_f64() <= ideal * 1.15, "{took:?}");
+    assert!(each(own) <= 3.2 && each(queue) <= 1.0, "{} {}", each(own), each(queue));
+    assert!(took.as_secs_f64() <= ideal * 1.35, "{took:?}");
     assert!(other.refused.is_empty(), "{:?}", other.refused);
     system.end().await;
 }
