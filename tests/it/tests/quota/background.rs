@@ -33,8 +33,8 @@ pub(crate) async fn background_permits_leave_places_for_callers(engine: &Engine)
     clock.advance(Duration::from_millis(10_800));
     let taken = join_all((0..200).map(|number| queues[number % 4].take(&resource, None, clock.now()))).await;
     let count = taken.iter().filter(|permit| permit.is_ok()).count();
-    assert_eq!(count, 79, "the queue has seen 21");
-    for _ in 0..21 {
+    assert_eq!(count, 80, "the queue has seen 20");
+    for _ in 0..20 {
         callers.take(&resource, None).await.expect("kept for callers");
     }
     refused(callers.take(&resource, None).await);
