@@ -74,6 +74,8 @@ pub struct Installation {
     pub installed_at: Millis,
     /// The company, if known.
     pub company: Option<String>,
+    /// The granted scopes, separated by spaces, if known.
+    pub scope: Option<String>,
     /// The public base URL of the deployment's pages, for a link to install again.
     pub home: Option<String>,
     /// The app's version, plan and installer.

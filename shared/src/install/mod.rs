@@ -1,6 +1,7 @@
 //! The beginning and the end of an installation: installs, install notices and uninstalls. The module
 //! [`crate::token::refresh`] renews the tokens of an installation.
 
+pub mod portable;
 pub mod uninstall;
 
 use std::sync::Arc;
@@ -114,7 +115,7 @@ impl Installations {
             installed_at: exchange_started,
             due_at: schedule::next_refresh(pair.issued_at, pair.expires_at, fastrand::f64()),
             company: grant.company.as_deref(),
-            home,
+            home: Some(home),
             scope: grant.scope.as_deref(),
             details: None,
             now: self.clock.now(),
@@ -167,7 +168,7 @@ impl Installations {
             installed_at: Millis(*installed_at),
             due_at: self.clock.now(),
             company: company.as_deref(),
-            home,
+            home: Some(home),
             scope: scope.as_deref(),
             details: None,
             now: self.clock.now(),

@@ -1,5 +1,7 @@
 //! A token pair in the clear, between the token endpoint and the table.
 
+use std::time::Duration;
+
 use crate::domain::access::Access;
 use crate::domain::clock::Millis;
 use crate::domain::grant::Grant;
@@ -58,6 +60,24 @@ impl Pair {
             issued_at: now,
             expires_at: now + grant.expires_in,
         }
+    }
+
+    /// A pair that another system has received. Without an access token or its expiry, the age of the pair is not known:
+    /// the access token counts as expired, and the schedule renews the pair soon.
+    pub fn received(refresh: Redacted, access: Option<(Redacted, Millis)>, issued_at: Option<Millis>) -> Self {
+        /// The usual life of an access token.
+        const LIFE: Duration = Duration::from_hours(24);
+        let Some((access, expires_at)) = access else {
+            let unknown = issued_at.unwrap_or(Millis(0));
+            return Self {
+                access: String::new().into(),
+                refresh: Some(refresh),
+                issued_at: unknown,
+                expires_at: unknown,
+            };
+        };
+        let issued_at = issued_at.unwrap_or(expires_at - LIFE);
+        Self { access, refresh: Some(refresh), issued_at, expires_at }
     }
 
     /// Seals both tokens for their place.

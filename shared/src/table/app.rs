@@ -19,6 +19,8 @@ pub enum BreakerReason {
     BadRequest,
     /// The platform refuses so many refresh tokens that the fault is probably the platform's.
     MassRefusal,
+    /// An operator has paused all refreshing, for example to move the installations to another system.
+    Paused,
 }
 
 impl BreakerReason {
@@ -28,6 +30,7 @@ impl BreakerReason {
             Self::WrongClient => "wrong_client",
             Self::BadRequest => "bad_request",
             Self::MassRefusal => "mass_refusal",
+            Self::Paused => "paused",
         }
     }
 }
@@ -72,9 +75,12 @@ impl Table {
     /// Opens the breaker, or keeps the breaker open.
     pub async fn open_breaker(&self, open: &OpenBreaker) -> Result<(), StoreError> {
         let mut write = Update::of(BREAKER);
-        // A breaker that an operator must close is not replaced by one that closes after a time.
+        // A breaker that an operator must close is not replaced by one that closes after a time, and the operator's own
+        // pause by no other.
         write.when("attribute_not_exists(open_until) OR open_until <= :until").value(":until", n(open.until));
-        write.set("reason", s(open.reason.as_str())).set_to("open_until", ":until");
+        write.when("attribute_not_exists(reason) OR reason <> :paused OR reason = :reason");
+        write.value(":paused", s(BreakerReason::Paused.as_str())).value(":reason", s(open.reason.as_str()));
+        write.set_to("reason", ":reason").set_to("open_until", ":until");
         write.set("fingerprint", s(open.fingerprint.as_deref().unwrap_or("-")));
         self.write(write).await.map(drop)
     }

@@ -2,7 +2,8 @@
 //!
 //! The breaker opens, and all refreshing stops, for wrong client credentials, for a request that the platform does not
 //! accept, and for a mass refusal: the budget of marks ([`crate::table::mark_budget`]) is used up and refusals go on.
-//! The breaker closes by itself after the first two; after a mass refusal, only an operator closes the breaker.
+//! The breaker closes by itself after the first two; after a mass refusal, only an operator closes the breaker. An
+//! operator can open the breaker, too (`ops pause`).
 
 use std::sync::Mutex;
 use std::time::Duration;

@@ -109,6 +109,7 @@ mod tests {
             search: CompanySearch::default(),
             installed_at: Millis(0),
             company: None,
+            scope: None,
             home: None,
             details: AppDetails::default(),
             published: None,

@@ -1,6 +1,8 @@
 //! The command line.
 
-use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use shared::domain::clock::Millis;
 use shared::domain::resource::{Kind, Resource};
 use shared::domain::status::Status;
@@ -11,7 +13,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  AWS or the platform failed
-  2  the command line or the environment is wrong
+  2  the command line, the environment or the imported file is wrong
   3  there is no such installation, caller, key or rule
   4  refused: not safe now, another change was faster, or --yes is missing
   5  the doctor found a fault
@@ -68,7 +70,10 @@ pub(crate) enum Command {
         #[arg(long)]
         if_due: bool,
     },
-    /// Close the circuit breaker, so that refreshing continues (after a mass refusal or a refusal of the app itself)
+    /// Open the circuit breaker, so that no refresh token is used, and wait until no renewal is under way. Calls go on with
+    /// the access tokens that are valid
+    Pause,
+    /// Close the circuit breaker, so that refreshing continues (after `pause`, a mass refusal or a refusal of the app itself)
     Resume {
         /// Stop counting the refusals so far, because they were true. Otherwise the next refusal opens the breaker again,
         /// and marks nothing, as long as the answers since the last mark look like a fault of the platform
@@ -97,6 +102,10 @@ pub(crate) enum Command {
         #[arg(long)]
         yes: bool,
     },
+    /// Store installations of another system, with their tokens. Checks all of them before it stores the first
+    Import(Import),
+    /// Write all installations with their tokens to standard output, encrypted
+    Export(Export),
     /// Put the archived events of a time span on the bus again, for all rules or for some
     Replay(Replay),
     /// Manage the callers of the relay
@@ -110,6 +119,47 @@ pub(crate) enum Command {
     Sealing(Sealing),
     /// Check everything and report the faults; changes nothing
     Doctor,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// The file. Default: standard input
+    #[arg(value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// The format of the file. Default: JSON lines or CSV, as the first character says
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<Format>,
+    /// Replace what is stored, even a newer pair or an uninstalled app
+    #[arg(long)]
+    pub(crate) replace: bool,
+    /// Check the file, compare it with the table, and store nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Make the function `refresh` renew the imported tokens now, at most N a minute. Default: the schedule renews them
+    /// when they are due
+    #[arg(long, value_name = "N", conflicts_with = "dry_run", value_parser = clap::value_parser!(u32).range(1..=6_000))]
+    pub(crate) renew: Option<u32>,
+}
+
+/// The format of installations of another system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// One JSON object a line
+    Json,
+    /// A table with a row of names
+    Csv,
+    /// The documents of the official SDK's collection of sessions, as mongoexport writes them
+    Sdk,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// The age recipient (age1…) that can decrypt the output; may be repeated
+    #[arg(long, value_name = "AGE1…", required = true)]
+    pub(crate) recipient: Vec<String>,
+    /// Confirm
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, Args)]
@@ -280,7 +330,7 @@ fn status(text: &str) -> Result<Status, String> {
 }
 
 /// Reads a time (RFC 3339).
-fn instant(text: &str) -> Result<Millis, String> {
+pub(crate) fn instant(text: &str) -> Result<Millis, String> {
     let read = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "expected a time such as 2026-11-27T10:00:00Z")?;
     i64::try_from(read.unix_timestamp_nanos() / 1_000_000).map(Millis).map_err(|error| error.to_string())
 }

@@ -13,7 +13,7 @@ pub(crate) enum CommandError {
     /// AWS or the platform failed.
     #[error("{0}")]
     NotDone(String),
-    /// The command line or the environment is wrong.
+    /// The command line, the environment or the imported file is wrong.
     #[error("{0}")]
     Environment(String),
     /// There is no such installation, caller, key or rule.

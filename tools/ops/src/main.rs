@@ -10,6 +10,7 @@ mod calls;
 mod doctor;
 mod error;
 mod installations;
+mod moving;
 mod print;
 mod progress;
 mod quota;
@@ -58,7 +59,10 @@ async fn run(arguments: Arguments) -> Result<(), CommandError> {
         Command::Refresh { resource, if_due } => installations::refresh(&stack, out, &resource, !if_due).await,
         Command::Revoke { resource, yes } => installations::revoke(&stack, out, &resource, yes).await,
         Command::Uninstall { resource, reason, yes } => uninstall::run(&stack, out, &resource, &reason, yes).await,
+        Command::Pause => breaker::pause(&stack, out).await,
         Command::Resume { forget } => breaker::resume(&stack, out, forget).await,
+        Command::Import(import) => moving::import::run(&stack, out, &import).await,
+        Command::Export(export) => moving::export::run(&stack, out, &export).await,
         Command::Replay(replay) => replay::run(&stack, out, &replay).await,
         Command::Callers(command) => callers::run(&stack, out, command).await,
         Command::Calls(command) => calls::run(&stack, out, command).await,

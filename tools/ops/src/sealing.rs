@@ -46,7 +46,7 @@ async fn read(secret: &EditedSecret) -> Result<(Version, DataKeys), CommandError
 }
 
 /// Reads all installations with their sealed tokens, and calls `each` with every page.
-async fn for_each_page(
+pub(crate) async fn for_each_page(
     stack: &Stack,
     what: &'static str,
     mut each: impl AsyncFnMut(Vec<Installation>) -> Result<(), CommandError>,

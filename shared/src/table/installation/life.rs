@@ -22,8 +22,8 @@ pub struct NewInstallation<'a> {
     pub due_at: Millis,
     /// The company, if the answer names it.
     pub company: Option<&'a str>,
-    /// The public base URL.
-    pub home: &'a str,
+    /// The public base URL, if known.
+    pub home: Option<&'a str>,
     /// The granted scopes.
     pub scope: Option<&'a str>,
     /// Details that the marketplace reported before the installation was stored.
@@ -59,8 +59,8 @@ impl Table {
         }
         write.set_status(Status::Active).set("epoch", n(next.epoch)).set("generation", n(next.generation));
         write.set("committed_by", s(new.owner.as_str())).set("installed_at", n(new.installed_at));
-        write.set_due(new.resource, new.due_at).set("failures", n(0)).set("home", s(new.home)).set_pair(pair);
-        for (attribute, value) in [("company", new.company), ("#scope", new.scope)] {
+        write.set_due(new.resource, new.due_at).set("failures", n(0)).set_pair(pair);
+        for (attribute, value) in [("company", new.company), ("#scope", new.scope), ("home", new.home)] {
             if let Some(value) = value {
                 write.set(attribute, s(value));
             }

@@ -182,6 +182,7 @@ impl Installation {
             search: CompanySearch::read(attributes),
             installed_at,
             company: attributes.text("company").map(str::to_owned),
+            scope: attributes.text("scope").map(str::to_owned),
             home: attributes.text("home").map(str::to_owned),
             details: AppDetails::read(attributes),
             published: attributes.text("published").and_then(Status::parse),

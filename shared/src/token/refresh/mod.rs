@@ -107,6 +107,8 @@ impl Refresher {
                 NoPermit::Store(error) => error.into(),
             })
         })?);
+        // The turn may have come after a long wait, and the breaker may have opened meanwhile.
+        self.expect_closed_breaker().await.map_err(Refreshed::Failed)?;
         let leased = self.parts.claim(resource, seen, why, false, deadline).await?;
         let priority = patience.priority;
         Ok(LeasedRefresh { refresher: self, leased, is_unanswered: false, priority, turn, permit: None })
@@ -122,6 +124,10 @@ impl Refresher {
         let needed = if priority == Priority::Replay { REPLAY_TIME } else { LEASE };
         self.parts.expect_time(resource, needed, deadline)?;
         self.parts.endpoint.credentials(FRESH).await?;
+        self.expect_closed_breaker().await
+    }
+
+    async fn expect_closed_breaker(&self) -> Result<(), TokenError> {
         match self.parts.breaker.check(&self.parts.endpoint).await {
             Ok(None) => Ok(()),
             Ok(Some(open)) => Err(TokenError::Misconfigured(open.reason.as_str())),

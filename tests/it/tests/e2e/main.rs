@@ -19,6 +19,7 @@ mod idempotency;
 mod install;
 mod limits;
 mod monitoring;
+mod moving;
 mod operator;
 mod platform_events;
 mod queue;

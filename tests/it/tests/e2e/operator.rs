@@ -41,7 +41,7 @@ impl Said {
     }
 }
 
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     let test = std::env::current_exe().expect("the test's own path");
     let folder = test.parent().and_then(|folder| folder.parent()).expect("a target folder");
     let program = folder.join("ops");

@@ -8,6 +8,7 @@ mod marks;
 mod model;
 mod outcomes;
 mod pace;
+mod portable;
 mod races;
 mod readers;
 mod rescue;

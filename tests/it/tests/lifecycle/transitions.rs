@@ -94,7 +94,7 @@ async fn apply(world: &World, seen: &Installation, transition: Transition) -> bo
                 installed_at: now,
                 due_at: now,
                 company: None,
-                home: HOME,
+                home: Some(HOME),
                 scope: None,
                 details: None,
                 now,

@@ -1,0 +1,260 @@
+//! Installations move in from another system, are used, and move out again. No two systems ever use the same refresh
+//! token, and the platform refuses none.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use it::outside::{Setup, System, company, location};
+use sandbox::marketplace::grants::Resource;
+use sandbox::whole::{TABLE, scheduled_event};
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use crate::operator::{Said, done, ops, program};
+
+/// The number of locations that move.
+const LOCATIONS: usize = 100;
+
+/// Another system with the same app: it holds pairs and renews them itself.
+struct OtherSystem {
+    token_url: String,
+    client: (String, String),
+    http: reqwest::Client,
+    /// The token endpoint's last answer for each resource.
+    held: Mutex<BTreeMap<Resource, Value>>,
+}
+
+impl OtherSystem {
+    fn new(system: &System) -> Self {
+        let options = system.sandbox.marketplace.options();
+        Self {
+            token_url: format!("{}/oauth/token", system.sandbox.marketplace.url().trim_end_matches('/')),
+            client: (options.client_id, options.client_secret),
+            http: reqwest::Client::new(),
+            held: Mutex::default(),
+        }
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, BTreeMap<Resource, Value>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn token(&self, resource: &Resource, grant: &str, name: &str, secret: &str) {
+        let (id, key) = &self.client;
+        let form = [("client_id", &**id), ("client_secret", key), ("grant_type", grant), (name, secret)];
+        let body: String = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
+        let request = self.http.post(&self.token_url).header("content-type", "application/x-www-form-urlencoded");
+        let answer = request.body(body).send().await.expect("an answer");
+        assert_eq!(answer.status(), 200, "{grant} of {resource}");
+        let answer = serde_json::from_slice(&answer.bytes().await.expect("a body")).expect("JSON");
+        self.held().insert(resource.clone(), answer);
+    }
+
+    async fn install(&self, system: &System, resource: &Resource) {
+        let code = system.sandbox.marketplace.authorize(resource.clone());
+        self.token(resource, "authorization_code", "code", &code).await;
+    }
+
+    /// Renews every pair once.
+    async fn renew_all(&self) {
+        let tokens: Vec<_> =
+            self.held().iter().map(|(resource, pair)| (resource.clone(), pair["refresh_token"].clone())).collect();
+        for (resource, token) in tokens {
+            self.token(&resource, "refresh_token", "refresh_token", token.as_str().expect("a token")).await;
+        }
+    }
+
+    /// The official SDK's documents, as mongoexport prints them.
+    fn documents(&self) -> String {
+        let now = shared::domain::clock::Clock::system().now().0;
+        let (app, _) = self.client.0.split_once('-').unwrap_or((&self.client.0, ""));
+        let document = |(resource, pair): (&Resource, &Value)| {
+            let mut document = pair.clone();
+            document["_id"] = json!({ "$oid": "6650a1b2c3d4e5f601234567" });
+            document["applicationId"] = json!(app);
+            document["resourceId"] = json!(resource.id());
+            let life = pair["expires_in"].as_i64().expect("a life");
+            document["expire_at"] = json!({ "$numberLong": (now + life * 1_000).to_string() });
+            document["createdAt"] = json!({ "$date": "2026-01-02T03:04:05.678Z" });
+            document.to_string()
+        };
+        self.held().iter().map(document).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// A file of this test, which is removed at the end.
+struct File(PathBuf);
+
+impl File {
+    fn of(name: &str, text: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("hoopai-relay-{}-{name}", std::process::id()));
+        std::fs::write(&path, text).expect("a file");
+        Self(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().expect("UTF-8")
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Exports, and returns the decrypted lines and the text for people.
+async fn export(system: &System) -> (Vec<Value>, String) {
+    let identity = age::x25519::Identity::generate();
+    let recipient = identity.to_public().to_string();
+    let mut command = Command::new(program());
+    let command = command.env_clear().envs(system.operators_environment());
+    let done = command.args(["export", "--yes", "--recipient", &recipient]).output().await.expect("it runs");
+    let said = String::from_utf8(done.stderr).expect("UTF-8");
+    assert_eq!(done.status.code(), Some(0), "{said}");
+    let text = String::from_utf8_lossy(&done.stdout);
+    for secret in system.secrets() {
+        assert!(!text.contains(&secret) && !said.contains(&secret), "a secret is in the clear");
+    }
+    let mut lines = String::new();
+    let decryptor = age::Decryptor::new(&*done.stdout).expect("an age file");
+    let mut reader = decryptor.decrypt(std::iter::once(&identity as &dyn age::Identity)).expect("for this recipient");
+    reader.read_to_string(&mut lines).expect("whole");
+    (lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect(), said)
+}
+
+/// The lines by their resource.
+fn by_resource(lines: Vec<Value>) -> BTreeMap<String, Value> {
+    lines.into_iter().map(|line| (line["resource"].as_str().expect("a resource").to_owned(), line)).collect()
+}
+
+/// Deletes all installations, as if the stack was a new one.
+async fn forget_installations(system: &System) {
+    let client = system.sandbox.dynamo.client();
+    for item in client.scan().table_name(TABLE).send().await.expect("read").items() {
+        if item["pk"].as_s().is_ok_and(|key| key.starts_with("installation#")) {
+            client.delete_item().table_name(TABLE).key("pk", item["pk"].clone()).send().await.expect("deleted");
+        }
+    }
+}
+
+/// The refusals of refresh tokens by the platform.
+fn refusals(system: &System) -> Vec<(Option<Resource>, String)> {
+    let requests = system.sandbox.marketplace.token_requests().into_iter();
+    let refused = requests.filter(|request| request.grant == "refresh_token" && request.outcome != "granted");
+    refused.map(|request| (request.resource, request.outcome)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_installations_move_in_are_used_and_move_out() {
+    let system = System::start(Setup { relays: 1, locations: LOCATIONS, ..Setup::default() }).await;
+    let other = Arc::new(OtherSystem::new(&system));
+    // Most locations have a grant of their own. The others depend on the agency's.
+    let own: Vec<_> = (1..=LOCATIONS - 4).map(location).collect();
+    let minted: Vec<_> = (LOCATIONS - 3..=LOCATIONS).map(location).collect();
+    for resource in own.iter().chain([&company()]) {
+        other.install(&system, resource).await;
+    }
+
+    // The other system renews until the switch. What was read before is only good for a rehearsal.
+    let rehearsal = File::of("rehearsal.json", &other.documents());
+    let would = done(&system, &["import", rehearsal.path(), "--format", "sdk", "--dry-run"]).await;
+    assert_eq!((&would["stored"], &would["dry_run"]), (&json!(LOCATIONS - 3), &json!(true)), "{would}");
+    assert_eq!(done(&system, &["list"]).await, json!({ "installations": [] }));
+    other.renew_all().await;
+
+    // The switch: the other system has stopped.
+    let moved = File::of("moved.json", &other.documents());
+    let arguments = ["import", moved.path(), "--format", "sdk"];
+    let imported = done(&system, &arguments).await;
+    assert_eq!((&imported["stored"], &imported["same"]), (&json!(LOCATIONS - 3), &json!(0)), "{imported}");
+    let again = done(&system, &arguments).await;
+    assert_eq!((&again["stored"], &again["same"]), (&json!(0), &json!(LOCATIONS - 3)), "{again}");
+    let shown = done(&system, &["show", &own[0].to_string()]).await;
+    assert_eq!((&shown["status"], &shown["installed_at"]), (&json!("Active"), &json!("2026-01-02T03:04:05.678Z")));
+    assert_eq!(shown["company"], json!(company().id()));
+    let renewals_before = system.refreshes();
+    for resource in own.iter().chain(&minted) {
+        assert_eq!(system.get(resource, "/echo").await.status, 200, "{resource}");
+    }
+    assert_eq!(system.refreshes(), renewals_before, "the imported access tokens are good");
+    // The tick reads the agency's list. The locations keep grants of their own.
+    system.refresh(&scheduled_event()).await.expect("a summary");
+    let renewed = done(&system, &[&arguments[..], &["--renew", "6000"]].concat()).await;
+    assert_eq!((&renewed["renewed"], &renewed["not_renewed"]), (&json!(LOCATIONS - 3), &json!(0)), "{renewed}");
+    let late = done(&system, &arguments).await;
+    assert_eq!(
+        (&late["stored"], &late["same"], &late["kept"]),
+        (&json!(0), &json!(0), &json!(LOCATIONS - 3)),
+        "{late}"
+    );
+    assert_eq!(refusals(&system), []);
+    for resource in &own {
+        assert_eq!(system.get(resource, "/echo").await.status, 200, "{resource}");
+    }
+
+    // An export is the form of an import: a new stack holds the same installations.
+    let (lines, said) = export(&system).await;
+    assert!(said.contains("ops pause"), "{said}");
+    let lines = by_resource(lines);
+    assert_eq!(lines.len(), LOCATIONS + 1);
+    assert_eq!(lines[&minted[0].to_string()].get("refresh_token"), None);
+    let text = lines.values().map(Value::to_string).collect::<Vec<_>>().join("\n");
+    forget_installations(&system).await;
+    assert_eq!(done(&system, &["list"]).await, json!({ "installations": [] }));
+    let exported = File::of("exported.json", &text);
+    let imported = done(&system, &["import", exported.path()]).await;
+    assert_eq!(imported["stored"], json!(LOCATIONS + 1), "{imported}");
+
+    // Moving out: nothing is renewed here any more, and calls go on.
+    let paused = done(&system, &["pause"]).await;
+    assert_eq!(paused["paused"], true);
+    let (moving, said) = export(&system).await;
+    assert!(!said.contains("ops pause"), "{said}");
+    assert_eq!(by_resource(moving), lines);
+    let renewals_before = system.refreshes();
+    for resource in own.iter().chain([&company()]) {
+        other.held().insert(resource.clone(), lines[&resource.to_string()].clone());
+        system.set_stored(resource, &[("due_at", 1)]).await;
+    }
+    system.refresh(&scheduled_event()).await.expect("a summary");
+    let refused = ops(&system, &["refresh", &own[0].to_string()]).await;
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert_eq!(system.refreshes(), renewals_before, "nothing was renewed after the pause");
+    other.renew_all().await;
+    assert_eq!(refusals(&system), []);
+    for resource in &own {
+        let live = system.sandbox.marketplace.live_refresh_tokens(resource);
+        let held = other.held()[resource]["refresh_token"].as_str().map(str::to_owned);
+        assert!(held.is_some_and(|held| live.contains(&held)), "{resource}: the other system holds the valid token");
+        assert_eq!(system.get(resource, "/echo").await.status, 200, "{resource}: until the callers have switched, too");
+    }
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_file_stores_nothing_and_an_export_needs_a_recipient() {
+    let system = System::start(Setup { relays: 0, ..Setup::default() }).await;
+    let token = "a-refresh-token-of-the-test";
+    system.tell(token);
+    let wrong =
+        File::of("wrong.csv", &format!("resource,refresh_token\nlocation:L1,{token}\nteam:L2,{token}\nlocation:L3,\n"));
+    let said: Said = ops(&system, &["import", wrong.path()]).await;
+    assert_eq!((said.code, said.out.as_str()), (2, ""), "{said:?}");
+    for line in ["nothing was stored", "line 3: resource is not", "line 4: refresh_token is missing"] {
+        assert!(said.err.contains(line), "{line}: {said:?}");
+    }
+    assert_eq!(done(&system, &["list"]).await, json!({ "installations": [] }));
+    assert_eq!(ops(&system, &["import", "/nowhere/at.all"]).await.code, 2);
+    assert_eq!(ops(&system, &["export", "--yes"]).await.code, 2);
+    let recipient = age::x25519::Identity::generate().to_public().to_string();
+    assert_eq!(ops(&system, &["export", "--yes", "--recipient", "age1nobody"]).await.code, 2);
+    assert_eq!(ops(&system, &["export", "--recipient", &recipient]).await.code, 4);
+    system.sandbox.queue.send("{}");
+    let full = ops(&system, &["export", "--yes", "--recipient", &recipient]).await;
+    assert_eq!((full.code, full.out.as_str()), (4, ""), "{full:?}");
+    system.sandbox.queue.purge();
+    system.end().await;
+}

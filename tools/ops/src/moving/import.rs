@@ -1,0 +1,153 @@
+//! The command `import`.
+
+use std::io::{IsTerminal as _, Read as _};
+use std::path::Path;
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+use serde_json::json;
+use shared::domain::redacted::Redacted;
+use shared::domain::resource::{Kind, Resource};
+use shared::install::portable::{Imported, Portable, Rules};
+use tokio::time::MissedTickBehavior;
+
+use super::form::{self, Read};
+use crate::arguments::Import;
+use crate::error::CommandError;
+use crate::installations::invoke_refresh;
+use crate::print::{Out, note};
+use crate::progress;
+use crate::stack::Stack;
+
+/// The number of installations that are stored at once.
+const CONCURRENCY: usize = 16;
+/// At most this many wrong lines are printed.
+const SHOWN_ERRORS: usize = 20;
+
+/// The number of installations by outcome.
+#[derive(Default)]
+struct Counts {
+    stored: usize,
+    same: usize,
+    kept: usize,
+    failed: usize,
+}
+
+/// Checks the whole file, then stores the installations. An import can be repeated: it continues after an interruption.
+pub(crate) async fn run(stack: &Stack, out: Out, import: &Import) -> Result<(), CommandError> {
+    let text = input(import.file.as_deref())?;
+    let client_id = stack.app.app_secret.get().await?.client_id.clone();
+    let read = form::read(text.expose(), import.format, &client_id, stack.app.clock.now()).map_err(wrong_lines)?;
+    let home = stack.authorization.public_url.as_ref().map(url::Url::as_str);
+    let rules = Rules { replace: import.replace, dry_run: import.dry_run, home };
+    let (counts, to_renew) = store(stack, read, rules).await;
+    let Counts { stored, same, kept, failed } = counts;
+    let verb = if import.dry_run { "would be stored" } else { "were stored" };
+    let mut text = format!("{stored} installations {verb}, {same} were already, {kept} were kept as they are");
+    let mut value =
+        json!({ "dry_run": import.dry_run, "stored": stored, "same": same, "kept": kept, "failed": failed });
+    if failed > 0 {
+        return Err(CommandError::NotDone(format!("{text}; {failed} failed: run the command again")));
+    }
+    if let Some(per_minute) = import.renew {
+        let of = to_renew.len();
+        let renewed = renew(stack, to_renew, per_minute).await;
+        value["renewed"] = json!(renewed);
+        value["not_renewed"] = json!(of - renewed);
+        text = format!("{text}; {renewed} were renewed");
+        if renewed < of {
+            let left = of - renewed;
+            return Err(CommandError::NotDone(format!(
+                "{text}, {left} were not: see above, and run the command again"
+            )));
+        }
+    }
+    out.value(&value, &text);
+    Ok(())
+}
+
+fn input(file: Option<&Path>) -> Result<Redacted, CommandError> {
+    let read = match file {
+        Some(file) if file != Path::new("-") => std::fs::read_to_string(file),
+        _ if std::io::stdin().is_terminal() => {
+            return Err(CommandError::Environment("give a FILE, or the installations on standard input".into()));
+        }
+        _ => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).map(|_| text)
+        }
+    };
+    read.map(Redacted::from).map_err(|error| CommandError::Environment(format!("the file cannot be read: {error}")))
+}
+
+fn wrong_lines(errors: Vec<String>) -> CommandError {
+    let count = errors.len();
+    let mut shown: Vec<_> = errors.into_iter().take(SHOWN_ERRORS).collect();
+    if count > SHOWN_ERRORS {
+        shown.push(format!("and {} more", count - SHOWN_ERRORS));
+    }
+    CommandError::Environment(format!("nothing was stored, because the file is wrong:\n{}", shown.join("\n")))
+}
+
+/// Stores the installations. Returns those whose stored pair is the imported one, companies first: the tokens of their
+/// locations depend on theirs.
+async fn store(stack: &Stack, read: Vec<Read>, rules: Rules<'_>) -> (Counts, Vec<Resource>) {
+    let bar = progress::bar("imported", Some(read.len() as u64));
+    let (mut counts, mut to_renew) = (Counts::default(), Vec::new());
+    let all = stream::iter(read).map(async |Read { line, installation }| {
+        let imported = stack.app.installations.import(&installation, rules).await;
+        (line, installation, imported)
+    });
+    let mut all = std::pin::pin!(all.buffer_unordered(CONCURRENCY));
+    while let Some((line, Portable { resource, pair, .. }, imported)) = all.next().await {
+        bar.inc(1);
+        let say = |text: &str| bar.suspend(|| note(&format!("line {line}: {resource} {text}")));
+        match &imported {
+            Ok(Imported::Stored) => counts.stored += 1,
+            Ok(Imported::Same) => counts.same += 1,
+            Ok(Imported::KeptStored) => {
+                counts.kept += 1;
+                say("was kept: what is stored is newer, or may be (--replace stores the line)");
+            }
+            Ok(Imported::KeptUninstalled) => {
+                counts.kept += 1;
+                say("was kept: the app was uninstalled here (--replace stores the line)");
+            }
+            Err(error) => {
+                counts.failed += 1;
+                say(&format!("was not stored: {error}"));
+            }
+        }
+        if matches!(imported, Ok(Imported::Stored | Imported::Same)) && pair.is_some() {
+            to_renew.push(resource);
+        }
+    }
+    bar.finish_and_clear();
+    to_renew.sort_by_key(|resource| resource.kind() != Kind::Company);
+    (counts, to_renew)
+}
+
+/// Makes the function `refresh` renew the tokens, one after another, at most `per_minute`. Returns the number of those
+/// that are renewed.
+async fn renew(stack: &Stack, resources: Vec<Resource>, per_minute: u32) -> usize {
+    let bar = progress::bar("renewed", Some(resources.len() as u64));
+    let mut pace = tokio::time::interval(Duration::from_mins(1) / per_minute);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut renewed = 0;
+    for resource in resources {
+        pace.tick().await;
+        let summary = invoke_refresh(stack, &json!({ "resource": resource, "force": true })).await;
+        let is_renewed = summary.as_ref().is_ok_and(|summary| summary["refreshed"] == 1 || summary["minted"] == 1);
+        if is_renewed {
+            renewed += 1;
+        } else {
+            let why = summary
+                .err()
+                .map_or("ops show and the log of refresh have the reason".to_owned(), |error| error.to_string());
+            bar.suspend(|| note(&format!("{resource} was not renewed: {why}")));
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    renewed
+}
