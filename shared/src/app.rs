@@ -19,8 +19,8 @@ use crate::install::Installations;
 use crate::limiter::Limiter;
 use crate::platform::api_versions::ApiVersions;
 use crate::platform::token_endpoint::TokenEndpoint;
-use crate::seal::DataKeys;
 use crate::seal::vault::Vault;
+use crate::seal::{Binding, DataKeys};
 use crate::secrets::{AppCredentials, Secret};
 use crate::table::Table;
 use crate::table::clock_check::ClockCheck;
@@ -144,7 +144,7 @@ impl App {
         let keys = Secret::new(secrets, &config.sealing_secret_id, clock.clone(), |text| {
             DataKeys::parse(text).map_err(|error| error.to_string())
         });
-        let vault = Arc::new(Vault::new(keys, &config.table));
+        let vault = Arc::new(Vault::new(keys, Binding::new(&config.sealing_context, &config.table)));
         let rescue = config.rescue_queue_url.clone().map(|url| RescueQueue::new(aws_sdk_sqs::Client::new(aws), url));
         let versions = Arc::new(ApiVersions::new(config.platform_api, Some(Arc::new(table.clone()))));
         let endpoint = TokenEndpoint::new(connections.clone(), &config.api_url, app_secret.clone(), versions);

@@ -600,4 +600,9 @@ BREAKAGES = [
             DashboardBody={"Fn::Sub": _resource(t, "Dashboard")["DashboardBody"]["Fn::Sub"].replace('\\"HoopaiRelay/${AWS::StackName}\\"', "HoopaiRelay")}
         ),
     ),
+    (
+        checks.a_restored_table_takes_the_place_of_the_stacks_own,
+        "a role that may use only the stack's own table",
+        lambda t: _statement(t, "Refresh", "Items").update(Resource={"Fn::GetAtt": "Table.Arn"}),
+    ),
 ]

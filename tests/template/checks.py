@@ -513,6 +513,14 @@ def no_resource_depends_on_itself(template, full, bare):
         yield f"on a circle: {', '.join(sorted(needs))}"
 
 
+def a_restored_table_takes_the_place_of_the_stacks_own(template, full, bare):
+    restored = expand(template, lambda condition: True)
+    for name, resource in restored.items():
+        # The dashboard's widget of throttles keeps the name of the stack's own table.
+        if name not in ("Table", "Dashboard") and re.search(r'"Ref": "Table"|"Table", "Arn"|"Table\.Arn"|\$\{Table\b', json.dumps(resource)):
+            yield f"{name}: uses the stack's own table although another was restored"
+
+
 def a_second_stack_finds_every_name_free(template, full, bare):
     # A domain is the only name that its owner chooses.
     named = ("Name", "QueueName", "TableName", "TopicName", "RoleName", "FunctionName", "LogGroupName", "AlarmName", "DashboardName")
@@ -588,6 +596,7 @@ ALL = (
     the_api_is_bounded_and_logs_no_code,
     a_failed_tick_is_not_repeated_and_a_lost_one_is_seen,
     no_resource_depends_on_itself,
+    a_restored_table_takes_the_place_of_the_stacks_own,
     a_second_stack_finds_every_name_free,
     outputs_are_the_documented_ones,
     secrets_have_the_contracts_form,

@@ -31,9 +31,9 @@ def source():
 
 def expand(template, holds):
     """CloudFormation's resources, with every `Fn::If` decided: by a function that knows conditions by name, or by True
-    or False, as if all optional parameters had a value, or none."""
+    or False, as if all optional parameters had a value, or none. The stack has its own table then."""
     if isinstance(holds, bool):
-        return expand(template, lambda condition: holds)
+        return expand(template, lambda condition: holds and condition != "HasRestoredTable")
     template = copy.deepcopy(template)
     # The code is only a name here; the translator accepts no folder.
     template["Globals"]["Function"]["CodeUri"] = "s3://bucket/key"

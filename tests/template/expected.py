@@ -30,7 +30,7 @@ THROTTLES = {route: (50, 100) for route in ("GET /oauth/install", "GET /oauth/ca
 # A throttled webhook is answered 429 and sent again. WebhookConcurrency changes these two.
 THROTTLES["POST /webhooks/marketplace"] = (100, 400)
 
-_EVERYWHERE = {"RUST_LOG", "TABLE_NAME", "APP_SECRET_ID", "GATEWAY_ALIAS", "METRICS_NAMESPACE"}
+_EVERYWHERE = {"RUST_LOG", "TABLE_NAME", "APP_SECRET_ID", "GATEWAY_ALIAS", "METRICS_NAMESPACE", "SEALING_CONTEXT"}
 
 # The namespace of the stack's own metrics. A second stack in the account has another one.
 NAMESPACE = "HoopaiRelay/${AWS::StackName}"

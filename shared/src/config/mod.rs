@@ -37,6 +37,8 @@ pub struct AppConfig {
     pub app_secret_id: String,
     /// Id of the data keys.
     pub sealing_secret_id: String,
+    /// What sealed values are bound to: a constant of the stack.
+    pub sealing_context: String,
     /// The alias that API Gateway and the event sources invoke.
     pub gateway_alias: GatewayAlias,
     /// The base URL of the platform's API.
@@ -71,6 +73,7 @@ impl AppConfig {
         let table = env.required("TABLE_NAME");
         let app_secret_id = env.required("APP_SECRET_ID");
         let sealing_secret_id = env.required("SEALING_SECRET_ID");
+        let sealing_context = env.optional("SEALING_CONTEXT");
         let alias_form = "must be the name of an alias, not a version and not $LATEST";
         let is_alias = |name: &str| names_an_alias(name).then(|| name.to_owned());
         let gateway_alias = env.parsed("GATEWAY_ALIAS", alias_form, is_alias);
@@ -95,8 +98,10 @@ impl AppConfig {
             let _checked = env.optional_url(name);
         }
         metrics_namespace?;
+        let table = table?;
         Ok(Self {
-            table: table?,
+            sealing_context: sealing_context.unwrap_or_else(|| table.clone()),
+            table,
             app_secret_id: app_secret_id?,
             sealing_secret_id: sealing_secret_id?,
             gateway_alias: GatewayAlias::new(gateway_alias?),
@@ -222,6 +227,7 @@ mod tests {
         assert_eq!((default.burst, default.daily), (100, 200_000));
         assert_eq!((default.interval, bounds.interval), (Duration::from_secs(10), Duration::from_secs(1)));
         assert_eq!((bounds.burst, bounds.daily), (1_000, 10_000_000));
+        assert_eq!(app.sealing_context, "t", "the table's name");
         assert_eq!(app.gateway_alias.name(), None);
         assert_eq!((app.rescue_queue_url, app.event_bus_name), (None, None));
         assert_eq!(app.token_requests_per_minute, None);

@@ -1,8 +1,9 @@
 //! Encryption of tokens at rest: AES-256-GCM (authenticated encryption) with a derived key for each item.
 //!
 //! The key of an item is HKDF-SHA256 (RFC 5869) of a data key, with the item's key in the table as salt. The associated
-//! data are format, table, item, token version, field and id of the data key. So a ciphertext opens only where it was
-//! sealed: not in another item or field, and not under another epoch or generation.
+//! data are format, context, item, token version, field and id of the data key. So a ciphertext opens only where it was
+//! sealed: not in another item or field, and not under another epoch or generation. The context is a constant of the
+//! stack, so a table that was restored under another name opens ([`Binding`]).
 
 mod keys;
 pub mod pair;
@@ -75,17 +76,36 @@ pub enum SealError {
     DoesNotOpen,
 }
 
+/// The deployment that sealed values are bound to. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Binding {
+    context: Arc<str>,
+    table: Arc<str>,
+}
+
+impl Binding {
+    /// Values are sealed for `context`. Values that were sealed for the name of the table, as without a context, open, too.
+    pub fn new(context: &str, table: &str) -> Self {
+        Self { context: context.into(), table: table.into() }
+    }
+
+    /// Values are sealed for the name of the table.
+    pub fn to_table(table: &str) -> Self {
+        Self::new(table, table)
+    }
+}
+
 /// Seals and opens values with one version of the sealing secret. Cheap to clone.
 #[derive(Clone)]
 pub struct Sealer {
-    table: Arc<str>,
+    binding: Binding,
     keys: Arc<DataKeys>,
 }
 
 impl Sealer {
-    /// A sealer for the items of one table.
-    pub fn new(table: Arc<str>, keys: Arc<DataKeys>) -> Self {
-        Self { table, keys }
+    /// A sealer for the items of one deployment.
+    pub fn new(binding: Binding, keys: Arc<DataKeys>) -> Self {
+        Self { binding, keys }
     }
 
     /// Seals under the current data key.
@@ -97,7 +117,11 @@ impl Sealer {
         let nonce: [u8; NONCE_LEN] = random::bytes();
         let mut text = secret.as_bytes().to_vec();
         record_key(self.keys.key(id).expect("the current key is one of them"), place.item)
-            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), self.aad(place, id), &mut text)
+            .seal_in_place_append_tag(
+                Nonce::assume_unique_for_key(nonce),
+                aad(&self.binding.context, place, id),
+                &mut text,
+            )
             .expect("an item is shorter than AES-GCM's limit");
         let mut sealed = Vec::with_capacity(2 + id.len() + NONCE_LEN + text.len());
         sealed.push(FORMAT);
@@ -112,19 +136,23 @@ impl Sealer {
     pub fn open(&self, place: Place<'_>, sealed: &[u8]) -> Result<Redacted, SealError> {
         let (id, nonce, text) = parts(sealed).ok_or(SealError::DoesNotOpen)?;
         let key = self.keys.key(id).ok_or_else(|| SealError::UnknownKey(id.to_owned()))?;
-        let mut text = text.to_vec();
-        let opened = record_key(key, place.item)
-            .open_in_place(Nonce::assume_unique_for_key(nonce), self.aad(place, id), &mut text)
-            .map_err(|_| SealError::DoesNotOpen)?;
-        let length = opened.len();
-        text.truncate(length);
-        String::from_utf8(text).map(Redacted::from).map_err(|_| SealError::DoesNotOpen)
+        let key = record_key(key, place.item);
+        let open = |context: &str| {
+            let mut text = text.to_vec();
+            let nonce = Nonce::assume_unique_for_key(nonce);
+            let length = key.open_in_place(nonce, aad(context, place, id), &mut text).ok()?.len();
+            text.truncate(length);
+            String::from_utf8(text).map(Redacted::from).ok()
+        };
+        let Binding { context, table } = &self.binding;
+        let opened = open(context).or_else(|| if context == table { None } else { open(table) });
+        opened.ok_or(SealError::DoesNotOpen)
     }
+}
 
-    fn aad(&self, place: Place<'_>, key_id: &str) -> Aad<String> {
-        let Place { item, epoch, generation, field } = place;
-        Aad::from(format!("v{FORMAT}|{}|{item}|{epoch}|{generation}|{}|{key_id}", self.table, field.name()))
-    }
+fn aad(context: &str, place: Place<'_>, key_id: &str) -> Aad<String> {
+    let Place { item, epoch, generation, field } = place;
+    Aad::from(format!("v{FORMAT}|{context}|{item}|{epoch}|{generation}|{}|{key_id}", field.name()))
 }
 
 /// The id of the data key that a value is sealed under. `None` if the value is not sealed.
@@ -161,7 +189,7 @@ mod tests {
     }
 
     fn sealer(table: &str, keys: DataKeys) -> Sealer {
-        Sealer::new(table.into(), keys.into())
+        Sealer::new(Binding::to_table(table), keys.into())
     }
 
     #[test]
@@ -181,6 +209,19 @@ mod tests {
         }
         let other_table = sealer("other", k1());
         assert_eq!(other_table.open(PLACE, &sealed).err(), Some(SealError::DoesNotOpen));
+    }
+
+    #[test]
+    fn a_context_opens_under_any_name_of_the_table_and_what_is_bound_to_the_name_only_under_that() {
+        let named = |table: &str| Sealer::new(Binding::new("stack", table), k1().into());
+        let (before, after) = (named("table"), named("restored"));
+        let sealed = before.seal(PLACE, "secret-token");
+        assert_eq!(after.open(PLACE, &sealed).expect("the same context").expose(), "secret-token");
+        let other = Sealer::new(Binding::new("another stack", "table"), k1().into());
+        assert_eq!(other.open(PLACE, &sealed).err(), Some(SealError::DoesNotOpen));
+        let of_table = sealer("table", k1()).seal(PLACE, "an-older-token");
+        assert_eq!(before.open(PLACE, &of_table).expect("the same name").expose(), "an-older-token");
+        assert_eq!(after.open(PLACE, &of_table).err(), Some(SealError::DoesNotOpen));
     }
 
     #[test]

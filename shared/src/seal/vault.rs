@@ -1,10 +1,9 @@
 //! Sealing with the data keys that Secrets Manager has now.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::redacted::Redacted;
-use crate::seal::{DataKeys, Place, SealError, Sealer};
+use crate::seal::{Binding, DataKeys, Place, SealError, Sealer};
 use crate::secrets::{Secret, SecretError};
 
 /// The least time between two re-reads of the secret because of an unknown key id.
@@ -24,13 +23,18 @@ pub enum VaultError {
 /// Seals and opens values. Reads the data keys at first use, and again when they are old.
 pub struct Vault {
     keys: Secret<DataKeys>,
-    table: Arc<str>,
+    binding: Binding,
 }
 
 impl Vault {
-    /// A vault for the items of one table.
-    pub fn new(keys: Secret<DataKeys>, table: &str) -> Self {
-        Self { keys, table: table.into() }
+    /// A vault for the items of one deployment.
+    pub fn new(keys: Secret<DataKeys>, binding: Binding) -> Self {
+        Self { keys, binding }
+    }
+
+    /// A sealer with other keys than those of the secret.
+    pub fn sealer_with(&self, keys: DataKeys) -> Sealer {
+        Sealer::new(self.binding.clone(), keys.into())
     }
 
     /// The sealer with the current keys.
@@ -38,7 +42,7 @@ impl Vault {
     /// # Errors
     /// The data keys cannot be read. Then no request may go to the token endpoint: the response could not be stored.
     pub async fn sealer(&self) -> Result<Sealer, SecretError> {
-        Ok(Sealer::new(self.table.clone(), self.keys.get().await?))
+        Ok(Sealer::new(self.binding.clone(), self.keys.get().await?))
     }
 
     /// Opens a sealed value. If its key id is unknown, the keys are read again, at most once in 30 s.
@@ -46,7 +50,7 @@ impl Vault {
         match self.sealer().await?.open(place, sealed) {
             Err(SealError::UnknownKey(_)) => {
                 let keys = self.keys.read_again(UNKNOWN_KEY).await?;
-                Ok(Sealer::new(self.table.clone(), keys).open(place, sealed)?)
+                Ok(Sealer::new(self.binding.clone(), keys).open(place, sealed)?)
             }
             opened => Ok(opened?),
         }

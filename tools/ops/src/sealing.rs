@@ -8,7 +8,7 @@ use futures_util::{StreamExt as _, stream};
 use serde_json::json;
 use shared::domain::clock::Millis;
 use shared::domain::installation::Installation;
-use shared::seal::{DataKeys, Sealer};
+use shared::seal::DataKeys;
 use shared::secrets::edit::{EditedSecret, Replaced, Version};
 use shared::table::Item;
 use shared::token::reseal::{Resealed, keys_of, reseal};
@@ -128,7 +128,7 @@ async fn rotate(stack: &Stack, secret: &EditedSecret, out: Out) -> Result<(), Co
 async fn seal_all(stack: &Stack, out: Out, keys: DataKeys) -> Result<(), CommandError> {
     let current = keys.current().to_owned();
     let olds: Vec<String> = keys.ids().filter(|id| *id != current).map(str::to_owned).collect();
-    let sealer = Sealer::new(stack.app.table.name.clone(), keys.into());
+    let sealer = stack.app.vault.sealer_with(keys);
     let (mut done, mut already, mut left) = (0_u64, 0_u64, 0_u64);
     for_each_page(stack, "sealed", async |page| {
         let all = stream::iter(page).map(async |installation| {

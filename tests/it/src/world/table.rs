@@ -8,7 +8,7 @@ use shared::domain::installation::{Installation, StandbyPair};
 use shared::domain::redacted::Redacted;
 use shared::domain::status::TokenVersion;
 use shared::seal::pair::{PairRole, place};
-use shared::seal::{DataKeys, Sealer};
+use shared::seal::{Binding, DataKeys, Sealer};
 use shared::table::Item;
 
 use super::{SEALING_SECRET, World};
@@ -62,7 +62,7 @@ impl World {
 
     fn open(&self, stored: &Installation, version: TokenVersion, role: PairRole, refresh: &[u8]) -> Redacted {
         let keys = DataKeys::parse(&self.secrets.get(SEALING_SECRET).expect("a sealing secret")).expect("keys");
-        let sealer = Sealer::new(self.table.name.clone(), Arc::new(keys));
+        let sealer = Sealer::new(Binding::to_table(&self.table.name), Arc::new(keys));
         sealer.open(place(&stored.key(), version, role.refresh()), refresh).expect("it opens")
     }
 

@@ -24,4 +24,5 @@ mod operator;
 mod platform_events;
 mod queue;
 mod relay;
+mod restore;
 mod tokens;

@@ -10,7 +10,7 @@ use it::world::{SEALING_SECRET, World, location};
 use shared::domain::installation::{Installation, Installed, Life, SealedPair, Source, StandbyPair};
 use shared::domain::resource::Resource;
 use shared::seal::pair::{Pair, PairRole};
-use shared::seal::{DataKeys, SealError, Sealer};
+use shared::seal::{Binding, DataKeys, SealError, Sealer};
 use shared::table::{Item, Write};
 use shared::token::TokenError;
 use shared::token::outcome::{Refreshed, Why};
@@ -128,7 +128,8 @@ async fn resealing_replaces_only_the_value_that_it_read(world: World) {
     let process = world.process().await;
     world.install(&process, &l1).await;
     let table = &world.table;
-    let sealer = |json: &str| Sealer::new(table.name.clone(), DataKeys::parse(json).expect("well formed").into());
+    let sealer =
+        |json: &str| Sealer::new(Binding::to_table(&table.name), DataKeys::parse(json).expect("well formed").into());
     // The installation also gets two standby pairs.
     let before = world.secrets.get(SEALING_SECRET).expect("a secret");
     let first = world.stored(&l1).await;
