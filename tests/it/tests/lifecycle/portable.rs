@@ -139,6 +139,8 @@ async fn a_pause_ends_only_when_an_operator_ends_it(world: World) {
         let stored = world.table.breaker().await.expect("a table").expect("open");
         assert_eq!(stored.reason, BreakerReason::Paused, "after {reason:?}");
     }
+    // A process keeps the state of the breaker for 2 s.
+    world.advance(Duration::from_secs(3));
     let version = world.stored(&l1).await.version;
     let refused = process.refresher.refresh(&l1, version, Why::Operator, world.deadline()).await;
     assert!(matches!(refused, Refreshed::Failed(TokenError::Misconfigured("paused"))), "{refused:?}");
@@ -146,6 +148,7 @@ async fn a_pause_ends_only_when_an_operator_ends_it(world: World) {
     world.advance(Duration::from_hours(1));
     assert_eq!((world.presented(), world.stored(&l1).await.version), (0, version));
     world.table.close_breaker().await.expect("a table");
+    world.advance(Duration::from_secs(3));
     let renewed = process.refresher.refresh(&l1, version, Why::Operator, world.deadline()).await;
     assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
     world.end().await;
