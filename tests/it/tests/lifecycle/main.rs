@@ -4,6 +4,7 @@
 
 mod beginning_and_end;
 mod crashes;
+mod golden;
 mod marks;
 mod model;
 mod outcomes;
