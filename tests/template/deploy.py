@@ -134,6 +134,10 @@ def function(deployment, name, _properties):
     return {"Ref": physical, "Arn": f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{physical}"}
 
 
+def log_group(_deployment, name, _properties):
+    return {"Ref": f"/aws/vendedlogs/hoopai-relay/{name}"}
+
+
 def api(deployment, _name, _properties):
     return {"Ref": "a1b2c3d4e5", "ApiEndpoint": deployment.endpoints["api"]}
 
@@ -143,6 +147,7 @@ MAKERS = {
     "AWS::SecretsManager::Secret": secret,
     "AWS::SQS::Queue": queue,
     "AWS::Lambda::Function": function,
+    "AWS::Logs::LogGroup": log_group,
     "AWS::ApiGatewayV2::Api": api,
 }
 

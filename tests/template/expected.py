@@ -121,6 +121,10 @@ def _read_and_write(*prefixes):
     return {(action, "Table", prefixes) for action in ("dynamodb:GetItem", "dynamodb:UpdateItem")}
 
 
+def _write(*prefixes):
+    return {("dynamodb:UpdateItem", "Table", prefixes)}
+
+
 def _secrets(*secrets):
     return {("secretsmanager:GetSecretValue", secret, None) for secret in secrets}
 
@@ -130,20 +134,19 @@ _COMPANIES = {("dynamodb:Query", "Table/index/due", ("companies",))}
 
 # One row a permission: action, resource, and for items the prefixes of their keys.
 PERMISSIONS = {
-    "callback": _read_and_write(
-        "app#api", "app#breaker", "app#company#*", "exchanges#*", "installation#*", "redirect#*"
-    )
+    "callback": _read_and_write("app#api", "app#breaker", "installation#*", "redirect#*")
+    | _write("app#company#*", "exchanges#*")
     | _secrets("AppSecret", "SealingSecret")
     | {("sqs:SendMessage", "RescueQueue", None)}
     | _logs_and_traces("CallbackLogs"),
-    "relay": _read_and_write(
-        "app#*", "call#*", "caller-quota#*", "installation#*", "minter-quota#*", "quota#*", "turns#*"
-    )
+    "relay": _read_and_write("app#*", "call#*", "installation#*", "quota#*")
+    | _write("caller-quota#*", "minter-quota#*", "turns#*")
     | _COMPANIES
     | _secrets("AppSecret", "SealingSecret", "CallersSecret")
     | {("sqs:SendMessage", "RescueQueue", None), ("sqs:GetQueueAttributes", "RescueQueue", None)}
     | _logs_and_traces("RelayLogs"),
-    "refresh": _read_and_write("app#*", "installation#*", "minter-quota#*", "quota#*")
+    "refresh": _read_and_write("app#*", "installation#*", "quota#*")
+    | _write("minter-quota#*")
     | {("dynamodb:BatchGetItem", "Table", ("quota#*",))}
     | {("dynamodb:Query", "Table/index/due", None), ("dynamodb:Query", "Table/index/company", None)}
     | _secrets("AppSecret", "SealingSecret")
@@ -155,9 +158,8 @@ PERMISSIONS = {
         ("sqs:GetQueueAttributes", "RescueQueue", None),
     }
     | _logs_and_traces("RefreshLogs"),
-    "webhook": _read_and_write(
-        "app#api", "app#company#*", "installation#*", "minter-quota#*", "quota#*", "webhook#*"
-    )
+    "webhook": _read_and_write("app#api", "installation#*", "quota#*")
+    | _write("app#company#*", "minter-quota#*", "webhook#*")
     | _COMPANIES
     | _secrets("AppSecret", "SealingSecret")
     | _logs_and_traces("WebhookLogs"),

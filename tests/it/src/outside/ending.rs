@@ -51,6 +51,7 @@ impl System {
         }
         // The supervisor reports a process as ended only after it has read all of the process's output.
         assert!(until(|| self.workers.iter().all(|worker| worker.pid().is_none())).await, "they end when told to");
+        self.observed.keep();
         let lines = self.sandbox.logs.lines();
         assert!(!lines.is_empty(), "nothing was read from any process");
         for line in &lines {

@@ -4,6 +4,7 @@
 mod client;
 mod ending;
 mod line;
+mod observed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use serde_json::{Value, json};
 
 pub use self::client::{ClientResponse, send};
 pub use self::line::Line;
+use self::observed::Observed;
 use crate::deployment::Deployment;
 
 /// Longest time that a test waits for anything. Only a failing test waits so long, so it is generous.
@@ -85,6 +87,14 @@ impl Default for Setup {
     }
 }
 
+/// The endpoints of the services whose calls are observed.
+const WATCHED: [&str; 4] = [
+    "AWS_ENDPOINT_URL_DYNAMODB",
+    "AWS_ENDPOINT_URL_SECRETS_MANAGER",
+    "AWS_ENDPOINT_URL_SQS",
+    "AWS_ENDPOINT_URL_EVENTBRIDGE",
+];
+
 /// The whole system. Each function runs as one or more processes of its built binary.
 pub struct System {
     /// All emulators around the functions.
@@ -94,6 +104,7 @@ pub struct System {
     /// The deployed account, if the system does not use the sandbox's own account.
     pub deployment: Option<Deployment>,
     workers: Vec<Worker>,
+    observed: Observed,
     /// The further environment of all functions.
     environment: BTreeMap<String, String>,
     client: reqwest::Client,
@@ -156,6 +167,7 @@ impl System {
             store,
             deployment,
             workers: Vec::new(),
+            observed: Observed::default(),
             environment: BTreeMap::new(),
             client: client.expect("a client"),
             further_secrets: Mutex::default(),
@@ -174,7 +186,7 @@ impl System {
                 own.insert("AWS_LAMBDA_MAX_CONCURRENCY".to_owned(), at_once.to_string());
             }
             for number in 1..=count {
-                system.run(function, function, number, own.clone());
+                system.run(function, function, number, own.clone()).await;
             }
         }
         for (function, polls) in [("callback", 1), ("refresh", 1), ("relay", setup.relays * setup.at_once)] {
@@ -183,13 +195,18 @@ impl System {
         system
     }
 
-    fn run(&mut self, bootstrap_of: &str, function: &str, number: usize, own: BTreeMap<String, String>) {
+    async fn run(&mut self, bootstrap_of: &str, function: &str, number: usize, own: BTreeMap<String, String>) {
         let mut environment = match &self.deployment {
             Some(deployment) => deployment.environment(bootstrap_of),
             None => self.sandbox.environment().clone(),
         };
         environment.insert("AWS_ENDPOINT_URL_DYNAMODB".to_owned(), self.store.url());
         environment.extend(own);
+        for (name, value) in &mut environment {
+            if WATCHED.contains(&name.as_str()) {
+                *value = self.observed.watch(bootstrap_of, value).await;
+            }
+        }
         let spec = WorkerSpec {
             function: function.to_owned(),
             worker: format!("{function}-{number}"),
@@ -220,7 +237,7 @@ impl System {
     /// Starts a further process of `bootstrap_of`, with other variables, as a function of another name.
     pub async fn start_apart(&mut self, bootstrap_of: &str, function: &str, own: &[(&str, &str)]) {
         let own = own.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        self.run(bootstrap_of, function, 1, own);
+        self.run(bootstrap_of, function, 1, own).await;
         self.wait_for_polls(function, 1).await;
     }
 
@@ -235,7 +252,7 @@ impl System {
     /// If the process does not start.
     pub async fn start_more(&mut self, function: &str, number: usize) {
         let polls = self.sandbox.runtime.polls(function);
-        self.run(function, function, number, self.environment.clone());
+        self.run(function, function, number, self.environment.clone()).await;
         let started = until(|| self.sandbox.runtime.polls(function) > polls);
         assert!(started.await, "{function}-{number} does not ask for work: {:?}", self.last_lines());
     }
