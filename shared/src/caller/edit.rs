@@ -90,17 +90,41 @@ impl CallersDocument {
 
     /// Adds a caller. It can fail with [`EditError::Invalid`], [`EditError::Exists`] or [`EditError::Taken`].
     pub fn add(&mut self, caller: CallerEntry) -> Result<(), EditError> {
-        entry(caller.clone()).map_err(EditError::Invalid)?;
         if self.0.callers.iter().any(|other| other.id == caller.id) {
             return Err(EditError::Exists(caller.id));
         }
+        self.check(&caller)?;
+        self.0.callers.push(caller);
+        Ok(())
+    }
+
+    /// Replaces everything of a caller's entry but its keys. It can fail with [`EditError::NoSuchCaller`],
+    /// [`EditError::Invalid`], [`EditError::Taken`] or [`EditError::WouldWiden`].
+    pub fn set(&mut self, caller: CallerEntry) -> Result<(), EditError> {
+        let is_unlisted_open = self.allows_unlisted();
+        let old = self.entry(&caller.id)?.clone();
+        let loses = |old: &[String], new: &[String]| old.iter().any(|name| !new.contains(name));
+        if is_unlisted_open && (loses(&old.aliases, &caller.aliases) || loses(&old.principals, &caller.principals)) {
+            return Err(EditError::WouldWiden(caller.id));
+        }
+        let caller = CallerEntry { keys_sha256: old.keys_sha256, ..caller };
+        self.check(&caller)?;
+        let place = self.entry(&caller.id)?;
+        *place = caller;
+        Ok(())
+    }
+
+    /// Checks an entry by itself, and beside those of other callers.
+    fn check(&self, caller: &CallerEntry) -> Result<(), EditError> {
+        entry(caller.clone()).map_err(EditError::Invalid)?;
         for name in caller.aliases.iter().chain(&caller.principals) {
-            let has_it = |other: &&CallerEntry| other.aliases.contains(name) || other.principals.contains(name);
+            let has_it = |other: &&CallerEntry| {
+                other.id != caller.id && (other.aliases.contains(name) || other.principals.contains(name))
+            };
             if let Some(other) = self.0.callers.iter().find(has_it) {
                 return Err(EditError::Taken { name: name.clone(), owner: other.id.clone() });
             }
         }
-        self.0.callers.push(caller);
         Ok(())
     }
 
@@ -187,6 +211,33 @@ mod tests {
         document.remove_key("billing", &key.sha256[..12].to_uppercase()).expect("the only one that begins so");
         assert!(!knows(&document, &key));
         assert_eq!(document.keep_last_key("billing"), Ok(0));
+    }
+
+    #[test]
+    fn new_permissions_replace_the_old_ones_and_the_keys_stay() {
+        let mut document = billing();
+        let with = |alias: &str| CallerEntry {
+            id: "billing".into(),
+            aliases: vec![alias.to_owned()],
+            paths: Some(vec!["/contacts/**".into()]),
+            ..CallerEntry::default()
+        };
+        document.set(with("billing")).expect("there is such a caller");
+        let entry = &document.entries()[0];
+        assert_eq!((entry.keys_sha256.len(), &entry.methods), (1, &None));
+        assert_eq!(entry.paths.as_deref(), Some(&["/contacts/**".to_owned()][..]));
+        document.set(with("billing")).expect("an alias may stay");
+        let nobody = CallerEntry { id: "nobody".into(), ..CallerEntry::default() };
+        assert_eq!(document.set(nobody.clone()), Err(EditError::NoSuchCaller("nobody".into())));
+        document.add(nobody).expect("a new one");
+        let taken = CallerEntry { id: "nobody".into(), ..with("billing") };
+        assert!(matches!(document.set(taken), Err(EditError::Taken { .. })));
+        let invalid = CallerEntry { methods: Some(vec!["FETCH".into()]), ..with("billing") };
+        assert!(matches!(document.set(invalid), Err(EditError::Invalid(_))));
+        let open = document.to_json().expect("well formed").expose().replacen('{', r#"{"unlisted":"allow","#, 1);
+        let mut open = CallersDocument::parse(&open).expect("well formed");
+        assert_eq!(open.set(with("other")), Err(EditError::WouldWiden("billing".into())));
+        open.set(with("billing")).expect("it loses no alias");
     }
 
     #[test]

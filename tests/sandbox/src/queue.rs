@@ -160,6 +160,12 @@ impl Queue {
         self.state().failing = failing;
     }
 
+    /// Receives at most `most` messages, as a consumer does, and returns their number. A message that was received too
+    /// often is dead then.
+    pub async fn receive(&self, most: usize) -> usize {
+        self.shelf.receive(most, None, Duration::ZERO).await.len()
+    }
+
     /// Puts a message on the queue.
     pub fn send(&self, body: impl Into<String>) {
         self.shelf.send(New { body: body.into(), ..New::default() });
@@ -309,6 +315,19 @@ impl Shelves {
         *lock(&self.1).entry((queue.to_owned(), operation.to_owned())).or_default() += 1;
     }
 
+    /// Moves the dead messages of a queue back to it. The dead-letter queue of `NAME` is `NAME-failures`.
+    fn redrive(&self, arn: &str) -> Response {
+        let name = arn.rsplit(':').next().and_then(|name| name.strip_suffix(FAILURES));
+        let Some(shelf) = name.and_then(|name| self.find(name)) else {
+            return error(StatusCode::NOT_FOUND, "ResourceNotFoundException", "no such dead-letter queue");
+        };
+        let dead = std::mem::take(&mut lock(&shelf.state).dead);
+        for message in dead {
+            shelf.send(New { body: message.body, ..New::default() });
+        }
+        answer(StatusCode::OK, &json!({ "TaskHandle": identity::uuid() }))
+    }
+
     /// Returns the queue with this URL.
     fn find(&self, url: &str) -> Option<Arc<Shelf>> {
         lock(&self.0).get(url.rsplit('/').next()?).cloned()
@@ -439,6 +458,15 @@ impl Shelf {
         json!({ "Successful": changed, "Failed": failed })
     }
 
+    fn dead_attributes(&self) -> Value {
+        json!({ "Attributes": {
+            "ApproximateNumberOfMessages": lock(&self.state).dead.len().to_string(),
+            "ApproximateNumberOfMessagesNotVisible": "0",
+            "ApproximateNumberOfMessagesDelayed": "0",
+            "QueueArn": queue_arn(&format!("{}{FAILURES}", self.name)),
+        }})
+    }
+
     fn attributes(&self) -> Value {
         let now = Instant::now();
         let state = lock(&self.state);
@@ -458,6 +486,8 @@ impl Shelf {
     }
 }
 
+/// The end of the name of a queue's dead-letter queue.
+const FAILURES: &str = "-failures";
 /// The most bytes of a message (Amazon SQS Developer Guide, "Message quotas").
 const LARGEST: usize = 1024 * 1024;
 
@@ -465,6 +495,13 @@ async fn serve(Shared(shelves): Shared<Arc<Shelves>>, headers: HeaderMap, body: 
     let Ok(request) = serde_json::from_slice::<Value>(&body) else {
         return error(StatusCode::BAD_REQUEST, "InvalidMessageContents", "not JSON");
     };
+    if operation(&headers) == Some("StartMessageMoveTask") {
+        return shelves.redrive(request["SourceArn"].as_str().unwrap_or_default());
+    }
+    let dead_of = request["QueueUrl"].as_str().and_then(|url| shelves.find(url.strip_suffix(FAILURES)?));
+    if let (Some("GetQueueAttributes"), Some(shelf)) = (operation(&headers), dead_of) {
+        return answer(StatusCode::OK, &shelf.dead_attributes());
+    }
     let named = request["QueueUrl"].as_str().or_else(|| request["QueueName"].as_str());
     let Some(shelf) = named.and_then(|url| shelves.find(url)) else {
         let code = "AWS.SimpleQueueService.NonExistentQueue";

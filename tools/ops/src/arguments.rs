@@ -21,8 +21,8 @@ Exit codes:
 Environment: the variables of the functions (TABLE_NAME, APP_SECRET_ID, SEALING_SECRET_ID, CALLERS_SECRET_ID,
 RESCUE_QUEUE_URL, API_URL, GATEWAY_ALIAS, WEBHOOK_SECRET_ID, EVENTS_OVERFLOW_QUEUE_URL), and REFRESH_FUNCTION,
 RELAY_FUNCTION, RESCUE_FAILURES_URL, EVENTS_OVERFLOW_FAILURES_URL, EVENT_ARCHIVE_ARN, CALLS_QUEUE_URL, RESULTS_QUEUE_URL,
-CALLS_FAILURES_URL.
-The stack's output OperatorEnvironment contains them all.";
+CALLS_FAILURES_URL, LOG_GROUPS.
+The stack's output OperatorEnvironment contains them all; --stack NAME reads it.";
 
 /// Operates a Hoopai Relay
 #[derive(Debug, Parser)]
@@ -41,6 +41,9 @@ pub(crate) struct Arguments {
         default_missing_value = "http://127.0.0.1:8090"
     )]
     pub(crate) sandbox: Option<String>,
+    /// Use the stack of this name: the AWS CLI reads its outputs
+    #[arg(long, global = true, value_name = "NAME", conflicts_with = "sandbox")]
+    pub(crate) stack: Option<String>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -70,6 +73,19 @@ pub(crate) enum Command {
         #[arg(long)]
         if_due: bool,
     },
+    /// Show what all functions have logged about one location or company
+    Logs {
+        /// location:ID or company:ID
+        #[arg(value_parser = resource)]
+        resource: Resource,
+        /// The time span that ends now
+        #[arg(long, value_name = "N", default_value_t = 24)]
+        hours: u32,
+    },
+    /// Run the schedule once, now: renew what is due
+    Tick,
+    /// Move the messages of the dead-letter queues back to their queues, after the cause was repaired
+    Redrive,
     /// Open the circuit breaker, so that no refresh token is used, and wait until no renewal is under way. Calls go on with
     /// the access tokens that are valid
     Pause,
@@ -118,7 +134,11 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Sealing(Sealing),
     /// Check everything and report the faults; changes nothing
-    Doctor,
+    Doctor {
+        /// Leave out the checks that read the whole table
+        #[arg(long)]
+        quick: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -197,6 +217,8 @@ pub(crate) enum CallersCommand {
     List,
     /// Add a caller with a new key, which is printed once
     Add(NewCaller),
+    /// Replace what a caller may do, and what identifies it; its keys stay
+    Set(Permissions),
     /// Add a key to a caller and print it once; the other keys stay valid
     Rotate {
         /// The caller
@@ -225,6 +247,16 @@ pub(crate) enum CallersCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct NewCaller {
+    #[command(flatten)]
+    pub(crate) permissions: Permissions,
+    /// Make no key: an alias or a principal identifies the caller
+    #[arg(long)]
+    pub(crate) no_key: bool,
+}
+
+/// What a caller may do, and what identifies it beside its keys.
+#[derive(Debug, Args)]
+pub(crate) struct Permissions {
     /// The caller's name
     pub(crate) id: String,
     /// Only for this resource: location:ID, company:ID, location:* or company:*; may be repeated. Default: all
@@ -251,9 +283,6 @@ pub(crate) struct NewCaller {
     /// Messages of the queue of calls may name the caller
     #[arg(long)]
     pub(crate) queue: bool,
-    /// Make no key: an alias or a principal identifies the caller
-    #[arg(long)]
-    pub(crate) no_key: bool,
 }
 
 #[derive(Debug, Subcommand)]

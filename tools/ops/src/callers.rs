@@ -4,7 +4,7 @@ use serde_json::json;
 use shared::caller::edit::{CallerEntry, CallersDocument, EditError, NewKey};
 use shared::secrets::edit::{EditedSecret, Replaced};
 
-use crate::arguments::{CallersCommand, NewCaller};
+use crate::arguments::{CallersCommand, NewCaller, Permissions};
 use crate::error::CommandError;
 use crate::print::{Out, note};
 use crate::stack::Stack;
@@ -25,13 +25,16 @@ pub(crate) async fn run(stack: &Stack, out: Out, command: CallersCommand) -> Res
     match command {
         CallersCommand::List => list(&secret, out).await,
         CallersCommand::Add(new) => {
-            if let Some(alias) =
-                stack.app.config.gateway_alias.name().filter(|name| new.aliases.iter().any(|a| a == name))
-            {
-                let why = "belongs to API Gateway and takes no direct invocations";
-                return Err(CommandError::Environment(format!("alias {alias:?} {why}: give the caller another one")));
-            }
+            expect_free_aliases(stack, &new.permissions)?;
             add(&secret, out, new).await
+        }
+        CallersCommand::Set(permissions) => {
+            expect_free_aliases(stack, &permissions)?;
+            let id = permissions.id.clone();
+            let caller = entry(permissions, Vec::new());
+            change(&secret, |document| document.set(caller)).await?;
+            out.value(&json!({ "id": id }), &format!("{id} has the new permissions. {WHEN_EFFECTIVE}"));
+            Ok(())
         }
         CallersCommand::Rotate { id, end_others } => rotate(&secret, out, &id, end_others).await,
         CallersCommand::Retire { id } => {
@@ -116,22 +119,39 @@ async fn list(secret: &EditedSecret, out: Out) -> Result<(), CommandError> {
 
 async fn add(secret: &EditedSecret, out: Out, new: NewCaller) -> Result<(), CommandError> {
     let key = (!new.no_key).then(NewKey::generate);
-    let some = |texts: Vec<String>| (!texts.is_empty()).then_some(texts);
-    let caller = CallerEntry {
-        id: new.id.clone(),
-        keys_sha256: key.iter().map(|key| key.sha256.clone()).collect(),
-        aliases: new.aliases,
-        principals: new.principals,
-        resources: some(new.resources),
-        methods: some(new.methods),
-        paths: some(new.paths),
-        tools: some(new.tools),
-        requests_per_10s: new.requests_per_10s,
-        queue: new.queue,
-    };
-    change(secret, |document| document.add(caller.clone())).await?;
-    print_key(out, &new.id, key.as_ref());
+    let id = new.permissions.id.clone();
+    let caller = entry(new.permissions, key.iter().map(|key| key.sha256.clone()).collect());
+    change(secret, |document| document.add(caller)).await?;
+    print_key(out, &id, key.as_ref());
     Ok(())
+}
+
+fn entry(permissions: Permissions, keys_sha256: Vec<String>) -> CallerEntry {
+    let some = |texts: Vec<String>| (!texts.is_empty()).then_some(texts);
+    CallerEntry {
+        id: permissions.id,
+        keys_sha256,
+        aliases: permissions.aliases,
+        principals: permissions.principals,
+        resources: some(permissions.resources),
+        methods: some(permissions.methods),
+        paths: some(permissions.paths),
+        tools: some(permissions.tools),
+        requests_per_10s: permissions.requests_per_10s,
+        queue: permissions.queue,
+    }
+}
+
+/// Refuses the alias that belongs to API Gateway.
+fn expect_free_aliases(stack: &Stack, permissions: &Permissions) -> Result<(), CommandError> {
+    let gateway = stack.app.config.gateway_alias.name();
+    match gateway.filter(|name| permissions.aliases.iter().any(|alias| alias == name)) {
+        None => Ok(()),
+        Some(alias) => {
+            let why = "belongs to API Gateway and takes no direct invocations";
+            Err(CommandError::Environment(format!("alias {alias:?} {why}: give the caller another one")))
+        }
+    }
 }
 
 async fn rotate(secret: &EditedSecret, out: Out, id: &str, end_others: bool) -> Result<(), CommandError> {

@@ -68,9 +68,7 @@ impl From<SecretError> for CommandError {
 
 impl From<ConfigError> for CommandError {
     fn from(error: ConfigError) -> Self {
-        Self::Environment(format!(
-            "{error}. Use the stack's output OperatorEnvironment (docs/operations.md, \"Commands\"), or --sandbox"
-        ))
+        Self::Environment(format!("{error}. Use --stack NAME or --sandbox (docs/operations.md, \"Commands\")"))
     }
 }
 

@@ -116,6 +116,23 @@ pub(crate) async fn refresh(stack: &Stack, out: Out, resource: &Resource, force:
     Ok(())
 }
 
+/// Invokes the function `refresh` as the schedule does.
+pub(crate) async fn tick(stack: &Stack, out: Out) -> Result<(), CommandError> {
+    let summary = invoke_refresh(stack, &json!({})).await?;
+    let count = |name: &str| summary[name].as_u64().unwrap_or(0);
+    let text = format!(
+        "{} were due: {} were renewed, {} minted, {} deferred, {} failed, {} are left for the next tick",
+        count("due"),
+        count("refreshed"),
+        count("minted"),
+        count("deferred"),
+        count("failed"),
+        count("left")
+    );
+    out.value(&summary, &text);
+    Ok(())
+}
+
 /// Invokes the function `refresh` and returns its answer.
 pub(crate) async fn invoke_refresh(stack: &Stack, event: &Value) -> Result<Value, CommandError> {
     let Some(function) = &stack.refresh_function else {

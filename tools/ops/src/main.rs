@@ -10,14 +10,17 @@ mod calls;
 mod doctor;
 mod error;
 mod installations;
+mod logs;
 mod moving;
 mod print;
 mod progress;
 mod quota;
+mod redrive;
 mod replay;
 mod sandbox;
 mod sealing;
 mod stack;
+mod stack_outputs;
 mod uninstall;
 
 use std::process::ExitCode;
@@ -45,10 +48,13 @@ async fn run(arguments: Arguments) -> Result<(), CommandError> {
     if let Some(address) = &arguments.sandbox {
         return Err(sandbox::start_again_in(address).await);
     }
+    if let Some(stack) = &arguments.stack {
+        return Err(stack_outputs::start_again_with(stack));
+    }
     let Arguments { command, json, .. } = arguments;
     let out = print::Out { json };
-    if let Command::Doctor = command {
-        return doctor::run(out).await;
+    if let Command::Doctor { quick } = command {
+        return doctor::run(out, quick).await;
     }
     let stack = Stack::from_env().await?;
     match command {
@@ -59,6 +65,9 @@ async fn run(arguments: Arguments) -> Result<(), CommandError> {
         Command::Refresh { resource, if_due } => installations::refresh(&stack, out, &resource, !if_due).await,
         Command::Revoke { resource, yes } => installations::revoke(&stack, out, &resource, yes).await,
         Command::Uninstall { resource, reason, yes } => uninstall::run(&stack, out, &resource, &reason, yes).await,
+        Command::Logs { resource, hours } => logs::run(&stack, out, &resource, hours).await,
+        Command::Tick => installations::tick(&stack, out).await,
+        Command::Redrive => redrive::run(&stack, out).await,
         Command::Pause => breaker::pause(&stack, out).await,
         Command::Resume { forget } => breaker::resume(&stack, out, forget).await,
         Command::Import(import) => moving::import::run(&stack, out, &import).await,
@@ -67,6 +76,6 @@ async fn run(arguments: Arguments) -> Result<(), CommandError> {
         Command::Callers(command) => callers::run(&stack, out, command).await,
         Command::Calls(command) => calls::run(&stack, out, command).await,
         Command::Sealing(command) => sealing::run(&stack, out, command).await,
-        Command::Doctor => unreachable!("doctor runs above, without a stack"),
+        Command::Doctor { .. } => unreachable!("doctor runs above, without a stack"),
     }
 }

@@ -32,6 +32,7 @@ pub(crate) struct OperatorConfig {
     overflow_failures_url: Option<String>,
     event_archive_arn: Option<String>,
     calls: CallQueues,
+    log_groups: Option<String>,
 }
 
 /// The URLs of the queues of the queue door. None of them is set if the stack has no queue of calls.
@@ -75,6 +76,7 @@ impl OperatorConfig {
                 results: results_url?.map(String::from),
                 failures: failures_url?.map(String::from),
             },
+            log_groups: env.optional("LOG_GROUPS"),
         })
     }
 }
@@ -102,6 +104,8 @@ pub(crate) struct Stack {
     pub(crate) event_archive_arn: Option<String>,
     /// The queues of the queue door.
     pub(crate) calls: CallQueues,
+    /// The log groups of the functions.
+    pub(crate) log_groups: Vec<String>,
 }
 
 impl Stack {
@@ -131,6 +135,7 @@ impl Stack {
             overflow_failures_url: config.overflow_failures_url,
             event_archive_arn: config.event_archive_arn,
             calls: config.calls,
+            log_groups: config.log_groups.iter().flat_map(|names| names.split(',')).map(str::to_owned).collect(),
         })
     }
 

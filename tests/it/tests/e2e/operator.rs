@@ -161,6 +161,72 @@ async fn installations_are_listed_shown_renewed_and_revoked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_stack_is_named_the_schedule_runs_once_and_dead_messages_go_back() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let system = System::start(Setup { relays: 0, ..Setup::default() }).await;
+    system.install(&location(1)).await;
+    system.set_stored(&location(1), &[("due_at", 1)]).await;
+    let ticked = done(&system, &["tick"]).await;
+    assert_eq!((&ticked["due"], &ticked["refreshed"]), (&json!(1), &json!(1)), "{ticked}");
+    let whole = done(&system, &["doctor"]).await;
+    let quick = done(&system, &["doctor", "--quick"]).await;
+    for (said, states) in [(whole, vec!["ok".to_owned()]), (quick, Vec::new())] {
+        assert_eq!((findings(&said, "installations"), findings(&said, "refreshing")), (states, vec!["ok".to_owned()]));
+    }
+
+    // A queue of a test, because the messages of the rescue queue are taken by the function.
+    let queue = system.sandbox.queue.another("stuck", Duration::from_secs(30));
+    queue.allow_receives(0);
+    queue.send("a dead message");
+    assert_eq!(queue.receive(1).await, 0);
+    assert_eq!((queue.messages().len(), queue.dead_letters().len()), (0, 1));
+    let mut environment = system.operators_environment();
+    environment.insert("RESCUE_FAILURES_URL".to_owned(), format!("{}-failures", queue.url()));
+    let moved = run(environment.clone(), &["--json", "redrive"]).await;
+    let expected = json!([{ "queue": "dead-letter queue of the rescue queue", "messages": 1 }]);
+    assert_eq!((moved.code, &moved.json()["moving"]), (0, &expected), "{moved:?}");
+    assert_eq!((queue.messages().len(), queue.dead_letters().len()), (1, 0));
+    assert_eq!(ops(&system, &["redrive"]).await.code, 2, "no dead-letter queue is named");
+
+    // The AWS CLI is a program that prints the outputs of a stack of this name.
+    let folder = std::env::temp_dir().join(format!("hoopai-relay-aws-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let (named, endpoints): (Vec<_>, Vec<_>) = environment.into_iter().partition(|(name, _)| !name.starts_with("AWS_"));
+    let value = named.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ");
+    let outputs = json!([{ "OutputKey": "OperatorEnvironment", "OutputValue": value }]);
+    let printed = json!({ "Stacks": [{ "Outputs": outputs }] });
+    let line = json!([{ "field": "@timestamp", "value": "10:00" }, { "field": "@message", "value": "a line" }]);
+    let lines = json!({ "status": "Complete", "results": [line] });
+    let asked = format!(r#"fields @timestamp, @message | filter resource = "{}" |"#, location(1));
+    let logs = format!(
+        "case \"$1 $2 $*\" in\n'logs start-query '*'{asked}'*' one two') echo '{{\"queryId\":\"q1\"}}'; exit;;\n\
+         'logs get-query-results '*'--query-id q1') echo '{lines}'; exit;;\nesac\n"
+    );
+    let script =
+        format!("#!/bin/sh\n{logs}[ \"$1 $4\" = 'cloudformation my-relay' ] || exit 9\ncat <<'END'\n{printed}\nEND\n");
+    let program = folder.join("aws");
+    std::fs::write(&program, script).expect("a file");
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).expect("a program");
+    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap_or_default());
+    let account: Vec<_> = endpoints.into_iter().chain([("PATH".to_owned(), path)]).collect();
+    let shown = run(account.clone(), &["--stack", "my-relay", "--json", "show", &location(1).to_string()]).await;
+    assert_eq!((shown.code, &shown.json()["generation"]), (0, &json!(2)), "{shown:?}");
+    let listed = run(account.clone(), &["list", "--stack=my-relay"]).await;
+    assert!(listed.code == 0 && listed.out.contains(&location(1).to_string()), "{listed:?}");
+    let groups = account.iter().cloned().chain([("LOG_GROUPS".to_owned(), "one,two".to_owned())]);
+    let logged = run(named.into_iter().chain(groups), &["--json", "logs", &location(1).to_string()]).await;
+    assert_eq!(
+        (logged.code, logged.json()),
+        (0, json!({ "lines": [{ "at": "10:00", "line": "a line" }] })),
+        "{logged:?}"
+    );
+    assert_eq!(run(account, &["--stack", "another", "list"]).await.code, 2);
+    std::fs::remove_dir_all(folder).expect("removed");
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_platform_is_made_to_uninstall_the_app() {
     let system = System::start(Setup { relays: 1, ..Setup::default() }).await;
     let market = &system.sandbox.marketplace;
@@ -348,6 +414,13 @@ async fn a_callers_key_is_printed_once_and_concurrent_edits_are_both_kept() {
     let call = |method: Method| send(system.request(method, &route(&location(1), "/echo")).bearer_auth(&key));
     assert_eq!(call(Method::GET).await.status, 200);
     assert_eq!(call(Method::POST).await.refusal(), (403, "forbidden".to_owned()));
+
+    done(&system, &["callers", "set", "billing", "--method", "POST"]).await;
+    assert_eq!(ops(&system, &["callers", "set", "nobody"]).await.code, 3);
+    let listed = done(&system, &["callers", "list"]).await;
+    let billing = listed["callers"].as_array().expect("a list").iter().find(|caller| caller["id"] == "billing");
+    let billing = billing.expect("listed");
+    assert_eq!((&billing["methods"], &billing["paths"]), (&json!(["POST"]), &Value::Null));
 
     let rotated = done(&system, &["callers", "rotate", "billing"]).await;
     let newer = rotated["key"].as_str().expect("a key").to_owned();

@@ -75,10 +75,10 @@ impl Finding {
     }
 }
 
-/// Runs all checks and prints the findings.
-pub(crate) async fn run(out: Out) -> Result<(), CommandError> {
+/// Runs all checks, or with `quick` those that do not read the whole table, and prints the findings.
+pub(crate) async fn run(out: Out, quick: bool) -> Result<(), CommandError> {
     let findings = match stack().await {
-        Ok(stack) => check(&stack).await,
+        Ok(stack) => check(&stack, quick).await,
         Err(findings) => findings,
     };
     let faults = findings.iter().filter(|finding| finding.state == State::Fail).count();
@@ -93,7 +93,7 @@ pub(crate) async fn run(out: Out) -> Result<(), CommandError> {
 }
 
 async fn stack() -> Result<Stack, Vec<Finding>> {
-    const ADVICE: &str = "use the stack's output OperatorEnvironment (docs/operations.md, \"Commands\"), or --sandbox";
+    const ADVICE: &str = "use --stack NAME or --sandbox (docs/operations.md, \"Commands\")";
     let config = OperatorConfig::from_env().map_err(|error| {
         let finding = |problem: &String| Finding::fail("environment", problem.clone(), ADVICE);
         error.problems().iter().map(finding).collect::<Vec<_>>()
@@ -103,12 +103,15 @@ async fn stack() -> Result<Stack, Vec<Finding>> {
     })
 }
 
-async fn check(stack: &Stack) -> Vec<Finding> {
+async fn check(stack: &Stack, quick: bool) -> Vec<Finding> {
     let mut findings = vec![Finding::ok("environment", format!("table {}", stack.app.config.table))];
     findings.extend(secrets::check(stack).await);
     findings.extend(table::check(stack).await);
     findings.extend(services::check(stack).await);
     findings.extend(renewals::check(stack).await);
-    findings.push(agencies::check(stack).await);
+    if !quick {
+        findings.extend(renewals::check_installations(stack).await);
+        findings.push(agencies::check(stack).await);
+    }
     findings
 }
