@@ -11,9 +11,11 @@ use sandbox::marketplace::TokenRequest;
 use sandbox::marketplace::faults::{Endpoint, Fault};
 use sandbox::marketplace::grants::RefreshTokenState;
 use serde_json::json;
+use shared::domain::clock::Millis;
 use shared::domain::pace::Priority;
 use shared::domain::resource::Resource;
 use shared::domain::status::{Status, TokenVersion};
+use shared::table::app::{BreakerReason, OpenBreaker};
 use shared::table::installation::LEASE;
 use shared::token::TokenError;
 use shared::token::outcome::{Refreshed, Why};
@@ -34,6 +36,7 @@ it::stories!(
     a_429_to_a_replay_is_followed_by_another_presentation,
     a_429_to_a_replay_beyond_the_lease_is_followed_by_another_claim,
     renewals_without_a_place_leave_installations_as_they_are,
+    a_pause_reaches_renewals_that_wait_for_their_turn,
     without_a_pace_nothing_is_written,
 );
 
@@ -102,6 +105,26 @@ async fn a_ceiling_of_five_a_minute_renews_companies_first_and_all_in_time(world
         assert!(companies.iter().any(|company| request.resource == Some(grantee(company))), "{requests:?}");
     }
     all_renewed_once(&world, &all).await;
+}
+
+async fn a_pause_reaches_renewals_that_wait_for_their_turn(world: World) {
+    let all = locations("pause", 15);
+    due(&world, &all).await;
+    let process = world.process_with(&[("TOKEN_REQUESTS_PER_MINUTE", "30")]).await;
+    let pause = async {
+        until("the first renewals", async || presentations(&world).len() >= 5).await;
+        let open = OpenBreaker { reason: BreakerReason::Paused, until: Millis(i64::MAX), fingerprint: None };
+        world.table.open_breaker(&open).await.expect("a table");
+    };
+    as_time_passes(&world, async { tokio::join!(world.refresh(&process, json!({})), pause) }).await;
+    let before = presentations(&world).len();
+    assert!((5..all.len()).contains(&before), "{before} of {}", all.len());
+    world.table.close_breaker().await.expect("a table");
+    world.advance(Duration::from_mins(2));
+    as_time_passes(&world, ticks(&world, &process)).await;
+    assert_eq!(presentations(&world).len(), all.len());
+    all_renewed_once(&world, &all).await;
+    world.end().await;
 }
 
 async fn a_pace_is_learnt_from_429_by_all_processes(world: World) {
