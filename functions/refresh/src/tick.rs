@@ -151,7 +151,9 @@ impl Gauges {
         let pace_used = state.as_ref().and_then(|AppState { pace, .. }| {
             Some(pace.percent_used(pace.limit(app.config.token_requests_per_minute, now)?, now))
         });
-        let breaker_open = state.map(|AppState { breaker, .. }| breaker.is_some_and(|open| now < open.until));
+        let breaker_open = state.map(|AppState { breaker, paused_at, .. }| {
+            paused_at.is_some() || breaker.is_some_and(|open| now < open.until)
+        });
         Self { breaker_open, rescue_depth, pace_used }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use crate::domain::installation::SealedPair;
 use crate::domain::redacted::Redacted;
+use crate::domain::status::TokenVersion;
+use crate::seal::pair::{Pair, PairRole, place};
 use crate::seal::{Binding, DataKeys, Place, SealError, Sealer};
 use crate::secrets::{Secret, SecretError};
 
@@ -54,5 +57,25 @@ impl Vault {
             }
             opened => Ok(opened?),
         }
+    }
+
+    /// Opens the pair that is sealed in an item under `version`.
+    ///
+    /// # Errors
+    /// [`VaultError`].
+    pub async fn open_pair(
+        &self,
+        item: &str,
+        version: TokenVersion,
+        role: PairRole,
+        sealed: &SealedPair,
+    ) -> Result<Pair, VaultError> {
+        let open = async |field, sealed| self.open(place(item, version, field), sealed).await;
+        let refresh = match &sealed.refresh {
+            Some(refresh) => Some(open(role.refresh(), refresh).await?),
+            None => None,
+        };
+        let access = open(role.access(), &sealed.access.token).await?;
+        Ok(Pair { access, refresh, issued_at: sealed.access.issued_at, expires_at: sealed.access.expires_at })
     }
 }

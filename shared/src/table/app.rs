@@ -1,5 +1,6 @@
-//! The circuit breaker of the whole app, which stops all refreshing. The budget of marks ([`super::mark_budget`]) and the
-//! pace of the token endpoint ([`super::pace`]) are in the same item, so one read returns all of them.
+//! The circuit breaker of the whole app, which stops all refreshing, and the pause of all refreshing by an operator. The
+//! budget of marks ([`super::mark_budget`]) and the pace of the token endpoint ([`super::pace`]) are in the same item, so
+//! one read returns all of them.
 
 use aws_sdk_dynamodb::types::ReturnValue;
 use strum::VariantArray;
@@ -10,6 +11,9 @@ use super::{Attributes, StoreError, Table, Update, Write, n, s};
 use crate::domain::clock::Millis;
 use crate::domain::pace::Pace;
 
+/// The attribute with the time of the pause.
+const PAUSED_AT: &str = "refreshing_paused_at";
+
 /// The reason for which the breaker is open, so that no refresh token is presented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, VariantArray)]
 pub enum BreakerReason {
@@ -19,8 +23,6 @@ pub enum BreakerReason {
     BadRequest,
     /// The platform refuses so many refresh tokens that the fault is probably the platform's.
     MassRefusal,
-    /// An operator has paused all refreshing, for example to move the installations to another system.
-    Paused,
 }
 
 impl BreakerReason {
@@ -30,7 +32,6 @@ impl BreakerReason {
             Self::WrongClient => "wrong_client",
             Self::BadRequest => "bad_request",
             Self::MassRefusal => "mass_refusal",
-            Self::Paused => "paused",
         }
     }
 }
@@ -51,6 +52,9 @@ pub struct OpenBreaker {
 pub struct AppState {
     /// The breaker as stored: open, or past its time.
     pub breaker: Option<OpenBreaker>,
+    /// The time at which an operator has paused all refreshing, for example to move the installations to another system.
+    /// `None` if refreshing is not paused. A pause is apart from the breaker, so neither hides or ends the other.
+    pub paused_at: Option<Millis>,
     /// The budget of marks.
     pub budget: MarkBudget,
     /// The pace of the token endpoint.
@@ -62,8 +66,12 @@ impl Table {
     pub async fn app_state(&self) -> Result<AppState, StoreError> {
         let answer =
             self.client.get_item().table_name(&*self.name).key("pk", s(BREAKER)).consistent_read(true).send().await?;
-        let read =
-            |item| AppState { breaker: read_breaker(item), budget: MarkBudget::read(item), pace: read_pace(item) };
+        let read = |item| AppState {
+            breaker: read_breaker(item),
+            paused_at: Attributes::of(item).number(PAUSED_AT).map(Millis),
+            budget: MarkBudget::read(item),
+            pace: read_pace(item),
+        };
         Ok(answer.item().map(read).unwrap_or_default())
     }
 
@@ -75,14 +83,25 @@ impl Table {
     /// Opens the breaker, or keeps the breaker open.
     pub async fn open_breaker(&self, open: &OpenBreaker) -> Result<(), StoreError> {
         let mut write = Update::of(BREAKER);
-        // A breaker that an operator must close is not replaced by one that closes after a time, and the operator's own
-        // pause by no other.
+        // A breaker that an operator must close is not replaced by one that closes after a time.
         write.when("attribute_not_exists(open_until) OR open_until <= :until").value(":until", n(open.until));
-        write.when("attribute_not_exists(reason) OR reason <> :paused OR reason = :reason");
-        write.value(":paused", s(BreakerReason::Paused.as_str())).value(":reason", s(open.reason.as_str()));
-        write.set_to("reason", ":reason").set_to("open_until", ":until");
+        write.set("reason", s(open.reason.as_str())).set_to("open_until", ":until");
         write.set("fingerprint", s(open.fingerprint.as_deref().unwrap_or("-")));
         self.write(write).await.map(drop)
+    }
+
+    /// Pauses all refreshing until [`Table::end_pause`].
+    pub async fn pause(&self, now: Millis) -> Result<(), StoreError> {
+        let mut write = Update::of(BREAKER);
+        write.set(PAUSED_AT, n(now));
+        self.write(write).await.map(drop)
+    }
+
+    /// Ends the pause. Returns false if refreshing was not paused.
+    pub async fn end_pause(&self) -> Result<bool, StoreError> {
+        let mut write = Update::of(BREAKER);
+        write.when(&format!("attribute_exists({PAUSED_AT})")).remove([PAUSED_AT]);
+        Ok(self.write(write).await?.is_applied())
     }
 
     /// Closes the breaker for any reason, and returns the breaker as it was. The budget of marks does not change.

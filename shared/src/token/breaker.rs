@@ -3,7 +3,7 @@
 //! The breaker opens, and all refreshing stops, for wrong client credentials, for a request that the platform does not
 //! accept, and for a mass refusal: the budget of marks ([`crate::table::mark_budget`]) is used up and refusals go on.
 //! The breaker closes by itself after the first two; after a mass refusal, only an operator closes the breaker. An
-//! operator can open the breaker, too (`ops pause`).
+//! operator can also pause all refreshing (`ops pause`), whatever the state of the breaker.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -84,6 +84,14 @@ impl Breaker {
     /// [`StoreError`].
     pub async fn stops_minting(&self) -> Result<bool, StoreError> {
         Ok(self.open_now().await?.is_some_and(|open| open.reason == BreakerReason::MassRefusal))
+    }
+
+    /// Returns true if an operator has paused all refreshing. The answer may be 2 s old.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn is_paused(&self) -> Result<bool, StoreError> {
+        Ok(self.state().await?.paused_at.is_some())
     }
 
     async fn open_now(&self) -> Result<Option<OpenBreaker>, StoreError> {

@@ -86,15 +86,17 @@ pub(crate) enum Command {
     Tick,
     /// Move the messages of the dead-letter queues back to their queues, after the cause was repaired
     Redrive,
-    /// Open the circuit breaker, so that no refresh token is used, and wait until no renewal is under way. Calls go on with
-    /// the access tokens that are valid
+    /// Pause all refreshing, and wait until no renewal is under way. Calls go on with the access tokens that are valid
     Pause,
-    /// Close the circuit breaker, so that refreshing continues (after `pause`, a mass refusal or a refusal of the app itself)
+    /// End a pause or, without one, close the circuit breaker (after a mass refusal or a refusal of the app itself)
     Resume {
         /// Stop counting the refusals so far, because they were true. Otherwise the next refusal opens the breaker again,
         /// and marks nothing, as long as the answers since the last mark look like a fault of the platform
         #[arg(long)]
         forget: bool,
+        /// Confirm the end of a pause: no other system renews the installations
+        #[arg(long)]
+        yes: bool,
     },
     /// Erase the tokens of a location or company, as an uninstall does. The platform gets no notice
     Revoke {

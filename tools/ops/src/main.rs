@@ -69,7 +69,7 @@ async fn run(arguments: Arguments) -> Result<(), CommandError> {
         Command::Tick => installations::tick(&stack, out).await,
         Command::Redrive => redrive::run(&stack, out).await,
         Command::Pause => breaker::pause(&stack, out).await,
-        Command::Resume { forget } => breaker::resume(&stack, out, forget).await,
+        Command::Resume { forget, yes } => breaker::resume(&stack, out, forget, yes).await,
         Command::Import(import) => moving::import::run(&stack, out, &import).await,
         Command::Export(export) => moving::export::run(&stack, out, &export).await,
         Command::Replay(replay) => replay::run(&stack, out, &replay).await,

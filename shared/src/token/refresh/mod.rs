@@ -24,12 +24,13 @@ use super::outcome::{Refreshed, Why};
 use super::pace::{NoPermit, Patience, RENEWAL_TIME, REPLAY_TIME, Turn, sleep_until_soon_before};
 use super::parts::TokenParts;
 use super::rescue::{RescueError, RescueQueue, Rescued};
+use super::schedule;
 use crate::domain::clock::Millis;
 use crate::domain::installation::{Installation, StandbyPair};
 use crate::domain::pace::Priority;
 use crate::domain::resource::Resource;
 use crate::domain::status::{LeaseOwner, TokenVersion};
-use crate::seal::pair::{Pair, PairRole, place};
+use crate::seal::pair::{Pair, PairRole};
 use crate::seal::vault::VaultError;
 use crate::secrets::FRESH;
 use crate::table::installation::LEASE;
@@ -108,7 +109,7 @@ impl Refresher {
             })
         })?);
         // The turn may have come after a long wait, and the breaker may have opened meanwhile.
-        self.expect_closed_breaker().await.map_err(Refreshed::Failed)?;
+        self.expect_closed_breaker(resource).await.map_err(Refreshed::Failed)?;
         let leased = self.parts.claim(resource, seen, why, false, deadline).await?;
         let priority = patience.priority;
         Ok(LeasedRefresh { refresher: self, leased, is_unanswered: false, priority, turn, permit: None })
@@ -124,16 +125,27 @@ impl Refresher {
         let needed = if priority == Priority::Replay { REPLAY_TIME } else { LEASE };
         self.parts.expect_time(resource, needed, deadline)?;
         self.parts.endpoint.credentials(FRESH).await?;
-        self.expect_closed_breaker().await
+        self.expect_closed_breaker(resource).await
     }
 
-    async fn expect_closed_breaker(&self) -> Result<(), TokenError> {
+    /// A pause stops every refresh but one: the platform repeats a lost answer for 30 s only, so the token of that refresh
+    /// is presented again.
+    async fn expect_closed_breaker(&self, resource: &Resource) -> Result<(), TokenError> {
+        if self.parts.breaker.is_paused().await? && !self.is_answer_missing(resource).await? {
+            return Err(TokenError::Misconfigured("paused"));
+        }
         match self.parts.breaker.check(&self.parts.endpoint).await {
             Ok(None) => Ok(()),
             Ok(Some(open)) => Err(TokenError::Misconfigured(open.reason.as_str())),
             Err(BreakerError::Store(error)) => Err(error.into()),
             Err(BreakerError::Secret(error)) => Err(error.into()),
         }
+    }
+
+    async fn is_answer_missing(&self, resource: &Resource) -> Result<bool, TokenError> {
+        let stored = self.parts.table.installation(resource).await?;
+        let now = self.parts.clock.now();
+        Ok(stored.is_some_and(|stored| schedule::unanswered_until(&stored, now).is_some()))
     }
 
     /// Stores a pair from the rescue queue, by the same compare-and-swap as the commit of a refresh.
@@ -179,17 +191,7 @@ impl Refresher {
 
     /// Opens a standby pair.
     async fn open(&self, installation: &Installation, standby: &StandbyPair) -> Result<Pair, VaultError> {
-        let (item, slot, sealed) = (installation.key(), PairRole::Standby, &standby.pair);
         let version = TokenVersion { generation: standby.generation, ..installation.version };
-        let refresh = match &sealed.refresh {
-            Some(refresh) => Some(self.parts.vault.open(place(&item, version, slot.refresh()), refresh).await?),
-            None => None,
-        };
-        Ok(Pair {
-            access: self.parts.vault.open(place(&item, version, slot.access()), &sealed.access.token).await?,
-            refresh,
-            issued_at: sealed.access.issued_at,
-            expires_at: sealed.access.expires_at,
-        })
+        self.parts.vault.open_pair(&installation.key(), version, PairRole::Standby, &standby.pair).await
     }
 }

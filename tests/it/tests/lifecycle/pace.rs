@@ -11,11 +11,9 @@ use sandbox::marketplace::TokenRequest;
 use sandbox::marketplace::faults::{Endpoint, Fault};
 use sandbox::marketplace::grants::RefreshTokenState;
 use serde_json::json;
-use shared::domain::clock::Millis;
 use shared::domain::pace::Priority;
 use shared::domain::resource::Resource;
 use shared::domain::status::{Status, TokenVersion};
-use shared::table::app::{BreakerReason, OpenBreaker};
 use shared::table::installation::LEASE;
 use shared::token::TokenError;
 use shared::token::outcome::{Refreshed, Why};
@@ -113,13 +111,12 @@ async fn a_pause_reaches_renewals_that_wait_for_their_turn(world: World) {
     let process = world.process_with(&[("TOKEN_REQUESTS_PER_MINUTE", "30")]).await;
     let pause = async {
         until("the first renewals", async || presentations(&world).len() >= 5).await;
-        let open = OpenBreaker { reason: BreakerReason::Paused, until: Millis(i64::MAX), fingerprint: None };
-        world.table.open_breaker(&open).await.expect("a table");
+        world.table.pause(world.clock.now()).await.expect("a table");
     };
     as_time_passes(&world, async { tokio::join!(world.refresh(&process, json!({})), pause) }).await;
     let before = presentations(&world).len();
     assert!((5..all.len()).contains(&before), "{before} of {}", all.len());
-    world.table.close_breaker().await.expect("a table");
+    assert!(world.table.end_pause().await.expect("a table"));
     world.advance(Duration::from_mins(2));
     as_time_passes(&world, ticks(&world, &process)).await;
     assert_eq!(presentations(&world).len(), all.len());

@@ -1,10 +1,12 @@
 //! Installations that another system has held: an import replaces nothing that may be newer, and a pause stops every
-//! renewal.
+//! renewal but the replay of a lost answer.
 
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use it::world::{HOME, Process, World, location};
+use sandbox::marketplace::faults::{Endpoint, Fault};
+use sandbox::marketplace::grants::RefreshTokenState;
 use shared::domain::clock::Millis;
 use shared::domain::grant::Grant;
 use shared::domain::resource::Resource;
@@ -14,12 +16,14 @@ use shared::install::portable::{Imported, Portable, Rules};
 use shared::seal::pair::Pair;
 use shared::table::app::{BreakerReason, OpenBreaker};
 use shared::token::TokenError;
+use shared::token::breaker::Breaker;
 use shared::token::outcome::{Refreshed, Why};
 
 it::stories!(
     an_import_replaces_nothing_that_may_be_newer,
     an_import_at_the_same_time_by_several_stores_once,
     a_pause_ends_only_when_an_operator_ends_it,
+    a_lost_answer_is_asked_for_during_a_pause,
 );
 
 /// An installation that the platform has granted to another system.
@@ -38,6 +42,12 @@ async fn elsewhere(world: &World, process: &Process, resource: &Resource) -> Por
 async fn import(process: &Process, new: &Portable, replace: bool) -> Imported {
     let rules = Rules { replace, dry_run: false, home: Some(HOME) };
     process.installations.import(new, rules).await.expect("an answer")
+}
+
+/// Renews the stored pair, as the schedule does.
+async fn renew(world: &World, process: &Process, resource: &Resource) -> Refreshed {
+    let version = world.stored(resource).await.version;
+    process.refresher.refresh(resource, version, Why::Due, world.deadline()).await
 }
 
 async fn an_import_replaces_nothing_that_may_be_newer(world: World) {
@@ -133,23 +143,60 @@ async fn a_pause_ends_only_when_an_operator_ends_it(world: World) {
     world.install(&process, &l1).await;
     let open = |reason, until| OpenBreaker { reason, until, fingerprint: None };
     let forever = Millis(i64::MAX);
-    world.table.open_breaker(&open(BreakerReason::MassRefusal, forever)).await.expect("a table");
-    for reason in [BreakerReason::Paused, BreakerReason::MassRefusal, BreakerReason::WrongClient] {
+    let breaker = Breaker::new(world.table.clone(), world.clock.clone());
+    world.table.pause(world.clock.now()).await.expect("a table");
+    // Neither a pause nor an open breaker hides or ends the other.
+    for reason in [BreakerReason::WrongClient, BreakerReason::MassRefusal] {
         world.table.open_breaker(&open(reason, forever)).await.expect("a table");
-        let stored = world.table.breaker().await.expect("a table").expect("open");
-        assert_eq!(stored.reason, BreakerReason::Paused, "after {reason:?}");
+        let state = world.table.app_state().await.expect("a table");
+        assert_eq!((state.breaker.map(|open| open.reason), state.paused_at), (Some(reason), Some(world.clock.now())));
     }
+    assert!(breaker.stops_minting().await.expect("a table"));
+    world.table.close_breaker().await.expect("a table");
+    let state = world.table.app_state().await.expect("a table");
+    assert_eq!((state.breaker, state.paused_at), (None, Some(world.clock.now())));
     // A process keeps the state of the breaker for 2 s.
     world.advance(Duration::from_secs(3));
+    assert!(!breaker.stops_minting().await.expect("a table"));
     let version = world.stored(&l1).await.version;
     let refused = process.refresher.refresh(&l1, version, Why::Operator, world.deadline()).await;
     assert!(matches!(refused, Refreshed::Failed(TokenError::Misconfigured("paused"))), "{refused:?}");
     process.tokens.access(&l1, world.deadline()).await.expect("the access token is valid");
     world.advance(Duration::from_hours(1));
     assert_eq!((world.presented(), world.stored(&l1).await.version), (0, version));
-    world.table.close_breaker().await.expect("a table");
+    assert!(world.table.end_pause().await.expect("a table"));
+    assert!(!world.table.end_pause().await.expect("a table"), "it has ended");
     world.advance(Duration::from_secs(3));
     let renewed = process.refresher.refresh(&l1, version, Why::Operator, world.deadline()).await;
     assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
     world.end().await;
+}
+
+async fn a_lost_answer_is_asked_for_during_a_pause(world: World) {
+    let (l1, l2, l3) = (location("PA1"), location("PA2"), location("PA3"));
+    let process = world.process().await;
+    for resource in [&l1, &l2, &l3] {
+        world.install(&process, resource).await;
+    }
+    world.market.fault(Endpoint::Refresh, Fault::answer_lost(), Some(4));
+    for resource in [&l1, &l2] {
+        let lost = renew(&world, &process, resource).await;
+        assert!(matches!(lost, Refreshed::Failed(TokenError::Unanswered { .. })), "{lost:?}");
+    }
+    world.table.pause(world.clock.now()).await.expect("a table");
+    world.advance(Duration::from_secs(3));
+    let renewed = renew(&world, &process, &l1).await;
+    assert!(matches!(renewed, Refreshed::Renewed(_)), "the platform repeats the answer: {renewed:?}");
+    assert_eq!(world.refresh_token_state(&l1).await, Some(RefreshTokenState::Live));
+    let presented = world.presented();
+    // No other token is presented, nor one whose answer is not repeated any more.
+    world.advance(Duration::from_secs(30));
+    for resource in [&l2, &l3] {
+        let refused = renew(&world, &process, resource).await;
+        assert!(matches!(refused, Refreshed::Failed(TokenError::Misconfigured("paused"))), "{refused:?}");
+    }
+    assert_eq!(world.presented(), presented);
+    assert!(world.table.end_pause().await.expect("a table"));
+    world.advance(Duration::from_secs(3));
+    world.end_without(&[&l2]).await;
 }

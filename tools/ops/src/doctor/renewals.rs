@@ -12,7 +12,7 @@ use shared::table::installation::DUE_SHARDS;
 use shared::table::mark_budget::PLACES;
 
 use super::{Finding, State};
-use crate::breaker::advice;
+use crate::breaker::{advice, advice_on_pause};
 use crate::progress;
 use crate::stack::Stack;
 
@@ -40,13 +40,23 @@ pub(super) async fn check_installations(stack: &Stack) -> Vec<Finding> {
 
 async fn breaker(stack: &Stack) -> Finding {
     let what = "refreshing";
-    match stack.app.table.breaker().await {
-        Err(error) => Finding::fail(what, error.to_string(), SEE_TABLE),
-        Ok(Some(open)) if stack.app.clock.now() < open.until => {
-            let (said, advice) = advice(&open);
+    let (paused_at, open) = match stack.app.table.app_state().await {
+        Err(error) => return Finding::fail(what, error.to_string(), SEE_TABLE),
+        Ok(AppState { paused_at, breaker, .. }) => {
+            (paused_at, breaker.filter(|open| stack.app.clock.now() < open.until))
+        }
+    };
+    match (paused_at, open) {
+        (None, None) => Finding::ok(what, "the circuit breaker is closed"),
+        (Some(at), None) => {
+            let (said, advice) = advice_on_pause(at);
             Finding::fail(what, said, advice)
         }
-        Ok(_) => Finding::ok(what, "the circuit breaker is closed"),
+        (paused_at, Some(open)) => {
+            let (said, advice) = advice(&open);
+            let too = if paused_at.is_some() { "; an operator has paused all refreshing, too (ops pause)" } else { "" };
+            Finding::fail(what, format!("{said}{too}"), advice)
+        }
     }
 }
 

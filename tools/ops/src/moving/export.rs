@@ -5,7 +5,6 @@ use std::io::{IsTerminal as _, Write};
 use shared::domain::installation::Installation;
 use shared::domain::status::Status;
 use shared::install::portable::{NotPortable, Portable};
-use shared::table::app::BreakerReason;
 
 use super::form;
 use crate::arguments::Export;
@@ -69,10 +68,7 @@ fn recipients(texts: &[String]) -> Result<Vec<age::x25519::Recipient>, CommandEr
 
 /// Says which renewals could make the export useless.
 async fn warn_of_renewals(stack: &Stack) -> Result<(), CommandError> {
-    let now = stack.app.clock.now();
-    let is_paused =
-        stack.app.table.breaker().await?.is_some_and(|open| open.reason == BreakerReason::Paused && now < open.until);
-    if !is_paused {
+    if stack.app.table.app_state().await?.paused_at.is_none() {
         note("renewals go on, and each makes an exported pair useless: run ops pause first if the installations move");
     }
     for (what, url) in &stack.queues {
