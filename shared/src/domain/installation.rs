@@ -66,6 +66,8 @@ pub struct Installation {
     pub granted_from: u64,
     /// The lease owner that wrote the current pair.
     pub committed_by: Option<LeaseOwner>,
+    /// The SHA-256 of the refresh token that the last import stored. Later renewals and installs do not change it.
+    pub imported_sha256: Option<String>,
     /// The platform's findings about the current token.
     pub findings: Findings,
     /// The results of asking companies about the location.
@@ -339,6 +341,19 @@ impl Installation {
             Some(Source::Own { standby, .. }) => standby,
             Some(Source::Minted { .. }) | None => &[],
         }
+    }
+
+    /// Returns true if a standby pair may be the only live pair: the current pair has not been granted by a renewal
+    /// since the standby pairs were added. A renewal proves that the pair before it was live.
+    pub fn may_need_standby(&self) -> bool {
+        let TokenVersion { generation, .. } = self.version;
+        let is_granted_by_renewal = self.granted_from + 1 == generation;
+        self.standby().iter().any(|standby| !is_granted_by_renewal || standby.generation >= generation)
+    }
+
+    /// Returns true if the current refresh token may have been presented by a lease holder whose answer is not known.
+    pub fn is_in_doubt(&self) -> bool {
+        self.minted().is_none() && matches!(self.status(), Status::Refreshing | Status::Uncertain)
     }
 
     /// Returns true if `owner` wrote the current pair.

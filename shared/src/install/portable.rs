@@ -1,21 +1,22 @@
 //! An installation as it moves between this system and another one, with its tokens in the clear.
 //!
 //! Refresh tokens are single-use, so an installation must be renewed by one system only. An import therefore never
-//! replaces a stored pair by one that is not known to be newer, unless the operator asks for it. An import publishes no
-//! event: nothing has changed for the customer.
+//! replaces a pair that was granted to this system, unless the operator asks for it, and then keeps that pair as a standby
+//! pair. It replaces only a copy: a pair that was imported before and has not been renewed here. An import publishes an
+//! event only if it begins an installation that had ended, because nothing else has changed for the customer.
 
 use std::time::Duration;
 
-use super::{InstallError, Installations, ROUNDS};
+use super::{Installations, PATIENCE, ROUNDS};
 use crate::domain::clock::Millis;
-use crate::domain::installation::{Installation, Source};
+use crate::domain::installation::{Installation, Installed, Source, StandbyPair, State};
 use crate::domain::resource::{Kind, Resource};
 use crate::domain::status::{LeaseOwner, TokenVersion};
-use crate::seal::Field;
-use crate::seal::pair::{Pair, PairRole, place};
+use crate::seal::Sealer;
+use crate::seal::pair::{Pair, PairRole};
 use crate::seal::vault::{Vault, VaultError};
-use crate::table::installation::NewInstallation;
-use crate::table::minted::InstallNotice;
+use crate::table::installation::{Import, NewInstallation};
+use crate::table::minted::{InstallNotice, Noticed};
 use crate::table::{StoreError, Write};
 use crate::token::schedule;
 
@@ -43,18 +44,24 @@ pub struct Rules<'a> {
     pub dry_run: bool,
     /// The public base URL of the deployment, for links to install again.
     pub home: Option<&'a str>,
+    /// The first renewals of the pairs that are due already are distributed over this time.
+    pub spread: Duration,
 }
 
-/// The outcome of an import.
+/// The outcome of an import. Only [`Imported::Stored`] has written anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Imported {
     /// The installation is stored, or would be.
     Stored,
     /// The same installation is stored already, with the same refresh token.
     Same,
-    /// Another pair is stored, and the imported one is not known to be newer. Nothing was written.
+    /// The same refresh token was imported before. Another pair has taken its place since.
+    ImportedBefore,
+    /// Another pair is stored, and the imported one is not known to be newer.
     KeptStored,
-    /// The app was uninstalled here. Nothing was written.
+    /// A process renews the stored pair now.
+    KeptLeased,
+    /// The app was uninstalled here.
     KeptUninstalled,
 }
 
@@ -64,7 +71,21 @@ pub enum NotPortable {
     /// There is no token that works: the app was uninstalled, or the customer must install it again.
     #[error("it has no valid grant")]
     NoGrant,
+    /// The token of the location is minted from the token of its company, and the company is not known.
+    #[error("it has no grant of its own, and its company is not known")]
+    NoCompany,
     /// A stored token cannot be opened.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+}
+
+/// The reason for which it is not known if an installation was imported. Another import finds out.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// The table does not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The data keys cannot be read, or a stored token cannot be opened. Nothing was written.
     #[error(transparent)]
     Vault(#[from] VaultError),
 }
@@ -82,19 +103,12 @@ impl Portable {
             return Ok(None);
         }
         let pair = match &installed.source {
+            Source::Minted { .. } if stored.company.is_none() => return Err(NotPortable::NoCompany),
             Source::Minted { .. } => None,
-            Source::Own { pair: None, .. } => return Err(NotPortable::NoGrant),
-            Source::Own { pair: Some(pair), .. } => {
-                let refresh = pair.refresh.as_deref().ok_or(NotPortable::NoGrant)?;
-                let key = stored.key();
-                let open = async |field, sealed| vault.open(place(&key, stored.version, field), sealed).await;
-                Some(Pair {
-                    access: open(Field::Access, &pair.access.token).await?,
-                    refresh: Some(open(Field::Refresh, refresh).await?),
-                    issued_at: pair.access.issued_at,
-                    expires_at: pair.access.expires_at,
-                })
+            Source::Own { pair: Some(pair), .. } if pair.refresh.is_some() => {
+                Some(vault.open_pair(&stored.key(), stored.version, PairRole::Current, pair).await?)
             }
+            Source::Own { .. } => return Err(NotPortable::NoGrant),
         };
         Ok(Some(Self {
             resource: stored.resource.clone(),
@@ -106,64 +120,90 @@ impl Portable {
     }
 }
 
+/// The stored pairs of an installation, opened.
+#[derive(Debug, Default)]
+struct StoredPairs {
+    current: Option<Pair>,
+    /// The standby pairs, each with the owner of the lease under which it was granted.
+    standby: Vec<(LeaseOwner, Pair)>,
+    /// True if the current pair is a copy: another system was granted the pair, and this system has not presented it.
+    is_copy: bool,
+}
+
+impl StoredPairs {
+    /// The latest end of an access token's life.
+    fn latest(&self) -> Option<Millis> {
+        let standby = self.standby.iter().map(|(_, pair)| pair);
+        self.current.iter().chain(standby).map(|pair| pair.expires_at).max()
+    }
+
+    /// The pairs that an import of `new` keeps as standby pairs, sealed under `version`: all but a copy and the pair that
+    /// is imported. `current_owner` is the lease owner that wrote the current pair.
+    fn kept_beside(
+        self,
+        new: &Pair,
+        current_owner: Option<&LeaseOwner>,
+        sealer: &Sealer,
+        resource: &Resource,
+        version: TokenVersion,
+    ) -> Vec<StandbyPair> {
+        let current = self.current.filter(|_| !self.is_copy);
+        let current = current.map(|pair| (current_owner.cloned().unwrap_or_default(), pair));
+        let others = self.standby.into_iter().chain(current).filter(|(_, pair)| !pair.has_refresh_token_of(new));
+        let standby = others.map(|(owner, pair)| StandbyPair {
+            owner,
+            generation: version.generation,
+            // No refresh token of this epoch was presented for the pair. It counts as being as old as the imported one.
+            granted_from: version.generation.saturating_sub(1),
+            pair: pair.seal(sealer, resource, version, PairRole::Standby),
+        });
+        standby.collect()
+    }
+}
+
 impl Installations {
     /// Stores an installation that another system has held.
     ///
     /// # Errors
-    /// [`InstallError`]. The installation may or may not have been stored; another import recognises it.
-    pub async fn import(&self, new: &Portable, rules: Rules<'_>) -> Result<Imported, InstallError> {
+    /// [`ImportError`]. The installation may or may not have been stored; another import recognises it.
+    pub async fn import(&self, new: &Portable, rules: Rules<'_>) -> Result<Imported, ImportError> {
         let owner = LeaseOwner::new();
         for _ in 0..ROUNDS {
-            let stored = self.table.installation(&new.resource).await.map_err(InstallError::Store)?;
-            if stored.as_ref().is_some_and(|stored| stored.is_committed_by(&owner)) {
-                return Ok(Imported::Stored);
+            let stored = self.table.installation(&new.resource).await?;
+            let mut pairs = StoredPairs::default();
+            if let Some(stored) = &stored {
+                if stored.is_committed_by(&owner) {
+                    return Ok(Imported::Stored);
+                }
+                pairs = self.open_pairs(stored).await?;
+                if let Some(kept) = kept(stored, &pairs, new, rules.replace, self.clock.now()) {
+                    return Ok(kept);
+                }
             }
-            if let Some(kept) = self.kept(stored.as_ref(), new, rules.replace).await? {
-                return Ok(kept);
-            }
-            if rules.dry_run || self.write_import(new, stored.as_ref(), &owner, rules.home).await? {
+            if rules.dry_run || self.write_import(new, stored.as_ref(), pairs, &owner, rules).await? {
                 return Ok(Imported::Stored);
             }
         }
-        Err(InstallError::Store(StoreError::Unavailable("the item changes faster than it can be written".into())))
+        Err(StoreError::Unavailable("the item changes faster than it can be written".into()).into())
     }
 
-    /// The outcome if nothing is to be written.
-    async fn kept(
-        &self,
-        stored: Option<&Installation>,
-        new: &Portable,
-        replace: bool,
-    ) -> Result<Option<Imported>, InstallError> {
-        let Some(stored) = stored.filter(|stored| !stored.is_placeholder()) else { return Ok(None) };
-        let stored_pair = match stored.installed().map(|installed| &installed.source) {
-            Some(Source::Own { pair, .. }) => pair.as_ref(),
-            Some(Source::Minted { .. }) | None => None,
+    async fn open_pairs(&self, stored: &Installation) -> Result<StoredPairs, ImportError> {
+        let mut pairs = StoredPairs::default();
+        let Some(Installed { source: Source::Own { pair, standby }, .. }) = stored.installed() else {
+            return Ok(pairs);
         };
-        if let (Some(pair), Some(sealed)) = (&new.pair, stored_pair.and_then(|pair| pair.refresh.as_deref())) {
-            let opened = self.vault.open(place(&stored.key(), stored.version, Field::Refresh), sealed).await;
-            let is_same = match (opened, &pair.refresh) {
-                (Ok(stored), Some(refresh)) => stored.expose() == refresh.expose(),
-                (Err(VaultError::Secret(error)), _) => return Err(error.into()),
-                (Err(VaultError::Seal(_)), _) | (Ok(_), None) => false,
-            };
-            if is_same {
-                return Ok(Some(Imported::Same));
-            }
+        let key = stored.key();
+        for standby in standby {
+            let version = TokenVersion { generation: standby.generation, ..stored.version };
+            let opened = self.vault.open_pair(&key, version, PairRole::Standby, &standby.pair).await?;
+            pairs.standby.push((standby.owner.clone(), opened));
         }
-        if replace {
-            return Ok(None);
+        if let Some(pair) = pair.as_ref().filter(|pair| pair.refresh.is_some()) {
+            let current = self.vault.open_pair(&key, stored.version, PairRole::Current, pair).await?;
+            pairs.is_copy = !stored.is_in_doubt() && stored.imported_sha256 == current.refresh_sha256();
+            pairs.current = Some(current);
         }
-        let Some(installed) = stored.installed() else { return Ok(Some(Imported::KeptUninstalled)) };
-        Ok(match (&installed.source, &new.pair) {
-            (Source::Minted { .. }, None) if stored.company == new.company => Some(Imported::Same),
-            (Source::Minted { .. } | Source::Own { .. }, None) => Some(Imported::KeptStored),
-            (Source::Own { pair: Some(stored), .. }, Some(pair)) if pair.expires_at <= stored.access.expires_at => {
-                Some(Imported::KeptStored)
-            }
-            // The pair is newer, or the location's own grant replaces a minted token.
-            (Source::Minted { .. } | Source::Own { .. }, Some(_)) => None,
-        })
+        Ok(pairs)
     }
 
     /// Returns false if the item has changed since it was read.
@@ -171,9 +211,10 @@ impl Installations {
         &self,
         new: &Portable,
         stored: Option<&Installation>,
+        pairs: StoredPairs,
         owner: &LeaseOwner,
-        home: Option<&str>,
-    ) -> Result<bool, InstallError> {
+        rules: Rules<'_>,
+    ) -> Result<bool, ImportError> {
         // The time of the install only grows, so that a repeated report of an earlier uninstall changes nothing.
         let after = |stored: &Installation| {
             let least = stored.installed_at.max(stored.revoked_at().unwrap_or(stored.installed_at));
@@ -181,33 +222,92 @@ impl Installations {
         };
         let stored_before = stored.filter(|stored| !stored.is_placeholder());
         let installed_at = stored_before.map_or(new.installed_at, after);
+        let begins_again = stored.is_some_and(|stored| stored.status().has_ended());
         let now = self.clock.now();
         let Some(pair) = &new.pair else {
             let notice = InstallNotice { company: new.company.as_deref(), at: installed_at, event: None, now };
-            let noticed = self.table.record_install_notice(&new.resource, notice).await.map_err(InstallError::Store)?;
-            return Ok(noticed.is_applied());
+            let noticed = if begins_again {
+                self.record_install_notice(&new.resource, notice).await
+            } else {
+                self.table.record_install_notice(&new.resource, notice).await.map(Noticed::is_applied)
+            };
+            return Ok(noticed?);
         };
         let details = match new.resource.kind() {
             Kind::Company => self.record_company(&new.resource, installed_at).await,
             Kind::Location => None,
         };
-        let seen = stored.map(|stored| stored.version);
-        let due_at = schedule::next_refresh(pair.issued_at, pair.expires_at, fastrand::f64());
         let installation = NewInstallation {
             resource: &new.resource,
             owner,
             installed_at,
-            due_at: due_at.max(now),
+            due_at: schedule::first_refresh(pair.issued_at, pair.expires_at, now, rules.spread, fastrand::f64()),
             company: new.company.as_deref(),
-            home,
+            home: rules.home,
             scope: new.scope.as_deref(),
-            details: details.as_ref().filter(|_| seen.is_none()),
+            details: details.as_ref().filter(|_| stored.is_none()),
             now,
         };
-        let next = seen.unwrap_or(TokenVersion { epoch: 0, generation: 0 }).reinstalled();
-        let sealer = self.vault.sealer().await?;
+        let seen = stored.map_or(TokenVersion { epoch: 0, generation: 0 }, |stored| stored.version);
+        let next = seen.reinstalled();
+        let sealer = self.vault.sealer().await.map_err(VaultError::from)?;
         let sealed = pair.seal(&sealer, &new.resource, next, PairRole::Current);
-        let written = self.table.install(&installation, seen, &sealed, None).await.map_err(InstallError::Store)?;
-        Ok(matches!(written, Write::Applied(_)))
+        // A pair that this system was granted does not become a copy by an import of the same pair.
+        let is_stored = pairs.standby.iter().any(|(_, standby)| standby.has_refresh_token_of(pair));
+        let refresh_sha256 = pair.refresh_sha256().filter(|_| !is_stored);
+        let current_owner = stored.and_then(|stored| stored.committed_by.as_ref());
+        let standby = pairs.kept_beside(pair, current_owner, &sealer, &new.resource, next);
+        let import = Import { pair: &sealed, refresh_sha256: refresh_sha256.as_deref(), standby: &standby };
+        let event = if begins_again { self.events.installed(next.epoch, installed_at) } else { None };
+        let written = self.table.import(&installation, stored, &import, event).await?;
+        if let Write::Applied(stored) = &written {
+            self.events.publish(stored, self.clock.now() + PATIENCE).await;
+        }
+        Ok(written.is_applied())
     }
+}
+
+/// The outcome of an import if nothing is to be written. Pure code.
+fn kept(stored: &Installation, pairs: &StoredPairs, new: &Portable, replace: bool, now: Millis) -> Option<Imported> {
+    if stored.is_placeholder() {
+        return None;
+    }
+    let was_imported = new.pair.as_ref().is_some_and(|pair| {
+        let sha256 = pair.refresh_sha256();
+        sha256.is_some() && sha256 == stored.imported_sha256
+    });
+    let Some(Installed { source, state, .. }) = stored.installed() else {
+        // A grant that came after the uninstall belongs to another install.
+        let granted_at = new.pair.as_ref().map(|pair| pair.issued_at);
+        let is_later = !was_imported && granted_at > stored.revoked_at();
+        return (!replace && !is_later).then_some(Imported::KeptUninstalled);
+    };
+    let has_ended = stored.status().has_ended();
+    let Some(pair) = &new.pair else {
+        return match source {
+            Source::Minted { .. } if stored.company == new.company => Some(Imported::Same),
+            Source::Own { .. } if !has_ended => Some(Imported::KeptStored),
+            Source::Minted { .. } | Source::Own { .. } => (!replace).then_some(Imported::KeptStored),
+        };
+    };
+    if pairs.current.as_ref().is_some_and(|current| current.has_refresh_token_of(pair)) {
+        return Some(Imported::Same);
+    }
+    let is_own = matches!(source, Source::Own { .. });
+    if is_own && matches!(state, State::Refreshing(lease) if now < lease.ends_at) {
+        return Some(Imported::KeptLeased);
+    }
+    if replace {
+        return None;
+    }
+    if pairs.standby.iter().any(|(_, standby)| standby.has_refresh_token_of(pair)) {
+        return Some(Imported::Same);
+    }
+    if was_imported {
+        return Some(Imported::ImportedBefore);
+    }
+    // A location's own grant replaces a minted token.
+    let may_be_replaced = !is_own || pairs.current.is_none() || pairs.is_copy || has_ended;
+    let is_newer = Some(pair.expires_at) > pairs.latest();
+    (!may_be_replaced || !is_newer).then_some(Imported::KeptStored)
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::domain::access::Access;
 use crate::domain::clock::Millis;
+use crate::domain::digest::sha256;
 use crate::domain::grant::Grant;
 use crate::domain::installation::{SealedAccess, SealedPair, installation_key};
 use crate::domain::redacted::Redacted;
@@ -78,6 +79,16 @@ impl Pair {
         };
         let issued_at = issued_at.unwrap_or(expires_at - LIFE);
         Self { access, refresh: Some(refresh), issued_at, expires_at }
+    }
+
+    /// The SHA-256 of the refresh token, in hexadecimal.
+    pub fn refresh_sha256(&self) -> Option<String> {
+        self.refresh.as_ref().map(|token| sha256(token.expose().as_bytes()))
+    }
+
+    /// Returns true if the refresh token is that of `other`.
+    pub fn has_refresh_token_of(&self, other: &Self) -> bool {
+        matches!((&self.refresh, &other.refresh), (Some(one), Some(other)) if one.expose() == other.expose())
     }
 
     /// Seals both tokens for their place.

@@ -105,6 +105,7 @@ mod tests {
             life,
             granted_from: 6,
             committed_by: None,
+            imported_sha256: None,
             findings: Findings::default(),
             search: CompanySearch::default(),
             installed_at: Millis(0),

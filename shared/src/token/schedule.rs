@@ -111,6 +111,13 @@ pub fn next_refresh(issued: Millis, expires: Millis, random: f64) -> Millis {
     within(issued, expires.since(issued), 60..80, random)
 }
 
+/// The time of an imported installation's first refresh. Many pairs of one import may be due already, so their refreshes
+/// are distributed over `spread` (thundering herd).
+pub fn first_refresh(issued: Millis, expires: Millis, now: Millis, spread: Duration, random: f64) -> Millis {
+    let due_at = next_refresh(issued, expires, random);
+    if due_at > now { due_at } else { within(now, spread, 0..100, random) }
+}
+
 /// The time of a cold installation's next refresh: after about 60 days.
 pub fn next_cold(now: Millis, random: f64) -> Millis {
     within(now, COLD, 90..110, random)
@@ -211,6 +218,18 @@ mod tests {
                 let after = after_refused(Millis(0), failures, random).0;
                 assert!((least - 1..=most).contains(&after), "{failures} refusals: {after}");
             }
+        }
+    }
+
+    #[test]
+    fn the_first_refreshes_of_an_import_are_spread() {
+        let (now, spread) = (Millis(10 * DAY), Duration::from_hours(6));
+        for (random, after) in [(0.0, 0), (0.5, 3 * HOUR), (1.0, 6 * HOUR)] {
+            assert_eq!(first_refresh(Millis(0), Millis(0), now, spread, random), Millis(now.0 + after), "{random}");
+            let issued = Millis(now.0 - HOUR);
+            let expires = Millis(issued.0 + DAY);
+            let due_at = first_refresh(issued, expires, now, spread, random);
+            assert_eq!(due_at, next_refresh(issued, expires, random), "a pair that is not due yet");
         }
     }
 

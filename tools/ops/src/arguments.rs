@@ -151,9 +151,13 @@ pub(crate) struct Import {
     /// The format of the file. Default: JSON lines or CSV, as the first character says
     #[arg(long, value_enum)]
     pub(crate) format: Option<Format>,
-    /// Replace what is stored, even a newer pair or an uninstalled app
+    /// Replace what is stored, even a newer pair or an uninstalled app. A pair that was granted to this system stays as a
+    /// standby pair. Needs --yes
     #[arg(long)]
     pub(crate) replace: bool,
+    /// Confirm --replace
+    #[arg(long, requires = "replace")]
+    pub(crate) yes: bool,
     /// Check the file, compare it with the table, and store nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -179,6 +183,10 @@ pub(crate) struct Export {
     /// The age recipient (age1…) that can decrypt the output; may be repeated
     #[arg(long, value_name = "AGE1…", required = true)]
     pub(crate) recipient: Vec<String>,
+    /// Export although some exported pairs may be useless: refreshing is not paused, or the last renewal of an
+    /// installation is in doubt
+    #[arg(long)]
+    pub(crate) incomplete: bool,
     /// Confirm
     #[arg(long)]
     pub(crate) yes: bool,

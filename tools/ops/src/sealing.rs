@@ -17,7 +17,7 @@ use crate::arguments::Sealing;
 use crate::error::CommandError;
 use crate::print::{Out, note};
 use crate::progress;
-use crate::stack::{RESCUE_FAILURES, Stack};
+use crate::stack::Stack;
 
 /// The number of installations that are written at once.
 const CONCURRENCY: usize = 16;
@@ -174,17 +174,7 @@ async fn retire(stack: &Stack, secret: &EditedSecret, out: Out, id: &str, wait: 
         return Err(CommandError::NotFound(format!("there is no key {id}")));
     };
     settle(stack, &mut seen, wait).await?;
-    for (what, url) in &stack.queues {
-        let depth = stack.depth(url).await?;
-        if depth > 0 {
-            return Err(CommandError::Refused(format!(
-                "the {what} holds {depth} messages, and their pairs may be sealed under {id}: empty the queue first"
-            )));
-        }
-    }
-    if !stack.queues.iter().any(|(what, _)| *what == RESCUE_FAILURES) {
-        note("RESCUE_FAILURES_URL is not set: the dead-letter queue of the rescue queue was not checked");
-    }
+    stack.expect_empty_queues(&format!("and their pairs may be sealed under {id}")).await?;
     if let Some(count) = counts(stack).await?.get(id) {
         return Err(CommandError::Refused(format!(
             "{count} values are sealed under {id}: run `ops sealing reseal` first"

@@ -11,6 +11,7 @@ use shared::domain::clock::Clock;
 use shared::secrets::edit::EditedSecret;
 
 use crate::error::CommandError;
+use crate::print::note;
 
 /// The name of the rescue queue in [`Stack::queues`].
 pub(crate) const RESCUE_QUEUE: &str = "rescue queue";
@@ -178,6 +179,22 @@ impl Stack {
     /// A client of SQS.
     pub(crate) fn sqs(&self) -> aws_sdk_sqs::Client {
         aws_sdk_sqs::Client::new(&self.app.aws)
+    }
+
+    /// Refuses unless the queues that hold sealed pairs are empty. `why` says why their pairs matter.
+    pub(crate) async fn expect_empty_queues(&self, why: &str) -> Result<(), CommandError> {
+        for (what, url) in &self.queues {
+            let depth = self.depth(url).await?;
+            if depth > 0 {
+                return Err(CommandError::Refused(format!(
+                    "the {what} holds {depth} messages, {why}: empty the queue first"
+                )));
+            }
+        }
+        if !self.queues.iter().any(|(what, _)| *what == RESCUE_FAILURES) {
+            note("RESCUE_FAILURES_URL is not set: the dead-letter queue of the rescue queue was not checked");
+        }
+        Ok(())
     }
 
     /// The approximate number of messages in a queue, including those in flight and delayed.

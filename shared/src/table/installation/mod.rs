@@ -24,7 +24,7 @@ use crate::domain::resource::Resource;
 use crate::domain::status::{Status, TokenVersion};
 
 pub use due::Due;
-pub use life::NewInstallation;
+pub use life::{Import, NewInstallation};
 pub use rotation::{Claim, Finding, LEASE, Release, Renewal};
 pub use writing::DUE_SHARDS;
 
@@ -178,6 +178,7 @@ impl Installation {
             life: Life::read(attributes, installed_at)?,
             granted_from: attributes.number("granted_from").unwrap_or(version.generation.saturating_sub(1)),
             committed_by: attributes.text("committed_by").map(|owner| owner.to_owned().into()),
+            imported_sha256: attributes.text("imported_sha256").map(str::to_owned),
             findings: Findings::read(attributes, version.generation),
             search: CompanySearch::read(attributes),
             installed_at,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use it::outside::{Setup, System, company, location};
 use sandbox::marketplace::grants::Resource;
@@ -48,7 +49,9 @@ impl OtherSystem {
         let request = self.http.post(&self.token_url).header("content-type", "application/x-www-form-urlencoded");
         let answer = request.body(body).send().await.expect("an answer");
         assert_eq!(answer.status(), 200, "{grant} of {resource}");
-        let answer = serde_json::from_slice(&answer.bytes().await.expect("a body")).expect("JSON");
+        let mut answer: Value = serde_json::from_slice(&answer.bytes().await.expect("a body")).expect("JSON");
+        let life = answer["expires_in"].as_i64().expect("a life");
+        answer["expire_at"] = json!(shared::domain::clock::Clock::system().now().0 + life * 1_000);
         self.held().insert(resource.clone(), answer);
     }
 
@@ -68,15 +71,13 @@ impl OtherSystem {
 
     /// The official SDK's documents, as mongoexport prints them.
     fn documents(&self) -> String {
-        let now = shared::domain::clock::Clock::system().now().0;
         let (app, _) = self.client.0.split_once('-').unwrap_or((&self.client.0, ""));
         let document = |(resource, pair): (&Resource, &Value)| {
             let mut document = pair.clone();
             document["_id"] = json!({ "$oid": "6650a1b2c3d4e5f601234567" });
             document["applicationId"] = json!(app);
             document["resourceId"] = json!(resource.id());
-            let life = pair["expires_in"].as_i64().expect("a life");
-            document["expire_at"] = json!({ "$numberLong": (now + life * 1_000).to_string() });
+            document["expire_at"] = json!({ "$numberLong": pair["expire_at"].to_string() });
             document["createdAt"] = json!({ "$date": "2026-01-02T03:04:05.678Z" });
             document.to_string()
         };
@@ -105,13 +106,14 @@ impl Drop for File {
     }
 }
 
-/// Exports, and returns the decrypted lines and the text for people.
-async fn export(system: &System) -> (Vec<Value>, String) {
+/// Exports with further arguments, and returns the decrypted text and the text for people.
+async fn export(system: &System, further: &[&str]) -> (String, String) {
     let identity = age::x25519::Identity::generate();
     let recipient = identity.to_public().to_string();
     let mut command = Command::new(program());
     let command = command.env_clear().envs(system.operators_environment());
-    let done = command.args(["export", "--yes", "--recipient", &recipient]).output().await.expect("it runs");
+    let command = command.args(["export", "--yes", "--recipient", &recipient]).args(further);
+    let done = command.output().await.expect("it runs");
     let said = String::from_utf8(done.stderr).expect("UTF-8");
     assert_eq!(done.status.code(), Some(0), "{said}");
     let text = String::from_utf8_lossy(&done.stdout);
@@ -122,12 +124,17 @@ async fn export(system: &System) -> (Vec<Value>, String) {
     let decryptor = age::Decryptor::new(&*done.stdout).expect("an age file");
     let mut reader = decryptor.decrypt(std::iter::once(&identity as &dyn age::Identity)).expect("for this recipient");
     reader.read_to_string(&mut lines).expect("whole");
-    (lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect(), said)
+    (lines, said)
 }
 
-/// The lines by their resource.
-fn by_resource(lines: Vec<Value>) -> BTreeMap<String, Value> {
-    lines.into_iter().map(|line| (line["resource"].as_str().expect("a resource").to_owned(), line)).collect()
+/// The installations of an export by their resource.
+fn by_resource(export: &str) -> BTreeMap<String, Value> {
+    let mut lines = export.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    let count = lines.next().expect("a first line");
+    let lines: BTreeMap<_, _> =
+        lines.map(|line| (line["resource"].as_str().expect("a resource").to_owned(), line)).collect();
+    assert_eq!(count, json!({ "count": lines.len() }));
+    lines
 }
 
 /// Deletes all installations, as if the stack was a new one.
@@ -147,6 +154,31 @@ fn refusals(system: &System) -> Vec<(Option<Resource>, String)> {
     refused.map(|request| (request.resource, request.outcome)).collect()
 }
 
+/// The members of an import's answer: stored, same, imported before, kept.
+fn counts(imported: &Value) -> [usize; 4] {
+    ["stored", "same", "imported_before", "kept"].map(|name| {
+        let count = imported[name].as_u64().unwrap_or_else(|| panic!("{name}: {imported}"));
+        usize::try_from(count).expect("a small number")
+    })
+}
+
+/// Imports of spent and of unknown tokens after `renewed` installations were renewed here, `first` among them.
+async fn late_imports_replace_nothing(system: &System, other: &OtherSystem, first: &Resource, renewed: usize) {
+    // The times of a file may be wrong. The imported tokens are spent, whatever their times say.
+    let later = shared::domain::clock::Clock::system().now().0 + 86_400_000;
+    other.held().values_mut().for_each(|pair| pair["expire_at"] = json!(later));
+    let wrong = File::of("wrong-times.json", &other.documents());
+    let late_import = done(system, &["import", wrong.path(), "--format", "sdk"]).await;
+    assert_eq!(counts(&late_import), [0, 0, renewed, 0]);
+    // A token of which nothing is known.
+    let unknown = "a-refresh-token-of-nobody";
+    system.tell(unknown);
+    let unknown = File::of("unknown.csv", &format!("resource,refresh_token\n{first},{unknown}\n"));
+    let kept = ops(system, &["--json", "import", unknown.path()]).await;
+    assert_eq!((kept.code, counts(&serde_json::from_str(&kept.out).expect("JSON"))), (4, [0, 0, 0, 1]), "{kept:?}");
+    assert_eq!(ops(system, &["import", unknown.path(), "--replace"]).await.code, 4, "not without --yes");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_installations_move_in_are_used_and_move_out() {
     let system = System::start(Setup { relays: 1, locations: LOCATIONS, ..Setup::default() }).await;
@@ -154,66 +186,87 @@ async fn a_hundred_installations_move_in_are_used_and_move_out() {
     // Most locations have a grant of their own. The others depend on the agency's.
     let own: Vec<_> = (1..=LOCATIONS - 4).map(location).collect();
     let minted: Vec<_> = (LOCATIONS - 3..=LOCATIONS).map(location).collect();
-    for resource in own.iter().chain([&company()]) {
+    let (late, early) = own.split_last().expect("many");
+    let before = early.len() + 1;
+    for resource in early.iter().chain([&company()]) {
         other.install(&system, resource).await;
     }
 
     // The other system renews until the switch. What was read before is only good for a rehearsal.
     let rehearsal = File::of("rehearsal.json", &other.documents());
     let would = done(&system, &["import", rehearsal.path(), "--format", "sdk", "--dry-run"]).await;
-    assert_eq!((&would["stored"], &would["dry_run"]), (&json!(LOCATIONS - 3), &json!(true)), "{would}");
+    assert_eq!((counts(&would), &would["dry_run"]), ([before, 0, 0, 0], &json!(true)));
     assert_eq!(done(&system, &["list"]).await, json!({ "installations": [] }));
-    other.renew_all().await;
+    let (paused, ()) = tokio::join!(done(&system, &["pause"]), other.renew_all());
+    assert_eq!(paused["paused"], true);
 
     // The switch: the other system has stopped.
     let moved = File::of("moved.json", &other.documents());
     let arguments = ["import", moved.path(), "--format", "sdk"];
-    let imported = done(&system, &arguments).await;
-    assert_eq!((&imported["stored"], &imported["same"]), (&json!(LOCATIONS - 3), &json!(0)), "{imported}");
-    let again = done(&system, &arguments).await;
-    assert_eq!((&again["stored"], &again["same"]), (&json!(0), &json!(LOCATIONS - 3)), "{again}");
+    let renewing = ops(&system, &[&arguments[..], &["--renew", "60"]].concat()).await;
+    assert_eq!(renewing.code, 4, "a pause is noticed before anything is stored: {renewing:?}");
+    assert_eq!(done(&system, &["list"]).await, json!({ "installations": [] }));
+    assert_eq!(counts(&done(&system, &arguments).await), [before, 0, 0, 0]);
+    assert_eq!(counts(&done(&system, &arguments).await), [0, before, 0, 0]);
+    // Until the redirect URI has moved, new installs come to the other system.
+    other.install(&system, late).await;
+    let moved = File::of("moved-again.json", &other.documents());
+    let arguments = ["import", moved.path(), "--format", "sdk"];
+    assert_eq!(counts(&done(&system, &arguments).await), [1, before, 0, 0]);
     let shown = done(&system, &["show", &own[0].to_string()]).await;
-    assert_eq!((&shown["status"], &shown["installed_at"]), (&json!("Active"), &json!("2026-01-02T03:04:05.678Z")));
-    assert_eq!(shown["company"], json!(company().id()));
+    let granted_at = other.held()[&own[0]]["expire_at"].as_i64().expect("a time") - 86_400_000;
+    assert_eq!((&shown["status"], &shown["company"]), (&json!("Active"), &json!(company().id())));
+    assert_eq!(shown["installed_at"], json!(shared::domain::clock::Millis(granted_at).rfc3339()));
     let renewals_before = system.refreshes();
     for resource in own.iter().chain(&minted) {
         assert_eq!(system.get(resource, "/echo").await.status, 200, "{resource}");
     }
-    assert_eq!(system.refreshes(), renewals_before, "the imported access tokens are good");
     // The tick reads the agency's list. The locations keep grants of their own.
     system.refresh(&scheduled_event()).await.expect("a summary");
+    assert_eq!(system.refreshes(), renewals_before, "the imported access tokens are good, and nothing is renewed");
+
+    // From now on this system renews. A process notices it after a moment.
+    assert_eq!(ops(&system, &["resume"]).await.code, 4);
+    assert_eq!(done(&system, &["resume", "--yes"]).await["was_stopped"], "paused");
+    let first = own[0].to_string();
+    let mut tries = 0;
+    while ops(&system, &["refresh", &first]).await.code != 0 {
+        tries += 1;
+        assert!(tries < 100, "it goes on within 5 s");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     let renewed = done(&system, &[&arguments[..], &["--renew", "6000"]].concat()).await;
-    assert_eq!((&renewed["renewed"], &renewed["not_renewed"]), (&json!(LOCATIONS - 3), &json!(0)), "{renewed}");
-    let late = done(&system, &arguments).await;
-    assert_eq!(
-        (&late["stored"], &late["same"], &late["kept"]),
-        (&json!(0), &json!(0), &json!(LOCATIONS - 3)),
-        "{late}"
-    );
+    assert_eq!(counts(&renewed), [0, before, 1, 0]);
+    assert_eq!((&renewed["renewed"], &renewed["not_renewed"]), (&json!(before), &json!(0)), "{renewed}");
+    assert_eq!(counts(&done(&system, &arguments).await), [0, 0, before + 1, 0]);
+    late_imports_replace_nothing(&system, &other, &own[0], before + 1).await;
     assert_eq!(refusals(&system), []);
     for resource in &own {
         assert_eq!(system.get(resource, "/echo").await.status, 200, "{resource}");
     }
 
     // An export is the form of an import: a new stack holds the same installations.
-    let (lines, said) = export(&system).await;
-    assert!(said.contains("ops pause"), "{said}");
-    let lines = by_resource(lines);
+    let recipient = age::x25519::Identity::generate().to_public().to_string();
+    let refused = ops(&system, &["export", "--yes", "--recipient", &recipient]).await;
+    assert_eq!((refused.code, refused.out.as_str()), (4, ""), "renewals go on: {refused:?}");
+    assert!(refused.err.contains("ops pause"), "{refused:?}");
+    let (text, _) = export(&system, &["--incomplete"]).await;
+    let lines = by_resource(&text);
     assert_eq!(lines.len(), LOCATIONS + 1);
     assert_eq!(lines[&minted[0].to_string()].get("refresh_token"), None);
-    let text = lines.values().map(Value::to_string).collect::<Vec<_>>().join("\n");
     forget_installations(&system).await;
     assert_eq!(done(&system, &["list"]).await, json!({ "installations": [] }));
     let exported = File::of("exported.json", &text);
     let imported = done(&system, &["import", exported.path()]).await;
-    assert_eq!(imported["stored"], json!(LOCATIONS + 1), "{imported}");
+    assert_eq!((counts(&imported), &imported["without_token"]), ([LOCATIONS + 1, 0, 0, 0], &json!(minted.len())));
 
     // Moving out: nothing is renewed here any more, and calls go on.
     let paused = done(&system, &["pause"]).await;
     assert_eq!(paused["paused"], true);
-    let (moving, said) = export(&system).await;
-    assert!(!said.contains("ops pause"), "{said}");
-    assert_eq!(by_resource(moving), lines);
+    let doctor = ops(&system, &["--json", "doctor", "--quick"]).await;
+    assert!(doctor.code == 5 && doctor.out.contains("ops resume --yes"), "{doctor:?}");
+    let (moving, _) = export(&system, &[]).await;
+    assert_eq!(by_resource(&moving), lines);
     let renewals_before = system.refreshes();
     for resource in own.iter().chain([&company()]) {
         other.held().insert(resource.clone(), lines[&resource.to_string()].clone());
@@ -250,11 +303,18 @@ async fn a_wrong_file_stores_nothing_and_an_export_needs_a_recipient() {
     assert_eq!(ops(&system, &["import", "/nowhere/at.all"]).await.code, 2);
     assert_eq!(ops(&system, &["export", "--yes"]).await.code, 2);
     let recipient = age::x25519::Identity::generate().to_public().to_string();
-    assert_eq!(ops(&system, &["export", "--yes", "--recipient", "age1nobody"]).await.code, 2);
+    for wrong in ["age1nobody", "AGE-SECRET-KEY-1PASTED"] {
+        let said = ops(&system, &["export", "--yes", "--recipient", wrong]).await;
+        assert!(said.code == 2 && !said.err.contains(wrong), "{said:?}");
+    }
     assert_eq!(ops(&system, &["export", "--recipient", &recipient]).await.code, 4);
     system.sandbox.queue.send("{}");
     let full = ops(&system, &["export", "--yes", "--recipient", &recipient]).await;
     assert_eq!((full.code, full.out.as_str()), (4, ""), "{full:?}");
+    let right = File::of("right.csv", &format!("resource,refresh_token\nlocation:L1,{token}\n"));
+    let full = ops(&system, &["import", right.path()]).await;
+    assert_eq!((full.code, full.out.as_str()), (4, ""), "{full:?}");
+    assert_eq!(done(&system, &["list"]).await, json!({ "installations": [] }));
     system.sandbox.queue.purge();
     system.end().await;
 }

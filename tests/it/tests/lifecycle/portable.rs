@@ -1,5 +1,5 @@
-//! Installations that another system has held: an import replaces nothing that may be newer, and a pause stops every
-//! renewal but the replay of a lost answer.
+//! Installations that another system has held: an import replaces nothing that this system was granted, `--replace` loses
+//! no token, and a pause stops every renewal but the replay of a lost answer.
 
 use std::time::Duration;
 
@@ -9,18 +9,29 @@ use sandbox::marketplace::faults::{Endpoint, Fault};
 use sandbox::marketplace::grants::RefreshTokenState;
 use shared::domain::clock::Millis;
 use shared::domain::grant::Grant;
+use shared::domain::installation::{Installation, StandbyPair};
 use shared::domain::resource::Resource;
-use shared::domain::status::Status;
+use shared::domain::status::{LeaseOwner, Status, TokenVersion};
 use shared::install::Uninstalled;
 use shared::install::portable::{Imported, Portable, Rules};
-use shared::seal::pair::Pair;
+use shared::seal::pair::{Pair, PairRole};
+use shared::table::Write;
 use shared::table::app::{BreakerReason, OpenBreaker};
+use shared::table::installation::{Claim, Import, LEASE, NewInstallation};
+use shared::table::minted::MintSource;
 use shared::token::TokenError;
 use shared::token::breaker::Breaker;
 use shared::token::outcome::{Refreshed, Why};
 
 it::stories!(
     an_import_replaces_nothing_that_may_be_newer,
+    a_copy_is_replaced_by_a_newer_one_until_it_is_renewed,
+    a_token_that_was_imported_once_replaces_nothing_later,
+    a_replaced_pair_is_kept_and_takes_over_if_the_new_one_is_refused,
+    an_import_does_not_replace_a_pair_that_is_being_renewed,
+    an_import_fails_if_a_lease_or_a_standby_pair_came_in_between,
+    imports_and_renewals_at_the_same_time_lose_no_token,
+    an_import_that_begins_an_installation_again_is_news,
     an_import_at_the_same_time_by_several_stores_once,
     a_pause_ends_only_when_an_operator_ends_it,
     a_lost_answer_is_asked_for_during_a_pause,
@@ -40,7 +51,7 @@ async fn elsewhere(world: &World, process: &Process, resource: &Resource) -> Por
 }
 
 async fn import(process: &Process, new: &Portable, replace: bool) -> Imported {
-    let rules = Rules { replace, dry_run: false, home: Some(HOME) };
+    let rules = Rules { replace, home: Some(HOME), ..Rules::default() };
     process.installations.import(new, rules).await.expect("an answer")
 }
 
@@ -48,6 +59,22 @@ async fn import(process: &Process, new: &Portable, replace: bool) -> Imported {
 async fn renew(world: &World, process: &Process, resource: &Resource) -> Refreshed {
     let version = world.stored(resource).await.version;
     process.refresher.refresh(resource, version, Why::Due, world.deadline()).await
+}
+
+/// A claim of the stored installation by `owner`.
+fn claim<'a>(world: &World, resource: &'a Resource, version: TokenVersion, owner: &'a LeaseOwner) -> Claim<'a> {
+    let now = world.clock.now();
+    Claim {
+        resource,
+        version,
+        owner,
+        now,
+        lease_ends_at: now + LEASE,
+        given_up_too: false,
+        forced_before: None,
+        doubted: false,
+        minting: false,
+    }
 }
 
 async fn an_import_replaces_nothing_that_may_be_newer(world: World) {
@@ -69,21 +96,25 @@ async fn an_import_replaces_nothing_that_may_be_newer(world: World) {
 
     // After a renewal the imported pair is spent.
     world.advance(Duration::from_mins(1));
-    let renewed = process.refresher.refresh(&l1, stored.version, Why::Operator, world.deadline()).await;
-    assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
+    let refreshed = renew(&world, &process, &l1).await;
+    assert!(matches!(refreshed, Refreshed::Renewed(_)), "{refreshed:?}");
     let renewed = world.stored(&l1).await;
-    assert_eq!(import(&process, &first, false).await, Imported::KeptStored);
+    assert_eq!(import(&process, &first, false).await, Imported::ImportedBefore);
     assert_eq!(world.stored(&l1).await, renewed);
     let of_unknown_age = Pair::received("an-unknown-token".into(), None, None);
     let unknown = Portable { pair: Some(of_unknown_age), ..first.clone() };
     assert_eq!(import(&process, &unknown, false).await, Imported::KeptStored);
     let minted = Portable { pair: None, ..first.clone() };
-    assert_eq!(import(&process, &minted, false).await, Imported::KeptStored, "its own grant stays");
+    for replace in [false, true] {
+        assert_eq!(import(&process, &minted, replace).await, Imported::KeptStored, "its own grant stays");
+    }
 
-    // A later grant of the other system is newer.
+    // This system was granted the pair. The operator may know that a grant of the other system is newer.
     world.advance(Duration::from_mins(1));
     let second = elsewhere(&world, &process, &l1).await;
-    assert_eq!(import(&process, &second, false).await, Imported::Stored);
+    assert_eq!(import(&process, &second, false).await, Imported::KeptStored);
+    assert_eq!(world.stored(&l1).await, renewed);
+    assert_eq!(import(&process, &second, true).await, Imported::Stored);
     let newer = world.stored(&l1).await;
     assert_eq!(newer.version, renewed.version.reinstalled());
     let portable = Portable::of(&process.vault, &newer).await.expect("it opens").expect("an installation");
@@ -107,6 +138,10 @@ async fn an_import_replaces_nothing_that_may_be_newer(world: World) {
     assert_eq!(import(&process, &second, true).await, Imported::Stored);
     let repeated = process.installations.uninstall(&l1, uninstalled_at).await.expect("an answer");
     assert_eq!(repeated, Uninstalled::Older);
+    process.installations.uninstall(&l1, world.clock.now()).await.expect("revoked");
+    world.advance(Duration::from_secs(1));
+    let third = elsewhere(&world, &process, &l1).await;
+    assert_eq!(import(&process, &third, false).await, Imported::Stored, "it was installed again after the uninstall");
 
     // A location that only a caller has named, and a location whose token is minted, get a grant of their own.
     world.table.keep_placeholder(&l2, world.clock.now()).await.expect("a table");
@@ -122,6 +157,226 @@ async fn an_import_replaces_nothing_that_may_be_newer(world: World) {
         let stored = world.stored(resource).await;
         assert!(stored.minted().is_none() && stored.schedule().due_at.is_some(), "{stored:?}");
     }
+    world.end().await;
+}
+
+async fn a_copy_is_replaced_by_a_newer_one_until_it_is_renewed(world: World) {
+    let l1 = location("PC1");
+    let process = world.process().await;
+    let first = elsewhere(&world, &process, &l1).await;
+    assert_eq!(import(&process, &first, false).await, Imported::Stored);
+    world.advance(Duration::from_hours(1));
+    let second = elsewhere(&world, &process, &l1).await;
+    assert_eq!(import(&process, &second, false).await, Imported::Stored);
+    assert_eq!(world.stored(&l1).await.standby(), [], "another system holds the copy, or has spent it");
+    assert_eq!(import(&process, &first, false).await, Imported::KeptStored);
+    // Two tokens of unknown age cannot be compared.
+    world.advance(Duration::from_hours(1));
+    let third = elsewhere(&world, &process, &l1).await;
+    let refresh = third.pair.and_then(|pair| pair.refresh).expect("a token");
+    let third = Portable { pair: Some(Pair::received(refresh, None, None)), ..second };
+    assert_eq!(import(&process, &third, false).await, Imported::KeptStored);
+    assert_eq!(import(&process, &third, true).await, Imported::Stored);
+    assert_eq!(world.stored(&l1).await.standby(), []);
+    let due_at = world.stored(&l1).await.schedule().due_at;
+    assert!(due_at.is_some_and(|at| at <= world.clock.now()), "without a spread, it is due now: {due_at:?}");
+    world.end().await;
+}
+
+async fn a_token_that_was_imported_once_replaces_nothing_later(world: World) {
+    let (l1, l2) = (location("PO1"), location("PO2"));
+    let process = world.process().await;
+    let mut line = elsewhere(&world, &process, &l1).await;
+    assert_eq!(import(&process, &line, false).await, Imported::Stored);
+    let renewed = renew(&world, &process, &l1).await;
+    assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
+    // The time of the line is wrong: it is a later one in each export of the other system.
+    world.advance(Duration::from_hours(1));
+    if let Some(pair) = &mut line.pair {
+        pair.expires_at = world.clock.now() + Duration::from_hours(24);
+    }
+    assert_eq!(import(&process, &line, false).await, Imported::ImportedBefore);
+    assert_eq!(world.refresh_token_state(&l1).await, Some(RefreshTokenState::Live));
+
+    // A location whose own grant was refused is minted from its company's token. The spent grant does not come back.
+    let own = elsewhere(&world, &process, &l2).await;
+    assert_eq!(import(&process, &own, false).await, Imported::Stored);
+    let (version, owner) = (world.stored(&l2).await.version, LeaseOwner::new());
+    let claimed = world.table.claim(&claim(&world, &l2, version, &owner)).await.expect("a table");
+    assert!(claimed.is_applied());
+    let source = MintSource { company: "C1", epoch: 1 };
+    let minted = world.table.become_minted(&l2, version, &owner, source, world.clock.now()).await.expect("a table");
+    assert!(minted.is_applied());
+    assert_eq!(import(&process, &own, false).await, Imported::ImportedBefore);
+    assert!(world.stored(&l2).await.minted().is_some());
+    let other = elsewhere(&world, &process, &l2).await;
+    assert_eq!(import(&process, &other, false).await, Imported::Stored);
+    world.end().await;
+}
+
+async fn a_replaced_pair_is_kept_and_takes_over_if_the_new_one_is_refused(world: World) {
+    let l1 = location("PR1");
+    let process = world.process().await;
+    let line = elsewhere(&world, &process, &l1).await;
+    assert_eq!(import(&process, &line, false).await, Imported::Stored);
+    let renewed = renew(&world, &process, &l1).await;
+    assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
+    let live = world.open_current(&world.stored(&l1).await).expect("a token");
+    // The platform does not answer the spent token again.
+    world.advance(Duration::from_mins(1));
+    assert_eq!(import(&process, &line, true).await, Imported::Stored);
+    let stored = world.stored(&l1).await;
+    let [standby] = stored.standby() else { panic!("one standby pair: {stored:?}") };
+    assert_eq!(world.open_standby(&stored, standby).expose(), live.expose());
+    assert!(stored.may_need_standby());
+    // Again, now with the standby pair's own token.
+    let back = Portable { pair: Some(Pair::received(live.expose().into(), None, None)), ..line.clone() };
+    assert_eq!(import(&process, &back, false).await, Imported::Same);
+    assert_eq!(import(&process, &back, true).await, Imported::Stored);
+    assert_eq!(world.stored(&l1).await.standby(), [], "neither the copy nor a second one of the same pair");
+    assert_eq!(import(&process, &line, true).await, Imported::Stored);
+    let presented = world.presented();
+    let promoted = renew(&world, &process, &l1).await;
+    assert!(matches!(promoted, Refreshed::Moved), "{promoted:?}");
+    let renewed = renew(&world, &process, &l1).await;
+    assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
+    assert_eq!(world.presented(), presented + 2);
+    assert!(!world.stored(&l1).await.may_need_standby());
+    world.end().await;
+}
+
+async fn an_import_does_not_replace_a_pair_that_is_being_renewed(world: World) {
+    let l1 = location("PL1");
+    let process = world.process().await;
+    let first = elsewhere(&world, &process, &l1).await;
+    assert_eq!(import(&process, &first, false).await, Imported::Stored);
+    world.advance(Duration::from_mins(1));
+    let newer = elsewhere(&world, &process, &l1).await;
+    let (version, owner) = (world.stored(&l1).await.version, LeaseOwner::new());
+    let claimed = world.table.claim(&claim(&world, &l1, version, &owner)).await.expect("a table");
+    assert!(claimed.is_applied());
+    let leased = world.stored(&l1).await;
+    for replace in [false, true] {
+        assert_eq!(import(&process, &newer, replace).await, Imported::KeptLeased);
+        assert_eq!(import(&process, &first, replace).await, Imported::Same, "nothing is to be written");
+    }
+    assert_eq!(world.stored(&l1).await, leased);
+    // The holder has died, and the token may be spent. Its successor may be known to nobody.
+    world.advance(LEASE);
+    assert_eq!(import(&process, &newer, false).await, Imported::KeptStored);
+    assert_eq!(import(&process, &newer, true).await, Imported::Stored);
+    assert_eq!(world.stored(&l1).await.standby().len(), 1, "the pair in doubt stays, although it was imported");
+    world.end().await;
+}
+
+async fn an_import_fails_if_a_lease_or_a_standby_pair_came_in_between(world: World) {
+    let l1 = location("PB1");
+    let process = world.process().await;
+    let line = elsewhere(&world, &process, &l1).await;
+    assert_eq!(import(&process, &line, false).await, Imported::Stored);
+    world.advance(Duration::from_mins(1));
+    let (now, owner, sealer) = (world.clock.now(), LeaseOwner::new(), process.vault.sealer().await.expect("keys"));
+    let store = async |seen: &Installation| {
+        let new = NewInstallation {
+            resource: &l1,
+            owner: &owner,
+            installed_at: now,
+            due_at: now,
+            company: None,
+            home: None,
+            scope: None,
+            details: None,
+            now,
+        };
+        let pair = line.pair.as_ref().expect("a pair");
+        let pair = pair.seal(&sealer, &l1, seen.version.reinstalled(), PairRole::Current);
+        let import = Import { pair: &pair, refresh_sha256: None, standby: &[] };
+        world.table.import(&new, Some(seen), &import, None).await.expect("a table")
+    };
+    let seen = world.stored(&l1).await;
+    let holder = LeaseOwner::new();
+    let claimed = world.table.claim(&claim(&world, &l1, seen.version, &holder)).await.expect("a table");
+    assert!(claimed.is_applied());
+    let leased = world.stored(&l1).await;
+    assert_eq!(leased.version, seen.version, "the control: the version alone does not tell");
+    assert!(matches!(store(&seen).await, Write::Conflict(_)), "a lease was claimed");
+    world.advance(LEASE);
+    let next = LeaseOwner::new();
+    let claimed = world.table.claim(&claim(&world, &l1, seen.version, &next)).await.expect("a table");
+    assert!(claimed.is_applied());
+    assert!(matches!(store(&leased).await, Write::Conflict(_)), "another lease was claimed");
+    let leased = world.stored(&l1).await;
+    let standby = StandbyPair {
+        owner: LeaseOwner::new(),
+        generation: seen.version.generation,
+        granted_from: seen.granted_from,
+        pair: line.pair.as_ref().expect("a pair").seal(&sealer, &l1, seen.version, PairRole::Standby),
+    };
+    let added = world.table.add_standby(&leased, &standby, now).await.expect("a table");
+    assert!(added.is_applied());
+    assert!(matches!(store(&leased).await, Write::Conflict(_)), "a standby pair was added");
+    assert!(matches!(store(&world.stored(&l1).await).await, Write::Applied(_)), "the control");
+    world.end().await;
+}
+
+async fn imports_and_renewals_at_the_same_time_lose_no_token(world: World) {
+    let processes = join_all((0..2).map(|_| world.process())).await;
+    let all: Vec<_> = (0..20).map(|number| location(&format!("PT{number}"))).collect();
+    for resource in &all {
+        let line = elsewhere(&world, &processes[0], resource).await;
+        assert_eq!(import(&processes[0], &line, false).await, Imported::Stored);
+        let renewed = renew(&world, &processes[0], resource).await;
+        assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
+    }
+    world.advance(Duration::from_mins(1));
+    // A token that the platform does not know, as of an old file.
+    let spent = |resource: &Resource| Portable {
+        resource: resource.clone(),
+        company: None,
+        scope: None,
+        installed_at: world.clock.now(),
+        pair: Some(Pair::received(format!("spent-{resource}").into(), None, None)),
+    };
+    let outcomes = join_all(all.iter().map(async |resource| {
+        let spent = spent(resource);
+        tokio::join!(renew(&world, &processes[0], resource), import(&processes[1], &spent, true)).1
+    }))
+    .await;
+    let is_expected = |outcome: &Imported| matches!(outcome, Imported::Stored | Imported::KeptLeased);
+    assert!(outcomes.iter().all(is_expected), "{outcomes:?}");
+    // The platform does not answer a spent token again: only pairs that were kept are left.
+    world.advance(Duration::from_mins(1));
+    world.end().await;
+}
+
+async fn an_import_that_begins_an_installation_again_is_news(world: World) {
+    let (l1, l2) = (location("PN1"), location("PN2"));
+    let process = world.teller().await;
+    let names = || -> Vec<String> { world.event_bridge.events().iter().map(|put| put.detail_type.clone()).collect() };
+    let first = elsewhere(&world, &process, &l1).await;
+    assert_eq!(import(&process, &first, false).await, Imported::Stored);
+    assert_eq!(names(), [""; 0]);
+    world.advance(Duration::from_secs(1));
+    process.installations.uninstall(&l1, world.clock.now()).await.expect("revoked");
+    assert_eq!(names(), ["Uninstalled"]);
+    assert_eq!(import(&process, &first, true).await, Imported::Stored);
+    assert_eq!(names(), ["Uninstalled", "Installed"]);
+
+    // The end that was reported stays reported until a renewal reports the opposite.
+    let copy = elsewhere(&world, &process, &l2).await;
+    assert_eq!(import(&process, &copy, false).await, Imported::Stored);
+    let suspended = Fault::refusal(400, "Location is not active");
+    world.market.fault(Endpoint::Refresh, suspended, Some(1));
+    let refused = renew(&world, &process, &l2).await;
+    assert!(matches!(refused, Refreshed::Failed(TokenError::Suspended { .. })), "{refused:?}");
+    assert_eq!(names()[2..], ["Suspended"]);
+    world.advance(Duration::from_mins(1));
+    let newer = elsewhere(&world, &process, &l2).await;
+    assert_eq!(import(&process, &newer, false).await, Imported::Stored);
+    assert_eq!(names()[2..], ["Suspended"]);
+    let renewed = renew(&world, &process, &l2).await;
+    assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
+    assert_eq!(names()[2..], ["Suspended", "Resumed"]);
     world.end().await;
 }
 

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal as _, Write};
 
 use shared::domain::installation::Installation;
-use shared::domain::status::Status;
+use shared::domain::redacted::Redacted;
 use shared::install::portable::{NotPortable, Portable};
 
 use super::form;
@@ -14,7 +14,7 @@ use crate::sealing::for_each_page;
 use crate::stack::Stack;
 
 /// Writes all installations to standard output: JSON lines, encrypted by age. Nothing is written if they cannot all be
-/// read.
+/// read, or if an exported pair may be useless.
 pub(crate) async fn run(stack: &Stack, _out: Out, export: &Export) -> Result<(), CommandError> {
     let recipients = recipients(&export.recipient)?;
     if std::io::stdout().is_terminal() {
@@ -24,82 +24,92 @@ pub(crate) async fn run(stack: &Stack, _out: Out, export: &Export) -> Result<(),
         let effect = "this would write all refresh tokens, encrypted, to standard output";
         return Err(CommandError::without_yes(effect));
     }
-    warn_of_renewals(stack).await?;
-    let mut encrypted = Vec::new();
-    let failed =
-        |error: &dyn std::fmt::Display| CommandError::NotDone(format!("the export cannot be encrypted: {error}"));
-    let recipients = recipients.iter().map(|recipient| recipient as &dyn age::Recipient);
-    let encryptor = age::Encryptor::with_recipients(recipients).map_err(|error| failed(&error))?;
-    let mut writer = encryptor.wrap_output(&mut encrypted).map_err(|error| failed(&error))?;
-    let mut counts = Counts::default();
+    stack.expect_empty_queues("whose pairs are newer than the stored ones").await?;
+    let is_paused = stack.app.table.app_state().await?.paused_at.is_some();
+    let client_id = stack.app.app_secret.get().await?.client_id.clone();
+    let mut exported = Exported { in_doubt: usize::from(!is_paused), ..Exported::default() };
+    if !is_paused {
+        note("refreshing is not paused, and each renewal makes an exported pair useless: run ops pause first");
+    }
     for_each_page(stack, "exported", async |page| {
         for stored in &page {
-            if let Some(installation) = portable(stack, stored, &mut counts).await? {
-                writer.write_all(form::write(&installation).expose().as_bytes()).map_err(|error| failed(&error))?;
-                counts.exported += 1;
-            }
+            exported.add(stack, stored, &client_id).await?;
         }
         Ok(())
     })
     .await?;
-    writer.finish().map_err(|error| failed(&error))?;
+    if exported.in_doubt > 0 && !export.incomplete {
+        return Err(CommandError::Refused(
+            "some exported pairs may be useless (see above): nothing was written. --incomplete exports all the same"
+                .into(),
+        ));
+    }
+    let encrypted = exported.encrypt(&recipients)?;
     let mut stdout = std::io::stdout().lock();
     let written = stdout.write_all(&encrypted).and_then(|()| stdout.flush());
     written.map_err(|error| CommandError::NotDone(format!("the export cannot be written: {error}")))?;
-    let Counts { exported, left_out } = counts;
-    note(&format!("{exported} installations were exported; {left_out} that have no valid grant were left out"));
+    let (count, left_out) = (exported.lines.len(), exported.left_out);
+    note(&format!("{count} installations were exported; {left_out} without a token or a company were left out"));
     Ok(())
-}
-
-#[derive(Default)]
-struct Counts {
-    exported: usize,
-    left_out: usize,
 }
 
 fn recipients(texts: &[String]) -> Result<Vec<age::x25519::Recipient>, CommandError> {
-    let read = |text: &String| {
-        let wrong =
-            |why| CommandError::Environment(format!("--recipient {text}: {why}; age-keygen prints one (age1…)"));
-        text.parse().map_err(wrong)
-    };
-    texts.iter().map(read).collect()
+    // The text may be the secret key, by mistake.
+    let wrong = |_| CommandError::Environment("--recipient is not a recipient, which age-keygen prints (age1…)".into());
+    texts.iter().map(|text| text.parse::<age::x25519::Recipient>().map_err(wrong)).collect()
 }
 
-/// Says which renewals could make the export useless.
-async fn warn_of_renewals(stack: &Stack) -> Result<(), CommandError> {
-    if stack.app.table.app_state().await?.paused_at.is_none() {
-        note("renewals go on, and each makes an exported pair useless: run ops pause first if the installations move");
-    }
-    for (what, url) in &stack.queues {
-        let depth = stack.depth(url).await?;
-        if depth > 0 {
-            return Err(CommandError::Refused(format!(
-                "the {what} holds {depth} messages, whose pairs are newer than the stored ones: empty the queue first"
-            )));
-        }
-    }
-    Ok(())
+/// The installations of an export.
+#[derive(Default)]
+struct Exported {
+    lines: Vec<Redacted>,
+    /// The number of installations that have no valid grant, or no company from which a token is minted.
+    left_out: usize,
+    /// The number of reasons for which an exported pair may be useless.
+    in_doubt: usize,
 }
 
-/// The installation in the form that is exported. `None` if it is left out.
-async fn portable(stack: &Stack, stored: &Installation, counts: &mut Counts) -> Result<Option<Portable>, CommandError> {
-    let resource = &stored.resource;
-    let is_in_doubt = matches!(stored.status(), Status::Refreshing | Status::Uncertain) && stored.minted().is_none();
-    if is_in_doubt {
-        note(&format!("{resource}: its pair may be spent, because a renewal is under way or its answer is lost"));
-    }
-    if !stored.standby().is_empty() {
-        note(&format!(
-            "{resource}: it has further pairs that are not exported; ops refresh {resource} finds the valid one"
-        ));
-    }
-    match Portable::of(&stack.app.vault, stored).await {
-        Ok(installation) => Ok(installation),
-        Err(NotPortable::NoGrant) => {
-            counts.left_out += 1;
-            Ok(None)
+impl Exported {
+    async fn add(&mut self, stack: &Stack, stored: &Installation, client_id: &str) -> Result<(), CommandError> {
+        let resource = &stored.resource;
+        let installation = match Portable::of(&stack.app.vault, stored).await {
+            Ok(Some(installation)) => installation,
+            Ok(None) => return Ok(()),
+            Err(NotPortable::NoGrant | NotPortable::NoCompany) => {
+                self.left_out += 1;
+                return Ok(());
+            }
+            Err(NotPortable::Vault(error)) => return Err(CommandError::NotDone(format!("{resource}: {error}"))),
+        };
+        let doubt = if stored.is_in_doubt() {
+            Some("its pair may be spent, because a renewal is under way or its answer is missing")
+        } else if stored.may_need_standby() {
+            Some("its standby pair, which is not exported, may be the valid one")
+        } else {
+            None
+        };
+        if let Some(doubt) = doubt {
+            self.in_doubt += 1;
+            note(&format!(
+                "{resource}: {doubt}. A renewal decides: ops resume --yes, ops refresh {resource}, and ops pause again"
+            ));
         }
-        Err(NotPortable::Vault(error)) => Err(CommandError::NotDone(format!("{resource}: {error}"))),
+        self.lines.push(form::write(&installation, client_id));
+        Ok(())
+    }
+
+    fn encrypt(&self, recipients: &[age::x25519::Recipient]) -> Result<Vec<u8>, CommandError> {
+        let failed =
+            |error: &dyn std::fmt::Display| CommandError::NotDone(format!("the export cannot be encrypted: {error}"));
+        let mut encrypted = Vec::new();
+        let recipients = recipients.iter().map(|recipient| recipient as &dyn age::Recipient);
+        let encryptor = age::Encryptor::with_recipients(recipients).map_err(|error| failed(&error))?;
+        let mut writer = encryptor.wrap_output(&mut encrypted).map_err(|error| failed(&error))?;
+        let count = form::write_count(self.lines.len());
+        for line in std::iter::once(count.as_str()).chain(self.lines.iter().map(Redacted::expose)) {
+            writer.write_all(line.as_bytes()).map_err(|error| failed(&error))?;
+        }
+        writer.finish().map_err(|error| failed(&error))?;
+        Ok(encrypted)
     }
 }

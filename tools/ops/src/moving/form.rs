@@ -1,7 +1,7 @@
 //! Installations as text: JSON lines, CSV, and the documents of the official SDK. An error names the line and the
 //! member, and never a value, which may be a token.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -15,11 +15,31 @@ use crate::arguments::{Format, instant};
 
 /// The longest token.
 const LONGEST_TOKEN: usize = 16 * 1024;
+/// The longest scope, and the longest text of all scopes.
+const LONGEST_SCOPE: usize = 128;
+const LONGEST_SCOPES: usize = 8 * 1024;
 /// The longest life of an access token, as the token endpoint's answers are read, too.
 const LONGEST_LIFE: Duration = Duration::from_hours(24);
+/// The clock of another system may be ahead by this time.
+const AHEAD: Duration = Duration::from_mins(10);
+/// The names of the members, as they are written.
+const NAMES: &str =
+    "resource, class, refresh_token, access_token, issued_at, expires_at, company, scope, installed_at, app";
 /// The names of the members, as [`plain`] makes them.
-const MEMBERS: [&str; 9] =
-    ["resource", "class", "refreshtoken", "accesstoken", "issuedat", "expiresat", "company", "scope", "installedat"];
+const MEMBERS: [&str; 10] = [
+    "resource",
+    "class",
+    "refreshtoken",
+    "accesstoken",
+    "issuedat",
+    "expiresat",
+    "company",
+    "scope",
+    "installedat",
+    "app",
+];
+/// The only member of the first line of an export: the number of lines that follow.
+const COUNT: &str = "count";
 
 /// An installation and its line.
 #[derive(Debug)]
@@ -33,16 +53,27 @@ pub(super) struct Read {
 /// # Errors
 /// One sentence for each line that is wrong, with the number of the line. Then none of the installations may be stored.
 pub(super) fn read(text: &str, format: Option<Format>, client_id: &str, now: Millis) -> Result<Vec<Read>, Vec<String>> {
+    // Some programs begin a text with a byte order mark.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let format = format.unwrap_or(if text.trim_start().starts_with(['{', '[']) { Format::Json } else { Format::Csv });
-    let rows = match format {
+    let mut rows = match format {
         Format::Json | Format::Sdk => json_lines(text),
         Format::Csv => csv_rows(text),
     };
     let (mut read, mut errors) = (Vec::new(), Vec::new());
+    if let Some((_, Ok(first))) = rows.first()
+        && let Some(count) = first.get(COUNT).filter(|_| first.len() == 1).and_then(Value::as_u64)
+    {
+        drop(rows.remove(0));
+        if count != rows.len() as u64 {
+            errors.push(format!("line 1: {count} lines were exported, and {} follow", rows.len()));
+        }
+    }
+    let app = app_of(client_id);
     for (line, row) in rows {
         let installation = row.and_then(|row| match format {
-            Format::Json | Format::Csv => of_members(row, now),
-            Format::Sdk => of_session(&row, client_id, now),
+            Format::Json | Format::Csv => of_members(row, app, now),
+            Format::Sdk => of_session(&row, app, now),
         });
         match installation {
             Ok(installation) => read.push(Read { line, installation }),
@@ -56,8 +87,18 @@ pub(super) fn read(text: &str, format: Option<Format>, client_id: &str, now: Mil
     if errors.is_empty() { Ok(read) } else { Err(errors) }
 }
 
-/// Writes an installation as one line of JSON.
-pub(super) fn write(installation: &Portable) -> Redacted {
+/// The first line of an export of `count` installations. So an import notices that the rest is cut off.
+pub(super) fn write_count(count: usize) -> String {
+    format!("{}\n", json!({ COUNT: count }))
+}
+
+/// The id of the app: the part of its client id before the dash.
+fn app_of(client_id: &str) -> &str {
+    client_id.split('-').next().unwrap_or(client_id)
+}
+
+/// Writes an installation of the app with this client id as one line of JSON.
+pub(super) fn write(installation: &Portable, client_id: &str) -> Redacted {
     let Portable { resource, company, scope, installed_at, pair } = installation;
     let class = match resource.kind() {
         Kind::Location => "Location",
@@ -69,6 +110,7 @@ pub(super) fn write(installation: &Portable) -> Redacted {
         "company": company,
         "scope": scope,
         "installed_at": installed_at.rfc3339(),
+        "app": app_of(client_id),
     });
     if let Some(Pair { access, refresh, issued_at, expires_at }) = pair {
         line["refresh_token"] = json!(refresh.as_ref().map(Redacted::expose));
@@ -97,18 +139,20 @@ fn json_lines(text: &str) -> Vec<(u64, Result<Row, String>)> {
 fn csv_rows(text: &str) -> Vec<(u64, Result<Row, String>)> {
     let mut reader = csv::ReaderBuilder::new().flexible(true).trim(csv::Trim::All).from_reader(text.as_bytes());
     let Ok(names) = reader.headers().cloned() else { return vec![(1, Err("not CSV".to_owned()))] };
-    let unknown = names.iter().find(|name| plain(name).is_none());
-    if unknown.is_some() || names.is_empty() {
-        let expected = "the first line must name the columns: resource, class, refresh_token, access_token, issued_at, \
-                        expires_at, company, scope, installed_at";
-        return vec![(1, Err(expected.to_owned()))];
+    if names.is_empty() || names.iter().any(|name| plain(name).is_none()) {
+        return vec![(1, Err(format!("the first line must name the columns: {NAMES}")))];
     }
+    let mut seen = HashSet::new();
+    if let Some(twice) = names.iter().filter_map(plain).find(|name| !seen.insert(*name)) {
+        return vec![(1, Err(format!("two columns mean {twice}")))];
+    }
+    let mut lines = Lines::of(text);
     let read = |record: Result<csv::StringRecord, csv::Error>| {
         let record = match record {
             Ok(record) => record,
-            Err(error) => return (error.position().map_or(0, csv::Position::line), Err("not CSV".to_owned())),
+            Err(error) => return (lines.at(error.position()), Err("not CSV".to_owned())),
         };
-        let line = record.position().map_or(0, csv::Position::line);
+        let line = lines.at(record.position());
         if record.len() != names.len() {
             return (line, Err(format!("{} columns instead of {}", record.len(), names.len())));
         }
@@ -116,6 +160,32 @@ fn csv_rows(text: &str) -> Vec<(u64, Result<Row, String>)> {
         (line, Ok(filled.map(|(name, value)| (name.to_owned(), Value::from(value))).collect()))
     };
     reader.records().map(read).collect()
+}
+
+/// The numbers of lines in a text. The reader of CSV counts the line break before a record, and blank lines, to the record.
+struct Lines<'a> {
+    text: &'a [u8],
+    /// The bytes before this one are counted.
+    counted: usize,
+    line: u64,
+}
+
+impl<'a> Lines<'a> {
+    fn of(text: &'a str) -> Self {
+        Self { text: text.as_bytes(), counted: 0, line: 1 }
+    }
+
+    /// The number of the line of a record. The positions must ascend.
+    fn at(&mut self, position: Option<&csv::Position>) -> u64 {
+        let from = position.and_then(|position| usize::try_from(position.byte()).ok()).unwrap_or(self.counted);
+        let is_break = |byte: &u8| matches!(byte, b'\r' | b'\n');
+        let rest = self.text.get(from..).unwrap_or_default();
+        let start = from + rest.iter().take_while(|byte| is_break(byte)).count();
+        let passed = self.text.get(self.counted..start).unwrap_or_default();
+        self.line += (passed.split(|byte| *byte == b'\n').count() - 1) as u64;
+        self.counted = start;
+        self.line
+    }
 }
 
 /// The name of a member without regard to case and separators, so that `refreshToken` and `refresh_token` are alike.
@@ -133,14 +203,12 @@ fn plain(name: &str) -> Option<&'static str> {
 }
 
 /// Reads a line of JSON or a row of CSV.
-fn of_members(row: Row, now: Millis) -> Result<Portable, String> {
+fn of_members(row: Row, app: &str, now: Millis) -> Result<Portable, String> {
     let mut members = HashMap::new();
     for (name, value) in row {
         let Some(known) = plain(&name) else {
             // A name may be a token, if somebody has mixed up the two.
-            let names =
-                "resource, class, refresh_token, access_token, issued_at, expires_at, company, scope, installed_at";
-            return Err(format!("a member has another name than {names}"));
+            return Err(format!("a member has another name than {NAMES}"));
         };
         if value.is_null() {
             continue;
@@ -149,18 +217,17 @@ fn of_members(row: Row, now: Millis) -> Result<Portable, String> {
             return Err(format!("two members mean {known}"));
         }
     }
+    expect_app("app", members.get("app"), app)?;
     let resource = resource(members.get("resource"), members.get("class"))?;
     let company = members.get("company").map(company).transpose()?;
     portable(resource, company, &Members(&members), now)
 }
 
-/// Reads a document of the official SDK (collection `application_sessions`). Members with other names are ignored.
-fn of_session(row: &Row, client_id: &str, now: Millis) -> Result<Portable, String> {
+/// Reads a document of the official SDK (collection `application_sessions`). Members with other names are ignored, also
+/// `createdAt`: it is the time of the first install, and the app may have been uninstalled and installed again since.
+fn of_session(row: &Row, app: &str, now: Millis) -> Result<Portable, String> {
     let text = |name: &str| row.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
-    let app = client_id.split('-').next().unwrap_or(client_id);
-    if text("applicationId").is_some_and(|id| id.split('-').next() != Some(app)) {
-        return Err("applicationId is another app than the app secret's client_id".to_owned());
-    }
+    expect_app("applicationId", row.get("applicationId").filter(|value| !value.is_null()), app)?;
     let kind = kind(row.get("userType").ok_or("userType is missing")?)?;
     let id = match kind {
         Kind::Location => text("locationId"),
@@ -176,9 +243,17 @@ fn of_session(row: &Row, client_id: &str, now: Millis) -> Result<Portable, Strin
         member("access_token", "accesstoken"),
         member("expire_at", "expiresat"),
         member("scope", "scope"),
-        member("createdAt", "installedat"),
     ];
     portable(resource, company, &Members(&members.into_iter().flatten().collect()), now)
+}
+
+/// Tokens of another app must not take the place of this app's.
+fn expect_app(name: &str, found: Option<&Value>, app: &str) -> Result<(), String> {
+    match found.map(|found| found.as_str().map(|id| app_of(id.trim()))) {
+        None => Ok(()),
+        Some(found) if found == Some(app) => Ok(()),
+        Some(_) => Err(format!("{name} is another app than the app secret's client_id")),
+    }
 }
 
 /// The members of a line, by their plain names.
@@ -198,6 +273,48 @@ impl Members<'_> {
         let error = || format!("{shown} is not a time, such as 2026-11-27T10:00:00Z or milliseconds since 1970");
         time(value).map(Some).ok_or_else(error)
     }
+
+    /// A time that has passed. The other system's clock may be a little ahead.
+    fn past(&self, name: &'static str, shown: &str, now: Millis) -> Result<Option<Millis>, String> {
+        match self.time(name, shown)? {
+            Some(at) if at > now + AHEAD => Err(format!("{shown} is in the future")),
+            at => Ok(at.map(|at| at.min(now))),
+        }
+    }
+
+    /// The end of the access token's life. A time after the longest life is not that end, and would make every pair seem
+    /// newer than the stored one.
+    fn expiry(&self, now: Millis) -> Result<Option<Millis>, String> {
+        match self.time("expiresat", "expires_at")? {
+            Some(at) if at > now + LONGEST_LIFE + AHEAD => {
+                Err("expires_at is more than a day ahead: it must be the end \
+                of the access token's life, not of the refresh token's, in UTC, and in seconds or milliseconds"
+                    .to_owned())
+            }
+            at => Ok(at),
+        }
+    }
+}
+
+/// The scopes, separated by spaces. Other characters are refused: after a stray quote in CSV, the next rows with their
+/// tokens would be read as a scope.
+fn scope(value: Option<&Value>) -> Result<Option<String>, String> {
+    let wrong = || "scope is not a list of scopes, such as contacts.readonly".to_owned();
+    let words: Vec<&str> = match value {
+        None => return Ok(None),
+        Some(Value::String(scopes)) => scopes.split([' ', ',']).filter(|scope| !scope.is_empty()).collect(),
+        Some(Value::Array(scopes)) => scopes.iter().map(Value::as_str).collect::<Option<_>>().ok_or_else(wrong)?,
+        Some(_) => return Err(wrong()),
+    };
+    let is_scope = |word: &&str| {
+        (1..=LONGEST_SCOPE).contains(&word.len())
+            && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._/:-".contains(&byte))
+    };
+    let scopes = words.join(" ");
+    if !words.iter().all(is_scope) || scopes.len() > LONGEST_SCOPES {
+        return Err(wrong());
+    }
+    Ok((!scopes.is_empty()).then_some(scopes))
 }
 
 fn portable(
@@ -208,20 +325,10 @@ fn portable(
 ) -> Result<Portable, String> {
     let refresh = members.token("refreshtoken", "refresh_token")?;
     let access = members.token("accesstoken", "access_token")?;
-    let issued_at = members.time("issuedat", "issued_at")?.map(|at| at.min(now));
-    let expires_at = members.time("expiresat", "expires_at")?.map(|at| at.min(now + LONGEST_LIFE));
-    let installed_at = members.time("installedat", "installed_at")?.map(|at| at.min(now));
-    let scope = match members.0.get("scope") {
-        None => None,
-        Some(Value::String(scopes)) => {
-            Some(scopes.split([' ', ',']).filter(|scope| !scope.is_empty()).collect::<Vec<_>>().join(" "))
-        }
-        Some(Value::Array(scopes)) => {
-            let scopes: Option<Vec<_>> = scopes.iter().map(Value::as_str).collect();
-            Some(scopes.ok_or("scope is not a text or a list of texts")?.join(" "))
-        }
-        Some(_) => return Err("scope is not a text or a list of texts".to_owned()),
-    };
+    let issued_at = members.past("issuedat", "issued_at", now)?;
+    let expires_at = members.expiry(now)?;
+    let installed_at = members.past("installedat", "installed_at", now)?;
+    let scope = scope(members.0.get("scope"))?;
     let company = match resource.kind() {
         Kind::Location => company,
         Kind::Company if company.as_deref().is_some_and(|company| company != resource.id()) => {
@@ -240,7 +347,7 @@ fn portable(
     };
     let granted_at = pair.as_ref().map(|pair| pair.issued_at).filter(|at| at.0 > 0);
     let installed_at = installed_at.or(granted_at).unwrap_or(now);
-    Ok(Portable { resource, company, scope: scope.filter(|scope| !scope.is_empty()), installed_at, pair })
+    Ok(Portable { resource, company, scope, installed_at, pair })
 }
 
 fn kind(value: &Value) -> Result<Kind, String> {
@@ -280,14 +387,14 @@ fn company(value: &Value) -> Result<String, String> {
 /// A time: RFC 3339, seconds or milliseconds since 1970, or the forms of `MongoDB`'s extended JSON.
 fn time(value: &Value) -> Option<Millis> {
     /// A smaller number is seconds: in milliseconds it would be before 1973.
-    const LEAST_MILLIS: i64 = 100_000_000_000;
-    let of_number = |number: i64| {
-        let millis = if number < LEAST_MILLIS { number.checked_mul(1_000)? } else { number };
-        (number > 0).then_some(Millis(millis))
+    const LEAST_MILLIS: f64 = 100_000_000_000.0;
+    #[expect(clippy::cast_possible_truncation, reason = "no time has more than 53 bits of milliseconds")]
+    let of_number = |number: f64| {
+        let millis = if number < LEAST_MILLIS { number * 1_000.0 } else { number };
+        (number > 0.0).then_some(Millis(millis as i64))
     };
     match value {
-        #[expect(clippy::cast_possible_truncation, reason = "no time has more than 53 bits of milliseconds")]
-        Value::Number(number) => of_number(number.as_i64().or_else(|| number.as_f64().map(|number| number as i64))?),
+        Value::Number(number) => of_number(number.as_f64()?),
         Value::String(text) => match text.trim().parse() {
             Ok(number) => of_number(number),
             Err(_) => instant(text.trim()).ok(),
@@ -327,7 +434,7 @@ mod tests {
     }
 
     fn shown(installation: &Portable) -> Value {
-        serde_json::from_str(write(installation).expose()).expect("JSON")
+        serde_json::from_str(write(installation, "app1-v2").expose()).expect("JSON")
     }
 
     #[test]
@@ -339,14 +446,42 @@ mod tests {
         let expected = json!({
             "resource": "location:L1", "class": "Location", "company": "C1", "scope": "contacts.readonly users.readonly",
             "refresh_token": "r1", "access_token": "a1", "issued_at": "2026-11-17T09:46:40Z",
-            "expires_at": "2026-11-18T09:46:40Z", "installed_at": "2026-09-21T14:13:20Z",
+            "expires_at": "2026-11-18T09:46:40Z", "installed_at": "2026-09-21T14:13:20Z", "app": "app1",
         });
-        for (text, format) in [(json, None), (csv, None), (sdk, Some(Format::Sdk))] {
+        let mut of_sdk = expected.clone();
+        of_sdk["installed_at"] = json!("2026-11-17T09:46:40Z");
+        let double = sdk.replace(r#""$numberLong":"1794995200000""#, r#""$numberDouble":"1.7949952E+12""#);
+        let with_mark = format!("\u{feff}{json}");
+        for (text, format, expected) in [
+            (json, None, &expected),
+            (&*with_mark, None, &expected),
+            (csv, None, &expected),
+            (sdk, Some(Format::Sdk), &of_sdk),
+            (&*double, Some(Format::Sdk), &of_sdk),
+        ] {
             let read = of(text, format).unwrap_or_else(|errors| panic!("{errors:?}: {text}"));
-            assert_eq!((read.len(), shown(&read[0])), (1, expected.clone()), "{text}");
+            assert_eq!((read.len(), &shown(&read[0])), (1, expected), "{text}");
         }
-        let again = of(write(&of(json, None).expect("read")[0]).expose(), None).expect("its own form");
-        assert_eq!(shown(&again[0]), expected);
+    }
+
+    #[test]
+    fn an_export_is_read_again_and_one_that_is_cut_off_is_not() {
+        let lines = [
+            r#"{"resource":"location:L1","refresh_token":"r1","access_token":"a1","expires_at":"2026-11-18T09:46:40Z"}"#,
+            r#"{"resource":"location:L2","class":"Location","company":"C1"}"#,
+        ];
+        let stored = of(&lines.join("\n"), None).expect("read");
+        let mut export = write_count(stored.len());
+        for one in &stored {
+            export.push_str(write(one, "app1-v2").expose());
+        }
+        let again = of(&export, None).expect("its own form");
+        assert_eq!(again.iter().map(shown).collect::<Vec<_>>(), stored.iter().map(shown).collect::<Vec<_>>());
+        let cut = export.trim_end().rsplit_once('\n').expect("three lines").0;
+        assert_eq!(of(cut, None).expect_err("cut off"), ["line 1: 2 lines were exported, and 1 follow"]);
+        let of_other = export.replace(r#""app":"app1""#, r#""app":"app2""#);
+        let errors = of(&of_other, None).expect_err("another app");
+        assert_eq!(errors[0], "line 2: app is another app than the app secret's client_id");
     }
 
     #[test]
@@ -357,10 +492,58 @@ mod tests {
         assert_eq!((pair.issued_at, pair.expires_at), (Millis(0), Millis(0)), "the schedule renews it soon");
         let minted = of("resource,class,company\nL1,location,C1", None).expect("minted");
         assert!(minted[0].pair.is_none());
-        let far =
-            of(r#"{"resource":"company:C1","refresh_token":"r","access_token":"a","expires_at":1999999999}"#, None);
-        let pair = far.expect("read")[0].pair.clone().expect("a pair");
-        assert_eq!(pair.expires_at, NOW + LONGEST_LIFE);
+    }
+
+    #[test]
+    fn a_time_that_cannot_be_true_is_refused() {
+        let line = |member: &str, time: &str| {
+            let line = r#"{"resource":"company:C1","refresh_token":"r","access_token":"a","expires_at":1795000000}"#;
+            let text = line.replace('}', &format!(r#","{member}":{time}}}"#));
+            of(&text.replace(r#","expires_at":1795000000,"expires_at""#, r#","expires_at""#), None)
+        };
+        for (member, time, is_read) in [
+            ("expires_at", "1795086400", true),
+            ("expires_at", "1795087000", true),
+            ("expires_at", "1795087001", false),
+            ("expires_at", "1826536000000", false),
+            ("expires_at", "1795000000000000", false),
+            ("expires_at", r#""2026-11-20T09:00:00Z""#, false),
+            ("issued_at", "1795000600", true),
+            ("issued_at", "1795000601", false),
+            ("issued_at", "1795000000000000", false),
+            ("installed_at", "1795000601", false),
+            ("installed_at", r#""NaN""#, false),
+            ("installed_at", r#""inf""#, false),
+        ] {
+            assert_eq!(line(member, time).is_ok(), is_read, "{member}: {time}");
+        }
+        let ahead = line("issued_at", "1795000600").expect("a clock that is ahead");
+        assert_eq!(ahead[0].pair.as_ref().expect("a pair").issued_at, NOW);
+    }
+
+    #[test]
+    fn a_stray_quote_does_not_make_tokens_a_scope() {
+        let csv = "resource,refresh_token,scope\n\
+                   location:L1,secret-1,\"contacts.readonly\n\
+                   location:L2,secret-2,users.readonly\n";
+        let errors = of(csv, None).expect_err("wrong");
+        assert_eq!(errors, ["line 2: scope is not a list of scopes, such as contacts.readonly"]);
+        let json = r#"{"resource":"location:L1","refresh_token":"r","scope":["a.b","secret 2"]}"#;
+        assert!(of(json, None).is_err());
+        let long = format!(r#"{{"resource":"location:L1","refresh_token":"r","scope":"{}"}}"#, "a".repeat(129));
+        assert!(of(&long, None).is_err());
+    }
+
+    #[test]
+    fn lines_of_csv_are_counted_as_an_editor_does() {
+        let wrong = ["resource,refresh_token", "location:L1,r1", "team:L2,r2", "", "location:L3,r 3"];
+        for line_break in ["\n", "\r\n"] {
+            let errors = of(&wrong.join(line_break), None).expect_err("wrong");
+            let lines: Vec<_> = errors.iter().filter_map(|error| error.split(':').next()).collect();
+            assert_eq!(lines, ["line 3", "line 5"], "{line_break:?}: {errors:?}");
+        }
+        let twice = of("resource,refresh_token,refreshToken\nlocation:L1,r1,r2", None).expect_err("wrong");
+        assert_eq!(twice, ["line 1: two columns mean refreshtoken"]);
     }
 
     #[test]

@@ -24,13 +24,21 @@ const CONCURRENCY: usize = 16;
 /// At most this many wrong lines are printed.
 const SHOWN_ERRORS: usize = 20;
 
+/// The first renewals of pairs that are due already are distributed over a second for each line, and over this time at the
+/// most. Callers renew on demand meanwhile.
+const LONGEST_SPREAD: Duration = Duration::from_hours(6);
+
 /// The number of installations by outcome.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Counts {
     stored: usize,
     same: usize,
+    imported_before: usize,
+    uninstalled: usize,
     kept: usize,
     failed: usize,
+    /// The stored ones and the same ones that have no token of their own.
+    without_token: usize,
 }
 
 /// Checks the whole file, then stores the installations. An import can be repeated: it continues after an interruption.
@@ -38,31 +46,74 @@ pub(crate) async fn run(stack: &Stack, out: Out, import: &Import) -> Result<(), 
     let text = input(import.file.as_deref())?;
     let client_id = stack.app.app_secret.get().await?.client_id.clone();
     let read = form::read(text.expose(), import.format, &client_id, stack.app.clock.now()).map_err(wrong_lines)?;
-    let home = stack.authorization.public_url.as_ref().map(url::Url::as_str);
-    let rules = Rules { replace: import.replace, dry_run: import.dry_run, home };
-    let (counts, to_renew) = store(stack, read, rules).await;
-    let Counts { stored, same, kept, failed } = counts;
-    let verb = if import.dry_run { "would be stored" } else { "were stored" };
-    let mut text = format!("{stored} installations {verb}, {same} were already, {kept} were kept as they are");
-    let mut value =
-        json!({ "dry_run": import.dry_run, "stored": stored, "same": same, "kept": kept, "failed": failed });
-    if failed > 0 {
-        return Err(CommandError::NotDone(format!("{text}; {failed} failed: run the command again")));
+    if import.replace && !import.yes && !import.dry_run {
+        let effect = "this would replace the stored pair of every line, whatever its age";
+        return Err(CommandError::without_yes(effect));
     }
-    if let Some(per_minute) = import.renew {
+    stack.expect_empty_queues("whose pairs are newer than the stored ones").await?;
+    if import.renew.is_some() {
+        expect_renewals(stack).await?;
+    }
+    let home = stack.authorization.public_url.as_ref().map(url::Url::as_str);
+    let spread = LONGEST_SPREAD.min(Duration::from_secs(read.len() as u64));
+    let rules = Rules { replace: import.replace, dry_run: import.dry_run, home, spread };
+    let (counts, to_renew) = store(stack, read, rules).await;
+    let Counts { stored, same, imported_before, uninstalled, kept, failed, without_token } = counts;
+    let verb = if import.dry_run { "would be stored" } else { "were stored" };
+    let mut text = format!(
+        "{stored} installations {verb}, {same} were already, {imported_before} were imported before and renewed since, \
+         {uninstalled} were uninstalled here, {kept} others are kept as they are; {without_token} of the first two have \
+         no token of their own"
+    );
+    let mut value = json!({
+        "dry_run": import.dry_run,
+        "stored": stored,
+        "same": same,
+        "imported_before": imported_before,
+        "uninstalled": uninstalled,
+        "kept": kept,
+        "failed": failed,
+        "without_token": without_token,
+    });
+    let mut not_renewed = 0;
+    if let Some(per_minute) = import.renew.filter(|_| failed == 0 && kept == 0) {
         let of = to_renew.len();
         let renewed = renew(stack, to_renew, per_minute).await;
+        not_renewed = of - renewed;
         value["renewed"] = json!(renewed);
-        value["not_renewed"] = json!(of - renewed);
+        value["not_renewed"] = json!(not_renewed);
         text = format!("{text}; {renewed} were renewed");
-        if renewed < of {
-            let left = of - renewed;
-            return Err(CommandError::NotDone(format!(
-                "{text}, {left} were not: see above, and run the command again"
-            )));
-        }
     }
     out.value(&value, &text);
+    if failed > 0 {
+        return Err(CommandError::NotDone(format!("{failed} lines failed: run the command again")));
+    }
+    if kept > 0 {
+        return Err(CommandError::Refused(format!(
+            "{kept} lines have another token than the one that is stored (see above). If refreshing is paused, do not \
+             resume it before it is clear which token of each is the valid one"
+        )));
+    }
+    if not_renewed > 0 {
+        return Err(CommandError::NotDone(format!(
+            "{not_renewed} were not renewed: see above, and run the command again"
+        )));
+    }
+    Ok(())
+}
+
+/// Checks what `--renew` needs, before anything is stored.
+async fn expect_renewals(stack: &Stack) -> Result<(), CommandError> {
+    if stack.refresh_function.is_none() {
+        return Err(CommandError::Environment(
+            "--renew needs REFRESH_FUNCTION, the name or ARN of the function".into(),
+        ));
+    }
+    if stack.app.table.app_state().await?.paused_at.is_some() {
+        return Err(CommandError::Refused(
+            "refreshing is paused: import without --renew, or run ops resume first".into(),
+        ));
+    }
     Ok(())
 }
 
@@ -105,21 +156,29 @@ async fn store(stack: &Stack, read: Vec<Read>, rules: Rules<'_>) -> (Counts, Vec
         match &imported {
             Ok(Imported::Stored) => counts.stored += 1,
             Ok(Imported::Same) => counts.same += 1,
+            Ok(Imported::ImportedBefore) => counts.imported_before += 1,
+            Ok(Imported::KeptUninstalled) => {
+                counts.uninstalled += 1;
+                say("was not stored, because the app was uninstalled here");
+            }
             Ok(Imported::KeptStored) => {
                 counts.kept += 1;
-                say("was kept: what is stored is newer, or may be (--replace stores the line)");
+                say("was not stored: another token is stored, which was granted to this system or may be newer");
             }
-            Ok(Imported::KeptUninstalled) => {
+            Ok(Imported::KeptLeased) => {
                 counts.kept += 1;
-                say("was kept: the app was uninstalled here (--replace stores the line)");
+                say("was not stored, because its token is being renewed now: run the command again");
             }
             Err(error) => {
                 counts.failed += 1;
                 say(&format!("was not stored: {error}"));
             }
         }
-        if matches!(imported, Ok(Imported::Stored | Imported::Same)) && pair.is_some() {
-            to_renew.push(resource);
+        if matches!(imported, Ok(Imported::Stored | Imported::Same)) {
+            match pair {
+                Some(_) => to_renew.push(resource),
+                None => counts.without_token += 1,
+            }
         }
     }
     bar.finish_and_clear();
