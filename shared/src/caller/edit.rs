@@ -98,7 +98,7 @@ impl CallersDocument {
         Ok(())
     }
 
-    /// Replaces everything of a caller's entry but its keys. It can fail with [`EditError::NoSuchCaller`],
+    /// Replaces a caller's entry but for its keys. It can fail with [`EditError::NoSuchCaller`],
     /// [`EditError::Invalid`], [`EditError::Taken`] or [`EditError::WouldWiden`].
     pub fn set(&mut self, caller: CallerEntry) -> Result<(), EditError> {
         let is_unlisted_open = self.allows_unlisted();

@@ -183,8 +183,8 @@ pub(crate) struct Export {
     /// The age recipient (age1…) that can decrypt the output; may be repeated
     #[arg(long, value_name = "AGE1…", required = true)]
     pub(crate) recipient: Vec<String>,
-    /// Export although some exported pairs may be useless: refreshing is not paused, or the last renewal of an
-    /// installation is in doubt
+    /// Export although some exported pairs may be useless, because an answer to a renewal is missing or a standby pair may
+    /// be the valid one
     #[arg(long)]
     pub(crate) incomplete: bool,
     /// Confirm
@@ -227,8 +227,14 @@ pub(crate) enum CallersCommand {
     List,
     /// Add a caller with a new key, which is printed once
     Add(NewCaller),
-    /// Replace what a caller may do, and what identifies it; its keys stay
-    Set(Permissions),
+    /// Change what a caller may do, or what identifies it. What is not named stays, as do the keys
+    Set {
+        #[command(flatten)]
+        permissions: Permissions,
+        /// Remove these values: a caller without resources, methods, paths or tools may use all of them; may be repeated
+        #[arg(long, value_enum, value_name = "WHAT")]
+        clear: Vec<Clear>,
+    },
     /// Add a key to a caller and print it once; the other keys stay valid
     Rotate {
         /// The caller
@@ -264,12 +270,33 @@ pub(crate) struct NewCaller {
     pub(crate) no_key: bool,
 }
 
-/// What a caller may do, and what identifies it beside its keys.
+/// The values of a caller's entry that `set` removes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Clear {
+    /// Allow all resources
+    Resources,
+    /// Allow all methods
+    Methods,
+    /// Allow all paths
+    Paths,
+    /// Allow all tools
+    Tools,
+    /// No alias identifies the caller
+    Aliases,
+    /// No principal identifies the caller
+    Principals,
+    /// No share of the burst limit
+    RequestsPer10s,
+    /// Messages of the queue may not name the caller
+    Queue,
+}
+
+/// The permissions of a caller, and what identifies it beside its keys.
 #[derive(Debug, Args)]
 pub(crate) struct Permissions {
     /// The caller's name
     pub(crate) id: String,
-    /// Only for this resource: location:ID, company:ID, location:* or company:*; may be repeated. Default: all
+    /// Only for this resource: location:ID, company:ID, location:* or company:*; may be repeated
     #[arg(long = "resource", value_name = "RESOURCE")]
     pub(crate) resources: Vec<String>,
     /// Only with this method; may be repeated

@@ -1,10 +1,10 @@
 //! The commands `callers`: manage the entries of the callers' secret.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use shared::caller::edit::{CallerEntry, CallersDocument, EditError, NewKey};
 use shared::secrets::edit::{EditedSecret, Replaced};
 
-use crate::arguments::{CallersCommand, NewCaller, Permissions};
+use crate::arguments::{CallersCommand, Clear, NewCaller, Permissions};
 use crate::error::CommandError;
 use crate::print::{Out, note};
 use crate::stack::Stack;
@@ -28,12 +28,22 @@ pub(crate) async fn run(stack: &Stack, out: Out, command: CallersCommand) -> Res
             expect_free_aliases(stack, &new.permissions)?;
             add(&secret, out, new).await
         }
-        CallersCommand::Set(permissions) => {
+        CallersCommand::Set { permissions, clear } => {
             expect_free_aliases(stack, &permissions)?;
             let id = permissions.id.clone();
-            let caller = entry(permissions, Vec::new());
-            change(&secret, |document| document.set(caller)).await?;
-            out.value(&json!({ "id": id }), &format!("{id} has the new permissions. {WHEN_EFFECTIVE}"));
+            let named = entry(permissions, Vec::new());
+            let mut changed = None;
+            change(&secret, |document| {
+                let old = document.entries().iter().find(|caller| caller.id == id);
+                let caller = changed_entry(old.ok_or_else(|| EditError::NoSuchCaller(id.clone()))?, named, &clear);
+                changed = Some(caller.clone());
+                document.set(caller)
+            })
+            .await?;
+            if let Some(caller) = &changed {
+                out.list("callers", &[value(caller)], &HEADINGS, vec![row(caller)]);
+            }
+            note(&format!("{id} has these permissions now. {WHEN_EFFECTIVE}"));
             Ok(())
         }
         CallersCommand::Rotate { id, end_others } => rotate(&secret, out, &id, end_others).await,
@@ -46,7 +56,10 @@ pub(crate) async fn run(stack: &Stack, out: Out, command: CallersCommand) -> Res
             .await?;
             out.value(
                 &json!({ "id": id, "ended": ended }),
-                &format!("{ended} older keys of {id} are revoked. {WHEN_EFFECTIVE}"),
+                &match ended {
+                    1 => format!("1 older key of {id} is revoked. {WHEN_EFFECTIVE}"),
+                    ended => format!("{ended} older keys of {id} are revoked. {WHEN_EFFECTIVE}"),
+                },
             );
             Ok(())
         }
@@ -74,47 +87,78 @@ fn confirmed(yes: bool, effect: &str) -> Result<(), CommandError> {
 
 async fn list(secret: &EditedSecret, out: Out) -> Result<(), CommandError> {
     let document = CallersDocument::parse(secret.read().await?.text.expose())?;
-    let short = |key: &String| key.chars().take(SHOWN_DIGITS).collect::<String>();
-    let values: Vec<_> = document
-        .entries()
-        .iter()
-        .map(|caller| {
-            json!({
-                "id": caller.id,
-                "keys": caller.keys_sha256.iter().map(short).collect::<Vec<_>>(),
-                "aliases": caller.aliases,
-                "principals": caller.principals,
-                "resources": caller.resources,
-                "methods": caller.methods,
-                "paths": caller.paths,
-                "tools": caller.tools,
-                "requests_per_10s": caller.requests_per_10s,
-                "queue": caller.queue,
-            })
-        })
-        .collect();
-    let all = |texts: &Option<Vec<String>>| texts.as_ref().map_or_else(|| "all".to_owned(), |texts| texts.join(" "));
-    let row = |caller: &CallerEntry| {
-        let keys: Vec<_> = caller.keys_sha256.iter().map(short).collect();
-        let known_by = caller.aliases.iter().chain(&caller.principals).cloned().collect::<Vec<_>>();
-        vec![
-            caller.id.clone(),
-            keys.join(" "),
-            known_by.join(" "),
-            all(&caller.resources),
-            all(&caller.methods),
-            all(&caller.paths),
-            all(&caller.tools),
-            caller.requests_per_10s.map_or_else(|| "-".to_owned(), |share| share.to_string()),
-        ]
-    };
+    let values: Vec<_> = document.entries().iter().map(value).collect();
     let rows = document.entries().iter().map(row).collect();
-    let headings = ["id", "keys (SHA-256)", "aliases, principals", "resources", "methods", "paths", "tools", "share"];
-    out.list("callers", &values, &headings, rows);
+    out.list("callers", &values, &HEADINGS, rows);
     if document.allows_unlisted() {
         note(UNLISTED);
     }
     Ok(())
+}
+
+/// The beginnings of a caller's keys' SHA-256.
+fn keys(caller: &CallerEntry) -> Vec<String> {
+    caller.keys_sha256.iter().map(|key| key.chars().take(SHOWN_DIGITS).collect()).collect()
+}
+
+fn value(caller: &CallerEntry) -> Value {
+    json!({
+        "id": caller.id,
+        "keys": keys(caller),
+        "aliases": caller.aliases,
+        "principals": caller.principals,
+        "resources": caller.resources,
+        "methods": caller.methods,
+        "paths": caller.paths,
+        "tools": caller.tools,
+        "requests_per_10s": caller.requests_per_10s,
+        "queue": caller.queue,
+    })
+}
+
+const HEADINGS: [&str; 9] =
+    ["id", "keys (SHA-256)", "aliases, principals", "resources", "methods", "paths", "tools", "share", "queue"];
+
+fn row(caller: &CallerEntry) -> Vec<String> {
+    let all = |texts: &Option<Vec<String>>| texts.as_ref().map_or_else(|| "all".to_owned(), |texts| texts.join(" "));
+    let known_by = caller.aliases.iter().chain(&caller.principals).cloned().collect::<Vec<_>>();
+    vec![
+        caller.id.clone(),
+        keys(caller).join(" "),
+        known_by.join(" "),
+        all(&caller.resources),
+        all(&caller.methods),
+        all(&caller.paths),
+        all(&caller.tools),
+        caller.requests_per_10s.map_or_else(|| "-".to_owned(), |share| share.to_string()),
+        if caller.queue { "yes" } else { "-" }.to_owned(),
+    ]
+}
+
+/// The entry of a caller after `set`: the values that are `named` take the place of the old ones, those to `clear` are
+/// removed first, and all others stay.
+fn changed_entry(old: &CallerEntry, named: CallerEntry, clear: &[Clear]) -> CallerEntry {
+    let kept = |what| !clear.contains(&what);
+    let texts = |named: Option<Vec<String>>, old: &Option<Vec<String>>, what| {
+        named.or_else(|| old.clone().filter(|_| kept(what)))
+    };
+    let names = |named: Vec<String>, old: &[String], what| {
+        if named.is_empty() && kept(what) { old.to_vec() } else { named }
+    };
+    CallerEntry {
+        id: named.id,
+        keys_sha256: old.keys_sha256.clone(),
+        aliases: names(named.aliases, &old.aliases, Clear::Aliases),
+        principals: names(named.principals, &old.principals, Clear::Principals),
+        resources: texts(named.resources, &old.resources, Clear::Resources),
+        methods: texts(named.methods, &old.methods, Clear::Methods),
+        paths: texts(named.paths, &old.paths, Clear::Paths),
+        tools: texts(named.tools, &old.tools, Clear::Tools),
+        requests_per_10s: named
+            .requests_per_10s
+            .or_else(|| old.requests_per_10s.filter(|_| kept(Clear::RequestsPer10s))),
+        queue: named.queue || old.queue && kept(Clear::Queue),
+    }
 }
 
 async fn add(secret: &EditedSecret, out: Out, new: NewCaller) -> Result<(), CommandError> {
@@ -173,12 +217,10 @@ fn print_key(out: Out, id: &str, key: Option<&NewKey>) {
     let Some(key) = key else {
         return out.value(&json!({ "id": id }), &format!("{id} may call. {WHEN_EFFECTIVE}"));
     };
-    let value = json!({ "id": id, "key": key.key.expose(), "sha256": key.sha256 });
-    let text = format!(
-        "{}\nThis is the key of {id}. It is shown only once, because only its SHA-256 is stored. {WHEN_EFFECTIVE}",
-        key.key.expose()
-    );
-    out.value(&value, &text);
+    out.value(&json!({ "id": id, "key": key.key.expose(), "sha256": key.sha256 }), key.key.expose());
+    note(&format!(
+        "This is the key of {id}. It is shown only once, because only its SHA-256 is stored. {WHEN_EFFECTIVE}"
+    ));
 }
 
 /// Reads, edits and writes the secret. Refuses if another edit came in between (compare-and-swap).

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use shared::domain::resource::Resource;
 
 use crate::error::CommandError;
-use crate::print::Out;
+use crate::print::{Out, note};
 use crate::stack::Stack;
 use crate::stack_outputs::aws;
 
@@ -15,7 +15,7 @@ const MOST: usize = 1_000;
 /// The number of times that the query's results are asked for, a second apart.
 const LOOKS: u32 = 60;
 
-/// Prints the lines about `resource` of the last `hours`, oldest first.
+/// Prints the newest lines about `resource` of the last `hours`, oldest first.
 pub(crate) async fn run(stack: &Stack, out: Out, resource: &Resource, hours: u32) -> Result<(), CommandError> {
     if stack.log_groups.is_empty() {
         return Err(CommandError::Environment(
@@ -25,7 +25,7 @@ pub(crate) async fn run(stack: &Stack, out: Out, resource: &Resource, hours: u32
     let now = stack.app.clock.now();
     let from = now - Duration::from_hours(hours.into());
     let query =
-        format!("fields @timestamp, @message | filter resource = \"{resource}\" | sort @timestamp asc | limit {MOST}");
+        format!("fields @timestamp, @message | filter resource = \"{resource}\" | sort @timestamp desc | limit {MOST}");
     let (from, to) = (from.seconds().to_string(), now.seconds().to_string());
     let mut arguments = vec!["logs", "start-query", "--output", "json", "--start-time", &from, "--end-time", &to];
     arguments.extend(["--query-string", &query, "--log-group-names"]);
@@ -33,14 +33,17 @@ pub(crate) async fn run(stack: &Stack, out: Out, resource: &Resource, hours: u32
     let started = asked(&arguments)?;
     let id = started["queryId"].as_str().unwrap_or_default();
     let results = results(id).await?;
-    let lines: Vec<Value> =
-        results["results"].as_array().map(Vec::as_slice).unwrap_or_default().iter().map(line).collect();
+    let newest_first = results["results"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let lines: Vec<Value> = newest_first.iter().rev().map(line).collect();
     let texts = lines.iter().map(|line| {
         let text = |name: &str| line[name].as_str().unwrap_or_default();
         format!("{}  {}", text("at"), text("line"))
     });
     let text = texts.collect::<Vec<_>>().join("\n");
     out.value(&json!({ "lines": lines }), if text.is_empty() { "none" } else { &text });
+    if lines.len() == MOST {
+        note(&format!("only the newest {MOST} lines are shown: see --hours"));
+    }
     Ok(())
 }
 

@@ -52,8 +52,10 @@ pub(crate) fn program() -> PathBuf {
 pub(crate) async fn run(environment: impl IntoIterator<Item = (String, String)>, arguments: &[&str]) -> Said {
     let mut command = Command::new(program());
     let done = command.env_clear().envs(environment).args(arguments).output().await.expect("it runs");
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
-    Said { code: done.status.code().expect("it is not killed"), out: text(done.stdout), err: text(done.stderr) }
+    let err = String::from_utf8(done.stderr).expect("UTF-8");
+    // An export is binary.
+    let out = String::from_utf8_lossy(&done.stdout).into_owned();
+    Said { code: done.status.code().expect("it is not killed"), out, err }
 }
 
 /// Runs a command, and asserts that its output contains no secret.
@@ -418,9 +420,20 @@ async fn a_callers_key_is_printed_once_and_concurrent_edits_are_both_kept() {
     done(&system, &["callers", "set", "billing", "--method", "POST"]).await;
     assert_eq!(ops(&system, &["callers", "set", "nobody"]).await.code, 3);
     let listed = done(&system, &["callers", "list"]).await;
-    let billing = listed["callers"].as_array().expect("a list").iter().find(|caller| caller["id"] == "billing");
-    let billing = billing.expect("listed");
-    assert_eq!((&billing["methods"], &billing["paths"]), (&json!(["POST"]), &Value::Null));
+    let billing = |callers: &Value| {
+        let callers = callers["callers"].as_array().expect("a list").iter();
+        callers.clone().find(|caller| caller["id"] == "billing").expect("listed").clone()
+    };
+    let of = billing(&listed);
+    assert_eq!((&of["methods"], &of["paths"]), (&json!(["POST"]), &json!(["/echo/**"])), "what is not named stays");
+    let cleared = done(&system, &["callers", "set", "billing", "--clear", "paths", "--requests-per-10s", "50"]).await;
+    let of = billing(&cleared);
+    assert_eq!(
+        (&of["methods"], &of["paths"], &of["requests_per_10s"]),
+        (&json!(["POST"]), &Value::Null, &json!(50)),
+        "{cleared}"
+    );
+    assert_eq!(billing(&done(&system, &["callers", "list"]).await), of);
 
     let rotated = done(&system, &["callers", "rotate", "billing"]).await;
     let newer = rotated["key"].as_str().expect("a key").to_owned();
