@@ -16,10 +16,10 @@ use shared::table::app::AppState;
 use shared::table::company::Note;
 use shared::table::installation::{DUE_SHARDS, Due, LEASE};
 use shared::table::{Item, Page, StoreError, Write};
-use shared::token::TokenError;
 use shared::token::outcome::{Refreshed, Why};
 use shared::token::pace::{Patience, RENEWAL_TIME, REPLAY_TIME, sleep_until_soon_before};
 use shared::token::schedule;
+use shared::token::{PAUSED, TokenError};
 
 use crate::event::Shards;
 use crate::{companies, paced};
@@ -30,6 +30,9 @@ pub(crate) const CONCURRENCY: usize = 16;
 const PAGE: i32 = 200;
 /// A renewal starts only if the length of a lease plus this margin is left.
 const MARGIN: Duration = Duration::from_secs(1);
+/// During a pause, only installations that became due within this time are looked at: those whose answer was lost a moment
+/// ago, and those that are minted, since the last tick.
+const RECENT: Duration = Duration::from_mins(2);
 /// A lost answer is not asked for in the last part of the platform's grace.
 const GRACE_MARGIN: Duration = Duration::from_secs(2);
 
@@ -166,6 +169,8 @@ impl Gauges {
 ///
 /// If the token endpoint has a pace, the whole index is read first, and the module `paced` renews the installations in the
 /// order of their urgency. A pace that is learnt during the rounds ends them, and the next tick goes on.
+///
+/// While an operator has paused all refreshing, only the entries that became due lately are read. The others stay due.
 async fn refresh(app: &App, shards: Shards, deadline: Millis) -> Result<(Summary, Duration), StoreError> {
     let began = app.clock.now();
     let mut index = DueIndex::new(app, shards, deadline).await?;
@@ -187,15 +192,24 @@ async fn refresh(app: &App, shards: Shards, deadline: Millis) -> Result<(Summary
     }
     // Boxed, because it is large.
     Box::pin(paced::renew(app, waiting, deadline, &mut summary)).await;
-    let DueIndex { found, mut oldest, unread, stop, .. } = index;
+    let DueIndex { found, is_paused, mut oldest, mut unread, stop, .. } = index;
     summary.due = found;
     match stop {
         Some(StopReason::Failed(error)) => return Err(error),
         Some(StopReason::Early) => count_left(app, shards, &mut summary).await?,
+        None if is_paused => {
+            tracing::warn!(
+                "an operator has paused all refreshing: only lost answers are asked for, and tokens are minted"
+            );
+            count_left(app, shards, &mut summary).await?;
+        }
         None => {}
     }
+    if is_paused {
+        unread = shards_of(shards);
+    }
     for (shard, after) in unread {
-        let first = app.table.due(shard, began, after, 1).await?.items;
+        let first = app.table.due(shard, Millis(0), began, after, 1).await?.items;
         oldest = first.first().map_or(oldest, |first| oldest.min(first.due_at));
     }
     Ok((summary, began.since(oldest)))
@@ -207,6 +221,10 @@ struct DueIndex<'a> {
     deadline: Millis,
     /// True if the token endpoint had a pace at the start.
     is_paced: bool,
+    /// True if an operator had paused all refreshing at the start.
+    is_paused: bool,
+    /// Entries that became due before this time are not read.
+    from: Millis,
     /// The shards to read in this round, each with the key after which to start.
     unread: VecDeque<(u32, Option<Item>)>,
     /// The shards to read in the next round, because they have further pages.
@@ -236,9 +254,10 @@ pub(crate) struct DueEntry {
 
 impl<'a> DueIndex<'a> {
     async fn new(app: &'a App, shards: Shards, deadline: Millis) -> Result<Self, StoreError> {
-        let more = (0..DUE_SHARDS).filter(|shard| shards.include(*shard)).map(|shard| (shard, None)).collect();
-        let (unread, seen, oldest, is_paced) = (VecDeque::new(), HashSet::new(), app.clock.now(), is_paced(app).await?);
-        Ok(Self { app, deadline, is_paced, unread, more, seen, found: 0, oldest, stop: None })
+        let (is_paced, is_paused, oldest) = (is_paced(app).await?, app.refresher.is_paused().await?, app.clock.now());
+        let from = if is_paused { oldest - RECENT } else { Millis(0) };
+        let (unread, more, seen) = (VecDeque::new(), shards_of(shards), HashSet::new());
+        Ok(Self { app, deadline, is_paced, is_paused, from, unread, more, seen, found: 0, oldest, stop: None })
     }
 
     /// Starts the next round. Returns false if no shard is left to read.
@@ -258,13 +277,14 @@ impl<'a> DueIndex<'a> {
                 self.stop = Some(StopReason::Early);
                 return None;
             }
-            let Page { items, next } = match self.app.table.due(shard, self.app.clock.now(), after, PAGE).await {
-                Ok(page) => page,
-                Err(error) => {
-                    self.stop = Some(StopReason::Failed(error));
-                    return None;
-                }
-            };
+            let Page { items, next } =
+                match self.app.table.due(shard, self.from, self.app.clock.now(), after, PAGE).await {
+                    Ok(page) => page,
+                    Err(error) => {
+                        self.stop = Some(StopReason::Failed(error));
+                        return None;
+                    }
+                };
             self.unread.pop_front();
             if next.is_some() {
                 self.more.push_back((shard, next));
@@ -281,6 +301,11 @@ impl<'a> DueIndex<'a> {
         }
         None
     }
+}
+
+/// The shards of one part, each to be read from its start.
+fn shards_of(shards: Shards) -> VecDeque<(u32, Option<Item>)> {
+    (0..DUE_SHARDS).filter(|shard| shards.include(*shard)).map(|shard| (shard, None)).collect()
 }
 
 async fn is_paced(app: &App) -> Result<bool, StoreError> {
@@ -460,7 +485,9 @@ fn renewal_of(resource: &Resource, refreshed: Refreshed) -> Renewal {
     match refreshed {
         Refreshed::Renewed(_) => Renewal::Refreshed,
         Refreshed::Held(_) | Refreshed::Moved | Refreshed::IsMinted | Refreshed::Gone => Renewal::Deferred,
-        Refreshed::Failed(TokenError::NoTime | TokenError::Paced { .. }) => Renewal::Left,
+        Refreshed::Failed(TokenError::NoTime | TokenError::Paced { .. } | TokenError::Misconfigured(PAUSED)) => {
+            Renewal::Left
+        }
         Refreshed::Failed(error) => {
             tracing::warn!(%resource, %error, "the token was not renewed");
             Renewal::Failed

@@ -239,6 +239,8 @@ pub struct Findings {
     pub is_doubted: bool,
     /// True if the refresh token was refused, and the installation could not be marked.
     pub was_refused: bool,
+    /// True if the last presentation of the refresh token was answered, by a refusal from which nothing is concluded yet.
+    pub is_answered: bool,
     /// The platform knows no such location or company.
     pub gone: Option<Gone>,
 }
@@ -353,7 +355,13 @@ impl Installation {
 
     /// Returns true if the current refresh token may have been presented by a lease holder whose answer is not known.
     pub fn is_in_doubt(&self) -> bool {
-        self.minted().is_none() && matches!(self.status(), Status::Refreshing | Status::Uncertain)
+        match self.status() {
+            Status::Refreshing => self.minted().is_none(),
+            Status::Uncertain => self.minted().is_none() && !self.findings.is_answered,
+            Status::Active | Status::Suspended | Status::Blocked | Status::NeedsReauthorization | Status::Revoked => {
+                false
+            }
+        }
     }
 
     /// Returns true if `owner` wrote the current pair.

@@ -1,15 +1,17 @@
 //! An installation as it moves between this system and another one, with its tokens in the clear.
 //!
 //! Refresh tokens are single-use, so an installation must be renewed by one system only. An import therefore never
-//! replaces a pair that was granted to this system, unless the operator asks for it, and then keeps that pair as a standby
-//! pair. It replaces only a copy: a pair that was imported before and has not been renewed here. An import publishes an
-//! event only if it begins an installation that had ended, because nothing else has changed for the customer.
+//! replaces a pair that was granted to this system, unless the operator asks for it. It replaces only a copy: a pair that
+//! was imported before and has not been renewed here. A replaced pair stays as a standby pair, so an import loses no
+//! token. For the same reason an import into an installed app begins no new epoch: a renewal whose answer comes later
+//! finds the epoch of its token, and its pair becomes a standby pair. An import publishes an event only if the app had
+//! been reported as uninstalled or as needing reauthorization, because nothing else has changed for the customer.
 
 use std::time::Duration;
 
 use super::{Installations, PATIENCE, ROUNDS};
 use crate::domain::clock::Millis;
-use crate::domain::installation::{Installation, Installed, Source, StandbyPair, State};
+use crate::domain::installation::{Installation, Installed, Source, StandbyPair};
 use crate::domain::resource::{Kind, Resource};
 use crate::domain::status::{LeaseOwner, TokenVersion};
 use crate::seal::Sealer;
@@ -19,6 +21,12 @@ use crate::table::installation::{Import, NewInstallation};
 use crate::table::minted::{InstallNotice, Noticed};
 use crate::table::{StoreError, Write};
 use crate::token::schedule;
+
+/// An import adds no standby pair to this many: an item of `DynamoDB` has a limited size, and a renewal shows which of the
+/// pairs is live.
+const MOST_STANDBY: usize = 8;
+/// The clock of an operator's machine may be ahead of those of the functions by this time.
+const CLOCKS_APART: Duration = Duration::from_secs(30);
 
 /// An installation outside the table.
 #[derive(Clone, Debug)]
@@ -59,8 +67,10 @@ pub enum Imported {
     ImportedBefore,
     /// Another pair is stored, and the imported one is not known to be newer.
     KeptStored,
-    /// A process renews the stored pair now.
+    /// A process renews the stored pair now, or the platform's answer may still come.
     KeptLeased,
+    /// Too many pairs of the installation wait to be tried.
+    KeptFull,
     /// The app was uninstalled here.
     KeptUninstalled,
 }
@@ -85,7 +95,7 @@ pub enum ImportError {
     /// The table does not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The data keys cannot be read, or a stored token cannot be opened. Nothing was written.
+    /// The data keys cannot be read, or the stored token cannot be opened and is not to be replaced. Nothing was written.
     #[error(transparent)]
     Vault(#[from] VaultError),
 }
@@ -120,44 +130,38 @@ impl Portable {
     }
 }
 
-/// The stored pairs of an installation, opened.
+/// The stored pairs of an installation, opened. A pair that does not open is left out.
 #[derive(Debug, Default)]
 struct StoredPairs {
     current: Option<Pair>,
-    /// The standby pairs, each with the owner of the lease under which it was granted.
-    standby: Vec<(LeaseOwner, Pair)>,
-    /// True if the current pair is a copy: another system was granted the pair, and this system has not presented it.
+    /// The standby pairs in their order.
+    standby: Vec<Option<Pair>>,
+    /// True if the current pair is a copy: another system was granted the pair, and this system has not renewed it.
     is_copy: bool,
 }
 
 impl StoredPairs {
-    /// The latest end of an access token's life.
+    /// The time of the latest grant.
     fn latest(&self) -> Option<Millis> {
-        let standby = self.standby.iter().map(|(_, pair)| pair);
-        self.current.iter().chain(standby).map(|pair| pair.expires_at).max()
+        self.current.iter().chain(self.standby.iter().flatten()).map(|pair| pair.issued_at).max()
     }
 
-    /// The pairs that an import of `new` keeps as standby pairs, sealed under `version`: all but a copy and the pair that
-    /// is imported. `current_owner` is the lease owner that wrote the current pair.
-    fn kept_beside(
-        self,
-        new: &Pair,
-        current_owner: Option<&LeaseOwner>,
-        sealer: &Sealer,
-        resource: &Resource,
-        version: TokenVersion,
-    ) -> Vec<StandbyPair> {
-        let current = self.current.filter(|_| !self.is_copy);
-        let current = current.map(|pair| (current_owner.cloned().unwrap_or_default(), pair));
-        let others = self.standby.into_iter().chain(current).filter(|(_, pair)| !pair.has_refresh_token_of(new));
-        let standby = others.map(|(owner, pair)| StandbyPair {
-            owner,
-            generation: version.generation,
-            // No refresh token of this epoch was presented for the pair. It counts as being as old as the imported one.
-            granted_from: version.generation.saturating_sub(1),
-            pair: pair.seal(sealer, resource, version, PairRole::Standby),
+    /// The place of the standby pair with the refresh token of `new`.
+    fn place_of(&self, new: &Pair) -> Option<usize> {
+        self.standby.iter().position(|pair| pair.as_ref().is_some_and(|pair| pair.has_refresh_token_of(new)))
+    }
+
+    /// The standby pairs after an import of `new` into `stored`: those that are stored, and the current pair.
+    fn beside(&self, new: &Pair, stored: &Installation, sealer: &Sealer) -> Vec<StandbyPair> {
+        let place = self.place_of(new);
+        let others = stored.standby().iter().enumerate().filter(|(index, _)| Some(*index) != place);
+        let current = self.current.as_ref().map(|pair| StandbyPair {
+            owner: stored.committed_by.clone().unwrap_or_default(),
+            generation: stored.version.generation,
+            granted_from: stored.granted_from,
+            pair: pair.seal(sealer, &stored.resource, stored.version, PairRole::Standby),
         });
-        standby.collect()
+        others.map(|(_, pair)| pair.clone()).chain(current).collect()
     }
 }
 
@@ -175,33 +179,42 @@ impl Installations {
                 if stored.is_committed_by(&owner) {
                     return Ok(Imported::Stored);
                 }
-                pairs = self.open_pairs(stored).await?;
+                pairs = self.open_pairs(stored, rules.replace).await?;
                 if let Some(kept) = kept(stored, &pairs, new, rules.replace, self.clock.now()) {
                     return Ok(kept);
                 }
             }
-            if rules.dry_run || self.write_import(new, stored.as_ref(), pairs, &owner, rules).await? {
+            if rules.dry_run || self.write_import(new, stored.as_ref(), &pairs, &owner, rules).await? {
                 return Ok(Imported::Stored);
             }
         }
         Err(StoreError::Unavailable("the item changes faster than it can be written".into()).into())
     }
 
-    async fn open_pairs(&self, stored: &Installation) -> Result<StoredPairs, ImportError> {
+    /// Opens the stored pairs. With `replace`, a current pair that does not open is left out: it is of no use.
+    async fn open_pairs(&self, stored: &Installation, replace: bool) -> Result<StoredPairs, ImportError> {
         let mut pairs = StoredPairs::default();
         let Some(Installed { source: Source::Own { pair, standby }, .. }) = stored.installed() else {
             return Ok(pairs);
         };
         let key = stored.key();
+        let opened = |opened: Result<Pair, VaultError>, may_be_left_out| match opened {
+            Err(VaultError::Seal(error)) if may_be_left_out => {
+                tracing::warn!(resource = %stored.resource, %error, "a stored pair does not open");
+                Ok(None)
+            }
+            opened => opened.map(Some),
+        };
         for standby in standby {
             let version = TokenVersion { generation: standby.generation, ..stored.version };
-            let opened = self.vault.open_pair(&key, version, PairRole::Standby, &standby.pair).await?;
-            pairs.standby.push((standby.owner.clone(), opened));
+            let pair = self.vault.open_pair(&key, version, PairRole::Standby, &standby.pair).await;
+            pairs.standby.push(opened(pair, true)?);
         }
         if let Some(pair) = pair.as_ref().filter(|pair| pair.refresh.is_some()) {
-            let current = self.vault.open_pair(&key, stored.version, PairRole::Current, pair).await?;
-            pairs.is_copy = !stored.is_in_doubt() && stored.imported_sha256 == current.refresh_sha256();
-            pairs.current = Some(current);
+            let pair = self.vault.open_pair(&key, stored.version, PairRole::Current, pair).await;
+            pairs.current = opened(pair, replace)?;
+            let sha256 = pairs.current.as_ref().and_then(Pair::refresh_sha256);
+            pairs.is_copy = sha256.is_some() && stored.imported_sha256 == sha256 && !stored.is_in_doubt();
         }
         Ok(pairs)
     }
@@ -211,7 +224,7 @@ impl Installations {
         &self,
         new: &Portable,
         stored: Option<&Installation>,
-        pairs: StoredPairs,
+        pairs: &StoredPairs,
         owner: &LeaseOwner,
         rules: Rules<'_>,
     ) -> Result<bool, ImportError> {
@@ -248,17 +261,18 @@ impl Installations {
             details: details.as_ref().filter(|_| stored.is_none()),
             now,
         };
-        let seen = stored.map_or(TokenVersion { epoch: 0, generation: 0 }, |stored| stored.version);
-        let next = seen.reinstalled();
+        let next = Import::version(stored);
         let sealer = self.vault.sealer().await.map_err(VaultError::from)?;
         let sealed = pair.seal(&sealer, &new.resource, next, PairRole::Current);
-        // A pair that this system was granted does not become a copy by an import of the same pair.
-        let is_stored = pairs.standby.iter().any(|(_, standby)| standby.has_refresh_token_of(pair));
-        let refresh_sha256 = pair.refresh_sha256().filter(|_| !is_stored);
-        let current_owner = stored.and_then(|stored| stored.committed_by.as_ref());
-        let standby = pairs.kept_beside(pair, current_owner, &sealer, &new.resource, next);
+        // A pair that is stored already does not become a copy by an import of the same pair.
+        let refresh_sha256 = pair.refresh_sha256().filter(|_| pairs.place_of(pair).is_none());
+        let standby = stored.map(|stored| pairs.beside(pair, stored, &sealer)).unwrap_or_default();
         let import = Import { pair: &sealed, refresh_sha256: refresh_sha256.as_deref(), standby: &standby };
-        let event = if begins_again { self.events.installed(next.epoch, installed_at) } else { None };
+        let event = match stored {
+            Some(stored) if stored.status().needs_human() => self.events.renewed(stored),
+            Some(stored) if stored.status().has_ended() => self.events.installed(next.epoch, installed_at),
+            _ => None,
+        };
         let written = self.table.import(&installation, stored, &import, event).await?;
         if let Write::Applied(stored) = &written {
             self.events.publish(stored, self.clock.now() + PATIENCE).await;
@@ -276,7 +290,7 @@ fn kept(stored: &Installation, pairs: &StoredPairs, new: &Portable, replace: boo
         let sha256 = pair.refresh_sha256();
         sha256.is_some() && sha256 == stored.imported_sha256
     });
-    let Some(Installed { source, state, .. }) = stored.installed() else {
+    let Some(Installed { source, .. }) = stored.installed() else {
         // A grant that came after the uninstall belongs to another install.
         let granted_at = new.pair.as_ref().map(|pair| pair.issued_at);
         let is_later = !was_imported && granted_at > stored.revoked_at();
@@ -293,21 +307,31 @@ fn kept(stored: &Installation, pairs: &StoredPairs, new: &Portable, replace: boo
     if pairs.current.as_ref().is_some_and(|current| current.has_refresh_token_of(pair)) {
         return Some(Imported::Same);
     }
-    let is_own = matches!(source, Source::Own { .. });
-    if is_own && matches!(state, State::Refreshing(lease) if now < lease.ends_at) {
+    if is_being_renewed(stored, now) {
         return Some(Imported::KeptLeased);
     }
-    if replace {
-        return None;
-    }
-    if pairs.standby.iter().any(|(_, standby)| standby.has_refresh_token_of(pair)) {
+    let place = pairs.place_of(pair);
+    if place.is_some() && !replace {
         return Some(Imported::Same);
     }
-    if was_imported {
+    if was_imported && place.is_none() {
         return Some(Imported::ImportedBefore);
     }
+    let is_own = matches!(source, Source::Own { .. });
     // A location's own grant replaces a minted token.
     let may_be_replaced = !is_own || pairs.current.is_none() || pairs.is_copy || has_ended;
-    let is_newer = Some(pair.expires_at) > pairs.latest();
-    (!may_be_replaced || !is_newer).then_some(Imported::KeptStored)
+    let is_newer = pairs.latest().is_none_or(|latest| latest > Millis(0) && pair.issued_at > latest);
+    let is_replaced = replace || may_be_replaced && is_newer;
+    if !is_replaced {
+        return Some(Imported::KeptStored);
+    }
+    (place.is_none() && pairs.standby.len() >= MOST_STANDBY).then_some(Imported::KeptFull)
+}
+
+/// Returns true if the refresh token of an own grant may have been presented, and its answer may still come or is still
+/// repeated by the platform. A new current pair would then keep the token from being presented again. Pure code.
+fn is_being_renewed(stored: &Installation, now: Millis) -> bool {
+    let is_leased = stored.lease().is_some_and(|lease| now < lease.ends_at);
+    let is_repeated = |at: Millis| now < at + schedule::GRACE + CLOCKS_APART;
+    stored.is_in_doubt() && (is_leased || stored.schedule().tried_at.is_some_and(is_repeated))
 }

@@ -63,21 +63,21 @@ impl Pair {
         }
     }
 
-    /// A pair that another system has received. Without an access token or its expiry, the age of the pair is not known:
-    /// the access token counts as expired, and the schedule renews the pair soon.
-    pub fn received(refresh: Redacted, access: Option<(Redacted, Millis)>, issued_at: Option<Millis>) -> Self {
+    /// A pair that another system has received before `now`. Without a time of the grant, the time is the usual life of an
+    /// access token before `expires_at`. Without both, the age of the pair is not known ([`Millis`] 0). Without an access
+    /// token and its expiry, the access token counts as expired, and the schedule renews the pair soon.
+    pub fn received(
+        refresh: Redacted,
+        access: Option<Redacted>,
+        expires_at: Option<Millis>,
+        issued_at: Option<Millis>,
+        now: Millis,
+    ) -> Self {
         /// The usual life of an access token.
         const LIFE: Duration = Duration::from_hours(24);
-        let Some((access, expires_at)) = access else {
-            let unknown = issued_at.unwrap_or(Millis(0));
-            return Self {
-                access: String::new().into(),
-                refresh: Some(refresh),
-                issued_at: unknown,
-                expires_at: unknown,
-            };
-        };
-        let issued_at = issued_at.unwrap_or(expires_at - LIFE);
+        // The other system's clock may be ahead.
+        let issued_at = issued_at.or(expires_at.map(|at| at - LIFE)).map_or(Millis(0), |at| at.min(now));
+        let (access, expires_at) = access.zip(expires_at).unwrap_or_else(|| (String::new().into(), issued_at));
         Self { access, refresh: Some(refresh), issued_at, expires_at }
     }
 

@@ -9,7 +9,7 @@ use crate::domain::resource::Resource;
 use crate::domain::status::{Status, TokenVersion};
 
 /// The attributes that are read, without the sealed tokens.
-const READ: [&str; 25] = [
+const READ: [&str; 26] = [
     "pk",
     "status",
     "epoch",
@@ -25,6 +25,7 @@ const READ: [&str; 25] = [
     "tried_at",
     "retry_at",
     "failures",
+    "answered_generation",
     "scope",
     "home",
     "absent_until",
@@ -71,6 +72,8 @@ pub struct Overview {
     pub retry_at: Option<Millis>,
     /// The number of failures in a row.
     pub failures: u32,
+    /// True if the refresh token may have been presented without a known answer.
+    pub in_doubt: bool,
     /// The granted scopes.
     pub scope: Option<String>,
     /// The URL at which a human can install the app again.
@@ -84,13 +87,14 @@ impl Overview {
         let attributes = Attributes::of(item);
         let need = |name: &'static str| attributes.malformed(name);
         let instant = |name| attributes.number(name).map(Millis);
+        let status = attributes.text("status").and_then(Status::parse).ok_or_else(|| need("status"))?;
+        let generation: u64 = attributes.number("generation").ok_or_else(|| need("generation"))?;
+        let is_answered = attributes.number("answered_generation") == Some(generation);
+        let in_doubt = status == Status::Refreshing || status == Status::Uncertain && !is_answered;
         Ok(Self {
             resource: resource_of(attributes.text("pk").unwrap_or_default()).ok_or_else(|| need("pk"))?,
-            status: attributes.text("status").and_then(Status::parse).ok_or_else(|| need("status"))?,
-            version: TokenVersion {
-                epoch: attributes.number("epoch").ok_or_else(|| need("epoch"))?,
-                generation: attributes.number("generation").ok_or_else(|| need("generation"))?,
-            },
+            status,
+            version: TokenVersion { epoch: attributes.number("epoch").ok_or_else(|| need("epoch"))?, generation },
             company: attributes.text("company").map(str::to_owned),
             minted: attributes.flag("minted"),
             installed_at: instant("installed_at").ok_or_else(|| need("installed_at"))?,
@@ -102,6 +106,7 @@ impl Overview {
             tried_at: instant("tried_at"),
             retry_at: instant("retry_at"),
             failures: attributes.number("failures").unwrap_or(0),
+            in_doubt: in_doubt && !attributes.flag("minted"),
             scope: attributes.text("scope").map(str::to_owned),
             reinstall_url: attributes.text("home").map(reinstall_url),
             details: AppDetails::read(attributes),

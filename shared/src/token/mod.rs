@@ -40,6 +40,9 @@ pub struct Company {
     pub access: Access,
 }
 
+/// The reason of [`TokenError::Misconfigured`] while an operator has paused all refreshing.
+pub const PAUSED: &str = "paused";
+
 /// The time for a commit. This much of the lease must be left after a presentation or a minting.
 const COMMIT: Duration = Duration::from_secs(2);
 

@@ -5,7 +5,6 @@ use std::time::Duration;
 use serde_json::json;
 use shared::domain::clock::Millis;
 use shared::domain::resource::Resource;
-use shared::domain::status::Status;
 use shared::table::StoreError;
 use shared::table::app::{BreakerReason, OpenBreaker};
 use shared::table::installation::LEASE;
@@ -19,6 +18,8 @@ use crate::stack::Stack;
 /// A process claims no installation any more after this time: it has read the state before the pause, and the answer to
 /// that read and the read of the sealing secret take up to 7 s each.
 const NOTICED: Duration = Duration::from_secs(14);
+/// So long after a pause no renewal is under way.
+pub(crate) const SETTLED: Duration = NOTICED.saturating_add(LEASE);
 /// At most this many installations are named.
 const SHOWN: usize = 20;
 
@@ -26,7 +27,7 @@ const SHOWN: usize = 20;
 /// once more during the pause, as long as the platform repeats the answer.
 pub(crate) async fn pause(stack: &Stack, out: Out) -> Result<(), CommandError> {
     stack.app.table.pause(stack.app.clock.now()).await?;
-    wait(NOTICED + LEASE).await;
+    wait(SETTLED).await;
     let mut left = in_doubt(stack).await?;
     if !left.is_empty() {
         wait(GRACE + LEASE).await;
@@ -42,8 +43,8 @@ pub(crate) async fn pause(stack: &Stack, out: Out) -> Result<(), CommandError> {
         note(&format!("{resource}: the platform's answer to its last renewal is missing"));
     }
     Err(CommandError::NotDone(format!(
-        "refreshing is paused, but the stored pairs of {} installations may be spent. Run ops resume --yes, wait until \
-         ops list --status Uncertain lists none, and pause again",
+        "refreshing is paused, but the stored pairs of {} installations may be spent. If no other system renews them, a \
+         renewal decides: ops resume --yes, ops refresh RESOURCE for each of them, and ops pause again",
         left.len()
     )))
 }
@@ -64,7 +65,7 @@ async fn in_doubt(stack: &Stack) -> Result<Vec<Resource>, StoreError> {
         let page = stack.app.table.overviews(from).await?;
         for one in page.items {
             let one = one?;
-            if !one.minted && matches!(one.status, Status::Refreshing | Status::Uncertain) {
+            if one.in_doubt {
                 found.push(one.resource);
             }
         }
@@ -122,8 +123,8 @@ pub(crate) fn advice_on_pause(at: Millis) -> (String, &'static str) {
             "an operator has paused all refreshing (ops pause) at {}; access tokens end within a day",
             at.rfc3339()
         ),
-        "if no other system renews the installations, run ops resume --yes; else stay paused until they are revoked here \
-         or this stack is removed (docs/moving.md)",
+        "if no other system renews the installations, run ops resume --yes; otherwise stay paused until this stack is \
+         removed (docs/moving.md)",
     )
 }
 

@@ -108,9 +108,9 @@ pub(crate) async fn refresh(stack: &Stack, out: Out, resource: &Resource, force:
     } else if count("deferred") > 0 {
         format!("{resource}: the token is fresh, or another process renews it now ({status})")
     } else {
-        return Err(CommandError::NotDone(format!(
-            "{resource} has no new token ({status}); the log of refresh has the reason"
-        )));
+        let is_paused = stack.app.table.app_state().await?.paused_at.is_some();
+        let why = if is_paused { "refreshing is paused (ops pause)" } else { "the log of refresh has the reason" };
+        return Err(CommandError::NotDone(format!("{resource} has no new token ({status}); {why}")));
     };
     out.value(&json!({ "resource": resource, "status": status.as_str(), "summary": summary }), &text);
     Ok(())

@@ -40,16 +40,24 @@ impl Table {
         Ok(sum)
     }
 
-    /// A page of the installations that are due in one shard at `now`, longest due first: at most `limit` entries after
-    /// `after`.
-    pub async fn due(&self, shard: u32, now: Millis, after: Option<Item>, limit: i32) -> Result<Page<Due>, StoreError> {
+    /// A page of the installations of one shard that became due between `from` and `now`, longest due first: at most
+    /// `limit` entries after `after`.
+    pub async fn due(
+        &self,
+        shard: u32,
+        from: Millis,
+        now: Millis,
+        after: Option<Item>,
+        limit: i32,
+    ) -> Result<Page<Due>, StoreError> {
         let answer = self
             .client
             .query()
             .table_name(&*self.name)
             .index_name("due")
-            .key_condition_expression("due_shard = :shard AND due_at <= :now")
+            .key_condition_expression("due_shard = :shard AND due_at BETWEEN :from AND :now")
             .expression_attribute_values(":shard", s(shard.to_string()))
+            .expression_attribute_values(":from", n(from))
             .expression_attribute_values(":now", n(now))
             .set_exclusive_start_key(after)
             .limit(limit)

@@ -4,10 +4,11 @@ use aws_sdk_dynamodb::types::AttributeValue;
 
 use crate::domain::clock::Millis;
 use crate::domain::event::Event;
-use crate::domain::installation::{AppDetails, Installation, SealedPair, StandbyPair};
+use crate::domain::installation::{AppDetails, Installation, SealedPair, Source, StandbyPair};
 use crate::domain::resource::Resource;
 use crate::domain::status::{LeaseOwner, Status, TokenVersion, Transition};
 use crate::table::installation::details::DETAILS;
+use crate::table::installation::rotation::Renewal;
 use crate::table::search::SEARCH_RESULT;
 use crate::table::{StoreError, Table, Update, Write, n, s};
 
@@ -16,10 +17,25 @@ use crate::table::{StoreError, Table, Update, Write, n, s};
 pub struct Import<'a> {
     /// The imported pair.
     pub pair: &'a SealedPair,
-    /// The SHA-256 of the imported refresh token. `None` if this system was granted the pair.
+    /// The SHA-256 of the imported refresh token. `None` if the pair was a standby pair before.
     pub refresh_sha256: Option<&'a str>,
     /// All standby pairs after the import.
     pub standby: &'a [StandbyPair],
+}
+
+impl Import<'_> {
+    /// The version of an imported pair. Only an installation without a grant of its own begins a new epoch.
+    pub fn version(seen: Option<&Installation>) -> TokenVersion {
+        match seen {
+            None => TokenVersion { epoch: 0, generation: 0 }.reinstalled(),
+            Some(seen) if has_own_grant(seen) => seen.version.next(),
+            Some(seen) => seen.version.reinstalled(),
+        }
+    }
+}
+
+fn has_own_grant(seen: &Installation) -> bool {
+    matches!(seen.installed().map(|installed| &installed.source), Some(Source::Own { .. }))
 }
 
 /// A new installation, without its tokens.
@@ -60,9 +76,8 @@ impl Table {
         self.begin(write, new).await
     }
 
-    /// Stores an installation that another system has held, in place of the one that was read as `seen`. The pairs must be
-    /// sealed under the version of which [`Table::install`] speaks. The condition fails if a lease was claimed or a standby
-    /// pair was added since: neither changes the version.
+    /// Stores an installation that another system has held, in place of the one that was read as `seen`. The pair must be
+    /// sealed under [`Import::version`].
     pub async fn import(
         &self,
         new: &NewInstallation<'_>,
@@ -70,26 +85,19 @@ impl Table {
         import: &Import<'_>,
         event: Option<Event>,
     ) -> Result<Write<Box<Installation>>, StoreError> {
-        let mut write = beginning(new, seen.map(|seen| seen.version), import.pair, event);
-        if let Some(seen) = seen {
-            match seen.lease() {
-                Some(lease) => write.when_leased_by(&lease.owner),
-                None => write.when("attribute_not_exists(attempt)"),
-            };
-            match seen.standby().len() {
-                0 => write.when("attribute_not_exists(standby)"),
-                count => write.when("size(standby) = :count").value(":count", n(count)),
-            };
-        }
-        match import.standby {
-            [] => write.remove(["standby"]),
-            pairs => write.set("standby", AttributeValue::L(pairs.iter().map(StandbyPair::to_value).collect())),
+        let mut write = match seen {
+            Some(seen) if has_own_grant(seen) => replacing(new, seen, import, event),
+            _ => {
+                let mut write = beginning(new, seen.map(|seen| seen.version), import.pair, event);
+                write.remove(["standby"]);
+                if event.is_some() {
+                    write.remove(["published"]);
+                }
+                write
+            }
         };
         if let Some(sha256) = import.refresh_sha256 {
             write.set("imported_sha256", s(sha256));
-        }
-        if event.is_some() {
-            write.remove(["published"]);
         }
         self.begin(write, new).await
     }
@@ -145,12 +153,7 @@ fn beginning(new: &NewInstallation<'_>, seen: Option<TokenVersion>, pair: &Seale
     }
     write.set_status(Status::Active).set("epoch", n(next.epoch)).set("generation", n(next.generation));
     write.set("committed_by", s(new.owner.as_str())).set("installed_at", n(new.installed_at));
-    write.set_due(new.resource, new.due_at).set("failures", n(0)).set_pair(pair);
-    for (attribute, value) in [("company", new.company), ("#scope", new.scope), ("home", new.home)] {
-        if let Some(value) = value {
-            write.set(attribute, s(value));
-        }
-    }
+    write.set_due(new.resource, new.due_at).set("failures", n(0)).set_pair(pair).set_origin(new);
     if let Some(details) = new.details {
         write.set_details(details);
     }
@@ -158,4 +161,45 @@ fn beginning(new: &NewInstallation<'_>, seen: Option<TokenVersion>, pair: &Seale
     write.remove(["granted_from", "revoked_at", "forced_at", "token_wanted"]);
     write.remove(["minted", "company_epoch", "placeholder", "expires_at"]).remove(SEARCH_RESULT);
     write
+}
+
+/// The clauses of an import in place of the current pair of an installed app. Every claim sets `tried_at`, and each added
+/// standby pair changes their number, although neither changes the version. A renewal that is claimed later finds its
+/// epoch, and its pair becomes a standby pair: `granted_from` stays as it was.
+fn replacing(new: &NewInstallation<'_>, seen: &Installation, import: &Import<'_>, event: Option<Event>) -> Update {
+    let mut write = Update::of_version(new.resource, seen.version);
+    let status = seen.status();
+    write.when_status(|stored| stored == status);
+    match seen.schedule().tried_at {
+        Some(at) => write.when_equal("tried_at", n(at)),
+        None => write.when("attribute_not_exists(tried_at)"),
+    };
+    match seen.standby().len() {
+        0 => write.when("attribute_not_exists(standby)"),
+        count => write.when("size(standby) = :count").value(":count", n(count)),
+    };
+    write.renew(
+        new.resource,
+        seen.version,
+        &Renewal { owner: new.owner, pair: import.pair, due_at: new.due_at, event },
+    );
+    write.set("granted_from", n(seen.granted_from)).set("installed_at", n(seen.installed_at.max(new.installed_at)));
+    write.set_origin(new).remove(["retry_at", "forced_at"]).remove(SEARCH_RESULT);
+    match import.standby {
+        [] => write.remove(["standby"]),
+        pairs => write.set("standby", AttributeValue::L(pairs.iter().map(StandbyPair::to_value).collect())),
+    };
+    write
+}
+
+impl Update {
+    /// Sets the values of an installation that a grant may leave out.
+    fn set_origin(&mut self, new: &NewInstallation<'_>) -> &mut Self {
+        for (attribute, value) in [("company", new.company), ("#scope", new.scope), ("home", new.home)] {
+            if let Some(value) = value {
+                self.set(attribute, s(value));
+            }
+        }
+        self
+    }
 }

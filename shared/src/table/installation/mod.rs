@@ -158,6 +158,7 @@ impl Findings {
         Self {
             is_doubted: is_about_current("doubted_generation"),
             was_refused: is_about_current("refused_generation"),
+            is_answered: is_about_current("answered_generation"),
             gone: is_about_current("gone_generation").then(gone).flatten(),
         }
     }
@@ -282,12 +283,12 @@ mod tests {
     fn a_finding_about_another_generation_is_forgotten() {
         let found = |generation: u64| {
             let generation = n(generation);
-            let names = ["doubted_generation", "refused_generation", "gone_generation"];
+            let names = ["doubted_generation", "refused_generation", "answered_generation", "gone_generation"];
             let about = names.map(|name| (name, generation.clone()));
             read(&[&about[..], &[("gone_since", n(10)), ("gone_tries", n(2))]].concat()).findings
         };
         let gone = Some(Gone { since: Millis(10), tries: 2 });
-        assert_eq!(found(7), Findings { is_doubted: true, was_refused: true, gone });
+        assert_eq!(found(7), Findings { is_doubted: true, was_refused: true, is_answered: true, gone });
         for other in [6, 8] {
             assert_eq!(found(other), Findings::default(), "{other}");
         }

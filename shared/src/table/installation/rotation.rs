@@ -78,6 +78,8 @@ pub struct Release {
 pub enum Finding {
     /// The token was refused, and the installation was not marked. This finding makes the installation count only once.
     Refused,
+    /// The token was refused, and nothing is concluded from it yet.
+    Waits,
     /// The platform states that the location or company does not exist.
     Gone(Gone),
     /// The location's own company has ended or does not have the app there, and no other company is known to have it. The
@@ -249,7 +251,15 @@ impl Table {
             write.remove(["forced_at"]);
         }
         match to.finding {
-            None => {}
+            Some(Finding::Refused | Finding::Waits | Finding::OthersAsked { .. }) => {
+                write.set("answered_generation", n(version.generation));
+            }
+            Some(Finding::Gone(_)) | None => {
+                write.remove(["answered_generation"]);
+            }
+        }
+        match to.finding {
+            None | Some(Finding::Waits) => {}
             Some(Finding::Refused) => {
                 write.set("refused_generation", n(version.generation));
             }

@@ -17,7 +17,6 @@ use std::sync::Arc;
 
 use self::attempt::LeasedRefresh;
 use self::commit::{Commit, Committed};
-use super::TokenError;
 use super::breaker::BreakerError;
 use super::mint::Minter;
 use super::outcome::{Refreshed, Why};
@@ -25,6 +24,7 @@ use super::pace::{NoPermit, Patience, RENEWAL_TIME, REPLAY_TIME, Turn, sleep_unt
 use super::parts::TokenParts;
 use super::rescue::{RescueError, RescueQueue, Rescued};
 use super::schedule;
+use super::{PAUSED, TokenError};
 use crate::domain::clock::Millis;
 use crate::domain::installation::{Installation, StandbyPair};
 use crate::domain::pace::Priority;
@@ -33,6 +33,7 @@ use crate::domain::status::{LeaseOwner, TokenVersion};
 use crate::seal::pair::{Pair, PairRole};
 use crate::seal::vault::VaultError;
 use crate::secrets::FRESH;
+use crate::table::StoreError;
 use crate::table::installation::LEASE;
 
 /// Refreshes installations.
@@ -115,6 +116,14 @@ impl Refresher {
         Ok(LeasedRefresh { refresher: self, leased, is_unanswered: false, priority, turn, permit: None })
     }
 
+    /// Returns true if an operator has paused all refreshing. The answer may be 2 s old.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn is_paused(&self) -> Result<bool, StoreError> {
+        self.parts.breaker.is_paused().await
+    }
+
     /// Returns true if the token endpoint has a pace, so that a lost answer may have to wait for its replay.
     pub(super) async fn is_paced(&self) -> bool {
         matches!(self.parts.pace.limit().await, Ok(Some(_)))
@@ -132,7 +141,7 @@ impl Refresher {
     /// is presented again.
     async fn expect_closed_breaker(&self, resource: &Resource) -> Result<(), TokenError> {
         if self.parts.breaker.is_paused().await? && !self.is_answer_missing(resource).await? {
-            return Err(TokenError::Misconfigured("paused"));
+            return Err(TokenError::Misconfigured(PAUSED));
         }
         match self.parts.breaker.check(&self.parts.endpoint).await {
             Ok(None) => Ok(()),

@@ -43,11 +43,13 @@ impl LeasedRefresh<'_, '_> {
         };
         // The live pair may still be on the rescue queue: no token is erased and no event is published.
         if self.refresher.pairs_may_be_queued().await {
-            return self.wait("a granted pair may be on the rescue queue", schedule::after_rescue, None).await;
+            return self
+                .wait("a granted pair may be on the rescue queue", schedule::after_rescue, Finding::Waits)
+                .await;
         }
         // A process that was frozen wakes up late, and other processes may have tried in the meantime.
         if self.leased.lease.left(self.refresher.parts.clock.now()).is_zero() {
-            return self.wait("refused, and the lease is over", schedule::after_refused, None).await;
+            return self.wait("refused, and the lease is over", schedule::after_refused, Finding::Waits).await;
         }
         match minting {
             Minting::Possible { company, epoch } => self.become_minted(&company, epoch).await,
@@ -56,14 +58,14 @@ impl LeasedRefresh<'_, '_> {
             Minting::Unknown(why) => {
                 tracing::info!(resource = %self.leased.installation.resource, why,
                     "the refresh token is refused, and it is not known yet if a company has the app in the location");
-                self.wait("refused, and the company cannot be asked", schedule::after_refused, None).await
+                self.wait("refused, and the company cannot be asked", schedule::after_refused, Finding::Waits).await
             }
             Minting::NotYet(why) => {
                 tracing::info!(resource = %self.leased.installation.resource, why,
                     "the refresh token is refused, and another company that may have the location cannot be asked");
                 let again_at = self.refresher.parts.clock.now();
                 let finding = Finding::OthersAsked { again_at };
-                self.wait("refused, and another company cannot be asked", schedule::after_refused, Some(finding)).await
+                self.wait("refused, and another company cannot be asked", schedule::after_refused, finding).await
             }
         }
     }
@@ -78,12 +80,10 @@ impl LeasedRefresh<'_, '_> {
             match self.refresher.parts.breaker.reserve(Requested::Refresh, &self.leased.owner, first).await {
                 Ok(Marking::Reserved) => {}
                 Ok(Marking::NoPlace) => {
-                    return self
-                        .wait("refused, and no mark is left", schedule::after_refused, Some(Finding::Refused))
-                        .await;
+                    return self.wait("refused, and no mark is left", schedule::after_refused, Finding::Refused).await;
                 }
                 Ok(Marking::Stopped) => {
-                    self.wait("refused, like too many others", schedule::after_refused, Some(Finding::Refused)).await;
+                    self.wait("refused, like too many others", schedule::after_refused, Finding::Refused).await;
                     return Refreshed::Failed(TokenError::Misconfigured(BreakerReason::MassRefusal.as_str()));
                 }
                 // The lease ends by itself.
@@ -119,10 +119,10 @@ impl LeasedRefresh<'_, '_> {
     /// Releases a refused installation that must not be marked now. The installation becomes uncertain, and its access
     /// token is used to its end. The refresh token is not presented before the instant that `again` gives for the
     /// number of failures.
-    async fn wait(&self, note: &str, again: fn(Millis, u32, f64) -> Millis, finding: Option<Finding>) -> Refreshed {
+    async fn wait(&self, note: &str, again: fn(Millis, u32, f64) -> Millis, finding: Finding) -> Refreshed {
         let (now, failures) = (self.refresher.parts.clock.now(), self.leased.installation.schedule().failures + 1);
         let retry_at = again(now, failures, fastrand::f64());
-        let (status, due_at) = (Status::Uncertain, Some(retry_at));
+        let (status, due_at, finding) = (Status::Uncertain, Some(retry_at), Some(finding));
         let moved =
             self.release_as(Release { status, due_at, failures, retry_at: Some(retry_at), finding, now }, note).await;
         if moved { Refreshed::Moved } else { Refreshed::Failed(TokenError::InProgress { retry_at }) }

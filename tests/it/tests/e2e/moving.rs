@@ -179,6 +179,21 @@ async fn late_imports_replace_nothing(system: &System, other: &OtherSystem, firs
     assert_eq!(ops(system, &["import", unknown.path(), "--replace"]).await.code, 4, "not without --yes");
 }
 
+/// Refuses exports until renewals are paused and those that were under way have ended.
+async fn an_export_waits_for_a_whole_pause(system: &System) {
+    let recipient = age::x25519::Identity::generate().to_public().to_string();
+    let refused = ops(system, &["export", "--yes", "--recipient", &recipient]).await;
+    assert_eq!((refused.code, refused.out.as_str()), (4, ""), "renewals go on: {refused:?}");
+    assert!(refused.err.contains("ops pause"), "{refused:?}");
+    // A pause that was interrupted, or that another terminal has begun: renewals may be under way.
+    let interrupted = tokio::time::timeout(Duration::from_secs(5), ops(system, &["pause"])).await;
+    assert!(interrupted.is_err(), "a pause waits for renewals that are under way");
+    let refused = ops(system, &["export", "--yes", "--incomplete", "--recipient", &recipient]).await;
+    assert_eq!((refused.code, refused.out.as_str()), (4, ""), "{refused:?}");
+    assert!(refused.err.contains("a moment ago"), "{refused:?}");
+    assert_eq!(done(system, &["pause"]).await["paused"], true);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_installations_move_in_are_used_and_move_out() {
     let system = System::start(Setup { relays: 1, locations: LOCATIONS, ..Setup::default() }).await;
@@ -246,11 +261,8 @@ async fn a_hundred_installations_move_in_are_used_and_move_out() {
     }
 
     // An export is the form of an import: a new stack holds the same installations.
-    let recipient = age::x25519::Identity::generate().to_public().to_string();
-    let refused = ops(&system, &["export", "--yes", "--recipient", &recipient]).await;
-    assert_eq!((refused.code, refused.out.as_str()), (4, ""), "renewals go on: {refused:?}");
-    assert!(refused.err.contains("ops pause"), "{refused:?}");
-    let (text, _) = export(&system, &["--incomplete"]).await;
+    an_export_waits_for_a_whole_pause(&system).await;
+    let (text, _) = export(&system, &[]).await;
     let lines = by_resource(&text);
     assert_eq!(lines.len(), LOCATIONS + 1);
     assert_eq!(lines[&minted[0].to_string()].get("refresh_token"), None);
@@ -274,8 +286,18 @@ async fn a_hundred_installations_move_in_are_used_and_move_out() {
     }
     system.refresh(&scheduled_event()).await.expect("a summary");
     let refused = ops(&system, &["refresh", &own[0].to_string()]).await;
-    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.code == 1 && refused.err.contains("paused"), "{refused:?}");
     assert_eq!(system.refreshes(), renewals_before, "nothing was renewed after the pause");
+    // A customer installs again before the new system has the redirect URI. The second export has another token for it.
+    let again = &own[1];
+    system.install(again).await;
+    let (second, _) = export(&system, &[]).await;
+    let second = by_resource(&second);
+    let token = |line: &Value| line["refresh_token"].clone();
+    let differing = lines.iter().filter(|(name, line)| token(&second[*name]) != token(line));
+    let differing: Vec<_> = differing.map(|(name, _)| name).collect();
+    assert_eq!(differing, [&again.to_string()]);
+    other.held().insert(again.clone(), second[&again.to_string()].clone());
     other.renew_all().await;
     assert_eq!(refusals(&system), []);
     for resource in &own {

@@ -79,11 +79,13 @@ async fn a_lost_table_is_restored_under_another_name() {
     environment.insert("AWS_ENDPOINT_URL_DYNAMODB".to_owned(), engine.url());
     environment.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
     let recipient = age::x25519::Identity::generate().to_public().to_string();
-    let export = ["sealing", "list"];
-    let said = run(environment.clone(), &export).await;
-    assert_eq!(said.code, 0, "{said:?}");
+    let export = ["export", "--yes", "--recipient", &recipient];
+    for command in [&["pause"][..], &export] {
+        let said = run(environment.clone(), command).await;
+        assert_eq!(said.code, 0, "{said:?}");
+    }
     environment.remove("SEALING_CONTEXT");
-    let shut = run(environment, &["export", "--yes", "--recipient", &recipient]).await;
+    let shut = run(environment, &export).await;
     assert!(shut.code == 1 && shut.err.contains("does not open") && shut.out.is_empty(), "{shut:?}");
     system.end().await;
 }

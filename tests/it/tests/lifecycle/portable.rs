@@ -3,21 +3,24 @@
 
 use std::time::Duration;
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::join_all;
-use it::world::{HOME, Process, World, location};
+use it::proxy::{Call, Fault as ProxyFault};
+use it::world::{HOME, Process, World, location, until};
 use sandbox::marketplace::faults::{Endpoint, Fault};
 use sandbox::marketplace::grants::RefreshTokenState;
+use serde_json::json;
 use shared::domain::clock::Millis;
 use shared::domain::grant::Grant;
-use shared::domain::installation::{Installation, StandbyPair};
+use shared::domain::installation::{Installation, StandbyPair, installation_key};
 use shared::domain::resource::Resource;
 use shared::domain::status::{LeaseOwner, Status, TokenVersion};
 use shared::install::Uninstalled;
-use shared::install::portable::{Imported, Portable, Rules};
+use shared::install::portable::{ImportError, Imported, Portable, Rules};
 use shared::seal::pair::{Pair, PairRole};
 use shared::table::Write;
 use shared::table::app::{BreakerReason, OpenBreaker};
-use shared::table::installation::{Claim, Import, LEASE, NewInstallation};
+use shared::table::installation::{Claim, Import, LEASE, NewInstallation, Release};
 use shared::table::minted::MintSource;
 use shared::token::TokenError;
 use shared::token::breaker::Breaker;
@@ -29,12 +32,17 @@ it::stories!(
     a_token_that_was_imported_once_replaces_nothing_later,
     a_replaced_pair_is_kept_and_takes_over_if_the_new_one_is_refused,
     an_import_does_not_replace_a_pair_that_is_being_renewed,
+    a_pair_that_was_granted_before_an_import_and_comes_after_it_is_kept,
+    lines_with_and_without_an_access_token_are_compared_by_the_time_of_their_grant,
+    a_pair_that_does_not_open_is_replaced_on_request,
     an_import_fails_if_a_lease_or_a_standby_pair_came_in_between,
     imports_and_renewals_at_the_same_time_lose_no_token,
     an_import_that_begins_an_installation_again_is_news,
     an_import_at_the_same_time_by_several_stores_once,
     a_pause_ends_only_when_an_operator_ends_it,
     a_lost_answer_is_asked_for_during_a_pause,
+    a_tick_during_a_pause_looks_only_for_lost_answers,
+    an_answered_refusal_leaves_no_doubt,
 );
 
 /// An installation that the platform has granted to another system.
@@ -101,7 +109,7 @@ async fn an_import_replaces_nothing_that_may_be_newer(world: World) {
     let renewed = world.stored(&l1).await;
     assert_eq!(import(&process, &first, false).await, Imported::ImportedBefore);
     assert_eq!(world.stored(&l1).await, renewed);
-    let of_unknown_age = Pair::received("an-unknown-token".into(), None, None);
+    let of_unknown_age = Pair::received("an-unknown-token".into(), None, None, None, world.clock.now());
     let unknown = Portable { pair: Some(of_unknown_age), ..first.clone() };
     assert_eq!(import(&process, &unknown, false).await, Imported::KeptStored);
     let minted = Portable { pair: None, ..first.clone() };
@@ -116,7 +124,7 @@ async fn an_import_replaces_nothing_that_may_be_newer(world: World) {
     assert_eq!(world.stored(&l1).await, renewed);
     assert_eq!(import(&process, &second, true).await, Imported::Stored);
     let newer = world.stored(&l1).await;
-    assert_eq!(newer.version, renewed.version.reinstalled());
+    assert_eq!(newer.version, renewed.version.next(), "a renewal of this epoch may still come");
     let portable = Portable::of(&process.vault, &newer).await.expect("it opens").expect("an installation");
     let tokens = |portable: &Portable| {
         let pair = portable.pair.clone().expect("a pair");
@@ -168,16 +176,16 @@ async fn a_copy_is_replaced_by_a_newer_one_until_it_is_renewed(world: World) {
     world.advance(Duration::from_hours(1));
     let second = elsewhere(&world, &process, &l1).await;
     assert_eq!(import(&process, &second, false).await, Imported::Stored);
-    assert_eq!(world.stored(&l1).await.standby(), [], "another system holds the copy, or has spent it");
-    assert_eq!(import(&process, &first, false).await, Imported::KeptStored);
+    assert_eq!(world.stored(&l1).await.standby().len(), 1, "no pair is dropped: the times may be wrong");
+    assert_eq!(import(&process, &first, false).await, Imported::Same);
     // Two tokens of unknown age cannot be compared.
     world.advance(Duration::from_hours(1));
     let third = elsewhere(&world, &process, &l1).await;
     let refresh = third.pair.and_then(|pair| pair.refresh).expect("a token");
-    let third = Portable { pair: Some(Pair::received(refresh, None, None)), ..second };
+    let third = Portable { pair: Some(Pair::received(refresh, None, None, None, world.clock.now())), ..second };
     assert_eq!(import(&process, &third, false).await, Imported::KeptStored);
     assert_eq!(import(&process, &third, true).await, Imported::Stored);
-    assert_eq!(world.stored(&l1).await.standby(), []);
+    assert_eq!(world.stored(&l1).await.standby().len(), 2);
     let due_at = world.stored(&l1).await.schedule().due_at;
     assert!(due_at.is_some_and(|at| at <= world.clock.now()), "without a spread, it is due now: {due_at:?}");
     world.end().await;
@@ -195,7 +203,9 @@ async fn a_token_that_was_imported_once_replaces_nothing_later(world: World) {
     if let Some(pair) = &mut line.pair {
         pair.expires_at = world.clock.now() + Duration::from_hours(24);
     }
-    assert_eq!(import(&process, &line, false).await, Imported::ImportedBefore);
+    for replace in [false, true] {
+        assert_eq!(import(&process, &line, replace).await, Imported::ImportedBefore);
+    }
     assert_eq!(world.refresh_token_state(&l1).await, Some(RefreshTokenState::Live));
 
     // A location whose own grant was refused is minted from its company's token. The spent grant does not come back.
@@ -222,19 +232,23 @@ async fn a_replaced_pair_is_kept_and_takes_over_if_the_new_one_is_refused(world:
     let renewed = renew(&world, &process, &l1).await;
     assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
     let live = world.open_current(&world.stored(&l1).await).expect("a token");
-    // The platform does not answer the spent token again.
-    world.advance(Duration::from_mins(1));
+    let spent = Pair::received("of-an-old-file".into(), None, None, None, world.clock.now());
+    let line = Portable { pair: Some(spent), ..line };
     assert_eq!(import(&process, &line, true).await, Imported::Stored);
     let stored = world.stored(&l1).await;
     let [standby] = stored.standby() else { panic!("one standby pair: {stored:?}") };
     assert_eq!(world.open_standby(&stored, standby).expose(), live.expose());
     assert!(stored.may_need_standby());
     // Again, now with the standby pair's own token.
-    let back = Portable { pair: Some(Pair::received(live.expose().into(), None, None)), ..line.clone() };
+    let back = Portable {
+        pair: Some(Pair::received(live.expose().into(), None, None, None, world.clock.now())),
+        ..line.clone()
+    };
     assert_eq!(import(&process, &back, false).await, Imported::Same);
     assert_eq!(import(&process, &back, true).await, Imported::Stored);
-    assert_eq!(world.stored(&l1).await.standby(), [], "neither the copy nor a second one of the same pair");
+    assert_eq!(world.stored(&l1).await.standby().len(), 1, "no second one of the same pair");
     assert_eq!(import(&process, &line, true).await, Imported::Stored);
+    assert_eq!(world.stored(&l1).await.standby().len(), 1);
     let presented = world.presented();
     let promoted = renew(&world, &process, &l1).await;
     assert!(matches!(promoted, Refreshed::Moved), "{promoted:?}");
@@ -261,11 +275,126 @@ async fn an_import_does_not_replace_a_pair_that_is_being_renewed(world: World) {
         assert_eq!(import(&process, &first, replace).await, Imported::Same, "nothing is to be written");
     }
     assert_eq!(world.stored(&l1).await, leased);
-    // The holder has died, and the token may be spent. Its successor may be known to nobody.
+    // The holder has died, and the platform repeats its answer for a while.
     world.advance(LEASE);
+    for replace in [false, true] {
+        assert_eq!(import(&process, &newer, replace).await, Imported::KeptLeased);
+    }
+    // The token may be spent. Its successor may be known to nobody.
+    world.advance(Duration::from_mins(1));
     assert_eq!(import(&process, &newer, false).await, Imported::KeptStored);
     assert_eq!(import(&process, &newer, true).await, Imported::Stored);
-    assert_eq!(world.stored(&l1).await.standby().len(), 1, "the pair in doubt stays, although it was imported");
+    assert_eq!(world.stored(&l1).await.standby().len(), 1, "the pair in doubt stays");
+    // An answer was lost a moment ago.
+    let lost = location("PL2");
+    world.install(&process, &lost).await;
+    world.market.fault(Endpoint::Refresh, Fault::answer_lost(), Some(2));
+    let refreshed = renew(&world, &process, &lost).await;
+    assert!(matches!(refreshed, Refreshed::Failed(TokenError::Unanswered { .. })), "{refreshed:?}");
+    assert_eq!(world.stored(&lost).await.status(), Status::Uncertain);
+    let old = Portable { resource: lost.clone(), ..newer };
+    assert_eq!(import(&process, &old, true).await, Imported::KeptLeased);
+    world.advance(Duration::from_secs(3));
+    let replayed = renew(&world, &process, &lost).await;
+    assert!(matches!(replayed, Refreshed::Renewed(_)), "{replayed:?}");
+    world.end().await;
+}
+
+async fn a_pair_that_was_granted_before_an_import_and_comes_after_it_is_kept(world: World) {
+    let l1 = location("PG1");
+    let process = world.process().await;
+    world.install(&process, &l1).await;
+    // The platform has granted a pair, and the table does not take it. The pair waits on the rescue queue.
+    let presented = world.presented();
+    process.proxy.always(Call::Commit, ProxyFault::Unavailable);
+    world.market.fault(Endpoint::Refresh, Fault::Late { millis: 300 }, Some(1));
+    let time = async {
+        until("the token is presented", async || world.presented() > presented).await;
+        world.advance(LEASE.saturating_sub(Duration::from_secs(2)));
+    };
+    let (renewed, ()) = tokio::join!(renew(&world, &process, &l1), time);
+    assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
+    process.proxy.heal();
+    assert_eq!((world.status(&l1).await, world.queue.sent()), (Status::Refreshing, 1));
+    // Long afterwards an operator stores a line of an old file all the same.
+    world.advance(Duration::from_mins(10));
+    let spent = Portable {
+        resource: l1.clone(),
+        company: None,
+        scope: None,
+        installed_at: world.clock.now(),
+        pair: Some(Pair::received("of-an-old-file".into(), None, None, None, world.clock.now())),
+    };
+    assert_eq!(import(&process, &spent, true).await, Imported::Stored);
+    assert_eq!(world.stored(&l1).await.standby().len(), 1);
+    // The message arrives, and its pair is kept beside the spent one.
+    world.refresh(&process, world.rescued()).await;
+    world.queue.purge();
+    assert_eq!(world.stored(&l1).await.standby().len(), 2);
+    for expected in ["promoted", "renewed"] {
+        let refreshed = renew(&world, &process, &l1).await;
+        assert_eq!(matches!(refreshed, Refreshed::Renewed(_)), expected == "renewed", "{refreshed:?}");
+    }
+    assert!(!world.stored(&l1).await.may_need_standby());
+    assert_eq!(world.refresh_token_state(&l1).await, Some(RefreshTokenState::Live));
+    world.end().await;
+}
+
+async fn lines_with_and_without_an_access_token_are_compared_by_the_time_of_their_grant(world: World) {
+    let l1 = location("PM1");
+    let process = world.process().await;
+    let now = world.clock.now();
+    let granted = |token: &str, hours_ago: u64, with_access: bool, with_expiry: bool| {
+        let at = now - Duration::from_hours(hours_ago);
+        let access = with_access.then(|| format!("access-of-{token}").into());
+        let expires_at = with_expiry.then(|| at + Duration::from_hours(24));
+        let issued_at = (!with_expiry).then_some(at);
+        Portable {
+            resource: l1.clone(),
+            company: None,
+            scope: None,
+            installed_at: at,
+            pair: Some(Pair::received(token.into(), access, expires_at, issued_at, now)),
+        }
+    };
+    for (token, hours_ago, with_access, with_expiry, expected) in [
+        ("t2", 6, false, false, Imported::Stored),
+        ("t1", 9, true, true, Imported::KeptStored),
+        ("t3", 5, true, true, Imported::Stored),
+        ("t1", 9, false, true, Imported::KeptStored),
+        ("t4", 4, false, true, Imported::Stored),
+        ("t5", 4, true, false, Imported::KeptStored),
+        ("t6", 3, true, false, Imported::Stored),
+    ] {
+        let line = granted(token, hours_ago, with_access, with_expiry);
+        assert_eq!(import(&process, &line, false).await, expected, "{token}");
+    }
+    // The pairs of an installation are bounded.
+    let mut outcomes = Vec::new();
+    for number in 0..9 {
+        outcomes.push(import(&process, &granted(&format!("u{number}"), 0, true, true), true).await);
+    }
+    assert_eq!((outcomes[4], outcomes[5]), (Imported::Stored, Imported::KeptFull), "{outcomes:?}");
+    assert_eq!(world.stored(&l1).await.standby().len(), 8);
+    world.end().await;
+}
+
+async fn a_pair_that_does_not_open_is_replaced_on_request(world: World) {
+    let (l1, l2) = (location("PX1"), location("PX2"));
+    let process = world.process().await;
+    world.install(&process, &l1).await;
+    // Sealed tokens do not open in another item, as after the loss of a sealing key.
+    let key = world.stored(&l1).await.key();
+    let items = world.items().await;
+    let mut item = items.into_iter().find(|item| item["pk"].as_s().is_ok_and(|pk| *pk == key)).expect("stored");
+    item.insert("pk".to_owned(), AttributeValue::S(installation_key(&l2)));
+    world.put(item).await;
+    let line = elsewhere(&world, &process, &l2).await;
+    let error = process.installations.import(&line, Rules::default()).await.expect_err("it does not open");
+    assert!(matches!(error, ImportError::Vault(_)), "{error}");
+    assert_eq!(import(&process, &line, true).await, Imported::Stored);
+    let renewed = renew(&world, &process, &l2).await;
+    assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
     world.end().await;
 }
 
@@ -289,7 +418,7 @@ async fn an_import_fails_if_a_lease_or_a_standby_pair_came_in_between(world: Wor
             now,
         };
         let pair = line.pair.as_ref().expect("a pair");
-        let pair = pair.seal(&sealer, &l1, seen.version.reinstalled(), PairRole::Current);
+        let pair = pair.seal(&sealer, &l1, Import::version(Some(seen)), PairRole::Current);
         let import = Import { pair: &pair, refresh_sha256: None, standby: &[] };
         world.table.import(&new, Some(seen), &import, None).await.expect("a table")
     };
@@ -315,6 +444,32 @@ async fn an_import_fails_if_a_lease_or_a_standby_pair_came_in_between(world: Wor
     let added = world.table.add_standby(&leased, &standby, now).await.expect("a table");
     assert!(added.is_applied());
     assert!(matches!(store(&leased).await, Write::Conflict(_)), "a standby pair was added");
+    // A whole renewal without a known answer fits between the read and the write.
+    let read = world.stored(&l1).await;
+    world.advance(LEASE);
+    let last = LeaseOwner::new();
+    let claimed = world.table.claim(&claim(&world, &l1, seen.version, &last)).await.expect("a table");
+    assert!(claimed.is_applied());
+    let to = Release {
+        status: Status::Uncertain,
+        due_at: Some(now),
+        failures: 1,
+        retry_at: None,
+        finding: None,
+        now: world.clock.now(),
+    };
+    let released = world.table.release(&l1, seen.version, &last, to, None).await.expect("a table");
+    assert!(released.is_applied());
+    assert!(matches!(store(&read).await, Write::Conflict(_)), "another status");
+    let read = world.stored(&l1).await;
+    let last = LeaseOwner::new();
+    world.advance(Duration::from_secs(1));
+    let claimed = world.table.claim(&claim(&world, &l1, seen.version, &last)).await.expect("a table");
+    assert!(claimed.is_applied());
+    let released = world.table.release(&l1, seen.version, &last, to, None).await.expect("a table");
+    assert!(released.is_applied());
+    assert_eq!((read.version, read.status()), (seen.version, world.stored(&l1).await.status()), "the control");
+    assert!(matches!(store(&read).await, Write::Conflict(_)), "the token was presented again");
     assert!(matches!(store(&world.stored(&l1).await).await, Write::Applied(_)), "the control");
     world.end().await;
 }
@@ -335,7 +490,7 @@ async fn imports_and_renewals_at_the_same_time_lose_no_token(world: World) {
         company: None,
         scope: None,
         installed_at: world.clock.now(),
-        pair: Some(Pair::received(format!("spent-{resource}").into(), None, None)),
+        pair: Some(Pair::received(format!("spent-{resource}").into(), None, None, None, world.clock.now())),
     };
     let outcomes = join_all(all.iter().map(async |resource| {
         let spent = spent(resource);
@@ -454,4 +609,69 @@ async fn a_lost_answer_is_asked_for_during_a_pause(world: World) {
     assert!(world.table.end_pause().await.expect("a table"));
     world.advance(Duration::from_secs(3));
     world.end_without(&[&l2]).await;
+}
+
+async fn a_tick_during_a_pause_looks_only_for_lost_answers(world: World) {
+    let all: Vec<_> = (0..5).map(|number| location(&format!("PW{number}"))).collect();
+    let process = world.process().await;
+    for resource in &all {
+        world.install(&process, resource).await;
+    }
+    world.advance(Duration::from_hours(20));
+    // The holder of a lease has died. Its installation becomes due last of all.
+    let (dead, others) = all.split_first().expect("five");
+    let (version, owner) = (world.stored(dead).await.version, LeaseOwner::new());
+    let claimed = world.table.claim(&claim(&world, dead, version, &owner)).await.expect("a table");
+    assert!(claimed.is_applied());
+    world.table.pause(world.clock.now()).await.expect("a table");
+    world.advance(LEASE);
+    let tick = world.refresh(&process, json!({})).await;
+    let counts = ["refreshed", "failed", "left", "due"].map(|name| tick[name].as_u64().expect("a number"));
+    assert_eq!(counts, [1, 0, 4, 5], "{tick}");
+    assert_eq!((world.presented(), world.status(dead).await), (1, Status::Active));
+    for resource in others {
+        assert_eq!(world.logged(resource, "message", "the token was not renewed"), 0);
+    }
+    assert!(world.table.end_pause().await.expect("a table"));
+    world.advance(Duration::from_secs(3));
+    let tick = world.refresh(&process, json!({})).await;
+    assert_eq!(tick["refreshed"], 4, "{tick}");
+    world.end().await;
+}
+
+async fn an_answered_refusal_leaves_no_doubt(world: World) {
+    let (l1, l2) = (location("PD1"), location("PD2"));
+    let process = world.process().await;
+    let in_doubt = async |resource: &Resource| {
+        let overview = world.table.overview(resource).await.expect("a table").expect("stored");
+        let stored = world.stored(resource).await;
+        assert_eq!(stored.is_in_doubt(), overview.in_doubt);
+        (stored.status(), stored.is_in_doubt())
+    };
+    for resource in [&l1, &l2] {
+        world.install(&process, resource).await;
+    }
+    // The queue does not say if a granted pair waits there, so nothing is concluded from the refusal.
+    process.proxy.always(Call::Queue, ProxyFault::AccessDenied);
+    let refusal = Fault::refusal(400, "Invalid grant: refresh token is invalid");
+    world.market.fault(Endpoint::Refresh, refusal, Some(1));
+    let refused = renew(&world, &process, &l1).await;
+    assert!(matches!(refused, Refreshed::Failed(TokenError::InProgress { .. })), "{refused:?}");
+    assert_eq!(in_doubt(&l1).await, (Status::Uncertain, false));
+    process.proxy.heal();
+    // An answer that is lost later is in doubt again.
+    world.market.fault(Endpoint::Refresh, Fault::answer_lost(), Some(4));
+    world.advance(Duration::from_hours(1));
+    for resource in [&l1, &l2] {
+        let lost = renew(&world, &process, resource).await;
+        assert!(matches!(lost, Refreshed::Failed(TokenError::Unanswered { .. })), "{lost:?}");
+        assert_eq!(in_doubt(resource).await, (Status::Uncertain, true));
+    }
+    world.advance(Duration::from_secs(3));
+    for resource in [&l1, &l2] {
+        let renewed = renew(&world, &process, resource).await;
+        assert!(matches!(renewed, Refreshed::Renewed(_)), "{renewed:?}");
+        assert_eq!(in_doubt(resource).await, (Status::Active, false));
+    }
+    world.end().await;
 }

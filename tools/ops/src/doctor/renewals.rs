@@ -82,7 +82,7 @@ async fn oldest_due(stack: &Stack) -> Finding {
     let (what, now) = ("due", stack.app.clock.now());
     let mut oldest: Option<Millis> = None;
     for shard in 0..DUE_SHARDS {
-        match stack.app.table.due(shard, now, None, 1).await {
+        match stack.app.table.due(shard, Millis(0), now, None, 1).await {
             Err(error) => return Finding::fail(what, error.to_string(), SEE_TABLE),
             Ok(page) => oldest = page.items.iter().map(|due| due.due_at).chain(oldest).min(),
         }

@@ -1,20 +1,28 @@
 //! The command `export`.
 
+use std::collections::BTreeSet;
 use std::io::{IsTerminal as _, Write};
 
+use shared::domain::clock::Millis;
 use shared::domain::installation::Installation;
 use shared::domain::redacted::Redacted;
+use shared::domain::resource::Kind;
+use shared::domain::status::Status;
 use shared::install::portable::{NotPortable, Portable};
 
 use super::form;
 use crate::arguments::Export;
+use crate::breaker::SETTLED;
 use crate::error::CommandError;
 use crate::print::{Out, note};
 use crate::sealing::for_each_page;
 use crate::stack::Stack;
 
+/// At most this many resources are named in one sentence.
+const SHOWN: usize = 20;
+
 /// Writes all installations to standard output: JSON lines, encrypted by age. Nothing is written if they cannot all be
-/// read, or if an exported pair may be useless.
+/// read, if refreshing is not paused, or if an exported pair may be useless.
 pub(crate) async fn run(stack: &Stack, _out: Out, export: &Export) -> Result<(), CommandError> {
     let recipients = recipients(&export.recipient)?;
     if std::io::stdout().is_terminal() {
@@ -25,12 +33,9 @@ pub(crate) async fn run(stack: &Stack, _out: Out, export: &Export) -> Result<(),
         return Err(CommandError::without_yes(effect));
     }
     stack.expect_empty_queues("whose pairs are newer than the stored ones").await?;
-    let is_paused = stack.app.table.app_state().await?.paused_at.is_some();
+    let paused_at = expect_pause(stack).await?;
     let client_id = stack.app.app_secret.get().await?.client_id.clone();
-    let mut exported = Exported { in_doubt: usize::from(!is_paused), ..Exported::default() };
-    if !is_paused {
-        note("refreshing is not paused, and each renewal makes an exported pair useless: run ops pause first");
-    }
+    let mut exported = Exported::default();
     for_each_page(stack, "exported", async |page| {
         for stored in &page {
             exported.add(stack, stored, &client_id).await?;
@@ -38,6 +43,10 @@ pub(crate) async fn run(stack: &Stack, _out: Out, export: &Export) -> Result<(),
         Ok(())
     })
     .await?;
+    if expect_pause(stack).await? != paused_at {
+        return Err(CommandError::Refused("refreshing was resumed meanwhile: nothing was written".into()));
+    }
+    exported.note_agencies();
     if exported.in_doubt > 0 && !export.incomplete {
         return Err(CommandError::Refused(
             "some exported pairs may be useless (see above): nothing was written. --incomplete exports all the same"
@@ -51,6 +60,21 @@ pub(crate) async fn run(stack: &Stack, _out: Out, export: &Export) -> Result<(),
     let (count, left_out) = (exported.lines.len(), exported.left_out);
     note(&format!("{count} installations were exported; {left_out} without a token or a company were left out"));
     Ok(())
+}
+
+/// Returns the time of the pause. Refuses if a renewal may be under way: it makes an exported pair useless.
+async fn expect_pause(stack: &Stack) -> Result<Millis, CommandError> {
+    match stack.app.table.app_state().await?.paused_at {
+        None => Err(CommandError::Refused(
+            "refreshing is not paused, and each renewal makes an exported pair useless: run ops pause first".into(),
+        )),
+        Some(at) if stack.app.clock.now().since(at) < SETTLED => Err(CommandError::Refused(
+            "refreshing was paused a moment ago, and a renewal may be under way: run ops pause again, which waits for its \
+             end"
+            .into(),
+        )),
+        Some(at) => Ok(at),
+    }
 }
 
 fn recipients(texts: &[String]) -> Result<Vec<age::x25519::Recipient>, CommandError> {
@@ -67,6 +91,10 @@ struct Exported {
     left_out: usize,
     /// The number of reasons for which an exported pair may be useless.
     in_doubt: usize,
+    /// The exported companies.
+    companies: BTreeSet<String>,
+    /// The companies of the locations without a token of their own.
+    needed: BTreeSet<String>,
 }
 
 impl Exported {
@@ -91,11 +119,38 @@ impl Exported {
         if let Some(doubt) = doubt {
             self.in_doubt += 1;
             note(&format!(
-                "{resource}: {doubt}. A renewal decides: ops resume --yes, ops refresh {resource}, and ops pause again"
+                "{resource}: {doubt}. If no other system renews it, a renewal decides: ops resume --yes, ops refresh \
+                 {resource}, and ops pause again"
             ));
+        }
+        if stored.status() == Status::Uncertain && stored.findings.is_answered {
+            note(&format!("{resource}: the platform has refused its token, and it waits for another try"));
+        }
+        match (&installation.pair, resource.kind(), &installation.company) {
+            (Some(_), Kind::Company, _) => {
+                self.companies.insert(resource.id().to_owned());
+            }
+            (None, _, Some(company)) => {
+                self.needed.insert(company.clone());
+            }
+            _ => {}
         }
         self.lines.push(form::write(&installation, client_id));
         Ok(())
+    }
+
+    /// Names the companies whose locations are of no use, because their own installation has no valid grant.
+    fn note_agencies(&self) {
+        let missing: Vec<_> = self.needed.difference(&self.companies).collect();
+        for company in missing.iter().take(SHOWN) {
+            note(&format!(
+                "company:{company} has no valid grant and is left out: its locations without a token of their own cannot \
+                 get one until the agency has installed the app again"
+            ));
+        }
+        if missing.len() > SHOWN {
+            note(&format!("and {} more companies", missing.len() - SHOWN));
+        }
     }
 
     fn encrypt(&self, recipients: &[age::x25519::Recipient]) -> Result<Vec<u8>, CommandError> {

@@ -338,7 +338,7 @@ fn portable(
     };
     let is_minted = refresh.is_none() && resource.kind() == Kind::Location && company.is_some();
     let pair = match refresh {
-        Some(refresh) => Some(Pair::received(refresh, access.zip(expires_at), issued_at)),
+        Some(refresh) => Some(Pair::received(refresh, access, expires_at, issued_at, now)),
         None if is_minted => None,
         None => {
             let why = "only a location with a company has none: its token is made from the company's";
@@ -490,6 +490,11 @@ mod tests {
         let pair = read[0].pair.as_ref().expect("a pair");
         assert_eq!((read[0].company.as_deref(), read[0].installed_at), (Some("C1"), NOW));
         assert_eq!((pair.issued_at, pair.expires_at), (Millis(0), Millis(0)), "the schedule renews it soon");
+        // The time of the grant is known without an access token, too.
+        let line = r#"{"resource":"company:C1","refresh_token":"r1","expires_at":"2026-11-18T09:46:40Z"}"#;
+        let pair = of(line, None).expect("enough")[0].pair.clone().expect("a pair");
+        let granted_at = Millis(1_794_908_800_000);
+        assert_eq!((pair.access.expose(), pair.issued_at, pair.expires_at), ("", granted_at, granted_at));
         let minted = of("resource,class,company\nL1,location,C1", None).expect("minted");
         assert!(minted[0].pair.is_none());
     }
@@ -519,6 +524,9 @@ mod tests {
         }
         let ahead = line("issued_at", "1795000600").expect("a clock that is ahead");
         assert_eq!(ahead[0].pair.as_ref().expect("a pair").issued_at, NOW);
+        let ahead = line("expires_at", "1795087000").expect("a clock that is ahead");
+        let pair = ahead[0].pair.as_ref().expect("a pair");
+        assert_eq!((pair.issued_at, pair.expires_at), (NOW, Millis(1_795_087_000_000)));
     }
 
     #[test]

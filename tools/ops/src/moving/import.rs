@@ -1,5 +1,6 @@
 //! The command `import`.
 
+use std::collections::BTreeSet;
 use std::io::{IsTerminal as _, Read as _};
 use std::path::Path;
 use std::time::Duration;
@@ -23,6 +24,8 @@ use crate::stack::Stack;
 const CONCURRENCY: usize = 16;
 /// At most this many wrong lines are printed.
 const SHOWN_ERRORS: usize = 20;
+/// After this many failures in a row, no further token is renewed: the cause is the same for all.
+const MOST_FAILURES: usize = 5;
 
 /// The first renewals of pairs that are due already are distributed over a second for each line, and over this time at the
 /// most. Callers renew on demand meanwhile.
@@ -54,6 +57,7 @@ pub(crate) async fn run(stack: &Stack, out: Out, import: &Import) -> Result<(), 
     if import.renew.is_some() {
         expect_renewals(stack).await?;
     }
+    note_agencies(stack, &read).await?;
     let home = stack.authorization.public_url.as_ref().map(url::Url::as_str);
     let spread = LONGEST_SPREAD.min(Duration::from_secs(read.len() as u64));
     let rules = Rules { replace: import.replace, dry_run: import.dry_run, home, spread };
@@ -76,13 +80,13 @@ pub(crate) async fn run(stack: &Stack, out: Out, import: &Import) -> Result<(), 
         "without_token": without_token,
     });
     let mut not_renewed = 0;
-    if let Some(per_minute) = import.renew.filter(|_| failed == 0 && kept == 0) {
+    if let Some(per_minute) = import.renew {
         let of = to_renew.len();
         let renewed = renew(stack, to_renew, per_minute).await;
         not_renewed = of - renewed;
         value["renewed"] = json!(renewed);
         value["not_renewed"] = json!(not_renewed);
-        text = format!("{text}; {renewed} were renewed");
+        text = format!("{text}; {renewed} of the first two were renewed");
     }
     out.value(&value, &text);
     if failed > 0 {
@@ -90,14 +94,32 @@ pub(crate) async fn run(stack: &Stack, out: Out, import: &Import) -> Result<(), 
     }
     if kept > 0 {
         return Err(CommandError::Refused(format!(
-            "{kept} lines have another token than the one that is stored (see above). If refreshing is paused, do not \
-             resume it before it is clear which token of each is the valid one"
+            "{kept} lines differ from what is stored and were not stored (see above). Find out which token of each is the \
+             valid one before you delete the lines"
         )));
     }
     if not_renewed > 0 {
         return Err(CommandError::NotDone(format!(
             "{not_renewed} were not renewed: see above, and run the command again"
         )));
+    }
+    Ok(())
+}
+
+/// Names the companies on whose token locations of the file depend, and which are neither in the file nor usable here.
+async fn note_agencies(stack: &Stack, read: &[Read]) -> Result<(), CommandError> {
+    let all = || read.iter().map(|read| &read.installation);
+    let in_file: BTreeSet<_> = all().filter(|one| one.pair.is_some()).map(|one| one.resource.to_string()).collect();
+    let needed = all().filter(|one| one.pair.is_none()).filter_map(|one| one.company.as_deref());
+    for company in needed.collect::<BTreeSet<_>>() {
+        let Ok(company) = Resource::company(company) else { continue };
+        let stored = async || stack.app.table.overview(&company).await;
+        if !in_file.contains(&company.to_string()) && stored().await?.is_none_or(|stored| stored.status.has_ended()) {
+            note(&format!(
+                "{company} is not in the file and has no valid grant here: its locations without a token of their own \
+                 cannot be used"
+            ));
+        }
     }
     Ok(())
 }
@@ -163,11 +185,17 @@ async fn store(stack: &Stack, read: Vec<Read>, rules: Rules<'_>) -> (Counts, Vec
             }
             Ok(Imported::KeptStored) => {
                 counts.kept += 1;
-                say("was not stored: another token is stored, which was granted to this system or may be newer");
+                say("was not stored: a token is stored that was granted to this system or may be newer");
             }
             Ok(Imported::KeptLeased) => {
                 counts.kept += 1;
-                say("was not stored, because its token is being renewed now: run the command again");
+                say("was not stored, because its token is being renewed: run the command again in a minute");
+            }
+            Ok(Imported::KeptFull) => {
+                counts.kept += 1;
+                say(
+                    "was not stored, because several pairs are stored already: run ops refresh, which finds the valid one",
+                );
             }
             Err(error) => {
                 counts.failed += 1;
@@ -186,20 +214,25 @@ async fn store(stack: &Stack, read: Vec<Read>, rules: Rules<'_>) -> (Counts, Vec
     (counts, to_renew)
 }
 
-/// Makes the function `refresh` renew the tokens, one after another, at most `per_minute`. Returns the number of those
-/// that are renewed.
+/// Makes the function `refresh` renew the tokens, one after another, at most `per_minute`, until [`MOST_FAILURES`] fail in
+/// a row. Returns the number of those that are renewed.
 async fn renew(stack: &Stack, resources: Vec<Resource>, per_minute: u32) -> usize {
     let bar = progress::bar("renewed", Some(resources.len() as u64));
     let mut pace = tokio::time::interval(Duration::from_mins(1) / per_minute);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut renewed = 0;
+    let (mut renewed, mut failures) = (0, 0);
     for resource in resources {
+        if failures == MOST_FAILURES {
+            bar.suspend(|| note(&format!("{MOST_FAILURES} renewals in a row have failed: no other is tried")));
+            break;
+        }
         pace.tick().await;
         let summary = invoke_refresh(stack, &json!({ "resource": resource, "force": true })).await;
         let is_renewed = summary.as_ref().is_ok_and(|summary| summary["refreshed"] == 1 || summary["minted"] == 1);
         if is_renewed {
-            renewed += 1;
+            (renewed, failures) = (renewed + 1, 0);
         } else {
+            failures += 1;
             let why = summary
                 .err()
                 .map_or("ops show and the log of refresh have the reason".to_owned(), |error| error.to_string());
