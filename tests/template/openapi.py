@@ -69,7 +69,7 @@ BREAKAGES = [
     ("a code that nothing has", "            - suspended\n", "            - paused\n"),
     ("a state is missing", "Blocked, ", ""),
     ("an outcome is missing", "foreign_app, ", ""),
-    ("another version", "version: 0.1.0", "version: 0.1"),
+    ("another version", "version: 0.2.0", "version: 0.1"),
 ]
 
 

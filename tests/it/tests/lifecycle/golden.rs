@@ -1,10 +1,11 @@
 //! Stored formats: every kind of item that a released version has written must be read by all later versions.
 //!
-//! `tests/it/data/items/VERSION.json` holds the items of a version, as that version wrote them. A file never changes after
-//! its release. A new version whose items differ gets a file of its own:
+//! `tests/it/data/items/VERSION.json` holds the items of a version, as that version wrote them: 0.2.0 is the first. A file
+//! never changes after its release. A new version whose items differ gets a file of its own, named after the version in
+//! Cargo.toml:
 //!
 //! ```sh
-//! GOLDEN_ITEMS=tests/it/data/items/0.2.0.json cargo test --workspace --test lifecycle golden
+//! GOLDEN_ITEMS=$PWD/tests/it/data/items/0.3.0.json cargo test --workspace --test lifecycle golden
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -28,12 +29,14 @@ use shared::seal::pair::{Pair, PairRole, place};
 use shared::seal::{Binding, DataKeys, Field, Sealer};
 use shared::table::app::{BreakerReason, OpenBreaker};
 use shared::table::company::{ListReading, Note};
-use shared::table::installation::{Claim, NewInstallation, Renewal};
+use shared::table::idempotency::{CallId, CallOutcome, CallProgress, Intent, RecordedRequest};
+use shared::table::installation::{Claim, Finding, Import, NewInstallation, Release, Renewal};
 use shared::table::mark_budget::MarkBudget;
 use shared::table::minted::{InstallNotice, MintSource};
 use shared::table::reconciliation::{Comparison, Difference, ListedPage};
 use shared::table::redirect::{Ending, Progress as RedirectProgress, RedirectArrival, RedirectId};
 use shared::table::search::SearchReason;
+use shared::table::turns::Pattern;
 use shared::table::webhook::{IdempotencyKey, Progress};
 use shared::table::{Table, Write};
 
@@ -42,9 +45,13 @@ const DAY: Duration = Duration::from_hours(24);
 const TABLE: &str = "golden";
 const LIMITS: Limits = Limits { burst: 100, interval: Duration::from_secs(10), daily: 200_000 };
 
-fn sealer() -> Sealer {
+fn sealer_bound(binding: Binding) -> Sealer {
     let keys = DataKeys::parse(r#"{"current":"k1","k1":"0123456789abcdef0123456789abcdef"}"#).expect("well formed");
-    Sealer::new(Binding::new("golden", "golden"), keys.into())
+    Sealer::new(binding, keys.into())
+}
+
+fn sealer() -> Sealer {
+    sealer_bound(Binding::new("golden-stack", TABLE))
 }
 
 fn owner(name: &str) -> LeaseOwner {
@@ -111,7 +118,9 @@ async fn install(table: &Table, resource: &Resource, number: u32) -> Installatio
         now: NOW,
     };
     let first = TokenVersion { epoch: 1, generation: 1 };
-    let sealed = pair(number).seal(&sealer(), resource, first, PairRole::Current);
+    // The agency's pair is bound to the name of the table, as without a sealing context.
+    let sealer = if *resource == company() { sealer_bound(Binding::to_table(TABLE)) } else { sealer() };
+    let sealed = pair(number).seal(&sealer, resource, first, PairRole::Current);
     let event = Event { name: Name::Installed, at: NOW, epoch: 1 };
     let stored = applied(table.install(&new, None, &sealed, Some(event)).await.expect("a table"));
     assert_eq!(stored.version, first);
@@ -156,6 +165,7 @@ async fn write_all(store: &Store) {
     table.record_comparison("C1", &comparison).await.expect("a table");
     let open = OpenBreaker { reason: BreakerReason::WrongClient, until: NOW + DAY, fingerprint: Some("f1".to_owned()) };
     table.open_breaker(&open).await.expect("a table");
+    table.pause(NOW).await.expect("a table");
     applied(table.reserve_mark(&MarkBudget::default(), &owner("marker"), NOW).await.expect("a table"));
     applied(table.write_pace(&pace()).await.expect("a table"));
     table.remember_api_version(OwnCall::Mint, ApiVersion::V3).await.expect("a table");
@@ -173,6 +183,31 @@ async fn write_all(store: &Store) {
     for (share, resource) in shares() {
         limiter.take_within_share(share, &resource, 1, None).await.expect("a permit");
     }
+    let request = recorded();
+    for id in calls() {
+        applied(table.claim_call(&id, &owner("sender"), &intent(&request), NOW).await.expect("a table"));
+    }
+    let [answered, _] = calls();
+    let outcome = CallOutcome::Answered((201, Some(b"sealed".to_vec())));
+    assert!(table.end_call(&answered, &owner("sender"), &outcome, NOW + DAY, NOW).await.expect("a table"));
+    table.take_turns(&location("L1"), 2, PATTERN, NOW, NOW).await.expect("turns");
+}
+
+const PATTERN: Pattern = Pattern { calls: 10, within: Duration::from_secs(10) };
+
+/// A keyed request that has ended, and a message whose call is on its way.
+fn calls() -> [CallId; 2] {
+    [CallId::of_key("billing", &location("L1"), "order-17"), CallId::of_message("message-1")]
+}
+
+fn recorded() -> RecordedRequest {
+    let [caller, resource, method, path, fingerprint] =
+        ["billing", "location:L1", "POST", "/contacts/", "f1"].map(str::to_owned);
+    RecordedRequest { caller, resource, method, path, fingerprint }
+}
+
+fn intent(request: &RecordedRequest) -> Intent<'_> {
+    Intent { request, is_repeatable: false, lease_ends_at: NOW + Duration::from_secs(30), kept_until: NOW + DAY }
 }
 
 /// The shares of a permit each.
@@ -216,6 +251,47 @@ async fn write_installations(table: &Table) {
     applied(table.claim(&claim(&placeholder, &seeker, true)).await.expect("a table"));
     let is_queued = table.queue_search(&placeholder.resource, placeholder.version, &seeker, SearchReason::Unknown, NOW);
     assert!(is_queued.await.expect("a table"));
+    write_import(table).await;
+}
+
+/// Writes an imported pair beside the imported pair before it. The platform has refused the newer one for now.
+async fn write_import(table: &Table) {
+    let (resource, mut seen) = (location("L6"), None::<Installation>);
+    for number in [8, 9] {
+        let by = owner(&format!("importer-{number}"));
+        let new = NewInstallation {
+            resource: &resource,
+            owner: &by,
+            installed_at: NOW,
+            due_at: NOW + DAY,
+            company: None,
+            home: None,
+            scope: None,
+            details: None,
+            now: NOW,
+        };
+        let sealed = pair(number).seal(&sealer(), &resource, Import::version(seen.as_ref()), PairRole::Current);
+        let standby = seen.iter().map(|stored| StandbyPair {
+            owner: owner("importer-8"),
+            generation: stored.version.generation,
+            granted_from: stored.granted_from,
+            pair: pair(8).seal(&sealer(), &resource, stored.version, PairRole::Standby),
+        });
+        let (sha256, standby) = (pair(number).refresh_sha256(), standby.collect::<Vec<_>>());
+        let import = Import { pair: &sealed, refresh_sha256: sha256.as_deref(), standby: &standby };
+        seen = Some(*applied(table.import(&new, seen.as_ref(), &import, None).await.expect("a table")));
+    }
+    let (stored, by) = (seen.expect("imported"), owner("refused"));
+    applied(table.claim(&claim(&stored, &by, false)).await.expect("a table"));
+    let to = Release {
+        status: Status::Uncertain,
+        due_at: Some(NOW + DAY),
+        failures: 1,
+        retry_at: Some(NOW + DAY),
+        finding: Some(Finding::Waits),
+        now: NOW,
+    };
+    applied(table.release(&resource, stored.version, &by, to, None).await.expect("a table"));
 }
 
 fn pace() -> Pace {
@@ -260,7 +336,7 @@ async fn expect_all(store: &Store) {
         (open.reason, open.until, open.fingerprint.as_deref()),
         (BreakerReason::WrongClient, NOW + DAY, Some("f1"))
     );
-    assert_eq!((app.budget.taken(NOW), app.pace), (1, pace()));
+    assert_eq!((app.budget.taken(NOW), app.paused_at, app.pace), (1, Some(NOW), pace()));
     assert_eq!(table.api_versions().await.expect("a table"), [(OwnCall::Mint, ApiVersion::V3)]);
     assert!(!table.raise_alarm("unseal", NOW, DAY).await.expect("a table"), "it was raised");
     let claimed = table.claim_webhook(&IdempotencyKey::Id("W1".to_owned()), &owner("other"), NOW).await;
@@ -280,6 +356,14 @@ async fn expect_all(store: &Store) {
         let refused = store.limiter().take_within_share(share, &resource, 1, None).await;
         assert!(refused.is_err(), "the share is used up");
     }
+    let [answered, in_flight] = calls();
+    let call = table.call(&answered, NOW).await.expect("a table").expect("a record");
+    let answer = CallProgress::Answered((201, Some(b"sealed".to_vec())));
+    assert_eq!((call.request, call.progress, call.kept_until), (recorded(), answer, NOW + DAY));
+    let call = table.call(&in_flight, NOW).await.expect("a table").expect("a record");
+    assert_eq!(call.progress, CallProgress::InFlight(NOW + Duration::from_secs(30)));
+    let turns = table.take_turns(&location("L1"), 9, PATTERN, NOW, NOW).await.expect("turns");
+    assert!(turns[7] < NOW + PATTERN.within && turns[8] == NOW + PATTERN.within, "two turns were taken: {turns:?}");
 }
 
 async fn expect_installations(table: &Table) {
@@ -318,6 +402,13 @@ async fn expect_installations(table: &Table) {
     assert!(placeholder.is_placeholder());
     assert_eq!(table.searches().await.expect("a table"), [location("L5")]);
     assert_eq!(table.search(&location("L5")).await.expect("a table").expect("a search").since, NOW);
+    let imported = stored(&location("L6")).await;
+    assert_eq!((imported.status(), imported.findings.is_answered, tokens(&imported)), (Status::Uncertain, true, of(9)));
+    assert_eq!(imported.imported_sha256, pair(9).refresh_sha256());
+    let [standby] = imported.standby() else { panic!("one standby pair: {imported:?}") };
+    let version = TokenVersion { generation: standby.generation, ..imported.version };
+    let refresh = standby.pair.refresh.as_deref().expect("a token");
+    assert_eq!(open(&imported, version, Field::StandbyRefresh, refresh), "refresh-8");
 }
 
 fn folder() -> PathBuf {
