@@ -22,6 +22,11 @@ def _resource(template, name):
     return template["Resources"][name]["Properties"]
 
 
+def _dashboard(template, old, new):
+    text, values = _resource(template, "Dashboard")["DashboardBody"]["Fn::Sub"]
+    return {"Fn::Sub": [text.replace(old, new), values]}
+
+
 BREAKAGES = [
     (
         checks.functions_are_the_four_binaries,
@@ -590,14 +595,21 @@ BREAKAGES = [
         monitoring.dashboard_shows_what_is_written,
         "a widget of nothing",
         lambda t: _resource(t, "Dashboard").update(
-            DashboardBody={"Fn::Sub": _resource(t, "Dashboard")["DashboardBody"]["Fn::Sub"].replace("OldestDueAge", "OldestAge")}
+            DashboardBody=_dashboard(t, "OldestDueAge", "OldestAge")
+        ),
+    ),
+    (
+        checks.a_restored_table_takes_the_place_of_the_stacks_own,
+        "a dashboard of the table that was lost",
+        lambda t: _resource(t, "Dashboard").update(
+            DashboardBody=_dashboard(t, "${TableName}", "${Table}")
         ),
     ),
     (
         monitoring.dashboard_shows_what_is_written,
         "a widget that searches the metrics of all stacks",
         lambda t: _resource(t, "Dashboard").update(
-            DashboardBody={"Fn::Sub": _resource(t, "Dashboard")["DashboardBody"]["Fn::Sub"].replace('\\"HoopaiRelay/${AWS::StackName}\\"', "HoopaiRelay")}
+            DashboardBody=_dashboard(t, '\\"HoopaiRelay/${AWS::StackName}\\"', "HoopaiRelay")
         ),
     ),
     (

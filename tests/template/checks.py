@@ -516,8 +516,7 @@ def no_resource_depends_on_itself(template, full, bare):
 def a_restored_table_takes_the_place_of_the_stacks_own(template, full, bare):
     restored = expand(template, lambda condition: True)
     for name, resource in restored.items():
-        # The dashboard's widget of throttles keeps the name of the stack's own table.
-        if name not in ("Table", "Dashboard") and re.search(r'"Ref": "Table"|"Table", "Arn"|"Table\.Arn"|\$\{Table\b', json.dumps(resource)):
+        if name != "Table" and re.search(r'"Ref": "Table"|"Table", "Arn"|"Table\.Arn"|\$\{Table\b', json.dumps(resource)):
             yield f"{name}: uses the stack's own table although another was restored"
 
 

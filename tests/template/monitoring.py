@@ -125,7 +125,8 @@ def alarms_lead_to_a_runbook(template, full, bare):
 def dashboard_shows_what_is_written(template, full, bare):
     ours, shown = metrics_in_code(), set()
     (dashboard,) = of_type(full, "AWS::CloudWatch::Dashboard").values()
-    for widget in json.loads(dashboard["Properties"]["DashboardBody"]["Fn::Sub"])["widgets"]:
+    text, _ = dashboard["Properties"]["DashboardBody"]["Fn::Sub"]
+    for widget in json.loads(text)["widgets"]:
         for metric in widget["properties"]["metrics"]:
             if isinstance(metric[0], dict):
                 search = re.search(r'\{"(.+)",(\w+)\} MetricName="(\w+)"', metric[0]["expression"])
