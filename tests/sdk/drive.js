@@ -102,7 +102,8 @@ async function limits(client) {
   for (const _again of [false, true]) {
     assert.equal(run("job-node", JSON.stringify(contacts)), "25 done, 0 failed, 0 to look at\n");
   }
-  process.stdout.write(`node: ${answered} operations, errors, limits, invoke\n`);
+  assert.match(run("paging-node"), /^(2[1-9]|[3-9]\d) contacts\n$/, "more than a page");
+  process.stdout.write(`node: ${answered} operations, errors, limits, invoke, paging\n`);
 })().catch((error) => {
   process.stderr.write(`${error.stack}\n`);
   process.exit(1);

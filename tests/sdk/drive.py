@@ -10,12 +10,14 @@ import pathlib
 import re
 import subprocess
 import sys
+import time
 
 from highlevel import HighLevel
 from highlevel.error import GHLError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PAGES = "".join((ROOT / page).read_text() for page in ("README.md", "docs/calling.md", "docs/recipes/nightly-job.md"))
+RECIPES = sorted((ROOT / "docs/recipes").glob("*.md"))
+PAGES = "".join(page.read_text() for page in (ROOT / "README.md", ROOT / "docs/calling.md", *RECIPES))
 LOCATION, COMPANY = os.environ["LOCATION_ID"], os.environ["COMPANY_ID"]
 HERE = {"headers": {"locationId": LOCATION}}
 
@@ -37,8 +39,41 @@ def run_python(name: str, given: str = "") -> str:
     return run(sys.executable, "-c", example(name, "python"), given=given)
 
 
-def run_shell(name: str) -> str:
-    return run("bash", "-euo", "pipefail", "-c", example(name, "sh"))
+def run_shell(name: str, then: str = "") -> str:
+    return run("bash", "-euo", "pipefail", "-c", f"{example(name, 'sh')}\n{then}")
+
+
+def new_callers() -> None:
+    """Runs the recipes' commands that add callers, and puts the keys into the environment."""
+    for name, keys in {"three-callers": ("CRM_SYNC_KEY", "MAILER_KEY", "REPORT_KEY"), "agent-caller": ("AGENT_KEY",)}.items():
+        printed = run_shell(name, "".join(f'\necho "key:{key}=${key}"' for key in keys))
+        found = dict(re.findall(r"^key:(\w+)=(rk_\w+)$", printed, re.M))
+        assert set(found) == set(keys), printed
+        os.environ.update(found)
+
+
+def recipes() -> None:
+    """Runs the recipes. A relay knows new callers within a minute."""
+    said = ""
+    for _ in range(70):
+        said = run_shell("three-callers-use")
+        if "401" not in said:
+            break
+        time.sleep(1)
+    assert said == "200\n403\n", said
+    # The relays learn of the callers one after another.
+    for _ in range(70):
+        said = run_python("agent-python")
+        if "401" not in said:
+            break
+        time.sleep(1)
+    assert said == "200 403\n", said
+    total = re.search(r'"total":(\d+)', run_shell("key-curl"))
+    # The second request of the example has added a contact.
+    assert total and run_python("paging-python") == f"{int(total[1]) + 1} contacts\n"
+    assert int(total[1]) > 20, "more than a page"
+    first, second = run_python("charge-python"), run_python("charge-python")
+    assert first == second and first.strip(), (first, second)
 
 
 async def services(client: HighLevel) -> int:
@@ -109,6 +144,7 @@ async def limits(client: HighLevel) -> None:
 
 
 async def main() -> None:
+    new_callers()
     assert run_python("sdk-python") == "Ada\n"
     HighLevel.BASE_URL = os.environ["DROP_IN_URL"]
     client = HighLevel(private_integration_token=os.environ["RELAY_KEY"])
@@ -124,7 +160,8 @@ async def main() -> None:
     for _ in range(2):
         said = run_python("job-python", json.dumps(contacts))
         assert said == "25 done, 0 failed, 0 to look at\n", said
-    print(f"python: {answered} operations, errors, limits, invoke; curl with a key and signed")
+    recipes()
+    print(f"python: {answered} operations, errors, limits, invoke, recipes; curl with a key and signed")
 
 
 asyncio.run(main())

@@ -5,7 +5,8 @@ const fs = require("node:fs");
 const path = require("node:path");
 
 const root = path.join(__dirname, "..", "..");
-const names = ["README.md", "docs/calling.md", "docs/recipes/nightly-job.md"];
+const recipes = fs.readdirSync(path.join(root, "docs/recipes")).map((page) => `docs/recipes/${page}`);
+const names = ["README.md", "docs/calling.md", ...recipes];
 const pages = names.map((page) => fs.readFileSync(path.join(root, page), "utf8")).join("");
 
 // A module finds its packages from the folder that it is in: the one with the clients' node_modules.

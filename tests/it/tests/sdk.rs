@@ -1,10 +1,12 @@
 //! The clients that a team already has, namely the platform's official clients and the AWS SDK, use the relay through a
-//! real gateway. The examples of README.md, docs/calling.md and docs/recipes/nightly-job.md run as they are written.
+//! real gateway. The examples of README.md, docs/calling.md and docs/recipes run as they are written, with the environment
+//! that the sandbox prints.
 //!
 //! `SDK_NODE_MODULES` and `SDK_PYTHON` say where the clients of `tests/sdk` are installed; `.ci/run` installs them.
 
 use std::io::Write as _;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
 use it::dynamo::skip;
 use it::outside::{Setup, System, company, location};
@@ -21,6 +23,22 @@ fn installed(variable: &str, test: &str) -> Option<String> {
     value
 }
 
+/// A folder with the command `ops` for this system, as the documents write it.
+fn tools(system: &System, driver: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("the test's own path");
+    let built = test.parent().and_then(Path::parent).expect("a target folder").join("ops");
+    assert!(built.is_file(), "{} is not there: cargo build --workspace --bins", built.display());
+    let folder = std::env::temp_dir().join(format!("hoopai-relay-tools-{}-{driver}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let variables =
+        system.operators_environment().into_iter().map(|(name, value)| format!("export {name}='{value}'\n"));
+    let script = format!("#!/bin/sh\n{}exec '{}' \"$@\"\n", variables.collect::<String>(), built.display());
+    let program = folder.join("ops");
+    std::fs::write(&program, script).expect("a file");
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("a program");
+    folder
+}
+
 async fn drive(driver: &str, program: &str, variables: &[(&str, &str)]) {
     let callers = vec![
         json!({ "id": "billing", "aliases": ["billing"], "methods": ["GET"] }),
@@ -31,25 +49,13 @@ async fn drive(driver: &str, program: &str, variables: &[(&str, &str)]) {
     for resource in [location(1), location(2), company()] {
         system.install(&resource).await;
     }
-    let gateway = system.sandbox.gateway.url();
+    let tools = tools(&system, driver);
+    let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap_or_default());
     let output = Command::new(program)
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../sdk").join(driver))
-        .env("GATEWAY_URL", &gateway)
-        .env("DROP_IN_URL", format!("{gateway}/api"))
-        .env("RELAY_URL", format!("{gateway}/relay"))
-        .env("RELAY_KEY", &system.sandbox.caller_key)
-        .env("RELAY_FUNCTION", "relay")
-        .env("LOCATION_ID", location(1).id())
+        .envs(system.sandbox.examples_environment())
+        .env("PATH", path)
         .env("LIMITED_LOCATION_ID", location(2).id())
-        .env("COMPANY_ID", company().id())
-        .env("AWS_ENDPOINT_URL_LAMBDA", system.sandbox.runtime.url())
-        .env("AWS_ENDPOINT_URL_SQS", system.sandbox.calls.endpoint())
-        .env("CALLS_QUEUE_URL", system.sandbox.calls.url())
-        .env("RESULTS_QUEUE_URL", system.sandbox.results.url())
-        .env("AWS_REGION", "us-east-1")
-        .env("AWS_DEFAULT_REGION", "us-east-1")
-        .env("AWS_ACCESS_KEY_ID", "sandbox")
-        .env("AWS_SECRET_ACCESS_KEY", "sandbox")
         .env("AWS_SESSION_TOKEN", "a-session-token")
         .envs(variables.iter().copied())
         .output()
@@ -57,6 +63,7 @@ async fn drive(driver: &str, program: &str, variables: &[(&str, &str)]) {
         .expect("it can be run");
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    std::fs::remove_dir_all(tools).expect("removed");
     let _told = write!(std::io::stderr(), "{said}");
     system.end().await;
 }

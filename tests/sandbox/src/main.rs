@@ -127,6 +127,21 @@ fn assignment(text: &str) -> Result<(String, String), String> {
 }
 
 impl Arguments {
+    /// Checks the numbers, before anything starts.
+    fn check(&self) -> Result<(), StartError> {
+        let numbers = [
+            ("--relays", self.relays as u64),
+            ("--token-life", self.token_life),
+            ("--burst", self.burst as u64),
+            ("--daily", self.daily),
+            ("--token-requests", self.token_requests.unwrap_or(1) as u64),
+        ];
+        match numbers.into_iter().find(|(_, number)| *number == 0) {
+            Some((option, _)) => Err(StartError::Option(format!("{option} must be 1 or more"))),
+            None => Ok(()),
+        }
+    }
+
     fn into_options(self) -> Options {
         let rotation = match self.rotation {
             RotationArgument::Strict => Rotation::Strict,
@@ -177,7 +192,7 @@ async fn main() -> ExitCode {
     match show(arguments).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say_error(&error.to_string());
+            say_error(&format!("sandbox: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -199,6 +214,7 @@ async fn be(function: Function) -> ExitCode {
 }
 
 async fn show(arguments: Arguments) -> Result<(), StartError> {
+    arguments.check()?;
     let colours = Colours::of_stdout();
     let verbose = arguments.verbose;
     let bus = EventBus::default();
@@ -207,6 +223,10 @@ async fn show(arguments: Arguments) -> Result<(), StartError> {
         started = Sandbox::start(arguments.into_options(), bus) => started?,
         _ = tokio::signal::ctrl_c() => return Ok(()),
     };
+    if let Some((function, problem)) = sandbox.start_failure() {
+        sandbox.end().await;
+        return Err(StartError::Function { function, problem });
+    }
     say(&terminal::welcome(&sandbox, colours));
     // One future for the whole loop: with one future per turn, a signal between two turns would be lost.
     let mut ended = std::pin::pin!(ended());

@@ -80,6 +80,11 @@ pub struct Secrets {
 pub struct Writer(Arc<Mutex<State>>);
 
 impl Writer {
+    /// Returns the current string of a secret.
+    pub fn get(&self, id: &str) -> Option<String> {
+        lock(&self.0).secrets.get(id)?.current().map(|(_, version)| version.value.clone())
+    }
+
     /// Sets a secret's string; see [`Secrets::put`].
     pub fn put(&self, id: &str, value: impl Into<String>) {
         lock(&self.0).put(id, value.into(), &identity::uuid(), &[CURRENT]);

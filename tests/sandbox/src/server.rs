@@ -44,6 +44,17 @@ pub enum StartError {
         /// The problem with the file.
         problem: String,
     },
+    /// An option of the command line has a value that cannot work.
+    #[error("{0}")]
+    Option(String),
+    /// A function did not start.
+    #[error("the function {function} does not start: {problem}")]
+    Function {
+        /// Name of the function.
+        function: &'static str,
+        /// The error that the function reported.
+        problem: String,
+    },
     /// The sandbox cannot find its own binary, or cannot get random numbers.
     #[error("the system refused: {0}")]
     System(String),

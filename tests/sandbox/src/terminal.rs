@@ -4,11 +4,7 @@ use std::{fmt::Write as _, io::IsTerminal as _};
 
 use serde_json::Value;
 
-use crate::{
-    events::Event,
-    marketplace::grants::Resource,
-    whole::{CALLER_ALIAS, Sandbox},
-};
+use crate::{events::Event, marketplace::grants::Resource, whole::Sandbox};
 
 /// Use of colours in lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,12 +126,11 @@ pub(crate) fn log_line(line: &str, verbose: bool) -> Option<String> {
     }))
 }
 
-/// Returns links and commands to try.
+/// Returns links and commands to try. The commands use the variables that the first of them set.
 pub fn welcome(sandbox: &Sandbox, colours: Colours) -> String {
-    let (gateway, platform, invoke) = (sandbox.gateway.url(), sandbox.marketplace.url(), sandbox.runtime.url());
+    let (gateway, platform) = (sandbox.gateway.url(), sandbox.marketplace.url());
     let options = sandbox.marketplace.options();
     let location = options.locations.first().map_or("LOCATION", |location| location.id.as_str());
-    let (key, alias) = (&sandbox.caller_key, CALLER_ALIAS);
     let heading = |text: &str| colours.paint(BLUE, text);
     let alive = if sandbox.marketplace.live_refresh_tokens(&Resource::Location(location.to_owned())).is_empty() {
         ""
@@ -145,31 +140,34 @@ pub fn welcome(sandbox: &Sandbox, colours: Colours) -> String {
     format!(
         "\
 {watch}
+{prepare}
+{exports}
+
 {install}{alive}
   our link, with a state      {gateway}/oauth/install
   from the marketplace        {platform}/install
+  without a browser:
+  curl -sLo /dev/null -w '%{{http_code}}\\n' -d '{{\"resource\":{{\"location\":\"{location}\"}}}}' {platform}/_sandbox/install
 
 {call}
-  export KEY={key}
-  curl -H \"Authorization: Bearer $KEY\" '{gateway}/relay/locations/{location}/contacts/?limit=20'
-  curl -H \"Authorization: Bearer $KEY\" '{gateway}/relay/locations/{location}'        # status and quota
+  curl -H \"Authorization: Bearer $RELAY_KEY\" \"$RELAY_URL/locations/$LOCATION_ID/contacts/?limit=20\"
+  curl -H \"Authorization: Bearer $RELAY_KEY\" \"$RELAY_URL/locations/$LOCATION_ID\"        # state and limits
   curl -d '{{\"resource\":{{\"location\":\"{location}\"}},\"method\":\"GET\",\"path\":\"/contacts/\"}}' \\
-    '{invoke}/2015-03-31/functions/relay:{alias}/invocations'                        # as a function invokes it
+    \"$AWS_ENDPOINT_URL_LAMBDA/2015-03-31/functions/$RELAY_FUNCTION:billing/invocations\"   # as a function invokes it
 
 {limit}
-  for i in $(seq {over}); do for path in contacts/ locations/{location}; do
-    curl -so /dev/null -w '%{{http_code}} ' -H \"Authorization: Bearer $KEY\" \"{gateway}/relay/locations/{location}/$path\"
+  for i in $(seq {over}); do for path in contacts/ locations/$LOCATION_ID; do
+    curl -so /dev/null -w '%{{http_code}} ' -H \"Authorization: Bearer $RELAY_KEY\" \"$RELAY_URL/locations/$LOCATION_ID/$path\"
   done; done
 
 {renew}
-  curl -X POST '{platform}/_sandbox/expire-access-tokens'                            # then call again
+  curl -X POST {platform}/_sandbox/expire-access-tokens        # then call again
   curl -d '{{\"at\":\"refresh\",\"fault\":{{\"kind\":\"hang_up\",\"processed\":true}},\"times\":1}}' \\
-    '{platform}/_sandbox/faults'                                                     # the next answer is lost
-  curl '{platform}/_sandbox/state'
+    {platform}/_sandbox/faults                                  # the next answer is lost
+  curl {platform}/_sandbox/state
 
 {receive}
-  curl -d '{{\"resource\":{{\"location\":\"{location}\"}},\"times\":200}}' \\
-    '{platform}/_sandbox/webhooks'                                                   # each is a line \"event\"
+  curl -d '{{\"resource\":{{\"location\":\"{location}\"}},\"times\":200}}' {platform}/_sandbox/webhooks   # each is a line \"event\"
 
 {operate}
   cargo run -qp ops -- --sandbox={platform} doctor
@@ -179,6 +177,8 @@ Ctrl-C ends everything.
         watch = sandbox.console.as_ref().map_or_else(String::new, |console| {
             format!("{}\n  the console, with buttons   {}\n", heading("Watch it"), console.url())
         }),
+        prepare = heading("Prepare a second terminal, for these commands and for the examples of the documents"),
+        exports = sandbox.exports(),
         install = heading("Install"),
         call = heading("Call the API through the relay"),
         limit =

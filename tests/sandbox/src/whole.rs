@@ -41,6 +41,9 @@ pub const WEBHOOK_SECRET: &str = "hoopai-relay/webhook";
 pub const CALLER: &str = "sandbox";
 /// Alias of `relay` that the caller `sandbox` invokes.
 pub const CALLER_ALIAS: &str = "sandbox";
+/// Further callers, as the documents' examples name them: a function that invokes the alias `billing`, and a job that only
+/// uses the queue of calls.
+const EXAMPLE_CALLERS: [&str; 2] = ["billing", "job"];
 /// Visibility time-out of the queue of calls. An invocation of `relay` takes a few seconds.
 const CALLS_VISIBILITY: Duration = Duration::from_secs(30);
 /// Number of invocations of `relay` for the queue of calls at the same time.
@@ -141,6 +144,7 @@ pub struct Sandbox {
     pub event_bridge: EventBridge,
     /// All output of the functions.
     pub logs: LogBook,
+    _data: Option<DataFile>,
     /// The events of all parts.
     pub bus: EventBus,
     /// The page that shows the events, if there is one.
@@ -181,10 +185,12 @@ impl Keys {
 
     fn fill(&self, secrets: &Secrets, client_id: &str) {
         let app = json!({ "client_id": client_id, "client_secret": self.client_secret });
-        let caller = caller_entry(&self.caller_key);
+        let [billing, job] = EXAMPLE_CALLERS;
+        let examples = [json!({ "id": billing, "aliases": [billing] }), json!({ "id": job, "queue": true })];
+        let callers: Vec<_> = std::iter::once(caller_entry(&self.caller_key)).chain(examples).collect();
         secrets.put(APP_SECRET, app.to_string());
         secrets.put(SEALING_SECRET, json!({ "current": "k1", "k1": self.sealing_key }).to_string());
-        secrets.put(CALLERS_SECRET, json!({ "callers": [caller] }).to_string());
+        secrets.put(CALLERS_SECRET, json!({ "callers": callers }).to_string());
     }
 }
 
@@ -201,6 +207,31 @@ pub fn caller_entry(key: &str) -> Value {
     })
 }
 
+/// The data file of one sandbox. The lock ends with the process, also if it crashes.
+#[derive(Debug)]
+struct DataFile {
+    _lock: std::fs::File,
+}
+
+impl DataFile {
+    /// Takes the data file for this process, before anything is written.
+    fn open(path: &Path) -> Result<Self, StartError> {
+        let problem = |problem: String| StartError::File { path: path.display().to_string(), problem };
+        if path.is_dir() {
+            return Err(problem("this is a folder; --data needs the path of a file".to_owned()));
+        }
+        let lock = beside(path, "lock");
+        let lock = std::fs::File::create(&lock).map_err(|error| problem(format!("cannot be written: {error}")))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { _lock: lock }),
+            Err(std::fs::TryLockError::WouldBlock) => {
+                Err(problem("another sandbox uses this file; end it, or choose another file".to_owned()))
+            }
+            Err(std::fs::TryLockError::Error(error)) => Err(problem(format!("cannot be locked: {error}"))),
+        }
+    }
+}
+
 /// Returns the path of a file beside the data file: `relay.db` → `relay.db-keys.json`. `.gitignore` covers these files.
 fn beside(data: &Path, ending: &str) -> PathBuf {
     let mut name = data.as_os_str().to_owned();
@@ -215,6 +246,7 @@ impl Sandbox {
     /// # Errors
     /// A port is taken, a file cannot be read, or a program does not start.
     pub async fn start(mut options: Options, bus: EventBus) -> Result<Self, StartError> {
+        let data = options.data.as_deref().map(DataFile::open).transpose()?;
         let keys = match &options.data {
             Some(data) => Keys::beside(data, options.marketplace.client_secret.clone())?,
             None => Keys::new(options.marketplace.client_secret.clone()),
@@ -248,7 +280,9 @@ impl Sandbox {
                 runtime.create_alias(function, alias);
             }
         }
-        runtime.create_alias("relay", CALLER_ALIAS);
+        for alias in [CALLER_ALIAS, EXAMPLE_CALLERS[0]] {
+            runtime.create_alias("relay", alias);
+        }
         let gateway = Gateway::start(options.port, runtime.clone(), alias.as_deref(), bus.clone()).await?;
         let marketplace = Box::pin(Marketplace::start(options.marketplace.clone(), bus.clone())).await?;
         marketplace.allow_redirect(format!("{}{CALLBACK_PATH}", gateway.url()));
@@ -277,6 +311,7 @@ impl Sandbox {
             dead_calls,
             event_bridge,
             logs: LogBook::default(),
+            _data: data,
             bus,
             console: None,
             caller_key: keys.caller_key,
@@ -304,6 +339,7 @@ impl Sandbox {
             secrets: self.secrets.writer(),
             table: Table { client: self.dynamo.client(), name: TABLE.into() },
             caller_key: self.caller_key.clone(),
+            exports: self.exports(),
             calls: self.calls.clone(),
             workers: self.workers.iter().map(Worker::handle).collect(),
             bus: self.bus.clone(),
@@ -357,6 +393,45 @@ impl Sandbox {
         let own = own.map(|(name, value)| (name.to_owned(), value));
         let account = process::account().into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
         account.chain(self.environment.clone()).chain(own).collect()
+    }
+
+    /// Returns the environment of the programs in README.md, docs/calling.md and docs/recipes.
+    pub fn examples_environment(&self) -> Vec<(&'static str, String)> {
+        let options = self.marketplace.options();
+        let gateway = self.gateway.url();
+        let own = vec![
+            ("RELAY_KEY", self.caller_key.clone()),
+            ("RELAY_URL", format!("{gateway}/relay")),
+            ("DROP_IN_URL", format!("{gateway}/api")),
+            ("GATEWAY_URL", gateway),
+            ("LOCATION_ID", options.locations.first().map(|location| location.id.clone()).unwrap_or_default()),
+            ("COMPANY_ID", options.company.clone()),
+            ("RELAY_FUNCTION", "relay".to_owned()),
+            ("CALLS_QUEUE_URL", self.calls.url()),
+            ("RESULTS_QUEUE_URL", self.results.url()),
+            ("AWS_ENDPOINT_URL_LAMBDA", self.runtime.url()),
+            ("AWS_ENDPOINT_URL_SQS", self.queue.endpoint()),
+        ];
+        own.into_iter().chain(process::account().map(|(name, value)| (name, value.to_owned()))).collect()
+    }
+
+    /// Returns [`Self::examples_environment`] as commands of a shell.
+    pub fn exports(&self) -> String {
+        let lines = self.examples_environment().into_iter().map(|(name, value)| format!("export {name}='{value}'"));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    /// Returns the first function of which no process has asked for work, and the last line that it has logged.
+    pub fn start_failure(&self) -> Option<(&'static str, String)> {
+        let is_idle = |function: &&str| self.workers_of(function).next().is_some() && self.runtime.polls(function) == 0;
+        let function = FUNCTIONS.into_iter().find(is_idle)?;
+        let lines = self.logs.lines().into_iter().rev();
+        let line = lines.filter(|line| line.function == function).map(|line| line.line).next();
+        let line = line.unwrap_or_else(|| "it logs nothing".to_owned());
+        // A wrong environment is logged as a list of sentences.
+        let sentences = line.split_once("[\"").and_then(|(_, rest)| rest.rsplit_once("\"]"));
+        let problem = sentences.map_or(line.clone(), |(sentences, _)| sentences.replace("\", \"", "; "));
+        Some((function, problem))
     }
 
     /// Returns the parts of the sandbox that a worker uses.

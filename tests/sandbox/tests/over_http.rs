@@ -1,7 +1,7 @@
 //! Tests of the fake platform and the emulators over HTTP, with the clients that the functions use: the AWS SDKs and
 //! `reqwest`.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use sandbox::{
     events::EventBus,
@@ -15,8 +15,10 @@ use sandbox::{
     queue::Queue,
     runtime_api::{Invocation, RuntimeApi},
     secrets::{Failure, Secrets},
+    whole::{Options, Programs, Sandbox},
 };
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
 
@@ -343,4 +345,86 @@ async fn the_gateway_passes_requests_to_the_function_and_answers_back() -> TestR
     let qualified = Invocation { timeout: Duration::from_millis(50), ..Invocation::default() };
     assert!(runtime.invoke_json("relay", &json!({}), qualified).await.is_err(), "nobody is left to answer");
     Ok(())
+}
+
+/// Runs the sandbox with options that cannot work. Returns its exit code and what it says.
+async fn refused(options: &[&str]) -> (Option<i32>, String) {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_sandbox"));
+    let command =
+        command.args(["--port", "0", "--platform-port", "0", "--no-console"]).args(options).kill_on_drop(true);
+    let run = tokio::time::timeout(Duration::from_mins(1), command.output()).await;
+    let done = run.unwrap_or_else(|_| panic!("{options:?}: it runs on")).expect("it runs");
+    assert_eq!(String::from_utf8_lossy(&done.stdout), "", "{options:?}");
+    (done.status.code(), String::from_utf8_lossy(&done.stderr).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_option_that_cannot_work_is_refused_with_one_sentence() {
+    let folder = std::env::temp_dir().join(format!("sandbox-options-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let (inside, file) = (folder.join("data"), folder.join("relay.db"));
+    std::fs::create_dir_all(&inside).expect("a folder");
+    let data = Some(file.clone());
+    let other = Sandbox::start(Options { data, programs: Programs::None, ..Options::default() }, EventBus::default());
+    let other = other.await.expect("the first sandbox with this file");
+    let path = |path: &std::path::Path| path.to_str().expect("UTF-8").to_owned();
+    for (options, said) in [
+        (["--burst", "0"], "--burst must be 1 or more"),
+        (["--relays", "0"], "--relays must be 1 or more"),
+        (["--data", &path(&inside)], "this is a folder"),
+        (["--data", &path(&folder.join("no/relay.db"))], "cannot be written"),
+        (["--data", &path(&file)], "another sandbox uses this file"),
+        (["--env", "BURST_LIMIT=many"], "does not start: BURST_LIMIT must be a whole number"),
+    ] {
+        let (code, text) = refused(&options).await;
+        assert_eq!((code, text.lines().count()), (Some(1), 1), "{options:?}: {text}");
+        assert!(text.starts_with("sandbox: ") && text.contains(said), "{options:?}: {text}");
+    }
+    assert_eq!(std::fs::read_dir(&inside).expect("a folder").count(), 0, "nothing is written");
+    other.end().await;
+    std::fs::remove_dir_all(&folder).expect("removed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_sandbox_prints_is_enough_to_install_and_to_call() {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_sandbox"));
+    let options = ["--port", "0", "--platform-port", "0", "--console-port", "0"];
+    let mut child =
+        command.args(options).stdout(std::process::Stdio::piped()).kill_on_drop(true).spawn().expect("runs");
+    let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+    let mut said = Vec::new();
+    while let Some(line) = lines.next_line().await.expect("its output") {
+        let is_last = line.starts_with("Ctrl-C");
+        said.push(line);
+        if is_last {
+            break;
+        }
+    }
+    let exports: HashMap<_, _> = said
+        .iter()
+        .filter_map(|line| line.strip_prefix("export ")?.split_once('='))
+        .map(|(name, value)| (name, value.trim_matches('\'')))
+        .collect();
+    let after = |label: &str| {
+        let found =
+            said.iter().find_map(|line| line.split(label).nth(1)).unwrap_or_else(|| panic!("{label}: {said:#?}"));
+        found.trim().to_owned()
+    };
+    let location = exports["LOCATION_ID"];
+    let body = json!({ "resource": { "location": location } }).to_string();
+    let http = reqwest::Client::new();
+    let install = said.iter().find(|line| line.contains("/_sandbox/install")).expect("a command");
+    assert!(install.contains(&body), "{install}");
+    let installed =
+        http.post(install.split_whitespace().last().expect("a URL")).body(body).send().await.expect("an answer");
+    assert_eq!(installed.status(), 200, "the page after the redirect");
+    let url = format!("{}/locations/{location}/contacts/", exports["RELAY_URL"]);
+    let answer = http.get(url).bearer_auth(exports["RELAY_KEY"]).send().await.expect("an answer");
+    assert_eq!(
+        (answer.status().as_u16(), &answer.headers()["relay-source"]),
+        (200, &"platform".parse().expect("a value"))
+    );
+    let console = after("the console, with buttons");
+    let same = http.get(format!("{console}/exports")).send().await.expect("an answer").text().await.expect("a text");
+    assert!(same.lines().all(|line| said.iter().any(|known| known == line)), "{same}");
 }

@@ -100,6 +100,11 @@ impl Desk {
         match action {
             Action::Install { resource } => desk.install(&resource).await,
             Action::Uninstall { resource } => {
+                let stored = desk.stored(&resource).await?;
+                let is_stored = stored.is_some_and(|stored| stored.status().is_installed() && !stored.is_placeholder());
+                if !is_stored && platform.live_refresh_tokens(&resource).is_empty() {
+                    return Err("The app is not installed there.".to_owned());
+                }
                 platform.uninstall(&resource);
                 Ok("Uninstalled. The platform sends the webhook now.".to_owned())
             }
@@ -113,6 +118,9 @@ impl Desk {
             }
             Action::Queue { .. } => Err(format!("Queue 1 to {MOST_QUEUED} calls.")),
             Action::Expire { resource } => {
+                if desk.stored(&resource).await?.is_none_or(|stored| stored.access().is_none()) {
+                    return Err("There is no access token. Install the app, or send one call.".to_owned());
+                }
                 platform.expire_access_tokens_of(&resource);
                 Ok("The platform no longer accepts the access token. The next call renews it.".to_owned())
             }

@@ -428,6 +428,28 @@ for (const button of document.querySelectorAll("button[data-action]")) {
   button.addEventListener("click", () => press(button));
 }
 
+// ---------------------------------------------------------------------------- the terminal
+element("shell").addEventListener("toggle", async () => {
+  if (!element("shell").open || element("exports").textContent) return;
+  try {
+    const answer = await fetch("/exports");
+    element("exports").textContent = await answer.text();
+  } catch {
+    said("The sandbox does not answer. Is it still running?", true);
+  }
+});
+
+element("copy").addEventListener("click", async () => {
+  const text = element("exports").textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+    said("The lines are copied. Paste them into a terminal.", false);
+  } catch {
+    getSelection().selectAllChildren(element("exports"));
+    said("The browser does not let this page copy. The lines are selected: copy them by the keyboard.", true);
+  }
+});
+
 // ---------------------------------------------------------------------------- the connection
 function connected(text, className) {
   const node = element("connection");
@@ -470,5 +492,8 @@ events.addEventListener("happened", ({ data }) => {
   const happened = JSON.parse(data);
   countArrival(happened);
   addEvent(happened);
+  // A killed refresh recovers long after its button was pressed.
+  const text = happened.event === "control" ? happened.what : "";
+  if (/ (has recovered|did not recover): /.test(text)) said(withNames(text), / did not recover: /.test(text));
 });
 setInterval(drawView, 500);

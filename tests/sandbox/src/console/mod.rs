@@ -5,8 +5,10 @@
 //! | `GET /` | the page; its style and its script stand beside it, embedded in this program |
 //! | `GET /events` | what happens, as server-sent events: `feed` and `view` |
 //! | `POST /actions` | one button: `action` |
+//! | `GET /exports` | commands of a shell that set the variables of the documents' examples |
 //!
-//! The page holds no key and no token. The console makes the calls itself, with the sandbox's own key.
+//! The console makes the calls of the buttons itself. The page reads the exports, with the sandbox's own key, only when
+//! somebody opens them. No other page can read them.
 
 mod action;
 mod feed;
@@ -55,6 +57,8 @@ pub struct Controls {
     pub table: Table,
     /// Key of the caller that the console uses for its calls.
     pub caller_key: String,
+    /// Commands of a shell that set the variables of the documents' examples.
+    pub exports: String,
     /// The queue of calls.
     pub calls: Queue,
     /// The functions' processes.
@@ -99,6 +103,7 @@ impl Console {
             .route("/console.js", get(|| async { asset("text/javascript; charset=utf-8", include_str!("console.js")) }))
             .route("/events", get(listen))
             .route("/actions", post(act))
+            .route("/exports", get(exports))
             .layer(middleware::from_fn(guarded))
             .layer(middleware::from_fn(local::only_this_machine))
             .with_state(Arc::clone(&desk));
@@ -164,6 +169,11 @@ async fn listen(Shared(desk): TheDesk, headers: HeaderMap) -> Response {
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok());
     let cursor = desk.feed.cursor(last);
     feed::stream(desk, cursor).await.into_response()
+}
+
+async fn exports(Shared(desk): TheDesk) -> Response {
+    let content_type = (header::CONTENT_TYPE, "text/plain; charset=utf-8");
+    ([content_type], format!("{}\n", desk.controls.exports)).into_response()
 }
 
 /// Performs the action of a button. The body must declare that it is JSON, because a form of a foreign page cannot do

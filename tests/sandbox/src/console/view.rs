@@ -8,7 +8,7 @@ use shared::domain::installation::Installation;
 use super::Desk;
 use crate::{
     marketplace::{Options, grants::Resource},
-    whole::CALLBACK_PATH,
+    whole::{APP_SECRET, CALLBACK_PATH},
 };
 
 /// Interval between two views, while a page is connected.
@@ -65,7 +65,11 @@ impl Desk {
             .iter()
             .map(|worker| json!({ "name": worker.name(), "pid": worker.pid(), "starts": worker.starts() }))
             .collect();
-        let faults: Vec<String> = self.controls.platform.faults().iter().map(ToString::to_string).collect();
+        let mut faults: Vec<String> = self.controls.platform.faults().iter().map(ToString::to_string).collect();
+        let secret = self.controls.secrets.get(APP_SECRET).unwrap_or_default();
+        if !secret.contains(&options.client_secret) {
+            faults.push("the app's secret in Secrets Manager is wrong".to_owned());
+        }
         let queued = self.controls.calls.depth();
         json!({ "resources": resources, "workers": workers, "faults": faults, "queued": queued }).to_string()
     }

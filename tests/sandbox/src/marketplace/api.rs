@@ -284,8 +284,20 @@ impl Platform {
         match (received.method.as_str(), rest) {
             ("GET", [] | [""]) => {
                 let limit = query.get("limit").and_then(|text| text.parse().ok()).unwrap_or(20);
-                let page: Vec<&Value> = contacts.iter().take(limit).collect();
-                PlatformAnswer::json(200, &json!({ "contacts": page, "meta": { "total": contacts.len() } }))
+                let after = query.get("startAfterId");
+                let known = after.and_then(|id| contacts.iter().position(|contact| contact["id"] == *id));
+                let from = known.map_or(0, |known| known + 1);
+                let page: Vec<&Value> = contacts.iter().skip(from).take(limit).collect();
+                let mut meta = json!({ "total": contacts.len() });
+                if let Some(last) = page.last().filter(|_| from + page.len() < contacts.len()) {
+                    let id = last["id"].as_str().unwrap_or_default();
+                    meta["startAfterId"] = json!(id);
+                    // The URL is the platform's own, whichever way the request came.
+                    meta["nextPageUrl"] = json!(format!(
+                        "https://services.leadconnectorhq.com/contacts/?locationId={own}&limit={limit}&startAfterId={id}"
+                    ));
+                }
+                PlatformAnswer::json(200, &json!({ "contacts": page, "meta": meta }))
             }
             ("GET", [id]) => match contacts.iter().find(|contact| contact["id"] == **id) {
                 Some(contact) => PlatformAnswer::json(200, &json!({ "contact": contact })),

@@ -14,6 +14,7 @@
 //! | `PUT /_sandbox/limits` | `{"burst":25,"interval_ms":10000,"daily":10000}` | for all; for one with `"resource"` |
 //! | `PUT /_sandbox/rotation` | `{"rotation":"strict"}` | `strict`, `forgiving`, `family_revoking` |
 //! | `PUT /_sandbox/token-life` | `{"seconds":120}` | life of access tokens that are issued from now on |
+//! | `POST /_sandbox/install` | `{"resource":{"location":"L1"}}` | installs the app as after consent: leads to the app's redirect URI |
 //! | `POST /_sandbox/codes` | `{"resource":{"company":"C1"}}` | a code as after consent |
 
 use std::{sync::Arc, time::Duration};
@@ -22,9 +23,10 @@ use axum::{
     Router,
     body::Bytes,
     extract::State as Shared,
-    response::Response,
+    response::{IntoResponse as _, Response},
     routing::{get, post, put},
 };
+use http::{StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -50,6 +52,7 @@ pub(super) fn routes() -> Router<Arc<Platform>> {
         .route("/_sandbox/rotation", put(set_rotation))
         .route("/_sandbox/token-life", put(set_token_life))
         .route("/_sandbox/codes", post(issue_code))
+        .route("/_sandbox/install", post(install))
         .layer(axum::middleware::from_fn(local::only_this_machine))
 }
 
@@ -182,6 +185,18 @@ async fn issue_code(Shared(platform): ThePlatform, body: Bytes) -> Response {
     with(&body, |One { resource }| {
         let code = platform.authorize(resource);
         PlatformAnswer::json(200, &json!({ "code": code })).into_response()
+    })
+}
+
+/// Answers with a redirect, so that a client that follows redirects installs the app with one command.
+async fn install(Shared(platform): ThePlatform, body: Bytes) -> Response {
+    with(&body, |One { resource }| {
+        let options = platform.options();
+        let Some(uri) = options.redirect_uris.last().filter(|_| options.has(&resource)) else {
+            return PlatformAnswer::refusal(400, "the agency has no such location").into_response();
+        };
+        let code = platform.install(&resource);
+        (StatusCode::SEE_OTHER, [(header::LOCATION, format!("{uri}?code={code}"))]).into_response()
     })
 }
 
