@@ -170,6 +170,7 @@ test("an installation recovers by itself from a killed refresh", { timeout: 90_0
   await happens("process", "refresh-1 ended, signal: 9 (SIGKILL)");
   await until("another process", async () => /start \d/.test(await refresh.textContent()) && (await refresh.textContent()) !== before);
   await happens("sandbox", "Alder Dental has recovered");
+  await page.locator("#said", { hasText: "Alder Dental has recovered" }).waitFor();
   await becomes(ALDER, "Active");
   await until("its new pair is shown", async () => (await pair(ALDER)) === first + 2);
   await press("Send one call", "1 answered by the platform (200)");
@@ -264,6 +265,42 @@ test("the console works with the keyboard only", async () => {
   await becomes(CEDAR, "Active");
 });
 
+test("the variables of the examples are shown and copied", async () => {
+  await page.context().grantPermissions(["clipboard-read", "clipboard-write"]);
+  const lines = page.locator("#exports");
+  assert.equal(await lines.textContent(), "", "the key is not in the page until somebody asks for it");
+  await page.getByText("Call it from a terminal").click();
+  await lines.filter({ hasText: /^export RELAY_KEY='rk_\w+'$/m }).waitFor();
+  await press("Copy", "The lines are copied.");
+  const copied = await page.evaluate(() => navigator.clipboard.readText());
+  assert.equal(copied, await lines.textContent());
+  const printed = sandbox.lines.filter((line) => line.startsWith("export "));
+  assert.equal(copied, `${printed.join("\n")}\n`, "as the terminal prints them");
+  await isAccessible(page, "the variables");
+  await fitsAPhone(page, "the variables");
+});
+
+test("a button says so where nothing is installed", async () => {
+  const own = await start();
+  try {
+    await page.goto(own.console);
+    await page.getByText("Live", { exact: true }).waitFor();
+    await page.locator(".card").nth(3).waitFor();
+    await choose(BIRCH);
+    await press("Uninstall", "The app is not installed there.");
+    await press("Let it expire now", "There is no access token.");
+    await press("Refresh it now", "not installed");
+    await press("Kill a refresh half-way", "The app is not installed there.");
+    await press("Change the client secret", "wrong now");
+    await page.locator("#faults", { hasText: "the app's secret in Secrets Manager is wrong" }).waitFor();
+    await press("Mend everything", "within a minute");
+    await page.locator("#faults", { hasText: "No fault is set." }).waitFor();
+  } finally {
+    await page.goto("about:blank");
+    await own.end();
+  }
+});
+
 test("pages of other origins cannot press a button or read events", async () => {
   const { port } = new URL(sandbox.console);
   const asked = (method, path, headers, body) =>
@@ -282,7 +319,9 @@ test("pages of other origins cannot press a button or read events", async () => 
   assert.equal(await asked("POST", "/actions", { ...json, origin: "null" }, body), 403);
   assert.equal(await asked("POST", "/actions", { ...json, host: `evil.example:${port}` }, body), 403);
   assert.equal(await asked("POST", "/actions", { ...json, "content-type": "text/plain" }, body), 415);
-  assert.equal(await asked("GET", "/events", { host: `evil.example:${port}` }), 403);
+  for (const path of ["/events", "/exports"]) {
+    assert.equal(await asked("GET", path, { host: `evil.example:${port}` }), 403);
+  }
   const platform = new URL(sandbox.platform);
   const control = { ...json, host: platform.host, origin: "https://evil.example" };
   const cross = await fetch(`${sandbox.platform}/_sandbox/faults`, { method: "DELETE", headers: control });
