@@ -190,7 +190,7 @@ async fn write_all(store: &Store) {
     let [answered, _] = calls();
     let outcome = CallOutcome::Answered((201, Some(b"sealed".to_vec())));
     assert!(table.end_call(&answered, &owner("sender"), &outcome, NOW + DAY, NOW).await.expect("a table"));
-    table.take_turns(&location("L1"), 2, PATTERN, NOW, NOW).await.expect("turns");
+    table.take_turns(&location("L1"), None, 2, PATTERN, NOW, NOW).await.expect("turns");
 }
 
 const PATTERN: Pattern = Pattern { calls: 10, within: Duration::from_secs(10) };
@@ -207,7 +207,7 @@ fn recorded() -> RecordedRequest {
 }
 
 fn intent(request: &RecordedRequest) -> Intent<'_> {
-    Intent { request, is_repeatable: false, lease_ends_at: NOW + Duration::from_secs(30), kept_until: NOW + DAY }
+    Intent { request, is_repeatable: false, lease_ends_at: NOW + Duration::from_secs(30), kept_until: NOW + DAY, message: None }
 }
 
 /// The shares of a permit each.
@@ -362,7 +362,7 @@ async fn expect_all(store: &Store) {
     assert_eq!((call.request, call.progress, call.kept_until), (recorded(), answer, NOW + DAY));
     let call = table.call(&in_flight, NOW).await.expect("a table").expect("a record");
     assert_eq!(call.progress, CallProgress::InFlight(NOW + Duration::from_secs(30)));
-    let turns = table.take_turns(&location("L1"), 9, PATTERN, NOW, NOW).await.expect("turns");
+    let turns = table.take_turns(&location("L1"), None, 9, PATTERN, NOW, NOW).await.expect("turns");
     assert!(turns[7] < NOW + PATTERN.within && turns[8] == NOW + PATTERN.within, "two turns were taken: {turns:?}");
 }
 
