@@ -224,7 +224,11 @@ pub(crate) struct Which {
 #[derive(Debug, Subcommand)]
 pub(crate) enum CallersCommand {
     /// List callers, with the beginnings of their keys' SHA-256
-    List,
+    List {
+        /// Show the last call of each caller within the last N days, as the logs have it
+        #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=3_653))]
+        last_call: Option<u32>,
+    },
     /// Add a caller with a new key, which is printed once
     Add(NewCaller),
     /// Change what a caller may do, or what identifies it. What is not named stays, as do the keys

@@ -1,11 +1,14 @@
 //! The commands `callers`: manage the entries of the callers' secret.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use shared::caller::edit::{CallerEntry, CallersDocument, EditError, NewKey};
 use shared::secrets::edit::{EditedSecret, Replaced};
 
 use crate::arguments::{CallersCommand, Clear, NewCaller, Permissions};
 use crate::error::CommandError;
+use crate::logs;
 use crate::print::{Out, note};
 use crate::stack::Stack;
 
@@ -23,7 +26,7 @@ const UNLISTED: &str = "the secret contains \"unlisted\": \"allow\": aliases, pr
 pub(crate) async fn run(stack: &Stack, out: Out, command: CallersCommand) -> Result<(), CommandError> {
     let secret = stack.callers();
     match command {
-        CallersCommand::List => list(&secret, out).await,
+        CallersCommand::List { last_call } => list(stack, &secret, out, last_call).await,
         CallersCommand::Add(new) => {
             expect_free_aliases(stack, &new.permissions)?;
             add(&secret, out, new).await
@@ -85,11 +88,26 @@ fn confirmed(yes: bool, effect: &str) -> Result<(), CommandError> {
     if yes { Ok(()) } else { Err(CommandError::without_yes(effect)) }
 }
 
-async fn list(secret: &EditedSecret, out: Out) -> Result<(), CommandError> {
+async fn list(
+    stack: &Stack,
+    secret: &EditedSecret,
+    out: Out,
+    last_call_within: Option<u32>,
+) -> Result<(), CommandError> {
     let document = CallersDocument::parse(secret.read().await?.text.expose())?;
-    let values: Vec<_> = document.entries().iter().map(value).collect();
-    let rows = document.entries().iter().map(row).collect();
-    out.list("callers", &values, &HEADINGS, rows);
+    let mut values: Vec<_> = document.entries().iter().map(value).collect();
+    let mut rows: Vec<_> = document.entries().iter().map(row).collect();
+    let mut headings = HEADINGS.to_vec();
+    if let Some(days) = last_call_within {
+        let calls = logs::last_calls(stack, Duration::from_hours(24) * days).await?;
+        headings.push("last call");
+        for ((caller, value), row) in document.entries().iter().zip(&mut values).zip(&mut rows) {
+            let last = calls.get(&caller.id);
+            value["last_call"] = json!(last);
+            row.push(last.map_or("-", String::as_str).to_owned());
+        }
+    }
+    out.list("callers", &values, &headings, rows);
     if document.allows_unlisted() {
         note(UNLISTED);
     }

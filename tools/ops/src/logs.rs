@@ -1,8 +1,10 @@
 //! The command `logs`: the lines of all functions about one location or company (CloudWatch Logs Insights, by the AWS CLI).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use shared::domain::clock::Millis;
 use shared::domain::resource::Resource;
 
 use crate::error::CommandError;
@@ -17,23 +19,9 @@ const LOOKS: u32 = 60;
 
 /// Prints the newest lines about `resource` of the last `hours`, oldest first.
 pub(crate) async fn run(stack: &Stack, out: Out, resource: &Resource, hours: u32) -> Result<(), CommandError> {
-    if stack.log_groups.is_empty() {
-        return Err(CommandError::Environment(
-            "LOG_GROUPS is not set: the names of the log groups, with commas".into(),
-        ));
-    }
-    let now = stack.app.clock.now();
-    let from = now - Duration::from_hours(hours.into());
     let query =
         format!("fields @timestamp, @message | filter resource = \"{resource}\" | sort @timestamp desc | limit {MOST}");
-    let (from, to) = (from.seconds().to_string(), now.seconds().to_string());
-    let mut arguments = vec!["logs", "start-query", "--output", "json", "--start-time", &from, "--end-time", &to];
-    arguments.extend(["--query-string", &query, "--log-group-names"]);
-    arguments.extend(stack.log_groups.iter().map(String::as_str));
-    let started = asked(&arguments)?;
-    let id = started["queryId"].as_str().unwrap_or_default();
-    let results = results(id).await?;
-    let newest_first = results["results"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let newest_first = query_logs(stack, &query, Duration::from_hours(hours.into())).await?;
     let lines: Vec<Value> = newest_first.iter().rev().map(line).collect();
     let texts = lines.iter().map(|line| {
         let text = |name: &str| line[name].as_str().unwrap_or_default();
@@ -45,6 +33,38 @@ pub(crate) async fn run(stack: &Stack, out: Out, resource: &Resource, hours: u32
         note(&format!("only the newest {MOST} lines are shown: see --hours"));
     }
     Ok(())
+}
+
+/// The time of the last call of each caller within `span`, as the logs have it (UTC).
+pub(crate) async fn last_calls(stack: &Stack, span: Duration) -> Result<BTreeMap<String, String>, CommandError> {
+    const QUERY: &str = "filter ispresent(caller) | stats max(@timestamp) as last by caller | limit 10000";
+    Ok(query_logs(stack, QUERY, span).await?.iter().filter_map(last_call).collect())
+}
+
+/// A caller and the time of its last call, from the fields of a result.
+fn last_call(fields: &Value) -> Option<(String, String)> {
+    let text = |name: &str| field(fields, name)?.as_str().map(str::to_owned);
+    let last = text("last")?;
+    // An aggregate of times is in milliseconds since 1970.
+    let last = last.parse().map_or(last, |millis| Millis(millis).rfc3339());
+    Some((text("caller")?, last))
+}
+
+/// The results of a query over all log groups of the stack, for the time `span` that ends now.
+async fn query_logs(stack: &Stack, query: &str, span: Duration) -> Result<Vec<Value>, CommandError> {
+    if stack.log_groups.is_empty() {
+        return Err(CommandError::Environment(
+            "LOG_GROUPS is not set: the names of the log groups, with commas".into(),
+        ));
+    }
+    let now = stack.app.clock.now();
+    let (from, to) = ((now - span).seconds().to_string(), now.seconds().to_string());
+    let mut arguments = vec!["logs", "start-query", "--output", "json", "--start-time", &from, "--end-time", &to];
+    arguments.extend(["--query-string", query, "--log-group-names"]);
+    arguments.extend(stack.log_groups.iter().map(String::as_str));
+    let started = asked(&arguments)?;
+    let id = started["queryId"].as_str().unwrap_or_default();
+    Ok(results(id).await?["results"].as_array().cloned().unwrap_or_default())
 }
 
 /// Waits for the results of a query.
@@ -67,9 +87,27 @@ fn asked(arguments: &[&str]) -> Result<Value, CommandError> {
 
 /// A line of the log from the fields of a result.
 fn line(fields: &Value) -> Value {
-    let field = |name: &str| {
-        let fields = fields.as_array().map(Vec::as_slice).unwrap_or_default();
-        fields.iter().find(|field| field["field"] == name).map(|field| field["value"].clone())
-    };
-    json!({ "at": field("@timestamp"), "line": field("@message") })
+    json!({ "at": field(fields, "@timestamp"), "line": field(fields, "@message") })
+}
+
+fn field(fields: &Value, name: &str) -> Option<Value> {
+    let fields = fields.as_array().map(Vec::as_slice).unwrap_or_default();
+    fields.iter().find(|field| field["field"] == name).map(|field| field["value"].clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_call_of_a_caller_is_read_in_both_forms_of_a_time() {
+        let result =
+            |last: &str| json!([{ "field": "caller", "value": "billing" }, { "field": "last", "value": last }]);
+        for (last, shown) in
+            [("1795000000000", "2026-11-18T11:06:40Z"), ("2026-11-18 11:06:40.000", "2026-11-18 11:06:40.000")]
+        {
+            assert_eq!(last_call(&result(last)), Some(("billing".to_owned(), shown.to_owned())));
+        }
+        assert_eq!(last_call(&json!([{ "field": "last", "value": "1" }])), None);
+    }
 }

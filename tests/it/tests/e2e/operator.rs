@@ -201,8 +201,12 @@ async fn the_stack_is_named_the_schedule_runs_once_and_dead_messages_go_back() {
     let line = json!([{ "field": "@timestamp", "value": "10:00" }, { "field": "@message", "value": "a line" }]);
     let lines = json!({ "status": "Complete", "results": [line] });
     let asked = format!(r#"fields @timestamp, @message | filter resource = "{}" |"#, location(1));
+    let last = json!([{ "field": "caller", "value": "sandbox" }, { "field": "last", "value": "1795000000000" }]);
+    let calls = json!({ "status": "Complete", "results": [last] });
     let logs = format!(
         "case \"$1 $2 $*\" in\n'logs start-query '*'{asked}'*' one two') echo '{{\"queryId\":\"q1\"}}'; exit;;\n\
+         'logs start-query '*'by caller'*' one two') echo '{{\"queryId\":\"q2\"}}'; exit;;\n\
+         'logs get-query-results '*'--query-id q2') echo '{calls}'; exit;;\n\
          'logs get-query-results '*'--query-id q1') echo '{lines}'; exit;;\nesac\n"
     );
     let script =
@@ -217,7 +221,11 @@ async fn the_stack_is_named_the_schedule_runs_once_and_dead_messages_go_back() {
     let listed = run(account.clone(), &["list", "--stack=my-relay"]).await;
     assert!(listed.code == 0 && listed.out.contains(&location(1).to_string()), "{listed:?}");
     let groups = account.iter().cloned().chain([("LOG_GROUPS".to_owned(), "one,two".to_owned())]);
-    let logged = run(named.into_iter().chain(groups), &["--json", "logs", &location(1).to_string()]).await;
+    let with_logs: Vec<_> = named.into_iter().chain(groups).collect();
+    let callers = run(with_logs.clone(), &["--json", "callers", "list", "--last-call", "30"]).await;
+    let callers = callers.json()["callers"].clone();
+    assert_eq!((&callers[0]["id"], &callers[0]["last_call"]), (&json!("sandbox"), &json!("2026-11-18T11:06:40Z")));
+    let logged = run(with_logs, &["--json", "logs", &location(1).to_string()]).await;
     assert_eq!(
         (logged.code, logged.json()),
         (0, json!({ "lines": [{ "at": "10:00", "line": "a line" }] })),
