@@ -7,7 +7,7 @@ use axum::{
     Router,
     body::{Body, to_bytes},
     extract::State as Shared,
-    response::Response,
+    response::{Redirect, Response},
     routing::get,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -25,6 +25,8 @@ pub(super) fn routes() -> Router<Arc<Platform>> {
         .route("/v2/oauth/chooselocation", page())
         // The marketplace's own install button opens the same page, without a state.
         .route("/install", get(from_marketplace))
+        // The app's pages lead back to the marketplace.
+        .route("/", get(|| async { Redirect::to("/install") }))
 }
 
 /// A valid consent request, which the page may show.
