@@ -207,7 +207,13 @@ fn recorded() -> RecordedRequest {
 }
 
 fn intent(request: &RecordedRequest) -> Intent<'_> {
-    Intent { request, is_repeatable: false, lease_ends_at: NOW + Duration::from_secs(30), kept_until: NOW + DAY, message: None }
+    Intent {
+        request,
+        is_repeatable: false,
+        lease_ends_at: NOW + Duration::from_secs(30),
+        kept_until: NOW + DAY,
+        message: None,
+    }
 }
 
 /// The shares of a permit each.
