@@ -143,6 +143,15 @@ impl Recorder {
         })
     }
 
+    /// Finds the record that the message of a request has made itself.
+    pub async fn find_of_message(&self, call: &Recordable) -> Result<Option<Found>, RecordError> {
+        let stored = self.table.call(&call.id, self.clock.now()).await?;
+        Ok(match stored.filter(|stored| stored.message.is_some() && stored.message == call.message) {
+            Some(stored) => Some(self.found(call, stored).await),
+            None => None,
+        })
+    }
+
     /// Records the intent to send a request until `deadline`, or finds the record of an equal request.
     pub async fn begin(&self, call: &Recordable, deadline: Millis) -> Result<Begun, RecordError> {
         // Without the data keys the answer could not be recorded.

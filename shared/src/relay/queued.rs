@@ -173,9 +173,16 @@ impl Relay {
     }
 
     /// The end of a call that its caller may not make, or the end that an earlier delivery had when the caller still might.
+    /// Records of other requests with the same idempotency key are neither read out nor replaced.
     pub async fn refuse_queued(&self, message_id: &str, caller: &str, request: &Request, refused: &Refused) -> Next {
         let now = self.now();
-        let recordable = recordable(message_id, caller, request);
+        let mut recordable = recordable(message_id, caller, request);
+        match self.recorder.find_of_message(&recordable).await {
+            Ok(None) => {}
+            Ok(Some(found)) => return after_earlier(found, now),
+            Err(error) => return self.not_recorded(message_id, &error),
+        }
+        recordable.id = CallId::of_message(message_id);
         let refusal = End::refused(refused, now);
         match self.recorder.answer_unsent(&recordable, refusal.answer.recorded(0)).await {
             Ok(None) => {

@@ -101,7 +101,8 @@ impl Execution {
             _ if status.is_server_error() => Self::Unknown,
             _ if status.is_client_error() => match Meaning::of(status, body) {
                 Meaning::TimedOut => Self::Unknown,
-                Meaning::NotReached => Self::No,
+                // A block page of the CDN. Other pages may come from behind it.
+                Meaning::NotReached if status == StatusCode::FORBIDDEN => Self::No,
                 _ => Self::Answered,
             },
             _ => Self::Answered,
@@ -222,6 +223,7 @@ mod tests {
             ("425", reply(425, json), Execution::No),
             ("429", reply(429, json), Execution::No),
             ("a block page of the CDN", reply(403, "<html>Just a moment"), Execution::No),
+            ("another page", reply(404, "<html>Cannot POST /contact"), Execution::Answered),
             ("408", reply(408, json), Execution::Unknown),
             (
                 "the platform's own time-out",

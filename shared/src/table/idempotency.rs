@@ -141,6 +141,8 @@ pub struct StoredCall {
     pub claimed_at: Millis,
     /// The end of the record.
     pub kept_until: Millis,
+    /// The id of the message of the queue that has sent the request.
+    pub message: Option<String>,
     /// The end of the idempotency key, if a message of the queue has sent the request. The record goes on for that message.
     pub key_holds_until: Option<Millis>,
 }
@@ -324,6 +326,7 @@ fn stored(item: &Item, now: Millis) -> Result<StoredCall, StoreError> {
         },
         progress,
         claimed_at: instant("claimed_at")?,
+        message: attributes.text("message").map(str::to_owned),
         key_holds_until: attributes.number("key_holds_until").map(|seconds: i64| Millis(seconds.saturating_mul(1_000))),
         kept_until: Millis(kept_until.saturating_mul(1_000)),
     })

@@ -3,6 +3,7 @@
 //! A new message gets a turn. A message whose turn is far ahead is hidden until then; the others are sent now. Nothing
 //! sleeps until a turn. docs/decisions/queue-door.md has the reasons.
 
+mod delivery;
 mod message;
 mod result;
 mod sqs;
@@ -15,17 +16,15 @@ use futures_util::future::join_all;
 use lambda_runtime::LambdaEvent;
 use serde_json::value::RawValue;
 use shared::app::App;
-use shared::caller::{Authorized, Callers};
 use shared::config::QueueConfig;
 use shared::domain::clock::Millis;
 use shared::domain::qualifier::InvocationKind;
-use shared::domain::resource::Resource;
 use shared::limiter::{Background, LimitKind};
 use shared::relay::queued::{End, LONGEST_WAIT, Next, QueuedCall};
-use shared::relay::refused::Refused;
 use shared::relay::{Invocation, Relay};
 use shared::table::{StoreError, Table};
 
+use self::delivery::{Admission, Delivery, Fate, Schedule};
 use self::message::{Carried, Message};
 use self::sqs::{Anew, Queues};
 use crate::direct::raw;
@@ -65,81 +64,6 @@ impl Door {
             table: app.table.clone(),
         }
     }
-}
-
-/// What becomes of a message.
-enum Fate {
-    /// Its call has ended. The result is sent, and then the message is deleted.
-    End(Box<End>),
-    /// It is no call.
-    Poison(Refused),
-    /// It takes a new turn, not before this instant.
-    NewTurn(Millis),
-    /// It has this turn, and is delivered again shortly before.
-    Turn(Millis),
-    /// It is delivered again at this instant.
-    Again(Millis),
-    /// It is delivered again after a pause that grows, and not before this instant.
-    Later(Millis),
-    /// It was tried, and is delivered again at this instant.
-    Retry { at: Millis, attempts: u32 },
-}
-
-/// A message in the door.
-struct Delivery {
-    message: Message,
-    reference: Option<String>,
-    resource: Option<Resource>,
-    /// `None` until it is decided.
-    fate: Option<Fate>,
-    /// `None` if the message is no call.
-    call: Option<Admission>,
-    /// True if the daily limit makes it wait.
-    is_parked: bool,
-}
-
-/// A call, and the caller's right to make it.
-enum Admission {
-    Authorized(Authorized),
-    Refused(message::Call, Refused),
-}
-
-impl Delivery {
-    fn of(message: Message, callers: &Callers) -> Self {
-        let (reference, call) = message.call();
-        let (mut resource, mut admission, mut fate) = (None, None, None);
-        match call {
-            Err(refused) => fate = Some(Fate::Poison(refused)),
-            Ok(call) => {
-                resource = Some(call.request.resource.clone());
-                let caller = callers.of_queue(&call.caller).map_err(Refused::from);
-                admission = Some(match caller.and_then(|caller| Ok(caller.authorize(call.request.clone())?)) {
-                    Ok(authorized) => Admission::Authorized(authorized),
-                    Err(refused) => Admission::Refused(call, refused),
-                });
-            }
-        }
-        Self { message, reference, resource, fate, call: admission, is_parked: false }
-    }
-
-    /// The schedule in which the call takes its turns: that of its resource, or that of its caller's share of it.
-    fn schedule(&self) -> Option<Schedule> {
-        match (&self.resource, &self.call) {
-            (Some(resource), Some(Admission::Authorized(call))) => {
-                let share = call.caller().requests_per_10s().map(|most| (call.caller().id().to_owned(), most));
-                Some(Schedule { resource: resource.clone(), share })
-            }
-            _ => None,
-        }
-    }
-}
-
-/// Identifies a schedule of turns.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Schedule {
-    resource: Resource,
-    /// A caller with a share of its own, and the size of that share.
-    share: Option<(String, u32)>,
 }
 
 /// Answers an event of the queue of calls. Messages that stay on the queue are in the answer.

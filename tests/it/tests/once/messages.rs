@@ -184,16 +184,26 @@ async fn an_end_outlives_the_right_to_the_call(world: World) {
     installed(&world).await;
     let consumer = Consumer::start(&world).await;
     let made = Message::of(&keyed("k", "POST", "/contacts/"));
-    let late = Message::of(&keyed("l", "POST", "/contacts/"));
-    assert_eq!(end(&consumer.result(&made).await.expect("an end")), ("answered", 201));
+    let mut unkeyed = keyed("", "POST", "/contacts/");
+    unkeyed.as_object_mut().expect("members").remove("idempotency_key");
+    let (made_too, late) = (Message::of(&unkeyed), Message::of(&unkeyed));
+    for message in [&made, &made_too] {
+        assert_eq!(end(&consumer.result(message).await.expect("an end")), ("answered", 201));
+    }
     permit(&world, &json!({ "id": "a", "aliases": ["a"], "queue": true, "methods": ["GET"] }));
     world.advance(Duration::from_mins(2));
-    assert_eq!(end(&consumer.result(&made).await.expect("an end")), ("answered", 201), "it was made");
+    for message in [&made, &made_too] {
+        assert_eq!(end(&consumer.result(message).await.expect("an end")), ("answered", 201), "it was made");
+    }
     assert_eq!(end(&consumer.result(&late).await.expect("an end")), ("refused", 403));
+    // A message without the right learns nothing of another request with its key, and changes nothing of it.
+    let curious = Message::of(&keyed("k", "POST", "/contacts/"));
+    assert_eq!(end(&consumer.result(&curious).await.expect("an end")), ("refused", 403));
     permit(&world, &json!({ "id": "a", "aliases": ["a"], "queue": true }));
     world.advance(Duration::from_mins(2));
     assert_eq!(end(&consumer.result(&late).await.expect("an end")), ("refused", 403), "it was refused");
-    assert_eq!(arrived(&world), 1);
+    assert_eq!(end(&consumer.result(&made).await.expect("an end")), ("answered", 201), "its record is as it was");
+    assert_eq!(arrived(&world), 2);
     world.end().await;
 }
 
