@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 
-from expected import PERMISSIONS, PERMISSIONS_OF_A_BUS, PERMISSIONS_OF_HMAC
+from expected import PERMISSIONS, PERMISSIONS_OF_A_BUS, PERMISSIONS_OF_CALLS, PERMISSIONS_OF_HMAC
 
 # The sandbox's names of the template's resources.
 NAMES = {
@@ -22,12 +22,15 @@ NAMES = {
     "hoopai-relay/callers": "CallersSecret",
     "rescue": "RescueQueue",
     "overflow": "EventsOverflow",
+    "calls": "Calls",
+    "results": "CallResults",
+    "dead-calls": "CallFailures",
     "bus": "event-bus/EventBusName",
 }
 
 # What Lambda itself does with a function's role: it polls the queues, writes the logs and sends the traces.
 BY_LAMBDA = {"logs", "xray"}
-BY_EVENT_SOURCE = {("refresh", "RescueQueue"), ("webhook", "EventsOverflow")}
+BY_EVENT_SOURCE = {("refresh", "RescueQueue"), ("webhook", "EventsOverflow"), ("relay", "Calls")}
 POLLING = {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"}
 
 
@@ -46,6 +49,8 @@ ELSEWHERE = {
     ("refresh", "sqs:SendMessage", "RescueQueue", None),
     ("relay", "sqs:SendMessage", "RescueQueue", None),
     ("relay", "sqs:GetQueueAttributes", "RescueQueue", None),
+    # A queued call that must be tried again, or wait for long, is sent anew (--test once, messages).
+    ("relay", "sqs:SendMessage", "Calls", None),
 }
 
 # Secrets of single tests, which stand for a secret of the template.
@@ -72,8 +77,9 @@ def observed(folder):
 
 def permitted():
     """One row for each function, action, resource and pattern of a key."""
+    sometimes = (PERMISSIONS_OF_A_BUS, PERMISSIONS_OF_CALLS, PERMISSIONS_OF_HMAC)
     for function in PERMISSIONS:
-        optional = PERMISSIONS_OF_A_BUS.get(function, set()) | PERMISSIONS_OF_HMAC.get(function, set())
+        optional = set().union(*(rows.get(function, set()) for rows in sometimes))
         for action, resource, prefixes in PERMISSIONS[function] | optional:
             for pattern in prefixes or (None,):
                 yield function, action, resource, pattern

@@ -98,7 +98,10 @@ fn calls_of(function: &str, target: &str, body: &Value) -> Vec<String> {
     let resource = match service {
         "dynamodb" => index.map_or_else(|| "Table".to_owned(), |index| format!("Table/index/{index}")),
         "secretsmanager" => body["SecretId"].as_str().unwrap_or_default().to_owned(),
-        "sqs" => body["QueueUrl"].as_str().and_then(|url| url.rsplit('/').next()).unwrap_or_default().to_owned(),
+        "sqs" => {
+            let queue = body["QueueUrl"].as_str().or_else(|| body["QueueName"].as_str());
+            queue.and_then(|queue| queue.rsplit('/').next()).unwrap_or_default().to_owned()
+        }
         _ => "bus".to_owned(),
     };
     // A batch needs the permission of the single operation.
