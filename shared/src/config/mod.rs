@@ -37,7 +37,7 @@ pub struct AppConfig {
     pub app_secret_id: String,
     /// Id of the data keys.
     pub sealing_secret_id: String,
-    /// What sealed values are bound to: a constant of the stack.
+    /// Sealed values are bound to this constant of the stack.
     pub sealing_context: String,
     /// The alias that API Gateway and the event sources invoke.
     pub gateway_alias: GatewayAlias,

@@ -177,8 +177,28 @@ mod tests {
     use super::*;
     use crate::domain::limits::Limits;
     use crate::limiter::counters::{ClosedEndpoints, Counters, Day};
+    use crate::limiter::window::Slot;
 
     const INTERVAL: Duration = Duration::from_secs(10);
+    const NOW: Millis = Millis(1_800_000_000_000);
+
+    /// Counters with these slots, the newest of which is the last.
+    fn counters(slots: Vec<(Slot, u32)>, background: Option<Vec<(Slot, u32)>>) -> Counters {
+        Counters {
+            revision: 1,
+            slot_ms: 125,
+            newest: slots.last().expect("a slot").0,
+            counted: slots.iter().map(|(_, count)| count).sum(),
+            background,
+            slots,
+            day: Day { used: 6, ends: NOW + Duration::from_hours(1), end_confirmed: false },
+            observed: None,
+            proposal: None,
+            lowered_at: None,
+            closed: None,
+            closed_endpoints: ClosedEndpoints::new(),
+        }
+    }
 
     #[test]
     fn the_highest_use_of_two_intervals_counts() {
@@ -200,23 +220,9 @@ mod tests {
 
     #[test]
     fn a_process_that_has_just_come_keeps_one_place_more() {
-        const NOW: Millis = Millis(1_800_000_000_000);
         let used = |callers: u32, background: u32| {
             let (newest, of_background) = (NOW.0 / 125, (NOW.0 / 125, background));
-            let counters = Counters {
-                revision: 1,
-                slot_ms: 125,
-                newest,
-                slots: vec![(newest, callers + background)],
-                counted: callers + background,
-                background: Some(vec![of_background]),
-                day: Day { used: 6, ends: NOW + Duration::from_hours(1), end_confirmed: false },
-                observed: None,
-                proposal: None,
-                lowered_at: None,
-                closed: None,
-                closed_endpoints: ClosedEndpoints::new(),
-            };
+            let counters = counters(vec![(newest, callers + background)], Some(vec![of_background]));
             let limits = Limits { burst: 100, interval: INTERVAL, daily: 1_000 };
             Snapshot::of(Some(counters), limits.into(), NOW)
         };
@@ -251,22 +257,8 @@ mod tests {
 
     #[test]
     fn places_that_are_free_within_a_slot_are_taken_together() {
-        const NOW: Millis = Millis(1_800_000_000_000);
         let slots: Vec<_> = [-9_000, -8_875, -8_750].map(|ms| ((NOW.0 + ms) / 125, 2)).into();
-        let counters = Counters {
-            revision: 1,
-            slot_ms: 125,
-            newest: slots[2].0,
-            counted: 6,
-            background: None,
-            slots,
-            day: Day { used: 6, ends: NOW + Duration::from_hours(1), end_confirmed: false },
-            observed: None,
-            proposal: None,
-            lowered_at: None,
-            closed: None,
-            closed_endpoints: ClosedEndpoints::new(),
-        };
+        let counters = counters(slots, None);
         let limits = Limits { burst: 6, interval: INTERVAL, daily: 1_000 };
         let snapshot = Snapshot::of(Some(counters), limits.into(), NOW);
         let opens_in = |callers, background, kept, ms| {

@@ -56,7 +56,7 @@ pub struct QueuedCall<'a> {
     pub wait_until: Millis,
 }
 
-/// What follows from a delivery of a call.
+/// The consequence of a delivery of a call.
 #[derive(Debug)]
 pub enum Next {
     /// The call has ended.
@@ -240,7 +240,7 @@ fn recordable(message_id: &str, caller: &str, request: &Request) -> Recordable {
     Recordable { id, request: recorded_request(caller, request), is_repeatable, kept: REMEMBERED, message }
 }
 
-/// What follows from the record of an earlier delivery, or of an equal request.
+/// The consequence of the record of an earlier delivery, or of an equal request.
 fn after_earlier(found: Found, now: Millis) -> Next {
     let end = |end| Next::End(Box::new(end));
     match found {

@@ -18,7 +18,7 @@ use crate::stack::Stack;
 /// A process claims no installation any more after this time: it has read the state before the pause, and the answer to
 /// that read and the read of the sealing secret take up to 7 s each.
 const NOTICED: Duration = Duration::from_secs(14);
-/// So long after a pause no renewal is under way.
+/// The time after the start of a pause after which no renewal is under way.
 pub(crate) const SETTLED: Duration = NOTICED.saturating_add(LEASE);
 /// At most this many installations are named.
 const SHOWN: usize = 20;

@@ -8,7 +8,7 @@ use shared::relay::refused::Refused;
 
 use super::message::{Call, Message};
 
-/// What becomes of a message.
+/// The fate of a message after its delivery.
 pub(super) enum Fate {
     /// Its call has ended. The result is sent, and then the message is deleted.
     End(Box<End>),
