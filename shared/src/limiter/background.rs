@@ -15,6 +15,10 @@ use crate::domain::resource::Resource;
 use crate::table::StoreError;
 use crate::table::turns::Pattern;
 
+/// A window has a turn more than places for each so many places. A call of such a turn takes the place of a call that comes
+/// late. Otherwise it takes a new turn.
+const SURPLUS: u32 = 30;
+
 /// Permits for queued calls.
 #[derive(Debug)]
 pub struct Background {
@@ -92,6 +96,6 @@ impl Background {
         let slots = if taken_at + QUICKEST <= window.end(slot) { slot - 1 } else { slot };
         let within = window.start(slots).since(window.start(0));
         let calls = limits.burst.saturating_sub(reserved).min(share.unwrap_or(u32::MAX)).max(1);
-        Ok(Pattern { calls, within })
+        Ok(Pattern { calls: calls + calls / SURPLUS, within })
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Callers come first: background permits are given only if no caller of the process waits, and they leave places for the
 //! callers of all processes. The item counts background permits by slot, so every process knows how many permits callers
-//! have used. What callers used within the last two intervals, up to a part of the limit, is kept for them, as far as the
-//! process has seen it. Pure.
+//! have used. The places that callers used within the last two intervals, as far as the process has seen it, and one more are
+//! kept for them, up to a part of the limit. Pure.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -113,8 +113,6 @@ const PERIODS: u16 = 5;
 pub(crate) struct CallersUse {
     /// The number of each period, and the highest use that was seen in it.
     periods: VecDeque<(i64, u32)>,
-    /// The instant since which the use is observed.
-    since: Option<Millis>,
 }
 
 impl CallersUse {
@@ -132,9 +130,6 @@ impl CallersUse {
     }
 
     fn add(&mut self, used: u32, interval: Duration, now: Millis) {
-        if self.of_late(interval, now) == 0 {
-            self.since = Some(now);
-        }
         let period = Self::period(interval, now);
         match self.periods.back_mut() {
             Some((last, highest)) if *last == period => *highest = used.max(*highest),
@@ -150,25 +145,23 @@ impl CallersUse {
         self.periods.iter().filter(|(period, _)| *period >= first).map(|(_, used)| *used).max().unwrap_or(0)
     }
 
-    /// Places that are reserved for callers: the most that they used within the last two intervals, up to `reserve`
-    /// thousandths of the limit.
+    /// Places that are reserved for callers, up to `reserve` thousandths of the limit: the most that callers used within the
+    /// last two intervals, and one more if they used any.
+    ///
+    /// The use of callers who call evenly differs by one from moment to moment, because the permit of a call ends a little
+    /// later than its successor comes. A consumer sees only the moments of its own writes, so it may never see the higher
+    /// number. Without the further place, a caller with one call a second was refused once in each interval.
     pub(crate) fn reserved(&self, reserve: u32, snapshot: &Snapshot, now: Millis) -> u32 {
         let limits = snapshot.limits();
         let most = u64::from(limits.burst) * u64::from(reserve) / 1_000;
         let used = self.of_late(limits.interval, now).max(snapshot.callers_live(now));
-        used.min(u32::try_from(most).unwrap_or(limits.burst))
+        let wanted = if used == 0 { 0 } else { used + 1 };
+        wanted.min(u32::try_from(most).unwrap_or(limits.burst))
     }
 
     /// The reserved places that no caller has taken.
-    ///
-    /// The use of callers who call evenly differs by one from moment to moment, because the permit of a call ends a little
-    /// later than its successor comes. A process that observes them for less than an interval may not have seen the higher
-    /// number, so it keeps one place more.
     pub(crate) fn kept(&self, reserve: u32, snapshot: &Snapshot, now: Millis) -> u32 {
-        let (reserved, live) = (self.reserved(reserve, snapshot, now), snapshot.callers_live(now));
-        let is_new = self.since.is_none_or(|since| now.since(since) < snapshot.limits().interval);
-        let further = u32::from(is_new && reserve > 0 && reserved.max(live) > 0);
-        (reserved + further).saturating_sub(live)
+        self.reserved(reserve, snapshot, now).saturating_sub(snapshot.callers_live(now))
     }
 }
 
@@ -219,22 +212,25 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_has_just_come_keeps_one_place_more() {
-        let used = |callers: u32, background: u32| {
-            let (newest, of_background) = (NOW.0 / 125, (NOW.0 / 125, background));
-            let counters = counters(vec![(newest, callers + background)], Some(vec![of_background]));
+    fn one_place_more_is_kept_while_callers_have_permits() {
+        let used = |callers: u32, now: Millis| {
+            let (newest, background) = (now.0 / 125, 5);
+            let counters = counters(vec![(newest, callers + background)], Some(vec![(newest, background)]));
             let limits = Limits { burst: 100, interval: INTERVAL, daily: 1_000 };
-            Snapshot::of(Some(counters), limits.into(), NOW)
+            Snapshot::of(Some(counters), limits.into(), now)
         };
         let mut callers_use = CallersUse::default();
-        let second = Duration::from_secs(1);
-        assert_eq!(callers_use.kept(500, &used(10, 5), NOW), 1, "nothing was observed");
-        assert_eq!(callers_use.kept(500, &used(0, 5), NOW), 0, "no caller calls");
-        assert_eq!(callers_use.kept(0, &used(10, 5), NOW), 0, "nothing is reserved");
-        callers_use.note(&used(11, 5), NOW);
-        assert_eq!(callers_use.kept(500, &used(10, 5), NOW + second * 9), 2);
-        assert_eq!(callers_use.kept(500, &used(10, 5), NOW + second * 10), 1);
-        assert_eq!(callers_use.kept(500, &used(50, 5), NOW + second * 10), 0, "the reserve is used up");
+        let kept =
+            |callers_use: &CallersUse, reserve, callers, now| callers_use.kept(reserve, &used(callers, now), now);
+        assert_eq!(kept(&callers_use, 500, 10, NOW), 1);
+        assert_eq!(kept(&callers_use, 500, 0, NOW), 0, "no caller calls");
+        assert_eq!(kept(&callers_use, 0, 10, NOW), 0, "nothing is reserved");
+        callers_use.note(&used(11, NOW), NOW);
+        let later = NOW + INTERVAL * 3 / 2;
+        assert_eq!(kept(&callers_use, 500, 0, later), 12, "all callers of late may come back");
+        assert_eq!(kept(&callers_use, 500, 11, later), 1);
+        assert_eq!(kept(&callers_use, 500, 49, later), 1);
+        assert_eq!(kept(&callers_use, 500, 50, later), 0, "the reserve is used up");
     }
 
     #[test]
