@@ -541,6 +541,14 @@ async fn serve(Shared(shelves): Shared<Arc<Shelves>>, headers: HeaderMap, body: 
             shelf.delete(request["ReceiptHandle"].as_str().unwrap_or_default());
             json!({})
         }
+        Some("DeleteMessageBatch") => {
+            let mut deleted = Vec::new();
+            for entry in request["Entries"].as_array().map(Vec::as_slice).unwrap_or_default() {
+                shelf.delete(entry["ReceiptHandle"].as_str().unwrap_or_default());
+                deleted.push(json!({ "Id": entry["Id"] }));
+            }
+            json!({ "Successful": deleted })
+        }
         Some("ChangeMessageVisibilityBatch") => shelf.change_visibility(&request["Entries"]),
         Some("GetQueueAttributes") => shelf.attributes(),
         _ => {
