@@ -116,6 +116,9 @@ pub(crate) enum Command {
         /// The reason, for the platform's records
         #[arg(long, value_name = "TEXT", default_value = "Uninstalled by the developer of the app")]
         reason: String,
+        /// Uninstall although refreshing is paused: no other system has the installation
+        #[arg(long)]
+        while_paused: bool,
         /// Confirm
         #[arg(long)]
         yes: bool,
@@ -135,7 +138,7 @@ pub(crate) enum Command {
     /// Manage the keys that seal the tokens
     #[command(subcommand)]
     Sealing(Sealing),
-    /// Check everything and report the faults; changes nothing
+    /// Check secrets, callers, table, queues and renewals, and report the faults; changes nothing
     Doctor {
         /// Leave out the checks that read the whole table
         #[arg(long)]

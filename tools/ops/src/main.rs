@@ -64,7 +64,9 @@ async fn run(arguments: Arguments) -> Result<(), CommandError> {
         Command::Quota { resource: None } => quota::list(&stack, out).await,
         Command::Refresh { resource, if_due } => installations::refresh(&stack, out, &resource, !if_due).await,
         Command::Revoke { resource, yes } => installations::revoke(&stack, out, &resource, yes).await,
-        Command::Uninstall { resource, reason, yes } => uninstall::run(&stack, out, &resource, &reason, yes).await,
+        Command::Uninstall { resource, reason, while_paused, yes } => {
+            uninstall::run(&stack, out, &resource, &reason, yes, while_paused).await
+        }
         Command::Logs { resource, hours } => logs::run(&stack, out, &resource, hours).await,
         Command::Tick => installations::tick(&stack, out).await,
         Command::Redrive => redrive::run(&stack, out).await,

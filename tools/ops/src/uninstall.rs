@@ -15,8 +15,15 @@ pub(crate) async fn run(
     resource: &Resource,
     reason: &str,
     yes: bool,
+    while_paused: bool,
 ) -> Result<(), CommandError> {
     let one = find(stack, resource).await?;
+    if !while_paused && stack.app.table.app_state().await?.paused_at.is_some() {
+        return Err(CommandError::Refused(format!(
+            "refreshing is paused. If another system renews the token of {resource}, an uninstall ends the installation for \
+             that system, too: the platform knows only the app. If none does, give --while-paused"
+        )));
+    }
     if !yes {
         let whose = match resource.kind() {
             Kind::Location => format!("{resource} ({})", one.status),

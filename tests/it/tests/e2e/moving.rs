@@ -288,6 +288,9 @@ async fn a_hundred_installations_move_in_are_used_and_move_out() {
     let refused = ops(&system, &["refresh", &own[0].to_string()]).await;
     assert!(refused.code == 1 && refused.err.contains("paused"), "{refused:?}");
     assert_eq!(system.refreshes(), renewals_before, "nothing was renewed after the pause");
+    // The platform knows only the app: an uninstall here would end the installation for the new system, too.
+    let refused = ops(&system, &["uninstall", &own[0].to_string(), "--yes"]).await;
+    assert!(refused.code == 4 && refused.err.contains("--while-paused"), "{refused:?}");
     // A customer installs again before the new system has the redirect URI. The second export has another token for it.
     let again = &own[1];
     system.install(again).await;
