@@ -41,14 +41,23 @@ enum Unlisted {
     Allow,
 }
 
+/// The number of hex digits of a key's SHA-256 that name the key in logs and lists.
+pub const KEY_NAME_DIGITS: usize = 12;
+
 struct Entry {
     id: Arc<str>,
-    keys: Vec<[u8; 32]>,
+    keys: Vec<Key>,
     aliases: Vec<String>,
     principals: Vec<ArnPattern>,
     may: Permissions,
     requests_per_10s: Option<u32>,
     queue: bool,
+}
+
+struct Key {
+    sha256: [u8; 32],
+    /// The first [`KEY_NAME_DIGITS`] digits.
+    name: Arc<str>,
 }
 
 impl std::fmt::Debug for Entry {
@@ -87,6 +96,7 @@ pub struct Denied {
 #[derive(Clone, Debug)]
 pub struct Caller {
     id: Arc<str>,
+    key: Option<Arc<str>>,
     may: Permissions,
     requests_per_10s: Option<u32>,
 }
@@ -155,11 +165,12 @@ impl Callers {
         let shown = digest(&SHA256, key.as_bytes());
         let mut found = None;
         for (entry, key) in self.entries.iter().flat_map(|e| e.keys.iter().map(move |key| (e, key))) {
-            if verify_slices_are_equal(shown.as_ref(), key).is_ok() {
-                found = Some(entry);
+            if verify_slices_are_equal(shown.as_ref(), &key.sha256).is_ok() {
+                found = Some((entry, key));
             }
         }
-        found.map(Entry::caller).ok_or(Unauthenticated)
+        let (entry, key) = found.ok_or(Unauthenticated)?;
+        Ok(Caller { key: Some(key.name.clone()), ..entry.caller() })
     }
 }
 
@@ -172,19 +183,25 @@ fn bearer(header: &str) -> Option<&str> {
 
 impl Entry {
     fn caller(&self) -> Caller {
-        Caller { id: self.id.clone(), may: self.may.clone(), requests_per_10s: self.requests_per_10s }
+        Caller { id: self.id.clone(), key: None, may: self.may.clone(), requests_per_10s: self.requests_per_10s }
     }
 }
 
 impl Caller {
     /// A caller without an entry. No entry's id has parentheses, so no entry has this id.
     fn unlisted(known_by: &str) -> Self {
-        Self { id: format!("(unlisted) {known_by}").into(), may: Permissions::default(), requests_per_10s: None }
+        let id = format!("(unlisted) {known_by}").into();
+        Self { id, key: None, may: Permissions::default(), requests_per_10s: None }
     }
 
     /// The entry's id. For a caller without an entry, its ARN or alias after `(unlisted)`. It may be logged.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// The name of the key by which the caller was authenticated: the first digits of its SHA-256. It may be logged.
+    pub fn key(&self) -> Option<&str> {
+        self.key.as_deref()
     }
 
     /// The most requests in any 10 s for each resource, if the entry has such a limit.

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::pattern::{ArnPattern, PathPattern, Wildcard};
 use super::permissions::{Permissions, ResourcePattern};
-use super::{Callers, Entry, Unlisted};
+use super::{Callers, Entry, KEY_NAME_DIGITS, Key, Unlisted};
 use crate::domain::qualifier::names_an_alias;
 use crate::domain::resource::{Kind, Resource};
 use crate::request::{self, METHODS};
@@ -80,7 +80,7 @@ impl Callers {
         unique("the principal", entries.iter().flat_map(|e| &e.principals))?;
         // With one key in two entries, one of the callers would act as the other.
         let mut seen = HashSet::new();
-        match entries.iter().find(|e| !e.keys.iter().all(|key| seen.insert(key))) {
+        match entries.iter().find(|e| !e.keys.iter().all(|key| seen.insert(key.sha256))) {
             Some(entry) => Err(format!("caller {}: a key is there twice", entry.id)),
             None => Ok(Self { entries, unlisted }),
         }
@@ -119,7 +119,7 @@ pub(super) fn entry(written: CallerEntry) -> Result<Entry, String> {
     if requests_per_10s == Some(0) {
         return Err(fault(&"requests_per_10s must be at least 1"));
     }
-    let keys = keys_sha256.iter().map(|hex| digest(hex).ok_or_else(|| fault(&"keys_sha256 holds 64 hex digits each")));
+    let keys = keys_sha256.iter().map(|hex| key(hex).ok_or_else(|| fault(&"keys_sha256 holds 64 hex digits each")));
     let aliases = aliases.into_iter().map(|alias| {
         let why = "is not the name of an alias: letters, digits, - and _, and no version number";
         if names_an_alias(&alias) { Ok(alias) } else { Err(fault(&format!("alias {alias:?} {why}"))) }
@@ -164,10 +164,10 @@ fn all<T>(texts: Option<Vec<String>>, read: impl Fn(&str) -> Result<T, String>) 
     texts.map(|texts| texts.iter().map(|text| read(text)).collect()).transpose()
 }
 
-fn digest(digits: &str) -> Option<[u8; 32]> {
-    let mut digest = [0; 32];
-    hex::decode_to_slice(digits, &mut digest).ok()?;
-    Some(digest)
+fn key(digits: &str) -> Option<Key> {
+    let mut sha256 = [0; 32];
+    hex::decode_to_slice(digits, &mut sha256).ok()?;
+    Some(Key { sha256, name: digits[..KEY_NAME_DIGITS].to_ascii_lowercase().into() })
 }
 
 fn resource(text: &str) -> Option<ResourcePattern> {
@@ -206,7 +206,8 @@ mod tests {
         )
         .expect("the contract's example");
         assert_eq!(callers.entries.len(), 2);
-        assert_eq!(callers.entries[0].keys[0][..2], [0x9f, 0x86]);
+        let key = &callers.entries[0].keys[0];
+        assert_eq!((&key.sha256[..2], &*key.name), (&[0x9f, 0x86][..], "9f86d081884c"));
         let unlisted = |json: &str| Callers::parse(json).map(|callers| callers.unlisted);
         assert_eq!(unlisted(r#"{"callers":[]}"#), Ok(Unlisted::Refuse));
         assert_eq!(unlisted(r#"{"callers":[],"unlisted":"allow"}"#), Ok(Unlisted::Allow));

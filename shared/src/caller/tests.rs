@@ -54,6 +54,8 @@ fn callers_are_known_by_key_principal_or_alias() {
     for (name, identity, expected) in cases {
         let caller = callers().authenticate(identity).ok();
         assert_eq!(caller.as_ref().map(Caller::id), expected, "{name}");
+        let by_key = (name == "a key").then_some(&KEY_SHA256[..KEY_NAME_DIGITS]);
+        assert_eq!(caller.as_ref().and_then(Caller::key), by_key, "{name}");
     }
 }
 

@@ -302,6 +302,7 @@ fn log(authorized: &Authorized, invocation: &Invocation, entry: &Entry<'_>, timi
         trace_id = invocation.trace_id,
         resource = %request.resource,
         caller = authorized.caller().id(),
+        caller_key = authorized.caller().key(),
         method = request.method.as_str(),
         path = request.path.as_str(),
         source = source.as_str(),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use shared::caller::KEY_NAME_DIGITS;
 use shared::caller::edit::{CallerEntry, CallersDocument, EditError, NewKey};
 use shared::secrets::edit::{EditedSecret, Replaced};
 
@@ -11,9 +12,6 @@ use crate::error::CommandError;
 use crate::logs;
 use crate::print::{Out, note};
 use crate::stack::Stack;
-
-/// The number of shown hex digits of a key's SHA-256: enough to tell keys apart.
-const SHOWN_DIGITS: usize = 12;
 
 /// Printed after a change. The functions read the secret again after 45 s.
 const WHEN_EFFECTIVE: &str = "The change takes effect within a minute.";
@@ -100,11 +98,17 @@ async fn list(
     let mut headings = HEADINGS.to_vec();
     if let Some(days) = last_call_within {
         let calls = logs::last_calls(stack, Duration::from_hours(24) * days).await?;
-        headings.push("last call");
+        headings.push("last call (of a key)");
         for ((caller, value), row) in document.entries().iter().zip(&mut values).zip(&mut rows) {
-            let last = calls.get(&caller.id);
+            let of_caller = calls.iter().filter(|call| call.caller == caller.id);
+            let last = of_caller.clone().map(|call| &call.at).max();
+            let of_key =
+                |key: &String| of_caller.clone().find(|call| call.key.as_ref() == Some(key)).map(|call| &call.at);
+            let by_key: Vec<_> = keys(caller).into_iter().map(|key| (of_key(&key), key)).collect();
+            let shown = by_key.iter().filter_map(|(at, key)| Some(format!("({key} {})", (*at)?)));
+            row.push(last.cloned().into_iter().chain(shown).collect::<Vec<_>>().join(" "));
             value["last_call"] = json!(last);
-            row.push(last.map_or("-", String::as_str).to_owned());
+            value["last_call_by_key"] = by_key.into_iter().map(|(at, key)| (key, json!(at))).collect();
         }
     }
     out.list("callers", &values, &headings, rows);
@@ -116,7 +120,7 @@ async fn list(
 
 /// The beginnings of a caller's keys' SHA-256.
 fn keys(caller: &CallerEntry) -> Vec<String> {
-    caller.keys_sha256.iter().map(|key| key.chars().take(SHOWN_DIGITS).collect()).collect()
+    caller.keys_sha256.iter().map(|key| key.chars().take(KEY_NAME_DIGITS).collect::<String>().to_lowercase()).collect()
 }
 
 fn value(caller: &CallerEntry) -> Value {

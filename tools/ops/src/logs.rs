@@ -1,6 +1,5 @@
 //! The command `logs`: the lines of all functions about one location or company (CloudWatch Logs Insights, by the AWS CLI).
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -35,19 +34,28 @@ pub(crate) async fn run(stack: &Stack, out: Out, resource: &Resource, hours: u32
     Ok(())
 }
 
-/// The time of the last call of each caller within `span`, as the logs have it (UTC).
-pub(crate) async fn last_calls(stack: &Stack, span: Duration) -> Result<BTreeMap<String, String>, CommandError> {
-    const QUERY: &str = "filter ispresent(caller) | stats max(@timestamp) as last by caller | limit 10000";
+/// The last call of a caller, by one of its keys or without a key.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct LastCall {
+    pub(crate) caller: String,
+    pub(crate) key: Option<String>,
+    /// UTC.
+    pub(crate) at: String,
+}
+
+/// The last calls within `span`, as the logs have them.
+pub(crate) async fn last_calls(stack: &Stack, span: Duration) -> Result<Vec<LastCall>, CommandError> {
+    const QUERY: &str = "filter ispresent(caller) | stats max(@timestamp) as last by caller, caller_key | limit 10000";
     Ok(query_logs(stack, QUERY, span).await?.iter().filter_map(last_call).collect())
 }
 
-/// A caller and the time of its last call, from the fields of a result.
-fn last_call(fields: &Value) -> Option<(String, String)> {
+/// A last call, from the fields of a result.
+fn last_call(fields: &Value) -> Option<LastCall> {
     let text = |name: &str| field(fields, name)?.as_str().map(str::to_owned);
     let last = text("last")?;
     // An aggregate of times is in milliseconds since 1970.
-    let last = last.parse().map_or(last, |millis| Millis(millis).rfc3339());
-    Some((text("caller")?, last))
+    let at = last.parse().map_or(last, |millis| Millis(millis).rfc3339());
+    Some(LastCall { caller: text("caller")?, key: text("caller_key").filter(|key| !key.is_empty()), at })
 }
 
 /// The results of a query over all log groups of the stack, for the time `span` that ends now.
@@ -101,12 +109,17 @@ mod tests {
 
     #[test]
     fn the_last_call_of_a_caller_is_read_in_both_forms_of_a_time() {
-        let result =
-            |last: &str| json!([{ "field": "caller", "value": "billing" }, { "field": "last", "value": last }]);
-        for (last, shown) in
+        let field = |name: &str, value: &str| json!({ "field": name, "value": value });
+        for (last, at) in
             [("1795000000000", "2026-11-18T11:06:40Z"), ("2026-11-18 11:06:40.000", "2026-11-18 11:06:40.000")]
         {
-            assert_eq!(last_call(&result(last)), Some(("billing".to_owned(), shown.to_owned())));
+            let (caller, at) = ("billing".to_owned(), at.to_owned());
+            let mut fields = vec![field("caller", "billing"), field("last", last)];
+            let without_key = LastCall { caller: caller.clone(), key: None, at: at.clone() };
+            assert_eq!(last_call(&json!(fields)), Some(without_key));
+            fields.push(field("caller_key", "9f86d081884c"));
+            let by_key = LastCall { caller, key: Some("9f86d081884c".to_owned()), at };
+            assert_eq!(last_call(&json!(fields)), Some(by_key));
         }
         assert_eq!(last_call(&json!([{ "field": "last", "value": "1" }])), None);
     }

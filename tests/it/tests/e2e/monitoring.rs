@@ -185,5 +185,7 @@ async fn every_metric_that_an_alarm_watches_is_written() {
     let lines = system.sandbox.logs.lines();
     let said = lines.iter().filter(|line| line.line.contains("\"message\":\"relayed\"")).count();
     assert_eq!(calls, said, "a call is one line");
+    let key_name = format!(r#""caller":"slow","caller_key":"{}""#, &sha256_hex(key)[..12]);
+    assert!(lines.iter().any(|line| line.line.contains(&key_name)), "{key_name}");
     system.end().await;
 }

@@ -201,8 +201,15 @@ async fn the_stack_is_named_the_schedule_runs_once_and_dead_messages_go_back() {
     let line = json!([{ "field": "@timestamp", "value": "10:00" }, { "field": "@message", "value": "a line" }]);
     let lines = json!({ "status": "Complete", "results": [line] });
     let asked = format!(r#"fields @timestamp, @message | filter resource = "{}" |"#, location(1));
-    let last = json!([{ "field": "caller", "value": "sandbox" }, { "field": "last", "value": "1795000000000" }]);
-    let calls = json!({ "status": "Complete", "results": [last] });
+    let last = |time: &str, key: &[&str]| {
+        let named =
+            [("caller", "sandbox"), ("last", time)].into_iter().chain(key.iter().map(|key| ("caller_key", *key)));
+        named.map(|(field, value)| json!({ "field": field, "value": value })).collect::<Vec<_>>()
+    };
+    let listed = done(&system, &["callers", "list"]).await;
+    let key = listed["callers"][0]["keys"][0].as_str().expect("a key");
+    let by_key = last("1795000000000", &[key]);
+    let calls = json!({ "status": "Complete", "results": [by_key, last("1794000000000", &[])] });
     let logs = format!(
         "case \"$1 $2 $*\" in\n'logs start-query '*'{asked}'*' one two') echo '{{\"queryId\":\"q1\"}}'; exit;;\n\
          'logs start-query '*'by caller'*' one two') echo '{{\"queryId\":\"q2\"}}'; exit;;\n\
@@ -224,7 +231,9 @@ async fn the_stack_is_named_the_schedule_runs_once_and_dead_messages_go_back() {
     let with_logs: Vec<_> = named.into_iter().chain(groups).collect();
     let callers = run(with_logs.clone(), &["--json", "callers", "list", "--last-call", "30"]).await;
     let callers = callers.json()["callers"].clone();
-    assert_eq!((&callers[0]["id"], &callers[0]["last_call"]), (&json!("sandbox"), &json!("2026-11-18T11:06:40Z")));
+    let at = json!("2026-11-18T11:06:40Z");
+    assert_eq!((&callers[0]["id"], &callers[0]["last_call"]), (&json!("sandbox"), &at));
+    assert_eq!(callers[0]["last_call_by_key"][key], at);
     let logged = run(with_logs, &["--json", "logs", &location(1).to_string()]).await;
     assert_eq!(
         (logged.code, logged.json()),
