@@ -258,6 +258,9 @@ OUTPUTS = {
     "CallFailuresUrl",
     "RescueQueueUrl",
     "RescueFailuresUrl",
+    "ApiLogGroup",
+    "AlarmTopicArn",
+    "NoticeTopicArn",
 }
 
 # All alarms; the runbook of each is in docs/operations.md.
@@ -283,6 +286,7 @@ ALARMS = {
     "EventsOverflowAlarm",
     "EventsOverflowFailuresAlarm",
     "CallFailuresAlarm",
+    "CallsHeldUpAlarm",
     "CallsUnknownAlarm",
     "EventTruncatedAlarm",
     "ApiErrorsAlarm",
@@ -299,6 +303,7 @@ CAN_WAIT = {
     "EventsOverflowAlarm",
     "EventsOverflowFailuresAlarm",
     "CallFailuresAlarm",
+    "CallsHeldUpAlarm",
     "CallsUnknownAlarm",
     "EventTruncatedAlarm",
     "ThrottlesAlarm",

@@ -72,18 +72,19 @@ pub async fn answer(relay: &Relay, door: Option<&Door>, event: &LambdaEvent<Box<
     let read: SqsEvent = match serde_json::from_str(event.payload.get()) {
         Ok(read) => read,
         Err(error) => {
-            tracing::error!(%error, "an SQS event cannot be read; its messages stay on the queue");
+            tracing::error!(alarm = "queue", %error, "an SQS event cannot be read; its messages stay on the queue");
             return none_succeeded();
         }
     };
     let messages: Vec<Message> = read.records.iter().map(|message| Message::read(message, now)).collect();
     let all = |messages: &[Message]| failures(messages.iter());
     if let Err(refused) = relay.check_invocation_kind(InvocationKind::Queue, &event.context.invoked_function_arn) {
-        tracing::error!(cause = refused.cause.as_deref(), "an SQS event came by another qualifier");
+        let cause = refused.cause.as_deref();
+        tracing::error!(alarm = "queue", cause, "an SQS event came by another qualifier");
         return all(&messages);
     }
     let Some(door) = door else {
-        tracing::error!("an SQS event came, but CALLS_QUEUE_URL is not set");
+        tracing::error!(alarm = "queue", "an SQS event came, but CALLS_QUEUE_URL is not set");
         return all(&messages);
     };
     let invocation = EventKind::Queue.invocation(&event.context, now);
@@ -91,7 +92,8 @@ pub async fn answer(relay: &Relay, door: Option<&Door>, event: &LambdaEvent<Box<
     let left = match relay.callers().await {
         Ok(callers) => batch.run(messages.into_iter().map(|message| Delivery::of(message, &callers)).collect()).await,
         Err(refused) => {
-            tracing::error!(cause = refused.cause.as_deref(), "the callers cannot be read; queued calls wait");
+            let cause = refused.cause.as_deref();
+            tracing::error!(alarm = "queue", cause, "the callers cannot be read; queued calls wait");
             let all: Vec<_> = messages.iter().map(|message| batch.later(message, now)).collect();
             cloned(batch.keep(&all).await)
         }

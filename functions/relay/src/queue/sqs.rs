@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aws_sdk_eventbridge::types::PutEventsRequestEntry;
+use aws_sdk_eventbridge::types::{PutEventsRequestEntry, PutEventsResultEntry};
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::{
     ChangeMessageVisibilityBatchRequestEntry, MessageAttributeValue, QueueAttributeName, SendMessageBatchRequestEntry,
@@ -139,11 +139,13 @@ impl Queues {
                         |number: usize| answer.successful().iter().any(|entry| entry.id() == number.to_string());
                     taken.extend((0..some.len()).map(is_taken));
                     if let Some(failed) = answer.failed().first() {
-                        tracing::error!(code = failed.code(), failed = answer.failed().len(), "SQS refuses messages");
+                        let (code, messages) = (failed.code(), answer.failed().len());
+                        tracing::error!(alarm = "queue", queue = url, code, messages, "SQS refuses messages");
                     }
                 }
                 Err(error) => {
-                    tracing::error!(error = describe(&error), messages = some.len(), "SQS does not take messages");
+                    let (error, messages) = (describe(&error), some.len());
+                    tracing::error!(alarm = "queue", queue = url, error, messages, "SQS does not take messages");
                     taken.extend(some.iter().map(|_| false));
                 }
             }
@@ -158,7 +160,7 @@ impl Queues {
             Ok(Some(url)) => url,
             Ok(None) => return true,
             Err(error) => {
-                tracing::error!(error, "the dead-letter queue is not known");
+                tracing::error!(alarm = "queue", error, "the dead-letter queue is not known");
                 return false;
             }
         };
@@ -173,8 +175,10 @@ impl Queues {
         let reason: String = reason.chars().take(LONGEST_REASON).collect();
         let sent = sent.message_attributes("Reason", attribute(&reason));
         let sent = sent.message_attributes("MessageId", attribute(&message.carried.id)).send().await;
-        sent.inspect_err(|error| tracing::error!(error = describe(error), "the dead-letter queue takes nothing"))
-            .is_ok()
+        sent.inspect_err(|error| {
+            tracing::error!(alarm = "queue", error = describe(error), "the dead-letter queue takes nothing");
+        })
+        .is_ok()
     }
 
     /// The URL of the queue that the redrive policy of the calls' queue names.
@@ -205,10 +209,14 @@ async fn publish(client: &aws_sdk_eventbridge::Client, bus: &str, results: &[(&M
         Ok(answer) => {
             let mut taken: Vec<bool> = answer.entries().iter().map(|entry| entry.error_code().is_none()).collect();
             taken.resize(results.len(), false);
+            if let Some(code) = answer.entries().iter().find_map(PutEventsResultEntry::error_code) {
+                let refused = answer.failed_entry_count();
+                tracing::error!(alarm = "queue", code, refused, "the event bus refuses results");
+            }
             taken
         }
         Err(error) => {
-            tracing::error!(error = describe(&error), "the event bus takes no results");
+            tracing::error!(alarm = "queue", error = describe(&error), "the event bus takes no results");
             vec![false; results.len()]
         }
     }
