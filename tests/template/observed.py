@@ -34,7 +34,8 @@ BY_EVENT_SOURCE = {("refresh", "RescueQueue"), ("webhook", "EventsOverflow"), ("
 POLLING = {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"}
 
 
-# Needed, but by no end-to-end test: what other tests see instead. A row here that is observed after all is a mistake.
+# Needed, but not by every run of the end-to-end tests. The suite in brackets makes such a call in every run. The end-to-end
+# tests may make it too, for example when a slow machine makes a write come too late.
 ELSEWHERE = {
     # A version of the platform's API is remembered when it changes (--test agency, versions).
     ("callback", "dynamodb:UpdateItem", "Table", "app#api"),
@@ -97,10 +98,7 @@ def complaints(calls, rows):
         function, action, resource, _ = row
         if action.split(":")[0] in BY_LAMBDA or (function, resource) in BY_EVENT_SOURCE and action in POLLING:
             continue
-        is_observed = any(matches(call, row) for call in calls)
-        if is_observed and row in ELSEWHERE:
-            yield f"ELSEWHERE has {row}, which a call needs"
-        if not is_observed and row not in ELSEWHERE:
+        if row not in ELSEWHERE and not any(matches(call, row) for call in calls):
             yield f"no call needs {row}"
     yield from (f"ELSEWHERE has {row}, which is no permission" for row in sorted(ELSEWHERE - set(rows), key=str))
 
