@@ -170,7 +170,7 @@ pub fn welcome(sandbox: &Sandbox, colours: Colours) -> String {
   curl -d '{{\"resource\":{{\"location\":\"{location}\"}},\"times\":200}}' {platform}/_sandbox/webhooks   # each is a line \"event\"
 
 {operate}
-  cargo run -qp ops -- --sandbox={platform} doctor
+  cargo run -p ops -- --sandbox={platform} doctor
 
 Ctrl-C ends everything.
 ",
