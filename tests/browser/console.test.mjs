@@ -58,7 +58,7 @@ test("queued calls leave while a single call gets through", async () => {
     await choose(CEDAR);
     await press("Install", "Installed: the code is exchanged");
     await press("Queue 1,000 calls", "1000 calls are on the queue");
-    await page.locator("#queued", { hasText: /^\d{3} calls wait on the queue\.$/ }).waitFor();
+    await page.locator("#queued", { hasText: /^Calls on the queue: \d{3}\.$/ }).waitFor();
     await press("Send one call", /1 answered by the platform \(200\)/);
     await card(CEDAR).getByText(/\d+ of 100 used/).waitFor();
   } finally {
@@ -290,7 +290,17 @@ test("a button says so where nothing is installed", async () => {
     await press("Uninstall", "The app is not installed there.");
     await press("Let it expire now", "There is no access token.");
     await press("Refresh it now", "not installed");
-    await press("Kill a refresh half-way", "The app is not installed there.");
+    await press("Kill a refresh half-way", "There is no token to renew.");
+    await press("Queue 1,000 calls", "Where the app is not installed, they are refused.");
+    await press("Pause the location", "If the app is installed there, the next refresh notices.");
+    await press("Let the location go on", "Active again at the platform.");
+    // After an uninstall the answers are those of a location that never had the app.
+    await press("Install", "Installed: the code is exchanged");
+    await press("Uninstall", "Uninstalled. The platform sends the webhook now.");
+    await becomes(BIRCH, "Uninstalled");
+    await press("Uninstall", "The app is not installed there.");
+    await press("Let it expire now", "There is no access token.");
+    await press("Kill a refresh half-way", "There is no token to renew.");
     await press("Change the client secret", "wrong now");
     await page.locator("#faults", { hasText: "the app's secret in Secrets Manager is wrong" }).waitFor();
     await press("Mend everything", "within a minute");

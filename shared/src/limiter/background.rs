@@ -15,8 +15,8 @@ use crate::domain::resource::Resource;
 use crate::table::StoreError;
 use crate::table::turns::Pattern;
 
-/// A window has a turn more than places for each so many places. A call of such a turn takes the place of a call that comes
-/// late. Otherwise it takes a new turn.
+/// For each so many places of a window, the schedule has one extra turn. If a call comes too late for its place, the call of
+/// an extra turn takes that place. Otherwise the limits refuse that call, and it gets a new turn.
 const SURPLUS: u32 = 30;
 
 /// Permits for queued calls.
@@ -95,7 +95,7 @@ impl Background {
         let (taken_at, slot) = (window.expires_at(0) + YIELD, window.slot_at(window.expires_at(0) + YIELD));
         let slots = if taken_at + QUICKEST <= window.end(slot) { slot - 1 } else { slot };
         let within = window.start(slots).since(window.start(0));
-        let calls = limits.burst.saturating_sub(reserved).min(share.unwrap_or(u32::MAX)).max(1);
-        Ok(Pattern { calls: calls + calls / SURPLUS, within })
+        let places = limits.burst.saturating_sub(reserved).min(share.unwrap_or(u32::MAX)).max(1);
+        Ok(Pattern { calls: places + places / SURPLUS, within })
     }
 }

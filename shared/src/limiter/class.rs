@@ -2,8 +2,8 @@
 //!
 //! Callers come first: background permits are given only if no caller of the process waits, and they leave places for the
 //! callers of all processes. The item counts background permits by slot, so every process knows how many permits callers
-//! have used. The places that callers used within the last two intervals, as far as the process has seen it, and one more are
-//! kept for them, up to a part of the limit. Pure.
+//! have used. The queue keeps free the places that it has seen callers use within the last two intervals, and one more if they
+//! used any, up to a part of the limit. Pure.
 
 use std::collections::VecDeque;
 use std::time::Duration;

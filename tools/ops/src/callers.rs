@@ -98,15 +98,16 @@ async fn list(
     let mut headings = HEADINGS.to_vec();
     if let Some(days) = last_call_within {
         let calls = logs::last_calls(stack, Duration::from_hours(24) * days).await?;
-        headings.push("last call (of a key)");
+        headings.push("last call (of each key)");
         for ((caller, value), row) in document.entries().iter().zip(&mut values).zip(&mut rows) {
             let of_caller = calls.iter().filter(|call| call.caller == caller.id);
             let last = of_caller.clone().map(|call| &call.at).max();
             let of_key =
                 |key: &String| of_caller.clone().find(|call| call.key.as_ref() == Some(key)).map(|call| &call.at);
             let by_key: Vec<_> = keys(caller).into_iter().map(|key| (of_key(&key), key)).collect();
-            let shown = by_key.iter().filter_map(|(at, key)| Some(format!("({key} {})", (*at)?)));
-            row.push(last.cloned().into_iter().chain(shown).collect::<Vec<_>>().join(" "));
+            let shown = by_key.iter().map(|(at, key)| format!("{key} {}", at.map_or("never", String::as_str)));
+            let shown: Vec<_> = last.filter(|_| by_key.is_empty()).cloned().into_iter().chain(shown).collect();
+            row.push(if shown.is_empty() { "-".to_owned() } else { shown.join(", ") });
             value["last_call"] = json!(last);
             value["last_call_by_key"] = by_key.into_iter().map(|(at, key)| (key, json!(at))).collect();
         }

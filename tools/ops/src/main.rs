@@ -25,7 +25,8 @@ mod uninstall;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser as _};
 
 use crate::arguments::{Arguments, Command};
 use crate::error::CommandError;
@@ -33,6 +34,11 @@ use crate::stack::Stack;
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    let words: Vec<_> = std::env::args().collect();
+    if words.windows(2).any(|pair| pair[0] == "--sandbox" && pair[1].contains("://")) {
+        let fault = Arguments::command().error(ErrorKind::InvalidValue, "write the address after =: --sandbox=URL");
+        fault.exit();
+    }
     let arguments = Arguments::parse();
     let json = arguments.json;
     match Box::pin(run(arguments)).await {

@@ -71,7 +71,14 @@ async fn upset_what_is_called(system: &System, key: &str, signer: &Ed25519KeyPai
         assert_eq!(send(call).await.status, status);
     }
     let queued = json!({ "caller": CALLER, "resource": here, "method": "POST", "path": "/status/500" });
+    let is_held_up = || {
+        let of_queue = [("alarm".to_owned(), "queue".to_owned())].into();
+        written(system).iter().any(|datum| datum.name == "Alarm" && datum.dimensions == of_queue)
+    };
+    system.sandbox.results.fail(true);
     system.sandbox.calls.send_in_group(queued.to_string(), &here.to_string());
+    assert!(until(is_held_up).await, "a result that is not taken raises no alarm");
+    system.sandbox.results.fail(false);
     assert!(until(|| system.sandbox.results.depth() > 0).await, "the queued call has no result");
     market.fault(Endpoint::Exchange, answer_500(), None);
     let code = market.authorize(location(2));

@@ -10,7 +10,7 @@ use std::{
 use futures_util::future::join_all;
 use serde::Deserialize;
 use serde_json::json;
-use shared::domain::status::Status;
+use shared::domain::{installation::Installation, status::Status};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::Desk;
@@ -100,8 +100,7 @@ impl Desk {
         match action {
             Action::Install { resource } => desk.install(&resource).await,
             Action::Uninstall { resource } => {
-                let stored = desk.stored(&resource).await?;
-                let is_stored = stored.is_some_and(|stored| stored.status().is_installed() && !stored.is_placeholder());
+                let is_stored = desk.installed(&resource).await?.is_some();
                 if !is_stored && platform.live_refresh_tokens(&resource).is_empty() {
                     return Err("The app is not installed there.".to_owned());
                 }
@@ -113,7 +112,7 @@ impl Desk {
             Action::Queue { resource, times } if (1..=MOST_QUEUED).contains(&times) => {
                 (0..times).for_each(|number| desk.queue(&resource, number));
                 Ok(format!(
-                    "{times} calls are on the queue. They leave at the pace of the limit, and single calls get through."
+                    "{times} calls are on the queue. They leave at the pace of the limit, and single calls get through. Where the app is not installed, they are refused."
                 ))
             }
             Action::Queue { .. } => Err(format!("Queue 1 to {MOST_QUEUED} calls.")),
@@ -134,7 +133,7 @@ impl Desk {
             Action::Pause { resource, paused } => {
                 platform.set_active(resource, !paused);
                 Ok(if paused {
-                    "Paused at the platform. The next refresh notices."
+                    "Paused at the platform. If the app is installed there, the next refresh notices."
                 } else {
                     "Active again at the platform."
                 }
@@ -230,6 +229,12 @@ impl Desk {
         Ok(format!("{} in {} ms.{again}", counts.join(", "), began.elapsed().as_millis()))
     }
 
+    /// The stored installation, if the app is installed and not only named by a call.
+    async fn installed(&self, resource: &Resource) -> Result<Option<Installation>, String> {
+        let stored = self.stored(resource).await?;
+        Ok(stored.filter(|stored| stored.status().is_installed() && !stored.is_placeholder()))
+    }
+
     async fn refresh(&self, resource: &Resource) -> Said {
         let event = json!({ "resource": resource, "force": true });
         let answer = self.controls.runtime.invoke_json("refresh", &event, refresh_invocation()).await;
@@ -250,7 +255,8 @@ impl Desk {
     /// Lets `refresh` present the token, waits until the platform has spent it, and kills the process while the answer
     /// with the only copy of the new pair is on its way.
     async fn kill(desk: &Arc<Self>, resource: &Resource) -> Said {
-        let stored = desk.stored(resource).await?.ok_or("The app is not installed there.")?;
+        let stored = desk.installed(resource).await?;
+        let stored = stored.ok_or("There is no token to renew. Install the app, or send one call.")?;
         let holder = desk.controls.workers.iter().find(|worker| worker.function() == "refresh");
         let holder = holder.ok_or("The sandbox has no refresh process of its own.")?;
         let at = if stored.minted().is_some() { Endpoint::Mint } else { Endpoint::Refresh };
@@ -258,14 +264,19 @@ impl Desk {
         let late = Fault::Late { millis: u64::try_from(ON_ITS_WAY.as_millis()).unwrap_or(u64::MAX) };
         platform.fault(at, late.clone(), Some(1));
         let events = desk.controls.bus.subscribe();
-        let refreshing = tokio::spawn({
+        let mut refreshing = tokio::spawn({
             let (desk, resource) = (Arc::clone(desk), resource.clone());
             async move { desk.refresh(&resource).await }
         });
-        let spent = tokio::time::timeout(SPENT_WITHIN, token_granted(events, resource)).await;
-        if spent.is_err() {
+        let spent = tokio::time::timeout(SPENT_WITHIN, token_granted(events, resource));
+        let ended = tokio::select! {
+            biased;
+            Ok(()) = spent => None,
+            ended = &mut refreshing => Some(ended),
+        };
+        if let Some(ended) = ended {
             platform.forget_fault(at, &late);
-            return Err(match refreshing.await {
+            return Err(match ended {
                 Ok(Ok(said) | Err(said)) => format!("The platform granted no token. {said}"),
                 Err(_) => "The platform granted no token.".to_owned(),
             });

@@ -214,7 +214,7 @@ function drawView() {
   write(faults, state.view.faults.length ? state.view.faults.join("; ") : "No fault is set.");
 
   const { queued } = state.view;
-  write(element("queued"), queued ? `${number(queued)} calls wait on the queue.` : "No call is queued.");
+  write(element("queued"), queued ? `Calls on the queue: ${number(queued)}.` : "No call is queued.");
 
   const workers = state.view.workers.map(({ name, pid, starts }) => ({
     text: pid ? `${name} · ${pid}${starts > 1 ? ` · start ${starts}` : ""}` : `${name} · dead`,
