@@ -60,6 +60,11 @@ impl Recordable {
         let Self { request, is_repeatable, kept, .. } = self;
         Intent { request, is_repeatable: *is_repeatable, lease_ends_at, kept_until: now + *kept, message }
     }
+
+    /// True if an earlier delivery of the same message has made the record.
+    fn has_message_of(&self, stored: &StoredCall) -> bool {
+        stored.message.is_some() && stored.message == self.message
+    }
 }
 
 /// The lease of a recorded request. Its holder may send the request.
@@ -145,8 +150,11 @@ impl Recorder {
 
     /// Finds the record that the message of a request has made itself.
     pub async fn find_of_message(&self, call: &Recordable) -> Result<Option<Found>, RecordError> {
-        let stored = self.table.call(&call.id, self.clock.now()).await?;
-        Ok(match stored.filter(|stored| stored.message.is_some() && stored.message == call.message) {
+        let now = self.clock.now();
+        let stored = self.table.call(&call.id, now).await?;
+        Ok(match stored.filter(|stored| call.has_message_of(stored)) {
+            // Its sender died, and the request is repeatable. So it has no end yet.
+            Some(StoredCall { progress: CallProgress::InFlight(until), .. }) if until <= now => None,
             Some(stored) => Some(self.found(call, stored).await),
             None => None,
         })
@@ -187,7 +195,8 @@ impl Recorder {
 
     /// Reads the record that a request has met.
     async fn found(&self, call: &Recordable, stored: StoredCall) -> Found {
-        if stored.request.fingerprint != call.request.fingerprint {
+        // A message is always the same request, even if a later version computes another fingerprint.
+        if stored.request.fingerprint != call.request.fingerprint && !call.has_message_of(&stored) {
             return Found::Conflict;
         }
         match &stored.progress {

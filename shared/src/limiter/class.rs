@@ -155,8 +155,9 @@ impl CallersUse {
         let limits = snapshot.limits();
         let most = u64::from(limits.burst) * u64::from(reserve) / 1_000;
         let used = self.of_late(limits.interval, now).max(snapshot.callers_live(now));
-        let wanted = if used == 0 { 0 } else { used + 1 };
-        wanted.min(u32::try_from(most).unwrap_or(limits.burst))
+        // The further place is never the last one, for then no queued call would ever be sent.
+        let further = u32::from(used > 0 && used + 1 < limits.burst);
+        (used + further).min(u32::try_from(most).unwrap_or(limits.burst))
     }
 
     /// The reserved places that no caller has taken.
@@ -231,6 +232,8 @@ mod tests {
         assert_eq!(kept(&callers_use, 500, 11, later), 1);
         assert_eq!(kept(&callers_use, 500, 49, later), 1);
         assert_eq!(kept(&callers_use, 500, 50, later), 0, "the reserve is used up");
+        assert_eq!(kept(&callers_use, 1_000, 98, later), 1);
+        assert_eq!(kept(&callers_use, 1_000, 99, later), 0, "one place is left for a queued call");
     }
 
     #[test]

@@ -37,11 +37,34 @@ pub fn question(request: &Request) -> Option<(String, Request)> {
     Some((event_id, question))
 }
 
-/// The charge with this `eventId` in a list of charges. The list's place in the answer differs between the versions of
-/// the API.
-pub fn find(answer: &[u8], event_id: &str) -> Option<Value> {
-    let answer = serde_json::from_slice(answer).ok()?;
-    search(&answer, event_id).cloned()
+/// The platform's answer to the question for a charge.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Listed {
+    /// The charge is in the list.
+    Charge(Value),
+    /// The list does not have it.
+    No,
+    /// The answer has no list, like a page of something in front of the platform.
+    Unclear,
+}
+
+/// Looks for the charge with this `eventId` in a list of charges. The list's place in the answer differs between the
+/// versions of the API.
+pub fn find(answer: &[u8], event_id: &str) -> Listed {
+    let Ok(answer) = serde_json::from_slice(answer) else { return Listed::Unclear };
+    match search(&answer, event_id) {
+        Some(charge) => Listed::Charge(charge.clone()),
+        None if has_list(&answer) => Listed::No,
+        None => Listed::Unclear,
+    }
+}
+
+fn has_list(value: &Value) -> bool {
+    match value {
+        Value::Array(_) => true,
+        Value::Object(members) => members.values().any(has_list),
+        _ => false,
+    }
 }
 
 fn search<'a>(value: &'a Value, event_id: &str) -> Option<&'a Value> {
@@ -91,9 +114,13 @@ mod tests {
             r#"[{"eventId":"e1","chargeId":"c1"}]"#,
             r#"{"data":{"items":[{"chargeId":"c1","eventId":"e1"}]}}"#,
         ] {
-            assert_eq!(find(list.as_bytes(), "e1").expect(list)["chargeId"], "c1");
-            assert_eq!(find(list.as_bytes(), "e2"), None);
+            let Listed::Charge(charge) = find(list.as_bytes(), "e1") else { panic!("{list}") };
+            assert_eq!(charge["chargeId"], "c1");
+            assert_eq!(find(list.as_bytes(), "e2"), Listed::No);
         }
-        assert_eq!(find(b"<html>", "e1"), None);
+        assert_eq!(find(br#"{"charges":[],"total":0}"#, "e1"), Listed::No);
+        for unclear in ["<html>", "{}", r#"{"message":"down for maintenance"}"#, ""] {
+            assert_eq!(find(unclear.as_bytes(), "e1"), Listed::Unclear, "{unclear}");
+        }
     }
 }

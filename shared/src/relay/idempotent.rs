@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::answer::Answer;
 use super::call::{Call, Pacing, Stop, Timings};
+use super::charges::Listed;
 use super::refused::Refused;
 use super::retry::Execution;
 use super::{Invocation, Performed, Relay, charges, headers};
@@ -148,6 +149,7 @@ impl Relay {
         let Some((event_id, question)) = charges::question(request) else { return Ok(Resolved::Never) };
         let visible_at = since + charges::VISIBLE_AFTER;
         let mut call = Call::new(self, authorized.caller(), &question, deadline, pacing, None);
+        let asked_at = self.now();
         let reply = match call.run().await {
             Ok(reply) if reply.status == StatusCode::OK => reply,
             Err(Stop::Refused(Refused { limit: Some(limit), problem, .. })) => {
@@ -156,9 +158,10 @@ impl Relay {
             _ => return Ok(Resolved::AskAgain(visible_at.max(self.now() + ASK_AGAIN))),
         };
         let ending = match charges::find(&reply.body, &event_id) {
-            Some(charge) => Ending::Executed(found_charge(charge.to_string())),
-            None if self.now() >= visible_at => Ending::NotExecuted,
-            None => return Ok(Resolved::AskAgain(visible_at)),
+            Listed::Charge(charge) => Ending::Executed(found_charge(charge.to_string())),
+            Listed::No if asked_at >= visible_at => Ending::NotExecuted,
+            Listed::No if self.now() < visible_at => return Ok(Resolved::AskAgain(visible_at)),
+            Listed::No | Listed::Unclear => return Ok(Resolved::AskAgain(visible_at.max(self.now() + ASK_AGAIN))),
         };
         let executed = matches!(ending, Ending::Executed(_));
         tracing::info!(resource = %request.resource, executed, "an unknown charge was looked up");

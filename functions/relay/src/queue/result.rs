@@ -54,10 +54,32 @@ pub(super) fn render(
         outcome: end.outcome.as_str(),
         truncated: was_omitted,
     };
-    let rendered = raw(&result);
+    let rendered = for_sqs(raw(&result));
     if rendered.get().len() <= LARGEST {
         return rendered;
     }
     (result.body, result.body_base64, result.truncated) = (None, None, true);
-    raw(&result)
+    for_sqs(raw(&result))
+}
+
+/// Escapes the characters that JSON allows and SQS refuses in a message (Amazon SQS API Reference, `SendMessage`).
+fn for_sqs(json: Box<RawValue>) -> Box<RawValue> {
+    if !json.get().contains(['\u{fffe}', '\u{ffff}']) {
+        return json;
+    }
+    let escaped = json.get().replace('\u{fffe}', "\\ufffe").replace('\u{ffff}', "\\uffff");
+    RawValue::from_string(escaped).expect("an escape is JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_has_no_character_that_sqs_refuses() {
+        let text = "a\u{fffe}b\u{ffff}c\u{fffd}";
+        let escaped = for_sqs(raw(&text));
+        assert_eq!(escaped.get(), "\"a\\ufffeb\\uffffc\u{fffd}\"");
+        assert_eq!(serde_json::from_str::<String>(escaped.get()).expect("JSON"), text);
+    }
 }

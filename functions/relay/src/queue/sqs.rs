@@ -172,7 +172,7 @@ impl Queues {
                 .expect("an attribute with a type")
         };
         let sent = self.client.send_message().queue_url(url).message_body(&message.body);
-        let reason: String = reason.chars().take(LONGEST_REASON).collect();
+        let reason = accepted(reason);
         let sent = sent.message_attributes("Reason", attribute(&reason));
         let sent = sent.message_attributes("MessageId", attribute(&message.carried.id)).send().await;
         sent.inspect_err(|error| {
@@ -193,6 +193,13 @@ impl Queues {
         let url = self.client.get_queue_url().queue_name(name).send().await.map_err(|error| describe(&error))?;
         Ok(url.queue_url)
     }
+}
+
+/// The beginning of a reason, which may quote the message, without the characters that SQS refuses (Amazon SQS API
+/// Reference, `SendMessage`).
+fn accepted(reason: &str) -> String {
+    let is_refused = |c: char| c < ' ' && !"\t\n\r".contains(c) || matches!(c, '\u{fffe}' | '\u{ffff}');
+    reason.chars().take(LONGEST_REASON).map(|c| if is_refused(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// Publishes results as events `CallCompleted`.
@@ -243,6 +250,12 @@ fn in_groups<T>(entries: &[T], size: impl Fn(&T) -> usize) -> Vec<&[T]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reason_has_no_character_that_sqs_refuses() {
+        assert_eq!(accepted("unknown field `\u{1}\u{ffff}`\tü"), "unknown field `\u{fffd}\u{fffd}`\tü");
+        assert_eq!(accepted(&"x".repeat(LONGEST_REASON + 1)).len(), LONGEST_REASON);
+    }
 
     #[test]
     fn a_request_has_at_most_ten_entries_and_a_mebibyte() {

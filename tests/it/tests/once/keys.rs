@@ -463,6 +463,9 @@ async fn an_unknown_charge_is_looked_up(world: World) {
     world.market.fault(Endpoint::Api, Fault::refusal(500, "no"), None);
     assert_eq!(process.send(&charge("unseen")).await.refusal(), (409, "idempotency_unknown"));
     world.market.clear_faults();
+    world.market.fault(Endpoint::Api, Fault::refusal(200, "an answer without a list"), None);
+    assert_eq!(process.send(&charge("unseen")).await.refusal(), (409, "idempotency_unknown"));
+    world.market.clear_faults();
     assert!(process.send(&charge("unseen")).await.is_replayed());
     assert_eq!(count("unseen").await, 1);
     world.end().await;

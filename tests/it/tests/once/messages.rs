@@ -12,7 +12,9 @@ use sandbox::queue::Queue;
 use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 use shared::config::QueueConfig;
+use shared::domain::status::LeaseOwner;
 use shared::relay::Relay;
+use shared::table::idempotency::{CallId, CallOutcome, Intent, MessageUse, RecordedRequest};
 
 use super::{CALLERS, arrived, installed, keyed};
 
@@ -20,6 +22,8 @@ it::stories!(
     a_message_leaves_its_key_as_a_caller_would,
     a_key_of_a_message_ends_after_a_day,
     an_end_outlives_the_right_to_the_call,
+    a_message_whose_process_died_is_refused_without_the_right,
+    a_message_keeps_its_end_in_later_versions,
     a_failing_charge_ends,
     a_closed_endpoint_holds_no_other_call_up,
     results_that_cannot_be_sent_keep_their_messages,
@@ -204,6 +208,50 @@ async fn an_end_outlives_the_right_to_the_call(world: World) {
     assert_eq!(end(&consumer.result(&late).await.expect("an end")), ("refused", 403), "it was refused");
     assert_eq!(end(&consumer.result(&made).await.expect("an end")), ("answered", 201), "its record is as it was");
     assert_eq!(arrived(&world), 2);
+    world.end().await;
+}
+
+/// The beginnings of the record of a message: an intent, as a process with other fingerprints has written it.
+async fn begun(world: &World, message: &Message, method: &str) -> (CallId, LeaseOwner) {
+    let (id, owner, now) = (CallId::of_message(&message.id), LeaseOwner::new(), world.clock.now());
+    let [caller, resource, path, fingerprint] = ["a", "location:L1", "/echo", "of another version"].map(str::to_owned);
+    let request = RecordedRequest { caller, resource, method: method.to_owned(), path, fingerprint };
+    let day = Duration::from_hours(24);
+    let intent = Intent {
+        request: &request,
+        is_repeatable: method != "POST",
+        lease_ends_at: now + Duration::from_secs(30),
+        kept_until: now + day * 15,
+        message: Some(MessageUse { id: &message.id, key_holds_until: now + day }),
+    };
+    assert!(world.table.claim_call(&id, &owner, &intent, now).await.expect("a write").is_applied());
+    (id, owner)
+}
+
+/// A repeatable call whose process died may be sent again, but not by a caller without the right. So it ends.
+async fn a_message_whose_process_died_is_refused_without_the_right(world: World) {
+    installed(&world).await;
+    let consumer = Consumer::start(&world).await;
+    let message = Message::of(&json!({ "resource": { "location": "L1" }, "method": "PUT", "path": "/echo" }));
+    let _dead = begun(&world, &message, "PUT").await;
+    permit(&world, &json!({ "id": "a", "aliases": ["a"], "queue": true, "methods": ["GET"] }));
+    world.advance(Duration::from_mins(2));
+    assert_eq!(end(&consumer.result(&message).await.expect("an end")), ("refused", 403));
+    assert_eq!(arrived(&world), 0);
+    world.end().await;
+}
+
+/// An update may compute another fingerprint of the same message. The message is no other request.
+async fn a_message_keeps_its_end_in_later_versions(world: World) {
+    installed(&world).await;
+    let consumer = Consumer::start(&world).await;
+    let message = Message::of(&json!({ "resource": { "location": "L1" }, "method": "POST", "path": "/echo" }));
+    let (id, owner) = begun(&world, &message, "POST").await;
+    let (now, made) = (world.clock.now(), CallOutcome::Answered((201, None)));
+    let kept = Duration::from_hours(24 * 15);
+    assert!(world.table.end_call(&id, &owner, &made, now + kept, now).await.expect("a write"));
+    assert_eq!(end(&consumer.result(&message).await.expect("an end")), ("answered", 201));
+    assert_eq!(arrived(&world), 0);
     world.end().await;
 }
 
