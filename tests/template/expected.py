@@ -323,6 +323,7 @@ ALARMS_SEEN_OTHERWISE = {"rescued", "rescue"}
 _OF_THE_TABLE = {("TableName",), ("GlobalSecondaryIndexName", "TableName")}
 METRICS_OF_AWS = {
     ("AWS/SQS", "ApproximateNumberOfMessagesVisible"): {("QueueName",)},
+    ("AWS/SQS", "ApproximateNumberOfMessagesNotVisible"): {("QueueName",)},
     ("AWS/SQS", "ApproximateAgeOfOldestMessage"): {("QueueName",)},
     ("AWS/ApiGateway", "5xx"): {("ApiId",)},
     ("AWS/Lambda", "Errors"): {("FunctionName",)},
