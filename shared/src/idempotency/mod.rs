@@ -174,7 +174,7 @@ impl Recorder {
             Ok(Write::NotFound) => Err(vanished()),
             Err(error) => {
                 // The intent may be recorded, although nothing is sent.
-                self.end(claim, Ending::NotExecuted, FOR_THE_OUTCOME).await;
+                let _logged = self.end(&claim, Ending::NotExecuted, FOR_THE_OUTCOME).await;
                 Err(error.into())
             }
         }
@@ -216,14 +216,16 @@ impl Recorder {
     /// request that is not repeatable is unknown.
     ///
     /// `within` is the time that the record may take.
-    pub async fn end(&self, claim: Claim, ending: Ending, within: Duration) {
-        let recording = tokio::time::timeout(within, Box::pin(self.record(&claim, ending))).await;
-        let error = match recording {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "no answer in time".to_owned(),
-        };
-        tracing::error!(call = claim.id.as_str(), error, "the outcome of a keyed request is not recorded");
+    ///
+    /// # Errors
+    /// [`RecordError`]: the end may not be recorded.
+    pub async fn end(&self, claim: &Claim, ending: Ending, within: Duration) -> Result<(), RecordError> {
+        let recording = tokio::time::timeout(within, Box::pin(self.record(claim, ending))).await;
+        let recorded =
+            recording.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".to_owned()).into()));
+        recorded.inspect_err(|error| {
+            tracing::error!(call = claim.id.as_str(), %error, "the outcome of a keyed request is not recorded");
+        })
     }
 
     async fn record(&self, claim: &Claim, ending: Ending) -> Result<(), RecordError> {

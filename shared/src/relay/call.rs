@@ -152,7 +152,7 @@ impl<'a> Call<'a> {
             self.learn_of_token(&access, outcome, doubted, result.as_ref().ok()).await;
             let next = next(&self.request.method, outcome, self.history);
             if self.execution == Execution::No && next != Next::PassOn {
-                self.release().await;
+                self.release().await?;
             }
             match (next, result) {
                 (Next::Renew, Ok(reply)) => {
@@ -290,7 +290,7 @@ impl<'a> Call<'a> {
                 }
             }
             match self.send(connection, request, &permit).await {
-                Err(SendError::TooLate) => self.release().await,
+                Err(SendError::TooLate) => self.release().await?,
                 result => {
                     self.timings.attempts += 1;
                     if let Ok(reply) = &result {
@@ -317,11 +317,16 @@ impl<'a> Call<'a> {
     }
 
     /// Ends the record of a request that was certainly not executed, before a further attempt. That one records the intent
-    /// again.
-    async fn release(&mut self) {
-        if let Some(claim) = self.claim.take() {
-            self.relay.recorder.end(claim, Ending::NotExecuted, FOR_THE_OUTCOME).await;
+    /// again. If the table does not take the end, there is no further attempt, which would meet the intent of this one. The
+    /// claim stays, and whoever performs the call tries once more to end it.
+    async fn release(&mut self) -> Result<()> {
+        if let Some(claim) = self.claim.take()
+            && let Err(error) = self.relay.recorder.end(&claim, Ending::NotExecuted, FOR_THE_OUTCOME).await
+        {
+            self.claim = Some(claim);
+            return Err(Refused::by_record(&error, self.relay.now()));
         }
+        Ok(())
     }
 
     /// Reads the token again if it was last read some time ago. Returns true if it did.

@@ -107,7 +107,7 @@ impl Relay {
         }
         let mut performed = self.perform(authorized, deadline, Pacing::Caller, Some(&recordable)).await;
         if let Some(claim) = performed.claim.take() {
-            self.recorder.end(claim, performed.ending(), FOR_THE_OUTCOME).await;
+            let _logged = self.recorder.end(&claim, performed.ending(), FOR_THE_OUTCOME).await;
         }
         performed
     }

@@ -116,14 +116,15 @@ impl Relay {
     }
 
     /// Runs the work of an invocation with a time limit, and refuses with [`Code::PlatformTimeout`] after it. A call has its
-    /// own, earlier time limit. This one is for the work before a call: reading secrets and the table.
+    /// own, earlier time limit. This one is for the work around a call: reading secrets and the table, and a record that is
+    /// written too slowly.
     pub async fn in_time<T>(
         &self,
         invocation: &Invocation,
         work: impl Future<Output = Result<T, Refused>>,
     ) -> Result<T, Refused> {
         let left = invocation.deadline.since(self.now()) + BEYOND_THE_DEADLINE;
-        tokio::time::timeout(left, work).await.unwrap_or_else(|_| Err(Refused::by_deadline()))
+        tokio::time::timeout(left, work).await.unwrap_or_else(|_| Err(Refused::by_end_of_time()))
     }
 
     /// Finds the target of a request by the ids in it. If the operation needs a company's token and the request names only a

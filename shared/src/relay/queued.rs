@@ -36,7 +36,7 @@ const FOR_THE_RESULT: Duration = Duration::from_secs(1);
 const MOST_TRIES: u32 = 5;
 /// The time before the next try of a call that could not be sent or recorded.
 const SOON: Duration = Duration::from_secs(5);
-/// The calls to a closed endpoint come again within so much time after its end.
+/// The calls to a closed endpoint come again within so much time after its end, for each delivery so far.
 const SPREAD: Duration = Duration::from_secs(10);
 /// The longest time before the next try.
 const LATEST: Duration = Duration::from_mins(10);
@@ -52,6 +52,8 @@ pub struct QueuedCall<'a> {
     pub tries: u32,
     /// The number of times that the request was sent by them.
     pub attempts: u32,
+    /// The number of deliveries of the message.
+    pub receives: u32,
     /// The call waits for its permit until then.
     pub wait_until: Millis,
 }
@@ -133,7 +135,7 @@ impl Relay {
         let deadline = invocation.deadline - FOR_THE_END.min(quarter);
         let pacing = Pacing::Background(permits, wait_until.min(started + quarter));
         if let Some(refusal) = permits.local_refusal(request.endpoint(), wait_until.min(started + quarter)) {
-            return after_refusal(refusal.limit, refusal.retry_at);
+            return after_refusal(refusal.limit, refusal.retry_at, call.receives);
         }
         let recordable = recordable(message_id, authorized.caller().id(), request);
         let mut performed = self.perform(authorized, deadline, pacing, Some(&recordable)).await;
@@ -152,7 +154,7 @@ impl Relay {
         match (performed.claim.take(), ending) {
             (Some(claim), ending) => {
                 let within = (invocation.deadline - FOR_THE_RESULT).since(self.now());
-                self.recorder.end(claim, ending, within).await;
+                let _logged = self.recorder.end(&claim, ending, within).await;
             }
             // A repeated delivery must have the same end.
             (None, Ending::OfMessage { answer, .. }) => {
@@ -212,7 +214,7 @@ impl Relay {
             // The next delivery finds the answer, or sends the request.
             Ok(Resolved::Known) => Next::Again(self.now()),
             Ok(Resolved::AskAgain(at)) => Next::Retry { at, attempts: 0 },
-            Ok(Resolved::NotAsked(limit, at)) => after_refusal(limit, at),
+            Ok(Resolved::NotAsked(limit, at)) => after_refusal(limit, at, call.receives),
             Ok(Resolved::Never) => after_earlier(found, self.now()),
             Err(error) => self.not_recorded(call.message_id, &error),
         }
@@ -259,9 +261,11 @@ fn after_earlier(found: Found, now: Millis) -> Next {
 }
 
 /// The next delivery after a limit has refused a call until `at`. Calls to other endpoints must not wait for a closed one,
-/// so a call to that endpoint takes no turn in the schedule of its resource.
-fn after_refusal(limit: LimitKind, at: Millis) -> Next {
-    if limit == LimitKind::Endpoint { Next::Again(at + SPREAD.mul_f64(fastrand::f64())) } else { Next::Turn(at, limit) }
+/// so a call to that endpoint takes no turn in the schedule of its resource. Such calls come again within a time that grows
+/// with their deliveries, because the endpoint may admit only a few of many at once.
+fn after_refusal(limit: LimitKind, at: Millis, receives: u32) -> Next {
+    let spread = (SPREAD * receives.max(1)).min(LATEST);
+    if limit == LimitKind::Endpoint { Next::Again(at + spread.mul_f64(fastrand::f64())) } else { Next::Turn(at, limit) }
 }
 
 /// The kind of the end that a recorded answer was. The relay answers for the platform if the platform's answer was too large
@@ -302,7 +306,7 @@ fn decide(
         (Execution::Unknown, None) => of_message(Outcome::Answered),
         (Execution::Unknown, Some(_)) => of_message(Outcome::Unknown),
         (Execution::No, Some(Refused { limit: Some(limit), problem, .. })) => {
-            (Ending::NotExecuted, after_refusal(*limit, problem.retry_at.unwrap_or(now)))
+            (Ending::NotExecuted, after_refusal(*limit, problem.retry_at.unwrap_or(now), call.receives))
         }
         (Execution::No, Some(refused)) => match refused.problem.code {
             Code::RefreshInProgress
@@ -314,7 +318,7 @@ fn decide(
         },
         (Execution::No, None) => match performed.bare.status {
             StatusCode::TOO_MANY_REQUESTS => {
-                let next = closed.map_or(Next::Later(now), |(limit, at)| after_refusal(limit, at));
+                let next = closed.map_or(Next::Later(now), |(limit, at)| after_refusal(limit, at, call.receives));
                 (Ending::NotExecuted, next)
             }
             StatusCode::UNAUTHORIZED => of_message(Outcome::Answered),
@@ -348,7 +352,7 @@ mod tests {
             Performed { answer, bare, refused: Some(refused), execution, timings, claim: None, found: None };
         let authorized = request(method);
         let (tries, attempts, wait_until) = (MOST_TRIES - 1, 0, Millis(0));
-        let call = QueuedCall { message_id: "m1", authorized: &authorized, tries, attempts, wait_until };
+        let call = QueuedCall { message_id: "m1", authorized: &authorized, tries, attempts, receives: 1, wait_until };
         let (ending, Next::End(end)) = decide(&performed, &call, None, Millis(0)) else { panic!("it has not ended") };
         let repeated = match ending {
             Ending::Executed(answer) | Ending::OfMessage { answer, is_unknown: false } => outcome_of(&answer),

@@ -178,6 +178,12 @@ impl Refused {
         }
     }
 
+    /// The time of the invocation was over. The record of an outcome may have taken it, after the request was sent.
+    pub fn by_end_of_time() -> Self {
+        let detail = "the time of the invocation is over; it is unknown if the request was executed";
+        Problem::new(Code::PlatformTimeout, detail).into()
+    }
+
     /// The time was over before the request could be sent.
     pub fn by_deadline() -> Self {
         Problem::new(Code::PlatformTimeout, "no time was left to call the platform; nothing was sent").into()

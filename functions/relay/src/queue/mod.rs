@@ -214,7 +214,8 @@ impl Batch<'_> {
             }
             Some(Admission::Authorized(authorized)) => {
                 let wait_until = self.received_at + LONGEST_WAIT;
-                let call = QueuedCall { message_id: id, authorized, tries: *tries, attempts: *attempts, wait_until };
+                let (tries, attempts, receives) = (*tries, *attempts, delivery.message.receives);
+                let call = QueuedCall { message_id: id, authorized, tries, attempts, receives, wait_until };
                 Box::pin(self.relay.call_queued(call, &self.door.permits, self.invocation)).await
             }
         };

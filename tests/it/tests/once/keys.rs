@@ -20,6 +20,7 @@ it::stories!(
     a_sender_that_dies_without_a_permit_leaves_no_record,
     the_loser_of_a_race_hands_its_permit_on,
     a_request_that_is_too_late_for_its_permit_gets_another_one,
+    a_late_request_is_not_unknown_if_its_release_fails_first,
     a_key_twice_in_a_batch_is_refused,
     a_dead_sender_is_followed_only_if_the_request_is_repeatable,
     refusals_of_the_relay_release_the_key,
@@ -254,6 +255,26 @@ async fn a_request_that_is_too_late_for_its_permit_gets_another_one(world: World
     let writes = [Call::Intent, Call::Outcome].map(|call| process.proxy.calls(call));
     assert_eq!(writes, [2; 2], "the first intent was released");
     assert!(process.send(&request).await.is_replayed());
+    world.end().await;
+}
+
+/// A request whose permit came too late was not sent. If the table does not take that either, nothing is sent under the intent,
+/// and the request is not unknown afterwards.
+async fn a_late_request_is_not_unknown_if_its_release_fails_first(world: World) {
+    let process = installed(&world).await;
+    let request = keyed("k", "POST", "/contacts/");
+    let gate = process.proxy.hold_answer(Call::Intent);
+    process.proxy.fault(Call::Outcome, 0, Some(1), AwsFault::AccessDenied);
+    let late = async {
+        gate.reached().await;
+        world.advance(Duration::from_secs(2));
+        gate.open();
+    };
+    let (sent, ()) = tokio::join!(process.send(&request), late);
+    assert_eq!((sent.refusal(), arrived(&world)), ((503, "store_unavailable"), 0), "{sent:?}");
+    process.proxy.heal();
+    let again = process.send(&request).await;
+    assert_eq!((again.status(), again.is_replayed(), arrived(&world)), (201, false, 1), "{again:?}");
     world.end().await;
 }
 
