@@ -46,12 +46,13 @@ def alarms_watch_what_exists(template, full, bare):
         yield f"{name} is missing"
     indexes = {index["IndexName"] for index in full["Table"]["Properties"]["GlobalSecondaryIndexes"]}
     throttled = {
-        dimension["Value"]
+        (dimension["Value"], metric)
         for _, metric, dimensions, _ in _watched(alarms.get("ThrottlesAlarm", {"Properties": {}})["Properties"])
         for dimension in dimensions
-        if dimension["Name"] == "GlobalSecondaryIndexName" and metric == "WriteThrottleEvents"
+        if dimension["Name"] == "GlobalSecondaryIndexName"
     }
-    yield from (f"ThrottlesAlarm: does not see the index {index}" for index in sorted(indexes - throttled))
+    each = {(index, metric) for index in indexes for metric in ("ReadThrottleEvents", "WriteThrottleEvents")}
+    yield from (f"ThrottlesAlarm: does not see {metric} of the index {index}" for index, metric in sorted(each - throttled))
     for name, alarm in alarms.items():
         properties = alarm["Properties"]
         if len(list(_watched(properties))) > expected.METRICS_OF_AN_ALARM:

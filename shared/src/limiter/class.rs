@@ -2,13 +2,15 @@
 //!
 //! Callers come first: background permits are given only if no caller of the process waits, and they leave places for the
 //! callers of all processes. The item counts background permits by slot, so every process knows how many permits callers
-//! have used. The queue keeps free the places that it has seen callers use within the last two intervals, and one more if they
-//! used any, up to a part of the limit. Pure.
+//! have used. The queue keeps free the places that callers used at the same time within the last two intervals, and at least
+//! one while they use any, up to a part of the limit. Pure.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::counters::Counters;
 use super::snapshot::Snapshot;
+use super::window::{Slot, Window};
 use crate::domain::clock::Millis;
 
 /// The class of a permit.
@@ -34,6 +36,9 @@ pub(crate) struct Wanted {
 /// The time for which a place stays free for callers that wait in other processes, before a background permit takes it. A
 /// waiting caller's process takes the place within some milliseconds.
 pub(crate) const YIELD: Duration = Duration::from_millis(20);
+
+/// Places that become free within so many slots are taken together by background permits.
+const GATHERED: u32 = 2;
 
 /// The shortest time that a request of a background permit gets: for the write of the permit, the write of its intent
 /// (`idempotency`), and the way to the connection.
@@ -82,9 +87,9 @@ impl Wanted {
         self.callers.saturating_add(self.background)
     }
 
-    /// The instant at which the background permits are taken: as soon as a place is free, but a slot later if a further place
-    /// is free by then, so that one write takes both. The permits of one write become available again at the same time, so
-    /// a backlog loses that slot only once.
+    /// The instant at which the background permits are taken: as soon as a place is free, but up to [`GATHERED`] slots later if
+    /// further places are free by then, so that one write takes all of them. The permits of one write become available again
+    /// at the same time, so a backlog loses that time only once.
     pub(crate) fn opens_at(self, snapshot: &Snapshot, now: Millis) -> Millis {
         let before = self.callers.max(self.kept);
         let free_at = |ahead| snapshot.next_available(before.saturating_add(ahead), now).at;
@@ -92,8 +97,8 @@ impl Wanted {
         if first <= now {
             return now;
         }
-        let slot_later = first + Duration::from_millis(snapshot.window().slot_ms().unsigned_abs());
-        let last = (1..self.background).map(free_at).take_while(|at| *at <= slot_later).last();
+        let latest = first + GATHERED * Duration::from_millis(snapshot.window().slot_ms().unsigned_abs());
+        let last = (1..self.background).map(free_at).take_while(|at| *at <= latest).last();
         last.unwrap_or(first) + YIELD
     }
 
@@ -105,59 +110,72 @@ impl Wanted {
     }
 }
 
-/// Periods in an interval in which the use of callers is measured.
-const PERIODS: u16 = 5;
+/// True if the permits of `slot` were live within the last interval.
+fn is_of_late(window: Window, slot: Slot, now: Millis) -> bool {
+    now < window.expires_at(slot) + window.interval()
+}
 
-/// The permits of a resource that callers had in use, by period.
+/// The permits of a resource that callers took of late, by slot, as far as this process has seen them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CallersUse {
-    /// The number of each period, and the highest use that was seen in it.
-    periods: VecDeque<(i64, u32)>,
+    /// The window that the slots are numbered by.
+    window: Option<Window>,
+    slots: BTreeMap<Slot, u32>,
 }
 
 impl CallersUse {
-    fn period(interval: Duration, now: Millis) -> i64 {
-        let length = i64::try_from((interval / u32::from(PERIODS)).as_millis()).unwrap_or(i64::MAX).max(1);
-        now.0.div_euclid(length)
-    }
-
-    /// Remembers the use of callers in a snapshot that was just seen. Without background permits nothing is remembered,
-    /// because then nothing is kept.
+    /// Remembers the permits of callers in a snapshot that was just seen, expired ones too. Without background permits nothing
+    /// is remembered, because then nothing is kept.
     pub(crate) fn note(&mut self, snapshot: &Snapshot, now: Millis) {
-        if snapshot.counters().is_some_and(|counters| counters.background.is_some()) {
-            self.add(snapshot.callers_live(now), snapshot.limits().interval, now);
+        let window = snapshot.window();
+        let Some(Counters { slot_ms, slots, background: Some(background), .. }) = snapshot.counters() else { return };
+        if self.window.replace(window) != Some(window) {
+            self.slots.clear();
         }
+        if *slot_ms != window.slot_ms() {
+            // The length of the interval has changed. The next write counts the permits by the new slots.
+            return;
+        }
+        let furthest = window.slot_at(now + window.interval());
+        for (slot, count) in slots {
+            let of_background = background.binary_search_by_key(slot, |(slot, _)| *slot).map(|at| background[at].1);
+            let of_callers = count.saturating_sub(of_background.unwrap_or_default());
+            if of_callers > 0 && *slot <= furthest {
+                self.slots.insert(*slot, of_callers);
+            }
+        }
+        self.slots.retain(|slot, _| is_of_late(window, *slot, now));
     }
 
-    fn add(&mut self, used: u32, interval: Duration, now: Millis) {
-        let period = Self::period(interval, now);
-        match self.periods.back_mut() {
-            Some((last, highest)) if *last == period => *highest = used.max(*highest),
-            _ => self.periods.push_back((period, used)),
+    /// The most permits that callers had at the same time, within about the last two intervals.
+    fn most(&self, now: Millis) -> u32 {
+        let Some(window) = self.window else { return 0 };
+        let slots: Vec<_> = self.slots.iter().filter(|(slot, _)| is_of_late(window, **slot, now)).collect();
+        let (mut live, mut most, mut expired) = (0_u32, 0, 0);
+        for (slot, count) in &slots {
+            while window.expires_at(*slots[expired].0) <= window.start(**slot) {
+                live = live.saturating_sub(*slots[expired].1);
+                expired += 1;
+            }
+            live = live.saturating_add(**count);
+            most = live.max(most);
         }
-        while self.periods.len() > usize::from(2 * PERIODS) {
-            self.periods.pop_front();
-        }
+        most
     }
 
-    fn of_late(&self, interval: Duration, now: Millis) -> u32 {
-        let first = Self::period(interval, now) - i64::from(2 * PERIODS);
-        self.periods.iter().filter(|(period, _)| *period >= first).map(|(_, used)| *used).max().unwrap_or(0)
-    }
-
-    /// Places that are reserved for callers, up to `reserve` thousandths of the limit: the most that callers used within the
-    /// last two intervals, and one more if they used any.
+    /// Places that are reserved for callers, up to `reserve` thousandths of the limit: the most that they used at the same
+    /// time within the last two intervals, and at least one more than they use now.
     ///
-    /// The use of callers who call evenly differs by one from moment to moment, because the permit of a call ends a little
-    /// later than its successor comes. A consumer sees only the moments of its own writes, so it may never see the higher
-    /// number. Without the further place, a caller with one call a second was refused once in each interval.
+    /// The slots tell the use at every moment. The moments at which this process looks are too few: a caller with one call a
+    /// second has ten or eleven permits, and eleven only for a part of each second. The further place lets callers use more
+    /// than before.
     pub(crate) fn reserved(&self, reserve: u32, snapshot: &Snapshot, now: Millis) -> u32 {
         let limits = snapshot.limits();
         let most = u64::from(limits.burst) * u64::from(reserve) / 1_000;
-        let used = self.of_late(limits.interval, now).max(snapshot.callers_live(now));
+        let used = snapshot.callers_live(now);
         // The further place is never the last one, for then no queued call would ever be sent.
         let further = u32::from(used > 0 && used + 1 < limits.burst);
-        (used + further).min(u32::try_from(most).unwrap_or(limits.burst))
+        self.most(now).max(used + further).min(u32::try_from(most).unwrap_or(u32::MAX))
     }
 
     /// The reserved places that no caller has taken.
@@ -170,8 +188,7 @@ impl CallersUse {
 mod tests {
     use super::*;
     use crate::domain::limits::Limits;
-    use crate::limiter::counters::{ClosedEndpoints, Counters, Day};
-    use crate::limiter::window::Slot;
+    use crate::limiter::counters::{ClosedEndpoints, Day};
 
     const INTERVAL: Duration = Duration::from_secs(10);
     const NOW: Millis = Millis(1_800_000_000_000);
@@ -194,43 +211,54 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_highest_use_of_two_intervals_counts() {
-        let mut used = CallersUse::default();
-        let at = |ms: i64| Millis(1_800_000_000_000 + ms);
-        assert_eq!(used.of_late(INTERVAL, at(0)), 0);
-        for (ms, count) in [(0, 30), (500, 28), (1_900, 31), (2_000, 12), (3_000, 20), (4_100, 0)] {
-            used.add(count, INTERVAL, at(ms));
+    /// An item with permits of callers at these times after [`NOW`], and five background permits at `ms`, seen at `ms`.
+    fn seen(callers_at: &[i64], ms: u64) -> (Snapshot, Millis) {
+        let now = NOW + Duration::from_millis(ms);
+        let mut slots = BTreeMap::from([(now.0 / 125, 5)]);
+        for at in callers_at {
+            *slots.entry((NOW.0 + at) / 125).or_default() += 1;
         }
-        assert_eq!(used.of_late(INTERVAL, at(4_200)), 31);
-        assert_eq!(used.of_late(INTERVAL, at(21_999)), 31);
-        assert_eq!(used.of_late(INTERVAL, at(22_000)), 20);
-        assert_eq!(used.of_late(INTERVAL, at(24_000)), 0);
-        for ms in 0..1_000 {
-            used.add(7, INTERVAL, at(ms * 2_000));
-        }
-        assert_eq!(used.periods.len(), 10, "a bounded memory");
+        let counters = counters(slots.into_iter().collect(), Some(vec![(now.0 / 125, 5)]));
+        let limits = Limits { burst: 100, interval: INTERVAL, daily: 1_000 };
+        (Snapshot::of(Some(counters), limits.into(), now), now)
     }
 
     #[test]
-    fn one_place_more_is_kept_while_callers_have_permits() {
-        let used = |callers: u32, now: Millis| {
-            let (newest, background) = (now.0 / 125, 5);
-            let counters = counters(vec![(newest, callers + background)], Some(vec![(newest, background)]));
-            let limits = Limits { burst: 100, interval: INTERVAL, daily: 1_000 };
-            Snapshot::of(Some(counters), limits.into(), now)
+    fn the_highest_use_of_two_intervals_counts() {
+        let mut used = CallersUse::default();
+        assert_eq!(used.most(NOW), 0);
+        let most_after = |used: &mut CallersUse, callers_at: &[i64], ms| {
+            let (snapshot, now) = seen(callers_at, ms);
+            used.note(&snapshot, now);
+            used.most(now)
         };
+        // One call a second. The first permit ends 10.55 s after the beginning of its slot, after the eleventh call.
+        let even: Vec<_> = (0..11).map(|number| number * 1_000).collect();
+        assert_eq!(most_after(&mut used, &even, 10_000), 11);
+        let mut looks_late = CallersUse::default();
+        assert_eq!(most_after(&mut looks_late, &even[1..], 10_900), 10, "the first permit is no longer in the item");
+        assert_eq!(most_after(&mut looks_late, &[11_000], 11_000), 11, "a further call, before the second one ends");
+        assert_eq!(most_after(&mut looks_late, &[20_000, 20_000], 21_200), 11, "one that it has seen before");
+        assert_eq!(most_after(&mut used, &[], 30_500), 1, "the last permit ended within the last interval");
+        assert_eq!(most_after(&mut used, &[], 30_550), 0);
+        assert!(used.slots.is_empty(), "a bounded memory");
+    }
+
+    #[test]
+    fn places_of_late_are_kept_and_one_more_than_are_used() {
         let mut callers_use = CallersUse::default();
-        let kept =
-            |callers_use: &CallersUse, reserve, callers, now| callers_use.kept(reserve, &used(callers, now), now);
-        assert_eq!(kept(&callers_use, 500, 10, NOW), 1);
-        assert_eq!(kept(&callers_use, 500, 0, NOW), 0, "no caller calls");
-        assert_eq!(kept(&callers_use, 0, 10, NOW), 0, "nothing is reserved");
-        callers_use.note(&used(11, NOW), NOW);
-        let later = NOW + INTERVAL * 3 / 2;
+        let kept = |callers_use: &CallersUse, reserve, callers, ms| {
+            let (snapshot, now) = seen(&vec![i64::try_from(ms).expect("a time"); callers], ms);
+            callers_use.kept(reserve, &snapshot, now)
+        };
+        assert_eq!(kept(&callers_use, 500, 10, 0), 1);
+        assert_eq!(kept(&callers_use, 500, 0, 0), 0, "no caller calls");
+        assert_eq!(kept(&callers_use, 0, 10, 0), 0, "nothing is reserved");
+        let (snapshot, now) = seen(&[0; 12], 0);
+        callers_use.note(&snapshot, now);
+        let later = 15_000;
         assert_eq!(kept(&callers_use, 500, 0, later), 12, "all callers of late may come back");
-        assert_eq!(kept(&callers_use, 500, 11, later), 1);
-        assert_eq!(kept(&callers_use, 500, 49, later), 1);
+        assert_eq!([11, 12, 13, 49].map(|callers| kept(&callers_use, 500, callers, later)), [1; 4]);
         assert_eq!(kept(&callers_use, 500, 50, later), 0, "the reserve is used up");
         assert_eq!(kept(&callers_use, 1_000, 98, later), 1);
         assert_eq!(kept(&callers_use, 1_000, 99, later), 0, "one place is left for a queued call");
@@ -255,8 +283,8 @@ mod tests {
     }
 
     #[test]
-    fn places_that_are_free_within_a_slot_are_taken_together() {
-        let slots: Vec<_> = [-9_000, -8_875, -8_750].map(|ms| ((NOW.0 + ms) / 125, 2)).into();
+    fn places_that_are_free_within_two_slots_are_taken_together() {
+        let slots: Vec<_> = [-9_000, -8_750, -8_625].map(|ms| ((NOW.0 + ms) / 125, 2)).into();
         let counters = counters(slots, None);
         let limits = Limits { burst: 6, interval: INTERVAL, daily: 1_000 };
         let snapshot = Snapshot::of(Some(counters), limits.into(), NOW);
@@ -265,10 +293,10 @@ mod tests {
             Wanted { callers, background, kept, ..Wanted::default() }.opens_at(&snapshot, now).since(NOW).as_millis()
         };
         assert_eq!([opens_in(0, 1, 0, 0), opens_in(0, 2, 0, 0)], [1_570; 2]);
-        assert_eq!([opens_in(0, 3, 0, 0), opens_in(0, 4, 0, 0)], [1_695; 2]);
-        assert_eq!([opens_in(0, 5, 0, 0), opens_in(0, 6, 0, 0)], [1_695; 2], "the third slot is too far");
-        assert_eq!([opens_in(0, 1, 2, 0), opens_in(2, 1, 0, 0)], [1_695; 2], "callers come first");
-        assert_eq!([opens_in(0, 6, 0, 1_549), opens_in(0, 6, 0, 1_550)], [1_695, 1_550], "a place is free");
+        assert_eq!([opens_in(0, 3, 0, 0), opens_in(0, 4, 0, 0)], [1_820; 2]);
+        assert_eq!([opens_in(0, 5, 0, 0), opens_in(0, 6, 0, 0)], [1_820; 2], "three slots are too far");
+        assert_eq!([opens_in(0, 1, 2, 0), opens_in(2, 1, 0, 0)], [1_820; 2], "callers come first");
+        assert_eq!([opens_in(0, 6, 0, 1_549), opens_in(0, 6, 0, 1_550)], [1_820, 1_550], "a place is free");
     }
 
     #[test]

@@ -57,6 +57,11 @@ impl Window {
         Self { interval: i64::try_from(interval.as_millis()).unwrap_or(i64::MAX / 4).max(1) }
     }
 
+    /// The length of the window.
+    pub(crate) const fn interval(self) -> Duration {
+        Duration::from_millis(self.interval.unsigned_abs())
+    }
+
     /// The length of a slot in milliseconds: never more than [`SLOTS`] in an interval.
     pub(crate) const fn slot_ms(self) -> i64 {
         (self.interval + SLOTS as i64 - 1) / SLOTS as i64

@@ -4,7 +4,6 @@
 //!
 //! `SDK_NODE_MODULES` and `SDK_PYTHON` say where the clients of `tests/sdk` are installed; `.ci/run` installs them.
 
-use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -64,7 +63,7 @@ async fn drive(driver: &str, program: &str, variables: &[(&str, &str)]) {
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     std::fs::remove_dir_all(tools).expect("removed");
-    let _told = write!(std::io::stderr(), "{said}");
+    eprint!("{said}");
     system.end().await;
 }
 

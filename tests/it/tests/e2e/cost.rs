@@ -1,8 +1,6 @@
 //! The figures on which docs/cost.md is based: capacity units and calls, as DynamoDB Local reports them. A change that
 //! makes the system more expensive fails here.
 
-use std::io::Write as _;
-
 use it::dynamo::{Engine, Kind};
 use it::meter::{Meter, Reading};
 use it::outside::{Setup, System, location};
@@ -10,13 +8,12 @@ use sandbox::whole::{APP_SECRET, CALLERS_SECRET, SEALING_SECRET, TABLE, schedule
 
 const LOCATIONS: usize = 8;
 
-/// Prints and returns the units and calls for one of `count` operations. The printed line bypasses the capture of the
-/// test harness, so that the document can be updated.
+/// Prints and returns the units and calls for one of `count` operations. `--nocapture` shows the printed figures.
 fn each(what: &str, reading: &Reading, count: u32) -> (f64, f64) {
     let one = |units: f64| units / f64::from(count);
     let (writes, reads) = (one(reading.write_units), one(reading.read_units));
     let calls = &reading.calls;
-    let _told = writeln!(std::io::stderr(), "cost: {what}: {writes:.2} WRU, {reads:.2} RRU each; {count}: {calls:?}");
+    eprintln!("cost: {what}: {writes:.2} WRU, {reads:.2} RRU each; {count}: {calls:?}");
     (writes, reads)
 }
 
@@ -50,7 +47,7 @@ async fn consumed_capacity_is_within_the_figures_of_the_cost_document() {
     let (writes, reads) = each("a relayed call", &meter.take(), count(calls));
     assert!(writes <= 1.1 && reads <= 0.1, "{writes} {reads}");
     let bytes = logged(&system, "relay") / calls;
-    let _told = writeln!(std::io::stderr(), "cost: a relayed call logs {bytes} bytes");
+    eprintln!("cost: a relayed call logs {bytes} bytes");
     assert!(bytes <= 2_000, "{bytes} bytes");
 
     let idle = system.refresh(&scheduled_event()).await.expect("a summary");
@@ -72,10 +69,10 @@ async fn consumed_capacity_is_within_the_figures_of_the_cost_document() {
     let (writes, reads) = each("a refresh", &meter.take(), count(LOCATIONS));
     assert!(writes <= 12.0 && reads <= 3.0, "{writes} {reads}");
     let bytes = logged(&system, "refresh") / LOCATIONS;
-    let _told = writeln!(std::io::stderr(), "cost: a refresh logs {bytes} bytes");
+    eprintln!("cost: a refresh logs {bytes} bytes");
     for secret in [APP_SECRET, SEALING_SECRET, CALLERS_SECRET] {
         let requests = system.sandbox.secrets.requests_for(secret);
-        let _told = writeln!(std::io::stderr(), "cost: {secret} was read {requests} times");
+        eprintln!("cost: {secret} was read {requests} times");
         assert!(requests <= 12, "each process reads it at most every 45 s");
     }
     let scan = client.scan().table_name(TABLE).return_consumed_capacity("TOTAL".into()).send().await.expect("read");
@@ -83,7 +80,7 @@ async fn consumed_capacity_is_within_the_figures_of_the_cost_document() {
         let items = scan.items().iter().filter(|item| item["pk"].as_s().is_ok_and(|key| key.starts_with(kind)));
         let sizes: Vec<usize> = items.map(size).collect();
         let most = sizes.iter().max().copied().unwrap_or(0);
-        let _told = writeln!(std::io::stderr(), "cost: {kind}: {} items of at most {most} bytes", sizes.len());
+        eprintln!("cost: {kind}: {} items of at most {most} bytes", sizes.len());
     }
     system.end().await;
 }
