@@ -246,6 +246,18 @@ test("the console is accessible and fits a phone while it is used", async () => 
   await fitsAPhone(page, "console");
 });
 
+test("on a phone the answer is in sight at every button", async () => {
+  await page.setViewportSize({ width: 360, height: 740 });
+  await choose(ALDER);
+  for (const name of ["Send one call", "Send 200 webhooks at once", "Mend everything"]) {
+    await page.getByRole("button", { name, exact: true }).click();
+    await until(`the answer to "${name}" is in sight`, async () => {
+      const { left, top, right, bottom } = await page.locator("#said").evaluate((node) => node.getBoundingClientRect());
+      return left >= 0 && top >= 0 && right <= 360 && bottom <= 740;
+    });
+  }
+});
+
 test("the console works with the keyboard only", async () => {
   await page.keyboard.press("Tab");
   assert.equal(await page.evaluate(() => document.activeElement.textContent), "Skip to the buttons");

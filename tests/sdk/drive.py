@@ -12,12 +12,13 @@ import subprocess
 import sys
 import time
 
+import boto3
 from highlevel import HighLevel
 from highlevel.error import GHLError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "docs/recipes").glob("*.md"))
-PAGES = "".join(page.read_text() for page in (ROOT / "README.md", ROOT / "docs/calling.md", *RECIPES))
+PAGES = "".join(page.read_text() for page in (ROOT / "README.md", ROOT / "docs/calling.md", ROOT / "docs/queue.md", *RECIPES))
 LOCATION, COMPANY = os.environ["LOCATION_ID"], os.environ["COMPANY_ID"]
 HERE = {"headers": {"locationId": LOCATION}}
 
@@ -74,6 +75,30 @@ def recipes() -> None:
     assert int(total[1]) > 20, "more than a page"
     first, second = run_python("charge-python"), run_python("charge-python")
     assert first == second and first.strip(), (first, second)
+
+
+def results() -> None:
+    """Queues two calls, and gives their results to the handler of docs/queue.md, with one that is no result."""
+    queue = boto3.client("sqs")
+    sent = {
+        "found": {"method": "GET", "path": f"/locations/{LOCATION}"},
+        "refused": {"method": "GET", "path": "/oauth/installedLocations"},
+    }
+    for reference, request in sent.items():
+        body = {"caller": "job", "reference": reference, "resource": {"location": LOCATION}, **request}
+        queue.send_message(QueueUrl=os.environ["CALLS_QUEUE_URL"], MessageBody=json.dumps(body), MessageGroupId=LOCATION)
+    records, until = [{"messageId": "m0", "body": "no result"}], time.monotonic() + 30
+    while len(records) < 3 and time.monotonic() < until:
+        received = queue.receive_message(QueueUrl=os.environ["RESULTS_QUEUE_URL"], WaitTimeSeconds=1)
+        for message in received.get("Messages", []):
+            records.append({"messageId": message["MessageId"], "body": message["Body"]})
+            queue.delete_message(QueueUrl=os.environ["RESULTS_QUEUE_URL"], ReceiptHandle=message["ReceiptHandle"])
+    seen = {"done": [], "look_at": []}
+    names = {"done": seen["done"].append, "look_at": lambda result: seen["look_at"].append(result["reference"])}
+    exec(example("results-python", "python"), names)
+    answer = names["handler"]({"Records": records}, None)
+    assert answer == {"batchItemFailures": [{"itemIdentifier": "m0"}]}, answer
+    assert seen == {"done": ["found"], "look_at": ["refused"]}, (seen, records)
 
 
 async def services(client: HighLevel) -> int:
@@ -160,6 +185,7 @@ async def main() -> None:
     for _ in range(2):
         said = run_python("job-python", json.dumps(contacts))
         assert said == "25 done, 0 failed, 0 to look at\n", said
+    results()
     recipes()
     print(f"python: {answered} operations, errors, limits, invoke, recipes; curl with a key and signed")
 

@@ -1,6 +1,5 @@
 //! The renewals of a tick while the token endpoint has a pace. All due installations are known, so the places go to the
-//! most urgent of them: first the refresh tokens whose answer was lost a moment ago, then companies, whose locations'
-//! tokens depend on them, then those that have been due for longest.
+//! most urgent of them ([`urgency`]).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,7 +13,7 @@ use shared::domain::resource::Kind;
 use shared::table::installation::Due;
 use shared::token::outcome::Why;
 use shared::token::pace::{Patience, RENEWAL_TIME, REPLAY_TIME};
-use shared::token::schedule::{GRACE, is_urgent, unanswered_until};
+use shared::token::schedule::{GRACE, is_urgent, unanswered_until, urgency};
 
 use crate::tick::{CONCURRENCY, DueEntry, Renewal, Summary, deferred, mint, refreshed};
 
@@ -45,9 +44,7 @@ pub(crate) async fn renew(app: &App, mut entries: Vec<DueEntry>, deadline: Milli
     // The most urgent first, as far as the index shows: there may be no time for all. An installation whose answer was
     // lost became due at that time.
     let began = app.clock.now();
-    entries.sort_by_key(|DueEntry { due, .. }| {
-        (due.due_at < began - GRACE, due.resource.kind() != Kind::Company, due.due_at)
-    });
+    entries.sort_by_key(|DueEntry { due, .. }| urgency(due.due_at >= began - GRACE, due.resource.kind(), due.due_at));
     let steps = stream::iter(entries).map(async |entry| {
         if app.clock.now().since(began) < READING { step(app, entry).await } else { Step::Done(Renewal::Left) }
     });
@@ -60,7 +57,7 @@ pub(crate) async fn renew(app: &App, mut entries: Vec<DueEntry>, deadline: Milli
         }
     }
     urgent.sort_by_key(|Urgent { due, replay_until, .. }| {
-        (replay_until.is_none(), due.resource.kind() != Kind::Company, due.due_at)
+        urgency(replay_until.is_some(), due.resource.kind(), due.due_at)
     });
     let is_first = |one: &Urgent| one.replay_until.is_some() || one.due.resource.kind() == Kind::Company;
     let others = urgent.split_off(urgent.partition_point(is_first));

@@ -70,6 +70,7 @@ pub(super) struct Call<'a> {
 /// Timings and counts of a call, for its line in the log. Times in milliseconds.
 #[derive(Debug, Default)]
 pub(super) struct Timings {
+    /// The requests that were sent. One for which there was no connection was not.
     pub(super) attempts: u32,
     pub(super) generation: Option<u64>,
     pub(super) token_ms: u64,
@@ -267,10 +268,7 @@ impl<'a> Call<'a> {
         for _ in 0..LATE_PERMITS {
             let connection = match self.connection(&uri).await? {
                 Ok(connection) => connection,
-                Err(failure) => {
-                    self.timings.attempts += 1;
-                    return Ok(Err(failure));
-                }
+                Err(failure) => return Ok(Err(failure)),
             };
             // All slow steps come before the permit, which ends after some hundred milliseconds.
             self.recheck_token(access).await?;
@@ -292,7 +290,7 @@ impl<'a> Call<'a> {
             match self.send(connection, request, &permit).await {
                 Err(SendError::TooLate) => self.release().await?,
                 result => {
-                    self.timings.attempts += 1;
+                    self.timings.attempts += u32::from(!matches!(result, Err(SendError::NotSent(_))));
                     if let Ok(reply) = &result {
                         self.observe(reply).await;
                     }

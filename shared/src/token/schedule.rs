@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::domain::clock::Millis;
 use crate::domain::installation::{Installation, SealedAccess};
+use crate::domain::resource::Kind;
 use crate::domain::status::Status;
 
 /// An access token with more than this time left is fresh.
@@ -92,6 +93,12 @@ const MOST_URGENT: u32 = 3;
 #[must_use]
 pub fn is_urgent(failures: u32) -> bool {
     failures < MOST_URGENT
+}
+
+/// The order of due renewals while the token endpoint has a pace, the least first: refresh tokens whose answer was lost a
+/// moment ago, then companies, because the tokens of many locations depend on them, then those that have been due for longest.
+pub fn urgency(is_lost: bool, kind: Kind, due_at: Millis) -> impl Ord {
+    (!is_lost, kind != Kind::Company, due_at)
 }
 
 /// Returns true if the platform has said for long enough and often enough that it does not know a location or company.

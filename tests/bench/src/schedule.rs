@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use shared::domain::clock::Millis;
 use shared::domain::pace::installations_carried;
-use shared::token::schedule::{Freshness, backoff, freshness, next_refresh};
+use shared::domain::resource::Kind;
+use shared::token::schedule::{Freshness, backoff, freshness, next_refresh, urgency};
 
 use crate::pairs::float;
 use crate::report::{Row, Target};
@@ -108,8 +109,10 @@ fn week(world: World) -> Week {
         let tick = i64::try_from(minute + 1).expect("a week") * MINUTE;
         let mut token_requests = 0;
         if world.pace.is_some() {
-            // As `refresh` does: agencies first, then those that have been due for longest.
-            waiting.make_contiguous().sort_by_key(|(since, due)| (due.installation >= world.agencies, *since));
+            waiting.make_contiguous().sort_by_key(|(since, due)| {
+                let kind = if due.installation < world.agencies { Kind::Company } else { Kind::Location };
+                urgency(false, kind, Millis(i64::try_from(*since).expect("a week")))
+            });
         }
         let mut without_a_place = VecDeque::new();
         for _ in 0..waiting.len().min(CAPACITY * world.invocations) {

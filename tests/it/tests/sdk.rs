@@ -1,15 +1,17 @@
 //! The clients that a team already has, namely the platform's official clients and the AWS SDK, use the relay through a
-//! real gateway. The examples of README.md, docs/calling.md and docs/recipes run as they are written, with the environment
-//! that the sandbox prints.
+//! real gateway. The examples of README.md, docs/calling.md, docs/queue.md and docs/recipes run as they are written, with the
+//! environment that the sandbox prints.
 //!
 //! `SDK_NODE_MODULES` and `SDK_PYTHON` say where the clients of `tests/sdk` are installed; `.ci/run` installs them.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use aws_sdk_lambda::config::{BehaviorVersion, Credentials, Region};
+use aws_sdk_lambda::primitives::Blob;
 use it::dynamo::skip;
 use it::outside::{Setup, System, company, location};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::process::Command;
 
 /// The value of `variable`, which names the installed client. `None` if `variable` is not set; `test` is then recorded
@@ -77,4 +79,49 @@ async fn the_official_node_client() {
 async fn the_official_python_client() {
     let Some(python) = installed("SDK_PYTHON", "the_official_python_client") else { return };
     drive("drive.py", &python, &[]).await;
+}
+
+/// The lines of docs/calling.md.
+async fn invoke(
+    lambda: &aws_sdk_lambda::Client,
+    relay_function: &str,
+    location_id: &str,
+) -> Result<Value, Box<dyn std::error::Error>> {
+    // cargo add aws-sdk-lambda serde_json
+    let request = serde_json::json!({
+        "resource": { "location": location_id },
+        "method": "GET",
+        "path": "/contacts/",
+        "query": { "limit": "20" },
+    });
+    let payload = Blob::new(request.to_string());
+    let invocation = lambda.invoke().function_name(relay_function).qualifier("billing").payload(payload);
+    let invoked = invocation.send().await?;
+    let answer: serde_json::Value = serde_json::from_slice(invoked.payload().map(Blob::as_ref).unwrap_or_default())?;
+    Ok(answer)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rust_example() {
+    let page = include_str!("../../../docs/calling.md");
+    let (_, example) = page.split_once("<!-- example:invoke-rust -->\n```rust\n").expect("an example");
+    let (example, _) = example.split_once("```").expect("its end");
+    let written: Vec<_> = example.lines().map(|line| format!("    {line}")).collect();
+    assert!(include_str!("sdk.rs").contains(&written.join("\n")), "the page has other lines than `invoke`");
+
+    let callers = vec![json!({ "id": "billing", "aliases": ["billing"], "methods": ["GET"] })];
+    let system = System::start(Setup { callers, ..Setup::default() }).await;
+    system.install(&location(1)).await;
+    let config = aws_sdk_lambda::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .http_client(shared::http_client::aws())
+        .endpoint_url(system.sandbox.runtime.url())
+        .region(Region::new("us-east-1"))
+        .credentials_provider(Credentials::new("sandbox", "sandbox", None, None, "test"))
+        .build();
+    let lambda = aws_sdk_lambda::Client::from_conf(config);
+    let answer = invoke(&lambda, "relay", location(1).id()).await.expect("an answer");
+    assert_eq!((&answer["status"], &answer["source"]), (&json!(200), &json!("platform")), "{answer}");
+    assert!(answer["body"]["contacts"].is_array(), "{answer}");
+    system.end().await;
 }

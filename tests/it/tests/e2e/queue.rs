@@ -174,6 +174,15 @@ async fn another_location_is_not_held_up(system: &System) {
     eprintln!("another location's queued call took {:?}", asked.elapsed());
 }
 
+/// The number of requests in each second from the first one on.
+fn by_second(at: &[Duration]) -> Vec<u32> {
+    let mut counts = BTreeMap::<u64, u32>::new();
+    for time in at {
+        *counts.entry(time.saturating_sub(at[0]).as_secs()).or_default() += 1;
+    }
+    counts.into_values().collect()
+}
+
 async fn backlog(kind: Kind, name: &str) {
     const LIMIT: usize = 100;
     // A longer backlog than usual for a measurement by hand.
@@ -240,11 +249,7 @@ async fn backlog(kind: Kind, name: &str) {
         at.len(),
         took.as_secs_f64() / ideal
     );
-    let by_second = at.iter().fold(BTreeMap::<u64, u32>::new(), |mut counts, time| {
-        *counts.entry(after(time).as_secs()).or_default() += 1;
-        counts
-    });
-    eprintln!("requests by second: {:?}", by_second.values().collect::<Vec<_>>());
+    eprintln!("requests by second: {:?}", by_second(&at));
     eprintln!("{:.2} requests of the table for each: {:#?}", each(own), reading.items);
     eprintln!(
         "{:.2} requests of SQS for each: {:?} {:?}",
