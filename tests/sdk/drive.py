@@ -78,27 +78,38 @@ def recipes() -> None:
 
 
 def results() -> None:
-    """Queues two calls, and gives their results to the handler of docs/queue.md, with one that is no result."""
+    """Queues calls, and gives their results to the handler of docs/queue.md, with one that is no result."""
     queue = boto3.client("sqs")
     sent = {
         "found": {"method": "GET", "path": f"/locations/{LOCATION}"},
-        "refused": {"method": "GET", "path": "/oauth/installedLocations"},
+        "again": {"method": "GET", "path": "/contacts/"},
+        "missing": {"method": "GET", "path": "/contacts/HLnobody"},
+        "forbidden": {"method": "GET", "path": "/oauth/installedLocations"},
     }
     for reference, request in sent.items():
         body = {"caller": "job", "reference": reference, "resource": {"location": LOCATION}, **request}
         queue.send_message(QueueUrl=os.environ["CALLS_QUEUE_URL"], MessageBody=json.dumps(body), MessageGroupId=LOCATION)
     records, until = [{"messageId": "m0", "body": "no result"}], time.monotonic() + 30
-    while len(records) < 3 and time.monotonic() < until:
+    while len(records) <= len(sent) and time.monotonic() < until:
         received = queue.receive_message(QueueUrl=os.environ["RESULTS_QUEUE_URL"], WaitTimeSeconds=1)
         for message in received.get("Messages", []):
             records.append({"messageId": message["MessageId"], "body": message["Body"]})
             queue.delete_message(QueueUrl=os.environ["RESULTS_QUEUE_URL"], ReceiptHandle=message["ReceiptHandle"])
-    seen = {"done": [], "look_at": []}
-    names = {"done": seen["done"].append, "look_at": lambda result: seen["look_at"].append(result["reference"])}
+    ends = {result["reference"]: (result["outcome"], result["status"] < 300) for result in map(json.loads, (r["body"] for r in records[1:]))}
+    answered = {"found": ("answered", True), "again": ("answered", True), "missing": ("answered", False)}
+    assert ends == {**answered, "forbidden": ("refused", False)}, ends
+    looked_at = []
+
+    def done(reference: str) -> None:
+        assert reference in ("found", "again"), reference
+        if reference == "again":
+            raise ValueError("not now")
+
+    names = {"done": done, "look_at": lambda result: looked_at.append(result["reference"])}
     exec(example("results-python", "python"), names)
-    answer = names["handler"]({"Records": records}, None)
-    assert answer == {"batchItemFailures": [{"itemIdentifier": "m0"}]}, answer
-    assert seen == {"done": ["found"], "look_at": ["refused"]}, (seen, records)
+    failed = {failure["itemIdentifier"] for failure in names["handler"]({"Records": records}, None)["batchItemFailures"]}
+    again = next(record["messageId"] for record in records[1:] if json.loads(record["body"])["reference"] == "again")
+    assert failed == {"m0", again} and sorted(looked_at) == ["forbidden", "missing"], (failed, looked_at)
 
 
 async def services(client: HighLevel) -> int:

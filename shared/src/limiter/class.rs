@@ -2,8 +2,8 @@
 //!
 //! Callers come first: background permits are given only if no caller of the process waits, and they leave places for the
 //! callers of all processes. The item counts background permits by slot, so every process knows how many permits callers
-//! have used. The queue keeps free the places that callers used at the same time within the last two intervals, and at least
-//! one while they use any, up to a part of the limit. Pure.
+//! have used. The queue keeps free the places that callers used at the same time within the last interval, and at least one more
+//! than they use now, up to a part of the limit. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -92,7 +92,7 @@ impl Wanted {
     /// at the same time, so a backlog loses that time only once.
     pub(crate) fn opens_at(self, snapshot: &Snapshot, now: Millis) -> Millis {
         let before = self.callers.max(self.kept);
-        let free_at = |ahead| snapshot.next_available(before.saturating_add(ahead), now).at;
+        let free_at = |ahead| snapshot.next_background(before, ahead, now).at;
         let first = free_at(0);
         if first <= now {
             return now;
@@ -144,10 +144,10 @@ impl CallersUse {
                 self.slots.insert(*slot, of_callers);
             }
         }
-        self.slots.retain(|slot, _| is_of_late(window, *slot, now));
+        self.slots.retain(|slot, _| *slot <= furthest && is_of_late(window, *slot, now));
     }
 
-    /// The most permits that callers had at the same time, within about the last two intervals.
+    /// The most permits that callers had at the same time within the last interval.
     fn most(&self, now: Millis) -> u32 {
         let Some(window) = self.window else { return 0 };
         let slots: Vec<_> = self.slots.iter().filter(|(slot, _)| is_of_late(window, **slot, now)).collect();
@@ -164,18 +164,17 @@ impl CallersUse {
     }
 
     /// Places that are reserved for callers, up to `reserve` thousandths of the limit: the most that they used at the same
-    /// time within the last two intervals, and at least one more than they use now.
+    /// time within the last interval, and at least one more than they use now, so that callers who need more get more.
     ///
     /// The slots tell the use at every moment. The moments at which this process looks are too few: a caller with one call a
-    /// second has ten or eleven permits, and eleven only for a part of each second. The further place lets callers use more
-    /// than before.
+    /// second has ten or eleven permits, and eleven only for a part of each second.
     pub(crate) fn reserved(&self, reserve: u32, snapshot: &Snapshot, now: Millis) -> u32 {
         let limits = snapshot.limits();
-        let most = u64::from(limits.burst) * u64::from(reserve) / 1_000;
+        let allowed = u64::from(limits.burst) * u64::from(reserve) / 1_000;
         let used = snapshot.callers_live(now);
-        // The further place is never the last one, for then no queued call would ever be sent.
-        let further = u32::from(used > 0 && used + 1 < limits.burst);
-        self.most(now).max(used + further).min(u32::try_from(most).unwrap_or(u32::MAX))
+        let wanted = used.saturating_add(u32::from(used > 0)).max(self.most(now));
+        // One place is the queue's, or no queued call would ever be sent.
+        wanted.min(u32::try_from(allowed).unwrap_or(u32::MAX)).min(limits.burst.saturating_sub(1))
     }
 
     /// The reserved places that no caller has taken.
@@ -224,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn the_highest_use_of_two_intervals_counts() {
+    fn the_highest_use_of_the_last_interval_counts() {
         let mut used = CallersUse::default();
         assert_eq!(used.most(NOW), 0);
         let most_after = |used: &mut CallersUse, callers_at: &[i64], ms| {
@@ -258,10 +257,49 @@ mod tests {
         callers_use.note(&snapshot, now);
         let later = 15_000;
         assert_eq!(kept(&callers_use, 500, 0, later), 12, "all callers of late may come back");
-        assert_eq!([11, 12, 13, 49].map(|callers| kept(&callers_use, 500, callers, later)), [1; 4]);
+        assert_eq!([10, 11, 12, 49].map(|callers| kept(&callers_use, 500, callers, later)), [2, 1, 1, 1]);
         assert_eq!(kept(&callers_use, 500, 50, later), 0, "the reserve is used up");
         assert_eq!(kept(&callers_use, 1_000, 98, later), 1);
         assert_eq!(kept(&callers_use, 1_000, 99, later), 0, "one place is left for a queued call");
+        let (snapshot, now) = seen(&[0; 95], 0);
+        callers_use.note(&snapshot, now);
+        assert_eq!(kept(&callers_use, 1_000, 0, later), 95);
+        let (snapshot, now) = seen(&[10_500; 95], 10_500);
+        callers_use.note(&snapshot, now);
+        let (snapshot, now) = seen(&[15_000; 95], later);
+        callers_use.note(&snapshot, now);
+        assert_eq!(
+            kept(&callers_use, 1_000, 0, later),
+            99,
+            "more than the limit were used, by the rules of another limit"
+        );
+    }
+
+    #[test]
+    fn slots_that_are_far_ahead_are_forgotten() {
+        let mut used = CallersUse::default();
+        let hour = 3_600_000;
+        let (snapshot, now) = seen(&[i64::try_from(hour).expect("a time"); 40], hour);
+        used.note(&snapshot, now);
+        assert_eq!(used.most(now), 40);
+        let (snapshot, now) = seen(&[0; 3], 0);
+        used.note(&snapshot, now);
+        assert_eq!(used.most(now), 3, "the clock was set back");
+    }
+
+    #[test]
+    fn a_callers_place_that_becomes_free_is_not_the_queues() {
+        // Two permits of callers expire at first, then three of the queue, of 12.
+        let slots = vec![((NOW.0 - 9_000) / 125, 2), ((NOW.0 - 8_000) / 125, 3), (NOW.0 / 125, 7)];
+        let background = Some(vec![((NOW.0 - 8_000) / 125, 3), (NOW.0 / 125, 5)]);
+        let limits = Limits { burst: 12, interval: INTERVAL, daily: 1_000 };
+        let snapshot = Snapshot::of(Some(counters(slots, background)), limits.into(), NOW);
+        let opens_in = |kept| {
+            let wanted = Wanted { background: 3, kept, ..Wanted::default() };
+            wanted.opens_at(&snapshot, NOW).since(NOW).as_millis()
+        };
+        assert_eq!(opens_in(0), 1_570, "callers have more than is reserved");
+        assert_eq!(opens_in(1), 2_570, "the queue has seven places, and eight permits");
     }
 
     #[test]

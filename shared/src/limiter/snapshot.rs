@@ -184,19 +184,38 @@ impl Snapshot {
         }
     }
 
-    fn burst_available(&self, ahead: u32, now: Millis) -> Millis {
-        let burst = self.limits.burst.max(1);
-        // A permit that is taken as soon as it is available expires and is available again: one turn.
-        let (turns, ahead) = (ahead / burst, ahead % burst);
-        let mut missing = (i64::from(self.live(now)) + i64::from(ahead) + 1) - i64::from(burst);
+    /// The same for a background permit, while `kept` places stay free for callers. If a permit of a caller expires, that is
+    /// one more place to keep, and none for the queue.
+    pub(crate) fn next_background(&self, kept: u32, ahead: u32, now: Millis) -> NextAvailable {
+        let next = self.next_available(kept.saturating_add(ahead), now);
+        if kept == 0 {
+            return next;
+        }
+        let of_callers = self.callers_live(now).saturating_add(kept);
+        let places = self.limits.burst.saturating_sub(of_callers).max(1);
+        NextAvailable { at: next.at.max(self.expired_at(self.live_background(now), places, ahead, now)), ..next }
+    }
+
+    /// The instant at which so many of these permits have expired that a further one, with `ahead` others before it, has one
+    /// of `places`.
+    fn expired_at(&self, slots: &[(Slot, u32)], places: u32, ahead: u32, now: Millis) -> Millis {
+        let mut missing = (i64::from(sum(slots)) + i64::from(ahead) + 1) - i64::from(places);
         let mut at = now;
-        for &(slot, count) in self.live_slots(now) {
+        for &(slot, count) in slots {
             if missing <= 0 {
                 break;
             }
             missing -= i64::from(count);
             at = self.window.expires_at(slot);
         }
+        at
+    }
+
+    fn burst_available(&self, ahead: u32, now: Millis) -> Millis {
+        let burst = self.limits.burst.max(1);
+        // A permit that is taken as soon as it is available expires and is available again: one turn.
+        let (turns, ahead) = (ahead / burst, ahead % burst);
+        let mut at = self.expired_at(self.live_slots(now), burst, ahead, now);
         for _ in 0..turns.min(1_000) {
             at = self.window.expires_at(self.window.slot_at(at).max(self.slot(now, Duration::ZERO)));
         }

@@ -320,7 +320,7 @@ fn log(authorized: &Authorized, invocation: &Invocation, entry: &Entry<'_>, timi
         Calls = 1,
         RelayErrors = u8::from(is_error && source == AnswerSource::Relay),
         PlatformErrors = u8::from(is_error && source == AnswerSource::Platform),
-        PlatformLatency = (timings.attempts > 0).then_some(timings.platform_ms),
+        PlatformLatency = (timings.attempts > 0 || timings.platform_ms > 0).then_some(timings.platform_ms),
         PermitsRefused = limit.map(|_| 1),
         "relayed"
     );

@@ -368,8 +368,12 @@ impl WaiterQueue {
             Some(ahead) => u32::try_from(ahead).unwrap_or(u32::MAX),
         };
         let snapshot = state.memory.recent(now)?;
-        let kept = state.kept(request.class, snapshot, now);
-        let next = snapshot.next_available(ahead.saturating_add(kept), now);
+        let next = match request.class {
+            Class::Caller => snapshot.next_available(ahead, now),
+            Class::Background { reserve } => {
+                snapshot.next_background(state.callers_use.kept(reserve, snapshot, now), ahead, now)
+            }
+        };
         let is_too_late = next.at > request.wait_until.unwrap_or(now).max(now);
         is_too_late.then(|| self.refusal_until(snapshot, next, now))
     }
@@ -408,14 +412,6 @@ impl State {
         match class {
             Class::Caller => self.waiters.iter().filter(|waiter| waiter.class == Class::Caller).count(),
             Class::Background { .. } => self.waiters.len(),
-        }
-    }
-
-    /// The places that permits of this class leave free.
-    fn kept(&self, class: Class, snapshot: &Snapshot, now: Millis) -> u32 {
-        match class {
-            Class::Caller => 0,
-            Class::Background { reserve } => self.callers_use.kept(reserve, snapshot, now),
         }
     }
 

@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use it::outside::{Setup, System, company, location};
+use sandbox::dynamo::create_table;
 use sandbox::marketplace::grants::Resource;
-use sandbox::whole::{TABLE, scheduled_event};
+use sandbox::whole::scheduled_event;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::operator::{Said, done, ops, program};
+use crate::operator::{Said, done, ops, program, run};
 
 /// The number of locations that move.
 const LOCATIONS: usize = 100;
@@ -137,13 +138,30 @@ fn by_resource(export: &str) -> BTreeMap<String, Value> {
     lines
 }
 
-/// Deletes all installations, as if the stack was a new one.
-async fn forget_installations(system: &System) {
-    let client = system.sandbox.dynamo.client();
-    for item in client.scan().table_name(TABLE).send().await.expect("read").items() {
-        if item["pk"].as_s().is_ok_and(|key| key.starts_with("installation#")) {
-            client.delete_item().table_name(TABLE).key("pk", item["pk"].clone()).send().await.expect("deleted");
-        }
+/// An export is imported by another stack, as in another region: with its own table, sealing key and context. It holds the
+/// same installations, and calls with their tokens.
+async fn another_stack_takes(system: &mut System, exported: &str, minted: usize) {
+    const NAME: &str = "another-stack";
+    let key = "k".repeat(40);
+    system.tell(&key);
+    system.sandbox.secrets.put("another-sealing", json!({ "current": "k1", "k1": key }).to_string());
+    create_table(&system.sandbox.dynamo.client(), NAME).await.expect("a table");
+    let own = [("TABLE_NAME", NAME), ("SEALING_CONTEXT", NAME), ("SEALING_SECRET_ID", "another-sealing")];
+    let mut environment = system.operators_environment();
+    environment.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    let lines = by_resource(exported);
+    let file = File::of("exported.json", exported);
+    let imported = run(environment.clone(), &["--json", "import", file.path()]).await;
+    let imported = imported.json();
+    assert_eq!((counts(&imported), &imported["without_token"]), ([lines.len(), 0, 0, 0], &json!(minted)));
+    let listed = run(environment, &["--json", "list"]).await.json();
+    assert_eq!(listed["installations"].as_array().map(Vec::len), Some(lines.len()), "{listed}");
+    system.start_apart("relay", "relay-of-another", &own).await;
+    for line in lines.values() {
+        let (kind, id) = line["resource"].as_str().and_then(|name| name.split_once(':')).expect("a resource");
+        let event = json!({ "resource": { kind: id }, "method": "GET", "path": "/echo" });
+        let answer = system.invoke_as("relay-of-another", event.to_string(), None).await;
+        assert_eq!(answer["status"], 200, "{id}: {answer}");
     }
 }
 
@@ -196,7 +214,7 @@ async fn an_export_waits_for_a_whole_pause(system: &System) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_installations_move_in_are_used_and_move_out() {
-    let system = System::start(Setup { relays: 1, locations: LOCATIONS, ..Setup::default() }).await;
+    let mut system = System::start(Setup { relays: 1, locations: LOCATIONS, ..Setup::default() }).await;
     let other = Arc::new(OtherSystem::new(&system));
     // Most locations have a grant of their own. The others depend on the agency's.
     let own: Vec<_> = (1..=LOCATIONS - 4).map(location).collect();
@@ -260,17 +278,12 @@ async fn a_hundred_installations_move_in_are_used_and_move_out() {
         assert_eq!(system.get(resource, "/echo").await.status, 200, "{resource}");
     }
 
-    // An export is the form of an import: a new stack holds the same installations.
     an_export_waits_for_a_whole_pause(&system).await;
     let (text, _) = export(&system, &[]).await;
     let lines = by_resource(&text);
     assert_eq!(lines.len(), LOCATIONS + 1);
     assert_eq!(lines[&minted[0].to_string()].get("refresh_token"), None);
-    forget_installations(&system).await;
-    assert_eq!(done(&system, &["list"]).await, json!({ "installations": [] }));
-    let exported = File::of("exported.json", &text);
-    let imported = done(&system, &["import", exported.path()]).await;
-    assert_eq!((counts(&imported), &imported["without_token"]), ([LOCATIONS + 1, 0, 0, 0], &json!(minted.len())));
+    another_stack_takes(&mut system, &text, minted.len()).await;
 
     // Moving out: nothing is renewed here any more, and calls go on.
     let paused = done(&system, &["pause"]).await;

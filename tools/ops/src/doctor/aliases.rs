@@ -31,7 +31,11 @@ fn compare(aliases: &[String], callers: &CallersDocument, gateway: Option<&str>)
     if let Some(gateway) = gateway {
         if !there.contains(gateway) {
             let said = format!("the function has no alias {gateway}, but GATEWAY_ALIAS names it");
-            findings.push(Finding::fail(WHAT, said, "deploy the template again: API Gateway invokes that alias"));
+            findings.push(Finding::fail(
+                WHAT,
+                said,
+                "make the alias again (`aws lambda create-alias`): API Gateway invokes it",
+            ));
         }
         if listed.contains(gateway) {
             let said =

@@ -8,7 +8,7 @@ use shared::http_client::aws_error::describe;
 use super::Finding;
 use crate::stack::Stack;
 
-const DEPLOY: &str = "compare the table with template.yaml and deploy again";
+const REPAIR: &str = "make it as template.yaml has it, by the AWS CLI: a deployment without a change repairs nothing";
 
 /// The indexes of `shared::table`, with their keys.
 const INDEXES: [(&str, [&str; 2]); 3] =
@@ -25,7 +25,7 @@ pub(super) async fn check(stack: &Stack) -> Vec<Finding> {
         }
     };
     let Some(described) = described else {
-        return vec![Finding::fail("table", "DynamoDB returned no description", DEPLOY)];
+        return vec![Finding::fail("table", "DynamoDB returned no description", REPAIR)];
     };
     vec![schema(described), protection(described), expiry(stack).await, recovery(stack).await]
 }
@@ -34,15 +34,15 @@ fn schema(table: &TableDescription) -> Finding {
     let what = "table";
     let keys: Vec<_> = table.key_schema().iter().map(|key| (key.attribute_name(), key.key_type())).collect();
     if keys != [("pk", &KeyType::Hash)] {
-        return Finding::fail(what, "its key must be pk alone", DEPLOY);
+        return Finding::fail(what, "its key must be pk alone", REPAIR);
     }
     for (name, wanted) in INDEXES {
         let index = table.global_secondary_indexes().iter().find(|index| index.index_name() == Some(name));
         let Some(index) = index else {
-            return Finding::fail(what, format!("it has no index {name}"), DEPLOY);
+            return Finding::fail(what, format!("it has no index {name}"), REPAIR);
         };
         if index.key_schema().iter().map(KeySchemaElement::attribute_name).ne(wanted) {
-            return Finding::fail(what, format!("its index {name} has other keys"), DEPLOY);
+            return Finding::fail(what, format!("its index {name} has other keys"), REPAIR);
         }
         if index.index_status().is_some_and(|status| status.as_str() != "ACTIVE") {
             return Finding::warn(
@@ -89,7 +89,7 @@ async fn expiry(stack: &Stack) -> Finding {
             if on {
                 Finding::ok(what, "on expires_at")
             } else {
-                Finding::warn(what, "not on expires_at: old counters stay and cost money", DEPLOY)
+                Finding::warn(what, "not on expires_at: old counters stay and cost money", REPAIR)
             }
         }
     }
@@ -107,7 +107,7 @@ async fn recovery(stack: &Stack) -> Finding {
             if status == Some(&PointInTimeRecoveryStatus::Enabled) {
                 Finding::ok(what, "on")
             } else {
-                Finding::warn(what, "off: a deleted table cannot be restored", DEPLOY)
+                Finding::warn(what, "off: a deleted table cannot be restored", REPAIR)
             }
         }
     }
