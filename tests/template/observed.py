@@ -55,7 +55,7 @@ ELSEWHERE = {
 }
 
 # Secrets of single tests, which stand for a secret of the template.
-TESTS_SECRETS = {"webhook-secret": "WebhookSecret", "other-callers": "CallersSecret"}
+TESTS_SECRETS = {"webhook-secret": "WebhookSecret", "other-callers": "CallersSecret", "another-sealing": "SealingSecret"}
 TESTS_SECRETS |= {f"secret-of-relay-{state}-callers": "CallersSecret" for state in ("with-bad", "without")}
 TESTS_SECRETS |= {f"secret-of-relay-{state}-keys": "SealingSecret" for state in ("with-bad", "without")}
 NAMES |= TESTS_SECRETS

@@ -2,8 +2,8 @@
 //!
 //! Callers come first: background permits are given only if no caller of the process waits, and they leave places for the
 //! callers of all processes. The item counts background permits by slot, so every process knows how many permits callers
-//! have used. The queue keeps free the places that callers used at the same time within the last interval, and at least one more
-//! than they use now, up to a part of the limit. Pure.
+//! have used. The queue leaves callers as many places as they used at the same time within the last interval, and at least one more
+//! than they use now, if they use any, up to a part of the limit. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -164,7 +164,8 @@ impl CallersUse {
     }
 
     /// Places that are reserved for callers, up to `reserve` thousandths of the limit: the most that they used at the same
-    /// time within the last interval, and at least one more than they use now, so that callers who need more get more.
+    /// time within the last interval, and at least one more than they use now, if they use any: callers who need more
+    /// get more.
     ///
     /// The slots tell the use at every moment. The moments at which this process looks are too few: a caller with one call a
     /// second has ten or eleven permits, and eleven only for a part of each second.

@@ -193,7 +193,8 @@ impl Snapshot {
         }
         let of_callers = self.callers_live(now).saturating_add(kept);
         let places = self.limits.burst.saturating_sub(of_callers).max(1);
-        NextAvailable { at: next.at.max(self.expired_at(self.live_background(now), places, ahead, now)), ..next }
+        let at = self.expired_at(self.live_background(now), places, ahead, now);
+        if at > next.at { NextAvailable { at, limit: LimitKind::Burst } } else { next }
     }
 
     /// The instant at which so many of these permits have expired that a further one, with `ahead` others before it, has one

@@ -81,7 +81,7 @@ async fn the_documented_commands_put_a_deployment_into_service_and_operate_it() 
     assert_eq!(done(&system, &["callers", "retire", "billing"]).await["ended"], 1);
 
     // The client secret changes. The function still has the old one, is refused, and reads the secret again.
-    let newer = "a-new-client-secret-0123456789";
+    let newer = r#"a-new-"client\secret"-0123456789"#;
     system.tell(newer);
     system.sandbox.marketplace.change(|options| options.client_secret = newer.to_owned());
     deployment.type_in(deployment.output("PutClientSecret"), &format!("{newer}\n")).await;

@@ -1,16 +1,17 @@
 //! Installations move in from another system, are used, and move out again. No two systems ever use the same refresh
 //! token, and the platform refuses none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Read as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use it::outside::{Setup, System, company, location};
 use sandbox::dynamo::create_table;
 use sandbox::marketplace::grants::Resource;
-use sandbox::whole::scheduled_event;
+use sandbox::whole::{TABLE, scheduled_event};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -151,11 +152,19 @@ async fn another_stack_takes(system: &mut System, exported: &str, minted: usize)
     environment.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
     let lines = by_resource(exported);
     let file = File::of("exported.json", exported);
-    let imported = run(environment.clone(), &["--json", "import", file.path()]).await;
-    let imported = imported.json();
+    let ops = async |arguments: &[&str]| {
+        let said = run(environment.clone(), arguments).await;
+        assert_eq!(said.code, 0, "{arguments:?}: {said:?}");
+        for secret in system.secrets() {
+            assert!(!said.out.contains(&secret) && !said.err.contains(&secret), "{arguments:?} prints a secret");
+        }
+        said.json()
+    };
+    let imported = ops(&["--json", "import", file.path()]).await;
     assert_eq!((counts(&imported), &imported["without_token"]), ([lines.len(), 0, 0, 0], &json!(minted)));
-    let listed = run(environment, &["--json", "list"]).await.json();
+    let listed = ops(&["--json", "list"]).await;
     assert_eq!(listed["installations"].as_array().map(Vec::len), Some(lines.len()), "{listed}");
+    let (renewals, counted) = (system.refreshes(), counters(system, TABLE).await);
     system.start_apart("relay", "relay-of-another", &own).await;
     for line in lines.values() {
         let (kind, id) = line["resource"].as_str().and_then(|name| name.split_once(':')).expect("a resource");
@@ -163,6 +172,19 @@ async fn another_stack_takes(system: &mut System, exported: &str, minted: usize)
         let answer = system.invoke_as("relay-of-another", event.to_string(), None).await;
         assert_eq!(answer["status"], 200, "{id}: {answer}");
     }
+    assert_eq!(system.refreshes(), renewals, "the imported access tokens are used");
+    assert_eq!(counters(system, TABLE).await, counted, "the other stack counts in its own table");
+    assert_eq!(counters(system, NAME).await.len(), lines.len());
+}
+
+/// The counters of the limits in a table.
+async fn counters(system: &System, table: &str) -> Vec<HashMap<String, AttributeValue>> {
+    let found = system.sandbox.dynamo.client().scan().table_name(table).send().await.expect("read");
+    let is_counter =
+        |item: &HashMap<String, AttributeValue>| item["pk"].as_s().is_ok_and(|key| key.starts_with("quota#"));
+    let mut counters: Vec<_> = found.items().iter().filter(|item| is_counter(item)).cloned().collect();
+    counters.sort_by_key(|item| item["pk"].as_s().cloned().ok());
+    counters
 }
 
 /// The refusals of refresh tokens by the platform.

@@ -34,7 +34,7 @@ fn compare(aliases: &[String], callers: &CallersDocument, gateway: Option<&str>)
             findings.push(Finding::fail(
                 WHAT,
                 said,
-                "make the alias again (`aws lambda create-alias`): API Gateway invokes it",
+                "make it again for the newest version (`aws lambda create-alias --function-version NUMBER`), with API Gateway's permission to invoke it",
             ));
         }
         if listed.contains(gateway) {
