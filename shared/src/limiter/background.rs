@@ -7,7 +7,7 @@ use super::Limiter;
 use super::class::{Class, QUICKEST, YIELD};
 use super::permit::{LimiterError, Permit, Refusal};
 use super::queue::PermitRequest;
-use super::share::{ShareOwner, take_both};
+use super::share::{SHARE_INTERVAL, ShareOwner, take_both};
 use super::window::Window;
 use crate::domain::clock::Millis;
 use crate::domain::limits::Endpoint;
@@ -95,9 +95,10 @@ impl Background {
         let (taken_at, slot) = (window.expires_at(0) + YIELD, window.slot_at(window.expires_at(0) + YIELD));
         let slots = if taken_at + QUICKEST <= window.end(slot) { slot - 1 } else { slot };
         let within = window.start(slots).since(window.start(0));
-        // A share is that of 10 s, whatever the interval of the limits is.
-        let in_a_window =
-            |share: u32| u32::try_from(u128::from(share) * limits.interval.as_millis() / 10_000).unwrap_or(u32::MAX);
+        let in_a_window = |share: u32| {
+            let share = u128::from(share) * limits.interval.as_millis() / SHARE_INTERVAL.as_millis();
+            u32::try_from(share).unwrap_or(u32::MAX)
+        };
         let places = limits.burst.saturating_sub(reserved).min(share.map_or(u32::MAX, in_a_window)).max(1);
         Ok(Pattern { calls: places + places / SURPLUS, within })
     }

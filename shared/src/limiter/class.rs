@@ -2,8 +2,8 @@
 //!
 //! Callers come first: background permits are given only if no caller of the process waits, and they leave places for the
 //! callers of all processes. The item counts background permits by slot, so every process knows how many permits callers
-//! have used. The queue leaves callers as many places as they used at the same time within the last interval, and at least one more
-//! than they use now, if they use any, up to a part of the limit. Pure.
+//! have used. The queue leaves callers as many places as they used at the same time within the last interval, and at least
+//! one more than they use now, if they use any, up to a part of the limit. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -14,7 +14,7 @@ use crate::domain::limits::{Endpoint, LimitPolicy, Limits};
 use crate::domain::resource::Resource;
 
 /// The interval of every share, for every interval of the resource's limit.
-const SHARE_INTERVAL: Duration = Duration::from_secs(10);
+pub(super) const SHARE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The owner of a share. The keys of each kind begin differently, so the share of one kind never is that of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -60,7 +60,16 @@ pub(crate) async fn run(environment: impl IntoIterator<Item = (String, String)>,
 
 /// Runs a command, and asserts that its output contains no secret.
 pub(crate) async fn ops(system: &System, arguments: &[&str]) -> Said {
-    let said = run(system.operators_environment(), arguments).await;
+    ops_in(system, system.operators_environment(), arguments).await
+}
+
+/// The same in another environment.
+pub(crate) async fn ops_in(
+    system: &System,
+    environment: impl IntoIterator<Item = (String, String)>,
+    arguments: &[&str],
+) -> Said {
+    let said = run(environment, arguments).await;
     for secret in system.secrets() {
         assert!(!said.out.contains(&secret) && !said.err.contains(&secret), "{arguments:?} prints {secret}");
     }
