@@ -1,6 +1,6 @@
 //! Classes of permits: those of callers that wait for their answers, and background permits of queued calls.
 //!
-//! Callers come first: background permits are given only if no caller of the process waits, and they leave places for the
+//! Callers come first: background permits are given after the waiting callers of the process, and they leave places for the
 //! callers of all processes. The item counts background permits by slot, so every process knows how many permits callers
 //! have used. The queue leaves callers as many places as they used at the same time within the last interval, and at least
 //! one more than they use now, if they use any, up to a part of the limit. Pure.
@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::counters::Counters;
-use super::snapshot::Snapshot;
+use super::snapshot::{NextAvailable, Snapshot, permits_of, sum};
 use super::window::{Slot, Window};
 use crate::domain::clock::Millis;
+use crate::domain::limits::Limits;
 
 /// The class of a permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,8 +28,8 @@ pub(crate) enum Class {
 pub(crate) struct Wanted {
     pub(crate) callers: u32,
     pub(crate) background: u32,
-    /// Places that background permits leave free, see [`CallersUse::kept`].
-    pub(crate) kept: u32,
+    /// The places that background permits leave to callers.
+    pub(crate) reserve: Reserve,
     /// The time within which the request of a background permit leaves, see [`Snapshot::quick_slot`].
     pub(crate) quick: Duration,
 }
@@ -91,8 +92,10 @@ impl Wanted {
     /// further places are free by then, so that one write takes all of them. The permits of one write become available again
     /// at the same time, so a backlog loses that time only once.
     pub(crate) fn opens_at(self, snapshot: &Snapshot, now: Millis) -> Millis {
-        let before = self.callers.max(self.kept);
-        let free_at = |ahead| snapshot.next_background(before, ahead, now).at;
+        let free_at = |background| {
+            let ahead = Others { callers: self.callers, background };
+            self.reserve.next_available(ahead, snapshot, now).at
+        };
         let first = free_at(0);
         if first <= now {
             return now;
@@ -102,11 +105,75 @@ impl Wanted {
         last.unwrap_or(first) + YIELD
     }
 
-    /// The numbers of callers' permits and of background permits, if `free` places are free.
-    pub(crate) fn granted(self, free: u32) -> (u32, u32) {
+    /// The numbers of callers' permits and of background permits, if `free` places are free and `kept` of them are kept
+    /// for callers.
+    pub(crate) fn granted(self, free: u32, kept: u32) -> (u32, u32) {
         let callers = self.callers.min(free);
-        let left = (free - callers).saturating_sub(self.kept.saturating_sub(callers));
+        let left = (free - callers).saturating_sub(kept.saturating_sub(callers));
         (callers, self.background.min(left))
+    }
+}
+
+/// Requests that come before another one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Others {
+    pub(crate) callers: u32,
+    pub(crate) background: u32,
+}
+
+impl Others {
+    /// Counts one more request.
+    pub(crate) fn add(&mut self, class: Class) {
+        let count = match class {
+            Class::Caller => &mut self.callers,
+            Class::Background { .. } => &mut self.background,
+        };
+        *count = count.saturating_add(1);
+    }
+}
+
+/// The places of a window that are reserved for callers, for any number of permits that they have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reserve {
+    /// The most permits that callers had at the same time within the last interval.
+    most: u32,
+    /// The most places that may be reserved.
+    allowed: u32,
+}
+
+impl Reserve {
+    /// Places that are reserved while callers have `used` permits: as many as they had at the same time within the last
+    /// interval, and at least one more than they have, if they have any: callers who need more get more.
+    pub(crate) fn places(self, used: u32) -> u32 {
+        used.saturating_add(u32::from(used > 0)).max(self.most).min(self.allowed)
+    }
+
+    /// The reserved places that no caller has taken.
+    pub(crate) fn kept(self, used: u32) -> u32 {
+        self.places(used).saturating_sub(used)
+    }
+
+    /// The instant at which a background permit is available for a request with `ahead` others before it, if nobody else takes
+    /// any.
+    ///
+    /// If a permit of a caller expires, its place may be reserved from then on, and is none for the queue. So the rule of the
+    /// reserve is applied at every instant at which permits expire. The highest use of late counts as it stands now, so the
+    /// instant may be too late if callers have gone.
+    pub(crate) fn next_available(self, ahead: Others, snapshot: &Snapshot, now: Millis) -> NextAvailable {
+        let background_slots = snapshot.live_background(now);
+        let (mut used, mut background, mut at) = (snapshot.callers_live(now), sum(background_slots), now);
+        let mut expiring = snapshot.live_slots(now).iter();
+        loop {
+            let before = self.kept(used).max(ahead.callers).saturating_add(ahead.background);
+            if used.saturating_add(background).saturating_add(before) < snapshot.limits().burst {
+                return snapshot.not_before(at, before, now);
+            }
+            let Some(&(slot, count)) = expiring.next() else { return snapshot.next_available(before, now) };
+            let of_background = permits_of(background_slots, slot);
+            background = background.saturating_sub(of_background);
+            used = used.saturating_sub(count.saturating_sub(of_background));
+            at = snapshot.window().expires_at(slot);
+        }
     }
 }
 
@@ -124,11 +191,14 @@ pub(crate) struct CallersUse {
 }
 
 impl CallersUse {
-    /// Remembers the permits of callers in a snapshot that was just seen, expired ones too. Without background permits nothing
-    /// is remembered, because then nothing is kept.
+    /// Remembers the permits of callers in a snapshot that was just seen, expired ones too. If the item has no background
+    /// permits, nothing is remembered, because then nothing is kept.
     pub(crate) fn note(&mut self, snapshot: &Snapshot, now: Millis) {
         let window = snapshot.window();
         let Some(Counters { slot_ms, slots, background: Some(background), .. }) = snapshot.counters() else { return };
+        if background.is_empty() {
+            return;
+        }
         if self.window.replace(window) != Some(window) {
             self.slots.clear();
         }
@@ -138,8 +208,7 @@ impl CallersUse {
         }
         let furthest = window.slot_at(now + window.interval());
         for (slot, count) in slots {
-            let of_background = background.binary_search_by_key(slot, |(slot, _)| *slot).map(|at| background[at].1);
-            let of_callers = count.saturating_sub(of_background.unwrap_or_default());
+            let of_callers = count.saturating_sub(permits_of(background, *slot));
             if of_callers > 0 && *slot <= furthest {
                 self.slots.insert(*slot, of_callers);
             }
@@ -163,31 +232,21 @@ impl CallersUse {
         most
     }
 
-    /// Places that are reserved for callers, up to `reserve` thousandths of the limit: the most that they used at the same
-    /// time within the last interval, and at least one more than they use now, if they use any: callers who need more
-    /// get more.
+    /// The places that are reserved for callers, up to `part` thousandths of the limit.
     ///
     /// The slots tell the use at every moment. The moments at which this process looks are too few: a caller with one call a
     /// second has ten or eleven permits, and eleven only for a part of each second.
-    pub(crate) fn reserved(&self, reserve: u32, snapshot: &Snapshot, now: Millis) -> u32 {
-        let limits = snapshot.limits();
-        let allowed = u64::from(limits.burst) * u64::from(reserve) / 1_000;
-        let used = snapshot.callers_live(now);
-        let wanted = used.saturating_add(u32::from(used > 0)).max(self.most(now));
+    pub(crate) fn reserve(&self, part: u32, limits: Limits, now: Millis) -> Reserve {
+        let allowed = u64::from(limits.burst) * u64::from(part) / 1_000;
         // One place is the queue's, or no queued call would ever be sent.
-        wanted.min(u32::try_from(allowed).unwrap_or(u32::MAX)).min(limits.burst.saturating_sub(1))
-    }
-
-    /// The reserved places that no caller has taken.
-    pub(crate) fn kept(&self, reserve: u32, snapshot: &Snapshot, now: Millis) -> u32 {
-        self.reserved(reserve, snapshot, now).saturating_sub(snapshot.callers_live(now))
+        let allowed = u32::try_from(allowed).unwrap_or(u32::MAX).min(limits.burst.saturating_sub(1));
+        Reserve { most: self.most(now), allowed }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::limits::Limits;
     use crate::limiter::counters::{ClosedEndpoints, Day};
 
     const INTERVAL: Duration = Duration::from_secs(10);
@@ -249,7 +308,7 @@ mod tests {
         let mut callers_use = CallersUse::default();
         let kept = |callers_use: &CallersUse, reserve, callers, ms| {
             let (snapshot, now) = seen(&vec![i64::try_from(ms).expect("a time"); callers], ms);
-            callers_use.kept(reserve, &snapshot, now)
+            callers_use.reserve(reserve, snapshot.limits(), now).kept(snapshot.callers_live(now))
         };
         assert_eq!(kept(&callers_use, 500, 10, 0), 1);
         assert_eq!(kept(&callers_use, 500, 0, 0), 0, "no caller calls");
@@ -295,12 +354,42 @@ mod tests {
         let background = Some(vec![((NOW.0 - 8_000) / 125, 3), (NOW.0 / 125, 5)]);
         let limits = Limits { burst: 12, interval: INTERVAL, daily: 1_000 };
         let snapshot = Snapshot::of(Some(counters(slots, background)), limits.into(), NOW);
-        let opens_in = |kept| {
-            let wanted = Wanted { background: 3, kept, ..Wanted::default() };
+        let opens_in = |most| {
+            let wanted = Wanted { background: 3, reserve: Reserve { most, allowed: most }, ..Wanted::default() };
             wanted.opens_at(&snapshot, NOW).since(NOW).as_millis()
         };
-        assert_eq!(opens_in(0), 1_570, "callers have more than is reserved");
-        assert_eq!(opens_in(1), 2_570, "the queue has seven places, and eight permits");
+        assert_eq!(opens_in(2), 1_570, "callers have more than is reserved");
+        assert_eq!(opens_in(5), 2_570, "the queue has seven places, and eight permits");
+    }
+
+    #[test]
+    fn the_foretold_instant_is_the_first_one_at_which_the_permit_is_granted() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let ms = |ms: i64| NOW + Duration::from_millis(ms.unsigned_abs());
+        for _ in 0..2_000 {
+            let (mut slots, mut of_background) = (Vec::new(), Vec::new());
+            for slot in (-84..=0).filter(|_| random.u32(..10) == 0).map(|back| NOW.0 / 125 + back).collect::<Vec<_>>() {
+                let (callers, background) = (random.u32(..3), random.u32(..3));
+                slots.push((slot, callers + background));
+                of_background.push((slot, background));
+            }
+            if slots.is_empty() {
+                continue;
+            }
+            let used: u32 = slots.iter().map(|(_, count)| count).sum();
+            let limits = Limits { burst: used.max(12) + random.u32(..3), interval: INTERVAL, daily: 1_000 };
+            let snapshot = Snapshot::of(Some(counters(slots, Some(of_background))), limits.into(), NOW);
+            let reserve = Reserve { most: random.u32(..8), allowed: random.u32(..=8) };
+            let ahead = Others { callers: random.u32(..3), background: random.u32(..2) };
+            let is_granted = |at| {
+                let wanted = Wanted { callers: ahead.callers, background: ahead.background + 1, ..Wanted::default() };
+                let kept = reserve.kept(snapshot.callers_live(at));
+                wanted.granted(snapshot.free(at, 0), kept).1 > ahead.background
+            };
+            let at = reserve.next_available(ahead, &snapshot, NOW).at;
+            let first = (0..=10_800).map(ms).find(|at| is_granted(*at)).expect("all have expired");
+            assert_eq!(at, first, "{reserve:?} {ahead:?} {snapshot:?}");
+        }
     }
 
     #[test]
@@ -324,12 +413,13 @@ mod tests {
     #[test]
     fn places_that_are_free_within_two_slots_are_taken_together() {
         let slots: Vec<_> = [-9_000, -8_750, -8_625].map(|ms| ((NOW.0 + ms) / 125, 2)).into();
-        let counters = counters(slots, None);
+        let counters = counters(slots.clone(), Some(slots));
         let limits = Limits { burst: 6, interval: INTERVAL, daily: 1_000 };
         let snapshot = Snapshot::of(Some(counters), limits.into(), NOW);
         let opens_in = |callers, background, kept, ms| {
-            let now = NOW + Duration::from_millis(ms);
-            Wanted { callers, background, kept, ..Wanted::default() }.opens_at(&snapshot, now).since(NOW).as_millis()
+            let (now, reserve) = (NOW + Duration::from_millis(ms), Reserve { most: kept, allowed: kept });
+            let wanted = Wanted { callers, background, reserve, ..Wanted::default() };
+            wanted.opens_at(&snapshot, now).since(NOW).as_millis()
         };
         assert_eq!([opens_in(0, 1, 0, 0), opens_in(0, 2, 0, 0)], [1_570; 2]);
         assert_eq!([opens_in(0, 3, 0, 0), opens_in(0, 4, 0, 0)], [1_820; 2]);
@@ -341,7 +431,7 @@ mod tests {
     #[test]
     fn callers_come_first_and_keep_their_places() {
         let granted =
-            |callers, background, kept, free| Wanted { callers, background, kept, ..Wanted::default() }.granted(free);
+            |callers, background, kept, free| Wanted { callers, background, ..Wanted::default() }.granted(free, kept);
         assert_eq!(granted(3, 9, 0, 5), (3, 2));
         assert_eq!(granted(9, 9, 0, 5), (5, 0));
         assert_eq!(granted(0, 9, 4, 5), (0, 1));

@@ -123,7 +123,8 @@ fn decide(memory: &Memory, now: Millis, lead: Duration, wanted: Wanted, replaces
     // Background permits need the item, to know what callers use.
     let wanted = if is_known { wanted } else { wanted.callers.into() };
     let free = snapshot.free(now, replaced);
-    let (mut callers, mut background) = wanted.granted(free);
+    let kept = wanted.reserve.kept(snapshot.callers_live(now));
+    let (mut callers, mut background) = wanted.granted(free, kept);
     if snapshot.needs_probe(now) {
         callers = callers.min(1);
         background = background.min(1 - callers);
@@ -136,7 +137,7 @@ fn decide(memory: &Memory, now: Millis, lead: Duration, wanted: Wanted, replaces
     let permits = Permits { count, background, slot, send_by: snapshot.window().send_by(slot), limits };
     let counters = snapshot.counters();
     // Other processes may take background permits at the same time, so the condition of the write keeps the places, too.
-    let kept = if background > 0 { wanted.kept.saturating_sub(callers) } else { 0 };
+    let kept = if background > 0 { kept.saturating_sub(callers) } else { 0 };
     let lacks_background = background > 0 && counters.is_some_and(|counters| counters.background.is_none());
     if is_known
         && (lacks_background || !counters.is_some_and(|counters| can_be_added_to(counters, snapshot, now, slot)))

@@ -173,7 +173,13 @@ impl Snapshot {
     /// The instant at which a permit is available for a request with `ahead` others before it, if nobody else takes
     /// any.
     pub(crate) fn next_available(&self, ahead: u32, now: Millis) -> NextAvailable {
-        let mut next = NextAvailable { at: self.burst_available(ahead, now), limit: LimitKind::Burst };
+        self.not_before(self.burst_available(ahead, now), ahead, now)
+    }
+
+    /// The first instant from `at` on at which neither the day nor a closure is in the way of a request with `ahead` others
+    /// before it.
+    pub(crate) fn not_before(&self, at: Millis, ahead: u32, now: Millis) -> NextAvailable {
+        let mut next = NextAvailable { at, limit: LimitKind::Burst };
         let day = self.day(now);
         if ahead >= self.limits.daily.saturating_sub(day.used) && next.at < day.ends {
             next = NextAvailable { at: day.ends, limit: LimitKind::Daily };
@@ -184,39 +190,19 @@ impl Snapshot {
         }
     }
 
-    /// The same for a background permit, while `kept` places stay free for callers. If a permit of a caller expires, that is
-    /// one more place to keep, and none for the queue.
-    pub(crate) fn next_background(&self, kept: u32, ahead: u32, now: Millis) -> NextAvailable {
-        let next = self.next_available(kept.saturating_add(ahead), now);
-        if kept == 0 {
-            return next;
-        }
-        let of_callers = self.callers_live(now).saturating_add(kept);
-        let places = self.limits.burst.saturating_sub(of_callers).max(1);
-        let at = self.expired_at(self.live_background(now), places, ahead, now);
-        if at > next.at { NextAvailable { at, limit: LimitKind::Burst } } else { next }
-    }
-
-    /// The instant at which so many of these permits have expired that a further one, with `ahead` others before it, has one
-    /// of `places`.
-    fn expired_at(&self, slots: &[(Slot, u32)], places: u32, ahead: u32, now: Millis) -> Millis {
-        let mut missing = (i64::from(sum(slots)) + i64::from(ahead) + 1) - i64::from(places);
+    fn burst_available(&self, ahead: u32, now: Millis) -> Millis {
+        let burst = self.limits.burst.max(1);
+        // A permit that is taken as soon as it is available expires and is available again: one turn.
+        let (turns, ahead) = (ahead / burst, ahead % burst);
+        let mut missing = (i64::from(self.live(now)) + i64::from(ahead) + 1) - i64::from(burst);
         let mut at = now;
-        for &(slot, count) in slots {
+        for &(slot, count) in self.live_slots(now) {
             if missing <= 0 {
                 break;
             }
             missing -= i64::from(count);
             at = self.window.expires_at(slot);
         }
-        at
-    }
-
-    fn burst_available(&self, ahead: u32, now: Millis) -> Millis {
-        let burst = self.limits.burst.max(1);
-        // A permit that is taken as soon as it is available expires and is available again: one turn.
-        let (turns, ahead) = (ahead / burst, ahead % burst);
-        let mut at = self.expired_at(self.live_slots(now), burst, ahead, now);
         for _ in 0..turns.min(1_000) {
             at = self.window.expires_at(self.window.slot_at(at).max(self.slot(now, Duration::ZERO)));
         }
@@ -250,7 +236,13 @@ pub(crate) fn binds(until: Millis, now: Millis) -> bool {
     now < until && until <= now + LONGEST_CLOSURE
 }
 
-fn sum(slots: &[(Slot, u32)]) -> u32 {
+/// The permits of `slot` among `slots`.
+pub(crate) fn permits_of(slots: &[(Slot, u32)], slot: Slot) -> u32 {
+    slots.binary_search_by_key(&slot, |(slot, _)| *slot).map_or(0, |at| slots[at].1)
+}
+
+/// All permits of `slots`.
+pub(crate) fn sum(slots: &[(Slot, u32)]) -> u32 {
     slots.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count))
 }
 

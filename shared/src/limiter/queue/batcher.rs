@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use super::{MOST_ATTEMPTS, WaiterQueue, store_out_of_order};
 use crate::domain::clock::Millis;
 use crate::limiter::ahead::Ahead;
+use crate::limiter::class::Others;
 use crate::limiter::counters::Counters;
 use crate::limiter::decision::{Permits, Plan, plan};
 use crate::limiter::memory::Memory;
@@ -140,13 +141,13 @@ impl Batcher {
         let mut state = self.queue.state();
         let now = self.queue.clock.now();
         state.waiters.retain(|waiter| !waiter.answer.is_closed());
-        let mut kept = VecDeque::with_capacity(state.waiters.len());
+        let (mut kept, mut ahead) = (VecDeque::with_capacity(state.waiters.len()), Others::default());
         for waiter in std::mem::take(&mut state.waiters) {
-            match self.queue.refusal(&state, kept.len(), waiter.request(), now) {
-                Some(refusal) => {
-                    let _ = waiter.answer.send(Err(LimiterError::Refused(refusal)));
-                }
-                None => kept.push_back(waiter),
+            if let Some(refusal) = self.queue.refusal(&state, ahead, waiter.request(), now) {
+                let _ = waiter.answer.send(Err(LimiterError::Refused(refusal)));
+            } else {
+                ahead.add(waiter.class);
+                kept.push_back(waiter);
             }
         }
         state.waiters = kept;

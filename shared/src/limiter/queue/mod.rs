@@ -21,7 +21,7 @@ use self::batcher::Batcher;
 pub(super) use self::batcher::LONGEST_NAP;
 use self::ticket::{RunningBatcher, Ticket};
 use super::ahead::{Ahead, Demand, can_wait};
-use super::class::{CallersUse, Class, Wanted, WriteTime};
+use super::class::{CallersUse, Class, Others, Wanted, WriteTime};
 use super::counters::{Counters, LimitKind, Usage};
 use super::decision::{Plan, exchange};
 use super::item;
@@ -208,7 +208,8 @@ impl WaiterQueue {
         let (state, now) = (self.state(), self.clock.now());
         match (state.memory.snapshot(now), class) {
             (Some(snapshot), Class::Background { reserve }) => {
-                (snapshot.limits(), state.callers_use.reserved(reserve, snapshot, now))
+                let limits = snapshot.limits();
+                (limits, state.callers_use.reserve(reserve, limits, now).places(snapshot.callers_live(now)))
             }
             (Some(snapshot), Class::Caller) => (snapshot.limits(), 0),
             (None, _) => (state.memory.policy().default, 0),
@@ -354,7 +355,7 @@ impl WaiterQueue {
 
     /// The refusal of a request with `ahead` others before it, if the memory shows that it cannot have a permit in
     /// time.
-    fn refusal(&self, state: &State, ahead: usize, request: PermitRequest<'_>, now: Millis) -> Option<Refusal> {
+    fn refusal(&self, state: &State, ahead: Others, request: PermitRequest<'_>, now: Millis) -> Option<Refusal> {
         let snapshot = state.memory.snapshot(now)?;
         // This holds for an old snapshot, too: no process ends the closure of an endpoint early.
         if let Some(until) = request.endpoint.and_then(|endpoint| snapshot.endpoint_closed_until(endpoint, now)) {
@@ -363,15 +364,12 @@ impl WaiterQueue {
         }
         // The snapshot counts the spare permits as used. They are for callers.
         let spare = if request.class == Class::Caller { state.spare.len() } else { 0 };
-        let ahead = match ahead.checked_sub(spare) {
-            None => return None,
-            Some(ahead) => u32::try_from(ahead).unwrap_or(u32::MAX),
-        };
+        let callers = ahead.callers.checked_sub(u32::try_from(spare).unwrap_or(u32::MAX))?;
         let snapshot = state.memory.recent(now)?;
         let next = match request.class {
-            Class::Caller => snapshot.next_available(ahead, now),
+            Class::Caller => snapshot.next_available(callers, now),
             Class::Background { reserve } => {
-                snapshot.next_background(state.callers_use.kept(reserve, snapshot, now), ahead, now)
+                state.callers_use.reserve(reserve, snapshot.limits(), now).next_available(ahead, snapshot, now)
             }
         };
         let is_too_late = next.at > request.wait_until.unwrap_or(now).max(now);
@@ -407,29 +405,29 @@ impl State {
         snapshot.usage(now)
     }
 
-    /// The number of waiters that come before a new one of this class.
-    fn ahead_of(&self, class: Class) -> usize {
-        match class {
-            Class::Caller => self.waiters.iter().filter(|waiter| waiter.class == Class::Caller).count(),
-            Class::Background { .. } => self.waiters.len(),
-        }
+    /// The waiters that come before a new one of this class.
+    fn ahead_of(&self, class: Class) -> Others {
+        let all = self.waiters();
+        if class == Class::Caller { Others { background: 0, ..all } } else { all }
+    }
+
+    fn waiters(&self) -> Others {
+        let mut others = Others::default();
+        self.waiters.iter().for_each(|waiter| others.add(waiter.class));
+        others
     }
 
     /// The permits that the waiters want.
     fn wanted(&self, now: Millis) -> Wanted {
-        let count = |waiters: usize| u32::try_from(waiters).unwrap_or(u32::MAX);
-        let is_caller = |waiter: &&Waiter| waiter.class == Class::Caller;
-        let callers = self.waiters.iter().filter(is_caller).count();
-        let kept = self.waiters.iter().find_map(|waiter| match waiter.class {
+        let Others { callers, background } = self.waiters();
+        let reserve = self.waiters.iter().find_map(|waiter| match waiter.class {
             Class::Caller => None,
-            Class::Background { reserve } => Some(self.callers_use.kept(reserve, self.memory.snapshot(now)?, now)),
+            Class::Background { reserve } => {
+                Some(self.callers_use.reserve(reserve, self.memory.snapshot(now)?.limits(), now))
+            }
         });
-        Wanted {
-            callers: count(callers),
-            background: count(self.waiters.len() - callers),
-            kept: kept.unwrap_or_default(),
-            quick: self.write_time.quick(self.intent_time),
-        }
+        let quick = self.write_time.quick(self.intent_time);
+        Wanted { callers, background, reserve: reserve.unwrap_or_default(), quick }
     }
 
     /// True if a caller waits. Callers come before background requests.

@@ -107,6 +107,30 @@ async fn background_requests_get_no_spare_permit() {
 }
 
 #[tokio::test]
+async fn waiting_callers_and_the_places_that_are_kept_for_callers_are_the_same_places() {
+    let queue = Arc::new(WaiterQueue::unconnected());
+    let counters = |slot, of_callers, background| Counters {
+        newest: slot,
+        slots: vec![(slot, of_callers + background)],
+        counted: of_callers + background,
+        background: Some(vec![(slot, background)]),
+        ..counters(of_callers + background)
+    };
+    // Callers used 20 places at the same time within the last interval, and use ten now. So 20 are reserved.
+    queue.saw(Some(counters(0, 20, 1)));
+    queue.clock.advance(Duration::from_millis(10_650));
+    queue.state().memory.forget();
+    queue.saw(Some(counters(85, 10, 379)));
+    assert_eq!(queue.limits_and_reserved(Class::Background { reserve: 500 }).1, 20);
+    let callers: Vec<_> = (0..10).map(|_| Ticket::new(&queue, &mut queue.state(), REQUEST)).collect();
+    let background = PermitRequest { class: Class::Background { reserve: 500 }, ..REQUEST };
+    assert_eq!(queue.local_refusal(background), None, "the callers take the ten places that are kept");
+    let queued = Ticket::new(&queue, &mut queue.state(), background);
+    assert!(queue.local_refusal(background).is_some(), "the last place is taken");
+    drop((callers, queued));
+}
+
+#[tokio::test]
 async fn spare_permits_that_have_become_useless_are_no_reason_to_wait() {
     let queue = queue(400);
     queue.hand_on(permit(&queue, 800));
