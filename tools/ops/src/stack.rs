@@ -1,8 +1,10 @@
 //! The deployed stack: the parts that the functions use, and the resources that only an operator uses.
 
+use std::error::Error as _;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
+use aws_sdk_dynamodb::config::ProvideCredentials as _;
 use aws_sdk_lambda::config::retry::RetryConfig;
 use aws_sdk_lambda::config::timeout::TimeoutConfig;
 use shared::app::{App, aws_defaults};
@@ -112,14 +114,16 @@ pub(crate) struct Stack {
 impl Stack {
     /// The stack that the environment names.
     pub(crate) async fn from_env() -> Result<Self, CommandError> {
-        Self::of(OperatorConfig::from_env()?, &aws_defaults().load().await)
+        Self::of(OperatorConfig::from_env()?).await
     }
 
-    /// The stack of a configuration.
-    pub(crate) fn of(config: OperatorConfig, aws: &SdkConfig) -> Result<Self, CommandError> {
+    /// The stack of a configuration, with the region and the credentials that the environment names.
+    pub(crate) async fn of(config: OperatorConfig) -> Result<Self, CommandError> {
+        let aws = &aws_defaults().load().await;
         if aws.region().is_none() {
-            return Err(CommandError::Environment("AWS_REGION is not set".into()));
+            return Err(CommandError::Environment("set AWS_REGION to the region of the stack".into()));
         }
+        check_credentials(aws).await?;
         let rescue = config.app.rescue_queue_url.clone();
         let queues = [(RESCUE_QUEUE, rescue), (RESCUE_FAILURES, config.rescue_failures_url)];
         let app =
@@ -201,4 +205,20 @@ impl Stack {
     pub(crate) async fn depth(&self, url: &str) -> Result<u64, CommandError> {
         shared::token::rescue::queue_depth(&self.sqs(), url).await.map_err(CommandError::NotDone)
     }
+}
+
+/// Looks for credentials, because without any each request would fail, and none would tell how to repair that.
+async fn check_credentials(aws: &SdkConfig) -> Result<(), CommandError> {
+    let Some(provider) = aws.credentials_provider() else { return Ok(()) };
+    let Err(error) = provider.provide_credentials().await else { return Ok(()) };
+    let mut reason = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        reason = format!("{reason}: {error}");
+        source = error.source();
+    }
+    Err(CommandError::Environment(format!(
+        "no AWS credentials could be loaded: {reason}\nSet AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. \
+         Those of IAM Identity Center need the AWS CLI 2 (docs/operations.md, \"Commands\")"
+    )))
 }

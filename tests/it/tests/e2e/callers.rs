@@ -6,7 +6,7 @@ use sandbox::runtime_api::{FunctionError, Invocation};
 use sandbox::whole::{CALLERS_SECRET, caller_entry};
 use serde_json::{Value, json};
 
-use crate::operator::{done, ops, run};
+use crate::operator::{done, ops, ops_in};
 use crate::relay::sign;
 
 const LISTED: &str = "arn:aws:sts::000000000000:assumed-role/billing/s1";
@@ -222,7 +222,7 @@ async fn the_operators_commands_report_faults_in_callers_entries() {
     let taken = ops(&system, &["callers", "add", "mail", "--alias", "sandbox"]).await;
     assert!(taken.code == 4 && taken.err.contains("sandbox"), "{taken:?}");
     let live = system.operators_environment().into_iter().chain([("GATEWAY_ALIAS".to_owned(), "live".to_owned())]);
-    let gateways = run(live, &["callers", "add", "mail", "--alias", "live"]).await;
+    let gateways = ops_in(&system, live, &["callers", "add", "mail", "--alias", "live"]).await;
     assert!(gateways.code == 2 && gateways.err.contains("alias \"live\""), "{gateways:?}");
 
     let aliases = async || {

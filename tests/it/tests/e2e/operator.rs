@@ -49,15 +49,6 @@ pub(crate) fn program() -> PathBuf {
     program
 }
 
-pub(crate) async fn run(environment: impl IntoIterator<Item = (String, String)>, arguments: &[&str]) -> Said {
-    let mut command = Command::new(program());
-    let done = command.env_clear().envs(environment).args(arguments).output().await.expect("it runs");
-    let err = String::from_utf8(done.stderr).expect("UTF-8");
-    // An export is binary.
-    let out = String::from_utf8_lossy(&done.stdout).into_owned();
-    Said { code: done.status.code().expect("it is not killed"), out, err }
-}
-
 /// Runs a command, and asserts that its output contains no secret.
 pub(crate) async fn ops(system: &System, arguments: &[&str]) -> Said {
     ops_in(system, system.operators_environment(), arguments).await
@@ -69,11 +60,15 @@ pub(crate) async fn ops_in(
     environment: impl IntoIterator<Item = (String, String)>,
     arguments: &[&str],
 ) -> Said {
-    let said = run(environment, arguments).await;
+    let mut command = Command::new(program());
+    let done = command.env_clear().envs(environment).args(arguments).output().await.expect("it runs");
+    let err = String::from_utf8(done.stderr).expect("UTF-8");
+    // An export is binary.
+    let out = String::from_utf8_lossy(&done.stdout).into_owned();
     for secret in system.secrets() {
-        assert!(!said.out.contains(&secret) && !said.err.contains(&secret), "{arguments:?} prints {secret}");
+        assert!(!out.contains(&secret) && !err.contains(&secret), "{arguments:?} prints {secret}");
     }
-    said
+    Said { code: done.status.code().expect("it is not killed"), out, err }
 }
 
 pub(crate) async fn done(system: &System, arguments: &[&str]) -> Value {
@@ -164,10 +159,23 @@ async fn installations_are_listed_shown_renewed_and_revoked() {
     for wrong in [&["show", "L1"][..], &["list", "--status", "fine"], &["dance"], &[]] {
         assert_eq!(ops(&system, wrong).await.refusal().0, 2, "{wrong:?}");
     }
-    let bare = run([], &["--json", "list"]).await;
+    let bare = ops_in(&system, [], &["--json", "list"]).await;
     let told: Value = serde_json::from_str(&bare.err).expect("JSON");
     assert_eq!((bare.code, &told["exit_code"]), (2, &json!(2)));
     assert!(told["error"].as_str().is_some_and(|text| text.contains("TABLE_NAME")), "{told}");
+
+    let mut stranger = system.operators_environment();
+    stranger.retain(|name, _| !["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "HOME"].contains(&name.as_str()));
+    stranger.insert("AWS_EC2_METADATA_DISABLED".to_owned(), "true".to_owned());
+    let said = ops_in(&system, stranger.clone(), &["list"]).await;
+    assert!(said.code == 2 && said.err.starts_with("ops: no AWS credentials could be loaded: "), "{said:?}");
+    let said = ops_in(&system, stranger, &["--json", "doctor"]).await.json();
+    assert_eq!((&said["faults"], findings(&said, "environment")), (&json!(1), vec!["fail".to_owned()]), "{said}");
+    let mut unreachable = system.operators_environment();
+    unreachable.insert("AWS_ENDPOINT_URL_DYNAMODB".to_owned(), "http://127.0.0.1:1".to_owned());
+    let said = ops_in(&system, unreachable, &["--json", "doctor", "--quick"]).await.json();
+    assert_eq!(findings(&said, "table"), ["fail"]);
+    assert_eq!(findings(&said, "clock"), [""; 0], "nothing is said about a clock that was not read");
     system.end().await;
 }
 
@@ -194,7 +202,7 @@ async fn the_stack_is_named_the_schedule_runs_once_and_dead_messages_go_back() {
     assert_eq!((queue.messages().len(), queue.dead_letters().len()), (0, 1));
     let mut environment = system.operators_environment();
     environment.insert("RESCUE_FAILURES_URL".to_owned(), format!("{}-failures", queue.url()));
-    let moved = run(environment.clone(), &["--json", "redrive"]).await;
+    let moved = ops_in(&system, environment.clone(), &["--json", "redrive"]).await;
     let expected = json!([{ "queue": "dead-letter queue of the rescue queue", "messages": 1 }]);
     assert_eq!((moved.code, &moved.json()["moving"]), (0, &expected), "{moved:?}");
     assert_eq!((queue.messages().len(), queue.dead_letters().len()), (1, 0));
@@ -232,24 +240,25 @@ async fn the_stack_is_named_the_schedule_runs_once_and_dead_messages_go_back() {
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).expect("a program");
     let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap_or_default());
     let account: Vec<_> = endpoints.into_iter().chain([("PATH".to_owned(), path)]).collect();
-    let shown = run(account.clone(), &["--stack", "my-relay", "--json", "show", &location(1).to_string()]).await;
+    let shown =
+        ops_in(&system, account.clone(), &["--stack", "my-relay", "--json", "show", &location(1).to_string()]).await;
     assert_eq!((shown.code, &shown.json()["generation"]), (0, &json!(2)), "{shown:?}");
-    let listed = run(account.clone(), &["list", "--stack=my-relay"]).await;
+    let listed = ops_in(&system, account.clone(), &["list", "--stack=my-relay"]).await;
     assert!(listed.code == 0 && listed.out.contains(&location(1).to_string()), "{listed:?}");
     let groups = account.iter().cloned().chain([("LOG_GROUPS".to_owned(), "one,two".to_owned())]);
     let with_logs: Vec<_> = named.into_iter().chain(groups).collect();
-    let callers = run(with_logs.clone(), &["--json", "callers", "list", "--last-call", "30"]).await;
+    let callers = ops_in(&system, with_logs.clone(), &["--json", "callers", "list", "--last-call", "30"]).await;
     let callers = callers.json()["callers"].clone();
     let at = json!("2026-11-18T11:06:40Z");
     assert_eq!((&callers[0]["id"], &callers[0]["last_call"]), (&json!("sandbox"), &at));
     assert_eq!(callers[0]["last_call_by_key"][key], at);
-    let logged = run(with_logs, &["--json", "logs", &location(1).to_string()]).await;
+    let logged = ops_in(&system, with_logs, &["--json", "logs", &location(1).to_string()]).await;
     assert_eq!(
         (logged.code, logged.json()),
         (0, json!({ "lines": [{ "at": "10:00", "line": "a line" }] })),
         "{logged:?}"
     );
-    assert_eq!(run(account, &["--stack", "another", "list"]).await.code, 2);
+    assert_eq!(ops_in(&system, account, &["--stack", "another", "list"]).await.code, 2);
     std::fs::remove_dir_all(folder).expect("removed");
     system.end().await;
 }
@@ -420,10 +429,10 @@ async fn the_doctor_reports_each_fault() {
         ("TABLE_NAME", "", "environment"),
         ("API_URL", "http://example.com", "environment"),
     ] {
-        let said = run(elsewhere(name, value), &["--json", "doctor"]).await;
+        let said = ops_in(&system, elsewhere(name, value), &["--json", "doctor"]).await;
         assert_eq!((said.code, findings(&said.json(), what)), fail(), "{name}={value}: {said:?}");
     }
-    let said = run(elsewhere("TOKEN_REQUESTS_PER_MINUTE", "5"), &["doctor"]).await.out;
+    let said = ops_in(&system, elsewhere("TOKEN_REQUESTS_PER_MINUTE", "5"), &["doctor"]).await.out;
     let pace = "5 requests a minute (set by TOKEN_REQUESTS_PER_MINUTE), enough for about 5040 installations; 1 renew";
     assert!(said.contains(pace), "{said}");
     system.end().await;

@@ -10,7 +10,7 @@ use sandbox::marketplace::grants::Resource;
 use sandbox::whole::TABLE;
 use serde_json::{Value, json};
 
-use crate::operator::run;
+use crate::operator::ops_in;
 
 /// The number of installations in the backup.
 const BACKED_UP: usize = 20;
@@ -81,11 +81,11 @@ async fn a_lost_table_is_restored_under_another_name() {
     let recipient = age::x25519::Identity::generate().to_public().to_string();
     let export = ["export", "--yes", "--recipient", &recipient];
     for command in [&["pause"][..], &export] {
-        let said = run(environment.clone(), command).await;
+        let said = ops_in(&system, environment.clone(), command).await;
         assert_eq!(said.code, 0, "{said:?}");
     }
     environment.remove("SEALING_CONTEXT");
-    let shut = run(environment, &export).await;
+    let shut = ops_in(&system, environment, &export).await;
     assert!(shut.code == 1 && shut.err.contains("does not open") && shut.out.is_empty(), "{shut:?}");
     system.end().await;
 }

@@ -9,7 +9,6 @@ mod services;
 mod table;
 
 use serde_json::{Value, json};
-use shared::app::aws_defaults;
 
 use crate::error::CommandError;
 use crate::print::Out;
@@ -43,7 +42,7 @@ struct Finding {
     what: &'static str,
     state: State,
     said: String,
-    /// Advice for the operator. Empty if nothing has to be done.
+    /// Advice for the operator. Empty if nothing has to be done, or if `said` says it.
     advice: &'static str,
 }
 
@@ -98,9 +97,7 @@ async fn stack() -> Result<Stack, Vec<Finding>> {
         let finding = |problem: &String| Finding::fail("environment", problem.clone(), ADVICE);
         error.problems().iter().map(finding).collect::<Vec<_>>()
     })?;
-    Stack::of(config, &aws_defaults().load().await).map_err(|failure| {
-        vec![Finding::fail("environment", failure.to_string(), "set AWS_REGION to the region of the stack")]
-    })
+    Stack::of(config).await.map_err(|failure| vec![Finding::fail("environment", failure.to_string(), "")])
 }
 
 async fn check(stack: &Stack, quick: bool) -> Vec<Finding> {

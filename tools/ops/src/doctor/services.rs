@@ -1,8 +1,7 @@
-//! Checks the clock, the platform and the queues.
+//! Checks the platform and the queues.
 
 use std::time::Duration;
 
-use shared::domain::clock::{Clock, TOLERATED_MS};
 use shared::http_client::{ResponseLimits, SendError};
 
 use super::Finding;
@@ -14,7 +13,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_BODY: usize = 1024 * 1024;
 
 pub(super) async fn check(stack: &Stack) -> Vec<Finding> {
-    let mut findings = vec![clock(stack), platform(stack).await];
+    let mut findings = vec![platform(stack).await];
     for (what, url) in &stack.queues {
         let finding = queue(stack, what, url, |depth| {
             if *what == RESCUE_QUEUE {
@@ -27,7 +26,7 @@ pub(super) async fn check(stack: &Stack) -> Vec<Finding> {
                 Finding::fail(
                     what,
                     format!("{depth} token pairs could not be stored for days"),
-                    "docs/operations.md (\"Rescue failures\") describes the recovery; they are kept for 14 days",
+                    "docs/operations.md (\"Rescue failures\") describes the recovery; SQS deletes each of them 14 days after it was granted",
                 )
             }
         });
@@ -72,7 +71,7 @@ async fn overflow(stack: &Stack) -> Vec<Finding> {
             Finding::fail(
                 WHAT,
                 format!("{depth} events could not be published for days"),
-                "docs/operations.md (\"Events on the overflow queue\") describes the recovery; they are kept for 14 days",
+                "docs/operations.md (\"Events on the overflow queue\") describes the recovery; SQS deletes each of them 14 days after it arrived",
             )
         });
         findings.push(finding.await);
@@ -109,21 +108,6 @@ async fn calls(stack: &Stack) -> Vec<Finding> {
         findings.push(finding.await);
     }
     findings
-}
-
-/// Compares this machine's clock with the stack's clock, which earlier responses of DynamoDB have corrected.
-fn clock(stack: &Stack) -> Finding {
-    let offset = Clock::system().now().0.abs_diff(stack.app.clock.now().0);
-    if offset <= TOLERATED_MS.unsigned_abs() {
-        Finding::ok("clock", "agrees with DynamoDB's")
-    } else {
-        let said = format!("this machine's clock differs from DynamoDB's by {offset} ms");
-        Finding::warn(
-            "clock",
-            said,
-            "set the clock: the commands correct small offsets, but AWS refuses signatures with a large one",
-        )
-    }
 }
 
 /// Checks that the platform answers. The request has no token, so a refusal is expected.

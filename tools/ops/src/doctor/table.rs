@@ -1,8 +1,9 @@
-//! Checks the table: its keys, indexes, deletion protection, time to live and point-in-time recovery.
+//! Checks the table: its keys, indexes, deletion protection, time to live, point-in-time recovery and clock.
 
 use aws_sdk_dynamodb::types::{
     KeySchemaElement, KeyType, PointInTimeRecoveryStatus, TableDescription, TableStatus, TimeToLiveStatus,
 };
+use shared::domain::clock::{Clock, TOLERATED_MS};
 use shared::http_client::aws_error::describe;
 
 use super::Finding;
@@ -27,7 +28,7 @@ pub(super) async fn check(stack: &Stack) -> Vec<Finding> {
     let Some(described) = described else {
         return vec![Finding::fail("table", "DynamoDB returned no description", REPAIR)];
     };
-    vec![schema(described), protection(described), expiry(stack).await, recovery(stack).await]
+    vec![schema(described), protection(described), expiry(stack).await, recovery(stack).await, clock(stack)]
 }
 
 fn schema(table: &TableDescription) -> Finding {
@@ -110,5 +111,20 @@ async fn recovery(stack: &Stack) -> Finding {
                 Finding::warn(what, "off: a deleted table cannot be restored", REPAIR)
             }
         }
+    }
+}
+
+/// Compares this machine's clock with the stack's clock, which earlier responses of DynamoDB have corrected.
+fn clock(stack: &Stack) -> Finding {
+    let offset = Clock::system().now().0.abs_diff(stack.app.clock.now().0);
+    if offset <= TOLERATED_MS.unsigned_abs() {
+        Finding::ok("clock", "agrees with DynamoDB's")
+    } else {
+        let said = format!("this machine's clock differs from DynamoDB's by {offset} ms");
+        Finding::warn(
+            "clock",
+            said,
+            "set the clock: the commands correct small offsets, but AWS refuses signatures with a large one",
+        )
     }
 }
