@@ -72,9 +72,10 @@ impl RecordedAnswer {
 
     fn head(&self, body: Encoding) -> String {
         let text = |(name, value): (&HeaderName, &HeaderValue)| {
-            Some((name.as_str().to_owned(), String::from_utf8(value.as_bytes().to_vec()).ok()?))
+            // As in results and answers of direct invocations.
+            (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
         };
-        let headers = self.headers.iter().filter_map(text).collect();
+        let headers = self.headers.iter().map(text).collect();
         let head = Head { platform: self.is_of_platform, headers, body, attempts: self.attempts };
         serde_json::to_string(&head).expect("strings and numbers are JSON")
     }
@@ -121,6 +122,14 @@ mod tests {
         }
         let of_relay = RecordedAnswer { is_of_platform: false, ..answer(b"{}") };
         assert_eq!(RecordedAnswer::decode(201, of_relay.encode().expose()), of_relay);
+    }
+
+    #[test]
+    fn a_header_that_is_no_text_comes_back_as_it_is_shown() {
+        let mut answer = answer(b"{}");
+        answer.headers.insert("content-disposition", HeaderValue::from_bytes(b"filename=\"\xfc\"").expect("a value"));
+        let read = RecordedAnswer::decode(201, answer.encode().expose());
+        assert_eq!(read.headers["content-disposition"].as_bytes(), "filename=\"\u{fffd}\"".as_bytes());
     }
 
     #[test]

@@ -160,6 +160,14 @@ impl Recorder {
         })
     }
 
+    /// Finds the record of a request that has ended: its own, or that of an equal request with its key.
+    pub async fn find_ended(&self, call: &Recordable) -> Result<Option<Found>, RecordError> {
+        match self.find_of_message(call).await? {
+            None => self.find(call).await,
+            found => Ok(found),
+        }
+    }
+
     /// Records the intent to send a request until `deadline`, or finds the record of an equal request.
     pub async fn begin(&self, call: &Recordable, deadline: Millis) -> Result<Begun, RecordError> {
         // Without the data keys the answer could not be recorded.
@@ -235,7 +243,10 @@ impl Recorder {
         };
         let now = self.clock.now();
         if !self.table.end_call(&claim.id, &claim.owner, &outcome, now + claim.kept, now).await? {
-            tracing::warn!(call = claim.id.as_str(), "another sender has taken over a keyed request");
+            tracing::warn!(
+                call = claim.id.as_str(),
+                "the outcome of a keyed request came too late: another sender has taken it over, or it is settled as unknown"
+            );
         }
         Ok(())
     }
@@ -245,6 +256,12 @@ impl Recorder {
     pub async fn resolve(&self, id: &CallId, seen: &StoredCall, ending: Ending) -> Result<bool, RecordError> {
         let outcome = self.outcome(id, ending).await?;
         Ok(self.table.resolve_call(id, seen, &outcome, self.clock.now()).await?)
+    }
+
+    /// Settles an unknown outcome, with which a message of the queue ends. Returns false if somebody has found the outcome out
+    /// meanwhile.
+    pub async fn settle(&self, id: &CallId, seen: &StoredCall) -> Result<bool, RecordError> {
+        Ok(self.table.settle_call(id, seen, self.clock.now()).await?)
     }
 
     async fn outcome(&self, id: &CallId, ending: Ending) -> Result<CallOutcome, SecretError> {

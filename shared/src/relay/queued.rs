@@ -181,7 +181,7 @@ impl Relay {
         let mut recordable = recordable(message_id, caller, request);
         match self.recorder.find_of_message(&recordable).await {
             Ok(None) => {}
-            Ok(Some(found)) => return after_earlier(found, now),
+            Ok(Some(found)) => return self.settled(found, message_id, request, &recordable.id).await,
             Err(error) => return self.not_recorded(message_id, &error),
         }
         recordable.id = CallId::of_message(message_id);
@@ -196,6 +196,17 @@ impl Relay {
         }
     }
 
+    /// The end of a message that has ended before. Its record may be gone, because it is old, or because another request has its
+    /// idempotency key since. Then its answer is not known. Nothing is sent.
+    pub async fn ended_queued(&self, message_id: &str, caller: &str, request: &Request) -> Next {
+        let recordable = recordable(message_id, caller, request);
+        match self.recorder.find_ended(&recordable).await {
+            Ok(None | Some(Found::Conflict)) => Next::End(Box::new(unknown(self.now()))),
+            Ok(Some(found)) => self.settled(found, message_id, request, &recordable.id).await,
+            Err(error) => self.not_recorded(message_id, &error),
+        }
+    }
+
     /// Decides what follows from the record of an earlier delivery, or of an equal request. An unknown charge is looked up.
     async fn after_record(
         &self,
@@ -206,9 +217,8 @@ impl Relay {
         pacing: Pacing<'_>,
     ) -> Next {
         let Found::Unknown(seen, _) = &found else { return after_earlier(found, self.now()) };
-        // After the last try, each delivery of the message must have the same end, whatever a look would find.
-        if call.tries >= MOST_TRIES {
-            return after_earlier(found, self.now());
+        if seen.is_settled || call.tries >= MOST_TRIES {
+            return self.settled(found, call.message_id, call.authorized.request(), id).await;
         }
         match self.resolve_charge(call.authorized, id, seen, deadline, pacing).await {
             // The next delivery finds the answer, or sends the request.
@@ -218,6 +228,22 @@ impl Relay {
             Ok(Resolved::Never) => after_earlier(found, self.now()),
             Err(error) => self.not_recorded(call.message_id, &error),
         }
+    }
+
+    /// The end that an earlier delivery had. An unknown charge is settled first: each delivery must have the same end, whatever a
+    /// look would find, and a copy of the message may have had fewer tries.
+    async fn settled(&self, found: Found, message_id: &str, request: &Request, id: &CallId) -> Next {
+        if let Found::Unknown(seen, _) = &found
+            && !seen.is_settled
+            && charges::question(request).is_some()
+        {
+            match self.recorder.settle(id, seen).await {
+                Ok(true) => {}
+                Ok(false) => return Next::Again(self.now()),
+                Err(error) => return self.not_recorded(message_id, &error),
+            }
+        }
+        after_earlier(found, self.now())
     }
 
     fn not_recorded(&self, message_id: &str, error: &RecordError) -> Next {
@@ -253,11 +279,14 @@ fn after_earlier(found: Found, now: Millis) -> Next {
         Found::InProgress(until) => Next::Again(until),
         Found::Conflict => end(End::refused(&Refused::by_other_request(), now)),
         Found::Unknown(_, Some(answer)) => end(End::recorded(*answer, Outcome::Unknown)),
-        Found::Unknown(_, None) => {
-            let refused = End::refused(&Refused::by_unknown_outcome(), now);
-            end(End { outcome: Outcome::Unknown, attempts: 1, ..refused })
-        }
+        Found::Unknown(_, None) => end(unknown(now)),
     }
+}
+
+/// The end of a call that was sent, and whose answer is not known.
+fn unknown(now: Millis) -> End {
+    let refused = End::refused(&Refused::by_unknown_outcome(), now);
+    End { outcome: Outcome::Unknown, attempts: 1, ..refused }
 }
 
 /// The next delivery after a limit has refused a call until `at`. Calls to other endpoints must not wait for a closed one,

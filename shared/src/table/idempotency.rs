@@ -145,6 +145,8 @@ pub struct StoredCall {
     pub message: Option<String>,
     /// The end of the idempotency key, if a message of the queue has sent the request. The record goes on for that message.
     pub key_holds_until: Option<Millis>,
+    /// True if a message of the queue has ended with this unknown outcome. Then no delivery of it looks for another end.
+    pub is_settled: bool,
 }
 
 impl StoredCall {
@@ -210,7 +212,8 @@ impl Table {
         self.write(write).await?.or_applied_before(is_own).read(|item| stored(item, now))
     }
 
-    /// Stores the outcome of a request that `owner` has claimed. Returns false if another sender has claimed it since.
+    /// Stores the outcome of a request that `owner` has claimed. Returns false if another sender has claimed it since, or if
+    /// it was settled as unknown.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -223,7 +226,7 @@ impl Table {
         now: Millis,
     ) -> Result<bool, StoreError> {
         let mut write = Update::of(&id.0);
-        write.when_equal("claimed_by", s(owner.as_str()));
+        write.when_equal("claimed_by", s(owner.as_str())).when("attribute_not_exists(settled)");
         set_outcome(&mut write, outcome, kept_until, now);
         Ok(self.write(write).await?.is_applied())
     }
@@ -244,7 +247,25 @@ impl Table {
         write.when_equal("claimed_at", n(seen.claimed_at)).when_equal("fingerprint", s(&seen.request.fingerprint));
         write.when("outcome = :unknown OR (attribute_not_exists(outcome) AND claim_ends_at <= :now)");
         write.value(":unknown", s(UNKNOWN)).value(":now", n(now));
+        if !seen.is_settled {
+            write.when("attribute_not_exists(settled)");
+        }
         set_outcome(&mut write, outcome, seen.kept_until, now);
+        Ok(self.write(write).await?.is_applied())
+    }
+
+    /// Settles an unknown outcome, because a message of the queue ends with it. From then on no delivery of the message looks
+    /// for another end, and its sender cannot store one. Returns false if somebody has found the outcome out meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn settle_call(&self, id: &CallId, seen: &StoredCall, now: Millis) -> Result<bool, StoreError> {
+        let mut write = Update::of(&id.0);
+        write.when_equal("claimed_at", n(seen.claimed_at)).when_equal("fingerprint", s(&seen.request.fingerprint));
+        write.when("outcome = :unknown OR attribute_not_exists(outcome)").value(":unknown", s(UNKNOWN));
+        // A released record has ended, and keeps its outcome.
+        write.when("expires_at > :second").value(":second", n(now.seconds()));
+        write.set("settled", AttributeValue::Bool(true));
         Ok(self.write(write).await?.is_applied())
     }
 }
@@ -261,6 +282,7 @@ fn claim(id: &CallId, owner: &LeaseOwner, intent: &Intent<'_>, now: Millis) -> U
          OR (key_holds_until <= :second AND message <> :message) \
          OR (attribute_not_exists(outcome) AND claim_ends_at <= :now AND repeatable = :true)",
     );
+    write.remove(["settled"]);
     // A request without a message has the message "", which no record has.
     let message = intent.message.map_or("", |message| message.id);
     write.value(":message", s(message));
@@ -329,6 +351,7 @@ fn stored(item: &Item, now: Millis) -> Result<StoredCall, StoreError> {
         message: attributes.text("message").map(str::to_owned),
         key_holds_until: attributes.number("key_holds_until").map(|seconds: i64| Millis(seconds.saturating_mul(1_000))),
         kept_until: Millis(kept_until.saturating_mul(1_000)),
+        is_settled: attributes.flag("settled"),
     })
 }
 

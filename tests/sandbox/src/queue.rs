@@ -346,7 +346,12 @@ struct New {
 impl New {
     /// Reads a request, or an entry of a batch. `None` if SQS would refuse it.
     fn read(request: &Value) -> Option<Self> {
-        let body = request["MessageBody"].as_str().filter(|text| !text.is_empty() && text.len() <= LARGEST)?;
+        let attributes = request["MessageAttributes"].as_object().into_iter().flatten().map(|(name, attribute)| {
+            let length = |member: &str| attribute[member].as_str().map_or(0, str::len);
+            name.len() + length("DataType") + length("StringValue")
+        });
+        let room = LARGEST.checked_sub(attributes.sum())?;
+        let body = request["MessageBody"].as_str().filter(|text| !text.is_empty() && text.len() <= room)?;
         let delay = request["DelaySeconds"].as_u64().unwrap_or_default();
         (delay <= 900).then(|| Self {
             body: body.to_owned(),

@@ -5,6 +5,7 @@ use shared::domain::clock::Millis;
 use shared::domain::resource::Resource;
 use shared::relay::queued::End;
 use shared::relay::refused::Refused;
+use shared::request::Request;
 
 use super::message::{Call, Message};
 
@@ -43,6 +44,16 @@ pub(super) struct Delivery {
 pub(super) enum Admission {
     Authorized(Authorized),
     Refused(Call, Refused),
+}
+
+impl Admission {
+    /// The caller's id and the request.
+    pub(super) fn parts(&self) -> (&str, &Request) {
+        match self {
+            Self::Authorized(authorized) => (authorized.caller().id(), authorized.request()),
+            Self::Refused(call, _) => (&call.caller, &call.request),
+        }
+    }
 }
 
 impl Delivery {

@@ -6,7 +6,7 @@ use aws_lambda_events::sqs::SqsMessage;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use shared::domain::clock::Millis;
-use shared::domain::problem::Problem;
+use shared::domain::problem::{Code, Problem};
 use shared::lambda::serve::is_object;
 use shared::relay::refused::Refused;
 use shared::request::Request;
@@ -48,7 +48,17 @@ pub(super) struct Carried {
     /// The instant of the message's turn, in milliseconds.
     #[serde(default)]
     pub(super) turn: Option<i64>,
+    /// True if the call was no read, has ended in an answer or an unknown outcome, and its result was not taken. Nothing is sent
+    /// for it any more, because its record may be gone. Also true for a message that is no call and was moved.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) ended: bool,
 }
+
+/// The largest message that can be sent anew, with its attribute [`CARRIED`]: 1 MiB (Amazon SQS quotas, "Message size"), less
+/// the attribute.
+const LARGEST_MESSAGE: usize = 1_048_576 - 1_024;
+/// The longest `reference`, in bytes. It comes back in the result, which must have room for it.
+const LONGEST_REFERENCE: usize = 65_536;
 
 /// The call in a message.
 #[derive(Debug)]
@@ -83,6 +93,11 @@ impl Message {
         self.receives <= 1 && self.carried.turn.is_none() && self.carried.tries == 0
     }
 
+    /// True if the message leaves no room for attributes. It can neither be sent anew nor be moved with a reason.
+    pub(super) fn is_too_large(&self) -> bool {
+        self.body.len() > LARGEST_MESSAGE
+    }
+
     /// The turn of a message that was sent anew because its turn was far ahead.
     pub(super) fn turn(&self) -> Option<Millis> {
         self.carried.turn.map(Millis)
@@ -97,11 +112,18 @@ impl Message {
         let reference = take(&mut members, "reference");
         let caller = take(&mut members, "caller");
         let call = || {
+            if self.is_too_large() {
+                let most = format!("the message has {} bytes, and may have {LARGEST_MESSAGE}", self.body.len());
+                return Err(Problem::new(Code::PayloadTooLarge, most).into());
+            }
             let caller = caller?.ok_or_else(|| malformed("it names no caller"))?;
             let request = to_raw_value(&members).map_err(|error| malformed(&error.to_string()))?;
             Ok(Call { caller, request: direct::read(&request)? })
         };
         match reference {
+            Ok(Some(reference)) if reference.len() > LONGEST_REFERENCE => {
+                (None, Err(malformed(&format!("reference has more than {LONGEST_REFERENCE} bytes"))))
+            }
             Ok(reference) => (reference, call()),
             Err(refused) => (None, Err(refused)),
         }
@@ -164,6 +186,7 @@ mod tests {
             (format!(r#"{{"caller":7,"reference":"r",{request}}}"#), Some("r"), "caller is no string"),
             (format!(r#"{{"caller":"a","reference":7,{request}}}"#), None, "reference is no string"),
             (format!(r#"{{"caller":"a","reference":"r","extra":1,{request}}}"#), Some("r"), "extra"),
+            (format!(r#"{{"caller":"a","reference":"{}",{request}}}"#, "r".repeat(65_537)), None, "65536 bytes"),
             (r#"{"caller":"a","reference":"r"}"#.to_owned(), Some("r"), "resource"),
             (format!(r#"{{"caller":"a","requests":[{{{request}}}]}}"#), None, "requests"),
         ] {
@@ -172,6 +195,19 @@ mod tests {
             assert_eq!(read.as_deref(), reference, "{body}");
             assert!(refused.problem.detail.contains(word), "{body}: {}", refused.problem.detail);
         }
+    }
+
+    #[test]
+    fn a_message_without_room_for_attributes_is_refused() {
+        let of = |length: usize| {
+            let head =
+                r#"{"caller":"a","reference":"r","resource":{"location":"L1"},"method":"PUT","path":"/x","body":""#;
+            message(&format!("{head}{}\"}}", "x".repeat(length - head.len() - 2)))
+        };
+        assert!(of(LARGEST_MESSAGE).call().1.is_ok());
+        let (reference, call) = of(LARGEST_MESSAGE + 1).call();
+        assert_eq!(reference.as_deref(), Some("r"));
+        assert_eq!(call.map(|_| ()).expect_err("too large").problem.code, Code::PayloadTooLarge);
     }
 
     #[test]
@@ -185,7 +221,7 @@ mod tests {
         assert_eq!((&*first.carried.id, first.carried.first_sent, first.receives), ("m2", 1_800_000_000_000, 3));
         assert_eq!(first.group.as_deref(), Some("location:L1"));
         assert!(!first.is_new());
-        let carried = Carried { id: "m1".to_owned(), first_sent: 5, tries: 2, attempts: 3, turn: Some(9) };
+        let carried = Carried { id: "m1".to_owned(), first_sent: 5, tries: 2, attempts: 3, turn: Some(9), ended: true };
         let mut attribute = aws_lambda_events::sqs::SqsMessageAttribute::default();
         attribute.string_value = serde_json::to_string(&carried).ok();
         sent.message_attributes.insert(CARRIED.to_owned(), attribute.clone());

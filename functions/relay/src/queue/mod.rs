@@ -20,7 +20,7 @@ use shared::config::QueueConfig;
 use shared::domain::clock::Millis;
 use shared::domain::qualifier::InvocationKind;
 use shared::limiter::{Background, LimitKind};
-use shared::relay::queued::{End, LONGEST_WAIT, Next, QueuedCall};
+use shared::relay::queued::{End, LONGEST_WAIT, Next, Outcome, QueuedCall};
 use shared::relay::{Invocation, Relay};
 use shared::table::{StoreError, Table};
 
@@ -206,9 +206,13 @@ impl Batch<'_> {
 
     /// Sends the call of a message, or refuses it.
     async fn send(&self, delivery: &mut Delivery) {
-        let Carried { id, tries, attempts, .. } = &delivery.message.carried;
+        let Carried { id, tries, attempts, ended, .. } = &delivery.message.carried;
         let next = match &delivery.call {
             None => return,
+            Some(call) if *ended => {
+                let (caller, request) = call.parts();
+                Box::pin(self.relay.ended_queued(id, caller, request)).await
+            }
             Some(Admission::Refused(call, refused)) => {
                 Box::pin(self.relay.refuse_queued(id, &call.caller, &call.request, refused)).await
             }
@@ -233,21 +237,23 @@ impl Batch<'_> {
     async fn carry_out(&self, deliveries: Vec<Delivery>) -> Vec<Message> {
         let now = self.relay.now();
         let (mut ends, mut kept) = (Vec::new(), Vec::new());
-        for Delivery { message, reference, resource, fate, .. } in &deliveries {
-            match fate {
-                Some(Fate::End(end)) => ends.push((message, reference, resource, end.clone())),
+        for delivery in &deliveries {
+            let message = &delivery.message;
+            match &delivery.fate {
+                Some(Fate::End(end)) => ends.push((delivery, end.clone())),
                 Some(Fate::Poison(refused)) => {
                     self.relay.log_refused(&message.carried.id, refused);
-                    if self.door.queues.bury(message, &refused.problem.detail).await {
-                        ends.push((message, reference, resource, Box::new(End::refused(refused, now))));
+                    let is_buried = message.carried.ended || message.is_too_large();
+                    if is_buried || self.door.queues.bury(message, &refused.problem.detail).await {
+                        ends.push((delivery, Box::new(End::refused(refused, now))));
                     } else {
                         kept.push(self.later(message, now));
                     }
                 }
-                Some(Fate::Turn(at)) => kept.push(Kept { message, time: until_turn(*at, now), at: *at, tried: None }),
-                Some(Fate::Again(at)) => kept.push(Kept { message, time: until(*at, now), at: *at, tried: None }),
+                Some(Fate::Turn(at)) => kept.push(Kept::new(message, until_turn(*at, now), *at)),
+                Some(Fate::Again(at)) => kept.push(Kept::new(message, until(*at, now), *at)),
                 Some(Fate::Retry { at, attempts }) => {
-                    kept.push(Kept { message, time: until(*at, now), at: *at, tried: Some(*attempts) });
+                    kept.push(Kept { tried: Some(*attempts), ..Kept::new(message, until(*at, now), *at) });
                 }
                 Some(Fate::Later(at)) => kept.push(self.later(message, *at)),
                 Some(Fate::NewTurn(_)) | None => kept.push(self.later(message, now)),
@@ -255,17 +261,22 @@ impl Batch<'_> {
         }
         let results: Vec<_> = ends
             .iter()
-            .map(|(message, reference, resource, end)| {
-                (*message, result::render(message, reference.as_deref(), resource.as_ref(), end))
+            .map(|(Delivery { message, reference, resource, .. }, end)| {
+                (message, result::render(message, reference.as_deref(), resource.as_ref(), end))
             })
             .collect();
         let (sent, mut left) = tokio::join!(self.door.queues.send_results(&results), self.keep(&kept));
         let mut failed = Vec::new();
-        for ((message, _, _, end), sent) in ends.iter().zip(sent) {
+        for ((Delivery { message, call, .. }, end), sent) in ends.iter().zip(sent) {
             if sent {
                 log_end(message, end, now);
             } else {
-                failed.push(self.later(message, now));
+                // A refused call is refused again, or sent if its caller has got the right to it. A read is made again.
+                let ended = call.as_ref().is_none_or(|call| {
+                    let (_, request) = call.parts();
+                    end.outcome != Outcome::Refused && !request.method.is_safe()
+                });
+                failed.push(Kept { ended, ..self.later(message, now) });
             }
         }
         left.extend(self.keep(&failed).await);
@@ -280,18 +291,19 @@ impl Batch<'_> {
     fn later<'m>(&self, message: &'m Message, at: Millis) -> Kept<'m> {
         let now = self.relay.now();
         let at = at.max(now + pause(message.receives));
-        Kept { message, time: until(at, now), at, tried: None }
+        Kept::new(message, until(at, now), at)
     }
 
-    /// Hides messages or sends them anew, so that none is received so often, or becomes so old, that SQS takes it away.
-    /// Returns the messages that stay on the queue.
+    /// Hides messages or sends them anew, so that none is received so often, or becomes so old, that SQS takes it away. One
+    /// that has something new to carry is sent anew. Returns the messages that stay on the queue.
     async fn keep<'m>(&self, messages: &[Kept<'m>]) -> Vec<&'m Message> {
         let now = self.relay.now();
         let (mut hidden, mut anew) = (Vec::new(), Vec::new());
-        for Kept { message, time, at, tried } in messages {
-            match hidden_for(message, *time, *at, self.received_at, now).filter(|_| tried.is_none()) {
-                Some(time) => hidden.push((*message, time)),
-                None => anew.push(anew_at(message, *at, *tried, now)),
+        for kept in messages {
+            let Kept { message, time, at, .. } = *kept;
+            match hidden_for(message, time, at, self.received_at, now).filter(|_| !kept.has_news()) {
+                Some(time) => hidden.push((message, time)),
+                None => anew.push(anew_at(kept, now)),
             }
         }
         let (moved, ()) = tokio::join!(self.door.queues.send_anew(&anew), self.door.queues.hide(&hidden));
@@ -314,6 +326,20 @@ struct Kept<'m> {
     at: Millis,
     /// The number of times that its request was sent in a try that is to be counted.
     tried: Option<u32>,
+    /// See [`Carried::ended`].
+    ended: bool,
+}
+
+impl<'m> Kept<'m> {
+    fn new(message: &'m Message, time: Duration, at: Millis) -> Self {
+        Self { message, time, at, tried: None, ended: message.carried.ended }
+    }
+
+    /// True if the message must carry more than it does.
+    fn has_news(&self) -> bool {
+        let has_news = self.tried.is_some() || self.ended != self.message.carried.ended;
+        has_news && !self.message.is_too_large()
+    }
 }
 
 /// The time until the next delivery of a message after a failure of our own, by its deliveries so far.
@@ -348,10 +374,10 @@ fn until(at: Millis, now: Millis) -> Duration {
     Duration::from_secs(seconds).max(Duration::from_secs(1))
 }
 
-/// A message that is sent anew and delivered at `at`, or earlier if that is too far ahead. `tried` is the number of times
-/// that its request was sent in a try that is to be counted.
-fn anew_at(message: &Message, at: Millis, tried: Option<u32>, now: Millis) -> Anew<'_> {
-    let mut carried = Carried { turn: Some(at.0), ..message.carried.clone() };
+/// A message that is sent anew and delivered at its instant, or earlier if that is too far ahead.
+fn anew_at<'m>(kept: &Kept<'m>, now: Millis) -> Anew<'m> {
+    let Kept { message, at, tried, ended, .. } = *kept;
+    let mut carried = Carried { turn: Some(at.0), ended, ..message.carried.clone() };
     if let Some(attempts) = tried {
         carried.tries += 1;
         carried.attempts += attempts;
@@ -391,7 +417,9 @@ mod tests {
     #[test]
     fn a_further_try_never_comes_early() {
         for (ms, seconds) in [(60_000, 60), (59_001, 60), (1_000, 1), (400, 1), (0, 1), (901_000, 900)] {
-            let anew = anew_at(&message(), NOW + Duration::from_millis(ms), Some(1), NOW).delay;
+            let (message, at) = (message(), NOW + Duration::from_millis(ms));
+            let kept = Kept { tried: Some(1), ..Kept::new(&message, Duration::ZERO, at) };
+            let anew = anew_at(&kept, NOW).delay;
             assert_eq!(anew, Duration::from_secs(seconds), "{ms}");
         }
     }
@@ -408,7 +436,7 @@ mod tests {
         let (turn, first) = (NOW + Duration::from_hours(20), message());
         let hidden = |message: &Message, now| hidden_for(message, until_turn(turn, now), turn, now, now);
         assert_eq!(hidden(&first, NOW), None, "it does not carry its turn");
-        let anew = anew_at(&first, turn, None, NOW);
+        let anew = anew_at(&Kept::new(&first, Duration::ZERO, turn), NOW);
         assert_eq!((anew.delay, anew.carried.turn), (LONGEST_DELAY, Some(turn.0)));
         let now = NOW + anew.delay;
         let second = Message { sqs_id: "m2".to_owned(), sent_at: NOW, carried: anew.carried, ..first.clone() };

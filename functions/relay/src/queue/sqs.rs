@@ -18,7 +18,7 @@ use super::result::LARGEST;
 /// The most entries of a request (Amazon SQS API Reference, `SendMessageBatch`; Amazon `EventBridge`, `PutEvents`).
 const MOST: usize = 10;
 
-/// The most characters of the reason why a message is no call.
+/// The longest reason why a message is no call, in bytes.
 const LONGEST_REASON: usize = 500;
 
 /// The queue of calls, and the destination of their results.
@@ -199,7 +199,8 @@ impl Queues {
 /// Reference, `SendMessage`).
 fn accepted(reason: &str) -> String {
     let is_refused = |c: char| c < ' ' && !"\t\n\r".contains(c) || matches!(c, '\u{fffe}' | '\u{ffff}');
-    reason.chars().take(LONGEST_REASON).map(|c| if is_refused(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    let text: String = reason.chars().map(|c| if is_refused(c) { char::REPLACEMENT_CHARACTER } else { c }).collect();
+    text[..text.floor_char_boundary(LONGEST_REASON)].to_owned()
 }
 
 /// Publishes results as events `CallCompleted`.
@@ -255,6 +256,7 @@ mod tests {
     fn a_reason_has_no_character_that_sqs_refuses() {
         assert_eq!(accepted("unknown field `\u{1}\u{ffff}`\tü"), "unknown field `\u{fffd}\u{fffd}`\tü");
         assert_eq!(accepted(&"x".repeat(LONGEST_REASON + 1)).len(), LONGEST_REASON);
+        assert_eq!(accepted(&"€".repeat(LONGEST_REASON)).len(), LONGEST_REASON - 2);
     }
 
     #[test]

@@ -27,6 +27,9 @@ it::stories!(
     a_failing_charge_ends,
     a_closed_endpoint_holds_no_other_call_up,
     results_that_cannot_be_sent_keep_their_messages,
+    a_call_whose_result_is_late_is_not_sent_again,
+    copies_of_a_charge_have_the_same_end,
+    the_largest_message_can_be_sent_anew,
 );
 
 /// A process that consumes the queue of calls.
@@ -306,8 +309,11 @@ async fn results_that_cannot_be_sent_keep_their_messages(world: World) {
     let consumer = Consumer::start(&world).await;
     let mut message = Message::of(&keyed("k", "POST", "/contacts/"));
     consumer.results.fail(true);
+    // It is sent anew with the mark that its call has ended.
+    assert!(!consumer.deliver(&message).await);
+    message = consumer.sent_anew(&message).expect("it is sent anew");
     assert!(consumer.deliver(&message).await);
-    assert!(consumer.calls.messages().is_empty());
+    assert!(consumer.calls.messages().is_empty(), "it carries the mark");
     // SQS would take the message away soon, so it is sent anew.
     message.receives = 500;
     assert!(!consumer.deliver(&message).await);
@@ -321,5 +327,93 @@ async fn results_that_cannot_be_sent_keep_their_messages(world: World) {
     world.advance(Duration::from_mins(11));
     assert_eq!(end(&consumer.result(&anew).await.expect("an end")), ("answered", 201));
     assert_eq!(arrived(&world), 1);
+    world.end().await;
+}
+
+/// Results may be refused for longer than a record or an idempotency key holds.
+async fn a_call_whose_result_is_late_is_not_sent_again(world: World) {
+    let process = installed(&world).await;
+    let consumer = Consumer::start(&world).await;
+    let (keyed, other) = (keyed("k", "POST", "/contacts/"), keyed("k", "POST", "/echo"));
+    let mut unkeyed = keyed.clone();
+    unkeyed.as_object_mut().expect("members").remove("idempotency_key");
+    let mut ended = Vec::new();
+    consumer.results.fail(true);
+    for request in [&keyed, &unkeyed] {
+        let message = Message::of(request);
+        consumer.deliver(&message).await;
+        ended.push(consumer.sent_anew(&message).expect("it is sent anew"));
+    }
+    // Another message with the key gets the answer of the first one, and a refused one is refused.
+    for (request, of_first) in [(&keyed, true), (&other, false)] {
+        let message = Message::of(request);
+        consumer.deliver(&message).await;
+        let anew = consumer.sent_anew(&message);
+        assert_eq!(anew.is_some(), of_first, "a refusal is no end that could be lost");
+        consumer.results.fail(false);
+        let message = anew.unwrap_or(message);
+        world.advance(Duration::from_mins(1));
+        let expected = if of_first { ("answered", 201) } else { ("refused", 422) };
+        assert_eq!(end(&consumer.result(&message).await.expect("an end")), expected);
+        consumer.results.fail(true);
+    }
+    consumer.results.fail(false);
+    world.advance(Duration::from_hours(25));
+    assert_eq!((process.send(&other).await.status(), arrived(&world)), (200, 3), "another request uses the key");
+    assert_eq!(end(&consumer.result(&ended[0]).await.expect("an end")), ("unknown", 409));
+    assert_eq!(end(&consumer.result(&ended[1]).await.expect("an end")), ("answered", 201));
+    world.advance(Duration::from_hours(24 * 15));
+    for message in &ended {
+        assert_eq!(end(&consumer.result(message).await.expect("an end")), ("unknown", 409), "its record is gone");
+    }
+    assert_eq!(arrived(&world), 3);
+    world.end().await;
+}
+
+/// SQS may deliver a message twice, and one of the copies may have had fewer tries.
+async fn copies_of_a_charge_have_the_same_end(world: World) {
+    installed(&world).await;
+    let consumer = Consumer::start(&world).await;
+    let charge = json!({ "resource": { "location": "L1" }, "method": "POST", "path": "/marketplace/billing/charges",
+        "body": { "eventId": "e1", "units": 1 } });
+    let copy = Message::of(&charge);
+    let mut message = Message { carried: Message::at_its_last_try(&charge).carried, ..copy.clone() };
+    message.carried = message.carried.map(|carried| {
+        let mut carried: Value = serde_json::from_str(&carried).expect("JSON");
+        carried["id"] = json!(copy.id);
+        carried.to_string()
+    });
+    world.market.fault(Endpoint::Api, Fault::refusal(500, "as planned"), Some(1));
+    assert!(consumer.result(&message).await.is_none());
+    message = consumer.sent_anew(&message).expect("a further try");
+    world.advance(Duration::from_mins(2));
+    let first = consumer.result(&message).await.expect("an end");
+    assert_eq!(end(&first), ("unknown", 500));
+    assert_eq!(consumer.result(&copy).await.expect("an end"), first);
+    assert_eq!(arrived(&world), 1);
+    world.end().await;
+}
+
+/// SQS counts attributes, too.
+async fn the_largest_message_can_be_sent_anew(world: World) {
+    installed(&world).await;
+    let consumer = Consumer::start(&world).await;
+    let of = |bytes: usize| {
+        let request = |body: &str| {
+            let resource = json!({ "location": "L1" });
+            Message::of(&json!({ "resource": resource, "method": "PUT", "path": "/echo", "body": body }))
+        };
+        let bare = request("").body.to_string().len();
+        request(&"x".repeat(bytes - bare))
+    };
+    world.market.fault(Endpoint::Api, Fault::refusal(500, "as planned"), Some(1));
+    let largest = of(1_047_552);
+    assert!(!consumer.deliver(&largest).await, "a further try");
+    let anew = consumer.sent_anew(&largest).expect("it is sent anew");
+    world.advance(Duration::from_mins(1));
+    assert_eq!(end(&consumer.result(&anew).await.expect("an end")), ("answered", 200));
+    let too_large = of(1_047_553);
+    assert_eq!(end(&consumer.result(&too_large).await.expect("an end")), ("refused", 413));
+    assert!(!consumer.deliver(&too_large).await, "it leaves the queue");
     world.end().await;
 }

@@ -193,6 +193,11 @@ async fn only_an_unknown_record_is_resolved(engine: &Engine) {
                 assert!(table.end_call(&id, &owner, outcome, NOW + DAY, NOW).await.expect("a write"));
             }
             let seen = table.call(&id, NOW).await.expect("a read").expect("a record");
+            if resolved && *resolution == answered {
+                assert!(table.settle_call(&id, &seen, NOW).await.expect("a write"));
+                assert!(!table.resolve_call(&id, &seen, resolution, NOW + after).await.expect("a write"), "settled");
+            }
+            let seen = table.call(&id, NOW).await.expect("a read").expect("a record");
             let done = table.resolve_call(&id, &seen, resolution, NOW + after).await.expect("a write");
             assert_eq!(done, resolved, "{outcome:?} after {after:?}");
             if resolved {
@@ -200,6 +205,8 @@ async fn only_an_unknown_record_is_resolved(engine: &Engine) {
                     !table.resolve_call(&id, &seen, resolution, NOW + after).await.expect("a write")
                         || *resolution == CallOutcome::Released
                 );
+                let settled = table.settle_call(&id, &seen, NOW + after).await.expect("a write");
+                assert!(!settled, "the outcome was found out");
                 let now = table.call(&id, NOW + after).await.expect("a read").map(|stored| stored.progress);
                 let expected = (*resolution == answered).then_some(CallProgress::Answered((200, None)));
                 assert_eq!(now, expected);
